@@ -1,0 +1,71 @@
+# Everything a developer or a visitor types. `make` alone explains itself.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+export MED_ASSETS_HOME ?= .med_assets
+export DAGSTER_HOME ?= $(abspath $(MED_ASSETS_HOME))/dagster
+export DAGSTER_DISABLE_TELEMETRY := yes
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help setup demo ui test test-fast lint format types docs bench clean
+
+help:  ## What can be made here
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP)  ## Make .venv and install everything (a few minutes the first time, nothing afterwards)
+
+# torch comes first and alone, so that a wheel for this machine (CPU or CUDA) is chosen before anything depends on it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"expected Python 3.11 to 3.13, got {v[0]}.{v[1]}; run make with PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH) -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: export MED_ASSETS_PSEUDONYM_KEY := demo-key-for-synthetic-data-only
+demo: export MED_ASSETS_PURPOSE := demo
+demo: export MED_ASSETS_PROFILE := demo
+demo: export MED_ASSETS_SETTLE_S := 5
+demo: setup  ## Make synthetic prostate cases and materialize the whole rt_dose graph on the CPU (under 10 minutes)
+	$(BIN)/python -m assets.demo
+
+# The demo leaves its settings in demo.env of its home, so that only a home made by the demo is opened with the demo's key.
+ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedules running
+	mkdir -p "$$DAGSTER_HOME"
+	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; $(BIN)/dagster dev -w workspace.yaml
+
+test: setup  ## Lint, types, import contracts and all tests (under 15 minutes on two cores)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-fast: setup  ## The tests that are not marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+
+lint: setup  ## Ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup  ## Write docs/cli.md anew from the commands themselves
+	$(BIN)/python -m med_assets.cli_reference docs/cli.md
+
+bench: setup  ## Run the benchmarks and print their tables (about 20 minutes)
+	for name in intake incremental definitions_load patch_loader; do OMP_NUM_THREADS=1 $(BIN)/python -m bench.$$name; done
+
+clean:  ## Remove caches and build files (data in MED_ASSETS_HOME stays)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""Gates: blocking checks that travel inside the asset they guard, so that no materialization is ever left unchecked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.show import value
+
+if TYPE_CHECKING:
+    from med_assets.checks import CheckOutcome
+    from med_assets.settings import Workspace
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One blocking check: its name, what it guards against, and the check itself of (workspace, batch or None)."""
+
+    name: str
+    description: str
+    check: Callable[["Workspace", str | None], "CheckOutcome"]
+
+    def spec(self, asset: dg.AssetKey) -> dg.AssetCheckSpec:
+        """The check as Dagster declares it."""
+        return dg.AssetCheckSpec(self.name, asset=asset, description=self.description, blocking=True)
+
+    def result(self, asset: dg.AssetKey, ws: "Workspace", batch: str | None) -> dg.AssetCheckResult:
+        """Run the check; a failure of severity "warn" is shown and blocks nothing."""
+        outcome = self.check(ws, batch)
+        severity = dg.AssetCheckSeverity.WARN if outcome.severity == "warn" else dg.AssetCheckSeverity.ERROR
+        return dg.AssetCheckResult(
+            passed=bool(outcome.passed),
+            asset_key=asset,
+            check_name=self.name,
+            severity=severity,
+            description=outcome.reason,
+            metadata={name: value(content) for name, content in outcome.metadata.items()},
+        )

@@ -1,0 +1,113 @@
+"""The gates: questions about what is in the lake and the store, each with an answer a person can act on."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.settings import Workspace
+from med_assets.stages.dataset import cases_of
+from med_assets.stages.result import QUARANTINED, accepted
+
+MAX_QUARANTINED_SHARE = 0.5
+"""A batch in which more cases than this are quarantined points to a broken export rather than to bad cases."""
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """Answer of a gate."""
+
+    passed: bool
+    reason: str
+    severity: Literal["error", "warn"] = "error"
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
+    """Scan every stored file of the batch for anything that could identify a patient."""
+    from med_assets.dicom import phi
+
+    found: dict[str, int] = defaultdict(int)
+    scanned = 0
+    for row in accepted(ws.lake.rows("raw_cases", f"{program_name}/{batch}")):
+        scanned += row["n_instances"]
+        for finding in phi.residual_phi(ws.store.fetch(row["artifact"])):
+            found[f"{finding.tag}: {finding.reason}"] += 1
+    reason = f"{scanned} files scanned, nothing found" if not found else f"identity may remain in {sum(found.values())} elements; withdraw the cases"
+    return CheckOutcome(not found, reason, metadata={"files": scanned, "findings": dict(found)})
+
+
+def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
+    """Run the expectation suite over the accepted cases of the batch; also fails when most of the batch was refused."""
+    from med_assets.audit.expectations import run_suite
+
+    partition = f"{program_name}/{batch}"
+    rows, raw = ws.lake.rows("prepared_cases", partition), ws.lake.rows("raw_cases", partition)
+    good = {row["case_id"] for row in accepted(rows)}
+    refused = sum(row["status"] == QUARANTINED for row in [*raw, *rows])
+    facts = ws.lake.read(program.fact_table(program_name), partition)
+    facts = facts[facts["case_id"].isin(good)]
+    metadata: dict[str, Any] = {"accepted": len(good), "quarantined": refused}
+    if not good:
+        return CheckOutcome(True, f"no accepted case to audit, {refused} quarantined", metadata=metadata)
+    result = run_suite(facts, program.get(program_name).expectations(ws))
+    failed = [one for one in result.results if one.failing_case_ids]
+    metadata["expectations"] = {one.expectation.meaning: len(one.failing_case_ids) for one in result.results}
+    if errors := [one for one in failed if one.expectation.severity == "error"]:
+        return CheckOutcome(False, "; ".join(f"{one.expectation.meaning}: {one.failing_case_ids}" for one in errors), metadata=metadata)
+    if failed:
+        text = "; ".join(f"{one.expectation.meaning}: {one.failing_case_ids}" for one in failed)
+        return CheckOutcome(False, f"worth a look: {text}", "warn", metadata)
+    return CheckOutcome(True, f"{len(good)} accepted cases meet {len(result.results)} expectations", metadata=metadata)
+
+
+def quarantine_share(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
+    """Warn when most of a batch was refused, with the counts by reason."""
+    partition = f"{program_name}/{batch}"
+    raw, rows = ws.lake.rows("raw_cases", partition), ws.lake.rows("prepared_cases", partition)
+    refused = [row for row in [*raw, *rows] if row["status"] == QUARANTINED]
+    codes = pd.Series([row["reason_code"] for row in refused], dtype=str).value_counts().to_dict()
+    share = len(refused) / max(len(raw), 1)
+    return CheckOutcome(share <= MAX_QUARANTINED_SHARE, f"{len(refused)} of {len(raw)} cases refused: {codes}", "warn", {"codes": codes})
+
+
+def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
+    """No patient and no image content in two splits, and every accepted case in one."""
+    splits, contents = defaultdict(set), defaultdict(set)
+    placed = cases_of(ws, program_name)
+    for case in placed:
+        splits[case["patient_id"]].add(case["split"])
+        contents[case["content_hash"]].add(case["split"])
+    for row in ws.lake.rows("splits", program_name):
+        splits[row["patient_id"]].add(row["split"])
+    leaks = sorted(patient for patient, found in splits.items() if len(found) > 1)
+    copies = sum(len(found) > 1 for found in contents.values())
+    unplaced = len(ws.lake.rows("dataset", program_name)) - len(placed)
+    metadata = {"patients": len(splits), "patients_in_two_splits": leaks, "unassigned_cases": unplaced}
+    if leaks or copies:
+        return CheckOutcome(False, f"{len(leaks)} patients and {copies} image contents are in two splits", metadata=metadata)
+    if unplaced:
+        return CheckOutcome(False, f"{unplaced} cases have no split; see the asset's metadata for why", "warn", metadata)
+    return CheckOutcome(True, f"{len(splits)} patients, each in one split", metadata=metadata)
+
+
+def synthetic_data(ws: Workspace, program_name: str) -> CheckOutcome:
+    """No synthetic case in a production dataset."""
+    rows = ws.lake.rows("dataset", program_name)
+    n = sum(row["synthetic"] for row in rows)
+    passed = n == 0 or ws.purpose == "demo"
+    reason = f"{n} of {len(rows)} cases are synthetic; purpose is {ws.purpose}"
+    if not passed:
+        reason += "; withdraw them, or set MED_ASSETS_PURPOSE=demo for a home without patients"
+    return CheckOutcome(passed, reason, metadata={"synthetic": n, "cases": len(rows)})
+
+
+def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
+    """The last challenger was not refused by the gate."""
+    rows = ws.lake.rows("promotions", program_name)
+    if not rows:
+        return CheckOutcome(True, "no challenger yet")
+    last = rows[-1]
+    return CheckOutcome(not last["refused"], last["reason"], "warn", {name: last[name] for name in ("challenger", "reference", "mean", "low", "high", "n")})

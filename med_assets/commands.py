@@ -1,0 +1,198 @@
+"""What each command of `med-assets` does. Tables for people go to stdout, progress to stderr."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from med_assets import batches, doctor, program, stages
+from med_assets import experiments as experiment_files
+from med_assets.errors import ConfigurationError
+from med_assets.explain import explain_case
+from med_assets.settings import Workspace
+from med_assets.stages.result import StageResult
+
+Command = Callable[[argparse.Namespace], int | None]
+
+
+def table(rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> str:
+    """Rows as aligned text, or a dash when there are none."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    return "-" if frame.empty else str(frame.to_string(index=False, na_rep="-", max_colwidth=100))
+
+
+def _show(title: str, result: StageResult) -> None:
+    """One stage's outcome: counts, then what was quarantined and why."""
+    counts = ", ".join(f"{number} {label}" for label, number in result.counts.items())
+    print(f"{title}: {counts}" if counts else title)
+    for name, value in result.summary.items():
+        print(f"  {name}: {value}")
+    quarantined = result.tables.get("quarantine")
+    if quarantined is not None and not quarantined.empty:
+        print(table(quarantined))
+
+
+def import_cases(options: argparse.Namespace) -> int:
+    """Import a public data set; what is skipped is listed with its reason."""
+    from med_assets.importers.openkbp import import_patients
+
+    report = import_patients(options.src, options.dest, options.patients)
+    print(f"imported {len(report.imported)} patients")
+    if report.skipped:
+        print(table({"skipped": name, "reason": reason} for name, reason in report.skipped.items()))
+    return 0 if report.imported else 1
+
+
+def phantoms(options: argparse.Namespace) -> None:
+    """Write synthetic cases."""
+    program.get(options.program).write_phantoms(options.dest, options.number, options.seed)
+    print(f"wrote {options.number} synthetic case(s)")
+
+
+def ingest(options: argparse.Namespace) -> None:
+    """Intake, preparation, dataset and splits for what lies in the landing folder."""
+    ws, name = Workspace.from_env(), options.program
+    if options.batch:
+        batch = options.batch
+        batches.manifest(ws, name, batch)
+    else:
+        waiting = batches.untaken(ws, name)
+        chosen = waiting if options.now else batches.settled(ws, name, time.time())
+        if not chosen:
+            print(
+                f"{len(waiting)} new entries changed less than {ws.settle_s:g} s ago; wait, or use --now"
+                if waiting
+                else f"nothing new in the landing folder {batches.landing_folder(ws, name)}"
+            )
+            return
+        batch = batches.take(ws, name, chosen, time.time())
+    print(f"batch {batch}")
+    _show("taken in", stages.intake(ws, name, batch))
+    _show("prepared", stages.prepare(ws, name, batch))
+    _show("dataset", stages.dataset(ws, name))
+    _show("splits", stages.splits(ws, name))
+
+
+def list_batches(options: argparse.Namespace) -> None:
+    """Batches with their cases, and what waits."""
+    ws, name = Workspace.from_env(), options.program
+    rows = []
+    for batch in batches.known(ws, name):
+        raw = ws.lake.rows("raw_cases", f"{name}/{batch}")
+        rows.append({"batch": batch, "cases": len(raw), "quarantined": sum(row["status"] != "ok" for row in raw)})
+    print(table(rows))
+    print(f"waiting in the landing folder: {len(batches.untaken(ws, name))}")
+
+
+def experiments(options: argparse.Namespace) -> None:
+    """List experiments, or print one whole."""
+    if options.experiment is None:
+        rows = []
+        for name in program.registered():
+            for experiment in experiment_files.names(name):
+                found = experiment_files.load(name, experiment)
+                rows.append({"experiment": f"{name}/{experiment}", "title": found.title, "hash": found.hash()[:12]})
+        print(table(rows))
+        return
+    print(experiment_files.load(*options.experiment, overrides=options.overrides).to_json())
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, or adopt what was trained with the same inputs."""
+    name, experiment = options.experiment
+    _show(f"trained {name}/{experiment}", stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides)))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score the experiment's checkpoint and print the aggregate table."""
+    name, experiment = options.experiment
+    ws = Workspace.from_env()
+    _show(f"evaluated {name}/{experiment}", stages.evaluate(ws, name, experiment))
+    rows = ws.lake.read("evaluation", f"{name}/{experiment}")
+    print(table(rows[["split", "metric", "subject", "mean", "low", "high", "n", "unit"]]))
+
+
+def leaderboard(options: argparse.Namespace) -> None:
+    """All experiments side by side."""
+    result = stages.leaderboard(Workspace.from_env(), options.program)
+    for name, rows in result.tables.items():
+        print(f"{name}\n{table(rows)}")
+
+
+def promote(options: argparse.Namespace) -> None:
+    """Put the best experiment through the gate."""
+    _show("champion", stages.champion(Workspace.from_env(), options.program))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the report."""
+    _show("report", stages.report(Workspace.from_env(), options.program))
+
+
+def cases(options: argparse.Namespace) -> None:
+    """Newest state of each case."""
+    ws, name = Workspace.from_env(), options.program
+    splits = {row["patient_id"]: row["split"] for row in ws.lake.rows("splits", name)}
+    included = {row["case_id"]: row["version"] for row in ws.lake.rows("dataset", name)}
+    newest: dict[str, dict[str, Any]] = {}
+    for row in sorted(ws.lake.rows("raw_cases", name), key=lambda row: row["batch"]):
+        newest[row["case_id"]] = row
+    for row in ws.lake.rows("prepared_cases", name):
+        if row["version"] == newest.get(row["case_id"], row)["version"]:
+            newest[row["case_id"]] = row
+    rows = [
+        {
+            "case_id": case_id,
+            "state": row["status"] if row["status"] != "ok" or case_id in included else "not in the dataset",
+            "split": splits.get(row["patient_id"], "-") if case_id in included else "-",
+            "batch": row["batch"],
+            "reason": row["reason"] or "",
+        }
+        for case_id, row in sorted(newest.items())
+        if not (options.quarantined and row["status"] == "ok")
+    ]
+    print(table(rows))
+
+
+def explain(options: argparse.Namespace) -> None:
+    """From file to model, for one case."""
+    print(explain_case(Workspace.from_env(), options.case))
+
+
+def withdraw(options: argparse.Namespace) -> None:
+    """Withdraw a case and write the dataset anew."""
+    ws, name = Workspace.from_env(), options.program
+    if options.case not in {row["case_id"] for row in ws.lake.rows("raw_cases", name)}:
+        raise ConfigurationError(f"expected the id of a case of {name}, got one that is unknown; see `med-assets cases {name}`")
+    stages.withdraw(ws, name, options.case, options.reason)
+    _show("dataset", stages.dataset(ws, name))
+    print("models trained with this case stay as they are; train again to leave it out of them")
+
+
+def query(options: argparse.Namespace) -> None:
+    """SQL over the lake."""
+    import duckdb
+
+    try:
+        rows = Workspace.from_env().lake.query(options.sql)
+    except duckdb.Error as error:
+        raise ConfigurationError(f"the query failed: {error}") from error
+    if options.format == "csv":
+        rows.to_csv(sys.stdout, index=False)
+    elif options.format == "json":
+        print(rows.to_json(orient="records", indent=1))
+    else:
+        print(table(rows))
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """All checks, with what to do about those that fail."""
+    findings = doctor.examine()
+    for finding in findings:
+        print(f"{finding.state:4}  {finding.subject}: {finding.found}")
+        if finding.advice:
+            print(f"      -> {finding.advice}")
+    return 1 if any(finding.state == doctor.BAD for finding in findings) else 0

@@ -1,0 +1,83 @@
+"""What removing elements can't de-identify, and is refused: unknown kinds of object, text in pixels, broken values."""
+
+import re
+from typing import Any
+
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+
+from med_assets.dicom.confidentiality import SUPPORTED_CLASSES, USUALLY_BURNED_IN
+from med_assets.errors import CaseRejected
+
+_NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
+_DECIMAL = re.compile(r"[-+0-9.eE ]*\Z")
+_OVERLAY_GROUPS, _OVERLAY_BIT_POSITION = 0x6000, 0x0102
+
+
+def refuse_unsafe(ds: Dataset) -> None:
+    """Raise CaseRejected for an object whose pixels or kind could carry identity past the allow-list.
+
+    Codes: unsupported_sop_class, burned_in_annotation, overlay_in_pixels.
+    """
+    kind = str(ds.get("SOPClassUID", ""))
+    if kind not in SUPPORTED_CLASSES:
+        name = UID(kind).name if UID(kind).type else "an unregistered class"
+        raise CaseRejected(
+            "unsupported_sop_class",
+            f"expected images or RT objects that the confidentiality profile covers, got {name}; leave it out",
+        )
+    declared = str(ds.get("BurnedInAnnotation", "")).strip().upper()
+    if declared == "YES" or (kind in USUALLY_BURNED_IN and declared != "NO"):
+        raise CaseRejected(
+            "burned_in_annotation",
+            f"expected pixels without text, got BurnedInAnnotation {'YES' if declared == 'YES' else 'unset'}; "
+            "mask the text in the pixels, then set it to NO",
+        )
+    for tag in sorted(ds.keys()):
+        if tag.group & 0xFF01 == _OVERLAY_GROUPS and tag.element == _OVERLAY_BIT_POSITION and ds[tag].value:
+            raise CaseRejected(
+                "overlay_in_pixels",
+                "expected overlays in elements of their own, got one in unused bits of the pixels; export it without",
+            )
+
+
+def read_element(ds: Dataset, tag: BaseTag) -> DataElement:
+    """The decoded element; raises CaseRejected("malformed_element") when the value can't be what its VR says.
+
+    Such a value is not dropped, since an image without, say, its RescaleSlope would be read as something else.
+    """
+    try:
+        element = ds[tag]
+    except (ValueError, TypeError, OverflowError, NotImplementedError, BytesLengthException):
+        raise _malformed(tag) from None  # the original error quotes the value
+    expected = frozenset({*dictionary_VR(tag).split(" or "), dictionary_VR(tag)})
+    if element.VR not in expected and not (element.VR in _NUMBERS and expected & _NUMBERS):
+        raise _malformed(tag)
+    if element.VR in ("DS", "IS") and not all(_is_number(value) for value in values(element.value)):
+        raise _malformed(tag)
+    return element
+
+
+def values(value: Any) -> list[Any]:
+    """The values of an element as a list: numbers and bytes as they are, the rest as text, none as one empty text."""
+    if value is None or (isinstance(value, str) and value == ""):
+        return [""]
+    many = hasattr(value, "__iter__") and not isinstance(value, str | bytes) and not hasattr(value, "family_name")
+    items = list(value) if many else [value]
+    return [item if isinstance(item, int | float | bytes) else str(item) for item in items] or [""]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or _DECIMAL.match(str(value)) is not None
+
+
+def _malformed(tag: BaseTag) -> CaseRejected:
+    return CaseRejected(
+        "malformed_element",
+        f"expected {keyword_for_tag(tag)} {tag} to hold values of VR {dictionary_VR(tag)}, got something else; "
+        "export the object again",
+    )

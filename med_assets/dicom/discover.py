@@ -1,0 +1,229 @@
+"""Which files of a folder are DICOM objects, found by content, from their headers alone."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
+
+from med_assets.dicom.frames import text
+from med_assets.errors import CaseRejected
+
+REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
+"""Sequences whose ReferencedSOPInstanceUIDs tie a dose to its plan, a plan to its structures, structures to a CT."""
+
+HEADER = (
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID",
+    "FrameOfReferenceUID", "Modality", "PatientID", "ROIContourSequence", *REFERENCES,
+)  # fmt: skip
+"""All that `scan` reads; ROIContourSequence only answers where a structure set names its images nowhere else."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One DICOM object and the identifiers that say to what it belongs; an absent one is empty text."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    study_uid: str
+    frame_of_reference_uid: str
+    modality: str
+    patient_id: str
+    referenced_sops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A file that can't be used and why. `path` may identify a patient: it is for the landing zone only."""
+
+    code: str
+    message: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What `scan` found, both in the order of paths."""
+
+    instances: tuple[Instance, ...]
+    rejected: tuple[Rejection, ...]
+
+
+def scan(folder: Path) -> Discovery:
+    """Read the headers of all files under `folder`; every file is either an instance or rejected with a reason.
+
+    Codes: "not_dicom", "truncated_file", "missing_uid", "duplicate_instance", "directory_file", "symbolic_link",
+    "unreadable".
+    """
+    instances: dict[str, Instance] = {}
+    rejected = []
+    paths = sorted(Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    for path in paths:
+        try:
+            instance = _header(path)
+            if instance.sop_instance_uid in instances:
+                raise CaseRejected(
+                    "duplicate_instance", "Expected each SOPInstanceUID once; this repeats one. Send each file once."
+                )
+            instances[instance.sop_instance_uid] = instance
+        except CaseRejected as error:
+            rejected.append(Rejection(error.code, error.message, path))
+    return Discovery(tuple(instances.values()), tuple(rejected))
+
+
+def load(path: Path) -> Dataset:
+    """Return the whole dataset of a file, with its transfer syntax set also where the file has no meta header.
+
+    Raises `CaseRejected`: "not_dicom", "truncated_file", "symbolic_link", "unreadable". The file name is in none.
+    """
+    dataset = _read(path, header_only=False)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def describe(dataset: Dataset, path: Path = Path()) -> Instance:
+    """Return the identifiers of a dataset; the frame of reference of a structure set is the one that it refers to."""
+    frame = text(dataset, "FrameOfReferenceUID")
+    if text(dataset, "Modality") == "RTSTRUCT":
+        frames = {text(item, "FrameOfReferenceUID") for item in dataset.get("ReferencedFrameOfReferenceSequence") or ()}
+        frame = frames.pop() if len(frames) == 1 else frame
+    references = [uid for keyword in REFERENCES for item in dataset.get(keyword) or () for uid in _referenced(item)]
+    if not references:
+        references = [uid for item in dataset.get("ROIContourSequence") or () for uid in _referenced(item)]
+    return Instance(
+        path=path,
+        sop_class_uid=text(dataset, "SOPClassUID"),
+        sop_instance_uid=text(dataset, "SOPInstanceUID"),
+        series_uid=text(dataset, "SeriesInstanceUID"),
+        study_uid=text(dataset, "StudyInstanceUID"),
+        frame_of_reference_uid=frame,
+        modality=text(dataset, "Modality"),
+        patient_id=text(dataset, "PatientID"),
+        referenced_sops=tuple(dict.fromkeys(references)),
+    )
+
+
+def _header(path: Path) -> Instance:
+    dataset = _read(path, header_only=True)
+    if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise CaseRejected("directory_file", "A DICOMDIR lists other files, which are read directly. Nothing to do.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        instance = describe(dataset, path)
+    if not instance.sop_class_uid:
+        raise CaseRejected("not_dicom", "Expected a DICOM object with a SOPClassUID; got a file without. Leave it out.")
+    if not (instance.sop_instance_uid and instance.series_uid and instance.study_uid):
+        raise CaseRejected(
+            "missing_uid", "Expected SOP instance, series and study UIDs; one is absent. Export the file again."
+        )
+    return instance
+
+
+def _read(path: Path, *, header_only: bool) -> Dataset:
+    if path.is_symlink() or not path.is_file():
+        raise CaseRejected("symbolic_link", "Expected a plain file; got a link or a device. Copy the file itself.")
+    try:
+        with path.open("rb") as stream:
+            _require_dicom(stream)
+            return _parse(stream, header_only)
+    except OSError as error:
+        raise CaseRejected(
+            "unreadable", f"Expected a readable file; the system refused ({type(error).__name__}). Check permissions."
+        ) from error
+
+
+def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
+    size = os.fstat(stream.fileno()).st_size
+    try:
+        # Warnings of pydicom quote values and file names, which may identify a patient.
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tags = list(HEADER) if header_only else None
+            dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=tags)
+    except (InvalidDicomError, KeyError, NotImplementedError, TypeError, ValueError, struct.error) as error:
+        raise CaseRejected(
+            "not_dicom", f"Expected DICOM elements; parsing failed ({type(error).__name__}). Send the original file."
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # EOFError, or zlib's own for a cut deflated dataset
+        raise _truncated() from error
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
+    if any("end of file" in str(warning.message).lower() for warning in caught):
+        raise _truncated()
+    if syntax != DeflatedExplicitVRLittleEndian:
+        little = syntax != ExplicitVRBigEndian
+        if stream.tell() > size or (header_only and not _pixels_complete(stream, size, little)):
+            raise _truncated()
+    return dataset
+
+
+def _require_dicom(stream: BinaryIO) -> None:
+    start = stream.read(132)
+    stream.seek(0)
+    # Without the preamble a dataset starts with an element of group 0002 or 0008, in either byte order.
+    if start[128:] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+        raise CaseRejected("not_dicom", "Expected a DICOM file; its first bytes are of something else. Leave it out.")
+
+
+def _pixels_complete(stream: BinaryIO, size: int, little: bool) -> bool:
+    """Say whether the pixel element that `stream` stands before ends within the file, without reading the pixels."""
+    order = "<" if little else ">"
+    start = stream.read(12)
+    if not start:
+        return True
+    if len(start) < 8:
+        return False
+    if struct.unpack(order + "HH", start[:4]) != (0x7FE0, 0x0010):
+        return True
+    explicit = start[4:8] in (b"OB\0\0", b"OW\0\0", b"UN\0\0")
+    if explicit and len(start) < 12:
+        return False
+    length = struct.unpack(order + "I", start[8:12] if explicit else start[4:8])[0]
+    position = stream.tell() - len(start) + (12 if explicit else 8)
+    if length != 0xFFFFFFFF:
+        return position + int(length) <= size
+    while True:
+        stream.seek(position)
+        item = stream.read(8)
+        if len(item) < 8:
+            return False
+        group, element, length = struct.unpack(order + "HHI", item)
+        if (group, element) == (0xFFFE, 0xE0DD):
+            return True
+        position += 8 + length
+        if (group, element) != (0xFFFE, 0xE000) or position > size:
+            return False
+
+
+def _referenced(dataset: Dataset) -> Iterator[str]:
+    for element in dataset:
+        if element.keyword == "ReferencedSOPInstanceUID" and element.value:
+            yield str(element.value).strip()
+        elif element.VR == "SQ":
+            for item in element.value:
+                yield from _referenced(item)
+
+
+def _truncated() -> CaseRejected:
+    return CaseRejected("truncated_file", "Expected a whole DICOM file; its bytes end too early. Send it again.")

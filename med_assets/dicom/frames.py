@@ -1,0 +1,140 @@
+"""What an image dataset says about the place and the values of its frames, or a refusal that explains itself."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from med_assets.errors import CaseRejected
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Origin (x, y, z) in mm; (3, 3) unit vectors along frames, along a column and along a row; (dy, dx) in mm."""
+
+DIRECTION_TOLERANCE = 1e-3
+"""How far orientation cosines may be from unit length and from a right angle."""
+
+DUPLICATE_DISTANCE_MM = 0.01
+"""Slices nearer than this are two pictures of one place."""
+
+SPACING_TOLERANCE_MM = 0.1
+"""How far a gap between slices may be from the usual one; positions are often written with one decimal only."""
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return an element's value as stripped text, empty where it is absent."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """Return an element's value as a finite float, None where it is absent or anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = float(dataset[keyword].value)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def numbers(dataset: Dataset, keyword: str) -> np.ndarray | None:
+    """Return an element of decimal text as finite float64 values, (n,), None where it is absent or anything else."""
+    if keyword not in dataset:
+        return None
+    try:
+        value = dataset.get_item(keyword).value
+        # Text not yet parsed is split here: pydicom makes an object of each number, seconds per structure set.
+        values = np.array(value.split(b"\\") if isinstance(value, bytes) else value, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        return None
+    return values if values.size and np.isfinite(values).all() else None
+
+
+def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the stored pixel values, decompressed, in the `shape` expected.
+
+    Raises `CaseRejected`: "truncated_file" where bytes are missing, "undecodable_pixels" for any other failure.
+    """
+    if "PixelData" not in dataset:
+        raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = np.asarray(dataset.pixel_array)
+    except Exception as error:  # decoders of compressed syntaxes raise what they like; the cause is kept
+        if "less than" in str(error) or "end of" in str(error).lower() or isinstance(error, EOFError):
+            raise CaseRejected(
+                "truncated_file", "Expected all pixels of the image; the file ends before. Send it again."
+            ) from error
+        raise CaseRejected(
+            "undecodable_pixels",
+            f"Expected pixels in a transfer syntax that can be decoded here; decoding failed ({type(error).__name__}). "
+            "Export uncompressed, or in JPEG, JPEG-LS, JPEG 2000 or RLE.",
+        ) from error
+    if pixels.shape != shape:
+        raise CaseRejected(
+            "undecodable_pixels",
+            f"Expected a grey image of {shape} pixels; decoding gave {pixels.shape}. Export again.",
+        )
+    return pixels
+
+
+def image_axes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return origin (x, y, z) mm, the unit vectors (3, 3) of frames, rows' stacking and columns, and (dy, dx) mm.
+
+    Raises `CaseRejected`: "missing_geometry" where a tag is absent, "inconsistent_geometry" where it makes no frame.
+    """
+    origin, cosines, spacing = (
+        numbers(dataset, keyword) for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    )
+    if origin is None or cosines is None or spacing is None or (origin.size, cosines.size, spacing.size) != (3, 6, 2):
+        raise CaseRejected(
+            "missing_geometry",
+            "Expected ImagePositionPatient, ImageOrientationPatient and PixelSpacing of 3, 6 and 2 finite numbers in "
+            "every image; at least one is absent or not that. Export the original images: no position is made up here.",
+        )
+    columns, rows = cosines[:3], cosines[3:]
+    lengths = np.linalg.norm(columns), np.linalg.norm(rows)
+    if max(abs(length - 1) for length in lengths) > DIRECTION_TOLERANCE or abs(columns @ rows) > DIRECTION_TOLERANCE:
+        raise CaseRejected(
+            "inconsistent_geometry",
+            "Expected two perpendicular unit vectors in ImageOrientationPatient; got something else. Export again.",
+        )
+    if spacing.min() <= 0:
+        raise CaseRejected("inconsistent_geometry", "Expected PixelSpacing above 0 mm; got 0 or less. Export again.")
+    columns, rows = columns / lengths[0], rows / lengths[1]
+    return origin, np.array([np.cross(columns, rows), rows, columns]), spacing
+
+
+def regular_spacing(positions_mm: np.ndarray) -> float:
+    """Return the one distance in mm between neighbours in ascending `positions_mm`, (n,) with n >= 2.
+
+    Raises `CaseRejected`: "duplicate_slice", "missing_slice" (a gap of a whole multiple), "nonuniform_spacing".
+    """
+    gaps = np.diff(positions_mm)
+    if (gaps < DUPLICATE_DISTANCE_MM).any():
+        raise CaseRejected(
+            "duplicate_slice",
+            f"Expected one slice per position; {int((gaps < DUPLICATE_DISTANCE_MM).sum())} of {len(positions_mm)} "
+            "repeat one. Send one reconstruction once.",
+        )
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
+    steps = np.maximum(np.round(gaps / usual), 1)
+    if (np.abs(gaps - steps * usual) > SPACING_TOLERANCE_MM).any():
+        raise CaseRejected(
+            "nonuniform_spacing",
+            f"Expected slices {usual:.3f} mm apart throughout; gaps go from {gaps.min():.3f} to {gaps.max():.3f} mm. "
+            "Send one series with one slice spacing.",
+        )
+    if (steps > 1).any():
+        raise CaseRejected(
+            "missing_slice",
+            f"Expected a slice every {usual:.3f} mm; {int((steps - 1).sum())} are missing between {len(positions_mm)} "
+            "present. Send the whole series: slices are not interpolated.",
+        )
+    return float(gaps.mean())

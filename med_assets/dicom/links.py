@@ -1,0 +1,74 @@
+"""Whether a plan, its structure set, its dose and its CT belong to each other, by their own identifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+
+from med_assets.dicom.discover import Instance, describe
+from med_assets.errors import CaseRejected
+
+
+def verify_chain(
+    plan: Instance | Dataset,
+    structure_set: Instance | Dataset,
+    dose: Instance | Dataset,
+    ct_instances: Sequence[Instance | Dataset],
+) -> None:
+    """Return where dose refers to plan, plan to structure set and structure set to images of the CT, of one patient.
+
+    Raises `CaseRejected`: "wrong_patient", "missing_patient_id", "broken_uid_chain", "frame_of_reference_mismatch",
+    "zero_slices". A plan may leave its frame of reference out; all others must name the same one.
+    """
+    if not ct_instances:
+        raise CaseRejected("zero_slices", "Expected a CT series; got no slices. Send the planning CT with the plan.")
+    the_plan, the_structures, the_dose = _instance(plan), _instance(structure_set), _instance(dose)
+    images = [_instance(image) for image in ct_instances]
+    _require_one_patient([the_plan, the_structures, the_dose, *images])
+    if the_plan.sop_instance_uid not in the_dose.referenced_sops:
+        raise _broken("the dose to refer to this plan", "Send the dose that was calculated for it.")
+    if the_structures.sop_instance_uid not in the_plan.referenced_sops:
+        raise _broken("the plan to refer to this structure set", "Send the structure set that was planned on.")
+    present = {image.sop_instance_uid for image in images}
+    absent = sum(uid not in present for uid in the_structures.referenced_sops)
+    if absent or not the_structures.referenced_sops:
+        raise CaseRejected(
+            "broken_uid_chain",
+            f"Expected the structure set to refer to slices of this CT only; it names "
+            f"{len(the_structures.referenced_sops)} images, {absent} of which are not there. Send the CT that was "
+            "contoured, whole.",
+        )
+    frames = {image.frame_of_reference_uid for image in images}
+    frames |= {the_structures.frame_of_reference_uid, the_dose.frame_of_reference_uid}
+    if the_plan.frame_of_reference_uid:
+        frames.add(the_plan.frame_of_reference_uid)
+    if len(frames) != 1 or "" in frames:
+        raise CaseRejected(
+            "frame_of_reference_mismatch",
+            f"Expected CT, structure set and dose in one named frame of reference; got {len(frames - {''})}"
+            f"{' and an object that names none' if '' in frames else ''}. Export them from one registration.",
+        )
+
+
+def _require_one_patient(instances: Sequence[Instance]) -> None:
+    patients = {instance.patient_id for instance in instances}
+    if "" in patients:
+        raise CaseRejected(
+            "missing_patient_id",
+            "Expected a PatientID in every object; at least one has none, and patients must be told apart. Export with "
+            "an id or a pseudonym.",
+        )
+    if len(patients) != 1:
+        raise CaseRejected(
+            "wrong_patient",
+            f"Expected objects of one patient; got {len(patients)}. Send each patient in a folder of their own.",
+        )
+
+
+def _instance(item: Instance | Dataset) -> Instance:
+    return item if isinstance(item, Instance) else describe(item)
+
+
+def _broken(expected: str, remedy: str) -> CaseRejected:
+    return CaseRejected("broken_uid_chain", f"Expected {expected}; it names another or none. {remedy}")

@@ -1,0 +1,118 @@
+"""What the DICOM objects of one case share: whose they are, their UIDs, and how they are put together and saved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import PYDICOM_ROOT_UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import format_number_as_ds
+
+from med_assets.dicom.geometry import Geometry
+
+PHANTOM_SOFTWARE = "med_assets phantom"
+"""SoftwareVersions of every synthetic object; a standard tag, since private ones do not survive de-identification."""
+
+SYNTHETIC_IMAGE_TYPE = "SYNTHETIC"
+"""Third value of ImageType of every synthetic CT."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose objects these are: what CT, RTSTRUCT, RTPLAN and RTDOSE of one case have in common.
+
+    `study_date` is YYYYMMDD or empty. `trial` is (ClinicalTrialProtocolID, ClinicalTrialSiteID) of a research set.
+    """
+
+    patient_id: str
+    study_uid: str
+    frame_of_reference_uid: str
+    patient_name: str = ""
+    study_date: str = ""
+    synthetic: bool = False
+    trial: tuple[str, str] | None = None
+
+    def uid(self, *role: str) -> str:
+        """A UID that depends on the study and `role` only."""
+        return derived_uid(self.study_uid, *role)
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID that is a hash of `parts`: the same parts always give the same one."""
+    return str(generate_uid(prefix=PYDICOM_ROOT_UID, entropy_srcs=["|".join(parts)]))
+
+
+def is_synthetic(dataset: Dataset) -> bool:
+    """True for objects that a phantom wrote, before and after de-identification."""
+    software = dataset.get("SoftwareVersions") or ""
+    versions = [software] if isinstance(software, str) else list(software)
+    image_type = list(dataset.get("ImageType") or [])
+    return PHANTOM_SOFTWARE in versions or image_type[2:3] == [SYNTHETIC_IMAGE_TYPE]
+
+
+def new_object(identity: Identity, sop_class: str, modality: str, series_uid: str, sop_uid: str) -> Dataset:
+    """The elements that every object of a case carries; the caller adds its module's own."""
+    ds = item(
+        SOPClassUID=sop_class,
+        SOPInstanceUID=sop_uid,
+        Modality=modality,
+        StudyInstanceUID=identity.study_uid,
+        SeriesInstanceUID=series_uid,
+        FrameOfReferenceUID=identity.frame_of_reference_uid,
+        PositionReferenceIndicator="",
+        PatientID=identity.patient_id,
+        PatientName=identity.patient_name,
+        PatientBirthDate="",
+        PatientSex="",
+        StudyID="1",
+        StudyDate=identity.study_date,
+        StudyTime="",
+        SeriesDate=identity.study_date,
+        AccessionNumber="",
+        ReferringPhysicianName="",
+        OperatorsName="",
+        Manufacturer="med_assets",
+    )
+    if identity.synthetic:
+        ds.ManufacturerModelName = PHANTOM_SOFTWARE
+        ds.SoftwareVersions = PHANTOM_SOFTWARE
+    if identity.trial is not None:
+        ds.ClinicalTrialProtocolID, ds.ClinicalTrialSiteID = identity.trial
+    return ds
+
+
+def item(**values: object) -> Dataset:
+    """A sequence item of these keywords and values."""
+    ds = Dataset()
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def reference(sop_class: str, sop_uid: str) -> Dataset:
+    """A reference to one SOP instance."""
+    return item(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=sop_uid)
+
+
+def set_plane(ds: Dataset, geometry: Geometry, position: np.ndarray) -> None:
+    """Place a (z, y, x) grid's first slice at `position`, LPS (x, y, z, ...) mm of its first voxel centre."""
+    ds.ImagePositionPatient = [format_number_as_ds(round(float(v), 9)) for v in position[:3]]
+    ds.ImageOrientationPatient = [format_number_as_ds(float(v)) for axis in (2, 1) for v in geometry.direction[axis]]
+    ds.PixelSpacing = [format_number_as_ds(float(v)) for v in geometry.spacing_mm[1:]]
+
+
+def set_pixels(ds: Dataset, pixels: np.ndarray) -> None:
+    """Store an unsigned array of 2 (one slice) or 3 (frames) axes as uncompressed little-endian pixels."""
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.Rows, ds.Columns = pixels.shape[-2:]
+    ds.BitsAllocated = ds.BitsStored = pixels.itemsize * 8
+    ds.HighBit = ds.BitsStored - 1
+    ds.PixelData = pixels.tobytes()
+
+
+def save(ds: Dataset, path: Path) -> None:
+    """Write the object as an explicit little-endian file, without a preamble time or any other varying byte."""
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)

@@ -1,0 +1,121 @@
+"""Dose grids: absorbed dose in Gy on its own grid, and the same dose on another grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom.dataset import Dataset
+from scipy import ndimage
+
+from med_assets.dicom.frames import decoded, image_axes, number, numbers, regular_spacing, text
+from med_assets.dicom.geometry import Geometry, Volume, placed
+from med_assets.errors import CaseRejected
+
+OFFSET_TOLERANCE_MM = 0.01
+"""How far the first frame offset may be from 0 (offsets) or from the position's z (absolute heights)."""
+
+SNAP_DECIMALS = 6
+"""Decimals of a voxel kept of sampling positions, so that rounding can't push an edge voxel out of the grid."""
+
+
+def read_dose(dataset: Dataset) -> Volume:
+    """Return the physical dose of a whole plan as float32 Gy on its own grid, canonical as a CT's.
+
+    Raises `CaseRejected`: "wrong_modality", "relative_dose", "not_physical_dose", "dose_not_plan_sum",
+    "missing_dose_scaling", "nan_dose", "negative_dose", "empty_dose", "single_slice", "missing_geometry" and the other
+    geometry codes of `read_ct_series`, "truncated_file", "undecodable_pixels".
+    """
+    _require_plan_dose(dataset)
+    axes = image_axes(dataset)
+    frames = int(number(dataset, "NumberOfFrames") or 1)
+    if frames < 2:
+        raise CaseRejected(
+            "single_slice", "Expected a dose grid of 2 or more frames; got 1. Export the whole 3-D dose."
+        )
+    offsets = _frame_offsets(dataset, frames, axes[0], axes[1][0])
+    order = np.argsort(offsets, kind="stable")
+    spacing_mm = regular_spacing(offsets[order])
+    scaling = _scaling(dataset)
+    stored = decoded(dataset, (frames, int(number(dataset, "Rows") or 0), int(number(dataset, "Columns") or 0)))
+    dose = (stored[order] * scaling).astype(np.float32)
+    if not np.isfinite(dose).all():
+        raise CaseRejected(
+            "nan_dose",
+            f"Expected finite dose; {int((~np.isfinite(dose)).sum())} voxels are not. Export the dose again.",
+        )
+    if dose.min() < 0:
+        raise CaseRejected("negative_dose", f"Expected dose of 0 Gy or more; got {dose.min():.3g} Gy. Export again.")
+    if not dose.any():
+        raise CaseRejected("empty_dose", "Expected a calculated dose; all voxels are 0 Gy. Calculate and export again.")
+    origin = axes[0] + offsets[order[0]] * axes[1][0]
+    return placed(dose, (origin, axes[1], axes[2]), spacing_mm)
+
+
+def resample(volume: Volume, geometry: Geometry, order: int = 1, outside: float = 0.0) -> np.ndarray:
+    """Return `volume` at the voxel centres of `geometry`, (z, y, x), by spline interpolation of `order` (1: linear).
+
+    Voxels whose centre lies beyond the outermost centres of `volume` get `outside`. The same grid gives an exact copy.
+    """
+    if volume.geometry.same_grid(geometry):
+        return volume.array.copy()
+    source = volume.array if order < 2 else ndimage.spline_filter(volume.array.astype(np.float64), order)
+    step = np.linalg.inv(volume.geometry.affine()[:3, :3]) @ geometry.affine()[:3, :3]
+    start = volume.geometry.to_index(np.array([geometry.origin_mm]))[0]
+    nz, ny, nx = geometry.shape
+    plane = np.einsum("ij,jyx->iyx", step[:, 1:], np.mgrid[:ny, :nx].astype(float)) + start[:, None, None]
+    resampled = np.empty(geometry.shape, np.result_type(volume.array.dtype, np.float32))
+    for z in range(nz):
+        positions = np.round(plane + z * step[:, :1, None], SNAP_DECIMALS)
+        resampled[z] = ndimage.map_coordinates(
+            source, positions, output=np.float64, order=order, mode="constant", cval=outside, prefilter=False
+        )
+    return resampled
+
+
+def _require_plan_dose(dataset: Dataset) -> None:
+    if text(dataset, "Modality") != "RTDOSE":
+        raise CaseRejected("wrong_modality", "Expected an RTDOSE; got another modality. Send the plan's dose.")
+    units = text(dataset, "DoseUnits").upper()
+    if units != "GY":
+        raise CaseRejected(
+            "relative_dose",
+            f"Expected DoseUnits GY; got {'RELATIVE' if units == 'RELATIVE' else 'another value or none'}. Export "
+            "absolute dose: a percentage is not turned into Gy here.",
+        )
+    if text(dataset, "DoseType").upper() not in ("PHYSICAL", ""):
+        raise CaseRejected("not_physical_dose", "Expected DoseType PHYSICAL; got another. Export the physical dose.")
+    summation = text(dataset, "DoseSummationType").upper()
+    if summation != "PLAN":
+        known = summation if summation in ("BEAM", "FRACTION", "CONTROL_POINT", "MULTI_PLAN", "BRACHY") else "another"
+        raise CaseRejected(
+            "dose_not_plan_sum",
+            f"Expected DoseSummationType PLAN; got {known}. Parts are not added here, since one may be missing: export "
+            "the dose of the whole plan.",
+        )
+
+
+def _scaling(dataset: Dataset) -> float:
+    if "DoseGridScaling" not in dataset or text(dataset, "DoseGridScaling") == "":
+        raise CaseRejected("missing_dose_scaling", "Expected DoseGridScaling; it is absent. Export the dose again.")
+    scaling = number(dataset, "DoseGridScaling")
+    if scaling is None:
+        raise CaseRejected("nan_dose", "Expected a finite DoseGridScaling; got no such number. Export the dose again.")
+    return scaling
+
+
+def _frame_offsets(dataset: Dataset, frames: int, origin: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Return the places of frames in mm along the normal from the first position (PS3.3 C.8.8.3.2, both forms)."""
+    offsets = numbers(dataset, "GridFrameOffsetVector")
+    if offsets is None or len(offsets) != frames:
+        raise CaseRejected(
+            "missing_geometry",
+            f"Expected a GridFrameOffsetVector of {frames} finite numbers; got "
+            f"{'none' if offsets is None else len(offsets)}. Export the dose again.",
+        )
+    if abs(offsets[0]) <= OFFSET_TOLERANCE_MM:
+        return offsets
+    if abs(offsets[0] - origin[2]) <= OFFSET_TOLERANCE_MM and abs(abs(normal[2]) - 1) < 1e-6:
+        return np.asarray((offsets - offsets[0]) * normal[2])
+    raise CaseRejected(
+        "inconsistent_geometry",
+        "Expected frame offsets that start at 0 or at the z of ImagePositionPatient; got neither. Export again.",
+    )

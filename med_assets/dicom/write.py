@@ -1,0 +1,222 @@
+"""Writes CT, RTSTRUCT, RTPLAN and RTDOSE files that refer to each other by UID, as a planning system would.
+
+Arrays are (z, y, x); millimetres are LPS patient coordinates. All bytes follow from the arguments: UIDs are hashes of
+`Identity.study_uid` and a role, so writing twice gives the same files.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, RTDoseStorage, RTPlanStorage, RTStructureSetStorage
+from pydicom.valuerep import format_number_as_ds
+
+from med_assets.dicom.contours import mask_to_contours
+from med_assets.dicom.geometry import Geometry, Volume
+from med_assets.dicom.objects import (
+    SYNTHETIC_IMAGE_TYPE,
+    Identity,
+    derived_uid,
+    is_synthetic,
+    item,
+    new_object,
+    reference,
+    save,
+    set_pixels,
+    set_plane,
+)
+
+__all__ = [
+    "Identity",
+    "derived_uid",
+    "is_synthetic",
+    "mask_to_contours",
+    "write_ct",
+    "write_rtdose",
+    "write_rtplan",
+    "write_rtstruct",
+]
+
+CT_INTERCEPT_HU = -1024
+"""RescaleIntercept of written CT. Stored values are unsigned 16 bit, so no HU below this can be written."""
+
+DOSE_SCALING_GY = 1e-4
+"""Default DoseGridScaling: a written dose is off by at most 0.05 mGy. It is coarser than float32 at 70 Gy (0.004 mGy),
+so that reading back into float32 does not exceed the stated error."""
+
+
+def write_ct(folder: Path, volume_hu: Volume, identity: Identity, series_uid: str) -> tuple[str, ...]:
+    """Write one file per slice into `folder`; HU are rounded to integers. Returns SOP instance UIDs in slice order.
+
+    Raises ValueError when a value is not finite or does not fit unsigned 16 bit after the intercept.
+    """
+    stored = np.rint(np.asarray(volume_hu.array, dtype=np.float64)) - CT_INTERCEPT_HU
+    if not np.isfinite(stored).all() or stored.min() < 0 or stored.max() > np.iinfo(np.uint16).max:
+        raise ValueError(
+            f"expected finite HU from {CT_INTERCEPT_HU} to {np.iinfo(np.uint16).max + CT_INTERCEPT_HU}, "
+            f"got {np.min(volume_hu.array)} to {np.max(volume_hu.array)}; clip the volume first"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    affine = volume_hu.geometry.affine()
+    uids = []
+    for index, pixels in enumerate(stored.astype("<u2")):
+        uids.append(identity.uid("CT", series_uid, str(index)))
+        ds = new_object(identity, CTImageStorage, "CT", series_uid, uids[-1])
+        ds.ImageType = ["DERIVED", "SECONDARY", SYNTHETIC_IMAGE_TYPE if identity.synthetic else "AXIAL"]
+        ds.SeriesNumber, ds.AcquisitionNumber, ds.InstanceNumber = 1, 1, index + 1
+        ds.KVP = None
+        ds.PatientPosition = "HFS"
+        ds.SliceThickness = format_number_as_ds(volume_hu.geometry.spacing_mm[0])
+        set_plane(ds, volume_hu.geometry, affine @ (index, 0, 0, 1))
+        set_pixels(ds, pixels)
+        ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(CT_INTERCEPT_HU), "1", "HU"
+        ds.WindowCenter, ds.WindowWidth = "40", "400"
+        save(ds, folder / f"{index:04d}.dcm")
+    return tuple(uids)
+
+
+def write_rtstruct(
+    path: Path,
+    rois: Mapping[str, np.ndarray],
+    geometry: Geometry,
+    identity: Identity,
+    ct_series_uid: str,
+    ct_sop_uids: Sequence[str],
+) -> str:
+    """Write masks on the CT grid as closed planar contours; ROI numbers count from 1 in the order of `rois`.
+
+    An empty mask becomes an ROI without contours. Returns the SOP instance UID. Raises ValueError when a mask is not on
+    the grid or the slices do not match `ct_sop_uids`.
+    """
+    if len(ct_sop_uids) != geometry.shape[0]:
+        raise ValueError(f"expected one CT instance for each of {geometry.shape[0]} slices, got {len(ct_sop_uids)}")
+    ds = new_object(
+        identity, RTStructureSetStorage, "RTSTRUCT", identity.uid("RTSTRUCT series"), identity.uid("RTSTRUCT")
+    )
+    ds.SeriesNumber, ds.InstanceNumber = 2, 1
+    ds.StructureSetLabel = "contours"
+    ds.StructureSetDate, ds.StructureSetTime = identity.study_date, ""
+    images = [reference(CTImageStorage, uid) for uid in ct_sop_uids]
+    series = item(SeriesInstanceUID=ct_series_uid, ContourImageSequence=images)
+    # Detached Study Management, retired but still what this sequence refers to.
+    study = reference("1.2.840.10008.3.1.2.3.1", identity.study_uid)
+    study.RTReferencedSeriesSequence = [series]
+    ds.ReferencedFrameOfReferenceSequence = [
+        item(FrameOfReferenceUID=identity.frame_of_reference_uid, RTReferencedStudySequence=[study])
+    ]
+    ds.StructureSetROISequence, ds.ROIContourSequence, ds.RTROIObservationsSequence = [], [], []
+    for number, (name, mask) in enumerate(rois.items(), start=1):
+        ds.StructureSetROISequence.append(
+            item(
+                ROINumber=number,
+                ReferencedFrameOfReferenceUID=identity.frame_of_reference_uid,
+                ROIName=name,
+                ROIGenerationAlgorithm="SEMIAUTOMATIC",
+            )
+        )
+        outline = item(ReferencedROINumber=number)
+        contours = [_contour(points, geometry, images) for points in mask_to_contours(mask, geometry)]
+        if contours:
+            outline.ContourSequence = contours
+        ds.ROIContourSequence.append(outline)
+        ds.RTROIObservationsSequence.append(
+            item(
+                ObservationNumber=number,
+                ReferencedROINumber=number,
+                RTROIInterpretedType=_kind(name),
+                ROIInterpreter="",
+            )
+        )
+    save(ds, path)
+    return str(ds.SOPInstanceUID)
+
+
+def write_rtplan(
+    path: Path,
+    prescription_gy: float,
+    fractions: int,
+    targets: Mapping[int, float],
+    identity: Identity,
+    structure_set_uid: str,
+) -> str:
+    """Write a plan without beams: prescription, dose per target (ROI number -> Gy) and fractions. Returns its UID."""
+    ds = new_object(identity, RTPlanStorage, "RTPLAN", identity.uid("RTPLAN series"), identity.uid("RTPLAN"))
+    ds.SeriesNumber, ds.InstanceNumber = 3, 1
+    ds.RTPlanLabel, ds.RTPlanDate, ds.RTPlanTime = "plan", identity.study_date, ""
+    ds.RTPlanGeometry = "PATIENT"
+    ds.ReferencedStructureSetSequence = [reference(RTStructureSetStorage, structure_set_uid)]
+    ds.DoseReferenceSequence = [_target(gy, roi) for roi, gy in targets.items()]
+    if prescription_gy not in targets.values():
+        ds.DoseReferenceSequence.append(_target(prescription_gy, None))
+    for number, target in enumerate(ds.DoseReferenceSequence, start=1):
+        target.DoseReferenceNumber = number
+    ds.FractionGroupSequence = [
+        item(
+            FractionGroupNumber=1,
+            NumberOfFractionsPlanned=fractions,
+            NumberOfBeams=0,
+            NumberOfBrachyApplicationSetups=0,
+        )
+    ]
+    save(ds, path)
+    return str(ds.SOPInstanceUID)
+
+
+def write_rtdose(
+    path: Path, dose_gy: Volume, identity: Identity, plan_uid: str, *, scaling_gy: float = DOSE_SCALING_GY
+) -> str:
+    """Write the dose of a whole plan as unsigned 32 bit; it reads back within `scaling_gy` / 2. Returns its UID.
+
+    Raises ValueError when a dose is negative, not finite, or too large for the scaling.
+    """
+    levels = np.rint(np.asarray(dose_gy.array, dtype=np.float64) / scaling_gy)
+    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > np.iinfo(np.uint32).max:
+        raise ValueError(
+            f"expected finite dose from 0 to {np.iinfo(np.uint32).max * scaling_gy:.0f} Gy, "
+            f"got {np.min(dose_gy.array)} to {np.max(dose_gy.array)}; clamp the dose or raise scaling_gy"
+        )
+    geometry = dose_gy.geometry
+    ds = new_object(identity, RTDoseStorage, "RTDOSE", identity.uid("RTDOSE series"), identity.uid("RTDOSE", plan_uid))
+    ds.SeriesNumber, ds.InstanceNumber = 4, 1
+    ds.SliceThickness = format_number_as_ds(geometry.spacing_mm[0])
+    set_plane(ds, geometry, np.append(geometry.origin_mm, 1.0))
+    set_pixels(ds, levels.astype("<u4"))
+    normal = np.cross(geometry.direction[2], geometry.direction[1])
+    step_mm = geometry.spacing_mm[0] * (1 if normal @ np.asarray(geometry.direction[0]) > 0 else -1)
+    ds.NumberOfFrames = geometry.shape[0]
+    ds.FrameIncrementPointer = 0x3004000C
+    ds.GridFrameOffsetVector = [format_number_as_ds(round(k * step_mm, 9)) for k in range(geometry.shape[0])]
+    ds.DoseUnits, ds.DoseType, ds.DoseSummationType = "GY", "PHYSICAL", "PLAN"
+    ds.DoseGridScaling = format_number_as_ds(scaling_gy)
+    ds.ReferencedRTPlanSequence = [reference(RTPlanStorage, plan_uid)]
+    save(ds, path)
+    return str(ds.SOPInstanceUID)
+
+
+def _contour(points_mm: np.ndarray, geometry: Geometry, images: Sequence[Dataset]) -> Dataset:
+    plane = int(np.rint(geometry.to_index(points_mm[:1])[0, 0]))
+    return item(
+        ContourImageSequence=[images[plane]],
+        ContourGeometricType="CLOSED_PLANAR",
+        NumberOfContourPoints=len(points_mm),
+        # 1 nm, which keeps each number within the 16 characters of a DS.
+        ContourData=np.round(points_mm, 6).ravel().tolist(),
+    )
+
+
+def _kind(name: str) -> str:
+    lowered = name.lower()
+    if lowered.startswith(("ptv", "ctv", "gtv")):
+        return lowered[:3].upper()
+    if "dose" in lowered:
+        return "DOSE_REGION"
+    return "EXTERNAL" if lowered in {"body", "external"} else "ORGAN"
+
+
+def _target(gy: float, roi_number: int | None) -> Dataset:
+    target = item(DoseReferenceType="TARGET", TargetPrescriptionDose=format_number_as_ds(gy))
+    target.DoseReferenceStructureType = "SITE" if roi_number is None else "VOLUME"
+    if roi_number is not None:
+        target.ReferencedROINumber = roi_number
+    return target

@@ -1,0 +1,48 @@
+"""The exception tree, whole, in one place.
+
+MedAssetsError
+├── CaseRejected          one case (or file) can't be used; it is quarantined and the batch goes on
+│   └── ArchiveRejected   a zip or tar that is not safe to unpack
+├── ConfigurationError    a setting, experiment or program name that can't be used as given
+├── CheckpointMismatch    weights that do not fit the network they were asked for
+├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
+└── OutOfMemory           training ran out of memory, with what was tried
+
+Messages say what was expected, what came and what to do, and never carry names, ids or file names of patients.
+"""
+
+
+class MedAssetsError(Exception):
+    """Root of all errors that med_assets raises on purpose."""
+
+
+class CaseRejected(MedAssetsError):
+    """A case or file can't be used. `code` is a short token to count by, `message` is for a person to act on."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["CaseRejected"], tuple[str, str]]:
+        return type(self), (self.code, self.message)
+
+
+class ArchiveRejected(CaseRejected):
+    """An archive that would write outside its folder, hold links or devices, or unpack beyond the limits."""
+
+
+class ConfigurationError(MedAssetsError):
+    """A setting, program or experiment that can't be used as given."""
+
+
+class CheckpointMismatch(MedAssetsError):
+    """Weights whose tensors do not match the network; nothing was loaded."""
+
+
+class ArtifactCorrupt(MedAssetsError):
+    """Stored bytes do not match the hash recorded when they were written."""
+
+
+class OutOfMemory(MedAssetsError):
+    """Training ran out of memory; the message names batch and patch size and what to change."""

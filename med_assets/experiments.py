@@ -1,0 +1,196 @@
+"""From `conf/<program>/<experiment>.yaml` to a validated, frozen configuration and its hash.
+
+Hydra composes the file, its `defaults:` list, the profile and `key=value` overrides. The program's own module
+`med_assets.programs.<program>.experiment` holds the model that validates the result, a subclass of `Experiment`.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from med_assets.errors import ConfigurationError
+
+CONF_VARIABLE = "MED_ASSETS_CONF"
+"""Environment variable that names another folder than the `conf` beside the package."""
+
+NO_EFFECT = {"affects_result": False}
+"""`json_schema_extra` of a field that changes no number of the result and so stays out of the hash."""
+
+GROUPS = {"profile": "profiles", "site": "sites@site"}
+"""Short names of choices between files, as written in an override (`site=head_neck`), and Hydra's own names for them."""
+
+_hydra_lock = threading.Lock()
+
+
+class Settings(BaseModel):
+    """Base of every part of an experiment: frozen, and refusing keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Optimiser(Settings):
+    """AdamW with a cosine schedule over the epochs."""
+
+    lr: float = Field(gt=0, description="first learning rate, per step")
+    min_lr: float = Field(ge=0, description="learning rate that the cosine ends at, per step")
+    weight_decay: float = Field(ge=0, description="decoupled weight decay of AdamW, dimensionless")
+    clip: float = Field(gt=0, description="largest norm of the gradient, dimensionless")
+
+
+class Schedule(Settings):
+    """How long to train and when to look."""
+
+    epochs: int = Field(ge=1, description="most epochs to train, count")
+    batch: int = Field(ge=1, description="patches per step, count")
+    val_every: int = Field(ge=1, description="validate after each so many epochs, count")
+    patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
+
+
+class Runtime(Settings):
+    """What a machine decides and no result depends on."""
+
+    accelerator: str = Field(description="Lightning accelerator: auto, cpu, gpu or mps", json_schema_extra=NO_EFFECT)
+    workers: int = Field(ge=0, description="processes that read patches, count", json_schema_extra=NO_EFFECT)
+    threads: int = Field(ge=0, description="CPU threads of torch, count; 0 leaves torch's own choice", json_schema_extra=NO_EFFECT)
+    hang_after_s: float = Field(
+        gt=0, description="write all stacks to the log when no step ended for so long, s", json_schema_extra=NO_EFFECT
+    )
+
+
+class Experiment(Settings):
+    """What every experiment of every program says. A program adds its own fields in a subclass."""
+
+    program: str = Field(description="program that the experiment belongs to")
+    name: str = Field(description="name of the experiment, the name of its file")
+    title: str = Field(description="name for people", json_schema_extra=NO_EFFECT)
+    description: str = Field(description="what is tried and why", json_schema_extra=NO_EFFECT)
+    profile: str = Field(description="full for results, demo for a run of seconds on a CPU", json_schema_extra=NO_EFFECT)
+    seed: int = Field(ge=0, description="seed of the weights and of the order and place of patches")
+    precision: str = Field(description="Lightning precision on an accelerator; a CPU always trains in 32-true")
+    optimiser: Optimiser = Field(description="optimiser and its schedule")
+    schedule: Schedule = Field(description="length of training")
+    runtime: Runtime = Field(description="what the machine decides", json_schema_extra=NO_EFFECT)
+
+    def hash(self) -> str:
+        """Return 64 hex digits over every field that can change the result: not titles, workers or the device."""
+        text = json.dumps(result_fields(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the whole experiment as stable, readable JSON that `from_json` takes back."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+
+
+def result_fields(model: BaseModel) -> dict[str, Any]:
+    """Return the fields of a model that can change a result, as JSON-able values, nested models alike."""
+    kept: dict[str, Any] = {}
+    for name, info in type(model).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("affects_result") is False:
+            continue
+        kept[name] = _jsonable(getattr(model, name))
+    return kept
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return result_fields(value)
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def conf_folder(program: str, conf_root: Path | None = None) -> Path:
+    """Return the folder of the experiments of a program: under `conf_root`, MED_ASSETS_CONF, or `conf` beside the package."""
+    root = conf_root or Path(os.environ.get(CONF_VARIABLE) or Path(__file__).resolve().parent.parent / "conf")
+    folder = root / program
+    if not folder.is_dir():
+        raise ConfigurationError(f"no folder conf/{program}; set {CONF_VARIABLE} to the folder that holds it")
+    return folder.resolve()
+
+
+def names(program: str, conf_root: Path | None = None) -> tuple[str, ...]:
+    """Return the names of the experiments of a program, sorted; files that start with '_' are shared parts."""
+    files = conf_folder(program, conf_root).glob("*.yaml")
+    return tuple(sorted(path.stem for path in files if not path.name.startswith("_")))
+
+
+def model_of(program: str) -> type[Experiment]:
+    """Return the model of the experiments of a program, named EXPERIMENT in its `experiment` module."""
+    module = f"med_assets.programs.{program}.experiment"
+    try:
+        found: type[Experiment] = importlib.import_module(module).EXPERIMENT
+    except ModuleNotFoundError as error:
+        if error.name not in {module, f"med_assets.programs.{program}"}:
+            raise
+        raise ConfigurationError(f"program {program!r} has no experiments: there is no module {module}") from error
+    return found
+
+
+def from_json(program: str, text: str | bytes) -> Experiment:
+    """Read an experiment that `to_json` wrote. Raises ConfigurationError when it does not fit this version's model."""
+    return _validate(program, "experiment.json", json.loads(text))
+
+
+def load(
+    program: str,
+    name: str,
+    overrides: Sequence[str] = (),
+    profile: str | None = None,
+    conf_root: Path | None = None,
+) -> Experiment:
+    """Compose, check and freeze the experiment `conf/<program>/<name>.yaml`.
+
+    `overrides` are Hydra's `key=value`; `profile` picks one of `conf/<program>/profiles`. Raises ConfigurationError for a
+    name, key or value that can't be used, naming it.
+    """
+    folder = conf_folder(program, conf_root)
+    known = names(program, conf_root)
+    if name not in known:
+        raise ConfigurationError(f"program {program} has no experiment {name!r}; known: {', '.join(known) or 'none'}")
+    chosen = [] if profile is None else [f"profile={profile}"]
+    return _validate(program, f"conf/{program}/{name}.yaml", {**_compose(folder, name, [*chosen, *overrides]), "name": name})
+
+
+def _compose(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    with _hydra_lock:
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+                config = compose(config_name=name, overrides=[_hydra_name(override) for override in overrides])
+                content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            given = f" with overrides {list(overrides)}" if overrides else ""
+            raise ConfigurationError(f"experiment {name}{given} can't be composed: {error}") from error
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _hydra_name(override: str) -> str:
+    key, equals, value = override.partition("=")
+    return f"{GROUPS.get(key, key)}{equals}{value}"
+
+
+def _validate(program: str, where: str, content: Any) -> Experiment:
+    try:
+        experiment = model_of(program).model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    if experiment.program != program:
+        raise ConfigurationError(f"{where}: expected program {program!r}, found {experiment.program!r}")
+    return experiment

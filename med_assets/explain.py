@@ -1,0 +1,86 @@
+"""What happened to one case, from file to model, told from the lake alone."""
+
+from typing import Any
+
+from med_assets import program
+from med_assets.errors import ConfigurationError
+from med_assets.settings import Workspace
+
+
+def find_case(ws: Workspace, start: str) -> tuple[str, str]:
+    """Program and full id of the only case whose id starts so; raises ConfigurationError for none or several."""
+    found = sorted(
+        {(name, row["case_id"]) for name in program.registered() for row in ws.lake.rows("raw_cases", name) if row["case_id"].startswith(start)}
+    )
+    if len(found) != 1:
+        what = "none" if not found else f"{len(found)} of them"
+        raise ConfigurationError(f"expected exactly one case whose id starts with {start!r}, got {what}; see `med-assets cases PROGRAM`")
+    return found[0]
+
+
+def _of(ws: Workspace, table: str, prefix: str, case_id: str) -> list[dict[str, Any]]:
+    rows = [row for row in ws.lake.rows(table, prefix) if row["case_id"] == case_id]
+    return sorted(rows, key=lambda row: row.get("batch", ""))
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    return "accepted" if row["status"] == "ok" else f"quarantined ({row['reason_code']}): {row['reason']}"
+
+
+def _arrivals(ws: Workspace, name: str, case_id: str) -> list[str]:
+    lines = []
+    prepared = {(row["batch"], row["version"]): row for row in _of(ws, "prepared_cases", name, case_id)}
+    for row in _of(ws, "raw_cases", name, case_id):
+        lines.append(f"batch {row['batch']}: {row['n_instances']} DICOM instances, version {row['version'] or '-'}, {_outcome(row)}")
+        if row["synthetic"]:
+            lines.append("  marked synthetic in the data")
+        after = prepared.get((row["batch"], row["version"]))
+        if after:
+            lines.append(f"  prepared as {after['artifact'] or '-'}: {_outcome(after)}")
+        elif row["status"] == "ok":
+            lines.append("  not prepared yet")
+    return lines
+
+
+def _facts(ws: Workspace, name: str, case_id: str) -> list[str]:
+    rows = _of(ws, program.fact_table(name), name, case_id)
+    if not rows:
+        return []
+    specs = program.get(name).facts
+    return ["facts measured:"] + [f"  {fact}: {rows[-1][fact]} {spec.unit}".rstrip() for fact, spec in specs.items()]
+
+
+def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:
+    withdrawn = _of(ws, "withdrawals", name, case_id)
+    member = _of(ws, "dataset", name, case_id)
+    if withdrawn:
+        return [f"withdrawn: {withdrawn[-1]['reason']}"]
+    if not member:
+        return ["not in the dataset"]
+    lines = [f"in the dataset as version {member[0]['version']}"]
+    places = [row for row in ws.lake.rows("splits", name) if row["patient_id"] == member[0]["patient_id"]]
+    lines += [f"its patient is in split {row['split']} (fold {row['fold']}), assigned by: {row['assigned_by']}" for row in places]
+    return lines or ["its patient has no split yet"]
+
+
+def _models(ws: Workspace, name: str, case_id: str) -> list[str]:
+    primary = program.get(name).primary_metric
+    lines = []
+    for row in _of(ws, "evaluation_cases", name, case_id):
+        if (row["metric"], row["subject"]) == (primary.name, primary.subject):
+            value = "undefined" if row["value"] is None else f"{row['value']:.3f} {row['unit']}"
+            lines.append(f"  {row['experiment']} ({row['checkpoint']}): {primary.name} {primary.subject} {value}")
+    for row in _of(ws, "monitoring", name, case_id):
+        if (row["metric"], row["subject"]) == (primary.name, primary.subject) and row["value"] is not None:
+            seen = "seen in training" if row["seen_in_training"] else "not seen in training"
+            lines.append(f"  champion {row['checkpoint']} ({seen}): {primary.name} {primary.subject} {row['value']:.3f} {row['unit']}")
+    return ["scored by models:", *lines] if lines else ["no model was scored on it"]
+
+
+def explain_case(ws: Workspace, start: str) -> str:
+    """The story of the case whose id starts so, as lines for a person."""
+    name, case_id = find_case(ws, start)
+    lines = [f"case {case_id} of {name}"]
+    lines += _arrivals(ws, name, case_id) + _facts(ws, name, case_id)
+    lines += _membership(ws, name, case_id) + _models(ws, name, case_id)
+    return "\n".join(lines)

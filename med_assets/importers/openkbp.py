@@ -1,0 +1,194 @@
+"""OpenKBP (head and neck, MIT licence) from the challenge's CSV layout to one DICOM-RT folder per patient.
+
+The challenge gives 128^3 grids in C order whose axes run to posterior, left and *inferior* (measured: the cord lies
+behind the mandible, RightParotid at the lower second index, Brainstem at the lower third index than the cord). They
+are turned to (z, y, x) towards superior, posterior and left; nothing is resampled. `ct` is HU + 1024 clipped to
+0..4095 and 0 outside the possible dose mask, so that background reads -1024 HU. The offset is not written in the files:
+air in the airways peaks at 25-40, which is -1000 HU with this offset.
+"""
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from med_assets.dicom.geometry import Geometry, Volume
+from med_assets.dicom.write import (
+    CT_INTERCEPT_HU,
+    Identity,
+    derived_uid,
+    write_ct,
+    write_rtdose,
+    write_rtplan,
+    write_rtstruct,
+)
+from med_assets.errors import CaseRejected
+
+SPLITS = {"train-pats": "train", "validation-pats": "validation", "test-pats": "test"}
+"""Folders of the challenge, and what ClinicalTrialSiteID calls them."""
+
+TARGETS_GY = {"PTV70": 70.0, "PTV63": 63.0, "PTV56": 56.0}
+ORGANS = ("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible")
+DOSE_MASK = "possible_dose_mask"
+FRACTIONS = 35
+GRID = (128, 128, 128)
+
+CT_OFFSET = 1024
+"""What was added to HU in ct.csv."""
+
+CT_MAX = 4095
+"""Largest value of ct.csv: 12 bit."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of each patient, by "<split>_pt_N": written now, there already, or left out and why."""
+
+    imported: tuple[str, ...] = ()
+    existing: tuple[str, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient on the (z, y, x) grid: CT in HU, dose in Gy, and the masks by name, the possible dose mask last."""
+
+    ct_hu: Volume
+    dose_gy: Volume
+    masks: dict[str, np.ndarray]
+
+
+def import_patients(src: Path, dest: Path, patients: Collection[str] | None = None) -> ImportReport:
+    """Write dest/<split>_pt_N/ with CT, structure set, plan and dose for each patient of the challenge folder `src`.
+
+    `patients` limits the work to these names ("pt_1"). A folder appears only when complete, one that is there already
+    is left alone, and a patient that lacks a file or has an unusable one is reported as skipped, with nothing written.
+    """
+    folders = {
+        f"{split}_{folder.name}": (folder, split)
+        for parent, split in SPLITS.items()
+        for folder in sorted((src / parent).glob("pt_*"), key=_number)
+        if patients is None or folder.name in patients
+    }
+    found = {folder.name for folder, _ in folders.values()}
+    skipped = dict.fromkeys(sorted(set(patients or ()) - found), "no such patient in the source folder")
+    imported, existing = [], []
+    for case, (folder, split) in folders.items():
+        if (dest / case).exists():
+            existing.append(case)
+            continue
+        try:
+            patient = read_patient(folder)
+        except CaseRejected as error:
+            skipped[case] = f"{error.code}: {error.message}"
+            continue
+        write_patient(dest / case, patient, folder.name, split)
+        imported.append(case)
+    return ImportReport(tuple(imported), tuple(existing), skipped)
+
+
+def read_patient(folder: Path) -> Patient:
+    """Read one pt_N folder. Raises CaseRejected: missing_file, unreadable_csv, inconsistent_geometry, no_target."""
+    try:
+        steps = np.loadtxt(_existing(folder / "voxel_dimensions.csv"), dtype=float, ndmin=1)
+    except ValueError as error:
+        raise CaseRejected("unreadable_csv", "expected three numbers (mm) in voxel_dimensions.csv") from error
+    if steps.shape != (3,) or not np.isfinite(steps).all() or (steps <= 0).any():
+        raise CaseRejected("inconsistent_geometry", f"expected three voxel sizes above 0 mm, got {steps.tolist()}")
+    geometry = _geometry(*steps.tolist())
+    ct = _turned(_dense(folder / "ct.csv"))
+    if ct.min() < 0 or ct.max() > CT_MAX:
+        raise CaseRejected("unreadable_csv", f"expected ct from 0 to {CT_MAX}, got {ct.min():g} to {ct.max():g}")
+    dose = _turned(_dense(folder / "dose.csv"))
+    if dose.min() < 0:
+        raise CaseRejected("unreadable_csv", f"expected dose from 0 Gy, got {dose.min():g}")
+    masks = {
+        name: _turned(_mask(folder / f"{name}.csv"))
+        for name in (*TARGETS_GY, *ORGANS)
+        if (folder / f"{name}.csv").exists()
+    }
+    if not set(masks) & set(TARGETS_GY):
+        raise CaseRejected("no_target", f"expected at least one of {', '.join(TARGETS_GY)}")
+    masks[DOSE_MASK] = _turned(_mask(folder / f"{DOSE_MASK}.csv"))
+    ct_hu = (ct - CT_OFFSET).clip(CT_INTERCEPT_HU, None).astype(np.float32)
+    return Patient(Volume(ct_hu, geometry), Volume(dose, geometry), masks)
+
+
+def write_patient(folder: Path, patient: Patient, name: str, split: str) -> None:
+    """Write one patient as CT/, RS.dcm, RP.dcm and RD.dcm in a new `folder`, which appears only when complete."""
+    identity = Identity(
+        patient_id=f"OpenKBP-{name}",
+        study_uid=derived_uid("OpenKBP study", split, name),
+        frame_of_reference_uid=derived_uid("OpenKBP frame of reference", split, name),
+        trial=("OpenKBP", split),
+    )
+    geometry = patient.ct_hu.geometry
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    series_uid = identity.uid("CT series")
+    try:
+        ct_uids = write_ct(part / "CT", patient.ct_hu, identity, series_uid)
+        structures_uid = write_rtstruct(part / "RS.dcm", patient.masks, geometry, identity, series_uid, ct_uids)
+        targets = {number: TARGETS_GY[roi] for number, roi in enumerate(patient.masks, start=1) if roi in TARGETS_GY}
+        plan_uid = write_rtplan(part / "RP.dcm", max(targets.values()), FRACTIONS, targets, identity, structures_uid)
+        write_rtdose(part / "RD.dcm", patient.dose_gy, identity, plan_uid)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _geometry(dy: float, dx: float, dz: float) -> Geometry:
+    """The grid centred on (0, 0, 0), since the challenge gives no position. Sizes are in the challenge's axis order."""
+    z, y, x = (round(-(n - 1) / 2 * step, 6) for n, step in zip(GRID, (dz, dy, dx), strict=True))
+    return Geometry(GRID, (dz, dy, dx), (x, y, z))
+
+
+def _turned(array: np.ndarray) -> np.ndarray:
+    """From the challenge's axes (posterior, left, inferior) to (superior, posterior, left)."""
+    return np.ascontiguousarray(array.transpose(2, 0, 1)[::-1])
+
+
+def _dense(path: Path) -> np.ndarray:
+    table = _table(path)
+    values = table.iloc[:, 1].to_numpy(dtype=float)
+    if not np.isfinite(values).all():
+        raise CaseRejected(
+            "unreadable_csv", f"expected a number on each line of {path.name}, got empty or infinite ones"
+        )
+    dense = np.zeros(GRID)
+    dense.ravel()[table.iloc[:, 0].to_numpy()] = values
+    return dense
+
+
+def _mask(path: Path) -> np.ndarray:
+    mask = np.zeros(GRID, dtype=bool)
+    mask.ravel()[_table(path).iloc[:, 0].to_numpy()] = True
+    return mask
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """The rows (index, value) of a sparse CSV; the value column of a mask is empty."""
+    try:
+        table = pd.read_csv(_existing(path), dtype={0: np.int64, 1: np.float64})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise CaseRejected("unreadable_csv", f"expected lines 'index,value' in {path.name}; copy it again") from error
+    size = int(np.prod(GRID))
+    if table.shape[1] != 2 or table.empty or not table.iloc[:, 0].between(0, size - 1).all():
+        raise CaseRejected("unreadable_csv", f"expected rows with indices from 0 to {size - 1} in {path.name}")
+    if table.iloc[:, 0].duplicated().any():
+        raise CaseRejected("unreadable_csv", f"expected each index once in {path.name}; copy it again")
+    return table
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise CaseRejected("missing_file", f"expected {path.name}; fetch the patient again from the challenge")
+    return path
+
+
+def _number(folder: Path) -> tuple[int, str]:
+    digits = folder.name.removeprefix("pt_")
+    return (int(digits) if digits.isdecimal() else 0, folder.name)

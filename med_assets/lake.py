@@ -1,0 +1,147 @@
+"""Tables: one Parquet file per (table, partition), replaced atomically, queried with DuckDB.
+
+A partition is a slash-separated string such as `rt_dose/2026-11-21T09-30-00_a1b2c3`. Several processes write at once
+without a lock, since each writes its own files. Every table has a fixed schema, so equal rows give equal bytes.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from med_assets.errors import ConfigurationError
+from med_assets.files import file_sha256, replacing
+
+TEXT, REAL, INT, BOOL = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+CASE = {"program": TEXT, "batch": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT}
+OUTCOME = {"status": TEXT, "reason_code": TEXT, "reason": TEXT}
+
+TABLES: dict[str, Mapping[str, pa.DataType]] = {
+    "raw_cases": CASE
+    | {"content_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "n_instances": INT, "synthetic": BOOL}
+    | OUTCOME,
+    "prepared_cases": CASE | {"content_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "synthetic": BOOL} | OUTCOME,
+    "dataset": {
+        "program": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT, "content_hash": TEXT, "artifact": TEXT,
+        "given_split": TEXT, "synthetic": BOOL,
+    },
+    "withdrawals": {"program": TEXT, "case_id": TEXT, "reason": TEXT},
+    "splits": {"program": TEXT, "patient_id": TEXT, "split": TEXT, "fold": INT, "assigned_by": TEXT},
+    "training_history": {"program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "epoch": INT, "metric": TEXT, "value": REAL},
+    "evaluation_cases": {
+        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "case_id": TEXT, "patient_id": TEXT, "split": TEXT,
+        "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "convention": TEXT, "truth": REAL,
+        "prediction": REAL, "limit": REAL, "passed": BOOL, "passed_truth": BOOL, "n": INT,
+    },
+    "evaluation": {
+        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "split": TEXT, "metric": TEXT, "subject": TEXT,
+        "mean": REAL, "low": REAL, "high": REAL, "n": INT, "unit": TEXT, "convention": TEXT, "interval": TEXT,
+        "dataset_version": TEXT, "code_version": TEXT, "git_commit": TEXT,
+    },
+    "champions": {
+        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "dataset_version": TEXT, "n_train": INT,
+        "promoted_at": TEXT, "reason": TEXT,
+    },
+    "promotions": {
+        "program": TEXT, "challenger": TEXT, "checkpoint": TEXT, "reference": TEXT, "promoted": BOOL, "refused": BOOL,
+        "reason": TEXT, "mean": REAL, "low": REAL, "high": REAL, "n": INT,
+    },
+    "checkpoints": {
+        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,
+        "n_train": INT, "n_val": INT, "synthetic": BOOL, "weights_sha256": TEXT, "git_commit": TEXT,
+    },
+    "monitoring": {
+        "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "case_id": TEXT, "seen_in_training": BOOL, "metric": TEXT,
+        "subject": TEXT, "value": REAL, "unit": TEXT,
+    },
+}  # fmt: skip
+
+
+def sql_name(identifier: str) -> str:
+    """A table name quoted for SQL."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+class Lake:
+    """The tables under one folder."""
+
+    def __init__(self, root: Path, tables: Mapping[str, Mapping[str, pa.DataType]] = TABLES) -> None:
+        self.root = root
+        self.tables = dict(tables)
+
+    def _schema(self, table: str) -> pa.Schema:
+        if table not in self.tables:
+            raise ConfigurationError(f"expected one of the tables {sorted(self.tables)}, got {table!r}")
+        return pa.schema(list(self.tables[table].items()))
+
+    def _path(self, table: str, partition: str) -> Path:
+        return self.root / table / f"{partition}.parquet"
+
+    def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]]) -> str:
+        """Replace a partition by these rows, in their order; returns the SHA-256 of the file."""
+        rows, schema = list(rows), self._schema(table)
+        extra = {key for row in rows for key in row} - set(schema.names)
+        if extra:
+            raise ConfigurationError(f"table {table}: unknown columns {sorted(extra)}, expected {schema.names}")
+        columns = pa.Table.from_pylist(rows, schema=schema)
+        path = self._path(table, partition)
+        with replacing(path) as temporary:
+            pq.write_table(columns, temporary, compression="zstd")
+        return file_sha256(path)
+
+    def has(self, table: str, partition: str) -> bool:
+        """Whether the partition was ever written."""
+        return self._path(table, partition).is_file()
+
+    def partitions(self, table: str, prefix: str = "") -> list[str]:
+        """Partitions of a table that equal the prefix or lie under it, sorted."""
+        root = self.root / table
+        found = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.parquet"))
+        return [name for name in found if not prefix or name == prefix or name.startswith(prefix.rstrip("/") + "/")]
+
+    def rows(self, table: str, prefix: str = "") -> list[dict[str, Any]]:
+        """Rows of all partitions under a prefix, as dictionaries, in partition order."""
+        schema = self._schema(table)
+        out: list[dict[str, Any]] = []
+        for partition in self.partitions(table, prefix):
+            out += pq.ParquetFile(self._path(table, partition)).read().select(schema.names).to_pylist()
+        return out
+
+    def read(self, table: str, prefix: str = "") -> pd.DataFrame:
+        """Rows of all partitions under a prefix as a data frame with the table's columns."""
+        return pa.Table.from_pylist(self.rows(table, prefix), schema=self._schema(table)).to_pandas()
+
+    def remove(self, table: str, partition: str) -> None:
+        """Take a partition away."""
+        self._path(table, partition).unlink(missing_ok=True)
+
+    def _views(self) -> list[str]:
+        return [
+            f"CREATE OR REPLACE VIEW {sql_name(table)} AS SELECT * FROM "
+            f"read_parquet('{(self.root / table).as_posix()}/**/*.parquet', union_by_name=true)"
+            for table in sorted(self.tables)
+            if self.partitions(table)
+        ]
+
+    def query(self, sql: str) -> pd.DataFrame:
+        """Run SQL over views of all tables that have rows on disk."""
+        import duckdb
+
+        with duckdb.connect() as connection:
+            for view in self._views():
+                connection.execute(view)
+            return connection.execute(sql).df()
+
+    def write_catalog(self, path: Path) -> None:
+        """Write `catalog.duckdb` with a view per table, for any DuckDB client."""
+        import duckdb
+
+        with replacing(path) as temporary:
+            temporary.unlink()
+            with duckdb.connect(str(temporary)) as connection:
+                for view in self._views():
+                    connection.execute(view)

@@ -1,0 +1,179 @@
+"""The gamma index of a predicted dose, with every choice that changes the number recorded beside it.
+
+pymedphys computes the index; this module chooses the reference points, so that a fixed seed gives a fixed set and a region
+inside the volume gets its own sample of points instead of the few that fall into it by chance.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_assets.errors import MedAssetsError
+
+_MEMORY_BYTES = 2**29
+"""What pymedphys may use at a time for interpolated points: small enough for several workers on one machine."""
+
+_SEARCH_TO_GAMMA = 1.1
+"""Where the search stops: above 1, the only value that a passing rate depends on. Searching on to gamma 2 gives the same
+rate and costs eight times as much where a prediction is poor."""
+
+_UNSELECTED_GY = -1.0
+"""Reference dose written where no gamma is wanted: below any cut-off, so that pymedphys leaves the point out."""
+
+
+class GammaSettings(BaseModel):
+    """The choices behind a gamma passing rate; two rates compare only when all of them are equal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dose_percent_threshold: float = Field(3.0, gt=0, description="dose criterion, % of the normalisation dose")
+    distance_mm_threshold: float = Field(3.0, gt=0, description="distance to agreement, mm")
+    lower_cutoff_percent: float = Field(
+        10.0, ge=0, le=100, description="reference voxels below this % of the normalisation dose are left out"
+    )
+    normalisation: Literal["max_reference", "prescription"] = Field(
+        "max_reference", description="dose of 100 % in the global criterion and the cut-off"
+    )
+    interp_fraction: int = Field(
+        10, ge=1, description="the predicted dose is searched in steps of distance_mm_threshold / interp_fraction"
+    )
+    max_points: int | None = Field(
+        5000, ge=1, description="reference voxels sampled per region with the seed; null evaluates every voxel"
+    )
+    seed: int = Field(0, ge=0, description="seed of the sample of reference voxels")
+
+    def convention(self) -> str:
+        """Return the settings as one sentence that is stored with the number."""
+        sample = (
+            "all reference voxels"
+            if self.max_points is None
+            else f"at most {self.max_points} random reference voxels per region (seed {self.seed})"
+        )
+        base = "the maximum planned dose" if self.normalisation == "max_reference" else "the prescription"
+        return (
+            f"global gamma {self.dose_percent_threshold:g}%/{self.distance_mm_threshold:g} mm, % of {base}; reference is "
+            f"the planned dose, from {self.lower_cutoff_percent:g}% up, inside the body; 3-D search in steps of "
+            f"{self.distance_mm_threshold / self.interp_fraction:g} mm; {sample}; pymedphys"
+        )
+
+
+@dataclass(frozen=True)
+class GammaRate:
+    """Passing rate of one region: % of `n` evaluated reference voxels with gamma <= 1, out of `eligible` ones.
+
+    `passing_percent` is None when no voxel of the region reaches the cut-off.
+    """
+
+    passing_percent: float | None
+    n: int
+    eligible: int
+
+
+def gamma_rates(
+    reference_gy: NDArray[np.floating],
+    evaluated_gy: NDArray[np.floating],
+    spacing_mm: tuple[float, float, float],
+    regions: Mapping[str, NDArray[np.bool_]],
+    settings: GammaSettings,
+    *,
+    prescription_gy: float | None = None,
+) -> dict[str, GammaRate]:
+    """Return the gamma passing rate of `evaluated_gy` for each region of the reference grid.
+
+    Both doses and all masks are (z, y, x) on one grid with `spacing_mm` (dz, dy, dx). Each region's sample is uniform
+    over its own voxels at or above the cut-off, and the index is that of the full volume: the search may leave the
+    region. Raises ValueError for arrays of different shapes or a missing prescription, and MedAssetsError when the
+    normalisation dose is not above 0 Gy or pymedphys returns no gamma for a point that it was asked for.
+    """
+    for name, array in {"evaluated dose": evaluated_gy, **regions}.items():
+        if array.shape != reference_gy.shape:
+            raise ValueError(f"expected {name} on the reference grid {reference_gy.shape}, got {array.shape}")
+    if settings.normalisation == "prescription":
+        if prescription_gy is None:
+            raise ValueError("expected prescription_gy for gamma normalised to the prescription, got None")
+        normalisation_gy = float(prescription_gy)
+    else:
+        normalisation_gy = float(reference_gy.max())
+    if not normalisation_gy > 0:
+        raise MedAssetsError(f"gamma needs a normalisation dose above 0 Gy, got {normalisation_gy}; the plan has no dose")
+
+    above = reference_gy >= settings.lower_cutoff_percent / 100 * normalisation_gy
+    eligible = {name: np.flatnonzero(above & mask) for name, mask in regions.items()}
+    chosen = _choose(eligible, reference_gy.size, settings)
+    points = np.unique(np.concatenate([*chosen.values(), np.empty(0, dtype=np.intp)])).astype(np.intp)
+    if points.size == 0:
+        return {name: GammaRate(None, 0, 0) for name in regions}
+    passed = _passes_at(points, reference_gy, evaluated_gy, spacing_mm, normalisation_gy, settings)
+
+    rates = {}
+    for name, indices in chosen.items():
+        passes = passed[np.searchsorted(points, indices)]
+        rates[name] = GammaRate(
+            passing_percent=float(100 * passes.mean()) if passes.size else None,
+            n=int(passes.size),
+            eligible=int(eligible[name].size),
+        )
+    return rates
+
+
+def _choose(
+    eligible: Mapping[str, NDArray[np.intp]], size: int, settings: GammaSettings
+) -> dict[str, NDArray[np.intp]]:
+    """Take the points of lowest random rank in each region: nested regions share most of them, each sample is uniform."""
+    if settings.max_points is None or all(len(indices) <= settings.max_points for indices in eligible.values()):
+        return dict(eligible)
+    rank = np.random.default_rng(settings.seed).random(size, dtype=np.float32)
+    chosen = {}
+    for name, indices in eligible.items():
+        if len(indices) > settings.max_points:
+            indices = np.sort(indices[np.argpartition(rank[indices], settings.max_points)[: settings.max_points]])
+        chosen[name] = indices
+    return chosen
+
+
+def _passes_at(
+    points: NDArray[np.intp],
+    reference_gy: NDArray[np.floating],
+    evaluated_gy: NDArray[np.floating],
+    spacing_mm: tuple[float, float, float],
+    normalisation_gy: float,
+    settings: GammaSettings,
+) -> NDArray[np.bool_]:
+    """Return gamma <= 1 at flat indices, computed in the box that the search can reach: the result is that of the whole."""
+    from pymedphys import gamma
+
+    index = np.unravel_index(points, reference_gy.shape)
+    reach_mm = _SEARCH_TO_GAMMA * settings.distance_mm_threshold
+    box = tuple(
+        slice(max(0, int(axis.min()) - ceil(reach_mm / step) - 1), int(axis.max()) + ceil(reach_mm / step) + 2)
+        for axis, step in zip(index, spacing_mm, strict=True)
+    )
+    selected = np.full(reference_gy.shape, _UNSELECTED_GY)
+    selected[index] = reference_gy[index]
+    selected = selected[box]
+    axes = tuple(np.arange(count) * float(step) for count, step in zip(selected.shape, spacing_mm, strict=True))
+    result = gamma(
+        axes,
+        selected,
+        axes,
+        np.asarray(evaluated_gy[box], dtype=np.float64),
+        settings.dose_percent_threshold,
+        settings.distance_mm_threshold,
+        lower_percent_dose_cutoff=settings.lower_cutoff_percent,
+        interp_fraction=settings.interp_fraction,
+        max_gamma=_SEARCH_TO_GAMMA,
+        global_normalisation=normalisation_gy,
+        skip_once_passed=True,
+        ram_available=_MEMORY_BYTES,
+    )
+    local = tuple(axis - side.start for axis, side in zip(index, box, strict=True))
+    values = np.asarray(result[local], dtype=np.float64)
+    missing = int(np.count_nonzero(np.isnan(values)))
+    if missing:
+        raise MedAssetsError(f"gamma: expected a value at all {points.size} reference voxels, pymedphys left out {missing}")
+    return values <= 1

@@ -1,0 +1,173 @@
+"""The program contract, and the registry of programs.
+
+A program is one clinical question: it says how to recognise its cases among files, how to prepare and audit one, how to
+train and predict, and how to score. Everything else is common. A new program is a folder under `programs/`, one line in
+`REGISTRY` and its `conf/`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import yaml
+
+from med_assets.errors import ConfigurationError
+from med_assets.experiments import conf_folder
+
+if TYPE_CHECKING:
+    from med_assets.audit.expectations import Expectation
+    from med_assets.dicom.discover import Instance
+    from med_assets.metrics.score import Score
+    from med_assets.settings import Workspace
+
+REGISTRY = {"rt_dose": "med_assets.programs.rt_dose:RtDose"}
+"""Module and class of each program; imported when first asked for."""
+
+FACT_KEYS = {"program": pa.string(), "batch": pa.string(), "case_id": pa.string(), "version": pa.string()}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One measured fact of a case: its Arrow type, unit and meaning."""
+
+    type: pa.DataType
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that decides: its name and subject in the evaluation tables, and whether lower is better."""
+
+    name: str
+    subject: str
+    unit: str
+    lower_is_better: bool
+    meaning: str
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """Files that together are one case: the raw patient id, the UID that identifies the case, and the instances."""
+
+    patient_id: str
+    identity_uid: str
+    instances: tuple["Instance", ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A group of files that is no usable case: a code to count by, a message for a person, and how many files."""
+
+    code: str
+    message: str
+    n_instances: int
+    patient_id: str = ""
+    identity_uid: str = ""
+
+
+class Program(ABC):
+    """What is special to one clinical question. Implementations import torch and its like inside methods only."""
+
+    name: str
+    title: str
+    description: str
+    owners: tuple[str, ...]
+    modalities: tuple[str, ...]
+    code_versions: Mapping[str, str]
+    """Version of the code of each stage (intake, prepare, train, evaluate): raised by hand when results change."""
+    facts: Mapping[str, Fact]
+    primary_metric: Metric
+    guarded_metrics: tuple[Metric, ...]
+    baseline: str | None
+    """Name of the experiment that any champion must beat, if there is one."""
+
+    @abstractmethod
+    def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
+        """Group DICOM instances into cases; what does not make a case is refused with a reason."""
+
+    def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
+        """Hydra overrides that every experiment of this workspace gets."""
+        return ()
+
+    @abstractmethod
+    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+        """ROI names that are anatomy and may pass de-identification."""
+
+    @abstractmethod
+    def settings(self, ws: "Workspace") -> dict[str, Any]:
+        """All configuration that preparing depends on; part of every prepared case's key."""
+
+    @abstractmethod
+    def verify(self, case: RawCase) -> None:
+        """Check that the files of a case belong together; raises CaseRejected."""
+
+    @abstractmethod
+    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+        """Convert de-identified DICOM under `raw` to arrays under `out`; returns the facts. Raises CaseRejected."""
+
+    @abstractmethod
+    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+        """What the facts of an acceptable case look like."""
+
+    @abstractmethod
+    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+        """All configuration that scores depend on; part of every score's key."""
+
+    @abstractmethod
+    def scorer(self, ws: "Workspace", checkpoint: Path) -> "Scorer":
+        """Load a checkpoint once, to score many cases. Raises CheckpointMismatch."""
+
+    @abstractmethod
+    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        """Plots of one case for people, written under `out`."""
+
+    @abstractmethod
+    def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
+        """Write `n` synthetic cases, as real DICOM files, marked synthetic in the data."""
+
+
+class Scorer(ABC):
+    """A loaded checkpoint."""
+
+    @abstractmethod
+    def score(self, prepared: Path, out: Path) -> list["Score"]:
+        """Predict one prepared case, keep under `out` what its report needs, and return its scores."""
+
+
+def registered() -> tuple[str, ...]:
+    """Names of all programs, sorted."""
+    return tuple(sorted(REGISTRY))
+
+
+@cache
+def get(name: str) -> Program:
+    """The program of that name; raises ConfigurationError listing those there are."""
+    if name not in REGISTRY:
+        raise ConfigurationError(f"expected one of the programs {list(registered())}, got {name!r}")
+    module, _, attribute = REGISTRY[name].partition(":")
+    program: Program = getattr(import_module(module), attribute)()
+    return program
+
+
+def config(name: str) -> dict[str, Any]:
+    """Content of `conf/<program>/_program.yaml`: what holds for all experiments of a program."""
+    path = conf_folder(name) / "_program.yaml"
+    return dict(yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+
+
+def fact_table(name: str) -> str:
+    """Lake table with the facts of a program's cases."""
+    return f"{name}_facts"
+
+
+def fact_tables() -> dict[str, Mapping[str, pa.DataType]]:
+    """Schemas of the fact tables of all programs."""
+    return {
+        fact_table(name): FACT_KEYS | {fact: spec.type for fact, spec in get(name).facts.items()} for name in registered()
+    }

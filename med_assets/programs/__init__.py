@@ -1,0 +1,1 @@
+"""What is special to each clinical program, and nothing else."""

@@ -1,0 +1,188 @@
+"""Radiotherapy dose prediction from CT and contours: the program's side of the contract, and its facts."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from med_assets.errors import ConfigurationError
+from med_assets.program import Fact, Metric, Program, RawCase, Refusal, Scorer
+from med_assets.programs.rt_dose.site import Site, load_site
+
+if TYPE_CHECKING:
+    from med_assets.audit.expectations import Expectation
+    from med_assets.dicom.discover import Instance
+    from med_assets.metrics.score import Score
+    from med_assets.settings import Workspace
+
+REAL, INT, BOOL = pa.float64(), pa.int64(), pa.bool_()
+PARTS = {"RTSTRUCT": "no_rtstruct", "RTPLAN": "no_rtplan", "RTDOSE": "no_rtdose"}
+SEVERAL = {"RTSTRUCT": "several_structure_sets", "RTPLAN": "several_plans", "RTDOSE": "several_doses"}
+
+
+def _linked(instances: Iterable["Instance"], targets: set[str]) -> list["Instance"]:
+    return [instance for instance in instances if targets & set(instance.referenced_sops)]
+
+
+class RtDose(Program):
+    """CT, RTSTRUCT, RTPLAN and RTDOSE of one plan are one case, known by its patient and its CT series."""
+
+    name = "rt_dose"
+    title = "Radiotherapy dose prediction"
+    description = "Predicts the dose of a radiotherapy plan from the planning CT and its contours."
+    owners = ("team:radiotherapy",)
+    modalities = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
+    code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    primary_metric = Metric("openkbp_dose_score", "body", "Gy", True, "mean absolute dose error over the region that may get dose")
+    guarded_metrics = (Metric("openkbp_dvh_score", "all", "Gy", True, "mean absolute error of the OpenKBP DVH criteria"),)
+    baseline = "mean_dose"
+    facts = {  # noqa: RUF012 - read only
+        "slices": Fact(INT, "count", "slices of the CT series"),
+        "spacing_z_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
+        "spacing_xy_mm": Fact(REAL, "mm", "pixel spacing"),
+        "hu_min": Fact(REAL, "HU", "lowest CT number"),
+        "hu_max": Fact(REAL, "HU", "highest CT number"),
+        "body_ml": Fact(REAL, "ml", "volume of the body, or of the region that may get dose where one was drawn"),
+        "target_ml": Fact(REAL, "ml", "volume of the target with the highest dose"),
+        "structures_present": Fact(INT, "count", "structures of the site that have voxels"),
+        "rois_unmatched": Fact(INT, "count", "ROIs that match no structure of the site"),
+        "prescription_gy": Fact(REAL, "Gy", "prescription used for normalising"),
+        "prescription_in_plan": Fact(BOOL, "", "whether the plan states it (else the site's default)"),
+        "fractions": Fact(INT, "count", "fractions planned"),
+        "dose_max_gy": Fact(REAL, "Gy", "highest dose"),
+        "target_mean_ratio": Fact(REAL, "1", "mean dose of the main target / prescription"),
+        "target_d95_gy": Fact(REAL, "Gy", "dose that 95% of the main target gets at least"),
+        "dose_outside_ratio": Fact(REAL, "1", "mean dose in the body outside targets / mean dose of the main target"),
+        "sdf_sign_agreement": Fact(REAL, "1", "least share of voxels whose signed distance agrees with the mask"),
+    }
+
+    def site(self, ws: "Workspace") -> Site:
+        """The treatment site that this workspace is set to (MED_ASSETS_RT_DOSE_SITE)."""
+        return load_site(ws.option(self.name, "site", "prostate_sib"))
+
+    def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
+        """Overrides that every experiment of this workspace gets: the site."""
+        return (f"site={ws.option(self.name, 'site', 'prostate_sib')}",)
+
+    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+        site = self.site(ws)
+        groups = [*site.synonyms.values(), site.structures, site.body_synonyms, site.dose_mask_synonyms]
+        return frozenset(name for group in groups for name in group)
+
+    def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
+        by_modality: dict[str, list[Instance]] = defaultdict(list)
+        for instance in instances:
+            by_modality[instance.modality].append(instance)
+        cases, refusals = [], []
+        series: dict[str, list[Instance]] = defaultdict(list)
+        for instance in by_modality["CT"]:
+            series[instance.series_uid].append(instance)
+        used: set[str] = set()
+        for uid in sorted(series):
+            found = self._case(uid, series[uid], by_modality, len(series))
+            used |= {instance.sop_instance_uid for instance in found[1]}
+            if isinstance(found[0], RawCase):
+                cases.append(found[0])
+            else:
+                refusals.append(found[0])
+        for modality in sorted(by_modality):
+            left = [one for one in by_modality[modality] if modality != "CT" and one.sop_instance_uid not in used]
+            if left and modality in PARTS:
+                text = f"expected the CT series that this {modality} was planned on, got none beside it; send the whole plan together"
+                refusals.append(Refusal("no_ct", text, len(left)))
+            elif left:
+                text = f"expected CT, RTSTRUCT, RTPLAN and RTDOSE, got {len(left)} instances of {modality}; they are not used"
+                refusals.append(Refusal("wrong_modality", text, len(left)))
+        return cases, refusals
+
+    def _case(
+        self, uid: str, slices: list["Instance"], others: dict[str, list["Instance"]], n_series: int
+    ) -> tuple[RawCase | Refusal, list["Instance"]]:
+        """The case of one CT series, or why it is none, and the instances that were looked at for it."""
+        frame, patient = slices[0].frame_of_reference_uid, slices[0].patient_id
+        targets, parts = {one.sop_instance_uid for one in slices}, list(slices)
+        problem = ""
+        text = ""
+        if not patient.strip():
+            problem, text = "missing_patient_id", "expected a PatientID, got none; without it splits can't keep a patient together"
+        for modality in PARTS:
+            linked = _linked(others[modality], targets)
+            if not linked and n_series == 1:
+                linked = [one for one in others[modality] if one.frame_of_reference_uid in ("", frame)] or others[modality]
+            if modality == "RTDOSE" and len(linked) == 1 or modality != "RTDOSE" and linked:
+                targets = {one.sop_instance_uid for one in linked}
+            parts += linked
+            if not linked and not problem:
+                problem, text = PARTS[modality], f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan"
+            elif len(linked) > 1 and not problem:
+                text = f"expected one {modality} for the CT series, got {len(linked)}; send the one that was treated"
+                problem = SEVERAL[modality]
+        if problem:
+            return Refusal(problem, text, len(parts), patient, uid), parts
+        return RawCase(patient, uid, tuple(parts)), parts
+
+    def verify(self, case: RawCase) -> None:
+        import pydicom
+
+        from med_assets.dicom.links import verify_chain
+
+        first = {}
+        for instance in case.instances:
+            if instance.modality != "CT":
+                first[instance.modality] = pydicom.dcmread(instance.path, stop_before_pixels=True)
+        slices = [one for one in case.instances if one.modality == "CT"]
+        verify_chain(first["RTPLAN"], first["RTSTRUCT"], first["RTDOSE"], slices)
+        self._check_pixels(case)
+
+    def _check_pixels(self, case: RawCase) -> None:
+        """Read geometry, dose and contours once before anything is stored, so that broken files are refused at intake."""
+        import pydicom
+
+        from med_assets.dicom.geometry import read_ct_series
+        from med_assets.dicom.rtdose import read_dose
+
+        read_ct_series([pydicom.dcmread(one.path) for one in case.instances if one.modality == "CT"])
+        read_dose(next(pydicom.dcmread(one.path) for one in case.instances if one.modality == "RTDOSE"))
+
+    def settings(self, ws: "Workspace") -> dict[str, Any]:
+        return self.site(ws).model_dump(mode="json", exclude={"limits", "title"})
+
+    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+        from med_assets.programs.rt_dose.prepare import prepare_case
+
+        return prepare_case(case_id, raw, out, self.site(ws))
+
+    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+        from med_assets.programs.rt_dose.audit import expectations
+
+        return expectations(self.site(ws))
+
+    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+        from med_assets.programs.rt_dose.score import EvaluationSettings
+
+        return {
+            "scores": EvaluationSettings().model_dump(mode="json"),
+            "limits": [limit.model_dump(mode="json") for limit in self.site(ws).limits],
+        }
+
+    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
+        from med_assets.programs.rt_dose.scorer import DoseScorer
+
+        return DoseScorer(checkpoint, self.site(ws))
+
+    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        from med_assets.programs.rt_dose.scorer import draw
+
+        return draw(prepared, predicted, out)
+
+    def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
+        from med_assets.phantoms.prostate import write_case
+
+        if n < 1:
+            raise ConfigurationError(f"expected at least one phantom, got {n}")
+        for number in range(n):
+            write_case(folder / f"phantom-{seed + number:04d}", seed + number)
+
+

@@ -1,0 +1,87 @@
+"""The fields of a dose-prediction experiment, beyond those of every experiment."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from med_assets.experiments import Experiment, Settings
+from med_assets.programs.rt_dose.site import Site
+
+Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (z, y, x)")]
+
+POOLINGS = 4
+"""Times that the network halves its input, so that patch sides are multiples of 2 ** POOLINGS."""
+
+
+class Network(Settings):
+    """What predicts the dose."""
+
+    kind: Literal["unet", "mean_dose"] = Field(description="unet is trained; mean_dose is the mean of the training doses")
+    base_channels: int = Field(ge=8, multiple_of=8, description="channels of the first level of the U-Net, count")
+    template_mm: float = Field(gt=0, description="voxel side of the mean dose, mm; mean_dose only")
+
+
+class Patches(Settings):
+    """Where the training patches come from."""
+
+    size: Voxels = Field(description="patch, voxels along (z, y, x), multiples of 16")
+    per_case: int = Field(ge=1, description="patches taken of each case in an epoch, count")
+    per_epoch: int | None = Field(ge=1, description="patches in an epoch in place of per_case x cases, count")
+    high_dose_share: float = Field(ge=0, le=1, description="share of patches whose centre gets dose, 0 to 1")
+    high_dose_level: float = Field(ge=0, description="dose that counts as high, fraction of the prescription")
+    flip_x: bool = Field(description="mirror half of the patches left to right, swapping left and right structures")
+
+    @model_validator(mode="after")
+    def _size_can_be_halved(self) -> Self:
+        if any(side < 1 or side % 2**POOLINGS for side in self.size):
+            raise ValueError(f"patch sides must be multiples of {2**POOLINGS}, found {self.size}")
+        return self
+
+
+class Losses(Settings):
+    """Weights of the terms of the loss; a term of weight 0 is not computed. Doses are in units of the prescription."""
+
+    mse: float = Field(ge=0, description="weight of the mean squared error")
+    negative: float = Field(ge=0, description="weight of the mean of the negative part of the prediction")
+    gradient: float = Field(ge=0, description="weight of the L1 error of the Sobel gradients")
+    dvh: float = Field(ge=0, description="weight of the DVH term")
+    structure: float = Field(ge=0, description="weight of the structure-weighted squared error")
+    dvh_temperature: float = Field(gt=0, description="width of the soft step of Vx, fraction of the prescription")
+    dvh_min_voxels: int = Field(ge=1, description="structures with fewer voxels in the patch are left out, count")
+    target_weight: float = Field(ge=0, description="weight of voxels in a target, of the structure-weighted error")
+    boundary_weight: float = Field(ge=0, description="weight of voxels near the surface of an organ at risk")
+    background_weight: float = Field(ge=0, description="weight of all other voxels")
+    boundary_mm: float = Field(gt=0, le=50, description="distance from the surface that counts as near, mm")
+
+    @model_validator(mode="after")
+    def _something_is_minimised(self) -> Self:
+        if self.mse + self.structure == 0:
+            raise ValueError("mse or structure must be above 0: the other terms alone do not determine the dose")
+        return self
+
+
+class Inference(Settings):
+    """How a whole volume is predicted: overlapping windows, blended with a Gaussian."""
+
+    window: Voxels = Field(description="window, voxels along (z, y, x), multiples of 16")
+    overlap: float = Field(ge=0, lt=1, description="share of a window that its neighbour covers again, 0 to 1")
+    sigma: float = Field(gt=0, description="standard deviation of the blending Gaussian, fraction of the window")
+
+    @model_validator(mode="after")
+    def _window_can_be_halved(self) -> Self:
+        if any(side < 1 or side % 2**POOLINGS for side in self.window):
+            raise ValueError(f"window sides must be multiples of {2**POOLINGS}, found {self.window}")
+        return self
+
+
+class DoseExperiment(Experiment):
+    """A dose-prediction experiment, with its whole site."""
+
+    site: Site = Field(description="treatment site: structures, levels and limits")
+    network: Network = Field(description="what predicts the dose")
+    patches: Patches = Field(description="training patches")
+    losses: Losses = Field(description="weights of the loss")
+    inference: Inference = Field(description="prediction of whole volumes")
+
+
+EXPERIMENT = DoseExperiment

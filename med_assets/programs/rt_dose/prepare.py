@@ -1,0 +1,199 @@
+"""One radiotherapy case from de-identified DICOM to arrays on the CT's own grid, and its measured facts.
+
+Masks are rasterised on the CT grid and never resampled; the dose is interpolated onto it. Nothing is made up: a structure
+that is absent stays absent, and what would need a guess is a rejection.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from med_assets.errors import CaseRejected
+from med_assets.files import write_json
+from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
+from med_assets.programs.rt_dose.site import Site
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from med_assets.dicom.rtstruct import Roi
+
+BODY_THRESHOLD_HU = -300.0
+"""Where no ROI outlines the patient, the body is the largest region above this with its holes filled."""
+
+INT16 = np.iinfo(np.int16)
+
+
+def load(folder: Path) -> dict[str, list["Dataset"]]:
+    """Datasets of a stored case by modality."""
+    import pydicom
+
+    found: dict[str, list[Dataset]] = {}
+    for path in sorted(folder.glob("*.dcm")):
+        ds = pydicom.dcmread(path)
+        found.setdefault(str(ds.Modality), []).append(ds)
+    return found
+
+
+def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """int8 signed distance (z, y, x), negative inside: 127 is 50 mm or more outside; all 127 for an empty mask.
+
+    Distances are from voxel centre to the nearest centre of the other side, less half of nothing: a boundary voxel has the
+    distance to its neighbour, so signs agree with the mask everywhere.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if not mask.any():
+        return np.full(mask.shape, SDF_SCALE, dtype=np.int8)
+    outside = distance_transform_edt(~mask, sampling=spacing_mm)
+    inside = distance_transform_edt(mask, sampling=spacing_mm)
+    scaled = np.rint(np.clip(outside - inside, -SDF_CLIP_MM, SDF_CLIP_MM) * (SDF_SCALE / SDF_CLIP_MM))
+    return np.asarray(scaled, dtype=np.int8)
+
+
+def body_from_ct(ct_hu: np.ndarray) -> np.ndarray:
+    """Largest connected region above -300 HU, holes filled slice by slice; bool (z, y, x)."""
+    from scipy.ndimage import binary_fill_holes, label
+
+    regions, n = label(ct_hu > BODY_THRESHOLD_HU)
+    if n == 0:
+        raise CaseRejected("no_body", f"expected tissue above {BODY_THRESHOLD_HU:g} HU in the CT, found none; check RescaleIntercept")
+    sizes = np.bincount(regions.ravel())
+    sizes[0] = 0
+    largest = regions == sizes.argmax()
+    return np.stack([binary_fill_holes(plane) for plane in largest])
+
+
+def _crop(masks: dict[str, np.ndarray], spacing_mm: Sequence[float], site: Site) -> tuple[slice, slice, slice]:
+    """Part of the grid that is kept: the structures' extent along z with the site's margin, and its in-plane square."""
+    union = np.logical_or.reduce(list(masks.values()))
+    shape, kept = union.shape, []
+    for axis in range(3):
+        occupied = np.flatnonzero(union.any(axis=tuple(other for other in range(3) if other != axis)))
+        low, high = int(occupied[0]), int(occupied[-1]) + 1
+        if axis == 0:
+            margin = int(np.ceil(site.crop_margin_mm / spacing_mm[0]))
+            low, high = max(0, low - margin), min(shape[0], high + margin)
+        elif site.crop_inplane_mm is None:
+            low, high = 0, shape[axis]
+        else:
+            side = min(shape[axis], max(high - low, round(site.crop_inplane_mm / spacing_mm[axis])))
+            low = int(np.clip((low + high - side) // 2, 0, shape[axis] - side))
+            high = low + side
+        kept.append(slice(low, high))
+    return kept[0], kept[1], kept[2]
+
+
+def _structures(rois: Sequence["Roi"], site: Site, geometry: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None, int]:
+    """Masks by structure of the site, the mask of the region of interest if one was drawn, and the count of unmatched ROIs."""
+    from med_assets.dicom.rtstruct import match_rois, rasterise
+
+    special = {"body": site.body_synonyms, "dose_mask": site.dose_mask_synonyms}
+    drawn = [roi for roi in rois if roi.contours]
+    match = match_rois([roi.name for roi in drawn], {**site.synonyms, **special})
+    if match.ambiguous:
+        raise CaseRejected(
+            "ambiguous_roi",
+            f"expected one ROI per structure, got several for {sorted(match.ambiguous)}; rename or remove the ones that do not count",
+        )
+    missing = sorted(set(site.required) - match.found.keys())
+    if missing:
+        raise CaseRejected(
+            "no_ptv",
+            f"expected ROIs for {missing} (site {site.name}), none of {len(drawn)} ROIs matches; found {sorted(match.found)} and "
+            f"{len(match.unmatched)} others; add a synonym in conf/rt_dose/sites/{site.name}.yaml",
+        )
+    by_name = {roi.name: roi for roi in drawn}
+    masks = {name: rasterise(by_name[roi], geometry) for name, roi in match.found.items()}
+    body = masks.pop("dose_mask", None)
+    outline = masks.pop("body", None)
+    empty = sorted(name for name in site.required if not masks[name].any())
+    if empty:
+        raise CaseRejected("empty_target", f"expected at least one voxel in {empty}, got none; check the contours against the CT")
+    return masks, outline if body is None else body, len(match.unmatched)
+
+
+def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, Any]:
+    """Write the prepared arrays of the case under `raw` to `out` and return its facts.
+
+    Raises CaseRejected with the codes of the DICOM readers and no_ptv, empty_target, no_prescription, no_body.
+    """
+    from med_assets.dicom.geometry import read_ct_series
+    from med_assets.dicom.rtdose import read_dose, resample
+    from med_assets.dicom.rtplan import read_plan
+    from med_assets.dicom.rtstruct import read_rois
+    from med_assets.dicom.write import is_synthetic
+
+    files = load(raw)
+    ct = read_ct_series(files["CT"])
+    spacing = ct.geometry.spacing_mm
+    masks, body, unmatched = _structures(read_rois(files["RTSTRUCT"][0]), site, ct.geometry)
+    plan = read_plan(files["RTPLAN"][0])
+    prescription = plan.prescription_gy or site.default_prescription_gy
+    if prescription is None:
+        raise CaseRejected("no_prescription", "expected a target prescription dose in the RTPLAN, got none; add it or set the site's default")
+    dose = np.asarray(resample(read_dose(files["RTDOSE"][0]), ct.geometry), dtype=np.float32)
+    if body is None:
+        body = body_from_ct(ct.array)
+    kept = _crop(masks, spacing, site)
+    masks = {name: mask[kept] for name, mask in masks.items()}
+    hu, dose, body = ct.array[kept], dose[kept], body[kept]
+    bits = np.zeros(hu.shape, dtype=np.uint16)
+    sdf = np.empty((len(site.structures), *hu.shape), dtype=np.int8)
+    for index, name in enumerate(site.structures):
+        mask = masks.get(name, np.zeros(hu.shape, dtype=bool))
+        bits |= mask.astype(np.uint16) << np.uint16(index)
+        sdf[index] = signed_distance(mask, spacing)
+    present = [name for name in site.structures if name in masks and masks[name].any()]
+    for name, array in {
+        "ct": np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16),
+        "dose": dose,
+        "masks": bits,
+        "sdf": sdf,
+        "body": body,
+    }.items():
+        np.save(out / f"{name}.npy", np.ascontiguousarray(array))
+    geometry = ct.geometry.to_dict() | {
+        "shape": list(hu.shape),
+        "origin_mm": [float(value) for value in ct.geometry.to_points(np.array([[axis.start for axis in kept]]))[0]],
+    }
+    write_json(
+        out / "case.json",
+        {
+            "case_id": case_id,
+            "site": site.name,
+            "spacing_mm": list(spacing),
+            "geometry": geometry,
+            "structures": list(site.structures),
+            "present": present,
+            "prescription_gy": prescription,
+            "fractions": plan.fractions,
+            "constraints": site.constraints(present, prescription),
+            "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
+        },
+    )
+    voxel_ml = float(np.prod(spacing)) / 1000
+    main = masks[site.main_target]
+    targets = np.logical_or.reduce([masks[name] for name in site.targets if name in masks])
+    agreement = [float(((sdf[site.structures.index(name)] < 0) == masks[name]).mean()) for name in present]
+    return {
+        "slices": int(ct.geometry.shape[0]),
+        "spacing_z_mm": float(spacing[0]),
+        "spacing_xy_mm": float(spacing[2]),
+        "hu_min": float(hu.min()),
+        "hu_max": float(hu.max()),
+        "body_ml": float(body.sum() * voxel_ml),
+        "target_ml": float(main.sum() * voxel_ml),
+        "structures_present": len(present),
+        "rois_unmatched": unmatched,
+        "prescription_gy": float(prescription),
+        "prescription_in_plan": plan.prescription_gy is not None,
+        "fractions": plan.fractions,
+        "dose_max_gy": float(dose.max()),
+        "target_mean_ratio": float(dose[main].mean() / prescription),
+        "target_d95_gy": float(np.percentile(dose[main], 5, method="lower")),
+        "dose_outside_ratio": float(dose[body & ~targets].mean() / dose[main].mean()) if dose[main].mean() > 0 else None,
+        "sdf_sign_agreement": min(agreement),
+    }

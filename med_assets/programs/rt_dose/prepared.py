@@ -1,0 +1,128 @@
+"""A prepared case on disk, opened as memory maps so that a patch read touches only its own pages.
+
+A folder holds `ct.npy` int16 HU, `dose.npy` float32 Gy, `masks.npy` uint16 whose bit k is structure k, `sdf.npy` int8
+(structure, z, y, x) with 127 = 50 mm outside and negative inside, `body.npy` bool, and `case.json`. Axes are (z, y, x).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from med_assets.errors import ArtifactCorrupt
+
+CT_RANGE_HU = (-1000.0, 3000.0)
+"""HU outside are clipped; inside are scaled to [0, 1]."""
+
+SDF_SCALE = 127.0
+"""int8 value of a signed distance of SDF_CLIP_MM."""
+
+SDF_CLIP_MM = 50.0
+"""Signed distances are clipped at this, so that 1.0 in the network input is 50 mm."""
+
+WHOLE = (slice(None), slice(None), slice(None))
+
+_ARRAYS = {
+    "ct": np.dtype(np.int16),
+    "dose": np.dtype(np.float32),
+    "masks": np.dtype(np.uint16),
+    "sdf": np.dtype(np.int8),
+    "body": np.dtype(np.bool_),
+}
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case ready for training and scoring. Arrays are read-only memory maps of one shape (z, y, x)."""
+
+    case_id: str
+    site: str
+    spacing_mm: tuple[float, float, float]
+    geometry: Mapping[str, Any]
+    structures: tuple[str, ...]
+    present: tuple[str, ...]
+    prescription_gy: float
+    fractions: int | None
+    constraints: tuple[float, ...]
+    synthetic: bool
+    ct: np.ndarray
+    dose: np.ndarray
+    masks: np.ndarray
+    sdf: np.ndarray
+    body: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit the others."""
+        try:
+            facts = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        except (OSError, ValueError) as error:
+            raise ArtifactCorrupt(f"prepared case: a file is missing or unreadable ({type(error).__name__}); prepare it again") from error
+        shape = arrays["ct"].shape
+        structures = tuple(facts["structures"])
+        for name, dtype in _ARRAYS.items():
+            expected = (len(structures), *shape) if name == "sdf" else shape
+            found = arrays[name]
+            if found.shape != expected or found.dtype != dtype:
+                raise ArtifactCorrupt(
+                    f"prepared case {facts['case_id']}: {name} should be {dtype} {expected}, found {found.dtype} {found.shape}; "
+                    "prepare it again"
+                )
+        dz, dy, dx = (float(value) for value in facts["spacing_mm"])
+        return cls(
+            case_id=str(facts["case_id"]),
+            site=str(facts["site"]),
+            spacing_mm=(dz, dy, dx),
+            geometry=facts["geometry"],
+            structures=structures,
+            present=tuple(facts["present"]),
+            prescription_gy=float(facts["prescription_gy"]),
+            fractions=facts["fractions"],
+            constraints=tuple(float(value) for value in facts["constraints"]),
+            synthetic=bool(facts["synthetic"]),
+            **arrays,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along (z, y, x)."""
+        nz, ny, nx = self.ct.shape
+        return (nz, ny, nx)
+
+    def mask(self, name: str, slices: tuple[slice, ...] = WHOLE) -> np.ndarray:
+        """Return the bool mask (z, y, x) of a structure of the site; all False when the case does not have it.
+
+        Raises KeyError for a name that is no structure of the site.
+        """
+        if name not in self.structures:
+            raise KeyError(f"{name!r} is not a structure of {self.site}; it has {', '.join(self.structures)}")
+        bit = np.uint16(1 << self.structures.index(name))
+        return (np.asarray(self.masks[slices]) & bit) != 0
+
+    def all_masks(self, slices: tuple[slice, ...] = WHOLE) -> np.ndarray:
+        """Return the bool masks (structure, z, y, x) in the order of the site."""
+        bits = (np.uint16(1) << np.arange(len(self.structures), dtype=np.uint16)).reshape(-1, 1, 1, 1)
+        return (np.asarray(self.masks[slices])[None] & bits) != 0
+
+    def input(self, slices: tuple[slice, ...] = WHOLE) -> np.ndarray:
+        """Return the network input, float32 (1 + structures, z, y, x): CT in [0, 1] and signed distances in [-1, 1]."""
+        return np.concatenate([scale_ct(self.ct[slices])[None], scale_sdf(self.sdf[(slice(None), *slices)])])
+
+    def target(self, slices: tuple[slice, ...] = WHOLE) -> np.ndarray:
+        """Return dose / prescription, float32 (z, y, x), dimensionless."""
+        return np.asarray(self.dose[slices], dtype=np.float32) / np.float32(self.prescription_gy)
+
+
+def scale_ct(ct_hu: np.ndarray) -> np.ndarray:
+    """Clip HU to [-1000, 3000] and scale to float32 in [0, 1]."""
+    low, high = CT_RANGE_HU
+    return ((np.clip(np.asarray(ct_hu, dtype=np.float32), low, high) - low) / (high - low)).astype(np.float32)
+
+
+def scale_sdf(sdf: np.ndarray) -> np.ndarray:
+    """Scale int8 signed distances to float32 in [-1, 1], where 1 is 50 mm outside."""
+    return np.asarray(sdf, dtype=np.float32) / np.float32(SDF_SCALE)

@@ -1,0 +1,231 @@
+"""Scores of one predicted dose: errors, DVH, clinical limits, gamma and the OpenKBP terms, each with its definition."""
+
+from collections.abc import Iterator
+from math import prod
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_assets.errors import ConfigurationError
+from med_assets.metrics import dose as dose_metrics
+from med_assets.metrics.dvh import RELIABLE_VOXELS, Criterion
+from med_assets.metrics.gamma import GammaSettings, gamma_rates
+from med_assets.metrics.score import Score
+from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.programs.rt_dose.site import Limit, Site
+
+TARGET_CRITERIA = ("D99", "D98", "D95", "D50", "D2", "D1", "Dmean")
+"""Rows of the DVH table of a target (ICRU 83 reports D98, D50 and D2; the programs' limits use D95 and D99)."""
+
+OAR_CRITERIA = ("Dmean", "Dmax", "D2", "D0.1cc")
+"""Rows of the DVH table of an organ at risk, beside its own limits."""
+
+OPENKBP_TERM = "openkbp_dvh_"
+"""Prefix of the metrics whose pooled mean over cases is the OpenKBP DVH score."""
+
+_RELIABILITY = f"n is the voxels of the structure, reliable from {RELIABLE_VOXELS} up"
+
+
+class EvaluationSettings(BaseModel):
+    """Everything that changes a score besides the case, the prediction and the site; stored with every evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gamma: GammaSettings = Field(GammaSettings(), description="choices behind the gamma passing rates")
+    ptv_margin_mm: float = Field(5.0, ge=0, description="the gamma region around the targets reaches this far, mm")
+
+    @classmethod
+    def for_profile(cls, profile: str) -> Self:
+        """Return the settings of a profile: `demo` samples gamma thinly so that a case takes well under a second.
+
+        Raises ConfigurationError for a profile other than full and demo.
+        """
+        if profile == "full":
+            return cls()
+        if profile == "demo":
+            return cls(gamma=GammaSettings(max_points=1000, interp_fraction=5))
+        raise ConfigurationError(f"expected the profile full or demo, got {profile!r}; set MED_ASSETS_PROFILE")
+
+
+def score_case(
+    prepared: PreparedCase, prediction_gy: NDArray[np.floating], site: Site, settings: EvaluationSettings
+) -> list[Score]:
+    """Score a predicted dose against the planned one on the planned grid.
+
+    `prediction_gy` is (z, y, x) in Gy for the whole volume, in the shape of `prepared.ct`. Rows come in a fixed order and
+    there is a row for every structure of the site: where a structure is absent, its values are None. Raises
+    MedAssetsError when the prediction has another shape or holds NaN, since then nothing can be scored.
+    """
+    prediction = np.asarray(prediction_gy, dtype=np.float32)
+    truth = np.asarray(prepared.dose, dtype=np.float32)
+    dose_metrics.require_dose(prediction, truth.shape, f"case {prepared.case_id}")
+    body = np.asarray(prepared.body, dtype=bool)
+    voxel_ml = prod(prepared.spacing_mm) / 1000
+    masks = {name: prepared.mask(name) for name in site.structures}
+    pairs = {name: (truth[mask], prediction[mask]) for name, mask in masks.items()}
+
+    scores = [*_errors("body", truth[body], prediction[body], "the body (or the possible dose mask)")]
+    for name, (planned, predicted) in pairs.items():
+        scores += _errors(name, planned, predicted, "the structure")
+    for name, (planned, predicted) in pairs.items():
+        for criterion in _criteria(name, site):
+            scores.append(_dvh(name, criterion, planned, predicted, voxel_ml))
+    limits = [_limit(limit, *pairs[limit.structure], voxel_ml) for limit in site.limits]
+    scores += limits
+    scores.append(_agreement(limits))
+    scores += _openkbp(site, pairs, truth[body], prediction[body], voxel_ml)
+    scores += _gamma(truth, prediction, body, masks, prepared, site, settings)
+    return scores
+
+
+def _errors(
+    subject: str, planned: NDArray[np.floating], predicted: NDArray[np.floating], where: str
+) -> Iterator[Score]:
+    inside = np.ones(planned.shape, dtype=bool)
+    grid = f"over the voxels of {where} on the planned grid"
+    absolute = dose_metrics.mean_absolute_error(predicted, planned, inside)
+    signed = dose_metrics.mean_error(predicted, planned, inside)
+    yield Score("mae", subject, absolute, "Gy", f"mean of |predicted - planned| {grid}", n=planned.size)
+    yield Score("mean_error", subject, signed, "Gy", f"mean of predicted - planned {grid}", n=planned.size)
+
+
+def _criteria(name: str, site: Site) -> list[Criterion]:
+    """Return the criteria of a structure's DVH rows: the usual ones, then those that only its limits ask for."""
+    usual = [*TARGET_CRITERIA, f"V{0.95 * site.targets[name]:g}"] if name in site.targets else [*OAR_CRITERIA]
+    wanted = [(criterion, "%") for criterion in usual]
+    wanted += [(limit.metric, _volume_unit(limit)) for limit in site.limits if limit.structure == name]
+    return [Criterion.parse(criterion, unit) for criterion, unit in dict.fromkeys(wanted)]
+
+
+def _volume_unit(limit: Limit) -> str:
+    return "cc" if limit.unit == "cc" else "%"
+
+
+def _dvh(
+    name: str, criterion: Criterion, planned: NDArray[np.floating], predicted: NDArray[np.floating], voxel_ml: float
+) -> Score:
+    sides = criterion.measure(planned, voxel_ml), criterion.measure(predicted, voxel_ml)
+    convention = f"predicted minus planned {criterion.name}: {criterion.convention}; {_RELIABILITY}"
+    return Score(
+        f"dvh_{criterion.name}", name, _minus(sides[1], sides[0]), criterion.unit, convention,
+        truth=sides[0], prediction=sides[1], n=planned.size,
+    )  # fmt: skip
+
+
+def _limit(limit: Limit, planned: NDArray[np.floating], predicted: NDArray[np.floating], voxel_ml: float) -> Score:
+    criterion = Criterion.parse(limit.metric, _volume_unit(limit))
+    planned_value, predicted_value = criterion.measure(planned, voxel_ml), criterion.measure(predicted, voxel_ml)
+    sign = ">=" if limit.bound == "min" else "<="
+    return Score(
+        f"limit_{limit.metric}", limit.structure, predicted_value, limit.unit,
+        f"{limit.metric} {sign} {limit.value:g} {limit.unit}; {criterion.convention}; {_RELIABILITY}",
+        truth=planned_value, prediction=predicted_value, limit=limit.value,
+        passed=_keeps(predicted_value, limit), passed_truth=_keeps(planned_value, limit), n=planned.size,
+    )  # fmt: skip
+
+
+def _keeps(value: float | None, limit: Limit) -> bool | None:
+    if value is None:
+        return None
+    return value >= limit.value if limit.bound == "min" else value <= limit.value
+
+
+def _agreement(limits: list[Score]) -> Score:
+    judged = [row for row in limits if row.passed is not None and row.passed_truth is not None]
+    same = sum(row.passed == row.passed_truth for row in judged)
+    convention = "% of the defined clinical limits where predicted and planned dose both pass or both fail"
+    value = 100 * same / len(judged) if judged else None
+    return Score("limits_agreement", "all", value, "%", convention, n=len(judged))
+
+
+def _openkbp(
+    site: Site,
+    pairs: dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
+    planned_body: NDArray[np.floating],
+    predicted_body: NDArray[np.floating],
+    voxel_ml: float,
+) -> Iterator[Score]:
+    inside = np.ones(planned_body.shape, dtype=bool)
+    yield Score(
+        "openkbp_dose_score", "body", dose_metrics.mean_absolute_error(predicted_body, planned_body, inside), "Gy",
+        "OpenKBP dose score of one patient: sum |predicted - planned| / voxels of the possible dose mask (the body where "
+        "a case has no such mask)",
+        n=planned_body.size,
+    )  # fmt: skip
+    terms: list[float | None] = []
+    groups = ((site.targets, dose_metrics.OPENKBP_TARGET_CRITERIA), (site.oars, dose_metrics.OPENKBP_OAR_CRITERIA))
+    for name, criterion in ((name, criterion) for names, criteria in groups for name in names for criterion in criteria):
+        planned, predicted = pairs[name]
+        sides = [dose_metrics.openkbp_criterion(doses, criterion, voxel_ml) for doses in (planned, predicted)]
+        difference = _minus(sides[1], sides[0])
+        terms.append(None if difference is None else abs(difference))
+        yield Score(
+            f"{OPENKBP_TERM}{criterion}", name, terms[-1], "Gy",
+            f"|predicted - planned| {criterion} as OpenKBP defines it: linear percentiles, k-th hottest voxel for D0.1cc",
+            truth=sides[0], prediction=sides[1], n=planned.size,
+        )  # fmt: skip
+    yield Score(
+        "openkbp_dvh_score", "all", dose_metrics.openkbp_dvh_score(terms), "Gy",
+        "mean over this case's defined OpenKBP criteria; the challenge's DVH score pools the criteria of all patients: "
+        f"mean of the {OPENKBP_TERM}* rows",
+        n=sum(term is not None for term in terms),
+    )  # fmt: skip
+
+
+def _gamma(
+    truth: NDArray[np.floating],
+    prediction: NDArray[np.floating],
+    body: NDArray[np.bool_],
+    masks: dict[str, NDArray[np.bool_]],
+    prepared: PreparedCase,
+    site: Site,
+    settings: EvaluationSettings,
+) -> Iterator[Score]:
+    near = gamma_regions(body, masks, prepared.spacing_mm, site, settings.ptv_margin_mm)
+    chosen = settings.gamma
+    rates = gamma_rates(truth, prediction, prepared.spacing_mm, near, chosen, prescription_gy=prepared.prescription_gy)
+    name = f"gamma_{chosen.dose_percent_threshold:g}pct_{chosen.distance_mm_threshold:g}mm"
+    for region, rate in rates.items():
+        convention = f"% of reference voxels with gamma <= 1; {chosen.convention()}"
+        yield Score(name, region, rate.passing_percent, "%", convention, n=rate.n)
+
+
+def gamma_regions(
+    body: NDArray[np.bool_],
+    masks: dict[str, NDArray[np.bool_]],
+    spacing_mm: tuple[float, float, float],
+    site: Site,
+    margin_mm: float,
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the regions of the gamma rows as masks (z, y, x): `body`, `ptv_margin`, `oars` and `elsewhere`.
+
+    `ptv_margin` is the body within `margin_mm` of any target; `oars` the organs at risk outside it; `elsewhere` the rest
+    of the body. The last three are disjoint and make up the body.
+    """
+    targets = np.logical_or.reduce([masks[name] for name in site.targets])
+    organs = np.logical_or.reduce([masks[name] for name in site.oars] or [np.zeros_like(body)])
+    near = grow(targets, margin_mm, spacing_mm) & body
+    return {"body": body, "ptv_margin": near, "oars": organs & body & ~near, "elsewhere": body & ~near & ~organs}
+
+
+def grow(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """Return a mask (z, y, x) grown by a Euclidean margin: voxels whose centre is within it of a centre inside."""
+    from scipy.ndimage import distance_transform_edt
+
+    grown = np.zeros_like(mask)
+    if not mask.any():
+        return grown
+    box = []
+    for axis, step in enumerate(spacing_mm):
+        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        reach = int(np.ceil(margin_mm / step)) + 1
+        box.append(slice(max(0, int(filled[0]) - reach), int(filled[-1]) + reach + 1))
+    cut = tuple(box)
+    grown[cut] = distance_transform_edt(~mask[cut], sampling=spacing_mm) <= margin_mm
+    return grown
+
+
+def _minus(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second

@@ -1,0 +1,45 @@
+"""A loaded dose model applied to prepared cases: scores, the predicted dose kept for the report, and its plots."""
+
+from pathlib import Path
+
+import numpy as np
+
+from med_assets.metrics.score import Score
+from med_assets.program import Scorer
+from med_assets.programs.rt_dose.predict import load_predictor
+from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.programs.rt_dose.score import EvaluationSettings, score_case
+from med_assets.programs.rt_dose.site import Site
+
+PREDICTION = "prediction_gy.npy"
+
+
+class DoseScorer(Scorer):
+    """Predicts whole volumes with one checkpoint and scores them for one site."""
+
+    def __init__(self, checkpoint: Path, site: Site) -> None:
+        self.predictor = load_predictor(checkpoint)
+        self.site = site
+
+    def score(self, prepared: Path, out: Path) -> list[Score]:
+        case = PreparedCase.open(prepared)
+        prediction = self.predictor(case)
+        np.save(out / PREDICTION, prediction)
+        return score_case(case, prediction, self.site, EvaluationSettings())
+
+
+def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    """Dose colour wash and DVH of one case, predicted against planned, as PNG files under `out`."""
+    from med_assets.reports.dose_plots import plot_dose, plot_dvh
+
+    case = PreparedCase.open(prepared)
+    prediction = np.load(predicted / PREDICTION)
+    masks = {name: case.mask(name) for name in case.present}
+    out.mkdir(parents=True, exist_ok=True)
+    truth = np.asarray(case.dose)
+    targets = {name: mask for name, mask in masks.items() if name.startswith("PTV")}
+    wash = plot_dose(
+        out / f"{case.case_id}_dose.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, case.prescription_gy,
+        outlines=targets, title=f"case {case.case_id}",
+    )  # fmt: skip
+    return [wash, plot_dvh(out / f"{case.case_id}_dvh.png", truth, prediction, masks, title=f"case {case.case_id}")]

@@ -1,0 +1,80 @@
+"""Sticky, patient-safe assignment of patients to train, validation and test.
+
+A patient's place is drawn from a hash of the patient's pseudonym, so it depends on nothing else: not on who came before,
+not on the order of arrival. What was once assigned is kept as recorded, even when the policy changes later.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from med_assets.errors import CaseRejected
+
+SPLITS = ("train", "val", "test", "external")
+GIVEN = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "external": "external"}
+
+
+class SplitPolicy(BaseModel):
+    """How patients are assigned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Literal["hashed", "given", "fixed"] = Field("hashed", description="hashed draw, the split given in the data, or a fixed list")
+    val_fraction: float = Field(0.15, ge=0, lt=1, description="share of patients for validation, 0..1")
+    test_fraction: float = Field(0.15, ge=0, lt=1, description="share of patients for the test set, 0..1")
+    folds: int = Field(5, ge=2, description="number of cross-validation folds among all patients")
+    salt: str = Field("med_assets", description="changes the draw; once patients are assigned it changes new ones only")
+    fixed: Mapping[str, str] = Field(default_factory=dict, description="patient pseudonym to split, for policy 'fixed'")
+
+    @model_validator(mode="after")
+    def _leaves_some_for_training(self) -> "SplitPolicy":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must be below 1")
+        return self
+
+
+def draw(patient_id: str, salt: str) -> float:
+    """Uniform number in [0, 1) that depends on the patient and the salt only."""
+    return int.from_bytes(hashlib.sha256(f"{salt}|{patient_id}".encode()).digest()[:8], "big") / 2**64
+
+
+def _assign(patient_id: str, given: str | None, policy: SplitPolicy) -> tuple[str, str]:
+    if policy.policy == "fixed" and patient_id in policy.fixed:
+        return policy.fixed[patient_id], "fixed"
+    if policy.policy == "given":
+        if not given or given not in GIVEN:
+            raise CaseRejected("no_given_split", f"expected a split given in the data (one of {sorted(GIVEN)}), got {given!r}")
+        return GIVEN[given], "given"
+    place = draw(patient_id, policy.salt)
+    if place < policy.test_fraction:
+        return "test", "hashed"
+    return ("val" if place < policy.test_fraction + policy.val_fraction else "train"), "hashed"
+
+
+def assign(
+    cases: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]], policy: SplitPolicy
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows (patient_id, split, fold, assigned_by) of every patient, and reasons by patient that could not be assigned.
+
+    `cases` have `patient_id` and `given_split`; `earlier` rows are kept as they are, also of patients no longer present.
+    Patients whose cases carry two different given splits are not assigned.
+    """
+    rows = {row["patient_id"]: dict(row) for row in earlier}
+    given: dict[str, set[str]] = {}
+    for case in cases:
+        given.setdefault(case["patient_id"], set()).add(case["given_split"] or "")
+    problems: dict[str, str] = {}
+    for patient_id in sorted(given.keys() - rows.keys()):
+        wishes = given[patient_id]
+        try:
+            if policy.policy == "given" and len(wishes) > 1:
+                raise CaseRejected("two_given_splits", f"expected one given split per patient, got {sorted(wishes)}")
+            split, how = _assign(patient_id, next(iter(wishes)), policy)
+        except CaseRejected as rejected:
+            problems[patient_id] = rejected.message
+            continue
+        fold = int(draw(patient_id, policy.salt + "|fold") * policy.folds)
+        rows[patient_id] = {"patient_id": patient_id, "split": split, "fold": fold, "assigned_by": how}
+    return [rows[patient_id] for patient_id in sorted(rows)], problems

@@ -1,0 +1,87 @@
+"""The dataset's manifest and the split of its patients."""
+
+from typing import Any
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.files import digest
+from med_assets.settings import Workspace
+from med_assets.splits import SplitPolicy, assign
+from med_assets.stages.result import StageResult, accepted, tally
+
+DATASET_COLUMNS = ("program", "case_id", "patient_id", "version", "content_hash", "artifact", "given_split", "synthetic")
+
+
+def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> None:
+    """Take a case out of the dataset for good; its rows and artifacts stay for those who ask what happened."""
+    row = {"program": program_name, "case_id": case_id, "reason": reason}
+    ws.lake.write("withdrawals", f"{program_name}/{case_id}", [row])
+
+
+def dataset(ws: Workspace, program_name: str) -> StageResult:
+    """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case."""
+    withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
+    latest: dict[str, dict[str, Any]] = {}
+    superseded = 0
+    for row in sorted(accepted(ws.lake.rows("prepared_cases", program_name)), key=lambda row: row["batch"]):
+        earlier = latest.get(row["case_id"])
+        superseded += earlier is not None and earlier["version"] != row["version"]
+        latest[row["case_id"]] = row
+    rows = [
+        {name: latest[case_id][name] for name in DATASET_COLUMNS} for case_id in sorted(latest) if case_id not in withdrawn
+    ]
+    before = {row["case_id"]: row["artifact"] for row in ws.lake.rows("dataset", program_name)}
+    ws.lake.write("dataset", program_name, rows)
+    ws.lake.write_catalog(ws.home / "catalog.duckdb")
+    labels = ["reused" if before.get(row["case_id"]) == row["artifact"] else "new" for row in rows]
+    return StageResult(
+        data_version=dataset_version(rows),
+        counts=tally(labels) | {"superseded": superseded, "withdrawn": len(withdrawn)},
+        summary={
+            "cases": len(rows),
+            "patients": len({row["patient_id"] for row in rows}),
+            "synthetic": sum(row["synthetic"] for row in rows),
+        },
+        tables={"cases": pd.DataFrame(rows, columns=list(DATASET_COLUMNS))},
+    )
+
+
+def dataset_version(rows: list[dict[str, Any]]) -> str:
+    """Hash of what the cases are: ids, patients, versions and prepared content."""
+    return digest([[row["case_id"], row["patient_id"], row["version"], row["artifact"], row["synthetic"]] for row in rows])
+
+
+def split_policy(program_name: str) -> SplitPolicy:
+    """The policy in `conf/<program>/_program.yaml`."""
+    return SplitPolicy.model_validate(program.config(program_name).get("splits", {}))
+
+
+def splits(ws: Workspace, program_name: str) -> StageResult:
+    """Assign new patients; what was assigned before stays where it is."""
+    cases = ws.lake.rows("dataset", program_name)
+    earlier = ws.lake.rows("splits", program_name)
+    policy = split_policy(program_name)
+    given = ws.option(program_name, "split_policy", policy.policy)
+    policy = SplitPolicy.model_validate(policy.model_dump() | {"policy": given})
+    rows, problems = assign(cases, earlier, policy)
+    rows = [{"program": program_name} | row for row in rows]
+    ws.lake.write("splits", program_name, rows)
+    present = {case["patient_id"] for case in cases}
+    sizes = pd.Series([row["split"] for row in rows if row["patient_id"] in present], dtype=str).value_counts().to_dict()
+    return StageResult(
+        data_version=digest(rows, sorted(problems)),
+        counts=tally("new" if row["patient_id"] not in {old["patient_id"] for old in earlier} else "reused" for row in rows),
+        summary={"patients_per_split": sizes, "unassigned": problems},
+        tables={"splits": pd.DataFrame(rows)},
+    )
+
+
+def cases_of(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+    """Rows of the dataset with the split and fold of their patient; cases of unassigned patients are left out."""
+    places = {row["patient_id"]: row for row in ws.lake.rows("splits", program_name)}
+    return [
+        row | {"split": places[row["patient_id"]]["split"], "fold": places[row["patient_id"]]["fold"]}
+        for row in ws.lake.rows("dataset", program_name)
+        if row["patient_id"] in places
+    ]

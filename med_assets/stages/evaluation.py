@@ -1,0 +1,137 @@
+"""Formal evaluation: the very checkpoint that an experiment recorded, scored on fixed splits, per case and in aggregate."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.files import digest, read_json, write_json
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, mean_with_interval
+from med_assets.provenance import git_state
+from med_assets.settings import Workspace
+from med_assets.stages.dataset import cases_of, dataset_version
+from med_assets.stages.result import StageResult
+from med_assets.stages.training import checkpoint_of
+
+HELD_OUT = ("val", "test", "external")
+SEED = 20260101
+"""Seed of every bootstrap, so that the same scores give the same interval."""
+
+INTERVAL = f"{CONFIDENCE:.0%} percentile bootstrap over patients, {RESAMPLES} resamples, seed {SEED}"
+
+
+def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
+    """Key of one case's scores: the checkpoint, the prepared case, the settings and the code."""
+    chosen = program.get(program_name)
+    return "score/" + digest(checkpoint, prepared, chosen.evaluation_settings(ws), chosen.code_versions["evaluate"])
+
+
+def score_cases(
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[dict[str, Any]]
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int], dict[str, str]]:
+    """Scores by case id, counts, and failures by case id. The model is loaded only if a case is not scored yet."""
+    scorer = None
+    scores: dict[str, list[dict[str, Any]]] = {}
+    counts = {"new": 0, "reused": 0}
+    failures: dict[str, str] = {}
+    for case in cases:
+        key = score_key(ws, program_name, checkpoint, case["artifact"])
+        fresh = not ws.store.has(key)
+        if fresh:
+            scorer = scorer or program.get(program_name).scorer(ws, ws.store.fetch(checkpoint))
+            try:
+                with ws.store.create(key) as folder:
+                    found = scorer.score(ws.store.fetch(case["artifact"]), folder)
+                    write_json(folder / "scores.json", [asdict(score) for score in found])
+            except Exception as error:  # one bad case never stops a batch; it is reported, and missing from n
+                failures[case["case_id"]] = f"{type(error).__name__}: {error}"
+                continue
+        counts["new" if fresh else "reused"] += 1
+        scores[case["case_id"]] = read_json(ws.store.fetch(key) / "scores.json")
+    return scores, counts, failures
+
+
+def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
+    """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals."""
+    record = checkpoint_of(ws, program_name, name)
+    checkpoint = record["checkpoint"]
+    ws.store.verify(checkpoint)
+    learned = {case["case_id"] for case in read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"] if case["split"] == "train"}
+    cases = [case for case in cases_of(ws, program_name) if case["split"] in HELD_OUT and case["case_id"] not in learned]
+    scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
+    keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint}
+    rows = [
+        keys | {column: case[column] for column in ("case_id", "patient_id", "split")} | score
+        for case in cases
+        for score in scores.get(case["case_id"], [])
+    ]
+    version = dataset_version(ws.lake.rows("dataset", program_name))
+    code = program.get(program_name).code_versions["evaluate"]
+    made = {"dataset_version": version, "code_version": code, "git_commit": git_state()}
+    aggregates = [keys | made | row for row in _aggregate(rows)]
+    ws.lake.write("evaluation_cases", f"{program_name}/{name}", rows)
+    ws.lake.write("evaluation", f"{program_name}/{name}", aggregates)
+    plain = [{column: value for column, value in row.items() if column != "git_commit"} for row in aggregates]
+    primary = program.get(program_name).primary_metric
+    shown = pd.DataFrame([row for row in aggregates if row["metric"] == primary.name and row["subject"] == primary.subject])
+    return StageResult(
+        data_version=digest(checkpoint, sorted(scores), [[row["split"], row["metric"], row["subject"], row["mean"], row["n"]] for row in plain]),
+        counts=counts | {"failed": len(failures)},
+        summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL},
+        tables={"primary": shown, "aggregate": pd.DataFrame(aggregates)},
+    )
+
+
+def _aggregate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per split, metric and subject: mean over cases with its interval over patients."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["split"], row["metric"], row["subject"]), []).append(row)
+    out = []
+    for (split, metric, subject), members in sorted(groups.items()):
+        values = mean_with_interval([row["value"] for row in members], SEED, groups=[row["patient_id"] for row in members])
+        out.append(
+            {"split": split, "metric": metric, "subject": subject, "mean": values.mean, "low": values.low, "high": values.high}
+            | {"n": values.n, "unit": members[0]["unit"], "convention": members[0]["convention"], "interval": INTERVAL}
+        )
+    return out
+
+
+def leaderboard(ws: Workspace, program_name: str) -> StageResult:
+    """All evaluated experiments side by side, best first by the primary metric on validation."""
+    from med_assets.reports.plots import plot_leaderboard
+
+    chosen = program.get(program_name)
+    metrics = (chosen.primary_metric, *chosen.guarded_metrics)
+    aggregates = ws.lake.rows("evaluation", program_name)
+    rows: dict[str, dict[str, Any]] = {}
+    for row in aggregates:
+        for metric in metrics:
+            if (row["metric"], row["subject"]) == (metric.name, metric.subject):
+                entry = rows.setdefault(row["experiment"], {"experiment": row["experiment"], "checkpoint": row["checkpoint"]})
+                for value in ("mean", "low", "high", "n"):
+                    entry[f"{row['split']} {metric.name} {value}"] = row[value]
+    first = f"val {metrics[0].name} mean"
+    sign = 1 if metrics[0].lower_is_better else -1
+    ordered = sorted(rows.values(), key=lambda row: (row.get(first) is None, sign * (row.get(first) or 0.0), row["experiment"]))
+    table = pd.DataFrame(ordered)
+    images = {}
+    prefix = f"val {metrics[0].name} "
+    drawn = table.rename(columns={prefix + value: value for value in ("mean", "low", "high", "n")})
+    if not table.empty and "mean" in drawn:
+        path = ws.reports / program_name / "plots" / "leaderboard.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        champions = ws.lake.rows("champions", program_name)
+        images["leaderboard"] = plot_leaderboard(
+            path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metrics[0].unit, metric=f"{metrics[0].name} (validation)",
+            lower_is_better=metrics[0].lower_is_better, champion=champions[-1]["experiment"] if champions else None,
+        )  # fmt: skip
+    return StageResult(
+        data_version=digest(ordered),
+        counts={"experiments": len(ordered)},
+        summary={"sorted_by": f"{metrics[0].name} on validation", "interval": INTERVAL},
+        tables={"leaderboard": table},
+        images=images,
+    )

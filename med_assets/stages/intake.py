@@ -1,0 +1,239 @@
+"""Intake: files of a batch become de-identified, content-hashed cases; what can't be used is quarantined with a reason."""
+
+import hashlib
+import hmac
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from med_assets import batches, program
+from med_assets.errors import CaseRejected
+from med_assets.files import digest
+from med_assets.settings import Workspace
+from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from med_assets.dicom.deidentify import Deidentifier
+
+EMPTY = {"patient_id": "", "version": "", "content_hash": "", "artifact": "", "given_split": None, "synthetic": False}
+
+
+def source_token(ws: Workspace, name: str) -> str:
+    """Keyed token for an entry of the landing zone, whose name may identify a patient and so is never stored."""
+    return "source-" + hmac.new(ws.key, name.encode(), hashlib.sha256).hexdigest()[:8]
+
+
+def content_hash(datasets: list["Dataset"]) -> str:
+    """Hash of pixels, positions and contours alone: equal for the same images under another name or other UIDs."""
+    parts = []
+    for ds in datasets:
+        contours = [
+            [list(map(float, contour.ContourData)) for contour in getattr(roi, "ContourSequence", [])]
+            for roi in getattr(ds, "ROIContourSequence", [])
+        ]
+        position = list(map(float, getattr(ds, "ImagePositionPatient", None) or []))
+        if "PixelData" in ds or contours:
+            parts.append(digest(ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours))
+    return digest(sorted(parts))
+
+
+@dataclass(frozen=True)
+class _Intake:
+    """One batch being taken in."""
+
+    ws: Workspace
+    program: str
+    batch: str
+    deidentifier: "Deidentifier"
+
+    def row(self, case_id: str, status: str, **values: Any) -> dict[str, Any]:
+        base = {"program": self.program, "batch": self.batch, "case_id": case_id, "status": status}
+        return base | EMPTY | {"n_instances": 0, "reason_code": None, "reason": None} | values
+
+    def refuse(self, case_id: str, code: str, message: str, n: int, **values: Any) -> dict[str, Any]:
+        return self.row(case_id, QUARANTINED, reason_code=code, reason=message, n_instances=n, **values)
+
+    def case_id(self, patient_id: str, identity_uid: str) -> str:
+        return digest(self.deidentifier.pseudonym(patient_id), self.deidentifier.uid(identity_uid))[:12]
+
+    def entry(self, name: str) -> Iterator[dict[str, Any]]:
+        """Rows of one entry of the landing zone, archives unpacked into a scratch folder."""
+        from med_assets.dicom import archives
+        from med_assets.dicom.discover import scan
+
+        token = source_token(self.ws, name)
+        with tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as scratch:
+            refused: Counter[tuple[str, str]] = Counter()
+            instances, root = [], batches.landing_folder(self.ws, self.program)
+            folders = [root / name] if name != batches.LOOSE and (root / name).is_dir() else []
+            files = [] if folders else batches.entry_files(self.ws, self.program, name)
+            inside = batches.entry_files(self.ws, self.program, name) if folders else files
+            packed = [path for path in inside if archives.is_archive(path)]
+            for number, path in enumerate(packed):
+                target = Path(scratch) / str(number)
+                try:
+                    archives.expand(path, target)
+                    folders.append(target)
+                except CaseRejected as rejected:
+                    refused[(rejected.code, rejected.message)] += 1
+            plain = [path for path in files if path not in packed]
+            if plain:
+                loose = Path(scratch) / "loose"
+                loose.mkdir()
+                for number, path in enumerate(plain):
+                    (loose / str(number)).symlink_to(path)
+                folders.append(loose)
+            for folder in folders:
+                found = scan(folder)
+                instances += found.instances
+                for rejection in found.rejected:
+                    if rejection.path not in packed:
+                        refused[(rejection.code, rejection.message)] += 1
+            for (code, message), n in sorted(refused.items()):
+                yield self.refuse(f"{token}-{code}", code, message, n)
+            if not instances and not refused:
+                yield self.refuse(token, "no_dicom", "expected DICOM instances, found none; check the export", 0)
+            cases, refusals = program.get(self.program).group(instances)
+            for refusal in refusals:
+                known = bool(refusal.identity_uid and refusal.patient_id)
+                case_id = self.case_id(refusal.patient_id, refusal.identity_uid) if known else f"{token}-{refusal.code}"
+                patient = self.deidentifier.pseudonym(refusal.patient_id) if refusal.patient_id else ""
+                yield self.refuse(case_id, refusal.code, refusal.message, refusal.n_instances, patient_id=patient)
+            for case in cases:
+                yield self.case(case)
+
+    def case(self, case: program.RawCase) -> dict[str, Any]:
+        """Row of one case: verified, de-identified, scanned for residual identity, and stored."""
+        case_id = self.case_id(case.patient_id, case.identity_uid)
+        patient = self.deidentifier.pseudonym(case.patient_id)
+        try:
+            program.get(self.program).verify(case)
+            values = self._store(case)
+        except CaseRejected as rejected:
+            return self.refuse(case_id, rejected.code, rejected.message, len(case.instances), patient_id=patient)
+        except Exception as error:  # one bad case never stops a batch; the text of a foreign error may hold identity
+            message = f"reading this case failed with {type(error).__name__}; run `med-assets ingest --debug` beside the files for more"
+            return self.refuse(case_id, "unreadable", message, len(case.instances), patient_id=patient)
+        return self.row(case_id, OK, patient_id=patient, n_instances=len(case.instances), **values)
+
+    def _store(self, case: program.RawCase) -> dict[str, Any]:
+        import pydicom
+
+        from med_assets.dicom.phi import residual_phi
+        from med_assets.dicom.write import is_synthetic
+
+        datasets, known = [], {case.patient_id}
+        for instance in case.instances:
+            ds = pydicom.dcmread(instance.path)
+            known |= {str(ds.get(name, "")) for name in ("PatientName", "OtherPatientIDs", "AccessionNumber", "StudyID")}
+            datasets.append(self.deidentifier.apply(ds))
+        datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
+        leaks = residual_phi(datasets, known=[value for value in known if value])
+        if leaks:
+            tags = sorted({str(leak.tag) for leak in leaks})
+            raise CaseRejected(
+                "residual_phi", f"expected no identity after de-identification, found it in {tags}; nothing was stored, report the tags"
+            )
+        with tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as scratch:
+            hashes = []
+            for number, ds in enumerate(datasets):
+                path = Path(scratch) / f"{number:04d}.dcm"
+                ds.save_as(path, enforce_file_format=True)
+                hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            version = digest(hashes)
+            key = f"raw/{version}"
+            if not self.ws.store.has(key):
+                with self.ws.store.create(key) as folder:
+                    for path in sorted(Path(scratch).iterdir()):
+                        path.rename(folder / path.name)
+        given = {str(ds.get("ClinicalTrialSiteID", "") or "") for ds in datasets if ds.get("Modality") in ("CT", "MR", "US", "OPT")}
+        return {
+            "version": version,
+            "content_hash": content_hash(datasets),
+            "artifact": key,
+            "given_split": next(iter(given - {""}), None) if len(given) == 1 else None,
+            "synthetic": any(is_synthetic(ds) for ds in datasets),
+        }
+
+
+def _scratch(ws: Workspace) -> Path:
+    folder = ws.home / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _one_row_per_case(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most one accepted row per case id: a case that lies twice in a batch, with different content, is ambiguous."""
+    by_case: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_case.setdefault(row["case_id"], []).append(row)
+    out = []
+    for case_id in sorted(by_case):
+        good = accepted(by_case[case_id])
+        versions = sorted({row["version"] for row in good})
+        if len(versions) > 1:
+            message = f"expected one version of a case per batch, got {len(versions)}; send the one that counts alone"
+            out.append(good[0] | {"status": QUARANTINED, "reason_code": "two_versions", "reason": message, "artifact": ""})
+        else:
+            out.append(good[0] if good else by_case[case_id][0])
+    return out
+
+
+def _mark_duplicates(rows: list[dict[str, Any]], others: list[Mapping[str, Any]]) -> None:
+    """Quarantine cases whose images are already there under another case id: else one patient could sit in two splits."""
+    owner = {row["content_hash"]: row["case_id"] for row in others}
+    for row in accepted(rows):
+        first = owner.setdefault(row["content_hash"], row["case_id"])
+        if first != row["case_id"]:
+            target = next(item for item in rows if item["case_id"] == row["case_id"])
+            message = f"same images and contours as case {first} under another patient or study; keep one, or correct the ids at the source"
+            target |= {"status": QUARANTINED, "reason_code": "duplicate_case", "reason": message, "artifact": ""}
+
+
+def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
+    """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them."""
+    from med_assets.dicom.deidentify import Deidentifier
+
+    lake, partition = ws.lake, f"{program_name}/{batch}"
+    earlier = lake.rows("raw_cases", partition)
+    others = [row for row in lake.rows("raw_cases", program_name) if row["batch"] < batch]
+    vocabulary = program.get(program_name).roi_vocabulary(ws)
+    taking = _Intake(ws, program_name, batch, Deidentifier(ws.key, vocabulary))
+    rows: list[dict[str, Any]] = []
+    present = {}
+    for name, fingerprint in batches.manifest(ws, program_name, batch).items():
+        entry = batches.read_entry(ws, program_name, name)
+        present[name] = entry is not None and entry.fingerprint == fingerprint
+    if all(present.values()) or not earlier:
+        for name, there in present.items():
+            if there:
+                rows += taking.entry(name)
+            else:
+                gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
+                rows.append(taking.refuse(source_token(ws, name), "entry_changed", gone, 0))
+        rows = _one_row_per_case(rows)
+        _mark_duplicates(rows, accepted(others))
+    else:
+        rows = earlier
+    lake.write("raw_cases", partition, rows)
+    seen = {row["version"] for row in [*earlier, *others] if row["status"] == OK}
+    older = {row["case_id"]: row["version"] for row in others if row["status"] == OK}
+    labels = []
+    for row in rows:
+        if row["status"] == QUARANTINED:
+            labels.append("quarantined")
+            continue
+        labels.append("reused" if row["version"] in seen else "new")
+        if older.get(row["case_id"], row["version"]) != row["version"]:
+            labels.append("superseded")
+    return StageResult(
+        data_version=digest([[row["case_id"], row["version"], row["status"], row["reason_code"]] for row in rows]),
+        counts=tally(labels),
+        summary={"cases": len(rows), "instances": sum(row["n_instances"] for row in rows)},
+        tables={"quarantine": reasons(rows)},
+    )

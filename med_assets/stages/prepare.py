@@ -1,0 +1,82 @@
+"""Preparation: stored DICOM of a batch becomes arrays and measured facts; cases that fail the audit are quarantined."""
+
+import logging
+from typing import Any
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.errors import CaseRejected
+from med_assets.files import digest, read_json, write_json
+from med_assets.settings import Workspace
+from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
+
+log = logging.getLogger(__name__)
+FACTS_FILE = "facts.json"
+
+
+def prepared_key(ws: Workspace, program_name: str, raw: dict[str, Any]) -> str:
+    """Key of a prepared case: the raw content, the configuration and the code that prepares it."""
+    chosen = program.get(program_name)
+    return "prepared/" + digest(raw["artifact"], raw["case_id"], chosen.settings(ws), chosen.code_versions["prepare"])
+
+
+def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Row, facts and label (new, reused or quarantined) of one case."""
+    columns = ("program", "batch", "case_id", "patient_id", "version", "content_hash", "given_split", "synthetic")
+    row = {name: raw[name] for name in columns} | {"status": OK, "reason_code": None, "reason": None}
+    key, label = prepared_key(ws, program_name, raw), "reused"
+    try:
+        if not ws.store.has(key):
+            with ws.store.create(key) as folder:
+                facts = program.get(program_name).prepare(ws, raw["case_id"], ws.store.fetch(raw["artifact"]), folder)
+                write_json(folder / FACTS_FILE, facts)
+            label = "new"
+        return row | {"artifact": key}, read_json(ws.store.fetch(key) / FACTS_FILE), label
+    except CaseRejected as rejected:
+        failure = {"reason_code": rejected.code, "reason": rejected.message}
+    except Exception as error:  # one bad case never stops a batch
+        log.exception("case %s could not be prepared", raw["case_id"])
+        failure = {"reason_code": "preparation_failed", "reason": f"{type(error).__name__} while preparing; see the run's log"}
+    return row | failure | {"status": QUARANTINED, "artifact": ""}, {}, "quarantined"
+
+
+def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> None:
+    """Quarantine accepted rows whose facts fail an expectation of severity error."""
+    from med_assets.audit.expectations import run_suite
+
+    if not facts:
+        return
+    result = run_suite(pd.DataFrame(facts), program.get(program_name).expectations(ws))
+    meanings: dict[str, list[str]] = {}
+    for outcome in result.results:
+        if outcome.expectation.severity == "error":
+            for case_id in outcome.failing_case_ids:
+                meanings.setdefault(case_id, []).append(outcome.expectation.meaning)
+    for row in rows:
+        if row["status"] == OK and row["case_id"] in meanings:
+            row |= {"status": QUARANTINED, "reason_code": "audit_failed", "reason": "; ".join(meanings[row["case_id"]])}
+
+
+def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
+    """Prepare and audit the accepted cases of one batch; work already in the store is not done again."""
+    partition = f"{program_name}/{batch}"
+    rows, facts, labels = [], [], []
+    for raw in accepted(ws.lake.rows("raw_cases", partition)):
+        row, measured, label = _prepare_case(ws, program_name, raw)
+        rows.append(row)
+        labels.append(label)
+        if row["status"] == OK:
+            keys = {name: row[name] for name in ("program", "batch", "case_id", "version")}
+            facts.append(keys | {name: measured.get(name) for name in program.get(program_name).facts})
+    _audit(ws, program_name, rows, facts)
+    rejected = sum(row["status"] == QUARANTINED for row in rows)
+    ws.lake.write(program.fact_table(program_name), partition, facts)
+    ws.lake.write("prepared_cases", partition, rows)
+    versions = [[row["case_id"], row["version"], row["status"], row["artifact"], row["reason_code"]] for row in rows]
+    return StageResult(
+        data_version=digest(versions),
+        counts=tally(labels) | {"quarantined": rejected},
+        summary={"cases": len(rows), "accepted": len(rows) - rejected},
+        tables={"quarantine": reasons(rows), "facts": pd.DataFrame(facts)},
+    )

@@ -1,0 +1,38 @@
+"""What every stage returns."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+OK, QUARANTINED = "ok", "quarantined"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Outcome of one stage: the hash of its content, counts of cases by what happened, and what to show to people."""
+
+    data_version: str
+    counts: dict[str, int] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
+
+
+def accepted(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose case was not quarantined."""
+    return [dict(row) for row in rows if row["status"] == OK]
+
+
+def reasons(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Quarantined cases with code and reason, for people."""
+    found = [(row["case_id"], row["reason_code"], row["reason"]) for row in rows if row["status"] == QUARANTINED]
+    return pd.DataFrame(found, columns=["case_id", "reason_code", "reason"])
+
+
+def tally(labels: Iterable[str]) -> dict[str, int]:
+    """Counts per label, with the four that every materialization shows always present."""
+    return {"new": 0, "reused": 0, "quarantined": 0, "superseded": 0} | dict(Counter(labels))

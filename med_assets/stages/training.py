@@ -1,0 +1,189 @@
+"""Training: a job folder named by what goes in, the training process, and the published checkpoint."""
+
+import csv
+import fcntl
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory
+from med_assets.experiments import Experiment, load
+from med_assets.files import digest, file_sha256, read_json, write_json, write_text
+from med_assets.provenance import git_state, provenance
+from med_assets.settings import Workspace
+from med_assets.stages.dataset import cases_of
+from med_assets.stages.result import StageResult
+
+LEARNING = ("train", "val")
+PUBLISHED = ("weights.pt", "experiment.json", "history.csv", "result.json")
+
+Launch = Callable[[Path], None]
+
+
+def experiment(ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment as this workspace runs it: its profile and the program's own overrides applied."""
+    base = program.get(program_name).experiment_overrides(ws)
+    return load(program_name, name, [*base, *overrides], profile=ws.profile)
+
+
+def learning_cases(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+    """Cases that training sees, sorted: those of the splits train and val."""
+    return [case for case in cases_of(ws, program_name) if case["split"] in LEARNING]
+
+
+def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment) -> str:
+    """Key of a checkpoint: its cases and their splits, the experiment and the code that trains. Test cases are not in it."""
+    cases = [[case["case_id"], case["version"], case["artifact"], case["split"]] for case in learning_cases(ws, program_name)]
+    return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"])
+
+
+def run_training(job: Path) -> None:
+    """Run the training command for a job folder to its end, in a process of its own; output goes to `job/log.txt`."""
+    command = [sys.executable, "-m", "med_assets.training", str(job), "--resume", "auto"]
+    with (job / "log.txt").open("ab") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, check=False)
+    if done.returncode and not (job / "result.json").is_file():
+        tail = (job / "log.txt").read_text(errors="replace").splitlines()[-20:]
+        raise MedAssetsError(f"training ended with exit status {done.returncode}; the last lines of its log:\n" + "\n".join(tail))
+
+
+def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment) -> Path:
+    job = ws.jobs / key.split("/")[1]
+    job.mkdir(parents=True, exist_ok=True)
+    cases = [
+        {
+            "case_id": case["case_id"],
+            "patient_id": case["patient_id"],
+            "split": case["split"],
+            "folder": str(ws.store.fetch(case["artifact"])),
+        }
+        for case in learning_cases(ws, program_name)
+    ]
+    counts = {split: sum(case["split"] == split for case in cases) for split in LEARNING}
+    if not all(counts.values()):
+        raise ConfigurationError(
+            f"{program_name}: expected at least one training and one validation case, got {counts}; take in more patients, or set "
+            f"fractions in conf/{program_name}/_program.yaml before the first split"
+        )
+    write_text(job / "program", program_name + "\n")
+    write_text(job / "experiment.json", chosen.to_json())
+    write_json(job / "cases.json", cases)
+    return job
+
+
+def train(
+    ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = (), launch: Launch | None = None
+) -> StageResult:
+    """Train an experiment on the present dataset and splits, or reuse the checkpoint that the same inputs gave before.
+
+    A job that another process is training is waited for. Raises OutOfMemory, ConfigurationError or MedAssetsError.
+    """
+    chosen = experiment(ws, program_name, name, overrides)
+    key = checkpoint_key(ws, program_name, chosen)
+    label = "reused"
+    if not ws.store.has(key):
+        job = _prepare_job(ws, program_name, key, chosen)
+        with (job / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not ws.store.has(key):
+                (launch or run_training)(job)
+                _publish(ws, program_name, key, job)
+                label = "new"
+    folder = ws.store.fetch(key)
+    result = read_json(folder / "result.json")
+    record = read_json(folder / "provenance.json")
+    history = _record(ws, program_name, name, key, chosen, folder, record)
+    return StageResult(
+        data_version=digest(key, record["weights_sha256"]),
+        counts={"new": int(label == "new"), "reused": int(label == "reused")},
+        summary={
+            "checkpoint": key,
+            "experiment_hash": chosen.hash(),
+            "weights_sha256": record["weights_sha256"],
+            "cases": {split: sum(case["split"] == split for case in record["cases"]) for split in LEARNING},
+            "result": result,
+            "git_commit": record["git_commit"],
+        },
+        tables={"history": history},
+        images=_curves(ws, program_name, name, history),
+    )
+
+
+def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) -> dict[str, Path]:
+    from med_assets.reports.plots import plot_training
+
+    columns = [column for column in history.columns if column not in ("epoch", "step") and pd.api.types.is_numeric_dtype(history[column])]
+    losses = [column for column in columns if "loss" in column]
+    metrics = [column for column in columns if column.endswith("_gy")]
+    if len(history) < 2 or not (losses or metrics):
+        return {}
+    path = ws.reports / program_name / "plots" / f"training_{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return {"training": plot_training(path, history, {"loss": losses, "validation (Gy)": metrics}, title=name)}
+
+
+def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
+    """Move a finished job's result into the store; a job without one raises with what it says."""
+    if not (job / "result.json").is_file():
+        raise MedAssetsError("training ended without a result; see log.txt in its job folder, and start it again to resume")
+    result = read_json(job / "result.json")
+    if result["status"] == "out_of_memory":
+        message = result.get("message", "training ran out of memory")
+        (job / "result.json").unlink()
+        raise OutOfMemory(message)
+    if result["status"] != "finished":
+        raise MedAssetsError(f"expected a finished training, got status {result['status']!r}: {result.get('message', '')}")
+    cases = [{name: case[name] for name in ("case_id", "patient_id", "split")} for case in read_json(job / "cases.json")]
+    with ws.store.create(key) as folder:
+        for name in PUBLISHED:
+            shutil.copyfile(job / name, folder / name)
+        record = provenance() | {"program": program_name, "cases": cases, "weights_sha256": file_sha256(folder / "weights.pt")}
+        write_json(folder / "provenance.json", record)
+
+
+def _record(
+    ws: Workspace, program_name: str, name: str, key: str, chosen: Experiment, folder: Path, record: dict[str, Any]
+) -> pd.DataFrame:
+    """Write the lake's rows about a checkpoint; returns its history, one row per epoch."""
+    from med_assets.stages.dataset import dataset_version
+
+    partition = f"{program_name}/{name}"
+    dataset = ws.lake.rows("dataset", program_name)
+    ids = {case["case_id"]: case["split"] for case in record["cases"]}
+    row = {
+        "program": program_name,
+        "experiment": name,
+        "checkpoint": key,
+        "experiment_hash": chosen.hash(),
+        "dataset_version": dataset_version(dataset),
+        "n_train": sum(split == "train" for split in ids.values()),
+        "n_val": sum(split == "val" for split in ids.values()),
+        "synthetic": any(case["synthetic"] for case in dataset if case["case_id"] in ids),
+        "weights_sha256": record["weights_sha256"],
+        "git_commit": git_state(),
+    }
+    ws.lake.write("checkpoints", partition, [row])
+    with (folder / "history.csv").open(newline="") as stream:
+        epochs = list(csv.DictReader(stream))
+    long = [
+        {"program": program_name, "experiment": name, "checkpoint": key, "epoch": int(epoch["epoch"]), "metric": metric, "value": float(value)}
+        for epoch in epochs
+        for metric, value in epoch.items()
+        if metric != "epoch" and value not in ("", None)
+    ]
+    ws.lake.write("training_history", partition, long)
+    return pd.DataFrame(epochs).apply(pd.to_numeric, errors="coerce") if epochs else pd.DataFrame({"epoch": []})
+
+
+def checkpoint_of(ws: Workspace, program_name: str, name: str) -> dict[str, Any]:
+    """The recorded checkpoint of an experiment; raises ConfigurationError when it was never trained."""
+    rows = ws.lake.rows("checkpoints", f"{program_name}/{name}")
+    if not rows:
+        raise ConfigurationError(f"{program_name}/{name} has no checkpoint yet; run `med-assets train {program_name}/{name}` first")
+    return rows[0]

@@ -1,0 +1,11 @@
+"""What the assets and sensors reach the world with: the workspace and the launcher of trainings."""
+
+from resources.launcher import LocalLauncher
+from resources.workspace import WorkspaceResource
+
+__all__ = ["LocalLauncher", "WorkspaceResource", "build"]
+
+
+def build() -> dict[str, object]:
+    """Resources by the name under which assets and sensors ask for them."""
+    return {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}

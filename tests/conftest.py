@@ -1,0 +1,51 @@
+"""Laws and surroundings that every test has: few threads, no home of the user's, no settings of the user's."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+
+import pytest
+
+from med_assets.settings import Workspace
+
+TEST_KEY = "a-key-that-only-the-tests-know"
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Two cores are shared by all that runs; more threads make small networks slower, not faster."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    yield
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace in a temporary home, which the environment names too, so that commands and processes find it."""
+    for name in [name for name in os.environ if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_REAL_DATA"]:
+        monkeypatch.delenv(name)
+    settings = {
+        "MED_ASSETS_HOME": str(tmp_path / "home"),
+        "MED_ASSETS_PSEUDONYM_KEY": TEST_KEY,
+        "MED_ASSETS_PURPOSE": "demo",
+        "MED_ASSETS_PROFILE": "demo",
+        "MED_ASSETS_SETTLE_S": "0",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return Workspace.from_env()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with real cases; the test skips when it is absent."""
+    folder = Path(os.environ.get("MED_ASSETS_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no real cases here; set MED_ASSETS_REAL_DATA to the folder that holds them")
+    return folder

@@ -1,0 +1,60 @@
+"""DVH criteria against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+
+from med_assets.metrics.dvh import Criterion, cumulative_dvh, dose_at_percent, dose_at_volume, volume_percent
+
+TEN = np.arange(1.0, 11.0)[::-1]
+
+
+def test_d95_is_the_lower_fifth_percentile_a_dose_that_some_voxel_has() -> None:
+    doses = np.arange(0.0, 30.0)
+    assert dose_at_percent(doses, 95) == 1.0  # position 0.05 * 29 = 1.45, lower neighbour
+    assert np.percentile(doses, 5) == pytest.approx(1.45)
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(100, 1.0), (50, 5.0), (10, 9.0), (0, 10.0)])
+def test_dose_at_percent_of_ten_voxels(percent: float, expected: float) -> None:
+    assert dose_at_percent(TEN, percent) == expected
+
+
+@pytest.mark.parametrize(
+    ("voxel_ml", "expected"),
+    [(0.1, 10.0), (0.03, 8.0), (0.25, 10.0), (0.01, 1.0)],
+)
+def test_d01cc_is_the_dose_of_the_kth_hottest_voxel(voxel_ml: float, expected: float) -> None:
+    assert dose_at_volume(TEN, 0.1, voxel_ml) == expected
+
+
+def test_d01cc_is_undefined_in_a_structure_smaller_than_a_tenth_of_a_cc() -> None:
+    assert dose_at_volume(TEN, 0.1, 0.005) is None
+
+
+def test_vx_counts_voxels_at_the_level_itself() -> None:
+    assert volume_percent(TEN, 8.0) == 30.0
+    assert Criterion.parse("V8", "cc").measure(TEN, 0.5) == 1.5
+
+
+@pytest.mark.parametrize("name", ["Dmean", "Dmax", "Dmin", "D95", "D0.1cc", "V70"])
+def test_every_criterion_of_an_absent_structure_is_undefined_and_not_zero(name: str) -> None:
+    assert Criterion.parse(name).measure(np.array([]), 0.1) is None
+
+
+def test_names_give_value_and_unit() -> None:
+    found = {name: (Criterion.parse(name).measure(TEN, 0.1), Criterion.parse(name).unit) for name in ("Dmean", "Dmax", "V5")}
+    assert found == {"Dmean": (5.5, "Gy"), "Dmax": (10.0, "Gy"), "V5": (60.0, "%")}
+    assert Criterion.parse("V5", "cc").unit == "cc"
+
+
+@pytest.mark.parametrize("name", ["D", "Vmean", "95", "D95Gy", "mean"])
+def test_a_criterion_that_is_not_understood_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected a DVH criterion"):
+        Criterion.parse(name)
+
+
+def test_the_cumulative_dvh_starts_at_all_the_volume_and_never_rises() -> None:
+    curve = cumulative_dvh(TEN, [0.0, 1.0, 5.5, 10.0, 10.1])
+    assert curve.tolist() == [100.0, 100.0, 50.0, 10.0, 0.0]
+    with pytest.raises(ValueError, match="empty structure"):
+        cumulative_dvh([], [0.0])
