@@ -1,16 +1,17 @@
 """The one shell around every stage: names, versions, gates and metadata are given here, the work is done in med_assets."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets import keys
 from assets.gates import Gate
-from assets.provenance import provenance
-from assets.show import metadata
+from assets.show import metadata, value
 from med_assets import program
+from med_assets.provenance import provenance
 from resources.discretion import discreet
 from resources.launcher import LocalLauncher
 from resources.workspace import WorkspaceResource
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from med_assets.stages.result import StageResult
 
 
-class StageConfig(dg.Config):
-    """What the launchpad offers."""
+class Overrides(dg.Config):
+    """What the launchpad offers for a training: Hydra's `key=value`, such as `schedule.epochs=2`."""
 
     overrides: list[str] = []
 
@@ -32,7 +33,7 @@ class Call:
 
     ws: "Workspace"
     batch: str | None
-    config: StageConfig
+    overrides: tuple[str, ...]
     launcher: LocalLauncher
     context: dg.AssetExecutionContext
 
@@ -53,7 +54,7 @@ class Stage:
     experiment: str | None = None
     pool: str | None = None
     touches_raw_files: bool = False
-    tags: dict[str, str] = field(default_factory=dict)
+    takes_overrides: bool = False
 
     @property
     def key(self) -> dg.AssetKey:
@@ -67,9 +68,8 @@ def materialized(stage: Stage, call: Call) -> dg.MaterializeResult:
     """Run a stage, then its gates, and say what came of it."""
     result = stage.run(call)
     checks = [gate.result(stage.key, call.ws, call.batch) for gate in stage.gates]
-    shown = metadata(result) | {
-        name: dg.MetadataValue.text(text) for name, text in provenance(stage.code_version, result.data_version).items()
-    }
+    origin = {"code_version": stage.code_version, "data_version": result.data_version, **provenance()}
+    shown = metadata(result) | {f"provenance/{name}": value(content) for name, content in origin.items()}
     return dg.MaterializeResult(
         asset_key=stage.key, metadata=shown, data_version=dg.DataVersion(result.data_version), check_results=checks
     )
@@ -78,28 +78,38 @@ def materialized(stage: Stage, call: Call) -> dg.MaterializeResult:
 def build(stage: Stage) -> dg.AssetsDefinition:
     """The Dagster asset of a stage. Its data version is always the hash of its content."""
 
-    @dg.asset(
+    decorate = dg.asset(
         key=stage.key,
         deps=list(stage.deps),
         description=stage.description,
         group_name=stage.program,
         owners=list(program.get(stage.program).owners),
         kinds=set(stage.kinds),
-        tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.name, **stage.tags},
+        tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.name},
         code_version=stage.code_version,
         partitions_def=keys.batches_of(stage.program) if stage.by_batch else None,
         check_specs=[gate.spec(stage.key) for gate in stage.gates],
         pool=stage.pool,
-        output_required=True,
     )
-    def shell(
-        context: dg.AssetExecutionContext, config: StageConfig, workspace: WorkspaceResource, launcher: LocalLauncher
-    ) -> dg.MaterializeResult:
-        batch = context.partition_key if stage.by_batch else None
-        call = Call(workspace.open(), batch, config, launcher, context)
-        if stage.touches_raw_files:
-            with discreet():
-                return materialized(stage, call)
-        return materialized(stage, call)
 
-    return shell
+    def work(
+        context: dg.AssetExecutionContext,
+        workspace: WorkspaceResource,
+        launcher: LocalLauncher,
+        overrides: Sequence[str] = (),
+    ) -> dg.MaterializeResult:
+        with discreet() if stage.touches_raw_files else nullcontext():
+            batch = context.partition_key if stage.by_batch else None
+            return materialized(stage, Call(workspace.open(), batch, tuple(overrides), launcher, context))
+
+    def plain(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LocalLauncher
+    ) -> dg.MaterializeResult:
+        return work(context, workspace, launcher)
+
+    def with_overrides(
+        context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LocalLauncher
+    ) -> dg.MaterializeResult:
+        return work(context, workspace, launcher, config.overrides)
+
+    return decorate(with_overrides if stage.takes_overrides else plain)

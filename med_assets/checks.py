@@ -30,10 +30,11 @@ def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     from med_assets.dicom import phi
 
     found: dict[str, int] = defaultdict(int)
-    scanned = 0
+    scanned, vocabulary = 0, program.get(program_name).roi_vocabulary(ws)
     for row in accepted(ws.lake.rows("raw_cases", f"{program_name}/{batch}")):
-        scanned += row["n_instances"]
-        for finding in phi.residual_phi(ws.store.fetch(row["artifact"])):
+        files = sorted(ws.store.fetch(row["artifact"]).glob("*.dcm"))
+        scanned += len(files)
+        for finding in phi.residual_phi(files, roi_vocabulary=vocabulary):
             found[f"{finding.tag}: {finding.reason}"] += 1
     reason = f"{scanned} files scanned, nothing found" if not found else f"identity may remain in {sum(found.values())} elements; withdraw the cases"
     return CheckOutcome(not found, reason, metadata={"files": scanned, "findings": dict(found)})

@@ -24,7 +24,7 @@ NO_EFFECT = {"affects_result": False}
 """`json_schema_extra` of a field that changes no number of the result and so stays out of the hash."""
 
 GROUPS = {"profile": "profiles", "site": "sites@site"}
-"""Short names of choices between files, as written in an override (`site=head_neck`), and Hydra's own names for them."""
+"""Choices between files: their names in an override (`site=head_neck`), and Hydra's own names for them."""
 
 _hydra_lock = threading.Lock()
 
@@ -58,7 +58,9 @@ class Runtime(Settings):
 
     accelerator: str = Field(description="Lightning accelerator: auto, cpu, gpu or mps", json_schema_extra=NO_EFFECT)
     workers: int = Field(ge=0, description="processes that read patches, count", json_schema_extra=NO_EFFECT)
-    threads: int = Field(ge=0, description="CPU threads of torch, count; 0 leaves torch's own choice", json_schema_extra=NO_EFFECT)
+    threads: int = Field(
+        ge=0, description="CPU threads of torch, count; 0 leaves torch's own choice", json_schema_extra=NO_EFFECT
+    )
     hang_after_s: float = Field(
         gt=0, description="write all stacks to the log when no step ended for so long, s", json_schema_extra=NO_EFFECT
     )
@@ -71,7 +73,9 @@ class Experiment(Settings):
     name: str = Field(description="name of the experiment, the name of its file")
     title: str = Field(description="name for people", json_schema_extra=NO_EFFECT)
     description: str = Field(description="what is tried and why", json_schema_extra=NO_EFFECT)
-    profile: str = Field(description="full for results, demo for a run of seconds on a CPU", json_schema_extra=NO_EFFECT)
+    profile: str = Field(
+        description="full for results, demo for a run of seconds on a CPU", json_schema_extra=NO_EFFECT
+    )
     seed: int = Field(ge=0, description="seed of the weights and of the order and place of patches")
     precision: str = Field(description="Lightning precision on an accelerator; a CPU always trains in 32-true")
     optimiser: Optimiser = Field(description="optimiser and its schedule")
@@ -80,7 +84,9 @@ class Experiment(Settings):
 
     def hash(self) -> str:
         """Return 64 hex digits over every field that can change the result: not titles, workers or the device."""
-        text = json.dumps(result_fields(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        text = json.dumps(
+            result_fields(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -110,7 +116,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def conf_folder(program: str, conf_root: Path | None = None) -> Path:
-    """Return the folder of the experiments of a program: under `conf_root`, MED_ASSETS_CONF, or `conf` beside the package."""
+    """Return a program's folder of experiments: under `conf_root`, MED_ASSETS_CONF, or `conf` beside the package."""
     root = conf_root or Path(os.environ.get(CONF_VARIABLE) or Path(__file__).resolve().parent.parent / "conf")
     folder = root / program
     if not folder.is_dir():
@@ -150,15 +156,17 @@ def load(
 ) -> Experiment:
     """Compose, check and freeze the experiment `conf/<program>/<name>.yaml`.
 
-    `overrides` are Hydra's `key=value`; `profile` picks one of `conf/<program>/profiles`. Raises ConfigurationError for a
-    name, key or value that can't be used, naming it.
+    `overrides` are Hydra's `key=value`; `profile` picks one of `conf/<program>/profiles`. Raises ConfigurationError
+    for a name, key or value that can't be used, naming it.
     """
     folder = conf_folder(program, conf_root)
     known = names(program, conf_root)
     if name not in known:
         raise ConfigurationError(f"program {program} has no experiment {name!r}; known: {', '.join(known) or 'none'}")
     chosen = [] if profile is None else [f"profile={profile}"]
-    return _validate(program, f"conf/{program}/{name}.yaml", {**_compose(folder, name, [*chosen, *overrides]), "name": name})
+    return _validate(
+        program, f"conf/{program}/{name}.yaml", {**_compose(folder, name, [*chosen, *overrides]), "name": name}
+    )
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def expand(archive: Path, into: Path, *, max_bytes: int, max_files: int, max_rat
             _expand_zip(archive, budget)
         else:
             _expand_tar(archive, start, budget)
+        if budget.files == 0:
+            raise ArchiveRejected("not_archive", "Expected an archive with files in it; got none. Pack it again.")
         temporary.chmod(0o755)
         temporary.rename(into)
     finally:

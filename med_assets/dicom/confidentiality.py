@@ -218,7 +218,8 @@ FILE_META = frozenset({
 def _table() -> dict[int, Action]:
     groups = [
         (_KEEP, Action.KEEP), (_UID, Action.UID), (_DATE, Action.DATE), (_EMPTY, Action.EMPTY),
-        (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(KNOWN_VALUES), Action.VOCABULARY), (" ".join(FIXED_VALUES), Action.FIXED),
+        (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(KNOWN_VALUES), Action.VOCABULARY),
+        (" ".join(FIXED_VALUES), Action.FIXED),
         ("PatientID PatientName", Action.PSEUDONYM), ("ROIName SegmentLabel", Action.STRUCTURE),
     ]  # fmt: skip
     table: dict[int, Action] = {}

@@ -39,6 +39,9 @@ CODE_STRING = re.compile(r"[A-Z0-9 _]{0,16}\Z")
 IMPLEMENTATION_UID = "2.25.143202918847170297421270129330160311973"
 """Written as ImplementationClassUID: fixed, so that the bytes do not change with the pydicom version."""
 
+IMPLEMENTATION_VERSION = "MED_ASSETS_1"
+"""Written as ImplementationVersionName."""
+
 METHODS = (
     ("113100", "Basic Application Confidentiality Profile"),
     ("113105", "Clean Descriptors Option"),
@@ -83,10 +86,10 @@ class Deidentifier:
         return normalise_structure_name(name) in self._vocabulary
 
     def apply(self, ds: Dataset) -> Dataset:
-        """A de-identified copy of `ds` with fixed file meta; PixelData, compressed or not, keeps its bytes.
+        """A de-identified copy of `ds` with fixed file meta; PixelData keeps its bytes, compressed or not.
 
         Raises CaseRejected: unsupported_sop_class, missing_patient_id, missing_uid, burned_in_annotation,
-        overlay_in_pixels, malformed_element. The input is not changed, and must have been read with its values in memory.
+        overlay_in_pixels, malformed_element. The input is not changed; its values must be in memory.
         """
         with disable_value_validation():  # its warnings quote the values
             return self._apply(ds)
@@ -233,7 +236,7 @@ def _file_meta(out: Dataset, syntax: UID) -> FileMetaDataset:
     meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
     meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
-    meta.ImplementationVersionName = "MED_ASSETS_1"
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     return meta
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from med_assets.dicom.frames import text
+from med_assets.dicom.frames import quietly, text
 from med_assets.errors import CaseRejected
 
 REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
@@ -93,6 +93,7 @@ def load(path: Path) -> Dataset:
 
     Raises `CaseRejected`: "not_dicom", "truncated_file", "symbolic_link", "unreadable". The file name is in none.
     """
+    _read(path, header_only=True)  # sees missing pixels, which a full read passes over
     dataset = _read(path, header_only=False)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
@@ -107,9 +108,10 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
     if text(dataset, "Modality") == "RTSTRUCT":
         frames = {text(item, "FrameOfReferenceUID") for item in dataset.get("ReferencedFrameOfReferenceSequence") or ()}
         frame = frames.pop() if len(frames) == 1 else frame
-    references = [uid for keyword in REFERENCES for item in dataset.get(keyword) or () for uid in _referenced(item)]
-    if not references:
-        references = [uid for item in dataset.get("ROIContourSequence") or () for uid in _referenced(item)]
+    with quietly():
+        references = [uid for keyword in REFERENCES for item in dataset.get(keyword) or () for uid in _referenced(item)]
+        if not references:
+            references = [uid for item in dataset.get("ROIContourSequence") or () for uid in _referenced(item)]
     return Instance(
         path=path,
         sop_class_uid=text(dataset, "SOPClassUID"),
@@ -127,9 +129,7 @@ def _header(path: Path) -> Instance:
     dataset = _read(path, header_only=True)
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise CaseRejected("directory_file", "A DICOMDIR lists other files, which are read directly. Nothing to do.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        instance = describe(dataset, path)
+    instance = describe(dataset, path)
     if not instance.sop_class_uid:
         raise CaseRejected("not_dicom", "Expected a DICOM object with a SOPClassUID; got a file without. Leave it out.")
     if not (instance.sop_instance_uid and instance.series_uid and instance.study_uid):
@@ -155,19 +155,17 @@ def _read(path: Path, *, header_only: bool) -> Dataset:
 def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
     size = os.fstat(stream.fileno()).st_size
     try:
-        # Warnings of pydicom quote values and file names, which may identify a patient.
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with quietly() as caught:
             tags = list(HEADER) if header_only else None
             dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=tags)
     except (InvalidDicomError, KeyError, NotImplementedError, TypeError, ValueError, struct.error) as error:
         raise CaseRejected(
             "not_dicom", f"Expected DICOM elements; parsing failed ({type(error).__name__}). Send the original file."
         ) from error
-    except OSError:
-        raise
-    except Exception as error:  # EOFError, or zlib's own for a cut deflated dataset
-        raise _truncated() from error
+    except (EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _truncated() from error  # pydicom raises bare OSErrors for sequences that end too early
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
     if any("end of file" in str(warning.message).lower() for warning in caught):
         raise _truncated()
@@ -220,6 +218,10 @@ def _referenced(dataset: Dataset) -> Iterator[str]:
     for element in dataset:
         if element.keyword == "ReferencedSOPInstanceUID" and element.value:
             yield str(element.value).strip()
+        elif element.keyword == "RTReferencedStudySequence":  # names the study itself, which is no image, beside its series
+            for study in element.value:
+                for series in study.get("RTReferencedSeriesSequence") or ():
+                    yield from _referenced(series)
         elif element.VR == "SQ":
             for item in element.value:
                 yield from _referenced(item)

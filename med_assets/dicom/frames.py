@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,21 +24,34 @@ DIRECTION_TOLERANCE = 1e-3
 DUPLICATE_DISTANCE_MM = 0.01
 """Slices nearer than this are two pictures of one place."""
 
-SPACING_TOLERANCE_MM = 0.1
-"""How far a gap between slices may be from the usual one; positions are often written with one decimal only."""
+SPACING_TOLERANCE_MM = 0.12
+"""How far a gap between slices may be from the usual one: positions written with one decimal move a gap by 0.1."""
+
+
+@contextmanager
+def quietly() -> Iterator[list[warnings.WarningMessage]]:
+    """Keep pydicom's warnings to ourselves: they quote values and file names, which may identify a patient."""
+    logger = logging.getLogger("pydicom")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield caught
+    finally:
+        logger.disabled = disabled
 
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Return an element's value as stripped text, empty where it is absent."""
-    value = dataset.get(keyword)
+    with quietly():
+        value = dataset.get(keyword)
     return "" if value is None else str(value).strip()
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
     """Return an element's value as a finite float, None where it is absent or anything else."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             value = float(dataset[keyword].value)
     except (KeyError, TypeError, ValueError):
         return None
@@ -63,8 +79,7 @@ def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
     if "PixelData" not in dataset:
         raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             pixels = np.asarray(dataset.pixel_array)
     except Exception as error:  # decoders of compressed syntaxes raise what they like; the cause is kept
         if "less than" in str(error) or "end of" in str(error).lower() or isinstance(error, EOFError):

@@ -1,4 +1,4 @@
-"""Looks for identity that is still in stored DICOM: a check of its own, made after de-identification and not trusting it.
+"""Looks for identity that is still in stored DICOM: a check made after de-identification that does not trust it.
 
 It reads every element of every file at every depth, and reports what the confidentiality profile would not have let
 through, and every occurrence of strings that are known to identify the patients. A finding never quotes what it found.
@@ -14,6 +14,7 @@ from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from med_assets.dicom.admission import read_element, values
@@ -27,18 +28,26 @@ from med_assets.dicom.confidentiality import (
     USUALLY_BURNED_IN,
     Action,
 )
-from med_assets.dicom.deidentify import CODE_STRING
+from med_assets.dicom.deidentify import CODE_STRING, IMPLEMENTATION_VERSION, normalise_structure_name
 from med_assets.errors import CaseRejected
 
 MIN_KNOWN_CHARS = 4
 """Shorter known strings are not looked for: they occur by chance in ordinary values."""
 
-MIN_KNOWN_CHARS_IN_PIXELS = 8
-"""The same for compressed pixel data, where any short string occurs by chance among megabytes."""
+MIN_KNOWN_CHARS_IN_BYTES = 8
+"""The same for binary values, compressed pixels among them, where short strings occur by chance."""
 
 _PSEUDONYM = re.compile(r"[0-9a-f]{16}\Z")
+_HASH = re.compile(r"[0-9a-f]{16,128}\Z")
 _KEYED_UID = re.compile(r"2\.25\.[0-9]{1,39}\Z")
 _STRUCTURE = re.compile(r"UNRECOGNISED_[0-9]+\Z")
+_FORMS = {
+    Action.UID: _KEYED_UID,
+    Action.DATE: re.compile(r"[0-9]{8}\Z"),
+    Action.EMPTY: re.compile(r"\Z"),
+    Action.PSEUDONYM: _PSEUDONYM,
+}
+_CLOSED = {**KNOWN_VALUES, **ENUMERATED, **{keyword: frozenset({text}) for keyword, text in FIXED_VALUES.items()}}
 _TEXT = frozenset({"AE", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 _IDENTIFYING = ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID", "PatientBirthDate", "PatientAddress")
 
@@ -52,7 +61,10 @@ class Finding:
 
 
 def residual_phi(
-    source: Path | Iterable[Dataset | Path], *, known: Collection[str] = (), roi_vocabulary: Collection[str] | None = None
+    source: Path | Iterable[Dataset | Path],
+    *,
+    known: Collection[str] = (),
+    roi_vocabulary: Collection[str] | None = None,
 ) -> list[Finding]:
     """What is left of identity in stored objects: sorted distinct findings, empty when there is none.
 
@@ -69,7 +81,7 @@ def residual_phi(
 
 
 def identifying_values(ds: Dataset) -> frozenset[str]:
-    """Strings of an original object to look for afterwards: name parts of all persons, ids, birth date, instance UIDs."""
+    """Strings of an original object to look for afterwards: name parts of persons, ids, birth date, instance UIDs."""
     found: set[str] = set()
     for element in ds.iterall():
         if element.tag.is_private or element.is_empty:
@@ -85,11 +97,12 @@ class _Scan:
     def __init__(self, known: Collection[str], roi_vocabulary: Collection[str] | None) -> None:
         self._known = frozenset(text.strip().casefold() for text in known if len(text.strip()) >= MIN_KNOWN_CHARS)
         self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_KNOWN_CHARS)
-        self._in_pixels = [text.encode() for text in self._known if len(text) >= MIN_KNOWN_CHARS_IN_PIXELS]
-        self._structures = None if roi_vocabulary is None else {_squeeze(name) for name in roi_vocabulary}
+        self._in_bytes = [text.encode() for text in self._known if len(text) >= MIN_KNOWN_CHARS_IN_BYTES]
+        self._structures = None if roi_vocabulary is None else {normalise_structure_name(name) for name in roi_vocabulary}
 
     def name(self, name: str) -> Iterator[Finding]:
-        if self._identifies(name):
+        parts = [part.partition(".")[0] for part in Path(name).parts]
+        if any(self._identifies(part) for part in parts):
             yield Finding("file", "a file or folder name contains a known identifying string")
 
     def object(self, ds: Dataset) -> Iterator[Finding]:
@@ -98,7 +111,7 @@ class _Scan:
         for element in getattr(ds, "file_meta", ()):
             if element.keyword not in FILE_META:
                 yield Finding(str(element.tag), "file meta element that is not on the allow-list")
-            if element.VR in _TEXT and any(self._identifies(value) for value in values(element.value)):
+            elif element.value != IMPLEMENTATION_VERSION and self._contains_known(element):
                 yield Finding(str(element.tag), "contains a known identifying string")
         yield from self._declarations(ds)
         yield from self._dataset(ds, "")
@@ -112,74 +125,74 @@ class _Scan:
         if burned_in == "YES" or (str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN and burned_in != "NO"):
             yield Finding("(0028,0301)", "the pixels hold text, or do not say that they hold none")
 
-    def _dataset(self, ds: Dataset, path: str, *, coded: bool = False) -> Iterator[Finding]:
+    def _dataset(self, ds: Dataset, path: str) -> Iterator[Finding]:
         for tag in sorted(ds.keys()):
-            where = f"{path}{tag}"
-            if tag.is_private:
-                yield Finding(where, "private element")
-            elif coded:
-                yield from self._code_element(ds, ds[tag], where)
-            elif tag not in ALLOWED:
-                yield Finding(where, "not on the allow-list")
-            yield from self._value(ds, tag, where, coded)
+            yield from self._element(ds, tag, f"{path}{tag}")
 
-    def _value(self, ds: Dataset, tag: int, where: str, coded: bool) -> Iterator[Finding]:
+    def _element(self, ds: Dataset, tag: BaseTag, where: str) -> Iterator[Finding]:
         action = ALLOWED.get(tag)
         try:
-            element = read_element(ds, ds[tag].tag) if action is not None and not coded else ds[tag]
+            element = ds[tag] if action is None else read_element(ds, tag)
         except (CaseRejected, ValueError, TypeError, NotImplementedError):
             yield Finding(where, "the value does not have the form of its VR")
             return
+        if action is None:
+            yield Finding(where, "private element" if tag.is_private else "not on the allow-list")
         if element.VR == "SQ":
             for number, item in enumerate(element.value):
-                yield from self._dataset(item, f"{where}[{number}]", coded=action is Action.CODED)
+                if action is Action.CODED:
+                    yield from self._code(item, f"{where}[{number}]")
+                else:
+                    yield from self._dataset(item, f"{where}[{number}]")
             return
-        if action is not None and not coded:
-            yield from self._allowed(element, action, where)
-        if self._contains_known(element):
+        verdict = None if action is None else self._verdict(element, action)
+        if verdict is False:
+            name = "" if action is None else action.name.lower()
+            yield Finding(where, f"{element.keyword} has a value that the profile does not let through ({name})")
+        if verdict is not True and self._contains_known(element):
             yield Finding(where, "contains a known identifying string")
 
-    def _allowed(self, element: DataElement, action: Action, where: str) -> Iterator[Finding]:
+    def _verdict(self, element: DataElement, action: Action) -> bool | None:
+        """False: not let through; True: from a closed vocabulary; None: of the right form, but could hold a name."""
         texts = [str(value) for value in values(element.value) if value not in ("", b"")]
-        keyword = element.keyword
-        if action is Action.KEEP and element.VR == "CS":
-            terms = ENUMERATED.get(keyword)
-            good = all(text in terms if terms else CODE_STRING.match(text) for text in texts)
-        elif action is Action.UID:
-            good = all(_KEYED_UID.match(text) or UID(text).type for text in texts)
-        elif action is Action.DATE:
-            good = all(re.fullmatch(r"\d{8}", text) for text in texts)
-        elif action is Action.EMPTY:
-            good = not texts
-        elif action is Action.PSEUDONYM:
-            good = all(_PSEUDONYM.match(text) for text in texts)
-        elif action is Action.VOCABULARY:
-            good = all(text in KNOWN_VALUES[keyword] for text in texts)
-        elif action is Action.FIXED:
-            good = all(text == FIXED_VALUES[keyword] for text in texts)
-        elif action is Action.STRUCTURE:
-            good = self._structures is None or all(_STRUCTURE.match(t) or _squeeze(t) in self._structures for t in texts)
-        else:
-            good = True
-        if not good:
-            yield Finding(where, f"{keyword} has a value that the profile does not let through ({action.name.lower()})")
+        terms = _CLOSED.get(element.keyword)
+        if terms is not None:
+            return all(text in terms for text in texts)
+        if action is Action.STRUCTURE and self._structures is not None:
+            return all(_STRUCTURE.match(t) or normalise_structure_name(t) in self._structures for t in texts)
+        form = _FORMS.get(action)
+        if action is Action.KEEP:
+            form = CODE_STRING if element.VR == "CS" else None
+        if form is None or all(form.match(text) or (action is Action.UID and UID(text).type) for text in texts):
+            return None
+        return False
 
-    def _code_element(self, item: Dataset, element: DataElement, where: str) -> Iterator[Finding]:
-        meaning = standard_codes().get((str(item.get("CodingSchemeDesignator", "")), str(item.get("CodeValue", ""))))
-        declared = element.value if element.keyword == "CodeMeaning" else meaning
-        if element.keyword not in CODE_ELEMENTS or meaning is None or declared != meaning:
-            yield Finding(where, "a code, or its text, that is not in the standard's dictionaries")
+    def _code(self, item: Dataset, path: str) -> Iterator[Finding]:
+        meaning = standard_codes().get((str(item.get("CodingSchemeDesignator")), str(item.get("CodeValue"))))
+        if meaning is None or item.get("CodeMeaning") != meaning:
+            yield Finding(path, "a code, or its text, that is not in the standard's dictionaries")
+            yield from self._known_in(item, path)
+        yield from self._dataset(Dataset({e.tag: e for e in item if e.keyword not in CODE_ELEMENTS}), path)
+
+    def _known_in(self, item: Dataset, path: str) -> Iterator[Finding]:
+        for keyword in sorted(CODE_ELEMENTS & set(item.dir())):
+            if self._contains_known(item[keyword]):
+                yield Finding(f"{path}{item[keyword].tag}", "contains a known identifying string")
 
     def _contains_known(self, element: DataElement) -> bool:
         if isinstance(element.value, bytes):
-            compressed = element.value.startswith(b"\xfe\xff\x00\xe0")
-            return compressed and any(text in element.value.lower() for text in self._in_pixels)
+            text = element.value.lower()
+            compressed = element.keyword == "PixelData" and text.startswith(b"\xfe\xff\x00\xe0")
+            return (compressed or element.keyword != "PixelData") and any(known in text for known in self._in_bytes)
+        found = [str(value) for value in values(element.value)]
         if element.VR not in _TEXT:
-            return any(str(value).casefold() in self._known for value in values(element.value))
-        return any(self._identifies(value) for value in values(element.value))
+            return any(text.casefold() in self._known for text in found)
+        if element.VR == "CS":  # whole words, since PRIMARY is no Mary
+            return any(word in self._known for text in found for word in re.split(r"[\W_]+", text.casefold()))
+        return any(self._identifies(text) for text in found)
 
     def _identifies(self, text: str) -> bool:
-        if _PSEUDONYM.match(text) or _KEYED_UID.match(text):
+        if _HASH.match(text) or _KEYED_UID.match(text):  # digits meet digits by chance
             return text.casefold() in self._known
         folded, squeezed = text.casefold(), _squeeze(text)
         return any(known in folded for known in self._known) or any(known in squeezed for known in self._squeezed)

@@ -204,4 +204,5 @@ def _fill(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     crossings = np.round(x0 + (rows - y0) * (x1 - x0) / (y1 - y0), INDEX_DECIMALS)
     columns = np.clip(np.ceil(crossings), 0, nx).astype(int)
     toggles = np.bincount(rows * (nx + 1) + columns, minlength=ny * (nx + 1)).reshape(ny, nx + 1)
-    return np.asarray((np.cumsum(toggles[:, :nx], axis=1) % 2).astype(bool))
+    # Sums may wrap around in 8 bits: only whether they are odd counts.
+    return np.asarray((np.cumsum(toggles[:, :nx], axis=1, dtype=np.uint8) & 1).astype(bool))

@@ -55,12 +55,12 @@ def mean_with_interval(
     numbers = numbers[defined]
     mean = float(numbers.mean())
     if groups is None:
-        sums, counts = numbers, np.ones(n)
+        sums, counts = numbers, np.ones(n, dtype=np.float64)
     else:
         codes: dict[Hashable, int] = {}
         kept = [group for group, is_defined in zip(groups, defined, strict=True) if is_defined]
         index = np.array([codes.setdefault(group, len(codes)) for group in kept])
-        sums = np.bincount(index, weights=numbers)
+        sums = np.bincount(index, weights=numbers).astype(np.float64)
         counts = np.bincount(index).astype(np.float64)
     if len(sums) < 2:
         return Interval(mean, None, None, n)

@@ -25,7 +25,7 @@ def require_dose(dose_gy: NDArray[np.floating], shape: tuple[int, ...], what: st
         )
     bad = int(np.count_nonzero(~np.isfinite(dose_gy)))
     if bad:
-        raise MedAssetsError(f"{what}: expected finite doses in Gy, got {bad} NaN or infinite voxels; it cannot be scored")
+        raise MedAssetsError(f"{what}: expected finite doses in Gy, got {bad} NaN or infinite voxels; not scored")
 
 
 def mean_absolute_error(

@@ -1,13 +1,12 @@
 """Dose-volume statistics of one structure: what DVH criteria such as D95, D0.1cc, V70 and Dmean mean here.
 
 The doses of a structure are a flat array of Gy, one value per voxel, and all voxels weigh the same. Percentages of the
-volume follow `numpy.percentile(..., method="lower")`: the dose of a voxel that exists, never one interpolated between two,
-and on the low side, so that a coverage is not overstated.
+volume follow `numpy.percentile(..., method="lower")`: the dose of a voxel that exists, never one interpolated between
+two, and on the low side, so that a coverage is not overstated.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 RELIABLE_VOXELS = 100
 """A structure of fewer voxels has a DVH too coarse to judge by (the VMAT program's own rule, PROGRAMS 4.5)."""
 
-_CRITERION = re.compile(r"^(?:D(?P<stat>mean|max|min)|D(?P<cc>[\d.]+)cc|D(?P<percent>[\d.]+)%?|V(?P<gy>[\d.]+)(?:Gy)?)$")
-
-VolumeUnit = Literal["%", "cc"]
+_CRITERION = re.compile(
+    r"^(?:D(?P<stat>mean|max|min)|D(?P<cc>\d+(\.\d+)?)cc|D(?P<percent>\d+(\.\d+)?)%?|V(?P<gy>\d+(\.\d+)?)(?:Gy)?)$"
+)
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,16 @@ class Criterion:
             return share if share is None or self.unit == "%" else share / 100 * doses.size * voxel_ml
         if doses.size == 0:
             return None
-        return float({"mean": np.mean, "max": np.max, "min": np.min}[self.kind](doses))
+        statistics = {"mean": doses.mean(), "max": doses.max(), "min": doses.min()}
+        return float(statistics[self.kind])
 
     @property
     def convention(self) -> str:
         """One sentence that says how the number is computed."""
         if self.kind == "dose_at_percent":
             return (
-                f"dose that at least {self.amount:g}% of the voxels receive: percentile {100 - (self.amount or 0.0):g}, "
-                "method lower"
+                f"dose that at least {self.amount:g}% of the voxels receive: "
+                f"percentile {100 - (self.amount or 0.0):g}, method lower"
             )
         if self.kind == "dose_at_cc":
             return (
@@ -121,4 +121,4 @@ def cumulative_dvh(doses_gy: ArrayLike, levels_gy: ArrayLike) -> NDArray[np.floa
     if doses.size == 0:
         raise ValueError("expected at least one voxel, got an empty structure; leave absent structures out of a DVH")
     below = np.searchsorted(doses, np.asarray(levels_gy, dtype=np.float64), side="left")
-    return 100.0 * (1.0 - below / doses.size)
+    return 100.0 * (doses.size - below) / doses.size

@@ -24,7 +24,7 @@ _EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagit
 
 def plot_dose(
     path: Path,
-    ct_hu: NDArray[np.generic],
+    ct_hu: NDArray[Any],
     truth_gy: NDArray[np.floating],
     prediction_gy: NDArray[np.floating],
     spacing_mm: tuple[float, float, float],
@@ -74,8 +74,10 @@ def plot_dose(
                     low_hu, high_hu = _CT_WINDOW_HU
                     axis.imshow(panel(ct_hu), cmap="gray", vmin=low_hu, vmax=high_hu, interpolation="bilinear", **frame)
                     cold = shown < WASH_FROM_PERCENT / 100 * prescription_gy
-                    shading = {"alpha": 0.62, "interpolation": "nearest"}
-                    wash = axis.imshow(np.ma.masked_where(cold, shown), cmap=cmap, vmin=low, vmax=high, **shading, **frame)
+                    warm = np.ma.masked_where(cold, shown)
+                    wash = axis.imshow(
+                        warm, cmap=cmap, vmin=low, vmax=high, alpha=0.62, interpolation="nearest", **frame
+                    )
                     levels = [percent / 100 * prescription_gy for percent in ISODOSE_PERCENT]
                     lines = {"levels": levels, "cmap": "inferno", "vmin": 0, "vmax": top, "linewidths": 1.1}
                     axis.contour(panel.x_mm, panel.y_mm, shown, **lines)
@@ -165,7 +167,7 @@ class _Panel:
             return cls(plane, (z, centre[1], x), True, (dz, dx))
         return cls(plane, (z, y, centre[2]), True, (dz, dy))
 
-    def __call__(self, volume: NDArray[np.generic]) -> NDArray[np.generic]:
+    def __call__(self, volume: NDArray[Any]) -> NDArray[Any]:
         shown = np.asarray(volume[self._index])
         return shown[::-1] if self._flip else shown
 

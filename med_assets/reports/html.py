@@ -56,8 +56,8 @@ def render_report(
     """Write a report to `path` atomically and return it.
 
     Images are inlined. All text is escaped, so a structure name cannot inject markup. `provenance` (dataset version,
-    checkpoint hash, code version, ...) closes the page; `warning` is a banner, for synthetic data or a demo profile. The
-    same input gives the same bytes. Raises ValueError for an image that is neither PNG, JPEG nor SVG.
+    checkpoint hash, code version, ...) closes the page; `warning` is a banner, for synthetic data or a demo profile.
+    The same input gives the same bytes. Raises ValueError for an image that is neither PNG, JPEG nor SVG.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -121,9 +121,7 @@ def _context(number: int, section: Section) -> dict[str, Any]:
 
 
 def _table(table: pd.DataFrame) -> dict[str, Any]:
-    numeric = [
-        pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype) for dtype in table.dtypes
-    ]
+    numeric = [pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype) for dtype in table.dtypes]
     columns = [str(name) for name in table.columns]
     rows = [
         [_cell(name, value) for name, value in zip(columns, row, strict=True)]
@@ -133,7 +131,7 @@ def _table(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _cell(column: str, value: Any) -> dict[str, str]:
-    """Return text and look of a cell: verdicts, in columns named after passing, are coloured; other yes and no are not."""
+    """Return text and look of a cell: verdicts, in columns named after passing, are coloured."""
     text = _text(value)
     judged = "pass" in column.lower() and text in ("yes", "no")
     return {"text": text, "kind": text if judged else "undefined" if text == UNDEFINED else ""}
@@ -144,7 +142,8 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or UNDEFINED
     if isinstance(value, list | tuple | set | frozenset):
-        return ", ".join(_text(item) for item in (sorted(value, key=str) if isinstance(value, set | frozenset) else value))
+        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        return ", ".join(_text(item) for item in items) or UNDEFINED
     if value is None or pd.isna(value):
         return UNDEFINED
     if pd.api.types.is_bool(value):

@@ -36,7 +36,13 @@ def plot_training(
                 rows = history[[step, name]].dropna()
                 marker = "o" if len(rows) <= 40 else None
                 axis.plot(
-                    rows[step], rows[name], color=colour(number), linewidth=1.8, marker=marker, markersize=3.5, label=name
+                    rows[step],
+                    rows[name],
+                    color=colour(number),
+                    linewidth=1.8,
+                    marker=marker,
+                    markersize=3.5,
+                    label=name,
                 )
             if best is not None:
                 axis.axvline(best, color=MUTED, linewidth=1, linestyle=":", label=f"kept ({step} {best:g})")
@@ -68,7 +74,7 @@ def plot_leaderboard(
     names = [f"{row[label]}  *" if row[label] == champion else str(row[label]) for _, row in rows.iterrows()]
     with figure(path, 8.0, 1.4 + 0.5 * len(rows)) as fig:
         axis = fig.subplots()
-        for place, row in rows.iterrows():
+        for place, (_, row) in enumerate(rows.iterrows()):
             tone = colour(0) if row[label] == champion else colour(6)
             if pd.isna(row["mean"]):
                 continue
@@ -76,12 +82,12 @@ def plot_leaderboard(
                 axis.plot([row["low"], row["high"]], [place, place], color=tone, linewidth=2.4, solid_capstyle="butt")
             axis.plot(row["mean"], place, marker="o", markersize=8, color=tone)
             axis.annotate(
-                f"{row['mean']:.3g}   n={int(row['n'])}", (row["mean"], float(str(place))), xytext=(0, 8),
+                f"{row['mean']:.3g}   n={int(row['n'])}", (row["mean"], float(place)), xytext=(0, 8),
                 textcoords="offset points", ha="center", fontsize=8.5, color=INK,
             )  # fmt: skip
-        undefined = [place for place, row in rows.iterrows() if pd.isna(row["mean"])]
+        undefined = [place for place, (_, row) in enumerate(rows.iterrows()) if pd.isna(row["mean"])]
         for place in undefined:
-            axis.text(0.5, float(str(place)), "undefined", transform=axis.get_yaxis_transform(), color=MUTED, ha="center")
+            axis.text(0.5, float(place), "undefined", transform=axis.get_yaxis_transform(), color=MUTED, ha="center")
         axis.set_yticks(range(len(rows)), names)
         axis.tick_params(axis="y", length=0, labelcolor=INK, labelsize=10)
         axis.set_ylim(-0.6, len(rows) - 0.3)
@@ -94,9 +100,7 @@ def plot_leaderboard(
     return path
 
 
-def plot_cases(
-    path: Path, values: Mapping[str, Sequence[float | None]], *, unit: str = "", title: str = ""
-) -> Path:
+def plot_cases(path: Path, values: Mapping[str, Sequence[float | None]], *, unit: str = "", title: str = "") -> Path:
     """Draw every case as a dot per group (an experiment, a structure), with the median; return `path`.
 
     Undefined values (None or NaN) are left out, and the label of the group counts what is drawn.

@@ -53,7 +53,7 @@ def figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(dict[Any, Any](_RC)):
         drawn = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(drawn)
         yield drawn

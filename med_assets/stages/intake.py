@@ -124,16 +124,16 @@ class _Intake:
     def _store(self, case: program.RawCase) -> dict[str, Any]:
         import pydicom
 
-        from med_assets.dicom.phi import residual_phi
+        from med_assets.dicom.phi import identifying_values, residual_phi
         from med_assets.dicom.write import is_synthetic
 
-        datasets, known = [], {case.patient_id}
+        datasets, known = [], set()
         for instance in case.instances:
             ds = pydicom.dcmread(instance.path)
-            known |= {str(ds.get(name, "")) for name in ("PatientName", "OtherPatientIDs", "AccessionNumber", "StudyID")}
+            known |= set(identifying_values(ds))
             datasets.append(self.deidentifier.apply(ds))
         datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
-        leaks = residual_phi(datasets, known=[value for value in known if value])
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=program.get(self.program).roi_vocabulary(self.ws))
         if leaks:
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(

@@ -16,7 +16,9 @@ POOLINGS = 4
 class Network(Settings):
     """What predicts the dose."""
 
-    kind: Literal["unet", "mean_dose"] = Field(description="unet is trained; mean_dose is the mean of the training doses")
+    kind: Literal["unet", "mean_dose"] = Field(
+        description="unet is trained; mean_dose is the mean of the training doses"
+    )
     base_channels: int = Field(ge=8, multiple_of=8, description="channels of the first level of the U-Net, count")
     template_mm: float = Field(gt=0, description="voxel side of the mean dose, mm; mean_dose only")
 

@@ -5,7 +5,7 @@ A folder holds `ct.npy` int16 HU, `dose.npy` float32 Gy, `masks.npy` uint16 whos
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -56,12 +56,14 @@ class PreparedCase:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit the others."""
+        """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit."""
         try:
             facts = json.loads((folder / "case.json").read_text(encoding="utf-8"))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
         except (OSError, ValueError) as error:
-            raise ArtifactCorrupt(f"prepared case: a file is missing or unreadable ({type(error).__name__}); prepare it again") from error
+            raise ArtifactCorrupt(
+                f"prepared case: a file is missing or unreadable ({type(error).__name__}); prepare it again"
+            ) from error
         shape = arrays["ct"].shape
         structures = tuple(facts["structures"])
         for name, dtype in _ARRAYS.items():
@@ -69,8 +71,8 @@ class PreparedCase:
             found = arrays[name]
             if found.shape != expected or found.dtype != dtype:
                 raise ArtifactCorrupt(
-                    f"prepared case {facts['case_id']}: {name} should be {dtype} {expected}, found {found.dtype} {found.shape}; "
-                    "prepare it again"
+                    f"prepared case {facts['case_id']}: {name} should be {dtype} {expected}, found {found.dtype} "
+                    f"{found.shape}; prepare it again"
                 )
         dz, dy, dx = (float(value) for value in facts["spacing_mm"])
         return cls(
@@ -126,3 +128,12 @@ def scale_ct(ct_hu: np.ndarray) -> np.ndarray:
 def scale_sdf(sdf: np.ndarray) -> np.ndarray:
     """Scale int8 signed distances to float32 in [-1, 1], where 1 is 50 mm outside."""
     return np.asarray(sdf, dtype=np.float32) / np.float32(SDF_SCALE)
+
+
+def pad_input(image: np.ndarray, pads: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Surround a network input (1 + S, z, y, x) with air that is 50 mm outside of every structure.
+
+    `pads` are the voxels to add before and after, along (z, y, x).
+    """
+    widths = [(0, 0), *pads]
+    return np.concatenate([np.pad(image[:1], widths), np.pad(image[1:], widths, constant_values=1.0)])

@@ -33,8 +33,10 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gamma: GammaSettings = Field(GammaSettings(), description="choices behind the gamma passing rates")
-    ptv_margin_mm: float = Field(5.0, ge=0, description="the gamma region around the targets reaches this far, mm")
+    gamma: GammaSettings = Field(default=GammaSettings(), description="choices behind the gamma passing rates")
+    ptv_margin_mm: float = Field(
+        default=5.0, ge=0, description="the gamma region around the targets reaches this far, mm"
+    )
 
     @classmethod
     def for_profile(cls, profile: str) -> Self:
@@ -54,8 +56,8 @@ def score_case(
 ) -> list[Score]:
     """Score a predicted dose against the planned one on the planned grid.
 
-    `prediction_gy` is (z, y, x) in Gy for the whole volume, in the shape of `prepared.ct`. Rows come in a fixed order and
-    there is a row for every structure of the site: where a structure is absent, its values are None. Raises
+    `prediction_gy` is (z, y, x) in Gy for the whole volume, in the shape of `prepared.ct`. Rows come in a fixed order
+    and there is a row for every structure of the site: where a structure is absent, its values are None. Raises
     MedAssetsError when the prediction has another shape or holds NaN, since then nothing can be scored.
     """
     prediction = np.asarray(prediction_gy, dtype=np.float32)
@@ -150,20 +152,21 @@ def _openkbp(
     inside = np.ones(planned_body.shape, dtype=bool)
     yield Score(
         "openkbp_dose_score", "body", dose_metrics.mean_absolute_error(predicted_body, planned_body, inside), "Gy",
-        "OpenKBP dose score of one patient: sum |predicted - planned| / voxels of the possible dose mask (the body where "
-        "a case has no such mask)",
+        "OpenKBP dose score of one patient: sum |predicted - planned| / voxels of the possible dose mask (the body "
+        "where a case has no such mask)",
         n=planned_body.size,
     )  # fmt: skip
     terms: list[float | None] = []
     groups = ((site.targets, dose_metrics.OPENKBP_TARGET_CRITERIA), (site.oars, dose_metrics.OPENKBP_OAR_CRITERIA))
-    for name, criterion in ((name, criterion) for names, criteria in groups for name in names for criterion in criteria):
+    asked = [(name, criterion) for names, criteria in groups for name in names for criterion in criteria]
+    for name, criterion in asked:
         planned, predicted = pairs[name]
         sides = [dose_metrics.openkbp_criterion(doses, criterion, voxel_ml) for doses in (planned, predicted)]
         difference = _minus(sides[1], sides[0])
         terms.append(None if difference is None else abs(difference))
         yield Score(
             f"{OPENKBP_TERM}{criterion}", name, terms[-1], "Gy",
-            f"|predicted - planned| {criterion} as OpenKBP defines it: linear percentiles, k-th hottest voxel for D0.1cc",
+            f"|predicted - planned| {criterion} as OpenKBP has it: linear percentiles, k-th hottest voxel for D0.1cc",
             truth=sides[0], prediction=sides[1], n=planned.size,
         )  # fmt: skip
     yield Score(
@@ -201,8 +204,8 @@ def gamma_regions(
 ) -> dict[str, NDArray[np.bool_]]:
     """Return the regions of the gamma rows as masks (z, y, x): `body`, `ptv_margin`, `oars` and `elsewhere`.
 
-    `ptv_margin` is the body within `margin_mm` of any target; `oars` the organs at risk outside it; `elsewhere` the rest
-    of the body. The last three are disjoint and make up the body.
+    `ptv_margin` is the body within `margin_mm` of any target; `oars` the organs at risk outside it; `elsewhere` the
+    rest of the body. The last three are disjoint and make up the body.
     """
     targets = np.logical_or.reduce([masks[name] for name in site.targets])
     organs = np.logical_or.reduce([masks[name] for name in site.oars] or [np.zeros_like(body)])

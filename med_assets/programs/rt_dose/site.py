@@ -1,7 +1,7 @@
 """What a treatment site asks of a case: its structures, names, prescription levels and clinical limits.
 
-A site is one file `conf/rt_dose/sites/<name>.yaml`. An experiment carries its whole site, so that a checkpoint can be used
-years later with the channel order it was trained with, whatever the file says then.
+A site is one file `conf/rt_dose/sites/<name>.yaml`. An experiment carries its whole site, so that a checkpoint can be
+used years later with the channel order it was trained with, whatever the file says then.
 """
 
 from pathlib import Path
@@ -33,7 +33,9 @@ class Limit(_Frozen):
     """One line of the table of clinical limits."""
 
     structure: str = Field(description="structure that the limit is for")
-    metric: str = Field(description="D95, D99, Dmean, Dmax, D0.1cc (Gy) or Vx (% or cc of the structure at x Gy or more)")
+    metric: str = Field(
+        description="D95, D99, Dmean, Dmax, D0.1cc (Gy) or Vx (% or cc of the structure at x Gy or more)"
+    )
     bound: Literal["min", "max"] = Field(description="whether the value is the least or the most allowed")
     value: float = Field(description="the limit, in `unit`")
     unit: Literal["Gy", "%", "cc"] = Field(description="unit of `value` and of the metric")
@@ -54,19 +56,27 @@ class VolumeObjective(_Frozen):
 
     structure: str = Field(description="organ at risk")
     dose_gy: Gy = Field(description="dose level, Gy")
-    fraction: float = Field(ge=0, le=1, description="largest fraction of the organ allowed at that dose or above, 0 to 1")
+    fraction: float = Field(
+        ge=0, le=1, description="largest fraction of the organ allowed at that dose or above, 0 to 1"
+    )
 
 
 class Site(_Frozen):
-    """A treatment site: channel order, names, levels and limits. Bit k of a mask and channel 1 + k are `structures[k]`."""
+    """A treatment site: names, levels and limits. Bit k of a mask and channel 1 + k are `structures[k]`."""
 
     name: str = Field(description="name of the site, the name of its file")
     title: str = Field(description="name for people", json_schema_extra=PRESENTATION)
-    structures: tuple[str, ...] = Field(description="structures in channel order, at most 16", min_length=1, max_length=16)
+    structures: tuple[str, ...] = Field(
+        description="structures in channel order, at most 16", min_length=1, max_length=16
+    )
     targets: dict[str, Gy] = Field(description="target structures and their prescribed dose, Gy; highest first")
-    required: tuple[str, ...] = Field(description="structures without which a case is rejected", json_schema_extra=PRESENTATION)
+    required: tuple[str, ...] = Field(
+        description="structures without which a case is rejected", json_schema_extra=PRESENTATION
+    )
     oars: tuple[str, ...] = Field(description="organs at risk among the structures")
-    left_right: tuple[tuple[str, str], ...] = Field(description="pairs that swap when a patient is mirrored left to right")
+    left_right: tuple[tuple[str, str], ...] = Field(
+        description="pairs that swap when a patient is mirrored left to right"
+    )
     synonyms: dict[str, tuple[str, ...]] = Field(
         description="ROI names that mean a structure; compared without case, spaces, '_', '-' and 'gy'",
         json_schema_extra=PRESENTATION,
@@ -75,10 +85,12 @@ class Site(_Frozen):
         description="ROI names of the outline of the patient", json_schema_extra=PRESENTATION
     )
     dose_mask_synonyms: tuple[str, ...] = Field(
-        description="ROI names of the region that may receive dose, used in place of the body", json_schema_extra=PRESENTATION
+        description="ROI names of the region that may receive dose, used in place of the body",
+        json_schema_extra=PRESENTATION,
     )
     default_prescription_gy: Gy | None = Field(
-        description="prescription when the plan states none, Gy; null rejects such a case", json_schema_extra=PRESENTATION
+        description="prescription when the plan states none, Gy; null rejects such a case",
+        json_schema_extra=PRESENTATION,
     )
     crop_margin_mm: float = Field(
         ge=0, description="margin kept around all structures along z, mm", json_schema_extra=PRESENTATION
@@ -87,7 +99,9 @@ class Site(_Frozen):
         gt=0, description="side of the kept square in y and x, mm; null keeps all", json_schema_extra=PRESENTATION
     )
     limits: tuple[Limit, ...] = Field(description="clinical limits that reports check", json_schema_extra=PRESENTATION)
-    constraint_targets: tuple[tuple[str, Gy], ...] = Field(description="the 3 target levels of the constraint vector, Gy")
+    constraint_targets: tuple[tuple[str, Gy], ...] = Field(
+        description="the 3 target levels of the constraint vector, Gy"
+    )
     constraint_limits: tuple[Constraint, ...] = Field(description="the 10 limits of the constraint vector")
     dvh_volumes: tuple[VolumeObjective, ...] = Field(description="volumes that the DVH-aware loss limits")
     dvh_means: tuple[str, ...] = Field(description="organs whose mean dose the DVH-aware loss keeps from rising")
@@ -114,7 +128,9 @@ class Site(_Frozen):
             raise ValueError("a site needs at least one target")
         count = len(self.constraint_targets) + len(self.constraint_limits)
         if count != CONSTRAINT_COUNT:
-            raise ValueError(f"constraint_targets and constraint_limits must hold {CONSTRAINT_COUNT} together, found {count}")
+            raise ValueError(
+                f"constraint_targets and constraint_limits must hold {CONSTRAINT_COUNT} together, found {count}"
+            )
         return self
 
     @property
@@ -130,7 +146,7 @@ class Site(_Frozen):
     def constraints(self, present: tuple[str, ...] | list[str], prescription_gy: float) -> list[float]:
         """Return the 13 dimensionless planning constraints of a case.
 
-        Target levels are divided by the prescription, 0 when the target is absent; limits are scaled as their kind says.
+        Target levels are divided by the prescription, 0 when the target is absent; limits are scaled by their kind.
         """
         levels = [gy / prescription_gy if name in present else 0.0 for name, gy in self.constraint_targets]
         scale = {"fraction": 1.0, "dose_gy": prescription_gy, "volume_cc": VOLUME_SCALE_CC}

@@ -71,6 +71,12 @@ def test_arrays_turn_to_superior_posterior_left_and_ct_to_hu(source, tmp_path):
     np.testing.assert_array_equal(masks["possible_dose_mask"], expected > 0)
 
 
+def test_metal_above_the_usual_range_keeps_its_value(source):
+    with (source / "train-pats" / "pt_1" / "ct.csv").open("a") as stream:
+        stream.write("5,28036.0\n")
+    assert read_patient(source / "train-pats" / "pt_1").ct_hu.array.max() == 28036 - 1024
+
+
 @pytest.mark.parametrize("file", ["ct.csv", "dose.csv", "possible_dose_mask.csv", "voxel_dimensions.csv"])
 def test_a_patient_that_lacks_a_file_is_skipped_with_the_reason_and_nothing_is_written(source, tmp_path, file):
     (source / "train-pats" / "pt_1" / file).unlink()
@@ -86,6 +92,7 @@ def test_a_patient_that_lacks_a_file_is_skipped_with_the_reason_and_nothing_is_w
     [
         ("ct.csv", ",data\n12,7.0\n2097152,7.0\n", "unreadable_csv"),
         ("ct.csv", ",data\n12,-7.0\n", "unreadable_csv"),
+        ("ct.csv", ",data\n12,65536.0\n", "unreadable_csv"),
         ("ct.csv", ",data\n12,7.0\n12,8.0\n", "unreadable_csv"),
         ("dose.csv", ",data\n12,\n", "unreadable_csv"),
         ("dose.csv", ",data\n12,abc\n", "unreadable_csv"),

@@ -42,8 +42,12 @@ def test_every_criterion_of_an_absent_structure_is_undefined_and_not_zero(name: 
 
 
 def test_names_give_value_and_unit() -> None:
-    found = {name: (Criterion.parse(name).measure(TEN, 0.1), Criterion.parse(name).unit) for name in ("Dmean", "Dmax", "V5")}
-    assert found == {"Dmean": (5.5, "Gy"), "Dmax": (10.0, "Gy"), "V5": (60.0, "%")}
+    criteria = [Criterion.parse(name) for name in ("Dmean", "Dmax", "V5")]
+    assert {criterion.name: (criterion.measure(TEN, 0.1), criterion.unit) for criterion in criteria} == {
+        "Dmean": (5.5, "Gy"),
+        "Dmax": (10.0, "Gy"),
+        "V5": (60.0, "%"),
+    }
     assert Criterion.parse("V5", "cc").unit == "cc"
 
 

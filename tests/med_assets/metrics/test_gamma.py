@@ -22,18 +22,19 @@ def everywhere(dose: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
 
 def test_a_dose_passes_against_itself() -> None:
     dose = bump()
-    eligible = int((dose >= 7).sum() if dose.max() == 70 else (dose >= 0.1 * dose.max()).sum())
+    eligible = int((dose >= 0.1 * dose.max()).sum())
     assert gamma_rates(dose, dose, SPACING_MM, everywhere(dose), EVERY)["all"] == GammaRate(100.0, eligible, eligible)
 
 
 def test_a_uniform_dose_passes_just_inside_the_dose_criterion_and_fails_just_outside() -> None:
     flat = np.full((6, 6, 6), 50.0)
-    rates = [gamma_rates(flat, flat * f, SPACING_MM, everywhere(flat), EVERY)["all"].passing_percent for f in (1.029, 1.031)]
-    assert rates == [100.0, 0.0]
+    inside, outside = (gamma_rates(flat, flat * f, SPACING_MM, everywhere(flat), EVERY)["all"] for f in (1.029, 1.031))
+    assert (inside.passing_percent, outside.passing_percent) == (100.0, 0.0)
 
 
 def test_a_shift_below_the_distance_to_agreement_passes() -> None:
-    assert gamma_rates(bump(), bump(shift_mm=2.0), SPACING_MM, everywhere(bump()), EVERY)["all"].passing_percent == 100.0
+    rates = gamma_rates(bump(), bump(shift_mm=2.0), SPACING_MM, everywhere(bump()), EVERY)
+    assert rates["all"].passing_percent == 100.0
 
 
 @pytest.mark.parametrize("evaluated", [bump(shift_mm=5.0), bump(scale=0.9), bump(shift_mm=3.0, scale=1.05)])
@@ -98,5 +99,5 @@ def test_a_plan_without_dose_is_an_error_and_not_a_rate() -> None:
 
 def test_the_convention_names_every_setting() -> None:
     text = GammaSettings(seed=11, normalisation="prescription").convention()
-    for part in ("3%/3 mm", "% of the prescription", "from 10% up", "steps of 0.3 mm", "5000 random", "seed 11", "pymedphys"):
+    for part in ("3%/3 mm", "% of the prescription", "from 10% up", "steps of 0.3 mm", "5000 random", "seed 11"):
         assert part in text

@@ -1,0 +1,71 @@
+"""P/dataset and P/splits: which cases count, and who is trained on."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets import keys, versions
+from assets.gates import Gate
+from assets.shell import Call, Stage, build
+
+if TYPE_CHECKING:
+    from med_assets.checks import CheckOutcome
+    from med_assets.settings import Workspace
+    from med_assets.stages.result import StageResult
+
+MANIFEST_VERSION = "1"
+"""Version of the rule that picks the cases of a dataset; raised by hand when the rule changes."""
+
+
+def dataset(program: str) -> dg.AssetsDefinition:
+    """Manifest of the accepted case versions."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.dataset import dataset
+
+        return dataset(call.ws, program)
+
+    def synthetic_data(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.synthetic_data(ws, program)
+
+    return build(
+        Stage(
+            program,
+            "dataset",
+            "One manifest of the newest accepted version of every case; its data version is the hash of its content.",
+            MANIFEST_VERSION,
+            run,
+            deps=(keys.key(program, "prepared_cases"),),
+            kinds=frozenset({"parquet"}),
+            gates=(Gate("synthetic_data", "No synthetic case is in a dataset for production.", synthetic_data),),
+        )
+    )
+
+
+def splits(program: str) -> dg.AssetsDefinition:
+    """Assignment of patients to training, validation and test."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.dataset import splits
+
+        return splits(call.ws, program)
+
+    def patient_leakage(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.patient_leakage(ws, program)
+
+    return build(
+        Stage(
+            program,
+            "splits",
+            "Training, validation and test per patient; an assignment once made does not move.",
+            versions.of_splits(program),
+            run,
+            deps=(keys.key(program, "dataset"),),
+            kinds=frozenset({"parquet"}),
+            gates=(Gate("patient_leakage", "No patient is in two splits.", patient_leakage),),
+        )
+    )

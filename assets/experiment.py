@@ -1,0 +1,62 @@
+"""P/<experiment>/checkpoint and P/<experiment>/evaluation: one pair for each file in conf/P."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets import keys, versions
+from assets.shell import Call, Stage, build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from med_assets.stages.result import StageResult
+
+
+def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
+    """Trained weights of one experiment. Nothing triggers it: the retraining sensor or a person decides."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.training import train
+
+        def launch(job: "Path") -> None:
+            call.launcher.run(call.context, job)
+
+        return train(call.ws, program, experiment, call.overrides, launch)
+
+    return build(
+        Stage(
+            program,
+            "checkpoint",
+            f"Weights of experiment {experiment}, trained in a process of its own that outlives this one and resumes.",
+            versions.of_training(program, experiment),
+            run,
+            deps=(keys.key(program, "splits"),),
+            kinds=frozenset({"pytorch", "lightning"}),
+            experiment=experiment,
+            pool=keys.POOL,
+            takes_overrides=True,
+        )
+    )
+
+
+def evaluation(program: str, experiment: str) -> dg.AssetsDefinition:
+    """Formal evaluation of that very checkpoint."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.evaluation import evaluate
+
+        return evaluate(call.ws, program, experiment)
+
+    return build(
+        Stage(
+            program,
+            "evaluation",
+            f"The checkpoint of {experiment}, loaded by its hash and scored on the held-out cases, per case and in aggregate.",
+            versions.of_stage(program, "evaluate"),
+            run,
+            deps=(keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")),
+            kinds=frozenset({"monai", "parquet"}),
+            experiment=experiment,
+        )
+    )

@@ -1,0 +1,111 @@
+"""P/leaderboard, P/champion, P/monitoring and P/report: which model is used, how it does, and what people read."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets import keys, versions
+from assets.gates import Gate
+from assets.shell import Call, Stage, build
+
+if TYPE_CHECKING:
+    from med_assets.checks import CheckOutcome
+    from med_assets.settings import Workspace
+    from med_assets.stages.result import StageResult
+
+GATE_VERSION, REPORT_VERSION = "1", "1"
+"""Versions of the rule that promotes and of the report's layout; raised by hand when they change."""
+
+
+def leaderboard(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
+    """All experiments side by side."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.evaluation import leaderboard
+
+        return leaderboard(call.ws, program)
+
+    return build(
+        Stage(
+            program,
+            "leaderboard",
+            "All evaluated experiments side by side, with n and confidence intervals.",
+            versions.of_stage(program, "evaluate"),
+            run,
+            deps=tuple(keys.experiment_key(program, name, "evaluation") for name in experiments),
+            kinds=frozenset({"parquet"}),
+        )
+    )
+
+
+def champion(program: str) -> dg.AssetsDefinition:
+    """The promoted checkpoint."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.promotion import champion
+
+        return champion(call.ws, program)
+
+    def regression(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.champion_regression(ws, program)
+
+    return build(
+        Stage(
+            program,
+            "champion",
+            "The promoted checkpoint. It changes only when a challenger is better beyond doubt and worse in nothing guarded.",
+            GATE_VERSION,
+            run,
+            deps=(keys.key(program, "leaderboard"),),
+            kinds=frozenset({"parquet"}),
+            gates=(Gate("champion_regression", "No challenger that is worse, or not shown to be better, is promoted.", regression),),
+        )
+    )
+
+
+def monitoring(program: str) -> dg.AssetsDefinition:
+    """The champion scored on each batch; a schedule fills it nightly."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.promotion import monitoring
+
+        if call.batch is None:
+            raise dg.DagsterInvariantViolationError("expected a partition that names an intake batch, got none")
+        return monitoring(call.ws, program, call.batch)
+
+    return build(
+        Stage(
+            program,
+            "monitoring",
+            "The champion scored on each intake batch; cases that it was trained on are marked.",
+            versions.of_stage(program, "evaluate"),
+            run,
+            deps=(keys.key(program, "champion"), keys.key(program, "prepared_cases")),
+            kinds=frozenset({"parquet"}),
+            by_batch=True,
+        )
+    )
+
+
+def report(program: str) -> dg.AssetsDefinition:
+    """The HTML report."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.reporting import report
+
+        return report(call.ws, program)
+
+    return build(
+        Stage(
+            program,
+            "report",
+            "One HTML file for people: tables, plots, images and the champion's model card.",
+            REPORT_VERSION,
+            run,
+            deps=tuple(keys.key(program, name) for name in ("leaderboard", "champion", "dataset")),
+            kinds=frozenset({"html"}),
+        )
+    )

@@ -1,0 +1,24 @@
+"""The composition root: loads the rooms and applies what holds for all of them."""
+
+import warnings
+
+import dagster as dg
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+import assets  # noqa: E402
+import resources  # noqa: E402
+import sensors  # noqa: E402
+
+graph = [sensors.automated(asset) for asset in assets.build()]
+
+defs = dg.Definitions(
+    assets=graph,
+    sensors=sensors.build_sensors(),
+    schedules=sensors.build_schedules(graph),
+    resources=resources.build(),
+    # A step in a process of its own costs 6-7 s before it does anything, and a training has its own process anyway.
+    executor=dg.in_process_executor,
+)
+"""Everything that Dagster loads."""

@@ -1,0 +1,173 @@
+"""Runs expectations over a table of facts with Great Expectations, and says which cases failed which.
+
+Great Expectations is imported when a suite runs, in an ephemeral context without telemetry and without files.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+
+from med_assets.errors import ConfigurationError
+
+Severity = Literal["error", "warn"]
+
+INDEX = "case_id"
+"""Column that names the case of a row."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One sentence about one column: `kind` is a Great Expectations class, `meaning` says it to a person.
+
+    `kwargs` are the arguments of the class besides the column, e.g. min_value. severity "error" fails the suite.
+    An undefined fact (None, NaN) satisfies every kind but ExpectColumnValuesToNotBeNull, as in Great Expectations.
+    """
+
+    column: str
+    kind: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    severity: Severity = "error"
+    meaning: str = ""
+
+    @property
+    def name(self) -> str:
+        """Short stable name with the arguments, unique where the expectation is."""
+        arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(self.kwargs.items()))
+        return f"{self.column}: {self.kind}({arguments})"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one expectation. `failing` are the case ids that do not meet it, or all when it is about the column."""
+
+    expectation: Expectation
+    passed: bool
+    observed: str
+    n: int
+    failing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Outcome of a suite: `passed` is whether every expectation of severity "error" held."""
+
+    passed: bool
+    results: tuple[Result, ...]
+
+    @property
+    def failing(self) -> dict[str, tuple[str, ...]]:
+        """Expectation name -> failing case ids, for those that failed."""
+        return {result.expectation.name: result.failing for result in self.results if not result.passed}
+
+    def failing_cases(self, severity: Severity = "error") -> tuple[str, ...]:
+        """Sorted ids of the cases that fail at least one expectation of this severity."""
+        failed = (r for r in self.results if not r.passed and r.expectation.severity == severity)
+        return tuple(sorted({case for result in failed for case in result.failing}))
+
+    def table(self) -> pd.DataFrame:
+        """One row per expectation: column, kind, severity, meaning, passed, observed, n, failing (comma separated)."""
+        columns = ["column", "kind", "severity", "meaning", "passed", "observed", "n", "failing"]
+        rows = [
+            (e.column, e.kind, e.severity, e.meaning, r.passed, r.observed, r.n, ", ".join(r.failing))
+            for r in self.results
+            for e in (r.expectation,)
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+
+def run_suite(facts: pd.DataFrame, expectations: Sequence[Expectation]) -> AuditResult:
+    """Check `facts` (one row per case, ids in column `case_id`) against each expectation.
+
+    An empty table passes: there is no case to fail. Raises ConfigurationError for a missing or repeated case_id, and
+    for an unknown kind, column, severity or argument.
+    """
+    _refuse_mistakes(facts, expectations)
+    if facts.empty or not expectations:
+        return AuditResult(True, tuple(Result(e, True, "", len(facts), ()) for e in expectations))
+    table = facts.reset_index(drop=True)
+    with _quiet_context() as context:
+        batch = _batch(context, table)
+        results = tuple(_run(batch, table, expectation) for expectation in expectations)
+    return AuditResult(all(r.passed or r.expectation.severity == "warn" for r in results), results)
+
+
+def _refuse_mistakes(facts: pd.DataFrame, expectations: Sequence[Expectation]) -> None:
+    if INDEX not in facts.columns:
+        raise ConfigurationError(f"expected facts with a column {INDEX!r}, got columns {sorted(facts.columns)}")
+    if facts[INDEX].isna().any() or facts[INDEX].duplicated().any():
+        raise ConfigurationError(f"expected one row per {INDEX}, got repeated or missing ids; keep one version per case")
+    for expectation in expectations:
+        if expectation.column not in facts.columns:
+            raise ConfigurationError(
+                f"expected facts to have the column {expectation.column!r}, got {sorted(facts.columns)}; "
+                "measure it in prepare, or take the expectation out"
+            )
+        if expectation.severity not in ("error", "warn"):
+            raise ConfigurationError(f"expected severity error or warn, got {expectation.severity!r}")
+
+
+@contextmanager
+def _quiet_context() -> Iterator[Any]:
+    """An ephemeral context; analytics and the version check are off before the package is imported."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+
+    logger = logging.getLogger("great_expectations")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]
+        yield context
+    finally:
+        logger.setLevel(level)
+
+
+def _batch(context: Any, table: pd.DataFrame) -> Any:
+    definition = (
+        context.data_sources.add_pandas("facts").add_dataframe_asset("facts").add_batch_definition_whole_dataframe("all")
+    )
+    return definition.get_batch({"dataframe": table})
+
+
+def _run(batch: Any, table: pd.DataFrame, expectation: Expectation) -> Result:
+    outcome = batch.validate(
+        _build(expectation), result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
+    )
+    raised = [info["exception_message"] for info in _exceptions(outcome.exception_info)]
+    if raised:
+        raise ConfigurationError(f"{expectation.name} can't be evaluated on these facts: {raised[0]}")
+    result = outcome.result
+    rows = result.get("unexpected_index_list")
+    failing = () if outcome.success else tuple(sorted(str(row[INDEX]) for row in rows or ()))
+    if not outcome.success and rows is None:
+        failing = tuple(sorted(table[INDEX].astype(str)))
+    observed = result.get("observed_value")
+    if observed is None:
+        observed = f"{result.get('unexpected_count', 0)} of {len(table)} cases do not meet it"
+    return Result(expectation, bool(outcome.success), str(observed), len(table), failing)
+
+
+def _build(expectation: Expectation) -> Any:
+    import great_expectations as gx
+
+    kind = getattr(gx.expectations, expectation.kind, None)
+    if kind is None:
+        raise ConfigurationError(
+            f"expected a Great Expectations class such as ExpectColumnValuesToBeBetween, got {expectation.kind!r}"
+        )
+    try:
+        return kind(column=expectation.column, **expectation.kwargs)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{expectation.name} has arguments that its kind does not take: {error}") from error
+
+
+def _exceptions(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The raised exceptions of a validation; Great Expectations nests them by metric or not."""
+    entries = [info] if "raised_exception" in info else [entry for entry in info.values() if isinstance(entry, Mapping)]
+    return [entry for entry in entries if entry.get("raised_exception")]

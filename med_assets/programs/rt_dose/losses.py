@@ -1,0 +1,136 @@
+"""Terms of the training loss. Doses are divided by the prescription; tensors are (batch, channel, z, y, x)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from med_assets.programs.rt_dose.experiment import Losses
+from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM
+from med_assets.programs.rt_dose.site import Site
+
+COVERAGE_WEIGHTS = (10.0, 5.0)
+"""Weight of missing D95 in the target with the highest level, and in every other target."""
+
+VOLUME_WEIGHT = 2.0
+"""Weight of the volume of an organ above its dose level."""
+
+WORSE_THAN_TRUTH = 0.5
+"""Weight, within the volume term, of exceeding the volume of the true dose."""
+
+MEAN_WEIGHT = 1.0
+"""Weight of a mean organ dose above that of the true dose."""
+
+
+def negative_dose(predicted: Tensor) -> Tensor:
+    """Return the mean of relu(-predicted): a dose below zero is impossible."""
+    return functional.relu(-predicted).mean()
+
+
+def sobel_kernels() -> Tensor:
+    """Return the Sobel kernels along z, y and x, (3, 1, 3, 3, 3); the absolute values of each sum to one."""
+    smooth, step = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
+    kernels = [
+        torch.einsum("i,j,k->ijk", *(step if axis == along else smooth for axis in range(3))) for along in range(3)
+    ]
+    return torch.stack([kernel / kernel.abs().sum() for kernel in kernels])[:, None]
+
+
+def gradient_error(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean absolute error of the Sobel gradients of (batch, 1, z, y, x); the outermost voxels have none."""
+    return functional.conv3d(predicted - truth, sobel_kernels().to(predicted)).abs().mean()
+
+
+def d95(dose: Tensor) -> Tensor:
+    """Return the dose that 95 % of the voxels (n,) reach: the lower 5th percentile, differentiable in its voxel."""
+    rank = (dose.numel() - 1) * 5 // 100
+    value: Tensor = torch.kthvalue(dose, rank + 1).values
+    return value
+
+
+def soft_volume(dose: Tensor, level: Tensor, temperature: float) -> Tensor:
+    """Return the fraction of voxels (n,) at `level` or above, a sigmoid of width `temperature` being the step."""
+    return torch.sigmoid((dose - level) / temperature).mean()
+
+
+def dvh_error(
+    predicted: Tensor, truth: Tensor, masks: Tensor, prescription_gy: Tensor, site: Site, losses: Losses
+) -> Tensor:
+    """Return how much worse than the truth and the objectives of the site the dose-volume histograms are.
+
+    `masks` is bool (batch, structure, z, y, x), `prescription_gy` (batch,). Sum of the missing D95 of each target, the
+    volume of organs above their level, and the mean dose of organs above the true mean; averaged over the batch. A
+    structure with fewer than `dvh_min_voxels` in the patch is left out.
+    """
+    total = predicted.new_zeros(())
+    index = {name: position for position, name in enumerate(site.structures)}
+    for dose, true, inside, rx in zip(predicted[:, 0], truth[:, 0], masks, prescription_gy, strict=True):
+        enough = (inside.flatten(1).sum(1) >= losses.dvh_min_voxels).tolist()
+
+        def of(name: str, inside: Tensor = inside, dose: Tensor = dose, true: Tensor = true) -> tuple[Tensor, Tensor]:
+            return dose[inside[index[name]]], true[inside[index[name]]]
+
+        for name in site.targets:
+            if enough[index[name]]:
+                mine, theirs = of(name)
+                weight = COVERAGE_WEIGHTS[0 if name == site.main_target else 1]
+                total = total + weight * functional.relu(d95(theirs) - d95(mine))
+        for objective in site.dvh_volumes:
+            if enough[index[objective.structure]]:
+                mine, theirs = of(objective.structure)
+                level = objective.dose_gy / rx
+                volume = soft_volume(mine, level, losses.dvh_temperature)
+                true_volume = soft_volume(theirs, level, losses.dvh_temperature)
+                excess = functional.relu(volume - objective.fraction)
+                total = total + VOLUME_WEIGHT * (excess + WORSE_THAN_TRUTH * functional.relu(volume - true_volume))
+        for name in site.dvh_means:
+            if enough[index[name]]:
+                mine, theirs = of(name)
+                total = total + MEAN_WEIGHT * functional.relu(mine.mean() - theirs.mean())
+    return total / len(predicted)
+
+
+def structure_weights(sdf: Tensor, masks: Tensor, site: Site, losses: Losses) -> Tensor:
+    """Return the weight of each voxel, (batch, 1, z, y, x): in a target, near the surface of an organ, or elsewhere.
+
+    `sdf` is in units of 50 mm, (batch, structure, z, y, x); a target's weight wins over that of a surface.
+    """
+    index = {name: position for position, name in enumerate(site.structures)}
+    near = sdf[:, [index[name] for name in site.oars]].abs() <= losses.boundary_mm / SDF_CLIP_MM
+    in_target = masks[:, [index[name] for name in site.targets]].any(dim=1, keepdim=True)
+    weights = torch.full_like(sdf[:, :1], losses.background_weight)
+    weights = weights.masked_fill(near.any(dim=1, keepdim=True), losses.boundary_weight)
+    return weights.masked_fill(in_target, losses.target_weight)
+
+
+def weighted_error(predicted: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean squared error: its scale does not depend on how much of a patch is target."""
+    return (weights * (predicted - truth) ** 2).sum() / weights.sum()
+
+
+class DoseLoss(nn.Module):
+    """The sum of the terms that an experiment gives a weight."""
+
+    def __init__(self, losses: Losses, site: Site) -> None:
+        super().__init__()
+        self.losses, self.site = losses, site
+
+    def forward(self, predicted: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its unweighted terms, for a batch of `patches.PatchDataset`."""
+        losses, site, predicted = self.losses, self.site, predicted.float()
+        truth, masks = batch["target"], batch["masks"]
+        terms: dict[str, Tensor] = {}
+        if losses.mse:
+            terms["mse"] = functional.mse_loss(predicted, truth)
+        if losses.negative:
+            terms["negative"] = negative_dose(predicted)
+        if losses.gradient:
+            terms["gradient"] = gradient_error(predicted, truth)
+        if losses.dvh:
+            terms["dvh"] = dvh_error(predicted, truth, masks, batch["prescription_gy"], site, losses)
+        if losses.structure:
+            weights = structure_weights(batch["input"][:, 1:], masks, site, losses)
+            terms["structure"] = weighted_error(predicted, truth, weights)
+        total = torch.stack([getattr(losses, name) * value for name, value in terms.items()]).sum()
+        return total, terms

@@ -1,0 +1,130 @@
+"""Training patches, each a pure function of (seed, epoch, position), so that a resumed training sees the same ones."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from med_assets.programs.rt_dose.experiment import Patches
+from med_assets.programs.rt_dose.prepared import PreparedCase, pad_input
+from med_assets.programs.rt_dose.site import Site
+
+TRIES = 512
+"""Random voxels looked at for one with dose, before the whole volume is searched."""
+
+Place = tuple[int, int, int]
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, position); Lightning calls `set_epoch` before each epoch, also after a resume."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose patches come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, position) for position in range(self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class PatchDataset(Dataset[dict[str, Tensor]]):
+    """Patches of the training cases, indexed by (epoch, position).
+
+    An item has `input` (1 + S, z, y, x), `target` (1, z, y, x) dose / prescription, `masks` bool (S, z, y, x),
+    `constraints` (13,) and `prescription_gy` ().
+    """
+
+    def __init__(self, cases: Sequence[PreparedCase], site: Site, patches: Patches, seed: int) -> None:
+        self.cases, self.patches, self.seed = tuple(cases), patches, seed
+        self.mirrored = site.mirrored()
+
+    def __len__(self) -> int:
+        return self.patches.per_epoch or self.patches.per_case * len(self.cases)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, position = key
+        case = self.cases[self.order(epoch)[position]]
+        rng = np.random.default_rng([self.seed, epoch, 1 + position])
+        share = self.patches.high_dose_share
+        high = int((position + 1) * share) > int(position * share)
+        corner = place(case, self.patches, high, rng)
+        item = cut(case, corner, self.patches.size)
+        if self.patches.flip_x and rng.random() < 0.5:
+            item = flip_x(item, self.mirrored)
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return which case each position of an epoch takes: all equally often, up to one, in a shuffled order."""
+        rng = np.random.default_rng([self.seed, epoch, 0])
+        rounds = -(-len(self) // len(self.cases))
+        return np.concatenate([rng.permutation(len(self.cases)) for _ in range(rounds)])[: len(self)]
+
+
+def place(case: PreparedCase, patches: Patches, high: bool, rng: np.random.Generator) -> Place:
+    """Choose the first voxel of a patch; negative where the volume is smaller than the patch, which is then centred.
+
+    A high-dose patch has its centre as near as the borders allow to a random voxel above the dose level.
+    """
+    slack = [size - side for size, side in zip(case.shape, patches.size, strict=True)]
+    centre = high_voxel(case, patches.high_dose_level * case.prescription_gy, rng) if high else None
+    if centre is None:
+        corner = [int(rng.integers(0, room + 1)) if room > 0 else room // 2 for room in slack]
+    else:
+        corner = [
+            min(max(int(middle) - side // 2, 0), room) if room > 0 else room // 2
+            for middle, side, room in zip(centre, patches.size, slack, strict=True)
+        ]
+    return (corner[0], corner[1], corner[2])
+
+
+def high_voxel(case: PreparedCase, level_gy: float, rng: np.random.Generator) -> tuple[int, ...] | None:
+    """Return a random voxel above a dose in Gy, or None when there is none. Looks at a few pages, rarely at all."""
+    flat = case.dose.reshape(-1)
+    tried = rng.integers(0, flat.size, TRIES)
+    hits = tried[flat[tried] > level_gy]
+    if hits.size:
+        return tuple(int(value) for value in np.unravel_index(int(hits[0]), case.shape))
+    all_hits = np.flatnonzero(np.asarray(flat) > level_gy)
+    if not all_hits.size:
+        return None
+    return tuple(int(value) for value in np.unravel_index(int(rng.choice(all_hits)), case.shape))
+
+
+def cut(case: PreparedCase, corner: Place, size: Place) -> dict[str, np.ndarray]:
+    """Read one patch. What lies beyond the volume is air, without dose and far outside of every structure."""
+    spans = [
+        slice(max(start, 0), min(start + side, extent))
+        for start, side, extent in zip(corner, size, case.shape, strict=True)
+    ]
+    inside = tuple(spans)
+    pads = [
+        (span.start - start, start + side - span.stop) for span, start, side in zip(spans, corner, size, strict=True)
+    ]
+    return {
+        "input": pad_input(case.input(inside), pads),
+        "target": np.pad(case.target(inside)[None], [(0, 0), *pads]),
+        "masks": np.pad(case.all_masks(inside), [(0, 0), *pads]),
+        "constraints": np.asarray(case.constraints, dtype=np.float32),
+        "prescription_gy": np.asarray(case.prescription_gy, dtype=np.float32),
+    }
+
+
+def flip_x(item: dict[str, np.ndarray], mirrored: Sequence[int]) -> dict[str, np.ndarray]:
+    """Mirror a patch left to right (the last axis): a left structure becomes a right one, so their channels swap."""
+    order = list(mirrored)
+    flipped = {name: item[name][..., ::-1] for name in ("input", "target", "masks")}
+    image = flipped["input"]
+    return {
+        **item,
+        "input": np.concatenate([image[:1], image[1:][order]]),
+        "target": flipped["target"],
+        "masks": flipped["masks"][order],
+    }

@@ -1,0 +1,55 @@
+"""What a program hands to the training process: either a module that Lightning trains, or weights computed at once.
+
+Each program has `med_assets.programs.<program>.lit.task(experiment, cases)` that returns one of the two.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from med_assets.experiments import Experiment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One line of a job's cases.json; `split` is train or val, `folder` holds the prepared arrays."""
+
+    case_id: str
+    patient_id: str
+    split: str
+    folder: Path
+    version: str = ""
+    """Version of the case's content, when cases.json gives one: a corrected case is not resumed with."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A Lightning training. The module's `epoch_metrics` are the epoch's numbers; the lowest `monitor` is the best."""
+
+    module: Any
+    train: Any
+    val: Any
+    monitor: str
+    weights: Callable[[], "dict[str, Tensor]"]
+    tried: dict[str, Any]
+    """What an out-of-memory message names: batch, patch."""
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """Weights that need no loop: `compute` returns them and their validation metrics, among them `monitor`."""
+
+    monitor: str
+    compute: Callable[[], "tuple[dict[str, Tensor], dict[str, float]]"]
+
+
+def build(program: str, experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | ClosedForm:
+    """Return the task of a program."""
+    module = importlib.import_module(f"med_assets.programs.{program}.lit")
+    built: Task | ClosedForm = module.task(experiment, cases)
+    return built

@@ -1,0 +1,31 @@
+"""What starts runs: intake and retraining sensors, automation conditions, the nightly evaluation and the reconcile pass."""
+
+import dagster as dg
+
+from med_assets import program
+from sensors.automation import automated
+from sensors.intake import intake_sensor
+from sensors.monitoring import monitoring_schedule
+from sensors.reconcile import reconcile_schedule
+from sensors.retrain import retrain_sensor
+from sensors.settings import tick_s
+
+__all__ = ["automated", "build_schedules", "build_sensors"]
+
+
+def build_sensors() -> list[dg.SensorDefinition]:
+    """Intake and retraining of every program, and the sensor that evaluates all automation conditions."""
+    following = dg.AutomationConditionSensorDefinition(
+        "automation",
+        target=dg.AssetSelection.all(),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=tick_s(),
+        description="Lets cheap assets follow their inputs.",
+    )
+    return [following, *(make(name) for name in program.registered() for make in (intake_sensor, retrain_sensor))]
+
+
+def build_schedules(assets: list[dg.AssetsDefinition]) -> list[dg.ScheduleDefinition]:
+    """Nightly monitoring and the reconcile pass of every program."""
+    nightly = [monitoring_schedule(name) for name in program.registered()]
+    return [*nightly, *(reconcile_schedule(name, assets) for name in program.registered())]

@@ -1,0 +1,54 @@
+"""The intake sensor: makes a batch of what has settled in the landing zone and starts its run."""
+
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+
+from assets import keys
+from med_assets import batches
+from med_assets.settings import Workspace
+from resources.discretion import discreet
+from resources.workspace import WorkspaceResource
+from sensors.settings import tick_s
+
+
+def intake_sensor(program: str) -> dg.SensorDefinition:
+    """Sensor of one program. Its truth is the landing zone's own list of batches, so a tick that dies loses no batch."""
+    partitions = keys.batches_of(program)
+    selection = [keys.key(program, "raw_cases"), keys.key(program, "prepared_cases")]
+
+    @dg.sensor(
+        name=f"{program}_intake",
+        target=dg.AssetSelection.assets(*selection),
+        minimum_interval_seconds=tick_s(),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Makes an intake batch of what has stopped changing in the landing folder, and runs it.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
+        with discreet():
+            ws = workspace.open()
+            ready = batches.settled(ws, program, time.time())
+            if ready:
+                batches.take(ws, program, ready, time.time())
+            known = batches.known(ws, program)
+        started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
+        fresh = [batch for batch in known if batch not in started]
+        if not fresh:
+            return dg.SensorResult(skip_reason=_waiting(ws, program, known), cursor=context.cursor)
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(run_key=batch, partition_key=batch, tags={keys.PROGRAM_TAG: program}) for batch in fresh],
+            dynamic_partitions_requests=[partitions.build_add_request(fresh)],
+            cursor=fresh[-1],
+        )
+
+    return sensor
+
+
+def _waiting(ws: Workspace, program: str, known: Sequence[str]) -> str:
+    """Why nothing was taken, in counts: names of files can identify patients."""
+    with discreet():
+        changing = len(batches.untaken(ws, program))
+    if changing:
+        return f"{changing} entries in the landing folder changed within the last {ws.settle_s:g} s; they are taken when they rest"
+    return f"nothing new in the landing folder; {len(known)} batches taken so far"

@@ -1,0 +1,87 @@
+"""The reconcile schedule: compares recorded versions with what is there now, and redoes what automation missed.
+
+It costs nothing when nothing changed, and it tries each state of the world once: a run that failed is repeated only when its
+inputs or its code changed, or by a person.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from assets import keys
+from med_assets import batches
+from resources.discretion import discreet
+from resources.workspace import WorkspaceResource
+from sensors import runs
+from sensors.automation import CONDITIONS
+
+OFTEN = "*/15 * * * *"
+
+
+def outdated(
+    instance: dg.DagsterInstance, spec: dg.AssetSpec, gates: Mapping[dg.AssetKey, Iterable[dg.AssetCheckSpec]], by_batch: set[dg.AssetKey]
+) -> str | None:
+    """A key of the state that an unpartitioned asset should be brought to, or None when it is there, or can't be yet."""
+    inputs = {dep.asset_key: runs.latest(instance, dep.asset_key) for dep in spec.deps}
+    present = {key: found for key, found in inputs.items() if found}
+    fan_in = spec.automation_condition in (CONDITIONS["dataset"], CONDITIONS["leaderboard"])
+    if not present or (len(present) < len(inputs) and not fan_in):
+        return None
+    if not all(runs.gate_passed(instance, gate) for key in present for gate in gates.get(key, ())):
+        return None
+    own = runs.latest(instance, spec.key)
+    wanted = {key.to_user_string(): found[1].get(runs.DATA) for key, found in present.items()}
+    state = runs.state_key(spec.key.to_user_string(), spec.code_version, wanted, [present[key][0] for key in present if key in by_batch])
+    if own is None or own[1].get(runs.CODE) != spec.code_version:
+        return state
+    if any(present[key][0] > own[0] for key in present if key in by_batch):
+        return state
+    recorded = {key: own[1].get(runs.INPUT + key.to_user_string()) for key in present if key not in by_batch}
+    return state if any(recorded[key] != wanted[key.to_user_string()] for key in recorded) else None
+
+
+def _missing_batches(instance: dg.DagsterInstance, program: str, known: list[str], busy: set[str]) -> list[str]:
+    prepared = keys.key(program, "prepared_cases")
+    done = instance.get_materialized_partitions(prepared)
+    return [batch for batch in known if batch not in done and batch not in busy]
+
+
+def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.ScheduleDefinition:
+    """Schedule of one program over its assets."""
+    specs = [spec for asset in assets for spec in asset.specs if spec.tags.get(keys.PROGRAM_TAG) == program]
+    gates = {asset.key: [spec for spec in asset.check_specs if spec.blocking] for asset in assets}
+    by_batch = {spec.key for spec in specs if spec.partitions_def is not None}
+    followers = [spec for spec in specs if spec.automation_condition is not None and spec.key not in by_batch]
+    intake = [keys.key(program, "raw_cases"), keys.key(program, "prepared_cases")]
+    partitions = keys.batches_of(program).name or ""
+
+    @dg.schedule(
+        name=f"{program}_reconcile",
+        cron_schedule=OFTEN,
+        target=dg.AssetSelection.assets(*intake, *(spec.key for spec in followers)),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Compares versions and redoes what automation missed; does nothing when nothing changed.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource) -> dg.SkipReason | list[dg.RunRequest]:
+        instance = context.instance
+        going = runs.unfinished(instance)
+        with discreet():
+            known = batches.known(workspace.open(), program)
+        absent = [batch for batch in known if not instance.has_dynamic_partition(partitions, batch)]
+        if absent:
+            instance.add_dynamic_partitions(partitions, absent)
+        busy = {run.tags.get("dagster/partition", "") for run in going}
+        code = next(spec.code_version for spec in specs if spec.key == intake[0])
+        requests = [
+            dg.RunRequest(run_key=runs.state_key(batch, code), partition_key=batch, asset_selection=intake)
+            for batch in _missing_batches(instance, program, known, busy)
+        ]
+        for spec in followers:
+            if any(runs.targets(run, [spec.key, *(dep.asset_key for dep in spec.deps)]) for run in going):
+                continue
+            state = outdated(instance, spec, gates, by_batch)
+            if state:
+                requests.append(dg.RunRequest(run_key=state, asset_selection=[spec.key]))
+        return requests or dg.SkipReason("every asset is made of the present versions of its inputs and code")
+
+    return schedule

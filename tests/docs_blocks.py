@@ -1,0 +1,83 @@
+"""Code blocks of the documentation, found and run.
+
+A `bash` block runs in an empty folder with a temporary home, the demo's settings, and `med-assets` on the PATH; variables
+that a block exports hold for the rest of its page. Lines with `make` are only checked to name a target that exists, since
+they would install or train. A block that opens with `<!-- needs: ... -->` above it needs something that is not in the
+repository; its commands are then only parsed by the command line's own parser.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_assets.cli import parser
+
+FENCE = re.compile(r"(?P<needs><!-- needs: [^>]+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+STATE = ".page-env"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, its text, and whether it needs what a test does not have."""
+
+    language: str
+    text: str
+    needs: bool
+
+
+def blocks(page: Path) -> list[Block]:
+    """Fenced blocks of a page, in order."""
+    return [Block(found["language"], found["text"], bool(found["needs"])) for found in FENCE.finditer(page.read_text())]
+
+
+def _commands(text: str) -> list[str]:
+    return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def _check_make(line: str, repository: Path) -> None:
+    for target in [word for word in shlex.split(line, comments=True)[1:] if "=" not in word]:
+        assert re.search(rf"^{target}:", (repository / "Makefile").read_text(), re.MULTILINE), f"no such target: make {target}"
+
+
+def _check_parses(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if "med-assets" in words:
+        parser().parse_args(words[words.index("med-assets") + 1 :])
+
+
+def run_block(block: Block, folder: Path, repository: Path) -> subprocess.CompletedProcess[str] | None:
+    """Run one block in the folder of its page; None when there was nothing to run."""
+    if block.language == "python":
+        return _run([sys.executable, "-c", block.text], folder, repository)
+    if block.language not in ("bash", "sh"):
+        return None
+    runnable = []
+    for line in _commands(block.text):
+        if line.startswith("make "):
+            _check_make(line, repository)
+        elif block.needs:
+            _check_parses(line)
+        else:
+            runnable.append(line)
+    if not runnable:
+        return None
+    script = "\n".join(["set -eu", f"test ! -f {STATE} || source ./{STATE}", *runnable, f"export -p > {STATE}"])
+    return _run(["bash", "-c", script], folder, repository)
+
+
+def _run(command: list[str], folder: Path, repository: Path) -> subprocess.CompletedProcess[str]:
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))}
+    env = outside | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(repository),
+        "MED_ASSETS_HOME": str(folder / ".med_assets"),
+        "MED_ASSETS_PSEUDONYM_KEY": "a-key-that-only-the-tests-know",
+        "MED_ASSETS_PURPOSE": "demo",
+        "MED_ASSETS_PROFILE": "demo",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=500)

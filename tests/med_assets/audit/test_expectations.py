@@ -1,0 +1,94 @@
+"""A suite over facts says what failed, in which cases, and whether that stops the batch."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from med_assets.audit.expectations import Expectation, run_suite
+from med_assets.errors import ConfigurationError
+
+FACTS = pd.DataFrame(
+    {
+        "case_id": ["a1", "b2", "c3"],
+        "d95_gy": [68.0, 60.0, np.nan],
+        "site": ["prostate", "prostate", "brain"],
+        "slices": [120, 110, 5],
+    },
+    index=[7, 7, 9],
+)
+IN_RANGE = Expectation("d95_gy", "ExpectColumnValuesToBeBetween", {"min_value": 64.0}, "error", "PTV70 is covered")
+
+
+def test_rows_that_fail_are_named_by_their_case() -> None:
+    audit = run_suite(FACTS, [IN_RANGE])
+    assert not audit.passed
+    assert audit.results[0].failing == ("b2",)
+    assert audit.failing == {IN_RANGE.name: ("b2",)}
+    assert audit.failing_cases() == ("b2",)
+
+
+def test_an_undefined_fact_fails_only_where_it_must_be_there() -> None:
+    present = Expectation("d95_gy", "ExpectColumnValuesToNotBeNull")
+    assert run_suite(FACTS, [present]).results[0].failing == ("c3",)
+
+
+def test_a_warning_is_reported_and_does_not_fail_the_suite() -> None:
+    few = Expectation("slices", "ExpectColumnValuesToBeBetween", {"min_value": 20}, "warn", "enough slices")
+    audit = run_suite(FACTS, [few])
+    assert audit.passed
+    assert not audit.results[0].passed
+    assert audit.failing_cases() == ()
+    assert audit.failing_cases("warn") == ("c3",)
+
+
+def test_all_expectations_are_run_and_listed_in_order() -> None:
+    sites = Expectation("site", "ExpectColumnValuesToBeInSet", {"value_set": ["prostate", "brain"]}, meaning="known site")
+    table = run_suite(FACTS, [sites, IN_RANGE]).table()
+    assert table["passed"].tolist() == [True, False]
+    assert table["meaning"].tolist() == ["known site", "PTV70 is covered"]
+    assert table["failing"].tolist() == ["", "b2"]
+    assert table["n"].tolist() == [3, 3]
+
+
+def test_an_expectation_about_the_whole_column_holds_every_case_responsible() -> None:
+    mean = Expectation("slices", "ExpectColumnMeanToBeBetween", {"min_value": 100})
+    result = run_suite(FACTS, [mean]).results[0]
+    assert result.failing == ("a1", "b2", "c3")
+    assert float(result.observed) == pytest.approx(235 / 3)
+
+
+def test_no_cases_means_nothing_failed() -> None:
+    assert run_suite(FACTS.iloc[:0], [IN_RANGE]).passed
+
+
+@pytest.mark.parametrize(
+    ("facts", "expectation", "said"),
+    [
+        (FACTS, Expectation("d98_gy", "ExpectColumnValuesToNotBeNull"), "d98_gy"),
+        (FACTS, Expectation("d95_gy", "ExpectMagic"), "ExpectMagic"),
+        (FACTS, Expectation("d95_gy", "ExpectColumnValuesToBeBetween", {"lowest": 3}), "lowest"),
+        (FACTS, Expectation("site", "ExpectColumnValuesToBeBetween", {"min_value": 1.0}), "can't be evaluated"),
+        (FACTS.drop(columns="case_id"), IN_RANGE, "case_id"),
+        (pd.concat([FACTS, FACTS]), IN_RANGE, "one row per case_id"),
+    ],
+)
+def test_a_suite_that_can_not_be_run_says_why(facts: pd.DataFrame, expectation: Expectation, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        run_suite(facts, [expectation])
+
+
+def test_importing_the_audit_does_not_import_great_expectations() -> None:
+    code = "import sys, med_assets.audit.expectations; assert 'great_expectations' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_telemetry_is_off_when_the_suite_runs() -> None:
+    run_suite(FACTS, [IN_RANGE])
+    from great_expectations.analytics.config import ENV_CONFIG
+
+    assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
+    assert ENV_CONFIG.gx_analytics_enabled is False

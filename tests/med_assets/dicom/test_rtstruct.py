@@ -1,0 +1,211 @@
+"""Contours become the voxels whose centres they enclose, and names become structures, without guesses."""
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.path import Path as Polygon
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+
+from med_assets.dicom.contours import mask_to_contours
+from med_assets.dicom.geometry import Geometry
+from med_assets.dicom.rtstruct import Roi, match_rois, normalise, rasterise, read_rois
+from med_assets.errors import CaseRejected, ConfigurationError
+
+GRID = Geometry((9, 20, 24), (2.5, 1.5, 0.75), (-10.0, -20.0, -30.0))
+
+
+def contour(z, *corners):
+    """A closed contour in LPS mm from (y, x) corners in voxels on the plane of slice `z`."""
+    return GRID.to_points(np.array([(z, y, x) for y, x in corners], float))
+
+
+def square(z, low, high):
+    return contour(z, (low, low), (low, high), (high, high), (high, low))
+
+
+def filled(*contours):
+    return rasterise(Roi(1, "PTV70", contours), GRID)
+
+
+def code(function, *arguments):
+    with pytest.raises(CaseRejected) as caught:
+        function(*arguments)
+    return caught.value.code
+
+
+def structure_set(*contours, kind="CLOSED_PLANAR"):
+    ds = Dataset()
+    ds.Modality = "RTSTRUCT"
+    roi, item = Dataset(), Dataset()
+    roi.ROINumber, roi.ROIName = 7, "PTV_70 Gy"
+    item.ReferencedROINumber, item.ContourSequence = 7, []
+    for points in contours:
+        entry = Dataset()
+        entry.ContourGeometricType = kind
+        entry.ContourData = [float(value) for value in np.ravel(points)]
+        item.ContourSequence.append(entry)
+    ds.StructureSetROISequence, ds.ROIContourSequence = [roi], [item]
+    return ds
+
+
+def test_a_voxel_belongs_to_an_roi_when_its_centre_lies_inside():
+    mask = filled(square(3, 4.5, 8.5), square(4, 4.5, 8.4))
+    assert mask[3, 5:9, 5:9].all()
+    assert mask[3].sum() == 16
+    assert mask.sum() == 32
+
+
+def test_polygons_of_any_shape_agree_with_an_independent_point_in_polygon_test():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        corners = rng.uniform(-0.4, 18, (rng.integers(3, 12), 2))
+        y, x = np.mgrid[:20, :24]
+        # An even-odd count by rays; matplotlib fills by winding, so corners are ordered to a star, which is the same.
+        centre = corners.mean(axis=0)
+        corners = corners[np.argsort(np.arctan2(*(corners - centre).T))]
+        expected = Polygon(corners).contains_points(np.column_stack([y.ravel(), x.ravel()])).reshape(20, 24)
+        np.testing.assert_array_equal(filled(contour(2, *corners))[2], expected)
+
+
+def test_an_inner_contour_is_a_hole_and_separate_ones_are_parts():
+    mask = filled(square(3, 2.5, 12.5), square(3, 5.5, 8.5), square(3, 14.5, 16.5))
+    assert mask.sum() == 100 - 9 + 4
+    assert not mask[3, 7, 7]
+
+
+def test_a_keyhole_is_a_hole_and_its_double_line_leaves_no_speck():
+    outer = [(2.5, 2.5), (2.5, 12.5), (12.5, 12.5), (12.5, 2.5)]
+    inner = [(5.5, 5.5), (8.5, 5.5), (8.5, 8.5), (5.5, 8.5)]
+    keyhole = contour(3, *outer, outer[0], *inner, inner[0])
+    np.testing.assert_array_equal(filled(keyhole), filled(contour(3, *outer), contour(3, *inner)))
+
+
+def test_a_contour_between_slices_goes_to_the_nearest_only():
+    assert np.flatnonzero(filled(square(3.3, 4.5, 8.5)).any(axis=(1, 2))).tolist() == [3]
+    assert np.flatnonzero(filled(square(3.5, 4.5, 8.5)).any(axis=(1, 2))).tolist() == [3]
+    assert np.flatnonzero(filled(square(3.7, 4.5, 8.5)).any(axis=(1, 2))).tolist() == [4]
+
+
+def test_contours_on_every_other_slice_reach_half_their_distance_and_keep_their_own_shape():
+    mask = filled(square(1, 4.5, 8.5), square(3, 4.5, 10.5), square(5, 4.5, 8.5))
+    assert mask.sum(axis=(1, 2)).tolist() == [16, 16, 36, 36, 16, 16, 0, 0, 0]
+
+
+def test_a_gap_between_parts_of_an_roi_stays_empty():
+    mask = filled(*(square(z, 4.5, 8.5) for z in (0, 1, 2, 6, 7)))
+    assert mask.any(axis=(1, 2)).tolist() == [True, True, True, False, False, False, True, True, False]
+
+
+def test_contours_closer_together_than_slices_are_not_merged():
+    mask = filled(*(square(z / 2, 4.5, 8.5 + (z % 2)) for z in range(17)))
+    assert mask.sum(axis=(1, 2)).tolist() == [16] * 9
+
+
+def test_contours_outside_the_image_are_refused_and_half_a_voxel_over_its_edge_is_not():
+    assert code(filled, square(3, -5, 8)) == "contour_outside_image"
+    assert code(filled, square(3, 4, 30)) == "contour_outside_image"
+    assert code(filled, square(-1, 4, 8)) == "contour_outside_image"
+    assert code(filled, square(9, 4, 8)) == "contour_outside_image"
+    mask = filled(contour(3, (-0.9, -0.9), (-0.9, 23.9), (19.9, 23.9), (19.9, -0.9)))
+    assert mask[3].all()
+    assert mask.sum() == 480
+
+
+def test_a_contour_across_slices_is_refused():
+    points = square(3, 4, 8)
+    points[0, 2] += 3
+    assert code(filled, points) == "contour_not_axial"
+
+
+def test_an_roi_without_contours_is_an_empty_mask():
+    assert not filled().any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(mask=arrays(bool, (5, 6, 7)), tilt=st.sampled_from([0.0, 0.1]), edge=st.booleans())
+def test_rasterising_the_contours_of_a_mask_gives_back_every_voxel(mask, tilt, edge):
+    """Two filled slices at least touch here: planes regularly apart are by design read as coarser contours."""
+    mask[2:4, 3, 3] = True
+    mask[0, 0, 0] |= edge
+    direction = ((0.0, 0.0, 1.0), (-np.sin(tilt), np.cos(tilt), 0.0), (np.cos(tilt), np.sin(tilt), 0.0))
+    geometry = Geometry(mask.shape, (3.0, 0.9765625, 0.7), (-211.3, 17.123, -905.5), direction)
+    filled_slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    if len(filled_slices) > 2 and (np.diff(filled_slices) == 1).sum() * 2 <= len(filled_slices) - 1:
+        mask[:, 3, 3] = True
+    contours = tuple(mask_to_contours(mask, geometry))
+    np.testing.assert_array_equal(rasterise(Roi(1, "any", contours), geometry), mask)
+
+
+def test_the_area_of_a_structure_of_clinical_size_is_that_of_its_outline():
+    geometry = Geometry((200, 512, 512), (2.0, 1.0, 1.0), (-256.0, -256.0, -200.0))
+    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    ring = np.column_stack([200 * np.cos(angle), 150 * np.sin(angle)])
+    contours = tuple(np.column_stack([ring, np.full(400, -200.0 + 2 * z)]) for z in range(200))
+    mask = rasterise(Roi(1, "Body", contours), geometry)
+    assert mask.sum() / 200 == pytest.approx(np.pi * 200 * 150, rel=1e-3)
+
+
+def test_rois_are_read_with_number_name_and_points_in_mm(tmp_path):
+    points = square(3, 4.5, 8.5)
+    path = tmp_path / "rs"
+    ds = structure_set(points, points[:, ::-1])
+    ds.save_as(path, implicit_vr=False, little_endian=True)
+    for source in (ds, pydicom.dcmread(path, force=True)):
+        (roi,) = read_rois(source)
+        assert (roi.number, roi.name, len(roi.contours)) == (7, "PTV_70 Gy", 2)
+        np.testing.assert_allclose(roi.contours[0], points)
+
+
+def test_pydicoms_own_structure_set_is_read():
+    rois = read_rois(pydicom.dcmread(get_testdata_file("rtstruct.dcm"), force=True))
+    assert [(roi.name, len(roi.contours)) for roi in rois][:1] != []
+    assert all(contour.shape[1] == 3 for roi in rois for contour in roi.contours)
+
+
+def test_points_and_open_lines_enclose_nothing():
+    (roi,) = read_rois(structure_set([[1.0, 2.0, 3.0]], kind="POINT"))
+    assert roi.contours == ()
+
+
+def test_broken_structure_sets_are_refused():
+    good = square(3, 4.5, 8.5)
+    assert code(read_rois, structure_set(good[:2])) == "malformed_contour"
+    assert code(read_rois, structure_set(np.ravel(good)[:-1])) == "malformed_contour"
+    broken = structure_set(good)
+    del broken.ROIContourSequence[0].ContourSequence[0].ContourData
+    assert code(read_rois, broken) == "malformed_contour"
+    broken = structure_set(good)
+    del broken.ROIContourSequence
+    assert code(read_rois, broken) == "missing_rois"
+    broken = structure_set(good)
+    broken.ROIContourSequence[0].ReferencedROINumber = 8
+    assert code(read_rois, broken) == "missing_rois"
+    broken = structure_set(good)
+    del broken.StructureSetROISequence[0].ROINumber
+    assert code(read_rois, broken) == "missing_rois"
+    broken = structure_set(good)
+    broken.StructureSetROISequence.append(broken.StructureSetROISequence[0])
+    assert code(read_rois, broken) == "duplicate_roi"
+    broken.Modality = "CT"
+    assert code(read_rois, broken) == "wrong_modality"
+
+
+def test_names_match_whatever_their_case_dashes_spaces_and_units():
+    assert {normalise(name) for name in ("PTV70", "ptv_70", "PTV 70 Gy", "Ptv-70GY")} == {"ptv70"}
+    match = match_rois(
+        ["PTV_70Gy", "Rectum", "rectum 2", "Fem Head L", "CouchSurface", "Blase", "BLADDER"],
+        {"PTV70": (), "Rectum": (), "Femur_L": ("FemHead_L",), "Bladder": ("Blase",), "Bowel": ()},
+    )
+    assert match.found == {"PTV70": "PTV_70Gy", "Rectum": "Rectum", "Femur_L": "Fem Head L"}
+    assert match.unmatched == ("rectum 2", "CouchSurface")
+    assert match.ambiguous == {"Bladder": ("Blase", "BLADDER")}
+    assert match.missing == ("Bowel",)
+
+
+def test_a_synonym_of_two_structures_is_an_error_of_configuration():
+    with pytest.raises(ConfigurationError, match="one structure"):
+        match_rois([], {"Rectum": ("Organ",), "Bladder": ("organ",)})

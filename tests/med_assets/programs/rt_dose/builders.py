@@ -1,0 +1,91 @@
+"""Small synthetic prepared cases and training jobs, in the formats that the code reads."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from med_assets import experiments
+from med_assets.programs.rt_dose.site import Site, load_site
+
+
+def sphere(shape: Sequence[int], centre: Sequence[float], radius: float) -> np.ndarray:
+    """A bool ball; centre and radius in voxels."""
+    grid = np.indices(shape)
+    return sum((axis - middle) ** 2 for axis, middle in zip(grid, centre, strict=True)) <= radius**2
+
+
+def write_case(
+    folder: Path,
+    seed: int = 0,
+    *,
+    site: str = "prostate_sib",
+    shape: tuple[int, int, int] = (32, 32, 32),
+    spacing_mm: tuple[float, float, float] = (4.0, 5.0, 5.0),
+    absent: Sequence[str] = (),
+) -> Path:
+    """Write a case whose dose falls off from its main target; the targets are concentric, the organs around them."""
+    spec: Site = load_site(site)
+    rng = np.random.default_rng(seed)
+    middle = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
+    masks = {}
+    for index, name in enumerate(spec.structures):
+        turn = 2 * np.pi * index / len(spec.structures)
+        offset = np.array([0.0, np.sin(turn), np.cos(turn)]) * 9
+        masks[name] = sphere(
+            shape, middle if name in spec.targets else middle + offset, 5 if name in spec.targets else 3
+        )
+    for name in absent:
+        masks[name] = np.zeros(shape, bool)
+    body = sphere(shape, np.array(shape) / 2, min(shape) / 2 - 1)
+    away = ndimage.distance_transform_edt(~masks[spec.main_target], sampling=spacing_mm)
+    dose = np.where(body, 70.0 * np.exp(-away / 25.0), 0.0).astype(np.float32)
+    sdf = np.stack([_sdf(masks[name], spacing_mm) for name in spec.structures])
+    bits = sum(masks[name].astype(np.uint16) << index for index, name in enumerate(spec.structures))
+    folder.mkdir(parents=True)
+    ct = np.where(body, rng.normal(0, 20, shape), -1000)
+    arrays = {"ct": ct.astype(np.int16), "dose": dose, "masks": bits.astype(np.uint16), "sdf": sdf, "body": body}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    present = [name for name in spec.structures if masks[name].any()]
+    facts = {
+        "case_id": folder.name,
+        "site": site,
+        "spacing_mm": spacing_mm,
+        "geometry": {},
+        "structures": spec.structures,
+        "present": present,
+        "prescription_gy": 70.0,
+        "fractions": 28,
+        "constraints": spec.constraints(present, 70.0),
+        "synthetic": True,
+    }
+    (folder / "case.json").write_text(json.dumps(facts))
+    return folder
+
+
+def _sdf(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    if not mask.any():
+        return np.full(mask.shape, 127, np.int8)
+    outside = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+    inside = ndimage.distance_transform_edt(mask, sampling=spacing_mm)
+    return np.round(np.clip(outside - inside, -50, 50) * 127 / 50).astype(np.int8)
+
+
+def write_job(folder: Path, experiment: str = "baseline", overrides: Sequence[str] = (), cases: int = 3) -> Path:
+    """Write a job of the demo profile, with small cases of which the last is for validation."""
+    folder.mkdir(parents=True)
+    chosen = experiments.load("rt_dose", experiment, overrides, profile="demo")
+    rows = []
+    for index in range(cases):
+        write_case(folder / "cases" / f"case{index}", index)
+        split = "val" if index == cases - 1 else "train"
+        rows.append(
+            {"case_id": f"case{index}", "patient_id": f"p{index}", "split": split, "folder": f"cases/case{index}"}
+        )
+    (folder / "program").write_text("rt_dose\n")
+    (folder / "experiment.json").write_text(chosen.to_json())
+    (folder / "cases.json").write_text(json.dumps(rows))
+    return folder

@@ -1,0 +1,81 @@
+"""Plots: every one is a readable PNG, the same input gives the same bytes, and gaps are shown as gaps."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from med_assets.reports.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training
+
+SHAPE = (10, 14, 16)
+
+
+def doses() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    z, y, x = np.meshgrid(*(np.arange(n) - n / 2 for n in SHAPE), indexing="ij")
+    truth = (70 * np.exp(-(z**2 + y**2 + x**2) / 20)).astype(np.float32)
+    return truth, truth * np.float32(0.95), {"PTV70": truth > 60, "Bowel": np.zeros(SHAPE, bool)}
+
+
+def is_picture(path: Path) -> bool:
+    pixels = imread(path)
+    return bool(pixels.ndim == 3 and min(pixels.shape[:2]) > 150 and pixels.std() > 0.01)
+
+
+def test_a_dose_wash_is_drawn_and_repeats_byte_for_byte(tmp_path: Path) -> None:
+    truth, prediction, masks = doses()
+    ct = np.zeros(SHAPE, np.int16)
+    first, second = (
+        plot_dose(tmp_path / name, ct, truth, prediction, (4.0, 5.0, 5.0), 70.0, outlines=masks, title="case c1")
+        for name in ("a.png", "b.png")
+    )
+    assert is_picture(first)
+    assert first.read_bytes() == second.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_prediction_without_any_dose_is_still_drawn(tmp_path: Path) -> None:
+    truth, _, masks = doses()
+    air = np.full(SHAPE, -1000, np.int16)
+    assert is_picture(
+        plot_dose(tmp_path / "zero.png", air, truth, np.zeros_like(truth), (4.0, 5.0, 5.0), 70.0, outlines=masks)
+    )
+
+
+def test_arrays_of_different_grids_are_refused(tmp_path: Path) -> None:
+    truth, prediction, _ = doses()
+    with pytest.raises(ValueError, match="on one grid"):
+        plot_dose(tmp_path / "x.png", np.zeros((2, 2, 2)), truth, prediction, (1.0, 1.0, 1.0), 70.0)
+
+
+def test_a_dvh_is_drawn_without_the_structures_that_are_absent(tmp_path: Path) -> None:
+    truth, prediction, masks = doses()
+    assert is_picture(plot_dvh(tmp_path / "dvh.png", truth, prediction, masks))
+
+
+def test_training_curves_leave_out_missing_columns_and_epochs(tmp_path: Path) -> None:
+    history = pd.DataFrame({"epoch": [1, 2, 3], "train/loss": [3.0, 2.0, 1.0], "val/mae_gy": [4.0, None, 2.0]})
+    panels = {"Loss": ["train/loss"], "MAE (Gy)": ["val/mae_gy"], "none": ["val/other"]}
+    assert is_picture(plot_training(tmp_path / "t.png", history, panels, best=3))
+    with pytest.raises(ValueError, match="expected columns"):
+        plot_training(tmp_path / "t.png", history, {"none": ["val/other"]})
+
+
+def test_a_leaderboard_shows_rows_without_interval_or_mean(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "experiment": ["a", "b", "c"],
+            "mean": [1.0, 2.0, None],
+            "low": [0.5, None, None],
+            "high": [1.5, None, None],
+            "n": [5, 1, 0],
+        }
+    )
+    assert is_picture(plot_leaderboard(tmp_path / "l.png", table, metric="MAE", unit="Gy", champion="a"))
+    with pytest.raises(ValueError, match="empty leaderboard"):
+        plot_leaderboard(tmp_path / "l.png", table.iloc[:0])
+
+
+def test_cases_are_drawn_as_dots_and_undefined_ones_left_out(tmp_path: Path) -> None:
+    assert is_picture(plot_cases(tmp_path / "c.png", {"a": [1.0, 2.0, None], "b": [None]}, unit="Gy"))

@@ -1,0 +1,130 @@
+"""The command line, run as a person would."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from med_assets.cli import main
+from med_assets.settings import Workspace
+
+
+@pytest.fixture
+def landed(workspace: Workspace) -> Workspace:
+    """A workspace with one synthetic case and one folder that holds no DICOM, taken in."""
+    landing = workspace.landing / "rt_dose"
+    assert main(["phantoms", "rt_dose", str(landing)]) == 0
+    broken = landing / "broken"
+    broken.mkdir()
+    (broken / "notes.txt").write_text("no DICOM here")
+    assert main(["ingest", "rt_dose", "--now"]) == 0
+    return workspace
+
+
+def case_id(ws: Workspace) -> str:
+    return str(ws.lake.rows("dataset", "rt_dose")[0]["case_id"])
+
+
+def test_cases_lists_what_is_usable_and_why_the_rest_is_not(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["cases", "rt_dose"]) == 0
+    listed = capsys.readouterr().out
+    assert case_id(landed) in listed
+    assert main(["cases", "rt_dose", "--quarantined"]) == 0
+    quarantined = capsys.readouterr().out
+    assert case_id(landed) not in quarantined
+    assert "quarantined" in quarantined
+
+
+def test_explain_follows_a_case_from_file_to_split(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["explain", case_id(landed)[:8]]) == 0
+    story = capsys.readouterr().out
+    for part in ("DICOM instances", "marked synthetic", "prepared as", "in the dataset", "is in split", "no model was scored"):
+        assert part in story
+
+
+def test_explain_refuses_an_id_that_no_case_has(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "nobody"]) == 1
+    assert "expected exactly one case" in capsys.readouterr().err
+
+
+def test_no_output_of_the_commands_names_the_patient(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["cases", "rt_dose"], ["explain", case_id(landed)], ["batches", "rt_dose"], ["query", "select * from raw_cases"]):
+        assert main(command) == 0
+    shown = capsys.readouterr()
+    assert "PHANTOM" not in shown.out + shown.err
+    assert "notes.txt" not in shown.out + shown.err
+
+
+def test_ingest_again_finds_nothing_new(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["ingest", "rt_dose", "--now"]) == 0
+    assert "nothing new" in capsys.readouterr().out
+
+
+def test_a_batch_done_again_reuses_its_work(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    batch = landed.lake.rows("raw_cases", "rt_dose")[0]["batch"]
+    capsys.readouterr()
+    assert main(["ingest", "rt_dose", "--batch", batch]) == 0
+    assert "prepared: 0 new, 1 reused" in capsys.readouterr().out
+
+
+def test_query_prints_rows_as_json_for_other_programs(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["query", "select case_id from dataset", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"case_id": case_id(landed)}]
+
+
+def test_a_query_that_fails_says_so_and_exits_with_1(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["query", "select nothing from nowhere"]) == 1
+    assert "the query failed" in capsys.readouterr().err
+
+
+def test_a_withdrawn_case_leaves_the_dataset_and_explain_says_why(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = case_id(landed)
+    assert main(["withdraw", "rt_dose", chosen, "--reason", "consent withdrawn"]) == 0
+    assert landed.lake.rows("dataset", "rt_dose") == []
+    assert main(["explain", chosen]) == 0
+    assert "withdrawn: consent withdrawn" in capsys.readouterr().out
+
+
+def test_withdraw_refuses_an_unknown_case(landed: Workspace) -> None:
+    assert main(["withdraw", "rt_dose", "unknown", "--reason", "none"]) == 1
+
+
+def test_without_a_key_a_command_says_which_variable_to_set(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MED_ASSETS_PSEUDONYM_KEY")
+    assert main(["cases", "rt_dose"]) == 1
+    assert "MED_ASSETS_PSEUDONYM_KEY" in capsys.readouterr().err
+
+
+def test_doctor_finds_a_good_installation_and_names_what_is_missing(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    assert main(["doctor"]) == 0
+    assert "accelerator" in capsys.readouterr().out
+    monkeypatch.delenv("MED_ASSETS_PSEUDONYM_KEY")
+    assert main(["doctor"]) == 1
+    assert "->" in capsys.readouterr().out
+
+
+def test_experiments_are_listed_and_printed_with_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiments"]) == 0
+    assert "rt_dose/baseline" in capsys.readouterr().out
+    assert main(["experiments", "rt_dose/baseline", "schedule.epochs=7"]) == 0
+    assert json.loads(capsys.readouterr().out)["schedule"]["epochs"] == 7
+
+
+def test_an_unknown_experiment_is_refused_with_the_known_ones(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "rt_dose/nothing"]) == 1
+    assert "baseline" in capsys.readouterr().err
+
+
+def test_a_word_that_is_no_experiment_is_a_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "baseline"])
+    assert stopped.value.code == 2

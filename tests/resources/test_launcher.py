@@ -1,0 +1,145 @@
+"""Trainings outlive the runs that start them: who dies with whom."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from resources.launcher import PROCESS, RESULT, LocalLauncher, running
+
+TRAINING = """
+import os, sys, time
+from pathlib import Path
+job = Path(sys.argv[1])
+with (job / "starts").open("a") as stream:
+    stream.write("x")
+print("loading cases", flush=True)
+{body}
+"""
+EPOCHS = """
+for epoch in range(3):
+    new = not (job / "history.csv").exists()
+    with (job / "history.csv").open("a") as stream:
+        stream.write(("epoch,train/loss,val/mae_gy\\n" if new else "") + f"{epoch},{1 / (epoch + 1)},\\n")
+    time.sleep(0.1)
+(job / "result.json").write_text("{}")
+"""
+
+
+class Scripted(LocalLauncher):
+    """The launcher with a small script in place of the training command."""
+
+    def command(self, job: Path) -> list[str]:
+        return [sys.executable, str(job / "training.py"), str(job)]
+
+
+def job_of(folder: Path, body: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "training.py").write_text(TRAINING.format(body=body))
+    return folder
+
+
+def run(job: Path, instance: dg.DagsterInstance, before: Callable[[], None] | None = None) -> dg.ExecuteInProcessResult:
+    @dg.asset
+    def checkpoint(context: dg.AssetExecutionContext) -> None:
+        if before:
+            before()
+        Scripted(poll_s=0.05).run(context, job)
+
+    return dg.materialize([checkpoint], instance=instance, raise_on_error=False)
+
+
+def starts(job: Path) -> int:
+    return len((job / "starts").read_text())
+
+
+def until(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not met():
+        assert time.monotonic() < end, "waited 20 s in vain"
+        time.sleep(0.02)
+
+
+def test_progress_of_a_training_shows_as_it_runs(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", EPOCHS)
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(job, instance)
+        assert done.success
+        observed = instance.fetch_observations(dg.AssetKey("checkpoint"), limit=10).records
+        said = [entry.user_message for entry in instance.all_logs(done.run_id)]
+    epochs = [record.asset_observation.metadata["training/epoch"].value for record in reversed(observed) if record.asset_observation]
+    assert epochs == [0.0, 1.0, 2.0]
+    assert any("loading cases" in line for line in said)
+    assert any("epoch 1: train/loss 0.5" in line for line in said)
+
+
+def test_a_finished_job_is_taken_over_without_starting_anything(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", EPOCHS)
+    (job / RESULT).write_text("{}")
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(job, instance).success
+    assert not (job / "starts").exists()
+
+
+def test_a_running_job_is_followed_and_not_started_twice(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", "time.sleep(1.5)" + EPOCHS)
+    first = Scripted().submit(job, dict(os.environ))
+    assert first is not None
+    assert Scripted().submit(job, dict(os.environ)) is None
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(job, instance).success
+    first.wait()
+    assert starts(job) == 1
+
+
+def test_a_killed_training_is_started_again(tmp_path: Path) -> None:
+    body = "if len((job / 'starts').read_text()) == 1: os.kill(os.getpid(), 9)" + EPOCHS
+    job = job_of(tmp_path / "job", body)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(job, instance).success
+    assert starts(job) == 2
+
+
+def test_a_training_that_ends_by_itself_without_a_result_fails_with_the_end_of_its_log(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", "sys.exit('expected a patch that is a multiple of 8, got 33')")
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(job, instance)
+        assert not done.success
+        text = str(instance.all_logs(done.run_id))
+    assert "multiple of 8, got 33" in text
+    assert starts(job) == 1
+
+
+def test_an_interrupted_run_leaves_its_training_running(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", "time.sleep(30)")
+
+    class Interrupting(Scripted):
+        def _follow(self, *arguments: object) -> None:
+            raise KeyboardInterrupt
+
+    @dg.asset
+    def checkpoint(context: dg.AssetExecutionContext) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            Interrupting().run(context, job)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([checkpoint], instance=instance).success
+    process = running(job)
+    assert process is not None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
+def test_a_reused_pid_is_not_taken_for_the_training(tmp_path: Path) -> None:
+    own = psutil.Process()
+    (tmp_path / PROCESS).write_text(json.dumps({"pid": own.pid, "started_at": own.create_time()}))
+    assert running(tmp_path) is not None
+    (tmp_path / PROCESS).write_text(json.dumps({"pid": own.pid, "started_at": own.create_time() - 3600}))
+    assert running(tmp_path) is None

@@ -1,0 +1,79 @@
+"""The intake sensor: batches of what has settled, and none lost."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from med_assets import batches
+from med_assets.settings import Workspace
+from resources import WorkspaceResource
+from sensors.intake import intake_sensor
+
+LONG_AGO = 1_000_000_000.0
+
+
+@pytest.fixture
+def ws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Workspace:
+    monkeypatch.setenv("MED_ASSETS_HOME", str(tmp_path))
+    monkeypatch.setenv("MED_ASSETS_PSEUDONYM_KEY", "a key for tests that is long enough")
+    monkeypatch.setenv("MED_ASSETS_SETTLE_S", "0")
+    return Workspace.from_env()
+
+
+def drop(ws: Workspace, name: str, content: bytes = b"x") -> None:
+    path = ws.landing / "rt_dose" / name / "1.dcm"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+
+
+def tick(instance: dg.DagsterInstance) -> dg.SensorResult:
+    context = dg.build_sensor_context(instance=instance)
+    found = intake_sensor("rt_dose")(context, workspace=WorkspaceResource())
+    assert isinstance(found, dg.SensorResult)
+    return found
+
+
+def test_what_has_settled_becomes_one_batch_with_one_run(ws: Workspace) -> None:
+    drop(ws, "SMITH^JOHN")
+    drop(ws, "DOE^JANE")
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = tick(instance)
+    (request,) = found.run_requests or ()
+    (addition,) = found.dynamic_partitions_requests or ()
+    assert [request.partition_key] == list(addition.partition_keys) == batches.known(ws, "rt_dose")
+    assert "SMITH" not in str(found)
+
+
+def test_what_is_still_changing_is_left_and_the_skip_reason_names_no_file(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(ws, "SMITH^JOHN")
+    monkeypatch.setenv("MED_ASSETS_SETTLE_S", "600")
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = tick(instance)
+    assert not found.run_requests
+    assert "1 entries" in str(found.skip_reason)
+    assert "SMITH" not in str(found.skip_reason)
+
+
+def test_a_batch_whose_tick_died_before_its_run_was_requested_is_requested_next_time(ws: Workspace) -> None:
+    drop(ws, "a")
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = tick(instance)
+        again = tick(instance)
+        (request,), (repeated,) = first.run_requests or (), again.run_requests or ()
+        assert request.run_key == repeated.run_key
+        instance.add_dynamic_partitions("rt_dose_batches", batches.known(ws, "rt_dose"))
+        assert tick(instance).skip_reason == dg.SkipReason("nothing new in the landing folder; 1 batches taken so far")
+
+
+def test_the_same_content_is_not_taken_twice_and_a_changed_entry_is(ws: Workspace) -> None:
+    drop(ws, "a")
+    with dg.DagsterInstance.ephemeral() as instance:
+        tick(instance)
+        tick(instance)
+        assert len(batches.known(ws, "rt_dose")) == 1
+        drop(ws, "a", b"more")
+        tick(instance)
+        assert len(batches.known(ws, "rt_dose")) == 2

@@ -1,0 +1,102 @@
+"""The composition root: what is in the graph, and what loading it costs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+import definitions
+from assets import keys
+from med_assets import experiments, program
+
+ROOT = Path(__file__).resolve().parents[1]
+SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
+HEAVY = ("torch", "monai", "great_expectations", "lightning", "pymedphys")
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_"))}
+
+
+def graph() -> dict[str, Any]:
+    """What must not change unnoticed: keys, inputs, gates, partitions, groups, kinds, pools, automation, schedules."""
+    found: dict[str, Any] = {"assets": {}, "sensors": {}, "schedules": {}}
+    for asset in definitions.graph:
+        for spec in asset.specs:
+            condition = spec.automation_condition
+            found["assets"][spec.key.to_user_string()] = {
+                "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+                "gates": sorted(check.name for check in asset.check_specs if check.blocking),
+                "partitions": getattr(spec.partitions_def, "name", None),
+                "group": spec.group_name,
+                "kinds": sorted(spec.kinds),
+                "tags": {name: text for name, text in sorted(spec.tags.items()) if not name.startswith("dagster/kind")},
+                "owners": list(spec.owners),
+                "pool": asset.op.pool,
+                "automation": condition.get_label() if condition else None,
+            }
+    for sensor in definitions.defs.sensors or ():
+        assert isinstance(sensor, dg.SensorDefinition)
+        found["sensors"][sensor.name] = sensor.default_status.value
+    for schedule in definitions.defs.schedules or ():
+        assert isinstance(schedule, dg.ScheduleDefinition)
+        found["schedules"][schedule.name] = [schedule.cron_schedule, schedule.default_status.value]
+    return found
+
+
+def test_the_graph_is_the_recorded_one() -> None:
+    """To accept a change on purpose: `python -m tests.test_definitions`, and look at the difference."""
+    assert graph() == json.loads(SNAPSHOT.read_text())
+
+
+@pytest.mark.parametrize("name", program.registered())
+def test_every_program_has_every_stage_of_the_design(name: str) -> None:
+    found = {spec.key for asset in definitions.graph for spec in asset.specs}
+    wanted = {keys.key(name, stage) for stage in keys.PER_PROGRAM}
+    wanted |= {keys.experiment_key(name, each, stage) for each in experiments.names(name) for stage in keys.PER_EXPERIMENT}
+    assert wanted <= found
+
+
+@pytest.mark.parametrize("name", program.registered())
+def test_only_checkpoints_wait_for_a_decision_and_for_the_accelerator(name: str) -> None:
+    for asset in definitions.graph:
+        stage = asset.key.path[-1]
+        assert (asset.op.pool == keys.POOL) == (stage == "checkpoint")
+        follows = any(spec.automation_condition is not None for spec in asset.specs)
+        assert follows == (stage not in {"raw_cases", "checkpoint", "monitoring"}), asset.key
+
+
+def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it() -> None:
+    for asset in definitions.graph:
+        for spec in asset.specs:
+            assert spec.description, spec.key
+            assert spec.owners, spec.key
+            assert spec.kinds, spec.key
+            assert spec.code_version, spec.key
+
+
+def test_loading_definitions_imports_no_heavy_library_and_needs_no_key() -> None:
+    code = f"import sys, definitions; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_composition_root_stays_short() -> None:
+    assert len((ROOT / "definitions.py").read_text().splitlines()) < 60
+
+
+@pytest.mark.slow
+def test_dagster_finds_the_definitions_through_the_workspace_file(tmp_path: Path) -> None:
+    env = clean_environment() | {"DAGSTER_HOME": str(tmp_path), "PYTHONWARNINGS": "ignore", "DAGSTER_DISABLE_TELEMETRY": "yes"}
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(json.dumps(graph(), indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,120 @@
+"""What holds for the whole repository: layers, style, documents that are true, nothing that fits one machine only."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from med_assets.cli import parser
+from med_assets.cli_reference import reference, subcommands
+from tests.docs_blocks import Block, blocks, run_block
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+SKIPPED_FOLDERS = {".venv", ".git", "__pycache__", "build", "dist"}
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|farm|Users)/\w")
+OPENING_BLOCKS = {"bash", "sh", "python", "sql", "yaml", "text", "mermaid"}
+
+
+def source_files() -> list[Path]:
+    """Text files of the repository that a person wrote."""
+    suffixes = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".html", ""}
+    return [
+        path
+        for path in sorted(REPOSITORY.rglob("*"))
+        if path.is_file()
+        and path.suffix in suffixes
+        and not any(part in SKIPPED_FOLDERS or part.startswith(".med_assets") or part.endswith((".egg-info", "_cache")) for part in path.parts)
+    ]
+
+
+def tool(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a development tool of this environment in the repository."""
+    program = Path(sys.executable).parent / command[0]
+    return subprocess.run([str(program), *command[1:]], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_layers_are_one_way_and_the_library_imports_no_dagster() -> None:
+    done = tool("lint-imports")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing() -> None:
+    done = tool("ruff", "check", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    found = [
+        f"{path.relative_to(REPOSITORY)}: {match.group()}"
+        for path in source_files()
+        if path != Path(__file__)
+        for match in MACHINE_PATH.finditer(path.read_text(errors="replace"))
+    ]
+    assert not found
+
+
+def test_no_source_file_is_longer_than_600_lines() -> None:
+    long = [path.name for path in source_files() if path.suffix == ".py" and len(path.read_text().splitlines()) > 600]
+    assert not long
+
+
+def test_the_definitions_stay_under_60_lines() -> None:
+    assert len((REPOSITORY / "definitions.py").read_text().splitlines()) < 60
+
+
+def test_each_dependency_says_why_it_is_there() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        line = next(line for line in text.splitlines() if f'"{requirement}"' in line)
+        assert "# " in line, f"{requirement} has no reason beside it"
+
+
+def test_every_command_is_documented_as_it_is() -> None:
+    assert (REPOSITORY / "docs" / "cli.md").read_text() == reference(), "docs/cli.md is out of date; run `make docs`"
+
+
+def test_every_command_and_argument_has_a_help_text() -> None:
+    for name, command in subcommands(parser()).items():
+        assert command.description, name
+        assert all(action.help for action in command._actions), name
+
+
+def test_make_explains_every_target() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    for target in phony.split():
+        assert re.search(rf"^{target}:.*## \w", makefile, re.MULTILINE), target
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
+    assert "make test" in (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_blocks_of_a_page_work_in_their_order(page: Path, tmp_path: Path) -> None:
+    found = blocks(page)
+    assert all(block.language in OPENING_BLOCKS for block in found)
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
+    for block in found:
+        run_one(block, tmp_path)
+
+
+def run_one(block: Block, folder: Path) -> None:
+    """Run a block and fail with its own words."""
+    done = run_block(block, folder, REPOSITORY)
+    if done is not None:
+        assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
