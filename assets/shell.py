@@ -1,7 +1,6 @@
 """The one shell around every stage: names, versions, gates and metadata are given here, the work is done in med_assets."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from assets.gates import Gate
 from assets.show import metadata, value
 from med_assets import program
 from med_assets.provenance import provenance
-from resources.discretion import discreet
+from resources.discretion import discreetly
 from resources.launcher import LocalLauncher
 from resources.workspace import WorkspaceResource
 
@@ -98,9 +97,12 @@ def build(stage: Stage) -> dg.AssetsDefinition:
         launcher: LocalLauncher,
         overrides: Sequence[str] = (),
     ) -> dg.MaterializeResult:
-        with discreet() if stage.touches_raw_files else nullcontext():
-            batch = context.partition_key if stage.by_batch else None
+        batch = context.partition_key if stage.by_batch else None
+
+        def now() -> dg.MaterializeResult:
             return materialized(stage, Call(workspace.open(), batch, tuple(overrides), launcher, context))
+
+        return discreetly(now) if stage.touches_raw_files else now()
 
     def plain(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LocalLauncher

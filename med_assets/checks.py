@@ -54,12 +54,12 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     if not good:
         return CheckOutcome(True, f"no accepted case to audit, {refused} quarantined", metadata=metadata)
     result = run_suite(facts, program.get(program_name).expectations(ws))
-    failed = [one for one in result.results if one.failing_case_ids]
-    metadata["expectations"] = {one.expectation.meaning: len(one.failing_case_ids) for one in result.results}
+    failed = [one for one in result.results if one.failing]
+    metadata["expectations"] = {one.expectation.meaning: len(one.failing) for one in result.results}
     if errors := [one for one in failed if one.expectation.severity == "error"]:
-        return CheckOutcome(False, "; ".join(f"{one.expectation.meaning}: {one.failing_case_ids}" for one in errors), metadata=metadata)
+        return CheckOutcome(False, "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in errors), metadata=metadata)
     if failed:
-        text = "; ".join(f"{one.expectation.meaning}: {one.failing_case_ids}" for one in failed)
+        text = "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in failed)
         return CheckOutcome(False, f"worth a look: {text}", "warn", metadata)
     return CheckOutcome(True, f"{len(good)} accepted cases meet {len(result.results)} expectations", metadata=metadata)
 

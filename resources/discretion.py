@@ -1,21 +1,23 @@
 """Keep patient data out of logs and the event log where raw files are touched.
 
 Messages of unexpected errors (a path in an OSError, a value in a pydicom error) and library warnings can carry names of
-patients. Inside `discreet()` only the type of an unexpected error and the places in the code leave; the errors of
+patients. Under `discreetly` only the type of an unexpected error and the places in the code leave; the errors of
 med_assets are written to be safe and pass with their message.
 """
 
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import dagster as dg
 
 from med_assets.errors import MedAssetsError
 
+T = TypeVar("T")
 TALKATIVE = ("pydicom", "pylibjpeg", "pydicom.pixels")
 """Loggers that quote values of the files they read."""
 
@@ -28,29 +30,36 @@ def outline(error: BaseException) -> str:
 
 
 @contextmanager
-def discreet() -> Iterator[None]:
-    """Silence libraries that quote values, and let no message of an unexpected error out. Raises dagster.Failure."""
+def _silence() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
-    failure: dg.Failure | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (dg.Failure, dg.RetryRequested):
-        raise
-    except MedAssetsError as error:
-        failure = dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False)
-    except Exception as error:
-        failure = dg.Failure(
-            f"{outline(error)}; its message is withheld since it may identify a patient. "
-            "Run the same step with `med-assets` on this machine to read it",
-            allow_retries=False,
-        )
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
-    if failure is not None:
-        raise failure
+
+
+def discreetly(work: Callable[[], T]) -> T:
+    """Do some work; libraries that quote values are silent, and no message of an unexpected error gets out.
+
+    A function and not a context manager, since an error raised while another is being handled would carry that one along,
+    message and all. Raises dagster.Failure.
+    """
+    try:
+        with _silence():
+            return work()
+    except (dg.Failure, dg.RetryRequested):
+        raise
+    except MedAssetsError as error:
+        told = f"{type(error).__name__}: {error}"
+    except Exception as error:
+        told = (
+            f"{outline(error)}; its message is withheld since it may identify a patient. "
+            "Run the same step with `med-assets` on this machine to read it"
+        )
+    raise dg.Failure(told, allow_retries=False)

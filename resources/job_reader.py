@@ -31,6 +31,11 @@ class JobReader(dg.PipesMessageReader):
         self._epoch = -1.0
         self._handler: Any = None
 
+    @property
+    def expected_writer_count(self) -> int:
+        """One training writes into a job folder."""
+        return 1
+
     @contextmanager
     def read_messages(self, handler: Any) -> Iterator[PipesParams]:
         """Open the stream for one Pipes session; what is left is passed on at its end."""

@@ -8,7 +8,7 @@ import dagster as dg
 from assets import keys
 from med_assets import batches
 from med_assets.settings import Workspace
-from resources.discretion import discreet
+from resources.discretion import discreetly
 from resources.workspace import WorkspaceResource
 from sensors.settings import tick_s
 
@@ -26,12 +26,8 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
         description="Makes an intake batch of what has stopped changing in the landing folder, and runs it.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-        with discreet():
-            ws = workspace.open()
-            ready = batches.settled(ws, program, time.time())
-            if ready:
-                batches.take(ws, program, ready, time.time())
-            known = batches.known(ws, program)
+        ws = workspace.open()
+        known = discreetly(lambda: _taken(ws, program))
         started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         fresh = [batch for batch in known if batch not in started]
         if not fresh:
@@ -45,10 +41,17 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
     return sensor
 
 
+def _taken(ws: Workspace, program: str) -> list[str]:
+    """All batches, after taking what has settled."""
+    ready = batches.settled(ws, program, time.time())
+    if ready:
+        batches.take(ws, program, ready, time.time())
+    return batches.known(ws, program)
+
+
 def _waiting(ws: Workspace, program: str, known: Sequence[str]) -> str:
     """Why nothing was taken, in counts: names of files can identify patients."""
-    with discreet():
-        changing = len(batches.untaken(ws, program))
+    changing = len(discreetly(lambda: batches.untaken(ws, program)))
     if changing:
         return f"{changing} entries in the landing folder changed within the last {ws.settle_s:g} s; they are taken when they rest"
     return f"nothing new in the landing folder; {len(known)} batches taken so far"

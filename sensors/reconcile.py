@@ -10,7 +10,7 @@ import dagster as dg
 
 from assets import keys
 from med_assets import batches
-from resources.discretion import discreet
+from resources.discretion import discreetly
 from resources.workspace import WorkspaceResource
 from sensors import runs
 from sensors.automation import CONDITIONS
@@ -65,8 +65,7 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
     def schedule(context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource) -> dg.SkipReason | list[dg.RunRequest]:
         instance = context.instance
         going = runs.unfinished(instance)
-        with discreet():
-            known = batches.known(workspace.open(), program)
+        known = discreetly(lambda: batches.known(workspace.open(), program))
         absent = [batch for batch in known if not instance.has_dynamic_partition(partitions, batch)]
         if absent:
             instance.add_dynamic_partitions(partitions, absent)

@@ -43,7 +43,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one expectation. `failing` are the case ids that do not meet it, or all when it is about the column."""
+    """Outcome of one expectation. `failing` are the cases that do not meet it, or all when it is about the column."""
 
     expectation: Expectation
     passed: bool
@@ -100,7 +100,7 @@ def _refuse_mistakes(facts: pd.DataFrame, expectations: Sequence[Expectation]) -
     if INDEX not in facts.columns:
         raise ConfigurationError(f"expected facts with a column {INDEX!r}, got columns {sorted(facts.columns)}")
     if facts[INDEX].isna().any() or facts[INDEX].duplicated().any():
-        raise ConfigurationError(f"expected one row per {INDEX}, got repeated or missing ids; keep one version per case")
+        raise ConfigurationError(f"expected one row per {INDEX}, got repeated or missing ids; pass one version each")
     for expectation in expectations:
         if expectation.column not in facts.columns:
             raise ConfigurationError(

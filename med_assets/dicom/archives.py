@@ -20,6 +20,15 @@ from med_assets.errors import ArchiveRejected
 
 CHUNK_BYTES = 1 << 20
 
+MAX_BYTES = 32 << 30
+"""Unpacked bytes of an archive unless the caller says otherwise: some hundred cases of CT, structures and dose."""
+
+MAX_FILES = 200_000
+"""Files of an archive unless the caller says otherwise: the slices of some thousand cases."""
+
+MAX_RATIO = 200.0
+"""Unpacked bytes per byte of archive unless the caller says otherwise: real studies stay under 50, bombs exceed 1000."""
+
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -38,7 +47,14 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def expand(archive: Path, into: Path, *, max_bytes: int, max_files: int, max_ratio: float) -> None:
+def expand(
+    archive: Path,
+    into: Path,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_files: int = MAX_FILES,
+    max_ratio: float = MAX_RATIO,
+) -> None:
     """Unpack `archive` as the new folder `into`, which must be absent or empty and appears only when all is unpacked.
 
     At most `max_bytes` in at most `max_files` files, and at most `max_ratio` times the archive's own bytes, counted

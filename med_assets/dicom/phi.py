@@ -98,7 +98,7 @@ class _Scan:
         self._known = frozenset(text.strip().casefold() for text in known if len(text.strip()) >= MIN_KNOWN_CHARS)
         self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_KNOWN_CHARS)
         self._in_bytes = [text.encode() for text in self._known if len(text) >= MIN_KNOWN_CHARS_IN_BYTES]
-        self._structures = None if roi_vocabulary is None else {normalise_structure_name(name) for name in roi_vocabulary}
+        self._structures = None if roi_vocabulary is None else set(map(normalise_structure_name, roi_vocabulary))
 
     def name(self, name: str) -> Iterator[Finding]:
         parts = [part.partition(".")[0] for part in Path(name).parts]

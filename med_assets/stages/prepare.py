@@ -51,7 +51,7 @@ def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: 
     meanings: dict[str, list[str]] = {}
     for outcome in result.results:
         if outcome.expectation.severity == "error":
-            for case_id in outcome.failing_case_ids:
+            for case_id in outcome.failing:
                 meanings.setdefault(case_id, []).append(outcome.expectation.meaning)
     for row in rows:
         if row["status"] == OK and row["case_id"] in meanings:

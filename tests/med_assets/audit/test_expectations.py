@@ -46,10 +46,10 @@ def test_a_warning_is_reported_and_does_not_fail_the_suite() -> None:
 
 
 def test_all_expectations_are_run_and_listed_in_order() -> None:
-    sites = Expectation("site", "ExpectColumnValuesToBeInSet", {"value_set": ["prostate", "brain"]}, meaning="known site")
+    sites = Expectation("site", "ExpectColumnValuesToBeInSet", {"value_set": ["prostate", "brain"]}, meaning="known")
     table = run_suite(FACTS, [sites, IN_RANGE]).table()
     assert table["passed"].tolist() == [True, False]
-    assert table["meaning"].tolist() == ["known site", "PTV70 is covered"]
+    assert table["meaning"].tolist() == ["known", "PTV70 is covered"]
     assert table["failing"].tolist() == ["", "b2"]
     assert table["n"].tolist() == [3, 3]
 

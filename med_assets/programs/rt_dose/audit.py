@@ -1,0 +1,34 @@
+"""What the facts of an acceptable radiotherapy case look like."""
+
+from med_assets.audit.expectations import Expectation
+from med_assets.programs.rt_dose.site import Site
+
+BETWEEN, NOT_NULL = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToNotBeNull"
+
+
+def _between(column: str, low: float | None, high: float | None, meaning: str, severity: str = "error") -> Expectation:
+    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
+    return Expectation(column, BETWEEN, limits, "error" if severity == "error" else "warn", meaning)
+
+
+def expectations(site: Site) -> tuple[Expectation, ...]:
+    """Expectations for one site: what fails an error is quarantined, what fails a warning is shown."""
+    prescribed = site.targets[site.main_target]
+    return (
+        Expectation("target_mean_ratio", NOT_NULL, {}, "error", "the main target has a mean dose"),
+        _between("slices", 5, 2000, "5 to 2000 CT slices"),
+        _between("spacing_z_mm", 0.3, 10, "0.3 to 10 mm between slices"),
+        _between("spacing_xy_mm", 0.2, 8, "0.2 to 8 mm pixels"),
+        _between("hu_min", None, -200, "some air in the CT: lowest CT number at most -200 HU"),
+        _between("hu_max", 100, None, "some bone in the CT: highest CT number at least 100 HU"),
+        _between("body_ml", 500, 200_000, "a region that may get dose of 0.5 to 200 l"),
+        _between("target_ml", 1, 3000, "a main target of 1 to 3000 ml"),
+        _between("prescription_gy", 0.5 * prescribed, 1.5 * prescribed, f"a prescription within 50% of {prescribed:g} Gy"),
+        _between("target_mean_ratio", 0.85, 1.15, "mean dose of the main target within 15% of the prescription"),
+        _between("dose_max_gy", 0.9 * prescribed, 1.4 * prescribed, "a highest dose of 90% to 140% of the main target's level"),
+        _between("dose_outside_ratio", None, 0.9, "less dose outside the targets than inside"),
+        _between("sdf_sign_agreement", 0.95, None, "signed distances agree in sign with masks in at least 95% of voxels"),
+        _between("target_d95_gy", 0.914 * prescribed, None, f"D95 of the main target at least {0.914 * prescribed:.0f} Gy", "warn"),
+        _between("rois_unmatched", None, 40, "at most 40 ROIs that match no structure", "warn"),
+        Expectation("prescription_in_plan", "ExpectColumnValuesToBeInSet", {"value_set": [True]}, "warn", "the plan states its prescription"),
+    )
