@@ -36,7 +36,13 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
             versions.of_stage(program, "intake"),
             run,
             kinds=frozenset({"dicom", "parquet"}),
-            gates=(Gate("residual_phi", "No name, id, date or free text of a patient is left in what was stored.", residual_phi),),
+            gates=(
+                Gate(
+                    "residual_phi",
+                    "No name, id, date or free text of a patient is left in what was stored.",
+                    residual_phi,
+                ),
+            ),
             by_batch=True,
             touches_raw_files=True,
         )
@@ -65,7 +71,11 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
             run,
             deps=(keys.key(program, "raw_cases"),),
             kinds=frozenset({"numpy", "parquet"}),
-            gates=(Gate("audit", "The facts of the accepted cases are what the program expects (Great Expectations).", audit),),
+            gates=(
+                Gate(
+                    "audit", "The facts of the accepted cases are what the program expects (Great Expectations).", audit
+                ),
+            ),
             by_batch=True,
         )
     )

@@ -61,7 +61,13 @@ def champion(program: str) -> dg.AssetsDefinition:
             run,
             deps=(keys.key(program, "leaderboard"),),
             kinds=frozenset({"parquet"}),
-            gates=(Gate("champion_regression", "No challenger that is worse, or not shown to be better, is promoted.", regression),),
+            gates=(
+                Gate(
+                    "champion_regression",
+                    "No challenger that is worse, or not shown to be better, is promoted.",
+                    regression,
+                ),
+            ),
         )
     )
 

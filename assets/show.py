@@ -31,7 +31,9 @@ def metadata(result: "StageResult") -> dict[str, dg.MetadataValue]:
     for name, frame in result.tables.items():
         shown[f"table/{name}"] = table(frame)
         if len(frame) > MAX_ROWS:
-            shown[f"table/{name}/rows"] = dg.MetadataValue.text(f"first {MAX_ROWS} of {len(frame)}; all are in the lake")
+            shown[f"table/{name}/rows"] = dg.MetadataValue.text(
+                f"first {MAX_ROWS} of {len(frame)}; all are in the lake"
+            )
     for name, path in list(result.images.items())[:MAX_PICTURES]:
         shown[f"plot/{name}"] = picture(path, name)
     return shown

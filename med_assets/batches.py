@@ -93,7 +93,9 @@ def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:
     """Fingerprint by entry name of one batch."""
     path = _manifests(ws, program) / f"{batch}.json"
     if not path.is_file():
-        raise ConfigurationError(f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}")
+        raise ConfigurationError(
+            f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}"
+        )
     return dict(read_json(path)["entries"])
 
 

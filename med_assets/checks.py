@@ -36,7 +36,11 @@ def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
         scanned += len(files)
         for finding in phi.residual_phi(files, roi_vocabulary=vocabulary):
             found[f"{finding.tag}: {finding.reason}"] += 1
-    reason = f"{scanned} files scanned, nothing found" if not found else f"identity may remain in {sum(found.values())} elements; withdraw the cases"
+    reason = (
+        f"{scanned} files scanned, nothing found"
+        if not found
+        else f"identity may remain in {sum(found.values())} elements; withdraw the cases"
+    )
     return CheckOutcome(not found, reason, metadata={"files": scanned, "findings": dict(found)})
 
 
@@ -57,7 +61,9 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     failed = [one for one in result.results if one.failing]
     metadata["expectations"] = {one.expectation.meaning: len(one.failing) for one in result.results}
     if errors := [one for one in failed if one.expectation.severity == "error"]:
-        return CheckOutcome(False, "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in errors), metadata=metadata)
+        return CheckOutcome(
+            False, "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in errors), metadata=metadata
+        )
     if failed:
         text = "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in failed)
         return CheckOutcome(False, f"worth a look: {text}", "warn", metadata)
@@ -71,7 +77,9 @@ def quarantine_share(ws: Workspace, program_name: str, batch: str) -> CheckOutco
     refused = [row for row in [*raw, *rows] if row["status"] == QUARANTINED]
     codes = pd.Series([row["reason_code"] for row in refused], dtype=str).value_counts().to_dict()
     share = len(refused) / max(len(raw), 1)
-    return CheckOutcome(share <= MAX_QUARANTINED_SHARE, f"{len(refused)} of {len(raw)} cases refused: {codes}", "warn", {"codes": codes})
+    return CheckOutcome(
+        share <= MAX_QUARANTINED_SHARE, f"{len(refused)} of {len(raw)} cases refused: {codes}", "warn", {"codes": codes}
+    )
 
 
 def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
@@ -88,9 +96,13 @@ def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
     unplaced = len(ws.lake.rows("dataset", program_name)) - len(placed)
     metadata = {"patients": len(splits), "patients_in_two_splits": leaks, "unassigned_cases": unplaced}
     if leaks or copies:
-        return CheckOutcome(False, f"{len(leaks)} patients and {copies} image contents are in two splits", metadata=metadata)
+        return CheckOutcome(
+            False, f"{len(leaks)} patients and {copies} image contents are in two splits", metadata=metadata
+        )
     if unplaced:
-        return CheckOutcome(False, f"{unplaced} cases have no split; see the asset's metadata for why", "warn", metadata)
+        return CheckOutcome(
+            False, f"{unplaced} cases have no split; see the asset's metadata for why", "warn", metadata
+        )
     return CheckOutcome(True, f"{len(splits)} patients, each in one split", metadata=metadata)
 
 
@@ -111,4 +123,9 @@ def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
     if not rows:
         return CheckOutcome(True, "no challenger yet")
     last = rows[-1]
-    return CheckOutcome(not last["refused"], last["reason"], "warn", {name: last[name] for name in ("challenger", "reference", "mean", "low", "high", "n")})
+    return CheckOutcome(
+        not last["refused"],
+        last["reason"],
+        "warn",
+        {name: last[name] for name in ("challenger", "reference", "mean", "low", "high", "n")},
+    )

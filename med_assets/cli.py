@@ -24,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line; `docs/cli.md` is written from it."""
     top = argparse.ArgumentParser(
         prog="med-assets",
-        description="From raw DICOM to evaluated, promoted models. Settings come from MED_ASSETS_* variables, see docs/settings.md.",
+        description="From raw DICOM to evaluated, promoted models. "
+        "Settings come from MED_ASSETS_* variables, see docs/settings.md.",
     )
     top.add_argument("--version", action="version", version=__version__)
     top.add_argument("--debug", action="store_true", help="log every step, and show tracebacks of errors")
@@ -34,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         added = sub.add_parser(name, help=help, description=help)
         added.set_defaults(run=run)
         if program_first:
-            added.add_argument("program", metavar="PROGRAM", choices=program.registered(), help="program, such as rt_dose")
+            added.add_argument(
+                "program", metavar="PROGRAM", choices=program.registered(), help="program, such as rt_dose"
+            )
         return added
 
     add = command("import", commands.import_cases, "Turn a public data set into DICOM case folders.")
@@ -43,33 +46,64 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("dest", type=Path, metavar="DEST", help="folder for the case folders, such as the landing folder")
     add.add_argument("--patients", nargs="+", metavar="NAME", help="only these patients, such as pt_1 pt_2")
 
-    add = command("phantoms", commands.phantoms, "Write synthetic cases as real DICOM files, marked synthetic.", program_first=True)
+    add = command(
+        "phantoms",
+        commands.phantoms,
+        "Write synthetic cases as real DICOM files, marked synthetic.",
+        program_first=True,
+    )
     add.add_argument("dest", type=Path, metavar="DEST", help="folder for the case folders")
     add.add_argument("-n", "--number", type=int, default=1, metavar="N", help="how many cases (default 1)")
     add.add_argument("--seed", type=int, default=0, metavar="SEED", help="seed of the first case (default 0)")
 
-    add = command("ingest", commands.ingest, "Take in, prepare, audit and split what lies in the landing folder.", program_first=True)
+    add = command(
+        "ingest",
+        commands.ingest,
+        "Take in, prepare, audit and split what lies in the landing folder.",
+        program_first=True,
+    )
     add.add_argument("--now", action="store_true", help="do not wait for files to settle")
     add.add_argument("--batch", metavar="BATCH", help="do one known batch again instead of taking a new one")
 
-    command("batches", commands.list_batches, "List the batches taken, and what waits in the landing folder.", program_first=True)
+    command(
+        "batches",
+        commands.list_batches,
+        "List the batches taken, and what waits in the landing folder.",
+        program_first=True,
+    )
 
     add = command("experiments", commands.experiments, "List experiments, or print one as it would be trained.")
-    add.add_argument("experiment", nargs="?", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="print this one in full")
+    add.add_argument(
+        "experiment", nargs="?", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="print this one in full"
+    )
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields of the experiment")
 
-    add = command("train", commands.train, "Train one experiment on the present dataset and splits; resumes what was interrupted.")
+    add = command(
+        "train", commands.train, "Train one experiment on the present dataset and splits; resumes what was interrupted."
+    )
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=2")
 
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
 
-    command("leaderboard", commands.leaderboard, "Compare all evaluated experiments, with n and intervals.", program_first=True)
-    command("promote", commands.promote, "Promote the best experiment if it passes the gate, and say why or why not.", program_first=True)
+    command(
+        "leaderboard",
+        commands.leaderboard,
+        "Compare all evaluated experiments, with n and intervals.",
+        program_first=True,
+    )
+    command(
+        "promote",
+        commands.promote,
+        "Promote the best experiment if it passes the gate, and say why or why not.",
+        program_first=True,
+    )
     command("report", commands.report, "Write the HTML report and print where it is.", program_first=True)
 
-    add = command("cases", commands.cases, "List cases with their state, split and reason for quarantine.", program_first=True)
+    add = command(
+        "cases", commands.cases, "List cases with their state, split and reason for quarantine.", program_first=True
+    )
     add.add_argument("--quarantined", action="store_true", help="only cases that can't be used")
 
     add = command("explain", commands.explain, "Tell what happened to one case, from file to model.")
@@ -77,13 +111,22 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("withdraw", commands.withdraw, "Take a case out of the dataset from now on.", program_first=True)
     add.add_argument("case", metavar="CASE", help="case id, in full")
-    add.add_argument("--reason", required=True, metavar="TEXT", help="why, for the record; write nothing here that identifies a person")
+    add.add_argument(
+        "--reason",
+        required=True,
+        metavar="TEXT",
+        help="why, for the record; write nothing here that identifies a person",
+    )
 
     add = command("query", commands.query, "Run SQL over the tables of the lake.")
     add.add_argument("sql", metavar="SQL", help="such as: select * from raw_cases")
-    add.add_argument("--format", choices=("table", "csv", "json"), default="table", help="how to print rows (default table)")
+    add.add_argument(
+        "--format", choices=("table", "csv", "json"), default="table", help="how to print rows (default table)"
+    )
 
-    command("doctor", commands.run_doctor, "Check installation, configuration, disk and accelerator, and say what to do.")
+    command(
+        "doctor", commands.run_doctor, "Check installation, configuration, disk and accelerator, and say what to do."
+    )
     return top
 
 

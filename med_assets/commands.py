@@ -103,7 +103,9 @@ def experiments(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train, or adopt what was trained with the same inputs."""
     name, experiment = options.experiment
-    _show(f"trained {name}/{experiment}", stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides)))
+    _show(
+        f"trained {name}/{experiment}", stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides))
+    )
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -166,7 +168,9 @@ def withdraw(options: argparse.Namespace) -> None:
     """Withdraw a case and write the dataset anew."""
     ws, name = Workspace.from_env(), options.program
     if options.case not in {row["case_id"] for row in ws.lake.rows("raw_cases", name)}:
-        raise ConfigurationError(f"expected the id of a case of {name}, got one that is unknown; see `med-assets cases {name}`")
+        raise ConfigurationError(
+            f"expected the id of a case of {name}, got one that is unknown; see `med-assets cases {name}`"
+        )
     stages.withdraw(ws, name, options.case, options.reason)
     _show("dataset", stages.dataset(ws, name))
     print("models trained with this case stay as they are; train again to leave it out of them")

@@ -54,11 +54,19 @@ def _accelerator() -> Finding:
         return Finding(BAD, "accelerator", f"torch can't be imported: {error}", "run `make setup`")
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        return Finding(GOOD, "accelerator", f"{torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
+        return Finding(
+            GOOD, "accelerator", f"{torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+        )
     if shutil.which("nvidia-smi"):
-        advice = "this torch has no CUDA or does not fit the driver; install torch for this machine and keep its version"
+        advice = (
+            "this torch has no CUDA or does not fit the driver; install torch for this machine and keep its version"
+        )
         return Finding(WARN, "accelerator", f"a GPU driver is here, but torch {torch.__version__} can't use it", advice)
-    return Finding(GOOD, "accelerator", f"none, training runs on {torch.get_num_threads()} CPU threads; enough for the demo profile")
+    return Finding(
+        GOOD,
+        "accelerator",
+        f"none, training runs on {torch.get_num_threads()} CPU threads; enough for the demo profile",
+    )
 
 
 def _workspace() -> Iterator[Finding]:
@@ -72,7 +80,9 @@ def _workspace() -> Iterator[Finding]:
         yield _writable(label, folder)
     existing = next(path for path in (ws.home, *ws.home.parents) if path.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
-    advice = "" if free_gb >= MIN_FREE_GB else f"free at least {MIN_FREE_GB:g} GB, or point MED_ASSETS_HOME at a larger disk"
+    advice = (
+        "" if free_gb >= MIN_FREE_GB else f"free at least {MIN_FREE_GB:g} GB, or point MED_ASSETS_HOME at a larger disk"
+    )
     yield Finding(WARN if advice else GOOD, "disk", f"{free_gb:.1f} GB free", advice)
 
 
@@ -82,7 +92,9 @@ def _writable(label: str, folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing):
             return Finding(GOOD, label, str(folder) if existing == folder else f"{folder} (made when first used)")
     except OSError as error:
-        return Finding(BAD, label, f"{folder} can't be written: {error.strerror}", "change its owner, or choose another folder")
+        return Finding(
+            BAD, label, f"{folder} can't be written: {error.strerror}", "change its owner, or choose another folder"
+        )
 
 
 def _experiments() -> Iterator[Finding]:
@@ -97,7 +109,9 @@ def _experiments() -> Iterator[Finding]:
 def _dagster_home() -> Finding:
     home = os.environ.get("DAGSTER_HOME")
     if not home:
-        return Finding(WARN, "DAGSTER_HOME", "not set", "`make ui` sets it; without it Dagster forgets runs when it stops")
+        return Finding(
+            WARN, "DAGSTER_HOME", "not set", "`make ui` sets it; without it Dagster forgets runs when it stops"
+        )
     if not Path(home).is_absolute():
         return Finding(BAD, "DAGSTER_HOME", home, "Dagster needs an absolute path")
     return Finding(GOOD, "DAGSTER_HOME", home)

@@ -10,11 +10,18 @@ from med_assets.settings import Workspace
 def find_case(ws: Workspace, start: str) -> tuple[str, str]:
     """Program and full id of the only case whose id starts so; raises ConfigurationError for none or several."""
     found = sorted(
-        {(name, row["case_id"]) for name in program.registered() for row in ws.lake.rows("raw_cases", name) if row["case_id"].startswith(start)}
+        {
+            (name, row["case_id"])
+            for name in program.registered()
+            for row in ws.lake.rows("raw_cases", name)
+            if row["case_id"].startswith(start)
+        }
     )
     if len(found) != 1:
         what = "none" if not found else f"{len(found)} of them"
-        raise ConfigurationError(f"expected exactly one case whose id starts with {start!r}, got {what}; see `med-assets cases PROGRAM`")
+        raise ConfigurationError(
+            f"expected exactly one case whose id starts with {start!r}, got {what}; see `med-assets cases PROGRAM`"
+        )
     return found[0]
 
 
@@ -31,7 +38,8 @@ def _arrivals(ws: Workspace, name: str, case_id: str) -> list[str]:
     lines = []
     prepared = {(row["batch"], row["version"]): row for row in _of(ws, "prepared_cases", name, case_id)}
     for row in _of(ws, "raw_cases", name, case_id):
-        lines.append(f"batch {row['batch']}: {row['n_instances']} DICOM instances, version {row['version'] or '-'}, {_outcome(row)}")
+        arrived = f"{row['n_instances']} DICOM instances, version {row['version'] or '-'}"
+        lines.append(f"batch {row['batch']}: {arrived}, {_outcome(row)}")
         if row["synthetic"]:
             lines.append("  marked synthetic in the data")
         after = prepared.get((row["batch"], row["version"]))
@@ -59,7 +67,10 @@ def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:
         return ["not in the dataset"]
     lines = [f"in the dataset as version {member[0]['version']}"]
     places = [row for row in ws.lake.rows("splits", name) if row["patient_id"] == member[0]["patient_id"]]
-    lines += [f"its patient is in split {row['split']} (fold {row['fold']}), assigned by: {row['assigned_by']}" for row in places]
+    lines += [
+        f"its patient is in split {row['split']} (fold {row['fold']}), assigned by: {row['assigned_by']}"
+        for row in places
+    ]
     return lines or ["its patient has no split yet"]
 
 
@@ -73,7 +84,8 @@ def _models(ws: Workspace, name: str, case_id: str) -> list[str]:
     for row in _of(ws, "monitoring", name, case_id):
         if (row["metric"], row["subject"]) == (primary.name, primary.subject) and row["value"] is not None:
             seen = "seen in training" if row["seen_in_training"] else "not seen in training"
-            lines.append(f"  champion {row['checkpoint']} ({seen}): {primary.name} {primary.subject} {row['value']:.3f} {row['unit']}")
+            score = f"{primary.name} {primary.subject} {row['value']:.3f} {row['unit']}"
+            lines.append(f"  champion {row['checkpoint']} ({seen}): {score}")
     return ["scored by models:", *lines] if lines else ["no model was scored on it"]
 
 

@@ -119,6 +119,10 @@ class Program(ABC):
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
         """All configuration that scores depend on; part of every score's key."""
 
+    def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
+        """Scores defined over all cases of a split at once, from their rows; none unless a program has some."""
+        return []
+
     @abstractmethod
     def scorer(self, ws: "Workspace", checkpoint: Path) -> "Scorer":
         """Load a checkpoint once, to score many cases. Raises CheckpointMismatch."""
@@ -169,5 +173,6 @@ def fact_table(name: str) -> str:
 def fact_tables() -> dict[str, Mapping[str, pa.DataType]]:
     """Schemas of the fact tables of all programs."""
     return {
-        fact_table(name): FACT_KEYS | {fact: spec.type for fact, spec in get(name).facts.items()} for name in registered()
+        fact_table(name): FACT_KEYS | {fact: spec.type for fact, spec in get(name).facts.items()}
+        for name in registered()
     }

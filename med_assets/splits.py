@@ -13,7 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from med_assets.errors import CaseRejected
 
 SPLITS = ("train", "val", "test", "external")
-GIVEN = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "external": "external"}
+GIVEN = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "test": "test",
+    "external": "external",
+}
 
 
 class SplitPolicy(BaseModel):
@@ -21,7 +28,9 @@ class SplitPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    policy: Literal["hashed", "given", "fixed"] = Field("hashed", description="hashed draw, the split given in the data, or a fixed list")
+    policy: Literal["hashed", "given", "fixed"] = Field(
+        "hashed", description="hashed draw, the split given in the data, or a fixed list"
+    )
     val_fraction: float = Field(0.15, ge=0, lt=1, description="share of patients for validation, 0..1")
     test_fraction: float = Field(0.15, ge=0, lt=1, description="share of patients for the test set, 0..1")
     folds: int = Field(5, ge=2, description="number of cross-validation folds among all patients")
@@ -45,7 +54,9 @@ def _assign(patient_id: str, given: str | None, policy: SplitPolicy) -> tuple[st
         return policy.fixed[patient_id], "fixed"
     if policy.policy == "given":
         if not given or given not in GIVEN:
-            raise CaseRejected("no_given_split", f"expected a split given in the data (one of {sorted(GIVEN)}), got {given!r}")
+            raise CaseRejected(
+                "no_given_split", f"expected a split given in the data (one of {sorted(GIVEN)}), got {given!r}"
+            )
         return GIVEN[given], "given"
     place = draw(patient_id, policy.salt)
     if place < policy.test_fraction:

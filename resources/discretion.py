@@ -25,7 +25,10 @@ TALKATIVE = ("pydicom", "pylibjpeg", "pydicom.pixels")
 def outline(error: BaseException) -> str:
     """Type of an error and the code it passed through, innermost last, without any value it carries."""
     frames = traceback.extract_tb(error.__traceback__)
-    places = (f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+    places = (
+        f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+        for frame in frames
+    )
     return f"{type(error).__name__} at " + " > ".join(places)
 
 

@@ -91,22 +91,35 @@ class LocalLauncher(dg.ConfigurableResource):
             context.log.warning("the training process was killed; it goes on from its last checkpoint")
             raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=self.poll_s)
         tail = "\n".join(_tail(job / LOG))
-        raise dg.Failure(f"the training process ended with exit code {code} and no result; the end of its log:\n{tail}", allow_retries=False)
+        raise dg.Failure(
+            f"the training process ended with exit code {code} and no result; the end of its log:\n{tail}",
+            allow_retries=False,
+        )
 
-    def _follow(self, context: dg.AssetExecutionContext, job: Path, reader: JobReader, own: subprocess.Popen[bytes] | None) -> None:
+    def _follow(
+        self, context: dg.AssetExecutionContext, job: Path, reader: JobReader, own: subprocess.Popen[bytes] | None
+    ) -> None:
         alive = True
         while alive:
             alive = own.poll() is None if own else running(job) is not None
             for row in reader.poll():
-                context.log_event(dg.AssetObservation(context.asset_key, metadata={f"training/{name}": value for name, value in row.items()}))
+                context.log_event(
+                    dg.AssetObservation(
+                        context.asset_key, metadata={f"training/{name}": value for name, value in row.items()}
+                    )
+                )
             if alive:
                 time.sleep(self.poll_s)
 
     def _stop_if_cancelled(self, context: dg.AssetExecutionContext, job: Path) -> None:
         """Stop the training when a person cancelled the run; when the run merely dies, the training goes on."""
-        record = context.instance.get_run_by_id(context.run_id)
+        record = context.instance.get_run_by_id(context.run.run_id)
         process = running(job)
-        if process is not None and record is not None and record.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
+        if (
+            process is not None
+            and record is not None
+            and record.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+        ):
             os.killpg(process.pid, signal.SIGTERM)
 
 

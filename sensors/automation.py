@@ -11,11 +11,15 @@ from assets.keys import STAGE_TAG
 
 AC = dg.AutomationCondition
 
-CHANGED = AC.any_deps_match(AC.data_version_changed() & ~AC.executed_with_root_target()).with_label("dep_data_version_changed")
+CHANGED = AC.any_deps_match(AC.data_version_changed() & ~AC.executed_with_root_target()).with_label(
+    "dep_data_version_changed"
+)
 HANDLED = AC.newly_requested() | AC.initial_evaluation()
 QUIET = ~AC.any_deps_in_progress() & ~AC.in_progress() & AC.all_deps_blocking_checks_passed()
 
-FOLLOW = ((CHANGED | AC.code_version_changed() | AC.newly_missing()).since(HANDLED) & ~AC.any_deps_missing() & QUIET).with_label("follow")
+FOLLOW = (
+    (CHANGED | AC.code_version_changed() | AC.newly_missing()).since(HANDLED) & ~AC.any_deps_missing() & QUIET
+).with_label("follow")
 """Run when an input's content, or the own code, changed, once all inputs are there, at rest and past their gates."""
 
 GATHER = ((CHANGED | AC.code_version_changed() | AC.newly_missing()).since(HANDLED) & QUIET).with_label("gather")

@@ -33,7 +33,9 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
         if not fresh:
             return dg.SensorResult(skip_reason=_waiting(ws, program, known), cursor=context.cursor)
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=batch, partition_key=batch, tags={keys.PROGRAM_TAG: program}) for batch in fresh],
+            run_requests=[
+                dg.RunRequest(run_key=batch, partition_key=batch, tags={keys.PROGRAM_TAG: program}) for batch in fresh
+            ],
             dynamic_partitions_requests=[partitions.build_add_request(fresh)],
             cursor=fresh[-1],
         )

@@ -19,7 +19,10 @@ OFTEN = "*/15 * * * *"
 
 
 def outdated(
-    instance: dg.DagsterInstance, spec: dg.AssetSpec, gates: Mapping[dg.AssetKey, Iterable[dg.AssetCheckSpec]], by_batch: set[dg.AssetKey]
+    instance: dg.DagsterInstance,
+    spec: dg.AssetSpec,
+    gates: Mapping[dg.AssetKey, Iterable[dg.AssetCheckSpec]],
+    by_batch: set[dg.AssetKey],
 ) -> str | None:
     """A key of the state that an unpartitioned asset should be brought to, or None when it is there, or can't be yet."""
     inputs = {dep.asset_key: runs.latest(instance, dep.asset_key) for dep in spec.deps}
@@ -31,7 +34,9 @@ def outdated(
         return None
     own = runs.latest(instance, spec.key)
     wanted = {key.to_user_string(): found[1].get(runs.DATA) for key, found in present.items()}
-    state = runs.state_key(spec.key.to_user_string(), spec.code_version, wanted, [present[key][0] for key in present if key in by_batch])
+    state = runs.state_key(
+        spec.key.to_user_string(), spec.code_version, wanted, [present[key][0] for key in present if key in by_batch]
+    )
     if own is None or own[1].get(runs.CODE) != spec.code_version:
         return state
     if any(present[key][0] > own[0] for key in present if key in by_batch):
@@ -62,7 +67,9 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Compares versions and redoes what automation missed; does nothing when nothing changed.",
     )
-    def schedule(context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource) -> dg.SkipReason | list[dg.RunRequest]:
+    def schedule(
+        context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource
+    ) -> dg.SkipReason | list[dg.RunRequest]:
         instance = context.instance
         going = runs.unfinished(instance)
         known = discreetly(lambda: batches.known(workspace.open(), program))

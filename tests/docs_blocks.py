@@ -1,9 +1,9 @@
 """Code blocks of the documentation, found and run.
 
-A `bash` block runs in an empty folder with a temporary home, the demo's settings, and `med-assets` on the PATH; variables
-that a block exports hold for the rest of its page. Lines with `make` are only checked to name a target that exists, since
-they would install or train. A block that opens with `<!-- needs: ... -->` above it needs something that is not in the
-repository; its commands are then only parsed by the command line's own parser.
+A `bash` block runs in an empty folder with a temporary home, the demo's settings, and `med-assets` on the PATH;
+variables that a block exports hold for the rest of its page. Lines with `make` are only checked to name a target that
+exists, since they would install or train. A block with `<!-- needs: ... -->` above it needs something that is not in
+the repository; its commands are then only parsed by the command line's own parser.
 """
 
 import os
@@ -16,7 +16,9 @@ from pathlib import Path
 
 from med_assets.cli import parser
 
-FENCE = re.compile(r"(?P<needs><!-- needs: [^>]+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"(?P<needs><!-- needs: [^>]+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 STATE = ".page-env"
 
 
@@ -35,12 +37,18 @@ def blocks(page: Path) -> list[Block]:
 
 
 def _commands(text: str) -> list[str]:
-    return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip() and not line.strip().startswith("#")]
+    return [
+        line.strip()
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
 
 
 def _check_make(line: str, repository: Path) -> None:
     for target in [word for word in shlex.split(line, comments=True)[1:] if "=" not in word]:
-        assert re.search(rf"^{target}:", (repository / "Makefile").read_text(), re.MULTILINE), f"no such target: make {target}"
+        assert re.search(rf"^{target}:", (repository / "Makefile").read_text(), re.MULTILINE), (
+            f"no such target: make {target}"
+        )
 
 
 def _check_parses(line: str) -> None:
@@ -70,7 +78,9 @@ def run_block(block: Block, folder: Path, repository: Path) -> subprocess.Comple
 
 
 def _run(command: list[str], folder: Path, repository: Path) -> subprocess.CompletedProcess[str]:
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))}
+    outside = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))
+    }
     env = outside | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(repository),

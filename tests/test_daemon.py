@@ -44,14 +44,20 @@ class Clinic:
     def version(self, stage: str) -> str | None:
         """Newest data version of an asset."""
         event = self.instance.get_latest_materialization_event(keys.key(P, stage))
-        return (event.asset_materialization.tags or {})["dagster/data_version"] if event and event.asset_materialization else None
+        return (
+            (event.asset_materialization.tags or {})["dagster/data_version"]
+            if event and event.asset_materialization
+            else None
+        )
 
     def wait_for(self, what: str, met: Callable[[], bool]) -> None:
         """Wait until something is so; on timeout the failed runs and the end of the daemon's log are shown."""
         end = time.monotonic() + PATIENCE_S
         while not met():
             if time.monotonic() > end:
-                runs = [(run.status.value, sorted(map(str, run.asset_selection or ()))) for run in self.instance.get_runs()]
+                runs = [
+                    (run.status.value, sorted(map(str, run.asset_selection or ()))) for run in self.instance.get_runs()
+                ]
                 pytest.fail(f"waited {PATIENCE_S:.0f} s for {what}; runs: {runs}\n{self.log.read_text()[-4000:]}")
             time.sleep(0.5)
 
@@ -101,7 +107,10 @@ def lose_a_slice(case: Path) -> None:
 def test_a_dropped_case_reaches_the_splits_and_a_broken_one_is_quarantined_beside_a_good_one(clinic: Clinic) -> None:
     clinic.drop("SMITH^JOHN first", 1)
     clinic.wait_for("the splits of the first case", lambda: clinic.version("splits") is not None)
-    assert clinic.instance.get_dynamic_partitions("rt_dose_batches") == clinic.instance.get_dynamic_partitions("rt_dose_batches")[:1]
+    assert (
+        clinic.instance.get_dynamic_partitions("rt_dose_batches")
+        == clinic.instance.get_dynamic_partitions("rt_dose_batches")[:1]
+    )
     assert clinic.ws.lake.read("dataset", P)["case_id"].nunique() == 1
     first = clinic.version("splits")
 

@@ -58,7 +58,9 @@ def test_the_graph_is_the_recorded_one() -> None:
 def test_every_program_has_every_stage_of_the_design(name: str) -> None:
     found = {spec.key for asset in definitions.graph for spec in asset.specs}
     wanted = {keys.key(name, stage) for stage in keys.PER_PROGRAM}
-    wanted |= {keys.experiment_key(name, each, stage) for each in experiments.names(name) for stage in keys.PER_EXPERIMENT}
+    wanted |= {
+        keys.experiment_key(name, each, stage) for each in experiments.names(name) for stage in keys.PER_EXPERIMENT
+    }
     assert wanted <= found
 
 
@@ -82,7 +84,9 @@ def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it() -> No
 
 def test_loading_definitions_imports_no_heavy_library_and_needs_no_key() -> None:
     code = f"import sys, definitions; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -92,7 +96,11 @@ def test_the_composition_root_stays_short() -> None:
 
 @pytest.mark.slow
 def test_dagster_finds_the_definitions_through_the_workspace_file(tmp_path: Path) -> None:
-    env = clean_environment() | {"DAGSTER_HOME": str(tmp_path), "PYTHONWARNINGS": "ignore", "DAGSTER_DISABLE_TELEMETRY": "yes"}
+    env = clean_environment() | {
+        "DAGSTER_HOME": str(tmp_path),
+        "PYTHONWARNINGS": "ignore",
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+    }
     command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

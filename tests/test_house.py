@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SKIPPED_FOLDERS = {".venv", ".git", "__pycache__", "build", "dist"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|farm|Users)/\w")
-OPENING_BLOCKS = {"bash", "sh", "python", "sql", "yaml", "text", "mermaid"}
+LANGUAGES = {"bash", "sh", "python", "sql", "yaml", "text", "mermaid"}
 
 
 def source_files() -> list[Path]:
@@ -28,7 +28,10 @@ def source_files() -> list[Path]:
         for path in sorted(REPOSITORY.rglob("*"))
         if path.is_file()
         and path.suffix in suffixes
-        and not any(part in SKIPPED_FOLDERS or part.startswith(".med_assets") or part.endswith((".egg-info", "_cache")) for part in path.parts)
+        and not any(
+            part in SKIPPED_FOLDERS or part.startswith(".med_assets") or part.endswith((".egg-info", "_cache"))
+            for part in path.parts
+        )
     ]
 
 
@@ -107,7 +110,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_blocks_of_a_page_work_in_their_order(page: Path, tmp_path: Path) -> None:
     found = blocks(page)
-    assert all(block.language in OPENING_BLOCKS for block in found)
+    assert all(block.language in LANGUAGES for block in found)
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
     for block in found:
         run_one(block, tmp_path)

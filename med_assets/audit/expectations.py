@@ -130,7 +130,9 @@ def _quiet_context() -> Iterator[Any]:
 
 def _batch(context: Any, table: pd.DataFrame) -> Any:
     definition = (
-        context.data_sources.add_pandas("facts").add_dataframe_asset("facts").add_batch_definition_whole_dataframe("all")
+        context.data_sources.add_pandas("facts")
+        .add_dataframe_asset("facts")
+        .add_batch_definition_whole_dataframe("all")
     )
     return definition.get_batch({"dataframe": table})
 

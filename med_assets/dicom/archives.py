@@ -27,15 +27,18 @@ MAX_FILES = 200_000
 """Files of an archive unless the caller says otherwise: the slices of some thousand cases."""
 
 MAX_RATIO = 200.0
-"""Unpacked bytes per byte of archive unless the caller says otherwise: real studies stay under 50, bombs exceed 1000."""
+"""Unpacked bytes per byte of archive unless the caller says otherwise: real studies stay under 50, bombs pass 1000."""
 
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def is_archive(path: Path) -> bool:
     """Say by content whether a file is a zip, or a tar that may be compressed with gzip, xz or bzip2."""
-    with path.open("rb") as stream:
-        start = stream.read(512)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(512)
+    except OSError:
+        return False
     if start.startswith(ZIP_STARTS):
         return True
     # A tar that starts with zeros is an empty one to tarfile, and any file of zeros would be that.

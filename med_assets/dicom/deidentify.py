@@ -50,7 +50,6 @@ METHODS = (
 """DeidentificationMethodCodeSequence, context group 7050 of PS3.16."""
 
 
-
 class Deidentifier:
     """De-identifies objects of any number of patients under one key: same key and input, same output, on any machine.
 

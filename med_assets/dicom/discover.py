@@ -69,12 +69,14 @@ class Discovery:
 def scan(folder: Path) -> Discovery:
     """Read the headers of all files under `folder`; every file is either an instance or rejected with a reason.
 
-    Codes: "not_dicom", "truncated_file", "missing_uid", "duplicate_instance", "directory_file", "symbolic_link",
-    "unreadable".
+    Links to files are followed, those to folders are not, since they may go round in circles.
+
+    Codes: "not_dicom", "truncated_file", "missing_uid", "duplicate_instance", "directory_file", "folder_link",
+    "not_plain_file", "unreadable".
     """
     instances: dict[str, Instance] = {}
     rejected = []
-    paths = sorted(Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    paths = sorted(_files(folder))
     for path in paths:
         try:
             instance = _header(path)
@@ -91,7 +93,7 @@ def scan(folder: Path) -> Discovery:
 def load(path: Path) -> Dataset:
     """Return the whole dataset of a file, with its transfer syntax set also where the file has no meta header.
 
-    Raises `CaseRejected`: "not_dicom", "truncated_file", "symbolic_link", "unreadable". The file name is in none.
+    Raises `CaseRejected`: "not_dicom", "truncated_file", "folder_link", "not_plain_file", "unreadable".
     """
     _read(path, header_only=True)  # sees missing pixels, which a full read passes over
     dataset = _read(path, header_only=False)
@@ -125,6 +127,12 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
     )
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        yield from (Path(root) / name for name in names)
+        yield from (Path(root) / name for name in folders if (Path(root) / name).is_symlink())
+
+
 def _header(path: Path) -> Instance:
     dataset = _read(path, header_only=True)
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
@@ -140,9 +148,11 @@ def _header(path: Path) -> Instance:
 
 
 def _read(path: Path, *, header_only: bool) -> Dataset:
-    if path.is_symlink() or not path.is_file():
-        raise CaseRejected("symbolic_link", "Expected a plain file; got a link or a device. Copy the file itself.")
     try:
+        if path.is_dir():
+            raise CaseRejected("folder_link", "Expected folders themselves; got a link to one, not followed. Copy it.")
+        if path.exists() and not path.is_file():
+            raise CaseRejected("not_plain_file", "Expected a plain file; got a pipe, socket or device. Remove it.")
         with path.open("rb") as stream:
             _require_dicom(stream)
             return _parse(stream, header_only)
@@ -218,7 +228,8 @@ def _referenced(dataset: Dataset) -> Iterator[str]:
     for element in dataset:
         if element.keyword == "ReferencedSOPInstanceUID" and element.value:
             yield str(element.value).strip()
-        elif element.keyword == "RTReferencedStudySequence":  # names the study itself, which is no image, beside its series
+        elif element.keyword == "RTReferencedStudySequence":
+            # An item names the study itself, which is no image, beside its series.
             for study in element.value:
                 for series in study.get("RTReferencedSeriesSequence") or ():
                     yield from _referenced(series)

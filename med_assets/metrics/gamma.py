@@ -158,15 +158,22 @@ def _passes_at(
         slice(max(0, int(axis.min()) - ceil(reach_mm / step) - 1), int(axis.max()) + ceil(reach_mm / step) + 2)
         for axis, step in zip(index, spacing_mm, strict=True)
     )
-    selected = np.full(reference_gy.shape, _UNSELECTED_GY)
-    selected[index] = reference_gy[index]
-    selected = selected[box]
+    local = tuple(axis - side.start for axis, side in zip(index, box, strict=True))
+    evaluated = np.asarray(evaluated_gy[box], dtype=np.float64)
+    reference = np.asarray(reference_gy[box], dtype=np.float64)
+    open_points = _may_pass(reference, evaluated, spacing_mm, normalisation_gy, settings)[local]
+    passed = np.zeros(points.size, dtype=bool)
+    if not open_points.any():
+        return passed
+    asked = tuple(axis[open_points] for axis in local)
+    selected = np.full(reference.shape, _UNSELECTED_GY)
+    selected[asked] = reference[asked]
     axes = tuple(np.arange(selected.shape[axis]) * float(step) for axis, step in enumerate(spacing_mm))
     result = gamma(
         axes,
         selected,
         axes,
-        np.asarray(evaluated_gy[box], dtype=np.float64),
+        evaluated,
         settings.dose_percent_threshold,
         settings.distance_mm_threshold,
         lower_percent_dose_cutoff=settings.lower_cutoff_percent,
@@ -176,14 +183,12 @@ def _passes_at(
         skip_once_passed=True,
         ram_available=_MEMORY_BYTES,
     )
-    local = tuple(axis - side.start for axis, side in zip(index, box, strict=True))
-    values = np.asarray(result[local], dtype=np.float64)[open_points]
+    values = np.asarray(result[asked], dtype=np.float64)
     missing = int(np.count_nonzero(np.isnan(values)))
     if missing:
         raise MedAssetsError(
             f"gamma: expected a value at all {values.size} reference voxels, pymedphys left out {missing}; report it"
         )
-    passed = np.zeros(points.size, dtype=bool)
     passed[open_points] = values <= 1
     return passed
 
@@ -195,7 +200,7 @@ def _may_pass(
     normalisation_gy: float,
     settings: GammaSettings,
 ) -> NDArray[np.bool_]:
-    """Return where gamma <= 1 is possible at all: False only where no interpolated dose in reach can meet the criterion.
+    """Return where gamma <= 1 is possible: False only where no interpolated dose in reach can meet the criterion.
 
     Interpolated doses lie between the least and the greatest of the voxels around, so this changes no result. It spares
     the search at points that fail by far, which is where nearly all the time goes for a poor prediction.

@@ -10,7 +10,16 @@ from med_assets.settings import Workspace
 from med_assets.splits import SplitPolicy, assign
 from med_assets.stages.result import StageResult, accepted, tally
 
-DATASET_COLUMNS = ("program", "case_id", "patient_id", "version", "content_hash", "artifact", "given_split", "synthetic")
+DATASET_COLUMNS = (
+    "program",
+    "case_id",
+    "patient_id",
+    "version",
+    "content_hash",
+    "artifact",
+    "given_split",
+    "synthetic",
+)
 
 
 def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> None:
@@ -29,7 +38,9 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
         superseded += earlier is not None and earlier["version"] != row["version"]
         latest[row["case_id"]] = row
     rows = [
-        {name: latest[case_id][name] for name in DATASET_COLUMNS} for case_id in sorted(latest) if case_id not in withdrawn
+        {name: latest[case_id][name] for name in DATASET_COLUMNS}
+        for case_id in sorted(latest)
+        if case_id not in withdrawn
     ]
     before = {row["case_id"]: row["artifact"] for row in ws.lake.rows("dataset", program_name)}
     ws.lake.write("dataset", program_name, rows)
@@ -49,7 +60,9 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
 
 def dataset_version(rows: list[dict[str, Any]]) -> str:
     """Hash of what the cases are: ids, patients, versions and prepared content."""
-    return digest([[row["case_id"], row["patient_id"], row["version"], row["artifact"], row["synthetic"]] for row in rows])
+    return digest(
+        [[row["case_id"], row["patient_id"], row["version"], row["artifact"], row["synthetic"]] for row in rows]
+    )
 
 
 def split_policy(program_name: str) -> SplitPolicy:
@@ -68,10 +81,14 @@ def splits(ws: Workspace, program_name: str) -> StageResult:
     rows = [{"program": program_name} | row for row in rows]
     ws.lake.write("splits", program_name, rows)
     present = {case["patient_id"] for case in cases}
-    sizes = pd.Series([row["split"] for row in rows if row["patient_id"] in present], dtype=str).value_counts().to_dict()
+    sizes = (
+        pd.Series([row["split"] for row in rows if row["patient_id"] in present], dtype=str).value_counts().to_dict()
+    )
     return StageResult(
         data_version=digest(rows, sorted(problems)),
-        counts=tally("new" if row["patient_id"] not in {old["patient_id"] for old in earlier} else "reused" for row in rows),
+        counts=tally(
+            "new" if row["patient_id"] not in {old["patient_id"] for old in earlier} else "reused" for row in rows
+        ),
         summary={"patients_per_split": sizes, "unassigned": problems},
         tables={"splits": pd.DataFrame(rows)},
     )

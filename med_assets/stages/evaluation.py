@@ -58,8 +58,14 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     record = checkpoint_of(ws, program_name, name)
     checkpoint = record["checkpoint"]
     ws.store.verify(checkpoint)
-    learned = {case["case_id"] for case in read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"] if case["split"] == "train"}
-    cases = [case for case in cases_of(ws, program_name) if case["split"] in HELD_OUT and case["case_id"] not in learned]
+    learned = {
+        case["case_id"]
+        for case in read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"]
+        if case["split"] == "train"
+    }
+    cases = [
+        case for case in cases_of(ws, program_name) if case["split"] in HELD_OUT and case["case_id"] not in learned
+    ]
     scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
     keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint}
     rows = [
@@ -70,32 +76,66 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     version = dataset_version(ws.lake.rows("dataset", program_name))
     code = program.get(program_name).code_versions["evaluate"]
     made = {"dataset_version": version, "code_version": code, "git_commit": git_state()}
-    aggregates = [keys | made | row for row in _aggregate(rows)]
+    aggregates = [keys | made | row for row in _aggregate(program_name, rows)]
     ws.lake.write("evaluation_cases", f"{program_name}/{name}", rows)
     ws.lake.write("evaluation", f"{program_name}/{name}", aggregates)
     plain = [{column: value for column, value in row.items() if column != "git_commit"} for row in aggregates]
     primary = program.get(program_name).primary_metric
-    shown = pd.DataFrame([row for row in aggregates if row["metric"] == primary.name and row["subject"] == primary.subject])
+    shown = pd.DataFrame(
+        [row for row in aggregates if row["metric"] == primary.name and row["subject"] == primary.subject]
+    )
     return StageResult(
-        data_version=digest(checkpoint, sorted(scores), [[row["split"], row["metric"], row["subject"], row["mean"], row["n"]] for row in plain]),
+        data_version=digest(
+            checkpoint,
+            sorted(scores),
+            [[row["split"], row["metric"], row["subject"], row["mean"], row["n"]] for row in plain],
+        ),
         counts=counts | {"failed": len(failures)},
         summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL},
         tables={"primary": shown, "aggregate": pd.DataFrame(aggregates)},
     )
 
 
-def _aggregate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per split, metric and subject: mean over cases with its interval over patients."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["split"], row["metric"], row["subject"]), []).append(row)
     out = []
     for (split, metric, subject), members in sorted(groups.items()):
-        values = mean_with_interval([row["value"] for row in members], SEED, groups=[row["patient_id"] for row in members])
+        values = mean_with_interval(
+            [row["value"] for row in members], SEED, groups=[row["patient_id"] for row in members]
+        )
         out.append(
-            {"split": split, "metric": metric, "subject": subject, "mean": values.mean, "low": values.low, "high": values.high}
+            {
+                "split": split,
+                "metric": metric,
+                "subject": subject,
+                "mean": values.mean,
+                "low": values.low,
+                "high": values.high,
+            }
             | {"n": values.n, "unit": members[0]["unit"], "convention": members[0]["convention"], "interval": INTERVAL}
         )
+    for split in sorted({row["split"] for row in rows}):
+        for score in program.get(program_name).pooled([row for row in rows if row["split"] == split]):
+            row = {
+                "split": split,
+                "metric": score.metric,
+                "subject": score.subject,
+                "mean": score.value,
+                "low": None,
+                "high": None,
+            }
+            out.append(
+                row
+                | {
+                    "n": score.n or 0,
+                    "unit": score.unit,
+                    "convention": score.convention,
+                    "interval": "none: pooled over cases",
+                }
+            )
     return out
 
 
@@ -110,12 +150,16 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     for row in aggregates:
         for metric in metrics:
             if (row["metric"], row["subject"]) == (metric.name, metric.subject):
-                entry = rows.setdefault(row["experiment"], {"experiment": row["experiment"], "checkpoint": row["checkpoint"]})
+                entry = rows.setdefault(
+                    row["experiment"], {"experiment": row["experiment"], "checkpoint": row["checkpoint"]}
+                )
                 for value in ("mean", "low", "high", "n"):
                     entry[f"{row['split']} {metric.name} {value}"] = row[value]
     first = f"val {metrics[0].name} mean"
     sign = 1 if metrics[0].lower_is_better else -1
-    ordered = sorted(rows.values(), key=lambda row: (row.get(first) is None, sign * (row.get(first) or 0.0), row["experiment"]))
+    ordered = sorted(
+        rows.values(), key=lambda row: (row.get(first) is None, sign * (row.get(first) or 0.0), row["experiment"])
+    )
     table = pd.DataFrame(ordered)
     images = {}
     prefix = f"val {metrics[0].name} "

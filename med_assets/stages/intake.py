@@ -122,14 +122,13 @@ class _Intake:
         return self.row(case_id, OK, patient_id=patient, n_instances=len(case.instances), **values)
 
     def _store(self, case: program.RawCase) -> dict[str, Any]:
-        import pydicom
-
+        from med_assets.dicom.discover import load
         from med_assets.dicom.phi import identifying_values, residual_phi
         from med_assets.dicom.write import is_synthetic
 
         datasets, known = [], set()
         for instance in case.instances:
-            ds = pydicom.dcmread(instance.path)
+            ds = load(instance.path)
             known |= set(identifying_values(ds))
             datasets.append(self.deidentifier.apply(ds))
         datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
@@ -137,7 +136,8 @@ class _Intake:
         if leaks:
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(
-                "residual_phi", f"expected no identity after de-identification, found it in {tags}; nothing was stored, report the tags"
+                "residual_phi",
+                f"expected no identity after de-identification, found it in {tags}; nothing was stored, report the tags",
             )
         with tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as scratch:
             hashes = []
@@ -151,7 +151,11 @@ class _Intake:
                 with self.ws.store.create(key) as folder:
                     for path in sorted(Path(scratch).iterdir()):
                         path.rename(folder / path.name)
-        given = {str(ds.get("ClinicalTrialSiteID", "") or "") for ds in datasets if ds.get("Modality") in ("CT", "MR", "US", "OPT")}
+        given = {
+            str(ds.get("ClinicalTrialSiteID", "") or "")
+            for ds in datasets
+            if ds.get("Modality") in ("CT", "MR", "US", "OPT")
+        }
         return {
             "version": version,
             "content_hash": content_hash(datasets),
@@ -178,7 +182,9 @@ def _one_row_per_case(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         versions = sorted({row["version"] for row in good})
         if len(versions) > 1:
             message = f"expected one version of a case per batch, got {len(versions)}; send the one that counts alone"
-            out.append(good[0] | {"status": QUARANTINED, "reason_code": "two_versions", "reason": message, "artifact": ""})
+            out.append(
+                good[0] | {"status": QUARANTINED, "reason_code": "two_versions", "reason": message, "artifact": ""}
+            )
         else:
             out.append(good[0] if good else by_case[case_id][0])
     return out

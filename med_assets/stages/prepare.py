@@ -37,7 +37,10 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
         failure = {"reason_code": rejected.code, "reason": rejected.message}
     except Exception as error:  # one bad case never stops a batch
         log.exception("case %s could not be prepared", raw["case_id"])
-        failure = {"reason_code": "preparation_failed", "reason": f"{type(error).__name__} while preparing; see the run's log"}
+        failure = {
+            "reason_code": "preparation_failed",
+            "reason": f"{type(error).__name__} while preparing; see the run's log",
+        }
     return row | failure | {"status": QUARANTINED, "artifact": ""}, {}, "quarantined"
 
 

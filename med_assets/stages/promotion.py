@@ -28,7 +28,8 @@ def _values(ws: Workspace, program_name: str, checkpoint: str) -> Values:
     scores, _, _ = score_cases(ws, program_name, checkpoint, cases)
     patients = {case["case_id"]: case["patient_id"] for case in cases}
     return {
-        case_id: (patients[case_id], {(row["metric"], row["subject"]): row["value"] for row in rows}) for case_id, rows in scores.items()
+        case_id: (patients[case_id], {(row["metric"], row["subject"]): row["value"] for row in rows})
+        for case_id, rows in scores.items()
     }
 
 
@@ -36,7 +37,9 @@ def _compare(ours: Values, theirs: Values, metric: Metric) -> Interval:
     """Paired difference ours - theirs over the shared cases, positive when ours is worse."""
     sign, key = (1 if metric.lower_is_better else -1), (metric.name, metric.subject)
     shared = sorted(ours.keys() & theirs.keys())
-    sides = ([None if side[c][1].get(key) is None else sign * side[c][1][key] for c in shared] for side in (ours, theirs))
+    sides = (
+        [None if side[c][1].get(key) is None else sign * side[c][1][key] for c in shared] for side in (ours, theirs)
+    )
     return paired_difference(*sides, SEED, groups=[ours[c][0] for c in shared])
 
 
@@ -49,11 +52,17 @@ def current(ws: Workspace, program_name: str) -> dict[str, Any] | None:
 def _best(ws: Workspace, program_name: str) -> dict[str, Any] | None:
     """The evaluated experiment, the baseline aside, with the best mean of the primary metric on the deciding split."""
     chosen = program.get(program_name)
-    sign, key = (1 if chosen.primary_metric.lower_is_better else -1), (chosen.primary_metric.name, chosen.primary_metric.subject)
+    sign, key = (
+        (1 if chosen.primary_metric.lower_is_better else -1),
+        (chosen.primary_metric.name, chosen.primary_metric.subject),
+    )
     rows = [
         row
         for row in ws.lake.rows("evaluation", program_name)
-        if row["split"] == SPLIT and (row["metric"], row["subject"]) == key and row["mean"] is not None and row["experiment"] != chosen.baseline
+        if row["split"] == SPLIT
+        and (row["metric"], row["subject"]) == key
+        and row["mean"] is not None
+        and row["experiment"] != chosen.baseline
     ]
     return min(rows, key=lambda row: (sign * row["mean"], row["experiment"]), default=None)
 
@@ -66,8 +75,18 @@ def decide(ws: Workspace, program_name: str) -> dict[str, Any]:
     """
     chosen = program.get(program_name)
     rule = program.config(program_name).get("promotion", {})
-    margin, guard, least = float(rule.get("margin", 0.0)), float(rule.get("guard_margin", 0.0)), int(rule.get("min_cases", 2))
-    verdict: dict[str, Any] = {"program": program_name, "challenger": None, "checkpoint": None, "reference": None, "promoted": False}
+    margin, guard, least = (
+        float(rule.get("margin", 0.0)),
+        float(rule.get("guard_margin", 0.0)),
+        int(rule.get("min_cases", 2)),
+    )
+    verdict: dict[str, Any] = {
+        "program": program_name,
+        "challenger": None,
+        "checkpoint": None,
+        "reference": None,
+        "promoted": False,
+    }
     verdict |= {"refused": False, "mean": None, "low": None, "high": None, "n": 0}
     best, holder = _best(ws, program_name), current(ws, program_name)
     if best is None:
@@ -76,22 +95,40 @@ def decide(ws: Workspace, program_name: str) -> dict[str, Any]:
     if holder and holder["checkpoint"] == best["checkpoint"]:
         return verdict | {"reason": f"{best['experiment']} is the champion and still the best"}
     if holder is None and chosen.baseline and not ws.lake.rows("checkpoints", f"{program_name}/{chosen.baseline}"):
-        return verdict | {"refused": True, "reason": f"expected the baseline {chosen.baseline} trained, to compare with; train it first"}
+        return verdict | {
+            "refused": True,
+            "reason": f"expected the baseline {chosen.baseline} trained, to compare with; train it first",
+        }
     if holder is None and chosen.baseline is None:
-        return verdict | {"promoted": True, "reason": f"{best['experiment']} is the first, and the program has no baseline to beat"}
+        return verdict | {
+            "promoted": True,
+            "reason": f"{best['experiment']} is the first, and the program has no baseline to beat",
+        }
     reference = holder or ws.lake.rows("checkpoints", f"{program_name}/{chosen.baseline}")[0]
     ours = _values(ws, program_name, best["checkpoint"])
     theirs = _values(ws, program_name, reference["checkpoint"])
     found = _compare(ours, theirs, chosen.primary_metric)
-    verdict |= {"reference": reference["experiment"], "mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    verdict |= {
+        "reference": reference["experiment"],
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+    }
     if found.n < least or found.high is None:
-        return verdict | {"refused": True, "reason": f"expected at least {least} shared validation cases of two patients, got {found.n}"}
+        return verdict | {
+            "refused": True,
+            "reason": f"expected at least {least} shared validation cases of two patients, got {found.n}",
+        }
     numbers = (
         f"{best['experiment']} against {reference['experiment']}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] "
         f"{chosen.primary_metric.unit} (below 0 is better), n = {found.n}"
     )
     if found.high >= -margin:
-        return verdict | {"refused": True, "reason": f"not better beyond doubt in {chosen.primary_metric.name}: {numbers}"}
+        return verdict | {
+            "refused": True,
+            "reason": f"not better beyond doubt in {chosen.primary_metric.name}: {numbers}",
+        }
     for metric in chosen.guarded_metrics:
         difference = _compare(ours, theirs, metric).mean
         if difference is None or difference > guard:
@@ -108,13 +145,29 @@ def champion(ws: Workspace, program_name: str) -> StageResult:
         row = {name: record[name] for name in ("program", "experiment", "checkpoint", "dataset_version", "n_train")}
         row |= {"promoted_at": datetime.now(UTC).isoformat(timespec="seconds"), "reason": verdict["reason"]}
         ws.lake.write("champions", program_name, [*ws.lake.rows("champions", program_name), row])
-    columns = ("program", "challenger", "checkpoint", "reference", "promoted", "refused", "reason", "mean", "low", "high", "n")
+    columns = (
+        "program",
+        "challenger",
+        "checkpoint",
+        "reference",
+        "promoted",
+        "refused",
+        "reason",
+        "mean",
+        "low",
+        "high",
+        "n",
+    )
     ws.lake.write("promotions", program_name, [{name: verdict.get(name) for name in columns}])
     now = current(ws, program_name)
     return StageResult(
         data_version=digest(now["checkpoint"] if now else None),
         counts={"promoted": int(verdict["promoted"])},
-        summary={"champion": now["experiment"] if now else None, "checkpoint": now["checkpoint"] if now else None, "decision": verdict},
+        summary={
+            "champion": now["experiment"] if now else None,
+            "checkpoint": now["checkpoint"] if now else None,
+            "decision": verdict,
+        },
         tables={"history": ws.lake.read("champions", program_name)},
     )
 
@@ -124,18 +177,28 @@ def monitoring(ws: Workspace, program_name: str, batch: str) -> StageResult:
     partition, now = f"{program_name}/{batch}", current(ws, program_name)
     if now is None:
         ws.lake.write("monitoring", partition, [])
-        return StageResult(digest("no champion"), {"new": 0, "reused": 0}, {"note": "there is no champion yet; nothing was scored"})
+        return StageResult(
+            digest("no champion"), {"new": 0, "reused": 0}, {"note": "there is no champion yet; nothing was scored"}
+        )
     chosen = program.get(program_name)
     cases = accepted(ws.lake.rows("prepared_cases", partition))
     seen = {case["case_id"] for case in read_json(ws.store.fetch(now["checkpoint"]) / "provenance.json")["cases"]}
     scores, counts, failures = score_cases(ws, program_name, now["checkpoint"], cases)
     wanted = {(metric.name, metric.subject) for metric in (chosen.primary_metric, *chosen.guarded_metrics)}
     rows = [
-        {"program": program_name, "batch": batch, "checkpoint": now["checkpoint"], "case_id": case_id, "seen_in_training": case_id in seen}
+        {
+            "program": program_name,
+            "batch": batch,
+            "checkpoint": now["checkpoint"],
+            "case_id": case_id,
+            "seen_in_training": case_id in seen,
+        }
         | {name: score[name] for name in ("metric", "subject", "value", "unit")}
         for case_id in sorted(scores)
         for score in scores[case_id]
         if (score["metric"], score["subject"]) in wanted
     ]
     ws.lake.write("monitoring", partition, rows)
-    return StageResult(digest(rows), counts | {"failed": len(failures)}, {"failures": failures}, {"scores": pd.DataFrame(rows)})
+    return StageResult(
+        digest(rows), counts | {"failed": len(failures)}, {"failures": failures}, {"scores": pd.DataFrame(rows)}
+    )

@@ -30,7 +30,9 @@ def _drawn(ws: Workspace, program_name: str, checkpoint: str) -> list[Path]:
         key = score_key(ws, program_name, checkpoint, case["artifact"])
         if ws.store.has(key):
             out = ws.reports / program_name / "plots"
-            images += program.get(program_name).report_images(ws, ws.store.fetch(case["artifact"]), ws.store.fetch(key), out)
+            images += program.get(program_name).report_images(
+                ws, ws.store.fetch(case["artifact"]), ws.store.fetch(key), out
+            )
     return images
 
 
@@ -68,13 +70,26 @@ def report(ws: Workspace, program_name: str) -> StageResult:
         images = _drawn(ws, program_name, now["checkpoint"])
         scores = lake.read("evaluation", f"{program_name}/{now['experiment']}")
         shown = scores[["split", "metric", "subject", "mean", "low", "high", "n", "unit", "convention"]]
-        sections.append(Section("Champion", f"{now['experiment']} ({now['checkpoint']}). Last decision: {text}.", lake.read("champions", program_name), images))
-        sections.append(Section("Scores of the champion", f"Mean over cases per split. Intervals: {INTERVAL}.", shown, []))
+        sections.append(
+            Section(
+                "Champion",
+                f"{now['experiment']} ({now['checkpoint']}). Last decision: {text}.",
+                lake.read("champions", program_name),
+                images,
+            )
+        )
+        sections.append(
+            Section("Scores of the champion", f"Mean over cases per split. Intervals: {INTERVAL}.", shown, [])
+        )
     else:
         sections.append(Section("Champion", f"There is none. Last decision: {text}.", None, []))
     path = report_path(ws, program_name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    made: dict[str, Any] = provenance() | {"dataset_version": dataset_version(cases), "purpose": ws.purpose, "synthetic_cases": synthetic}
+    made: dict[str, Any] = provenance() | {
+        "dataset_version": dataset_version(cases),
+        "purpose": ws.purpose,
+        "synthetic_cases": synthetic,
+    }
     title = f"{chosen.title}{' (synthetic data)' if synthetic else ''}"
     render_report(path, title, sections, made)
     return StageResult(

@@ -39,7 +39,9 @@ def learning_cases(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
 
 def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment) -> str:
     """Key of a checkpoint: its cases and their splits, the experiment and the code that trains. Test cases are not in it."""
-    cases = [[case["case_id"], case["version"], case["artifact"], case["split"]] for case in learning_cases(ws, program_name)]
+    cases = [
+        [case["case_id"], case["version"], case["artifact"], case["split"]] for case in learning_cases(ws, program_name)
+    ]
     return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"])
 
 
@@ -50,7 +52,9 @@ def run_training(job: Path) -> None:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, check=False)
     if done.returncode and not (job / "result.json").is_file():
         tail = (job / "log.txt").read_text(errors="replace").splitlines()[-20:]
-        raise MedAssetsError(f"training ended with exit status {done.returncode}; the last lines of its log:\n" + "\n".join(tail))
+        raise MedAssetsError(
+            f"training ended with exit status {done.returncode}; the last lines of its log:\n" + "\n".join(tail)
+        )
 
 
 def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment) -> Path:
@@ -61,6 +65,7 @@ def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment)
             "case_id": case["case_id"],
             "patient_id": case["patient_id"],
             "split": case["split"],
+            "version": case["artifact"],
             "folder": str(ws.store.fetch(case["artifact"])),
         }
         for case in learning_cases(ws, program_name)
@@ -118,7 +123,11 @@ def train(
 def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) -> dict[str, Path]:
     from med_assets.reports.plots import plot_training
 
-    columns = [column for column in history.columns if column not in ("epoch", "step") and pd.api.types.is_numeric_dtype(history[column])]
+    columns = [
+        column
+        for column in history.columns
+        if column not in ("epoch", "step") and pd.api.types.is_numeric_dtype(history[column])
+    ]
     losses = [column for column in columns if "loss" in column]
     metrics = [column for column in columns if column.endswith("_gy")]
     if len(history) < 2 or not (losses or metrics):
@@ -131,19 +140,30 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
 def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
     """Move a finished job's result into the store; a job without one raises with what it says."""
     if not (job / "result.json").is_file():
-        raise MedAssetsError("training ended without a result; see log.txt in its job folder, and start it again to resume")
+        raise MedAssetsError(
+            "training ended without a result; see log.txt in its job folder, and start it again to resume"
+        )
     result = read_json(job / "result.json")
     if result["status"] == "out_of_memory":
-        message = result.get("message", "training ran out of memory")
         (job / "result.json").unlink()
-        raise OutOfMemory(message)
-    if result["status"] != "finished":
-        raise MedAssetsError(f"expected a finished training, got status {result['status']!r}: {result.get('message', '')}")
-    cases = [{name: case[name] for name in ("case_id", "patient_id", "split")} for case in read_json(job / "cases.json")]
+        raise OutOfMemory(
+            f"training ran out of memory ({result}); lower schedule.batch or patches.size, or use a larger accelerator"
+        )
+    if result["status"] != "completed":
+        raise MedAssetsError(
+            f"expected a completed training, got status {result['status']!r}; see log.txt in its job folder"
+        )
+    cases = [
+        {name: case[name] for name in ("case_id", "patient_id", "split")} for case in read_json(job / "cases.json")
+    ]
     with ws.store.create(key) as folder:
         for name in PUBLISHED:
             shutil.copyfile(job / name, folder / name)
-        record = provenance() | {"program": program_name, "cases": cases, "weights_sha256": file_sha256(folder / "weights.pt")}
+        record = provenance() | {
+            "program": program_name,
+            "cases": cases,
+            "weights_sha256": file_sha256(folder / "weights.pt"),
+        }
         write_json(folder / "provenance.json", record)
 
 
@@ -172,10 +192,17 @@ def _record(
     with (folder / "history.csv").open(newline="") as stream:
         epochs = list(csv.DictReader(stream))
     long = [
-        {"program": program_name, "experiment": name, "checkpoint": key, "epoch": int(epoch["epoch"]), "metric": metric, "value": float(value)}
+        {
+            "program": program_name,
+            "experiment": name,
+            "checkpoint": key,
+            "epoch": int(epoch["epoch"]),
+            "metric": metric,
+            "value": float(value),
+        }
         for epoch in epochs
         for metric, value in epoch.items()
-        if metric != "epoch" and value not in ("", None)
+        if metric not in ("epoch", "step") and value not in ("", None)
     ]
     ws.lake.write("training_history", partition, long)
     return pd.DataFrame(epochs).apply(pd.to_numeric, errors="coerce") if epochs else pd.DataFrame({"epoch": []})
@@ -185,5 +212,7 @@ def checkpoint_of(ws: Workspace, program_name: str, name: str) -> dict[str, Any]
     """The recorded checkpoint of an experiment; raises ConfigurationError when it was never trained."""
     rows = ws.lake.rows("checkpoints", f"{program_name}/{name}")
     if not rows:
-        raise ConfigurationError(f"{program_name}/{name} has no checkpoint yet; run `med-assets train {program_name}/{name}` first")
+        raise ConfigurationError(
+            f"{program_name}/{name} has no checkpoint yet; run `med-assets train {program_name}/{name}` first"
+        )
     return rows[0]

@@ -36,7 +36,9 @@ class Heartbeat(Callback):
         now = time.time()
         if always or now - self._last >= BEAT_EVERY_S:
             self._last = now
-            write_json(self.path, {"time": now, "pid": os.getpid(), "phase": phase, "epoch": self._at[0], "step": self._at[1]})
+            write_json(
+                self.path, {"time": now, "pid": os.getpid(), "phase": phase, "epoch": self._at[0], "step": self._at[1]}
+            )
 
     def stop(self, phase: str) -> None:
         """Write the last beat and stop watching."""

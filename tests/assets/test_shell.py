@@ -43,8 +43,12 @@ def test_the_data_version_is_the_hash_that_the_stage_returns_and_provenance_is_s
     assert {"provenance/git_commit", "provenance/code_version", "provenance/data_version"} <= made.metadata.keys()
 
 
-@pytest.mark.parametrize(("passed", "severity", "goes_on"), [(True, "error", True), (False, "error", False), (False, "warn", True)])
-def test_only_a_failed_gate_of_severity_error_stops_what_comes_after(passed: bool, severity: str, goes_on: bool) -> None:
+@pytest.mark.parametrize(
+    ("passed", "severity", "goes_on"), [(True, "error", True), (False, "error", False), (False, "warn", True)]
+)
+def test_only_a_failed_gate_of_severity_error_stops_what_comes_after(
+    passed: bool, severity: str, goes_on: bool
+) -> None:
     first = build(stage(lambda call: StageResult("v"), [gate(passed, severity)]))
 
     @dg.asset(deps=[first.key])

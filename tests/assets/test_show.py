@@ -14,7 +14,9 @@ from med_assets.stages.result import StageResult
 
 
 def test_counts_summary_and_tables_become_typed_metadata() -> None:
-    frame = pd.DataFrame({"case_id": ["a", "b"], "mae_gy": [1.23456789, float("nan")], "n": [1, 2], "ok": [True, False]})
+    frame = pd.DataFrame(
+        {"case_id": ["a", "b"], "mae_gy": [1.23456789, float("nan")], "n": [1, 2], "ok": [True, False]}
+    )
     found = show.metadata(StageResult("v", {"new": 2}, {"mean": 0.5, "share": None, "names": ["x"]}, {"cases": frame}))
     assert found["count/new"] == dg.MetadataValue.int(2)
     assert found["mean"] == dg.MetadataValue.float(0.5)

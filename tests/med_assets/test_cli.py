@@ -25,7 +25,9 @@ def case_id(ws: Workspace) -> str:
     return str(ws.lake.rows("dataset", "rt_dose")[0]["case_id"])
 
 
-def test_cases_lists_what_is_usable_and_why_the_rest_is_not(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cases_lists_what_is_usable_and_why_the_rest_is_not(
+    landed: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     assert main(["cases", "rt_dose"]) == 0
     listed = capsys.readouterr().out
@@ -40,7 +42,14 @@ def test_explain_follows_a_case_from_file_to_split(landed: Workspace, capsys: py
     capsys.readouterr()
     assert main(["explain", case_id(landed)[:8]]) == 0
     story = capsys.readouterr().out
-    for part in ("DICOM instances", "marked synthetic", "prepared as", "in the dataset", "is in split", "no model was scored"):
+    for part in (
+        "DICOM instances",
+        "marked synthetic",
+        "prepared as",
+        "in the dataset",
+        "is in split",
+        "no model was scored",
+    ):
         assert part in story
 
 
@@ -50,7 +59,12 @@ def test_explain_refuses_an_id_that_no_case_has(landed: Workspace, capsys: pytes
 
 
 def test_no_output_of_the_commands_names_the_patient(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["cases", "rt_dose"], ["explain", case_id(landed)], ["batches", "rt_dose"], ["query", "select * from raw_cases"]):
+    for command in (
+        ["cases", "rt_dose"],
+        ["explain", case_id(landed)],
+        ["batches", "rt_dose"],
+        ["query", "select * from raw_cases"],
+    ):
         assert main(command) == 0
     shown = capsys.readouterr()
     assert "PHANTOM" not in shown.out + shown.err
@@ -81,7 +95,9 @@ def test_a_query_that_fails_says_so_and_exits_with_1(landed: Workspace, capsys: 
     assert "the query failed" in capsys.readouterr().err
 
 
-def test_a_withdrawn_case_leaves_the_dataset_and_explain_says_why(landed: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_withdrawn_case_leaves_the_dataset_and_explain_says_why(
+    landed: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     chosen = case_id(landed)
     assert main(["withdraw", "rt_dose", chosen, "--reason", "consent withdrawn"]) == 0
     assert landed.lake.rows("dataset", "rt_dose") == []
@@ -119,7 +135,9 @@ def test_experiments_are_listed_and_printed_with_overrides(capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["schedule"]["epochs"] == 7
 
 
-def test_an_unknown_experiment_is_refused_with_the_known_ones(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_experiment_is_refused_with_the_known_ones(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", "rt_dose/nothing"]) == 1
     assert "baseline" in capsys.readouterr().err
 

@@ -3,9 +3,8 @@
 import json
 import os
 import signal
+import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -46,25 +45,17 @@ def job_of(folder: Path, body: str) -> Path:
     return folder
 
 
-def run(job: Path, instance: dg.DagsterInstance, before: Callable[[], None] | None = None) -> dg.ExecuteInProcessResult:
+def run(job: Path, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     @dg.asset
-    def checkpoint(context: dg.AssetExecutionContext) -> None:
-        if before:
-            before()
+    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         Scripted(poll_s=0.05).run(context, job)
+        return dg.MaterializeResult()
 
     return dg.materialize([checkpoint], instance=instance, raise_on_error=False)
 
 
 def starts(job: Path) -> int:
     return len((job / "starts").read_text())
-
-
-def until(met: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not met():
-        assert time.monotonic() < end, "waited 20 s in vain"
-        time.sleep(0.02)
 
 
 def test_progress_of_a_training_shows_as_it_runs(tmp_path: Path) -> None:
@@ -74,7 +65,11 @@ def test_progress_of_a_training_shows_as_it_runs(tmp_path: Path) -> None:
         assert done.success
         observed = instance.fetch_observations(dg.AssetKey("checkpoint"), limit=10).records
         said = [entry.user_message for entry in instance.all_logs(done.run_id)]
-    epochs = [record.asset_observation.metadata["training/epoch"].value for record in reversed(observed) if record.asset_observation]
+    epochs = [
+        record.asset_observation.metadata["training/epoch"].value
+        for record in reversed(observed)
+        if record.asset_observation
+    ]
     assert epochs == [0.0, 1.0, 2.0]
     assert any("loading cases" in line for line in said)
     assert any("epoch 1: train/loss 0.5" in line for line in said)
@@ -120,21 +115,26 @@ def test_a_training_that_ends_by_itself_without_a_result_fails_with_the_end_of_i
 def test_an_interrupted_run_leaves_its_training_running(tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", "time.sleep(30)")
 
+    left: list[subprocess.Popen[bytes]] = []
+
     class Interrupting(Scripted):
-        def _follow(self, *arguments: object) -> None:
+        def _follow(self, context: object, job: object, reader: object, own: subprocess.Popen[bytes] | None) -> None:
+            assert own is not None
+            left.append(own)
             raise KeyboardInterrupt
 
     @dg.asset
-    def checkpoint(context: dg.AssetExecutionContext) -> None:
+    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         with pytest.raises(KeyboardInterrupt):
             Interrupting().run(context, job)
+        return dg.MaterializeResult()
 
     with dg.DagsterInstance.ephemeral() as instance:
         assert dg.materialize([checkpoint], instance=instance).success
     process = running(job)
     assert process is not None
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    left[0].wait(10)
 
 
 def test_a_reused_pid_is_not_taken_for_the_training(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def test_what_has_settled_becomes_one_batch_with_one_run(ws: Workspace) -> None:
     assert "SMITH" not in str(found)
 
 
-def test_what_is_still_changing_is_left_and_the_skip_reason_names_no_file(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_still_changing_is_left_and_the_skip_reason_names_no_file(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drop(ws, "SMITH^JOHN")
     monkeypatch.setenv("MED_ASSETS_SETTLE_S", "600")
     with dg.DagsterInstance.ephemeral() as instance:

@@ -1,7 +1,7 @@
 """Radiotherapy dose prediction from CT and contours: the program's side of the contract, and its facts."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,12 @@ class RtDose(Program):
     owners = ("team:radiotherapy",)
     modalities = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
     code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
-    primary_metric = Metric("openkbp_dose_score", "body", "Gy", True, "mean absolute dose error over the region that may get dose")
-    guarded_metrics = (Metric("openkbp_dvh_score", "all", "Gy", True, "mean absolute error of the OpenKBP DVH criteria"),)
+    primary_metric = Metric(
+        "openkbp_dose_score", "body", "Gy", True, "mean absolute dose error over the region that may get dose"
+    )
+    guarded_metrics = (
+        Metric("openkbp_dvh_score", "all", "Gy", True, "mean absolute error of the OpenKBP DVH criteria"),
+    )
     baseline = "mean_dose"
     facts = {  # noqa: RUF012 - read only
         "slices": Fact(INT, "count", "slices of the CT series"),
@@ -106,16 +110,24 @@ class RtDose(Program):
         problem = ""
         text = ""
         if not patient.strip():
-            problem, text = "missing_patient_id", "expected a PatientID, got none; without it splits can't keep a patient together"
+            problem, text = (
+                "missing_patient_id",
+                "expected a PatientID, got none; without it splits can't keep a patient together",
+            )
         for modality in PARTS:
             linked = _linked(others[modality], targets)
             if not linked and n_series == 1:
-                linked = [one for one in others[modality] if one.frame_of_reference_uid in ("", frame)] or others[modality]
-            if modality == "RTDOSE" and len(linked) == 1 or modality != "RTDOSE" and linked:
+                linked = [one for one in others[modality] if one.frame_of_reference_uid in ("", frame)] or others[
+                    modality
+                ]
+            if (modality == "RTDOSE" and len(linked) == 1) or (modality != "RTDOSE" and linked):
                 targets = {one.sop_instance_uid for one in linked}
             parts += linked
             if not linked and not problem:
-                problem, text = PARTS[modality], f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan"
+                problem, text = (
+                    PARTS[modality],
+                    f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan",
+                )
             elif len(linked) > 1 and not problem:
                 text = f"expected one {modality} for the CT series, got {len(linked)}; send the one that was treated"
                 problem = SEVERAL[modality]
@@ -124,27 +136,20 @@ class RtDose(Program):
         return RawCase(patient, uid, tuple(parts)), parts
 
     def verify(self, case: RawCase) -> None:
-        import pydicom
-
+        from med_assets.dicom.discover import load
+        from med_assets.dicom.geometry import read_ct_series
         from med_assets.dicom.links import verify_chain
+        from med_assets.dicom.rtdose import read_dose
 
         first = {}
         for instance in case.instances:
             if instance.modality != "CT":
-                first[instance.modality] = pydicom.dcmread(instance.path, stop_before_pixels=True)
+                first[instance.modality] = load(instance.path)
         slices = [one for one in case.instances if one.modality == "CT"]
         verify_chain(first["RTPLAN"], first["RTSTRUCT"], first["RTDOSE"], slices)
-        self._check_pixels(case)
-
-    def _check_pixels(self, case: RawCase) -> None:
-        """Read geometry, dose and contours once before anything is stored, so that broken files are refused at intake."""
-        import pydicom
-
-        from med_assets.dicom.geometry import read_ct_series
-        from med_assets.dicom.rtdose import read_dose
-
-        read_ct_series([pydicom.dcmread(one.path) for one in case.instances if one.modality == "CT"])
-        read_dose(next(pydicom.dcmread(one.path) for one in case.instances if one.modality == "RTDOSE"))
+        # Read once before anything is stored, so that broken files are refused at intake.
+        read_ct_series([load(one.path) for one in slices])
+        read_dose(first["RTDOSE"])
 
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         return self.site(ws).model_dump(mode="json", exclude={"limits", "title"})
@@ -163,14 +168,35 @@ class RtDose(Program):
         from med_assets.programs.rt_dose.score import EvaluationSettings
 
         return {
-            "scores": EvaluationSettings().model_dump(mode="json"),
+            "scores": EvaluationSettings.for_profile(ws.profile).model_dump(mode="json"),
             "limits": [limit.model_dump(mode="json") for limit in self.site(ws).limits],
         }
 
+    def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
+        from med_assets.metrics.dose import openkbp_dvh_score
+        from med_assets.metrics.score import Score
+        from med_assets.programs.rt_dose.score import OPENKBP_TERM
+
+        terms = [row["value"] for row in rows if row["metric"].startswith(OPENKBP_TERM) and row["subject"] != "all"]
+        convention = (
+            "OpenKBP DVH score: mean of |predicted - planned| over all patients, structures and criteria pooled"
+        )
+        return [
+            Score(
+                "openkbp_dvh_score_pooled",
+                "all",
+                openkbp_dvh_score(terms),
+                "Gy",
+                convention,
+                n=len([t for t in terms if t is not None]),
+            )
+        ]
+
     def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
+        from med_assets.programs.rt_dose.score import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import DoseScorer
 
-        return DoseScorer(checkpoint, self.site(ws))
+        return DoseScorer(checkpoint, self.site(ws), EvaluationSettings.for_profile(ws.profile))
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.rt_dose.scorer import draw
@@ -184,5 +210,3 @@ class RtDose(Program):
             raise ConfigurationError(f"expected at least one phantom, got {n}")
         for number in range(n):
             write_case(folder / f"phantom-{seed + number:04d}", seed + number)
-
-

@@ -23,12 +23,33 @@ def expectations(site: Site) -> tuple[Expectation, ...]:
         _between("hu_max", 100, None, "some bone in the CT: highest CT number at least 100 HU"),
         _between("body_ml", 500, 200_000, "a region that may get dose of 0.5 to 200 l"),
         _between("target_ml", 1, 3000, "a main target of 1 to 3000 ml"),
-        _between("prescription_gy", 0.5 * prescribed, 1.5 * prescribed, f"a prescription within 50% of {prescribed:g} Gy"),
+        _between(
+            "prescription_gy", 0.5 * prescribed, 1.5 * prescribed, f"a prescription within 50% of {prescribed:g} Gy"
+        ),
         _between("target_mean_ratio", 0.85, 1.15, "mean dose of the main target within 15% of the prescription"),
-        _between("dose_max_gy", 0.9 * prescribed, 1.4 * prescribed, "a highest dose of 90% to 140% of the main target's level"),
+        _between(
+            "dose_max_gy",
+            0.9 * prescribed,
+            1.4 * prescribed,
+            "a highest dose of 90% to 140% of the main target's level",
+        ),
         _between("dose_outside_ratio", None, 0.9, "less dose outside the targets than inside"),
-        _between("sdf_sign_agreement", 0.95, None, "signed distances agree in sign with masks in at least 95% of voxels"),
-        _between("target_d95_gy", 0.914 * prescribed, None, f"D95 of the main target at least {0.914 * prescribed:.0f} Gy", "warn"),
+        _between(
+            "sdf_sign_agreement", 0.95, None, "signed distances agree in sign with masks in at least 95% of voxels"
+        ),
+        _between(
+            "target_d95_gy",
+            0.914 * prescribed,
+            None,
+            f"D95 of the main target at least {0.914 * prescribed:.0f} Gy",
+            "warn",
+        ),
         _between("rois_unmatched", None, 40, "at most 40 ROIs that match no structure", "warn"),
-        Expectation("prescription_in_plan", "ExpectColumnValuesToBeInSet", {"value_set": [True]}, "warn", "the plan states its prescription"),
+        Expectation(
+            "prescription_in_plan",
+            "ExpectColumnValuesToBeInSet",
+            {"value_set": [True]},
+            "warn",
+            "the plan states its prescription",
+        ),
     )

@@ -59,7 +59,9 @@ def body_from_ct(ct_hu: np.ndarray) -> np.ndarray:
 
     regions, n = label(ct_hu > BODY_THRESHOLD_HU)
     if n == 0:
-        raise CaseRejected("no_body", f"expected tissue above {BODY_THRESHOLD_HU:g} HU in the CT, found none; check RescaleIntercept")
+        raise CaseRejected(
+            "no_body", f"expected tissue above {BODY_THRESHOLD_HU:g} HU in the CT, found none; check RescaleIntercept"
+        )
     sizes = np.bincount(regions.ravel())
     sizes[0] = 0
     largest = regions == sizes.argmax()
@@ -86,7 +88,9 @@ def _crop(masks: dict[str, np.ndarray], spacing_mm: Sequence[float], site: Site)
     return kept[0], kept[1], kept[2]
 
 
-def _structures(rois: Sequence["Roi"], site: Site, geometry: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None, int]:
+def _structures(
+    rois: Sequence["Roi"], site: Site, geometry: Any
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, int]:
     """Masks by structure of the site, the mask of the region of interest if one was drawn, and the count of unmatched ROIs."""
     from med_assets.dicom.rtstruct import match_rois, rasterise
 
@@ -111,7 +115,9 @@ def _structures(rois: Sequence["Roi"], site: Site, geometry: Any) -> tuple[dict[
     outline = masks.pop("body", None)
     empty = sorted(name for name in site.required if not masks[name].any())
     if empty:
-        raise CaseRejected("empty_target", f"expected at least one voxel in {empty}, got none; check the contours against the CT")
+        raise CaseRejected(
+            "empty_target", f"expected at least one voxel in {empty}, got none; check the contours against the CT"
+        )
     return masks, outline if body is None else body, len(match.unmatched)
 
 
@@ -133,7 +139,10 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
     plan = read_plan(files["RTPLAN"][0])
     prescription = plan.prescription_gy or site.default_prescription_gy
     if prescription is None:
-        raise CaseRejected("no_prescription", "expected a target prescription dose in the RTPLAN, got none; add it or set the site's default")
+        raise CaseRejected(
+            "no_prescription",
+            "expected a target prescription dose in the RTPLAN, got none; add it or set the site's default",
+        )
     dose = np.asarray(resample(read_dose(files["RTDOSE"][0]), ct.geometry), dtype=np.float32)
     if body is None:
         body = body_from_ct(ct.array)
@@ -194,6 +203,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
         "dose_max_gy": float(dose.max()),
         "target_mean_ratio": float(dose[main].mean() / prescription),
         "target_d95_gy": float(np.percentile(dose[main], 5, method="lower")),
-        "dose_outside_ratio": float(dose[body & ~targets].mean() / dose[main].mean()) if dose[main].mean() > 0 else None,
+        "dose_outside_ratio": float(dose[body & ~targets].mean() / dose[main].mean())
+        if dose[main].mean() > 0
+        else None,
         "sdf_sign_agreement": min(agreement),
     }

@@ -17,15 +17,16 @@ PREDICTION = "prediction_gy.npy"
 class DoseScorer(Scorer):
     """Predicts whole volumes with one checkpoint and scores them for one site."""
 
-    def __init__(self, checkpoint: Path, site: Site) -> None:
+    def __init__(self, checkpoint: Path, site: Site, settings: EvaluationSettings) -> None:
         self.predictor = load_predictor(checkpoint)
         self.site = site
+        self.settings = settings
 
     def score(self, prepared: Path, out: Path) -> list[Score]:
         case = PreparedCase.open(prepared)
         prediction = self.predictor(case)
         np.save(out / PREDICTION, prediction)
-        return score_case(case, prediction, self.site, EvaluationSettings())
+        return score_case(case, prediction, self.site, self.settings)
 
 
 def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:

@@ -179,11 +179,29 @@ def test_the_input_stays_as_it_was(make, deidentifier: Deidentifier) -> None:
 
 def test_geometry_and_pixels_of_ct_survive_to_the_last_digit(deidentifier: Deidentifier) -> None:
     source, kept = ct(), saved(deidentifier, ct())
-    for keyword in (
-        "ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness InstanceNumber Rows Columns BitsAllocated "
-        "BitsStored HighBit PixelRepresentation SamplesPerPixel PhotometricInterpretation RescaleSlope RescaleIntercept "
-        "RescaleType KVP ImageType PatientPosition Modality PixelData"
-    ).split():
+    for keyword in [
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+        "InstanceNumber",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "RescaleType",
+        "KVP",
+        "ImageType",
+        "PatientPosition",
+        "Modality",
+        "PixelData",
+    ]:
         assert kept[keyword].value == source[keyword].value, keyword
     assert str(kept.ImagePositionPatient[2]) == "-742.123456789012345"
 
@@ -257,7 +275,11 @@ def test_what_was_done_is_declared(deidentifier: Deidentifier) -> None:
 
 
 def test_marks_of_phantoms_and_of_published_splits_stay_and_nothing_else_in_their_place(deidentifier) -> None:
-    marks = {"SoftwareVersions": "med_assets phantom", "ClinicalTrialProtocolID": "OpenKBP", "ClinicalTrialSiteID": "train"}
+    marks = {
+        "SoftwareVersions": "med_assets phantom",
+        "ClinicalTrialProtocolID": "OpenKBP",
+        "ClinicalTrialSiteID": "train",
+    }
     kept = saved(deidentifier, ct(**marks))
     assert {keyword: kept[keyword].value for keyword in marks} == marks
     assert all(saved(deidentifier, ct(**dict.fromkeys(marks, "Quimby")))[keyword].value == "" for keyword in marks)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
 from med_assets.dicom.discover import describe, load, scan
@@ -43,8 +44,20 @@ def test_references_and_the_frame_of_reference_come_from_the_objects_own_sequenc
     assert dose.referenced_sops == ("1.2.123.456.78.9.0123.4567.89012345678901",)
     whole = load(structures.path)
     assert structures.frame_of_reference_uid == whole.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
-    assert len(structures.referenced_sops) == 1
+    assert structures.referenced_sops == ()
     assert describe(whole, structures.path) == structures
+
+
+def test_a_structure_set_refers_to_its_images_and_not_to_its_study():
+    ds = load(Path(get_testdata_file("rtstruct.dcm")))
+    images = [Dataset(), Dataset()]
+    for uid, image in zip(("1.2.3", "1.2.4"), images, strict=True):
+        image.ReferencedSOPInstanceUID = uid
+    ds.ROIContourSequence[0].ContourSequence[0].ContourImageSequence = images[:1]
+    assert describe(ds).referenced_sops == ("1.2.3",)
+    study = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    study.RTReferencedSeriesSequence[0].ContourImageSequence = images
+    assert describe(ds).referenced_sops == ("1.2.3", "1.2.4")
 
 
 def test_a_file_that_is_not_dicom_is_rejected_without_its_name(tmp_path):
@@ -84,16 +97,25 @@ def test_the_same_object_sent_twice_is_taken_once(tmp_path):
     assert len(scan(tmp_path).instances) == 1
 
 
-def test_links_directories_of_media_and_objects_without_uids_are_rejected(tmp_path):
+def test_a_link_to_a_file_is_read_as_the_file(tmp_path):
+    outside = put(tmp_path / "outside", "file", "CT_small.dcm")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "1").symlink_to(outside)
+    assert [instance.modality for instance in scan(tmp_path / "inside").instances] == ["CT"]
+
+
+def test_links_to_folders_pipes_directories_of_media_and_objects_without_uids_are_rejected(tmp_path):
     outside = put(tmp_path / "outside", "file", "CT_small.dcm")
     inside = tmp_path / "inside"
     inside.mkdir()
-    (inside / "1").symlink_to(outside)
+    (inside / "1").symlink_to(outside.parent)
+    (inside / "4").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(inside / "5")
     put(inside, "2", "dicomdirtests/DICOMDIR")
     ds = pydicom.dcmread(outside)
     del ds.SeriesInstanceUID
     ds.save_as(inside / "3")
-    assert rejected(inside) == ["symbolic_link", "directory_file", "missing_uid"]
+    assert rejected(inside) == ["folder_link", "directory_file", "missing_uid", "unreadable", "not_plain_file"]
 
 
 def test_a_file_without_meta_header_loads_with_the_syntax_it_was_written_in(tmp_path):

@@ -32,12 +32,19 @@ def test_a_uniform_dose_passes_just_inside_the_dose_criterion_and_fails_just_out
     assert (inside.passing_percent, outside.passing_percent) == (100.0, 0.0)
 
 
+def test_a_dose_far_outside_the_criterion_everywhere_has_rate_zero() -> None:
+    flat = np.full((6, 6, 6), 50.0)
+    assert gamma_rates(flat, 0 * flat, SPACING_MM, everywhere(flat), EVERY)["all"] == GammaRate(0.0, 216, 216)
+
+
 def test_a_shift_below_the_distance_to_agreement_passes() -> None:
     rates = gamma_rates(bump(), bump(shift_mm=2.0), SPACING_MM, everywhere(bump()), EVERY)
     assert rates["all"].passing_percent == 100.0
 
 
-@pytest.mark.parametrize("evaluated", [bump(shift_mm=5.0), bump(scale=0.9), bump(shift_mm=3.0, scale=1.05)])
+@pytest.mark.parametrize(
+    "evaluated", [bump(shift_mm=5.0), bump(scale=0.9), bump(shift_mm=3.0, scale=1.05), bump(shift_mm=8.0, scale=0.8)]
+)
 def test_the_rate_is_that_of_pymedphys_on_the_whole_grid_up_to_gamma_2(evaluated: NDArray[np.float64]) -> None:
     import pymedphys
 

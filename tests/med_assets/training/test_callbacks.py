@@ -1,0 +1,76 @@
+"""The small callbacks, each on its own."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from med_assets.training.callbacks import BestEpoch, Heartbeat, History, save_tensors
+from med_assets.training.task import Task
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> BestEpoch:
+    task = Task(None, None, None, "loss", lambda: {"w": torch.ones(1)}, tried={})
+    return BestEpoch(tmp_path / "best.pt", task, patience=2)
+
+
+def validated(best: BestEpoch, values: list[float]) -> SimpleNamespace:
+    trainer = SimpleNamespace(current_epoch=0, should_stop=False)
+    for trainer.current_epoch, value in enumerate(values):
+        best.on_validation_end(trainer, SimpleNamespace(epoch_metrics={"loss": value}))
+    return trainer
+
+
+def test_the_lowest_value_is_the_best_epoch(best: BestEpoch) -> None:
+    trainer = validated(best, [3.0, 1.0, 2.0])
+    assert (best.best, best.epoch, trainer.should_stop) == (1.0, 1, False)
+    assert best.path.is_file()
+
+
+def test_training_stops_when_patience_ends(best: BestEpoch) -> None:
+    assert validated(best, [1.0, 2.0, 1.0]).should_stop
+
+
+def test_a_training_that_had_stopped_stays_stopped_when_resumed(best: BestEpoch) -> None:
+    best.load_state_dict({"best": 1.0, "epoch": 0, "waited": 2})
+    trainer = SimpleNamespace(should_stop=False)
+    best.on_train_start(trainer, None)
+    assert trainer.should_stop
+
+
+def test_a_nan_is_never_the_best(best: BestEpoch) -> None:
+    validated(best, [float("nan"), 2.0])
+    assert (best.best, best.epoch) == (2.0, 1)
+
+
+def test_a_metric_that_an_epoch_does_not_have_is_left_empty(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.csv")
+    history.add({"epoch": 0, "loss": 0.1})
+    history.add({"epoch": 1, "loss": 0.05, "mae": 2.0})
+    assert history.path.read_text() == "epoch,loss,mae\n0,0.1,\n1,0.05,2.0\n"
+
+
+def test_a_heartbeat_says_phase_epoch_and_step_to_the_end(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path / "heartbeat.json", hang_after_s=60)
+    heartbeat.beat("train", (2, 40))
+    heartbeat.stop("end")
+    said = json.loads(heartbeat.path.read_text())
+    assert (said["phase"], said["epoch"], said["step"]) == ("end", 2, 40)
+
+
+def test_a_hang_is_reported_with_the_stacks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import time
+
+    heartbeat = Heartbeat(tmp_path / "heartbeat.json", hang_after_s=0.2)
+    heartbeat.beat("train")
+    time.sleep(0.6)
+    heartbeat.stop("end")
+    assert "test_a_hang_is_reported_with_the_stacks" in capfd.readouterr().err
+
+
+def test_saved_tensors_load_without_pickled_code(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "w.pt", {"w": torch.arange(3)})
+    assert torch.load(tmp_path / "w.pt", weights_only=True)["w"].tolist() == [0, 1, 2]

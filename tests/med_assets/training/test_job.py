@@ -1,0 +1,159 @@
+"""The training process: its job folder, its outcomes, and the law that resuming equals never having stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from med_assets.errors import CheckpointMismatch, ConfigurationError, OutOfMemory
+from med_assets.programs.rt_dose.predict import load_predictor
+from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.training.job import run
+from tests.med_assets.programs.rt_dose.builders import write_job
+
+torch.set_num_threads(1)
+
+SMALL = ("patches.size=[16,16,16]", "patches.per_epoch=6", "schedule.epochs=3", "schedule.val_every=1")
+STEPS = 9
+
+# Kills its own process with no warning when the given number of steps was taken, or in the first validation after it.
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from med_assets.programs.rt_dose.lit import DoseModule
+from med_assets.training.job import run
+
+job, hook, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+original = getattr(DoseModule, hook)
+
+def dying(self, *arguments):
+    if self.trainer.global_step >= at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, *arguments)
+
+setattr(DoseModule, hook, dying)
+run(job)
+"""
+
+
+def start(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "med_assets.training"] if code is None else [sys.executable, "-c", code]
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_random_steps_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+    whole, broken = (write_job(tmp_path / name, overrides=SMALL) for name in ("whole", "broken"))
+    assert start(str(whole)).returncode == 0
+    steps = sorted(random.Random(20261121).sample(range(1, STEPS), 2))
+    for hook, step in [("training_step", steps[0]), ("validation_step", 4), ("training_step", steps[1])]:
+        killed = start(str(broken), hook, str(step), code=KILLED_AT)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not (broken / "result.json").exists()
+    finished = start(str(broken), "--resume", "must")
+    assert finished.returncode == 0, finished.stderr
+    first, second = (torch.load(job / "weights.pt", weights_only=True) for job in (whole, broken))
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (whole / "history.csv").read_bytes() == (broken / "history.csv").read_bytes()
+    last, resumed = (torch.load(job / "checkpoints" / "last.ckpt", weights_only=True) for job in (whole, broken))
+    assert all(torch.equal(last["state_dict"][name], resumed["state_dict"][name]) for name in last["state_dict"])
+    assert json.loads((broken / "result.json").read_text())["resumed"] is True
+
+
+@pytest.mark.slow
+def test_a_run_leaves_weights_history_curves_and_a_result_and_needs_no_dagster(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", overrides=SMALL)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom med_assets.training.job import run\nrun(Path(sys.argv[1]))\n"
+        "print([m for m in ('dagster', 'great_expectations', 'pydicom', 'pymedphys') if m in sys.modules])"
+    )
+    done = start(str(job), code=code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    result = json.loads((job / "result.json").read_text())
+    assert result["status"] == "completed"
+    assert (result["n_train"], result["n_val"], result["epochs_run"]) == (2, 1, 3)
+    history = (job / "history.csv").read_text().splitlines()
+    assert len(history) == 4
+    assert history[0].startswith("epoch,step,lr,train_loss")
+    assert json.loads((job / "heartbeat.json").read_text())["phase"] == "end"
+    assert list((job / "tensorboard").glob("events*"))
+    dose = load_predictor(job)(PreparedCase.open(job / "cases" / "case2"))
+    assert dose.shape == (32, 32, 32)
+    assert run(job) == result
+
+
+def test_mean_dose_goes_through_the_same_job(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", "mean_dose")
+    result = run(job)
+    assert result["status"] == "completed"
+    assert result["best_value"] == result["best_metrics"]["val_mae_gy"]
+    case = PreparedCase.open(job / "cases" / "case2")
+    assert abs(load_predictor(job)(case) - case.dose)[case.body].mean() == pytest.approx(result["best_value"], rel=1e-4)
+
+
+def test_a_patient_in_both_splits_is_refused(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job")
+    rows = json.loads((job / "cases.json").read_text())
+    rows[-1]["patient_id"] = rows[0]["patient_id"]
+    (job / "cases.json").write_text(json.dumps(rows))
+    with pytest.raises(ConfigurationError, match="1 patients are in train and in val"):
+        run(job)
+
+
+def test_a_test_case_has_no_place_in_a_training(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job")
+    rows = json.loads((job / "cases.json").read_text())
+    rows[0]["split"] = "test"
+    (job / "cases.json").write_text(json.dumps(rows))
+    with pytest.raises(ConfigurationError, match=r"found \['test'\]"):
+        run(job)
+
+
+def test_a_case_of_another_site_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="override site=prostate_sib"):
+        run(write_job(tmp_path / "job", overrides=("site=head_neck",)))
+
+
+def test_must_resume_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="resume=must"):
+        run(write_job(tmp_path / "job"), "must")
+
+
+def test_a_checkpoint_of_another_experiment_is_not_resumed(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", overrides=SMALL)
+    (job / "checkpoints").mkdir()
+    torch.save({"job_key": "of another"}, job / "checkpoints" / "last.ckpt")
+    with pytest.raises(CheckpointMismatch, match="--resume never"):
+        run(job)
+
+
+def test_out_of_memory_is_a_named_outcome_with_batch_and_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from med_assets.programs.rt_dose.lit import DoseModule
+
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(DoseModule, "training_step", exhausted)
+    job = write_job(tmp_path / "job", overrides=SMALL)
+    with pytest.raises(OutOfMemory, match=r"'batch': 2, 'patch': \[16, 16, 16\]"):
+        run(job)
+    result = json.loads((job / "result.json").read_text())
+    assert (result["status"], result["batch"], result["patch"]) == ("out_of_memory", 2, [16, 16, 16])
+
+
+def test_a_job_that_lacks_a_file_says_which(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job")
+    (job / "cases.json").unlink()
+    said = start(str(job))
+    assert said.returncode == 1
+    assert "cases.json is missing" in said.stderr
