@@ -14,7 +14,7 @@ export DAGSTER_HOME ?= $(abspath $(MED_ASSETS_HOME))/dagster
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup demo ui test test-fast lint format types docs bench clean
+.PHONY: help setup demo ui test test-fast lint format docs bench clean
 
 help:  ## What can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done

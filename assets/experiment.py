@@ -52,7 +52,7 @@ def evaluation(program: str, experiment: str) -> dg.AssetsDefinition:
         Stage(
             program,
             "evaluation",
-            f"The checkpoint of {experiment}, loaded by its hash and scored on the held-out cases, per case and in aggregate.",
+            f"The checkpoint of {experiment}, loaded by its hash, scored on held-out cases, singly and in aggregate.",
             versions.of_stage(program, "evaluate"),
             run,
             deps=(keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")),

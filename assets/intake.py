@@ -66,7 +66,7 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
         Stage(
             program,
             "prepared_cases",
-            "Cases of a batch converted, preprocessed and measured; a case that can't be prepared is quarantined with a reason.",
+            "Cases of a batch converted, preprocessed and measured; what can't be is quarantined with a reason.",
             versions.of_stage(program, "prepare"),
             run,
             deps=(keys.key(program, "raw_cases"),),

@@ -56,7 +56,7 @@ def champion(program: str) -> dg.AssetsDefinition:
         Stage(
             program,
             "champion",
-            "The promoted checkpoint. It changes only when a challenger is better beyond doubt and worse in nothing guarded.",
+            "The promoted checkpoint. It changes only for one better beyond doubt and worse in nothing guarded.",
             GATE_VERSION,
             run,
             deps=(keys.key(program, "leaderboard"),),

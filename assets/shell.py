@@ -1,10 +1,11 @@
-"""The one shell around every stage: names, versions, gates and metadata are given here, the work is done in med_assets."""
+"""The one shell around every stage: names, versions, gates and metadata; the work is done in med_assets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from pydantic import Field
 
 from assets import keys
 from assets.gates import Gate
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Overrides(dg.Config):
     """What the launchpad offers for a training: Hydra's `key=value`, such as `schedule.epochs=2`."""
 
-    overrides: list[str] = []
+    overrides: list[str] = Field(default_factory=list, description="overrides of the experiment, key=value")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ MAX_PICTURES = 6
 
 def metadata(result: "StageResult") -> dict[str, dg.MetadataValue]:
     """Metadata of one materialization: counts and summary first, then tables, then pictures."""
-    shown = {f"count/{name}": dg.MetadataValue.int(int(number)) for name, number in result.counts.items()}
+    shown: dict[str, dg.MetadataValue] = {
+        f"count/{name}": dg.MetadataValue.int(int(number)) for name, number in result.counts.items()
+    }
     shown |= {name: value(content) for name, content in result.summary.items()}
     for name, frame in result.tables.items():
         shown[f"table/{name}"] = table(frame)

@@ -7,7 +7,7 @@ An artifact's key is `kind/hash`, where the hash is made of what made it (inputs
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class ArtifactStore(Protocol):
         """A local, read-only folder with the artifact's files; raises KeyError when absent."""
         ...
 
-    def create(self, key: str) -> "ContextFolder":
+    def create(self, key: str) -> AbstractContextManager[Path]:
         """A context that yields a folder to fill; leaving it without an error publishes the artifact."""
         ...
 
@@ -47,14 +47,6 @@ class ArtifactStore(Protocol):
     def remove(self, key: str) -> None:
         """Take an artifact out, so that it is made again; nothing happens when it is absent."""
         ...
-
-
-class ContextFolder(Protocol):
-    """What `ArtifactStore.create` returns."""
-
-    def __enter__(self) -> Path: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class LocalStore:

@@ -97,7 +97,8 @@ def experiments(options: argparse.Namespace) -> None:
                 rows.append({"experiment": f"{name}/{experiment}", "title": found.title, "hash": found.hash()[:12]})
         print(table(rows))
         return
-    print(experiment_files.load(*options.experiment, overrides=options.overrides).to_json())
+    name, experiment = options.experiment
+    print(experiment_files.load(name, experiment, options.overrides).to_json())
 
 
 def train(options: argparse.Namespace) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
 
 CONF_VARIABLE = "MED_ASSETS_CONF"
 """Environment variable that names another folder than the `conf` beside the package."""
 
-NO_EFFECT = {"affects_result": False}
+NO_EFFECT: JsonDict = {"affects_result": False}
 """`json_schema_extra` of a field that changes no number of the result and so stays out of the hash."""
 
 GROUPS = {"profile": "profiles", "site": "sites@site"}

@@ -50,8 +50,8 @@ def _silence() -> Iterator[None]:
 def discreetly(work: Callable[[], T]) -> T:
     """Do some work; libraries that quote values are silent, and no message of an unexpected error gets out.
 
-    A function and not a context manager, since an error raised while another is being handled would carry that one along,
-    message and all. Raises dagster.Failure.
+    A function and not a context manager, since an error raised while another is being handled would carry that one
+    along, message and all. Raises dagster.Failure.
     """
     try:
         with _silence():

@@ -1,8 +1,8 @@
 """Translate what a training process writes into its job folder to Dagster Pipes messages.
 
-The training process knows nothing of Dagster: it writes `history.csv` (one row per epoch) and its log. This reader tails
-both and hands lines on as Pipes messages, so that they show in the UI while the training runs, also for a training that an
-earlier run started.
+The training process knows nothing of Dagster: it writes `history.csv` (one row per epoch) and its log. This reader
+tails both and hands lines on as Pipes messages, so that they show in the UI while the training runs, also for a
+training that an earlier run started.
 """
 
 import csv

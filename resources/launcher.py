@@ -2,7 +2,7 @@
 
 The job folder is the truth: it is named by the hash of the job's inputs and holds the process's pid and start time, its
 log, its checkpoint and, at the end, `result.json`. Whoever runs the asset looks there first, so a training survives the
-death of the run, the daemon, the code server and the web server; a training that died itself goes on from its checkpoint.
+death of the run, the daemon, the code server and the web server; one that died itself goes on from its checkpoint.
 """
 
 import fcntl
@@ -70,7 +70,7 @@ class LocalLauncher(dg.ConfigurableResource):
     def run(self, context: dg.AssetExecutionContext, job: Path) -> None:
         """Bring a job to its end and show its progress.
 
-        Raises dagster.RetryRequested when the process was killed, dagster.Failure when it ended by itself without a result.
+        Raises dagster.RetryRequested when the process was killed, dagster.Failure when it ended without a result.
         """
         if (job / RESULT).is_file():
             context.log.info("this job was finished earlier; its result is taken over")

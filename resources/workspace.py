@@ -1,8 +1,8 @@
 """The home of data and models, as a Dagster resource.
 
 Everything is read from MED_ASSETS_* variables when a run or tick opens it, never when definitions load: a code location
-loads, and `dagster definitions validate` passes, without the pseudonym key. The key is deliberately no configuration field,
-since configuration is stored in the event log.
+loads, and `dagster definitions validate` passes, without the pseudonym key. The key is deliberately no configuration
+field, since configuration is stored in the event log.
 """
 
 import dagster as dg

@@ -1,4 +1,4 @@
-"""What starts runs: intake and retraining sensors, automation conditions, the nightly evaluation and the reconcile pass."""
+"""What starts runs: intake and retraining sensors, automation conditions, nightly evaluation, reconcile pass."""
 
 import dagster as dg
 

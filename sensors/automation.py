@@ -1,8 +1,8 @@
 """When cheap assets follow their inputs.
 
-Dagster's own `eager()` and the documented variant of it lose events: a check that passes later, a dependency that changes
-while a run is going, a changed code version. The conditions here survive those; what still gets lost, the reconcile
-schedule finds by comparing versions. Trainings have no condition: they are decided, not triggered.
+Dagster's own `eager()` and the documented variant of it lose events: a check that passes later, a dependency that
+changes while a run is going, a changed code version. The conditions here survive those; what still gets lost, the
+reconcile schedule finds by comparing versions. Trainings have no condition: they are decided, not triggered.
 """
 
 import dagster as dg
@@ -37,7 +37,7 @@ CONDITIONS = {
     "champion": FOLLOW,
     "report": FOLLOW,
 }
-"""Condition by stage. Raw cases wait for the intake sensor, checkpoints for the retraining sensor, monitoring for the night."""
+"""By stage. Raw cases wait for the intake sensor, checkpoints for the retraining sensor, monitoring for the night."""
 
 
 def automated(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:

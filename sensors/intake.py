@@ -14,7 +14,7 @@ from sensors.settings import tick_s
 
 
 def intake_sensor(program: str) -> dg.SensorDefinition:
-    """Sensor of one program. Its truth is the landing zone's own list of batches, so a tick that dies loses no batch."""
+    """Sensor of one program. Its truth is the landing zone's list of batches, so a tick that dies loses no batch."""
     partitions = keys.batches_of(program)
     selection = [keys.key(program, "raw_cases"), keys.key(program, "prepared_cases")]
 
@@ -55,5 +55,5 @@ def _waiting(ws: Workspace, program: str, known: Sequence[str]) -> str:
     """Why nothing was taken, in counts: names of files can identify patients."""
     changing = len(discreetly(lambda: batches.untaken(ws, program)))
     if changing:
-        return f"{changing} entries in the landing folder changed within the last {ws.settle_s:g} s; they are taken when they rest"
+        return f"{changing} entries changed within the last {ws.settle_s:g} s; they are taken when they rest"
     return f"nothing new in the landing folder; {len(known)} batches taken so far"

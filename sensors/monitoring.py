@@ -9,7 +9,7 @@ NIGHT = "0 2 * * *"
 
 
 def monitoring_schedule(program: str) -> dg.ScheduleDefinition:
-    """Schedule of one program: one run for each batch whose scores are missing, or are of another champion or another content."""
+    """Schedule of one program: a run for each batch whose scores are missing, or of another champion or content."""
     champion, prepared, monitoring = (keys.key(program, name) for name in ("champion", "prepared_cases", "monitoring"))
 
     @dg.schedule(
@@ -29,7 +29,7 @@ def monitoring_schedule(program: str) -> dg.ScheduleDefinition:
             content = runs.latest_of(instance, prepared, batch)
             if content is None:
                 continue
-            wanted = (current[1].get(runs.DATA), content.get(runs.DATA))
+            wanted = (current[1].get(runs.DATA), runs.as_partitioned_input(content.get(runs.DATA, "")))
             scored = runs.latest_of(instance, monitoring, batch) or {}
             if wanted != tuple(scored.get(runs.INPUT + asset.to_user_string()) for asset in (champion, prepared)):
                 requests.append(dg.RunRequest(run_key=runs.state_key(batch, wanted), partition_key=batch))

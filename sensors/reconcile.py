@@ -1,7 +1,7 @@
 """The reconcile schedule: compares recorded versions with what is there now, and redoes what automation missed.
 
-It costs nothing when nothing changed, and it tries each state of the world once: a run that failed is repeated only when its
-inputs or its code changed, or by a person.
+It costs nothing when nothing changed, and it tries each state of the world once: a run that failed is repeated only
+when its inputs or its code changed, or by a person.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ def outdated(
     gates: Mapping[dg.AssetKey, Iterable[dg.AssetCheckSpec]],
     by_batch: set[dg.AssetKey],
 ) -> str | None:
-    """A key of the state that an unpartitioned asset should be brought to, or None when it is there, or can't be yet."""
+    """A key of the state that an unpartitioned asset should be brought to; None if it is there, or can't be yet."""
     inputs = {dep.asset_key: runs.latest(instance, dep.asset_key) for dep in spec.deps}
     present = {key: found for key, found in inputs.items() if found}
     fan_in = spec.automation_condition in (CONDITIONS["dataset"], CONDITIONS["leaderboard"])

@@ -66,7 +66,7 @@ def champion_size(ws: Workspace, program: str) -> int:
 
 
 def retrain_sensor(program: str) -> dg.SensorDefinition:
-    """Sensor of one program. Its run takes dataset and splits along, so that their gates stand before every training."""
+    """Sensor of one program. Its run takes dataset and splits along, so their gates stand before every training."""
     checkpoints = [keys.experiment_key(program, name, "checkpoint") for name in experiments.names(program)]
     selection = [keys.key(program, "dataset"), keys.key(program, "splits"), *checkpoints]
 

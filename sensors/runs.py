@@ -1,5 +1,6 @@
 """What is going on: questions to Dagster's record of runs and materializations."""
 
+import hashlib
 from collections.abc import Iterable
 
 import dagster as dg
@@ -30,7 +31,7 @@ def targets(run: dg.DagsterRun, assets: Iterable[dg.AssetKey]) -> bool:
 
 
 def latest(instance: dg.DagsterInstance, asset: dg.AssetKey) -> tuple[float, Versions] | None:
-    """Time (seconds since the epoch) and version tags of the newest materialization of an asset, whatever the partition."""
+    """Time (seconds since the epoch) and version tags of an asset's newest materialization in any partition."""
     event = instance.get_latest_materialization_event(asset)
     if event is None or event.asset_materialization is None:
         return None
@@ -46,14 +47,16 @@ def latest_of(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) 
     return dict(records[0].asset_materialization.tags or {})
 
 
+def as_partitioned_input(version: str) -> str:
+    """The version of one partition as Dagster records it with an asset that was made of that partition."""
+    return hashlib.sha256(version.encode()).hexdigest()
+
+
 def gate_passed(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec) -> bool:
     """Whether the newest evaluation of a blocking check let its asset pass."""
     record = instance.event_log_storage.get_latest_asset_check_execution_by_key([spec.key]).get(spec.key)
-    event = record.event.dagster_event if record and record.event else None
-    if event is None or not event.is_asset_check_evaluation:
-        return False
-    evaluation = event.asset_check_evaluation_data
-    return evaluation.passed or evaluation.severity == dg.AssetCheckSeverity.WARN
+    evaluation = record.event.asset_check_evaluation if record and record.event else None
+    return evaluation is not None and (evaluation.passed or evaluation.severity == dg.AssetCheckSeverity.WARN)
 
 
 def state_key(*parts: object) -> str:

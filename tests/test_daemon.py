@@ -1,4 +1,4 @@
-"""The whole of it once, for real: a Dagster daemon, its sensors and conditions, and DICOM files dropped into a folder."""
+"""The whole of it once, for real: a Dagster daemon, its sensors and conditions, and DICOM files in a folder."""
 
 import os
 import shutil
@@ -41,6 +41,11 @@ class Clinic:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, target)
 
+    def refusals(self) -> set[str]:
+        """Codes for which cases were refused so far."""
+        tables = (self.ws.lake.read(name, P) for name in ("raw_cases", "prepared_cases"))
+        return {code for table in tables for code in table["reason_code"].dropna()} - {""}
+
     def version(self, stage: str) -> str | None:
         """Newest data version of an asset."""
         event = self.instance.get_latest_materialization_event(keys.key(P, stage))
@@ -80,6 +85,8 @@ def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clinic]:
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    with dg.DagsterInstance.from_config(str(home)) as first:
+        first.get_runs_count()  # two processes that make the storage at the same moment spoil it
     log = tmp_path / "daemon.log"
     command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "definitions", "-d", str(ROOT)]
     with log.open("wb") as stream:
@@ -97,7 +104,7 @@ def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clinic]:
 
 
 def lose_a_slice(case: Path) -> None:
-    """Take one image from the middle of the series away."""
+    """Take one image from the middle of the series away; the structure set still refers to it."""
     slices = sorted((case / "CT").iterdir())
     slices[len(slices) // 2].unlink()
 
@@ -107,20 +114,15 @@ def lose_a_slice(case: Path) -> None:
 def test_a_dropped_case_reaches_the_splits_and_a_broken_one_is_quarantined_beside_a_good_one(clinic: Clinic) -> None:
     clinic.drop("SMITH^JOHN first", 1)
     clinic.wait_for("the splits of the first case", lambda: clinic.version("splits") is not None)
-    assert (
-        clinic.instance.get_dynamic_partitions("rt_dose_batches")
-        == clinic.instance.get_dynamic_partitions("rt_dose_batches")[:1]
-    )
-    assert clinic.ws.lake.read("dataset", P)["case_id"].nunique() == 1
+    assert len(clinic.instance.get_dynamic_partitions("rt_dose_batches")) == 1
+    assert clinic.ws.lake.read("dataset", P)["case_id"].nunique() == 1, clinic.refusals()
     first = clinic.version("splits")
 
     clinic.drop("second", 2)
     clinic.drop("third", 3, damage=lose_a_slice)
     clinic.wait_for("the splits to grow", lambda: clinic.version("splits") != first)
     assert clinic.ws.lake.read("dataset", P)["case_id"].nunique() == 2
-    raw, prepared = clinic.ws.lake.read("raw_cases", P), clinic.ws.lake.read("prepared_cases", P)
-    refused = {*raw["reason_code"], *prepared["reason_code"]} - {"", None}
-    assert refused == {"missing_slice"}
+    assert clinic.refusals() == {"broken_uid_chain"}
 
     assert not clinic.instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
     kept = [*(Path(os.environ["DAGSTER_HOME"]).rglob("*")), *(clinic.ws.home / "lake").rglob("*"), clinic.log]

@@ -15,7 +15,7 @@ from tests.docs_blocks import Block, blocks, run_block
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-SKIPPED_FOLDERS = {".venv", ".git", "__pycache__", "build", "dist"}
+SKIPPED_FOLDERS = {".venv", ".git", ".hypothesis", "__pycache__", "build", "dist"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|farm|Users)/\w")
 LANGUAGES = {"bash", "sh", "python", "sql", "yaml", "text", "mermaid"}
 

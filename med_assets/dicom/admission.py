@@ -53,7 +53,7 @@ def read_element(ds: Dataset, tag: BaseTag) -> DataElement:
     try:
         element = ds[tag]
     except (ValueError, TypeError, OverflowError, NotImplementedError, BytesLengthException):
-        raise _malformed(tag) from None  # the original error quotes the value
+        raise _malformed(tag) from None  # the first error quotes the value
     expected = frozenset({*dictionary_VR(tag).split(" or "), dictionary_VR(tag)})
     if element.VR not in expected and not (element.VR in _NUMBERS and expected & _NUMBERS):
         raise _malformed(tag)

@@ -5,7 +5,8 @@ It is an allow-list, stricter than the Basic Application Level Confidentiality P
 E.1-1), which lists what to remove and lets everything else through. Here an element that is not named is
 removed, at every depth. What is named is either a number, an enumerated code string, a UID (remapped), a date
 (shifted), or text from a closed vocabulary; free text, person names, private elements, curves and overlays have
-no way in. A test holds this list against table E.1-1.
+no way in. Held against table E.1-1 of
+edition 2026c: each element that both name is remapped, shifted, emptied or replaced here.
 """
 
 from enum import Enum
@@ -57,7 +58,7 @@ _KEEP = """
     BluePaletteColorLookupTableData PixelIntensityRelationship PixelIntensityRelationshipSign PixelData
     FloatPixelData DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths
 
-    KVP ExposureTime XRayTubeCurrent Exposure ExposureInuAs FilterType FocalSpots GeneratorPower RotationDirection
+    KVP ExposureTime XRayTubeCurrent Exposure ExposureInuAs FocalSpots GeneratorPower RotationDirection
     SpiralPitchFactor SingleCollimationWidth TotalCollimationWidth TableSpeed TableFeedPerRotation CTDIvol
     RevolutionTime DistanceSourceToDetector DistanceSourceToPatient ExposureModulationType ScanOptions
     MagneticFieldStrength ScanningSequence SequenceVariant MRAcquisitionType AngioFlag RepetitionTime EchoTime

@@ -4,12 +4,13 @@ import hashlib
 import hmac
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from med_assets import batches, program
+from med_assets import batches
+from med_assets import program as programs
 from med_assets.errors import CaseRejected
 from med_assets.files import digest
 from med_assets.settings import Workspace
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from med_assets.dicom.deidentify import Deidentifier
+    from med_assets.dicom.discover import Instance
 
 EMPTY = {"patient_id": "", "version": "", "content_hash": "", "artifact": "", "given_split": None, "synthetic": False}
 
@@ -69,7 +71,8 @@ class _Intake:
         token = source_token(self.ws, name)
         with tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as scratch:
             refused: Counter[tuple[str, str]] = Counter()
-            instances, root = [], batches.landing_folder(self.ws, self.program)
+            instances: list[Instance] = []
+            root = batches.landing_folder(self.ws, self.program)
             folders = [root / name] if name != batches.LOOSE and (root / name).is_dir() else []
             files = [] if folders else batches.entry_files(self.ws, self.program, name)
             inside = batches.entry_files(self.ws, self.program, name) if folders else files
@@ -98,7 +101,7 @@ class _Intake:
                 yield self.refuse(f"{token}-{code}", code, message, n)
             if not instances and not refused:
                 yield self.refuse(token, "no_dicom", "expected DICOM instances, found none; check the export", 0)
-            cases, refusals = program.get(self.program).group(instances)
+            cases, refusals = programs.get(self.program).group(instances)
             for refusal in refusals:
                 known = bool(refusal.identity_uid and refusal.patient_id)
                 case_id = self.case_id(refusal.patient_id, refusal.identity_uid) if known else f"{token}-{refusal.code}"
@@ -107,12 +110,12 @@ class _Intake:
             for case in cases:
                 yield self.case(case)
 
-    def case(self, case: program.RawCase) -> dict[str, Any]:
+    def case(self, case: programs.RawCase) -> dict[str, Any]:
         """Row of one case: verified, de-identified, scanned for residual identity, and stored."""
         case_id = self.case_id(case.patient_id, case.identity_uid)
         patient = self.deidentifier.pseudonym(case.patient_id)
         try:
-            program.get(self.program).verify(case)
+            programs.get(self.program).verify(case)
             values = self._store(case)
         except CaseRejected as rejected:
             return self.refuse(case_id, rejected.code, rejected.message, len(case.instances), patient_id=patient)
@@ -121,7 +124,7 @@ class _Intake:
             return self.refuse(case_id, "unreadable", message, len(case.instances), patient_id=patient)
         return self.row(case_id, OK, patient_id=patient, n_instances=len(case.instances), **values)
 
-    def _store(self, case: program.RawCase) -> dict[str, Any]:
+    def _store(self, case: programs.RawCase) -> dict[str, Any]:
         from med_assets.dicom.discover import load
         from med_assets.dicom.phi import identifying_values, residual_phi
         from med_assets.dicom.write import is_synthetic
@@ -132,7 +135,7 @@ class _Intake:
             known |= set(identifying_values(ds))
             datasets.append(self.deidentifier.apply(ds))
         datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
-        leaks = residual_phi(datasets, known=known, roi_vocabulary=program.get(self.program).roi_vocabulary(self.ws))
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=programs.get(self.program).roi_vocabulary(self.ws))
         if leaks:
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(
@@ -190,7 +193,7 @@ def _one_row_per_case(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _mark_duplicates(rows: list[dict[str, Any]], others: list[Mapping[str, Any]]) -> None:
+def _mark_duplicates(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     """Quarantine cases whose images are already there under another case id: else one patient could sit in two splits."""
     owner = {row["content_hash"]: row["case_id"] for row in others}
     for row in accepted(rows):
@@ -208,7 +211,7 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     lake, partition = ws.lake, f"{program_name}/{batch}"
     earlier = lake.rows("raw_cases", partition)
     others = [row for row in lake.rows("raw_cases", program_name) if row["batch"] < batch]
-    vocabulary = program.get(program_name).roi_vocabulary(ws)
+    vocabulary = programs.get(program_name).roi_vocabulary(ws)
     taking = _Intake(ws, program_name, batch, Deidentifier(ws.key, vocabulary))
     rows: list[dict[str, Any]] = []
     present = {}

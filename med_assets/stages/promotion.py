@@ -37,10 +37,12 @@ def _compare(ours: Values, theirs: Values, metric: Metric) -> Interval:
     """Paired difference ours - theirs over the shared cases, positive when ours is worse."""
     sign, key = (1 if metric.lower_is_better else -1), (metric.name, metric.subject)
     shared = sorted(ours.keys() & theirs.keys())
-    sides = (
-        [None if side[c][1].get(key) is None else sign * side[c][1][key] for c in shared] for side in (ours, theirs)
-    )
-    return paired_difference(*sides, SEED, groups=[ours[c][0] for c in shared])
+
+    def signed(side: Values) -> list[float | None]:
+        found = [side[case_id][1].get(key) for case_id in shared]
+        return [None if value is None else sign * value for value in found]
+
+    return paired_difference(signed(ours), signed(theirs), SEED, groups=[ours[case_id][0] for case_id in shared])
 
 
 def current(ws: Workspace, program_name: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ What a resumed training needs of them is in their `state_dict`, and so in the sa
 import csv
 import faulthandler
 import io
+import math
 import os
 import resource
 import time
@@ -117,7 +118,7 @@ class BestEpoch(Callback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         value = pl_module.epoch_metrics.get(self.task.monitor)
-        if value is not None and (self.best is None or value < self.best):
+        if value is not None and math.isfinite(value) and (self.best is None or value < self.best):
             self.best, self.epoch, self.waited = value, trainer.current_epoch, 0
             save_tensors(self.path, self.task.weights())
         else:

@@ -140,7 +140,7 @@ def _fit(job: Path, experiment: Experiment, task: Task, key: str, heartbeat: Hea
             )
     history, best = History(job / "history.csv"), BestEpoch(best_path, task, experiment.schedule.patience)
     on_cpu = experiment.runtime.accelerator == "cpu" or not torch.cuda.is_available()
-    precision = "32-true" if on_cpu else experiment.precision
+    precision: Any = "32-true" if on_cpu else experiment.precision
     # Tips of Lightning, one of them an advertisement; warnings and errors still pass.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -166,10 +166,13 @@ def _fit(job: Path, experiment: Experiment, task: Task, key: str, heartbeat: Hea
             enable_model_summary=False,
         )
         trainer.fit(task.module, task.train, task.val, ckpt_path=last if resumed else None, weights_only=True)
-    if trainer.interrupted or best.best is None:
+    if best.best is None:
         raise ConfigurationError(
-            f"training ended before a first {task.monitor}; lower schedule.val_every or raise epochs"
+            f"no epoch has a finite {task.monitor}: training diverged (lower optimiser.lr) or never validated "
+            "(schedule.val_every is above schedule.epochs)"
         )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
     save_tensors(job / "weights.pt", torch.load(best_path, map_location="cpu", weights_only=True))
     history.write()
     return {

@@ -147,7 +147,8 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
-    val = DataLoader(opened["val"], batch_size=None, collate_fn=_same)  # type: ignore[arg-type]
+    whole: Any = opened["val"]
+    val: DataLoader[Any] = DataLoader(whole, batch_size=None, collate_fn=_same)
     # The patches depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
     module = DoseModule(experiment, len(train))

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 
-PRESENTATION = {"affects_result": False}
+PRESENTATION: JsonDict = {"affects_result": False}
 """Marks a field that changes no weight of a network, so that it stays out of the hash of an experiment."""
 
 CONSTRAINT_COUNT = 13

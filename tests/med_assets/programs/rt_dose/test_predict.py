@@ -71,7 +71,7 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointMismatch, match="missing: experiment.json, weights.pt"):
+    with pytest.raises(CheckpointMismatch, match=r"missing: experiment\.json, weights\.pt"):
         load_predictor(tmp_path)
 
 

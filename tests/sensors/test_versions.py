@@ -1,0 +1,139 @@
+"""Reconcile and nightly monitoring: comparing recorded versions with what is there."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets import keys
+from resources import WorkspaceResource
+from sensors.automation import CONDITIONS
+from sensors.monitoring import monitoring_schedule
+from sensors.reconcile import reconcile_schedule
+
+P, STAGES = "rt_dose", ("raw_cases", "prepared_cases", "dataset", "splits", "champion", "monitoring")
+DEPS = {
+    "prepared_cases": ["raw_cases"],
+    "dataset": ["prepared_cases"],
+    "splits": ["dataset"],
+    "monitoring": ["champion", "prepared_cases"],
+}
+BY_BATCH = ("raw_cases", "prepared_cases", "monitoring")
+
+
+class World:
+    """A graph of the design's shape whose content is set by hand."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.content = dict.fromkeys(STAGES, "1")
+        self.gate = True
+        self.assets = [self._asset(name) for name in STAGES]
+
+    def _asset(self, name: str) -> dg.AssetsDefinition:
+        key = keys.key(P, name)
+        spec = dg.AssetCheckSpec("gate", asset=key, blocking=True)
+
+        @dg.asset(
+            key=key,
+            deps=[keys.key(P, dep) for dep in DEPS.get(name, [])],
+            tags={keys.PROGRAM_TAG: P, keys.STAGE_TAG: name},
+            code_version="1",
+            partitions_def=keys.batches_of(P) if name in BY_BATCH else None,
+            check_specs=[spec] if name == "dataset" else [],
+            automation_condition=CONDITIONS.get(name),
+        )
+        def asset() -> dg.MaterializeResult:
+            checks = [dg.AssetCheckResult(passed=self.gate, check_name="gate")] if name == "dataset" else []
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.content[name]), check_results=checks)
+
+        return asset
+
+    def make(self, *names: str, batch: str | None = None) -> None:
+        """Materialize some of the assets."""
+        selection = [keys.key(P, name) for name in names]
+        dg.materialize(
+            self.assets, selection=selection, instance=self.instance, partition_key=batch, raise_on_error=False
+        )
+
+    def tick(self, make: Callable[[], dg.ScheduleDefinition]) -> list[str]:
+        """What a schedule would start: names of assets, or of the batch."""
+        context = dg.build_schedule_context(self.instance)
+        schedule = make()
+        found = schedule(context, workspace=WorkspaceResource()) if "reconcile" in schedule.name else schedule(context)
+        if isinstance(found, dg.SkipReason):
+            return []
+        assert isinstance(found, list)
+        return [
+            request.partition_key or ",".join(key.path[-1] for key in request.asset_selection or ())
+            for request in found
+        ]
+
+    def reconcile(self) -> list[str]:
+        """One tick of the reconcile schedule."""
+        return self.tick(lambda: reconcile_schedule(P, self.assets))
+
+    def night(self) -> list[str]:
+        """One tick of the monitoring schedule."""
+        return self.tick(lambda: monitoring_schedule(P))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[World]:
+    monkeypatch.setenv("MED_ASSETS_HOME", str(tmp_path))
+    monkeypatch.setenv("MED_ASSETS_PSEUDONYM_KEY", "a key for tests that is long enough")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        instance.add_dynamic_partitions(f"{P}_batches", ["b1"])
+        made = World(instance)
+        made.make("raw_cases", "prepared_cases", batch="b1")
+        yield made
+
+
+def test_nothing_is_started_when_nothing_changed(world: World) -> None:
+    world.make("dataset", "splits")
+    assert world.reconcile() == []
+
+
+def test_an_asset_that_automation_never_requested_is_found(world: World) -> None:
+    assert world.reconcile() == ["dataset"]
+
+
+def test_an_asset_made_of_an_older_version_of_its_input_is_found(world: World) -> None:
+    world.make("dataset", "splits")
+    world.content["dataset"] = "2"
+    world.make("dataset")
+    assert world.reconcile() == ["splits"]
+
+
+def test_an_input_made_again_with_the_same_content_starts_nothing(world: World) -> None:
+    world.make("dataset", "splits")
+    world.make("dataset")
+    assert world.reconcile() == []
+
+
+def test_nothing_passes_a_closed_gate(world: World) -> None:
+    world.gate = False
+    world.make("dataset")
+    assert world.reconcile() == []
+    world.gate = True
+    world.make("dataset")
+    assert world.reconcile() == ["splits"]
+
+
+def test_a_batch_prepared_after_the_dataset_was_made_is_found(world: World) -> None:
+    world.make("dataset", "splits")
+    world.instance.add_dynamic_partitions(f"{P}_batches", ["b2"])
+    world.make("raw_cases", "prepared_cases", batch="b2")
+    assert world.reconcile() == ["dataset"]
+
+
+def test_the_night_scores_each_batch_once_per_champion(world: World) -> None:
+    assert world.night() == []
+    world.make("champion")
+    assert world.night() == ["b1"]
+    world.make("monitoring", batch="b1")
+    assert world.night() == []
+    world.content["champion"] = "2"
+    world.make("champion")
+    assert world.night() == ["b1"]
