@@ -122,7 +122,7 @@ def test_a_dropped_case_reaches_the_splits_and_a_broken_one_is_quarantined_besid
     clinic.drop("third", 3, damage=lose_a_slice)
     clinic.wait_for("the splits to grow", lambda: clinic.version("splits") != first)
     assert clinic.ws.lake.read("dataset", P)["case_id"].nunique() == 2
-    assert clinic.refusals() == {"broken_uid_chain"}
+    assert clinic.refusals() == {"missing_slice"}
 
     assert not clinic.instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
     kept = [*(Path(os.environ["DAGSTER_HOME"]).rglob("*")), *(clinic.ws.home / "lake").rglob("*"), clinic.log]

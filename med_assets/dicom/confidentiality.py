@@ -5,8 +5,8 @@ It is an allow-list, stricter than the Basic Application Level Confidentiality P
 E.1-1), which lists what to remove and lets everything else through. Here an element that is not named is
 removed, at every depth. What is named is either a number, an enumerated code string, a UID (remapped), a date
 (shifted), or text from a closed vocabulary; free text, person names, private elements, curves and overlays have
-no way in. Held against table E.1-1 of
-edition 2026c: each element that both name is remapped, shifted, emptied or replaced here.
+no way in. Held against table E.1-1 of edition 2026c (as dicom-anonymizer 2.1 has it): each element that both name
+is remapped, shifted, emptied, replaced, or a sequence of references whose items are treated by these rules.
 """
 
 from enum import Enum

@@ -83,13 +83,14 @@ def residual_phi(
 def identifying_values(ds: Dataset) -> frozenset[str]:
     """Strings of an original object to look for afterwards: name parts of persons, ids, birth date, instance UIDs."""
     found: set[str] = set()
-    for element in ds.iterall():
-        if element.tag.is_private or element.is_empty:
-            continue
-        if element.VR == "PN":
-            found.update(part for value in values(element.value) for part in re.split(r"[\^=\s]+", value))
-        elif element.keyword in _IDENTIFYING or (element.VR == "UI" and element.keyword.endswith("InstanceUID")):
-            found.update(str(value) for value in values(element.value))
+    with disable_value_validation():  # its warnings quote the values
+        for element in ds.iterall():
+            if element.tag.is_private or element.is_empty:
+                continue
+            if element.VR == "PN":
+                found.update(part for value in values(element.value) for part in re.split(r"[\^=\s]+", value))
+            elif element.keyword in _IDENTIFYING or (element.VR == "UI" and element.keyword.endswith("InstanceUID")):
+                found.update(str(value) for value in values(element.value))
     return frozenset(text.strip() for text in found if len(text.strip()) >= MIN_KNOWN_CHARS)
 
 

@@ -146,9 +146,10 @@ class RtDose(Program):
             if instance.modality != "CT":
                 first[instance.modality] = load(instance.path)
         slices = [one for one in case.instances if one.modality == "CT"]
-        verify_chain(first["RTPLAN"], first["RTSTRUCT"], first["RTDOSE"], slices)
-        # Read once before anything is stored, so that broken files are refused at intake.
+        # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
+        # since a lost slice also breaks the chain, and that it is lost is the better answer.
         read_ct_series([load(one.path) for one in slices])
+        verify_chain(first["RTPLAN"], first["RTSTRUCT"], first["RTDOSE"], slices)
         read_dose(first["RTDOSE"])
 
     def settings(self, ws: "Workspace") -> dict[str, Any]:
