@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from med_assets.errors import ConfigurationError
@@ -18,6 +18,8 @@ from med_assets.settings import Workspace
 
 LOOSE = "."
 """Name of the entry made of the files that lie directly in a program's landing folder and are no archives."""
+
+TIME_FORMAT = "%Y-%m-%dT%H-%M-%S"
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".txz")
 """Only groups loose files into entries; whether a file is an archive is decided by its content at intake."""
@@ -119,7 +121,11 @@ def take(ws: Workspace, program: str, chosen: Sequence[Entry], now: float) -> st
     if not chosen:
         raise ConfigurationError("expected at least one entry to make a batch of, got none")
     listed = {entry.name: entry.fingerprint for entry in chosen}
-    moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H-%M-%S")
-    batch = f"{moment}_{digest(listed)[:6]}"
+    moment, last = datetime.fromtimestamp(now, UTC).replace(microsecond=0), known(ws, program)[-1:]
+    if last:  # later batches sort after earlier ones, also within a second and after the clock went back
+        moment = max(
+            moment, datetime.strptime(last[0].split("_")[0], TIME_FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)
+        )
+    batch = f"{moment.strftime(TIME_FORMAT)}_{digest(listed)[:6]}"
     write_json(_manifests(ws, program) / f"{batch}.json", {"entries": listed})
     return batch

@@ -120,11 +120,12 @@ class _Intake:
         except CaseRejected as rejected:
             return self.refuse(case_id, rejected.code, rejected.message, len(case.instances), patient_id=patient)
         except Exception as error:  # one bad case never stops a batch; the text of a foreign error may hold identity
-            message = f"reading this case failed with {type(error).__name__}; run `med-assets ingest --debug` beside the files for more"
+            message = f"reading this case failed with {type(error).__name__}; run `med-assets --debug ingest` beside the files for more"
             return self.refuse(case_id, "unreadable", message, len(case.instances), patient_id=patient)
         return self.row(case_id, OK, patient_id=patient, n_instances=len(case.instances), **values)
 
     def _store(self, case: programs.RawCase) -> dict[str, Any]:
+        from med_assets.dicom.deidentify import to_bytes
         from med_assets.dicom.discover import load
         from med_assets.dicom.phi import identifying_values, residual_phi
         from med_assets.dicom.write import is_synthetic
@@ -146,8 +147,9 @@ class _Intake:
             hashes = []
             for number, ds in enumerate(datasets):
                 path = Path(scratch) / f"{number:04d}.dcm"
-                ds.save_as(path, enforce_file_format=True)
-                hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
+                content = to_bytes(ds)
+                path.write_bytes(content)
+                hashes.append(hashlib.sha256(content).hexdigest())
             version = digest(hashes)
             key = f"raw/{version}"
             if not self.ws.store.has(key):

@@ -250,7 +250,9 @@ def test_structure_names_stay_only_from_the_vocabulary_and_others_are_counted(de
 
 def test_codes_come_from_the_standards_dictionaries_with_their_text(deidentifier: Deidentifier) -> None:
     codes = saved(deidentifier, structures()).RTROIObservationsSequence[0].RTROIIdentificationCodeSequence
-    assert [(code.CodeValue, code.CodeMeaning) for code in codes] == [("41216001", "Prostatic structure (body structure)")]
+    assert [(code.CodeValue, code.CodeMeaning) for code in codes] == [
+        ("41216001", "Prostatic structure (body structure)")
+    ]
 
 
 def test_dates_move_by_the_days_of_the_patient_and_times_go(deidentifier: Deidentifier) -> None:

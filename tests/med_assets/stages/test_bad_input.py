@@ -46,7 +46,7 @@ def _contour_outside(folder: Path) -> None:
     def move(ds) -> None:
         for roi in ds.ROIContourSequence:
             for contour in roi.ContourSequence:
-                points = np.array(contour.ContourData, dtype=float).reshape(-1, 3) + [900.0, 0.0, 0.0]
+                points = np.array(contour.ContourData, dtype=float).reshape(-1, 3) + np.array([900.0, 0.0, 0.0])
                 contour.ContourData = [f"{value:.3f}" for value in points.ravel()]
 
     edit(files(folder, "RTSTRUCT")[0], move)
@@ -123,7 +123,7 @@ def test_a_case_in_an_archive_is_the_same_case_as_in_a_folder(workspace: Workspa
     shutil.make_archive(str(workspace.landing / P / "sent"), "zip", phantom(1))
     _, packed = intake(workspace)
     first, second = (workspace.lake.rows("raw_cases", f"{P}/{name}") for name in workspace_batches(workspace))
-    assert (plain.counts["new"], packed.counts["reused"]) == (1, 1)
+    assert (plain.counts["new"], packed.counts["reused"]) == (1, 1), packed.tables["quarantine"].to_dict()
     assert first[0]["version"] == second[0]["version"]
 
 

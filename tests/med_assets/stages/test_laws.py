@@ -22,7 +22,9 @@ def _home(ws: Workspace, name: str) -> Workspace:
 
 def _content(ws: Workspace) -> tuple[dict[str, str], dict[str, str], list[object]]:
     """Bytes of store, dataset and splits, and rows of the per-batch tables without their batch."""
-    lake = {name: value for name, value in folder_hashes(ws.lake.root).items() if name.startswith(("dataset", "splits"))}
+    lake = {
+        name: value for name, value in folder_hashes(ws.lake.root).items() if name.startswith(("dataset", "splits"))
+    }
     tables = ("raw_cases", "prepared_cases", f"{P}_facts")
     rows = [
         sorted(json.dumps({**row, "batch": None}, sort_keys=True) for row in ws.lake.rows(table, P)) for table in tables
@@ -55,7 +57,9 @@ def test_a_second_pass_over_the_same_batch_computes_nothing_and_changes_no_versi
     assert folder_hashes(workspace.lake.root) == first
 
 
-def test_a_corrected_case_supersedes_its_earlier_version_and_its_patient_stays_in_its_split(workspace: Workspace) -> None:
+def test_a_corrected_case_supersedes_its_earlier_version_and_its_patient_stays_in_its_split(
+    workspace: Workspace,
+) -> None:
     folder = drop(workspace, 1)
     ingest(workspace)
     before, split = workspace.lake.rows("dataset", P), workspace.lake.rows("splits", P)
@@ -129,9 +133,14 @@ def test_synthetic_cases_are_refused_in_production(workspace: Workspace) -> None
 
 def test_an_artifact_appears_whole_or_not_at_all_and_a_changed_byte_is_found(workspace: Workspace) -> None:
     store = workspace.store
-    with pytest.raises(RuntimeError, match="in the middle"), store.create("raw/0123456789abcdef") as folder:
-        (folder / "half.bin").write_bytes(b"half")
-        raise RuntimeError("in the middle")
+
+    def fail() -> None:
+        with store.create("raw/0123456789abcdef") as folder:
+            (folder / "half.bin").write_bytes(b"half")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     assert not store.has("raw/0123456789abcdef")
     with store.create("raw/0123456789abcdef") as folder:
         (folder / "whole.bin").write_bytes(b"whole")
@@ -161,3 +170,11 @@ def test_an_entry_still_being_copied_is_left_alone(workspace: Workspace) -> None
     changed = batches.entries(ws, P)[0].changed_at
     assert batches.settled(ws, P, changed + 29) == []
     assert [entry.name for entry in batches.settled(ws, P, changed + 31)] == [folder.name]
+
+
+def test_batches_sort_by_arrival_also_when_the_clock_goes_back(workspace: Workspace) -> None:
+    names = []
+    for seed, now in ((1, 2000.0), (2, 2000.0), (3, 1000.0)):
+        drop(workspace, seed)
+        names.append(batches.take(workspace, P, batches.untaken(workspace, P), now))
+    assert names == sorted(names) == batches.known(workspace, P)
