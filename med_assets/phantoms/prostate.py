@@ -104,6 +104,9 @@ def anatomy(geometry: Geometry, rng: np.random.Generator) -> dict[str, np.ndarra
     ptv70 = ellipsoid(pz, py, px, rz + 6, ry + 6, rx + 6)
     vesicles = ellipsoid(vesicle_z, vesicle_y, px, 14, 14, rx + 10)
     ptv56 = ellipsoid(pz, py, px, rz + 9, ry + 8, rx + 9) | vesicles
+    # Elective nodes beside the bladder: from none to long on each side, which is what makes one plan unlike the next.
+    for side, reach_mm in zip((1, -1), rng.uniform(-20, 60, 2), strict=True):
+        ptv56 |= cylinder(py - 8, px + side * 58, 15, 13) & (z > pz + 8) & (z < pz + 8 + reach_mm)
     fill = size[2]
     bladder = ellipsoid(pz + rz + 20 * fill, py - 22, px, 30 * fill, 28 * fill, 36 * fill) & ~prostate
     rectum_y = py + ry + 17 * size[3] + tilt * z + 8 * np.cos((z - pz) / 30.0)
