@@ -33,9 +33,9 @@ def test_the_full_profile_leaves_an_experiment_as_it_is() -> None:
 
 
 def test_the_demo_wins_over_the_experiment_and_an_override_over_the_demo() -> None:
-    found = experiments.load("rt_dose", "baseline", ["schedule.batch=1"], profile="demo")
+    found = experiments.load("rt_dose", "baseline", ["schedule.batch=3"], profile="demo")
     assert found.model_dump()["network"]["base_channels"] == 8
-    assert found.schedule.batch == 1
+    assert found.schedule.batch == 3
 
 
 def test_an_override_may_choose_the_site() -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 REAL, INT, BOOL = pa.float64(), pa.int64(), pa.bool_()
 PARTS = {"RTSTRUCT": "no_rtstruct", "RTPLAN": "no_rtplan", "RTDOSE": "no_rtdose"}
+PHANTOM_SHAPE, PHANTOM_MM = (32, 48, 48), (6.0, 6.5, 6.5)
+"""Grid of synthetic cases (z, y, x): coarse, so that a small network learns them on a CPU within a minute."""
+
 SEVERAL = {"RTSTRUCT": "several_structure_sets", "RTPLAN": "several_plans", "RTDOSE": "several_doses"}
 
 
@@ -210,4 +213,6 @@ class RtDose(Program):
         if n < 1:
             raise ConfigurationError(f"expected at least one phantom, got {n}")
         for number in range(n):
-            write_case(folder / f"phantom-{seed + number:04d}", seed + number)
+            write_case(
+                folder / f"phantom-{seed + number:04d}", seed + number, shape=PHANTOM_SHAPE, spacing_mm=PHANTOM_MM
+            )

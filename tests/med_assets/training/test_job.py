@@ -19,7 +19,15 @@ from tests.med_assets.programs.rt_dose.builders import write_job
 
 torch.set_num_threads(1)
 
-SMALL = ("patches.size=[16,16,16]", "patches.per_epoch=6", "schedule.epochs=3", "schedule.val_every=1")
+SMALL = (
+    "patches.size=[16,16,16]",
+    "patches.per_epoch=6",
+    "inference.window=[32,32,32]",
+    "schedule.epochs=3",
+    "schedule.val_every=1",
+    "schedule.batch=2",
+    "optimiser.lr=3e-3",
+)
 STEPS = 9
 
 # Kills its own process with no warning when the given number of steps was taken, or in the first validation after it.
