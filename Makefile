@@ -38,7 +38,7 @@ demo: setup  ## Make synthetic prostate cases and materialize the whole rt_dose 
 
 # The demo leaves its settings in demo.env of its home, so that only a home made by the demo is opened with the demo's key.
 ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedules running
-	mkdir -p "$$DAGSTER_HOME"
+	mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
 	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; $(BIN)/dagster dev -w workspace.yaml
 
 test: setup  ## Lint, types, import contracts and all tests (under 15 minutes on two cores)

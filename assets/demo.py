@@ -6,12 +6,15 @@ they are written to `demo.env` beside the data, so that only a home made by the 
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
 
+import resources
 from assets import build_program, keys
 from med_assets import batches, experiments, program
 from med_assets.errors import ConfigurationError, MedAssetsError
@@ -42,6 +45,9 @@ def _only_a_demo(ws: Workspace) -> None:
 def _instance(ws: Workspace) -> dg.DagsterInstance:
     home = ws.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        shutil.copyfile(Path(resources.__file__).parent / "dagster.yaml", settings)
     os.environ["DAGSTER_HOME"] = str(home)
     return dg.DagsterInstance.get()
 

@@ -1,6 +1,6 @@
 """Formal evaluation: the very checkpoint that an experiment recorded, scored on fixed splits, per case and in aggregate."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +9,7 @@ import pandas as pd
 from med_assets import program
 from med_assets.files import digest, read_json, write_json
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, mean_with_interval
+from med_assets.program import Metric
 from med_assets.provenance import git_state
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, dataset_version
@@ -176,6 +177,27 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
         data_version=digest(ordered),
         counts={"experiments": len(ordered)},
         summary={"sorted_by": f"{metrics[0].name} on validation", "interval": INTERVAL},
-        tables={"leaderboard": table},
+        tables={"leaderboard": _readable(ordered, metrics)},
         images=images,
     )
+
+
+def _readable(rows: list[dict[str, Any]], metrics: Sequence[Metric]) -> pd.DataFrame:
+    """The leaderboard for people: one cell `mean [low, high] (n)` per split and metric, validation first."""
+    columns = [(split, metric) for split in HELD_OUT for metric in metrics]
+
+    def cell(row: dict[str, Any], split: str, metric: Metric) -> str:
+        mean, low, high, n = (row.get(f"{split} {metric.name} {value}") for value in ("mean", "low", "high", "n"))
+        if mean is None:
+            return ""
+        interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        return f"{mean:.2f}{interval} (n = {n})"
+
+    table = [
+        {"experiment": row["experiment"]}
+        | {f"{split} {metric.name} ({metric.unit})": cell(row, split, metric) for split, metric in columns}
+        | {"checkpoint": row["checkpoint"]}
+        for row in rows
+    ]
+    found = pd.DataFrame(table)
+    return found.loc[:, [name for name in found if (found[name] != "").any()]]
