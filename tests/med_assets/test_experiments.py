@@ -17,7 +17,7 @@ def test_files_that_start_with_an_underscore_are_no_experiments() -> None:
     assert NAMES == ("baseline", "dvh_aware", "grad_loss", "mean_dose", "structure_weighted")
 
 
-@pytest.mark.parametrize("profile", [None, "full", "demo"])
+@pytest.mark.parametrize("profile", [None, "full", "small", "demo"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_loads_in_every_profile(name: str, profile: str | None) -> None:
     found = experiments.load("rt_dose", name, profile=profile)

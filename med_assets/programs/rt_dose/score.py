@@ -25,6 +25,13 @@ OAR_CRITERIA = ("Dmean", "Dmax", "D2", "D0.1cc")
 OPENKBP_TERM = "openkbp_dvh_"
 """Prefix of the metrics whose pooled mean over cases is the OpenKBP DVH score."""
 
+PROFILES = {
+    "full": GammaSettings(),
+    "small": GammaSettings(),
+    "demo": GammaSettings(max_points=1000, interp_fraction=5),
+}
+"""How gamma is sampled in each profile."""
+
 _RELIABILITY = f"n is the voxels of the structure, reliable from {RELIABLE_VOXELS} up"
 
 
@@ -40,15 +47,13 @@ class EvaluationSettings(BaseModel):
 
     @classmethod
     def for_profile(cls, profile: str) -> Self:
-        """Return the settings of a profile: `demo` samples gamma thinly so that a case takes well under a second.
+        """Return the settings of a profile of `conf/rt_dose/profiles`; small ones sample gamma thinly, to take seconds.
 
-        Raises ConfigurationError for a profile other than full and demo.
+        Raises ConfigurationError for a profile without settings.
         """
-        if profile == "full":
-            return cls()
-        if profile == "demo":
-            return cls(gamma=GammaSettings(max_points=1000, interp_fraction=5))
-        raise ConfigurationError(f"expected the profile full or demo, got {profile!r}; set MED_ASSETS_PROFILE")
+        if profile not in PROFILES:
+            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {sorted(PROFILES)}, got {profile!r}")
+        return cls(gamma=PROFILES[profile])
 
 
 def score_case(

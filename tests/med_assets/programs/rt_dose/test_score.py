@@ -144,5 +144,5 @@ def test_settings_of_a_profile_are_recorded_in_the_convention(prepared: Prepared
     assert EvaluationSettings.for_profile("full") == EvaluationSettings()
     rows = by_name(score_case(prepared, np.asarray(prepared.dose), site, EvaluationSettings.for_profile("demo")))
     assert "1000 random" in rows["gamma_3pct_3mm", "body"].convention
-    with pytest.raises(ConfigurationError, match="full or demo"):
+    with pytest.raises(ConfigurationError, match="MED_ASSETS_PROFILE"):
         EvaluationSettings.for_profile("fast")

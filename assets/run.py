@@ -1,0 +1,119 @@
+"""`python -m assets.run PROGRAM`: a whole graph without the UI, each step a Dagster run in the instance of the home.
+
+What has settled in the landing zone becomes a batch; then everything that is not up to date is computed, in order. Meant
+for a first import of many cases, for a cluster node and for the demo; day by day, `make ui` with its sensors does the same.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+import resources
+from assets import build_program, keys
+from med_assets import batches, experiments, program
+from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.settings import Workspace
+from resources.launcher import LocalLauncher
+from resources.workspace import WorkspaceResource
+
+
+def instance_of(ws: Workspace) -> dg.DagsterInstance:
+    """The Dagster instance of DAGSTER_HOME (the home's folder `dagster` by default), with the project's settings."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(ws.home / "dagster")))
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        shutil.copyfile(Path(resources.__file__).parent / "dagster.yaml", settings)
+    return dg.DagsterInstance.get()
+
+
+def _step(
+    instance: dg.DagsterInstance,
+    program_name: str,
+    title: str,
+    chosen: Sequence[dg.AssetKey],
+    batch: str | None = None,
+    ops: dict[str, Any] | None = None,
+) -> None:
+    started = time.monotonic()
+    result = dg.materialize(
+        build_program(program_name),
+        selection=list(chosen),
+        partition_key=batch,
+        instance=instance,
+        resources={"workspace": WorkspaceResource(), "launcher": LocalLauncher()},
+        run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, "ops": ops or {}},
+        raise_on_error=False,
+    )
+    print(f"{time.monotonic() - started:6.1f} s  {title}", flush=True)
+    for check in result.get_asset_check_evaluations():
+        if not check.passed:
+            print(f"          check not passed: {check.asset_key.to_user_string()}: {check.check_name}")
+            print(f"            {check.description}", flush=True)
+    failed = [event.step_key for event in result.get_step_failure_events()]
+    if failed:
+        raise MedAssetsError(f"these steps failed: {', '.join(map(str, failed))}; `make ui` shows why")
+
+
+def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), overrides: Sequence[str] = ()) -> None:
+    """Take what settled, then materialize the program's graph, with all experiments or the chosen ones.
+
+    `overrides` (`key=value`) go to the trainings of every chosen experiment that has the field. Raises MedAssetsError
+    that names the steps that failed; what was computed before stays, and the same command goes on from there.
+    """
+    known = experiments.names(program_name)
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise ConfigurationError(f"expected experiments of {program_name} among {known}, got {unknown}")
+    entries = batches.settled(ws, program_name, time.time())
+    with instance_of(ws) as instance:
+        if entries:
+            batches.take(ws, program_name, entries, time.time())
+        taken = batches.known(ws, program_name)
+        instance.add_dynamic_partitions(keys.batches_of(program_name).name or "", taken)
+
+        def step(title: str, *stages: str, batch: str | None = None) -> None:
+            _step(instance, program_name, title, [keys.key(program_name, stage) for stage in stages], batch)
+
+        for batch in taken:
+            step(f"cases of batch {batch}", "raw_cases", "prepared_cases", batch=batch)
+        step("dataset and splits", "dataset", "splits")
+        for name in chosen or known:
+            pair = [keys.experiment_key(program_name, name, stage) for stage in keys.PER_EXPERIMENT]
+            training = "__".join(pair[0].path)
+            ops = {training: {"config": {"overrides": list(overrides)}}} if overrides else None
+            _step(instance, program_name, f"train and evaluate {name}", pair, ops=ops)
+        step("leaderboard and champion", "leaderboard", "champion")
+        for batch in taken:
+            step(f"monitoring of batch {batch}", "monitoring", batch=batch)
+        step("report", "report")
+    print("\nReports:")
+    for path in sorted(ws.reports.rglob("*.html")):
+        print(f"  {path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m assets.run", description="Materialize a program's whole graph.")
+    parser.add_argument("program", choices=program.registered())
+    parser.add_argument(
+        "words", nargs="*", metavar="EXPERIMENT | key=value", help="experiments (all by default), overrides"
+    )
+    words = parser.parse_args(arguments)
+    overrides = [word for word in words.words if "=" in word]
+    chosen = [word for word in words.words if "=" not in word]
+    try:
+        materialize(Workspace.from_env(), words.program, chosen, overrides)
+    except MedAssetsError as error:
+        sys.exit(f"run: {error}")
+
+
+if __name__ == "__main__":
+    main()
