@@ -63,6 +63,11 @@ class Stage:
             return keys.experiment_key(self.program, self.experiment, self.name)
         return keys.key(self.program, self.name)
 
+    @property
+    def group(self) -> str:
+        """Group of the asset: the program, or the experiment within it, so that the graph shows an experiment as one box."""
+        return f"{self.program}__{self.experiment}" if self.experiment else self.program
+
 
 def materialized(stage: Stage, call: Call) -> dg.MaterializeResult:
     """Run a stage, then its gates, and say what came of it."""
@@ -82,7 +87,7 @@ def build(stage: Stage) -> dg.AssetsDefinition:
         key=stage.key,
         deps=list(stage.deps),
         description=stage.description,
-        group_name=stage.program,
+        group_name=stage.group,
         owners=list(program.get(stage.program).owners),
         kinds=set(stage.kinds),
         tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.name},

@@ -20,6 +20,8 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.metrics.score import Score
@@ -49,6 +51,15 @@ class Metric:
     unit: str
     lower_is_better: bool
     meaning: str
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """One table of a program's own in the report: heading, what it shows and how it was computed, and its rows."""
+
+    title: str
+    text: str
+    rows: "pd.DataFrame"
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,10 @@ class Program(ABC):
     guarded_metrics: tuple[Metric, ...]
     baseline: str | None
     """Name of the experiment that any champion must beat, if there is one."""
+    intended_use: str
+    not_for: str
+    limitations: tuple[str, ...]
+    """These three are the words of the model card that hold for every model of the program."""
 
     @abstractmethod
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
@@ -130,6 +145,10 @@ class Program(ABC):
     @abstractmethod
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """Plots of one case for people, written under `out`."""
+
+    def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
+        """The program's own tables of the report, from the per-case scores of one model on one split; none unless given."""
+        return []
 
     @abstractmethod
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:

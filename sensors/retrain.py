@@ -26,8 +26,8 @@ class Situation:
     """Training cases in the dataset now."""
     n_val: int
     """Validation cases in the dataset now."""
-    n_learned: int
-    """Training cases that the champion, or the newest training that was started, has seen; 0 if there is neither."""
+    n_new: int
+    """Training cases, corrected ones included, that no checkpoint has seen."""
     since_start_s: float | None
     """Seconds since this sensor last started a training; None if it never did."""
     training: bool
@@ -36,13 +36,13 @@ class Situation:
 
 def why_not(situation: Situation, policy: RetrainPolicy) -> str | None:
     """The reason not to train now, or None to train."""
-    new = situation.n_train - situation.n_learned
+    new = situation.n_new
     if situation.training:
         return "a training is waiting or going on; the next one waits for its end"
     if situation.n_val == 0:
         return f"no validation case yet, so no training could be judged ({situation.n_train} training cases)"
     if new < policy.min_new_cases:
-        return f"{new} new training cases since the newest training, {policy.min_new_cases} are needed"
+        return f"{new} new training cases that no checkpoint has seen, {policy.min_new_cases} are needed"
     if situation.since_start_s is not None and situation.since_start_s < policy.cool_down_s:
         left = policy.cool_down_s - situation.since_start_s
         return f"{new} new training cases, but {left / 60:.0f} minutes of the cool-down are left"
@@ -59,12 +59,6 @@ def split_sizes(ws: Workspace, program: str) -> dict[str, int]:
     return sizes
 
 
-def champion_size(ws: Workspace, program: str) -> int:
-    """Training cases that the present champion has seen; 0 without a champion."""
-    rows = ws.lake.rows("champions", program)
-    return int(rows[-1]["n_train"]) if rows else 0
-
-
 def retrain_sensor(program: str) -> dg.SensorDefinition:
     """Sensor of one program. Its run takes dataset and splits along, so their gates stand before every training."""
     checkpoints = [keys.experiment_key(program, name, "checkpoint") for name in experiments.names(program)]
@@ -78,14 +72,15 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
         description="Trains all experiments once enough new training cases were accepted; says why not otherwise.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
+        from med_assets.stages.training import unseen_cases
+
         ws, now = workspace.open(), time.time()
         started = json.loads(context.cursor) if context.cursor else None
         sizes = split_sizes(ws, program)
-        seen = started["n_train"] if started and not _failed(context.instance, program) else 0
         situation = Situation(
             n_train=sizes.get(TRAIN, 0),
             n_val=sizes.get(VAL, 0),
-            n_learned=max(champion_size(ws, program), seen),
+            n_new=unseen_cases(ws, program),
             since_start_s=now - started["at"] if started else None,
             training=_training(context.instance, checkpoints),
         )
@@ -95,7 +90,7 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
         tags = {RETRAIN_TAG: program, keys.PROGRAM_TAG: program}
         return dg.SensorResult(
             run_requests=[dg.RunRequest(run_key=f"{program}-{now:.0f}", tags=tags)],
-            cursor=json.dumps({"at": now, "n_train": situation.n_train}),
+            cursor=json.dumps({"at": now}),
         )
 
     return sensor
@@ -103,9 +98,3 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
 
 def _training(instance: dg.DagsterInstance, checkpoints: Sequence[dg.AssetKey]) -> bool:
     return any(runs.targets(run, checkpoints) for run in runs.unfinished(instance))
-
-
-def _failed(instance: dg.DagsterInstance, program: str) -> bool:
-    """Whether the newest training that this sensor started failed: it may then be tried again after the cool-down."""
-    newest = instance.get_runs(filters=dg.RunsFilter(tags={RETRAIN_TAG: program}), limit=1)
-    return bool(newest) and newest[0].status == dg.DagsterRunStatus.FAILURE

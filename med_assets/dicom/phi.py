@@ -31,6 +31,9 @@ from med_assets.dicom.confidentiality import (
 from med_assets.dicom.deidentify import CODE_STRING, IMPLEMENTATION_VERSION, normalise_structure_name
 from med_assets.errors import CaseRejected
 
+VERSION = "1"
+"""Raised when the scan learns to find more, so that what is stored is scanned again."""
+
 MIN_KNOWN_CHARS = 4
 """Shorter known strings are not looked for: they occur by chance in ordinary values."""
 

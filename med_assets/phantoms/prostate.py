@@ -157,8 +157,8 @@ def dose_gy(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
     ptv70, ptv56 = masks["PTV70"], masks["PTV56"]
     organs = masks["Rectum"] | masks["Bladder"] | masks["Bowel"] | masks["Femur_L"] | masks["Femur_R"]
     sparing = gaussian_filter(organs.astype(float), 1.0)
-    arcs = 1 + 0.06 * np.cos(6 * np.arctan2(y, x) + rng.uniform(0, 2 * np.pi))
-    reach_mm = 26 * rng.uniform(0.93, 1.07) * (1 - 0.3 * sparing) * arcs
+    arcs = 1 + 0.02 * np.cos(6 * np.arctan2(y, x) + rng.uniform(0, 2 * np.pi))
+    reach_mm = 26 * rng.uniform(0.98, 1.02) * (1 - 0.3 * sparing) * arcs
 
     def fall_off(target: np.ndarray, full_mm: float) -> np.ndarray:
         distance_mm = distance_transform_edt(~target, sampling=geometry.spacing_mm)

@@ -47,6 +47,7 @@ def plot_training(
             if best is not None:
                 axis.axvline(best, color=MUTED, linewidth=1, linestyle=":", label=f"kept ({step} {best:g})")
             axis.set(title=label, xlabel=step)
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.legend(fontsize=8)
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)

@@ -9,6 +9,7 @@ from med_assets.files import digest
 from med_assets.settings import Workspace
 from med_assets.splits import SplitPolicy, assign
 from med_assets.stages.result import StageResult, accepted, tally
+from med_assets.stages.scan import identity_left
 
 DATASET_COLUMNS = (
     "program",
@@ -29,7 +30,11 @@ def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> Non
 
 
 def dataset(ws: Workspace, program_name: str) -> StageResult:
-    """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case."""
+    """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
+
+    A case in whose stored files the scan found anything that may identify a patient is left out, whatever its batch's gate
+    has stopped so far: another batch may have started this run.
+    """
     withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
     latest: dict[str, dict[str, Any]] = {}
     superseded = 0
@@ -37,10 +42,16 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
         earlier = latest.get(row["case_id"])
         superseded += earlier is not None and earlier["version"] != row["version"]
         latest[row["case_id"]] = row
+    raw = {(row["batch"], row["case_id"]): row["artifact"] for row in accepted(ws.lake.rows("raw_cases", program_name))}
+    identified = {
+        case_id
+        for case_id, row in latest.items()
+        if (row["batch"], case_id) in raw and identity_left(ws, program_name, raw[row["batch"], case_id])
+    }
     rows = [
         {name: latest[case_id][name] for name in DATASET_COLUMNS}
         for case_id in sorted(latest)
-        if case_id not in withdrawn
+        if case_id not in withdrawn | identified
     ]
     before = {row["case_id"]: row["artifact"] for row in ws.lake.rows("dataset", program_name)}
     ws.lake.write("dataset", program_name, rows)
@@ -48,7 +59,7 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
     labels = ["reused" if before.get(row["case_id"]) == row["artifact"] else "new" for row in rows]
     return StageResult(
         data_version=dataset_version(rows),
-        counts=tally(labels) | {"superseded": superseded, "withdrawn": len(withdrawn)},
+        counts=tally(labels) | {"superseded": superseded, "withdrawn": len(withdrawn), "identified": len(identified)},
         summary={
             "cases": len(rows),
             "patients": len({row["patient_id"] for row in rows}),

@@ -1,6 +1,6 @@
 """Formal evaluation: the very checkpoint that an experiment recorded, scored on fixed splits, per case and in aggregate."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -54,10 +54,13 @@ def score_cases(
     return scores, counts, failures
 
 
-def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
-    """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals."""
-    record = checkpoint_of(ws, program_name, name)
-    checkpoint = record["checkpoint"]
+def scores_of(
+    ws: Workspace, program_name: str, name: str, checkpoint: str
+) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, str]]:
+    """Rows of one checkpoint of experiment `name`, a row per held-out case and score; counts, and failures by case id.
+
+    What is in the store is reused. Cases that the checkpoint was trained on are left out, whatever their split is now.
+    """
     ws.store.verify(checkpoint)
     learned = {
         case["case_id"]
@@ -74,30 +77,33 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
         for case in cases
         for score in scores.get(case["case_id"], [])
     ]
+    return rows, counts, failures
+
+
+def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
+    """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals."""
+    checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
+    rows, counts, failures = scores_of(ws, program_name, name, checkpoint)
     version = dataset_version(ws.lake.rows("dataset", program_name))
-    code = program.get(program_name).code_versions["evaluate"]
-    made = {"dataset_version": version, "code_version": code, "git_commit": git_state()}
-    aggregates = [keys | made | row for row in _aggregate(program_name, rows)]
+    keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint}
+    made = {"dataset_version": version, "git_commit": git_state()}
+    made |= {"code_version": program.get(program_name).code_versions["evaluate"]}
+    aggregates = [keys | made | row for row in aggregate(program_name, rows)]
     ws.lake.write("evaluation_cases", f"{program_name}/{name}", rows)
     ws.lake.write("evaluation", f"{program_name}/{name}", aggregates)
-    plain = [{column: value for column, value in row.items() if column != "git_commit"} for row in aggregates]
-    primary = program.get(program_name).primary_metric
-    shown = pd.DataFrame(
-        [row for row in aggregates if row["metric"] == primary.name and row["subject"] == primary.subject]
-    )
     return StageResult(
         data_version=digest(
             checkpoint,
-            sorted(scores),
-            [[row["split"], row["metric"], row["subject"], row["mean"], row["n"]] for row in plain],
+            sorted({row["case_id"] for row in rows}),
+            [[row["split"], row["metric"], row["subject"], row["mean"], row["n"]] for row in aggregates],
         ),
         counts=counts | {"failed": len(failures)},
         summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL},
-        tables={"primary": shown, "aggregate": pd.DataFrame(aggregates)},
+        tables={"scores": side_by_side(aggregates)},
     )
 
 
-def _aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per split, metric and subject: mean over cases with its interval over patients."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -182,20 +188,37 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     )
 
 
+def cell(row: Mapping[str, Any]) -> str:
+    """An aggregate for people: `mean [low, high] (n = ...)`, empty where it is undefined."""
+    if row.get("mean") is None:
+        return ""
+    interval = "" if row["low"] is None or row["high"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row['mean']:.2f}{interval} (n = {row['n']})"
+
+
+def side_by_side(aggregates: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Aggregates of one model for people: a row per metric and subject, a column per split; the undefined are left out."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for row in aggregates:
+        key = (row["metric"], row["subject"])
+        entry = rows.setdefault(key, {"metric": key[0], "subject": key[1], "unit": row["unit"]})
+        if cell(row):
+            entry[row["split"]] = cell(row)
+    splits = [split for split in HELD_OUT if any(split in entry for entry in rows.values())]
+    filled = [entry for entry in rows.values() if len(entry) > 3]
+    return pd.DataFrame(filled, columns=["metric", "subject", "unit", *splits]).fillna("")
+
+
 def _readable(rows: list[dict[str, Any]], metrics: Sequence[Metric]) -> pd.DataFrame:
     """The leaderboard for people: one cell `mean [low, high] (n)` per split and metric, validation first."""
     columns = [(split, metric) for split in HELD_OUT for metric in metrics]
 
-    def cell(row: dict[str, Any], split: str, metric: Metric) -> str:
-        mean, low, high, n = (row.get(f"{split} {metric.name} {value}") for value in ("mean", "low", "high", "n"))
-        if mean is None:
-            return ""
-        interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-        return f"{mean:.2f}{interval} (n = {n})"
+    def of(row: dict[str, Any], split: str, metric: Metric) -> str:
+        return cell({value: row.get(f"{split} {metric.name} {value}") for value in ("mean", "low", "high", "n")})
 
     table = [
         {"experiment": row["experiment"]}
-        | {f"{split} {metric.name} ({metric.unit})": cell(row, split, metric) for split, metric in columns}
+        | {f"{split} {metric.name} ({metric.unit})": of(row, split, metric) for split, metric in columns}
         | {"checkpoint": row["checkpoint"]}
         for row in rows
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from med_assets import batches
 from med_assets import program as programs
 from med_assets.errors import CaseRejected
-from med_assets.files import digest
+from med_assets.files import digest, file_sha256, read_json, write_json
 from med_assets.settings import Workspace
 from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from med_assets.dicom.deidentify import Deidentifier
     from med_assets.dicom.discover import Instance
+
+UNREADABLE = "unreadable"
+"""Reason of what may read well another time, such as a folder without permission: it is tried again in every run."""
 
 EMPTY = {"patient_id": "", "version": "", "content_hash": "", "artifact": "", "given_split": None, "synthetic": False}
 
@@ -63,8 +66,38 @@ class _Intake:
     def case_id(self, patient_id: str, identity_uid: str) -> str:
         return digest(self.deidentifier.pseudonym(patient_id), self.deidentifier.uid(identity_uid))[:12]
 
-    def entry(self, name: str) -> Iterator[dict[str, Any]]:
-        """Rows of one entry of the landing zone, archives unpacked into a scratch folder."""
+    def entry(self, name: str) -> list[dict[str, Any]]:
+        """Rows of one entry of the landing zone; the same files are never de-identified twice."""
+        key = self._entry_key(name)
+        store = self.ws.store
+        if key and store.has(key):
+            rows = read_json(store.fetch(key) / "rows.json")
+            if all(store.has(row["artifact"]) for row in accepted(rows)):
+                return [row | {"batch": self.batch} for row in rows]
+            store.remove(key)
+        rows = list(self._read(name))
+        if key and not any(row["reason_code"] == UNREADABLE for row in rows):
+            with store.create(key) as folder:
+                write_json(folder / "rows.json", [row | {"batch": ""} for row in rows])
+        return rows
+
+    def _entry_key(self, name: str) -> str | None:
+        """Key of what intake makes of an entry; None when it has links or files that can't be read, whose content is unknown."""
+        root, found = batches.landing_folder(self.ws, self.program), []
+        if any(path.is_symlink() for path in (root / name).rglob("*")):
+            return None
+        for path in batches.entry_files(self.ws, self.program, name):
+            try:
+                found.append((path.relative_to(root).as_posix(), file_sha256(path)))
+            except OSError:
+                return None
+        chosen = programs.get(self.program)
+        made_of = digest(self.program, chosen.code_versions["intake"], sorted(chosen.roi_vocabulary(self.ws)), found)
+        # File names can identify patients and short ones can be guessed, so the key is keyed like every pseudonym.
+        return f"intake/{hmac.new(self.ws.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]}"
+
+    def _read(self, name: str) -> Iterator[dict[str, Any]]:
+        """Rows of one entry, archives unpacked into a scratch folder."""
         from med_assets.dicom import archives
         from med_assets.dicom.discover import scan
 
@@ -121,7 +154,7 @@ class _Intake:
             return self.refuse(case_id, rejected.code, rejected.message, len(case.instances), patient_id=patient)
         except Exception as error:  # one bad case never stops a batch; the text of a foreign error may hold identity
             message = f"reading this case failed with {type(error).__name__}; run `med-assets --debug ingest` beside the files for more"
-            return self.refuse(case_id, "unreadable", message, len(case.instances), patient_id=patient)
+            return self.refuse(case_id, UNREADABLE, message, len(case.instances), patient_id=patient)
         return self.row(case_id, OK, patient_id=patient, n_instances=len(case.instances), **values)
 
     def _store(self, case: programs.RawCase) -> dict[str, Any]:
@@ -136,7 +169,8 @@ class _Intake:
             known |= set(identifying_values(ds))
             datasets.append(self.deidentifier.apply(ds))
         datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
-        leaks = residual_phi(datasets, known=known, roi_vocabulary=programs.get(self.program).roi_vocabulary(self.ws))
+        vocabulary = programs.get(self.program).roi_vocabulary(self.ws)
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary)
         if leaks:
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(

@@ -51,7 +51,7 @@ def current(ws: Workspace, program_name: str) -> dict[str, Any] | None:
     return rows[-1] if rows else None
 
 
-def _best(ws: Workspace, program_name: str) -> dict[str, Any] | None:
+def best_candidate(ws: Workspace, program_name: str) -> dict[str, Any] | None:
     """The evaluated experiment, the baseline aside, with the best mean of the primary metric on the deciding split."""
     chosen = program.get(program_name)
     sign, key = (
@@ -90,7 +90,7 @@ def decide(ws: Workspace, program_name: str) -> dict[str, Any]:
         "promoted": False,
     }
     verdict |= {"refused": False, "mean": None, "low": None, "high": None, "n": 0}
-    best, holder = _best(ws, program_name), current(ws, program_name)
+    best, holder = best_candidate(ws, program_name), current(ws, program_name)
     if best is None:
         return verdict | {"reason": "no experiment has a validation score yet"}
     verdict |= {"challenger": best["experiment"], "checkpoint": best["checkpoint"]}

@@ -1,21 +1,33 @@
-"""The report for people: what came in, what was refused and why, the split, the leaderboard, the champion and its cases."""
+"""The report for people: which model stands where, its cases, what came in, what was refused and why, and the splits."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.files import digest, file_sha256
+from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, dataset_version
-from med_assets.stages.evaluation import HELD_OUT, INTERVAL, leaderboard, score_key
-from med_assets.stages.promotion import current
+from med_assets.stages.evaluation import (
+    HELD_OUT,
+    INTERVAL,
+    aggregate,
+    cell,
+    leaderboard,
+    score_key,
+    scores_of,
+    side_by_side,
+)
+from med_assets.stages.promotion import best_candidate, current
 from med_assets.stages.result import QUARANTINED, StageResult, reasons
 
-SHOWN_CASES = 3
-"""Cases drawn in the report: enough to look at, few enough to open at once."""
+if TYPE_CHECKING:
+    from med_assets.reports.html import Highlight, Section
 
 
 def report_path(ws: Workspace, program_name: str) -> Path:
@@ -23,17 +35,157 @@ def report_path(ws: Workspace, program_name: str) -> Path:
     return ws.reports / program_name / "report.html"
 
 
-def _drawn(ws: Workspace, program_name: str, checkpoint: str) -> list[Path]:
-    images: list[Path] = []
-    cases = [case for case in cases_of(ws, program_name) if case["split"] in HELD_OUT]
-    for case in cases[:SHOWN_CASES]:
-        key = score_key(ws, program_name, checkpoint, case["artifact"])
+def _best_median_worst(scores: pd.DataFrame, metric: Metric) -> dict[str, pd.Series]:
+    """The rows of the best, the median and the worst held-out case by a metric; fewer where there are fewer cases."""
+    of_metric = scores[(scores["metric"] == metric.name) & (scores["subject"] == metric.subject)]
+    ordered = of_metric.dropna(subset=["value"]).sort_values(
+        ["value", "case_id"], ascending=[metric.lower_is_better, True]
+    )
+    if ordered.empty:
+        return {}
+    places = {"best": 0, "median": (len(ordered) - 1) // 2, "worst": len(ordered) - 1}
+    chosen: dict[str, pd.Series] = {}
+    for label, place in places.items():
+        if all(ordered.iloc[place]["case_id"] != row["case_id"] for row in chosen.values()):
+            chosen[label] = ordered.iloc[place]
+    return chosen
+
+
+def _drawn(ws: Workspace, program_name: str, model: dict[str, Any], scores: pd.DataFrame) -> list[tuple[Path, str]]:
+    """Plots of the best, median and worst held-out case, each with a caption."""
+    chosen = program.get(program_name)
+    metric, artifacts = (
+        chosen.primary_metric,
+        {case["case_id"]: case["artifact"] for case in cases_of(ws, program_name)},
+    )
+    drawn = []
+    for label, row in _best_median_worst(scores, metric).items():
+        artifact = artifacts.get(row["case_id"])
+        if artifact is None:  # taken out of the dataset since it was scored
+            continue
+        key = score_key(ws, program_name, model["checkpoint"], artifact)
         if ws.store.has(key):
             out = ws.reports / program_name / "plots"
-            images += program.get(program_name).report_images(
-                ws, ws.store.fetch(case["artifact"]), ws.store.fetch(key), out
+            caption = (
+                f"{label.capitalize()} held-out case ({row['split']}): {metric.name} {row['value']:.2f} {metric.unit}"
             )
-    return images
+            images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(key), out)
+            drawn += [(image, caption) for image in images]
+    return drawn
+
+
+def _cell(aggregates: Sequence[dict[str, Any]], split: str, metric: Metric) -> str:
+    key = (split, metric.name, metric.subject)
+    return next((cell(row) for row in aggregates if (row["split"], row["metric"], row["subject"]) == key), "")
+
+
+def _model_sections(
+    ws: Workspace, program_name: str, model: dict[str, Any], promoted: bool, decision: str
+) -> tuple[list["Section"], list[Path]]:
+    """What the report says of one model: its cases, its tables, all its scores and its model card."""
+    from med_assets.reports.html import Section, model_card
+
+    chosen, name = program.get(program_name), str(model["experiment"])
+    rows, _, _ = scores_of(ws, program_name, name, model["checkpoint"])
+    scores = pd.DataFrame(rows)
+    drawn = _drawn(ws, program_name, model, scores)
+    standing = "The champion" if promoted else "The best candidate, not promoted,"
+    text = f"{standing} is {name}, checkpoint {model['checkpoint']}.\n\nLast decision of the gate: {decision}."
+    images = [image for image, _ in drawn]
+    history = ws.lake.read("champions", program_name) if promoted else None
+    sections = [
+        Section("Champion" if promoted else "Best candidate", text, history, images, [caption for _, caption in drawn])
+    ]
+    shown = "test" if (scores["split"] == "test").any() else "val"
+    of_split = scores[scores["split"] == shown]
+    for table in chosen.report_tables(of_split):
+        n = of_split["case_id"].nunique()
+        sections.append(Section(table.title, f"{table.text} {n} cases of the split {shown}.", table.rows))
+    conventions = scores[["metric", "convention"]].drop_duplicates()
+    sections += [
+        Section(
+            "All scores", f"Mean over cases. {INTERVAL}.", side_by_side(aggregate(program_name, rows)), folded=True
+        ),
+        Section("Definitions", "How each score is computed.", conventions, folded=True),
+    ]
+    cases = ws.lake.rows("dataset", program_name)
+    held_out = scores.drop_duplicates("case_id").groupby("split")["case_id"].count().to_dict()
+    card = model_card(
+        intended_use=chosen.intended_use,
+        not_for=chosen.not_for,
+        training_data=f"{model['n_train']} cases, dataset version {model['dataset_version']}",
+        evaluation_data=", ".join(f"{split}: {n} cases" for split, n in held_out.items()),
+        metrics="; ".join(f"{m.name}: {m.meaning}" for m in (chosen.primary_metric, *chosen.guarded_metrics)),
+        limitations=[*chosen.limitations, *(["made of synthetic cases"] if any(c["synthetic"] for c in cases) else [])],
+        owners=chosen.owners,
+    )
+    return [*sections, card], images
+
+
+def _highlights(
+    ws: Workspace, program_name: str, model: dict[str, Any] | None, promoted: bool, n_cases: int, n_refused: int
+) -> list["Highlight"]:
+    from med_assets.reports.html import Highlight
+
+    tiles = [
+        Highlight("Accepted cases", str(n_cases), f"{n_refused} refused", "warn" if n_refused else "plain"),
+    ]
+    if model is None:
+        return [*tiles, Highlight("Champion", "none", "no experiment has been evaluated", "warn")]
+    name = str(model["experiment"])
+    note = "promoted by the gate" if promoted else "the gate has promoted none"
+    tiles.append(Highlight("Champion" if promoted else "Best candidate", name, note, "good" if promoted else "warn"))
+    metric, baseline = program.get(program_name).primary_metric, program.get(program_name).baseline
+    ours = aggregate(program_name, scores_of(ws, program_name, name, model["checkpoint"])[0])
+    theirs = ws.lake.rows("evaluation", f"{program_name}/{baseline}") if baseline else []
+    for split in ("val", "test"):
+        value, _, interval = _cell(ours, split, metric).partition(" ")
+        if value:
+            other = _cell(theirs, split, metric).partition(" ")[0]
+            against = f"; {baseline}: {other}" if other and baseline != name else ""
+            tiles.append(Highlight(f"{metric.name}, {split}, {metric.unit}", value, f"{interval}{against}"))
+    return tiles
+
+
+def _warning(ws: Workspace, synthetic: int, total: int) -> str:
+    said = []
+    if synthetic:
+        said.append(f"{synthetic} of {total} cases are synthetic: no number here says anything about patients.")
+    if ws.profile != "full":
+        said.append(f"Trained with the profile {ws.profile}, which is far smaller than the full one.")
+    return " ".join(said)
+
+
+def _counts(ws: Workspace, program_name: str) -> pd.DataFrame:
+    splits = pd.DataFrame(cases_of(ws, program_name))
+    if splits.empty:
+        return pd.DataFrame(columns=["split", "cases", "patients"])
+    grouped = splits.groupby("split").agg(cases=("case_id", "nunique"), patients=("patient_id", "nunique"))
+    return grouped.reset_index()
+
+
+def _case_links(ws: Workspace, program_name: str) -> dict[str, str]:
+    """Folders of the de-identified DICOM of the held-out cases, relative to the report."""
+    here = report_path(ws, program_name).parent
+    raw = {row["version"]: row["artifact"] for row in ws.lake.rows("raw_cases", program_name) if row["artifact"]}
+    links = {}
+    for case in cases_of(ws, program_name):
+        if case["split"] in HELD_OUT and case["version"] in raw:
+            folder = ws.store.fetch(raw[case["version"]])
+            links[f"{case['case_id']} ({case['split']})"] = Path(os.path.relpath(folder, here)).as_posix()
+    return links
+
+
+def _data_sections(ws: Workspace, program_name: str, refused: Sequence[dict[str, Any]], total: int) -> list["Section"]:
+    from med_assets.reports.html import Section
+
+    text = (
+        f"{total} accepted cases, {len(refused)} refused. The links lead to the de-identified DICOM of held-out cases."
+    )
+    sections = [Section("Cases", text, _counts(ws, program_name), links=_case_links(ws, program_name))]
+    if refused:
+        sections.append(Section("Quarantine", "What could not be used, and why.", reasons(refused)))
+    return sections
 
 
 def report(ws: Workspace, program_name: str) -> StageResult:
@@ -43,55 +195,43 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     chosen, lake = program.get(program_name), ws.lake
     raw, prepared = lake.rows("raw_cases", program_name), lake.rows("prepared_cases", program_name)
     refused = [row for row in [*raw, *prepared] if row["status"] == QUARANTINED]
-    cases, now = lake.rows("dataset", program_name), current(ws, program_name)
-    board = leaderboard(ws, program_name)
-    synthetic = sum(case["synthetic"] for case in cases)
-    splits = pd.DataFrame(cases_of(ws, program_name))
-    per_split = (
-        splits.groupby("split").agg(cases=("case_id", "nunique"), patients=("patient_id", "nunique")).reset_index()
-        if not splits.empty
-        else pd.DataFrame(columns=["split", "cases", "patients"])
-    )
-    note = f" {synthetic} of them are synthetic." if synthetic else ""
-    sections = [
-        Section("Cases", f"{len(cases)} accepted cases, {len(refused)} refused.{note}", per_split, []),
-        Section("Quarantine", "What could not be used, and why.", reasons(refused), []),
-        Section(
-            "Leaderboard",
-            f"Sorted by {chosen.primary_metric.name} on validation: {chosen.primary_metric.meaning}. Intervals: {INTERVAL}.",
-            board.tables["leaderboard"],
-            list(board.images.values()),
-        ),
-    ]
+    cases, now, best = lake.rows("dataset", program_name), current(ws, program_name), best_candidate(ws, program_name)
+    model = now
+    if now is None and best is not None:
+        model = lake.rows("checkpoints", f"{program_name}/{best['experiment']}")[0]
     decisions = lake.rows("promotions", program_name)
-    text = decisions[-1]["reason"] if decisions else "The gate has not been asked yet."
+    decision = decisions[-1]["reason"] if decisions else "it has not been asked yet"
+    board = leaderboard(ws, program_name)
+    about = (
+        f"Sorted by {chosen.primary_metric.name} on validation: {chosen.primary_metric.meaning}. "
+        f"Mean over cases, in brackets its interval: {INTERVAL}."
+    )
+    sections = [Section("Leaderboard", about, board.tables["leaderboard"], list(board.images.values()))]
     images: list[Path] = []
-    if now:
-        images = _drawn(ws, program_name, now["checkpoint"])
-        scores = lake.read("evaluation", f"{program_name}/{now['experiment']}")
-        shown = scores[["split", "metric", "subject", "mean", "low", "high", "n", "unit", "convention"]]
-        sections.append(
-            Section(
-                "Champion",
-                f"{now['experiment']} ({now['checkpoint']}). Last decision: {text}.",
-                lake.read("champions", program_name),
-                images,
-            )
-        )
-        sections.append(
-            Section("Scores of the champion", f"Mean over cases per split. Intervals: {INTERVAL}.", shown, [])
-        )
+    if model is None:
+        sections.append(Section("Champion", f"There is none. Last decision of the gate: {decision}."))
     else:
-        sections.append(Section("Champion", f"There is none. Last decision: {text}.", None, []))
+        described, images = _model_sections(ws, program_name, model, now is not None, decision)
+        sections += described
+    synthetic = sum(case["synthetic"] for case in cases)
     path = report_path(ws, program_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     made: dict[str, Any] = provenance() | {
         "dataset_version": dataset_version(cases),
+        "checkpoint": model["checkpoint"] if model else None,
         "purpose": ws.purpose,
+        "profile": ws.profile,
         "synthetic_cases": synthetic,
     }
-    title = f"{chosen.title}{' (synthetic data)' if synthetic else ''}"
-    render_report(path, title, sections, made)
+    render_report(
+        path,
+        chosen.title,
+        [*sections, *_data_sections(ws, program_name, refused, len(cases))],
+        made,
+        subtitle=chosen.description,
+        highlights=_highlights(ws, program_name, model, now is not None, len(cases), len(refused)),
+        warning=_warning(ws, synthetic, len(cases)),
+    )
     return StageResult(
         data_version=digest(file_sha256(path)),
         counts={"cases": len(cases), "quarantined": len(refused)},

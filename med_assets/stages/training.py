@@ -37,6 +37,21 @@ def learning_cases(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
     return [case for case in cases_of(ws, program_name) if case["split"] in LEARNING]
 
 
+def unseen_cases(ws: Workspace, program_name: str) -> int:
+    """Training cases, corrected ones included, that no present checkpoint of the program has been trained on.
+
+    Of several checkpoints the one counts that has seen most. Without a checkpoint, all training cases are unseen.
+    """
+    now = {case["artifact"] for case in learning_cases(ws, program_name) if case["split"] == "train"}
+    rows = [*ws.lake.rows("checkpoints", program_name), *ws.lake.rows("champions", program_name)[-1:]]
+    unseen = [now]
+    for key in sorted({row["checkpoint"] for row in rows}):
+        if ws.store.has(key):
+            cases = read_json(ws.store.fetch(key) / "provenance.json")["cases"]
+            unseen.append(now - {case["version"] for case in cases if case["split"] == "train"})
+    return min(map(len, unseen))
+
+
 def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment) -> str:
     """Key of a checkpoint: its cases and their splits, the experiment and the code that trains. Test cases are not in it."""
     cases = [

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -143,3 +145,28 @@ def test_a_reused_pid_is_not_taken_for_the_training(tmp_path: Path) -> None:
     assert running(tmp_path) is not None
     (tmp_path / PROCESS).write_text(json.dumps({"pid": own.pid, "started_at": own.create_time() - 3600}))
     assert running(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "stops"), [(dg.DagsterRunStatus.CANCELING, True), (dg.DagsterRunStatus.STARTED, False)]
+)
+def test_a_cancelled_run_stops_its_training_and_one_that_died_does_not(
+    tmp_path: Path, status: dg.DagsterRunStatus, stops: bool
+) -> None:
+    job = job_of(tmp_path / "job", "time.sleep(60)")
+    launcher = Scripted(poll_s=0.05)
+    process = launcher.submit(job, dict(os.environ))
+    assert process is not None
+    try:
+        record = SimpleNamespace(status=status)
+        instance = SimpleNamespace(get_run_by_id=lambda run_id: record)
+        context: Any = SimpleNamespace(instance=instance, run=SimpleNamespace(run_id="a run"))
+        launcher._stop_if_cancelled(context, job)
+        if stops:
+            assert process.wait(timeout=10) == -signal.SIGTERM
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.5)
+    finally:
+        process.kill()
+        process.wait()

@@ -9,7 +9,7 @@ from sensors.retrain import Situation, why_not
 from sensors.settings import RetrainPolicy, tick_s
 
 POLICY = RetrainPolicy(min_new_cases=10, cool_down_s=3600)
-READY = Situation(n_train=30, n_val=5, n_learned=20, since_start_s=7200, training=False)
+READY = Situation(n_train=30, n_val=5, n_new=10, since_start_s=7200, training=False)
 
 
 def test_enough_new_cases_after_the_cool_down_start_a_training() -> None:
@@ -17,7 +17,7 @@ def test_enough_new_cases_after_the_cool_down_start_a_training() -> None:
 
 
 def test_the_first_training_needs_no_cool_down() -> None:
-    assert why_not(Situation(n_train=10, n_val=1, n_learned=0, since_start_s=None, training=False), POLICY) is None
+    assert why_not(Situation(n_train=10, n_val=1, n_new=10, since_start_s=None, training=False), POLICY) is None
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_the_first_training_needs_no_cool_down() -> None:
     [
         ({"training": True}, "waiting or going on"),
         ({"n_val": 0}, "no validation case"),
-        ({"n_train": 29}, "9 new training cases since the newest training, 10 are needed"),
+        ({"n_new": 9}, "9 new training cases that no checkpoint has seen, 10 are needed"),
         ({"since_start_s": 600.0}, "50 minutes of the cool-down"),
     ],
 )

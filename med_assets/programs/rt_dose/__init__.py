@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.program import Fact, Metric, Program, RawCase, Refusal, Scorer
+from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
 from med_assets.programs.rt_dose.site import Site, load_site
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.metrics.score import Score
@@ -45,6 +47,14 @@ class RtDose(Program):
         Metric("openkbp_dvh_score", "all", "Gy", True, "mean absolute error of the OpenKBP DVH criteria"),
     )
     baseline = "mean_dose"
+    intended_use = "Research on dose prediction, and a second opinion in plan quality assurance: what dose comparable plans reached."
+    not_for = "Treating patients. A predicted dose is no plan, and no machine may be able to deliver it."
+    limitations = (
+        "learns the planning style of the centre whose plans it saw, trade-offs and errors included",
+        "knows neither beams nor machine, so the prediction need not be deliverable",
+        "was scored on the same kind of plans as it was trained on",
+        "volumes of structures of a few voxels are uncertain by as much as a voxel",
+    )
     facts = {  # noqa: RUF012 - read only
         "slices": Fact(INT, "count", "slices of the CT series"),
         "spacing_z_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
@@ -206,6 +216,11 @@ class RtDose(Program):
         from med_assets.programs.rt_dose.scorer import draw
 
         return draw(prepared, predicted, out)
+
+    def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
+        from med_assets.programs.rt_dose.tables import dvh_errors, gamma_rates, limits
+
+        return [limits(rows), dvh_errors(rows), gamma_rates(rows)]
 
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
         from med_assets.phantoms.prostate import write_case

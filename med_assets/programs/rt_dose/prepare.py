@@ -5,6 +5,7 @@ that is absent stays absent, and what would need a guess is a rejection.
 """
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,17 +41,23 @@ def load(folder: Path) -> dict[str, list["Dataset"]]:
 def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """int8 signed distance (z, y, x), negative inside: 127 is 50 mm or more outside; all 127 for an empty mask.
 
-    Distances are from voxel centre to the nearest centre of the other side, less half of nothing: a boundary voxel has the
-    distance to its neighbour, so signs agree with the mask everywhere.
+    Distances are from voxel centre to the nearest centre of the other side: a boundary voxel has the distance to its
+    neighbour, so signs agree with the mask everywhere.
     """
-    from scipy.ndimage import distance_transform_edt
+    from scipy.ndimage import distance_transform_edt, find_objects
 
-    if not mask.any():
-        return np.full(mask.shape, SDF_SCALE, dtype=np.int8)
-    outside = distance_transform_edt(~mask, sampling=spacing_mm)
-    inside = distance_transform_edt(mask, sampling=spacing_mm)
+    whole = np.full(mask.shape, SDF_SCALE, dtype=np.int8)
+    box = find_objects(mask.astype(np.uint8))
+    if not box:
+        return whole
+    # Beyond this margin every distance is clipped, so that the transform is needed near the structure alone.
+    margin = [ceil(SDF_CLIP_MM / step) for step in spacing_mm]
+    near = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box[0], margin, strict=True))
+    outside = distance_transform_edt(~mask[near], sampling=spacing_mm)
+    inside = distance_transform_edt(mask[near], sampling=spacing_mm)
     scaled = np.rint(np.clip(outside - inside, -SDF_CLIP_MM, SDF_CLIP_MM) * (SDF_SCALE / SDF_CLIP_MM))
-    return np.asarray(scaled, dtype=np.int8)
+    whole[near] = scaled.astype(np.int8)
+    return whole
 
 
 def body_from_ct(ct_hu: np.ndarray) -> np.ndarray:

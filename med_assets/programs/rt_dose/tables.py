@@ -1,0 +1,78 @@
+"""Tables of the report: clinical limits, DVH errors and gamma rates of one model over the cases of one split."""
+
+import pandas as pd
+
+from med_assets.metrics.bootstrap import mean_with_interval
+from med_assets.program import ReportTable
+
+SEED = 0
+"""Seed of the bootstrap of these tables."""
+
+SHOWN_DVH = ("D99", "D95", "D1", "Dmean", "D0.1cc")
+"""DVH criteria of the table; all others are in the folded table of all scores and in the lake."""
+
+
+def limits(rows: pd.DataFrame) -> ReportTable:
+    """How many planned and predicted doses keep each clinical limit of the site."""
+    found = rows[rows["metric"].str.startswith("limit_")]
+    table = [
+        {
+            "structure": subject,
+            "limit": str(group["convention"].iloc[0]).partition(";")[0],
+            "planned keeps it": _kept(group["passed_truth"]),
+            "predicted keeps it": _kept(group["passed"]),
+            "same verdict": _kept(_same(group)),
+        }
+        for (_, subject), group in found.groupby(["metric", "subject"], sort=False)
+    ]
+    text = "Cases whose dose keeps the limit, of those with the structure: the plan that was made, and the prediction."
+    columns = ["structure", "limit", "planned keeps it", "predicted keeps it", "same verdict"]
+    return ReportTable("Clinical limits", text, pd.DataFrame(table, columns=columns))
+
+
+def _kept(verdicts: pd.Series) -> str:
+    judged = verdicts.dropna()
+    return f"{int(judged.astype(bool).sum())} of {len(judged)}"
+
+
+def _same(group: pd.DataFrame) -> pd.Series:
+    both = group.dropna(subset=["passed", "passed_truth"])
+    return both["passed"].astype(bool) == both["passed_truth"].astype(bool)
+
+
+def dvh_errors(rows: pd.DataFrame) -> ReportTable:
+    """Mean of predicted minus planned, with its interval, by structure and criterion."""
+    found = rows[rows["metric"].isin([f"dvh_{name}" for name in SHOWN_DVH])]
+    table: dict[str, dict[str, str]] = {}
+    for (metric, subject), group in found.groupby(["metric", "subject"], sort=False):
+        text = _interval(group)
+        if text:
+            table.setdefault(str(subject), {"structure": str(subject)})[f"{str(metric)[4:]}, Gy"] = text
+    columns = ["structure", *(f"{name}, Gy" for name in SHOWN_DVH)]
+    text = (
+        "Mean over cases of predicted minus planned, in brackets its 95 % bootstrap interval over patients: below zero, "
+        "the model predicts too little dose."
+    )
+    return ReportTable("DVH errors", text, pd.DataFrame(list(table.values()), columns=columns).fillna(""))
+
+
+def gamma_rates(rows: pd.DataFrame) -> ReportTable:
+    """Mean gamma passing rate by region, with its interval."""
+    found = rows[rows["metric"].str.startswith("gamma_")]
+    table = [
+        {"region": str(subject), "cases": int(group["value"].notna().sum()), "passing, %": _interval(group)}
+        for subject, group in found.groupby("subject", sort=False)
+    ]
+    convention = str(found["convention"].iloc[0]) if len(found) else "no case has one"
+    text = f"Mean over cases, in brackets its 95 % bootstrap interval over patients. Of each case: {convention}."
+    return ReportTable("Gamma", text, pd.DataFrame(table, columns=["region", "cases", "passing, %"]))
+
+
+def _interval(group: pd.DataFrame) -> str:
+    values = [None if pd.isna(value) else float(value) for value in group["value"]]
+    found = mean_with_interval(values, SEED, groups=list(group["patient_id"]))
+    if found.mean is None:
+        return ""
+    if found.low is None or found.high is None:
+        return f"{found.mean:.2f}"
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"

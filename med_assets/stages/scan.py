@@ -1,0 +1,19 @@
+"""The scan of stored cases for residual identity: of the same bytes once per version of the scanner."""
+
+from med_assets import program
+from med_assets.files import digest, read_json, write_json
+from med_assets.settings import Workspace
+
+
+def identity_left(ws: Workspace, program_name: str, artifact: str) -> list[str]:
+    """What may identify a patient in a stored raw case, as `tag: reason` without the value; empty when nothing was found."""
+    from med_assets.dicom import phi
+
+    vocabulary = program.get(program_name).roi_vocabulary(ws)
+    key = f"scan/{digest(artifact, phi.VERSION, sorted(vocabulary))}"
+    if not ws.store.has(key):
+        files = sorted(ws.store.fetch(artifact).glob("*.dcm"))
+        findings = phi.residual_phi(files, roi_vocabulary=vocabulary)
+        with ws.store.create(key) as folder:
+            write_json(folder / "findings.json", [f"{finding.tag}: {finding.reason}" for finding in findings])
+    return list(read_json(ws.store.fetch(key) / "findings.json"))

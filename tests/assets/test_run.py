@@ -1,0 +1,83 @@
+"""The whole graph once through Dagster, with a real training, and what a second pass does."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets import keys, run
+from med_assets import stages
+from med_assets.errors import ArtifactCorrupt, ConfigurationError
+from med_assets.settings import Workspace
+from med_assets.stages.dataset import cases_of
+from tests.med_assets.stages.builders import P, drop
+
+EXPERIMENTS = ("mean_dose", "baseline")
+SHORT = ("schedule.epochs=1", "patches.per_epoch=2", "patches.size=[16,32,32]", "inference.window=[16,32,32]")
+SEEDS = (6, 7, 8)
+"""With the tests' key, one patient each for training, test and validation."""
+
+
+def data_versions(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Newest data version of every asset that a pass makes."""
+    wanted = [keys.key(P, stage) for stage in keys.PER_PROGRAM]
+    wanted += [keys.experiment_key(P, name, stage) for name in EXPERIMENTS for stage in keys.PER_EXPERIMENT]
+    found = {}
+    for key in wanted:
+        event = instance.get_latest_materialization_event(key)
+        assert event is not None, key
+        assert event.asset_materialization is not None
+        found[key.to_user_string()] = (event.asset_materialization.tags or {})["dagster/data_version"]
+    return found
+
+
+def counts(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, object]:
+    """Counts that the newest materialization shows."""
+    event = instance.get_latest_materialization_event(key)
+    assert event is not None
+    assert event.asset_materialization is not None
+    shown = event.asset_materialization.metadata
+    return {name.removeprefix("count/"): value.value for name, value in shown.items() if name.startswith("count/")}
+
+
+@pytest.mark.slow
+def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoint(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(workspace.home / "dagster"))
+    for seed in SEEDS:
+        drop(workspace, seed)
+    run.materialize(workspace, P, EXPERIMENTS, SHORT)
+    assert {"train", "val", "test"} == {case["split"] for case in cases_of(workspace, P)}
+    with run.instance_of(workspace) as instance:
+        first = data_versions(instance)
+        assert counts(instance, keys.experiment_key(P, "baseline", "checkpoint")) == {"new": 1, "reused": 0}
+    page = (workspace.reports / P / "report.html").read_text()
+    assert "Leaderboard" in page
+    assert "Clinical limits" in page
+    assert "data:image/png" in page
+    assert "cases are synthetic" in page
+
+    run.materialize(workspace, P, EXPERIMENTS, SHORT)
+    with run.instance_of(workspace) as instance:
+        assert data_versions(instance) == first
+        assert counts(instance, keys.experiment_key(P, "baseline", "checkpoint")) == {"new": 0, "reused": 1}
+        assert counts(instance, keys.experiment_key(P, "baseline", "evaluation"))["new"] == 0
+
+    # Law 7: a newer checkpoint beside it changes nothing, and one whose bytes changed is refused.
+    recorded = workspace.lake.rows("checkpoints", f"{P}/baseline")[0]["checkpoint"]
+    with workspace.store.create("checkpoint/ffffffffffffffff") as folder:
+        (folder / "weights.pt").write_bytes(b"newer, and not asked for")
+    assert {row["checkpoint"] for row in workspace.lake.rows("evaluation_cases", f"{P}/baseline")} == {recorded}
+    assert stages.evaluate(workspace, P, "baseline").summary["checkpoint"] == recorded
+    weights: Path = workspace.store.fetch(recorded) / "weights.pt"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(ArtifactCorrupt, match=r"weights\.pt"):
+        stages.evaluate(workspace, P, "baseline")
+
+
+def test_an_experiment_that_is_none_is_named(workspace: Workspace) -> None:
+    with pytest.raises(ConfigurationError, match="basline"):
+        run.materialize(workspace, P, ["basline"])
