@@ -14,7 +14,7 @@ export DAGSTER_HOME ?= $(abspath $(MED_ASSETS_HOME))/dagster
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup demo ui test test-fast lint format docs bench clean
+.PHONY: help setup demo openkbp ui test test-fast lint format docs bench clean
 
 help:  ## What can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -35,6 +35,17 @@ demo: export MED_ASSETS_PROFILE := demo
 demo: export MED_ASSETS_SETTLE_S := 5
 demo: setup  ## Make synthetic prostate cases and materialize the whole rt_dose graph on the CPU (under 10 minutes)
 	$(BIN)/python -m assets.demo
+
+openkbp: export MED_ASSETS_HOME := $(or $(OPENKBP_HOME),.med_assets_openkbp)
+openkbp: export MED_ASSETS_PSEUDONYM_KEY ?= key-for-the-published-openkbp-patients
+openkbp: export MED_ASSETS_PROFILE ?= full
+openkbp: export MED_ASSETS_RT_DOSE_SITE := head_neck
+openkbp: export MED_ASSETS_RT_DOSE_SPLIT_POLICY := given
+openkbp: export MED_ASSETS_SETTLE_S := 0
+openkbp: setup  ## OpenKBP: import SRC=folder (all, or PATIENTS="pt_1 ..."), then the whole graph for EXPERIMENTS
+	@test -d "$(SRC)" || { echo 'expected SRC=folder with train-pats and validation-pats; see docs/openkbp.md'; exit 2; }
+	$(BIN)/med-assets import openkbp "$(SRC)" "$$MED_ASSETS_HOME/landing/rt_dose" $(if $(PATIENTS),--patients $(PATIENTS))
+	DAGSTER_HOME=$(abspath $(or $(OPENKBP_HOME),.med_assets_openkbp))/dagster $(BIN)/python -m assets.run rt_dose $(or $(EXPERIMENTS),mean_dose baseline)
 
 # The demo leaves its settings in demo.env of its home, so that only a home made by the demo is opened with the demo's key.
 ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedules running

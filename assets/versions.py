@@ -3,23 +3,14 @@
 Dagster keeps configuration out of every version, so a changed limit or experiment would otherwise change nothing.
 """
 
-import os
-
 from med_assets import program
 from med_assets.files import digest
 from med_assets.settings import Workspace
 
-KEY = "MED_ASSETS_PSEUDONYM_KEY"
-
-
-def configuration() -> Workspace:
-    """The workspace as far as configuration goes: it never needs the pseudonym key, so definitions load without one."""
-    return Workspace.from_env({**os.environ, KEY: "no key is needed to read configuration"})
-
 
 def of_stage(program_name: str, stage: str) -> str:
     """Code version of one of a program's stages (intake, prepare, train, evaluate) and of its configuration."""
-    chosen, ws = program.get(program_name), configuration()
+    chosen, ws = program.get(program_name), Workspace.configuration()
     configured = {"prepare": chosen.settings, "evaluate": chosen.evaluation_settings}.get(stage)
     version = chosen.code_versions[stage]
     return f"{version}-{digest(configured(ws))}" if configured else version
@@ -29,7 +20,7 @@ def of_splits(program_name: str) -> str:
     """Code version of the split: its policy."""
     from med_assets.stages.dataset import split_policy
 
-    chosen = configuration().option(program_name, "split_policy", "")
+    chosen = Workspace.configuration().option(program_name, "split_policy", "")
     return digest(split_policy(program_name).model_dump(mode="json"), chosen)
 
 
@@ -37,5 +28,5 @@ def of_training(program_name: str, experiment: str) -> str:
     """Code version of a checkpoint: the code that trains and the hash of the experiment."""
     from med_assets.stages import training
 
-    chosen = training.experiment(configuration(), program_name, experiment)
+    chosen = training.experiment(Workspace.configuration(), program_name, experiment)
     return f"{program.get(program_name).code_versions['train']}-{chosen.hash()[:16]}"

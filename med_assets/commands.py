@@ -40,10 +40,10 @@ def import_cases(options: argparse.Namespace) -> int:
     from med_assets.importers.openkbp import import_patients
 
     report = import_patients(options.src, options.dest, options.patients)
-    print(f"imported {len(report.imported)} patients")
+    print(f"imported {len(report.imported)} patients, {len(report.existing)} were there already")
     if report.skipped:
         print(table({"skipped": name, "reason": reason} for name, reason in report.skipped.items()))
-    return 0 if report.imported else 1
+    return 0 if report.imported or report.existing else 1
 
 
 def phantoms(options: argparse.Namespace) -> None:
@@ -88,17 +88,20 @@ def list_batches(options: argparse.Namespace) -> None:
 
 
 def experiments(options: argparse.Namespace) -> None:
-    """List experiments, or print one whole."""
+    """List experiments, or print one whole, as this workspace would train it."""
+    from med_assets.stages import training
+
+    ws = Workspace.configuration()
     if options.experiment is None:
         rows = []
         for name in program.registered():
             for experiment in experiment_files.names(name):
-                found = experiment_files.load(name, experiment)
+                found = training.experiment(ws, name, experiment)
                 rows.append({"experiment": f"{name}/{experiment}", "title": found.title, "hash": found.hash()[:12]})
         print(table(rows))
         return
     name, experiment = options.experiment
-    print(experiment_files.load(name, experiment, options.overrides).to_json())
+    print(training.experiment(ws, name, experiment, options.overrides).to_json())
 
 
 def train(options: argparse.Namespace) -> None:

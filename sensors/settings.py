@@ -29,7 +29,7 @@ class RetrainPolicy:
     """When training pays."""
 
     min_new_cases: int = 10
-    """Training cases more than the newest training saw."""
+    """Training cases that no checkpoint has seen, from which on training pays."""
     cool_down_s: float = 6 * 3600.0
     """Seconds between two starts."""
 
