@@ -1,0 +1,75 @@
+"""Sensors and the reconcile schedule on a real instance: what they request, and what they leave alone."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+import definitions
+from assets import keys
+from med_assets.settings import Workspace
+from resources.workspace import WorkspaceResource
+from sensors.reconcile import reconcile_schedule
+from sensors.retrain import retrain_sensor
+from tests.med_assets.stages.builders import P, drop, ingest, take
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as made:
+        yield made
+
+
+def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
+    context = dg.build_sensor_context(instance=instance, cursor=cursor)
+    found = retrain_sensor(P)(context, workspace=WorkspaceResource())
+    assert isinstance(found, dg.SensorResult)
+    return found
+
+
+def said(result: dg.SensorResult) -> str:
+    return (
+        result.skip_reason.skip_message or ""
+        if isinstance(result.skip_reason, dg.SkipReason)
+        else str(result.skip_reason)
+    )
+
+
+def test_retraining_starts_once_enough_cases_are_unseen_and_then_cools_down(
+    workspace: Workspace, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_RETRAIN_MIN_NEW_CASES", "1")
+    assert "no validation case" in said(tick(instance, None))
+    for seed in (6, 8):  # with the tests' key, one patient for training and one for validation
+        drop(workspace, seed)
+    ingest(workspace)
+    started = tick(instance, None)
+    assert [request.tags[keys.PROGRAM_TAG] for request in started.run_requests or ()] == [P]
+    assert "cool-down" in said(tick(instance, started.cursor))
+    monkeypatch.setenv("MED_ASSETS_RETRAIN_MIN_NEW_CASES", "2")
+    assert "1 new training cases that no checkpoint has seen, 2 are needed" in said(tick(instance, None))
+
+
+def test_a_batch_that_the_command_line_took_is_found_and_run_once(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    drop(workspace, 6)
+    batch = take(workspace)
+    schedule = reconcile_schedule(P, definitions.graph)
+
+    def requests() -> list[Any]:
+        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC))
+        found = schedule(context, workspace=WorkspaceResource())
+        return found if isinstance(found, list) else []
+
+    first = requests()
+    assert instance.has_dynamic_partition(keys.batches_of(P).name or "", batch)
+    assert [request.partition_key for request in first] == [batch]
+    assert [request.run_key for request in requests()] == [request.run_key for request in first]
+    instance.report_runless_asset_event(dg.AssetMaterialization(keys.key(P, "prepared_cases"), partition=batch))
+    assert batch not in [request.partition_key for request in requests()]
