@@ -3,6 +3,7 @@
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
 from med_assets.stages.intake import intake
+from med_assets.stages.prediction import predict
 from med_assets.stages.prepare import prepare
 from med_assets.stages.promotion import champion, monitoring
 from med_assets.stages.reporting import report
@@ -10,6 +11,6 @@ from med_assets.stages.result import StageResult
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "champion", "dataset", "evaluate", "intake", "leaderboard", "monitoring", "prepare", "report", "splits",
+    "StageResult", "champion", "dataset", "evaluate", "intake", "leaderboard", "monitoring", "predict", "prepare", "report", "splits",
     "train", "withdraw",
 ]  # fmt: skip
