@@ -26,8 +26,8 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
-    context = dg.build_sensor_context(instance=instance, cursor=cursor)
-    found = retrain_sensor(P)(context, workspace=WorkspaceResource())
+    with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
+        found = retrain_sensor(P)(context, workspace=WorkspaceResource())
     assert isinstance(found, dg.SensorResult)
     return found
 
@@ -63,8 +63,8 @@ def test_a_batch_that_the_command_line_took_is_found_and_run_once(
     schedule = reconcile_schedule(P, definitions.graph)
 
     def requests() -> list[Any]:
-        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC))
-        found = schedule(context, workspace=WorkspaceResource())
+        with dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC)) as context:
+            found = schedule(context, workspace=WorkspaceResource())
         return found if isinstance(found, list) else []
 
     first = requests()
