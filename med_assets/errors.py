@@ -6,6 +6,7 @@ MedAssetsError
 ├── ConfigurationError    a setting, experiment or program name that can't be used as given
 ├── CheckpointMismatch    weights that do not fit the network they were asked for
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
+├── LaunchFailed          a cluster did not take a training, or ended it without a result
 └── OutOfMemory           training ran out of memory, with what was tried
 
 Messages say what was expected, what came and what to do, and never carry names, ids or file names of patients.
@@ -42,6 +43,10 @@ class CheckpointMismatch(MedAssetsError):
 
 class ArtifactCorrupt(MedAssetsError):
     """Stored bytes do not match the hash recorded when they were written."""
+
+
+class LaunchFailed(MedAssetsError):
+    """A cluster does not answer, did not take a training, or ended it without a result."""
 
 
 class OutOfMemory(MedAssetsError):

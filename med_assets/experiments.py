@@ -11,9 +11,9 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
@@ -67,6 +67,49 @@ class Runtime(Settings):
     )
 
 
+FIXED_OPTIONS = (
+    "--array", "--job-name", "--no-requeue", "--open-mode", "--output", "--parsable", "--requeue", "--signal", "--wait", "--wrap",
+)  # fmt: skip
+"""Options of sbatch by which a training is found, followed and requeued; an experiment can't give them."""
+
+
+class Launch(Settings):
+    """Where a training runs and what it asks a cluster for. It changes no result, so another partition is the same training.
+
+    What is None is not asked for: the cluster's own default holds, or that of sbatch's variables (SBATCH_PARTITION, ...).
+    """
+
+    launcher: Literal["local", "slurm"] | None = Field(
+        default=None,
+        description="what starts the training in the graph: local or slurm; none takes MED_ASSETS_LAUNCHER",
+    )
+    partition: str | None = Field(default=None, description="Slurm partition")
+    time_min: int | None = Field(default=None, ge=1, description="wall-clock limit of one start, min")
+    memory_gb: int | None = Field(default=None, ge=1, description="memory of the node, GiB")
+    cpus: int | None = Field(default=None, ge=1, description="CPU cores, count; at least runtime.workers + 1")
+    gpus: int | None = Field(default=None, ge=0, description="GPUs of the node, count")
+    stop_before_limit_s: int = Field(
+        default=300,
+        ge=1,
+        le=65535,
+        description="how long before the wall-clock limit to stop and requeue, s; up to 60 s more",
+    )
+    options: tuple[str, ...] = Field(default=(), description="more options of sbatch, such as --account=imaging")
+
+    @model_validator(mode="after")
+    def _can_be_asked_for(self) -> Self:
+        if self.time_min is not None and self.time_min * 60 <= self.stop_before_limit_s:
+            raise ValueError(
+                f"time_min ({self.time_min} min) must be longer than stop_before_limit_s ({self.stop_before_limit_s} s)"
+            )
+        for option in self.options:
+            if not option.startswith("--"):
+                raise ValueError(f"expected an option of sbatch in one word, such as --account=imaging, got {option!r}")
+            if option.split("=")[0] in FIXED_OPTIONS:
+                raise ValueError(f"{option} is set by the launcher itself and can't be given")
+        return self
+
+
 class Experiment(Settings):
     """What every experiment of every program says. A program adds its own fields in a subclass."""
 
@@ -82,6 +125,9 @@ class Experiment(Settings):
     optimiser: Optimiser = Field(description="optimiser and its schedule")
     schedule: Schedule = Field(description="length of training")
     runtime: Runtime = Field(description="what the machine decides", json_schema_extra=NO_EFFECT)
+    launch: Launch = Field(
+        default=Launch(), description="where it runs and what it asks a cluster for", json_schema_extra=NO_EFFECT
+    )
 
     def hash(self) -> str:
         """Return 64 hex digits over every field that can change the result: not titles, workers or the device."""

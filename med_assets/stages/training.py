@@ -4,14 +4,13 @@ import csv
 import fcntl
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from med_assets import program
+from med_assets import jobs, program
 from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory
 from med_assets.experiments import Experiment, load
 from med_assets.files import digest, file_sha256, read_json, write_json, write_text
@@ -62,13 +61,13 @@ def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment) -> str:
 
 def run_training(job: Path) -> None:
     """Run the training command for a job folder to its end, in a process of its own; output goes to `job/log.txt`."""
-    command = [sys.executable, "-m", "med_assets.training", str(job), "--resume", "auto"]
-    with (job / "log.txt").open("ab") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, check=False)
-    if done.returncode and not (job / "result.json").is_file():
-        tail = (job / "log.txt").read_text(errors="replace").splitlines()[-20:]
+    with (job / jobs.LOG).open("ab") as log:
+        done = subprocess.run(
+            jobs.command(job), stdout=log, stderr=subprocess.STDOUT, start_new_session=True, check=False
+        )
+    if done.returncode and not (job / jobs.RESULT).is_file():
         raise MedAssetsError(
-            f"training ended with exit status {done.returncode}; the last lines of its log:\n" + "\n".join(tail)
+            f"training ended with exit status {done.returncode}; the end of its log:\n{jobs.tail(job)}"
         )
 
 
