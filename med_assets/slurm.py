@@ -41,8 +41,8 @@ touch slurm.started
 limit= stopped=
 {command} &
 training=$!
-trap 'limit=yes; kill -TERM $training' USR1
-trap 'stopped=yes; kill -TERM $training' TERM
+trap 'limit=yes; kill -TERM $training 2>/dev/null' USR1
+trap 'stopped=yes; kill -TERM $training 2>/dev/null' TERM
 wait $training; code=$?
 while kill -0 $training 2>/dev/null; do wait $training; code=$?; done
 if [ -n "$limit" ] && [ -z "$stopped" ] && [ ! -f {result} ]; then
@@ -69,6 +69,8 @@ PENDING = {
     "PartitionDown": "its partition is down; change launch.partition or ask the administrator",
     "JobHeldUser": "is held; `scontrol release` lets it go",
     "JobHeldAdmin": "is held by the administrator",
+    "JobHoldMaxRequeue": "is held, since it was requeued too often; `scontrol release` lets it go",
+    "launch_failed_requeued_held": "is held, since its node could not start it; `scontrol release` tries again",
     "ReqNodeNotAvail": "the nodes it needs are down or reserved",
     "BadConstraints": "no node has what it asks for; see launch.* of the experiment",
 }
@@ -142,6 +144,11 @@ def _slurm(*words: str, env: Mapping[str, str] | None = None) -> str:
     if done.returncode:
         raise LaunchFailed(f"{words[0]} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
     return done.stdout.strip()
+
+
+def partitions() -> str:
+    """Names of the cluster's partitions, the default one with a star. Raises LaunchFailed when Slurm does not answer."""
+    return ", ".join(_slurm("sinfo", "--noheader", "--format=%P").split())
 
 
 def show(job_id: str) -> dict[str, str] | None:
@@ -289,21 +296,19 @@ def run(job: Path, ask_s: float = 10.0, poll_s: float = 1.0) -> None:
     """
     if (job / RESULT).is_file():
         return
+    shown = (job / LOG).stat().st_size if (job / LOG).is_file() else 0
     training = submit(job, ask_s=ask_s)
-    print(
-        f"{training.title} {'submitted' if training.started_here else 'goes on already; following it'}", file=sys.stderr
-    )
-    log_at, told = 0, ""
+    print(f"{training.title} {'submitted' if training.started_here else 'goes on; following it'}", file=sys.stderr)
+    told = ""
     try:
-        while (state := training.look()).going_on:
+        while True:
+            state = training.look()
             if state.told != told:
                 told = state.told
                 print(told, file=sys.stderr)
-            if (job / LOG).is_file():
-                with (job / LOG).open("rb") as stream:
-                    stream.seek(log_at)
-                    sys.stderr.write(stream.read().decode(errors="replace"))
-                    log_at = stream.tell()
+            shown += _copy_log(job, shown)
+            if not state.going_on:
+                break
             time.sleep(poll_s)
     except KeyboardInterrupt:
         print(f"{training.title} goes on; `scancel {training.job_id}` stops it", file=sys.stderr)
@@ -311,3 +316,14 @@ def run(job: Path, ask_s: float = 10.0, poll_s: float = 1.0) -> None:
     if not (job / RESULT).is_file():
         advice = "; give the same command again to go on from its last checkpoint" if state.again else ""
         raise LaunchFailed(f"{state.told}{advice}; the end of its log:\n{tail(job)}")
+
+
+def _copy_log(job: Path, start: int) -> int:
+    """Show what the log has from a place on; returns how many bytes that is."""
+    if not (job / LOG).is_file():
+        return 0
+    with (job / LOG).open("rb") as stream:
+        stream.seek(start)
+        new = stream.read()
+    sys.stderr.write(new.decode(errors="replace"))
+    return len(new)

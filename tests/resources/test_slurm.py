@@ -13,11 +13,16 @@ from typing import Any
 import dagster as dg
 import pytest
 
+import resources
+from assets import build_program, keys
 from med_assets import slurm
-from med_assets.jobs import LOG, RESULT, State
+from med_assets.cli import main
+from med_assets.files import read_json
+from med_assets.jobs import LOG, State
+from med_assets.settings import Workspace
 from resources.launcher import TRAINING_TAG, LocalLauncher
 from resources.slurm import ChosenLauncher, SlurmLauncher
-from tests.med_assets.programs.rt_dose.builders import write_job
+from tests.med_assets.stages.builders import P, drop, ingest
 from tests.resources.slurm_cluster import Cluster, until
 
 TRAINING = """
@@ -54,6 +59,8 @@ class Scripted(SlurmLauncher):
         return [sys.executable, str(job / "training.py"), str(job)]
 
 
+SEEDS = (6, 7, 8)
+"""With the tests' key, one patient each for training, test and validation."""
 LAUNCHER = Scripted(poll_s=0.1, ask_s=0.2)
 
 
@@ -277,13 +284,31 @@ def test_of_a_job_that_slurm_forgot_the_folder_says_how_it_ended(slurm_cluster: 
 
 
 @pytest.mark.slow
-def test_a_real_training_runs_as_a_job_and_needs_no_dagster(
-    slurm_cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
+    slurm_cluster: Cluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = write_job(tmp_path / "job", "mean_dose")
-    slurm.run(job, ask_s=0.2, poll_s=0.1)
-    assert json.loads((job / RESULT).read_text())["status"] == "completed"
-    assert "submitted" in capfd.readouterr().err
+    for seed in SEEDS:
+        drop(workspace, seed)
+    ingest(workspace)
+    assert main(["train", f"{P}/mean_dose", "launch.cpus=1", "--launcher", "slurm"]) == 0
+    said = capsys.readouterr()
+    assert "submitted" in said.err
+    assert "completed: best val_mae_gy" in said.err
+    assert "1 new, 0 reused" in said.out
+    monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
+    key = keys.experiment_key(P, "mean_dose", "checkpoint")
+
+    def through_the_graph(*overrides: str) -> dict[str, object]:
+        config = {"ops": {"__".join(key.path): {"config": {"overrides": list(overrides)}}}}
+        done = dg.materialize(build_program(P), selection=[key], resources=resources.build(), run_config=config)
+        (event,) = done.get_asset_materialization_events()
+        return {name: value.value for name, value in event.materialization.metadata.items()}
+
+    assert through_the_graph("launch.partition=urgent", "launch.time_min=60")["count/reused"] == 1
+    assert through_the_graph("launch.partition=urgent", "seed=7")["count/new"] == 1
+    jobs = {read_json(path)["job_id"] for path in workspace.jobs.glob(f"*/{slurm.JOB}")}
+    shown = [slurm.show(job_id) for job_id in sorted(jobs, key=int)]
+    assert [fields["Partition"] for fields in shown if fields] == ["main", "urgent"]
 
 
 @pytest.mark.parametrize(("checkpoint", "code"), [(False, slurm.STUCK), (True, slurm.RESUBMIT)])
