@@ -152,8 +152,9 @@ class LocalTraining:
         if alive:
             return State(True, f"the training {self.title} is running")
         code = self.own.returncode if self.own else None
-        if code is None or code < 0:
-            return State(False, "the training process was killed", again=True)
+        # Lightning answers SIGTERM by leaving with 0, so an end without a result is an error only with another code.
+        if code is None or code <= 0:
+            return State(False, "the training process was killed or told to stop", again=True)
         return State(False, f"the training process ended with exit code {code} and no result")
 
     def cancel(self) -> None:

@@ -15,13 +15,14 @@ import pytest
 
 import resources
 from assets import build_program, keys
-from med_assets import slurm
+from med_assets import doctor, slurm
 from med_assets.cli import main
 from med_assets.files import read_json
-from med_assets.jobs import LOG, State
+from med_assets.jobs import LOG, RESULT, State
 from med_assets.settings import Workspace
 from resources.launcher import TRAINING_TAG, LocalLauncher
 from resources.slurm import ChosenLauncher, SlurmLauncher
+from tests.med_assets.programs.rt_dose.builders import write_job
 from tests.med_assets.stages.builders import P, drop, ingest
 from tests.resources.slurm_cluster import Cluster, until
 
@@ -61,6 +62,10 @@ class Scripted(SlurmLauncher):
 
 SEEDS = (6, 7, 8)
 """With the tests' key, one patient each for training, test and validation."""
+TINY = (
+    "patches.size=[16,16,16]", "patches.per_epoch=4", "inference.window=[32,32,32]", "schedule.val_every=1",
+    "schedule.patience=12", "network.base_channels=8",
+)  # fmt: skip
 LAUNCHER = Scripted(poll_s=0.1, ask_s=0.2)
 
 
@@ -234,6 +239,24 @@ def test_the_wall_clock_limit_stops_requeues_and_resumes(slurm_cluster: Cluster,
 
 
 @pytest.mark.slow
+def test_a_real_training_stops_before_the_limit_and_resumes_from_its_last_epoch(
+    slurm_cluster: Cluster, tmp_path: Path
+) -> None:
+    job = write_job(tmp_path / "job", overrides=(*TINY, "schedule.epochs=12"))
+    training = slurm.submit(job, ask_s=0.2)
+    until(lambda: (job / "checkpoints" / "last.ckpt").exists(), "the first epoch is done", 120)
+    # What Slurm sends before the limit, and to the batch script alone.
+    slurm_cluster.run("scancel", "--batch", "--signal=USR1", training.job_id)
+    until(lambda: "requeued 1 times" in training.look().told, "the job is requeued")
+    epochs = len((job / "history.csv").read_text().splitlines()) - 1
+    until(lambda: not training.look().going_on, "the training is done", 120)
+    result = read_json(job / RESULT)
+    assert (result["status"], result["resumed"], result["epochs_run"]) == ("completed", True, 12)
+    assert 1 <= epochs < 12
+    assert "Traceback" not in (job / LOG).read_text()
+
+
+@pytest.mark.slow
 def test_while_slurm_does_not_answer_a_job_is_taken_to_go_on(slurm_cluster: Cluster, tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", "while not (job / 'go').exists(): time.sleep(0.05)\nsys.exit(7)")
     training = submit(job)
@@ -403,3 +426,15 @@ def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: 
     with pytest.raises(slurm.LaunchFailed, match="MED_ASSETS_LAUNCHER=local"):
         submit(job_of(tmp_path / "job", EPOCHS))
     assert not (tmp_path / "job" / LOG).exists()
+
+
+def test_the_doctor_asks_slurm_when_trainings_go_there(
+    slurm_cluster: Cluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
+    found = {finding.subject: finding for finding in doctor.examine()}
+    assert (found["Slurm"].state, found["Slurm"].found) == (doctor.GOOD, "partitions main*, urgent")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "no_such.conf"))
+    assert {finding.subject: finding.state for finding in doctor.examine()}["Slurm"] == doctor.BAD
+    monkeypatch.setenv("MED_ASSETS_LAUNCHER", "cloud")
+    assert {finding.subject: finding.state for finding in doctor.examine()}["settings"] == doctor.BAD
