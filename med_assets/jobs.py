@@ -13,6 +13,9 @@ LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 SECRETS = ("MED_ASSETS_PSEUDONYM_KEY",)
 """Variables that a training is started without: it needs none, and Slurm would keep them on disk."""
 
+STOPPED = 75
+"""Exit code of a training that was told to stop and has saved what it had: start it again (EX_TEMPFAIL)."""
+
 TAIL_LINES = 20
 """Lines of the log that a failure quotes."""
 

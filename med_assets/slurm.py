@@ -19,7 +19,7 @@ import med_assets
 from med_assets.errors import LaunchFailed
 from med_assets.experiments import Launch
 from med_assets.files import digest, read_json, write_json, write_text
-from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, State, command, launch_of, tail
+from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, STOPPED, State, command, launch_of, tail
 
 JOB, SCRIPT, EXIT = "slurm.json", "slurm.sh", "slurm.exit"
 
@@ -29,8 +29,8 @@ ANSWER_WITHIN_S = 60.0
 RESULT_VISIBLE_WITHIN_S = 60.0
 """How long a file written on a node may be unseen elsewhere, s: NFS keeps what it knows of a folder for up to 60 s."""
 
-RESUBMIT, STUCK = 75, 76
-"""Exit codes of the script: stopped before the limit and not requeued by the node; no checkpoint within the limit."""
+STUCK = 76
+"""Exit code of the script at the wall-clock limit when this start wrote no checkpoint: another would not get further."""
 
 NODE_SCRIPT = """#!/bin/bash
 # Written by med_assets at each submission. USR1 comes before the wall-clock limit, TERM when the job is cancelled or preempted.
@@ -46,13 +46,13 @@ trap 'stopped=yes; kill -TERM $training 2>/dev/null' TERM
 wait $training; code=$?
 while kill -0 $training 2>/dev/null; do wait $training; code=$?; done
 if [ -n "$limit" ] && [ -z "$stopped" ] && [ ! -f {result} ]; then
-  if [ ! checkpoints/last.ckpt -nt slurm.started ]; then
+  if [ -z "$(find checkpoints -name '*.ckpt' -newer slurm.started 2>/dev/null)" ]; then
     code={stuck}
   elif scontrol requeue "$SLURM_JOB_ID"; then
     echo "stopped before the wall-clock limit; the job is requeued and goes on from its last checkpoint"
     exit 0
   else
-    code={resubmit}
+    code={stopped}
   fi
 fi
 echo "$SLURM_JOB_ID $code" > {exit}
@@ -117,7 +117,7 @@ def options(job: Path, launch: Launch) -> list[str]:
 def script(training: Sequence[str]) -> str:
     """What the node runs in the job folder: the training with the code of this process, signals and requeueing around it."""
     source = shlex.quote(str(Path(med_assets.__file__).resolve().parent.parent))
-    files = {"exit": EXIT, "result": RESULT, "stuck": STUCK, "resubmit": RESUBMIT}
+    files = {"exit": EXIT, "result": RESULT, "stuck": STUCK, "stopped": STOPPED}
     return NODE_SCRIPT.format(source=source, command=shlex.join(training), **files)
 
 
@@ -201,14 +201,12 @@ class SlurmJob:
             return State(False, f"{self.title} {words.format(nodes=nodes)}", again)
         code = _exit_code(self.job, self.job_id) if fields is None else _code(fields.get("ExitCode", ""))
         if code == STUCK:
-            return State(
-                False, f"{self.title} wrote no checkpoint before its wall-clock limit, so it would never get further; "
-                "raise launch.time_min, or lower patches.per_epoch or schedule.batch, for checkpoints are written after each epoch",
-            )  # fmt: skip
-        if code == RESUBMIT:
-            return State(
-                False, f"{self.title} stopped before its wall-clock limit and its node could not requeue it", True
+            words = (
+                "wrote no checkpoint before its wall-clock limit, so it would never get further; raise launch.time_min"
             )
+            return State(False, f"{self.title} {words}")
+        if code == STOPPED:
+            return State(False, f"{self.title} was told to stop, and was not requeued by its node", True)
         if code:
             if code > 128:
                 return State(False, f"{self.title} was killed by signal {code - 128} on {nodes or 'its node'}", True)

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from med_assets.errors import LaunchFailed
 from med_assets.files import write_json
-from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, State, command, tail
+from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, STOPPED, State, command, tail
 from resources.job_reader import JobReader
 
 PROCESS = "process.json"
@@ -152,8 +152,8 @@ class LocalTraining:
         if alive:
             return State(True, f"the training {self.title} is running")
         code = self.own.returncode if self.own else None
-        # Lightning answers SIGTERM by leaving with 0, so an end without a result is an error only with another code.
-        if code is None or code <= 0:
+        # Lightning itself answers SIGTERM by leaving with 0.
+        if code is None or code <= 0 or code == STOPPED:
             return State(False, "the training process was killed or told to stop", again=True)
         return State(False, f"the training process ended with exit code {code} and no result")
 

@@ -98,7 +98,7 @@ def test_a_running_job_is_followed_and_not_started_twice(tmp_path: Path) -> None
     assert starts(job) == 1
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 15)", "sys.exit(0)"])
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 15)", "sys.exit(0)", "sys.exit(75)"])
 def test_a_training_that_was_killed_or_told_to_stop_is_started_again(tmp_path: Path, end: str) -> None:
     body = f"if len((job / 'starts').read_text()) == 1: {end}" + EPOCHS
     job = job_of(tmp_path / "job", body)

@@ -18,7 +18,7 @@ from assets import build_program, keys
 from med_assets import doctor, slurm
 from med_assets.cli import main
 from med_assets.files import read_json
-from med_assets.jobs import LOG, RESULT, State
+from med_assets.jobs import LOG, RESULT, STOPPED, State
 from med_assets.settings import Workspace
 from resources.launcher import TRAINING_TAG, LocalLauncher
 from resources.slurm import ChosenLauncher, SlurmLauncher
@@ -334,7 +334,7 @@ def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
     assert [fields["Partition"] for fields in shown if fields] == ["main", "urgent"]
 
 
-@pytest.mark.parametrize(("checkpoint", "code"), [(False, slurm.STUCK), (True, slurm.RESUBMIT)])
+@pytest.mark.parametrize(("checkpoint", "code"), [(False, slurm.STUCK), (True, STOPPED)])
 def test_at_the_limit_without_a_new_checkpoint_a_job_is_not_requeued(
     tmp_path: Path, checkpoint: bool, code: int
 ) -> None:
@@ -360,7 +360,7 @@ def test_at_the_limit_without_a_new_checkpoint_a_job_is_not_requeued(
         ("JobState=PREEMPTED ExitCode=0:15", "higher priority", True),
         ("JobState=DEADLINE ExitCode=0:15", "deadline", False),
         ("JobState=FAILED ExitCode=76:0", "would never get further", False),
-        ("JobState=FAILED ExitCode=75:0", "could not requeue it", True),
+        ("JobState=FAILED ExitCode=75:0", "was not requeued by its node", True),
         ("JobState=FAILED ExitCode=137:0 NodeList=gpu7", "killed by signal 9 on gpu7", True),
         ("JobState=FAILED ExitCode=0:9 NodeList=gpu7", "killed by signal 9 on gpu7", True),
         ("JobState=FAILED ExitCode=1:0", "exit code 1", False),
@@ -434,7 +434,7 @@ def test_the_doctor_asks_slurm_when_trainings_go_there(
     monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
     found = {finding.subject: finding for finding in doctor.examine()}
     assert (found["Slurm"].state, found["Slurm"].found) == (doctor.GOOD, "partitions main*, urgent")
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "no_such.conf"))
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert {finding.subject: finding.state for finding in doctor.examine()}["Slurm"] == doctor.BAD
     monkeypatch.setenv("MED_ASSETS_LAUNCHER", "cloud")
     assert {finding.subject: finding.state for finding in doctor.examine()}["settings"] == doctor.BAD
