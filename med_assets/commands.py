@@ -107,9 +107,10 @@ def experiments(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train, or adopt what was trained with the same inputs."""
     name, experiment = options.experiment
-    _show(
-        f"trained {name}/{experiment}", stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides))
+    result = stages.train(
+        Workspace.from_env(), name, experiment, tuple(options.overrides), resume=options.resume
     )
+    _show(f"trained {name}/{experiment}", result)
 
 
 def evaluate(options: argparse.Namespace) -> None:

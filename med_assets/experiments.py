@@ -43,6 +43,12 @@ class Optimiser(Settings):
     min_lr: float = Field(ge=0, description="learning rate that the cosine ends at, per step")
     weight_decay: float = Field(ge=0, description="decoupled weight decay of AdamW, dimensionless")
     clip: float = Field(gt=0, description="largest norm of the gradient, dimensionless")
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of the moving average of the weights that is validated and saved; 0 is without",
+    )
 
 
 class Schedule(Settings):
@@ -54,6 +60,13 @@ class Schedule(Settings):
     patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
 
 
+class Thermal(Settings):
+    """Pauses for a machine with weak cooling."""
+
+    every_s: float = Field(gt=0, description="work between two pauses, s")
+    pause_s: float = Field(gt=0, description="length of a pause, s")
+
+
 class Runtime(Settings):
     """What a machine decides and no result depends on."""
 
@@ -63,7 +76,31 @@ class Runtime(Settings):
         ge=0, description="CPU threads of torch, count; 0 leaves torch's own choice", json_schema_extra=NO_EFFECT
     )
     hang_after_s: float = Field(
-        gt=0, description="write all stacks to the log when no step ended for so long, s", json_schema_extra=NO_EFFECT
+        gt=0,
+        description="when no step ended for so long, write all stacks to the log, end the process and resume, s",
+        json_schema_extra=NO_EFFECT,
+    )
+    restarts: int = Field(
+        default=3,
+        ge=0,
+        description="most times that a hung, killed or failed process is resumed before the command gives up, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    keep: int = Field(default=2, ge=1, description="checkpoints kept for resuming, count", json_schema_extra=NO_EFFECT)
+    save_every_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="longest work between two checkpoints within an epoch, s; each epoch's end has one anyway",
+        json_schema_extra=NO_EFFECT,
+    )
+    thermal: Thermal | None = Field(
+        default=None, description="pauses for a machine with weak cooling; none unless given", json_schema_extra=NO_EFFECT
+    )
+    devices: int = Field(
+        default=1,
+        ge=1,
+        description="devices, or on a CPU processes, that share each batch, count",
+        json_schema_extra=NO_EFFECT,
     )
 
 
