@@ -273,6 +273,7 @@ class BestEpoch(Callback):
 
 
 def save_tensors(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Save a plain state dict atomically, on the CPU, loadable with `weights_only=True`."""
-    with replacing(path) as temporary:
-        torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, temporary)
+    """Save a plain state dict atomically, on the CPU, loadable with `weights_only=True`; equal weights give equal bytes."""
+    # Through a stream, since torch writes the name of a path, here a random one, into the file.
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, stream)

@@ -64,11 +64,14 @@ class Supervisor:
                 self.resume = "auto"
         raise AssertionError("unreachable: the last attempt returns")
 
+    def command(self) -> list[str]:
+        """The command of the training process itself."""
+        return [sys.executable, "-m", "med_assets.training", str(self.job), "--resume", self.resume, "--unsupervised"]
+
     def _attempt(self, lock: int) -> tuple[str | None, int]:
         """Run one child: what happened if it may be started again, else None, and the status if it may not."""
         killed_before = oom_kills()
-        command = [sys.executable, "-m", "med_assets.training", str(self.job), "--resume", self.resume, "--unsupervised"]
-        self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock,))
+        self._child = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock,))
         if self._told_to_stop:
             self._child.terminate()
         try:

@@ -14,7 +14,7 @@ from med_assets.training.task import Task
 @pytest.fixture
 def best(tmp_path: Path) -> BestEpoch:
     task = Task(None, None, None, "loss", lambda: {"w": torch.ones(1)}, tried={})
-    return BestEpoch(tmp_path / "best.pt", task, patience=2)
+    return BestEpoch(lambda epoch: tmp_path / f"best-{epoch}.pt", task, patience=2)
 
 
 def validated(best: BestEpoch, values: list[float]) -> SimpleNamespace:
@@ -27,6 +27,7 @@ def validated(best: BestEpoch, values: list[float]) -> SimpleNamespace:
 def test_the_lowest_value_is_the_best_epoch(best: BestEpoch) -> None:
     trainer = validated(best, [3.0, 1.0, 2.0])
     assert (best.best, best.epoch, trainer.should_stop) == (1.0, 1, False)
+    assert best.path is not None
     assert best.path.is_file()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from med_assets.errors import CheckpointMismatch, ConfigurationError, OutOfMemory
+from med_assets.errors import ConfigurationError, OutOfMemory
 from med_assets.programs.rt_dose.predict import load_predictor
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.training.job import run
@@ -77,19 +77,6 @@ def test_a_test_case_has_no_place_in_a_training(tmp_path: Path) -> None:
 def test_a_case_of_another_site_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="override site=prostate_sib"):
         run(write_job(tmp_path / "job", overrides=("site=head_neck",)))
-
-
-def test_must_resume_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="resume=must"):
-        run(write_job(tmp_path / "job"), "must")
-
-
-def test_a_checkpoint_of_another_experiment_is_not_resumed(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", overrides=TINY)
-    (job / "checkpoints").mkdir()
-    torch.save({"job_key": "of another"}, job / "checkpoints" / "last.ckpt")
-    with pytest.raises(CheckpointMismatch, match="--resume never"):
-        run(job)
 
 
 def test_out_of_memory_is_a_named_outcome_with_batch_and_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

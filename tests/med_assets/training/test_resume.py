@@ -1,8 +1,10 @@
 """The law that resuming equals never having stopped, for the trainer of each program, and what resuming refuses."""
 
+import errno
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +129,141 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bits(name: str, tmp_
     results = [json.loads((job / "result.json").read_text()) for job in (whole, broken)]
     assert [result["resumed"] for result in results] == [False, True]
     assert results[0]["best_metrics"] == results[1]["best_metrics"]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, hook: str, step: int) -> None:
+    """SIGTERM reaches the training process in a hook of the trainer, as from Slurm or from a person."""
+    from med_assets.programs.rt_dose.lit import DoseModule
+
+    original = getattr(DoseModule, hook)
+
+    def told(self: Any, *arguments: Any) -> Any:
+        if self.trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(DoseModule, hook, told)
+
+
+def test_a_training_told_to_stop_saves_at_the_end_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    job = write_job(tmp_path / "job", overrides=TINY)
+    stop_at(monkeypatch, "training_step", 4)
+    with pytest.raises(TrainingStopped, match="after step 5"):
+        run(job)
+    assert newest(job).name == "step-00000005.ckpt"
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    assert run(job, "must")["epochs_run"] == 3
+    assert [event["step"] for event in events(job) if event["event"] == "start"] == [None, 5]
+
+
+def test_a_training_told_to_stop_while_validating_stops_before_the_next_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = write_job(tmp_path / "job", overrides=TINY)
+    stop_at(monkeypatch, "validation_step", 6)
+    with pytest.raises(TrainingStopped, match="after step 6"):
+        run(job)
+    # The end of the first epoch; no checkpoint lies within a validation.
+    assert newest(job).name == "step-00000003.ckpt"
+
+
+def test_must_without_a_checkpoint_names_the_folder(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job")
+    with pytest.raises(ConfigurationError, match=f"resume=must, but there is no checkpoint in {job / 'checkpoints'}"):
+        run(job, "must")
+
+
+def test_never_starts_in_a_clean_folder_and_keeps_what_was_there(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", overrides=(*TINY, "schedule.epochs=1"))
+    first = run(job)
+    assert run(job) == first
+    again = run(job, "never")
+    assert (again["resumed"], again["weights_sha256"]) == (False, first["weights_sha256"])
+    discarded = job / "discarded"
+    assert json.loads((discarded / "result.json").read_text()) == first
+    assert list((discarded / "checkpoints").glob("*.ckpt"))
+
+
+def checkpoints_of(job: Path, steps: int, keep: int = 2) -> Checkpoints:
+    """Checkpoints of a few bytes; the weights of the first epoch are the best."""
+    checkpoints = Checkpoints(job, "key", keep)
+    checkpoints.folder.mkdir(parents=True)
+    for step in range(1, steps + 1):
+        checkpoints.best_path(step).write_bytes(b"weights")
+        best = checkpoints.best_path(1)
+        checkpoints.write(lambda path, step=step: path.write_bytes(b"state" * step), step, step, 0, best)
+    return checkpoints
+
+
+def test_the_last_checkpoints_and_the_best_weights_are_kept(tmp_path: Path) -> None:
+    checkpoints = checkpoints_of(tmp_path, 4)
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == [
+        "best-00001.pt", "step-00000003.ckpt", "step-00000003.json", "step-00000004.ckpt", "step-00000004.json",
+    ]  # fmt: skip
+    found = checkpoints.newest()
+    assert found is not None
+    assert (found.step, found.epoch, found.batches) == (4, 4, 0)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "description"])
+def test_a_corrupt_checkpoint_is_passed_over_with_a_warning_that_is_recorded(tmp_path: Path, damage: str) -> None:
+    checkpoints = checkpoints_of(tmp_path, 4)
+    last = checkpoints.folder / "step-00000004.ckpt"
+    if damage == "flipped":
+        last.write_bytes(last.read_bytes()[:-1] + b"?")
+    elif damage == "cut":
+        last.write_bytes(last.read_bytes()[:3])
+    elif damage == "missing":
+        last.unlink()
+    else:
+        last.with_suffix(".json").write_text("{")
+    with pytest.warns(RuntimeWarning, match=r"step-00000004\.ckpt is passed over"):
+        found = checkpoints.newest()
+    assert found is not None
+    assert found.step == 3
+    (event,) = events(tmp_path)
+    assert (event["event"], event["checkpoint"]) == ("checkpoint_corrupt", "step-00000004")
+
+
+def test_a_checkpoint_whose_writing_was_cut_off_does_not_count(tmp_path: Path) -> None:
+    checkpoints = checkpoints_of(tmp_path, 2)
+    (checkpoints.folder / "step-00000003.ckpt").write_bytes(b"whole, but not yet described")
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.step == 2
+    assert not events(tmp_path)
+
+
+def test_when_no_checkpoint_is_whole_nothing_starts_over_by_itself(tmp_path: Path) -> None:
+    checkpoints = checkpoints_of(tmp_path, 2)
+    checkpoints.best_path(1).write_bytes(b"other weights")
+    with (
+        pytest.warns(RuntimeWarning, match="passed over"),
+        pytest.raises(ArtifactCorrupt, match="none of the 2 checkpoints .* use --resume never"),
+    ):
+        checkpoints.newest()
+    assert len(checkpoints.written()) == 2
+
+
+def test_a_checkpoint_of_another_job_is_not_resumed(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", overrides=TINY)
+    checkpoints_of(job, 1)
+    with pytest.raises(CheckpointMismatch, match="--resume never"):
+        run(job)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_whole(tmp_path: Path) -> None:
+    checkpoints = checkpoints_of(tmp_path, 2)
+
+    def full(path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFull, match="make room and start the same command again"):
+        checkpoints.write(full, 3, 3, 0, None)
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.step == 2
+    assert not list(checkpoints.folder.glob("*.tmp")) + list(checkpoints.folder.glob(".*.tmp"))
