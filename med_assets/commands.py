@@ -107,9 +107,7 @@ def experiments(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train, or adopt what was trained with the same inputs."""
     name, experiment = options.experiment
-    result = stages.train(
-        Workspace.from_env(), name, experiment, tuple(options.overrides), resume=options.resume
-    )
+    result = stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides), resume=options.resume)
     _show(f"trained {name}/{experiment}", result)
 
 

@@ -7,11 +7,12 @@ Hydra composes the file, its `defaults:` list, the profile and `key=value` overr
 import hashlib
 import importlib
 import json
+import math
 import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
@@ -51,13 +52,26 @@ class Optimiser(Settings):
     )
 
 
+class Rung(Settings):
+    """One way to fit a training into memory. The batch of a step stays `schedule.batch`, taken in several pieces."""
+
+    batch: int = Field(ge=1, description="items at a time on one device, a divisor of schedule.batch / devices, count")
+    patch: tuple[int, ...] | None = Field(
+        default=None,
+        description="patch in place of the experiment's, voxels along (z, y, x); such a rung changes results",
+    )
+
+
 class Schedule(Settings):
     """How long to train and when to look."""
 
     epochs: int = Field(ge=1, description="most epochs to train, count")
-    batch: int = Field(ge=1, description="patches per step, count")
+    batch: int = Field(ge=1, description="patches per step, over all devices and pieces, count")
     val_every: int = Field(ge=1, description="validate after each so many epochs, count")
     patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
+    ladder: tuple[Rung, ...] = Field(
+        default=(), description="rungs to try, in this order, when the whole batch at once does not fit into memory"
+    )
 
 
 class Thermal(Settings):
@@ -94,12 +108,20 @@ class Runtime(Settings):
         json_schema_extra=NO_EFFECT,
     )
     thermal: Thermal | None = Field(
-        default=None, description="pauses for a machine with weak cooling; none unless given", json_schema_extra=NO_EFFECT
+        default=None,
+        description="pauses for a machine with weak cooling; none unless given",
+        json_schema_extra=NO_EFFECT,
     )
     devices: int = Field(
         default=1,
         ge=1,
         description="devices, or on a CPU processes, that share each batch, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    rung: int | None = Field(
+        default=None,
+        ge=0,
+        description="rung of the ladder to use, 0 for the whole batch at once; chosen from free memory unless given",
         json_schema_extra=NO_EFFECT,
     )
 
@@ -119,6 +141,24 @@ class Experiment(Settings):
     optimiser: Optimiser = Field(description="optimiser and its schedule")
     schedule: Schedule = Field(description="length of training")
     runtime: Runtime = Field(description="what the machine decides", json_schema_extra=NO_EFFECT)
+
+    def patch(self) -> list[int] | None:
+        """Return the training patch, voxels along each axis, or None in a program that has none."""
+        return None
+
+    def at(self, rung: Rung) -> Self:
+        """Return the experiment as one device runs it at a rung. Raises ConfigurationError for a patch where none is."""
+        if rung.patch is not None:
+            raise ConfigurationError(f"program {self.program} has no patches, so no rung of its ladder can have one")
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"batch": rung.batch})})
+
+    def probe(self) -> Self:
+        """Return the experiment small enough to measure what a step needs: a batch of one, and a small patch if any."""
+        return self.at(Rung(batch=1))
+
+    def items(self) -> int:
+        """Return what the memory of a step grows in proportion to: the batch times the voxels of a patch."""
+        return self.schedule.batch * math.prod(self.patch() or [1])
 
     def hash(self) -> str:
         """Return 64 hex digits over every field that can change the result: not titles, workers or the device."""

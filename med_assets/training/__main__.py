@@ -25,10 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("job", type=Path, help="folder with program, experiment.json and cases.json")
     parser.add_argument(
-        "--resume", choices=RESUME, default="auto", help="go on from the last checkpoint: if there is one, or must, or never"
+        "--resume",
+        choices=RESUME,
+        default="auto",
+        help="go on from the last checkpoint: if there is one, or must, or never",
     )
     parser.add_argument(
-        "--unsupervised", action="store_true", help="train in this process, which ends with its parent: nothing restarts it when it hangs or dies"
+        "--unsupervised",
+        action="store_true",
+        help="train in this process, which ends with its parent: nothing restarts it when it hangs or dies",
     )
     options = parser.parse_args(arguments)
     try:

@@ -88,7 +88,8 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(task.module, task.train, task.val, ckpt_path=found and found.path, weights_only=True)
+        going_on_from = None if found is None else found.path
+        trainer.fit(task.module, task.train, task.val, ckpt_path=going_on_from, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if best.path is None:

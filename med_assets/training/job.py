@@ -10,6 +10,7 @@ import json
 import platform
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ import lightning
 import torch
 
 from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory
-from med_assets.experiments import Experiment, from_json
+from med_assets.experiments import Experiment, Rung, from_json
 from med_assets.files import file_sha256, read_json, write_json
+from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
 from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
 from med_assets.training.checkpoints import FOLDER, Checkpoints
 from med_assets.training.events import EVENTS, events, note
 from med_assets.training.fit import fit
-from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory, out_of_memory_message
+from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
 from med_assets.training.ranks import rank
 from med_assets.training.saving import StopRequest
 from med_assets.training.task import ClosedForm, Task, TrainingCase, build
@@ -74,16 +76,21 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
                 )
             if rank() == 0:
                 note(job, "start", resume=resume, step=found and found.step)
-            plan = Plan()
-            task = build(program, experiment, cases)
-            tried: dict[str, Any] = task.tried if isinstance(task, Task) else {}
+            plan: Plan | None = None
             try:
-                if isinstance(task, ClosedForm):
-                    outcome = _closed_form(job, task)
+                torch.manual_seed(experiment.seed)
+                probe = build(program, experiment.probe(), cases)
+                if isinstance(probe, ClosedForm):
+                    monitor, outcome = probe.monitor, _closed_form(job, probe)
                 else:
+                    plan = _plan(job, experiment, probe, began=found is not None)
+                    torch.manual_seed(experiment.seed)
+                    task = build(program, _at(experiment, plan), cases)
+                    assert isinstance(task, Task)
+                    monitor = task.monitor
                     outcome = fit(job, experiment, task, plan, checkpoints, found, heartbeat, stop)
-            except (RuntimeError, MemoryError, OSError) as error:
-                _classified(job, key, error, tried)
+            except (RuntimeError, MemoryError, OSError, OutOfMemory) as error:
+                _classified(job, key, error, experiment, plan)
                 raise
     finally:
         heartbeat.stop("end")
@@ -95,7 +102,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         "experiment": experiment.name,
         "experiment_hash": experiment.hash(),
         "job_key": key,
-        "monitor": task.monitor,
+        "monitor": monitor,
         "n_train": sum(case.split == "train" for case in cases),
         "n_val": sum(case.split == "val" for case in cases),
         "weights_sha256": file_sha256(job / "weights.pt"),
@@ -103,7 +110,8 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "python": platform.python_version(),
-        **tried,
+        **(plan.named() if plan else {}),
+        "memory": plan and {"needed_mb": plan.needed_mb, "free_mb": plan.free_mb, "processes": plan.processes},
         **outcome,
         "events": events(job),
     }
@@ -111,10 +119,32 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
     return result
 
 
-def _classified(job: Path, key: str, error: BaseException, tried: dict[str, Any]) -> None:
+def _plan(job: Path, experiment: Experiment, probe: Task, *, began: bool) -> Plan:
+    """The plan of the first process, which the others of the training take over."""
+    if rank():
+        return accelerator.planned(job)
+    with warnings.catch_warnings():
+        # The step is measured without a trainer, so what it logs goes nowhere, as Lightning says.
+        warnings.filterwarnings("ignore", message=".*trainer.* reference is not registered.*")
+        measured = accelerator.measure(probe, experiment)
+    return accelerator.plan(job, experiment, measured, began=began)
+
+
+def _at(experiment: Experiment, plan: Plan) -> Experiment:
+    return experiment.at(Rung(batch=plan.batch, patch=None if plan.patch is None else tuple(plan.patch)))
+
+
+def _classified(job: Path, key: str, error: BaseException, experiment: Experiment, plan: Plan | None) -> None:
     """Raise an error by its name, when it has one: OutOfMemory, after writing the result, or AcceleratorFailed."""
-    if is_out_of_memory(error):
-        message = out_of_memory_message(tried, "", "")
+    tried = plan.named() if plan else {}
+    if isinstance(error, OutOfMemory) or is_out_of_memory(error):
+        message = str(error)
+        if plan is not None:
+            named = ", ".join(f"{name} {value}" for name, value in tried.items())
+            message = (
+                f"memory ran out with {named}; before it, {accelerator.free_text(plan)}. "
+                f"{accelerator.change(plan, experiment)}"
+            )
         note(job, "out_of_memory", message=message)
         said = {"status": "out_of_memory", "job_key": key, "message": message, **tried, **PeakMemory.measured()}
         write_json(job / "result.json", said)

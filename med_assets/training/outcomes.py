@@ -1,14 +1,12 @@
 """What an error of a training means: out of memory, a failed accelerator, or neither."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 ALLOCATORS = re.compile(
     r"out of memory"
-    r"|can't allocate memory"  # torch's DefaultCPUAllocator
+    r"|can(?:'|no)t allocate memory"  # torch's DefaultCPUAllocator, and the system
     r"|DefaultCPUAllocator"
     r"|CUBLAS_STATUS_ALLOC_FAILED"
     r"|CUDNN_STATUS_ALLOC_FAILED"
@@ -33,9 +31,3 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_accelerator_failure(error: BaseException) -> bool:
     """Whether the device or its driver failed: the process can't use it any more, a new one may."""
     return not is_out_of_memory(error) and isinstance(error, RuntimeError) and DRIVER.search(str(error)) is not None
-
-
-def out_of_memory_message(tried: Mapping[str, Any], free: str, change: str) -> str:
-    """Say what was tried, what was free before it, and what to change."""
-    named = ", ".join(f"{name} {value}" for name, value in tried.items())
-    return f"memory ran out with {named or 'this job'}; before it, {free}. {change}"

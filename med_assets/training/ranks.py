@@ -3,6 +3,7 @@
 A training on several devices has one process per device. Rank 0 alone writes files; all hold the same weights.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -64,7 +65,7 @@ class ValidationSampler(Sampler[int]):
         return ((first + step * number) % self.length for number in range(len(self)))
 
     def __len__(self) -> int:
-        return -(-self.length // world()[1])
+        return math.ceil(self.length / world()[1])
 
 
 def gathered(mine: list[Any], length: int) -> list[Any]:

@@ -59,7 +59,9 @@ class Supervisor:
                 if ended is None or left == 0:
                     return code
                 note(self.job, "restart", after=ended, left=left - 1)
-                print(f"training {ended}; it goes on from its last checkpoint, {left - 1} restarts left", file=sys.stderr)
+                print(
+                    f"training {ended}; it goes on from its last checkpoint, {left - 1} restarts left", file=sys.stderr
+                )
                 # A training that was to start over has started over.
                 self.resume = "auto"
         raise AssertionError("unreachable: the last attempt returns")
@@ -71,7 +73,9 @@ class Supervisor:
     def _attempt(self, lock: int) -> tuple[str | None, int]:
         """Run one child: what happened if it may be started again, else None, and the status if it may not."""
         killed_before = oom_kills()
-        self._child = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock,))
+        self._child = subprocess.Popen(
+            self.command(), stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock,)
+        )
         if self._told_to_stop:
             self._child.terminate()
         try:

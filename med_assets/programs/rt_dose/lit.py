@@ -173,7 +173,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
     # The patches depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
     module = DoseModule(experiment, len(whole))
-    return Task(module, train, val, MONITOR, lambda: dict(module.network.state_dict()), tried=_tried(experiment))
+    return Task(module, train, val, MONITOR, lambda: dict(module.network.state_dict()))
 
 
 def _mean_dose(
@@ -186,7 +186,3 @@ def _mean_dose(
 
 def _same(item: Any) -> Any:
     return item
-
-
-def _tried(experiment: DoseExperiment) -> dict[str, Any]:
-    return {"batch": experiment.schedule.batch, "patch": list(experiment.patches.size)}

@@ -13,7 +13,7 @@ from med_assets.training.task import Task
 
 @pytest.fixture
 def best(tmp_path: Path) -> BestEpoch:
-    task = Task(None, None, None, "loss", lambda: {"w": torch.ones(1)}, tried={})
+    task = Task(None, None, None, "loss", lambda: {"w": torch.ones(1)})
     return BestEpoch(lambda epoch: tmp_path / f"best-{epoch}.pt", task, patience=2)
 
 

@@ -17,6 +17,7 @@ from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
 torch.set_num_threads(1)
 
+
 def start(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "med_assets.training"] if code is None else [sys.executable, "-c", code]
     return subprocess.run(
@@ -82,12 +83,17 @@ def test_a_case_of_another_site_is_refused(tmp_path: Path) -> None:
 def test_out_of_memory_is_a_named_outcome_with_batch_and_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from med_assets.programs.rt_dose.lit import DoseModule
 
-    def exhausted(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    original = DoseModule.training_step
+
+    def exhausted(self: DoseModule, *arguments: object) -> object:
+        if self._trainer is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return original(self, *arguments)
 
     monkeypatch.setattr(DoseModule, "training_step", exhausted)
     job = write_job(tmp_path / "job", overrides=TINY)
-    with pytest.raises(OutOfMemory, match=r"'batch': 2, 'patch': \[16, 16, 16\]"):
+    expected = r"patch \[16, 16, 16\], batch 2, .* MiB were free on cpu .* Next: runtime\.rung=1 \(batch 1"
+    with pytest.raises(OutOfMemory, match=expected):
         run(job)
     result = json.loads((job / "result.json").read_text())
     assert (result["status"], result["batch"], result["patch"]) == ("out_of_memory", 2, [16, 16, 16])

@@ -138,7 +138,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, hook: str, step: int) -> None:
     original = getattr(DoseModule, hook)
 
     def told(self: Any, *arguments: Any) -> Any:
-        if self.trainer.global_step == step:
+        if self._trainer is not None and self.trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *arguments)
 
@@ -241,7 +241,7 @@ def test_when_no_checkpoint_is_whole_nothing_starts_over_by_itself(tmp_path: Pat
     checkpoints.best_path(1).write_bytes(b"other weights")
     with (
         pytest.warns(RuntimeWarning, match="passed over"),
-        pytest.raises(ArtifactCorrupt, match="none of the 2 checkpoints .* use --resume never"),
+        pytest.raises(ArtifactCorrupt, match=r"none of the 2 checkpoints .* use --resume never"),
     ):
         checkpoints.newest()
     assert len(checkpoints.written()) == 2
