@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from med_assets.training import ranks
+from med_assets.training import ranks, status
 from med_assets.training.events import events
+from med_assets.training.job import run
 from med_assets.training.ranks import EpochSampler, ValidationSampler
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
@@ -58,33 +60,39 @@ def test_every_validation_case_is_predicted_by_somebody(of_two: pytest.MonkeyPat
     assert seen == [[0, 2], [1, 0]]
 
 
-def train(job: Path, *arguments: str) -> int:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "med_assets.training", str(job), *arguments], env=env, check=False
-    ).returncode
+def start(job: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "med_assets.training", str(job), *arguments]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_result_and_it_is_that_of_one_process(tmp_path: Path) -> None:
-    overrides = (*TINY, "schedule.epochs=2", "schedule.val_every=2", "runtime.threads=1")
-    rows = []
+def test_two_processes_stopped_and_resumed_make_one_result_and_it_is_that_of_one_process(tmp_path: Path) -> None:
+    overrides = (*TINY, "patches.per_epoch=20", "schedule.epochs=2", "schedule.val_every=2", "runtime.save_every_s=0")
+    jobs = []
     for devices in (1, 2):
         job = write_job(tmp_path / f"job{devices}", overrides=(*overrides, f"runtime.devices={devices}"), cases=4)
         # Two cases for validation, one for each process.
         cases = json.loads((job / "cases.json").read_text())
         cases[-2]["split"] = "val"
         (job / "cases.json").write_text(json.dumps(cases))
-        assert train(job) == 0
-        result = json.loads((job / "result.json").read_text())
-        assert (result["batch"], result["memory"]["processes"]) == (2 // devices, devices)
-        assert [event["event"] for event in events(job)] == ["start"]
-        assert len((job / "history.csv").read_text().splitlines()) == 3
-        assert torch.load(job / "weights.pt", weights_only=True)
-        rows.append(result["best_metrics"])
-    assert rows[0] == pytest.approx(rows[1], rel=1e-2)
-    again = job / "result.json"
-    again.unlink()
-    # From the last epoch's checkpoint, by both processes.
-    assert train(job, "--resume", "must") == 0
-    assert json.loads(again.read_text())["best_metrics"] == rows[1]
+        jobs.append(job)
+    one, two = jobs
+    expected = run(one)
+    first = start(two)
+    while not list((two / "checkpoints").glob("step-*.json")):
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.terminate()
+    assert first.wait() == status.REQUEUE
+    assert start(two, "--resume", "must").wait() == status.DONE
+    result = json.loads((two / "result.json").read_text())
+    assert (expected["batch"], expected["memory"]["processes"]) == (2, 1)
+    assert (result["batch"], result["memory"]["processes"]) == (1, 2)
+    # Each once, though two processes trained.
+    assert [event["event"] for event in events(two)] == ["start", "start"]
+    assert len((two / "history.csv").read_text().splitlines()) == 3
+    assert result["best_metrics"] == pytest.approx(expected["best_metrics"], rel=1e-2)
+    assert (
+        torch.load(two / "weights.pt", weights_only=True).keys()
+        == torch.load(one / "weights.pt", weights_only=True).keys()
+    )
