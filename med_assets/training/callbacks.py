@@ -12,6 +12,7 @@ import math
 import os
 import random
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +53,11 @@ class Heartbeat(Callback):
             write_json(self.path, beat, durable=False)
 
     def stop(self, phase: str) -> None:
-        """Write the last beat and stop watching."""
-        self.beat(phase)
+        """Write the last beat, unless the disk is full, and stop watching."""
+        try:
+            self.beat(phase)
+        except OSError as error:
+            print(f"the last heartbeat could not be written: {error}", file=sys.stderr)
         faulthandler.cancel_dump_traceback_later()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

@@ -1,5 +1,6 @@
 """The training process: its job folder, its outcomes, and the law that resuming equals never having stopped."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from med_assets.errors import ConfigurationError, OutOfMemory
+from med_assets.errors import ConfigurationError, DiskFull, OutOfMemory
 from med_assets.programs.rt_dose.predict import load_predictor
 from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.training import callbacks
 from med_assets.training.job import run
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
@@ -97,6 +99,18 @@ def test_out_of_memory_is_a_named_outcome_with_batch_and_patch(tmp_path: Path, m
         run(job)
     result = json.loads((job / "result.json").read_text())
     assert (result["status"], result["batch"], result["patch"]) == ("out_of_memory", 2, [16, 16, 16])
+
+
+def test_a_disk_that_fills_while_training_is_a_named_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    job = write_job(tmp_path / "job", overrides=TINY)
+    monkeypatch.setattr(callbacks, "write_text", full)
+    with pytest.raises(DiskFull, match="make room and start the same command again"):
+        run(job)
+    monkeypatch.undo()
+    assert run(job)["status"] == "completed"
 
 
 def test_a_job_that_lacks_a_file_says_which(tmp_path: Path) -> None:
