@@ -87,6 +87,12 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--launcher", choices=LAUNCHERS, default="local", help="train on this machine (default), or as a Slurm job"
     )
+    add.add_argument(
+        "--resume",
+        choices=("auto", "must", "never"),
+        default="auto",
+        help="a training that was begun: go on with it if there is one (auto), refuse if there is none (must), begin anew (never)",
+    )
 
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")

@@ -112,7 +112,11 @@ def train(options: argparse.Namespace) -> None:
 
     def launch(job: Path) -> None:
         on_slurm = options.launcher == "slurm" or (slurm.recorded(job) and slurm.find(job) is not None)
-        (slurm.run if on_slurm else run_training)(job)
+        if on_slurm and options.resume != "auto":
+            raise ConfigurationError(
+                f"expected --resume auto on Slurm, where a requeued job goes on, got {options.resume}"
+            )
+        slurm.run(job) if on_slurm else run_training(job, options.resume)
 
     name, experiment = options.experiment
     result = stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides), launch)

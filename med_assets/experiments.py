@@ -7,6 +7,7 @@ Hydra composes the file, its `defaults:` list, the profile and `key=value` overr
 import hashlib
 import importlib
 import json
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -43,15 +44,41 @@ class Optimiser(Settings):
     min_lr: float = Field(ge=0, description="learning rate that the cosine ends at, per step")
     weight_decay: float = Field(ge=0, description="decoupled weight decay of AdamW, dimensionless")
     clip: float = Field(gt=0, description="largest norm of the gradient, dimensionless")
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of the moving average of the weights that is validated and saved; 0 is without",
+    )
+
+
+class Rung(Settings):
+    """One way to fit a training into memory. The batch of a step stays `schedule.batch`, taken in several pieces."""
+
+    batch: int = Field(ge=1, description="items at a time on one device, a divisor of schedule.batch / devices, count")
+    patch: tuple[int, ...] | None = Field(
+        default=None,
+        description="patch in place of the experiment's, voxels along (z, y, x); such a rung changes results",
+    )
 
 
 class Schedule(Settings):
     """How long to train and when to look."""
 
     epochs: int = Field(ge=1, description="most epochs to train, count")
-    batch: int = Field(ge=1, description="patches per step, count")
+    batch: int = Field(ge=1, description="patches per step, over all devices and pieces, count")
     val_every: int = Field(ge=1, description="validate after each so many epochs, count")
     patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
+    ladder: tuple[Rung, ...] = Field(
+        default=(), description="rungs to try, in this order, when the whole batch at once does not fit into memory"
+    )
+
+
+class Thermal(Settings):
+    """Pauses for a machine with weak cooling."""
+
+    every_s: float = Field(gt=0, description="work between two pauses, s")
+    pause_s: float = Field(gt=0, description="length of a pause, s")
 
 
 class Runtime(Settings):
@@ -63,7 +90,39 @@ class Runtime(Settings):
         ge=0, description="CPU threads of torch, count; 0 leaves torch's own choice", json_schema_extra=NO_EFFECT
     )
     hang_after_s: float = Field(
-        gt=0, description="write all stacks to the log when no step ended for so long, s", json_schema_extra=NO_EFFECT
+        gt=0,
+        description="when no step ended for so long, write all stacks to the log, end the process and resume, s",
+        json_schema_extra=NO_EFFECT,
+    )
+    restarts: int = Field(
+        default=3,
+        ge=0,
+        description="most times that a hung, killed or failed process is resumed before the command gives up, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    keep: int = Field(default=2, ge=1, description="checkpoints kept for resuming, count", json_schema_extra=NO_EFFECT)
+    save_every_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="longest work between two checkpoints within an epoch, s; each epoch's end has one anyway",
+        json_schema_extra=NO_EFFECT,
+    )
+    thermal: Thermal | None = Field(
+        default=None,
+        description="pauses for a machine with weak cooling; none unless given",
+        json_schema_extra=NO_EFFECT,
+    )
+    devices: int = Field(
+        default=1,
+        ge=1,
+        description="devices, or on a CPU processes, that share each batch, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    rung: int | None = Field(
+        default=None,
+        ge=0,
+        description="rung of the ladder to use, 0 for the whole batch at once; chosen from free memory unless given",
+        json_schema_extra=NO_EFFECT,
     )
 
 
@@ -128,6 +187,24 @@ class Experiment(Settings):
     launch: Launch = Field(
         default=Launch(), description="where it runs and what it asks a cluster for", json_schema_extra=NO_EFFECT
     )
+
+    def patch(self) -> list[int] | None:
+        """Return the training patch, voxels along each axis, or None in a program that has none."""
+        return None
+
+    def at(self, rung: Rung) -> Self:
+        """Return the experiment as one device runs it at a rung. Raises ConfigurationError for a patch where none is."""
+        if rung.patch is not None:
+            raise ConfigurationError(f"program {self.program} has no patches, so no rung of its ladder can have one")
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"batch": rung.batch})})
+
+    def probe(self) -> Self:
+        """Return the experiment small enough to measure what a step needs: a batch of one, and a small patch if any."""
+        return self.at(Rung(batch=1))
+
+    def items(self) -> int:
+        """Return what the memory of a step grows in proportion to: the batch times the voxels of a patch."""
+        return self.schedule.batch * math.prod(self.patch() or [1])
 
     def hash(self) -> str:
         """Return 64 hex digits over every field that can change the result: not titles, workers or the device."""

@@ -13,9 +13,6 @@ LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 SECRETS = ("MED_ASSETS_PSEUDONYM_KEY",)
 """Variables that a training is started without: it needs none, and Slurm would keep them on disk."""
 
-STOPPED = 75
-"""Exit code of a training that was told to stop and has saved what it had: start it again (EX_TEMPFAIL)."""
-
 TAIL_LINES = 20
 """Lines of the log that a failure quotes."""
 
@@ -29,9 +26,9 @@ class State:
     again: bool = False
 
 
-def command(job: Path) -> list[str]:
+def command(job: Path, resume: str = "auto") -> list[str]:
     """The training command, as a person would type it."""
-    return [sys.executable, "-m", "med_assets.training", str(job), "--resume", "auto"]
+    return [sys.executable, "-m", "med_assets.training", str(job), "--resume", resume]
 
 
 def launch_of(job: Path) -> Launch:

@@ -19,7 +19,8 @@ import med_assets
 from med_assets.errors import LaunchFailed
 from med_assets.experiments import Launch
 from med_assets.files import digest, read_json, write_json, write_text
-from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, STOPPED, State, command, launch_of, tail
+from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, State, command, launch_of, tail
+from med_assets.training import status
 
 JOB, SCRIPT, EXIT = "slurm.json", "slurm.sh", "slurm.exit"
 
@@ -117,7 +118,7 @@ def options(job: Path, launch: Launch) -> list[str]:
 def script(training: Sequence[str]) -> str:
     """What the node runs in the job folder: the training with the code of this process, signals and requeueing around it."""
     source = shlex.quote(str(Path(med_assets.__file__).resolve().parent.parent))
-    files = {"exit": EXIT, "result": RESULT, "stuck": STUCK, "stopped": STOPPED}
+    files = {"exit": EXIT, "result": RESULT, "stuck": STUCK, "stopped": status.REQUEUE}
     return NODE_SCRIPT.format(source=source, command=shlex.join(training), **files)
 
 
@@ -205,7 +206,7 @@ class SlurmJob:
                 "wrote no checkpoint before its wall-clock limit, so it would never get further; raise launch.time_min"
             )
             return State(False, f"{self.title} {words}")
-        if code == STOPPED:
+        if code == status.REQUEUE:
             return State(False, f"{self.title} was told to stop, and was not requeued by its node", True)
         if code:
             if code > 128:

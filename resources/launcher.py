@@ -22,7 +22,8 @@ from pydantic import Field
 
 from med_assets.errors import LaunchFailed
 from med_assets.files import write_json
-from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, STOPPED, State, command, tail
+from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, State, command, tail
+from med_assets.training import status
 from resources.job_reader import JobReader
 
 PROCESS = "process.json"
@@ -153,7 +154,7 @@ class LocalTraining:
             return State(True, f"the training {self.title} is running")
         code = self.own.returncode if self.own else None
         # Lightning itself answers SIGTERM by leaving with 0.
-        if code is None or code <= 0 or code == STOPPED:
+        if code is None or code <= 0 or code == status.REQUEUE:
             return State(False, "the training process was killed or told to stop", again=True)
         return State(False, f"the training process ended with exit code {code} and no result")
 

@@ -18,8 +18,9 @@ from assets import build_program, keys
 from med_assets import doctor, slurm
 from med_assets.cli import main
 from med_assets.files import read_json
-from med_assets.jobs import LOG, RESULT, STOPPED, State
+from med_assets.jobs import LOG, RESULT, State
 from med_assets.settings import Workspace
+from med_assets.training import status
 from resources.launcher import TRAINING_TAG, LocalLauncher
 from resources.slurm import ChosenLauncher, SlurmLauncher
 from tests.med_assets.programs.rt_dose.builders import write_job
@@ -244,7 +245,7 @@ def test_a_real_training_stops_before_the_limit_and_resumes_from_its_last_epoch(
 ) -> None:
     job = write_job(tmp_path / "job", overrides=(*TINY, "schedule.epochs=12"))
     training = slurm.submit(job, ask_s=0.2)
-    until(lambda: (job / "checkpoints" / "last.ckpt").exists(), "the first epoch is done", 120)
+    until(lambda: any((job / "checkpoints").glob("*.ckpt")), "the first checkpoint is written", 120)
     # What Slurm sends before the limit, and to the batch script alone.
     slurm_cluster.run("scancel", "--batch", "--signal=USR1", training.job_id)
     until(lambda: "requeued 1 times" in training.look().told, "the job is requeued")
@@ -334,7 +335,7 @@ def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
     assert [fields["Partition"] for fields in shown if fields] == ["main", "urgent"]
 
 
-@pytest.mark.parametrize(("checkpoint", "code"), [(False, slurm.STUCK), (True, STOPPED)])
+@pytest.mark.parametrize(("checkpoint", "code"), [(False, slurm.STUCK), (True, status.REQUEUE)])
 def test_at_the_limit_without_a_new_checkpoint_a_job_is_not_requeued(
     tmp_path: Path, checkpoint: bool, code: int
 ) -> None:
