@@ -173,7 +173,7 @@ class Cluster:
                 self.run("scancel", "--user", getuser())
                 until(lambda: not self.run("squeue", "--noheader"), "all jobs are over")
             except (subprocess.SubprocessError, TimeoutError):
-                pass
+                pass  # a cluster that no longer answers is stopped all the same
         for name in reversed(list(self.daemons)):
             self.stop(name)
 
