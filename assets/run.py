@@ -20,8 +20,6 @@ from assets import build_program, keys
 from med_assets import batches, experiments, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.settings import Workspace
-from resources.launcher import LocalLauncher
-from resources.workspace import WorkspaceResource
 
 
 def instance_of(ws: Workspace) -> dg.DagsterInstance:
@@ -48,7 +46,7 @@ def _step(
         selection=list(chosen),
         partition_key=batch,
         instance=instance,
-        resources={"workspace": WorkspaceResource(), "launcher": LocalLauncher()},
+        resources=resources.build(),
         run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, "ops": ops or {}},
         raise_on_error=False,
     )

@@ -13,7 +13,7 @@ from assets.show import metadata, value
 from med_assets import program
 from med_assets.provenance import provenance
 from resources.discretion import discreetly
-from resources.launcher import LocalLauncher
+from resources.launcher import Launcher
 from resources.workspace import WorkspaceResource
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Call:
     ws: "Workspace"
     batch: str | None
     overrides: tuple[str, ...]
-    launcher: LocalLauncher
+    launcher: Launcher
     context: dg.AssetExecutionContext
 
 
@@ -101,7 +101,7 @@ def build(stage: Stage) -> dg.AssetsDefinition:
     def work(
         context: dg.AssetExecutionContext,
         workspace: WorkspaceResource,
-        launcher: LocalLauncher,
+        launcher: Launcher,
         overrides: Sequence[str] = (),
     ) -> dg.MaterializeResult:
         batch = context.partition_key if stage.by_batch else None
@@ -112,12 +112,12 @@ def build(stage: Stage) -> dg.AssetsDefinition:
         return discreetly(now) if stage.touches_raw_files else now()
 
     def plain(
-        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LocalLauncher
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: Launcher
     ) -> dg.MaterializeResult:
         return work(context, workspace, launcher)
 
     def with_overrides(
-        context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LocalLauncher
+        context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: Launcher
     ) -> dg.MaterializeResult:
         return work(context, workspace, launcher, config.overrides)
 

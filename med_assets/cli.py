@@ -8,6 +8,7 @@ from pathlib import Path
 
 from med_assets import __version__, commands, program
 from med_assets.errors import MedAssetsError
+from med_assets.settings import LAUNCHERS
 
 FAILED, MISUSED = 1, 2
 """Exit codes: what was asked for did not work; the command line itself was not understood."""
@@ -83,6 +84,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=2")
+    add.add_argument(
+        "--launcher", choices=LAUNCHERS, default="local", help="train on this machine (default), or as a Slurm job"
+    )
+    add.add_argument(
+        "--resume",
+        choices=("auto", "must", "never"),
+        default="auto",
+        help="a training that was begun: go on with it if there is one (auto), refuse if there is none (must), begin anew (never)",
+    )
 
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")

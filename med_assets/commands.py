@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -105,11 +106,21 @@ def experiments(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train, or adopt what was trained with the same inputs."""
+    """Train, or adopt what was trained with the same inputs; a job that Slurm has already is followed."""
+    from med_assets import slurm
+    from med_assets.stages.training import run_training
+
+    def launch(job: Path) -> None:
+        on_slurm = options.launcher == "slurm" or (slurm.recorded(job) and slurm.find(job) is not None)
+        if on_slurm and options.resume != "auto":
+            raise ConfigurationError(
+                f"expected --resume auto on Slurm, where a requeued job goes on, got {options.resume}"
+            )
+        slurm.run(job) if on_slurm else run_training(job, options.resume)
+
     name, experiment = options.experiment
-    _show(
-        f"trained {name}/{experiment}", stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides))
-    )
+    result = stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides), launch)
+    _show(f"trained {name}/{experiment}", result)
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_assets import experiments, program
-from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets import experiments, program, slurm
+from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
 from med_assets.settings import Workspace
 
 GOOD, WARN, BAD = "ok", "warn", "bad"
@@ -76,6 +76,8 @@ def _workspace() -> Iterator[Finding]:
         yield Finding(BAD, "settings", str(error), "set the variable; docs/settings.md lists all of them")
         return
     yield Finding(GOOD, "settings", f"home {ws.home}, purpose {ws.purpose}, profile {ws.profile}")
+    if ws.launcher == "slurm":
+        yield _slurm()
     for label, folder in (("home", ws.home), ("landing folder", ws.landing)):
         yield _writable(label, folder)
     existing = next(path for path in (ws.home, *ws.home.parents) if path.exists())
@@ -84,6 +86,13 @@ def _workspace() -> Iterator[Finding]:
         "" if free_gb >= MIN_FREE_GB else f"free at least {MIN_FREE_GB:g} GB, or point MED_ASSETS_HOME at a larger disk"
     )
     yield Finding(WARN if advice else GOOD, "disk", f"{free_gb:.1f} GB free", advice)
+
+
+def _slurm() -> Finding:
+    try:
+        return Finding(GOOD, "Slurm", f"partitions {slurm.partitions()}")
+    except LaunchFailed as error:
+        return Finding(BAD, "Slurm", str(error), "trainings can't be submitted from here; see docs/slurm.md")
 
 
 def _writable(label: str, folder: Path) -> Finding:

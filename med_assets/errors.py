@@ -6,6 +6,10 @@ MedAssetsError
 ├── ConfigurationError    a setting, experiment or program name that can't be used as given
 ├── CheckpointMismatch    weights that do not fit the network they were asked for
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
+├── LaunchFailed          a cluster did not take a training, or ended it without a result
+├── DiskFull              no room to write; what was there before is whole
+├── TrainingStopped       training was told to stop and saved what it had; the same command goes on
+├── AcceleratorFailed     the accelerator or its driver failed; a new process may go on
 └── OutOfMemory           training ran out of memory, with what was tried
 
 Messages say what was expected, what came and what to do, and never carry names, ids or file names of patients.
@@ -42,6 +46,22 @@ class CheckpointMismatch(MedAssetsError):
 
 class ArtifactCorrupt(MedAssetsError):
     """Stored bytes do not match the hash recorded when they were written."""
+
+
+class LaunchFailed(MedAssetsError):
+    """A cluster does not answer, did not take a training, or ended it without a result."""
+
+
+class DiskFull(MedAssetsError):
+    """There is no room on the disk; nothing that was there is damaged."""
+
+
+class TrainingStopped(MedAssetsError):
+    """Training was told to stop and did at a step's end; started again it goes on from what it saved."""
+
+
+class AcceleratorFailed(MedAssetsError):
+    """The accelerator or its driver failed; a new process may go on from the last checkpoint."""
 
 
 class OutOfMemory(MedAssetsError):

@@ -7,13 +7,14 @@ Hydra composes the file, its `defaults:` list, the profile and `key=value` overr
 import hashlib
 import importlib
 import json
+import math
 import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
@@ -43,15 +44,41 @@ class Optimiser(Settings):
     min_lr: float = Field(ge=0, description="learning rate that the cosine ends at, per step")
     weight_decay: float = Field(ge=0, description="decoupled weight decay of AdamW, dimensionless")
     clip: float = Field(gt=0, description="largest norm of the gradient, dimensionless")
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of the moving average of the weights that is validated and saved; 0 is without",
+    )
+
+
+class Rung(Settings):
+    """One way to fit a training into memory. The batch of a step stays `schedule.batch`, taken in several pieces."""
+
+    batch: int = Field(ge=1, description="items at a time on one device, a divisor of schedule.batch / devices, count")
+    patch: tuple[int, ...] | None = Field(
+        default=None,
+        description="patch in place of the experiment's, voxels along (z, y, x); such a rung changes results",
+    )
 
 
 class Schedule(Settings):
     """How long to train and when to look."""
 
     epochs: int = Field(ge=1, description="most epochs to train, count")
-    batch: int = Field(ge=1, description="patches per step, count")
+    batch: int = Field(ge=1, description="patches per step, over all devices and pieces, count")
     val_every: int = Field(ge=1, description="validate after each so many epochs, count")
     patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
+    ladder: tuple[Rung, ...] = Field(
+        default=(), description="rungs to try, in this order, when the whole batch at once does not fit into memory"
+    )
+
+
+class Thermal(Settings):
+    """Pauses for a machine with weak cooling."""
+
+    every_s: float = Field(gt=0, description="work between two pauses, s")
+    pause_s: float = Field(gt=0, description="length of a pause, s")
 
 
 class Runtime(Settings):
@@ -63,8 +90,83 @@ class Runtime(Settings):
         ge=0, description="CPU threads of torch, count; 0 leaves torch's own choice", json_schema_extra=NO_EFFECT
     )
     hang_after_s: float = Field(
-        gt=0, description="write all stacks to the log when no step ended for so long, s", json_schema_extra=NO_EFFECT
+        gt=0,
+        description="when no step ended for so long, write all stacks to the log, end the process and resume, s",
+        json_schema_extra=NO_EFFECT,
     )
+    restarts: int = Field(
+        default=3,
+        ge=0,
+        description="most times that a hung, killed or failed process is resumed before the command gives up, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    keep: int = Field(default=2, ge=1, description="checkpoints kept for resuming, count", json_schema_extra=NO_EFFECT)
+    save_every_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="longest work between two checkpoints within an epoch, s; each epoch's end has one anyway",
+        json_schema_extra=NO_EFFECT,
+    )
+    thermal: Thermal | None = Field(
+        default=None,
+        description="pauses for a machine with weak cooling; none unless given",
+        json_schema_extra=NO_EFFECT,
+    )
+    devices: int = Field(
+        default=1,
+        ge=1,
+        description="devices, or on a CPU processes, that share each batch, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    rung: int | None = Field(
+        default=None,
+        ge=0,
+        description="rung of the ladder to use, 0 for the whole batch at once; chosen from free memory unless given",
+        json_schema_extra=NO_EFFECT,
+    )
+
+
+FIXED_OPTIONS = (
+    "--array", "--job-name", "--no-requeue", "--open-mode", "--output", "--parsable", "--requeue", "--signal", "--wait", "--wrap",
+)  # fmt: skip
+"""Options of sbatch by which a training is found, followed and requeued; an experiment can't give them."""
+
+
+class Launch(Settings):
+    """Where a training runs and what it asks a cluster for. It changes no result, so another partition is the same training.
+
+    What is None is not asked for: the cluster's own default holds, or that of sbatch's variables (SBATCH_PARTITION, ...).
+    """
+
+    launcher: Literal["local", "slurm"] | None = Field(
+        default=None,
+        description="what starts the training in the graph: local or slurm; none takes MED_ASSETS_LAUNCHER",
+    )
+    partition: str | None = Field(default=None, description="Slurm partition")
+    time_min: int | None = Field(default=None, ge=1, description="wall-clock limit of one start, min")
+    memory_gb: int | None = Field(default=None, ge=1, description="memory of the node, GiB")
+    cpus: int | None = Field(default=None, ge=1, description="CPU cores, count; at least runtime.workers + 1")
+    gpus: int | None = Field(default=None, ge=0, description="GPUs of the node, count")
+    stop_before_limit_s: int = Field(
+        default=300,
+        ge=1,
+        le=65535,
+        description="how long before the wall-clock limit to stop and requeue, s; up to 60 s more",
+    )
+    options: tuple[str, ...] = Field(default=(), description="more options of sbatch, such as --account=imaging")
+
+    @model_validator(mode="after")
+    def _can_be_asked_for(self) -> Self:
+        if self.time_min is not None and self.time_min * 60 <= self.stop_before_limit_s:
+            raise ValueError(
+                f"time_min ({self.time_min} min) must be longer than stop_before_limit_s ({self.stop_before_limit_s} s)"
+            )
+        for option in self.options:
+            if not option.startswith("--"):
+                raise ValueError(f"expected an option of sbatch in one word, such as --account=imaging, got {option!r}")
+            if option.split("=")[0] in FIXED_OPTIONS:
+                raise ValueError(f"{option} is set by the launcher itself and can't be given")
+        return self
 
 
 class Experiment(Settings):
@@ -82,6 +184,27 @@ class Experiment(Settings):
     optimiser: Optimiser = Field(description="optimiser and its schedule")
     schedule: Schedule = Field(description="length of training")
     runtime: Runtime = Field(description="what the machine decides", json_schema_extra=NO_EFFECT)
+    launch: Launch = Field(
+        default=Launch(), description="where it runs and what it asks a cluster for", json_schema_extra=NO_EFFECT
+    )
+
+    def patch(self) -> list[int] | None:
+        """Return the training patch, voxels along each axis, or None in a program that has none."""
+        return None
+
+    def at(self, rung: Rung) -> Self:
+        """Return the experiment as one device runs it at a rung. Raises ConfigurationError for a patch where none is."""
+        if rung.patch is not None:
+            raise ConfigurationError(f"program {self.program} has no patches, so no rung of its ladder can have one")
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"batch": rung.batch})})
+
+    def probe(self) -> Self:
+        """Return the experiment small enough to measure what a step needs: a batch of one, and a small patch if any."""
+        return self.at(Rung(batch=1))
+
+    def items(self) -> int:
+        """Return what the memory of a step grows in proportion to: the batch times the voxels of a patch."""
+        return self.schedule.batch * math.prod(self.patch() or [1])
 
     def hash(self) -> str:
         """Return 64 hex digits over every field that can change the result: not titles, workers or the device."""

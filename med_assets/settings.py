@@ -14,6 +14,7 @@ MIN_KEY_CHARS = 16
 """Shortest pseudonym key accepted: below it, patient ids could be recovered by trying keys."""
 
 PURPOSES = ("production", "demo")
+LAUNCHERS = ("local", "slurm")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Workspace:
     purpose: str = "production"
     profile: str = "full"
     settle_s: float = 30.0
+    launcher: str = "local"
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -40,6 +42,9 @@ class Workspace:
         purpose = environ.get("MED_ASSETS_PURPOSE", "production")
         if purpose not in PURPOSES:
             raise ConfigurationError(f"expected MED_ASSETS_PURPOSE to be one of {PURPOSES}, got {purpose!r}")
+        launcher = environ.get("MED_ASSETS_LAUNCHER", "local")
+        if launcher not in LAUNCHERS:
+            raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {LAUNCHERS}, got {launcher!r}")
         home = Path(environ.get("MED_ASSETS_HOME", ".med_assets")).absolute()
         return cls(
             home=home,
@@ -48,6 +53,7 @@ class Workspace:
             purpose=purpose,
             profile=environ.get("MED_ASSETS_PROFILE", "full"),
             settle_s=float(environ.get("MED_ASSETS_SETTLE_S", "30")),
+            launcher=launcher,
             options={name: value for name, value in environ.items() if name.startswith("MED_ASSETS_")},
         )
 

@@ -15,8 +15,10 @@ from typing import Any
 import dagster as dg
 from dagster_pipes import PipesParams
 
-LOG, HISTORY = "log.txt", "history.csv"
-"""Files of a job folder that are followed."""
+from med_assets.jobs import LOG
+
+HISTORY = "history.csv"
+"""The file of a job folder with one row per epoch."""
 
 PIPES_VERSION = "0.1"
 """Version of the message protocol that is spoken here."""

@@ -1,8 +1,9 @@
-"""Start a training as a process of its own, or go on watching the one that already runs.
+"""Bring a training to its end from a Dagster run: start it or find it, follow it, and say how it ended.
 
-The job folder is the truth: it is named by the hash of the job's inputs and holds the process's pid and start time, its
-log, its checkpoint and, at the end, `result.json`. Whoever runs the asset looks there first, so a training survives the
-death of the run, the daemon, the code server and the web server; one that died itself goes on from its checkpoint.
+The job folder is the truth: it is named by the hash of the job's inputs and holds what finds its training again (a pid
+with its start time, or a Slurm job), its log, its checkpoint and, at the end, `result.json`. Whoever runs the asset looks
+there first, so a training survives the death of the run, the daemon, the code server and the web server; one that died
+itself goes on from its checkpoint.
 """
 
 import fcntl
@@ -10,25 +11,117 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Protocol
 
 import dagster as dg
 import psutil
 from pydantic import Field
 
+from med_assets.errors import LaunchFailed
 from med_assets.files import write_json
-from resources.job_reader import LOG, JobReader
+from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, State, command, tail
+from med_assets.training import status
+from resources.job_reader import JobReader
 
-PROCESS, RESULT, LOCK = "process.json", "result.json", "launch.lock"
+PROCESS = "process.json"
 MAX_RETRIES = 2
 """How often a training that was killed is started again, from its checkpoint, before a person must look."""
 START_TOLERANCE_S = 1.0
 """Two start times of one pid closer than this are one process; a reused pid differs by far more."""
-TAIL_LINES = 20
-"""Lines of the log that a failure quotes."""
+TRAINING_TAG = "med_assets/training"
+"""Tag of a run that says what it follows: a process or a Slurm job."""
+
+
+class Training(Protocol):
+    """A training that was started, here or earlier."""
+
+    started_here: bool
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+
+    def look(self) -> State:
+        """State now."""
+
+    def cancel(self) -> None:
+        """Stop it; a training that ended stays as it is."""
+
+
+class Launcher(dg.ConfigurableResource, ABC):
+    """Starts trainings in one way; how they are followed is common to all."""
+
+    poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a running training")
+
+    def command(self, job: Path) -> list[str]:
+        """The command that a person would type for the same training."""
+        return command(job)
+
+    @abstractmethod
+    def submit(self, job: Path, env: dict[str, str]) -> Training:
+        """Start the job's training, or return the one that goes on already. Raises LaunchFailed when that can't be done."""
+
+    def run(self, context: dg.AssetExecutionContext, job: Path) -> None:
+        """Bring a job to its end and show its progress.
+
+        Raises dagster.RetryRequested when the training was killed, dagster.Failure when it ended without a result.
+        """
+        if (job / RESULT).is_file():
+            context.log.info("this job was finished earlier; its result is taken over")
+            return
+        reader = JobReader(job)
+        with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), reader) as session:
+            env = {**os.environ, **session.get_bootstrap_env_vars()}
+            try:
+                training = self.submit(job, {name: text for name, text in env.items() if name not in SECRETS})
+            except LaunchFailed as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+            context.log.info(
+                f"training started as {training.title}"
+                if training.started_here
+                else f"a training of this job is already running as {training.title}; following it"
+            )
+            context.instance.add_run_tags(context.run.run_id, {TRAINING_TAG: training.title})
+            try:
+                state = self._follow(context, training, reader)
+            except BaseException:
+                self._stop_if_cancelled(context, training)
+                raise
+        if (job / RESULT).is_file():
+            return
+        if state.again:
+            context.log.warning(f"{state.told}; it goes on from its last checkpoint")
+            raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=self.poll_s)
+        raise dg.Failure(f"{state.told}; the end of its log:\n{tail(job)}", allow_retries=False)
+
+    def _follow(self, context: dg.AssetExecutionContext, training: Training, reader: JobReader) -> State:
+        told = ""
+        while True:
+            state = training.look()
+            if state.told != told:
+                told = state.told
+                context.log.info(told)
+            for row in reader.poll():
+                context.log_event(
+                    dg.AssetObservation(
+                        context.asset_key, metadata={f"training/{name}": value for name, value in row.items()}
+                    )
+                )
+            if not state.going_on:
+                return state
+            time.sleep(self.poll_s)
+
+    def _stop_if_cancelled(self, context: dg.AssetExecutionContext, training: Training) -> None:
+        """Stop the training when a person cancelled the run; when the run merely dies, the training goes on."""
+        record = context.instance.get_run_by_id(context.run.run_id)
+        if record is not None and record.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
+            try:
+                training.cancel()
+            except LaunchFailed as error:
+                context.log.error(f"{training.title} goes on: {error}")
 
 
 def running(job: Path) -> psutil.Process | None:
@@ -43,85 +136,48 @@ def running(job: Path) -> psutil.Process | None:
     return process if alive else None
 
 
-class LocalLauncher(dg.ConfigurableResource):
-    """Runs `python -m med_assets.training JOB` on this machine, in its own session."""
+class LocalTraining:
+    """A training process of this machine, in a session of its own."""
 
-    poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a running training")
+    def __init__(self, job: Path, pid: int, own: "subprocess.Popen[bytes] | None" = None) -> None:
+        self.job, self.pid, self.own, self.started_here = job, pid, own, own is not None
 
-    def command(self, job: Path) -> list[str]:
-        """The command that a person would type for the same training."""
-        return [sys.executable, "-m", "med_assets.training", str(job), "--resume", "auto"]
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return f"process {self.pid}"
 
-    def submit(self, job: Path, env: dict[str, str]) -> subprocess.Popen[bytes] | None:
-        """Start the job's process unless it runs already; returns the process only if it was started here."""
-        with (job / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if running(job) is not None:
-                return None
-            with (job / LOG).open("ab") as log:
-                process = subprocess.Popen(
-                    self.command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                    start_new_session=True, env=env, close_fds=True,
-                )  # fmt: skip
-            started_at = psutil.Process(process.pid).create_time()
-            write_json(job / PROCESS, {"pid": process.pid, "started_at": started_at})
-            return process
+    def look(self) -> State:
+        """State now; the exit code is known only of a process that was started here."""
+        alive = self.own.poll() is None if self.own else running(self.job) is not None
+        if alive:
+            return State(True, f"the training {self.title} is running")
+        code = self.own.returncode if self.own else None
+        # Lightning itself answers SIGTERM by leaving with 0.
+        if code is None or code <= 0 or code == status.REQUEUE:
+            return State(False, "the training process was killed or told to stop", again=True)
+        return State(False, f"the training process ended with exit code {code} and no result")
 
-    def run(self, context: dg.AssetExecutionContext, job: Path) -> None:
-        """Bring a job to its end and show its progress.
-
-        Raises dagster.RetryRequested when the process was killed, dagster.Failure when it ended without a result.
-        """
-        if (job / RESULT).is_file():
-            context.log.info("this job was finished earlier; its result is taken over")
-            return
-        reader = JobReader(job)
-        with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), reader) as session:
-            own = self.submit(job, {**os.environ, **session.get_bootstrap_env_vars()})
-            context.log.info("training started" if own else "a training of this job is already running; following it")
-            try:
-                self._follow(context, job, reader, own)
-            except BaseException:
-                self._stop_if_cancelled(context, job)
-                raise
-        if (job / RESULT).is_file():
-            return
-        code = own.returncode if own else None
-        if code is None or code < 0:
-            context.log.warning("the training process was killed; it goes on from its last checkpoint")
-            raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=self.poll_s)
-        tail = "\n".join(_tail(job / LOG))
-        raise dg.Failure(
-            f"the training process ended with exit code {code} and no result; the end of its log:\n{tail}",
-            allow_retries=False,
-        )
-
-    def _follow(
-        self, context: dg.AssetExecutionContext, job: Path, reader: JobReader, own: subprocess.Popen[bytes] | None
-    ) -> None:
-        alive = True
-        while alive:
-            alive = own.poll() is None if own else running(job) is not None
-            for row in reader.poll():
-                context.log_event(
-                    dg.AssetObservation(
-                        context.asset_key, metadata={f"training/{name}": value for name, value in row.items()}
-                    )
-                )
-            if alive:
-                time.sleep(self.poll_s)
-
-    def _stop_if_cancelled(self, context: dg.AssetExecutionContext, job: Path) -> None:
-        """Stop the training when a person cancelled the run; when the run merely dies, the training goes on."""
-        record = context.instance.get_run_by_id(context.run.run_id)
-        process = running(job)
-        if (
-            process is not None
-            and record is not None
-            and record.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
-        ):
+    def cancel(self) -> None:
+        """Ask the process and its children to stop."""
+        if (process := running(self.job)) is not None:
             os.killpg(process.pid, signal.SIGTERM)
 
 
-def _tail(path: Path) -> Sequence[str]:
-    return path.read_text(errors="replace").splitlines()[-TAIL_LINES:] if path.is_file() else []
+class LocalLauncher(Launcher):
+    """Runs `python -m med_assets.training JOB` on this machine, in its own session."""
+
+    def submit(self, job: Path, env: dict[str, str]) -> LocalTraining:
+        """Start the job's process unless it runs already."""
+        with (job / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (process := running(job)) is not None:
+                return LocalTraining(job, process.pid)
+            with (job / LOG).open("ab") as log:
+                own = subprocess.Popen(
+                    self.command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                    start_new_session=True, env=env, close_fds=True,
+                )  # fmt: skip
+            started_at = psutil.Process(own.pid).create_time()
+            write_json(job / PROCESS, {"pid": own.pid, "started_at": started_at})
+            return LocalTraining(job, own.pid, own)

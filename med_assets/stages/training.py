@@ -4,21 +4,22 @@ import csv
 import fcntl
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from med_assets import program
-from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory
+from med_assets import jobs, program
+from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
 from med_assets.experiments import Experiment, load
 from med_assets.files import digest, file_sha256, read_json, write_json, write_text
 from med_assets.provenance import git_state, provenance
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
 from med_assets.stages.result import StageResult
+from med_assets.training import status
 
 LEARNING = ("train", "val")
 PUBLISHED = ("weights.pt", "experiment.json", "history.csv", "result.json")
@@ -60,15 +61,20 @@ def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment) -> str:
     return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"])
 
 
-def run_training(job: Path) -> None:
-    """Run the training command for a job folder to its end, in a process of its own; output goes to `job/log.txt`."""
-    command = [sys.executable, "-m", "med_assets.training", str(job), "--resume", "auto"]
-    with (job / "log.txt").open("ab") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, check=False)
-    if done.returncode and not (job / "result.json").is_file():
-        tail = (job / "log.txt").read_text(errors="replace").splitlines()[-20:]
+def run_training(job: Path, resume: str = "auto") -> None:
+    """Run the training command for a job folder to its end, in a process of its own; output goes to `job/log.txt`.
+
+    Raises TrainingStopped when it was told to stop and saved, MedAssetsError when it failed.
+    """
+    with (job / jobs.LOG).open("ab") as log:
+        done = subprocess.run(
+            jobs.command(job, resume), stdout=log, stderr=subprocess.STDOUT, start_new_session=True, check=False
+        )
+    if done.returncode == status.REQUEUE:
+        raise TrainingStopped("training was told to stop and saved what it had; give the same command again to go on")
+    if done.returncode and not (job / jobs.RESULT).is_file():
         raise MedAssetsError(
-            f"training ended with exit status {done.returncode}; the last lines of its log:\n" + "\n".join(tail)
+            f"training ended with exit status {done.returncode}; the end of its log:\n{jobs.tail(job)}"
         )
 
 
@@ -98,11 +104,18 @@ def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment)
 
 
 def train(
-    ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = (), launch: Launch | None = None
+    ws: Workspace,
+    program_name: str,
+    name: str,
+    overrides: Sequence[str] = (),
+    launch: Launch | None = None,
+    resume: str = "auto",
 ) -> StageResult:
     """Train an experiment on the present dataset and splits, or reuse the checkpoint that the same inputs gave before.
 
-    A job that another process is training is waited for. Raises OutOfMemory, ConfigurationError or MedAssetsError.
+    `resume` is about a job that was begun and not finished: `auto` goes on with it if there is one, `must` refuses to
+    begin, `never` begins anew. `launch` replaces the process that is started here, and `resume` then has no effect.
+    A job that another process is training is waited for. Raises TrainingStopped, OutOfMemory, ConfigurationError or MedAssetsError.
     """
     chosen = experiment(ws, program_name, name, overrides)
     key = checkpoint_key(ws, program_name, chosen)
@@ -112,7 +125,7 @@ def train(
         with (job / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not ws.store.has(key):
-                (launch or run_training)(job)
+                (launch or partial(run_training, resume=resume))(job)
                 _publish(ws, program_name, key, job)
                 label = "new"
     folder = ws.store.fetch(key)
@@ -161,9 +174,7 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
     result = read_json(job / "result.json")
     if result["status"] == "out_of_memory":
         (job / "result.json").unlink()
-        raise OutOfMemory(
-            f"training ran out of memory ({result}); lower schedule.batch or patches.size, or use a larger accelerator"
-        )
+        raise OutOfMemory(result["message"])
     if result["status"] != "completed":
         raise MedAssetsError(
             f"expected a completed training, got status {result['status']!r}; see log.txt in its job folder"

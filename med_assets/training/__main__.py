@@ -4,33 +4,69 @@ import argparse
 import sys
 from pathlib import Path
 
-from med_assets.errors import MedAssetsError, OutOfMemory
-from med_assets.training.job import RESUME, run
+from med_assets.errors import MedAssetsError
+from med_assets.training import status
+from med_assets.training.supervisor import Supervisor, die_with_parent
 
-FAILED = 1
-OUT_OF_MEMORY = 3
+RESUME = ("auto", "must", "never")
+"""auto goes on if there is a checkpoint, must refuses if there is none, never starts over."""
+
+STATUSES = (
+    f"exit status: {status.DONE} done; {status.FAILED} can't be run as given, or failed; {status.OUT_OF_MEMORY} out of "
+    f"memory; {status.ACCELERATOR} the accelerator failed; {status.HUNG} hung; {status.REQUEUE} told to stop (SIGTERM) "
+    f"and saved: requeue; {status.SIGNALLED}+n ended by signal n"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train one job folder; returns 0 when done, 3 when out of memory, 1 when it can't be run as given."""
+    """Train one job folder; returns one of the exit statuses of `status`."""
     parser = argparse.ArgumentParser(
-        prog="python -m med_assets.training", description="Train one job folder to its end."
+        prog="python -m med_assets.training", description="Train one job folder to its end.", epilog=STATUSES
     )
     parser.add_argument("job", type=Path, help="folder with program, experiment.json and cases.json")
     parser.add_argument(
-        "--resume", choices=RESUME, default="auto", help="continue from checkpoints/last.ckpt (default: if there)"
+        "--resume",
+        choices=RESUME,
+        default="auto",
+        help="go on from the last checkpoint: if there is one, or must, or never",
+    )
+    parser.add_argument(
+        "--unsupervised",
+        action="store_true",
+        help="train in this process, which ends with its parent: nothing restarts it when it hangs or dies",
     )
     options = parser.parse_args(arguments)
     try:
-        result = run(options.job, options.resume)
-    except OutOfMemory as error:
-        print(f"out of memory: {error}", file=sys.stderr)
-        return OUT_OF_MEMORY
+        if not options.job.is_dir():
+            parser.error(f"expected a job folder, found none at {options.job}")
+        if not options.unsupervised:
+            return Supervisor(options.job, options.resume).run()
+        die_with_parent()
+        return _train(options.job, options.resume)
     except MedAssetsError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return FAILED
-    print(f"{result['status']}: best {result['monitor']} {result['best_value']:.4f} at epoch {result['best_epoch']}")
-    return 0
+        return status.FAILED
+
+
+def _train(job: Path, resume: str) -> int:
+    from med_assets.errors import AcceleratorFailed, OutOfMemory, TrainingStopped
+    from med_assets.training.job import run
+
+    try:
+        result = run(job, resume)
+    except OutOfMemory as error:
+        print(f"out of memory: {error}", file=sys.stderr)
+        return status.OUT_OF_MEMORY
+    except AcceleratorFailed as error:
+        print(f"accelerator failed: {error}", file=sys.stderr)
+        return status.ACCELERATOR
+    except TrainingStopped as error:
+        print(error, file=sys.stderr)
+        return status.REQUEUE
+    if result:
+        best = f"best {result['monitor']} {result['best_value']:.4f} at epoch {result['best_epoch']}"
+        print(f"{result['status']}: {best}")
+    return status.DONE
 
 
 if __name__ == "__main__":

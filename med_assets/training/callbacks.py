@@ -1,22 +1,30 @@
-"""Small Lightning callbacks: heartbeat and hang dump, peak memory, history, the best epoch, and atomic checkpoints.
+"""Small Lightning callbacks: heartbeat and hang dump, pauses, seeds, averaging, peak memory, history, the best epoch.
 
 What a resumed training needs of them is in their `state_dict`, and so in the same file as weights and optimiser.
 """
 
 import csv
 import faulthandler
+import hashlib
 import io
+import json
 import math
 import os
+import random
 import resource
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from med_assets.files import replacing, write_json, write_text
+from med_assets.training.ranks import rank, world
 from med_assets.training.task import Task
 
 BEAT_EVERY_S = 1.0
@@ -24,7 +32,10 @@ BEAT_EVERY_S = 1.0
 
 
 class Heartbeat(Callback):
-    """Writes `heartbeat.json` as training goes on, and all stacks to stderr when no batch ended for `hang_after_s`."""
+    """Writes `heartbeat.json` as training goes on, and all stacks to stderr when no batch ended for `hang_after_s`.
+
+    The supervisor ends a process whose heartbeat stands still; the stacks are in the log by then.
+    """
 
     def __init__(self, path: Path, hang_after_s: float) -> None:
         self.path, self.hang_after_s, self._last = path, hang_after_s, 0.0
@@ -35,15 +46,18 @@ class Heartbeat(Callback):
         self._at = at or self._at
         faulthandler.dump_traceback_later(self.hang_after_s, repeat=True)
         now = time.time()
-        if always or now - self._last >= BEAT_EVERY_S:
+        if rank() == 0 and (always or abs(now - self._last) >= BEAT_EVERY_S):
             self._last = now
-            write_json(
-                self.path, {"time": now, "pid": os.getpid(), "phase": phase, "epoch": self._at[0], "step": self._at[1]}
-            )
+            beat = {"time": now, "pid": os.getpid(), "phase": phase, "epoch": self._at[0], "step": self._at[1]}
+            # Not synced to disk: a beat is for who watches now, and a power cut ends the watching too.
+            write_json(self.path, beat, durable=False)
 
     def stop(self, phase: str) -> None:
-        """Write the last beat and stop watching."""
-        self.beat(phase)
+        """Write the last beat, unless the disk is full, and stop watching."""
+        try:
+            self.beat(phase)
+        except OSError as error:
+            print(f"the last heartbeat could not be written: {error}", file=sys.stderr)
         faulthandler.cancel_dump_traceback_later()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -56,16 +70,138 @@ class Heartbeat(Callback):
         self.beat("validate", (trainer.current_epoch, trainer.global_step), always=False)
 
 
-class PeakMemory(Callback):
-    """Measures the most memory used: of the accelerator where there is one, else of the process."""
+class ThermalPause(Callback):
+    """Rests for `pause_s` after each `every_s` of work, so that a machine with weak cooling stays within its limits."""
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def __init__(self, every_s: float, pause_s: float, heartbeat: Heartbeat) -> None:
+        self.every_s, self.pause_s, self.heartbeat = every_s, pause_s, heartbeat
+        self.pauses = 0
+        self._since = time.monotonic()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._since = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if time.monotonic() - self._since < self.every_s:
+            return
+        until = time.monotonic() + self.pause_s
+        while (left := until - time.monotonic()) > 0:
+            # Beating all the while, or a long pause would look like a hang.
+            self.heartbeat.beat("paused")
+            time.sleep(min(left, BEAT_EVERY_S))
+        self.pauses += 1
+        self._since = time.monotonic()
+
+
+class StepSeeds(Callback):
+    """Seeds Python, NumPy and torch anew before each training step and each validation.
+
+    A seed is a function of the experiment's seed, epoch, batch and process, so dropout and augmentation on the device
+    draw the same numbers in a resumed training, with no random state to keep in a checkpoint.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._seed("train", trainer.current_epoch, batch_idx)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._seed("validate", trainer.current_epoch, 0)
+
+    def _seed(self, *what: str | int) -> None:
+        text = json.dumps([self.seed, world()[0], *what]).encode()
+        seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries that draw from the global state are whom this is for
+        torch.manual_seed(seed)
+
+
+class MovingAverage(Callback):
+    """Exponential moving average of the weights: `average = decay * average + (1 - decay) * weights` after each step.
+
+    Validation sees the average, and it is what the best epoch saves; training goes on with the weights themselves.
+    It must come after BestEpoch in the list of callbacks. Integer buffers are copied, not averaged.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, torch.Tensor] = {}
+        self._update = get_ema_multi_avg_fn(decay)
+        self._step = -1
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        now = pl_module.state_dict()
+        start = self.average or now
+        self.average = {name: start[name].detach().to(now[name].device, copy=True) for name in now}
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        now = pl_module.state_dict()
+        floating = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        self._update([self.average[name] for name in floating], [now[name] for name in floating], 0)
+        for name in now.keys() - set(floating):
+            self.average[name].copy_(now[name])
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._swap(pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._swap(pl_module)
+
+    def _swap(self, pl_module: Any) -> None:
+        with torch.no_grad():
+            for name, tensor in pl_module.state_dict().items():
+                kept = tensor.clone()
+                tensor.copy_(self.average[name])
+                self.average[name].copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average = dict(state_dict["average"])
+
+
+class PeakMemory(Callback):
+    """Measures the most memory used in training and in validation: of the accelerator where there is one, and of the process.
+
+    The host's peak is the process's highest resident size up to the end of that phase, since the system does not say
+    it per phase. A phase of a resumed training is measured since the resume.
+    """
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, dict[str, float]] = {}
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self._reset()
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._take("train")
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._take("validate")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._take("train")
+
+    def _take(self, phase: str) -> None:
+        now = {name: value for name, value in self.measured().items() if value is not None}
+        known = self.peaks.get(phase, {})
+        self.peaks[phase] = {name: max(value, known.get(name, 0.0)) for name, value in now.items()}
+        self._reset()
+
+    @staticmethod
+    def _reset() -> None:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
     @staticmethod
     def measured() -> dict[str, float | None]:
-        """Return `peak_host_mb` and `peak_accelerator_mb`, MiB; the latter None without CUDA."""
+        """Return `peak_host_mb` and `peak_accelerator_mb` since the last reset, MiB; the latter None without CUDA."""
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
         return {"peak_host_mb": round(host, 1), "peak_accelerator_mb": gpu and round(gpu, 1)}
@@ -84,6 +220,8 @@ class History(Callback):
     def add(self, row: dict[str, float]) -> None:
         """Add a row and write the file; a metric that an epoch does not have is left empty, never 0."""
         self.rows.append(row)
+        if rank():
+            return
         self.write()
         print(" ".join(f"{name}={value:.6g}" for name, value in row.items()), flush=True)
 
@@ -106,11 +244,16 @@ class History(Callback):
 class BestEpoch(Callback):
     """Saves the weights of the epoch with the lowest monitored value; stops after `patience` validations without."""
 
-    def __init__(self, path: Path, task: Task, patience: int) -> None:
-        self.path, self.task, self.patience = path, task, patience
+    def __init__(self, path_of: Callable[[int], Path], task: Task, patience: int) -> None:
+        self.path_of, self.task, self.patience = path_of, task, patience
         self.best: float | None = None
         self.epoch: int | None = None
         self.waited = 0
+
+    @property
+    def path(self) -> Path | None:
+        """File with the weights of the best epoch; None before there is one."""
+        return None if self.epoch is None else self.path_of(self.epoch)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if self.waited >= self.patience:
@@ -120,7 +263,8 @@ class BestEpoch(Callback):
         value = pl_module.epoch_metrics.get(self.task.monitor)
         if value is not None and math.isfinite(value) and (self.best is None or value < self.best):
             self.best, self.epoch, self.waited = value, trainer.current_epoch, 0
-            save_tensors(self.path, self.task.weights())
+            if rank() == 0:
+                save_tensors(self.path_of(self.epoch), self.task.weights())
         else:
             self.waited += 1
             trainer.should_stop = trainer.should_stop or self.waited >= self.patience
@@ -132,21 +276,8 @@ class BestEpoch(Callback):
         self.best, self.epoch, self.waited = state_dict["best"], state_dict["epoch"], state_dict["waited"]
 
 
-class LastCheckpoint(Checkpoint):
-    """Writes `last.ckpt` after each epoch: temporary file, fsync, rename. `key` says which job it belongs to."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        with replacing(self.path) as temporary:
-            trainer.save_checkpoint(temporary)
-
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["job_key"] = self.key
-
-
 def save_tensors(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Save a plain state dict atomically, on the CPU, loadable with `weights_only=True`."""
-    with replacing(path) as temporary:
-        torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, temporary)
+    """Save a plain state dict atomically, on the CPU, loadable with `weights_only=True`; equal weights give equal bytes."""
+    # Through a stream, since torch writes the name of a path, here a random one, into the file.
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, stream)

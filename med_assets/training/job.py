@@ -1,13 +1,12 @@
 """Run one job folder to its end.
 
 In: `program` (a name), `experiment.json`, `cases.json` ([{case_id, patient_id, split, folder}]; a relative folder is
-relative to the job). Out, as it runs: `heartbeat.json`, `history.csv`, `checkpoints/`, `tensorboard/`; at the end, each
-atomically: `weights.pt`, the best epoch's state dict, then `result.json`.
+relative to the job). Out, as it runs: `heartbeat.json`, `events.jsonl`, `history.csv`, `checkpoints/`, `tensorboard/`;
+at the end, each atomically: `weights.pt`, the best epoch's state dict, then `result.json`.
 """
 
 import hashlib
 import json
-import logging
 import platform
 import shutil
 import time
@@ -18,16 +17,26 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
-from med_assets.errors import CheckpointMismatch, ConfigurationError, OutOfMemory
-from med_assets.experiments import Experiment, from_json
+from med_assets.errors import AcceleratorFailed, ConfigurationError, DiskFull, OutOfMemory
+from med_assets.experiments import Experiment, Rung, from_json
 from med_assets.files import file_sha256, read_json, write_json
-from med_assets.training.callbacks import BestEpoch, Heartbeat, History, LastCheckpoint, PeakMemory, save_tensors
+from med_assets.training import accelerator
+from med_assets.training.accelerator import Plan
+from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
+from med_assets.training.checkpoints import DISK_FULL, FOLDER, Checkpoints
+from med_assets.training.events import EVENTS, events, note
+from med_assets.training.fit import fit
+from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
+from med_assets.training.ranks import rank
+from med_assets.training.saving import StopRequest
 from med_assets.training.task import ClosedForm, Task, TrainingCase, build
 
 RESUME = ("auto", "must", "never")
 """auto continues if there is a checkpoint, must refuses if there is none, never starts over."""
+
+DISCARDED = "discarded"
+"""Folder in a job to which `never` moves what a training before it left; it holds one such training, the last."""
 
 SPLITS = ("train", "val")
 
@@ -35,47 +44,65 @@ SPLITS = ("train", "val")
 def run(job: Path, resume: str = "auto") -> dict[str, Any]:
     """Train the job and return its result; a job that is done already returns the result it has.
 
-    Raises ConfigurationError for a job that can't be run as given, CheckpointMismatch for a checkpoint of another
-    experiment or other cases, and OutOfMemory, after writing a result that says so.
+    `never` starts in a clean folder: checkpoints and results that are there are moved to `discarded/`, and those that
+    were discarded before are removed. Raises ConfigurationError for a job that can't be run as given,
+    CheckpointMismatch for a checkpoint of another experiment or other cases, ArtifactCorrupt when no checkpoint is
+    whole, DiskFull, TrainingStopped after SIGTERM, AcceleratorFailed, and OutOfMemory, after writing a result that
+    says so. In a training of several processes all but the first return an empty dictionary.
     """
     if resume not in RESUME:
         raise ConfigurationError(f"resume is one of {', '.join(RESUME)}; found {resume!r}")
     program, experiment, cases = read_job(job)
     key = job_key(experiment, cases)
-    last = job / "checkpoints" / "last.ckpt"
-    if resume == "never":
-        _start_over(job)
-    elif (finished := _finished(job, key)) is not None:
-        return finished
-    if resume == "must" and not last.is_file():
-        raise ConfigurationError("resume=must, but the job has no checkpoints/last.ckpt; use auto or never to start it")
+    checkpoints = Checkpoints(job, key, experiment.runtime.keep)
+    if rank() == 0:
+        if resume == "never":
+            _start_over(job)
+        elif (finished := _finished(job, key)) is not None:
+            return finished
+        (job / "result.json").unlink(missing_ok=True)
+        checkpoints.clean()
     if experiment.runtime.threads:
         torch.set_num_threads(experiment.runtime.threads)
     heartbeat = Heartbeat(job / "heartbeat.json", experiment.runtime.hang_after_s)
     heartbeat.beat("start")
     started = time.monotonic()
-    task = build(program, experiment, cases)
-    tried: dict[str, Any] = task.tried if isinstance(task, Task) else {}
     try:
-        outcome = (
-            _closed_form(job, task) if isinstance(task, ClosedForm) else _fit(job, experiment, task, key, heartbeat)
-        )
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        write_json(job / "result.json", {"status": "out_of_memory", "job_key": key, **tried, **PeakMemory.measured()})
-        raise OutOfMemory(
-            f"tried {tried}; lower schedule.batch or patches.size, or use a larger accelerator"
-        ) from error
+        with StopRequest() as stop:
+            found = checkpoints.newest()
+            if resume == "must" and found is None:
+                raise ConfigurationError(
+                    f"resume=must, but there is no checkpoint in {checkpoints.folder}; use auto or never to start it"
+                )
+            if rank() == 0:
+                note(job, "start", resume=resume, step=found and found.step)
+            plan: Plan | None = None
+            try:
+                torch.manual_seed(experiment.seed)
+                probe = build(program, experiment.probe(), cases)
+                if isinstance(probe, ClosedForm):
+                    monitor, outcome = probe.monitor, _closed_form(job, probe)
+                else:
+                    plan = _plan(job, experiment, probe, began=found is not None)
+                    torch.manual_seed(experiment.seed)
+                    task = build(program, _at(experiment, plan), cases)
+                    assert isinstance(task, Task)
+                    monitor = task.monitor
+                    outcome = fit(job, experiment, task, plan, checkpoints, found, heartbeat, stop)
+            except (RuntimeError, MemoryError, OSError, OutOfMemory) as error:
+                _classified(job, key, error, experiment, plan)
+                raise
     finally:
         heartbeat.stop("end")
+    if rank():
+        return {}
     result = {
         "status": "completed",
         "program": program,
         "experiment": experiment.name,
         "experiment_hash": experiment.hash(),
         "job_key": key,
-        "monitor": task.monitor,
+        "monitor": monitor,
         "n_train": sum(case.split == "train" for case in cases),
         "n_val": sum(case.split == "val" for case in cases),
         "weights_sha256": file_sha256(job / "weights.pt"),
@@ -83,12 +110,52 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "python": platform.python_version(),
-        **tried,
+        **(plan.named() if plan else {}),
+        "memory": plan and {"needed_mb": plan.needed_mb, "free_mb": plan.free_mb, "processes": plan.processes},
         **outcome,
-        **PeakMemory.measured(),
+        "events": events(job),
     }
     write_json(job / "result.json", result)
     return result
+
+
+def _plan(job: Path, experiment: Experiment, probe: Task, *, began: bool) -> Plan:
+    """The plan of the first process, which the others of the training take over."""
+    if rank():
+        return accelerator.planned(job)
+    with warnings.catch_warnings():
+        # The step is measured without a trainer, so what it logs goes nowhere, as Lightning says.
+        warnings.filterwarnings("ignore", message=".*trainer.* reference is not registered.*")
+        measured = accelerator.measure(probe, experiment)
+    return accelerator.plan(job, experiment, measured, began=began)
+
+
+def _at(experiment: Experiment, plan: Plan) -> Experiment:
+    return experiment.at(Rung(batch=plan.batch, patch=None if plan.patch is None else tuple(plan.patch)))
+
+
+def _classified(job: Path, key: str, error: BaseException, experiment: Experiment, plan: Plan | None) -> None:
+    """Raise an error by its name, when it has one: OutOfMemory, after writing the result, DiskFull, AcceleratorFailed."""
+    tried = plan.named() if plan else {}
+    if isinstance(error, OutOfMemory) or is_out_of_memory(error):
+        message = str(error)
+        if plan is not None:
+            named = ", ".join(f"{name} {value}" for name, value in tried.items())
+            message = (
+                f"memory ran out with {named}; before it, {accelerator.free_text(plan)}. "
+                f"{accelerator.change(plan, experiment)}"
+            )
+        note(job, "out_of_memory", message=message)
+        said = {"status": "out_of_memory", "job_key": key, "message": message, **tried, **PeakMemory.measured()}
+        write_json(job / "result.json", said)
+        raise OutOfMemory(message) from error
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        raise DiskFull(
+            f"no room left in {job}: {error}; the last checkpoint is whole: make room and start the same command again"
+        ) from error
+    if is_accelerator_failure(error):
+        note(job, "accelerator_failed", message=str(error).splitlines()[0])
+        raise AcceleratorFailed(f"{str(error).splitlines()[0]}; the last checkpoint is whole") from error
 
 
 def read_job(job: Path) -> tuple[str, Experiment, list[TrainingCase]]:
@@ -127,67 +194,6 @@ def job_key(experiment: Experiment, cases: Sequence[TrainingCase]) -> str:
     return hashlib.sha256(json.dumps([experiment.hash(), rows]).encode()).hexdigest()
 
 
-def _fit(job: Path, experiment: Experiment, task: Task, key: str, heartbeat: Heartbeat) -> dict[str, Any]:
-    folder = job / "checkpoints"
-    last, best_path = folder / "last.ckpt", folder / "best.pt"
-    resumed = last.is_file()
-    if resumed:
-        found = torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("job_key")
-        if found != key:
-            raise CheckpointMismatch(
-                "checkpoints/last.ckpt was written by another experiment or for other cases; "
-                "use --resume never to start over"
-            )
-    history, best = History(job / "history.csv"), BestEpoch(best_path, task, experiment.schedule.patience)
-    on_cpu = experiment.runtime.accelerator == "cpu" or not torch.cuda.is_available()
-    precision: Any = "32-true" if on_cpu else experiment.precision
-    # Tips of Lightning, one of them an advertisement; warnings and errors still pass.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # Advice of Lightning on workers and log intervals, and a deprecation inside it; none is about the result.
-        warnings.filterwarnings(
-            "ignore", message=".*(does not have many workers|is smaller than the logging interval).*"
-        )
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning|torch")
-        trainer = lightning.Trainer(
-            accelerator="cpu" if on_cpu else experiment.runtime.accelerator,
-            devices=1,
-            precision=precision,
-            max_epochs=experiment.schedule.epochs,
-            check_val_every_n_epoch=experiment.schedule.val_every,
-            gradient_clip_val=experiment.optimiser.clip,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            logger=TensorBoardLogger(save_dir=job, name="tensorboard", version=""),
-            callbacks=[heartbeat, PeakMemory(), history, best, LastCheckpoint(last, key)],
-            enable_checkpointing=True,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(task.module, task.train, task.val, ckpt_path=last if resumed else None, weights_only=True)
-    if best.best is None:
-        raise ConfigurationError(
-            f"no epoch has a finite {task.monitor}: training diverged (lower optimiser.lr) or never validated "
-            "(schedule.val_every is above schedule.epochs)"
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    save_tensors(job / "weights.pt", torch.load(best_path, map_location="cpu", weights_only=True))
-    history.write()
-    return {
-        "best_epoch": best.epoch,
-        "best_value": best.best,
-        "best_metrics": next(row for row in history.rows if row["epoch"] == best.epoch),
-        "epochs_run": len(history.rows),
-        "stopped_early": best.waited >= best.patience,
-        "resumed": resumed,
-        "device": str(trainer.strategy.root_device),
-        "precision": precision,
-        "parameters": sum(parameter.numel() for parameter in task.module.parameters()),
-    }
-
-
 def _closed_form(job: Path, task: ClosedForm) -> dict[str, Any]:
     weights, metrics = task.compute()
     save_tensors(job / "weights.pt", weights)
@@ -215,13 +221,9 @@ def _finished(job: Path, key: str) -> dict[str, Any] | None:
 
 
 def _start_over(job: Path) -> None:
-    for folder in ("checkpoints", "tensorboard"):
-        shutil.rmtree(job / folder, ignore_errors=True)
-    for name in ("result.json", "weights.pt", "history.csv"):
-        (job / name).unlink(missing_ok=True)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "out of memory" in text or "can't allocate memory" in text
+    old = [job / name for name in (FOLDER, "tensorboard", "result.json", "weights.pt", "history.csv", EVENTS)]
+    if present := [path for path in old if path.exists()]:
+        shutil.rmtree(job / DISCARDED, ignore_errors=True)
+        (job / DISCARDED).mkdir()
+        for path in present:
+            path.rename(job / DISCARDED / path.name)

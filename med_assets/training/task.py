@@ -29,15 +29,18 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class Task:
-    """A Lightning training. The module's `epoch_metrics` are the epoch's numbers; the lowest `monitor` is the best."""
+    """A Lightning training, that can be stopped after any step.
+
+    The module's `epoch_metrics` are the epoch's numbers, the same in every process of a training; the lowest `monitor`
+    is the best. What it sums up within an epoch is in its checkpoint. Its `training_step` works without a trainer, to
+    measure memory. `train` is a DataLoader over an EpochSampler, `val` one over a ValidationSampler.
+    """
 
     module: Any
     train: Any
     val: Any
     monitor: str
     weights: Callable[[], "dict[str, Tensor]"]
-    tried: dict[str, Any]
-    """What an out-of-memory message names: batch, patch."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From conf/ to a validated, frozen experiment and its hash."""
 
+import json
 import re
 from pathlib import Path
 
@@ -46,7 +47,13 @@ def test_a_result_changes_the_hash_and_a_title_or_the_machine_does_not() -> None
     base = experiments.load("rt_dose", "baseline").hash()
     assert experiments.load("rt_dose", "baseline", ["optimiser.lr=2e-4"]).hash() != base
     assert experiments.load("rt_dose", "baseline", ["site=head_neck"]).hash() != base
-    for override in ("runtime.workers=0", "runtime.accelerator=cpu", "title=Other", "site.title=Other"):
+    for override in (
+        "runtime.workers=0",
+        "runtime.accelerator=cpu",
+        "title=Other",
+        "site.title=Other",
+        "launch.gpus=2",
+    ):
         assert experiments.load("rt_dose", "baseline", [override]).hash() == base
 
 
@@ -55,6 +62,13 @@ def test_json_and_back_is_the_same_experiment() -> None:
     again = experiments.from_json("rt_dose", found.to_json())
     assert again == found
     assert again.hash() == found.hash()
+
+
+def test_an_experiment_that_was_written_before_it_had_a_launch_section_is_still_read() -> None:
+    found = experiments.load("rt_dose", "baseline")
+    old = json.loads(found.to_json())
+    del old["launch"]
+    assert experiments.from_json("rt_dose", json.dumps(old)) == found
 
 
 def test_an_experiment_is_frozen() -> None:
@@ -71,6 +85,10 @@ def test_an_experiment_is_frozen() -> None:
         (["patches.size=[3,16,16]"], "multiples of 16"),
         (["losses.mse=0"], "mse or structure must be above 0"),
         (["site=elbow"], "elbow"),
+        (["launch.launcher=cloud"], "launch.launcher"),
+        (["launch.time_min=5"], "time_min (5 min) must be longer than stop_before_limit_s (300 s)"),
+        (["launch.options=['--array=1-4']"], "--array=1-4 is set by the launcher itself"),
+        (["launch.options=[-A imaging]"], "expected an option of sbatch in one word"),
     ],
 )
 def test_what_can_not_be_used_is_named(overrides: list[str], said: str) -> None:

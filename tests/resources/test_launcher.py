@@ -13,7 +13,8 @@ import dagster as dg
 import psutil
 import pytest
 
-from resources.launcher import PROCESS, RESULT, LocalLauncher, running
+from med_assets.jobs import RESULT, State
+from resources.launcher import PROCESS, LocalLauncher, running
 
 TRAINING = """
 import os, sys, time
@@ -88,16 +89,18 @@ def test_a_finished_job_is_taken_over_without_starting_anything(tmp_path: Path) 
 def test_a_running_job_is_followed_and_not_started_twice(tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", "time.sleep(1.5)" + EPOCHS)
     first = Scripted().submit(job, dict(os.environ))
-    assert first is not None
-    assert Scripted().submit(job, dict(os.environ)) is None
+    assert first.own is not None
+    second = Scripted().submit(job, dict(os.environ))
+    assert (first.started_here, second.started_here, second.pid) == (True, False, first.pid)
     with dg.DagsterInstance.ephemeral() as instance:
         assert run(job, instance).success
-    first.wait()
+    first.own.wait()
     assert starts(job) == 1
 
 
-def test_a_killed_training_is_started_again(tmp_path: Path) -> None:
-    body = "if len((job / 'starts').read_text()) == 1: os.kill(os.getpid(), 9)" + EPOCHS
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 15)", "sys.exit(0)", "sys.exit(75)"])
+def test_a_training_that_was_killed_or_told_to_stop_is_started_again(tmp_path: Path, end: str) -> None:
+    body = f"if len((job / 'starts').read_text()) == 1: {end}" + EPOCHS
     job = job_of(tmp_path / "job", body)
     with dg.DagsterInstance.ephemeral() as instance:
         assert run(job, instance).success
@@ -120,9 +123,8 @@ def test_an_interrupted_run_leaves_its_training_running(tmp_path: Path) -> None:
     left: list[subprocess.Popen[bytes]] = []
 
     class Interrupting(Scripted):
-        def _follow(self, context: object, job: object, reader: object, own: subprocess.Popen[bytes] | None) -> None:
-            assert own is not None
-            left.append(own)
+        def _follow(self, context: Any, training: Any, reader: Any) -> State:
+            left.append(training.own)
             raise KeyboardInterrupt
 
     @dg.asset
@@ -155,13 +157,14 @@ def test_a_cancelled_run_stops_its_training_and_one_that_died_does_not(
 ) -> None:
     job = job_of(tmp_path / "job", "time.sleep(60)")
     launcher = Scripted(poll_s=0.05)
-    process = launcher.submit(job, dict(os.environ))
+    training = launcher.submit(job, dict(os.environ))
+    process = training.own
     assert process is not None
     try:
         record = SimpleNamespace(status=status)
         instance = SimpleNamespace(get_run_by_id=lambda run_id: record)
         context: Any = SimpleNamespace(instance=instance, run=SimpleNamespace(run_id="a run"))
-        launcher._stop_if_cancelled(context, job)
+        launcher._stop_if_cancelled(context, training)
         if stops:
             assert process.wait(timeout=10) == -signal.SIGTERM
         else:

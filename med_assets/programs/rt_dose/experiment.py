@@ -4,13 +4,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import Experiment, Settings
+from med_assets.experiments import Experiment, Rung, Settings
 from med_assets.programs.rt_dose.site import Site
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (z, y, x)")]
 
 POOLINGS = 4
 """Times that the network halves its input, so that patch sides are multiples of 2 ** POOLINGS."""
+
+PROBE_SIDE = 32
+"""Longest side of the patch that memory is measured with, voxels: a step of it takes a second on a CPU."""
 
 
 class Network(Settings):
@@ -84,6 +87,25 @@ class DoseExperiment(Experiment):
     patches: Patches = Field(description="training patches")
     losses: Losses = Field(description="weights of the loss")
     inference: Inference = Field(description="prediction of whole volumes")
+
+    @model_validator(mode="after")
+    def _each_rung_can_be_trained(self) -> Self:
+        for rung in self.schedule.ladder:
+            self.at(rung)
+        return self
+
+    def patch(self) -> list[int]:
+        return list(self.patches.size)
+
+    def at(self, rung: Rung) -> Self:
+        patches = self.patches
+        if rung.patch is not None:
+            patches = Patches.model_validate({**patches.model_dump(), "size": rung.patch})
+        schedule = self.schedule.model_copy(update={"batch": rung.batch})
+        return self.model_copy(update={"schedule": schedule, "patches": patches})
+
+    def probe(self) -> Self:
+        return self.at(Rung(batch=1, patch=tuple(min(side, PROBE_SIDE) for side in self.patches.size)))
 
 
 EXPERIMENT = DoseExperiment

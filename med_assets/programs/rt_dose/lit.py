@@ -16,10 +16,11 @@ from med_assets.experiments import Experiment
 from med_assets.programs.rt_dose import mean_dose
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.losses import DoseLoss
-from med_assets.programs.rt_dose.patches import EpochSampler, PatchDataset
+from med_assets.programs.rt_dose.patches import PatchDataset
 from med_assets.programs.rt_dose.predict import Predictor, build_network, predict_volume
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Site
+from med_assets.training.ranks import EpochSampler, ValidationSampler, gathered
 from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 MONITOR = "val_mae_gy"
@@ -51,28 +52,29 @@ def mean_metrics(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:
 class DoseModule(lightning.LightningModule):
     """Trains on patches and validates on whole volumes; `epoch_metrics` holds what the history records."""
 
-    def __init__(self, experiment: DoseExperiment, steps_per_epoch: int) -> None:
+    def __init__(self, experiment: DoseExperiment, n_val: int) -> None:
         super().__init__()
         self.experiment = experiment
         self.network = build_network(experiment)
         self.loss = DoseLoss(experiment.losses, experiment.site)
-        self.steps_per_epoch = steps_per_epoch
+        self.n_val = n_val
         self._lr = 0.0
         self._validated: dict[str, float] = {}
+        self._batches = 0
         self._sums: dict[str, Tensor] = {}
+        self._means: dict[str, float] = {}
         self._volumes: list[dict[str, float]] = []
 
     @property
     def epoch_metrics(self) -> dict[str, float]:
-        """Learning rate, mean loss and terms over the steps, and the validation metrics if the epoch has any."""
-        means = {f"train_{name}": float(value) / self.steps_per_epoch for name, value in self._sums.items()}
-        return {"lr": self._lr, **means, **self._validated}
+        """Learning rate, mean loss and terms over the batches, and the validation metrics if the epoch has any."""
+        return {"lr": self._lr, **self._means, **self._validated}
 
     def configure_optimizers(self) -> Any:
         """AdamW, and a cosine over epochs, stepped per batch so that no checkpoint lies between the two."""
         optimiser, epochs = self.experiment.optimiser, self.experiment.schedule.epochs
         floor = optimiser.min_lr / optimiser.lr
-        steps = self.steps_per_epoch
+        steps = int(self.trainer.estimated_stepping_batches) // epochs
 
         def cosine(step: int) -> float:
             return floor + (1 - floor) * (1 + math.cos(math.pi * min(step // steps, epochs) / epochs)) / 2
@@ -83,18 +85,35 @@ class DoseModule(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""
-        self._sums, self._validated = {}, {}
+        self._batches, self._sums, self._means, self._validated = 0, {}, {}, {}
         self._lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Return the loss of one batch of patches."""
         predicted = self.network(batch["input"], batch["constraints"])
         loss, terms = self.loss(predicted, batch)
+        self._batches += 1
         for name, value in {"loss": loss, **terms}.items():
             self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach()
         total: Tensor = loss
         self.log("step_loss", total.detach(), on_step=True, on_epoch=False)
         return total
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """After the last batch of the epoch, average over its batches, those of the other processes included."""
+        if self.trainer.is_last_batch:
+            means = {name: self.trainer.strategy.reduce(total / self._batches) for name, total in self._sums.items()}
+            self._means = {f"train_{name}": float(mean) for name, mean in means.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of an epoch that is not over, which a resumed training goes on with."""
+        checkpoint["epoch_so_far"] = {"lr": self._lr, "batches": self._batches, "sums": self._sums}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the sums of the epoch."""
+        kept = checkpoint["epoch_so_far"]
+        self._lr, self._batches = kept["lr"], kept["batches"]
+        self._sums = {name: value.to(self.device) for name, value in kept["sums"].items()}
 
     def on_validation_epoch_start(self) -> None:
         """Start a new list of volumes."""
@@ -106,8 +125,8 @@ class DoseModule(lightning.LightningModule):
         self._volumes.append(volume_metrics(case, predicted, self.experiment.site))
 
     def on_validation_epoch_end(self) -> None:
-        """Average over the cases."""
-        self._validated = mean_metrics(self._volumes)
+        """Average over the cases, those that other processes predicted included."""
+        self._validated = mean_metrics(gathered(self._volumes, self.n_val))
         self.log_dict(self._validated, batch_size=1)
 
     def on_train_epoch_end(self) -> None:
@@ -146,13 +165,15 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        # Workers are seeded from it, so that a new iterator does not draw from torch's global random state.
+        generator=torch.Generator(),
     )
     whole: Any = opened["val"]
-    val: DataLoader[Any] = DataLoader(whole, batch_size=None, collate_fn=_same)
+    val: DataLoader[Any] = DataLoader(whole, batch_size=None, sampler=ValidationSampler(len(whole)), collate_fn=_same)
     # The patches depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
-    module = DoseModule(experiment, len(train))
-    return Task(module, train, val, MONITOR, lambda: dict(module.network.state_dict()), tried=_tried(experiment))
+    module = DoseModule(experiment, len(whole))
+    return Task(module, train, val, MONITOR, lambda: dict(module.network.state_dict()))
 
 
 def _mean_dose(
@@ -165,7 +186,3 @@ def _mean_dose(
 
 def _same(item: Any) -> Any:
     return item
-
-
-def _tried(experiment: DoseExperiment) -> dict[str, Any]:
-    return {"batch": experiment.schedule.batch, "patch": list(experiment.patches.size)}

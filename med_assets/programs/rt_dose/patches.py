@@ -1,11 +1,11 @@
 """Training patches, each a pure function of (seed, epoch, position), so that a resumed training sees the same ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from med_assets.programs.rt_dose.experiment import Patches
 from med_assets.programs.rt_dose.prepared import PreparedCase, pad_input
@@ -15,24 +15,6 @@ TRIES = 512
 """Random voxels looked at for one with dose, before the whole volume is searched."""
 
 Place = tuple[int, int, int]
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, position); Lightning calls `set_epoch` before each epoch, also after a resume."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose patches come next."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, position) for position in range(self.length))
-
-    def __len__(self) -> int:
-        return self.length
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):

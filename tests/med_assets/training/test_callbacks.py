@@ -1,20 +1,31 @@
 """The small callbacks, each on its own."""
 
 import json
+import random
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from med_assets.training.callbacks import BestEpoch, Heartbeat, History, save_tensors
+from med_assets.training.callbacks import (
+    BestEpoch,
+    Heartbeat,
+    History,
+    MovingAverage,
+    StepSeeds,
+    ThermalPause,
+    save_tensors,
+)
 from med_assets.training.task import Task
 
 
 @pytest.fixture
 def best(tmp_path: Path) -> BestEpoch:
-    task = Task(None, None, None, "loss", lambda: {"w": torch.ones(1)}, tried={})
-    return BestEpoch(tmp_path / "best.pt", task, patience=2)
+    task = Task(None, None, None, "loss", lambda: {"w": torch.ones(1)})
+    return BestEpoch(lambda epoch: tmp_path / f"best-{epoch}.pt", task, patience=2)
 
 
 def validated(best: BestEpoch, values: list[float]) -> SimpleNamespace:
@@ -27,6 +38,7 @@ def validated(best: BestEpoch, values: list[float]) -> SimpleNamespace:
 def test_the_lowest_value_is_the_best_epoch(best: BestEpoch) -> None:
     trainer = validated(best, [3.0, 1.0, 2.0])
     assert (best.best, best.epoch, trainer.should_stop) == (1.0, 1, False)
+    assert best.path is not None
     assert best.path.is_file()
 
 
@@ -62,8 +74,6 @@ def test_a_heartbeat_says_phase_epoch_and_step_to_the_end(tmp_path: Path) -> Non
 
 
 def test_a_hang_is_reported_with_the_stacks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    import time
-
     heartbeat = Heartbeat(tmp_path / "heartbeat.json", hang_after_s=0.2)
     heartbeat.beat("train")
     time.sleep(0.6)
@@ -74,3 +84,57 @@ def test_a_hang_is_reported_with_the_stacks(tmp_path: Path, capfd: pytest.Captur
 def test_saved_tensors_load_without_pickled_code(tmp_path: Path) -> None:
     save_tensors(tmp_path / "w.pt", {"w": torch.arange(3)})
     assert torch.load(tmp_path / "w.pt", weights_only=True)["w"].tolist() == [0, 1, 2]
+
+
+def test_a_thermal_pause_is_no_hang(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    heartbeat = Heartbeat(tmp_path / "heartbeat.json", hang_after_s=1.5)
+    pause = ThermalPause(0.1, 2.5, heartbeat)
+    pause.on_train_start(None, None)
+    pause.on_train_batch_end(None)
+    assert pause.pauses == 0
+    time.sleep(0.11)
+    started = time.monotonic()
+    pause.on_train_batch_end(None)
+    assert time.monotonic() - started >= 2.5
+    assert json.loads(heartbeat.path.read_text())["phase"] == "paused"
+    pause.on_train_batch_end(None)
+    heartbeat.stop("end")
+    assert pause.pauses == 1
+    assert not capfd.readouterr().err
+
+
+def test_random_numbers_of_a_step_depend_on_the_step_and_not_on_what_came_before() -> None:
+    def drawn(seed: int, epoch: int, batch: int) -> list[float]:
+        StepSeeds(seed).on_train_batch_start(SimpleNamespace(current_epoch=epoch), None, None, batch)
+        return [float(torch.rand(())), random.random(), float(np.random.rand())]  # noqa: NPY002 - the global state is meant
+
+    first = drawn(1, 2, 3)
+    assert drawn(1, 2, 4) != first
+    assert drawn(1, 2, 3) == first
+    assert len({tuple(drawn(*where)) for where in [(1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4)]}) == 4
+
+
+def test_the_moving_average_is_validated_and_the_weights_are_trained() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(module.weight, 1.0)
+    average, trainer = MovingAverage(0.75), SimpleNamespace(global_step=0)
+    average.on_train_start(trainer, module)
+    for trainer.global_step, weight in enumerate([3.0, 5.0], start=1):
+        torch.nn.init.constant_(module.weight, weight)
+        average.on_train_batch_end(trainer, module)
+        average.on_train_batch_end(trainer, module)  # a piece of a batch, without a step
+    expected = 0.75 * (0.75 * 1 + 0.25 * 3) + 0.25 * 5
+    average.on_validation_start(trainer, module)
+    assert module.weight.item() == pytest.approx(expected)
+    average.on_validation_end(trainer, module)
+    assert module.weight.item() == 5.0
+    again = MovingAverage(0.75)
+    again.load_state_dict(average.state_dict())
+    again.on_train_start(trainer, module)
+    assert again.average["weight"].item() == pytest.approx(expected)
+
+
+def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        save_tensors(tmp_path / name, {"w": torch.arange(3)})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()

@@ -10,6 +10,17 @@ from scipy import ndimage
 from med_assets import experiments
 from med_assets.programs.rt_dose.site import Site, load_site
 
+TINY = (
+    "patches.size=[16,16,16]",
+    "patches.per_epoch=6",
+    "inference.window=[32,32,32]",
+    "schedule.epochs=3",
+    "schedule.val_every=1",
+    "schedule.batch=2",
+    "optimiser.lr=3e-3",
+)
+"""Overrides that make a training of nine steps, a second of work."""
+
 
 def sphere(shape: Sequence[int], centre: Sequence[float], radius: float) -> np.ndarray:
     """A bool ball; centre and radius in voxels."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from med_assets.programs.rt_dose.experiment import Patches
-from med_assets.programs.rt_dose.patches import EpochSampler, PatchDataset, cut, flip_x, high_voxel, place
+from med_assets.programs.rt_dose.patches import PatchDataset, cut, flip_x, high_voxel, place
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import load_site
 from tests.med_assets.programs.rt_dose.builders import write_case
@@ -31,12 +31,6 @@ def test_a_patch_depends_only_on_seed_epoch_and_position(cases: list[PreparedCas
     other = PatchDataset(cases, SITE, PATCHES, seed=1)[(4, 5)]
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["input"], other["input"])
-
-
-def test_the_sampler_names_the_epoch_that_it_was_given() -> None:
-    sampler = EpochSampler(2)
-    sampler.set_epoch(7)
-    assert list(sampler) == [(7, 0), (7, 1)]
 
 
 def test_a_patch_without_flip_is_the_cut_of_its_case(cases: list[PreparedCase]) -> None:

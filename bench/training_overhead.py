@@ -1,0 +1,100 @@
+"""What heartbeat, seeds, checkpoints and logging cost, as a share of training. `python -m bench.training_overhead`
+
+The seconds within our own callbacks, within the logger, and within writing checkpoints are taken while a real training
+runs. The cost of a checkpoint is spread over `save_every_s` of work, as in a long training, since this one is short.
+"""
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from bench.common import show
+from med_assets.training import callbacks, saving
+from med_assets.training.job import run
+from tests.med_assets.programs.rt_dose.builders import write_job
+
+NETS = ((8, 32), (16, 64))
+"""Base channels of the net, and side of the cubic patch."""
+
+STEPS, SAVE_EVERY_S = 12, 600.0
+
+
+def timed(seconds: dict[str, float], name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with the time it takes added up under a name."""
+
+    def measured(*arguments: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return original(*arguments, **named)
+        finally:
+            seconds[name] += time.perf_counter() - started
+
+    return measured
+
+
+WATCHED = (
+    ("heartbeat", callbacks.Heartbeat, "on_train_batch_end"),
+    ("seeds", callbacks.StepSeeds, "on_train_batch_start"),
+    ("average", callbacks.MovingAverage, "on_train_batch_end"),
+    ("logging", TensorBoardLogger, "log_metrics"),
+    ("checkpoint", saving.SaveCheckpoints, "_save"),
+)
+
+
+def measure(folder: Path, base: int, side: int) -> list[tuple[object, ...]]:
+    """One row per watched part: ms per step (per checkpoint), and its share of a step's time in percent."""
+    overrides = (
+        f"network.base_channels={base}",
+        f"patches.size=[{side},{side},{side}]",
+        f"patches.per_epoch={2 * STEPS}",
+        "inference.window=[32,32,32]",
+        "schedule.epochs=1",
+        "optimiser.ema=0.99",
+        "runtime.save_every_s=0",
+    )
+    seconds: dict[str, float] = defaultdict(float)
+    kept = [(owner, method, getattr(owner, method)) for _, owner, method in WATCHED]
+    for name, owner, method in WATCHED:
+        setattr(owner, method, timed(seconds, name, getattr(owner, method)))
+    stamps: list[float] = []
+    beaten = callbacks.Heartbeat.on_train_batch_end
+    setattr(  # noqa: B010 - the method is replaced for the time of this run
+        callbacks.Heartbeat,
+        "on_train_batch_end",
+        lambda *arguments: (stamps.append(time.perf_counter()), beaten(*arguments)),
+    )
+    try:
+        run(write_job(folder / f"{base}-{side}", overrides=overrides))
+    finally:
+        for owner, method, original in kept:
+            setattr(owner, method, original)
+    saves = STEPS  # after each step but the last, and at the end of the epoch
+    step_s = (stamps[-1] - stamps[0]) / (STEPS - 1) - seconds["checkpoint"] / saves
+    net = f"base {base}, 2 x {side}^3"
+    rows: list[tuple[object, ...]] = []
+    total = 0.0
+    for name, _, _ in WATCHED:
+        each = seconds[name] / (saves if name == "checkpoint" else STEPS)
+        share = 100 * each / (SAVE_EVERY_S if name == "checkpoint" else step_s)
+        total += share
+        rows.append((net, name, 1e3 * each, share))
+    return [*rows, (net, f"all, of a step of {1e3 * step_s:.0f} ms", "", total)]
+
+
+def main() -> None:
+    """One row per part and net."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        rows = [row for base, side in NETS for row in measure(Path(name), base, side)]
+    header = ("net", "part", "ms per step (per checkpoint)", f"share % (a checkpoint each {SAVE_EVERY_S:.0f} s)")
+    show("Overhead of training", header, rows)
+
+
+if __name__ == "__main__":
+    main()

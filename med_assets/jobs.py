@@ -1,0 +1,43 @@
+"""What all that starts and follows a training agrees on: the files of its job folder, its command, and its state."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_assets.experiments import Launch
+from med_assets.files import read_json
+
+LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
+"""Files of a job folder: what the training said, its result once it is done, and the lock held while it is started."""
+
+SECRETS = ("MED_ASSETS_PSEUDONYM_KEY",)
+"""Variables that a training is started without: it needs none, and Slurm would keep them on disk."""
+
+TAIL_LINES = 20
+"""Lines of the log that a failure quotes."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a training: whether it goes on, in words, and if it ended, whether starting it again may help."""
+
+    going_on: bool
+    told: str
+    again: bool = False
+
+
+def command(job: Path, resume: str = "auto") -> list[str]:
+    """The training command, as a person would type it."""
+    return [sys.executable, "-m", "med_assets.training", str(job), "--resume", resume]
+
+
+def launch_of(job: Path) -> Launch:
+    """The `launch` section of a job's experiment; the defaults for one that has none."""
+    path = job / "experiment.json"
+    return Launch.model_validate(read_json(path).get("launch", {})) if path.is_file() else Launch()
+
+
+def tail(job: Path) -> str:
+    """The end of a job's log."""
+    path = job / LOG
+    return "\n".join(path.read_text(errors="replace").splitlines()[-TAIL_LINES:]) if path.is_file() else ""

@@ -1,0 +1,284 @@
+"""Which devices a training gets, and which rung of its ladder: chosen from free memory before it starts.
+
+The need of a rung is estimated by
+
+    need = states + SPARE * saved * (items of the rung / items of the probe) + fixed
+
+`states` are weights, gradients, the two moments of AdamW and the moving average, if there is one, in 32 bit. `saved` is
+what one training step keeps for its backward pass: the bytes of all tensors that autograd saves, weights left out,
+counted in a dry run of one step, on the CPU, at the experiment's `probe`: a batch of one and a small patch. It grows in
+proportion to batch x voxels in every convolutional net. `fixed` is the device's context and libraries, or, on a CPU,
+the processes that read data.
+
+The first rung whose need is within FILL of what is free is taken; when none is, the run is not admitted. A training
+that goes on keeps the rung it began with (`rung.json` in the job), so that resuming equals not having stopped.
+
+The rung is no part of a checkpoint's key, while the ladder is. The key must be known before any machine is looked at:
+the graph, the launcher and the store ask for it. A rung without a patch only cuts the same batch into pieces whose
+gradients are added up, so the result is the same up to rounding, as it is between devices. A rung with another patch
+is another training; an experiment that has one in its ladder says that it stands for either, and the result records
+which it was.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from med_assets.errors import ConfigurationError, OutOfMemory
+from med_assets.experiments import Experiment, Rung
+from med_assets.files import read_json, write_json
+from med_assets.training.task import Task
+
+RUNG = "rung.json"
+
+SPARE, SPARE_ON_CPU = 1.5, 3.0
+"""Working memory, as a multiple of what autograd saves: gradients of activations on the way back, and the buffers of
+the convolutions, which unfold their input on a CPU. Measured on a CPU with the U-Net of rt_dose, patches of 32 and 64
+voxels a side and 8 and 16 base channels: 1.2 to 2.9 times."""
+
+HALF = 0.6
+"""Share of the saved bytes under 16-bit precision: activations are half, casts of weights and some norms are not."""
+
+CUDA_FIXED = 800 * 2**20
+"""Bytes of a CUDA context with cuDNN and cuBLAS, beside what torch allocates."""
+
+WORKER = 350 * 2**20
+"""Bytes of one process that reads data: torch imported, and a few batches on their way."""
+
+FILL = 0.9
+"""Share of the free memory that a run may be expected to take."""
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, or the host, and its free bytes."""
+
+    name: str
+    index: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided for a run: devices, the rung, and why it fits. Memory in MiB, of the fullest device."""
+
+    accelerator: str
+    devices: int | list[int]
+    processes: int
+    rung: int
+    batch: int
+    patch: list[int] | None
+    accumulate: int
+    needed_mb: float
+    free_mb: float
+
+    def named(self) -> dict[str, Any]:
+        """What a message and the result call the rung."""
+        return {"patch": self.patch, "batch": self.batch, "accumulate": self.accumulate, "rung": self.rung}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one training step at `items` voxels (or cases) takes: bytes of the weights, and bytes saved for backward."""
+
+    parameters: int
+    saved: int
+    items: int
+
+
+def measure(task: Task, experiment: Experiment) -> Probe:
+    """Run one step of `task`, which was built for `experiment.probe()`, on the CPU, and count what it keeps.
+
+    The module's `training_step` is called with no trainer attached. No memory of a device is used.
+    """
+    weights = {tensor.untyped_storage().data_ptr() for tensor in task.module.state_dict().values()}
+    seen: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    dataset = task.train.dataset
+    batch = task.train.collate_fn([dataset[next(iter(task.train.sampler))]])
+    # What was saved must stay alive until it is counted, or a freed address would be counted once for two tensors.
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        loss = task.module.training_step(batch, 0)
+    assert loss.requires_grad
+    parameters = sum(parameter.numel() * 4 for parameter in task.module.parameters())
+    return Probe(parameters, sum(seen.values()), experiment.probe().items())
+
+
+def needed(probe: Probe, at: Experiment, accelerator: str, *, averaged: bool, workers: int) -> int:
+    """Return the estimated need in bytes of a rung, given as the experiment at that rung; see the module's formula."""
+    states = probe.parameters * (4 + averaged)
+    half = HALF if accelerator != "cpu" and not at.precision.startswith("32") else 1.0
+    spare = SPARE_ON_CPU if accelerator == "cpu" else SPARE
+    saved = spare * half * probe.saved * at.items() / probe.items
+    return int(states + saved + (workers * WORKER if accelerator == "cpu" else CUDA_FIXED))
+
+
+def free_devices(accelerator: str, count: int) -> list[Device]:
+    """Return the `count` devices with the most free memory; on a CPU, the host that many times.
+
+    `accelerator` is auto, cpu, gpu, cuda or mps. Raises ConfigurationError when it asks for what is not there.
+    """
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"runtime.accelerator={accelerator}, but torch finds no GPU it can use; `med-assets doctor` says why, or use auto"
+        )
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        there = torch.cuda.device_count()
+        if count > there:
+            raise ConfigurationError(f"runtime.devices={count}, but there are {there}; ask for at most that many")
+        found = [Device(f"cuda:{index}", index, torch.cuda.mem_get_info(index)[0]) for index in range(there)]
+        return sorted(found, key=lambda device: (-device.free, device.index))[:count]
+    name = "mps" if accelerator == "mps" else "cpu"
+    return [Device(name, 0, free_host())] * count
+
+
+def free_host() -> int:
+    """Return the bytes of memory that this process may still take: of the machine, and of the control groups it is in."""
+    rooms = [psutil.virtual_memory().available]
+    for limit, used in _groups():
+        try:
+            rooms.append(int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):
+            continue  # no limit ("max"), or no such file in this version of the kernel
+    return max(0, min(rooms))
+
+
+def _groups() -> list[tuple[Path, Path]]:
+    """Files with the limit and the use of each memory control group of this process, versions 2 and 1."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    files = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = Path("/sys/fs/cgroup", controllers)
+        limit, used = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        )
+        group = root / path.lstrip("/")
+        files += [(level / limit, level / used) for level in (group, *group.parents) if level.is_relative_to(root)]
+    return files
+
+
+def rungs(experiment: Experiment) -> list[Rung]:
+    """Return the rungs that keep the batch of a step: of each, batch x devices divides `schedule.batch`.
+
+    The first is the experiment as it stands. Raises ConfigurationError when the batch can't be shared by the devices.
+    """
+    whole, devices = experiment.schedule.batch, experiment.runtime.devices
+    ladder = [Rung(batch=max(1, whole // devices)), *experiment.schedule.ladder]
+    fitting = [rung for rung in dict.fromkeys(ladder) if whole % (rung.batch * devices) == 0]
+    if not fitting:
+        raise ConfigurationError(
+            f"schedule.batch={whole} can't be shared equally by runtime.devices={devices}; make it a multiple of {devices}"
+        )
+    return fitting
+
+
+def plan(job: Path, experiment: Experiment, probe: Probe, *, began: bool) -> Plan:
+    """Choose devices and rung for a run and write the rung to the job; `began` says that a checkpoint is gone on from.
+
+    Raises OutOfMemory when no rung fits, ConfigurationError when a training that began with one rung is to go on with
+    another.
+    """
+    ladder, runtime = rungs(experiment), experiment.runtime
+    devices = free_devices(runtime.accelerator, runtime.devices)
+    accelerator = devices[0].name.partition(":")[0]
+    # On a CPU all processes take from the same memory.
+    free = devices[-1].free // (len(devices) if accelerator == "cpu" else 1)
+    forced = runtime.rung
+    if forced is not None and forced >= len(ladder):
+        raise ConfigurationError(f"runtime.rung={forced}, but the ladder has rungs 0 to {len(ladder) - 1}")
+    pinned = read_json(job / RUNG) if began and (job / RUNG).is_file() else None
+    plans = [
+        Plan(
+            accelerator=accelerator,
+            devices=[device.index for device in devices] if accelerator == "cuda" else len(devices),
+            processes=len(devices),
+            rung=index,
+            batch=rung.batch,
+            patch=(rung.patch and list(rung.patch)) or experiment.patch(),
+            accumulate=experiment.schedule.batch // (rung.batch * len(devices)),
+            needed_mb=round(_need(probe, experiment, rung, accelerator) / MIB, 1),
+            free_mb=round(free / MIB, 1),
+        )
+        for index, rung in enumerate(ladder)
+    ]
+    if pinned is not None:
+        chosen = next((one for one in plans if _same(one, pinned)), None)
+        if chosen is None or (forced is not None and chosen.rung != forced):
+            raise ConfigurationError(
+                f"this training began with {pinned} and goes on with that only; set runtime.devices={pinned['processes']} "
+                f"and runtime.rung={pinned['rung']}, or use --resume never to begin with another"
+            )
+        _admit([chosen])
+    elif forced is not None:
+        chosen = plans[forced]
+    else:
+        chosen = _admit(plans)
+    write_json(job / RUNG, asdict(chosen))
+    return chosen
+
+
+def planned(job: Path) -> Plan:
+    """Return the plan that the first process of this training wrote."""
+    return Plan(**read_json(job / RUNG))
+
+
+def change(plan: Plan, experiment: Experiment) -> str:
+    """Say what to do when memory ran out with a plan: the next rung if there is one."""
+    ladder = rungs(experiment)
+    if plan.rung + 1 < len(ladder):
+        rung = ladder[plan.rung + 1]
+        at = experiment.at(rung)
+        said = f"batch {rung.batch}" + (f", patch {at.patch()}" if at.patch() else "")
+        return f"Next: runtime.rung={plan.rung + 1} ({said}) with --resume never; or a device with more memory"
+    return "This is the lowest rung: add a smaller one to schedule.ladder, or use a device with more memory"
+
+
+def free_text(plan: Plan) -> str:
+    """What was free and what was expected, for a message."""
+    return f"{plan.free_mb:.0f} MiB were free on {plan.accelerator} and {plan.needed_mb:.0f} MiB expected"
+
+
+def _need(probe: Probe, experiment: Experiment, rung: Rung, accelerator: str) -> int:
+    return needed(
+        probe,
+        experiment.at(rung),
+        accelerator,
+        averaged=bool(experiment.optimiser.ema),
+        workers=experiment.runtime.workers,
+    )
+
+
+def _admit(plans: Sequence[Plan]) -> Plan:
+    for one in plans:
+        if one.needed_mb <= FILL * one.free_mb:
+            return one
+    lowest = plans[-1]
+    raise OutOfMemory(
+        f"not started: the lowest rung (batch {lowest.batch}, patch {lowest.patch}) needs about {lowest.needed_mb:.0f} MiB "
+        f"on each of {lowest.processes} x {lowest.accelerator}, {lowest.free_mb:.0f} MiB are free and at most "
+        f"{FILL:.0%} of that is taken; wait for the device, add a smaller rung to schedule.ladder, or set runtime.rung "
+        "to try one against this estimate"
+    )
+
+
+def _same(one: Plan, pinned: dict[str, Any]) -> bool:
+    return all(getattr(one, name) == pinned[name] for name in ("batch", "patch", "accumulate", "processes"))

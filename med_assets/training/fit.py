@@ -1,0 +1,116 @@
+"""One Lightning fit of a job, from the checkpoint it goes on from to the best epoch's weights."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+from med_assets.errors import ConfigurationError
+from med_assets.experiments import Experiment
+from med_assets.training import callbacks
+from med_assets.training.accelerator import Plan
+from med_assets.training.checkpoints import Checkpoints, Found
+from med_assets.training.ranks import EpochSampler, rank
+from med_assets.training.saving import SaveCheckpoints, StopRequest
+from med_assets.training.task import Task
+
+NOT_ABOUT_THE_RESULT = (
+    "does not have many workers",
+    "is smaller than the logging interval",
+    "`srun` command is available",  # we start our processes ourselves, also within a Slurm job
+    "dataloader is not resumable",  # it is: the sampler goes on where the checkpoint stood
+)
+"""Advice of Lightning, by a part of its words, that is not shown; so are deprecations inside it."""
+
+
+def fit(
+    job: Path,
+    experiment: Experiment,
+    task: Task,
+    plan: Plan,
+    checkpoints: Checkpoints,
+    found: Found | None,
+    heartbeat: callbacks.Heartbeat,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Train to the end, going on from `found` if there is one, save `weights.pt`, and return what the result says.
+
+    Raises ConfigurationError when training diverged or the sampler can't be resumed, TrainingStopped when told to.
+    Only the process of rank 0 writes files; the others return an empty dictionary.
+    """
+    runtime, sampler = experiment.runtime, task.train.sampler
+    if not isinstance(sampler, EpochSampler):
+        raise ConfigurationError(
+            f"a trainer reads its training data through med_assets.training.ranks.EpochSampler, so that it can go on "
+            f"within an epoch; this one uses {type(sampler).__name__}"
+        )
+    if found is not None:
+        sampler.start_at(found.epoch, found.batches * task.train.batch_size)
+    history = callbacks.History(job / "history.csv")
+    best = callbacks.BestEpoch(checkpoints.best_path, task, experiment.schedule.patience)
+    memory = callbacks.PeakMemory()
+    precision: Any = "32-true" if plan.accelerator == "cpu" else experiment.precision
+    used: list[Any] = [heartbeat, memory, callbacks.StepSeeds(experiment.seed), history, best]
+    if experiment.optimiser.ema:
+        used.append(callbacks.MovingAverage(experiment.optimiser.ema))
+    if runtime.thermal is not None:
+        used.append(callbacks.ThermalPause(runtime.thermal.every_s, runtime.thermal.pause_s, heartbeat))
+    used.append(SaveCheckpoints(checkpoints, best, heartbeat, runtime.save_every_s, stop))
+    # Tips of Lightning, one of them an advertisement; warnings and errors still pass.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for advice in NOT_ABOUT_THE_RESULT:
+            warnings.filterwarnings("ignore", message=f".*{advice}.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning|torch")
+        trainer = lightning.Trainer(
+            accelerator=plan.accelerator,
+            devices=plan.devices,
+            strategy="ddp" if plan.processes > 1 else "auto",
+            accumulate_grad_batches=plan.accumulate,
+            use_distributed_sampler=False,
+            # Without it Lightning would take over under Slurm: start no processes, and requeue by signals of its own.
+            plugins=[LightningEnvironment()],
+            precision=precision,
+            max_epochs=experiment.schedule.epochs,
+            check_val_every_n_epoch=experiment.schedule.val_every,
+            gradient_clip_val=experiment.optimiser.clip,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            logger=TensorBoardLogger(save_dir=job, name="tensorboard", version=""),
+            callbacks=used,
+            enable_checkpointing=True,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        going_on_from = None if found is None else found.path
+        trainer.fit(task.module, task.train, task.val, ckpt_path=going_on_from, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if best.path is None:
+        raise ConfigurationError(
+            f"no epoch has a finite {task.monitor}: training diverged (lower optimiser.lr) or never validated "
+            "(schedule.val_every is above schedule.epochs)"
+        )
+    if rank():
+        return {}
+    weights = torch.load(best.path, map_location="cpu", weights_only=True)
+    callbacks.save_tensors(job / "weights.pt", weights)
+    history.write()
+    return {
+        "best_epoch": best.epoch,
+        "best_value": best.best,
+        "best_metrics": next(row for row in history.rows if row["epoch"] == best.epoch),
+        "epochs_run": len(history.rows),
+        "stopped_early": best.waited >= best.patience,
+        "resumed": found is not None,
+        "device": str(trainer.strategy.root_device),
+        "precision": precision,
+        "parameters": sum(parameter.numel() for parameter in task.module.parameters()),
+        "peak_memory": memory.peaks,
+    }

@@ -1,0 +1,441 @@
+"""Trainings as jobs of a real Slurm cluster: who dies with whom, what is requeued, and what is said about it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+import resources
+from assets import build_program, keys
+from med_assets import doctor, slurm
+from med_assets.cli import main
+from med_assets.files import read_json
+from med_assets.jobs import LOG, RESULT, State
+from med_assets.settings import Workspace
+from med_assets.training import status
+from resources.launcher import TRAINING_TAG, LocalLauncher
+from resources.slurm import ChosenLauncher, SlurmLauncher
+from tests.med_assets.programs.rt_dose.builders import write_job
+from tests.med_assets.stages.builders import P, drop, ingest
+from tests.resources.slurm_cluster import Cluster, until
+
+TRAINING = """
+import os, sys, time
+from pathlib import Path
+job = Path(sys.argv[1])
+with (job / "starts").open("a") as stream:
+    stream.write("x")
+start = len((job / "starts").read_text())
+print(f"start {{start}}", flush=True)
+def checkpoint():
+    (job / "checkpoints").mkdir(exist_ok=True)
+    (job / "checkpoints" / "last.ckpt").write_text(str(start))
+{body}
+"""
+EPOCHS = """
+(job / "history.csv").write_text("epoch,train/loss\\n0,1.0\\n1,0.5\\n")
+(job / "result.json").write_text("{}")
+"""
+INTERRUPTED_ONCE = (
+    """
+if start == 1:
+    checkpoint()
+    time.sleep(300)
+"""
+    + EPOCHS
+)
+
+
+class Scripted(SlurmLauncher):
+    """The launcher with a small script in place of the training command."""
+
+    def command(self, job: Path) -> list[str]:
+        return [sys.executable, str(job / "training.py"), str(job)]
+
+
+SEEDS = (6, 7, 8)
+"""With the tests' key, one patient each for training, test and validation."""
+TINY = (
+    "patches.size=[16,16,16]", "patches.per_epoch=4", "inference.window=[32,32,32]", "schedule.val_every=1",
+    "schedule.patience=12", "network.base_channels=8",
+)  # fmt: skip
+LAUNCHER = Scripted(poll_s=0.1, ask_s=0.2)
+
+
+def job_of(folder: Path, body: str, **launch: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "training.py").write_text(TRAINING.format(body=body))
+    (folder / "experiment.json").write_text(json.dumps({"launch": {"cpus": 1, **launch}}))
+    return folder
+
+
+def submit(job: Path) -> slurm.SlurmJob:
+    found = LAUNCHER.submit(job, dict(os.environ))
+    assert isinstance(found, slurm.SlurmJob)
+    return found
+
+
+def run(job: Path, instance: dg.DagsterInstance, launcher: SlurmLauncher = LAUNCHER) -> dg.ExecuteInProcessResult:
+    @dg.asset
+    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        launcher.run(context, job)
+        return dg.MaterializeResult()
+
+    return dg.materialize([checkpoint], instance=instance, raise_on_error=False)
+
+
+def messages(instance: dg.DagsterInstance, run_id: str) -> str:
+    return "\n".join(str(entry) for entry in instance.all_logs(run_id))
+
+
+def starts(job: Path) -> int:
+    return len((job / "starts").read_text()) if (job / "starts").exists() else 0
+
+
+def of_slurm(job: Path, field: str) -> str:
+    fields = slurm.show(json.loads((job / slurm.JOB).read_text())["job_id"])
+    assert fields is not None
+    return fields[field]
+
+
+def test_a_job_is_submitted_followed_and_finished(
+    slurm_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_PSEUDONYM_KEY", "a-key-that-no-node-may-see")
+    job = job_of(tmp_path / "job", "(job / 'environment').write_text(str(dict(os.environ)))" + EPOCHS)
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(job, instance)
+        assert done.success
+        said = messages(instance, done.run_id)
+        observed = instance.fetch_observations(dg.AssetKey("checkpoint"), limit=10).records
+        record = instance.get_run_by_id(done.run_id)
+    job_id = json.loads((job / slurm.JOB).read_text())["job_id"]
+    assert record is not None
+    assert record.tags[TRAINING_TAG] == f"Slurm job {job_id}"
+    assert "start 1" in said
+    assert "epoch 1: train/loss 0.5" in said
+    assert len(observed) == 2
+    seen = (job / "environment").read_text()
+    assert f"'SLURM_JOB_ID': '{job_id}'" in seen
+    assert "a-key-that-no-node-may-see" not in seen
+
+
+@pytest.mark.parametrize("note", ["kept", "never written"])
+def test_a_run_that_died_leaves_its_job_and_the_next_one_finds_it(
+    slurm_cluster: Cluster, tmp_path: Path, note: str
+) -> None:
+    job = job_of(tmp_path / "job", "while not (job / 'go').exists(): time.sleep(0.05)" + EPOCHS)
+
+    class Dying(Scripted):
+        def _follow(self, context: Any, training: Any, reader: Any) -> State:
+            until(lambda: starts(job), "the job runs")
+            raise KeyboardInterrupt
+
+    @dg.asset
+    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        with pytest.raises(KeyboardInterrupt):
+            Dying().run(context, job)
+        return dg.MaterializeResult()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([checkpoint], instance=instance).success
+        assert of_slurm(job, "JobState") == "RUNNING"
+        if note == "never written":
+            (job / slurm.JOB).unlink()
+        second = submit(job)
+        assert not second.started_here
+        (job / "go").touch()
+        assert run(job, instance).success
+    assert starts(job) == 1
+
+
+def test_cancelling_the_run_cancels_the_job(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", "time.sleep(300)")
+
+    class Cancelled(Scripted):
+        def _follow(self, context: Any, training: Any, reader: Any) -> State:
+            context.instance.report_run_canceling(context.run)
+            raise KeyboardInterrupt
+
+    @dg.asset
+    def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        with pytest.raises(KeyboardInterrupt):
+            Cancelled().run(context, job)
+        return dg.MaterializeResult()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([checkpoint], instance=instance, raise_on_error=False)
+        until(lambda: of_slurm(job, "JobState") == "CANCELLED", "the job is cancelled")
+
+
+def test_a_failed_training_fails_the_run_with_the_end_of_its_log(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", "sys.exit('expected a patch that is a multiple of 8, got 33')")
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(job, instance)
+        assert not done.success
+        said = messages(instance, done.run_id)
+    assert "ended with exit code 1 and no result" in said
+    assert "multiple of 8, got 33" in said
+    assert starts(job) == 1
+
+
+def test_a_killed_training_is_submitted_again(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", "if start == 1: os.kill(os.getpid(), 9)" + EPOCHS)
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(job, instance)
+        assert done.success
+        assert "was killed by signal 9" in messages(instance, done.run_id)
+    assert starts(job) == 2
+
+
+def requeue(cluster: Cluster, job: Path) -> None:
+    cluster.run("scontrol", "requeue", of_slurm(job, "JobId"))
+
+
+def preempt(cluster: Cluster, job: Path) -> None:
+    cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+
+
+def lose_the_node(cluster: Cluster, job: Path) -> None:
+    cluster.run("scontrol", "update", f"NodeName={cluster.host}", "State=DOWN", "Reason=drill")
+    until(lambda: of_slurm(job, "JobState") == "PENDING", "the job is requeued")
+    until(cluster.resume, "the node is back")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disturb", [requeue, preempt, lose_the_node])
+def test_a_requeued_job_goes_on_as_the_same_job(
+    slurm_cluster: Cluster, tmp_path: Path, disturb: Callable[[Cluster, Path], None]
+) -> None:
+    job = job_of(tmp_path / "job", INTERRUPTED_ONCE)
+    training = submit(job)
+    until(lambda: (job / "checkpoints" / "last.ckpt").exists(), "the first checkpoint is written")
+    disturb(slurm_cluster, job)
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(job, instance)
+        assert done.success
+        assert "requeued 1 times so far" in messages(instance, done.run_id)
+    assert starts(job) == 2
+    assert of_slurm(job, "JobId") == training.job_id
+
+
+@pytest.mark.slow
+def test_the_wall_clock_limit_stops_requeues_and_resumes(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", INTERRUPTED_ONCE, time_min=1, stop_before_limit_s=59)
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(job, instance)
+        assert done.success
+        said = messages(instance, done.run_id)
+    assert "stopped before the wall-clock limit" in said
+    assert starts(job) == 2
+    assert of_slurm(job, "Restarts") == "1"
+
+
+@pytest.mark.slow
+def test_a_real_training_stops_before_the_limit_and_resumes_from_its_last_epoch(
+    slurm_cluster: Cluster, tmp_path: Path
+) -> None:
+    job = write_job(tmp_path / "job", overrides=(*TINY, "schedule.epochs=12"))
+    training = slurm.submit(job, ask_s=0.2)
+    until(lambda: any((job / "checkpoints").glob("*.ckpt")), "the first checkpoint is written", 120)
+    # What Slurm sends before the limit, and to the batch script alone.
+    slurm_cluster.run("scancel", "--batch", "--signal=USR1", training.job_id)
+    until(lambda: "requeued 1 times" in training.look().told, "the job is requeued")
+    epochs = len((job / "history.csv").read_text().splitlines()) - 1
+    until(lambda: not training.look().going_on, "the training is done", 120)
+    result = read_json(job / RESULT)
+    assert (result["status"], result["resumed"], result["epochs_run"]) == ("completed", True, 12)
+    assert 1 <= epochs < 12
+    assert "Traceback" not in (job / LOG).read_text()
+
+
+@pytest.mark.slow
+def test_while_slurm_does_not_answer_a_job_is_taken_to_go_on(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", "while not (job / 'go').exists(): time.sleep(0.05)\nsys.exit(7)")
+    training = submit(job)
+    until(lambda: starts(job), "the job runs")
+    slurm_cluster.stop("slurmctld")
+    state = training.look()
+    assert state.going_on
+    assert "Slurm does not answer" in state.told
+    with pytest.raises(slurm.LaunchFailed):
+        submit(job)
+    slurm_cluster.start_controller()
+    (job / "go").touch()
+    until(lambda: not training.look().going_on, "the job ended")
+    assert "exit code 7" in training.look().told
+    assert starts(job) == 1
+
+
+def test_why_a_job_waits_and_who_ended_it_is_told_in_words(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    training = submit(job_of(tmp_path / "job", EPOCHS, options=["--hold"]))
+    waits = training.look()
+    assert waits.going_on
+    assert f"Slurm job {training.job_id} is pending (JobHeldUser): is held; `scontrol release` lets it go" in waits.told
+    training.cancel()
+    until(lambda: not training.look().going_on, "the job is cancelled")
+    assert "was cancelled by a person" in training.look().told
+    assert not training.look().again
+
+
+def test_what_slurm_does_not_take_fails_with_its_words(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", EPOCHS, partition="no_such_partition")
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(job, instance)
+        assert not done.success
+        assert "invalid partition specified: no_such_partition" in messages(instance, done.run_id)
+    assert not (job / slurm.JOB).exists()
+
+
+def test_of_a_job_that_slurm_forgot_the_folder_says_how_it_ended(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", EPOCHS)
+    forgotten = slurm.SlurmJob(job, "999999")
+    (job / slurm.EXIT).write_text("999999 1\n")
+    assert "exit code 1" in forgotten.look().told
+    (job / slurm.EXIT).write_text("5 1\n")
+    gone = slurm.SlurmJob(job, "999999").look()
+    assert gone == State(False, "Slurm job 999999 is no longer known to Slurm, and ended without a result", again=True)
+    (job / slurm.JOB).write_text(json.dumps({"job_id": "999999", "name": slurm.job_name(job)}))
+    assert slurm.find(job) is None
+
+
+@pytest.mark.slow
+def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
+    slurm_cluster: Cluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in SEEDS:
+        drop(workspace, seed)
+    ingest(workspace)
+    assert main(["train", f"{P}/mean_dose", "launch.cpus=1", "--launcher", "slurm"]) == 0
+    said = capsys.readouterr()
+    assert "submitted" in said.err
+    assert "completed: best val_mae_gy" in said.err
+    assert "1 new, 0 reused" in said.out
+    monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
+    key = keys.experiment_key(P, "mean_dose", "checkpoint")
+
+    def through_the_graph(*overrides: str) -> dict[str, object]:
+        config = {"ops": {"__".join(key.path): {"config": {"overrides": list(overrides)}}}}
+        done = dg.materialize(build_program(P), selection=[key], resources=resources.build(), run_config=config)
+        (event,) = done.get_asset_materialization_events()
+        return {name: value.value for name, value in event.materialization.metadata.items()}
+
+    assert through_the_graph("launch.partition=urgent", "launch.time_min=60")["count/reused"] == 1
+    assert through_the_graph("launch.partition=urgent", "seed=7")["count/new"] == 1
+    jobs = {read_json(path)["job_id"] for path in workspace.jobs.glob(f"*/{slurm.JOB}")}
+    shown = [slurm.show(job_id) for job_id in sorted(jobs, key=int)]
+    assert [fields["Partition"] for fields in shown if fields] == ["main", "urgent"]
+
+
+@pytest.mark.parametrize(("checkpoint", "code"), [(False, slurm.STUCK), (True, status.REQUEUE)])
+def test_at_the_limit_without_a_new_checkpoint_a_job_is_not_requeued(
+    tmp_path: Path, checkpoint: bool, code: int
+) -> None:
+    """The script that nodes run, on its own; where the node has no scontrol, the launcher submits again."""
+    job = job_of(tmp_path / "job", f"if {checkpoint}: checkpoint()\n(job / 'ready').touch()\ntime.sleep(300)")
+    (job / slurm.SCRIPT).write_text(slurm.script(Scripted().command(job)))
+    env = {**os.environ, "SLURM_JOB_ID": "7", "PATH": "/usr/bin:/bin", "SLURM_CONF": "/dev/null"}
+    process = subprocess.Popen(["bash", slurm.SCRIPT], cwd=job, env=env, stderr=subprocess.PIPE)
+    until(lambda: (job / "ready").exists(), "the training runs")
+    time.sleep(0.1)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=20)
+    assert process.returncode == code
+    assert (job / slurm.EXIT).read_text() == f"7 {code}\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told", "again"),
+    [
+        ("JobState=TIMEOUT ExitCode=0:15", "raise launch.stop_before_limit_s", True),
+        ("JobState=OUT_OF_MEMORY ExitCode=0:125", "raise launch.memory_gb", False),
+        ("JobState=NODE_FAIL ExitCode=0:0 NodeList=gpu7", "lost its node gpu7", True),
+        ("JobState=PREEMPTED ExitCode=0:15", "higher priority", True),
+        ("JobState=DEADLINE ExitCode=0:15", "deadline", False),
+        ("JobState=FAILED ExitCode=76:0", "would never get further", False),
+        ("JobState=FAILED ExitCode=75:0", "was not requeued by its node", True),
+        ("JobState=FAILED ExitCode=137:0 NodeList=gpu7", "killed by signal 9 on gpu7", True),
+        ("JobState=FAILED ExitCode=0:9 NodeList=gpu7", "killed by signal 9 on gpu7", True),
+        ("JobState=FAILED ExitCode=1:0", "exit code 1", False),
+    ],
+)
+def test_ends_are_told_apart(tmp_path: Path, fields: str, told: str, again: bool) -> None:
+    state = slurm.SlurmJob(tmp_path, "7")._judged(dict(slurm.FIELD.findall(fields)), 0.0)
+    assert told in state.told
+    assert (state.going_on, state.again) == (False, again)
+
+
+def test_reasons_with_blanks_are_read_whole() -> None:
+    text = "JobState=PENDING Reason=Nodes required for job are DOWN, DRAINED or reserved Dependency=(null) Restarts=0"
+    fields = dict(slurm.FIELD.findall(text))
+    assert fields["Reason"] == "Nodes required for job are DOWN, DRAINED or reserved"
+    assert fields["Restarts"] == "0"
+
+
+def test_what_an_experiment_asks_for_reaches_sbatch_and_what_it_does_not_is_left_to_the_cluster(tmp_path: Path) -> None:
+    job = job_of(
+        tmp_path / "job", "", partition="gpu", time_min=90, memory_gb=64, cpus=8, gpus=2, options=["--account=imaging"]
+    )
+    asked = slurm.options(job, slurm.launch_of(job))
+    wanted = {"--partition=gpu", "--time=90", "--mem=64G", "--cpus-per-task=8", "--gres=gpu:2", "--account=imaging"}
+    assert wanted <= set(asked)
+    assert "--signal=B:USR1@300" in asked
+    (job / "experiment.json").unlink()
+    names = {option.split("=")[0] for option in slurm.options(job, slurm.launch_of(job))}
+    assert not names & {"--partition", "--time", "--mem", "--cpus-per-task", "--gres"}
+
+
+@pytest.mark.parametrize(
+    ("of_experiment", "of_environment", "chosen"),
+    [
+        (None, None, LocalLauncher),
+        (None, "slurm", SlurmLauncher),
+        ("local", "slurm", LocalLauncher),
+        ("slurm", "local", SlurmLauncher),
+    ],
+)
+def test_the_experiment_chooses_its_launcher_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_experiment: str | None, of_environment: str | None, chosen: type
+) -> None:
+    monkeypatch.delenv("MED_ASSETS_LAUNCHER", raising=False)
+    if of_environment:
+        monkeypatch.setenv("MED_ASSETS_LAUNCHER", of_environment)
+    job = job_of(tmp_path / "job", "", launcher=of_experiment)
+    assert type(ChosenLauncher().of(job)) is chosen
+
+
+def test_a_training_that_goes_on_stays_where_it_is(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", EPOCHS, launcher="slurm", options=["--hold"])
+    training = submit(job)
+    job_of(tmp_path / "job", EPOCHS, launcher="local")
+    assert type(ChosenLauncher().of(job)) is SlurmLauncher
+    training.cancel()
+    until(lambda: slurm.find(job) is None, "the job is over")
+    assert type(ChosenLauncher().of(job)) is LocalLauncher
+
+
+def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(slurm.LaunchFailed, match="MED_ASSETS_LAUNCHER=local"):
+        submit(job_of(tmp_path / "job", EPOCHS))
+    assert not (tmp_path / "job" / LOG).exists()
+
+
+def test_the_doctor_asks_slurm_when_trainings_go_there(
+    slurm_cluster: Cluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
+    found = {finding.subject: finding for finding in doctor.examine()}
+    assert (found["Slurm"].state, found["Slurm"].found) == (doctor.GOOD, "partitions main*, urgent")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert {finding.subject: finding.state for finding in doctor.examine()}["Slurm"] == doctor.BAD
+    monkeypatch.setenv("MED_ASSETS_LAUNCHER", "cloud")
+    assert {finding.subject: finding.state for finding in doctor.examine()}["settings"] == doctor.BAD
