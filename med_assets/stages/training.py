@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,18 @@ def unseen_cases(ws: Workspace, program_name: str) -> int:
     for key in sorted({row["checkpoint"] for row in rows}):
         if ws.store.has(key):
             cases = read_json(ws.store.fetch(key) / "provenance.json")["cases"]
-            unseen.append(now - {case["version"] for case in cases if case["split"] == "train"})
+            unseen.append(now - {case.get("version") for case in cases if case["split"] == "train"})
     return min(map(len, unseen))
+
+
+def last_trained_at(ws: Workspace, program_name: str) -> datetime | None:
+    """When the newest of the present checkpoints was trained, UTC; the baseline, which needs no training, does not count."""
+    baseline, times = program.get(program_name).baseline, []
+    for row in ws.lake.rows("checkpoints", program_name):
+        if row["experiment"] != baseline and ws.store.has(row["checkpoint"]):
+            told = read_json(ws.store.fetch(row["checkpoint"]) / "provenance.json").get("trained_at")
+            times += [datetime.fromisoformat(told)] if told else []
+    return max(times, default=None)
 
 
 def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment) -> str:
@@ -169,7 +180,8 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
             f"expected a completed training, got status {result['status']!r}; see log.txt in its job folder"
         )
     cases = [
-        {name: case[name] for name in ("case_id", "patient_id", "split")} for case in read_json(job / "cases.json")
+        {name: case[name] for name in ("case_id", "patient_id", "split", "version")}
+        for case in read_json(job / "cases.json")
     ]
     with ws.store.create(key) as folder:
         for name in PUBLISHED:
@@ -177,6 +189,7 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
         record = provenance() | {
             "program": program_name,
             "cases": cases,
+            "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights_sha256": file_sha256(folder / "weights.pt"),
         }
         write_json(folder / "provenance.json", record)
