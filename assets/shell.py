@@ -1,5 +1,6 @@
 """The one shell around every stage: names, versions, gates and metadata; the work is done in med_assets."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -88,20 +89,22 @@ def materialized(stage: Stage, call: Call) -> dg.MaterializeResult:
 def build(stage: Stage) -> dg.AssetsDefinition:
     """The Dagster asset of a stage. Its data version is always the hash of its content."""
 
-    decorate = dg.asset(
-        key=stage.key,
-        deps=list(stage.deps),
-        description=stage.description,
-        group_name=stage.group,
-        owners=list(program.get(stage.program).owners),
-        kinds=set(stage.kinds),
-        tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.name},
-        code_version=stage.code_version,
-        partitions_def=keys.batches_of(stage.program) if stage.by_batch else None,
-        backfill_policy=dg.BackfillPolicy.single_run() if stage.single_run else None,
-        check_specs=[gate.spec(stage.key) for gate in stage.gates],
-        pool=stage.pool,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the backfill policy: to be dropped when Dagster settles it
+        decorate = dg.asset(
+            key=stage.key,
+            deps=list(stage.deps),
+            description=stage.description,
+            group_name=stage.group,
+            owners=list(program.get(stage.program).owners),
+            kinds=set(stage.kinds),
+            tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.name},
+            code_version=stage.code_version,
+            partitions_def=keys.batches_of(stage.program) if stage.by_batch else None,
+            backfill_policy=dg.BackfillPolicy.single_run() if stage.single_run else None,
+            check_specs=[gate.spec(stage.key) for gate in stage.gates],
+            pool=stage.pool,
+        )
 
     def work(
         context: dg.AssetExecutionContext,

@@ -33,7 +33,7 @@ def _facts(ws: Workspace, program_name: str) -> pd.DataFrame:
         (batch, case) in good and case not in withdrawn
         for batch, case in zip(frame["batch"], frame["case_id"], strict=True)
     ]
-    frame = frame[kept]
+    frame = frame[np.array(kept, bool)]
     first = frame.groupby("case_id")["batch"].transform("min")
     return frame.assign(first_batch=first).drop_duplicates("case_id", keep="last")
 
@@ -90,17 +90,19 @@ def ks(reference: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
 def shares(reference: Sequence[Any], new: Sequence[Any]) -> tuple[float, float]:
     """Total variation distance of the shares of each value, 0 to 1, and the p of its permutation test."""
     values = sorted({str(value) for value in (*reference, *new)})
-    codes = np.array([values.index(str(value)) for value in (*reference, *new)])
-
-    def distance(order: np.ndarray) -> float:
-        sides = order[: len(reference)], order[len(reference) :]
-        first, second = (np.bincount(side, minlength=len(values)) / len(side) for side in sides)
-        return float(np.abs(first - second).sum() / 2)
-
-    found, generator = distance(codes), np.random.default_rng(SEED)
     if len(values) == 1:
         return 0.0, 1.0
-    beyond = sum(distance(generator.permutation(codes)) >= found - 1e-12 for _ in range(PERMUTATIONS))
+    counts = [np.array([list(map(str, side)).count(value) for value in values]) for side in (reference, new)]
+    total, n_new, n = counts[0] + counts[1], len(new), len(reference) + len(new)
+
+    def distance(drawn: np.ndarray) -> np.ndarray:
+        return np.asarray(np.abs(drawn / n_new - (total - drawn) / (n - n_new)).sum(axis=-1) / 2)
+
+    # Only counts matter, so a permutation is a draw of the new cases from all of them without putting back.
+    generator = np.random.default_rng(SEED)
+    drawn = generator.multivariate_hypergeometric(total, n_new, size=PERMUTATIONS, method="marginals")
+    found = float(distance(counts[1]))
+    beyond = int((distance(drawn) >= found - 1e-12).sum())
     return found, (beyond + 1) / (PERMUTATIONS + 1)
 
 

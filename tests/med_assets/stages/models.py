@@ -39,7 +39,9 @@ def cases(ws: Workspace, splits: Mapping[str, Sequence[str]], synthetic: Sequenc
     outcome = {"batch": batch, "status": "ok", "reason_code": None, "reason": None}
     raw = [row | outcome | {"artifact": "raw/" + digest(row["case_id"]), "n_instances": 1} for row in rows]
     ws.lake.write("raw_cases", f"{P}/{batch}", raw)
-    ws.lake.write("prepared_cases", f"{P}/{batch}", [row | outcome | {"artifact": artifact(row["case_id"])} for row in rows])
+    ws.lake.write(
+        "prepared_cases", f"{P}/{batch}", [row | outcome | {"artifact": artifact(row["case_id"])} for row in rows]
+    )
     known = ws.lake.rows("dataset", P)
     ws.lake.write("dataset", P, [*known, *(row | {"artifact": artifact(row["case_id"])} for row in rows)])
     ws.lake.write("splits", P, [*ws.lake.rows("splits", P), *places])
