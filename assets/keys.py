@@ -7,7 +7,9 @@ import dagster as dg
 POOL = "gpu"
 """Pool of trainings; `dagster instance concurrency set gpu 1` lets one run at a time."""
 
-PER_PROGRAM = ("raw_cases", "prepared_cases", "dataset", "splits", "leaderboard", "champion", "monitoring", "report")
+DATA = ("raw_cases", "prepared_cases", "dataset", "splits")
+OUTCOME = ("leaderboard", "champion", "monitoring", "report")
+PER_PROGRAM = (*DATA, *OUTCOME)
 PER_EXPERIMENT = ("checkpoint", "evaluation")
 PROGRAM_TAG, STAGE_TAG = "med_assets/program", "med_assets/stage"
 

@@ -71,8 +71,9 @@ class Stage:
 
     @property
     def group(self) -> str:
-        """Group of the asset: the program, or the experiment within it, so that the graph shows an experiment as one box."""
-        return f"{self.program}__{self.experiment}" if self.experiment else self.program
+        """Group of the asset, a box of the graph: the program's data, one experiment, or what came of all of them."""
+        part = self.experiment or ("data" if self.name in keys.DATA else "outcome")
+        return f"{self.program}__{part}"
 
 
 def materialized(stage: Stage, call: Call) -> dg.MaterializeResult:

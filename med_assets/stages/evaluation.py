@@ -81,7 +81,12 @@ def scores_of(
 
 
 def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
-    """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals."""
+    """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals.
+
+    The pictures are of the median case; the report has the best and the worst too.
+    """
+    from med_assets.stages.pictures import drawn
+
     checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
     rows, counts, failures = scores_of(ws, program_name, name, checkpoint)
     version = dataset_version(ws.lake.rows("dataset", program_name))
@@ -91,6 +96,8 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     aggregates = [keys | made | row for row in aggregate(program_name, rows)]
     ws.lake.write("evaluation_cases", f"{program_name}/{name}", rows)
     ws.lake.write("evaluation", f"{program_name}/{name}", aggregates)
+    chosen = program.get(program_name)
+    deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
     return StageResult(
         data_version=digest(
             checkpoint,
@@ -99,7 +106,8 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
         ),
         counts=counts | {"failed": len(failures)},
         summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL},
-        tables={"scores": side_by_side(aggregates)},
+        tables={"scores": side_by_side(aggregates, deciding)},
+        images={image.stem: image for image, _ in drawn(ws, program_name, checkpoint, pd.DataFrame(rows), ["median"])},
     )
 
 
@@ -196,8 +204,11 @@ def cell(row: Mapping[str, Any]) -> str:
     return f"{row['mean']:.2f}{interval} (n = {row['n']})"
 
 
-def side_by_side(aggregates: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Aggregates of one model for people: a row per metric and subject, a column per split; the undefined are left out."""
+def side_by_side(aggregates: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> pd.DataFrame:
+    """Aggregates of one model for people: a row per metric and subject, a column per split; the undefined are left out.
+
+    The metrics named in `first` come first, and after them those whose subject is the whole case.
+    """
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for row in aggregates:
         key = (row["metric"], row["subject"])
@@ -206,6 +217,7 @@ def side_by_side(aggregates: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             entry[row["split"]] = cell(row)
     splits = [split for split in HELD_OUT if any(split in entry for entry in rows.values())]
     filled = [entry for entry in rows.values() if len(entry) > 3]
+    filled.sort(key=lambda entry: (entry["metric"] not in first, entry["subject"] not in ("all", "body")))
     return pd.DataFrame(filled, columns=["metric", "subject", "unit", *splits]).fillna("")
 
 

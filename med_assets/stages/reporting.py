@@ -20,11 +20,11 @@ from med_assets.stages.evaluation import (
     aggregate,
     cell,
     leaderboard,
-    score_key,
     scores_of,
     side_by_side,
 )
 from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_table
+from med_assets.stages.pictures import drawn
 from med_assets.stages.promotion import best_candidate, current, decision_table, decisions, stood
 from med_assets.stages.result import QUARANTINED, StageResult, reasons
 
@@ -35,45 +35,6 @@ if TYPE_CHECKING:
 def report_path(ws: Workspace, program_name: str) -> Path:
     """Where the report of a program is written."""
     return ws.reports / program_name / "report.html"
-
-
-def _best_median_worst(scores: pd.DataFrame, metric: Metric) -> dict[str, pd.Series]:
-    """The rows of the best, the median and the worst held-out case by a metric; fewer where there are fewer cases."""
-    of_metric = scores[(scores["metric"] == metric.name) & (scores["subject"] == metric.subject)]
-    ordered = of_metric.dropna(subset=["value"]).sort_values(
-        ["value", "case_id"], ascending=[metric.lower_is_better, True]
-    )
-    if ordered.empty:
-        return {}
-    places = {"best": 0, "median": (len(ordered) - 1) // 2, "worst": len(ordered) - 1}
-    chosen: dict[str, pd.Series] = {}
-    for label, place in places.items():
-        if all(ordered.iloc[place]["case_id"] != row["case_id"] for row in chosen.values()):
-            chosen[label] = ordered.iloc[place]
-    return chosen
-
-
-def _drawn(ws: Workspace, program_name: str, model: dict[str, Any], scores: pd.DataFrame) -> list[tuple[Path, str]]:
-    """Plots of the best, median and worst held-out case, each with a caption."""
-    chosen = program.get(program_name)
-    metric, artifacts = (
-        chosen.primary_metric,
-        {case["case_id"]: case["artifact"] for case in cases_of(ws, program_name)},
-    )
-    drawn = []
-    for label, row in _best_median_worst(scores, metric).items():
-        artifact = artifacts.get(row["case_id"])
-        if artifact is None:  # taken out of the dataset since it was scored
-            continue
-        key = score_key(ws, program_name, model["checkpoint"], artifact)
-        if ws.store.has(key):
-            out = ws.reports / program_name / "plots"
-            caption = (
-                f"{label.capitalize()} held-out case ({row['split']}): {metric.name} {row['value']:.2f} {metric.unit}"
-            )
-            images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(key), out)
-            drawn += [(image, caption) for image in images]
-    return drawn
 
 
 def _cell(aggregates: Sequence[dict[str, Any]], split: str, metric: Metric) -> str:
@@ -90,13 +51,15 @@ def _model_sections(
     chosen, name = program.get(program_name), str(model["experiment"])
     rows, _, _ = scores_of(ws, program_name, name, model["checkpoint"])
     scores = pd.DataFrame(rows)
-    drawn = _drawn(ws, program_name, model, scores)
+    pictures = drawn(ws, program_name, model["checkpoint"], scores)
     standing = "The champion" if promoted else "The best candidate, not promoted,"
     text = f"{standing} is {name}, checkpoint {model['checkpoint']}.\n\nLast decision of the gate: {decision}."
-    images = [image for image, _ in drawn]
+    images = [image for image, _ in pictures]
     history = ws.lake.read("champions", program_name) if promoted else None
     sections = [
-        Section("Champion" if promoted else "Best candidate", text, history, images, [caption for _, caption in drawn])
+        Section(
+            "Champion" if promoted else "Best candidate", text, history, images, [caption for _, caption in pictures]
+        )
     ]
     shown = "test" if (scores["split"] == "test").any() else "val"
     of_split = scores[scores["split"] == shown]

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from med_assets import program, stages
+from med_assets import program
 from med_assets.experiments import CONF_VARIABLE, conf_folder
 from med_assets.files import digest, file_sha256, write_json
 from med_assets.program import fact_table
 from med_assets.settings import Workspace
-from med_assets.stages.evaluation import score_key
+from med_assets.stages.evaluation import aggregate, score_key, scores_of
 from tests.med_assets.stages.builders import P
 
 PRIMARY, GUARDED = "openkbp_dose_score", "openkbp_dvh_score"
@@ -77,7 +77,7 @@ def model(
     train: Sequence[str] = TRAIN,
     trained_at: str | None = None,
 ) -> str:
-    """A trained and evaluated experiment with these scores by case; returns its checkpoint's key.
+    """A trained experiment, evaluated but for its pictures, with these scores by case; returns its checkpoint's key.
 
     Guarded scores are 2 Gy where not given. The same `weights` give the same bytes.
     """
@@ -94,7 +94,10 @@ def model(
     row = {"program": P, "experiment": experiment, "checkpoint": checkpoint, "experiment_hash": "h"}
     row |= {"dataset_version": "d", "n_train": len(train), "n_val": len(VAL), "synthetic": False}
     ws.lake.write("checkpoints", f"{P}/{experiment}", [row | {"weights_sha256": sha, "git_commit": "g"}])
-    stages.evaluate(ws, P, experiment)
+    evaluated, _, _ = scores_of(ws, P, experiment, checkpoint)
+    keys = {"program": P, "experiment": experiment, "checkpoint": checkpoint}
+    ws.lake.write("evaluation_cases", f"{P}/{experiment}", evaluated)
+    ws.lake.write("evaluation", f"{P}/{experiment}", [keys | one for one in aggregate(P, evaluated)])
     return checkpoint
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from med_assets import checks, policies, stages
+from med_assets import checks, policies, program, stages
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.settings import Workspace
 from med_assets.stages.promotion import current, decisions, version
+from tests.conftest import REPOSITORY
+from tests.docs_blocks import blocks
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 
@@ -259,6 +262,13 @@ def test_a_policy_that_can_not_be_meant_is_refused_with_the_file_and_the_field(
     with pytest.raises(ConfigurationError, match=said) as refused:
         policies.of(P)
     assert "conf/rt_dose/_program.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("page", ["promotion", "retraining"])
+def test_the_policy_on_a_page_of_the_documentation_is_the_one_in_force(page: str) -> None:
+    found = [block for block in blocks(REPOSITORY / "docs" / f"{page}.md") if block.language == "yaml"]
+    (section,) = [yaml.safe_load(block.text) for block in found]
+    assert section == {page: program.config(P)[page]}
 
 
 def test_every_field_of_a_policy_is_described() -> None:

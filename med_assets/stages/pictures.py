@@ -1,0 +1,59 @@
+"""Pictures of single cases under one checkpoint: for the report, and beside each evaluation in Dagster."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.program import Metric
+from med_assets.settings import Workspace
+from med_assets.stages.dataset import cases_of
+from med_assets.stages.evaluation import score_key
+
+
+def typical_cases(scores: pd.DataFrame, metric: Metric, labels: Collection[str]) -> dict[str, pd.Series]:
+    """The rows of the best, the median and the worst held-out case by a metric, as asked for; each case at most once."""
+    if scores.empty:
+        return {}
+    of_metric = scores[(scores["metric"] == metric.name) & (scores["subject"] == metric.subject)]
+    ordered = of_metric.dropna(subset=["value"]).sort_values(
+        ["value", "case_id"], ascending=[metric.lower_is_better, True]
+    )
+    places = {"best": 0, "median": (len(ordered) - 1) // 2, "worst": len(ordered) - 1}
+    chosen: dict[str, pd.Series] = {}
+    for label in [label for label in places if label in labels and len(ordered)]:
+        row = ordered.iloc[places[label]]
+        if all(row["case_id"] != other["case_id"] for other in chosen.values()):
+            chosen[label] = row
+    return chosen
+
+
+def drawn(
+    ws: Workspace,
+    program_name: str,
+    checkpoint: str,
+    scores: pd.DataFrame,
+    labels: Collection[str] = ("best", "median", "worst"),
+) -> list[tuple[Path, str]]:
+    """Plots of the best, median and worst held-out case of a checkpoint, each with a caption.
+
+    `scores` has a row per case and score, as in the table evaluation_cases. Cases without a stored score are left out.
+    """
+    chosen = program.get(program_name)
+    metric = chosen.primary_metric
+    artifacts = {case["case_id"]: case["artifact"] for case in cases_of(ws, program_name)}
+    pictures = []
+    for label, row in typical_cases(scores, metric, labels).items():
+        artifact = artifacts.get(row["case_id"])
+        if artifact is None:  # taken out of the dataset since it was scored
+            continue
+        key = score_key(ws, program_name, checkpoint, artifact)
+        if ws.store.has(key):
+            out = ws.reports / program_name / "plots" / checkpoint.rpartition("/")[2]
+            caption = (
+                f"{label.capitalize()} held-out case ({row['split']}): {metric.name} {row['value']:.2f} {metric.unit}"
+            )
+            images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(key), out)
+            pictures += [(image, caption) for image in images]
+    return pictures
