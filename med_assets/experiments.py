@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
@@ -79,6 +79,11 @@ class Experiment(Settings):
     )
     seed: int = Field(ge=0, description="seed of the weights and of the order and place of patches")
     precision: str = Field(description="Lightning precision on an accelerator; a CPU always trains in 32-true")
+    initial: Literal["random", "champion"] = Field(
+        default="random",
+        description="weights to begin with; the champion's, while there is one, are part of the checkpoint's key",
+        json_schema_extra=NO_EFFECT,
+    )
     optimiser: Optimiser = Field(description="optimiser and its schedule")
     schedule: Schedule = Field(description="length of training")
     runtime: Runtime = Field(description="what the machine decides", json_schema_extra=NO_EFFECT)

@@ -15,7 +15,7 @@ import pandas as pd
 from med_assets import program
 from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory
 from med_assets.experiments import Experiment, load
-from med_assets.files import digest, file_sha256, read_json, write_json, write_text
+from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.provenance import git_state, provenance
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
@@ -23,6 +23,9 @@ from med_assets.stages.result import StageResult
 
 LEARNING = ("train", "val")
 PUBLISHED = ("weights.pt", "experiment.json", "history.csv", "result.json")
+
+INITIAL = "initial.pt"
+"""File of a job folder with the weights to begin with, as in `training.initial`, which needs torch."""
 
 Launch = Callable[[Path], None]
 
@@ -63,12 +66,22 @@ def last_trained_at(ws: Workspace, program_name: str) -> datetime | None:
     return max(times, default=None)
 
 
-def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment) -> str:
-    """Key of a checkpoint: its cases and their splits, the experiment and the code that trains. Test cases are not in it."""
+def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
+    """The checkpoint whose weights an experiment begins with: the champion's if it says so, and there is one."""
+    rows = ws.lake.rows("champions", program_name) if chosen.initial == "champion" else []
+    return rows[-1]["checkpoint"] if rows else None
+
+
+def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment, initial: str | None = None) -> str:
+    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, and what it begins with.
+
+    Test cases are not in it.
+    """
     cases = [
         [case["case_id"], case["version"], case["artifact"], case["split"]] for case in learning_cases(ws, program_name)
     ]
-    return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"])
+    warm = [initial] if initial else []
+    return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"], *warm)
 
 
 def run_training(job: Path) -> None:
@@ -83,7 +96,7 @@ def run_training(job: Path) -> None:
         )
 
 
-def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment) -> Path:
+def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment, initial: str | None) -> Path:
     job = ws.jobs / key.split("/")[1]
     job.mkdir(parents=True, exist_ok=True)
     cases = [
@@ -105,6 +118,10 @@ def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment)
     write_text(job / "program", program_name + "\n")
     write_text(job / "experiment.json", chosen.to_json())
     write_json(job / "cases.json", cases)
+    if initial:
+        ws.store.verify(initial)
+        with replacing(job / INITIAL) as temporary:
+            shutil.copyfile(ws.store.fetch(initial) / "weights.pt", temporary)
     return job
 
 
@@ -116,15 +133,16 @@ def train(
     A job that another process is training is waited for. Raises OutOfMemory, ConfigurationError or MedAssetsError.
     """
     chosen = experiment(ws, program_name, name, overrides)
-    key = checkpoint_key(ws, program_name, chosen)
+    initial = initial_checkpoint(ws, program_name, chosen)
+    key = checkpoint_key(ws, program_name, chosen, initial)
     label = "reused"
     if not ws.store.has(key):
-        job = _prepare_job(ws, program_name, key, chosen)
+        job = _prepare_job(ws, program_name, key, chosen, initial)
         with (job / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not ws.store.has(key):
                 (launch or run_training)(job)
-                _publish(ws, program_name, key, job)
+                _publish(ws, program_name, key, job, initial)
                 label = "new"
     folder = ws.store.fetch(key)
     result = read_json(folder / "result.json")
@@ -137,6 +155,7 @@ def train(
             "checkpoint": key,
             "experiment_hash": chosen.hash(),
             "weights_sha256": record["weights_sha256"],
+            "initial": record.get("initial") or "random",
             "cases": {split: sum(case["split"] == split for case in record["cases"]) for split in LEARNING},
             "result": result,
             "git_commit": record["git_commit"],
@@ -163,7 +182,7 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     return {"training": plot_training(path, history, {"loss": losses, "validation (Gy)": metrics}, title=name)}
 
 
-def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
+def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None) -> None:
     """Move a finished job's result into the store; a job without one raises with what it says."""
     if not (job / "result.json").is_file():
         raise MedAssetsError(
@@ -189,6 +208,7 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
         record = provenance() | {
             "program": program_name,
             "cases": cases,
+            "initial": initial,
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights_sha256": file_sha256(folder / "weights.pt"),
         }

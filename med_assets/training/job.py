@@ -24,6 +24,7 @@ from med_assets.errors import CheckpointMismatch, ConfigurationError, OutOfMemor
 from med_assets.experiments import Experiment, from_json
 from med_assets.files import file_sha256, read_json, write_json
 from med_assets.training.callbacks import BestEpoch, Heartbeat, History, LastCheckpoint, PeakMemory, save_tensors
+from med_assets.training.initial import start_from
 from med_assets.training.task import ClosedForm, Task, TrainingCase, build
 
 RESUME = ("auto", "must", "never")
@@ -55,6 +56,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
     heartbeat.beat("start")
     started = time.monotonic()
     task = build(program, experiment, cases)
+    start_from(job, task)
     tried: dict[str, Any] = task.tried if isinstance(task, Task) else {}
     try:
         outcome = (
