@@ -149,7 +149,7 @@ def _objections(rule: Promotion, primary: Comparison, guards: Sequence[Compariso
             f"expected at least {rule.min_cases} shared validation cases of two patients, got {primary.difference.n}"
         )
     elif high >= -rule.margin:
-        wanted = f"its interval must end below {-rule.margin:+g} {unit}"
+        wanted = f"its interval must end below {0 - rule.margin:g} {unit}"
         found.append(f"not better beyond doubt than {reference} in {primary}; {wanted}")
     for each in guards:
         margin, end = rule.guard_margins.get(each.metric.name, 0.0), each.difference.high
@@ -244,7 +244,11 @@ def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[d
         passed = verdict["reason"] or f"{row['experiment']} is the first, and the program has no baseline to beat"
         verdict["reason"] = "; ".join(objections) or passed
         if holder and row["checkpoint"] == holder["checkpoint"]:
-            verdict |= {"reason": f"{row['experiment']} is the champion", "recommended": True}
+            verdict |= {
+                "reason": f"{row['experiment']} is the champion",
+                "recommended": True,
+                "matches_reference": False,
+            }
             champion_leads = not standing
         elif named is None and row["checkpoint"] in back:
             taken = back[row["checkpoint"]]
@@ -361,7 +365,12 @@ def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = Non
             known = list(dict.fromkeys(row["checkpoint"] for row in earlier))
             wanted = f"the checkpoint of an earlier champion, got {to}" if to else "an earlier champion, found none"
             raise ConfigurationError(
-                f"expected {wanted}; the champion is {now}, checkpoints promoted before are {known}, name one with --to"
+                f"expected {wanted}; the champion is {now}, "
+                + (
+                    f"those promoted before are {known}, name one with --to"
+                    if known
+                    else "and none was promoted before it"
+                )
             )
         chosen = allowed[-1]
         if not ws.store.has(chosen["checkpoint"]):

@@ -207,7 +207,7 @@ def test_rollback_to_a_named_checkpoint_and_what_it_refuses(ws: Workspace) -> No
         decided(ws)
     with pytest.raises(ConfigurationError, match="reason"):
         stages.rollback(ws, P, "  ")
-    with pytest.raises(ConfigurationError, match="promoted before are"):
+    with pytest.raises(ConfigurationError, match="those promoted before are"):
         stages.rollback(ws, P, "x", "checkpoint/0000000000000000")
     assert stages.rollback(ws, P, "far back", chain[0])["checkpoint"] == chain[0]
     assert stages.rollback(ws, P, "on again", chain[2])["checkpoint"] == chain[2]

@@ -74,6 +74,7 @@ def test_what_is_computed_without_a_loop_can_not_begin_with_anything(tmp_path: P
         start_from(tmp_path, ClosedForm("val_mae_gy", lambda: ({}, {})))
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_its_initial_weights(tmp_path: Path) -> None:
     still = ("optimiser.lr=1e-12", "optimiser.min_lr=0", "optimiser.weight_decay=0")
     job = write_job(tmp_path / "job", overrides=(*SMALL, *still))
