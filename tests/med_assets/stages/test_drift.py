@@ -1,13 +1,15 @@
 """Drift of new cases against the champion's training set."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from med_assets import checks, stages
 from med_assets.settings import Workspace
-from med_assets.stages.drift import POOLED, drifted_facts, holm, ks, shares
+from med_assets.stages.drift import POOLED, drift_rows, drifted_facts, holm, ks, shares
 from tests.med_assets.stages.builders import P
-from tests.med_assets.stages.models import VAL, cases, constant, facts, model, score
+from tests.med_assets.stages.models import VAL, cases, configure, constant, facts, model, score
 
 TRAIN = tuple(f"t{number}" for number in range(40))
 
@@ -65,6 +67,26 @@ def test_a_number_and_a_share_that_moved_are_found_and_the_check_warns(ws: Works
     assert outcome.metadata["drifted"] == ["prescription_in_plan", "spacing_z_mm"]
     assert "b2: spacing_z_mm" in outcome.reason
     assert set(drifted_facts(ws, P)) == {"spacing_z_mm", "prescription_in_plan"}
+
+
+def test_a_difference_too_small_to_matter_is_no_drift(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive(ws, "b2", 30, 3, spacing=5.0, in_plan=0.0)
+    configure(tmp_path, monkeypatch, monitoring={"drift_distance": 0.9})
+    assert drifted_facts(ws, P) == ("spacing_z_mm",)
+
+
+def test_a_fact_that_stands_out_by_chance_among_several_is_no_drift(ws: Workspace) -> None:
+    same = {"spacing_z_mm": 3.0, "prescription_in_plan": True}
+    facts(ws, {name: same | {"target_ml": float(place)} for place, name in enumerate(TRAIN)})
+    new = {f"n{place}": same | {"target_ml": value} for place, value in enumerate([25.5, 28.5, 31.0, 34.0, 36.0])}
+    cases(ws, {"train": list(new)}, batch="b2")
+    facts(ws, new, "b2")
+    checkpoint = ws.lake.rows("champions", P)[-1]["checkpoint"]
+    row = {row["fact"]: row for row in drift_rows(ws, P, checkpoint, "b2")}["target_ml"]
+    assert (row["distance"], row["p"]) == (pytest.approx(0.65), pytest.approx(0.02797, abs=1e-5))
+    assert (row["p_adjusted"], row["drifted"]) == (pytest.approx(3 * 0.02797, abs=1e-4), False)
 
 
 def test_a_small_batch_is_undefined_until_several_are_pooled(ws: Workspace) -> None:

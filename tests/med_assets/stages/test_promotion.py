@@ -184,8 +184,23 @@ def test_what_was_rolled_back_returns_by_name_or_with_another_key(ws: Workspace)
         "promoted", "promoted", "rolled back", "promoted by name",
     ]  # fmt: skip
     stages.rollback(ws, P, "again")
-    model(ws, "grad_loss", constant(2.9))
+    anew = model(ws, "grad_loss", constant(2.9))
     assert "promoted" in labels(decided(ws)["grad_loss"])
+    model(ws, "dvh_aware", constant(2.0))
+    decided(ws)
+    assert stages.rollback(ws, P, "one back")["checkpoint"] == anew
+
+
+def test_a_champion_that_came_back_by_name_is_one_to_roll_back_to(ws: Workspace) -> None:
+    model(ws, "baseline", constant(4.0))
+    decided(ws)
+    second = model(ws, "grad_loss", constant(3.0))
+    decided(ws)
+    stages.rollback(ws, P, "by mistake")
+    decided(ws, "grad_loss")
+    model(ws, "dvh_aware", constant(2.0))
+    decided(ws)
+    assert stages.rollback(ws, P, "one back")["checkpoint"] == second
 
 
 def test_a_named_experiment_still_has_to_pass_the_gate(ws: Workspace) -> None:
