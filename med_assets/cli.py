@@ -128,6 +128,16 @@ def parser() -> argparse.ArgumentParser:
     add = command("explain", commands.explain, "Tell what happened to one case, from file to model.")
     add.add_argument("case", metavar="CASE", help="case id, or its first characters")
 
+    add = command(
+        "predict",
+        commands.predict,
+        "Predict one case, and write it as DICOM and NIfTI for viewers and planning systems.",
+        program_first=True,
+    )
+    add.add_argument("case", metavar="CASE", help="case id, or its first characters")
+    add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
+    add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
+
     add = command("withdraw", commands.withdraw, "Take a case out of the dataset from now on.", program_first=True)
     add.add_argument("case", metavar="CASE", help="case id, in full")
     add.add_argument(

@@ -189,6 +189,13 @@ def explain(options: argparse.Namespace) -> None:
     print(explain_case(Workspace.from_env(), options.case))
 
 
+def predict(options: argparse.Namespace) -> None:
+    """Write the prediction of one case."""
+    paths = stages.predict(Workspace.from_env(), options.program, options.case, options.model, options.out)
+    for path in paths:
+        print(path)
+
+
 def withdraw(options: argparse.Namespace) -> None:
     """Withdraw a case and write the dataset anew."""
     ws, name = Workspace.from_env(), options.program

@@ -146,6 +146,13 @@ class Program(ABC):
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """Plots of one case for people, written under `out`."""
 
+    @abstractmethod
+    def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        """Write what `Scorer.score` kept under `predicted` as files for other tools (DICOM, NIfTI); returns the paths.
+
+        `model` is the key of the checkpoint, which the files name.
+        """
+
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         """The program's own tables of the report, from the per-case scores of one model on one split; none unless given."""
         return []

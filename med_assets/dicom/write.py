@@ -164,11 +164,18 @@ def write_rtplan(
 
 
 def write_rtdose(
-    path: Path, dose_gy: Volume, identity: Identity, plan_uid: str, *, scaling_gy: float = DOSE_SCALING_GY
+    path: Path,
+    dose_gy: Volume,
+    identity: Identity,
+    plan_uid: str,
+    *,
+    scaling_gy: float = DOSE_SCALING_GY,
+    predicted_by: str = "",
 ) -> str:
     """Write the dose of a whole plan as unsigned 32 bit; it reads back within `scaling_gy` / 2. Returns its UID.
 
-    Raises ValueError when a dose is negative, not finite, or too large for the scaling.
+    `predicted_by` (at most 29 characters) names the model of a predicted dose: it gets a series of its own, and says that it was predicted in
+    SeriesDescription and DoseComment. Raises ValueError when a dose is negative, not finite, or too large for the scaling.
     """
     levels = np.rint(np.asarray(dose_gy.array, dtype=np.float64) / scaling_gy)
     if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > np.iinfo(np.uint32).max:
@@ -177,8 +184,13 @@ def write_rtdose(
             f"got {np.min(dose_gy.array)} to {np.max(dose_gy.array)}; clamp the dose or raise scaling_gy"
         )
     geometry = dose_gy.geometry
-    ds = new_object(identity, RTDoseStorage, "RTDOSE", identity.uid("RTDOSE series"), identity.uid("RTDOSE", plan_uid))
-    ds.SeriesNumber, ds.InstanceNumber = 4, 1
+    role = ("RTDOSE", "predicted", predicted_by) if predicted_by else ("RTDOSE",)
+    series_uid = identity.uid(" ".join([*role, "series"]))
+    ds = new_object(identity, RTDoseStorage, "RTDOSE", series_uid, identity.uid(*role, plan_uid))
+    ds.SeriesNumber, ds.InstanceNumber = 5 if predicted_by else 4, 1
+    if predicted_by:
+        ds.SeriesDescription = "PREDICTED DOSE, NOT FOR CLINICAL USE"
+        ds.DoseComment = f"predicted by {predicted_by}, not for clinical use"
     ds.SliceThickness = format_number_as_ds(geometry.spacing_mm[0])
     set_plane(ds, geometry, np.append(geometry.origin_mm, 1.0))
     set_pixels(ds, levels.astype("<u4"))

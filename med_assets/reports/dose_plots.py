@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.metrics.dvh import cumulative_dvh
-from med_assets.reports.style import INK, MUTED, colour, figure
+from med_assets.reports.style import INK, MUTED, figure
 
 ISODOSE_PERCENT = (20, 40, 60, 80, 95, 105)
 """Isodose lines, % of the prescription."""
@@ -128,11 +128,10 @@ def plot_dvh(
     with figure(path, 8.6, 4.6) as fig:
         axis = fig.subplots()
         for number, (name, mask) in enumerate(present.items()):
-            axis.plot(levels, cumulative_dvh(truth_gy[mask], levels), color=colour(number), linewidth=1.9, label=name)
-            axis.plot(
-                levels, cumulative_dvh(prediction_gy[mask], levels), color=colour(number), linewidth=1.7,
-                linestyle=(0, (4, 2)),
-            )  # fmt: skip
+            tone = _outline(number, False)  # as the outlines of the dose wash, where the targets come first too
+            axis.plot(levels, cumulative_dvh(truth_gy[mask], levels), color=tone, linewidth=1.9, label=name)
+            predicted = cumulative_dvh(prediction_gy[mask], levels)
+            axis.plot(levels, predicted, color=tone, linewidth=1.7, linestyle=(0, (4, 2)))
         axis.set(xlim=(0, top), ylim=(0, 102), xlabel="Dose (Gy)", ylabel="Volume (%)", title=title)
         styles = [
             Line2D([], [], color=INK, linewidth=1.9, label="planned"),
@@ -177,6 +176,7 @@ def _outline(number: int, on_dark: bool) -> str:
     pairs = (
         ("#3DF59B", "#00875A"), ("#5CC8FF", "#0072B2"), ("#FF8AE2", "#B0398F"), ("#FFD84D", "#A67C00"),
         ("#FF9F6B", "#C2410C"), ("#D3C4FF", "#6D4BC3"), ("#B7E35F", "#5B7F12"), ("#FFFFFF", "#30343a"),
+        ("#8FE9E6", "#0F8B8D"), ("#E6BE9C", "#8C564B"),
     )  # fmt: skip
     light, deep = pairs[number % len(pairs)]
     return light if on_dark else deep

@@ -42,7 +42,7 @@ def counts(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoint(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(workspace.home / "dagster"))
     for seed in SEEDS:
@@ -63,6 +63,9 @@ def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoin
         assert data_versions(instance) == first
         assert counts(instance, keys.experiment_key(P, "baseline", "checkpoint")) == {"new": 0, "reused": 1}
         assert counts(instance, keys.experiment_key(P, "baseline", "evaluation"))["new"] == 0
+
+    written = stages.predict(workspace, P, cases_of(workspace, P)[0]["case_id"], "baseline", tmp_path / "export")
+    assert next(path.name for path in written) == "predicted_dose.dcm"
 
     # Law 7: a newer checkpoint beside it changes nothing, and one whose bytes changed is refused.
     recorded = workspace.lake.rows("checkpoints", f"{P}/baseline")[0]["checkpoint"]

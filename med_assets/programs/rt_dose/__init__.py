@@ -217,6 +217,11 @@ class RtDose(Program):
 
         return draw(prepared, predicted, out)
 
+    def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.rt_dose.export import write_prediction
+
+        return write_prediction(raw, prepared, predicted, out, model)
+
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.rt_dose.tables import dvh_errors, gamma_rates, limits
 

@@ -1,0 +1,55 @@
+"""A predicted dose as files for other tools: DICOM RTDOSE for planning systems and viewers, NIfTI for everything else."""
+
+from pathlib import Path
+
+import numpy as np
+
+from med_assets.dicom.geometry import Geometry, Volume
+from med_assets.dicom.objects import Identity
+from med_assets.dicom.write import write_rtdose
+from med_assets.programs.rt_dose.prepare import load
+from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.programs.rt_dose.scorer import PREDICTION
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""NIfTI counts towards the right, anterior and superior; DICOM towards the left, posterior and superior."""
+
+
+def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+    """Write predicted_dose.dcm, and CT, planned and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case.
+
+    `raw` is the case's de-identified DICOM, whose pseudonym, study, frame of reference and plan the RTDOSE refers to.
+    Returns the paths.
+    """
+    case = PreparedCase.open(prepared)
+    files = load(raw)
+    ct, plan = files["CT"][0], files["RTPLAN"][0]
+    identity = Identity(
+        patient_id=str(ct.PatientID),
+        patient_name=str(ct.PatientName),
+        study_uid=str(ct.StudyInstanceUID),
+        frame_of_reference_uid=str(ct.FrameOfReferenceUID),
+        study_date=str(ct.get("StudyDate", "") or ""),
+        synthetic=case.synthetic,
+    )
+    geometry = Geometry.from_dict(case.geometry)
+    prediction = np.load(predicted / PREDICTION)
+    out.mkdir(parents=True, exist_ok=True)
+    dose = out / "predicted_dose.dcm"
+    write_rtdose(dose, Volume(prediction, geometry), identity, str(plan.SOPInstanceUID), predicted_by=model)
+    images = {"ct": case.ct, "planned_dose": case.dose, "predicted_dose": prediction}
+    return [
+        dose,
+        *(_write_nifti(out / f"{name}.nii.gz", np.asarray(array), geometry) for name, array in images.items()),
+    ]
+
+
+def _write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> Path:
+    import nibabel
+
+    # The affine takes (iz, iy, ix); NIfTI's axes are those of the transposed array, (ix, iy, iz).
+    affine = LPS_TO_RAS @ geometry.affine()[:, [2, 1, 0, 3]]
+    image = nibabel.Nifti1Image(np.ascontiguousarray(array.T), affine)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+    return path

@@ -1,0 +1,42 @@
+"""One case predicted by one model, written as files for viewers and planning systems."""
+
+from pathlib import Path
+
+from med_assets import program
+from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.settings import Workspace
+from med_assets.stages.evaluation import score_cases, score_key
+from med_assets.stages.promotion import current
+from med_assets.stages.result import accepted
+from med_assets.stages.training import checkpoint_of
+
+
+def predict(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
+    """Predict an accepted case (its id or the first characters of it) with the champion, or the model of an experiment.
+
+    A prediction that an evaluation made before is taken from the store. Raises ConfigurationError when no or several cases
+    match, when there is no champion, and MedAssetsError when the case can't be predicted.
+    """
+    rows = {
+        row["case_id"]: row
+        for row in sorted(accepted(ws.lake.rows("prepared_cases", program_name)), key=lambda row: row["batch"])
+        if row["case_id"].startswith(case)
+    }
+    if len(rows) != 1:
+        raise ConfigurationError(
+            f"expected one accepted case whose id starts with {case!r}, got {len(rows)}; see `med-assets cases {program_name}`"
+        )
+    model = checkpoint_of(ws, program_name, experiment) if experiment else current(ws, program_name)
+    if model is None:
+        raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
+    ((case_id, row),) = rows.items()
+    raw = accepted(ws.lake.rows("raw_cases", f"{program_name}/{row['batch']}"))
+    source = next(item["artifact"] for item in raw if item["case_id"] == case_id)
+    ws.store.verify(model["checkpoint"])
+    _, _, failures = score_cases(ws, program_name, model["checkpoint"], [row])
+    if failures:
+        raise MedAssetsError(f"case {case_id} could not be predicted: {failures[case_id]}")
+    kept = ws.store.fetch(score_key(ws, program_name, model["checkpoint"], row["artifact"]))
+    chosen = program.get(program_name)
+    raw_folder, prepared = ws.store.fetch(source), ws.store.fetch(row["artifact"])
+    return chosen.write_prediction(raw_folder, prepared, kept, out, model["checkpoint"])
