@@ -1,4 +1,4 @@
-"""Gates: blocking checks that travel inside the asset they guard, so that no materialization is ever left unchecked."""
+"""Gates: checks that travel inside the asset they guard, so that no materialization is ever left unchecked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gate:
-    """One blocking check: its name, what it guards against, and the check itself of (workspace, batch or None)."""
+    """One check: its name, what it guards against, and the check itself of (workspace, batch or None)."""
 
     name: str
     description: str
     check: Callable[["Workspace", str | None], "CheckOutcome"]
+    blocking: bool = True
+    """Whether its failure with severity "error" stops what comes after; what is only told to people blocks nothing."""
 
     def spec(self, asset: dg.AssetKey) -> dg.AssetCheckSpec:
         """The check as Dagster declares it."""
-        return dg.AssetCheckSpec(self.name, asset=asset, description=self.description, blocking=True)
+        return dg.AssetCheckSpec(self.name, asset=asset, description=self.description, blocking=self.blocking)
 
     def result(self, asset: dg.AssetKey, ws: "Workspace", batch: str | None) -> dg.AssetCheckResult:
         """Run the check; a failure of severity "warn" is shown and blocks nothing."""

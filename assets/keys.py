@@ -1,5 +1,7 @@
 """Names of everything in the graph, in one place: asset keys, partitions, pools and tags."""
 
+from collections.abc import Collection, Sequence
+
 import dagster as dg
 
 POOL = "gpu"
@@ -25,3 +27,10 @@ def experiment_key(program: str, experiment: str, stage: str) -> dg.AssetKey:
 def batches_of(program: str) -> dg.DynamicPartitionsDefinition:
     """Intake batches of a program; the intake sensor adds them."""
     return dg.DynamicPartitionsDefinition(name=f"{program}_batches")
+
+
+def one_run(known: Sequence[str], wanted: Collection[str]) -> dict[str, str]:
+    """Tags of one run over the known batches (in Dagster's order) from the first that is wanted to the last."""
+    places = [place for place, batch in enumerate(known) if batch in wanted]
+    ends = {"start": known[places[0]], "end": known[places[-1]]}
+    return {f"dagster/asset_partition_range_{end}": batch for end, batch in ends.items()}

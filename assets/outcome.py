@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from med_assets.settings import Workspace
     from med_assets.stages.result import StageResult
 
-GATE_VERSION, REPORT_VERSION = "1", "1"
+GATE_VERSION, REPORT_VERSION = "2", "2"
 """Versions of the rule that promotes and of the report's layout; raised by hand when they change."""
 
 
@@ -57,7 +57,7 @@ def champion(program: str) -> dg.AssetsDefinition:
             program,
             "champion",
             "The promoted checkpoint. It changes only for one better beyond doubt and worse in nothing guarded.",
-            GATE_VERSION,
+            f"{GATE_VERSION}-{versions.of_gate(program)}",
             run,
             deps=(keys.key(program, "leaderboard"),),
             kinds=frozenset({"parquet"}),
@@ -76,22 +76,35 @@ def monitoring(program: str) -> dg.AssetsDefinition:
     """The champion scored on each batch; a schedule fills it nightly."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.promotion import monitoring
+        from med_assets.stages.monitoring import monitor
 
-        if call.batch is None:
-            raise dg.DagsterInvariantViolationError("expected a partition that names an intake batch, got none")
-        return monitoring(call.ws, program, call.batch)
+        return monitor(call.ws, program, call.batches)
+
+    def in_control(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.in_control(ws, program)
+
+    def drift(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.drift(ws, program)
 
     return build(
         Stage(
             program,
             "monitoring",
-            "The champion scored on each intake batch; cases that it was trained on are marked.",
-            versions.of_stage(program, "evaluate"),
+            "The champion scored on each intake batch, many in one run; cases that it was trained on are marked.",
+            versions.of_monitoring(program),
             run,
             deps=(keys.key(program, "champion"), keys.key(program, "prepared_cases")),
             kinds=frozenset({"parquet"}),
+            gates=(
+                Gate("in_control", "No metric of the champion left its control limits.", in_control, blocking=False),
+                Gate("drift", "New cases are distributed as the champion's training set.", drift, blocking=False),
+            ),
             by_batch=True,
+            single_run=True,
         )
     )
 
@@ -111,7 +124,7 @@ def report(program: str) -> dg.AssetsDefinition:
             "One HTML file for people: tables, plots, images and the champion's model card.",
             REPORT_VERSION,
             run,
-            deps=tuple(keys.key(program, name) for name in ("leaderboard", "champion", "dataset")),
+            deps=tuple(keys.key(program, name) for name in ("leaderboard", "champion", "dataset", "monitoring")),
             kinds=frozenset({"html"}),
         )
     )

@@ -39,12 +39,14 @@ def _step(
     chosen: Sequence[dg.AssetKey],
     batch: str | None = None,
     ops: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> None:
     started = time.monotonic()
     result = dg.materialize(
         build_program(program_name),
         selection=list(chosen),
         partition_key=batch,
+        tags=tags,
         instance=instance,
         resources=resources.build(),
         run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, "ops": ops or {}},
@@ -89,8 +91,10 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
             ops = {training: {"config": {"overrides": list(overrides)}}} if overrides else None
             _step(instance, program_name, f"train and evaluate {name}", pair, ops=ops)
         step("leaderboard and champion", "leaderboard", "champion")
-        for batch in taken:
-            step(f"monitoring of batch {batch}", "monitoring", batch=batch)
+        if taken:
+            every = instance.get_dynamic_partitions(keys.batches_of(program_name).name or "")
+            title, tags = f"monitoring of {len(every)} batches", keys.one_run(every, every)
+            _step(instance, program_name, title, [keys.key(program_name, "monitoring")], tags=tags)
         step("report", "report")
     print("\nReports:")
     for path in sorted(ws.reports.rglob("*.html")):

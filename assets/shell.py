@@ -1,5 +1,6 @@
 """The one shell around every stage: names, versions, gates and metadata; the work is done in med_assets."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,10 +30,13 @@ class Overrides(dg.Config):
 
 @dataclass(frozen=True)
 class Call:
-    """One execution of a stage: the workspace, the partition if there is one, and the means to launch a training."""
+    """One execution of a stage: the workspace, the partitions if there are any, and the means to launch a training."""
 
     ws: "Workspace"
     batch: str | None
+    """The partition; None for an asset without partitions, and for one whose run takes several."""
+    batches: tuple[str, ...]
+    """All partitions of the run, oldest first."""
     overrides: tuple[str, ...]
     launcher: Launcher
     context: dg.AssetExecutionContext
@@ -51,6 +55,8 @@ class Stage:
     kinds: frozenset[str] = frozenset()
     gates: Sequence[Gate] = ()
     by_batch: bool = False
+    single_run: bool = False
+    """Whether one run takes all batches asked for; they then share one data version."""
     experiment: str | None = None
     pool: str | None = None
     touches_raw_files: bool = False
@@ -84,19 +90,22 @@ def materialized(stage: Stage, call: Call) -> dg.MaterializeResult:
 def build(stage: Stage) -> dg.AssetsDefinition:
     """The Dagster asset of a stage. Its data version is always the hash of its content."""
 
-    decorate = dg.asset(
-        key=stage.key,
-        deps=list(stage.deps),
-        description=stage.description,
-        group_name=stage.group,
-        owners=list(program.get(stage.program).owners),
-        kinds=set(stage.kinds),
-        tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.name},
-        code_version=stage.code_version,
-        partitions_def=keys.batches_of(stage.program) if stage.by_batch else None,
-        check_specs=[gate.spec(stage.key) for gate in stage.gates],
-        pool=stage.pool,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the backfill policy: to be dropped when Dagster settles it
+        decorate = dg.asset(
+            key=stage.key,
+            deps=list(stage.deps),
+            description=stage.description,
+            group_name=stage.group,
+            owners=list(program.get(stage.program).owners),
+            kinds=set(stage.kinds),
+            tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.name},
+            code_version=stage.code_version,
+            partitions_def=keys.batches_of(stage.program) if stage.by_batch else None,
+            backfill_policy=dg.BackfillPolicy.single_run() if stage.single_run else None,
+            check_specs=[gate.spec(stage.key) for gate in stage.gates],
+            pool=stage.pool,
+        )
 
     def work(
         context: dg.AssetExecutionContext,
@@ -104,10 +113,11 @@ def build(stage: Stage) -> dg.AssetsDefinition:
         launcher: Launcher,
         overrides: Sequence[str] = (),
     ) -> dg.MaterializeResult:
-        batch = context.partition_key if stage.by_batch else None
+        batches = tuple(context.partition_keys) if stage.by_batch else ()
+        batch = batches[0] if len(batches) == 1 else None
 
         def now() -> dg.MaterializeResult:
-            return materialized(stage, Call(workspace.open(), batch, tuple(overrides), launcher, context))
+            return materialized(stage, Call(workspace.open(), batch, batches, tuple(overrides), launcher, context))
 
         return discreetly(now) if stage.touches_raw_files else now()
 

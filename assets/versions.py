@@ -3,7 +3,7 @@
 Dagster keeps configuration out of every version, so a changed limit or experiment would otherwise change nothing.
 """
 
-from med_assets import program
+from med_assets import policies, program
 from med_assets.files import digest
 from med_assets.settings import Workspace
 
@@ -22,6 +22,17 @@ def of_splits(program_name: str) -> str:
 
     chosen = Workspace.configuration().option(program_name, "split_policy", "")
     return digest(split_policy(program_name).model_dump(mode="json"), chosen)
+
+
+def of_gate(program_name: str) -> str:
+    """Version of what a promotion is decided by: its policy in configuration."""
+    return digest(policies.of(program_name).promotion.model_dump(mode="json"))
+
+
+def of_monitoring(program_name: str) -> str:
+    """Code version of monitoring: that of the scores, and the policy for limits and drift."""
+    policy = policies.of(program_name).monitoring.model_dump(mode="json")
+    return f"{of_stage(program_name, 'evaluate')}-{digest(policy)}"
 
 
 def of_training(program_name: str, experiment: str) -> str:

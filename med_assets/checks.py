@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from med_assets import program
+from med_assets import policies, program
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
 from med_assets.stages.result import QUARANTINED, accepted
@@ -117,13 +117,74 @@ def synthetic_data(ws: Workspace, program_name: str) -> CheckOutcome:
 
 def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
     """The last challenger was not refused by the gate."""
-    rows = ws.lake.rows("promotions", program_name)
-    if not rows:
+    from med_assets.stages.promotion import decisions, stood
+
+    last = stood(decisions(ws, program_name))
+    if last is None:
         return CheckOutcome(True, "no challenger yet")
-    last = rows[-1]
+    names = (
+        "challenger",
+        "reference",
+        "improved",
+        "regressed",
+        "matches_reference",
+        "mean",
+        "low",
+        "high",
+        "n",
+        "guards",
+    )
+    return CheckOutcome(not last["refused"], last["reason"], "warn", {name: last[name] for name in names})
+
+
+def in_control(ws: Workspace, program_name: str) -> CheckOutcome:
+    """None of the newest batches lies outside its control limits; those that do are named with metric, value and limits."""
+    from med_assets.stages.monitoring import LIMITS_RULE, deciding_metrics, trend
+
+    units = {metric.name: metric.unit for metric in deciding_metrics(program_name)}
+    lines, newest = trend(ws, program_name), policies.of(program_name).monitoring.alert_batches
+    said, n_limited = [], 0
+    for name, points in lines.items():
+        n_limited += sum(point.lower is not None for point in points)
+        said += [
+            f"batch {point.batch}: {name} {point.mean:.3f} {units[name]} (n = {point.n}), "
+            f"limits {point.lower:.3f} to {point.upper:.3f}"
+            for point in points[-newest:]
+            if point.beyond
+        ]
+    metadata = {"batches": max(map(len, lines.values()), default=0), "judged": n_limited, "rule": LIMITS_RULE}
+    if said:
+        return CheckOutcome(False, "; ".join(said), "warn", metadata)
+    if not n_limited:
+        return CheckOutcome(
+            True, "no batch to judge yet: too few cases that the champion has not seen", "warn", metadata
+        )
+    return CheckOutcome(True, f"{n_limited} means of batches lie within their control limits", "warn", metadata)
+
+
+def drift(ws: Workspace, program_name: str) -> CheckOutcome:
+    """Neither the newest batch nor the cases since training drift from the champion's training set in any fact."""
+    from med_assets.stages.drift import newest
+    from med_assets.stages.promotion import current
+
+    now = current(ws, program_name)
+    rows = newest(ws, program_name, now["checkpoint"]) if now else []
+    judged = [row for row in rows if row["drifted"] is not None]
+    drifted = [row for row in judged if row["drifted"]]
+    metadata = {
+        "compared": len(judged),
+        "undefined": len(rows) - len(judged),
+        "drifted": sorted({row["fact"] for row in drifted}),
+    }
+    if drifted:
+        text = "; ".join(
+            f"{row['batch']}: {row['fact']} {row['found']} {row['unit']} (n = {row['n']}), in training {row['reference']} "
+            f"(n = {row['n_reference']}), distance {row['distance']:.2f}, adjusted p {row['p_adjusted']:.2g}"
+            for row in drifted
+        )
+        return CheckOutcome(False, text, "warn", metadata)
+    if not judged:
+        return CheckOutcome(True, "undefined: too few new cases to compare with the training set", "warn", metadata)
     return CheckOutcome(
-        not last["refused"],
-        last["reason"],
-        "warn",
-        {name: last[name] for name in ("challenger", "reference", "mean", "low", "high", "n")},
+        True, f"{len(judged)} comparisons of facts with the training set, none drifted", "warn", metadata
     )

@@ -103,10 +103,29 @@ def parser() -> argparse.ArgumentParser:
         "Compare all evaluated experiments, with n and intervals.",
         program_first=True,
     )
-    command(
+    add = command(
         "promote",
         commands.promote,
         "Promote the best experiment if it passes the gate, and say why or why not.",
+        program_first=True,
+    )
+    add.add_argument(
+        "--experiment", metavar="NAME", help="only this one stands, also after its checkpoint was rolled back"
+    )
+
+    add = command("rollback", commands.rollback, "Make an earlier champion the champion again.", program_first=True)
+    add.add_argument("--to", metavar="CHECKPOINT", help="this earlier champion (default: the one before the present)")
+    add.add_argument(
+        "--reason",
+        required=True,
+        metavar="TEXT",
+        help="why, for the record; write nothing here that identifies a person",
+    )
+
+    command(
+        "monitor",
+        commands.monitor,
+        "Score the champion on every batch that it was not scored on yet; show trend and drift.",
         program_first=True,
     )
     command("report", commands.report, "Write the HTML report and print where it is.", program_first=True)

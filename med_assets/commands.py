@@ -139,9 +139,30 @@ def leaderboard(options: argparse.Namespace) -> None:
         print(f"{name}\n{table(rows)}")
 
 
-def promote(options: argparse.Namespace) -> None:
-    """Put the best experiment through the gate."""
-    _show("champion", stages.champion(Workspace.from_env(), options.program))
+def promote(options: argparse.Namespace) -> int:
+    """Put the best experiment, or the named one, through the gate; fails when the named one is refused."""
+    result = stages.champion(Workspace.from_env(), options.program, options.experiment)
+    decision = result.summary["decision"]
+    print(f"champion: {result.summary['champion'] or 'none'} ({result.summary['checkpoint'] or '-'})")
+    print(f"decision: {decision['reason']}")
+    print(table(result.tables["decisions"]))
+    return int(options.experiment is not None and bool(decision["refused"]))
+
+
+def rollback(options: argparse.Namespace) -> None:
+    """Make an earlier champion the champion again."""
+    ws, name = Workspace.from_env(), options.program
+    row = stages.rollback(ws, name, options.reason, options.to)
+    print(f"champion: {row['experiment']} ({row['checkpoint']}), {row['action']}: {row['reason']}")
+    print(table(ws.lake.read("champions", name)))
+
+
+def monitor(options: argparse.Namespace) -> None:
+    """Score the champion on every batch that it was not scored on yet."""
+    result = stages.monitor(Workspace.from_env(), options.program)
+    _show("monitored", result)
+    for name, rows in result.tables.items():
+        print(f"{name}\n{table(rows)}")
 
 
 def report(options: argparse.Namespace) -> None:

@@ -181,6 +181,11 @@ class Experiment(Settings):
     )
     seed: int = Field(ge=0, description="seed of the weights and of the order and place of patches")
     precision: str = Field(description="Lightning precision on an accelerator; a CPU always trains in 32-true")
+    initial: Literal["random", "champion"] = Field(
+        default="random",
+        description="weights to begin with; the champion's, while there is one, are part of the checkpoint's key",
+        json_schema_extra=NO_EFFECT,
+    )
     optimiser: Optimiser = Field(description="optimiser and its schedule")
     schedule: Schedule = Field(description="length of training")
     runtime: Runtime = Field(description="what the machine decides", json_schema_extra=NO_EFFECT)

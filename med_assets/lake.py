@@ -44,19 +44,25 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
     },
     "champions": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "dataset_version": TEXT, "n_train": INT,
-        "promoted_at": TEXT, "reason": TEXT,
+        "promoted_at": TEXT, "action": TEXT, "reason": TEXT,
     },
     "promotions": {
-        "program": TEXT, "challenger": TEXT, "checkpoint": TEXT, "reference": TEXT, "promoted": BOOL, "refused": BOOL,
-        "reason": TEXT, "mean": REAL, "low": REAL, "high": REAL, "n": INT,
+        "program": TEXT, "challenger": TEXT, "checkpoint": TEXT, "reference": TEXT, "reference_checkpoint": TEXT,
+        "dataset_version": TEXT, "promoted": BOOL, "refused": BOOL, "recommended": BOOL, "improved": BOOL, "regressed": BOOL,
+        "matches_reference": BOOL, "reason": TEXT, "mean": REAL, "low": REAL, "high": REAL, "n": INT, "guards": TEXT,
+        "decided_at": TEXT,
     },
     "checkpoints": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,
         "n_train": INT, "n_val": INT, "synthetic": BOOL, "weights_sha256": TEXT, "git_commit": TEXT,
     },
+    "drift": {
+        "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "fact": TEXT, "unit": TEXT, "convention": TEXT, "reference": TEXT,
+        "found": TEXT, "n_reference": INT, "n": INT, "distance": REAL, "p": REAL, "p_adjusted": REAL, "drifted": BOOL,
+    },
     "monitoring": {
-        "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "case_id": TEXT, "seen_in_training": BOOL, "metric": TEXT,
-        "subject": TEXT, "value": REAL, "unit": TEXT,
+        "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "case_id": TEXT, "score": TEXT, "seen_in_training": BOOL,
+        "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT,
     },
 }  # fmt: skip
 
@@ -104,11 +110,15 @@ class Lake:
         return [name for name in found if not prefix or name == prefix or name.startswith(prefix.rstrip("/") + "/")]
 
     def rows(self, table: str, prefix: str = "") -> list[dict[str, Any]]:
-        """Rows of all partitions under a prefix, as dictionaries, in partition order."""
+        """Rows of all partitions under a prefix, as dictionaries, in partition order.
+
+        A column that a partition lacks, since an earlier version wrote it, is None in its rows.
+        """
         schema = self._schema(table)
         out: list[dict[str, Any]] = []
         for partition in self.partitions(table, prefix):
-            out += pq.ParquetFile(self._path(table, partition)).read().select(schema.names).to_pylist()
+            found = pq.ParquetFile(self._path(table, partition)).read().to_pylist()
+            out += [{name: row.get(name) for name in schema.names} for row in found]
         return out
 
     def read(self, table: str, prefix: str = "") -> pd.DataFrame:

@@ -35,7 +35,7 @@ CONDITIONS = {
     "evaluation": FOLLOW,
     "leaderboard": GATHER,
     "champion": FOLLOW,
-    "report": FOLLOW,
+    "report": GATHER,
 }
 """By stage. Raw cases wait for the intake sensor, checkpoints for the retraining sensor, monitoring for the night."""
 

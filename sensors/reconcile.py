@@ -10,10 +10,11 @@ import dagster as dg
 
 from assets import keys
 from med_assets import batches
+from med_assets.settings import Workspace
 from resources.discretion import discreetly
 from resources.workspace import WorkspaceResource
 from sensors import runs
-from sensors.automation import CONDITIONS
+from sensors.automation import GATHER
 
 OFTEN = "*/15 * * * *"
 
@@ -27,7 +28,7 @@ def outdated(
     """A key of the state that an unpartitioned asset should be brought to; None if it is there, or can't be yet."""
     inputs = {dep.asset_key: runs.latest(instance, dep.asset_key) for dep in spec.deps}
     present = {key: found for key, found in inputs.items() if found}
-    fan_in = spec.automation_condition in (CONDITIONS["dataset"], CONDITIONS["leaderboard"])
+    fan_in = spec.automation_condition == GATHER
     if not present or (len(present) < len(inputs) and not fan_in):
         return None
     if not all(runs.gate_passed(instance, gate) for key in present for gate in gates.get(key, ())):
@@ -51,6 +52,16 @@ def _missing_batches(instance: dg.DagsterInstance, program: str, known: list[str
     return [batch for batch in known if batch not in done and batch not in busy]
 
 
+def champion_elsewhere(instance: dg.DagsterInstance, ws: Workspace, program: str) -> str | None:
+    """A key of the champion that the command line made, by rollback or promotion, if Dagster does not show it yet."""
+    from med_assets.stages.promotion import current, version
+
+    shown = runs.latest(instance, keys.key(program, "champion"))
+    if current(ws, program) is None or shown is None or shown[1].get(runs.DATA) == version(ws, program):
+        return None
+    return runs.state_key("champion", shown[0], version(ws, program))
+
+
 def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.ScheduleDefinition:
     """Schedule of one program over its assets."""
     specs = [spec for asset in assets for spec in asset.specs if spec.tags.get(keys.PROGRAM_TAG) == program]
@@ -70,9 +81,9 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
     def schedule(
         context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource
     ) -> dg.SkipReason | list[dg.RunRequest]:
-        instance = context.instance
+        instance, ws = context.instance, workspace.open()
         going = runs.unfinished(instance)
-        known = discreetly(lambda: batches.known(workspace.open(), program))
+        known = discreetly(lambda: batches.known(ws, program))
         absent = [batch for batch in known if not instance.has_dynamic_partition(partitions, batch)]
         if absent:
             instance.add_dynamic_partitions(partitions, absent)
@@ -86,6 +97,8 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
             if any(runs.targets(run, [spec.key, *(dep.asset_key for dep in spec.deps)]) for run in going):
                 continue
             state = outdated(instance, spec, gates, by_batch)
+            if spec.key == keys.key(program, "champion"):
+                state = state or champion_elsewhere(instance, ws, program)
             if state:
                 requests.append(dg.RunRequest(run_key=state, asset_selection=[spec.key]))
         return requests or dg.SkipReason("every asset is made of the present versions of its inputs and code")

@@ -1,21 +1,25 @@
 """The retraining sensor: training is decided by a written policy, and the skip reason says why not."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import dagster as dg
 
 from assets import keys
-from med_assets import experiments
+from med_assets import experiments, policies
+from med_assets.policies import Retraining
 from med_assets.settings import Workspace
 from resources.workspace import WorkspaceResource
 from sensors import runs
-from sensors.settings import RetrainPolicy, tick_s
+from sensors.settings import tick_s
 
 RETRAIN_TAG = "med_assets/retraining"
 TRAIN, VAL = "train", "val"
+DAY_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -28,24 +32,53 @@ class Situation:
     """Validation cases in the dataset now."""
     n_new: int
     """Training cases, corrected ones included, that no checkpoint has seen."""
-    since_start_s: float | None
+    now: datetime
+    """Local time."""
+    since_start_s: float | None = None
     """Seconds since this sensor last started a training; None if it never did."""
-    training: bool
+    age_s: float | None = None
+    """Seconds since the newest checkpoint of the program was trained; None if there is none, or it does not say."""
+    drifted: tuple[str, ...] = ()
+    """Facts in which the cases since the champion's training drift from its training set."""
+    training: bool = False
     """Whether a training of the program waits or goes on."""
 
 
-def why_not(situation: Situation, policy: RetrainPolicy) -> str | None:
+def reason_to_train(situation: Situation, policy: Retraining) -> tuple[str | None, str]:
+    """Why training pays, or None, and what is said of the new cases either way."""
+    new, seen = situation.n_new, situation.n_train - situation.n_new
+    needed = max(policy.min_new_cases, math.ceil(policy.min_growth * seen))
+    told = f"{new} new training cases that no checkpoint has seen, {needed} are needed"
+    if policy.min_growth * seen > policy.min_new_cases:
+        told += f" ({policy.min_growth:.0%} of the {seen} seen)"
+    if new >= needed:
+        return told, told
+    if new and policy.max_age_days is not None and situation.age_s is not None:
+        age = situation.age_s / DAY_S
+        if age > policy.max_age_days:
+            return f"{told}, but the newest checkpoint is {age:.1f} days old, over {policy.max_age_days:g}", told
+        told += f"; the newest checkpoint is {age:.1f} days old, {policy.max_age_days:g} are allowed"
+    if new and policy.on_drift:
+        if situation.drifted:
+            return f"{told}, but new cases drift in {', '.join(situation.drifted)}", told
+        told += "; no drift was found"
+    return None, told
+
+
+def why_not(situation: Situation, policy: Retraining) -> str | None:
     """The reason not to train now, or None to train."""
-    new = situation.n_new
     if situation.training:
         return "a training is waiting or going on; the next one waits for its end"
     if situation.n_val == 0:
         return f"no validation case yet, so no training could be judged ({situation.n_train} training cases)"
-    if new < policy.min_new_cases:
-        return f"{new} new training cases that no checkpoint has seen, {policy.min_new_cases} are needed"
-    if situation.since_start_s is not None and situation.since_start_s < policy.cool_down_s:
-        left = policy.cool_down_s - situation.since_start_s
-        return f"{new} new training cases, but {left / 60:.0f} minutes of the cool-down are left"
+    why, told = reason_to_train(situation, policy)
+    if why is None:
+        return told
+    cool_down_s = policy.cool_down_hours * 3600
+    if situation.since_start_s is not None and 0 <= situation.since_start_s < cool_down_s:
+        return f"{why}; {(cool_down_s - situation.since_start_s) / 60:.0f} minutes of the cool-down are left"
+    if policy.quiet(situation.now.time()):
+        return f"{why}; it is {situation.now:%H:%M}, and nothing starts in the quiet hours {policy.quiet_hours}"
     return None
 
 
@@ -72,21 +105,27 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
         description="Trains all experiments once enough new training cases were accepted; says why not otherwise.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-        from med_assets.stages.training import unseen_cases
+        from med_assets.stages.drift import drifted_facts
+        from med_assets.stages.training import last_trained_at, unseen_cases
 
-        ws, now = workspace.open(), time.time()
+        ws, now, policy = workspace.open(), time.time(), policies.of(program).retraining
+        trained_at = last_trained_at(ws, program)
         started = json.loads(context.cursor) if context.cursor else None
         sizes = split_sizes(ws, program)
         situation = Situation(
             n_train=sizes.get(TRAIN, 0),
             n_val=sizes.get(VAL, 0),
             n_new=unseen_cases(ws, program),
+            now=datetime.now().astimezone(),
             since_start_s=now - started["at"] if started else None,
+            age_s=now - trained_at.timestamp() if trained_at else None,
+            drifted=drifted_facts(ws, program) if policy.on_drift else (),
             training=_training(context.instance, checkpoints),
         )
-        reason = why_not(situation, RetrainPolicy.from_env())
+        reason = why_not(situation, policy)
         if reason:
             return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
+        context.log.info(f"training starts: {reason_to_train(situation, policy)[0]}")
         tags = {RETRAIN_TAG: program, keys.PROGRAM_TAG: program}
         return dg.SensorResult(
             run_requests=[dg.RunRequest(run_key=f"{program}-{now:.0f}", tags=tags)],

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from med_assets.errors import ConfigurationError
 
@@ -22,21 +21,3 @@ def number(name: str, default: float, environ: Mapping[str, str] = os.environ) -
 def tick_s(environ: Mapping[str, str] = os.environ) -> int:
     """Seconds between two looks of a sensor."""
     return max(1, round(number("MED_ASSETS_TICK_S", 30, environ)))
-
-
-@dataclass(frozen=True)
-class RetrainPolicy:
-    """When training pays."""
-
-    min_new_cases: int = 10
-    """Training cases that no checkpoint has seen, from which on training pays."""
-    cool_down_s: float = 6 * 3600.0
-    """Seconds between two starts."""
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "RetrainPolicy":
-        """Policy of MED_ASSETS_RETRAIN_MIN_NEW_CASES and MED_ASSETS_RETRAIN_COOL_DOWN_S."""
-        return cls(
-            min_new_cases=max(1, round(number("MED_ASSETS_RETRAIN_MIN_NEW_CASES", cls.min_new_cases, environ))),
-            cool_down_s=number("MED_ASSETS_RETRAIN_COOL_DOWN_S", cls.cool_down_s, environ),
-        )

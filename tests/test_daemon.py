@@ -15,6 +15,7 @@ import pytest
 
 from assets import keys
 from med_assets.settings import Workspace
+from tests.med_assets.stages.models import configure
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 240.0
@@ -80,11 +81,11 @@ def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clinic]:
         "MED_ASSETS_PROFILE": "demo",
         "MED_ASSETS_SETTLE_S": "1",
         "MED_ASSETS_TICK_S": "1",
-        "MED_ASSETS_RETRAIN_MIN_NEW_CASES": "1000",
         "OMP_NUM_THREADS": "1",
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    configure(tmp_path, monkeypatch, retraining={"min_new_cases": 1000})
     with dg.DagsterInstance.from_config(str(home)) as first:
         first.get_runs_count()  # two processes that make the storage at the same moment spoil it
     log = tmp_path / "daemon.log"

@@ -8,7 +8,7 @@ import pandas as pd
 from med_assets.reports.dose_plots import plot_dose, plot_dvh
 from med_assets.reports.style import INK, MUTED, colour, figure
 
-__all__ = ["plot_cases", "plot_dose", "plot_dvh", "plot_leaderboard", "plot_training"]
+__all__ = ["plot_cases", "plot_dose", "plot_dvh", "plot_leaderboard", "plot_training", "plot_trend"]
 
 
 def plot_training(
@@ -123,4 +123,42 @@ def plot_cases(path: Path, values: Mapping[str, Sequence[float | None]], *, unit
         axis.set_xlim(-0.6, len(defined) - 0.4)
         axis.grid(axis="x", visible=False)
         axis.set(ylabel=unit, title=title)
+    return path
+
+
+def plot_trend(path: Path, table: pd.DataFrame, *, metric: str = "", unit: str = "") -> Path:
+    """Draw a metric over intake batches, with intervals and control limits; return `path`.
+
+    `table` has a row per batch in its order, with `batch`, `mean`, `low`, `high`, `n`, `lower`, `upper` (the limits) and
+    `beyond`; what is None or NaN is not drawn. Raises ValueError for an empty table.
+    """
+    if table.empty:
+        raise ValueError("expected at least one batch with a score, got none")
+    rows = table.reset_index(drop=True)
+    with figure(path, max(6.0, min(16.0, 0.42 * len(rows) + 2.5)), 3.6) as fig:
+        axis = fig.subplots()
+        limited = rows["lower"].notna()
+        axis.plot(rows.index, rows["mean"].astype(float), color=colour(0), linewidth=1.2, alpha=0.6, zorder=1)
+        for place, (_, row) in enumerate(rows.iterrows()):
+            tone = colour(1) if row["beyond"] else colour(0) if pd.notna(row["lower"]) else colour(6)
+            if pd.notna(row["low"]) and pd.notna(row["high"]):
+                axis.plot([place, place], [row["low"], row["high"]], color=tone, linewidth=1.8, alpha=0.8)
+            axis.plot(place, row["mean"], marker="o", markersize=6, color=tone, zorder=3)
+        for side in ("lower", "upper"):
+            label = "control limits" if side == "lower" and limited.any() else ""
+            axis.hlines(
+                rows.loc[limited, side].astype(float), rows.index[limited] - 0.4, rows.index[limited] + 0.4,
+                color=MUTED, linewidth=1.3, linestyle="--", label=label,
+            )  # fmt: skip
+        for number, label, wanted in ((6, "baseline", ~limited), (1, "beyond the limits", rows["beyond"].astype(bool))):
+            if wanted.any():
+                axis.plot([], [], marker="o", linestyle="", color=colour(number), label=label)
+        step = max(1, -(-len(rows) // 24))
+        shown = rows.iloc[::step]
+        axis.set_xticks(shown.index, [f"{row['batch'][:10]}\nn={row['n']}" for _, row in shown.iterrows()])
+        axis.tick_params(axis="x", labelsize=7.5, labelrotation=90 if len(rows) > 8 else 0)
+        axis.set(ylabel=unit, title=f"{metric} of the champion per batch: mean and 95% interval")
+        axis.set_xlim(-0.7, len(rows) - 0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
     return path

@@ -3,14 +3,15 @@
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
 from med_assets.stages.intake import intake
+from med_assets.stages.monitoring import monitor
 from med_assets.stages.prediction import predict
 from med_assets.stages.prepare import prepare
-from med_assets.stages.promotion import champion, monitoring
+from med_assets.stages.promotion import champion, rollback
 from med_assets.stages.reporting import report
 from med_assets.stages.result import StageResult
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "champion", "dataset", "evaluate", "intake", "leaderboard", "monitoring", "predict", "prepare", "report", "splits",
-    "train", "withdraw",
+    "StageResult", "champion", "dataset", "evaluate", "intake", "leaderboard", "monitor", "predict", "prepare", "report",
+    "rollback", "splits", "train", "withdraw",
 ]  # fmt: skip

@@ -1,48 +1,50 @@
-"""The champion: the promoted checkpoint, which changes only through a written gate, and its monitoring per batch."""
+"""The champion: the promoted checkpoint, which changes only through a written gate or by a person's rollback.
 
+Every decision is kept: `promotions` holds a row per evaluated experiment each time its verdict changed, `champions` a row
+per change of the champion, oldest first. The last row of `champions` is the champion.
+"""
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 
-from med_assets import program
+from med_assets import policies, program
+from med_assets.errors import ConfigurationError
 from med_assets.files import digest, read_json
 from med_assets.metrics.bootstrap import Interval, paired_difference
+from med_assets.policies import Promotion
 from med_assets.program import Metric
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import cases_of
+from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.evaluation import SEED, score_cases
-from med_assets.stages.result import StageResult, accepted
+from med_assets.stages.result import StageResult
 
 SPLIT = "val"
 """Split that decides. The test split is reported and never chooses."""
 
+PROMOTED, BY_NAME, ROLLED_BACK = "promoted", "promoted by name", "rolled back"
+"""What changed the champion: the gate alone, a person's wish that passed the gate, or a person's rollback."""
 
-Values = dict[str, tuple[str, dict[tuple[str, str], float | None]]]
-"""By case id: the patient, and the value of each (metric, subject)."""
+CHECKPOINT_COLUMNS = ("program", "experiment", "checkpoint", "dataset_version", "n_train")
 
-
-def _values(ws: Workspace, program_name: str, checkpoint: str) -> Values:
-    """Scores of a checkpoint on today's deciding cases; what was scored before comes from the store."""
-    cases = [case for case in cases_of(ws, program_name) if case["split"] == SPLIT]
-    scores, _, _ = score_cases(ws, program_name, checkpoint, cases)
-    patients = {case["case_id"]: case["patient_id"] for case in cases}
-    return {
-        case_id: (patients[case_id], {(row["metric"], row["subject"]): row["value"] for row in rows})
-        for case_id, rows in scores.items()
-    }
+Values = dict[str, dict[tuple[str, str], float | None]]
+"""By case id the value of each (metric, subject)."""
 
 
-def _compare(ours: Values, theirs: Values, metric: Metric) -> Interval:
-    """Paired difference ours - theirs over the shared cases, positive when ours is worse."""
-    sign, key = (1 if metric.lower_is_better else -1), (metric.name, metric.subject)
-    shared = sorted(ours.keys() & theirs.keys())
+@dataclass(frozen=True)
+class Judged:
+    """A checkpoint before the gate: the hash of its weights, what it was trained on, and its scores on deciding cases."""
 
-    def signed(side: Values) -> list[float | None]:
-        found = [side[case_id][1].get(key) for case_id in shared]
-        return [None if value is None else sign * value for value in found]
-
-    return paired_difference(signed(ours), signed(theirs), SEED, groups=[ours[case_id][0] for case_id in shared])
+    experiment: str
+    checkpoint: str
+    weights_sha256: str
+    learned: frozenset[str]
+    values: Values
 
 
 def current(ws: Workspace, program_name: str) -> dict[str, Any] | None:
@@ -51,156 +53,330 @@ def current(ws: Workspace, program_name: str) -> dict[str, Any] | None:
     return rows[-1] if rows else None
 
 
-def best_candidate(ws: Workspace, program_name: str) -> dict[str, Any] | None:
-    """The evaluated experiment, the baseline aside, with the best mean of the primary metric on the deciding split."""
+def version(ws: Workspace, program_name: str) -> str:
+    """Data version of the champion: it changes when the champion does."""
+    now = current(ws, program_name)
+    return digest(now["checkpoint"] if now else None)
+
+
+def taken_back(ws: Workspace, program_name: str) -> dict[str, dict[str, Any]]:
+    """Checkpoints that were rolled back and not promoted again since, each with the row of the rollback."""
+    found: dict[str, dict[str, Any]] = {}
+    previous = None
+    for row in ws.lake.rows("champions", program_name):
+        if row["action"] == ROLLED_BACK and previous is not None:
+            found[previous["checkpoint"]] = row
+        found.pop(row["checkpoint"], None)
+        previous = row
+    return found
+
+
+def candidates(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+    """The evaluated experiments, the baseline aside, best first by the mean of the primary metric on the deciding split."""
     chosen = program.get(program_name)
-    sign, key = (
-        (1 if chosen.primary_metric.lower_is_better else -1),
-        (chosen.primary_metric.name, chosen.primary_metric.subject),
-    )
+    metric, sign = chosen.primary_metric, 1 if chosen.primary_metric.lower_is_better else -1
     rows = [
         row
         for row in ws.lake.rows("evaluation", program_name)
-        if row["split"] == SPLIT
-        and (row["metric"], row["subject"]) == key
+        if (row["split"], row["metric"], row["subject"]) == (SPLIT, metric.name, metric.subject)
         and row["mean"] is not None
         and row["experiment"] != chosen.baseline
     ]
-    return min(rows, key=lambda row: (sign * row["mean"], row["experiment"]), default=None)
+    return sorted(rows, key=lambda row: (sign * row["mean"], row["experiment"]))
 
 
-def decide(ws: Workspace, program_name: str) -> dict[str, Any]:
-    """Apply the gate to the best challenger: promoted or not, the reason, and the paired numbers it rests on.
+def best_candidate(ws: Workspace, program_name: str) -> dict[str, Any] | None:
+    """The first of the candidates, or None."""
+    return next(iter(candidates(ws, program_name)), None)
 
-    The challenger must beat the champion (before the first promotion, the baseline) on the same validation cases: the upper
-    end of the interval of the paired difference must lie beyond the margin, and no guarded metric may be worse on average.
-    """
-    chosen = program.get(program_name)
-    rule = program.config(program_name).get("promotion", {})
-    margin, guard, least = (
-        float(rule.get("margin", 0.0)),
-        float(rule.get("guard_margin", 0.0)),
-        int(rule.get("min_cases", 2)),
+
+def _judged(ws: Workspace, program_name: str, row: dict[str, Any], cases: Sequence[dict[str, Any]]) -> Judged:
+    """A checkpoint with its scores of these cases; what was scored before comes from the store."""
+    record = read_json(ws.store.fetch(row["checkpoint"]) / "provenance.json")
+    scores, _, _ = score_cases(ws, program_name, row["checkpoint"], cases)
+    return Judged(
+        row["experiment"],
+        row["checkpoint"],
+        record["weights_sha256"],
+        frozenset(case["case_id"] for case in record["cases"] if case["split"] == "train"),
+        {id: {(one["metric"], one["subject"]): one["value"] for one in rows} for id, rows in scores.items()},
     )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired difference in one metric, above 0 where the challenger is worse, and how many pairs only it lacks."""
+
+    metric: Metric
+    difference: Interval
+    n_lost: int
+
+    def __str__(self) -> str:
+        found = self.difference
+        if found.mean is None:
+            return f"{self.metric.name}: undefined, n = {found.n}"
+        ends = "no interval" if found.low is None or found.high is None else f"[{found.low:+.3f}, {found.high:+.3f}]"
+        return f"{self.metric.name}: {found.mean:+.3f} {ends} {self.metric.unit} (below 0 is better), n = {found.n}"
+
+
+def compare(ours: Judged, theirs: Judged, cases: Sequence[dict[str, Any]], metric: Metric) -> Comparison:
+    """Compare two models case by case, on the given cases that neither was trained on."""
+    sign, key = (1 if metric.lower_is_better else -1), (metric.name, metric.subject)
+    fair = [case for case in cases if case["case_id"] not in ours.learned | theirs.learned]
+
+    def signed(side: Judged) -> list[float | None]:
+        found = [side.values.get(case["case_id"], {}).get(key) for case in fair]
+        return [None if value is None else sign * value for value in found]
+
+    first, second = signed(ours), signed(theirs)
+    lost = sum(a is None and b is not None for a, b in zip(first, second, strict=True))
+    groups = [case["patient_id"] for case in fair]
+    return Comparison(metric, paired_difference(first, second, SEED, groups=groups), lost)
+
+
+def _objections(rule: Promotion, primary: Comparison, guards: Sequence[Comparison], reference: str) -> list[str]:
+    """What the numbers say against the challenger."""
+    found: list[str] = []
+    unit, high = primary.metric.unit, primary.difference.high
+    for each in (primary, *guards):
+        if each.n_lost:
+            found.append(
+                f"{each.n_lost} validation cases have {each.metric.name} for {reference} only; "
+                "evaluate the challenger again and see its failures"
+            )
+    if primary.difference.n < rule.min_cases or high is None:
+        found.append(
+            f"expected at least {rule.min_cases} shared validation cases of two patients, got {primary.difference.n}"
+        )
+    elif high >= -rule.margin:
+        wanted = f"its interval must end below {0 - rule.margin:g} {unit}"
+        found.append(f"not better beyond doubt than {reference} in {primary}; {wanted}")
+    for each in guards:
+        margin, end = rule.guard_margins.get(each.metric.name, 0.0), each.difference.high
+        if end is None:
+            found.append(f"guarded metric {each} has no interval to judge by")
+        elif end > margin:
+            found.append(
+                f"guarded metric {each}: may be worse by more than the margin of {margin:g} {each.metric.unit}"
+            )
+    return found
+
+
+def _verdict(
+    ws: Workspace,
+    program_name: str,
+    rule: Promotion,
+    row: dict[str, Any],
+    reference: Judged | None,
+    cases: Sequence[dict[str, Any]],
+) -> tuple[dict[str, Any], list[str]]:
+    """Labels and numbers of one challenger, and everything that speaks against its promotion."""
+    chosen, objections = program.get(program_name), []
+    ours = _judged(ws, program_name, row, cases)
     verdict: dict[str, Any] = {
         "program": program_name,
-        "challenger": None,
-        "checkpoint": None,
-        "reference": None,
-        "promoted": False,
+        "challenger": row["experiment"],
+        "checkpoint": row["checkpoint"],
+        "reference": reference.experiment if reference else None,
+        "reference_checkpoint": reference.checkpoint if reference else None,
+        "dataset_version": dataset_version(ws.lake.rows("dataset", program_name)),
+        **dict.fromkeys(("promoted", "refused", "recommended", "improved", "regressed", "matches_reference"), False),
+        **dict.fromkeys(("reason", "mean", "low", "high", "guards")),
+        "n": 0,
     }
-    verdict |= {"refused": False, "mean": None, "low": None, "high": None, "n": 0}
-    best, holder = best_candidate(ws, program_name), current(ws, program_name)
-    if best is None:
-        return verdict | {"reason": "no experiment has a validation score yet"}
-    verdict |= {"challenger": best["experiment"], "checkpoint": best["checkpoint"]}
-    if holder and holder["checkpoint"] == best["checkpoint"]:
-        return verdict | {"reason": f"{best['experiment']} is the champion and still the best"}
-    if holder is None and chosen.baseline and not ws.lake.rows("checkpoints", f"{program_name}/{chosen.baseline}"):
-        return verdict | {
-            "refused": True,
-            "reason": f"expected the baseline {chosen.baseline} trained, to compare with; train it first",
-        }
-    if holder is None and chosen.baseline is None:
-        return verdict | {
-            "promoted": True,
-            "reason": f"{best['experiment']} is the first, and the program has no baseline to beat",
-        }
-    reference = holder or ws.lake.rows("checkpoints", f"{program_name}/{chosen.baseline}")[0]
-    ours = _values(ws, program_name, best["checkpoint"])
-    theirs = _values(ws, program_name, reference["checkpoint"])
-    found = _compare(ours, theirs, chosen.primary_metric)
-    verdict |= {
-        "reference": reference["experiment"],
-        "mean": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-    }
-    if found.n < least or found.high is None:
-        return verdict | {
-            "refused": True,
-            "reason": f"expected at least {least} shared validation cases of two patients, got {found.n}",
-        }
-    numbers = (
-        f"{best['experiment']} against {reference['experiment']}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] "
-        f"{chosen.primary_metric.unit} (below 0 is better), n = {found.n}"
-    )
-    if found.high >= -margin:
-        return verdict | {
-            "refused": True,
-            "reason": f"not better beyond doubt in {chosen.primary_metric.name}: {numbers}",
-        }
-    for metric in chosen.guarded_metrics:
-        difference = _compare(ours, theirs, metric).mean
-        if difference is None or difference > guard:
-            text = "undefined" if difference is None else f"worse by {difference:.3f} {metric.unit} on average"
-            return verdict | {"refused": True, "reason": f"guarded metric {metric.name} is {text}; {numbers}"}
-    return verdict | {"promoted": True, "reason": f"better in {chosen.primary_metric.name}: {numbers}"}
+    newest = ws.lake.rows("checkpoints", f"{program_name}/{row['experiment']}")
+    if [one["checkpoint"] for one in newest] != [row["checkpoint"]]:
+        objections.append(
+            f"the evaluation is of {row['checkpoint']}, which is no longer the experiment's checkpoint; "
+            f"run `med-assets evaluate {program_name}/{row['experiment']}`"
+        )
+    synthetic = {one["case_id"] for one in ws.lake.rows("raw_cases", program_name) if one["synthetic"]}
+    taught, asked = len(synthetic & ours.learned), sum(case["synthetic"] for case in cases)
+    if ws.purpose == "production" and (taught or asked):
+        objections.append(
+            f"{taught} of its training cases and {asked} of the validation cases are synthetic; withdraw them and train "
+            "again, or set MED_ASSETS_PURPOSE=demo for a home without patients"
+        )
+    if reference is None:
+        return verdict, objections
+    if ours.weights_sha256 == reference.weights_sha256:
+        verdict["matches_reference"] = True
+        objections.append(f"its weights are those of {reference.experiment}; there is nothing to promote")
+    primary = compare(ours, reference, cases, chosen.primary_metric)
+    guards = [compare(ours, reference, cases, metric) for metric in chosen.guarded_metrics]
+    found = primary.difference
+    if found.mean is not None:
+        verdict |= {"improved": found.mean < -rule.tolerance, "regressed": found.mean > rule.tolerance}
+    verdict |= {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    verdict |= {"guards": "; ".join(map(str, guards)), "reason": f"better than {reference.experiment} in {primary}"}
+    return verdict, objections + _objections(rule, primary, guards, reference.experiment)
 
 
-def champion(ws: Workspace, program_name: str) -> StageResult:
-    """Promote the best challenger if the gate lets it; the decision is kept either way."""
-    verdict = decide(ws, program_name)
-    if verdict["promoted"]:
-        record = ws.lake.rows("checkpoints", f"{program_name}/{verdict['challenger']}")[0]
-        row = {name: record[name] for name in ("program", "experiment", "checkpoint", "dataset_version", "n_train")}
-        row |= {"promoted_at": datetime.now(UTC).isoformat(timespec="seconds"), "reason": verdict["reason"]}
-        ws.lake.write("champions", program_name, [*ws.lake.rows("champions", program_name), row])
-    columns = (
-        "program",
-        "challenger",
-        "checkpoint",
-        "reference",
-        "promoted",
-        "refused",
-        "reason",
-        "mean",
-        "low",
-        "high",
-        "n",
-    )
-    ws.lake.write("promotions", program_name, [{name: verdict.get(name) for name in columns}])
+def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[dict[str, Any]]:
+    """Put every evaluated experiment before the gate; the verdicts, best first by validation.
+
+    A challenger is promoted if, on the validation cases of the present dataset that neither model was trained on, the
+    interval of its paired difference to the champion (before the first promotion, to the baseline) is better by the margin,
+    it is not inferior in any guarded metric, no synthetic case is involved in production, and its weights differ. The best
+    one that passes is promoted; if none does, the best is refused, unless the champion is better than all of them. With
+    `named` only that experiment stands, and it may be one that was rolled back.
+    """
+    chosen, rule = program.get(program_name), policies.of(program_name).promotion
+    rows, holder = candidates(ws, program_name), current(ws, program_name)
+    if named is not None and named not in [row["experiment"] for row in rows]:
+        raise ConfigurationError(
+            f"expected an evaluated experiment of {program_name} other than the baseline "
+            f"({[row['experiment'] for row in rows]}), got {named!r}"
+        )
+    base = ws.lake.rows("checkpoints", f"{program_name}/{chosen.baseline}") if chosen.baseline else []
+    reference_row = holder or next(iter(base), None)
+    cases = [case for case in cases_of(ws, program_name) if case["split"] == SPLIT]
+    reference = _judged(ws, program_name, reference_row, cases) if reference_row and rows else None
+    back = taken_back(ws, program_name)
+    verdicts: list[dict[str, Any]] = []
+    standing: list[tuple[dict[str, Any], list[str]]] = []
+    champion_leads = False
+    for row in rows:
+        verdict, objections = _verdict(ws, program_name, rule, row, reference, cases)
+        verdicts.append(verdict)
+        if reference is None and chosen.baseline:
+            objections.append(f"expected the baseline {chosen.baseline} trained, to compare with; train it first")
+        passed = verdict["reason"] or f"{row['experiment']} is the first, and the program has no baseline to beat"
+        verdict["reason"] = "; ".join(objections) or passed
+        if holder and row["checkpoint"] == holder["checkpoint"]:
+            verdict |= {
+                "reason": f"{row['experiment']} is the champion",
+                "recommended": True,
+                "matches_reference": False,
+            }
+            champion_leads = not standing
+        elif named is None and row["checkpoint"] in back:
+            taken = back[row["checkpoint"]]
+            verdict["reason"] = (
+                f"rolled back {taken['promoted_at']}: {taken['reason']}; `med-assets promote {program_name} "
+                f"--experiment {row['experiment']}` puts it before the gate again"
+            )
+        elif named in (None, row["experiment"]):
+            standing.append((verdict, objections))
+    winner = next((verdict for verdict, objections in standing if not objections), None)
+    if winner is not None:
+        for verdict in verdicts:
+            verdict["recommended"] = verdict is winner
+        winner["promoted"] = True
+    elif standing and (named or not champion_leads):
+        standing[0][0]["refused"] = True
+    return verdicts
+
+
+def stood(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The verdict that a decision is about: who was promoted or refused, else the champion that stayed."""
+    for wanted in ("promoted", "refused", "recommended"):
+        found = next((verdict for verdict in verdicts if verdict[wanted]), None)
+        if found is not None:
+            return found
+    return None
+
+
+def decisions(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+    """The newest recorded verdict of every experiment, those of the last decision, best first by validation."""
+    newest = {row["challenger"]: row for row in ws.lake.rows("promotions", program_name)}
+    return [newest[row["experiment"]] for row in candidates(ws, program_name) if row["experiment"] in newest]
+
+
+@contextmanager
+def _alone(ws: Workspace, program_name: str) -> Iterator[None]:
+    """One decision at a time: two at once would each forget what the other wrote."""
+    path = ws.home / "tmp" / f"champion-{program_name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _crown(ws: Workspace, program_name: str, row: dict[str, Any], action: str, reason: str) -> None:
+    kept = {name: row[name] for name in CHECKPOINT_COLUMNS}
+    kept |= {"promoted_at": _now(), "action": action, "reason": reason}
+    ws.lake.write("champions", program_name, [*ws.lake.rows("champions", program_name), kept])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def champion(ws: Workspace, program_name: str, named: str | None = None) -> StageResult:
+    """Promote the best challenger, or the named one, if the gate lets it; every verdict that is new is kept."""
+    with _alone(ws, program_name):
+        verdicts = decide(ws, program_name, named)
+        history = ws.lake.rows("promotions", program_name)
+        newest = {row["challenger"]: {**row, "decided_at": None} for row in history}
+        changed = [one for one in verdicts if {**one, "decided_at": None} != newest.get(one["challenger"])]
+        if changed or not history:
+            ws.lake.write("promotions", program_name, [*history, *(one | {"decided_at": _now()} for one in changed)])
+        decision = stood(verdicts)
+        promoted = decision is not None and bool(decision["promoted"])
+        if decision is not None and promoted:
+            record = ws.lake.rows("checkpoints", f"{program_name}/{decision['challenger']}")[0]
+            judged = record | {"checkpoint": decision["checkpoint"]}
+            _crown(ws, program_name, judged, BY_NAME if named else PROMOTED, decision["reason"])
     now = current(ws, program_name)
     return StageResult(
-        data_version=digest(now["checkpoint"] if now else None),
-        counts={"promoted": int(verdict["promoted"])},
+        data_version=version(ws, program_name),
+        counts={"promoted": int(promoted), "evaluated": len(verdicts)},
         summary={
             "champion": now["experiment"] if now else None,
             "checkpoint": now["checkpoint"] if now else None,
-            "decision": verdict,
+            "decision": decision or {"reason": "no experiment has a validation score yet"},
         },
-        tables={"history": ws.lake.read("champions", program_name)},
+        tables={"history": ws.lake.read("champions", program_name), "decisions": decision_table(verdicts)},
     )
 
 
-def monitoring(ws: Workspace, program_name: str, batch: str) -> StageResult:
-    """Score the champion on the accepted cases of one batch; cases it was trained on are marked."""
-    partition, now = f"{program_name}/{batch}", current(ws, program_name)
-    if now is None:
-        ws.lake.write("monitoring", partition, [])
-        return StageResult(
-            digest("no champion"), {"new": 0, "reused": 0}, {"note": "there is no champion yet; nothing was scored"}
-        )
-    chosen = program.get(program_name)
-    cases = accepted(ws.lake.rows("prepared_cases", partition))
-    seen = {case["case_id"] for case in read_json(ws.store.fetch(now["checkpoint"]) / "provenance.json")["cases"]}
-    scores, counts, failures = score_cases(ws, program_name, now["checkpoint"], cases)
-    wanted = {(metric.name, metric.subject) for metric in (chosen.primary_metric, *chosen.guarded_metrics)}
+def decision_table(verdicts: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Verdicts for people: an experiment a row, its labels in words."""
+    labels = ("recommended", "promoted", "refused", "improved", "regressed", "matches_reference")
     rows = [
         {
-            "program": program_name,
-            "batch": batch,
-            "checkpoint": now["checkpoint"],
-            "case_id": case_id,
-            "seen_in_training": case_id in seen,
+            "experiment": verdict["challenger"],
+            "labels": ", ".join(name.replace("_", " ") for name in labels if verdict[name]),
+            "against": verdict["reference"] or "",
+            "reason": verdict["reason"],
+            "checkpoint": verdict["checkpoint"],
         }
-        | {name: score[name] for name in ("metric", "subject", "value", "unit")}
-        for case_id in sorted(scores)
-        for score in scores[case_id]
-        if (score["metric"], score["subject"]) in wanted
+        for verdict in verdicts
     ]
-    ws.lake.write("monitoring", partition, rows)
-    return StageResult(
-        digest(rows), counts | {"failed": len(failures)}, {"failures": failures}, {"scores": pd.DataFrame(rows)}
-    )
+    return pd.DataFrame(rows, columns=["experiment", "labels", "against", "reason", "checkpoint"])
+
+
+def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = None) -> dict[str, Any]:
+    """Make an earlier champion the champion again, as a new row of the history; returns that row.
+
+    Without `to` it is the one before the present champion, those aside that were rolled back themselves. What is rolled
+    back stays in the store and in the history, and is not promoted again by itself. Raises ConfigurationError when there is
+    no such champion, or no reason; ArtifactCorrupt when its bytes changed.
+    """
+    if not reason.strip():
+        raise ConfigurationError("expected a reason for the rollback, got none; it is kept with the history")
+    with _alone(ws, program_name):
+        rows, back = ws.lake.rows("champions", program_name), taken_back(ws, program_name)
+        now = rows[-1]["checkpoint"] if rows else None
+        earlier = [row for row in rows if row["checkpoint"] != now]
+        allowed = [row for row in earlier if (row["checkpoint"] == to if to else row["checkpoint"] not in back)]
+        if not allowed:
+            known = list(dict.fromkeys(row["checkpoint"] for row in earlier))
+            wanted = f"the checkpoint of an earlier champion, got {to}" if to else "an earlier champion, found none"
+            raise ConfigurationError(
+                f"expected {wanted}; the champion is {now}, "
+                + (
+                    f"those promoted before are {known}, name one with --to"
+                    if known
+                    else "and none was promoted before it"
+                )
+            )
+        chosen = allowed[-1]
+        if not ws.store.has(chosen["checkpoint"]):
+            raise ConfigurationError(
+                f"expected {chosen['checkpoint']} in the store, got nothing; restore it from a backup, or name another with --to"
+            )
+        ws.store.verify(chosen["checkpoint"])
+        _crown(ws, program_name, chosen, ROLLED_BACK, reason.strip())
+    return ws.lake.rows("champions", program_name)[-1]

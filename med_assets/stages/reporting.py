@@ -13,6 +13,7 @@ from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, dataset_version
+from med_assets.stages.drift import drift_table
 from med_assets.stages.evaluation import (
     HELD_OUT,
     INTERVAL,
@@ -22,8 +23,9 @@ from med_assets.stages.evaluation import (
     scores_of,
     side_by_side,
 )
+from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_table
 from med_assets.stages.pictures import drawn
-from med_assets.stages.promotion import best_candidate, current
+from med_assets.stages.promotion import best_candidate, current, decision_table, decisions, stood
 from med_assets.stages.result import QUARANTINED, StageResult, reasons
 
 if TYPE_CHECKING:
@@ -83,6 +85,26 @@ def _model_sections(
         owners=chosen.owners,
     )
     return [*sections, card], images
+
+
+def _monitoring_sections(ws: Workspace, program_name: str) -> tuple[list["Section"], list[Path]]:
+    """The champion over batches, and whether new cases drift from those it was trained on; nothing before the first batch."""
+    from med_assets.reports.html import Section
+
+    table, images = trend_table(ws, program_name), list(draw(ws, program_name).values())
+    if table.empty:
+        return [], []
+    told = "; ".join(f"{name}: {value}" for name, value in headline(ws, program_name).items())
+    text = f"On cases that the champion has not seen, {told}.\n\n{LIMITS_RULE}."
+    sections = [Section("Monitoring", text, table, images)]
+    drifted = drift_table(ws, program_name)
+    if not drifted.empty:
+        about = (
+            "Facts of new cases against those of the champion's training cases: numbers by the two-sample "
+            "Kolmogorov-Smirnov distance, the rest by the distance of their shares; p adjusted over the facts by Holm's method."
+        )
+        sections.append(Section("Drift", about, drifted, folded=True))
+    return sections, images
 
 
 def _highlights(
@@ -162,8 +184,9 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     model = now
     if now is None and best is not None:
         model = lake.rows("checkpoints", f"{program_name}/{best['experiment']}")[0]
-    decisions = lake.rows("promotions", program_name)
-    decision = decisions[-1]["reason"] if decisions else "it has not been asked yet"
+    verdicts = decisions(ws, program_name)
+    last = stood(verdicts)
+    decision = last["reason"] if last else "it has not been asked yet"
     board = leaderboard(ws, program_name)
     about = (
         f"Sorted by {chosen.primary_metric.name} on validation: {chosen.primary_metric.meaning}. "
@@ -176,6 +199,13 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     else:
         described, images = _model_sections(ws, program_name, model, now is not None, decision)
         sections += described
+    if verdicts:
+        text = "The newest verdict on every evaluated experiment, by the promotion policy of the program."
+        sections.append(Section("Decisions of the gate", text, decision_table(verdicts), folded=True))
+    if now is not None:
+        watched, trends = _monitoring_sections(ws, program_name)
+        sections += watched
+        images += trends
     synthetic = sum(case["synthetic"] for case in cases)
     path = report_path(ws, program_name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import fcntl
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pandas as pd
 from med_assets import jobs, program
 from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
 from med_assets.experiments import Experiment, load
-from med_assets.files import digest, file_sha256, read_json, write_json, write_text
+from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.provenance import git_state, provenance
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
@@ -23,6 +24,9 @@ from med_assets.training import status
 
 LEARNING = ("train", "val")
 PUBLISHED = ("weights.pt", "experiment.json", "history.csv", "result.json")
+
+INITIAL = "initial.pt"
+"""File of a job folder with the weights to begin with, as in `training.initial`, which needs torch."""
 
 Launch = Callable[[Path], None]
 
@@ -49,16 +53,36 @@ def unseen_cases(ws: Workspace, program_name: str) -> int:
     for key in sorted({row["checkpoint"] for row in rows}):
         if ws.store.has(key):
             cases = read_json(ws.store.fetch(key) / "provenance.json")["cases"]
-            unseen.append(now - {case["version"] for case in cases if case["split"] == "train"})
+            unseen.append(now - {case.get("version") for case in cases if case["split"] == "train"})
     return min(map(len, unseen))
 
 
-def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment) -> str:
-    """Key of a checkpoint: its cases and their splits, the experiment and the code that trains. Test cases are not in it."""
+def last_trained_at(ws: Workspace, program_name: str) -> datetime | None:
+    """When the newest of the present checkpoints was trained, UTC; the baseline, which needs no training, does not count."""
+    baseline, times = program.get(program_name).baseline, []
+    for row in ws.lake.rows("checkpoints", program_name):
+        if row["experiment"] != baseline and ws.store.has(row["checkpoint"]):
+            told = read_json(ws.store.fetch(row["checkpoint"]) / "provenance.json").get("trained_at")
+            times += [datetime.fromisoformat(told)] if told else []
+    return max(times, default=None)
+
+
+def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
+    """The checkpoint whose weights an experiment begins with: the champion's if it says so, and there is one."""
+    rows = ws.lake.rows("champions", program_name) if chosen.initial == "champion" else []
+    return rows[-1]["checkpoint"] if rows else None
+
+
+def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment, initial: str | None = None) -> str:
+    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, and what it begins with.
+
+    Test cases are not in it.
+    """
     cases = [
         [case["case_id"], case["version"], case["artifact"], case["split"]] for case in learning_cases(ws, program_name)
     ]
-    return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"])
+    warm = [initial] if initial else []
+    return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"], *warm)
 
 
 def run_training(job: Path, resume: str = "auto") -> None:
@@ -78,7 +102,7 @@ def run_training(job: Path, resume: str = "auto") -> None:
         )
 
 
-def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment) -> Path:
+def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment, initial: str | None) -> Path:
     job = ws.jobs / key.split("/")[1]
     job.mkdir(parents=True, exist_ok=True)
     cases = [
@@ -100,6 +124,10 @@ def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment)
     write_text(job / "program", program_name + "\n")
     write_text(job / "experiment.json", chosen.to_json())
     write_json(job / "cases.json", cases)
+    if initial:
+        ws.store.verify(initial)
+        with replacing(job / INITIAL) as temporary:
+            shutil.copyfile(ws.store.fetch(initial) / "weights.pt", temporary)
     return job
 
 
@@ -118,15 +146,16 @@ def train(
     A job that another process is training is waited for. Raises TrainingStopped, OutOfMemory, ConfigurationError or MedAssetsError.
     """
     chosen = experiment(ws, program_name, name, overrides)
-    key = checkpoint_key(ws, program_name, chosen)
+    initial = initial_checkpoint(ws, program_name, chosen)
+    key = checkpoint_key(ws, program_name, chosen, initial)
     label = "reused"
     if not ws.store.has(key):
-        job = _prepare_job(ws, program_name, key, chosen)
+        job = _prepare_job(ws, program_name, key, chosen, initial)
         with (job / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not ws.store.has(key):
                 (launch or partial(run_training, resume=resume))(job)
-                _publish(ws, program_name, key, job)
+                _publish(ws, program_name, key, job, initial)
                 label = "new"
     folder = ws.store.fetch(key)
     result = read_json(folder / "result.json")
@@ -139,6 +168,7 @@ def train(
             "checkpoint": key,
             "experiment_hash": chosen.hash(),
             "weights_sha256": record["weights_sha256"],
+            "initial": record.get("initial") or "random",
             "cases": {split: sum(case["split"] == split for case in record["cases"]) for split in LEARNING},
             "result": result,
             "git_commit": record["git_commit"],
@@ -165,7 +195,7 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     return {"training": plot_training(path, history, {"loss": losses, "validation (Gy)": metrics}, title=name)}
 
 
-def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
+def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None) -> None:
     """Move a finished job's result into the store; a job without one raises with what it says."""
     if not (job / "result.json").is_file():
         raise MedAssetsError(
@@ -180,7 +210,8 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
             f"expected a completed training, got status {result['status']!r}; see log.txt in its job folder"
         )
     cases = [
-        {name: case[name] for name in ("case_id", "patient_id", "split")} for case in read_json(job / "cases.json")
+        {name: case[name] for name in ("case_id", "patient_id", "split", "version")}
+        for case in read_json(job / "cases.json")
     ]
     with ws.store.create(key) as folder:
         for name in PUBLISHED:
@@ -188,6 +219,8 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path) -> None:
         record = provenance() | {
             "program": program_name,
             "cases": cases,
+            "initial": initial,
+            "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights_sha256": file_sha256(folder / "weights.pt"),
         }
         write_json(folder / "provenance.json", record)

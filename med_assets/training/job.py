@@ -27,6 +27,7 @@ from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_t
 from med_assets.training.checkpoints import DISK_FULL, FOLDER, Checkpoints
 from med_assets.training.events import EVENTS, events, note
 from med_assets.training.fit import fit
+from med_assets.training.initial import start_from
 from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
 from med_assets.training.ranks import rank
 from med_assets.training.saving import StopRequest
@@ -81,12 +82,14 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
                 torch.manual_seed(experiment.seed)
                 probe = build(program, experiment.probe(), cases)
                 if isinstance(probe, ClosedForm):
+                    start_from(job, probe)
                     monitor, outcome = probe.monitor, _closed_form(job, probe)
                 else:
                     plan = _plan(job, experiment, probe, began=found is not None)
                     torch.manual_seed(experiment.seed)
                     task = build(program, _at(experiment, plan), cases)
                     assert isinstance(task, Task)
+                    start_from(job, task)
                     monitor = task.monitor
                     outcome = fit(job, experiment, task, plan, checkpoints, found, heartbeat, stop)
             except (RuntimeError, MemoryError, OSError, OutOfMemory) as error:

@@ -7,6 +7,7 @@ import pytest
 
 from med_assets.cli import main
 from med_assets.settings import Workspace
+from tests.med_assets.stages import models
 
 
 @pytest.fixture
@@ -146,3 +147,29 @@ def test_a_word_that_is_no_experiment_is_a_misuse(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as stopped:
         main(["train", "baseline"])
     assert stopped.value.code == 2
+
+
+def test_a_champion_is_promoted_monitored_and_rolled_back_from_the_command_line(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.cases(workspace, {"train": models.TRAIN, "val": models.VAL})
+    models.model(workspace, "mean_dose", models.constant(5.0))
+    assert main(["rollback", "rt_dose", "--reason", "none yet"]) == 1
+    assert "expected an earlier champion, found none" in capsys.readouterr().err
+    first = models.model(workspace, "baseline", models.constant(4.0))
+    assert main(["promote", "rt_dose"]) == 0
+    assert f"champion: baseline ({first})" in capsys.readouterr().out
+    second = models.model(workspace, "grad_loss", models.constant(3.0))
+    assert main(["promote", "rt_dose", "--experiment", "grad_loss"]) == 0
+    for name in models.TRAIN:
+        models.score(workspace, second, name, 1.0)
+    capsys.readouterr()
+    assert main(["monitor", "rt_dose"]) == 0
+    shown = capsys.readouterr().out
+    assert f"0 new, {len(models.TRAIN) + len(models.VAL)} reused" in shown
+    assert "headline" in shown
+    assert main(["rollback", "rt_dose", "--reason", "hot spots"]) == 0
+    assert f"champion: baseline ({first}), rolled back: hot spots" in capsys.readouterr().out
+    models.model(workspace, "dvh_aware", models.constant(4.5))
+    assert main(["promote", "rt_dose", "--experiment", "dvh_aware"]) == 1
+    assert "not better beyond doubt" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from resources.workspace import WorkspaceResource
 from sensors.reconcile import reconcile_schedule
 from sensors.retrain import retrain_sensor
 from tests.med_assets.stages.builders import P, drop, ingest, take
+from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 
 
 @pytest.fixture
@@ -41,9 +42,9 @@ def said(result: dg.SensorResult) -> str:
 
 
 def test_retraining_starts_once_enough_cases_are_unseen_and_then_cools_down(
-    workspace: Workspace, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MED_ASSETS_RETRAIN_MIN_NEW_CASES", "1")
+    configure(tmp_path, monkeypatch, retraining={"min_new_cases": 1})
     assert "no validation case" in said(tick(instance, None))
     for seed in (6, 8):  # with the tests' key, one patient for training and one for validation
         drop(workspace, seed)
@@ -51,8 +52,22 @@ def test_retraining_starts_once_enough_cases_are_unseen_and_then_cools_down(
     started = tick(instance, None)
     assert [request.tags[keys.PROGRAM_TAG] for request in started.run_requests or ()] == [P]
     assert "cool-down" in said(tick(instance, started.cursor))
-    monkeypatch.setenv("MED_ASSETS_RETRAIN_MIN_NEW_CASES", "2")
+    configure(tmp_path, monkeypatch, retraining={"min_new_cases": 2})
     assert "1 new training cases that no checkpoint has seen, 2 are needed" in said(tick(instance, None))
+
+
+def test_cases_that_a_checkpoint_was_trained_on_are_not_new_and_its_age_is_known(
+    workspace: Workspace, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path, monkeypatch, retraining={"min_new_cases": 2, "max_age_days": 30})
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    model(workspace, "baseline", constant(4.0), trained_at=datetime.now(UTC).isoformat())
+    assert "0 new training cases" in said(tick(instance, None))
+    cases(workspace, {"train": ["n0"]}, batch="b2")
+    assert "1 new training cases" in said(tick(instance, None))
+    assert "0.0 days old, 30 are allowed" in said(tick(instance, None))
+    model(workspace, "baseline", {**constant(4.0), "n0": 4.0}, trained_at="2026-01-01T00:00:00+00:00")
+    assert tick(instance, None).run_requests
 
 
 def test_a_batch_that_the_command_line_took_is_found_and_run_once(

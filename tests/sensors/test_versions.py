@@ -1,4 +1,4 @@
-"""Reconcile and nightly monitoring: comparing recorded versions with what is there."""
+"""Reconcile: comparing recorded versions with what is there."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +9,6 @@ import pytest
 from assets import keys
 from resources import WorkspaceResource
 from sensors.automation import CONDITIONS
-from sensors.monitoring import monitoring_schedule
 from sensors.reconcile import reconcile_schedule
 
 P, STAGES = "rt_dose", ("raw_cases", "prepared_cases", "dataset", "splits", "champion", "monitoring")
@@ -61,7 +60,7 @@ class World:
         """What a schedule would start: names of assets, or of the batch."""
         context = dg.build_schedule_context(self.instance)
         schedule = make()
-        found = schedule(context, workspace=WorkspaceResource()) if "reconcile" in schedule.name else schedule(context)
+        found = schedule(context, workspace=WorkspaceResource())
         if isinstance(found, dg.SkipReason):
             return []
         assert isinstance(found, list)
@@ -73,10 +72,6 @@ class World:
     def reconcile(self) -> list[str]:
         """One tick of the reconcile schedule."""
         return self.tick(lambda: reconcile_schedule(P, self.assets))
-
-    def night(self) -> list[str]:
-        """One tick of the monitoring schedule."""
-        return self.tick(lambda: monitoring_schedule(P))
 
 
 @pytest.fixture
@@ -128,12 +123,23 @@ def test_a_batch_prepared_after_the_dataset_was_made_is_found(world: World) -> N
     assert world.reconcile() == ["dataset"]
 
 
-def test_the_night_scores_each_batch_once_per_champion(world: World) -> None:
-    assert world.night() == []
+def test_a_champion_that_the_command_line_brought_back_is_shown_again(world: World) -> None:
+    from med_assets.settings import Workspace
+    from med_assets.stages.promotion import version
+
+    ws = Workspace.from_env()
+
+    def crown(checkpoint: str) -> None:
+        row = {"program": P, "experiment": "baseline", "checkpoint": checkpoint}
+        ws.lake.write("champions", P, [*ws.lake.rows("champions", P), row])
+
+    world.make("dataset", "splits")
+    crown("checkpoint/1111111111111111")
+    world.content["champion"] = version(ws, P)
     world.make("champion")
-    assert world.night() == ["b1"]
-    world.make("monitoring", batch="b1")
-    assert world.night() == []
-    world.content["champion"] = "2"
+    assert world.reconcile() == []
+    crown("checkpoint/2222222222222222")
+    assert world.reconcile() == ["champion"]
+    world.content["champion"] = version(ws, P)
     world.make("champion")
-    assert world.night() == ["b1"]
+    assert world.reconcile() == []

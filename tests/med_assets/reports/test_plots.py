@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from med_assets.reports.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training
+from med_assets.reports.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training, plot_trend
 
 SHAPE = (10, 14, 16)
 
@@ -79,3 +79,25 @@ def test_a_leaderboard_shows_rows_without_interval_or_mean(tmp_path: Path) -> No
 
 def test_cases_are_drawn_as_dots_and_undefined_ones_left_out(tmp_path: Path) -> None:
     assert is_picture(plot_cases(tmp_path / "c.png", {"a": [1.0, 2.0, None], "b": [None]}, unit="Gy"))
+
+
+def test_a_trend_shows_baseline_limits_and_what_lies_beyond(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "batch": [f"2026-11-0{number}T09-30-00_a1b2c3" for number in (1, 2, 3)],
+            "mean": [2.0, 2.2, 9.0],
+            "low": [1.5, None, 8.0],
+            "high": [2.5, None, 10.0],
+            "n": [5, 1, 5],
+            "lower": [None, 1.0, 1.2],
+            "upper": [None, 3.0, 2.8],
+            "beyond": [False, False, True],
+        }
+    )
+    drawn = plot_trend(tmp_path / "a.png", table, metric="MAE", unit="Gy")
+    assert is_picture(drawn)
+    inside = plot_trend(tmp_path / "b.png", table.assign(beyond=False), metric="MAE", unit="Gy")
+    assert drawn.read_bytes() != inside.read_bytes()
+    assert is_picture(plot_trend(tmp_path / "c.png", table.iloc[:1], metric="MAE"))
+    with pytest.raises(ValueError, match="at least one batch"):
+        plot_trend(tmp_path / "d.png", table.iloc[:0])

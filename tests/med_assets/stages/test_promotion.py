@@ -1,0 +1,292 @@
+"""The gate: who becomes champion, who does not and why, and how a person takes a champion back."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from med_assets import checks, policies, program, stages
+from med_assets.errors import ArtifactCorrupt, ConfigurationError
+from med_assets.settings import Workspace
+from med_assets.stages.promotion import current, decisions, version
+from tests.conftest import REPOSITORY
+from tests.docs_blocks import blocks
+from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
+
+
+@pytest.fixture
+def ws(workspace: Workspace) -> Workspace:
+    """Cases, and the baseline of 5 Gy."""
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    model(workspace, "mean_dose", constant(5.0, step=0.02))
+    return workspace
+
+
+def decided(ws: Workspace, named: str | None = None) -> dict[str, dict[str, Any]]:
+    """Run the gate; the newest verdicts by experiment."""
+    stages.champion(ws, P, named)
+    return {row["challenger"]: row for row in decisions(ws, P)}
+
+
+def champion_of(ws: Workspace) -> str | None:
+    now = current(ws, P)
+    return now["experiment"] if now else None
+
+
+def labels(row: dict[str, Any]) -> set[str]:
+    names = ("promoted", "refused", "recommended", "improved", "regressed", "matches_reference")
+    return {name for name in names if row[name]}
+
+
+def test_the_best_that_passes_is_promoted_and_every_experiment_gets_its_labels(ws: Workspace) -> None:
+    better = model(ws, "baseline", constant(4.0))
+    model(ws, "dvh_aware", constant(4.5))
+    model(ws, "grad_loss", constant(6.0))
+    found = decided(ws)
+    assert champion_of(ws) == "baseline"
+    assert labels(found["baseline"]) == {"promoted", "recommended", "improved"}
+    assert labels(found["dvh_aware"]) == {"improved"}
+    assert labels(found["grad_loss"]) == {"regressed"}
+    assert found["baseline"]["reference"] == "mean_dose"
+    assert (found["baseline"]["checkpoint"], found["baseline"]["n"]) == (better, len(VAL))
+    assert checks.champion_regression(ws, P).passed
+
+
+def test_a_worse_challenger_is_refused_and_the_failed_check_says_why(ws: Workspace) -> None:
+    model(ws, "baseline", constant(5.5))
+    found = decided(ws)
+    assert champion_of(ws) is None
+    assert labels(found["baseline"]) == {"refused", "regressed"}
+    outcome = checks.champion_regression(ws, P)
+    assert not outcome.passed
+    assert "not better beyond doubt than mean_dose in openkbp_dose_score: +0." in outcome.reason
+    assert outcome.metadata["n"] == len(VAL)
+
+
+def test_a_better_mean_without_a_better_interval_is_not_enough(ws: Workspace) -> None:
+    swinging = {name: 5.0 + (1.5 if place % 2 else -1.8) for place, name in enumerate(VAL)}
+    model(ws, "baseline", swinging)
+    found = decided(ws)["baseline"]
+    assert found["mean"] < 0 < found["high"]
+    assert labels(found) == {"refused", "improved"}
+
+
+def test_a_guarded_metric_may_be_worse_by_its_margin_at_the_end_of_the_interval_and_no_more(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On average only 0.1 Gy worse, but the interval ends above the margin of 0.2 Gy.
+    spread = {name: 2.0 + (0.6 if place % 2 else -0.4) for place, name in enumerate(VAL)}
+    model(ws, "baseline", constant(4.0), spread)
+    found = decided(ws)["baseline"]
+    assert labels(found) == {"refused", "improved"}
+    assert "openkbp_dvh_score: +0.100" in found["reason"]
+    assert "margin of 0.2 Gy" in found["reason"]
+    configure(tmp_path, monkeypatch, promotion={"guard_margins": {"openkbp_dvh_score": 0.6}})
+    assert "promoted" in labels(decided(ws)["baseline"])
+    configure(tmp_path, monkeypatch, promotion={"guard_margins": {}})
+    same = model(ws, "grad_loss", constant(3.0), spread)
+    assert decided(ws)["grad_loss"]["checkpoint"] == same
+    assert champion_of(ws) == "grad_loss", "no difference at all is no worse, also without a margin"
+
+
+def test_the_same_weights_are_never_a_new_champion(ws: Workspace) -> None:
+    model(ws, "baseline", constant(4.0), weights="one")
+    decided(ws)
+    model(ws, "grad_loss", constant(3.0), weights="one")
+    found = decided(ws)["grad_loss"]
+    assert {"matches_reference", "refused"} <= labels(found)
+    assert "its weights are those of baseline" in found["reason"]
+    assert champion_of(ws) == "baseline"
+
+
+@pytest.mark.parametrize("synthetic", [TRAIN[0], VAL[0]])
+def test_no_synthetic_case_helps_a_model_into_production(workspace: Workspace, synthetic: str) -> None:
+    cases(workspace, {"train": TRAIN, "val": VAL}, synthetic=[synthetic])
+    model(workspace, "mean_dose", constant(5.0))
+    model(workspace, "baseline", constant(4.0))
+    production = dataclasses.replace(workspace, purpose="production")
+    assert "synthetic" in decided(production)["baseline"]["reason"]
+    assert champion_of(production) is None
+    assert "promoted" in labels(decided(workspace)["baseline"])
+
+
+def test_a_case_that_only_the_challenger_can_not_score_is_not_left_out(ws: Workspace) -> None:
+    model(ws, "baseline", {**constant(4.0), VAL[0]: None})
+    found = decided(ws)["baseline"]
+    assert found["n"] == len(VAL) - 1
+    assert "refused" in labels(found)
+    assert "1 validation cases have openkbp_dose_score for mean_dose only" in found["reason"]
+
+
+def test_both_are_judged_on_the_cases_of_today_without_those_that_either_learned(ws: Workspace) -> None:
+    moved = model(ws, "baseline", constant(4.0), train=[*TRAIN, VAL[0]])
+    assert decided(ws)["baseline"]["n"] == len(VAL) - 1
+    assert current(ws, P)["checkpoint"] == moved  # type: ignore[index]
+
+
+def test_a_checkpoint_that_was_trained_anew_since_its_evaluation_waits_for_the_next_one(ws: Workspace) -> None:
+    model(ws, "baseline", constant(4.0))
+    row = ws.lake.rows("checkpoints", f"{P}/baseline")[0]
+    ws.lake.write("checkpoints", f"{P}/baseline", [row | {"checkpoint": "checkpoint/0123456789abcdef"}])
+    assert "med-assets evaluate rt_dose/baseline" in decided(ws)["baseline"]["reason"]
+    assert champion_of(ws) is None
+
+
+def test_the_same_decision_is_written_once_and_a_changed_one_is_added(ws: Workspace) -> None:
+    model(ws, "baseline", constant(5.5))
+    decided(ws)
+    first = ws.lake.rows("promotions", P)
+    decided(ws)
+    assert ws.lake.rows("promotions", P) == first
+    model(ws, "baseline", constant(4.0))
+    decided(ws)
+    after = ws.lake.rows("promotions", P)
+    assert after[: len(first)] == first
+    assert [row["promoted"] for row in after] == [False, True]
+
+
+def test_without_the_baseline_there_is_nothing_to_compare_with(workspace: Workspace) -> None:
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    model(workspace, "baseline", constant(4.0))
+    assert "expected the baseline mean_dose trained" in decided(workspace)["baseline"]["reason"]
+    assert champion_of(workspace) is None
+
+
+def test_rollback_brings_the_former_champion_back_and_the_gate_leaves_it_there(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(4.0))
+    decided(ws)
+    second = model(ws, "grad_loss", constant(3.0))
+    decided(ws)
+    before = version(ws, P)
+    row = stages.rollback(ws, P, "hot spots in the bladder")
+    assert (row["checkpoint"], row["action"], row["reason"]) == (first, "rolled back", "hot spots in the bladder")
+    assert version(ws, P) != before
+    found = decided(ws)
+    assert champion_of(ws) == "baseline"
+    assert "hot spots in the bladder" in found["grad_loss"]["reason"]
+    assert not labels(found["grad_loss"]) & {"promoted", "refused"}
+    assert checks.champion_regression(ws, P).passed
+    assert [row["checkpoint"] for row in ws.lake.rows("champions", P)] == [first, second, first]
+    assert ws.store.has(second)
+
+
+def test_what_was_rolled_back_returns_by_name_or_with_another_key(ws: Workspace) -> None:
+    model(ws, "baseline", constant(4.0))
+    decided(ws)
+    model(ws, "grad_loss", constant(3.0))
+    decided(ws)
+    stages.rollback(ws, P, "by mistake")
+    assert "promoted" in labels(decided(ws, "grad_loss")["grad_loss"])
+    assert [row["action"] for row in ws.lake.rows("champions", P)] == [
+        "promoted", "promoted", "rolled back", "promoted by name",
+    ]  # fmt: skip
+    stages.rollback(ws, P, "again")
+    anew = model(ws, "grad_loss", constant(2.9))
+    assert "promoted" in labels(decided(ws)["grad_loss"])
+    model(ws, "dvh_aware", constant(2.0))
+    decided(ws)
+    assert stages.rollback(ws, P, "one back")["checkpoint"] == anew
+
+
+def test_a_champion_that_came_back_by_name_is_one_to_roll_back_to(ws: Workspace) -> None:
+    model(ws, "baseline", constant(4.0))
+    decided(ws)
+    second = model(ws, "grad_loss", constant(3.0))
+    decided(ws)
+    stages.rollback(ws, P, "by mistake")
+    decided(ws, "grad_loss")
+    model(ws, "dvh_aware", constant(2.0))
+    decided(ws)
+    assert stages.rollback(ws, P, "one back")["checkpoint"] == second
+
+
+def test_a_named_experiment_still_has_to_pass_the_gate(ws: Workspace) -> None:
+    model(ws, "baseline", constant(4.0))
+    decided(ws)
+    model(ws, "grad_loss", constant(4.2))
+    assert "refused" in labels(decided(ws, "grad_loss")["grad_loss"])
+    assert champion_of(ws) == "baseline"
+    with pytest.raises(ConfigurationError, match="nothing_like_it"):
+        stages.champion(ws, P, "nothing_like_it")
+
+
+def test_rollback_to_a_named_checkpoint_and_what_it_refuses(ws: Workspace) -> None:
+    with pytest.raises(ConfigurationError, match="earlier champion"):
+        stages.rollback(ws, P, "none yet")
+    chain = []
+    for value, experiment in ((4.0, "baseline"), (3.0, "grad_loss"), (2.0, "dvh_aware")):
+        chain.append(model(ws, experiment, constant(value)))
+        decided(ws)
+    with pytest.raises(ConfigurationError, match="reason"):
+        stages.rollback(ws, P, "  ")
+    with pytest.raises(ConfigurationError, match="those promoted before are"):
+        stages.rollback(ws, P, "x", "checkpoint/0000000000000000")
+    assert stages.rollback(ws, P, "far back", chain[0])["checkpoint"] == chain[0]
+    assert stages.rollback(ws, P, "on again", chain[2])["checkpoint"] == chain[2]
+    # The one before is the first again, which was itself taken back just now: the second is what is left.
+    assert stages.rollback(ws, P, "and back")["checkpoint"] == chain[1]
+
+
+def test_a_champion_whose_bytes_changed_is_not_brought_back(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(4.0))
+    decided(ws)
+    model(ws, "grad_loss", constant(3.0))
+    decided(ws)
+    (ws.store.fetch(first) / "weights.pt").write_bytes(b"something else")
+    with pytest.raises(ArtifactCorrupt):
+        stages.rollback(ws, P, "back")
+    assert champion_of(ws) == "grad_loss"
+
+
+def test_history_of_a_home_from_before_these_columns_is_read(ws: Workspace) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    checkpoint = model(ws, "baseline", constant(4.0))
+    row = {"program": P, "experiment": "baseline", "checkpoint": checkpoint, "promoted_at": "2026", "reason": "first"}
+    path = ws.lake.root / "champions" / f"{P}.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    assert current(ws, P) == row | {"dataset_version": None, "n_train": None, "action": None}
+    assert decided(ws)["baseline"]["reason"] == "baseline is the champion"
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "said"),
+    [
+        ("promotion", {"guard_margins": {"gamma": 1.0}}, "expected guarded metrics"),
+        ("promotion", {"guard_margins": {"openkbp_dvh_score": -1.0}}, "margins of at least 0"),
+        ("promotion", {"guard_margin": 0.1}, "guard_margin"),
+        ("retraining", {"quiet_hours": "late"}, "22:00-06:00"),
+        ("retraining", {"min_new_cases": 0}, "min_new_cases"),
+        ("monitoring", {"drift_alpha": 2}, "drift_alpha"),
+    ],
+)
+def test_a_policy_that_can_not_be_meant_is_refused_with_the_file_and_the_field(
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    section: str,
+    values: dict[str, Any],
+    said: str,
+) -> None:
+    configure(tmp_path, monkeypatch, **{section: values})
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        policies.of(P)
+    assert "conf/rt_dose/_program.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("page", ["promotion", "retraining"])
+def test_the_policy_on_a_page_of_the_documentation_is_the_one_in_force(page: str) -> None:
+    found = [block for block in blocks(REPOSITORY / "docs" / f"{page}.md") if block.language == "yaml"]
+    (section,) = [yaml.safe_load(block.text) for block in found]
+    assert section == {page: program.config(P)[page]}
+
+
+def test_every_field_of_a_policy_is_described() -> None:
+    for section in (policies.Promotion, policies.Retraining, policies.Monitoring):
+        for name, field in section.model_fields.items():
+            assert field.description, name

@@ -1,0 +1,53 @@
+"""Warm start from the champion: whose weights a job gets, and what its checkpoint is called."""
+
+from pathlib import Path
+
+import pytest
+
+from med_assets import stages
+from med_assets.files import read_json, write_json
+from med_assets.settings import Workspace
+from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
+
+
+@pytest.fixture
+def ws(workspace: Workspace) -> Workspace:
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    for row in workspace.lake.rows("dataset", P):
+        with workspace.store.create(row["artifact"]) as folder:
+            (folder / "ct.npy").write_bytes(b"not read by this test")
+    model(workspace, "mean_dose", constant(5.0))
+    return workspace
+
+
+def train(ws: Workspace, *overrides: str) -> tuple[str, bytes | None]:
+    """Train with a process that learns nothing; the checkpoint's key, and the weights that the job began with."""
+    began: list[bytes | None] = [None]
+
+    def launch(job: Path) -> None:
+        path = job / "initial.pt"
+        began[0] = path.read_bytes() if path.is_file() else None
+        (job / "weights.pt").write_bytes(b"trained " + job.name.encode())
+        (job / "history.csv").write_text("epoch,step,val_mae_gy\n0,1,2.0\n")
+        write_json(job / "result.json", {"status": "completed"})
+
+    key = str(stages.train(ws, P, "baseline", overrides, launch).summary["checkpoint"])
+    return key, began[0]
+
+
+def test_the_champions_weights_are_what_training_begins_with_and_part_of_the_key(ws: Workspace) -> None:
+    cold, began = train(ws)
+    assert began is None
+    assert train(ws, "initial=champion")[0] == cold, "without a champion there is nothing to begin with"
+    first = model(ws, "grad_loss", constant(4.0))
+    stages.champion(ws, P)
+    warm, began = train(ws, "initial=champion")
+    assert began == (ws.store.fetch(first) / "weights.pt").read_bytes()
+    assert warm != cold
+    assert read_json(ws.store.fetch(warm) / "provenance.json")["initial"] == first
+    assert train(ws, "initial=champion") == (warm, None), "the same inputs are not trained again"
+    assert train(ws)[0] == cold
+    model(ws, "dvh_aware", constant(3.0))
+    stages.champion(ws, P)
+    assert train(ws, "initial=champion")[0] not in (cold, warm)

@@ -1,0 +1,115 @@
+"""Nightly monitoring on a real instance: one run over all batches that wait, and none when nothing does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets import keys, outcome
+from med_assets import stages
+from med_assets.settings import Workspace
+from resources import LocalLauncher, WorkspaceResource
+from sensors.monitoring import monitoring_schedule
+from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model, score
+
+MONITORING = keys.key(P, "monitoring")
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as made:
+        yield made
+
+
+def arrive(ws: Workspace, instance: dg.DagsterInstance, batch: str) -> None:
+    """A prepared batch of one new case, with the scores of every checkpoint there is."""
+    name = f"{batch}-0"
+    cases(ws, {"train": [name]}, batch=batch)
+    for row in ws.lake.rows("checkpoints", P):
+        score(ws, row["checkpoint"], name, 4.0)
+    prepared(instance, batch)
+
+
+def prepared(instance: dg.DagsterInstance, batch: str) -> None:
+    """Tell Dagster that a batch was prepared."""
+    instance.add_dynamic_partitions(keys.batches_of(P).name or "", [batch])
+    instance.report_runless_asset_event(dg.AssetMaterialization(keys.key(P, "prepared_cases"), partition=batch))
+
+
+def champion(ws: Workspace, experiment: str, value: float) -> None:
+    """Train, evaluate and promote a model that is as good as the value is low."""
+    checkpoint = model(ws, experiment, constant(value))
+    for row in ws.lake.rows("dataset", P):
+        if row["case_id"] not in VAL:
+            score(ws, checkpoint, row["case_id"], value)
+    stages.champion(ws, P)
+
+
+def night(instance: dg.DagsterInstance) -> dg.RunRequest | str:
+    """One tick of the schedule: the run it starts, or why it starts none."""
+    context = dg.build_schedule_context(instance)
+    found = monitoring_schedule(P)(context, workspace=WorkspaceResource())
+    if isinstance(found, dg.SkipReason):
+        return found.skip_message or ""
+    assert isinstance(found, dg.RunRequest)
+    return found
+
+
+def launch(instance: dg.DagsterInstance, request: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
+    """Run what the schedule asked for."""
+    assert isinstance(request, dg.RunRequest)
+    given = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
+    return dg.materialize([outcome.monitoring(P)], instance=instance, tags=dict(request.tags), resources=given)
+
+
+def test_the_night_scores_all_batches_that_wait_in_one_run(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    prepared(instance, "b1")
+    assert night(instance) == "there is no champion yet"
+    model(workspace, "mean_dose", constant(5.0))
+    champion(workspace, "baseline", 4.0)
+    arrive(workspace, instance, "b2")
+    arrive(workspace, instance, "b3")
+
+    done = launch(instance, night(instance))
+    assert done.success
+    assert instance.get_materialized_partitions(MONITORING) == {"b1", "b2", "b3"}
+    assert {row["batch"] for row in workspace.lake.rows("monitoring", P)} == {"b1", "b2", "b3"}
+    assert {check.check_name for check in done.get_asset_check_evaluations()} == {"in_control", "drift"}
+    assert night(instance) == "the champion was scored on every batch"
+
+    arrive(workspace, instance, "b4")
+    only = night(instance)
+    assert isinstance(only, dg.RunRequest)
+    assert set(only.tags.values()) == {"b4"}
+    launch(instance, only)
+    assert night(instance) == "the champion was scored on every batch"
+
+
+def test_after_a_promotion_the_earlier_batches_are_scored_again_and_a_manual_run_of_one_batch_works(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    prepared(instance, "b1")
+    model(workspace, "mean_dose", constant(5.0))
+    champion(workspace, "baseline", 4.0)
+    arrive(workspace, instance, "b2")
+    launch(instance, night(instance))
+    champion(workspace, "grad_loss", 3.0)
+    again = night(instance)
+    assert isinstance(again, dg.RunRequest)
+    assert sorted(again.tags.values()) == ["b1", "b2"]
+    given = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
+    assert dg.materialize([outcome.monitoring(P)], instance=instance, partition_key="b2", resources=given).success
+    left = night(instance)
+    assert isinstance(left, dg.RunRequest)
+    assert set(left.tags.values()) == {"b1"}
+
+
+def test_a_batch_between_two_that_wait_comes_along_in_the_one_run() -> None:
+    tags = keys.one_run(["b1", "b2", "b3", "b4"], {"b1", "b3"})
+    assert sorted(tags.values()) == ["b1", "b3"]
