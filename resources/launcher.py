@@ -124,14 +124,24 @@ class Launcher(dg.ConfigurableResource, ABC):
                 context.log.error(f"{training.title} goes on: {error}")
 
 
+def started_s(process: psutil.Process) -> float:
+    """When a process started: on Linux seconds since boot, which a clock that is set does not move; else since the epoch."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    try:
+        ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+    except FileNotFoundError:
+        return float(process.create_time())
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def running(job: Path) -> psutil.Process | None:
     """The live training process of a job folder, or None; a pid that now belongs to another process does not count."""
     try:
         known = json.loads((job / PROCESS).read_text())
         process = psutil.Process(known["pid"])
-        same = abs(process.create_time() - known["started_at"]) < START_TOLERANCE_S
+        same = abs(started_s(process) - known["started_s"]) < START_TOLERANCE_S
         alive = same and process.status() != psutil.STATUS_ZOMBIE
-    except (FileNotFoundError, psutil.NoSuchProcess):
+    except (FileNotFoundError, KeyError, psutil.NoSuchProcess):
         return None
     return process if alive else None
 
@@ -178,6 +188,5 @@ class LocalLauncher(Launcher):
                     self.command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                     start_new_session=True, env=env, close_fds=True,
                 )  # fmt: skip
-            started_at = psutil.Process(own.pid).create_time()
-            write_json(job / PROCESS, {"pid": own.pid, "started_at": started_at})
+            write_json(job / PROCESS, {"pid": own.pid, "started_s": started_s(psutil.Process(own.pid))})
             return LocalTraining(job, own.pid, own)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from med_assets.jobs import RESULT, State
-from resources.launcher import PROCESS, LocalLauncher, running
+from resources.launcher import PROCESS, LocalLauncher, running, started_s
 
 TRAINING = """
 import os, sys, time
@@ -143,9 +143,9 @@ def test_an_interrupted_run_leaves_its_training_running(tmp_path: Path) -> None:
 
 def test_a_reused_pid_is_not_taken_for_the_training(tmp_path: Path) -> None:
     own = psutil.Process()
-    (tmp_path / PROCESS).write_text(json.dumps({"pid": own.pid, "started_at": own.create_time()}))
+    (tmp_path / PROCESS).write_text(json.dumps({"pid": own.pid, "started_s": started_s(own)}))
     assert running(tmp_path) is not None
-    (tmp_path / PROCESS).write_text(json.dumps({"pid": own.pid, "started_at": own.create_time() - 3600}))
+    (tmp_path / PROCESS).write_text(json.dumps({"pid": own.pid, "started_s": started_s(own) - 3600}))
     assert running(tmp_path) is None
 
 
