@@ -62,6 +62,10 @@ def champion_elsewhere(instance: dg.DagsterInstance, ws: Workspace, program: str
     return runs.state_key("champion", shown[0], version(ws, program))
 
 
+def _request(state: str, selection: list[dg.AssetKey], batch: str | None = None) -> dg.RunRequest:
+    return dg.RunRequest(run_key=state, partition_key=batch, asset_selection=selection, tags={runs.STATE_TAG: state})
+
+
 def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.ScheduleDefinition:
     """Schedule of one program over its assets."""
     specs = [spec for asset in assets for spec in asset.specs if spec.tags.get(keys.PROGRAM_TAG) == program]
@@ -90,7 +94,7 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
         busy = {run.tags.get("dagster/partition", "") for run in going}
         code = next(spec.code_version for spec in specs if spec.key == intake[0])
         requests = [
-            dg.RunRequest(run_key=runs.state_key(batch, code), partition_key=batch, asset_selection=intake)
+            _request(runs.state_key(batch, code), intake, batch)
             for batch in _missing_batches(instance, program, known, busy)
         ]
         for spec in followers:
@@ -100,7 +104,8 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
             if spec.key == keys.key(program, "champion"):
                 state = state or champion_elsewhere(instance, ws, program)
             if state:
-                requests.append(dg.RunRequest(run_key=state, asset_selection=[spec.key]))
+                requests.append(_request(state, [spec.key]))
+        requests = [request for request in requests if not runs.tried(instance, request.tags[runs.STATE_TAG])]
         return requests or dg.SkipReason("every asset is made of the present versions of its inputs and code")
 
     return schedule

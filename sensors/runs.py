@@ -17,6 +17,9 @@ UNFINISHED = [
 DATA, CODE, INPUT = "dagster/data_version", "dagster/code_version", "dagster/input_data_version/"
 """Tags in which Dagster records the versions of a materialization."""
 
+STATE_TAG = "med_assets/state"
+"""Tag of a run with the key of the state of the world that it was started for."""
+
 Versions = dict[str, str]
 
 
@@ -60,5 +63,10 @@ def gate_passed(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec) -> bool:
 
 
 def state_key(*parts: object) -> str:
-    """A run key for one state of the world: the same state never starts a second run."""
+    """A key for one state of the world."""
     return digest(*parts)
+
+
+def tried(instance: dg.DagsterInstance, state: str) -> bool:
+    """Whether a run was started for a state before; Dagster compares run keys of a schedule within one tick only."""
+    return instance.get_runs_count(dg.RunsFilter(tags={STATE_TAG: state})) > 0

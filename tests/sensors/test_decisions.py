@@ -86,5 +86,7 @@ def test_a_batch_that_the_command_line_took_is_found_and_run_once(
     assert instance.has_dynamic_partition(keys.batches_of(P).name or "", batch)
     assert [request.partition_key for request in first] == [batch]
     assert [request.run_key for request in requests()] == [request.run_key for request in first]
+    instance.add_run(dg.DagsterRun(job_name="tried", status=dg.DagsterRunStatus.FAILURE, tags=first[0].tags))
+    assert requests() == []  # what failed is tried again when something changed, or by a person
     instance.report_runless_asset_event(dg.AssetMaterialization(keys.key(P, "prepared_cases"), partition=batch))
     assert batch not in [request.partition_key for request in requests()]
