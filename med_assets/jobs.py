@@ -1,6 +1,8 @@
 """What all that starts and follows a training agrees on: the files of its job folder, its command, and its state."""
 
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,11 @@ class State:
 def command(job: Path, resume: str = "auto") -> list[str]:
     """The training command, as a person would type it."""
     return [sys.executable, "-m", "med_assets.training", str(job), "--resume", resume]
+
+
+def without_secrets(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment that a training is started with."""
+    return {name: text for name, text in environ.items() if name not in SECRETS}
 
 
 def launch_of(job: Path) -> Launch:

@@ -19,7 +19,7 @@ import med_assets
 from med_assets.errors import LaunchFailed
 from med_assets.experiments import Launch
 from med_assets.files import digest, read_json, write_json, write_text
-from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, State, command, launch_of, tail
+from med_assets.jobs import LOCK, LOG, RESULT, State, command, launch_of, tail, without_secrets
 from med_assets.training import status
 
 JOB, SCRIPT, EXIT = "slurm.json", "slurm.sh", "slurm.exit"
@@ -276,7 +276,7 @@ def submit(
     job: Path, training: Sequence[str] | None = None, env: Mapping[str, str] | None = None, ask_s: float = 10.0
 ) -> SlurmJob:
     """Submit a job folder to Slurm, unless it has a job there already. Raises LaunchFailed when Slurm does not take it."""
-    environment = {name: text for name, text in (env or os.environ).items() if name not in SECRETS}
+    environment = without_secrets(env or os.environ)
     with (job / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (found := find(job, ask_s)) is not None:

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from med_assets.errors import LaunchFailed
 from med_assets.files import write_json
-from med_assets.jobs import LOCK, LOG, RESULT, SECRETS, State, command, tail
+from med_assets.jobs import LOCK, LOG, RESULT, State, command, tail, without_secrets
 from med_assets.training import status
 from resources.job_reader import JobReader
 
@@ -76,7 +76,7 @@ class Launcher(dg.ConfigurableResource, ABC):
         with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), reader) as session:
             env = {**os.environ, **session.get_bootstrap_env_vars()}
             try:
-                training = self.submit(job, {name: text for name, text in env.items() if name not in SECRETS})
+                training = self.submit(job, without_secrets(env))
             except LaunchFailed as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             context.log.info(

@@ -92,7 +92,12 @@ def run_training(job: Path, resume: str = "auto") -> None:
     """
     with (job / jobs.LOG).open("ab") as log:
         done = subprocess.run(
-            jobs.command(job, resume), stdout=log, stderr=subprocess.STDOUT, start_new_session=True, check=False
+            jobs.command(job, resume),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=jobs.without_secrets(),
+            check=False,
         )
     if done.returncode == status.REQUEUE:
         raise TrainingStopped("training was told to stop and saved what it had; give the same command again to go on")
