@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,12 +156,23 @@ def test_a_reused_pid_is_not_taken_for_the_training(tmp_path: Path) -> None:
 def test_a_cancelled_run_stops_its_training_and_one_that_died_does_not(
     tmp_path: Path, status: dg.DagsterRunStatus, stops: bool
 ) -> None:
-    job = job_of(tmp_path / "job", "time.sleep(60)")
+    # What a test before this one left ignored or blocked would be inherited.
+    body = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+(job / "ready").touch()
+time.sleep(60)
+"""
+    job = job_of(tmp_path / "job", body)
     launcher = Scripted(poll_s=0.05)
     training = launcher.submit(job, dict(os.environ))
     process = training.own
     assert process is not None
     try:
+        end = time.monotonic() + 60
+        while not (job / "ready").exists() and time.monotonic() < end:
+            time.sleep(0.05)
         record = SimpleNamespace(status=status)
         instance = SimpleNamespace(get_run_by_id=lambda run_id: record)
         context: Any = SimpleNamespace(instance=instance, run=SimpleNamespace(run_id="a run"))

@@ -58,9 +58,9 @@ class World:
 
     def tick(self, make: Callable[[], dg.ScheduleDefinition]) -> list[str]:
         """What a schedule would start: names of assets, or of the batch."""
-        context = dg.build_schedule_context(self.instance)
         schedule = make()
-        found = schedule(context, workspace=WorkspaceResource())
+        with dg.build_schedule_context(self.instance) as context:
+            found = schedule(context, workspace=WorkspaceResource())
         if isinstance(found, dg.SkipReason):
             return []
         assert isinstance(found, list)
