@@ -1,16 +1,27 @@
 """Failure drills: what breaks in a night is found, said in words, and mended by the same command."""
 
+import dataclasses
 import json
+import os
+import random
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from med_assets import stages
+from med_assets import batches, program, stages
 from med_assets.cli import main
-from med_assets.files import folder_hashes
+from med_assets.errors import DiskFull
+from med_assets.files import folder_hashes, write_json
 from med_assets.settings import Workspace
-from tests.med_assets.stages.builders import P, drop, ingest
+from tests.med_assets.stages.builders import P, drop, ingest, intake, take
 
 
 def flip(path: Path) -> None:
@@ -92,3 +103,167 @@ def test_an_artifact_that_was_lost_is_found_and_said_and_comes_back(
     assert "raw_missing" in json.dumps(quarantined.to_dict("records"))
     assert main(["ingest", P, "--batch", batch]) == 0
     assert stored(workspace) == before
+
+
+@contextmanager
+def no_file_longer_than(n_bytes: int) -> Iterator[None]:
+    """A real limit of this process: a write beyond it fails half way, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def rows(ws: Workspace) -> dict[str, list[str]]:
+    """Rows of the tables of cases, without the batch."""
+    tables = ("raw_cases", "prepared_cases", f"{P}_facts", "dataset", "splits")
+    return {
+        table: sorted(json.dumps({**row, "batch": None}, sort_keys=True) for row in ws.lake.rows(table, P))
+        for table in tables
+    }
+
+
+def twin(ws: Workspace) -> Workspace:
+    """A second home with the same landing zone's content, for the run that nothing disturbs."""
+    home = ws.home.parent / "undisturbed"
+    shutil.copytree(ws.landing, home / "landing", ignore=shutil.ignore_patterns(".batches"))
+    return dataclasses.replace(ws, home=home, landing=home / "landing")
+
+
+def state(ws: Workspace) -> tuple[dict[str, str], ...]:
+    """Tables, half ones too, and the list of batches."""
+    return folder_hashes(ws.lake.root), folder_hashes(ws.landing / ".batches")
+
+
+@pytest.mark.parametrize(("stage", "n_bytes"), [("take", 16), ("intake", 2_000), ("prepare", 4_000), ("dataset", 300)])
+def test_a_full_disk_is_said_and_leaves_nothing_half_written_and_the_same_command_goes_on(
+    workspace: Workspace, stage: str, n_bytes: int
+) -> None:
+    drop(workspace, 1)
+    ingest(workspace)
+    drop(workspace, 2)
+    undisturbed, full, batch = twin(workspace), False, ""
+    for name in ("take", "intake", "prepare", "dataset", "splits"):
+
+        def step(name: str = name) -> str:
+            if name == "take":
+                return take(workspace)
+            arguments = (batch,) if name in ("intake", "prepare") else ()
+            getattr(stages, name)(workspace, P, *arguments)
+            return batch
+
+        if name == stage:
+            before = state(workspace)
+            with no_file_longer_than(n_bytes), pytest.raises(DiskFull, match=r"MB free .* same command") as caught:
+                step()
+            assert str(workspace.home) in str(caught.value)
+            assert state(workspace) == before
+            assert main(["verify"]) == 0
+            assert not list((workspace.home / "store" / "tmp").iterdir()) + list((workspace.home / "tmp").iterdir())
+            full = True
+        batch = step()
+    assert full
+    ingest(undisturbed)
+    assert stored(workspace) == stored(undisturbed)
+    assert rows(workspace) == rows(undisturbed)
+
+
+def test_a_full_disk_while_an_array_is_saved_is_no_fault_of_the_case(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numpy reports a short write without an errno."""
+    drop(workspace, 1)
+    batch, _ = intake(workspace)
+
+    def short(*_: object) -> dict[str, object]:
+        raise OSError("12800 requested and 3000 written")
+
+    monkeypatch.setattr(type(program.get(P)), "prepare", short)
+    with pytest.raises(DiskFull):
+        stages.prepare(workspace, P, batch)
+    assert not workspace.lake.has("prepared_cases", f"{P}/{batch}")
+
+
+RUN = """
+import os, sys, time
+from med_assets import stages
+from med_assets.settings import Workspace
+ws = Workspace.from_env()
+print("begun", flush=True)
+for name in sys.argv[2:]:
+    if name == "wait":
+        while not (ws.home / "go").exists():
+            time.sleep(0.005)
+    elif name in ("intake", "prepare"):
+        getattr(stages, name)(ws, "rt_dose", sys.argv[1])
+    elif name == "train":
+        found = stages.train(ws, "rt_dose", "mean_dose")
+        print(found.data_version, found.counts["new"], found.summary["checkpoint"], flush=True)
+"""
+"""A process that runs stages of one batch."""
+
+
+def process(ws: Workspace, batch: str, *names: str) -> subprocess.Popen[str]:
+    """Start a process of its own in the workspace that the environment names, with this home."""
+    environ = os.environ | {"MED_ASSETS_HOME": str(ws.home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, "-c", RUN, batch, *names], stdout=subprocess.PIPE, text=True, env=environ)
+
+
+def written(ws: Workspace) -> int:
+    """How many files are in the home, scratch included: a clock that stands still while nothing happens."""
+    return sum(len(files) for _, _, files in os.walk(ws.home))
+
+
+def test_intake_and_prepare_killed_at_any_moment_give_what_an_undisturbed_run_gives(workspace: Workspace) -> None:
+    for seed in (1, 2):
+        drop(workspace, seed)
+    undisturbed = twin(workspace)
+    ingest(undisturbed)
+    batch = take(workspace)
+    chance, killed = random.Random(7), 0
+    for _ in range(4):
+        running = process(workspace, batch, "intake", "prepare")
+        assert running.stdout is not None
+        running.stdout.readline()
+        first, more = written(workspace), chance.randint(3, 60)
+        while running.poll() is None and written(workspace) < first + more:
+            time.sleep(0.002)
+        running.kill()
+        killed += running.wait() == -signal.SIGKILL
+        running.stdout.close()
+        assert set(stored(workspace).items()) <= set(stored(undisturbed).items())
+    assert killed >= 3
+    for name in ("intake", "prepare"):
+        getattr(stages, name)(workspace, P, batch)
+    stages.dataset(workspace, P)
+    stages.splits(workspace, P)
+    assert stored(workspace) == stored(undisturbed)
+    assert rows(workspace) == rows(undisturbed)
+    assert len(workspace.lake.partitions("raw_cases")) == 1
+
+
+def test_two_processes_that_want_the_same_checkpoint_train_it_once(workspace: Workspace) -> None:
+    for seed in (1, 2, 3, 4):
+        drop(workspace, seed)
+    ingest(workspace)
+    both = [process(workspace, "", "wait", "train") for _ in range(2)]
+    told = []
+    for running in both:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "begun\n"
+    (workspace.home / "go").touch()
+    for running in both:
+        told.append(running.communicate(timeout=120)[0].split())
+        assert running.returncode == 0
+    versions, trained, checkpoints = zip(*told, strict=True)
+    assert sorted(trained) == ["0", "1"]
+    assert len(set(versions)) == len(set(checkpoints)) == 1
+    assert workspace.store.keys("checkpoint") == [checkpoints[0]]
+    assert len(workspace.lake.rows("checkpoints", P)) == 1
+    (job,) = [folder for folder in workspace.jobs.iterdir() if folder.is_dir()]
+    begun = [line for line in (job / "events.jsonl").read_text().splitlines() if json.loads(line)["event"] == "started"]
+    assert len(begun) == 1, (job / "events.jsonl").read_text()
