@@ -63,11 +63,9 @@ def ingest(options: argparse.Namespace) -> None:
         waiting = batches.untaken(ws, name)
         chosen = waiting if options.now else batches.settled(ws, name, time.time())
         if not chosen:
-            print(
-                f"{len(waiting)} new entries changed less than {ws.settle_s:g} s ago; wait, or use --now"
-                if waiting
-                else f"nothing new in the landing folder {batches.landing_folder(ws, name)}"
-            )
+            print(f"{batches.landing_folder(ws, name)}: {batches.waiting(ws, name, time.time())}")
+            if waiting:
+                print("wait, or use --now")
             return
         batch = batches.take(ws, name, chosen, time.time())
     print(f"batch {batch}")

@@ -19,7 +19,6 @@ from med_assets.training.events import note
 FOLDER = "checkpoints"
 
 
-
 @dataclass(frozen=True)
 class Found:
     """A verified checkpoint: optimiser steps taken, the epoch it goes on in, and batches already done in that epoch."""

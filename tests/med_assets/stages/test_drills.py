@@ -19,9 +19,9 @@ import pytest
 from med_assets import batches, program, stages
 from med_assets.cli import main
 from med_assets.errors import DiskFull
-from med_assets.files import folder_hashes, write_json
+from med_assets.files import folder_hashes
 from med_assets.settings import Workspace
-from tests.med_assets.stages.builders import P, drop, ingest, intake, take
+from tests.med_assets.stages.builders import P, drop, edit, files, ingest, intake, take
 
 
 def flip(path: Path) -> None:
@@ -40,7 +40,9 @@ def stored(ws: Workspace) -> dict[str, str]:
 def damaged_file(ws: Workspace, kind: str) -> Path:
     """A file with content of the first artifact of one kind."""
     folder = ws.store.fetch(ws.store.keys(kind)[0])
-    return max((path for path in folder.rglob("*") if path.name != "manifest.json"), key=lambda path: path.stat().st_size)
+    return max(
+        (path for path in folder.rglob("*") if path.name != "manifest.json"), key=lambda path: path.stat().st_size
+    )
 
 
 @pytest.mark.parametrize("kind", ["raw", "prepared", "intake", "manifest"])
@@ -139,6 +141,14 @@ def state(ws: Workspace) -> tuple[dict[str, str], ...]:
     return folder_hashes(ws.lake.root), folder_hashes(ws.landing / ".batches")
 
 
+def step(ws: Workspace, name: str, batch: str) -> str:
+    """Take a batch, or run one stage of it; returns the batch."""
+    if name == "take":
+        return take(ws)
+    getattr(stages, name)(ws, P, *((batch,) if name in ("intake", "prepare") else ()))
+    return batch
+
+
 @pytest.mark.parametrize(("stage", "n_bytes"), [("take", 16), ("intake", 2_000), ("prepare", 4_000), ("dataset", 300)])
 def test_a_full_disk_is_said_and_leaves_nothing_half_written_and_the_same_command_goes_on(
     workspace: Workspace, stage: str, n_bytes: int
@@ -148,24 +158,16 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written_and_the_same_comman
     drop(workspace, 2)
     undisturbed, full, batch = twin(workspace), False, ""
     for name in ("take", "intake", "prepare", "dataset", "splits"):
-
-        def step(name: str = name) -> str:
-            if name == "take":
-                return take(workspace)
-            arguments = (batch,) if name in ("intake", "prepare") else ()
-            getattr(stages, name)(workspace, P, *arguments)
-            return batch
-
         if name == stage:
             before = state(workspace)
             with no_file_longer_than(n_bytes), pytest.raises(DiskFull, match=r"MB free .* same command") as caught:
-                step()
+                step(workspace, name, batch)
             assert str(workspace.home) in str(caught.value)
             assert state(workspace) == before
             assert main(["verify"]) == 0
             assert not list((workspace.home / "store" / "tmp").iterdir()) + list((workspace.home / "tmp").iterdir())
             full = True
-        batch = step()
+        batch = step(workspace, name, batch)
     assert full
     ingest(undisturbed)
     assert stored(workspace) == stored(undisturbed)
@@ -213,9 +215,19 @@ def process(ws: Workspace, batch: str, *names: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", RUN, batch, *names], stdout=subprocess.PIPE, text=True, env=environ)
 
 
+def at_once(ws: Workspace, *runs: tuple[str, ...]) -> list[str]:
+    """Let processes (a batch and stages each) work at the same time; returns what each printed."""
+    running = [process(ws, batch, "wait", *names) for batch, *names in runs]
+    begun = [each.stdout.readline() for each in running if each.stdout]
+    (ws.home / "go").touch()
+    told = [each.communicate(timeout=120)[0] for each in running]
+    assert [each.returncode for each in running] == [0] * len(begun)
+    return told
+
+
 def written(ws: Workspace) -> int:
     """How many files are in the home, scratch included: a clock that stands still while nothing happens."""
-    return sum(len(files) for _, _, files in os.walk(ws.home))
+    return sum(len(names) for _, _, names in os.walk(ws.home))
 
 
 def test_intake_and_prepare_killed_at_any_moment_give_what_an_undisturbed_run_gives(workspace: Workspace) -> None:
@@ -247,23 +259,100 @@ def test_intake_and_prepare_killed_at_any_moment_give_what_an_undisturbed_run_gi
 
 
 def test_two_processes_that_want_the_same_checkpoint_train_it_once(workspace: Workspace) -> None:
-    for seed in (1, 2, 3, 4):
+    for seed in (1, 2):
         drop(workspace, seed)
     ingest(workspace)
-    both = [process(workspace, "", "wait", "train") for _ in range(2)]
-    told = []
-    for running in both:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "begun\n"
-    (workspace.home / "go").touch()
-    for running in both:
-        told.append(running.communicate(timeout=120)[0].split())
-        assert running.returncode == 0
+    first, second = workspace.lake.rows("splits", P)
+    workspace.lake.write("splits", P, [first | {"split": "val"}, second | {"split": "train"}])
+    told = [output.split() for output in at_once(workspace, ("", "train"), ("", "train"))]
     versions, trained, checkpoints = zip(*told, strict=True)
     assert sorted(trained) == ["0", "1"]
     assert len(set(versions)) == len(set(checkpoints)) == 1
     assert workspace.store.keys("checkpoint") == [checkpoints[0]]
     assert len(workspace.lake.rows("checkpoints", P)) == 1
     (job,) = [folder for folder in workspace.jobs.iterdir() if folder.is_dir()]
-    begun = [line for line in (job / "events.jsonl").read_text().splitlines() if json.loads(line)["event"] == "started"]
+    begun = [line for line in (job / "events.jsonl").read_text().splitlines() if json.loads(line)["event"] == "start"]
     assert len(begun) == 1, (job / "events.jsonl").read_text()
+
+
+def finish(ws: Workspace) -> None:
+    """What follows when all batches are prepared."""
+    stages.dataset(ws, P)
+    stages.splits(ws, P)
+
+
+def test_two_batches_at_once_give_what_one_after_the_other_gives(workspace: Workspace) -> None:
+    one_by_one = dataclasses.replace(
+        workspace, home=workspace.home.parent / "one-by-one", landing=workspace.home.parent / "one-by-one" / "landing"
+    )
+    for seed in (1, 2):
+        drop(one_by_one, seed)
+        ingest(one_by_one)
+    taken = []
+    for seed in (1, 2):
+        drop(workspace, seed)
+        taken.append(take(workspace))
+    at_once(workspace, *((batch, "intake", "prepare") for batch in taken))
+    finish(workspace)
+    assert stored(workspace) == stored(one_by_one)
+    assert rows(workspace) == rows(one_by_one)
+
+
+def test_one_batch_in_two_processes_at_once_is_taken_in_once(workspace: Workspace) -> None:
+    drop(workspace, 1)
+    drop(workspace, 2)
+    undisturbed = twin(workspace)
+    ingest(undisturbed)
+    batch = take(workspace)
+    at_once(workspace, *[(batch, "intake", "prepare")] * 2)
+    finish(workspace)
+    assert stored(workspace) == stored(undisturbed)
+    assert rows(workspace) == rows(undisturbed)
+    assert main(["verify"]) == 0
+
+
+def test_the_same_images_in_two_batches_that_do_not_see_each_other_are_in_the_dataset_once(
+    workspace: Workspace,
+) -> None:
+    drop(workspace, 1)
+    first = take(workspace)
+    again = drop(workspace, 1, "again")
+    for path in files(again, "CT") + files(again, "RTSTRUCT") + files(again, "RTDOSE") + files(again, "RTPLAN"):
+        edit(path, lambda ds: setattr(ds, "PatientID", "another"))
+    second = take(workspace)
+    for batch in (second, first):
+        stages.intake(workspace, P, batch)
+        stages.prepare(workspace, P, batch)
+    assert len({row["case_id"] for row in workspace.lake.rows("prepared_cases", P)}) == 2
+    found = stages.dataset(workspace, P)
+    (kept,) = workspace.lake.rows("dataset", P)
+    assert found.counts["duplicates"] == 1
+    assert kept["case_id"] == workspace.lake.rows("prepared_cases", f"{P}/{first}")[0]["case_id"]
+
+
+def test_names_of_batches_stay_in_order_while_the_clock_jumps_both_ways(workspace: Workspace) -> None:
+    names = []
+    for number, now in enumerate([1_000_000_000.0, 1_900_000_000.0, 1_000_000_000.0, 1_500_000_000.0]):
+        (drop(workspace, 1, f"export-{number}") / "note").write_text(str(number))
+        names.append(batches.take(workspace, P, batches.untaken(workspace, P), now))
+    assert names == sorted(set(names)) == batches.known(workspace, P)
+    assert [list(batches.manifest(workspace, P, name)) for name in names] == [[f"export-{n}"] for n in range(4)]
+    assert not batches.untaken(workspace, P)
+
+
+def test_files_from_the_future_are_taken_when_they_were_seen_at_rest_and_not_before(workspace: Workspace) -> None:
+    ws = dataclasses.replace(workspace, settle_s=30.0)
+    folder, now = drop(ws, 1), time.time() + 1
+    path = next(path for path in sorted(folder.rglob("*")) if path.is_file())
+    os.utime(path, (now + 1e6, now + 1e6))
+    assert batches.settled(ws, P, now) == []
+    assert "1 of them bear a time in the future" in batches.waiting(ws, P, now)
+    assert batches.settled(ws, P, now + 29) == []
+    os.utime(path, (now + 2e6, now + 2e6))
+    assert batches.settled(ws, P, now + 30) == []
+    assert batches.settled(ws, P, now - 1e5) == []
+    assert batches.settled(ws, P, now - 1e5 + 29) == []
+    (entry,) = batches.settled(ws, P, now - 1e5 + 30)
+    batches.take(ws, P, [entry], now)
+    assert batches.settled(ws, P, now) == []
+    assert batches.known(ws, P) == [path.stem for path in (ws.landing / ".batches").rglob("*.json")]
