@@ -67,7 +67,7 @@ def disk_full(error: BaseException, folder: Path) -> DiskFull | None:
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     return DiskFull(
         f"no room to write in {folder}: {free / 1e6:.0f} MB free on the disk (a quota or a limit of file size counts too); "
-        "what was there before is whole: make room, or move the home to a larger disk, and start the same command again"
+        "what was there before is whole: make room and start the same command again, or move the home to a larger disk"
     )
 
 
