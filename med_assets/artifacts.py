@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from med_assets.errors import ArtifactCorrupt
-from med_assets.files import digest, folder_hashes, read_json, sync, write_json
+from med_assets.files import digest, folder_hashes, read_json, room, sync, write_json
 
 MANIFEST = "manifest.json"
 
@@ -67,29 +67,39 @@ class LocalStore:
             raise KeyError(f"artifact {key} is not in the store; materialize the asset that makes it")
         return self._folder(key)
 
+    def _scratch(self, name: str) -> Path:
+        folder = self.root / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder, prefix=f"{name}-"))
+
     @contextmanager
     def create(self, key: str) -> Iterator[Path]:
         target = self._folder(key)
-        scratch = self.root / "tmp"
-        scratch.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{target.name}-"))
+        with room(self.root):
+            temporary = self._scratch(target.name)
+            try:
+                yield temporary
+                if self.has(key):
+                    return
+                write_json(temporary / MANIFEST, folder_hashes(temporary))
+                for path in temporary.rglob("*"):
+                    sync(path)
+                sync(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._publish(key, temporary, target)
+                sync(target.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _publish(self, key: str, temporary: Path, target: Path) -> None:
         try:
-            yield temporary
+            temporary.rename(target)
+        except OSError:
             if self.has(key):
                 return
-            write_json(temporary / MANIFEST, folder_hashes(temporary))
-            for path in temporary.rglob("*"):
-                sync(path)
-            sync(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.rename(target)
-            except OSError:
-                if not self.has(key):
-                    raise
-            sync(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            # A folder that lost its manifest counts as absent; it must not stand in the way for ever.
+            self.remove(key)
+            temporary.rename(target)
 
     def content_hash(self, key: str) -> str:
         return digest(read_json(self.fetch(key) / MANIFEST))
@@ -99,17 +109,22 @@ class LocalStore:
 
     def verify(self, key: str) -> None:
         folder = self.fetch(key)
-        expected = read_json(folder / MANIFEST)
+        try:
+            expected = dict(read_json(folder / MANIFEST))
+        except (ValueError, TypeError):
+            expected = {MANIFEST: ""}
         found = {name: value for name, value in folder_hashes(folder).items() if name != MANIFEST}
         changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if changed:
             raise ArtifactCorrupt(
-                f"artifact {key}: {len(changed)} of {len(expected)} files differ from the manifest (first: {changed[0]}); "
-                f"remove the artifact and materialize its asset again"
+                f"artifact {key}: {len(changed)} of {max(len(expected), len(found))} files differ from the manifest "
+                f"(first: {changed[0]}); `med-assets verify --repair` says how to get it back"
             )
 
     def remove(self, key: str) -> None:
         folder = self._folder(key)
         if folder.exists():
-            (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+            # By one rename, so that a kill in the middle leaves no half artifact where a whole one is looked for.
+            aside = self._scratch(folder.name)
+            folder.rename(aside / folder.name)
+            shutil.rmtree(aside)

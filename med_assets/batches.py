@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from med_assets.errors import ConfigurationError
+from med_assets.errors import ConfigurationError, LandingUnreadable
 from med_assets.files import digest, read_json, write_json
 from med_assets.settings import Workspace
 
@@ -57,8 +57,23 @@ def entry_files(ws: Workspace, program: str, name: str) -> list[Path]:
     return sorted(path for path in walked if path.is_file() and not path.is_symlink())
 
 
+def _unreadable(folder: Path, error: OSError) -> LandingUnreadable:
+    """The error in words, without the name of the entry, which can identify a patient."""
+    return LandingUnreadable(
+        f"what lies in the landing folder {folder} can't be read ({error.strerror}); mount it again, or give the user that "
+        "runs this permission to read; nothing of it is lost, it is taken in when it can be read"
+    )
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
 def read_entry(ws: Workspace, program: str, name: str) -> Entry | None:
-    """The entry as it is now, or None when it has no files or vanished while being read."""
+    """The entry as it is now, or None when it has no files or vanished while being read.
+
+    Raises LandingUnreadable when it, or all that is in it, can't be read; a part that can't is told by intake.
+    """
     seen, changed = [], 0.0
     root = landing_folder(ws, program)
     try:
@@ -67,23 +82,60 @@ def read_entry(ws: Workspace, program: str, name: str) -> Entry | None:
             if stat.S_ISREG(status.st_mode):
                 seen.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
                 changed = max(changed, status.st_mtime, status.st_ctime)
+        if not seen and name != LOOSE:
+            list(os.walk(root / name, onerror=_fail))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unreadable(root, error) from None
     return Entry(name, digest(seen), changed, len(seen)) if seen else None
 
 
+def _look(ws: Workspace, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
+    """Entries that can be read, sorted by name, and what is said of the others."""
+    folder, names = landing_folder(ws, program), {LOOSE}
+    try:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            archive = path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES)
+            if not path.name.startswith(".") and (path.is_dir() or archive):
+                names.add(path.name)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    found, refused = [], []
+    for name in sorted(names) if folder.is_dir() else ():
+        try:
+            entry = read_entry(ws, program, name)
+        except LandingUnreadable as error:
+            refused.append(error)
+            continue
+        found += [entry] if entry else []
+    return found, refused
+
+
 def entries(ws: Workspace, program: str) -> list[Entry]:
-    """All entries in a program's landing folder, sorted by name; hidden ones are left alone."""
-    folder = landing_folder(ws, program)
-    if not folder.is_dir():
-        return []
-    names = {LOOSE}
-    for path in folder.iterdir():
-        archive = path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES)
-        if not path.name.startswith(".") and (path.is_dir() or archive):
-            names.add(path.name)
-    found = (read_entry(ws, program, name) for name in sorted(names))
-    return [entry for entry in found if entry is not None]
+    """All entries in a program's landing folder that can be read, sorted by name; hidden ones are left alone.
+
+    Raises LandingUnreadable when the folder itself can't be read.
+    """
+    return _look(ws, program)[0]
+
+
+def waiting(ws: Workspace, program: str, now: float) -> str:
+    """Why nothing (more) is taken at `now`, in counts: names of files can identify patients."""
+    folder, said = landing_folder(ws, program), []
+    try:
+        left, (_, refused) = untaken(ws, program), _look(ws, program)
+    except LandingUnreadable as error:
+        return str(error)
+    if left:
+        said.append(f"{len(left)} entries changed within the last {ws.settle_s:g} s; they are taken when they rest")
+    if ahead := sum(entry.changed_at > now for entry in left):
+        said.append(f"{ahead} of them bear a time in the future, and rest from when they were first seen")
+    if refused:
+        said.append(f"{len(refused)} entries are not taken: {refused[0]}")
+    if not said and not folder.is_dir() and ws.lake.partitions("raw_cases", program):
+        said.append(f"the landing folder {folder} is not there, though cases came from it before; is it mounted?")
+    return "; ".join(said) or f"nothing new in the landing folder; {len(known(ws, program))} batches taken so far"
 
 
 def known(ws: Workspace, program: str) -> list[str]:
@@ -112,8 +164,29 @@ def untaken(ws: Workspace, program: str) -> list[Entry]:
 
 
 def settled(ws: Workspace, program: str, now: float) -> list[Entry]:
-    """Untaken entries in which nothing changed for `ws.settle_s` seconds before `now` (seconds since the epoch)."""
-    return [entry for entry in untaken(ws, program) if now - entry.changed_at >= ws.settle_s]
+    """Untaken entries in which nothing changed for `ws.settle_s` seconds before `now` (seconds since the epoch).
+
+    An entry that bears a time in the future, since a clock was wrong, has to be seen unchanged for as long.
+    """
+    found = untaken(ws, program)
+    seen = _first_seen(ws, program, {_mark(entry) for entry in found if entry.changed_at > now}, now)
+    return [entry for entry in found if now - seen.get(_mark(entry), entry.changed_at) >= ws.settle_s]
+
+
+def _mark(entry: Entry) -> str:
+    return digest(entry.name, entry.fingerprint)
+
+
+def _first_seen(ws: Workspace, program: str, marks: set[str], now: float) -> dict[str, float]:
+    """When each of these was first seen, kept beside the manifests as long as there are any."""
+    path = _manifests(ws, program).with_suffix(".ahead.json")
+    before = read_json(path) if path.is_file() else {}
+    seen = {mark: min(before.get(mark, now), now) for mark in marks}
+    if not seen:
+        path.unlink(missing_ok=True)
+    elif seen != before:
+        write_json(path, seen)
+    return seen
 
 
 def take(ws: Workspace, program: str, chosen: Sequence[Entry], now: float) -> str:

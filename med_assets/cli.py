@@ -163,6 +163,13 @@ def parser() -> argparse.ArgumentParser:
         "--format", choices=("table", "csv", "json"), default="table", help="how to print rows (default table)"
     )
 
+    add = command(
+        "verify", commands.verify, "Read every stored artifact back: what is damaged or lost, and how to get it again."
+    )
+    add.add_argument(
+        "--repair", action="store_true", help="take out what can be made again, and say which command does"
+    )
+
     command(
         "doctor", commands.run_doctor, "Check installation, configuration, disk and accelerator, and say what to do."
     )

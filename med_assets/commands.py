@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets import batches, doctor, program, stages
+from med_assets import batches, doctor, integrity, program, stages
 from med_assets import experiments as experiment_files
 from med_assets.errors import ConfigurationError
 from med_assets.explain import explain_case
@@ -63,11 +63,9 @@ def ingest(options: argparse.Namespace) -> None:
         waiting = batches.untaken(ws, name)
         chosen = waiting if options.now else batches.settled(ws, name, time.time())
         if not chosen:
-            print(
-                f"{len(waiting)} new entries changed less than {ws.settle_s:g} s ago; wait, or use --now"
-                if waiting
-                else f"nothing new in the landing folder {batches.landing_folder(ws, name)}"
-            )
+            print(f"{batches.landing_folder(ws, name)}: {batches.waiting(ws, name, time.time())}")
+            if waiting:
+                print("wait, or use --now")
             return
         batch = batches.take(ws, name, chosen, time.time())
     print(f"batch {batch}")
@@ -233,6 +231,23 @@ def query(options: argparse.Namespace) -> None:
         print(rows.to_json(orient="records", indent=1))
     else:
         print(table(rows))
+
+
+def verify(options: argparse.Namespace) -> int:
+    """What is damaged in the store; with --repair, what can be made again is taken out first."""
+    ws = Workspace.from_env()
+    damages = integrity.examine(ws)
+    removed = integrity.remove_damaged(ws, damages) if options.repair else []
+    for damage in damages:
+        print(f"{'removed' if damage in removed else damage.state:8} {damage.key}")
+    remedies = sorted({damage.remedy for damage in damages})
+    for remedy in remedies:
+        print(f"  -> {remedy}")
+    if damages and not options.repair and any(damage.again and damage.state == "corrupt" for damage in damages):
+        print("corrupt artifacts stand in the way of that: give `med-assets verify --repair` first")
+    if not damages:
+        print("all artifacts are as they were written")
+    return 1 if len(damages) > len(removed) else 0
 
 
 def run_doctor(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ MedAssetsError
 ├── CheckpointMismatch    weights that do not fit the network they were asked for
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
 ├── LaunchFailed          a cluster did not take a training, or ended it without a result
+├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── DiskFull              no room to write; what was there before is whole
 ├── TrainingStopped       training was told to stop and saved what it had; the same command goes on
 ├── AcceleratorFailed     the accelerator or its driver failed; a new process may go on
@@ -50,6 +51,10 @@ class ArtifactCorrupt(MedAssetsError):
 
 class LaunchFailed(MedAssetsError):
     """A cluster does not answer, did not take a training, or ended it without a result."""
+
+
+class LandingUnreadable(MedAssetsError):
+    """The landing folder, or an entry in it, can't be read now; it is taken in when it can."""
 
 
 class DiskFull(MedAssetsError):

@@ -1,16 +1,23 @@
 """Hashes and atomic writes: the two things every stored byte goes through."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from med_assets.errors import DiskFull
+
 HASH_CHARS = 16
 """Characters of a shortened SHA-256 in keys and ids: 64 bits, a collision among a million artifacts has odds below 1e-7."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a write for which there is no room: on the disk, in the quota, or under the limit of a file's size."""
 
 
 def canonical_json(value: Any) -> str:
@@ -49,25 +56,52 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def disk_full(error: BaseException, folder: Path) -> DiskFull | None:
+    """The error as one that says what to do, when it means that a write below `folder` found no room; else None."""
+    # numpy and torch report a failed write without its errno.
+    if not isinstance(error, OSError | RuntimeError):
+        return None
+    silent = "requested and" in str(error) or "failed writing file" in str(error)
+    if getattr(error, "errno", None) not in NO_ROOM and not silent:
+        return None
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    return DiskFull(
+        f"no room to write in {folder}: {free / 1e6:.0f} MB free on the disk (a quota or a limit of file size counts too); "
+        "what was there before is whole: make room and start the same command again, or move the home to a larger disk"
+    )
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Raise DiskFull in place of errors that mean that there is no room below `folder`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if (full := disk_full(error, folder)) is not None:
+            raise full from error
+        raise
+
+
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed over it, on error it is removed.
 
-    Without `durable` it is not synced: readers still see all or nothing, but a power cut may undo it.
+    Without `durable` it is not synced: readers still see all or nothing, but a power cut may undo it. Raises DiskFull.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        if durable:
-            sync(temporary)
-        temporary.replace(path)
-        if durable:
-            sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with room(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            if durable:
+                sync(temporary)
+            temporary.replace(path)
+            if durable:
+                sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:

@@ -1,12 +1,13 @@
 """The intake sensor: makes a batch of what has settled in the landing zone and starts its run."""
 
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 
 import dagster as dg
 
 from assets import keys
 from med_assets import batches
+from med_assets.errors import LandingUnreadable
 from med_assets.settings import Workspace
 from resources.discretion import discreetly
 from resources.workspace import WorkspaceResource
@@ -31,7 +32,9 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
         started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         fresh = [batch for batch in known if batch not in started]
         if not fresh:
-            return dg.SensorResult(skip_reason=_waiting(ws, program, known), cursor=context.cursor)
+            return dg.SensorResult(
+                skip_reason=discreetly(lambda: batches.waiting(ws, program, time.time())), cursor=context.cursor
+            )
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(run_key=batch, partition_key=batch, tags={keys.PROGRAM_TAG: program}) for batch in fresh
@@ -44,16 +47,9 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
 
 
 def _taken(ws: Workspace, program: str) -> list[str]:
-    """All batches, after taking what has settled."""
-    ready = batches.settled(ws, program, time.time())
-    if ready:
-        batches.take(ws, program, ready, time.time())
+    """All batches, after taking what has settled; those taken before go on when the landing folder can't be read."""
+    with suppress(LandingUnreadable):  # the skip reason says so
+        ready = batches.settled(ws, program, time.time())
+        if ready:
+            batches.take(ws, program, ready, time.time())
     return batches.known(ws, program)
-
-
-def _waiting(ws: Workspace, program: str, known: Sequence[str]) -> str:
-    """Why nothing was taken, in counts: names of files can identify patients."""
-    changing = len(discreetly(lambda: batches.untaken(ws, program)))
-    if changing:
-        return f"{changing} entries changed within the last {ws.settle_s:g} s; they are taken when they rest"
-    return f"nothing new in the landing folder; {len(known)} batches taken so far"

@@ -1,5 +1,6 @@
 """The dataset's manifest and the split of its patients."""
 
+from collections.abc import Container, Mapping
 from typing import Any
 
 import pandas as pd
@@ -33,7 +34,8 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
     """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
 
     A case in whose stored files the scan found anything that may identify a patient is left out, whatever its batch's gate
-    has stopped so far: another batch may have started this run.
+    has stopped so far: another batch may have started this run. Of cases with the same images and contours, which batches
+    taken in at once or out of order do not see of each other, one is in: that of the present manifest, else the first batch's.
     """
     withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
     latest: dict[str, dict[str, Any]] = {}
@@ -48,18 +50,25 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
         for case_id, row in latest.items()
         if (row["batch"], case_id) in raw and identity_left(ws, program_name, raw[row["batch"], case_id])
     }
+    before = {row["case_id"]: row["artifact"] for row in ws.lake.rows("dataset", program_name)}
+    duplicates = _duplicates(latest, before)
     rows = [
         {name: latest[case_id][name] for name in DATASET_COLUMNS}
         for case_id in sorted(latest)
-        if case_id not in withdrawn | identified
+        if case_id not in withdrawn | identified | duplicates
     ]
-    before = {row["case_id"]: row["artifact"] for row in ws.lake.rows("dataset", program_name)}
     ws.lake.write("dataset", program_name, rows)
     ws.lake.write_catalog(ws.home / "catalog.duckdb")
     labels = ["reused" if before.get(row["case_id"]) == row["artifact"] else "new" for row in rows]
     return StageResult(
         data_version=dataset_version(rows),
-        counts=tally(labels) | {"superseded": superseded, "withdrawn": len(withdrawn), "identified": len(identified)},
+        counts=tally(labels)
+        | {
+            "superseded": superseded,
+            "withdrawn": len(withdrawn),
+            "identified": len(identified),
+            "duplicates": len(duplicates),
+        },
         summary={
             "cases": len(rows),
             "patients": len({row["patient_id"] for row in rows}),
@@ -67,6 +76,14 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
         },
         tables={"cases": pd.DataFrame(rows, columns=list(DATASET_COLUMNS))},
     )
+
+
+def _duplicates(latest: Mapping[str, Mapping[str, Any]], present: Container[str]) -> set[str]:
+    """Cases whose images and contours another case has too, all but the one that counts."""
+    owner: dict[str, str] = {}
+    for case_id in sorted(latest, key=lambda case_id: (case_id not in present, latest[case_id]["batch"], case_id)):
+        owner.setdefault(latest[case_id]["content_hash"], case_id)
+    return {case_id for case_id, row in latest.items() if owner[row["content_hash"]] != case_id}
 
 
 def dataset_version(rows: list[dict[str, Any]]) -> str:

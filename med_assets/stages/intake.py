@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from med_assets import batches
 from med_assets import program as programs
-from med_assets.errors import CaseRejected
-from med_assets.files import digest, file_sha256, read_json, write_json
+from med_assets.errors import CaseRejected, DiskFull
+from med_assets.files import digest, file_sha256, read_json, room, write_json
 from med_assets.settings import Workspace
 from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
 
@@ -75,7 +75,8 @@ class _Intake:
             if all(store.has(row["artifact"]) for row in accepted(rows)):
                 return [row | {"batch": self.batch} for row in rows]
             store.remove(key)
-        rows = list(self._read(name))
+        with room(self.ws.home):
+            rows = list(self._read(name))
         if key and not any(row["reason_code"] == UNREADABLE for row in rows):
             with store.create(key) as folder:
                 write_json(folder / "rows.json", [row | {"batch": ""} for row in rows])
@@ -149,9 +150,12 @@ class _Intake:
         patient = self.deidentifier.pseudonym(case.patient_id)
         try:
             programs.get(self.program).verify(case)
-            values = self._store(case)
+            with room(self.ws.home):
+                values = self._store(case)
         except CaseRejected as rejected:
             return self.refuse(case_id, rejected.code, rejected.message, len(case.instances), patient_id=patient)
+        except DiskFull:  # no fault of the case
+            raise
         except Exception as error:  # one bad case never stops a batch; the text of a foreign error may hold identity
             message = f"reading this case failed with {type(error).__name__}; run `med-assets --debug ingest` beside the files for more"
             return self.refuse(case_id, UNREADABLE, message, len(case.instances), patient_id=patient)

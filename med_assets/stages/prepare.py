@@ -6,13 +6,16 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
-from med_assets.errors import CaseRejected
+from med_assets.errors import CaseRejected, DiskFull
 from med_assets.files import digest, read_json, write_json
 from med_assets.settings import Workspace
 from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
 
 log = logging.getLogger(__name__)
 FACTS_FILE = "facts.json"
+RAW_MISSING = (
+    "expected the case's stored DICOM, but it is no longer in the store; `med-assets verify` says how to get it back"
+)
 
 
 def prepared_key(ws: Workspace, program_name: str, raw: dict[str, Any]) -> str:
@@ -28,6 +31,8 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
     key, label = prepared_key(ws, program_name, raw), "reused"
     try:
         if not ws.store.has(key):
+            if not ws.store.has(raw["artifact"]):
+                raise CaseRejected("raw_missing", RAW_MISSING)
             with ws.store.create(key) as folder:
                 facts = program.get(program_name).prepare(ws, raw["case_id"], ws.store.fetch(raw["artifact"]), folder)
                 write_json(folder / FACTS_FILE, facts)
@@ -35,6 +40,8 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
         return row | {"artifact": key}, read_json(ws.store.fetch(key) / FACTS_FILE), label
     except CaseRejected as rejected:
         failure = {"reason_code": rejected.code, "reason": rejected.message}
+    except DiskFull:  # no fault of the case
+        raise
     except Exception as error:  # one bad case never stops a batch
         log.exception("case %s could not be prepared", raw["case_id"])
         failure = {

@@ -5,7 +5,6 @@ says its SHA-256, the job it belongs to, where in which epoch it stands, and whi
 epoch so far, with their hash. A checkpoint without that file was never finished and does not count.
 """
 
-import errno
 import shutil
 import warnings
 from collections.abc import Callable
@@ -14,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from med_assets.errors import ArtifactCorrupt, CheckpointMismatch, DiskFull
-from med_assets.files import file_sha256, read_json, replacing, write_json
+from med_assets.files import disk_full, file_sha256, read_json, replacing, write_json
 from med_assets.training.events import note
 
 FOLDER = "checkpoints"
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of the system that say that a disk or a quota is full."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Checkpoints:
             described |= {"job_key": self.key, "step": step, "epoch": epoch, "batches": batches}
             described |= {"best": None} if best is None else {"best": best.name, "best_sha256": file_sha256(best)}
             write_json(path.with_suffix(".json"), described)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, DiskFull) as error:
             if (full := self._full(error)) is not None:
                 raise full from error
             raise
@@ -132,7 +128,7 @@ class Checkpoints:
         free = shutil.disk_usage(self.folder).free
         sizes = [path.stat().st_size for path in self.folder.glob("step-*.ckpt")]
         needed = max(sizes, default=0)
-        if getattr(error, "errno", None) in DISK_FULL or "failed writing file" in str(error) or free < needed:
+        if isinstance(error, DiskFull) or disk_full(error, self.folder) is not None or free < needed:
             return DiskFull(
                 f"no room for a checkpoint in {self.folder}: about {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB "
                 "free; the checkpoints before are whole: make room and start the same command again"

@@ -18,13 +18,13 @@ from typing import Any
 import lightning
 import torch
 
-from med_assets.errors import AcceleratorFailed, ConfigurationError, DiskFull, OutOfMemory
+from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory
 from med_assets.experiments import Experiment, Rung, from_json
-from med_assets.files import file_sha256, read_json, write_json
+from med_assets.files import disk_full, file_sha256, read_json, write_json
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
 from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
-from med_assets.training.checkpoints import DISK_FULL, FOLDER, Checkpoints
+from med_assets.training.checkpoints import FOLDER, Checkpoints
 from med_assets.training.events import EVENTS, events, note
 from med_assets.training.fit import fit
 from med_assets.training.initial import start_from
@@ -152,10 +152,8 @@ def _classified(job: Path, key: str, error: BaseException, experiment: Experimen
         said = {"status": "out_of_memory", "job_key": key, "message": message, **tried, **PeakMemory.measured()}
         write_json(job / "result.json", said)
         raise OutOfMemory(message) from error
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        raise DiskFull(
-            f"no room left in {job}: {error}; the last checkpoint is whole: make room and start the same command again"
-        ) from error
+    if (full := disk_full(error, job)) is not None:
+        raise full from error
     if is_accelerator_failure(error):
         note(job, "accelerator_failed", message=str(error).splitlines()[0])
         raise AcceleratorFailed(f"{str(error).splitlines()[0]}; the last checkpoint is whole") from error
