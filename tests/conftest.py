@@ -1,12 +1,18 @@
 """Laws and surroundings that every test has: few threads, no home of the user's, no settings of the user's."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+
+# Dagster gives SIGTERM the disposition of SIGINT. In a job that a shell started in the background that is "ignored", which
+# every process that a test starts would inherit.
+if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
