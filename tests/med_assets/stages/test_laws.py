@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from med_assets import batches, checks, stages
-from med_assets.errors import ArtifactCorrupt
+from med_assets.errors import ArtifactCorrupt, DiskFull
 from med_assets.files import folder_hashes
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P, drop, edit, files, ingest
@@ -159,7 +159,7 @@ def test_a_failed_write_leaves_the_table_as_it_was(workspace: Workspace, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("med_assets.lake.pq.write_table", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFull, match="no room to write"):
         stages.dataset(workspace, P)
     assert folder_hashes(workspace.lake.root) == before
 
