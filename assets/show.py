@@ -25,19 +25,19 @@ MAX_PICTURES = 6
 
 
 def metadata(result: "StageResult") -> dict[str, dg.MetadataValue]:
-    """Metadata of one materialization: counts and summary first, then tables, then pictures."""
+    """Metadata of one materialization: counts and summary first, then pictures, then tables, which can be long."""
     shown: dict[str, dg.MetadataValue] = {
         f"count/{name}": dg.MetadataValue.int(int(number)) for name, number in result.counts.items()
     }
     shown |= {name: value(content) for name, content in result.summary.items()}
+    for name, path in list(result.images.items())[:MAX_PICTURES]:
+        shown[f"plot/{name}"] = picture(path, name)
     for name, frame in result.tables.items():
         shown[f"table/{name}"] = table(frame)
         if len(frame) > MAX_ROWS:
             shown[f"table/{name}/rows"] = dg.MetadataValue.text(
                 f"first {MAX_ROWS} of {len(frame)}; all are in the lake"
             )
-    for name, path in list(result.images.items())[:MAX_PICTURES]:
-        shown[f"plot/{name}"] = picture(path, name)
     return shown
 
 
