@@ -25,7 +25,9 @@ def _only_a_demo(ws: Workspace) -> None:
     """Refuse a home that holds anything but the demo: real patients never meet the demo's public key."""
     if ws.purpose != "demo":
         raise ConfigurationError("expected MED_ASSETS_PURPOSE=demo; run the demo with `make demo`")
-    if ws.home.exists() and any(ws.home.iterdir()) and not (ws.home / ENV_FILE).is_file():
+    # `make ui` before the demo leaves Dagster's own folder, which holds no case.
+    used = ws.home.exists() and any(path.name != "dagster" for path in ws.home.iterdir())
+    if used and not (ws.home / ENV_FILE).is_file():
         raise ConfigurationError(
             f"expected an empty home or one made by the demo, got {ws.home}; set MED_ASSETS_HOME to a new folder"
         )

@@ -21,6 +21,10 @@ from med_assets.settings import Workspace
 TEST_KEY = "a-key-that-only-the-tests-know"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+for setting in [name for name in os.environ if name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))]:
+    if setting != "MED_ASSETS_REAL_DATA":
+        del os.environ[setting]  # make exports a home, which tests must neither read nor fill
+
 
 @pytest.fixture(autouse=True)
 def one_torch_thread() -> None:
