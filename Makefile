@@ -52,7 +52,7 @@ ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedul
 	mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
 	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; $(BIN)/dagster dev -w workspace.yaml
 
-test: setup  ## Lint, types, import contracts and all tests (under 15 minutes on two cores)
+test: setup  ## Lint, types, import contracts and all tests (about 15 minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
