@@ -7,9 +7,9 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-import assets  # noqa: E402
-import resources  # noqa: E402
-import sensors  # noqa: E402
+import assets  # noqa: E402 - after the filters above
+import resources  # noqa: E402 - after the filters above
+import sensors  # noqa: E402 - after the filters above
 
 graph = [sensors.automated(asset) for asset in assets.build()]
 

@@ -1,6 +1,6 @@
 """`python -m assets.run PROGRAM`: a whole graph without the UI, each step a Dagster run in the instance of the home.
 
-What has settled in the landing zone becomes a batch; then everything that is not up to date is computed, in order. Meant
+What has settled in the landing zone becomes a batch; then every step runs, in order, and reuses what is up to date. Meant
 for a first import of many cases, for a cluster node and for the demo; day by day, `make ui` with its sensors does the same.
 """
 
@@ -65,7 +65,7 @@ def _step(
 def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), overrides: Sequence[str] = ()) -> None:
     """Take what settled, then materialize the program's graph, with all experiments or the chosen ones.
 
-    `overrides` (`key=value`) go to the trainings of every chosen experiment that has the field. Raises MedAssetsError
+    `overrides` (`key=value`) go to the trainings of all chosen experiments. Raises MedAssetsError
     that names the steps that failed; what was computed before stays, and the same command goes on from there.
     """
     known = experiments.names(program_name)

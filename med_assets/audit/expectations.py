@@ -122,6 +122,7 @@ def _quiet_context() -> Iterator[Any]:
     logger.setLevel(logging.ERROR)
     try:
         context = gx.get_context(mode="ephemeral")
+        # The setter takes a dict; the stubs know only the class it is turned into.
         context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]
         yield context
     finally:

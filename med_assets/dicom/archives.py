@@ -159,6 +159,7 @@ def _expand_zip(archive: Path, budget: _Budget) -> None:
 def _expand_tar(archive: Path, start: bytes, budget: _Budget) -> None:
     opener = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}.get(start[:2], open)
     try:
+        # Each opener has its own signature, and _Metered is the readable part of a file, which is all that a stream needs.
         with opener(archive, "rb") as raw, tarfile.open(fileobj=_Metered(raw, budget), mode="r|") as opened:  # type: ignore[call-overload, operator]
             for member in opened:
                 kind = stat.S_IFLNK if member.issym() or member.islnk() else 0

@@ -1,6 +1,5 @@
 """Sensors and the reconcile schedule on a real instance: what they request, and what they leave alone."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,6 @@ from sensors.reconcile import reconcile_schedule
 from sensors.retrain import retrain_sensor
 from tests.med_assets.stages.builders import P, drop, ingest, take
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "dagster"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as made:
-        yield made
 
 
 def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:

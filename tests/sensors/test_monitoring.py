@@ -1,10 +1,6 @@
 """Nightly monitoring on a real instance: one run over all batches that wait, and none when nothing does."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import dagster as dg
-import pytest
 
 from assets import keys, outcome
 from med_assets import stages
@@ -15,14 +11,6 @@ from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model, score
 
 MONITORING = keys.key(P, "monitoring")
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "dagster"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as made:
-        yield made
 
 
 def arrive(ws: Workspace, instance: dg.DagsterInstance, batch: str) -> None:
