@@ -20,16 +20,16 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def stage(run: object, gates: Sequence[Gate] = (), **more: object) -> Stage:
-    return Stage("rt_dose", "dataset", "test", "1-abc", run, gates=gates, **more)  # type: ignore[arg-type]
+    return Stage("rt_dose", "dataset", "test", "1-abc", run, gates=gates, **more)  # type: ignore[arg-type]  # the variety is the point of the test
 
 
 def materialize(*assets: dg.AssetsDefinition, **more: object) -> dg.ExecuteInProcessResult:
     given = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
-    return dg.materialize(list(assets), resources=given, raise_on_error=False, **more)  # type: ignore[arg-type]
+    return dg.materialize(list(assets), resources=given, raise_on_error=False, **more)  # type: ignore[arg-type]  # the variety is the point of the test
 
 
 def gate(passed: bool, severity: str = "error") -> Gate:
-    return Gate("sound", "guards", lambda ws, batch: CheckOutcome(passed, "because", severity, {"n": 3}))  # type: ignore[arg-type]
+    return Gate("sound", "guards", lambda ws, batch: CheckOutcome(passed, "because", severity, {"n": 3}))  # type: ignore[arg-type]  # the variety is the point of the test
 
 
 def test_the_data_version_is_the_hash_that_the_stage_returns_and_provenance_is_shown() -> None:

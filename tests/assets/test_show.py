@@ -31,13 +31,13 @@ def test_an_undefined_number_is_never_shown_as_zero() -> None:
     for undefined in (None, float("nan"), float("inf")):
         assert show.value(undefined) == dg.MetadataValue.text("undefined")
     assert show.plain({"a": float("nan"), "b": np.float64(2.0)}) == {"a": None, "b": 2.0}
-    cell = show.table(pd.DataFrame({"value": [float("nan")]})).records[0].data["value"]  # type: ignore[attr-defined]
+    cell = show.table(pd.DataFrame({"value": [float("nan")]})).records[0].data["value"]  # type: ignore[attr-defined]  # Dagster types every value alike
     assert cell is None
 
 
 def test_a_long_table_is_cut_and_says_so() -> None:
     found = show.metadata(StageResult("v", tables={"cases": pd.DataFrame({"n": range(1000)})}))
-    assert len(found["table/cases"].records) == show.MAX_ROWS  # type: ignore[attr-defined]
+    assert len(found["table/cases"].records) == show.MAX_ROWS  # type: ignore[attr-defined]  # Dagster types every value alike
     assert "1000" in str(found["table/cases/rows"].value)
 
 
