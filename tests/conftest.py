@@ -15,6 +15,7 @@ if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+from dagster._core.storage.defs_state.base import DefsStateStorage
 
 from med_assets.settings import Workspace
 
@@ -31,6 +32,16 @@ def one_torch_thread() -> None:
     """Two cores are shared by all that runs; more threads make small networks slower, not faster."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_state_of_a_closed_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Definitions here keep no state.
+
+    Each context of a sensor or schedule opens an instance and puts that instance's storage into a context variable. It is
+    closed when the garbage collector comes by, so what the variable then goes back to may belong to an instance that is gone.
+    """
+    monkeypatch.setattr(DefsStateStorage, "get", classmethod(lambda cls: None))
 
 
 @pytest.fixture
