@@ -216,6 +216,11 @@ class Experiment(Settings):
         default=Launch(), description="where it runs and what it asks a cluster for", json_schema_extra=NO_EFFECT
     )
 
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the experiments whose checkpoints this one is made from."""
+        given = self.initial in BEGINNINGS or self.initial.startswith(RELEASED)
+        return () if given else (self.initial,)
+
     def patch(self) -> list[int] | None:
         """Return the training patch, voxels along each axis, or None in a program that has none."""
         return None

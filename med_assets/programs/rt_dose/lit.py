@@ -74,10 +74,10 @@ class DoseModule(lightning.LightningModule):
         """AdamW, and a cosine over epochs, stepped per batch so that no checkpoint lies between the two."""
         optimiser, epochs = self.experiment.optimiser, self.experiment.schedule.epochs
         floor = optimiser.min_lr / optimiser.lr
-        steps = int(self.trainer.estimated_stepping_batches) // epochs
+        steps = max(int(self.trainer.estimated_stepping_batches) // max(epochs, 1), 1)
 
         def cosine(step: int) -> float:
-            return floor + (1 - floor) * (1 + math.cos(math.pi * min(step // steps, epochs) / epochs)) / 2
+            return floor + (1 - floor) * (1 + math.cos(math.pi * min(step // steps, epochs) / max(epochs, 1))) / 2
 
         adam = torch.optim.AdamW(self.network.parameters(), lr=optimiser.lr, weight_decay=optimiser.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, cosine)
