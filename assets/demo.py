@@ -13,14 +13,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from pydantic import Field
-
 from assets import keys
 from assets.run import instance_of
-from med_assets import batches, program
+from med_assets import batches, policies, program
 from med_assets.errors import ConfigurationError, MedAssetsError
-from med_assets.experiments import Settings
 from med_assets.files import write_text
+from med_assets.policies import Cohort
 from med_assets.settings import Workspace
 
 ENV_FILE = "demo.env"
@@ -28,16 +26,14 @@ ENV_FILE = "demo.env"
 _printing = threading.Lock()
 
 
-class Cohort(Settings):
-    """The demo's synthetic patients of a program, in `conf/<program>/_program.yaml`."""
-
-    first_seed: int = Field(ge=0, description="seed of the first; with the demo's key it decides who is in which split")
-    cases: int = Field(ge=1, description="synthetic patients, one case each, count")
-
-
 def cohort(name: str) -> Cohort:
-    """The demo's patients of a program."""
-    return Cohort.model_validate(program.config(name)["demo"])
+    """The demo's patients of a program; raises ConfigurationError where `_program.yaml` has none."""
+    found = policies.of(name).demo
+    if found is None:
+        raise ConfigurationError(
+            f"expected a section demo in conf/{name}/_program.yaml with first_seed and cases, got none"
+        )
+    return found
 
 
 def _only_a_demo(ws: Workspace) -> None:
