@@ -1,8 +1,8 @@
 """A prepared case on disk, opened as memory maps so that a patch read touches only its own pages.
 
-On the scanner's grid, (z, y, x): `ct.npy` int16 HU and `truth.npy` uint8, whose values are ids of classes, 0 for background and
-255 for what was labelled with a name that has no class. On the network's grid, (x, y, z) towards Right, Anterior and Superior:
-`image.npy` float32 in [0, 1] and `label.npy` uint8. `case.json` says the rest.
+On the scanner's grid, (z, y, x): `ct.npy` int16 HU and `truth.npy` uint8, whose values are ids of classes, 0 for background
+(with what was labelled by a name that has no class), and 255 where the source says that nobody knows. On the network's grid,
+(x, y, z) towards Right, Anterior and Superior: `image.npy` float32 in [0, 1] and `label.npy` uint8. `case.json` says the rest.
 """
 
 import json

@@ -39,7 +39,9 @@ def _parts(slices: list["Instance"], others: Others, alone: bool) -> Picked:
         parts += linked
         if not linked and not code:
             code = PARTS[modality]
-            text = f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan"
+            text = (
+                f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan"
+            )
         elif len(linked) > 1 and not code:
             code = SEVERAL[modality]
             text = f"expected one {modality} for the CT series, got {len(linked)}; send the one that was treated"

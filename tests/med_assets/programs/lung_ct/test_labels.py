@@ -28,6 +28,7 @@ def test_the_table_has_the_124_names_and_the_8_ids_without_one() -> None:
         ("vertebrae_L5", 33),
         ("urinary_bladder", 15),
         ("lung", None),
+        ("Ignore", labels.UNLABELLED),
         ("couch", None),
     ],
 )
@@ -42,7 +43,7 @@ def test_an_unknown_target_lists_its_nearest_candidates() -> None:
 
 @pytest.mark.parametrize("name", ["kidney", "lung", "gluteus", "rib 1"])
 def test_a_name_of_several_classes_is_ambiguous_and_lists_them(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="ambiguous: expected one class, it may be '(left|right)"):
+    with pytest.raises(ConfigurationError, match=r"ambiguous: expected one class, it may be '(left|right)"):
         labels.resolve(name)
 
 
@@ -60,7 +61,8 @@ def test_everything_leaves_out_tumours_superclasses_and_what_no_network_knows() 
 
 
 @pytest.mark.parametrize(
-    ("number", "why"), [(255, "below 255"), (300, "below 255"), (20, "map to one of them"), (16, "none was trained"), (140, "no name")]
+    ("number", "why"),
+    [(255, "below 255"), (300, "below 255"), (20, "map to one of them"), (16, "none was trained"), (140, "no name")],
 )
 def test_no_label_is_mapped_to_what_is_no_class(number: int, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
@@ -74,6 +76,14 @@ def test_every_class_can_be_mapped_to_and_resolved_by_its_name() -> None:
 
 def test_names_of_anatomy_pass_deidentification_in_the_order_of_other_tools_too() -> None:
     keeps = Deidentifier(b"any key", labels.vocabulary()).keeps_structure
-    for name in ("Lung Tumor", "GTV-1", "kidney_right", "lung_upper_lobe_left", "rib_left_1", "lung_left", "vertebrae_C1"):
+    for name in (
+        "Lung Tumor",
+        "GTV-1",
+        "kidney_right",
+        "lung_upper_lobe_left",
+        "rib_left_1",
+        "lung_left",
+        "vertebrae_C1",
+    ):
         assert keeps(name), name
     assert not keeps("tumor of Jane Doe")
