@@ -5,14 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.geometry import Geometry, Volume
-from med_assets.dicom.objects import Identity
+from med_assets.dicom.objects import Identity, stored
 from med_assets.dicom.write import write_rtdose
-from med_assets.programs.rt_dose.prepare import load
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.scorer import PREDICTION
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""NIfTI counts towards the right, anterior and superior; DICOM towards the left, posterior and superior."""
 
 
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
@@ -22,7 +18,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     Returns the paths.
     """
     case = PreparedCase.open(prepared)
-    files = load(raw)
+    files = stored(raw)
     ct, plan = files["CT"][0], files["RTPLAN"][0]
     identity = Identity(
         patient_id=str(ct.PatientID),
@@ -47,9 +43,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
 def _write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> Path:
     import nibabel
 
-    # The affine takes (iz, iy, ix); NIfTI's axes are those of the transposed array, (ix, iy, iz).
-    affine = LPS_TO_RAS @ geometry.affine()[:, [2, 1, 0, 3]]
-    image = nibabel.Nifti1Image(np.ascontiguousarray(array.T), affine)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(array.T), geometry.nifti_affine())
     image.header.set_xyzt_units("mm")
     nibabel.save(image, path)
     return path
