@@ -4,14 +4,12 @@ from pathlib import Path
 
 import torch
 
-from med_assets.errors import CheckpointMismatch, ConfigurationError
+from med_assets.errors import ConfigurationError
 from med_assets.training.task import ClosedForm, Task
+from med_assets.training.tensors import demand_fit
 
 INITIAL = "initial.pt"
 """File of a job folder with the weights to begin with; without it a training begins with random ones."""
-
-SHOWN = 5
-"""Tensors named in an error message, of those that do not fit."""
 
 
 def start_from(job: Path, task: Task | ClosedForm) -> None:
@@ -28,13 +26,12 @@ def start_from(job: Path, task: Task | ClosedForm) -> None:
         )
     found = torch.load(path, map_location="cpu", weights_only=True)
     expected = task.weights()
-    wrong = sorted(name for name in found.keys() ^ expected.keys())
-    wrong += sorted(name for name in found.keys() & expected.keys() if found[name].shape != expected[name].shape)
-    if wrong:
-        raise CheckpointMismatch(
-            f"expected the champion's weights to fit the network, got {len(wrong)} of {len(expected)} tensors that differ in name "
-            f"or shape: {wrong[:SHOWN]}; train with initial=random, or give the experiment the champion's network"
-        )
+    demand_fit(
+        expected,
+        found,
+        "the champion's weights",
+        "train with initial=random, or give the experiment the champion's network",
+    )
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(found[name])
