@@ -28,6 +28,9 @@ IN_PLANE_TOLERANCE_MM = 0.1
 SAME_AXES_TOLERANCE = 1e-3
 """How far orientation cosines and pixel spacings (mm) of two slices of one series may differ."""
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""NIfTI counts towards the right, anterior and superior; DICOM towards the left, posterior and superior."""
+
 Vector = tuple[float, float, float]
 
 
@@ -50,6 +53,10 @@ class Geometry:
         matrix[:3, :3] = np.asarray(self.direction, float).T * np.asarray(self.spacing_mm, float)
         matrix[:3, 3] = self.origin_mm
         return matrix
+
+    def nifti_affine(self) -> np.ndarray:
+        """Return the 4x4 matrix of the transposed array: it takes (ix, iy, iz, 1) to RAS mm, as NIfTI and MONAI count."""
+        return np.asarray(LPS_TO_RAS @ self.affine()[:, [2, 1, 0, 3]])
 
     def to_index(self, points_mm: np.ndarray) -> np.ndarray:
         """Return fractional (z, y, x) indices, (n, 3), of LPS points in mm, (n, 3)."""

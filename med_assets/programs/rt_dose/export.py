@@ -11,9 +11,6 @@ from med_assets.programs.rt_dose.prepare import load
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.scorer import PREDICTION
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""NIfTI counts towards the right, anterior and superior; DICOM towards the left, posterior and superior."""
-
 
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
     """Write predicted_dose.dcm, and CT, planned and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case.
@@ -47,9 +44,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
 def _write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> Path:
     import nibabel
 
-    # The affine takes (iz, iy, ix); NIfTI's axes are those of the transposed array, (ix, iy, iz).
-    affine = LPS_TO_RAS @ geometry.affine()[:, [2, 1, 0, 3]]
-    image = nibabel.Nifti1Image(np.ascontiguousarray(array.T), affine)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(array.T), geometry.nifti_affine())
     image.header.set_xyzt_units("mm")
     nibabel.save(image, path)
     return path
