@@ -34,27 +34,24 @@ def relabelling(case: PreparedCase, settings: Labels) -> Relabelling:
         return Relabelling((case.target_id,), table)
     if settings.mode == "auto":
         # The target is what every case is labelled for, so a case without it is asked for it too.
-        known = sorted({int(value) for value in case.names} | {case.target_id})
-        known = [value for value in known if 0 < value < UNLABELLED]
+        known = sorted({*case.names, case.target_id} - {0, UNLABELLED})
         table[known] = known
         return Relabelling(tuple(known), table)
-    sources = {int(source): value for source, value in case.source_values.items()}
-    wanted = sorted({int(value) for _, value in settings.mapping})
     for source, value in settings.mapping:
-        if source in sources and sources[source] is None:
+        old = case.source_values.get(source)
+        if source in case.source_values and old is None:
             raise ConfigurationError(
                 f"case {case.case_id}: labels.mapping takes source value {source}, whose name is of no class, so that its "
                 "voxels were not kept; add the name to the synonyms of conf/lung_ct/_labels.yaml and prepare again"
             )
-        old = sources.get(source)
         if old is not None:
             table[old] = value
-    return Relabelling(tuple(wanted), table)
+    return Relabelling(tuple(sorted({value for _, value in settings.mapping})), table)
 
 
 def check_mapping(cases: Sequence[PreparedCase], settings: Labels) -> None:
     """Raise ConfigurationError when a mapping names a class that can't be trained, or a source value that no case has."""
-    there = sorted({int(known) for case in cases for known in case.source_values})
+    there = sorted({known for case in cases for known in case.source_values})
     for source, value in settings.mapping:
         labels.check_target(value)
         if source not in there:

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from med_assets.dicom.geometry import Geometry
 from med_assets.metrics.score import Score
 from med_assets.metrics.segmentation import segmentation_scores
 from med_assets.programs.lung_ct.dice import dice_on_grid
@@ -44,10 +43,9 @@ def score_case(
     `dice_training_grid`. Each convention ends with the class, the grid and how the volume was predicted.
     """
     said = f"class {case.target_id} ({case.target}); predicted by class prompt in {inference.text()}, logit above 0"
-    spacing_mm = Geometry.from_dict(dict(case.geometry)).spacing_mm
     truth = np.asarray(case.truth)
     formal: Iterable[Score] = segmentation_scores(
-        truth == case.target_id, prediction, spacing_mm, SUBJECT,
+        truth == case.target_id, prediction, case.geometry.spacing_mm, SUBJECT,
         surface_tolerance_mm=settings.surface_tolerance_mm, valid=truth != UNLABELLED,
     )  # fmt: skip
     there = "on the scanner's grid, labels resampled by nearest neighbour"

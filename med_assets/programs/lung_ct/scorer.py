@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from med_assets.dicom.geometry import Geometry
 from med_assets.files import write_json
 from med_assets.metrics.score import Score
 from med_assets.program import Scorer
@@ -31,25 +30,24 @@ class LungScorer(Scorer):
         from med_assets.programs.lung_ct.transforms import forward, to_scanner_grid
 
         case = PreparedCase.open(prepared)
-        geometry = Geometry.from_dict(dict(case.geometry))
         # The image is made again, equal to the stored one, since only a traced one knows the way back.
-        image = forward(np.asarray(case.ct), geometry, case.spacing_mm)
+        image = forward(np.asarray(case.ct), case.geometry, case.spacing_mm)
         (logits,) = self.predictor(image[0].numpy(), [case.target_id])
         prediction = to_scanner_grid((logits > 0).astype(np.uint8), image).astype(bool)
         inference = self.predictor.experiment.inference
         np.save(out / PREDICTION, np.packbits(prediction))
-        write_json(out / SUMMARY, _summary(case, prediction, logits, geometry) | {"inference": inference.model_dump()})
+        write_json(out / SUMMARY, _summary(case, prediction, logits) | {"inference": inference.model_dump()})
         return score_case(case, prediction, logits, inference, self.settings)
 
 
-def _summary(case: PreparedCase, prediction: np.ndarray, logits: np.ndarray, geometry: Geometry) -> dict[str, Any]:
+def _summary(case: PreparedCase, prediction: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
     probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
     inside = probability[logits > 0]
     return {
         "class": case.target_id,
         "name": case.target,
         "shape": list(prediction.shape),
-        "volume_ml": int(np.count_nonzero(prediction)) * float(np.prod(geometry.spacing_mm)) / 1000,
+        "volume_ml": int(np.count_nonzero(prediction)) * float(np.prod(case.geometry.spacing_mm)) / 1000,
         "highest_probability": float(probability.max()),
         "mean_probability_inside": float(inside.mean()) if inside.size else None,
         "uncertain_share": float(np.mean((probability > 0.1) & (probability < 0.9))),
@@ -70,6 +68,5 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     prediction = read_prediction(predicted, case.ct.shape)
     truth = np.asarray(case.truth) == case.target_id
     out.mkdir(parents=True, exist_ok=True)
-    spacing_mm = Geometry.from_dict(dict(case.geometry)).spacing_mm
     title = f"case {case.case_id}, {case.target}"
-    return [plot_masks(out / f"{case.case_id}_target.png", np.asarray(case.ct), truth, prediction, spacing_mm, title=title)]
+    return [plot_masks(out / f"{case.case_id}_target.png", np.asarray(case.ct), truth, prediction, case.geometry.spacing_mm, title=title)]
