@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets import keys, versions
 from assets.shell import Call, Stage, build
+from med_assets.settings import Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
     """Trained weights of one experiment. Nothing triggers it: the retraining sensor or a person decides."""
+    from med_assets.stages import training
+
+    configured = training.experiment(Workspace.configuration(), program, experiment)
+    needed = (keys.experiment_key(program, name, "checkpoint") for name in configured.needs())
 
     def run(call: Call) -> "StageResult":
         from med_assets.stages.training import train
@@ -29,9 +34,9 @@ def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
             program,
             "checkpoint",
             f"Weights of experiment {experiment}, trained in a process of its own that outlives this one and resumes.",
-            versions.of_training(program, experiment),
+            versions.of_training(program, configured),
             run,
-            deps=(keys.key(program, "splits"),),
+            deps=(keys.key(program, "splits"), *needed),
             kinds=frozenset({"pytorch", "lightning"}),
             experiment=experiment,
             pool=keys.POOL,

@@ -57,8 +57,8 @@ def demand_fit(expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]", 
     if not fit.whole:
         wrong = len(fit.missing) + len(fit.unexpected) + len(fit.other_shape)
         raise CheckpointMismatch(
-            f"expected {whose} to fit the network, got {wrong} of {len(expected)} tensors that do not, and took none: "
-            f"{fit.text()}; {advice}"
+            f"expected {whose} to fit the network, took none: {len(fit.matched)} of {len(expected)} tensors fit, {wrong} "
+            f"differ in name or shape: {fit.text()}; {advice}"
         )
     return fit
 
