@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import Experiment, Rung, Settings
+from med_assets.experiments import NO_EFFECT, Experiment, Rung, Settings
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (x, y, z) of the training grid")]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -131,6 +131,7 @@ class Inference(Settings):
     padding: Literal["replicate", "constant"] = Field(
         description="what surrounds a volume smaller than the window: its border, or air"
     )
+    batch: int = Field(ge=1, description="windows at a time, count", json_schema_extra=NO_EFFECT)
 
     def text(self) -> str:
         """What a score's convention says of it."""

@@ -26,7 +26,8 @@ def predict_logits(network: nn.Module, image: Any, classes: Sequence[int], infer
     from monai.utils.enums import BlendMode, PytorchPadMode
 
     device = next(network.parameters()).device
-    volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
+    # A copy, since a memory map is read-only.
+    volume = torch.from_numpy(np.array(image, dtype=np.float32))[None, None]
     was_training = network.training
     network.eval()
     try:
@@ -35,7 +36,7 @@ def predict_logits(network: nn.Module, image: Any, classes: Sequence[int], infer
             for first in range(0, len(classes), AT_ONCE):
                 asked = list(classes[first : first + AT_ONCE])
                 found = sliding_window_inference(
-                    volume, inference.window, 1, lambda windows, asked=asked: class_logits(network, windows, asked).float(),
+                    volume, inference.window, inference.batch, lambda windows, asked=asked: class_logits(network, windows, asked).float(),
                     overlap=inference.overlap, mode=BlendMode(inference.mode), padding_mode=PytorchPadMode(inference.padding),
                     sw_device=device, device=torch.device("cpu"),
                 )  # fmt: skip

@@ -72,7 +72,7 @@ def write_case(
     ct += rng.normal(0, 15, shape)
     if unlabelled:
         truth[:4, :4, :4] = 255
-    geometry = Geometry((0.0, 0.0, 0.0), spacing_mm, shape)
+    geometry = Geometry(shape, spacing_mm, (0.0, 0.0, 0.0))
     image, label = forward_pair(ct.astype(np.int16), truth, geometry, training_mm)
     folder.mkdir(parents=True)
     arrays = {"ct": ct.astype(np.int16), "truth": truth, "image": image[0].numpy(), "label": label[0].numpy()}
