@@ -87,7 +87,7 @@ def _around(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> 
     slices = sorted({round(low + share * (high - low)) for share in (0.25, 0.5, 0.75)})
     sides = []
     for axis in (1, 2):
-        middle = int(round((int(found[axis].min()) + int(found[axis].max())) / 2))
+        middle = round((int(found[axis].min()) + int(found[axis].max())) / 2)
         reach = max(PANEL_MM / spacing_mm[axis], np.ptp(found[axis]) * 1.3) / 2
         sides.append(slice(max(0, round(middle - reach)), min(mask.shape[axis], round(middle + reach) + 1)))
     return slices, sides[0], sides[1]

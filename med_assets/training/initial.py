@@ -65,4 +65,6 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
         for name, tensor in expected.items():
             tensor.copy_(found[name])
     if rank() == 0:
-        print(f"begins with initial={experiment.initial}: {len(fit.matched)} of {len(expected)} tensors match", flush=True)
+        print(
+            f"begins with initial={experiment.initial}: {len(fit.matched)} of {len(expected)} tensors match", flush=True
+        )

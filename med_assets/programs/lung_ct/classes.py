@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from med_assets.programs.lung_ct.labels import UNLABELLED
-from med_assets.programs.lung_ct.prepared import PreparedCase
 
 from med_assets.errors import ConfigurationError
 from med_assets.programs.lung_ct import labels
 from med_assets.programs.lung_ct.experiment import Labels
+from med_assets.programs.lung_ct.labels import UNLABELLED
+from med_assets.programs.lung_ct.prepared import PreparedCase
 
 
 @dataclass(frozen=True)

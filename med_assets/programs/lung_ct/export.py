@@ -24,4 +24,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
         segmentation, {case.target: prediction}, case.geometry, load(raw)["CT"], made_by=model, synthetic=case.synthetic
     )
     images = {"ct": np.asarray(case.ct), "predicted_target": prediction.astype(np.uint8)}
-    return [segmentation, *(write_nifti(out / f"{name}.nii.gz", array, case.geometry) for name, array in images.items())]
+    return [
+        segmentation,
+        *(write_nifti(out / f"{name}.nii.gz", array, case.geometry) for name, array in images.items()),
+    ]

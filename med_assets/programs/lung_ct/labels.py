@@ -128,7 +128,9 @@ def resolve(name: str) -> int:
         else [one for one in table().classes if wanted <= set(words(one).split())]
     )
     if near:
-        raise ConfigurationError(f"{name!r} is ambiguous: expected one class, it may be {_listed(near)}; name one of them")
+        raise ConfigurationError(
+            f"{name!r} is ambiguous: expected one class, it may be {_listed(near)}; name one of them"
+        )
     by_words = {words(one): one for one in table().classes}
     close = difflib.get_close_matches(words(name), by_words, n=SHOWN, cutoff=0.4)
     nearest = _listed([by_words[one] for one in close]) if close else "nothing like it"

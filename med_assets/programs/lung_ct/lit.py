@@ -1,12 +1,11 @@
 """The VISTA3D training task: prompts, loss, patches, and training-time Dice on whole validation volumes."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from math import fsum
 
 import numpy as np
 import torch
-from med_assets.programs.lung_ct.labels import UNLABELLED
-from med_assets.programs.lung_ct.prepared import PreparedCase
 from torch import Tensor
 
 from med_assets.errors import ConfigurationError
@@ -14,9 +13,11 @@ from med_assets.experiments import Experiment
 from med_assets.programs.lung_ct.classes import check_mapping, relabelling
 from med_assets.programs.lung_ct.dice import dice_on_grid
 from med_assets.programs.lung_ct.experiment import LungExperiment
+from med_assets.programs.lung_ct.labels import UNLABELLED
 from med_assets.programs.lung_ct.network import build_network, class_logits, freeze_unused
 from med_assets.programs.lung_ct.patches import PatchDataset
 from med_assets.programs.lung_ct.predict import predict_logits
+from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.training.module import PatchModule, case_loader, patch_loader
 from med_assets.training.task import Task, TrainingCase
 
@@ -76,13 +77,14 @@ class LungModule(PatchModule):
                 label[None], [value for value in row if value], max_backprompt=len(row), max_point=prompts.max_points,
                 drop_label_prob=prompts.drop_labels, drop_point_prob=prompts.drop_points,
             )  # fmt: skip
-            logits = self.network(
-                input_images=image[None],
-                point_coords=points,
-                point_labels=signs,
-                class_vector=classes,
-                prompt_class=asked,
-            )
+            assert asked is not None
+            with warnings.catch_warnings():
+                # MONAI blends points into class prompts on a mesh, in a way that torch will one day write otherwise.
+                warnings.filterwarnings("ignore", message="torch.meshgrid")
+                logits = self.network(
+                    input_images=image[None], point_coords=points, point_labels=signs, class_vector=classes,
+                    prompt_class=asked,
+                )  # fmt: skip
             own = [int(value) for value in asked.flatten()]
             yield self._of(logits[:, 0], label, own) + 0.0 * nothing
 

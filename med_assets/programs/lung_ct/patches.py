@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from med_assets.programs.lung_ct.labels import UNLABELLED
-from med_assets.programs.lung_ct.prepared import PreparedCase
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from med_assets.programs.lung_ct.augment import Augmentation
 from med_assets.programs.lung_ct.classes import Relabelling, relabelling
 from med_assets.programs.lung_ct.experiment import LungExperiment, Patches
+from med_assets.programs.lung_ct.labels import UNLABELLED
+from med_assets.programs.lung_ct.prepared import PreparedCase
 
 Place = tuple[int, int, int]
 

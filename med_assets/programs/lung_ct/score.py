@@ -26,7 +26,9 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     surface_tolerance_mm: float = Field(
-        default=2.0, ge=0, description="distance up to which two surfaces agree, mm; Medical Segmentation Decathlon, lung"
+        default=2.0,
+        ge=0,
+        description="distance up to which two surfaces agree, mm; Medical Segmentation Decathlon, lung",
     )
 
 
@@ -61,6 +63,4 @@ def _on_training_grid(case: PreparedCase, logits: np.ndarray, said: str) -> Scor
         f"with dice; undefined where the labels there have no such voxel; voxels outside the labelled region are left out; {said}"
     )
     number = int(np.count_nonzero((label == case.target_id) | (logits > 0)))
-    return Score(
-        TRAINING_GRID_DICE, SUBJECT, dice_on_grid(logits, label, case.target_id), "1", convention, n=number
-    )
+    return Score(TRAINING_GRID_DICE, SUBJECT, dice_on_grid(logits, label, case.target_id), "1", convention, n=number)

@@ -69,4 +69,13 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     truth = np.asarray(case.truth) == case.target_id
     out.mkdir(parents=True, exist_ok=True)
     title = f"case {case.case_id}, {case.target}"
-    return [plot_masks(out / f"{case.case_id}_target.png", np.asarray(case.ct), truth, prediction, case.geometry.spacing_mm, title=title)]
+    return [
+        plot_masks(
+            out / f"{case.case_id}_target.png",
+            np.asarray(case.ct),
+            truth,
+            prediction,
+            case.geometry.spacing_mm,
+            title=title,
+        )
+    ]

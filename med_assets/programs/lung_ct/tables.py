@@ -45,7 +45,9 @@ def lesions(rows: pd.DataFrame) -> ReportTable:
         true, predicted = int(count["truth"]), int(count["prediction"])
         share, false = _value(group, "lesion_sensitivity"), int(_value(group, "false_positives_per_scan") or 0)
         found = round((share or 0.0) * true)
-        table.append({"case": case_id, "lesions": true, "found": found, "predicted": predicted, "false positives": false})
+        table.append(
+            {"case": case_id, "lesions": true, "found": found, "predicted": predicted, "false positives": false}
+        )
         true_all, found_all = true_all + true, found_all + found
         predicted_all, false_all = predicted_all + predicted, false_all + false
     table = table[:SHOWN]
@@ -85,7 +87,7 @@ def _text(group: pd.DataFrame, metric: str, digits: int) -> str:
     return _number(_value(group, metric), digits)
 
 
-def _number(value: object, digits: int) -> str:
+def _number(value: float | None, digits: int) -> str:
     return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 

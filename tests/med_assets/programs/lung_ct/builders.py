@@ -85,7 +85,7 @@ def write_case(
         "target": "lung tumor",
         "target_id": 23,
         "names": {number: name for number, name in NAMES.items() if (truth == number).any()},
-        "source_values": {source: number for source, number in enumerate(NAMES, 1)},
+        "source_values": dict(enumerate(NAMES, 1)),
         "exposure": "unseen",
         "synthetic": True,
         "settings": {},

@@ -6,7 +6,7 @@ from med_assets.dicom.deidentify import Deidentifier
 from med_assets.programs.lung_ct import exposure
 
 KEY = b"a-key-that-only-the-tests-know"
-SEED_VALIDATION = "015 020 022 046 048 062 064 071 073 079 086 092 096".split()
+SEED_VALIDATION = ["015", "020", "022", "046", "048", "062", "064", "071", "073", "079", "086", "092", "096"]
 
 
 def test_the_lists_are_the_63_cases_each_once() -> None:

@@ -60,7 +60,8 @@ def test_everything_leaves_out_tumours_superclasses_and_what_no_network_knows() 
 
 
 @pytest.mark.parametrize(
-    ("number", "why"), [(255, "below 255"), (300, "below 255"), (20, "map to one of them"), (16, "none was trained"), (140, "no name")]
+    ("number", "why"),
+    [(255, "below 255"), (300, "below 255"), (20, "map to one of them"), (16, "none was trained"), (140, "no name")],
 )
 def test_no_label_is_mapped_to_what_is_no_class(number: int, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
@@ -74,6 +75,14 @@ def test_every_class_can_be_mapped_to_and_resolved_by_its_name() -> None:
 
 def test_names_of_anatomy_pass_deidentification_in_the_order_of_other_tools_too() -> None:
     keeps = Deidentifier(b"any key", labels.vocabulary()).keeps_structure
-    for name in ("Lung Tumor", "GTV-1", "kidney_right", "lung_upper_lobe_left", "rib_left_1", "lung_left", "vertebrae_C1"):
+    for name in (
+        "Lung Tumor",
+        "GTV-1",
+        "kidney_right",
+        "lung_upper_lobe_left",
+        "rib_left_1",
+        "lung_left",
+        "vertebrae_C1",
+    ):
         assert keeps(name), name
     assert not keeps("tumor of Jane Doe")
