@@ -57,6 +57,11 @@ def splits(program: str) -> dg.AssetsDefinition:
 
         return checks.patient_leakage(ws, program)
 
+    def held_out(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.held_out(ws, program)
+
     return build(
         Stage(
             program,
@@ -66,6 +71,14 @@ def splits(program: str) -> dg.AssetsDefinition:
             run,
             deps=(keys.key(program, "dataset"),),
             kinds=frozenset({"parquet"}),
-            gates=(Gate("patient_leakage", "No patient is in two splits.", patient_leakage),),
+            gates=(
+                Gate("patient_leakage", "No patient is in two splits.", patient_leakage),
+                Gate(
+                    "held_out",
+                    "Nothing known makes the scores of held-out cases doubtful, such as what a foundation model has seen.",
+                    held_out,
+                    blocking=False,
+                ),
+            ),
         )
     )

@@ -16,13 +16,13 @@ from bench.common import show
 from med_assets.experiments import load
 from med_assets.programs.lung_ct.lit import task
 from med_assets.training.task import TrainingCase
-from tests.med_assets.programs.lung_ct.builders import write_case
+from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 
 
 def steps(folder: Path, side: int, count: int, device: torch.device) -> list[tuple[object, ...]]:
     """One row: parameters, those trained, the first step and the mean of the others in s, peak memory in GiB, losses."""
     cases = [
-        TrainingCase(name, name, split, write_case(folder / name, seed, training_mm=(2.0, 2.0, 2.0)))
+        TrainingCase(name, name, split, write_prepared(folder / name, seed, training_mm=(2.0, 2.0, 2.0)))
         for seed, (name, split) in enumerate((("a", "train"), ("b", "val")))
     ]
     experiment = load("lung_ct", "target_anatomy", [f"patches.size=[{side},{side},{side}]", "runtime.workers=0"])

@@ -8,7 +8,7 @@ import pandas as pd
 
 from med_assets import policies, program
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import cases_of
+from med_assets.stages.dataset import cases_of, described
 from med_assets.stages.result import QUARANTINED, accepted
 from med_assets.stages.scan import identity_left
 
@@ -102,6 +102,14 @@ def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
             False, f"{unplaced} cases have no split; see the asset's metadata for why", "warn", metadata
         )
     return CheckOutcome(True, f"{len(splits)} patients, each in one split", metadata=metadata)
+
+
+def held_out(ws: Workspace, program_name: str) -> CheckOutcome:
+    """Warn where a program knows that scores of its held-out cases mean less than they seem to."""
+    said = program.get(program_name).held_out_warnings(described(ws, program_name))
+    return CheckOutcome(
+        not said, "; ".join(said) or "nothing known makes scores of held-out cases doubtful", "warn", {"warnings": said}
+    )
 
 
 def synthetic_data(ws: Workspace, program_name: str) -> CheckOutcome:

@@ -23,15 +23,19 @@ class MedAssetsError(Exception):
 
 
 class CaseRejected(MedAssetsError):
-    """A case or file can't be used. `code` is a short token to count by, `message` is for a person to act on."""
+    """A case or file can't be used. `code` is a short token to count by, `message` is for a person to act on.
 
-    def __init__(self, code: str, message: str) -> None:
+    `picture` are the bytes of a PNG that shows what is wrong, where a picture says it best; nothing in it identifies anyone.
+    """
+
+    def __init__(self, code: str, message: str, picture: bytes | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.picture = picture
 
-    def __reduce__(self) -> tuple[type["CaseRejected"], tuple[str, str]]:
-        return type(self), (self.code, self.message)
+    def __reduce__(self) -> tuple[type["CaseRejected"], tuple[str, str, bytes | None]]:
+        return type(self), (self.code, self.message, self.picture)
 
 
 class ArchiveRejected(CaseRejected):

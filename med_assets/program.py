@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
-REGISTRY = {"rt_dose": "med_assets.programs.rt_dose:RtDose"}
+REGISTRY = {"lung_ct": "med_assets.programs.lung_ct:LungCt", "rt_dose": "med_assets.programs.rt_dose:RtDose"}
 """Module and class of each program; imported when first asked for."""
 
 FACT_KEYS = {"program": pa.string(), "batch": pa.string(), "case_id": pa.string(), "version": pa.string()}
@@ -129,6 +129,24 @@ class Program(ABC):
     @abstractmethod
     def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
         """What the facts of an acceptable case look like."""
+
+    def data_tables(
+        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+    ) -> list[ReportTable]:
+        """The program's own tables about its data; none unless given.
+
+        `cases` are rows of the dataset with split and fold (None before the patient has one) and facts; `refused` are
+        the quarantined rows.
+        """
+        return []
+
+    def held_out_warnings(self, cases: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What makes the scores of held-out cases doubtful, from the rows of `data_tables`; nothing unless given."""
+        return []
+
+    def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
+        """Split and fold by patient pseudonym that the policy "fixed" uses beside its own list; none unless given."""
+        return {}
 
     @abstractmethod
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:

@@ -65,12 +65,16 @@ def _assign(patient_id: str, given: str | None, policy: SplitPolicy) -> tuple[st
 
 
 def assign(
-    cases: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]], policy: SplitPolicy
+    cases: Sequence[Mapping[str, Any]],
+    earlier: Sequence[Mapping[str, Any]],
+    policy: SplitPolicy,
+    fixed: Mapping[str, tuple[str, int]] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows (patient_id, split, fold, assigned_by) of every patient, and reasons by patient that could not be assigned.
 
     `cases` have `patient_id` and `given_split`; `earlier` rows are kept as they are, also of patients no longer present.
-    Patients whose cases carry two different given splits are not assigned.
+    Patients whose cases carry two different given splits are not assigned. `fixed` is a program's own list for the policy
+    "fixed", split and fold by patient; the policy's list comes first, and who is in neither is drawn.
     """
     rows = {row["patient_id"]: dict(row) for row in earlier}
     given: dict[str, set[str]] = {}
@@ -87,5 +91,7 @@ def assign(
             problems[patient_id] = rejected.message
             continue
         fold = int(draw(patient_id, policy.salt + "|fold") * policy.folds)
+        if policy.policy == "fixed" and how != "fixed" and patient_id in (fixed or {}):
+            split, fold, how = *(fixed or {})[patient_id], "fixed"
         rows[patient_id] = {"patient_id": patient_id, "split": split, "fold": fold, "assigned_by": how}
     return [rows[patient_id] for patient_id in sorted(rows)], problems

@@ -1,4 +1,4 @@
-"""Whether a plan, its structure set, its dose and its CT belong to each other, by their own identifiers."""
+"""Whether the objects of a case, such as a plan, its dose and its CT, belong to each other, by their own identifiers."""
 
 from __future__ import annotations
 
@@ -39,14 +39,32 @@ def verify_chain(
             f"{len(the_structures.referenced_sops)} images, {absent} of which are not there. Send the CT that was "
             "contoured, whole.",
         )
-    frames = {image.frame_of_reference_uid for image in images}
-    frames |= {the_structures.frame_of_reference_uid, the_dose.frame_of_reference_uid}
-    if the_plan.frame_of_reference_uid:
-        frames.add(the_plan.frame_of_reference_uid)
+    framed = [*images, the_structures, the_dose, *([the_plan] if the_plan.frame_of_reference_uid else [])]
+    _require_one_frame(framed, "CT, structure set and dose")
+
+
+def verify_label(label: Instance | Dataset, ct_instances: Sequence[Instance | Dataset]) -> None:
+    """Return where a segmentation or structure set was made on images of the CT, of one patient, in one frame of reference.
+
+    A label may refer to other images too, or to none. Raises `CaseRejected`: "wrong_patient", "missing_patient_id",
+    "broken_uid_chain", "frame_of_reference_mismatch", "zero_slices".
+    """
+    if not ct_instances:
+        raise CaseRejected("zero_slices", "Expected a CT series; got no slices. Send the CT with its label.")
+    the_label, images = _instance(label), [_instance(image) for image in ct_instances]
+    _require_one_patient([the_label, *images])
+    named = set(the_label.referenced_sops)
+    if named and named.isdisjoint(image.sop_instance_uid for image in images):
+        raise _broken(f"the {the_label.modality} to refer to slices of this CT", "Send the CT that it was drawn on.")
+    _require_one_frame([the_label, *images], "CT and label")
+
+
+def _require_one_frame(instances: Sequence[Instance], what: str) -> None:
+    frames = {instance.frame_of_reference_uid for instance in instances}
     if len(frames) != 1 or "" in frames:
         raise CaseRejected(
             "frame_of_reference_mismatch",
-            f"Expected CT, structure set and dose in one named frame of reference; got {len(frames - {''})}"
+            f"Expected {what} in one named frame of reference; got {len(frames - {''})}"
             f"{' and an object that names none' if '' in frames else ''}. Export them from one registration.",
         )
 

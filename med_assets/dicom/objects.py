@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import PYDICOM_ROOT_UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
@@ -48,6 +49,15 @@ def is_synthetic(dataset: Dataset) -> bool:
     versions = [software] if isinstance(software, str) else list(software)
     image_type = list(dataset.get("ImageType") or [])
     return PHANTOM_SOFTWARE in versions or image_type[2:3] == [SYNTHETIC_IMAGE_TYPE]
+
+
+def stored(folder: Path) -> dict[str, list[Dataset]]:
+    """Datasets of a stored case by modality."""
+    found: dict[str, list[Dataset]] = {}
+    for path in sorted(folder.glob("*.dcm")):
+        ds = dcmread(path)
+        found.setdefault(str(ds.Modality), []).append(ds)
+    return found
 
 
 def new_object(identity: Identity, sop_class: str, modality: str, series_uid: str, sop_uid: str) -> Dataset:

@@ -9,7 +9,7 @@ from med_assets import program
 from med_assets.files import digest
 from med_assets.settings import Workspace
 from med_assets.splits import SplitPolicy, assign
-from med_assets.stages.result import StageResult, accepted, tally
+from med_assets.stages.result import QUARANTINED, StageResult, accepted, tally
 from med_assets.stages.scan import identity_left
 
 DATASET_COLUMNS = (
@@ -74,8 +74,36 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
             "patients": len({row["patient_id"] for row in rows}),
             "synthetic": sum(row["synthetic"] for row in rows),
         },
-        tables={"cases": pd.DataFrame(rows, columns=list(DATASET_COLUMNS))},
+        tables={
+            **{table.title: table.rows for table in _data_tables(ws, program_name)},
+            "cases": pd.DataFrame(rows, columns=list(DATASET_COLUMNS)),
+        },
     )
+
+
+def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:
+    return program.get(program_name).data_tables(described(ws, program_name), refused(ws, program_name))
+
+
+def described(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+    """Rows of the dataset with split and fold, None where the patient has none yet, and the facts of the case."""
+    places = {row["patient_id"]: row for row in ws.lake.rows("splits", program_name)}
+    facts = {
+        (row["case_id"], row["version"]): row for row in ws.lake.rows(program.fact_table(program_name), program_name)
+    }
+    names = program.get(program_name).facts
+    return [
+        row
+        | {name: places.get(row["patient_id"], {}).get(name) for name in ("split", "fold")}
+        | {name: facts.get((row["case_id"], row["version"]), {}).get(name) for name in names}
+        for row in ws.lake.rows("dataset", program_name)
+    ]
+
+
+def refused(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+    """Rows of everything that intake or preparation quarantined."""
+    rows = [*ws.lake.rows("raw_cases", program_name), *ws.lake.rows("prepared_cases", program_name)]
+    return [row for row in rows if row["status"] == QUARANTINED]
 
 
 def _duplicates(latest: Mapping[str, Mapping[str, Any]], present: Container[str]) -> set[str]:
@@ -105,7 +133,8 @@ def splits(ws: Workspace, program_name: str) -> StageResult:
     policy = split_policy(program_name)
     given = ws.option(program_name, "split_policy", policy.policy)
     policy = SplitPolicy.model_validate(policy.model_dump() | {"policy": given})
-    rows, problems = assign(cases, earlier, policy)
+    fixed = program.get(program_name).fixed_splits(ws) if given == "fixed" else {}
+    rows, problems = assign(cases, earlier, policy, fixed)
     rows = [{"program": program_name} | row for row in rows]
     ws.lake.write("splits", program_name, rows)
     present = {case["patient_id"] for case in cases}
@@ -118,7 +147,10 @@ def splits(ws: Workspace, program_name: str) -> StageResult:
             "new" if row["patient_id"] not in {old["patient_id"] for old in earlier} else "reused" for row in rows
         ),
         summary={"patients_per_split": sizes, "unassigned": problems},
-        tables={"splits": pd.DataFrame(rows)},
+        tables={
+            **{table.title: table.rows for table in _data_tables(ws, program_name)},
+            "splits": pd.DataFrame(rows),
+        },
     )
 
 

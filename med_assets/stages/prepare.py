@@ -1,13 +1,15 @@
 """Preparation: stored DICOM of a batch becomes arrays and measured facts; cases that fail the audit are quarantined."""
 
 import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.errors import CaseRejected, DiskFull
-from med_assets.files import digest, read_json, write_json
+from med_assets.files import digest, read_json, replacing, write_json
 from med_assets.settings import Workspace
 from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
 
@@ -16,6 +18,11 @@ FACTS_FILE = "facts.json"
 RAW_MISSING = (
     "expected the case's stored DICOM, but it is no longer in the store; `med-assets verify` says how to get it back"
 )
+
+
+def quarantine_picture(ws: Workspace, row: Mapping[str, Any]) -> Path:
+    """Where the picture of a quarantined case version is, if its rejection came with one."""
+    return ws.reports / row["program"] / "quarantine" / f"{row['case_id']}-{row['version']}.png"
 
 
 def prepared_key(ws: Workspace, program_name: str, raw: dict[str, Any]) -> str:
@@ -40,6 +47,11 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
         return row | {"artifact": key}, read_json(ws.store.fetch(key) / FACTS_FILE), label
     except CaseRejected as rejected:
         failure = {"reason_code": rejected.code, "reason": rejected.message}
+        if rejected.picture is not None:
+            path = quarantine_picture(ws, row)
+            with replacing(path) as temporary:
+                temporary.write_bytes(rejected.picture)
+            failure["reason"] += f" See {path.relative_to(ws.home).as_posix()}."
     except DiskFull:  # no fault of the case
         raise
     except Exception as error:  # one bad case never stops a batch
@@ -49,6 +61,11 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
             "reason": f"{type(error).__name__} while preparing; see the run's log",
         }
     return row | failure | {"status": QUARANTINED, "artifact": ""}, {}, "quarantined"
+
+
+def pictured(ws: Workspace, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Quarantined rows of which there is a picture."""
+    return [row for row in rows if row["status"] == QUARANTINED and quarantine_picture(ws, row).is_file()]
 
 
 def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> None:
@@ -89,4 +106,5 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
         counts=tally(labels) | {"quarantined": rejected},
         summary={"cases": len(rows), "accepted": len(rows) - rejected},
         tables={"quarantine": reasons(rows), "facts": pd.DataFrame(facts)},
+        images={f"quarantine {row['case_id']}": quarantine_picture(ws, row) for row in pictured(ws, rows)},
     )

@@ -12,7 +12,8 @@ from med_assets.files import digest, file_sha256
 from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import cases_of, dataset_version
+from med_assets.stages.dataset import cases_of, dataset_version, described
+from med_assets.stages.dataset import refused as refused_cases
 from med_assets.stages.drift import drift_table
 from med_assets.stages.evaluation import (
     HELD_OUT,
@@ -25,11 +26,16 @@ from med_assets.stages.evaluation import (
 )
 from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_table
 from med_assets.stages.pictures import drawn
+from med_assets.stages.prepare import pictured, quarantine_picture
 from med_assets.stages.promotion import best_candidate, current, decision_table, decisions, stood
-from med_assets.stages.result import QUARANTINED, StageResult, reasons
+from med_assets.stages.result import StageResult, reasons
 
 if TYPE_CHECKING:
     from med_assets.reports.html import Highlight, Section
+
+
+MAX_PICTURES = 12
+"""Pictures of quarantined cases in the report, the newest; all are beside it."""
 
 
 def report_path(ws: Workspace, program_name: str) -> Path:
@@ -168,8 +174,24 @@ def _data_sections(ws: Workspace, program_name: str, refused: Sequence[dict[str,
         f"{total} accepted cases, {len(refused)} refused. The links lead to the de-identified DICOM of held-out cases."
     )
     sections = [Section("Cases", text, _counts(ws, program_name), links=_case_links(ws, program_name))]
+    chosen = program.get(program_name)
+    sections += [
+        Section(table.title, table.text, table.rows)
+        for table in chosen.data_tables(described(ws, program_name), refused)
+    ]
+    if said := chosen.held_out_warnings(described(ws, program_name)):
+        sections.append(Section("Held-out cases", " ".join(f"{one}." for one in said)))
     if refused:
-        sections.append(Section("Quarantine", "What could not be used, and why.", reasons(refused)))
+        shown = pictured(ws, refused)[-MAX_PICTURES:]
+        sections.append(
+            Section(
+                "Quarantine",
+                "What could not be used, and why.",
+                reasons(refused),
+                [quarantine_picture(ws, row) for row in shown],
+                [f"{row['case_id']}: {row['reason_code']}" for row in shown],
+            )
+        )
     return sections
 
 
@@ -178,8 +200,7 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     from med_assets.reports.html import Section, render_report
 
     chosen, lake = program.get(program_name), ws.lake
-    raw, prepared = lake.rows("raw_cases", program_name), lake.rows("prepared_cases", program_name)
-    refused = [row for row in [*raw, *prepared] if row["status"] == QUARANTINED]
+    refused = refused_cases(ws, program_name)
     cases, now, best = lake.rows("dataset", program_name), current(ws, program_name), best_candidate(ws, program_name)
     model = now
     if now is None and best is not None:

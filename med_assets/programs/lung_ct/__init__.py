@@ -1,0 +1,215 @@
+"""Segmentation of lung tumours in chest CT by a foundation model: the program's side of the contract, and its facts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import yaml
+
+from med_assets.errors import ConfigurationError
+from med_assets.experiments import conf_folder
+from med_assets.files import digest
+from med_assets.grouping import Others, Picked, around_ct, referring
+from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from med_assets.audit.expectations import Expectation
+    from med_assets.dicom.discover import Instance
+    from med_assets.settings import Workspace
+
+REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
+LABEL_KINDS = ("SEG", "RTSTRUCT")
+PREPARATION = "_preparation.yaml"
+
+PHANTOM_SHAPE, PHANTOM_MM = (48, 64, 64), (5.0, 5.0, 5.0)
+"""Grid of synthetic cases (z, y, x): coarse, so that a small network learns them on a CPU within a minute."""
+
+
+def _label(slices: list["Instance"], others: Others, alone: bool) -> Picked:
+    """The one segmentation or structure set of a CT series."""
+    targets, frame = {one.sop_instance_uid for one in slices}, slices[0].frame_of_reference_uid
+    candidates = [one for kind in LABEL_KINDS for one in others.get(kind, ())]
+    found = referring(candidates, targets, frame, alone)
+    if not found:
+        text = f"expected a SEG or RTSTRUCT that refers to the CT series of {len(slices)} slices, got none; send its label with it"
+        return [], "no_label", text
+    if len(found) > 1:
+        counts = ", ".join(f"{sum(one.modality == kind for one in found)} {kind}" for kind in LABEL_KINDS)
+        text = f"expected one SEG or RTSTRUCT for the CT series, got {counts}; send the one that counts"
+        return found, "several_labels", text
+    return found, "", ""
+
+
+class LungCt(Program):
+    """A chest CT series and one segmentation of it are one case, known by its patient and its CT series."""
+
+    name = "lung_ct"
+    title = "Lung tumour segmentation"
+    description = "Segments lung tumours, or another target, in chest CT by fine-tuning the foundation model VISTA3D."
+    owners = ("team:thorax",)
+    modalities = ("CT", *LABEL_KINDS)
+    code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    primary_metric = Metric("dice", "target", "1", False, "formal Dice of the target, on the scanner's own grid")
+    # Dice hardly falls when a small lesion is missed, so that is guarded. HD95 is not: it is undefined where nothing was
+    # predicted, and a guard would pass over the worst cases.
+    guarded_metrics = (
+        Metric("lesion_sensitivity", "target", "1", False, "share of lesions that the prediction touches"),
+    )
+    baseline = "foundation"
+    intended_use = (
+        "Research on segmentation of lung tumours in chest CT, and proposals for contours that a person corrects."
+    )
+    not_for = "Diagnosis, staging, or measuring response without a person's check. What is not outlined is not thereby benign."
+    limitations = (
+        "learns how the annotators of its training cases drew tumours, their size and margin included",
+        "was trained on scans that have a tumour, so false positives in healthy patients are not known",
+        "the foundation model has seen public data sets: scores on cases it has seen are too high",
+        "lesions of a few voxels can vanish on the network's grid",
+    )
+    facts = {  # noqa: RUF012 - read only
+        "slices": Fact(INT, "count", "slices of the CT series"),
+        "spacing_z_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
+        "spacing_xy_mm": Fact(REAL, "mm", "pixel spacing"),
+        "orientation": Fact(TEXT, "", "where stored columns, rows and slice normal run to, as in LPS"),
+        "hu_min": Fact(REAL, "HU", "lowest CT number"),
+        "hu_max": Fact(REAL, "HU", "highest CT number"),
+        "label_kind": Fact(TEXT, "", "SEG or RTSTRUCT"),
+        "label_drift_mm": Fact(REAL, "mm", "largest difference of the label's affine from the image's, harmonised"),
+        "labels": Fact(INT, "count", "segments or ROIs"),
+        "labels_without_class": Fact(INT, "count", "of these, with a name that has no class; they are left out"),
+        "classes": Fact(INT, "count", "classes that have voxels"),
+        "overlap_voxels": Fact(INT, "count", "voxels labelled with two classes; the target wins, then the first"),
+        "target_present": Fact(BOOL, "", "whether the target has voxels"),
+        "target_ml": Fact(REAL, "ml", "volume of the target"),
+        "target_components": Fact(INT, "count", "parts of the target that do not touch, corners included"),
+        "target_network_voxels": Fact(INT, "count", "voxels of the target on the network's grid"),
+        "exposure": Fact(TEXT, "", "what the foundation model has seen of the case: unseen, selected or trained"),
+    }
+
+    def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
+        return around_ct(instances, LABEL_KINDS, _label, "CT with a SEG or RTSTRUCT")
+
+    def verify(self, case: RawCase) -> None:
+        from med_assets.dicom.discover import load
+        from med_assets.dicom.geometry import read_ct_series
+        from med_assets.dicom.links import verify_label
+        from med_assets.dicom.rtstruct import read_rois
+        from med_assets.dicom.seg import read_segments
+
+        slices = [one for one in case.instances if one.modality == "CT"]
+        label = next(one for one in case.instances if one.modality != "CT")
+        # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
+        # since a lost slice also breaks references, and that it is lost is the better answer.
+        read_ct_series([load(one.path) for one in slices])
+        verify_label(label, slices)
+        (read_segments if label.modality == "SEG" else read_rois)(load(label.path))
+
+    def target(self, ws: "Workspace") -> int:
+        """Class that this workspace is after (MED_ASSETS_LUNG_CT_TARGET, by name). Raises ConfigurationError."""
+        from med_assets.programs.lung_ct.labels import resolve
+
+        return resolve(ws.option(self.name, "target", "lung tumor"))
+
+    def spacing_mm(self, ws: "Workspace") -> tuple[float, float, float]:
+        """Voxel spacing (x, y, z) that the network sees in the workspace's profile. Raises ConfigurationError."""
+        where = f"conf/{self.name}/{PREPARATION}"
+        spacings = yaml.safe_load((conf_folder(self.name) / PREPARATION).read_text(encoding="utf-8"))["spacing_mm"]
+        if ws.profile not in spacings:
+            raise ConfigurationError(f"{where}: expected one of the profiles {sorted(spacings)}, got {ws.profile!r}")
+        try:
+            x, y, z = (float(step) for step in spacings[ws.profile])
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{where}: spacing_mm.{ws.profile}: expected three numbers: {error}") from error
+        if min(x, y, z) <= 0:
+            raise ConfigurationError(f"{where}: spacing_mm.{ws.profile}: expected spacings above 0 mm, got {(x, y, z)}")
+        return x, y, z
+
+    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+        from med_assets.programs.lung_ct.labels import vocabulary
+
+        return vocabulary()
+
+    def settings(self, ws: "Workspace") -> dict[str, Any]:
+        from med_assets.programs.lung_ct import exposure, labels
+
+        return {
+            "target": labels.name_of(self.target(ws)),
+            "spacing_mm": list(self.spacing_mm(ws)),
+            "labels": digest(labels.table().model_dump(mode="json")),
+            "exposure": digest(exposure.TRAINED, exposure.SELECTED, exposure.PATIENT_PREFIX),
+        }
+
+    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+        from med_assets.programs.lung_ct.prepare import prepare_case
+
+        return prepare_case(
+            case_id,
+            raw,
+            out,
+            key=ws.key,
+            spacing_mm=self.spacing_mm(ws),
+            target=self.target(ws),
+            settings=self.settings(ws),
+        )
+
+    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+        from med_assets.programs.lung_ct.audit import expectations
+        from med_assets.programs.lung_ct.labels import name_of
+
+        return expectations(self.target(ws), name_of(self.target(ws)))
+
+    def data_tables(
+        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+    ) -> list[ReportTable]:
+        from med_assets.programs.lung_ct.audit import tables
+
+        return tables(cases, refused, {name: fact.unit for name, fact in self.facts.items()})
+
+    def held_out_warnings(self, cases: Sequence[Mapping[str, Any]]) -> list[str]:
+        from med_assets.programs.lung_ct.audit import warnings
+
+        return warnings(cases)
+
+    def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
+        from med_assets.programs.lung_ct.exposure import task06_splits
+
+        return task06_splits(ws.key)
+
+    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+        from med_assets.programs.lung_ct.score import EvaluationSettings
+
+        return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
+
+    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
+        from med_assets.programs.lung_ct.score import EvaluationSettings
+        from med_assets.programs.lung_ct.scorer import SegmentationScorer
+
+        return SegmentationScorer(checkpoint, EvaluationSettings.for_profile(ws.profile))
+
+    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        from med_assets.programs.lung_ct.scorer import draw
+
+        return draw(prepared, predicted, out)
+
+    def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
+        from med_assets.programs.lung_ct.tables import tables
+
+        return tables(rows)
+
+    def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.lung_ct.export import write_prediction
+
+        return write_prediction(raw, prepared, predicted, out, model)
+
+    def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
+        from med_assets.phantoms.chest import write_case
+
+        if n < 1:
+            raise ConfigurationError(f"expected at least one phantom, got {n}")
+        for number in range(n):
+            write_case(
+                folder / f"phantom-{seed + number:04d}", seed + number, shape=PHANTOM_SHAPE, spacing_mm=PHANTOM_MM
+            )

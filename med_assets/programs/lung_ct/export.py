@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from med_assets.dicom.objects import stored
 from med_assets.dicom.seg import write_seg
 from med_assets.nifti import write_nifti
-from med_assets.programs.lung_ct.prepare import load
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.scorer import read_prediction
 
@@ -21,7 +21,12 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     out.mkdir(parents=True, exist_ok=True)
     segmentation = out / "predicted_target.dcm"
     write_seg(
-        segmentation, {case.target: prediction}, case.geometry, load(raw)["CT"], made_by=model, synthetic=case.synthetic
+        segmentation,
+        {case.target: prediction},
+        case.geometry,
+        stored(raw)["CT"],
+        made_by=model,
+        synthetic=case.synthetic,
     )
     images = {"ct": np.asarray(case.ct), "predicted_target": prediction.astype(np.uint8)}
     return [

@@ -18,7 +18,7 @@ from med_assets.experiments import conf_folder
 FILE = "_labels.yaml"
 
 UNLABELLED = 255
-"""Value of voxels that were labelled in the source with a name that has no class here."""
+"""Value of voxels of which the source says that nobody knows what is there: neither target nor background."""
 
 CLASS_EMBEDDINGS = 512
 """Class embeddings of the network; ids from 133 on name no anatomy."""
@@ -46,6 +46,7 @@ class Labels(_Frozen):
     unsupported: tuple[int, ...] = Field(description="ids that no network was trained on")
     tumour_like: tuple[int, ...] = Field(description="ids whose points get the special labels 2 and 3")
     not_in_everything: tuple[int, ...] = Field(description="ids left out when everything is asked for")
+    unlabelled: tuple[str, ...] = Field(description="names that say that nobody knows what is there")
     synonyms: Mapping[str, tuple[str, ...]] = Field(description="class name to other names of segments and ROIs")
 
     @model_validator(mode="after")
@@ -85,7 +86,7 @@ def table() -> Labels:
 def _known() -> Mapping[str, int]:
     """Id by compared name, synonyms included."""
     found = table()
-    return {
+    return {words(name): UNLABELLED for name in found.unlabelled} | {
         words(other): number
         for name, number in found.classes.items()
         for other in (name, *found.synonyms.get(name, ()))
@@ -98,7 +99,7 @@ def _names() -> Mapping[int, str]:
 
 
 def class_of(name: str) -> int | None:
-    """Return the class of a segment or ROI name, None for one that no class or synonym has."""
+    """Return the class of a segment or ROI name, UNLABELLED where it says so, None for one that no class or synonym has."""
     return _known().get(words(name))
 
 
@@ -118,7 +119,7 @@ def resolve(name: str) -> int:
     Raises ConfigurationError for a name that is unknown or stands for several classes, naming the nearest candidates.
     """
     found = class_of(name)
-    if found is not None:
+    if found is not None and found != UNLABELLED:
         return found
     several = {words(one): one for one in table().superclasses}.get(words(name))
     wanted = set(words(name).split())
@@ -182,7 +183,12 @@ def check_target(number: int) -> int:
 def vocabulary() -> frozenset[str]:
     """All names of segments and ROIs that are anatomy: classes, superclasses, synonyms, and these with the side moved."""
     found = table()
-    names = {*found.classes, *found.superclasses, *(one for group in found.synonyms.values() for one in group)}
+    names = {
+        *found.classes,
+        *found.superclasses,
+        *found.unlabelled,
+        *(one for group in found.synonyms.values() for one in group),
+    }
     names |= {f"{side} {name}" for side in ("left", "right") for name in found.superclasses}
     for name in tuple(names):
         side, _, rest = name.partition(" ")

@@ -19,6 +19,8 @@ SUBJECT = "target"
 TRAINING_GRID_DICE = "dice_training_grid"
 """Name of the training-time Dice, another than that of the formal one, so that the two are never mixed."""
 
+PROFILES = ("full", "small", "demo")
+
 
 class EvaluationSettings(BaseModel):
     """Everything that changes a score besides the case and the prediction; stored with every evaluation."""

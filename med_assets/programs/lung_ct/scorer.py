@@ -19,7 +19,7 @@ SUMMARY = "prediction.json"
 """Class, volume, probabilities and how the volume was predicted."""
 
 
-class LungScorer(Scorer):
+class SegmentationScorer(Scorer):
     """Predicts the target in whole volumes with one checkpoint and scores it on the scanner's grid."""
 
     def __init__(self, checkpoint: Path, settings: EvaluationSettings) -> None:
@@ -55,7 +55,7 @@ def _summary(case: PreparedCase, prediction: np.ndarray, logits: np.ndarray) -> 
 
 
 def read_prediction(predicted: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the mask that `LungScorer.score` kept, bool (z, y, x) of the shape of the CT."""
+    """Return the mask that `SegmentationScorer.score` kept, bool (z, y, x) of the shape of the CT."""
     packed = np.load(predicted / PREDICTION)
     return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
 

@@ -9,6 +9,11 @@ SHOWN = 50
 """Most cases of a table, the worst; all are in the lake."""
 
 
+def tables(rows: pd.DataFrame) -> list[ReportTable]:
+    """All tables of the program."""
+    return [per_case(rows), lesions(rows)]
+
+
 def per_case(rows: pd.DataFrame) -> ReportTable:
     """Formal and training-time Dice, surfaces and volumes of each case, the lowest formal Dice first."""
     table = []

@@ -1,13 +1,13 @@
 """Radiotherapy dose prediction from CT and contours: the program's side of the contract, and its facts."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
+from med_assets.grouping import Others, Picked, around_ct, referring
 from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
 from med_assets.programs.rt_dose.site import Site, load_site
 
@@ -27,8 +27,25 @@ PHANTOM_SHAPE, PHANTOM_MM = (32, 48, 48), (6.0, 6.5, 6.5)
 SEVERAL = {"RTSTRUCT": "several_structure_sets", "RTPLAN": "several_plans", "RTDOSE": "several_doses"}
 
 
-def _linked(instances: Iterable["Instance"], targets: set[str]) -> list["Instance"]:
-    return [instance for instance in instances if targets & set(instance.referenced_sops)]
+def _parts(slices: list["Instance"], others: Others, alone: bool) -> Picked:
+    """Structure set, plan and dose of one CT series, each by its reference to the one before."""
+    targets, frame = {one.sop_instance_uid for one in slices}, slices[0].frame_of_reference_uid
+    parts: list[Instance] = []
+    code = text = ""
+    for modality in PARTS:
+        linked = referring(others.get(modality, ()), targets, frame, alone)
+        if (modality == "RTDOSE" and len(linked) == 1) or (modality != "RTDOSE" and linked):
+            targets = {one.sop_instance_uid for one in linked}
+        parts += linked
+        if not linked and not code:
+            code = PARTS[modality]
+            text = (
+                f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan"
+            )
+        elif len(linked) > 1 and not code:
+            code = SEVERAL[modality]
+            text = f"expected one {modality} for the CT series, got {len(linked)}; send the one that was treated"
+    return parts, code, text
 
 
 class RtDose(Program):
@@ -89,64 +106,7 @@ class RtDose(Program):
         return frozenset(name for group in groups for name in group)
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
-        by_modality: dict[str, list[Instance]] = defaultdict(list)
-        for instance in instances:
-            by_modality[instance.modality].append(instance)
-        cases, refusals = [], []
-        series: dict[str, list[Instance]] = defaultdict(list)
-        for instance in by_modality["CT"]:
-            series[instance.series_uid].append(instance)
-        used: set[str] = set()
-        for uid in sorted(series):
-            found = self._case(uid, series[uid], by_modality, len(series))
-            used |= {instance.sop_instance_uid for instance in found[1]}
-            if isinstance(found[0], RawCase):
-                cases.append(found[0])
-            else:
-                refusals.append(found[0])
-        for modality in sorted(by_modality):
-            left = [one for one in by_modality[modality] if modality != "CT" and one.sop_instance_uid not in used]
-            if left and modality in PARTS:
-                text = f"expected the CT series that this {modality} was planned on, got none beside it; send the whole plan together"
-                refusals.append(Refusal("no_ct", text, len(left)))
-            elif left:
-                text = f"expected CT, RTSTRUCT, RTPLAN and RTDOSE, got {len(left)} instances of {modality}; they are not used"
-                refusals.append(Refusal("wrong_modality", text, len(left)))
-        return cases, refusals
-
-    def _case(
-        self, uid: str, slices: list["Instance"], others: dict[str, list["Instance"]], n_series: int
-    ) -> tuple[RawCase | Refusal, list["Instance"]]:
-        """The case of one CT series, or why it is none, and the instances that were looked at for it."""
-        frame, patient = slices[0].frame_of_reference_uid, slices[0].patient_id
-        targets, parts = {one.sop_instance_uid for one in slices}, list(slices)
-        problem = ""
-        text = ""
-        if not patient.strip():
-            problem, text = (
-                "missing_patient_id",
-                "expected a PatientID, got none; without it splits can't keep a patient together",
-            )
-        for modality in PARTS:
-            linked = _linked(others[modality], targets)
-            if not linked and n_series == 1:
-                linked = [one for one in others[modality] if one.frame_of_reference_uid in ("", frame)] or others[
-                    modality
-                ]
-            if (modality == "RTDOSE" and len(linked) == 1) or (modality != "RTDOSE" and linked):
-                targets = {one.sop_instance_uid for one in linked}
-            parts += linked
-            if not linked and not problem:
-                problem, text = (
-                    PARTS[modality],
-                    f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan",
-                )
-            elif len(linked) > 1 and not problem:
-                text = f"expected one {modality} for the CT series, got {len(linked)}; send the one that was treated"
-                problem = SEVERAL[modality]
-        if problem:
-            return Refusal(problem, text, len(parts), patient, uid), parts
-        return RawCase(patient, uid, tuple(parts)), parts
+        return around_ct(instances, PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")
 
     def verify(self, case: RawCase) -> None:
         from med_assets.dicom.discover import load

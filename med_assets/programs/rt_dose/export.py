@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.geometry import Geometry, Volume
-from med_assets.dicom.objects import Identity
+from med_assets.dicom.objects import Identity, stored
 from med_assets.dicom.write import write_rtdose
 from med_assets.nifti import write_nifti
-from med_assets.programs.rt_dose.prepare import load
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.scorer import PREDICTION
 
@@ -20,7 +19,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     Returns the paths.
     """
     case = PreparedCase.open(prepared)
-    files = load(raw)
+    files = stored(raw)
     ct, plan = files["CT"][0], files["RTPLAN"][0]
     identity = Identity(
         patient_id=str(ct.PatientID),

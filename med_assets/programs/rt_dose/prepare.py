@@ -17,25 +17,12 @@ from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
 from med_assets.programs.rt_dose.site import Site
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
-
     from med_assets.dicom.rtstruct import Roi
 
 BODY_THRESHOLD_HU = -300.0
 """Where no ROI outlines the patient, the body is the largest region above this with its holes filled."""
 
 INT16 = np.iinfo(np.int16)
-
-
-def load(folder: Path) -> dict[str, list["Dataset"]]:
-    """Datasets of a stored case by modality."""
-    import pydicom
-
-    found: dict[str, list[Dataset]] = {}
-    for path in sorted(folder.glob("*.dcm")):
-        ds = pydicom.dcmread(path)
-        found.setdefault(str(ds.Modality), []).append(ds)
-    return found
 
 
 def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -134,12 +121,12 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
     Raises CaseRejected with the codes of the DICOM readers and no_ptv, empty_target, no_prescription, no_body.
     """
     from med_assets.dicom.geometry import read_ct_series
+    from med_assets.dicom.objects import is_synthetic, stored
     from med_assets.dicom.rtdose import read_dose, resample
     from med_assets.dicom.rtplan import read_plan
     from med_assets.dicom.rtstruct import read_rois
-    from med_assets.dicom.write import is_synthetic
 
-    files = load(raw)
+    files = stored(raw)
     ct = read_ct_series(files["CT"])
     spacing = ct.geometry.spacing_mm
     masks, body, unmatched = _structures(read_rois(files["RTSTRUCT"][0]), site, ct.geometry)

@@ -1,111 +1,85 @@
-"""Small synthetic prepared cases and training jobs of lung_ct, in the formats that the code reads.
+"""Small chest CTs with labels, as real DICOM files: a body of air and tissue with lungs, a heart and tumours."""
 
-Made by hand: a body, two lungs, a heart and a spine, and tumours in the lungs, all blobs with an intensity of their own.
-"""
-
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pydicom
 
-from med_assets import experiments
-from med_assets.dicom.geometry import Geometry
-from med_assets.programs.lung_ct.transforms import forward_pair
+from med_assets.dicom.geometry import Geometry, Volume
+from med_assets.dicom.objects import Identity, derived_uid
+from med_assets.dicom.seg import write_seg
+from med_assets.dicom.write import write_ct, write_rtstruct
+from tests.med_assets.programs.lung_ct.prepared_builders import TINY, write_job, write_prepared
 
-TINY = (
-    "patches.size=[16,16,16]",
-    "patches.per_epoch=6",
-    "inference.window=[32,32,32]",
-    "schedule.epochs=3",
-    "schedule.val_every=1",
-    "schedule.batch=2",
-    "labels={mode:auto,mapping:[]}",
-)
-"""Overrides that make a training of nine steps, a few seconds of work."""
+__all__ = ["TINY", "write_case", "write_job", "write_prepared"]
 
-NAMES = {28: "left lung upper lobe", 30: "right lung upper lobe", 115: "heart", 42: "vertebrae T7", 23: "lung tumor"}
-"""Class id to name, in the order of the segments of the source."""
-
-HU = {28: -820, 30: -820, 115: 60, 42: 400, 23: 30}
+P = "lung_ct"
+SHAPE, SPACING_MM = (24, 40, 40), (5.0, 4.0, 4.0)
+GEOMETRY = Geometry(SHAPE, SPACING_MM, (-80.0, -80.0, -60.0))
+TUMOUR, HEART = (12, 20, 11), (12, 22, 20)
+"""Centres in voxels (z, y, x)."""
 
 
-def ball(shape: Sequence[int], centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
-    """A bool ellipsoid (z, y, x); centre and radii are fractions of the shape."""
-    grid = np.indices(shape)
-    return sum(
-        ((axis / side - middle) / radius) ** 2
-        for axis, side, middle, radius in zip(grid, shape, centre, radii, strict=True)
-    ) <= 1  # fmt: skip
+def ball(centre: tuple[float, ...], radius_mm: float) -> np.ndarray:
+    """Voxels within a radius of a centre in voxels; bool (z, y, x)."""
+    grid = np.indices(SHAPE)
+    return (
+        sum(((axis - middle) * step) ** 2 for axis, middle, step in zip(grid, centre, SPACING_MM, strict=True))
+        <= radius_mm**2
+    )
+
+
+def masks() -> dict[str, np.ndarray]:
+    """A tumour in the right lung, and the heart."""
+    return {"lung tumor": ball(TUMOUR, 11.0), "heart": ball(HEART, 22.0) & ~ball(TUMOUR, 11.0)}
+
+
+def ct_hu(seed: int = 0) -> np.ndarray:
+    """HU (z, y, x) of the chest whose parts `masks` outlines."""
+    rng = np.random.default_rng(seed)
+    hu = np.full(SHAPE, -1000.0)
+    _, y, x = np.indices(SHAPE)
+    hu[((y - 20) / 17) ** 2 + ((x - 20) / 19) ** 2 <= 1] = 30.0
+    for side in (11, 29):
+        hu[((y - 20) / 12) ** 2 + ((x - side) / 7) ** 2 <= 1] = -850.0
+    for mask, value in zip(masks().values(), (60.0, 45.0), strict=True):
+        hu[mask] = value
+    hu[:, 35:37, 18:23] = 600.0
+    return np.clip(np.rint(hu + rng.normal(0, 8, SHAPE)), -1024, 2000)
 
 
 def write_case(
     folder: Path,
     seed: int = 0,
     *,
-    shape: tuple[int, int, int] = (20, 24, 24),
-    spacing_mm: tuple[float, float, float] = (10.0, 12.0, 12.0),
-    training_mm: tuple[float, float, float] = (8.0, 8.0, 8.0),
-    tumours: int = 2,
-    unlabelled: bool = False,
-    changes: Mapping[str, object] | None = None,
+    labels: Mapping[str, np.ndarray] | None = None,
+    label_geometry: Geometry = GEOMETRY,
+    label: str = "SEG",
+    patient_id: str | None = None,
+    change: Callable[[np.ndarray], np.ndarray] = lambda hu: hu,
+    copies: int = 1,
 ) -> Path:
-    """Write one prepared case; `unlabelled` sets a corner to 255, `changes` replace entries of case.json."""
-    rng = np.random.default_rng(seed)
-    ct = np.full(shape, -1000.0)
-    truth = np.zeros(shape, np.uint8)
-    ct[ball(shape, (0.5, 0.5, 0.5), (0.9, 0.38, 0.46))] = 20
-    shift = rng.uniform(-0.03, 0.03, 3)
-    parts = {
-        28: ball(shape, np.array([0.5, 0.48, 0.72]) + shift, (0.4, 0.27, 0.17)),
-        30: ball(shape, np.array([0.5, 0.48, 0.28]) + shift, (0.4, 0.27, 0.17)),
-        115: ball(shape, np.array([0.4, 0.42, 0.54]) + shift, (0.2, 0.14, 0.14)),
-        42: ball(shape, np.array([0.5, 0.78, 0.5]) + shift, (0.5, 0.07, 0.06)),
-    }
-    lungs = parts[28] | parts[30]
-    for number, mask in parts.items():
-        ct[mask], truth[mask] = HU[number], number
-    for _ in range(tumours):
-        middle = rng.choice(np.argwhere(lungs)) / shape
-        mask = ball(shape, middle, rng.uniform(0.06, 0.12, 3)) & lungs
-        ct[mask], truth[mask] = HU[23] + rng.uniform(-40, 40), 23
-    ct += rng.normal(0, 15, shape)
-    if unlabelled:
-        truth[:4, :4, :4] = 255
-    geometry = Geometry(shape, spacing_mm, (0.0, 0.0, 0.0))
-    image, label = forward_pair(ct.astype(np.int16), truth, geometry, training_mm)
-    folder.mkdir(parents=True)
-    arrays = {"ct": ct.astype(np.int16), "truth": truth, "image": image[0].numpy(), "label": label[0].numpy()}
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", np.ascontiguousarray(array))
-    facts = {
-        "case_id": folder.name,
-        "geometry": geometry.to_dict(),
-        "spacing_mm": training_mm,
-        "target": "lung tumor",
-        "target_id": 23,
-        "names": {number: name for number, name in NAMES.items() if (truth == number).any()},
-        "source_values": dict(enumerate(NAMES, 1)),
-        "exposure": "unseen",
-        "synthetic": True,
-        "settings": {},
-    }
-    (folder / "case.json").write_text(json.dumps(facts | dict(changes or {})))
-    return folder
+    """Write a CT series and its labels into `folder`.
 
-
-def write_job(folder: Path, experiment: str = "foundation", overrides: Sequence[str] = (), cases: int = 3) -> Path:
-    """Write a job of the demo profile, with small cases of which the last is for validation."""
-    folder.mkdir(parents=True)
-    chosen = experiments.load("lung_ct", experiment, overrides, profile="demo")
-    rows = []
-    for index in range(cases):
-        write_case(folder / "cases" / f"case{index}", index)
-        split = "val" if index == cases - 1 else "train"
-        rows.append(
-            {"case_id": f"case{index}", "patient_id": f"p{index}", "split": split, "folder": f"cases/case{index}"}
-        )
-    (folder / "program").write_text("lung_ct\n")
-    (folder / "experiment.json").write_text(chosen.to_json())
-    (folder / "cases.json").write_text(json.dumps(rows))
+    `label` is SEG, RTSTRUCT or none, written `copies` times; `label_geometry` is the grid the labels are written on.
+    """
+    identity = Identity(
+        patient_id=patient_id or f"CHEST-{seed:03d}",
+        study_uid=derived_uid("lung_ct test", str(seed)),
+        frame_of_reference_uid=derived_uid("lung_ct test", str(seed), "frame"),
+        study_date="20240102",
+        synthetic=True,
+    )
+    series = identity.uid("series")
+    uids = write_ct(folder / "ct", Volume(change(ct_hu(seed)), GEOMETRY), identity, series)
+    drawn = masks() if labels is None else labels
+    source = [pydicom.dcmread(path) for path in sorted((folder / "ct").glob("*.dcm"))]
+    for copy in range(copies):
+        path = folder / f"label{copy}.dcm"
+        if label == "SEG":
+            shifted = {name: np.roll(mask, copy, axis=2) for name, mask in drawn.items()}
+            write_seg(path, shifted, label_geometry, source, synthetic=True)
+        elif label == "RTSTRUCT":
+            write_rtstruct(path, drawn, GEOMETRY, identity, series, uids)
     return folder

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from tests.med_assets.programs.lung_ct.builders import write_case
+from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> PreparedCase:
-    return PreparedCase.open(write_case(tmp_path / "case0"))
+    return PreparedCase.open(write_prepared(tmp_path / "case0"))

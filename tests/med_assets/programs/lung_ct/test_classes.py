@@ -9,7 +9,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.programs.lung_ct.classes import check_mapping, relabelling
 from med_assets.programs.lung_ct.experiment import Labels
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from tests.med_assets.programs.lung_ct.builders import write_case
+from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 
 VALUES = np.array([0, 23, 28, 115, 255], np.uint8)
 
@@ -38,7 +38,7 @@ def test_labels_count_as_the_mode_says(
 
 
 def test_a_case_without_the_target_is_asked_for_it_all_the_same(tmp_path: Path) -> None:
-    healthy = PreparedCase.open(write_case(tmp_path / "healthy", tumours=0))
+    healthy = PreparedCase.open(write_prepared(tmp_path / "healthy", tumours=0))
     assert 23 not in healthy.names
     assert 23 in relabelling(healthy, Labels(mode="auto")).classes
 
@@ -59,6 +59,6 @@ def test_a_mapping_that_can_not_be_meant_is_refused(case: PreparedCase, pair: tu
 
 
 def test_a_mapping_of_labels_that_were_not_kept_is_refused(tmp_path: Path) -> None:
-    case = PreparedCase.open(write_case(tmp_path / "c", changes={"source_values": {"1": None, "2": 23}}))
+    case = PreparedCase.open(write_prepared(tmp_path / "c", changes={"source_values": {"1": None, "2": 23}}))
     with pytest.raises(ConfigurationError, match="source value 1, whose name is of no class"):
         relabelling(case, mapping((1, 23)))

@@ -28,6 +28,7 @@ def test_the_table_has_the_124_names_and_the_8_ids_without_one() -> None:
         ("vertebrae_L5", 33),
         ("urinary_bladder", 15),
         ("lung", None),
+        ("Ignore", labels.UNLABELLED),
         ("couch", None),
     ],
 )
@@ -42,7 +43,7 @@ def test_an_unknown_target_lists_its_nearest_candidates() -> None:
 
 @pytest.mark.parametrize("name", ["kidney", "lung", "gluteus", "rib 1"])
 def test_a_name_of_several_classes_is_ambiguous_and_lists_them(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="ambiguous: expected one class, it may be '(left|right)"):
+    with pytest.raises(ConfigurationError, match=r"ambiguous: expected one class, it may be '(left|right)"):
         labels.resolve(name)
 
 

@@ -12,7 +12,7 @@ from med_assets.programs.lung_ct.dice import dice_on_grid
 from med_assets.programs.lung_ct.lit import LungModule, task
 from med_assets.training.job import read_job
 from med_assets.training.task import Task
-from tests.med_assets.programs.lung_ct.builders import TINY, write_case, write_job
+from tests.med_assets.programs.lung_ct.prepared_builders import TINY, write_job, write_prepared
 
 torch.set_num_threads(1)
 
@@ -128,7 +128,7 @@ def test_without_the_target_in_validation_nothing_is_trained(tmp_path: Path) -> 
     for path in (job / "cases" / "case2").iterdir():
         path.unlink()
     (job / "cases" / "case2").rmdir()
-    write_case(job / "cases" / "case2", tumours=0)
+    write_prepared(job / "cases" / "case2", tumours=0)
     with pytest.raises(
         ConfigurationError, match=r"expected a validation case with labels of \[23\] \(lung tumor\), got none"
     ):

@@ -12,7 +12,7 @@ from med_assets.programs.lung_ct.classes import Relabelling
 from med_assets.programs.lung_ct.experiment import LungExperiment
 from med_assets.programs.lung_ct.patches import PatchDataset, choose, cut, place
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from tests.med_assets.programs.lung_ct.builders import write_case
+from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 
 NONE = tuple(f"augment.{name}.p=0" for name in ("zoom", "low_resolution", "smooth", "scale", "shift", "noise"))
 ALWAYS = tuple(override.replace("p=0", "p=1") for override in NONE)
@@ -26,7 +26,7 @@ def experiment(*overrides: str, name: str = "auto_seg") -> LungExperiment:
 
 @pytest.fixture
 def cases(tmp_path: Path) -> list[PreparedCase]:
-    return [PreparedCase.open(write_case(tmp_path / f"c{seed}", seed)) for seed in range(2)]
+    return [PreparedCase.open(write_prepared(tmp_path / f"c{seed}", seed)) for seed in range(2)]
 
 
 def test_a_patch_depends_only_on_seed_epoch_and_position(cases: list[PreparedCase]) -> None:

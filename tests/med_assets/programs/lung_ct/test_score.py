@@ -12,9 +12,9 @@ from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lung_ct.experiment import Inference
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import EvaluationSettings, score_case
-from med_assets.programs.lung_ct.scorer import LungScorer, draw, read_prediction
+from med_assets.programs.lung_ct.scorer import SegmentationScorer, draw, read_prediction
 from med_assets.programs.lung_ct.tables import lesions, per_case
-from tests.med_assets.programs.lung_ct.builders import write_case
+from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 from tests.med_assets.programs.lung_ct.test_predict import save
 
 torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def test_the_formal_dice_and_that_of_the_training_grid_are_two_metrics(case: Pre
 
 
 def test_unlabelled_voxels_are_left_out(tmp_path: Path) -> None:
-    case = PreparedCase.open(write_case(tmp_path / "c", unlabelled=True))
+    case = PreparedCase.open(write_prepared(tmp_path / "c", unlabelled=True))
     truth = np.asarray(case.truth) == 23
     found = scored(case, truth | (np.asarray(case.truth) == 255))
     assert found["dice"].value == 1.0
@@ -50,7 +50,7 @@ def test_unlabelled_voxels_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_case_without_the_target_has_no_dice(tmp_path: Path) -> None:
-    case = PreparedCase.open(write_case(tmp_path / "c", tumours=0))
+    case = PreparedCase.open(write_prepared(tmp_path / "c", tumours=0))
     found = scored(case, np.zeros(case.truth.shape, bool), np.full(case.label.shape, -1.0))
     assert found["dice"].value is None
     assert found["dice_training_grid"].value is None
@@ -59,10 +59,10 @@ def test_a_case_without_the_target_has_no_dice(tmp_path: Path) -> None:
 @pytest.fixture
 def kept(tmp_path: Path) -> tuple[Path, list[Score]]:
     """Folder with the prepared case, what the scorer kept, and its scores; the network is untrained."""
-    write_case(tmp_path / "prepared")
+    write_prepared(tmp_path / "prepared")
     save(tmp_path / "checkpoint")
     (tmp_path / "kept").mkdir()
-    scorer = LungScorer(tmp_path / "checkpoint", EvaluationSettings())
+    scorer = SegmentationScorer(tmp_path / "checkpoint", EvaluationSettings())
     return tmp_path, scorer.score(tmp_path / "prepared", tmp_path / "kept")
 
 
@@ -87,7 +87,7 @@ def test_the_picture_of_a_case_is_a_png(kept: tuple[Path, list[Score]]) -> None:
 
 
 def test_the_tables_show_both_dices_and_count_lesions(tmp_path: Path, case: PreparedCase) -> None:
-    healthy = PreparedCase.open(write_case(tmp_path / "healthy", tumours=0))
+    healthy = PreparedCase.open(write_prepared(tmp_path / "healthy", tumours=0))
     truth = np.asarray(case.truth) == 23
     parts = [
         to_frame(score_case(one, mask, np.where(one.label == 23, 1.0, -1.0), INFERENCE, EvaluationSettings())).assign(

@@ -1,0 +1,135 @@
+"""What the facts of an acceptable chest CT with its label look like, and the summary of a data set's audit."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from med_assets.audit.expectations import Expectation, Severity
+from med_assets.dicom.seg import FLOAT_NOISE_MM
+from med_assets.program import ReportTable
+
+BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
+
+LUNG_TUMOUR = 23
+TUMOUR_ML = (0.05, 500.0)
+"""Plausible total volume of lung tumours, ml."""
+
+SUMMARISED = (
+    "slices", "spacing_z_mm", "spacing_xy_mm", "hu_min", "hu_max", "label_drift_mm", "labels", "labels_without_class",
+    "overlap_voxels", "target_ml", "target_components", "target_network_voxels",
+)  # fmt: skip
+
+
+def _between(
+    column: str, low: float | None, high: float | None, meaning: str, severity: Severity = "error"
+) -> Expectation:
+    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
+    return Expectation(column, BETWEEN, limits, severity, meaning)
+
+
+def expectations(target: int, name: str) -> tuple[Expectation, ...]:
+    """Expectations for one target: what fails an error is quarantined, what fails a warning is shown."""
+    volume = _between("target_ml", *TUMOUR_ML, f"{TUMOUR_ML[0]} to {TUMOUR_ML[1]:g} ml of {name}")
+    return (
+        _between("hu_min", None, -500, "air in the CT: lowest CT number at most -500 HU"),
+        _between("hu_max", 0, None, "tissue in the CT: highest CT number at least 0 HU"),
+        _between("spacing_xy_mm", 0.2, 5, "0.2 to 5 mm pixels"),
+        _between("spacing_z_mm", 0.3, 10, "0.3 to 10 mm between slices"),
+        _between("label_drift_mm", None, FLOAT_NOISE_MM, f"label within {FLOAT_NOISE_MM:g} mm of the image's grid"),
+        Expectation("target_present", IN_SET, {"value_set": [True]}, "error", f"the label has {name}"),
+        *((volume,) if target == LUNG_TUMOUR else ()),
+        _between("target_components", 1, 20, f"1 to 20 separate parts of {name}", "warn"),
+        _between("target_network_voxels", 1, None, f"{name} is left on the network's grid", "warn"),
+        _between("labels_without_class", None, 0, "every label's name has a class", "warn"),
+        _between("overlap_voxels", None, 0, "no voxel has labels of two classes", "warn"),
+        Expectation("orientation", IN_SET, {"value_set": ["LPS"]}, "warn", "stored as axial slices, LPS"),
+    )
+
+
+def summary(facts: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the audit of a data set as a record: how many cases, why others are not in it, and the range of each fact.
+
+    `facts` are those of the accepted cases; `refused` rows of cases that were not, with `reason_code`. Ranges are least,
+    median and greatest, None where nothing was measured.
+    """
+    frame = pd.DataFrame([dict(row) for row in facts])
+    ranges = {}
+    for name in SUMMARISED:
+        values = frame[name].dropna() if name in frame else pd.Series(dtype=float)
+        ends = (values.min(), values.median(), values.max()) if len(values) else (None, None, None)
+        ranges[name] = [None if end is None else float(end) for end in ends]
+    return {
+        "accepted": len(frame),
+        "skipped": len(refused),
+        "skipped_by_reason": dict(sorted(Counter(str(row["reason_code"]) for row in refused).items())),
+        "orientations": _counts(frame, "orientation"),
+        "label_kinds": _counts(frame, "label_kind"),
+        "exposure": _counts(frame, "exposure"),
+        "harmonised": int((frame["label_drift_mm"] > 0).sum()) if len(frame) else 0,
+        "ranges": ranges,
+    }
+
+
+def _counts(frame: pd.DataFrame, column: str) -> dict[str, int]:
+    return {str(name): int(n) for name, n in frame[column].value_counts().sort_index().items()} if len(frame) else {}
+
+
+def tables(
+    cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]], units: Mapping[str, str]
+) -> list[ReportTable]:
+    """Return the tables about the data: the audit, and what the foundation model has seen of each split."""
+    found = summary(cases, refused)
+    counted = [
+        ("accepted", found["accepted"]),
+        ("skipped", found["skipped"]),
+        *((f"skipped: {code}", n) for code, n in found["skipped_by_reason"].items()),
+        ("label harmonised with the image's grid", found["harmonised"]),
+        *((f"label as {kind}", n) for kind, n in found["label_kinds"].items()),
+        *((f"orientation {name}", n) for name, n in found["orientations"].items()),
+    ]
+    ranges = [
+        {"fact": name, "unit": units.get(name, ""), "least": low, "median": median, "greatest": high}
+        for name, (low, median, high) in found["ranges"].items()
+    ]
+    return [
+        ReportTable(
+            "Data audit",
+            "How many cases are in, and why others are not.",
+            pd.DataFrame(counted, columns=["what", "cases"]),
+        ),
+        ReportTable("Measured facts", "Of the cases in the dataset.", pd.DataFrame(ranges)),
+        exposure_table(cases),
+    ]
+
+
+def exposure_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """Cases by split and by what the foundation model has seen of them."""
+    counts = Counter((str(case.get("split") or "none"), str(case["exposure"])) for case in cases)
+    columns = ["unseen", "selected", "trained"]
+    rows = [
+        {"split": split} | {name: counts[split, name] for name in columns}
+        for split in ("train", "val", "test", "external", "none")
+        if any(counts[split, name] for name in columns)
+    ]
+    text = (
+        "What the foundation model has seen of the cases: trained on them, selected by its score on them, or neither. A score "
+        "on cases that are not unseen says little about new patients. Recognised by the patient ids of MSD Task06."
+    )
+    return ReportTable("Pretraining exposure", text, pd.DataFrame(rows, columns=["split", *columns]))
+
+
+def warnings(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what makes scores of held-out cases doubtful: how many of a split the foundation model has seen."""
+    said = []
+    for split in ("val", "test", "external"):
+        held = [case for case in cases if case.get("split") == split]
+        seen = Counter(case["exposure"] for case in held if case["exposure"] not in (None, "unseen"))
+        if seen:
+            how = ", ".join(f"{n} {name}" for name, n in sorted(seen.items()))
+            said.append(
+                f"{sum(seen.values())} of {len(held)} {split} cases were in the foundation model's own training ({how}); "
+                "their scores do not show how it does on new patients"
+            )
+    return said

@@ -1,0 +1,174 @@
+"""One chest CT and its label from de-identified DICOM to arrays, on the scanner's grid and on the network's, and its facts.
+
+A label must lie on the image's grid: float noise is recorded and harmonised, anything more is a rejection with a picture.
+Nothing is resampled but what the network sees.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from med_assets.errors import CaseRejected
+from med_assets.files import write_json
+from med_assets.programs.lung_ct import labels, transforms
+from med_assets.programs.lung_ct.exposure import exposure
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from med_assets.dicom.geometry import Volume
+
+INT16 = np.iinfo(np.int16)
+LABEL_KINDS = ("SEG", "RTSTRUCT")
+BACKGROUND = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One label as it came: the number of its segment or ROI, its class if its name has one, and its mask (z, y, x)."""
+
+    number: int
+    value: int | None
+    mask: np.ndarray
+
+
+def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "Volume") -> tuple[str, list[Source], float]:
+    """Return the kind of label object, its labels on the CT's grid, and how far its grid is off, in mm.
+
+    Raises CaseRejected with the codes of the readers and "label_grid_mismatch", which has a picture.
+    """
+    from med_assets.dicom.rtstruct import rasterise, read_rois
+
+    if "SEG" in files:
+        return ("SEG", *_from_seg(files["SEG"][0], ct))
+    rois = [roi for roi in read_rois(files["RTSTRUCT"][0]) if roi.contours]
+    found = []
+    for roi in rois:
+        value = labels.class_of(roi.name)
+        # What has no class leaves no voxel, and outlines of the body or the couch may reach beyond the CT.
+        mask = np.zeros(ct.geometry.shape, bool) if value is None else rasterise(roi, ct.geometry)
+        found.append(Source(roi.number, value, mask))
+    return "RTSTRUCT", found, 0.0
+
+
+def _from_seg(dataset: "Dataset", ct: "Volume") -> tuple[list[Source], float]:
+    from med_assets.dicom.seg import place, read_segments
+    from med_assets.reports.overlay import label_mismatch
+
+    segments = read_segments(dataset)
+    # By number, since `place` unites segments of one label, and labels unknown to intake may share a name.
+    numbered = tuple(replace(one, label=str(one.number)) for one in segments.segments)
+    try:
+        masks, agreement = place(replace(segments, segments=numbered), ct.geometry)
+    except CaseRejected as rejected:
+        if rejected.code != "grid_mismatch":
+            raise
+        union = np.logical_or.reduce([one.mask for one in segments.segments])
+        picture = label_mismatch(ct.array, ct.geometry, union, segments.geometry)
+        raise CaseRejected("label_grid_mismatch", rejected.message, picture) from rejected
+    found = [Source(one.number, labels.class_of(one.label), masks[str(one.number)]) for one in segments.segments]
+    return found, agreement.drift_mm
+
+
+def merge(sources: Sequence[Source], target: int, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """Return one array of class ids, uint8 (z, y, x), and how many voxels are in labels of different classes.
+
+    Where labels overlap the target wins, then the lower number, and what is declared unlabelled gives way to all. Labels
+    without a class are background.
+    """
+    truth = np.zeros(shape, np.uint8)
+    conflict = np.zeros(shape, bool)
+    known = [one for one in sources if one.value is not None]
+    for one in sorted(known, key=lambda one: (one.value != target, one.value == labels.UNLABELLED, one.number)):
+        if one.value != labels.UNLABELLED:
+            conflict |= one.mask & (truth != BACKGROUND) & (truth != one.value)
+        truth[one.mask & (truth == BACKGROUND)] = one.value
+    return truth, int(conflict.sum())
+
+
+def orientation(dataset: "Dataset") -> str:
+    """Return where the stored columns, rows and slice normal of an image run to, such as LPS for a usual axial CT."""
+    from med_assets.dicom.frames import image_axes
+
+    normal, along_column, along_row = image_axes(dataset)[1]
+    return "".join(
+        ("LR", "PA", "SI")[axis][int(vector[axis] < 0)]
+        for vector in (along_row, along_column, normal)
+        for axis in (int(np.abs(vector).argmax()),)
+    )
+
+
+def prepare_case(
+    case_id: str,
+    raw: Path,
+    out: Path,
+    *,
+    key: bytes,
+    spacing_mm: Sequence[float],
+    target: int,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the prepared arrays of the case under `raw` to `out` and return its facts.
+
+    `spacing_mm` is the network's, (x, y, z). Raises CaseRejected with the codes of the DICOM readers, no_tissue and
+    label_grid_mismatch.
+    """
+    from scipy.ndimage import label as components
+
+    from med_assets.dicom.geometry import read_ct_series
+    from med_assets.dicom.objects import is_synthetic, stored
+
+    files = stored(raw)
+    ct = read_ct_series(files["CT"])
+    hu = np.clip(np.rint(ct.array), INT16.min, INT16.max).astype(np.int16)
+    if not (hu > 0).any():
+        raise CaseRejected(
+            "no_tissue",
+            f"expected a CT in HU with tissue above 0, highest is {hu.max()} HU; check rescale and modality",
+        )
+    kind, sources, drift_mm = read_labels(files, ct)
+    truth, overlap = merge(sources, target, hu.shape)
+    image, label = transforms.forward_pair(hu, truth, ct.geometry, spacing_mm)
+    seen = exposure(key, str(files["CT"][0].PatientID))
+    arrays = {"ct": hu, "truth": truth, "image": image[0].numpy(), "label": label[0].numpy()}
+    for name, array in arrays.items():
+        np.save(out / f"{name}.npy", np.ascontiguousarray(array))
+    present = [int(value) for value in np.unique(truth) if value not in (BACKGROUND, labels.UNLABELLED)]
+    write_json(
+        out / "case.json",
+        {
+            "case_id": case_id,
+            "geometry": ct.geometry.to_dict(),
+            "spacing_mm": list(spacing_mm),
+            "target": labels.name_of(target),
+            "target_id": target,
+            "names": {str(value): labels.name_of(value) for value in present},
+            "source_values": {str(one.number): one.value for one in sources},
+            "exposure": seen,
+            "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
+            "settings": dict(settings),
+        },
+    )
+    wanted = truth == target
+    return {
+        "slices": int(hu.shape[0]),
+        "spacing_z_mm": float(ct.geometry.spacing_mm[0]),
+        "spacing_xy_mm": float(ct.geometry.spacing_mm[2]),
+        "orientation": orientation(files["CT"][0]),
+        "hu_min": float(hu.min()),
+        "hu_max": float(hu.max()),
+        "label_kind": kind,
+        "label_drift_mm": drift_mm,
+        "labels": len(sources),
+        "labels_without_class": sum(one.value is None for one in sources),
+        "classes": len(present),
+        "overlap_voxels": overlap,
+        "target_present": bool(wanted.any()),
+        "target_ml": float(wanted.sum() * np.prod(ct.geometry.spacing_mm) / 1000),
+        "target_components": int(components(wanted, np.ones((3, 3, 3)))[1]),
+        "target_network_voxels": int((arrays["label"] == target).sum()),
+        "exposure": seen,
+    }

@@ -1,0 +1,84 @@
+"""A prepared case on disk, opened as memory maps so that a patch read touches only its own pages.
+
+On the scanner's grid, (z, y, x): `ct.npy` int16 HU and `truth.npy` uint8, whose values are ids of classes, 0 for background
+(with what was labelled by a name that has no class), and 255 where the source says that nobody knows. On the network's grid,
+(x, y, z) towards Right, Anterior and Superior: `image.npy` float32 in [0, 1] and `label.npy` uint8. `case.json` says the rest.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from med_assets.dicom.geometry import Geometry
+from med_assets.errors import ArtifactCorrupt
+from med_assets.programs.lung_ct.exposure import Exposure
+
+_ARRAYS = {
+    "ct": np.dtype(np.int16),
+    "truth": np.dtype(np.uint8),
+    "image": np.dtype(np.float32),
+    "label": np.dtype(np.uint8),
+}
+_SAME_SHAPE = {"truth": "ct", "label": "image"}
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case ready for training and scoring. Arrays are read-only memory maps.
+
+    `spacing_mm` is the network's, (x, y, z). `names` are the classes present by id. `source_values` maps the number of a
+    segment or ROI to its class, None where its name has none. `exposure` is what the foundation model has seen of the case.
+    """
+
+    case_id: str
+    geometry: Geometry
+    spacing_mm: tuple[float, float, float]
+    target: str
+    target_id: int
+    names: Mapping[int, str]
+    source_values: Mapping[int, int | None]
+    exposure: Exposure
+    synthetic: bool
+    settings: Mapping[str, Any]
+    ct: np.ndarray
+    truth: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit."""
+        try:
+            facts = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        except (OSError, ValueError) as error:
+            raise ArtifactCorrupt(
+                f"prepared case: a file is missing or unreadable ({type(error).__name__}); prepare it again"
+            ) from error
+        geometry = Geometry.from_dict(facts["geometry"])
+        for name, dtype in _ARRAYS.items():
+            found = arrays[name]
+            expected = geometry.shape if name == "ct" else arrays[_SAME_SHAPE.get(name, name)].shape
+            if found.dtype != dtype or found.shape != expected or found.ndim != 3:
+                raise ArtifactCorrupt(
+                    f"prepared case {facts['case_id']}: {name} should be {dtype} {tuple(expected)}, found {found.dtype} "
+                    f"{found.shape}; prepare it again"
+                )
+        x, y, z = (float(step) for step in facts["spacing_mm"])
+        return cls(
+            case_id=str(facts["case_id"]),
+            geometry=geometry,
+            spacing_mm=(x, y, z),
+            target=str(facts["target"]),
+            target_id=int(facts["target_id"]),
+            names={int(number): str(name) for number, name in facts["names"].items()},
+            source_values={int(value): number for value, number in facts["source_values"].items()},
+            exposure=facts["exposure"],
+            synthetic=bool(facts["synthetic"]),
+            settings=facts["settings"],
+            **arrays,
+        )

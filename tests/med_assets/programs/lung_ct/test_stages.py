@@ -1,0 +1,110 @@
+"""The data stages over landed chest CTs: what is accepted, what is quarantined and why, and what the report is told."""
+
+import numpy as np
+import pytest
+
+from med_assets import batches, checks, program, stages
+from med_assets.programs.lung_ct import exposure
+from med_assets.programs.lung_ct.audit import summary, warnings
+from med_assets.settings import Workspace
+from med_assets.stages.dataset import described, refused
+from med_assets.stages.prepare import pictured, quarantine_picture
+from tests.med_assets.programs.lung_ct.builders import GEOMETRY, P, ball, masks, write_case
+
+
+def ingest(ws: Workspace) -> str:
+    """Intake and preparation of what lies in the landing zone, and the dataset with its splits."""
+    batch = batches.take(ws, P, batches.untaken(ws, P), 0.0)
+    stages.intake(ws, P, batch)
+    stages.prepare(ws, P, batch)
+    stages.dataset(ws, P)
+    stages.splits(ws, P)
+    return batch
+
+
+def land(ws: Workspace, name: str, seed: int, **values: object) -> None:
+    write_case(ws.landing / P / name, seed, **values)  # type: ignore[arg-type]
+
+
+def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_them_go_on(workspace: Workspace) -> None:
+    from dataclasses import replace
+
+    heart = {"heart": masks()["heart"]}
+    land(workspace, "good", 1)
+    land(workspace, "contoured", 2, label="RTSTRUCT")
+    land(workspace, "no-label", 3, label="none")
+    land(workspace, "two-segmentations", 4, copies=2)
+    land(workspace, "other-grid", 5, label_geometry=replace(GEOMETRY, origin_mm=(-60.0, -80.0, -60.0)))
+    land(workspace, "no-target", 6, labels=heart)
+    land(workspace, "unknown-label", 7, labels={**masks(), "Schmidt's thing": ball((12, 20, 29), 8.0)})
+    land(workspace, "not-hounsfield", 8, change=lambda hu: np.maximum(hu, -400))
+    batch = ingest(workspace)
+
+    assert len(workspace.lake.rows("dataset", P)) == 3
+    codes = {row["reason_code"]: row for row in refused(workspace, P)}
+    assert set(codes) == {"no_label", "several_labels", "label_grid_mismatch", "audit_failed"}
+    audited = {row["reason"] for row in refused(workspace, P) if row["reason_code"] == "audit_failed"}
+    assert audited == {
+        "the label has lung tumor; 0.05 to 500 ml of lung tumor",
+        "air in the CT: lowest CT number at most -500 HU",
+    }
+
+    mismatch = codes["label_grid_mismatch"]
+    picture = quarantine_picture(workspace, mismatch)
+    assert pictured(workspace, refused(workspace, P)) == [mismatch]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert mismatch["reason"].endswith(f"See {picture.relative_to(workspace.home).as_posix()}.")
+    again = stages.prepare(workspace, P, batch)
+    assert again.images == {f"quarantine {mismatch['case_id']}": picture}
+
+    found = summary(described(workspace, P), refused(workspace, P))
+    assert (found["accepted"], found["skipped"]) == (3, 5)
+    assert found["skipped_by_reason"] == {
+        "audit_failed": 2, "label_grid_mismatch": 1, "no_label": 1, "several_labels": 1,
+    }  # fmt: skip
+    assert found["label_kinds"] == {"RTSTRUCT": 1, "SEG": 2}
+    assert found["ranges"]["labels_without_class"] == [0, 0, 1]
+    outcome = checks.audit(workspace, P, batch)
+    assert (outcome.passed, outcome.severity) == (False, "warn")
+    assert "every label's name has a class" in outcome.reason
+    stored = "".join(str(row) for row in workspace.lake.rows("prepared_cases", P))
+    assert "Schmidt" not in stored
+
+
+def test_the_seed_s_split_of_task06_can_be_fixed_and_says_what_the_foundation_model_has_seen(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_LUNG_CT_SPLIT_POLICY", "fixed")
+    ws = Workspace.from_env()
+    for seed, case in enumerate(("lung_020", "lung_062", "lung_073", "lung_001")):
+        land(ws, case, seed, patient_id=exposure.patient_id(case))
+    batch = ingest(ws)
+    rows = described(ws, P)
+    assert sorted((row["split"], row["fold"] == 0, row["exposure"]) for row in rows) == [
+        ("train", False, "trained"),
+        ("val", True, "selected"),
+        ("val", True, "trained"),
+        ("val", True, "unseen"),
+    ]
+    assert {row["assigned_by"] for row in ws.lake.rows("splits", P)} == {"fixed"}
+    outcome = checks.held_out(ws, P)
+    assert (outcome.passed, outcome.severity) == (False, "warn")
+    assert outcome.reason.startswith(
+        "2 of 3 val cases were in the foundation model's own training (1 selected, 1 trained)"
+    )
+    result = stages.dataset(ws, P)
+    exposures = result.tables["Pretraining exposure"].set_index("split")
+    assert exposures.loc["val"].to_dict() == {"unseen": 1, "selected": 1, "trained": 1}
+    assert result.tables["Data audit"].set_index("what").loc["accepted", "cases"] == 4
+    assert checks.audit(ws, P, batch).passed
+
+
+def test_phantoms_and_unseen_cases_raise_no_warning() -> None:
+    assert warnings([{"split": "val", "exposure": "unseen"}, {"split": "train", "exposure": "trained"}]) == []
+    assert program.get("rt_dose").held_out_warnings([{"split": "val"}]) == []
+
+
+def test_an_audit_of_nothing_says_so() -> None:
+    found = summary([], [])
+    assert (found["accepted"], found["skipped"], found["exposure"]) == (0, 0, {})
+    assert found["ranges"]["target_ml"] == [None, None, None]
