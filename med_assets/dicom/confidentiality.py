@@ -30,7 +30,7 @@ class Action(Enum):
     CODED = "kept when its code is in the standard's own dictionaries, with the dictionary's meaning"
 
 
-PROFILE_VERSION = "1"
+PROFILE_VERSION = "2"
 """Part of what makes an intake's result: raise it when this list changes what survives."""
 
 REMOVED = "REMOVED"
@@ -190,15 +190,20 @@ ENUMERATED: dict[str, frozenset[str]] = {
     "ContourGeometricType": frozenset({
         "POINT", "OPEN_PLANAR", "OPEN_NONPLANAR", "CLOSED_PLANAR", "CLOSEDPLANAR_XOR",
     }),
+    "SegmentationType": frozenset({"BINARY", "FRACTIONAL", "LABELMAP"}),
+    "SegmentsOverlap": frozenset({"YES", "NO", "UNDEFINED"}),
     "ApprovalStatus": frozenset({"APPROVED", "UNAPPROVED", "REJECTED"}),
     "SpecificCharacterSet": frozenset({"ISO_IR 192"}),
 }  # fmt: skip
 """Code strings that readers decide by: these terms stay even where a patient is called so, and no others do."""
 
+LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
+"""Label Map Segmentation Storage, which pydicom 3.0 does not know yet."""
+
 _SLICE_CLASSES = (
     uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage, uid.MRImageStorage,
     uid.EnhancedMRImageStorage, uid.LegacyConvertedEnhancedMRImageStorage, uid.SegmentationStorage,
-    uid.RTStructureSetStorage, uid.RTDoseStorage, uid.RTPlanStorage, uid.OphthalmicTomographyImageStorage,
+    LABELMAP_STORAGE, uid.RTStructureSetStorage, uid.RTDoseStorage, uid.RTPlanStorage, uid.OphthalmicTomographyImageStorage,
 )  # fmt: skip
 _LABELLED_CLASSES = (uid.UltrasoundImageStorage, uid.UltrasoundMultiFrameImageStorage)
 
@@ -214,6 +219,11 @@ FILE_META = frozenset({
     "ImplementationVersionName",
 })  # fmt: skip
 """File meta elements that a stored file has."""
+
+
+def registered(text: str) -> bool:
+    """Whether a UID is one that the standard registers (a class, a transfer syntax), and so says nothing of anyone."""
+    return bool(uid.UID(text).type) or text in SUPPORTED_CLASSES
 
 
 def _table() -> dict[int, Action]:

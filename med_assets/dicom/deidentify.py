@@ -27,7 +27,15 @@ from pydicom.uid import UID
 
 from med_assets.dicom.admission import read_element, refuse_unsafe, values
 from med_assets.dicom.codes import code_item, standard_code
-from med_assets.dicom.confidentiality import ALLOWED, ENUMERATED, FIXED_VALUES, KNOWN_VALUES, REMOVED, Action
+from med_assets.dicom.confidentiality import (
+    ALLOWED,
+    ENUMERATED,
+    FIXED_VALUES,
+    KNOWN_VALUES,
+    REMOVED,
+    Action,
+    registered,
+)
 from med_assets.errors import CaseRejected, ConfigurationError
 
 MIN_SHIFT_DAYS, MAX_SHIFT_DAYS = 366, 3650
@@ -71,7 +79,7 @@ class Deidentifier:
     def uid(self, original: str) -> str:
         """Keyed UID under 2.25; UIDs that the standard registers (classes, transfer syntaxes) stay."""
         original = _clean(original)
-        if not original or UID(original).type:
+        if not original or registered(original):
             return original
         return f"2.25.{int.from_bytes(self._digest('uid', original)[:16])}"
 

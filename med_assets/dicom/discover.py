@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,11 +27,22 @@ from med_assets.errors import CaseRejected
 REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
 """Sequences whose ReferencedSOPInstanceUIDs tie a dose to its plan, a plan to its structures, structures to a CT."""
 
+SEG_REFERENCES = (
+    "ReferencedSeriesSequence",
+    "SourceImageSequence",
+    "StudiesContainingOtherReferencedInstancesSequence",
+)
+"""Sequences that tie a segmentation to its images. Other kinds use them for other things: raw data, localizers."""
+
+LAST_RESORT = ("ROIContourSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+"""Where a structure set or a segmentation names its images contour by contour, or frame by frame (as
+DerivationImageSequence), read where it names them nowhere else."""
+
 HEADER = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID",
-    "FrameOfReferenceUID", "Modality", "PatientID", "ROIContourSequence", *REFERENCES,
+    "FrameOfReferenceUID", "Modality", "PatientID", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
 )  # fmt: skip
-"""All that `scan` reads; ROIContourSequence only answers where a structure set names its images nowhere else."""
+"""All that `scan` reads."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +121,11 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
     if text(dataset, "Modality") == "RTSTRUCT":
         frames = {text(item, "FrameOfReferenceUID") for item in dataset.get("ReferencedFrameOfReferenceSequence") or ()}
         frame = frames.pop() if len(frames) == 1 else frame
+    segmentation = text(dataset, "Modality") == "SEG"
     with quietly():
-        references = [uid for keyword in REFERENCES for item in dataset.get(keyword) or () for uid in _referenced(item)]
+        references = _references(dataset, (*REFERENCES, *SEG_REFERENCES) if segmentation else REFERENCES)
         if not references:
-            references = [uid for item in dataset.get("ROIContourSequence") or () for uid in _referenced(item)]
+            references = _references(dataset, LAST_RESORT if segmentation else LAST_RESORT[:1])
     return Instance(
         path=path,
         sop_class_uid=text(dataset, "SOPClassUID"),
@@ -125,6 +137,10 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
         patient_id=text(dataset, "PatientID"),
         referenced_sops=tuple(dict.fromkeys(references)),
     )
+
+
+def _references(dataset: Dataset, keywords: Sequence[str]) -> list[str]:
+    return [uid for keyword in keywords for item in dataset.get(keyword) or () for uid in _referenced(item)]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -71,16 +71,12 @@ def numbers(dataset: Dataset, keyword: str) -> np.ndarray | None:
     return values if values.size and np.isfinite(values).all() else None
 
 
-def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the stored pixel values, decompressed, in the `shape` expected.
-
-    Raises `CaseRejected`: "truncated_file" where bytes are missing, "undecodable_pixels" for any other failure.
-    """
-    if "PixelData" not in dataset:
-        raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Around the decoding of pixels. Raises `CaseRejected`: "truncated_file", "undecodable_pixels", see `decoded`."""
     try:
         with quietly():
-            pixels = np.asarray(dataset.pixel_array)
+            yield
     except Exception as error:  # decoders of compressed syntaxes raise what they like; the cause is kept
         if "less than" in str(error) or "end of" in str(error).lower() or isinstance(error, EOFError):
             raise CaseRejected(
@@ -91,6 +87,17 @@ def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
             f"Expected pixels in a transfer syntax that can be decoded here; decoding failed ({type(error).__name__}). "
             "Export uncompressed, or in JPEG, JPEG-LS, JPEG 2000 or RLE.",
         ) from error
+
+
+def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the stored pixel values, decompressed, in the `shape` expected.
+
+    Raises `CaseRejected`: "truncated_file" where bytes are missing, "undecodable_pixels" for any other failure.
+    """
+    if "PixelData" not in dataset:
+        raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
+    with decoding():
+        pixels = np.asarray(dataset.pixel_array)
     if pixels.shape != shape:
         raise CaseRejected(
             "undecodable_pixels",

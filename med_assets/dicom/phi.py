@@ -15,7 +15,6 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
-from pydicom.uid import UID
 
 from med_assets.dicom.admission import read_element, values
 from med_assets.dicom.codes import CODE_ELEMENTS, standard_codes
@@ -27,6 +26,7 @@ from med_assets.dicom.confidentiality import (
     KNOWN_VALUES,
     USUALLY_BURNED_IN,
     Action,
+    registered,
 )
 from med_assets.dicom.deidentify import CODE_STRING, IMPLEMENTATION_VERSION, normalise_structure_name
 from med_assets.errors import CaseRejected
@@ -167,7 +167,7 @@ class _Scan:
         form = _FORMS.get(action)
         if action is Action.KEEP:
             form = CODE_STRING if element.VR == "CS" else None
-        if form is None or all(form.match(text) or (action is Action.UID and UID(text).type) for text in texts):
+        if form is None or all(form.match(text) or (action is Action.UID and registered(text)) for text in texts):
             return None
         return False
 

@@ -34,7 +34,10 @@ def source_token(ws: Workspace, name: str) -> str:
 
 
 def content_hash(datasets: list["Dataset"]) -> str:
-    """Hash of pixels, positions and contours alone: equal for the same images under another name or other UIDs."""
+    """Hash of pixels, positions and contours alone: equal for the same images under another name or other UIDs.
+
+    Of an object with frames, each frame's position counts, and in a segmentation the number of its segment.
+    """
     parts = []
     for ds in datasets:
         contours = [
@@ -42,9 +45,34 @@ def content_hash(datasets: list["Dataset"]) -> str:
             for roi in getattr(ds, "ROIContourSequence", [])
         ]
         position = list(map(float, getattr(ds, "ImagePositionPatient", None) or []))
+        frames = [
+            _frame_place(one)
+            for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+            for one in ds.get(keyword) or ()
+        ]
         if "PixelData" in ds or contours:
-            parts.append(digest(ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours))
+            content = [ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours]
+            parts.append(digest(*content, frames) if frames else digest(*content))
     return digest(sorted(parts))
+
+
+def _frame_place(groups: "Dataset") -> list[list[float]]:
+    """Where a frame lies (or all of them, in the shared groups), and which segment it shows."""
+    names = (
+        ("PlanePositionSequence", "ImagePositionPatient"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient"),
+        ("PixelMeasuresSequence", "PixelSpacing"),
+        ("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
+    )
+    found = []
+    for sequence, keyword in names:
+        values = [one.get(keyword) for one in groups.get(sequence) or ()]
+        found.append([float(number) for value in values if value is not None for number in _several(value)])
+    return found
+
+
+def _several(value: Any) -> list[Any]:
+    return [value] if isinstance(value, int | float) else list(value)
 
 
 @dataclass(frozen=True)
