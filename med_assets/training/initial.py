@@ -8,14 +8,12 @@ import torch
 
 from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.experiments import RELEASED, Experiment
+from med_assets.training.ranks import rank
 from med_assets.training.task import ClosedForm, Task
+from med_assets.training.tensors import SHOWN, demand_fit
 
 INITIAL = "initial.pt"
 """File of a job folder with the weights to begin with; without it a training begins with random ones."""
-
-SHOWN = 5
-"""Tensors named in an error message, of those that do not fit."""
-
 
 WRAPPERS = ("model", "state_dict", "network")
 """Keys under which a released file may hold its state dict, next to an optimiser and other things."""
@@ -59,15 +57,14 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
     if task.released is not None and experiment.initial.startswith(RELEASED):
         found = task.released(found)
     expected = task.weights()
-    wrong = sorted(name for name in found.keys() ^ expected.keys())
-    wrong += sorted(name for name in found.keys() & expected.keys() if found[name].shape != expected[name].shape)
-    if wrong:
-        fit = len(expected.keys() - set(wrong))
-        raise CheckpointMismatch(
-            f"expected the weights of initial={experiment.initial} to fit the network: {fit} of {len(expected)} tensors fit, "
-            f"{len(wrong)} differ in name or shape: {wrong[:SHOWN]}; train with initial=random, or give the experiment the "
-            "network that these weights are of"
-        )
+    fit = demand_fit(
+        expected, found, f"the weights of initial={experiment.initial}",
+        "train with initial=random, or give the experiment the network that these weights are of",
+    )  # fmt: skip
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(found[name])
+    if rank() == 0:
+        print(
+            f"begins with initial={experiment.initial}: {len(fit.matched)} of {len(expected)} tensors match", flush=True
+        )
