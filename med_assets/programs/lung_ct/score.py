@@ -33,6 +33,13 @@ class EvaluationSettings(BaseModel):
         description="distance up to which two surfaces agree, mm; Medical Segmentation Decathlon, lung",
     )
 
+    @classmethod
+    def for_profile(cls, profile: str) -> Self:
+        """Return the settings of a profile, the same in all. Raises ConfigurationError for one that there is not."""
+        if profile not in PROFILES:
+            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(PROFILES)}, got {profile!r}")
+        return cls()
+
 
 def score_case(
     case: PreparedCase,
