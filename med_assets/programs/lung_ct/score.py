@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from med_assets.errors import ConfigurationError
 from med_assets.metrics.score import Score
 from med_assets.metrics.segmentation import segmentation_scores
 from med_assets.programs.lung_ct.dice import dice_on_grid
