@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from med_assets.errors import ConfigurationError
 from med_assets.metrics.score import Score
 from med_assets.metrics.segmentation import segmentation_scores
 from med_assets.programs.lung_ct.dice import dice_on_grid
@@ -32,6 +34,13 @@ class EvaluationSettings(BaseModel):
         ge=0,
         description="distance up to which two surfaces agree, mm; Medical Segmentation Decathlon, lung",
     )
+
+    @classmethod
+    def for_profile(cls, profile: str) -> Self:
+        """Return the settings of a profile, the same in all. Raises ConfigurationError for one that there is not."""
+        if profile not in PROFILES:
+            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(PROFILES)}, got {profile!r}")
+        return cls()
 
 
 def score_case(
