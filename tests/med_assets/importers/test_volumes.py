@@ -126,6 +126,29 @@ def test_importing_twice_gives_the_same_bytes_and_skips_what_is_there(tmp_path, 
     assert import_pairs([one], tmp_path / "a").existing == ("in-image",)
 
 
+def test_identifiers_that_an_anonymiser_took_out_of_slices_are_filled_in_and_nothing_else_changes(tmp_path, one):
+    import_pairs([one], tmp_path / "dicom")
+    slices = tmp_path / "dicom" / "in-image" / "CT"
+    taken = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID")
+    for path in slices.iterdir():
+        ds = pydicom.dcmread(path)
+        for keyword in taken:
+            setattr(ds, keyword, "")
+        ds.save_as(path)
+    assert import_pairs([pair(slices, one.label)], tmp_path / "out").imported == ("in-image-CT",)
+    assert not scan(tmp_path / "out").rejected
+    for before, after in zip(
+        sorted(slices.iterdir()), sorted((tmp_path / "out/in-image-CT/CT").iterdir()), strict=True
+    ):
+        bare, full = pydicom.dcmread(before), pydicom.dcmread(after)
+        assert (full.SOPInstanceUID, full.PatientID) == (bare.file_meta.MediaStorageSOPInstanceUID, "in-image-CT")
+        assert len(full.StudyInstanceUID) > 10
+        for keyword in taken:
+            setattr(full, keyword, "")
+        assert full == bare
+    assert read(tmp_path / "out" / "in-image-CT")[2].kind == "identical"
+
+
 def test_hu_below_the_usual_and_fractions_are_written_as_the_nearest_integer(tmp_path, one):
     hu = volumes()[0].astype(np.float32)
     hu[0, 0, 0], hu[1, 0, 0] = -3024, 10.6
@@ -320,7 +343,7 @@ def test_a_real_lesion_keeps_its_published_volume_and_the_image_its_voxels(real_
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_thirty_two_real_labels_land_on_their_dicom_series(real_data, tmp_path):
+def test_thirty_one_real_labels_land_on_their_dicom_series(real_data, tmp_path):
     folder = real_data / "lung_ct"
     image, label = folder / "example_ct_dicom", folder / "example_seg_dicom.nii.gz"
     assert import_pairs([pair(image, label)], tmp_path).imported == ("lung_ct-example_ct_dicom",)
@@ -330,7 +353,7 @@ def test_thirty_two_real_labels_land_on_their_dicom_series(real_data, tmp_path):
     assert agreed.kind in ("identical", "float_noise")
     nifti = nibabel.load(label)
     data = np.asanyarray(nifti.dataobj)
-    assert len(masks) == len(np.unique(data)) - 1 == 32
+    assert len(masks) == len(np.unique(data)) - 1 == 31  # 32 values, with the background
     # From (z, y, x) towards LPS to the file's own (i, j, k) towards RAS.
     swap = np.eye(4)[[2, 1, 0, 3]]
     flip = np.array([[1, 0, 0, 0], [0, -1, 0, data.shape[1] - 1], [0, 0, 1, 0], [0, 0, 0, 1]])
