@@ -10,8 +10,8 @@ from med_assets.programs.lung_ct import exposure
 from med_assets.programs.lung_ct.audit import summary, warnings
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import described, refused
-from med_assets.stages.reporting import report_path
 from med_assets.stages.prepare import pictured, quarantine_picture
+from med_assets.stages.reporting import report_path
 from tests.med_assets.programs.lung_ct.builders import GEOMETRY, P, ball, masks, write_case
 
 
