@@ -5,16 +5,23 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets import keys, versions
+from assets.gates import Gate
 from assets.shell import Call, Stage, build
+from med_assets.settings import Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from med_assets.checks import CheckOutcome
     from med_assets.stages.result import StageResult
 
 
 def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
     """Trained weights of one experiment. Nothing triggers it: the retraining sensor or a person decides."""
+    from med_assets.stages import training
+
+    configured = training.experiment(Workspace.configuration(), program, experiment)
+    needed = (keys.experiment_key(program, name, "checkpoint") for name in configured.needs())
 
     def run(call: Call) -> "StageResult":
         from med_assets.stages.training import train
@@ -29,9 +36,9 @@ def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
             program,
             "checkpoint",
             f"Weights of experiment {experiment}, trained in a process of its own that outlives this one and resumes.",
-            versions.of_training(program, experiment),
+            versions.of_training(program, configured),
             run,
-            deps=(keys.key(program, "splits"),),
+            deps=(keys.key(program, "splits"), *needed),
             kinds=frozenset({"pytorch", "lightning"}),
             experiment=experiment,
             pool=keys.POOL,
@@ -42,6 +49,18 @@ def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
 
 def evaluation(program: str, experiment: str) -> dg.AssetsDefinition:
     """Formal evaluation of that very checkpoint."""
+    from med_assets.stages import training
+
+    configured = training.experiment(Workspace.configuration(), program, experiment)
+
+    def fine_tuning(ws: Workspace, batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.fine_tuning(ws, program, experiment)
+
+    better = Gate(
+        "fine_tuning", "It is better than what it began with, and reaches its reference.", fine_tuning, blocking=False
+    )
 
     def run(call: Call) -> "StageResult":
         from med_assets.stages.evaluation import evaluate
@@ -58,5 +77,6 @@ def evaluation(program: str, experiment: str) -> dg.AssetsDefinition:
             deps=(keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")),
             kinds=frozenset({"monai", "parquet"}),
             experiment=experiment,
+            gates=() if configured.initial == "random" else (better,),
         )
     )

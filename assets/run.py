@@ -20,6 +20,7 @@ from assets import build_program, keys
 from med_assets import batches, experiments, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.settings import Workspace
+from med_assets.stages.training import in_order
 
 
 def instance_of(ws: Workspace) -> dg.DagsterInstance:
@@ -63,7 +64,8 @@ def _step(
 
 
 def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), overrides: Sequence[str] = ()) -> None:
-    """Take what settled, then materialize the program's graph, with all experiments or the chosen ones.
+    """Take what settled, then materialize the program's graph, with all experiments or the chosen ones
+    and those that they need.
 
     `overrides` (`key=value`) go to the trainings of all chosen experiments. Raises MedAssetsError
     that names the steps that failed; what was computed before stays, and the same command goes on from there.
@@ -85,7 +87,7 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
         for batch in taken:
             step(f"cases of batch {batch}", "raw_cases", "prepared_cases", batch=batch)
         step("dataset and splits", "dataset", "splits")
-        for name in chosen or known:
+        for name in in_order(ws, program_name, chosen or known):
             pair = [keys.experiment_key(program_name, name, stage) for stage in keys.PER_EXPERIMENT]
             training = "__".join(pair[0].path)
             ops = {training: {"config": {"overrides": list(overrides)}}} if overrides else None

@@ -4,6 +4,7 @@ Dagster keeps configuration out of every version, so a changed limit or experime
 """
 
 from med_assets import policies, program
+from med_assets.experiments import Experiment
 from med_assets.files import digest
 from med_assets.settings import Workspace
 
@@ -35,9 +36,7 @@ def of_monitoring(program_name: str) -> str:
     return f"{of_stage(program_name, 'evaluate')}-{digest(policy)}"
 
 
-def of_training(program_name: str, experiment: str) -> str:
-    """Code version of a checkpoint: the code that trains and the hash of the experiment."""
-    from med_assets.stages import training
-
-    chosen = training.experiment(Workspace.configuration(), program_name, experiment)
-    return f"{program.get(program_name).code_versions['train']}-{chosen.hash()[:16]}"
+def of_training(program_name: str, experiment: Experiment) -> str:
+    """Code version of a checkpoint: the code that trains, the hash of the experiment, and what it begins with."""
+    version = f"{program.get(program_name).code_versions['train']}-{experiment.hash()[:16]}"
+    return version if experiment.initial == "random" else f"{version}-{experiment.initial}"

@@ -9,6 +9,7 @@ MedAssetsError
 ├── LaunchFailed          a cluster did not take a training, or ended it without a result
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── DiskFull              no room to write; what was there before is whole
+├── BelowReference        the weights that a training begins with score below their reference
 ├── TrainingStopped       training was told to stop and saved what it had; the same command goes on
 ├── AcceleratorFailed     the accelerator or its driver failed; a new process may go on
 └── OutOfMemory           training ran out of memory, with what was tried
@@ -63,6 +64,10 @@ class LandingUnreadable(MedAssetsError):
 
 class DiskFull(MedAssetsError):
     """There is no room on the disk; nothing that was there is damaged."""
+
+
+class BelowReference(MedAssetsError):
+    """The weights that a training begins with score below what is known of them; nothing was trained."""
 
 
 class TrainingStopped(MedAssetsError):

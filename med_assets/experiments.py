@@ -28,6 +28,12 @@ NO_EFFECT: JsonDict = {"affects_result": False}
 GROUPS = {"profile": "profiles", "site": "sites@site"}
 """Choices between files: their names in an override (`site=head_neck`), and Hydra's own names for them."""
 
+BEGINNINGS = ("random", "champion")
+"""What an experiment can begin with that is no other experiment and no released file."""
+
+RELEASED = "released/"
+"""Prefix of an `initial` that names weights which others released."""
+
 _hydra_lock = threading.Lock()
 
 
@@ -65,13 +71,29 @@ class Rung(Settings):
 class Schedule(Settings):
     """How long to train and when to look."""
 
-    epochs: int = Field(ge=1, description="most epochs to train, count")
+    epochs: int = Field(
+        ge=0, description="most epochs to train, count; 0, with validate_first, publishes the weights it begins with"
+    )
     batch: int = Field(ge=1, description="patches per step, over all devices and pieces, count")
     val_every: int = Field(ge=1, description="validate after each so many epochs, count")
     patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
     ladder: tuple[Rung, ...] = Field(
         default=(), description="rungs to try, in this order, when the whole batch at once does not fit into memory"
     )
+    validate_first: bool = Field(
+        default=False,
+        description="validate the weights that training begins with, as epoch 0: they may turn out to be the best",
+    )
+    reference: dict[str, float] = Field(
+        default_factory=dict,
+        description="by validation metric of epoch 0: the value below which training does not start, unit of that metric",
+    )
+
+    @model_validator(mode="after")
+    def _looks_at_what_it_begins_with(self) -> Self:
+        if not self.validate_first and (self.epochs == 0 or self.reference):
+            raise ValueError("epochs of 0 and reference are about epoch 0: set validate_first to true")
+        return self
 
 
 class Thermal(Settings):
@@ -181,9 +203,15 @@ class Experiment(Settings):
     )
     seed: int = Field(ge=0, description="seed of the weights and of the order and place of patches")
     precision: str = Field(description="Lightning precision on an accelerator; a CPU always trains in 32-true")
-    initial: Literal["random", "champion"] = Field(
+    initial: str = Field(
         default="random",
-        description="weights to begin with; the champion's, while there is one, are part of the checkpoint's key",
+        description="weights to begin with: random, champion (while there is one), another experiment of the program, or "
+        "released/NAME, a file that conf/<program>/_program.yaml names; they are part of the checkpoint's key",
+        json_schema_extra=NO_EFFECT,
+    )
+    expected: dict[str, float] = Field(
+        default_factory=dict,
+        description="by field of the fine-tuning record: the least value that others reached with this recipe, unit of the field",
         json_schema_extra=NO_EFFECT,
     )
     optimiser: Optimiser = Field(description="optimiser and its schedule")
@@ -192,6 +220,11 @@ class Experiment(Settings):
     launch: Launch = Field(
         default=Launch(), description="where it runs and what it asks a cluster for", json_schema_extra=NO_EFFECT
     )
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the experiments whose checkpoints this one is made from."""
+        given = self.initial in BEGINNINGS or self.initial.startswith(RELEASED)
+        return () if given else (self.initial,)
 
     def patch(self) -> list[int] | None:
         """Return the training patch, voxels along each axis, or None in a program that has none."""
@@ -293,9 +326,16 @@ def load(
     if name not in known:
         raise ConfigurationError(f"program {program} has no experiment {name!r}; known: {', '.join(known) or 'none'}")
     chosen = [] if profile is None else [f"profile={profile}"]
-    return _validate(
+    found = _validate(
         program, f"conf/{program}/{name}.yaml", {**_compose(folder, name, [*chosen, *overrides]), "name": name}
     )
+    others = [other for other in known if other != name]
+    if found.initial not in (*BEGINNINGS, *others) and not found.initial.startswith(RELEASED):
+        raise ConfigurationError(
+            f"{program}/{name}: expected initial to be {', '.join(BEGINNINGS)}, {RELEASED}NAME or another experiment "
+            f"({', '.join(others) or 'there is none'}), got {found.initial!r}"
+        )
+    return found
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:

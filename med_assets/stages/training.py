@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets import jobs, program
+from med_assets import jobs, program, weights
 from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
-from med_assets.experiments import Experiment, load
+from med_assets.experiments import RELEASED, Experiment, load
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.provenance import git_state, provenance
 from med_assets.settings import Workspace
@@ -35,6 +35,26 @@ def experiment(ws: Workspace, program_name: str, name: str, overrides: Sequence[
     """The experiment as this workspace runs it: its profile and the program's own overrides applied."""
     base = program.get(program_name).experiment_overrides(ws)
     return load(program_name, name, [*base, *overrides], profile=ws.profile)
+
+
+def in_order(ws: Workspace, program_name: str, names: Sequence[str]) -> list[str]:
+    """The experiments, each after those whose checkpoints it is made from, which are added where they are not named.
+
+    Raises ConfigurationError for experiments that need each other.
+    """
+    ordered: list[str] = []
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise ConfigurationError(f"{program_name}: experiments need each other: {' needs '.join([*above, name])}")
+        for needed in experiment(ws, program_name, name).needs():
+            add(needed, (*above, name))
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in names:
+        add(name, ())
+    return ordered
 
 
 def learning_cases(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
@@ -68,9 +88,18 @@ def last_trained_at(ws: Workspace, program_name: str) -> datetime | None:
 
 
 def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
-    """The checkpoint whose weights an experiment begins with: the champion's if it says so, and there is one."""
-    rows = ws.lake.rows("champions", program_name) if chosen.initial == "champion" else []
-    return rows[-1]["checkpoint"] if rows else None
+    """Key of the weights that an experiment begins with; None for random ones, which are also those of no champion yet.
+
+    Raises ConfigurationError where they are of an experiment that was not trained, or a file that is not there.
+    """
+    if chosen.initial == "random":
+        return None
+    if chosen.initial.startswith(RELEASED):
+        return weights.released(ws, program_name, chosen.initial.removeprefix(RELEASED)).key
+    if chosen.initial == "champion":
+        rows = ws.lake.rows("champions", program_name)
+        return rows[-1]["checkpoint"] if rows else None
+    return str(checkpoint_of(ws, program_name, chosen.initial)["checkpoint"])
 
 
 def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment, initial: str | None = None) -> str:
@@ -130,9 +159,13 @@ def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment,
     write_text(job / "experiment.json", chosen.to_json())
     write_json(job / "cases.json", cases)
     if initial:
-        ws.store.verify(initial)
+        if chosen.initial.startswith(RELEASED):
+            source = weights.released(ws, program_name, chosen.initial.removeprefix(RELEASED)).path
+        else:
+            ws.store.verify(initial)
+            source = ws.store.fetch(initial) / "weights.pt"
         with replacing(job / INITIAL) as temporary:
-            shutil.copyfile(ws.store.fetch(initial) / "weights.pt", temporary)
+            shutil.copyfile(source, temporary)
     return job
 
 
@@ -192,12 +225,13 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
         if column not in ("epoch", "step") and pd.api.types.is_numeric_dtype(history[column])
     ]
     losses = [column for column in columns if "loss" in column]
-    metrics = [column for column in columns if column.endswith("_gy")]
+    metrics = [column for column in columns if column.startswith("val_") and column not in losses]
     if len(history) < 2 or not (losses or metrics):
         return {}
+    unit = program.get(program_name).primary_metric.unit
     path = ws.reports / program_name / "plots" / f"training_{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return {"training": plot_training(path, history, {"loss": losses, "validation (Gy)": metrics}, title=name)}
+    return {"training": plot_training(path, history, {"loss": losses, f"validation ({unit})": metrics}, title=name)}
 
 
 def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None) -> None:

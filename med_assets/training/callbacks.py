@@ -14,7 +14,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from med_assets.errors import BelowReference
 from med_assets.files import replacing, write_json, write_text
 from med_assets.training.ranks import rank, world
 from med_assets.training.task import Task
@@ -61,13 +62,13 @@ class Heartbeat(Callback):
         faulthandler.cancel_dump_traceback_later()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.beat("train", (trainer.current_epoch, trainer.global_step))
+        self.beat("train", (epoch_of(trainer), trainer.global_step))
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        self.beat("train", (trainer.current_epoch, trainer.global_step), always=False)
+        self.beat("train", (epoch_of(trainer), trainer.global_step), always=False)
 
     def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
-        self.beat("validate", (trainer.current_epoch, trainer.global_step), always=False)
+        self.beat("validate", (epoch_of(trainer), trainer.global_step), always=False)
 
 
 class ThermalPause(Callback):
@@ -153,6 +154,8 @@ class MovingAverage(Callback):
         self._swap(pl_module)
 
     def _swap(self, pl_module: Any) -> None:
+        if not self.average:  # epoch 0: nothing was averaged yet
+            return
         with torch.no_grad():
             for name, tensor in pl_module.state_dict().items():
                 kept = tensor.clone()
@@ -207,15 +210,34 @@ class PeakMemory(Callback):
         return {"peak_host_mb": round(host, 1), "peak_accelerator_mb": gpu and round(gpu, 1)}
 
 
-class History(Callback):
-    """Keeps one row per epoch, rewrites `history.csv` whole after each, and prints the row."""
+def epoch_of(trainer: Any) -> int:
+    """Number of the epoch that is being trained or validated, from 1; 0 is what training begins with."""
+    return 0 if trainer.sanity_checking else int(trainer.current_epoch) + 1
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class History(Callback):
+    """Keeps one row per epoch, rewrites `history.csv` whole after each, and prints the row.
+
+    Raises BelowReference when a metric of epoch 0 is below its `reference`.
+    """
+
+    def __init__(self, path: Path, reference: Mapping[str, float] | None = None) -> None:
+        self.path, self.reference = path, reference or {}
         self.rows: list[dict[str, float]] = []
 
+    def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
+        found = dict(pl_module.epoch_metrics)
+        self.add({"epoch": 0, "step": 0, **found})
+        for name, least in self.reference.items():
+            if (value := found.get(name)) is None or not value >= least:
+                raise BelowReference(
+                    f"expected {name} of at least {least:g} from the weights that this training begins with, got "
+                    f"{'none' if value is None else format(value, '.4g')}; nothing was trained: check weights, labels and "
+                    "preprocessing, or lower schedule.reference if these data are another task"
+                )
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.add({"epoch": trainer.current_epoch, "step": trainer.global_step, **pl_module.epoch_metrics})
+        self.add({"epoch": epoch_of(trainer), "step": trainer.global_step, **pl_module.epoch_metrics})
 
     def add(self, row: dict[str, float]) -> None:
         """Add a row and write the file; a metric that an epoch does not have is left empty, never 0."""
@@ -262,7 +284,7 @@ class BestEpoch(Callback):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         value = pl_module.epoch_metrics.get(self.task.monitor)
         if value is not None and math.isfinite(value) and (self.best is None or value < self.best):
-            self.best, self.epoch, self.waited = value, trainer.current_epoch, 0
+            self.best, self.epoch, self.waited = value, epoch_of(trainer), 0
             if rank() == 0:
                 save_tensors(self.path_of(self.epoch), self.task.weights())
         else:

@@ -51,7 +51,7 @@ def fit(
         )
     if found is not None:
         sampler.start_at(found.epoch, found.batches * task.train.batch_size)
-    history = callbacks.History(job / "history.csv")
+    history = callbacks.History(job / "history.csv", experiment.schedule.reference)
     best = callbacks.BestEpoch(checkpoints.best_path, task, experiment.schedule.patience)
     memory = callbacks.PeakMemory()
     precision: Any = "32-true" if plan.accelerator == "cpu" else experiment.precision
@@ -80,7 +80,8 @@ def fit(
             max_epochs=experiment.schedule.epochs,
             check_val_every_n_epoch=experiment.schedule.val_every,
             gradient_clip_val=experiment.optimiser.clip,
-            num_sanity_val_steps=0,
+            # Lightning's check before training, over all cases, is the validation of what training begins with.
+            num_sanity_val_steps=-1 if experiment.schedule.validate_first and found is None else 0,
             log_every_n_steps=1,
             logger=TensorBoardLogger(save_dir=job, name="tensorboard", version=""),
             callbacks=used,
@@ -107,6 +108,7 @@ def fit(
         "best_value": best.best,
         "best_metrics": next(row for row in history.rows if row["epoch"] == best.epoch),
         "epochs_run": len(history.rows),
+        "steps": trainer.global_step,
         "stopped_early": best.waited >= best.patience,
         "resumed": found is not None,
         "device": str(trainer.strategy.root_device),

@@ -82,14 +82,14 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
                 torch.manual_seed(experiment.seed)
                 probe = build(program, experiment.probe(), cases)
                 if isinstance(probe, ClosedForm):
-                    start_from(job, probe)
+                    start_from(job, experiment, probe)
                     monitor, outcome = probe.monitor, _closed_form(job, probe)
                 else:
                     plan = _plan(job, experiment, probe, began=found is not None)
                     torch.manual_seed(experiment.seed)
                     task = build(program, _at(experiment, plan), cases)
                     assert isinstance(task, Task)
-                    start_from(job, task)
+                    start_from(job, experiment, task)
                     monitor = task.monitor
                     outcome = fit(job, experiment, task, plan, checkpoints, found, heartbeat, stop)
             except (RuntimeError, MemoryError, OSError, OutOfMemory) as error:

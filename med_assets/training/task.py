@@ -41,6 +41,8 @@ class Task:
     val: Any
     monitor: str
     weights: Callable[[], "dict[str, Tensor]"]
+    released: "Callable[[dict[str, Tensor]], dict[str, Tensor]] | None" = None
+    """Gives the tensors of a released file the names that they have here; None where they have them already."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, stored
 from med_assets.dicom.write import write_rtdose
+from med_assets.nifti import write_nifti
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.scorer import PREDICTION
 
@@ -36,14 +37,5 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     images = {"ct": case.ct, "planned_dose": case.dose, "predicted_dose": prediction}
     return [
         dose,
-        *(_write_nifti(out / f"{name}.nii.gz", np.asarray(array), geometry) for name, array in images.items()),
+        *(write_nifti(out / f"{name}.nii.gz", np.asarray(array), geometry) for name, array in images.items()),
     ]
-
-
-def _write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> Path:
-    import nibabel
-
-    image = nibabel.Nifti1Image(np.ascontiguousarray(array.T), geometry.nifti_affine())
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
-    return path

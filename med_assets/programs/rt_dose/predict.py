@@ -8,14 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from med_assets.errors import CheckpointMismatch, ConfigurationError
-from med_assets.experiments import from_json
 from med_assets.programs.rt_dose import mean_dose
 from med_assets.programs.rt_dose.experiment import DoseExperiment, Inference
 from med_assets.programs.rt_dose.networks import BaselineUNet3D
 from med_assets.programs.rt_dose.prepared import PreparedCase, pad_input
-
-SHOWN = 5
-"""Tensors named in an error message, of those that do not fit."""
+from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
 
 
 def build_network(experiment: DoseExperiment) -> BaselineUNet3D:
@@ -70,7 +67,9 @@ class Predictor:
         self._network: BaselineUNet3D | None = None
         if experiment.network.kind == "unet":
             self._network = build_network(experiment)
-            _demand_fit(self._network.state_dict(), weights)
+            demand_fit(
+                self._network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
+            )
             self._network.load_state_dict(self._weights, strict=True)
             self._network.to(device)
         elif set(weights) != set(mean_dose.KEYS):
@@ -95,26 +94,6 @@ class Predictor:
 
 def load_predictor(checkpoint_folder: Path, device: str = "cpu") -> Predictor:
     """Load `weights.pt` and `experiment.json` of a folder. Raises CheckpointMismatch unless every tensor fits."""
-    paths = {name: checkpoint_folder / name for name in ("experiment.json", "weights.pt")}
-    if missing := [name for name, path in paths.items() if not path.is_file()]:
-        raise CheckpointMismatch(
-            f"a checkpoint folder holds experiment.json and weights.pt; missing: {', '.join(missing)}"
-        )
-    experiment = from_json("rt_dose", paths["experiment.json"].read_text(encoding="utf-8"))
+    experiment, weights = read_checkpoint("rt_dose", checkpoint_folder)
     assert isinstance(experiment, DoseExperiment)
-    weights = torch.load(paths["weights.pt"], map_location="cpu", weights_only=True)
     return Predictor(experiment, weights, device)
-
-
-def _demand_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    missing = sorted(set(expected) - set(found))
-    extra = sorted(set(found) - set(expected))
-    shapes = sorted(
-        f"{name} expected {tuple(expected[name].shape)} found {tuple(found[name].shape)}"
-        for name in set(expected) & set(found)
-        if expected[name].shape != found[name].shape
-    )
-    problems = {"missing": missing, "unexpected": extra, "other shape": shapes}
-    if any(problems.values()):
-        said = "; ".join(f"{len(items)} {what}: {items[:SHOWN]}" for what, items in problems.items() if items)
-        raise CheckpointMismatch(f"the weights do not fit the network of the experiment, nothing was loaded: {said}")

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from med_assets import stages
+from med_assets.errors import ConfigurationError
 from med_assets.files import read_json, write_json
 from med_assets.settings import Workspace
+from med_assets.stages import training
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 
@@ -51,3 +53,35 @@ def test_the_champions_weights_are_what_training_begins_with_and_part_of_the_key
     model(ws, "dvh_aware", constant(3.0))
     stages.champion(ws, P)
     assert train(ws, "initial=champion")[0] not in (cold, warm)
+
+
+def test_another_experiments_weights_are_what_training_begins_with(ws: Workspace) -> None:
+    with pytest.raises(ConfigurationError, match="rt_dose/grad_loss has no checkpoint yet"):
+        train(ws, "initial=grad_loss")
+    first = model(ws, "grad_loss", constant(4.0))
+    key, began = train(ws, "initial=grad_loss")
+    assert began == (ws.store.fetch(first) / "weights.pt").read_bytes()
+    assert read_json(ws.store.fetch(key) / "provenance.json")["initial"] == first
+    second = model(ws, "grad_loss", constant(3.0))
+    assert first != second
+    assert train(ws, "initial=grad_loss")[0] != key, "another teacher makes another checkpoint"
+
+
+def test_what_an_experiment_begins_with_must_exist(ws: Workspace) -> None:
+    with pytest.raises(ConfigurationError, match=r"expected initial to be random, champion, released/NAME or another"):
+        train(ws, "initial=nothing_like_it")
+    with pytest.raises(ConfigurationError, match=r"expected released weights of rt_dose among \[\], got 'net'"):
+        train(ws, "initial=released/net")
+
+
+def test_experiments_are_trained_after_those_they_begin_with(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {"a": ("c",), "b": (), "c": ("b",), "x": ("y",), "y": ("x",)}
+
+    class Stands:
+        def __init__(self, name: str) -> None:
+            self.needs = lambda: wanted[name]
+
+    monkeypatch.setattr(training, "experiment", lambda ws, program, name: Stands(name))
+    assert training.in_order(ws, P, ["a", "b"]) == ["b", "c", "a"]
+    with pytest.raises(ConfigurationError, match="experiments need each other: x needs y needs x"):
+        training.in_order(ws, P, ["x"])

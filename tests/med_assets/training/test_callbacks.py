@@ -29,7 +29,7 @@ def best(tmp_path: Path) -> BestEpoch:
 
 
 def validated(best: BestEpoch, values: list[float]) -> SimpleNamespace:
-    trainer = SimpleNamespace(current_epoch=0, should_stop=False)
+    trainer = SimpleNamespace(current_epoch=0, should_stop=False, sanity_checking=False)
     for trainer.current_epoch, value in enumerate(values):
         best.on_validation_end(trainer, SimpleNamespace(epoch_metrics={"loss": value}))
     return trainer
@@ -37,7 +37,7 @@ def validated(best: BestEpoch, values: list[float]) -> SimpleNamespace:
 
 def test_the_lowest_value_is_the_best_epoch(best: BestEpoch) -> None:
     trainer = validated(best, [3.0, 1.0, 2.0])
-    assert (best.best, best.epoch, trainer.should_stop) == (1.0, 1, False)
+    assert (best.best, best.epoch, trainer.should_stop) == (1.0, 2, False)
     assert best.path is not None
     assert best.path.is_file()
 
@@ -55,7 +55,7 @@ def test_a_training_that_had_stopped_stays_stopped_when_resumed(best: BestEpoch)
 
 def test_a_nan_is_never_the_best(best: BestEpoch) -> None:
     validated(best, [float("nan"), 2.0])
-    assert (best.best, best.epoch) == (2.0, 1)
+    assert (best.best, best.epoch) == (2.0, 2)
 
 
 def test_a_metric_that_an_epoch_does_not_have_is_left_empty(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from med_assets.dicom.seg import write_seg
 
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, derived_uid
+from med_assets.dicom.seg import write_seg
 from med_assets.dicom.write import write_ct, write_rtstruct
+from tests.med_assets.programs.lung_ct.prepared_builders import TINY, write_job, write_prepared
+
+__all__ = ["TINY", "write_case", "write_job", "write_prepared"]
 
 P = "lung_ct"
 SHAPE, SPACING_MM = (24, 40, 40), (5.0, 4.0, 4.0)

@@ -1,0 +1,77 @@
+"""Scores of one predicted mask: formal ones on the scanner's grid, and the training-time Dice on its own grid beside them."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_assets.errors import ConfigurationError
+from med_assets.metrics.score import Score
+from med_assets.metrics.segmentation import segmentation_scores
+from med_assets.programs.lung_ct.dice import dice_on_grid
+from med_assets.programs.lung_ct.experiment import Inference
+from med_assets.programs.lung_ct.labels import UNLABELLED
+from med_assets.programs.lung_ct.prepared import PreparedCase
+
+SUBJECT = "target"
+"""Subject of all scores of the program: the class that the workspace is set to."""
+
+TRAINING_GRID_DICE = "dice_training_grid"
+"""Name of the training-time Dice, another than that of the formal one, so that the two are never mixed."""
+
+PROFILES = ("full", "small", "demo")
+
+
+class EvaluationSettings(BaseModel):
+    """Everything that changes a score besides the case and the prediction; stored with every evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    surface_tolerance_mm: float = Field(
+        default=2.0,
+        ge=0,
+        description="distance up to which two surfaces agree, mm; Medical Segmentation Decathlon, lung",
+    )
+
+    @classmethod
+    def for_profile(cls, profile: str) -> Self:
+        """Return the settings of a profile, the same in all. Raises ConfigurationError for one that there is not."""
+        if profile not in PROFILES:
+            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(PROFILES)}, got {profile!r}")
+        return cls()
+
+
+def score_case(
+    case: PreparedCase,
+    prediction: np.ndarray,
+    logits: np.ndarray,
+    inference: Inference,
+    settings: EvaluationSettings,
+) -> list[Score]:
+    """Score a predicted mask, bool (z, y, x) on the scanner's grid, and its logits (x, y, z) on the training grid.
+
+    The formal rows are those of `segmentation_scores`, which raises for a mask on another grid; then comes
+    `dice_training_grid`. Each convention ends with the class, the grid and how the volume was predicted.
+    """
+    said = f"class {case.target_id} ({case.target}); predicted by class prompt in {inference.text()}, logit above 0"
+    truth = np.asarray(case.truth)
+    formal: Iterable[Score] = segmentation_scores(
+        truth == case.target_id, prediction, case.geometry.spacing_mm, SUBJECT,
+        surface_tolerance_mm=settings.surface_tolerance_mm, valid=truth != UNLABELLED,
+    )  # fmt: skip
+    there = "on the scanner's grid, labels resampled by nearest neighbour"
+    scores = [replace(one, convention=f"{one.convention}; {there}; {said}") for one in formal]
+    return [*scores, _on_training_grid(case, logits, said)]
+
+
+def _on_training_grid(case: PreparedCase, logits: np.ndarray, said: str) -> Score:
+    label = np.asarray(case.label)
+    steps = " x ".join(f"{step:g}" for step in case.spacing_mm)
+    convention = (
+        f"2 |T and P| / (|T| + |P|) on the training grid of {steps} mm, as in validation during training, not comparable "
+        f"with dice; undefined where the labels there have no such voxel; voxels outside the labelled region are left out; {said}"
+    )
+    number = int(np.count_nonzero((label == case.target_id) | (logits > 0)))
+    return Score(TRAINING_GRID_DICE, SUBJECT, dice_on_grid(logits, label, case.target_id), "1", convention, n=number)

@@ -1,0 +1,81 @@
+"""A loaded VISTA3D model applied to prepared cases: scores, the predicted mask kept for the report, and its picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from med_assets.files import write_json
+from med_assets.metrics.score import Score
+from med_assets.program import Scorer
+from med_assets.programs.lung_ct.predict import load_predictor
+from med_assets.programs.lung_ct.prepared import PreparedCase
+from med_assets.programs.lung_ct.score import EvaluationSettings, score_case
+
+PREDICTION = "prediction.npy"
+"""The predicted mask on the scanner's grid, eight voxels to a byte in C order."""
+
+SUMMARY = "prediction.json"
+"""Class, volume, probabilities and how the volume was predicted."""
+
+
+class SegmentationScorer(Scorer):
+    """Predicts the target in whole volumes with one checkpoint and scores it on the scanner's grid."""
+
+    def __init__(self, checkpoint: Path, settings: EvaluationSettings) -> None:
+        self.predictor = load_predictor(checkpoint)
+        self.settings = settings
+
+    def score(self, prepared: Path, out: Path) -> list[Score]:
+        from med_assets.programs.lung_ct.transforms import forward, to_scanner_grid
+
+        case = PreparedCase.open(prepared)
+        # The image is made again, equal to the stored one, since only a traced one knows the way back.
+        image = forward(np.asarray(case.ct), case.geometry, case.spacing_mm)
+        (logits,) = self.predictor(image[0].numpy(), [case.target_id])
+        prediction = to_scanner_grid((logits > 0).astype(np.uint8), image).astype(bool)
+        inference = self.predictor.experiment.inference
+        np.save(out / PREDICTION, np.packbits(prediction))
+        write_json(out / SUMMARY, _summary(case, prediction, logits) | {"inference": inference.model_dump()})
+        return score_case(case, prediction, logits, inference, self.settings)
+
+
+def _summary(case: PreparedCase, prediction: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+    probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    inside = probability[logits > 0]
+    return {
+        "class": case.target_id,
+        "name": case.target,
+        "shape": list(prediction.shape),
+        "volume_ml": int(np.count_nonzero(prediction)) * float(np.prod(case.geometry.spacing_mm)) / 1000,
+        "highest_probability": float(probability.max()),
+        "mean_probability_inside": float(inside.mean()) if inside.size else None,
+        "uncertain_share": float(np.mean((probability > 0.1) & (probability < 0.9))),
+    }
+
+
+def read_prediction(predicted: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the mask that `SegmentationScorer.score` kept, bool (z, y, x) of the shape of the CT."""
+    packed = np.load(predicted / PREDICTION)
+    return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+
+def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    """Outlines of the true and the predicted target on three axial slices of one case, as a PNG file under `out`."""
+    from med_assets.reports.mask_plots import plot_masks
+
+    case = PreparedCase.open(prepared)
+    prediction = read_prediction(predicted, case.ct.shape)
+    truth = np.asarray(case.truth) == case.target_id
+    out.mkdir(parents=True, exist_ok=True)
+    title = f"case {case.case_id}, {case.target}"
+    return [
+        plot_masks(
+            out / f"{case.case_id}_target.png",
+            np.asarray(case.ct),
+            truth,
+            prediction,
+            case.geometry.spacing_mm,
+            title=title,
+        )
+    ]

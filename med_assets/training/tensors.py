@@ -1,0 +1,76 @@
+"""Whether the tensors of a file are those of a network, and the two files of a checkpoint folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from med_assets.errors import CheckpointMismatch
+from med_assets.experiments import Experiment, from_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHOWN = 5
+"""Tensors named in an error message, of those that do not fit."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Names of the tensors that match in name and shape, and of those that do not, each sorted."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    other_shape: tuple[str, ...]
+    """With the shapes: `head.bias expected (1,) found (2,)`."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every tensor that was expected is there, and no other."""
+        return not (self.missing or self.unexpected or self.other_shape)
+
+    def text(self) -> str:
+        """What does not fit, for a message; empty when all does."""
+        problems = {"missing": self.missing, "unexpected": self.unexpected, "other shape": self.other_shape}
+        return "; ".join(f"{len(items)} {what}: {list(items[:SHOWN])}" for what, items in problems.items() if items)
+
+
+def compare(expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]") -> Fit:
+    """Compare two state dicts by the names and shapes of their tensors."""
+    both = sorted(expected.keys() & found.keys())
+    return Fit(
+        matched=tuple(name for name in both if expected[name].shape == found[name].shape),
+        missing=tuple(sorted(expected.keys() - found.keys())),
+        unexpected=tuple(sorted(found.keys() - expected.keys())),
+        other_shape=tuple(
+            f"{name} expected {tuple(expected[name].shape)} found {tuple(found[name].shape)}"
+            for name in both
+            if expected[name].shape != found[name].shape
+        ),
+    )
+
+
+def demand_fit(expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]", whose: str, advice: str) -> Fit:
+    """Return the comparison. Raises CheckpointMismatch, naming `whose` weights they are, unless every tensor fits."""
+    fit = compare(expected, found)
+    if not fit.whole:
+        wrong = len(fit.missing) + len(fit.unexpected) + len(fit.other_shape)
+        raise CheckpointMismatch(
+            f"expected {whose} to fit the network, took none: {len(fit.matched)} of {len(expected)} tensors fit, {wrong} "
+            f"differ in name or shape: {fit.text()}; {advice}"
+        )
+    return fit
+
+
+def read_checkpoint(program: str, folder: Path) -> "tuple[Experiment, dict[str, Tensor]]":
+    """Read `experiment.json` and `weights.pt` of a checkpoint folder. Raises CheckpointMismatch when one is missing."""
+    import torch
+
+    paths = {name: folder / name for name in ("experiment.json", "weights.pt")}
+    if missing := [name for name, path in paths.items() if not path.is_file()]:
+        raise CheckpointMismatch(
+            f"a checkpoint folder holds experiment.json and weights.pt; missing: {', '.join(missing)}"
+        )
+    experiment = from_json(program, paths["experiment.json"].read_text(encoding="utf-8"))
+    return experiment, torch.load(paths["weights.pt"], map_location="cpu", weights_only=True)

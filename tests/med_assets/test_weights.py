@@ -1,0 +1,55 @@
+"""Released weights: found by name, known by content, and a message for a person where they are not in place."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from med_assets import weights
+from med_assets.errors import ConfigurationError
+from med_assets.settings import Workspace
+from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.models import configure
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    entry = {"file": "net/model.pt", "source": "the publisher's page, licence X"}
+    configure(tmp_path, monkeypatch, released={"net": entry})
+    return entry
+
+
+def put(ws: Workspace, content: bytes) -> Path:
+    path = ws.home / "weights" / "net" / "model.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_other_bytes_are_other_weights(workspace: Workspace, release: dict[str, str]) -> None:
+    path = put(workspace, b"first")
+    first = weights.released(workspace, P, "net")
+    assert first.path == path
+    put(workspace, b"second")
+    assert weights.released(workspace, P, "net").key != first.key
+
+
+def test_where_to_get_a_missing_file_is_said(workspace: Workspace, release: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.pt, found nothing there. Get them from the publisher's page"):
+        weights.released(workspace, P, "net")
+
+
+def test_a_file_that_is_not_the_release_is_refused(
+    workspace: Workspace, release: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path, monkeypatch, released={"net": release | {"sha256": hashlib.sha256(b"right").hexdigest()}})
+    put(workspace, b"wrong")
+    with pytest.raises(ConfigurationError, match="get it again"):
+        weights.released(workspace, P, "net")
+    put(workspace, b"right")
+    assert weights.released(workspace, P, "net").key.startswith("released/net-")
+
+
+def test_an_unknown_name_lists_those_there_are(workspace: Workspace, release: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"among \['net'\], got 'other'"):
+        weights.released(workspace, P, "other")
