@@ -117,3 +117,15 @@ def test_an_audit_of_nothing_says_so() -> None:
     found = summary([], [])
     assert (found["accepted"], found["skipped"], found["exposure"]) == (0, 0, {})
     assert found["ranges"]["target_ml"] == [None, None, None]
+
+
+@pytest.mark.slow
+def test_the_program_s_own_phantoms_are_accepted_and_marked_synthetic(workspace: Workspace) -> None:
+    program.get(P).write_phantoms(workspace.landing / P, 2, seed=5)
+    batch = ingest(workspace)
+    rows = described(workspace, P)
+    assert len(rows) == 2, [row["reason"] for row in refused(workspace, P)]
+    assert {(row["synthetic"], row["exposure"], row["labels_without_class"]) for row in rows} == {(True, "unseen", 0)}
+    assert all(row["target_network_voxels"] > 0 for row in rows)
+    assert checks.audit(workspace, P, batch).passed
+    assert checks.held_out(workspace, P).passed
