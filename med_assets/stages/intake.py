@@ -112,6 +112,8 @@ class _Intake:
 
     def _entry_key(self, name: str) -> str | None:
         """Key of what intake makes of an entry; None when it has links or files that can't be read, whose content is unknown."""
+        from med_assets.dicom.confidentiality import PROFILE_VERSION
+
         root, found = batches.landing_folder(self.ws, self.program), []
         if any(path.is_symlink() for path in (root / name).rglob("*")):
             return None
@@ -121,7 +123,8 @@ class _Intake:
             except OSError:
                 return None
         chosen = programs.get(self.program)
-        made_of = digest(self.program, chosen.code_versions["intake"], sorted(chosen.roi_vocabulary(self.ws)), found)
+        versions = (chosen.code_versions["intake"], PROFILE_VERSION)
+        made_of = digest(self.program, versions, sorted(chosen.roi_vocabulary(self.ws)), found)
         # File names can identify patients and short ones can be guessed, so the key is keyed like every pseudonym.
         return f"intake/{hmac.new(self.ws.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]}"
 
