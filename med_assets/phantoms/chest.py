@@ -34,7 +34,7 @@ TISSUE_HU = {
 }  # fmt: skip
 
 TUMOUR_ML = 0.5
-"""What the largest tumour of a case has at least."""
+"""What every tumour has at least."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def anatomy(geometry: Geometry, rng: np.random.Generator) -> dict[str, np.ndarra
 def tumours(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Generator) -> list[Tumour]:
     """One to three tumours of 8-25 mm radius: within a lung, at its pleura or at the mediastinum, solid to ground-glass.
 
-    The first has at least `TUMOUR_ML`. Raises ValueError where the grid does not hold such a one.
+    The first is of 13 mm or more and all have at least `TUMOUR_ML`. Raises ValueError where the grid does not hold such a one.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -197,7 +197,7 @@ def tumours(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
     lumps: list[Tumour] = []
     for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))):
         for _ in range(50):
-            radius = float(rng.uniform(8, 25))
+            radius = float(rng.uniform(8 if lumps else 13, 25))
             place = rng.choice(["lung", "pleura", "mediastinum"], p=[0.5, 0.3, 0.2])
             near = depth_mm <= 0.6 * radius
             allowed = {
@@ -213,7 +213,7 @@ def tumours(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
             share = _lump(geometry, centre, radius, rng) * room
             mask = share >= 0.5
             if mask.sum() * voxel_ml >= TUMOUR_ML and not any((mask & other.mask).any() for other in lumps):
-                hu = rng.uniform(20, 60) if rng.random() < 0.7 else rng.uniform(-400, -120)
+                hu = rng.uniform(20, 60) if rng.random() < 0.75 else rng.uniform(-400, -120)
                 lumps.append(Tumour(mask, share, float(hu)))
                 break
     if not lumps:
@@ -278,7 +278,7 @@ def _vessels(masks: dict[str, np.ndarray], geometry: Geometry, rng: np.random.Ge
             grow(
                 np.array([height, 6.0, side * 26.0]), way / np.linalg.norm(way), rng.uniform(34, 48), rng.uniform(4, 6)
             )
-    for _ in range(int(rng.integers(3, 7))):
+    for _ in range(int(rng.integers(2, 6))):
         _, end, _ = pieces[int(rng.integers(len(pieces)))]
         way = rng.normal(0, 1, 3)
         pieces.append((end, _triple(end + rng.uniform(14, 26) * way / np.linalg.norm(way)), rng.uniform(4.5, 7.5)))
