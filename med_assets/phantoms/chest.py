@@ -8,6 +8,7 @@ anything about patients.
 import hashlib
 import shutil
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ TISSUE_HU = {
 }  # fmt: skip
 
 TUMOUR_ML = 0.5
-"""What the largest tumour of a case has at least."""
+"""What every tumour has at least."""
 
 
 @dataclass(frozen=True)
@@ -144,18 +145,19 @@ def anatomy(geometry: Geometry, rng: np.random.Generator) -> dict[str, np.ndarra
     ) <= 1
     heart &= cavity & (z > diaphragm - 3) & (y < spine_y - 24)
     top = heart_z + 34 * size[1]
-    descending_y = float(np.mean(spine_y)) - 24
-    arc = np.linspace(0, np.pi, 9)
-    aorta_path = [(top, -14.0, -8.0)] + [
-        (top + 16 + 20 * np.sin(t), -14 + (descending_y + 14) * (1 - np.cos(t)) / 2, -8 + 28 * (1 - np.cos(t)) / 2) for t in arc
-    ] + [(-130.0, descending_y + 4, 16.0)]  # fmt: skip
-    aorta = _tubes(geometry, list(zip(aorta_path, aorta_path[1:], [13.0 * size[3]] * 10, strict=False))) >= 0.5
+    descending_y = 0.86 * (tall - fat_mm - 18) - 24
+    # Up from the heart, in an arch to the back and the left, and down beside the spine.
+    path = [(top, -14.0, -8.0)]
+    for angle in np.linspace(0, np.pi, 9):
+        back = (1 - np.cos(angle)) / 2
+        path.append((top + 16 + 20 * np.sin(angle), -14 + (descending_y + 14) * back, -8 + 28 * back))
+    path.append((-130.0, descending_y + 4, 16.0))
+    aorta = _tubes(geometry, [(a, b, 13.0 * size[3]) for a, b in pairwise(path)]) >= 0.5
     aorta &= body & ~heart & ~(vertebra & bone)
     carina = top + 8
     trachea = _tubes(geometry, [((140.0, -2.0, 0.0), (carina, 14.0, 0.0), 8.5)]) >= 0.5
-    bronchi = _tubes(
-        geometry, [((carina, 14.0, 0.0), (carina - 26, 18.0, 34.0 * side), 6.0) for side in (-1, 1)]
-    ) >= 0.5  # fmt: skip
+    ends = [(carina - 26, 18.0, 34.0 * side) for side in (-1, 1)]
+    bronchi = _tubes(geometry, [((carina, 14.0, 0.0), end, 6.0) for end in ends]) >= 0.5
     middle = np.interp(y, [-90, -50, -10, 30, 90], [9, 22, 31, 27, 27]) * size[4]
     gap = ellipsoid(heart_z, -26, 24, 52 * size[1], 46 * size[2], 57 * size[2]) & (y < 5)
     lungs = oval(wall_y - 2, wall_x - 2) & (abs(x) + 0 * z > middle) & (z > diaphragm) & ~heart & ~aorta & ~gap
@@ -163,16 +165,9 @@ def anatomy(geometry: Geometry, rng: np.random.Generator) -> dict[str, np.ndarra
     left, right = lungs & (x > 0), lungs & (x < 0)
     fissure = z < 0.9 * y + rng.uniform(-16, 4)
     lower_right = z < rng.uniform(-20, 0)
-    liver = (
-        cavity
-        & (z < diaphragm - 4)
-        & (x < rng.uniform(15, 40))
-        & (y < 0.55 * tall)
-        & ~heart
-        & ~aorta
-        & ~(vertebra & bone)
-    )
-    couch = (y > tall + 6) & (y < tall + 20) & (abs(x) < 0.93 * wide) & (z < 1e9)
+    below = cavity & (z < diaphragm - 4) & ~heart & ~aorta & ~(vertebra & bone)
+    liver = below & (x < rng.uniform(15, 40)) & (y < 0.55 * tall)
+    couch = np.broadcast_to((y > tall + 6) & (y < tall + 20) & (abs(x) < 0.93 * wide), geometry.shape)
     muscle = oval(tall - fat_mm, wide - fat_mm)
     return {
         "left lung upper lobe": left & ~fissure, "left lung lower lobe": left & fissure,
@@ -180,14 +175,14 @@ def anatomy(geometry: Geometry, rng: np.random.Generator) -> dict[str, np.ndarra
         "right lung middle lobe": right & ~fissure & lower_right, "right lung lower lobe": right & fissure,
         "heart": heart, "aorta": aorta, "trachea": trachea & ~lungs & ~aorta, "liver": liver, "spinal cord": cord,
         "body": body, "fat": body & ~muscle, "cavity": cavity, "lungs": lungs, "bone": bone, "bronchi": bronchi,
-        "couch": couch, "gut": cavity & (z < diaphragm - 4) & ~liver & ~heart & ~aorta,
+        "couch": couch, "gut": below & ~liver,
     }  # fmt: skip
 
 
 def tumours(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Generator) -> list[Tumour]:
     """One to three tumours of 8-25 mm radius: within a lung, at its pleura or at the mediastinum, solid to ground-glass.
 
-    The first has at least `TUMOUR_ML`. Raises ValueError where the grid does not hold such a one.
+    The first is of 13 mm or more and all have at least `TUMOUR_ML`. Raises ValueError where the grid does not hold such a one.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -202,7 +197,7 @@ def tumours(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
     lumps: list[Tumour] = []
     for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))):
         for _ in range(50):
-            radius = float(np.exp(rng.uniform(np.log(8), np.log(25))))
+            radius = float(rng.uniform(8 if lumps else 13, 25))
             place = rng.choice(["lung", "pleura", "mediastinum"], p=[0.5, 0.3, 0.2])
             near = depth_mm <= 0.6 * radius
             allowed = {
@@ -218,7 +213,7 @@ def tumours(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
             share = _lump(geometry, centre, radius, rng) * room
             mask = share >= 0.5
             if mask.sum() * voxel_ml >= TUMOUR_ML and not any((mask & other.mask).any() for other in lumps):
-                hu = rng.uniform(20, 60) if rng.random() < 0.65 else rng.uniform(-450, -150)
+                hu = rng.uniform(20, 60) if rng.random() < 0.75 else rng.uniform(-400, -120)
                 lumps.append(Tumour(mask, share, float(hu)))
                 break
     if not lumps:
@@ -283,7 +278,7 @@ def _vessels(masks: dict[str, np.ndarray], geometry: Geometry, rng: np.random.Ge
             grow(
                 np.array([height, 6.0, side * 26.0]), way / np.linalg.norm(way), rng.uniform(34, 48), rng.uniform(4, 6)
             )
-    for _ in range(int(rng.integers(4, 9))):
+    for _ in range(int(rng.integers(2, 6))):
         _, end, _ = pieces[int(rng.integers(len(pieces)))]
         way = rng.normal(0, 1, 3)
         pieces.append((end, _triple(end + rng.uniform(14, 26) * way / np.linalg.norm(way)), rng.uniform(4.5, 7.5)))
