@@ -21,6 +21,13 @@ def _experiment(text: str) -> tuple[str, str]:
     return name, experiment
 
 
+def _label_name(text: str) -> tuple[int, str]:
+    value, equals, name = text.partition("=")
+    if not (value.isdecimal() and equals and name.strip()):
+        raise argparse.ArgumentTypeError(f"expected VALUE=NAME such as 1=lung_tumor, got {text!r}")
+    return int(value), name.strip()
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; `docs/cli.md` is written from it."""
     top = argparse.ArgumentParser(
@@ -41,11 +48,34 @@ def parser() -> argparse.ArgumentParser:
             )
         return added
 
-    add = command("import", commands.import_cases, "Turn a public data set into DICOM case folders.")
-    add.add_argument("source", choices=("openkbp",), help="which data set's layout to read")
-    add.add_argument("src", type=Path, metavar="SRC", help="folder with the data set as its authors publish it")
+    add = command(
+        "import", commands.import_cases, "Turn a public data set, or image and label volumes, into DICOM case folders."
+    )
+    add.add_argument(
+        "source",
+        choices=("openkbp", "msd", "datalist", "pair"),
+        help="what to read: OpenKBP, a task of the Medical Segmentation Decathlon, a MONAI datalist, or one image and its label",
+    )
+    add.add_argument(
+        "src",
+        type=Path,
+        nargs="+",
+        metavar="SRC",
+        help="the data set's folder as its authors publish it, the datalist's JSON file, or for a pair IMAGE LABEL "
+        "(NIfTI, NRRD; the image may be a folder of DICOM slices)",
+    )
     add.add_argument("dest", type=Path, metavar="DEST", help="folder for the case folders, such as the landing folder")
-    add.add_argument("--patients", nargs="+", metavar="NAME", help="only these patients, such as pt_1 pt_2")
+    add.add_argument("--patients", nargs="+", metavar="NAME", help="openkbp: only these patients, such as pt_1 pt_2")
+    add.add_argument(
+        "--val-fold", type=int, default=0, metavar="K", help="msd, datalist: fold that is validation (default 0)"
+    )
+    add.add_argument(
+        "--names",
+        nargs="+",
+        type=_label_name,
+        metavar="VALUE=NAME",
+        help="names of label values, such as 1=lung_tumor; they win over those of the data set",
+    )
 
     add = command(
         "phantoms",

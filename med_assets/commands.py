@@ -37,14 +37,31 @@ def _show(title: str, result: StageResult) -> None:
 
 
 def import_cases(options: argparse.Namespace) -> int:
-    """Import a public data set; what is skipped is listed with its reason."""
-    from med_assets.importers.openkbp import import_patients
+    """Import cases of another layout as DICOM; what is skipped is listed with its reason."""
+    from med_assets.importers import openkbp, volumes
 
-    report = import_patients(options.src, options.dest, options.patients)
-    print(f"imported {len(report.imported)} patients, {len(report.existing)} were there already")
+    if len(options.src) != (2 if options.source == "pair" else 1):
+        raise ConfigurationError(
+            f"expected {'IMAGE LABEL DEST: a pair needs a label' if options.source == 'pair' else 'SRC DEST'}, "
+            f"got {len(options.src) + 1} paths"
+        )
+    if options.source == "openkbp":
+        report = openkbp.import_patients(options.src[0], options.dest, options.patients)
+    else:
+        names = dict(options.names or ())
+        match options.source:
+            case "msd":
+                pairs = volumes.msd_pairs(options.src[0], options.val_fold)
+            case "datalist":
+                pairs = volumes.datalist_pairs(options.src[0], options.val_fold)
+            case _:
+                pairs = [volumes.pair(*options.src)]
+        report = volumes.import_pairs(pairs, options.dest, names)
+    print(f"imported {len(report.imported)} cases, {len(report.existing)} were there already")
     if report.skipped:
         print(table({"skipped": name, "reason": reason} for name, reason in report.skipped.items()))
-    return 0 if report.imported or report.existing else 1
+    some = bool(report.imported or report.existing)
+    return 0 if some and (options.source == "openkbp" or not report.skipped) else 1
 
 
 def phantoms(options: argparse.Namespace) -> None:

@@ -151,6 +151,12 @@ _CODED = """
     PurposeOfReferenceCodeSequence ViewCodeSequence PatientOrientationCodeSequence
 """
 
+MSD_TASKS = (
+    "Task01_BrainTumour", "Task02_Heart", "Task03_Liver", "Task04_Hippocampus", "Task05_Prostate", "Task06_Lung",
+    "Task07_Pancreas", "Task08_HepaticVessel", "Task09_Spleen", "Task10_Colon",
+)  # fmt: skip
+"""Folder names of the Medical Segmentation Decathlon."""
+
 KNOWN_VALUES: dict[str, frozenset[str]] = {
     "Manufacturer": frozenset({
         "SIEMENS", "Siemens", "Siemens Healthineers", "Siemens HealthCare GmbH", "GE MEDICAL SYSTEMS", "TOSHIBA",
@@ -162,7 +168,7 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
     "SoftwareVersions": frozenset({"med_assets phantom"}),
     "ImagedNucleus": frozenset({"1H"}),
     "RescaleType": frozenset({"HU", "US", "HU_MOD", "MGML", "Z_EFF", "ED", "EDW"}),
-    "ClinicalTrialProtocolID": frozenset({"OpenKBP"}),
+    "ClinicalTrialProtocolID": frozenset({"OpenKBP", "datalist", *(f"MSD {task}" for task in MSD_TASKS)}),
     "ClinicalTrialSiteID": frozenset({"train", "validation", "test", "external"}),
 }  # fmt: skip
 """Text elements that may stay, with every value that may. The trial elements carry a published data set's own split."""

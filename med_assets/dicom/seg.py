@@ -7,6 +7,7 @@ that is not in the program's vocabulary is `UNRECOGNISED_<k>` afterwards, and is
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -437,6 +438,7 @@ def _segmentation(
     affine = geometry.affine()
     positions = [_decimal(affine @ (index, 0, 0, 1)) for index in range(geometry.shape[0])]
     series_uid = derived_uid(text(source[0], "SeriesInstanceUID"), "SEG series", made_by or "")
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # below that it names the original's UIDs
     return highdicom.seg.Segmentation(
         source_images=source,
         pixel_array=pixels,

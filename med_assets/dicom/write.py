@@ -39,22 +39,24 @@ __all__ = [
 ]
 
 CT_INTERCEPT_HU = -1024
-"""RescaleIntercept of written CT. Stored values are unsigned 16 bit, so no HU below this can be written."""
+"""Default RescaleIntercept of written CT. Stored values are unsigned 16 bit, so no HU below the intercept can be written."""
 
 DOSE_SCALING_GY = 1e-4
 """Default DoseGridScaling: a written dose is off by at most 0.05 mGy. It is coarser than float32 at 70 Gy (0.004 mGy),
 so that reading back into float32 does not exceed the stated error."""
 
 
-def write_ct(folder: Path, volume_hu: Volume, identity: Identity, series_uid: str) -> tuple[str, ...]:
+def write_ct(
+    folder: Path, volume_hu: Volume, identity: Identity, series_uid: str, *, intercept_hu: int = CT_INTERCEPT_HU
+) -> tuple[str, ...]:
     """Write one file per slice into `folder`; HU are rounded to integers. Returns SOP instance UIDs in slice order.
 
     Raises ValueError when a value is not finite or does not fit unsigned 16 bit after the intercept.
     """
-    stored = np.rint(np.asarray(volume_hu.array, dtype=np.float64)) - CT_INTERCEPT_HU
+    stored = np.rint(np.asarray(volume_hu.array, dtype=np.float64)) - intercept_hu
     if not np.isfinite(stored).all() or stored.min() < 0 or stored.max() > np.iinfo(np.uint16).max:
         raise ValueError(
-            f"expected finite HU from {CT_INTERCEPT_HU} to {np.iinfo(np.uint16).max + CT_INTERCEPT_HU}, "
+            f"expected finite HU from {intercept_hu} to {np.iinfo(np.uint16).max + intercept_hu}, "
             f"got {np.min(volume_hu.array)} to {np.max(volume_hu.array)}; clip the volume first"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ def write_ct(folder: Path, volume_hu: Volume, identity: Identity, series_uid: st
         ds.SliceThickness = format_number_as_ds(volume_hu.geometry.spacing_mm[0])
         set_plane(ds, volume_hu.geometry, affine @ (index, 0, 0, 1))
         set_pixels(ds, pixels)
-        ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(CT_INTERCEPT_HU), "1", "HU"
+        ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(intercept_hu), "1", "HU"
         ds.WindowCenter, ds.WindowWidth = "40", "400"
         save(ds, folder / f"{index:04d}.dcm")
     return tuple(uids)

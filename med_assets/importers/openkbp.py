@@ -10,7 +10,7 @@ to 28036, in metal, which is kept.
 
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from med_assets.dicom.write import (
     write_rtstruct,
 )
 from med_assets.errors import CaseRejected
+from med_assets.importers.report import ImportReport
 
 SPLITS = {"train-pats": "train", "validation-pats": "validation", "test-pats": "test"}
 """Folders of the challenge, and what ClinicalTrialSiteID calls them."""
@@ -41,15 +42,6 @@ CT_OFFSET = 1024
 
 CT_MAX = 65535
 """Largest value that ct.csv may hold: what unsigned 16 bit of a CT file can store."""
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What became of each patient, by "<split>_pt_N": written now, there already, or left out and why."""
-
-    imported: tuple[str, ...] = ()
-    existing: tuple[str, ...] = ()
-    skipped: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.write import Identity, derived_uid, write_ct, write_rtdose, write_rtplan, write_rtstruct
+from med_assets.phantoms.grid import axes, centred_geometry
 
 PRESCRIPTION_GY = 70.0
 ELECTIVE_GY = 56.0
@@ -77,15 +78,9 @@ def write_case(
     part.rename(folder)
 
 
-def centred_geometry(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Geometry:
-    """An axial grid whose middle is the isocentre, (0, 0, 0) mm."""
-    z, y, x = (round(-(n - 1) / 2 * step, 6) for n, step in zip(shape, spacing_mm, strict=True))
-    return Geometry(shape, spacing_mm, (x, y, z), ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)))
-
-
 def anatomy(geometry: Geometry, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Boolean masks of the structures in `ROI_NAMES`, and of Bone, Gas, Fat and Couch, which are not contoured."""
-    z, y, x = _axes(geometry)
+    z, y, x = axes(geometry)
     size = rng.uniform(0.88, 1.12, 6)
     tilt, shift = rng.uniform(-0.15, 0.15), rng.uniform(-5, 5, 3)
 
@@ -153,7 +148,7 @@ def dose_gy(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
     the body, falling off with the distance to the targets, faster within the rectum, bladder, bowel and femurs."""
     from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-    _, y, x = _axes(geometry)
+    _, y, x = axes(geometry)
     ptv70, ptv56 = masks["PTV70"], masks["PTV56"]
     organs = masks["Rectum"] | masks["Bladder"] | masks["Bowel"] | masks["Femur_L"] | masks["Femur_R"]
     sparing = gaussian_filter(organs.astype(float), 1.0)
@@ -170,13 +165,3 @@ def dose_gy(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
     dose[~masks["Body"]] = 0
     dose *= PRESCRIPTION_GY * rng.uniform(0.975, 0.995) / np.percentile(dose[ptv70], 5)
     return np.clip(dose, 0, 1.08 * PRESCRIPTION_GY).astype(np.float32)
-
-
-def _axes(geometry: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """LPS mm of the voxel centres along z, y and x, shaped to broadcast over the grid."""
-    x0, y0, z0 = geometry.origin_mm
-    z, y, x = (
-        start + step * np.arange(n)
-        for start, step, n in zip((z0, y0, x0), geometry.spacing_mm, geometry.shape, strict=True)
-    )
-    return z[:, None, None], y[None, :, None], x[None, None, :]

@@ -134,6 +134,14 @@ def test_a_prediction_goes_back_to_the_clinic_as_a_segmentation_of_its_series(tm
     assert (other.SeriesInstanceUID, other.SOPInstanceUID == seg.SOPInstanceUID) == (seg.SeriesInstanceUID, False)
 
 
+def test_the_log_names_no_original(tmp_path, caplog):
+    geometry = GRIDS["axial"]
+    source = ct_of(tmp_path / "CT", geometry)
+    with caplog.at_level("DEBUG"):
+        write_seg(tmp_path / "seg.dcm", boxes(geometry.shape), geometry, source)
+    assert source[0].SOPInstanceUID not in caplog.text
+
+
 def test_synthetic_masks_are_told_from_real_ones(tmp_path):
     geometry = GRIDS["axial"]
     source = ct_of(tmp_path / "CT", geometry)

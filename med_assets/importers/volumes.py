@@ -1,0 +1,411 @@
+"""Pairs of an image and a label volume (NIfTI, NRRD) to one folder of CT slices and a segmentation per case.
+
+Axes are reordered and flipped to DICOM's, nothing is resampled, and HU are rounded to 16-bit integers. A label is written
+on the grid that it has, also where that is not the image's: preparation judges, not the importer. An image that is a
+folder of DICOM slices is copied; only identifiers that an anonymiser took out are filled in, and the given split.
+"""
+
+import hashlib
+import json
+import random
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from med_assets.dicom.frames import quietly, text
+from med_assets.dicom.geometry import Geometry, Volume
+from med_assets.dicom.objects import Identity, derived_uid
+from med_assets.dicom.seg import LABEL_CHARS, write_seg
+from med_assets.dicom.write import CT_INTERCEPT_HU, write_ct
+from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.importers.report import ImportReport
+
+FOLDS = 5
+"""Folds of the split that a decathlon task gets."""
+
+UNLABELLED = 255
+"""Label value of voxels that nobody labelled, as NaN is: they are in no segment."""
+
+SHEAR_TOLERANCE = 1e-4
+"""Largest cosine between two axes of a volume that single precision explains."""
+
+DEEP_INTERCEPT_HU = -32768
+"""RescaleIntercept where an image goes below the usual -1024 HU: it lets all 16-bit integers be written."""
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
+_LPS_PER = {
+    "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
+    "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case to import: `name` is its folder, `trial` (ClinicalTrialProtocolID, split) where a split is given."""
+
+    name: str
+    patient_id: str
+    image: Path
+    label: Path | None
+    trial: tuple[str, str] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+
+
+def msd_pairs(folder: Path, val_fold: int = 0) -> list[Pair]:
+    """Pairs that dataset.json of a decathlon task lists for training; fold `val_fold` of five is validation.
+
+    Folds are those of file names sorted, shuffled by `random.Random(0)` and dealt in turn. Raises ConfigurationError
+    where dataset.json is missing or not of that layout.
+    """
+    data = _json(folder / "dataset.json")
+    listed = _entries(data, "training")
+    task = folder.resolve().name
+    names = _names(data.get("labels") or {})
+    images = [str(entry.get("image", "")) for entry in listed]
+    folds = _folds([Path(image).name for image in images])
+    if not 0 <= val_fold < FOLDS:
+        raise ConfigurationError(f"expected --val-fold from 0 to {FOLDS - 1}, got {val_fold}")
+    pairs = []
+    for entry, image in sorted(zip(listed, images, strict=True), key=lambda one: Path(one[1]).name):
+        stem, split = _stem(Path(image)), "validation" if folds[Path(image).name] == val_fold else "train"
+        label = folder / str(entry["label"]) if entry.get("label") else None
+        trial = (f"MSD {task}", split)
+        pairs.append(Pair(f"{task}-{stem}", _patient(f"MSD-{task}-{stem}"), folder / image, label, trial, names))
+    return _distinct(pairs)
+
+
+def datalist_pairs(file: Path, val_fold: int = 0) -> list[Pair]:
+    """Pairs of a MONAI datalist, paths relative to the file; `fold` equal to `val_fold` is validation, testing is test.
+
+    An entry without a fold is for training. Raises ConfigurationError where the file is not of that layout.
+    """
+    data = _json(file)
+    names = _names(data.get("labels") or {})
+    pairs = []
+    for part in ("training", "testing"):
+        for entry in _entries(data, part):
+            image = file.parent / str(entry.get("image", ""))
+            label = file.parent / str(entry["label"]) if entry.get("label") else None
+            split = "validation" if entry.get("fold") == val_fold else "train"
+            trial = ("datalist", "test" if part == "testing" else split)
+            name = f"{_stem(Path(file.stem))}-{_stem(image)}"
+            pairs.append(Pair(name, _patient(name), image, label, trial, names))
+    return _distinct(pairs)
+
+
+def pair(image: Path, label: Path) -> Pair:
+    """One image and its label, named after the image and the folder that it is in."""
+    name = f"{_stem(image.resolve().parent)}-{_stem(image)}"
+    return Pair(name, _patient(name), image, label)
+
+
+def import_pairs(pairs: Sequence[Pair], dest: Path, names: Mapping[int, str] | None = None) -> ImportReport:
+    """Write dest/<name>/ with CT/ and SEG.dcm for each pair; `names` of label values win over the pair's own.
+
+    A folder appears only when complete, one that is there already is left alone, and a pair that can't be used is
+    reported as skipped. The same input gives the same bytes.
+    """
+    imported, existing, skipped = [], [], {}
+    for one in pairs:
+        if (dest / one.name).exists():
+            existing.append(one.name)
+            continue
+        part = dest / f".{one.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            write_pair(part, one, {**one.names, **(names or {})})
+            part.rename(dest / one.name)
+            imported.append(one.name)
+        except CaseRejected as error:
+            skipped[one.name] = f"{error.code}: {error.message}"
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return ImportReport(tuple(imported), tuple(existing), skipped)
+
+
+def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> None:
+    """Write one pair as CT/ and SEG.dcm in `folder`.
+
+    Raises CaseRejected: missing_file, missing_label, unreadable_volume, not_a_volume, missing_geometry, sheared_affine,
+    not_hounsfield, not_integer_labels, no_labels, bad_label_name, not_dicom, mixed_series.
+    """
+    if one.label is None:
+        raise CaseRejected(
+            "missing_label", "expected an image with its label, got an image alone; there is nothing to learn"
+        )
+    labels = read_volume(one.label)
+    masks = _masks(labels.array, names)
+    if one.image.is_dir():
+        source = _copy_slices(one, folder / "CT")
+    else:
+        ct = _hounsfield(read_volume(one.image))
+        identity = Identity(
+            patient_id=one.patient_id,
+            study_uid=derived_uid("volume study", one.patient_id),
+            frame_of_reference_uid=derived_uid("volume frame of reference", one.patient_id),
+            trial=one.trial,
+        )
+        intercept = CT_INTERCEPT_HU if ct.array.min() >= CT_INTERCEPT_HU else DEEP_INTERCEPT_HU
+        write_ct(folder / "CT", ct, identity, identity.uid("CT series"), intercept_hu=intercept)
+        source = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted((folder / "CT").iterdir())]
+    write_seg(folder / "SEG.dcm", masks, labels.geometry, source)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a NIfTI or NRRD file as stored values on a canonical (z, y, x) grid, by transposing and flipping alone.
+
+    Raises CaseRejected: missing_file, unreadable_volume, not_a_volume, missing_geometry, sheared_affine.
+    """
+    import nibabel
+    import nrrd
+
+    if not path.is_file():
+        raise CaseRejected("missing_file", "expected a volume at the place that is named for it, got no file; copy it")
+    if not path.name.endswith(VOLUME_SUFFIXES):
+        raise CaseRejected("unreadable_volume", f"expected a file that ends in {', '.join(VOLUME_SUFFIXES)}")
+    unreadable = (nibabel.filebasedimages.ImageFileError, nrrd.NRRDError, OSError, EOFError, ValueError, zlib.error)
+    try:
+        array, affine = _nrrd(path) if path.name.endswith(".nrrd") else _nifti(path)
+    except unreadable as error:
+        raise CaseRejected(
+            "unreadable_volume", f"expected a whole volume, reading failed ({type(error).__name__}); copy it again"
+        ) from error
+    return _on_dicom_axes(array, affine)
+
+
+def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import nibabel
+
+    image: Any = nibabel.load(path)
+    header = image.header
+    if not (int(header["sform_code"]) or int(header["qform_code"])):
+        raise CaseRejected("missing_geometry", "expected an sform or qform, got neither; no position is made up here")
+    if header.get_xyzt_units()[0] not in ("mm", "unknown"):
+        raise CaseRejected("missing_geometry", f"expected millimetres, got {header.get_xyzt_units()[0]}; convert it")
+    return np.asanyarray(image.dataobj), np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, float)
+
+
+def _nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import nrrd
+
+    array, header = nrrd.read(str(path))
+    signs = _LPS_PER.get(str(header.get("space", "")).lower())
+    directions, origin = header.get("space directions"), header.get("space origin")
+    if signs is None or directions is None or origin is None or np.shape(directions) != (3, 3):
+        raise CaseRejected(
+            "missing_geometry",
+            "expected a space of left-posterior-superior, right-anterior-superior or left-anterior-superior with three "
+            "directions and an origin; no position is made up here",
+        )
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = np.asarray(directions, float).T, np.asarray(origin, float)
+    return array, np.diag([*signs, 1.0]) @ affine
+
+
+def _on_dicom_axes(array: np.ndarray, affine: np.ndarray) -> Volume:
+    """From index axes (i, j, k) with an affine to LPS mm to (z, y, x) towards superior, posterior and left."""
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or min(array.shape) < 2:
+        raise CaseRejected("not_a_volume", f"expected three axes of two voxels or more, got the shape {array.shape}")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or sizes.min() <= 0 or not np.allclose(affine[3], (0, 0, 0, 1)):
+        raise CaseRejected(
+            "missing_geometry", "expected an affine of finite numbers, three axes above 0 mm and a last row of 0 0 0 1"
+        )
+    axes = affine[:3, :3] / sizes
+    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if shear > SHEAR_TOLERANCE:
+        raise CaseRejected(
+            "sheared_affine",
+            f"expected perpendicular axes, got two with a cosine of {shear:.2g}, which DICOM slices can't hold; resample "
+            "image and label to a straight grid",
+        )
+    order = io_orientation(affine)
+    affine = affine @ inv_ornt_aff(order, array.shape)
+    turned = np.ascontiguousarray(apply_orientation(array, order).transpose(2, 1, 0))
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    x, y, z = (tuple(float(value) + 0.0 for value in columns[:, axis]) for axis in range(3))
+    geometry = Geometry(
+        turned.shape,
+        (float(spacing[2]), float(spacing[1]), float(spacing[0])),
+        (float(affine[0, 3]), float(affine[1, 3]), float(affine[2, 3])),
+        (z, y, x),  # type: ignore[arg-type]  # tuples of three
+    )
+    return Volume(turned, geometry)
+
+
+def _hounsfield(volume: Volume) -> Volume:
+    """The image with HU rounded to 16-bit integers."""
+    values, limits = volume.array, np.iinfo(np.int16)
+    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values) or not np.isfinite(values).all():
+        raise CaseRejected("not_hounsfield", "expected a finite HU in every voxel, got others")
+    if values.min() < limits.min or values.max() > limits.max:
+        raise CaseRejected(
+            "not_hounsfield",
+            f"expected HU from {limits.min} to {limits.max}, got {values.min():g} to {values.max():g}",
+        )
+    return Volume(np.rint(values).astype(np.int16), volume.geometry)
+
+
+class _Masks(Mapping[str, np.ndarray]):
+    """Masks by name, each made when it is asked for: all at once may be larger than memory."""
+
+    def __init__(self, labels: np.ndarray, values: Mapping[str, int]) -> None:
+        self._labels, self._values = labels, values
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._labels == self._values[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _masks(array: np.ndarray, names: Mapping[int, str]) -> _Masks:
+    """A mask for each named value, also one that does not occur, and each value that occurs, without 0 and 255."""
+    if not np.issubdtype(array.dtype, np.integer):
+        array = np.where(np.isnan(array), UNLABELLED, array)
+    values = np.unique(array)
+    if not np.isfinite(values).all() or (values != np.rint(values)).any() or values.min() < 0:
+        raise CaseRejected(
+            "not_integer_labels", "expected labels of whole numbers from 0 (NaN and 255: not labelled), got others"
+        )
+    present = {int(value) for value in values} | set(names)
+    found = {names.get(value, f"label_{value}"): value for value in sorted(present - {0, UNLABELLED})}
+    if not found:
+        raise CaseRejected(
+            "no_labels", "expected a label above 0, or the names of labels that were looked for; got none"
+        )
+    if len(found) != len(present - {0, UNLABELLED}) or any(len(name) > LABEL_CHARS for name in found):
+        raise CaseRejected(
+            "bad_label_name", f"expected a name of its own, of at most {LABEL_CHARS} characters, for each label"
+        )
+    return _Masks(array, found)
+
+
+def _copy_slices(one: Pair, folder: Path) -> list[Dataset]:
+    """Copy a folder of DICOM slices; a file changes only where identifiers are absent, or to carry the given split."""
+    paths = sorted(path for path in one.image.iterdir() if path.is_file() and not path.name.startswith("."))
+    source: list[Dataset] = []
+    folder.mkdir(parents=True)
+    for number, path in enumerate(paths):
+        try:
+            with quietly():
+                ds = pydicom.dcmread(path)
+        except (InvalidDicomError, EOFError, ValueError, OSError) as error:
+            raise CaseRejected(
+                "not_dicom",
+                f"expected DICOM slices alone in the image's folder, file {number + 1} of {len(paths)} is none",
+            ) from error
+        target = folder / f"{number:04d}.dcm"
+        if _complete(ds, one, path.name):
+            ds.save_as(target, enforce_file_format=True)
+        else:
+            shutil.copyfile(path, target)
+        del ds.PixelData
+        source.append(ds)
+    series = {text(ds, "SeriesInstanceUID") for ds in source}
+    if len(series) != 1:
+        raise CaseRejected("mixed_series", f"expected one series in the image's folder, got {len(series)}")
+    return source
+
+
+def _complete(ds: Dataset, one: Pair, file_name: str) -> bool:
+    """Fill in identifiers that are empty or absent, and the split; True where something was."""
+    meta = ds.file_meta
+    if "PixelData" not in ds:
+        raise CaseRejected("not_dicom", "expected images alone in the image's folder, got an object without pixels")
+    expected = {
+        "SOPClassUID": text(meta, "MediaStorageSOPClassUID"),
+        "SOPInstanceUID": text(meta, "MediaStorageSOPInstanceUID") or derived_uid("slice", one.patient_id, file_name),
+        "StudyInstanceUID": derived_uid("volume study", one.patient_id),
+        "SeriesInstanceUID": derived_uid("volume series", one.patient_id),
+        "FrameOfReferenceUID": derived_uid("volume frame of reference", one.patient_id),
+        "PatientID": one.patient_id,
+    }
+    absent = {keyword: value for keyword, value in expected.items() if not text(ds, keyword)}
+    if one.trial is not None:
+        absent |= dict(zip(("ClinicalTrialProtocolID", "ClinicalTrialSiteID"), one.trial, strict=True))
+    for keyword, value in absent.items():
+        setattr(ds, keyword, value)
+    return bool(absent)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"expected a JSON file {path.name} that can be read; {type(error).__name__}"
+        ) from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"expected an object with a list 'training' in {path.name}, got {type(data).__name__}")
+    return data
+
+
+def _entries(data: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
+    """Entries of a list as objects; a bare path is an image alone. macOS's `._` companions of files are left out."""
+    listed = data.get(part) or []
+    if not isinstance(listed, list) or (part == "training" and not listed):
+        raise ConfigurationError(
+            f"expected a list '{part}' of objects with image and label, got {type(listed).__name__}"
+        )
+    entries = [entry if isinstance(entry, dict) else {"image": entry} for entry in listed]
+    return [entry for entry in entries if not Path(str(entry.get("image", ""))).name.startswith("._")]
+
+
+def _names(labels: Mapping[str, Any]) -> dict[int, str]:
+    """Names by value, from {"1": "cancer"} or {"cancer": 1}; the background is none."""
+    try:
+        turned = [(int(key), str(value)) for key, value in labels.items()]
+    except ValueError:
+        turned = [(value, key) for key, value in labels.items() if isinstance(value, int)]
+    return {value: name for value, name in turned if value != 0}
+
+
+def _folds(names: Sequence[str]) -> dict[str, int]:
+    shuffled = sorted(names)
+    random.Random(0).shuffle(shuffled)
+    return {name: number % FOLDS for number, name in enumerate(shuffled)}
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in VOLUME_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "image"
+
+
+def _patient(name: str) -> str:
+    """A PatientID of at most 64 characters, which is what its VR holds."""
+    return name if len(name) <= 64 else f"{name[:47]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs as they are where names differ; of one name, the folder above is put before it."""
+    names = [one.name for one in pairs]
+    if len(set(names)) == len(names):
+        return list(pairs)
+    longer = []
+    for one in pairs:
+        above = _stem(one.image.parent)
+        longer.append(replace(one, name=f"{above}-{one.name}", patient_id=_patient(f"{above}-{one.patient_id}")))
+    if len({one.name for one in longer}) != len(longer):
+        raise ConfigurationError("expected images with different names or folders, got two of one name in one folder")
+    return longer
