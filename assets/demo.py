@@ -1,24 +1,39 @@
-"""`make demo`: synthetic prostate cases through the whole rt_dose graph, on the CPU, in minutes.
+"""`make demo`: synthetic cases of every program through its whole graph, on the CPU, in minutes.
 
-The runs are kept in the Dagster instance of the home, so that `make ui` shows them. Settings come from the Makefile;
-they are written to `demo.env` beside the data, so that only a home made by the demo is ever opened with its public key.
+As many programs as there are cores go side by side, each as `python -m assets.run PROGRAM`. The runs are kept in the Dagster
+instance of the home, so that `make ui` shows them. Settings come from the Makefile; they are written to `demo.env` beside the
+data, so that only a home made by the demo is ever opened with its public key.
 """
 
 import os
 import shlex
+import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-from assets.run import materialize
-from med_assets import batches, program
+from assets import keys
+from assets.run import instance_of
+from med_assets import batches, policies, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.files import write_text
+from med_assets.policies import Cohort
 from med_assets.settings import Workspace
 
-PROGRAM = "rt_dose"
-FIRST_SEED, CASES = 10, 16
-"""Synthetic patients. With the demo's key, the draw puts nine in training, four in validation and three in test."""
 ENV_FILE = "demo.env"
+
+_printing = threading.Lock()
+
+
+def cohort(name: str) -> Cohort:
+    """The demo's patients of a program; raises ConfigurationError where `_program.yaml` has none."""
+    found = policies.of(name).demo
+    if found is None:
+        raise ConfigurationError(
+            f"expected a section demo in conf/{name}/_program.yaml with first_seed and cases, got none"
+        )
+    return found
 
 
 def _only_a_demo(ws: Workspace) -> None:
@@ -36,34 +51,55 @@ def _only_a_demo(ws: Workspace) -> None:
     write_text(ws.home / ENV_FILE, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items()))
 
 
-def run() -> None:
-    """Cases, batch, graph; each step with the seconds it took."""
-    ws = Workspace.from_env()
+def _materialize(name: str) -> int:
+    """The whole graph of a program in a process of its own, its lines marked with the program's name."""
+    command = [sys.executable, "-m", "assets.run", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with _printing:
+                print(f"{name:>12}  {line}", end="", flush=True)
+    return process.returncode
+
+
+def run(chosen: list[str]) -> None:
+    """Cases, batch, graph of the chosen programs, or of all; each step with the seconds it took."""
+    ws, side_by_side = Workspace.from_env(), os.cpu_count() or 1
     _only_a_demo(ws)
-    landing = batches.landing_folder(ws, PROGRAM)
-    if not landing.is_dir():
-        program.get(PROGRAM).write_phantoms(landing, CASES, FIRST_SEED)
-        print(f"wrote {CASES} synthetic cases to {landing}")
-        time.sleep(ws.settle_s)
-    materialize(ws, PROGRAM)
-    _say_where(ws)
+    names = chosen or list(program.registered())
+    made = 0
+    for name in names:
+        landing, patients = batches.landing_folder(ws, name), cohort(name)
+        if not landing.is_dir():
+            program.get(name).write_phantoms(landing, patients.cases, patients.first_seed)
+            print(f"wrote {patients.cases} synthetic cases to {landing}", flush=True)
+            made += 1
+    time.sleep(ws.settle_s if made else 0)
+    with instance_of(ws) as instance:
+        # No GPU is used, so trainings of two programs need not wait for each other.
+        instance.event_log_storage.set_concurrency_slots(keys.POOL, side_by_side)
+    with ThreadPoolExecutor(side_by_side) as pool:
+        failed = [name for name, status in zip(names, pool.map(_materialize, names), strict=True) if status]
+    if failed:
+        raise MedAssetsError(f"these programs did not get through: {', '.join(failed)}; see their lines above")
+    _say_where(ws, names[0])
 
 
-def _say_where(ws: Workspace) -> None:
-    home, landing = os.path.relpath(ws.home), os.path.relpath(batches.landing_folder(ws, PROGRAM))
-    seed = FIRST_SEED + CASES
+def _say_where(ws: Workspace, name: str) -> None:
+    home, landing = os.path.relpath(ws.home), os.path.relpath(batches.landing_folder(ws, name))
+    seed = cohort(name).first_seed + cohort(name).cases
     print(f"""
 Next:
   make ui
       the graph, its checks, plots and tables in Dagster
-  source {home}/demo.env && .venv/bin/med-assets cases {PROGRAM}
+  source {home}/demo.env && .venv/bin/med-assets cases {name}
       every case, its split, and why some can't be used
-  .venv/bin/med-assets phantoms {PROGRAM} {landing} --seed {seed}
+  .venv/bin/med-assets phantoms {name} {landing} --seed {seed}
       one more case: with `make ui` running, watch the graph follow""")
 
 
 if __name__ == "__main__":
     try:
-        run()
+        run(sys.argv[1:])
     except MedAssetsError as error:
         sys.exit(f"demo: {error}")

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets import keys, versions
+from assets.gates import Gate
 from assets.shell import Call, Stage, build
 from med_assets.settings import Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from med_assets.checks import CheckOutcome
     from med_assets.stages.result import StageResult
 
 
@@ -47,6 +49,18 @@ def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
 
 def evaluation(program: str, experiment: str) -> dg.AssetsDefinition:
     """Formal evaluation of that very checkpoint."""
+    from med_assets.stages import training
+
+    configured = training.experiment(Workspace.configuration(), program, experiment)
+
+    def fine_tuning(ws: Workspace, batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.fine_tuning(ws, program, experiment)
+
+    better = Gate(
+        "fine_tuning", "It is better than what it began with, and reaches its reference.", fine_tuning, blocking=False
+    )
 
     def run(call: Call) -> "StageResult":
         from med_assets.stages.evaluation import evaluate
@@ -63,5 +77,6 @@ def evaluation(program: str, experiment: str) -> dg.AssetsDefinition:
             deps=(keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")),
             kinds=frozenset({"monai", "parquet"}),
             experiment=experiment,
+            gates=() if configured.initial == "random" else (better,),
         )
     )

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from med_assets.settings import Workspace
 
+KEY = "bench-key-for-synthetic-data-only"
+"""Pseudonym key of all benchmarks."""
+
 
 def workspace(home: Path) -> Workspace:
     """A demo workspace under `home`, for synthetic cases."""
     return Workspace.from_env(
         {
             "MED_ASSETS_HOME": str(home),
-            "MED_ASSETS_PSEUDONYM_KEY": "bench-key-for-synthetic-data-only",
+            "MED_ASSETS_PSEUDONYM_KEY": KEY,
             "MED_ASSETS_PURPOSE": "demo",
             "MED_ASSETS_PROFILE": "demo",
             "MED_ASSETS_SETTLE_S": "0",

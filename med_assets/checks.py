@@ -9,6 +9,7 @@ import pandas as pd
 from med_assets import policies, program
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, described
+from med_assets.stages.finetuning import recorded
 from med_assets.stages.result import QUARANTINED, accepted
 from med_assets.stages.scan import identity_left
 
@@ -196,3 +197,36 @@ def drift(ws: Workspace, program_name: str) -> CheckOutcome:
     return CheckOutcome(
         True, f"{len(judged)} comparisons of facts with the training set, none drifted", "warn", metadata
     )
+
+
+def fine_tuning(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
+    """Whether an experiment is better than what it began with, and reaches what others reached with its recipe."""
+    record = recorded(ws, program_name, name)
+    if record is None:
+        return CheckOutcome(True, "it began with random weights, so there is nothing to hold it against")
+    out = record["output"]
+    missed = {field: check for field, check in out["sanity_reference_checks"].items() if not check["passed"]}
+    said = [
+        f"expected {field} of at least {check['expected_at_least']:g}, got {'none' if check['got'] is None else format(check['got'], '.4g')}"
+        for field, check in missed.items()
+    ]
+    gain, ends, n = (
+        out.get("formal_improvement_over_pretrained"),
+        out.get("formal_improvement_interval"),
+        out.get("formal_n"),
+    )
+    if gain is not None:
+        told = (
+            f"formal improvement {gain:+.4f}"
+            + ("" if None in ends else f" [{ends[0]:+.4f}, {ends[1]:+.4f}]")
+            + f", n = {n}"
+        )
+        if out["finetuned_ckpt_matches_pretrained_weights"]:
+            said.append("no epoch was better than what it began with: its weights are those")
+        elif out["recommended_ckpt"] != out["finetuned_ckpt"]:
+            said.append(f"not better than what it began with: {told}")
+    else:
+        told = "what it began with can't be scored here"
+    if out["regressed"]:
+        said.append("every epoch of training was worse than what it began with")
+    return CheckOutcome(not said, "; ".join(said) or told, "warn", out)

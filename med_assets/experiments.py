@@ -209,6 +209,11 @@ class Experiment(Settings):
         "released/NAME, a file that conf/<program>/_program.yaml names; they are part of the checkpoint's key",
         json_schema_extra=NO_EFFECT,
     )
+    expected: dict[str, float] = Field(
+        default_factory=dict,
+        description="by field of the fine-tuning record: the least value that others reached with this recipe, unit of the field",
+        json_schema_extra=NO_EFFECT,
+    )
     optimiser: Optimiser = Field(description="optimiser and its schedule")
     schedule: Schedule = Field(description="length of training")
     runtime: Runtime = Field(description="what the machine decides", json_schema_extra=NO_EFFECT)

@@ -110,13 +110,30 @@ class Monitoring(Settings):
     )
 
 
+class Release(Settings):
+    """One file of weights that others released."""
+
+    file: str = Field(description="path under MED_ASSETS_HOME/weights")
+    source: str = Field(description="where a person gets it, and under which licence")
+    sha256: str | None = Field(default=None, description="64 hex digits of the file, where its publisher tells them")
+
+
+class Cohort(Settings):
+    """The demo's synthetic patients."""
+
+    first_seed: int = Field(ge=0, description="seed of the first; with the demo's key it decides who is in which split")
+    cases: int = Field(ge=1, description="synthetic patients, one case each, count")
+
+
 class Policies(Settings):
-    """The sections of `_program.yaml` that decide. Splits are read with the dataset."""
+    """All sections of `_program.yaml`. Splits are read with the dataset."""
 
     promotion: Promotion = Field(default_factory=Promotion, description="when a model is promoted")
     retraining: Retraining = Field(default_factory=Retraining, description="when training starts by itself")
     monitoring: Monitoring = Field(default_factory=Monitoring, description="how the champion is watched")
     splits: Any = Field(default=None, description="how patients are split")
+    released: dict[str, Release] = Field(default_factory=dict, description="weights that others released, by name")
+    demo: Cohort | None = Field(default=None, description="the synthetic patients of `make demo`")
 
 
 def _window(text: str) -> tuple[time, time]:

@@ -95,6 +95,8 @@ class Program(ABC):
     facts: Mapping[str, Fact]
     primary_metric: Metric
     guarded_metrics: tuple[Metric, ...]
+    training_metric: Metric
+    """The metric of the training history that people follow; it is measured by training itself, on the grid of training."""
     baseline: str | None
     """Name of the experiment that any champion must beat, if there is one."""
     intended_use: str

@@ -8,25 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, TypeAdapter, ValidationError
-
-from med_assets import program
+from med_assets import policies
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Settings
 from med_assets.files import file_sha256
 
 if TYPE_CHECKING:
     from med_assets.settings import Workspace
 
 FOLDER = "weights"
-
-
-class Release(Settings):
-    """One released file."""
-
-    file: str = Field(description="path under MED_ASSETS_HOME/weights")
-    source: str = Field(description="where a person gets it, and under which licence")
-    sha256: str | None = Field(default=None, description="64 hex digits of the file, where its publisher tells them")
 
 
 @dataclass(frozen=True)
@@ -37,17 +26,9 @@ class Released:
     key: str
 
 
-def releases(program_name: str) -> dict[str, Release]:
-    """All released weights of a program by name. Raises ConfigurationError for an entry that can't be used."""
-    try:
-        return TypeAdapter(dict[str, Release]).validate_python(program.config(program_name).get("released") or {})
-    except ValidationError as error:
-        raise ConfigurationError(f"conf/{program_name}/_program.yaml, released: {error}") from error
-
-
 def released(ws: "Workspace", program_name: str, name: str) -> Released:
     """Released weights by name. Raises ConfigurationError, saying where to get them and where to put them."""
-    known = releases(program_name)
+    known = policies.of(program_name).released
     if name not in known:
         raise ConfigurationError(
             f"expected released weights of {program_name} among {sorted(known)}, got {name!r}; "

@@ -23,7 +23,7 @@ def label_mismatch(ct_hu: np.ndarray, image: Geometry, mask: np.ndarray, label: 
     dz, dy, dx = image.spacing_mm
     axial = np.stack(np.meshgrid([z], range(ny), range(nx), indexing="ij"), axis=-1).reshape(-1, 3)
     coronal = np.stack(np.meshgrid(range(nz), [y], range(nx), indexing="ij"), axis=-1).reshape(-1, 3)
-    panels = [
+    panels: list[tuple[str, np.ndarray, np.ndarray, np.ndarray | None, float, bool]] = [
         ("Axial, by position", ct_hu[z], *_sampled(axial, image, mask, label, (ny, nx)), dy / dx, False),
         ("Coronal, by position", ct_hu[:, y], *_sampled(coronal, image, mask, label, (nz, nx)), dz / dx, True),
     ]

@@ -88,6 +88,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
 
     The pictures are of the median case; the report has the best and the worst too.
     """
+    from med_assets.stages.finetuning import finetuning
     from med_assets.stages.pictures import drawn
 
     checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
@@ -99,6 +100,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     aggregates = [keys | made | row for row in aggregate(program_name, rows)]
     ws.lake.write("evaluation_cases", f"{program_name}/{name}", rows)
     ws.lake.write("evaluation", f"{program_name}/{name}", aggregates)
+    record = finetuning(ws, program_name, name, checkpoint)
     chosen = program.get(program_name)
     deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
     return StageResult(
@@ -108,7 +110,8 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
             [[row["split"], row["metric"], row["subject"], row["mean"], row["n"]] for row in aggregates],
         ),
         counts=counts | {"failed": len(failures)},
-        summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL},
+        summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL}
+        | ({"fine_tuning": record["output"]} if record else {}),
         tables={"scores": side_by_side(aggregates, deciding)},
         images={image.stem: image for image, _ in drawn(ws, program_name, checkpoint, pd.DataFrame(rows), ["median"])},
     )

@@ -90,7 +90,7 @@ def best_candidate(ws: Workspace, program_name: str) -> dict[str, Any] | None:
     return next(iter(candidates(ws, program_name)), None)
 
 
-def _judged(ws: Workspace, program_name: str, row: dict[str, Any], cases: Sequence[dict[str, Any]]) -> Judged:
+def judged(ws: Workspace, program_name: str, row: dict[str, Any], cases: Sequence[dict[str, Any]]) -> Judged:
     """A checkpoint with its scores of these cases; what was scored before comes from the store."""
     record = read_json(ws.store.fetch(row["checkpoint"]) / "provenance.json")
     scores, _, _ = score_cases(ws, program_name, row["checkpoint"], cases)
@@ -172,7 +172,7 @@ def _verdict(
 ) -> tuple[dict[str, Any], list[str]]:
     """Labels and numbers of one challenger, and everything that speaks against its promotion."""
     chosen, objections = program.get(program_name), []
-    ours = _judged(ws, program_name, row, cases)
+    ours = judged(ws, program_name, row, cases)
     verdict: dict[str, Any] = {
         "program": program_name,
         "challenger": row["experiment"],
@@ -231,7 +231,7 @@ def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[d
     base = ws.lake.rows("checkpoints", f"{program_name}/{chosen.baseline}") if chosen.baseline else []
     reference_row = holder or next(iter(base), None)
     cases = [case for case in cases_of(ws, program_name) if case["split"] == SPLIT]
-    reference = _judged(ws, program_name, reference_row, cases) if reference_row and rows else None
+    reference = judged(ws, program_name, reference_row, cases) if reference_row and rows else None
     back = taken_back(ws, program_name)
     verdicts: list[dict[str, Any]] = []
     standing: list[tuple[dict[str, Any], list[str]]] = []

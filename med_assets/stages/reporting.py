@@ -12,6 +12,7 @@ from med_assets.files import digest, file_sha256
 from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
+from med_assets.stages import finetuning
 from med_assets.stages.dataset import cases_of, dataset_version, described
 from med_assets.stages.dataset import refused as refused_cases
 from med_assets.stages.drift import drift_table
@@ -220,6 +221,9 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     else:
         described, images = _model_sections(ws, program_name, model, now is not None, decision)
         sections += described
+    tuned = finetuning.table(ws, program_name)
+    if not tuned.empty:
+        sections.append(Section("Fine-tuning", finetuning.ABOUT, tuned))
     if verdicts:
         text = "The newest verdict on every evaluated experiment, by the promotion policy of the program."
         sections.append(Section("Decisions of the gate", text, decision_table(verdicts), folded=True))

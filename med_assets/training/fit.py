@@ -108,6 +108,7 @@ def fit(
         "best_value": best.best,
         "best_metrics": next(row for row in history.rows if row["epoch"] == best.epoch),
         "epochs_run": len(history.rows),
+        "steps": trainer.global_step,
         "stopped_early": best.waited >= best.patience,
         "resumed": found is not None,
         "device": str(trainer.strategy.root_device),

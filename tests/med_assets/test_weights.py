@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import program, weights
+from med_assets import weights
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.models import configure
 
 
 @pytest.fixture
-def release(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     entry = {"file": "net/model.pt", "source": "the publisher's page, licence X"}
-    monkeypatch.setattr(program, "config", lambda name: {"released": {"net": entry}})
+    configure(tmp_path, monkeypatch, released={"net": entry})
     return entry
 
 
@@ -38,8 +39,10 @@ def test_where_to_get_a_missing_file_is_said(workspace: Workspace, release: dict
         weights.released(workspace, P, "net")
 
 
-def test_a_file_that_is_not_the_release_is_refused(workspace: Workspace, release: dict[str, str]) -> None:
-    release["sha256"] = hashlib.sha256(b"right").hexdigest()
+def test_a_file_that_is_not_the_release_is_refused(
+    workspace: Workspace, release: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path, monkeypatch, released={"net": release | {"sha256": hashlib.sha256(b"right").hexdigest()}})
     put(workspace, b"wrong")
     with pytest.raises(ConfigurationError, match="get it again"):
         weights.released(workspace, P, "net")

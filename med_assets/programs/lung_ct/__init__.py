@@ -58,6 +58,7 @@ class LungCt(Program):
     guarded_metrics = (
         Metric("lesion_sensitivity", "target", "1", False, "share of lesions that the prediction touches"),
     )
+    training_metric = Metric("val_dice", "target", "1", False, "Dice on the grid of training, by whole volumes")
     baseline = "foundation"
     intended_use = (
         "Research on segmentation of lung tumours in chest CT, and proposals for contours that a person corrects."

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from med_assets.dicom.geometry import Volume
 
 INT16 = np.iinfo(np.int16)
-LABEL_KINDS = ("SEG", "RTSTRUCT")
 BACKGROUND = 0
 
 
@@ -81,11 +80,11 @@ def merge(sources: Sequence[Source], target: int, shape: tuple[int, ...]) -> tup
     """
     truth = np.zeros(shape, np.uint8)
     conflict = np.zeros(shape, bool)
-    known = [one for one in sources if one.value is not None]
-    for one in sorted(known, key=lambda one: (one.value != target, one.value == labels.UNLABELLED, one.number)):
-        if one.value != labels.UNLABELLED:
-            conflict |= one.mask & (truth != BACKGROUND) & (truth != one.value)
-        truth[one.mask & (truth == BACKGROUND)] = one.value
+    known = [(one.value, one.number, one.mask) for one in sources if one.value is not None]
+    for value, _, mask in sorted(known, key=lambda one: (one[0] != target, one[0] == labels.UNLABELLED, one[1])):
+        if value != labels.UNLABELLED:
+            conflict |= mask & (truth != BACKGROUND) & (truth != value)
+        truth[mask & (truth == BACKGROUND)] = value
     return truth, int(conflict.sum())
 
 

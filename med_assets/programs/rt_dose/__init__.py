@@ -63,6 +63,7 @@ class RtDose(Program):
     guarded_metrics = (
         Metric("openkbp_dvh_score", "all", "Gy", True, "mean absolute error of the OpenKBP DVH criteria"),
     )
+    training_metric = Metric("val_mae_gy", "body", "Gy", True, "mean absolute error in the body while training")
     baseline = "mean_dose"
     intended_use = "Research on dose prediction, and a second opinion in plan quality assurance: what dose comparable plans reached."
     not_for = "Treating patients. A predicted dose is no plan, and no machine may be able to deliver it."

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from med_assets import program
-from med_assets.experiments import CONF_VARIABLE, conf_folder
-from med_assets.files import digest, file_sha256, write_json
+from med_assets.experiments import CONF_VARIABLE, conf_folder, load
+from med_assets.files import digest, file_sha256, write_json, write_text
 from med_assets.program import fact_table
 from med_assets.settings import Workspace
 from med_assets.stages.evaluation import aggregate, score_key, scores_of
@@ -76,24 +77,36 @@ def model(
     weights: str = "",
     train: Sequence[str] = TRAIN,
     trained_at: str | None = None,
+    initial: str | None = None,
+    history: Sequence[float] = (),
+    overrides: Sequence[str] = (),
 ) -> str:
     """A trained experiment, evaluated but for its pictures, with these scores by case; returns its checkpoint's key.
 
-    Guarded scores are 2 Gy where not given. The same `weights` give the same bytes.
+    Guarded scores are 2 Gy where not given. The same `weights` give the same bytes. `initial` is the checkpoint that it
+    began with, `history` what training measured, epoch by epoch from what it began with.
     """
-    content = (weights or experiment + str(sorted(primary.items()))).encode()
-    checkpoint = "checkpoint/" + digest(experiment, content, sorted(primary.items()), list(train))
+    from med_assets.training.callbacks import save_tensors
+
+    seed = int(digest(weights or experiment + str(sorted(primary.items())))[:6], 16)
+    checkpoint = "checkpoint/" + digest(experiment, seed, sorted(primary.items()), list(train))
     learned = [(name, "train") for name in train] + [(name, "val") for name in VAL]
     with ws.store.create(checkpoint) as folder:
-        (folder / "weights.pt").write_bytes(content)
+        save_tensors(folder / "weights.pt", {"same": torch.ones(2), "other": torch.tensor([float(seed)])})
+        write_text(folder / "experiment.json", load(P, experiment, overrides, profile=ws.profile).to_json())
+        write_json(folder / "result.json", {"steps": 7, "seconds": 1.5, "events": []})
         sha = file_sha256(folder / "weights.pt")
         rows = [{"case_id": c, "patient_id": f"p-{c}", "split": s, "version": artifact(c)} for c, s in learned]
-        write_json(folder / "provenance.json", {"cases": rows, "weights_sha256": sha, "trained_at": trained_at})
+        record = {"cases": rows, "weights_sha256": sha, "trained_at": trained_at, "initial": initial}
+        write_json(folder / "provenance.json", record)
     for case_id, value in primary.items():
         score(ws, checkpoint, case_id, value, (guarded or {}).get(case_id, 2.0))
     row = {"program": P, "experiment": experiment, "checkpoint": checkpoint, "experiment_hash": "h"}
     row |= {"dataset_version": "d", "n_train": len(train), "n_val": len(VAL), "synthetic": False}
     ws.lake.write("checkpoints", f"{P}/{experiment}", [row | {"weights_sha256": sha, "git_commit": "g"}])
+    seen = {"program": P, "experiment": experiment, "checkpoint": checkpoint, "metric": "val_mae_gy"}
+    epochs = [seen | {"epoch": epoch, "value": value} for epoch, value in enumerate(history)]
+    ws.lake.write("training_history", f"{P}/{experiment}", epochs)
     evaluated, _, _ = scores_of(ws, P, experiment, checkpoint)
     keys = {"program": P, "experiment": experiment, "checkpoint": checkpoint}
     ws.lake.write("evaluation_cases", f"{P}/{experiment}", evaluated)

@@ -1,5 +1,7 @@
 """The data stages over landed chest CTs: what is accepted, what is quarantined and why, and what the report is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from med_assets.programs.lung_ct.audit import summary, warnings
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import described, refused
 from med_assets.stages.prepare import pictured, quarantine_picture
+from med_assets.stages.reporting import report_path
 from tests.med_assets.programs.lung_ct.builders import GEOMETRY, P, ball, masks, write_case
 
 
@@ -26,9 +29,8 @@ def land(ws: Workspace, name: str, seed: int, **values: object) -> None:
     write_case(ws.landing / P / name, seed, **values)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_them_go_on(workspace: Workspace) -> None:
-    from dataclasses import replace
-
     heart = {"heart": masks()["heart"]}
     land(workspace, "good", 1)
     land(workspace, "contoured", 2, label="RTSTRUCT")
@@ -54,6 +56,9 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
     assert pictured(workspace, refused(workspace, P)) == [mismatch]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert mismatch["reason"].endswith(f"See {picture.relative_to(workspace.home).as_posix()}.")
+    stages.report(workspace, P)
+    page = report_path(workspace, P).read_text()
+    assert f"<figcaption>{mismatch['case_id']}: label_grid_mismatch</figcaption>" in page
     again = stages.prepare(workspace, P, batch)
     assert again.images == {f"quarantine {mismatch['case_id']}": picture}
 
@@ -97,6 +102,10 @@ def test_the_seed_s_split_of_task06_can_be_fixed_and_says_what_the_foundation_mo
     assert exposures.loc["val"].to_dict() == {"unseen": 1, "selected": 1, "trained": 1}
     assert result.tables["Data audit"].set_index("what").loc["accepted", "cases"] == 4
     assert checks.audit(ws, P, batch).passed
+    stages.report(ws, P)
+    page = report_path(ws, P).read_text()
+    for heading in ("Data audit", "Measured facts", "Pretraining exposure", "Held-out cases"):
+        assert f"<h2>{heading}</h2>" in page
 
 
 def test_phantoms_and_unseen_cases_raise_no_warning() -> None:
@@ -108,3 +117,15 @@ def test_an_audit_of_nothing_says_so() -> None:
     found = summary([], [])
     assert (found["accepted"], found["skipped"], found["exposure"]) == (0, 0, {})
     assert found["ranges"]["target_ml"] == [None, None, None]
+
+
+@pytest.mark.slow
+def test_the_program_s_own_phantoms_are_accepted_and_marked_synthetic(workspace: Workspace) -> None:
+    program.get(P).write_phantoms(workspace.landing / P, 2, seed=5)
+    batch = ingest(workspace)
+    rows = described(workspace, P)
+    assert len(rows) == 2, [row["reason"] for row in refused(workspace, P)]
+    assert {(row["synthetic"], row["exposure"], row["labels_without_class"]) for row in rows} == {(True, "unseen", 0)}
+    assert all(row["target_network_voxels"] > 0 for row in rows)
+    assert checks.audit(workspace, P, batch).passed
+    assert checks.held_out(workspace, P).passed

@@ -1,0 +1,100 @@
+"""The record of a fine-tuning: its gain over the very weights that it began with, and what the check says of it."""
+
+import json
+
+import pytest
+
+from med_assets import checks
+from med_assets.settings import Workspace
+from med_assets.stages import finetuning
+from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
+
+
+@pytest.fixture
+def ws(workspace: Workspace) -> Workspace:
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    return workspace
+
+
+def test_a_gain_is_recorded_with_its_interval_and_recommended(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(5.0))
+    tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.2, 4.4, 4.1, 4.6])
+    record = finetuning.finetuning(ws, P, "grad_loss", tuned)
+    assert record is not None
+    out = record["output"]
+    assert (out["baseline_val_mae_gy"], out["best_val_mae_gy"], out["best_epoch_index"]) == (5.2, 4.1, 2)
+    assert out["improvement_over_baseline"] == pytest.approx(1.1)
+    assert (out["improved"], out["regressed"]) == (True, False)
+    assert out["val_mae_gy_per_epoch"] == [5.2, 4.4, 4.1, 4.6]
+    assert out["formal_pretrained_val_openkbp_dose_score"] == pytest.approx(5.035)
+    assert out["formal_finetuned_val_openkbp_dose_score"] == pytest.approx(4.035)
+    assert out["formal_improvement_over_pretrained"] == pytest.approx(1.0)
+    assert out["formal_improvement_interval"] == pytest.approx([1.0, 1.0])
+    assert (out["formal_n"], out["recommended_ckpt"], out["finetuned_ckpt"]) == (len(VAL), tuned, tuned)
+    assert out["checkpoint_comparisons_to_pretrained"]["changed"] == 1
+    assert not out["finetuned_ckpt_matches_pretrained_weights"]
+    assert record["cost"] == {"steps": 7}
+    assert json.loads(finetuning.record_path(ws, P, "grad_loss").read_text()) == json.loads(json.dumps(record))
+    outcome = checks.fine_tuning(ws, P, "grad_loss")
+    assert outcome.passed
+    assert outcome.reason == "formal improvement +1.0000 [+1.0000, +1.0000], n = 8"
+    row = finetuning.table(ws, P).iloc[0]
+    assert (row["recommended"], row["every epoch worse"]) == ("fine-tuned", "no")
+
+
+def test_a_harmful_training_is_called_so_and_what_it_began_with_is_recommended(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(4.0))
+    tuned = model(ws, "grad_loss", constant(6.0), initial=first, history=[4.0, 5.5, 6.0])
+    record = finetuning.finetuning(ws, P, "grad_loss", tuned)
+    assert record is not None
+    out = record["output"]
+    assert (out["best_epoch_index"], out["improvement_over_baseline"], out["regressed"]) == (0, 0.0, True)
+    assert out["recommended_ckpt"] == first
+    outcome = checks.fine_tuning(ws, P, "grad_loss")
+    assert (outcome.passed, outcome.severity) == (False, "warn")
+    assert "not better than what it began with: formal improvement -2.0000" in outcome.reason
+    assert "every epoch of training was worse" in outcome.reason
+
+
+def test_weights_that_did_not_change_are_no_improvement(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(4.0), weights="same")
+    tuned = model(ws, "grad_loss", constant(3.0), weights="same", initial=first)
+    record = finetuning.finetuning(ws, P, "grad_loss", tuned)
+    assert record is not None
+    assert record["output"]["finetuned_ckpt_matches_pretrained_weights"]
+    assert record["output"]["recommended_ckpt"] == first
+    assert "its weights are those" in checks.fine_tuning(ws, P, "grad_loss").reason
+
+
+def test_published_numbers_are_held_against_ours(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(5.0))
+    expected = ("+expected.improvement_over_baseline=0.5", "+expected.formal_improvement_over_pretrained=2")
+    tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.0], overrides=expected)
+    record = finetuning.finetuning(ws, P, "grad_loss", tuned)
+    assert record is not None
+    found = record["output"]["sanity_reference_checks"]
+    assert {field: check["passed"] for field, check in found.items()} == {
+        "improvement_over_baseline": True,
+        "formal_improvement_over_pretrained": False,
+    }
+    assert record["output"]["sanity_recovery_demonstrated"] is False
+    assert (
+        "expected formal_improvement_over_pretrained of at least 2, got 1"
+        in checks.fine_tuning(ws, P, "grad_loss").reason
+    )
+
+
+def test_random_weights_have_no_record(ws: Workspace) -> None:
+    cold = model(ws, "baseline", constant(5.0))
+    assert finetuning.finetuning(ws, P, "baseline", cold) is None
+    assert checks.fine_tuning(ws, P, "baseline").passed
+    assert finetuning.table(ws, P).empty
+
+
+def test_what_began_with_a_released_file_has_no_formal_comparison(ws: Workspace) -> None:
+    tuned = model(ws, "grad_loss", constant(4.0), initial="released/net-0123", history=[5.0, 4.0])
+    record = finetuning.finetuning(ws, P, "grad_loss", tuned)
+    assert record is not None
+    assert record["output"]["recommended_ckpt"] is None
+    assert checks.fine_tuning(ws, P, "grad_loss").reason == "what it began with can't be scored here"
