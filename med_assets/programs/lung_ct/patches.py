@@ -42,7 +42,6 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         corner = place(self.centres(number), self.cases[number].image.shape, self.patches, rng)
         item = cut(self.cases[number], corner, self.patches.size)
         item = self.augmentation(item, int(rng.integers(2**32)))
-        # Last, as in the recipe: patches are centred at the classes of the case, whichever of them are trained.
         relabel = self.relabellings[number]
         label = relabel(item["label"].numpy())
         prompts = choose(relabel, label, self.max_absent, rng)
@@ -57,9 +56,12 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         return np.concatenate([rng.permutation(len(self.cases)) for _ in range(rounds)])[: len(self)]
 
     def centres(self, number: int) -> list[np.ndarray]:
-        """Return for each value of a case's labels the flat indices that a patch can be centred at; found once per case."""
+        """Return for each class that counts the flat indices that a patch of a case can be centred at; found once per case.
+
+        Labels that the experiment does not train are background here, as in the recipe, whose cases have no others.
+        """
         if number not in self._centres:
-            flat = np.asarray(self.cases[number].label).reshape(-1)
+            flat = self.relabellings[number](self.cases[number].label).reshape(-1)
             self._centres[number] = [
                 _thinned(np.flatnonzero(flat == value), self.centres_per_class)
                 for value in np.unique(flat)
@@ -77,7 +79,7 @@ def _thinned(indices: np.ndarray, most: int) -> np.ndarray:
 def place(centres: Sequence[np.ndarray], shape: Sequence[int], patches: Patches, rng: np.random.Generator) -> Place:
     """Choose the first voxel of a patch; negative where the volume is smaller than the patch, which is then centred.
 
-    A class of the case, the background among them, is drawn with equal probability, then one of its voxels: the patch's
+    A class that counts, the background among them, is drawn with equal probability, then one of its voxels: the patch's
     centre is as near to it as the borders allow.
     """
     slack = [size - side for size, side in zip(shape, patches.size, strict=True)]
