@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from med_assets.errors import MedAssetsError
+from med_assets.metrics import segmentation
 from med_assets.metrics.segmentation import segmentation_scores
 
 MASKS = arrays(bool, (4, 5, 6))
@@ -222,3 +223,12 @@ def test_a_whole_scan_with_a_tumour_takes_seconds():
     print(f"512 x 512 x 300 scored in {seconds:.1f} s")
     assert 2.5 < found["hd95"] <= 3.2
     assert seconds < 15
+
+
+def test_a_prediction_like_noise_is_measured_by_a_map_as_by_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    truth, prediction = np.zeros((12, 20, 20), bool), rng.random((12, 20, 20)) > 0.7
+    truth[4:8, 5:9, 6:11] = True
+    points = segmentation_scores(truth, prediction, (2.5, 1.1, 0.9), "target", surface_tolerance_mm=2.0)
+    monkeypatch.setattr(segmentation, "MANY", 10)
+    assert segmentation_scores(truth, prediction, (2.5, 1.1, 0.9), "target", surface_tolerance_mm=2.0) == points
