@@ -56,6 +56,11 @@ FILL = 0.9
 MIB = 2**20
 
 
+INFERENCE_MB = 8192
+"""Free memory of a GPU below which scoring stays on the CPU, MiB: room for a window of 128 voxels a side in the largest
+network here, beside a training that needs the rest."""
+
+
 @dataclass(frozen=True)
 class Device:
     """A device, or the host, and its free bytes."""
@@ -143,6 +148,14 @@ def free_devices(accelerator: str, count: int) -> list[Device]:
         return sorted(found, key=lambda device: (-device.free, device.index))[:count]
     name = "mps" if accelerator == "mps" else "cpu"
     return [Device(name, 0, free_host())] * count
+
+
+def inference_device() -> str:
+    """Where models are scored: the CUDA device with most free memory if that is INFERENCE_MB or more, else the CPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    free, index = max((torch.cuda.mem_get_info(index)[0], index) for index in range(torch.cuda.device_count()))
+    return f"cuda:{index}" if free >= INFERENCE_MB * 2**20 else "cpu"
 
 
 def free_host() -> int:

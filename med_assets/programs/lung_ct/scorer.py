@@ -11,6 +11,7 @@ from med_assets.program import Scorer
 from med_assets.programs.lung_ct.predict import load_predictor
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import EvaluationSettings, score_case
+from med_assets.training.accelerator import inference_device
 
 PREDICTION = "prediction.npy"
 """The predicted mask on the scanner's grid, eight voxels to a byte in C order."""
@@ -23,7 +24,7 @@ class SegmentationScorer(Scorer):
     """Predicts the target in whole volumes with one checkpoint and scores it on the scanner's grid."""
 
     def __init__(self, checkpoint: Path, settings: EvaluationSettings) -> None:
-        self.predictor = load_predictor(checkpoint)
+        self.predictor = load_predictor(checkpoint, inference_device())
         self.settings = settings
 
     def score(self, prepared: Path, out: Path) -> list[Score]:

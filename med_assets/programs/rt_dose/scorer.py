@@ -10,6 +10,7 @@ from med_assets.programs.rt_dose.predict import load_predictor
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import EvaluationSettings, score_case
 from med_assets.programs.rt_dose.site import Site
+from med_assets.training.accelerator import inference_device
 
 PREDICTION = "prediction_gy.npy"
 
@@ -18,7 +19,7 @@ class DoseScorer(Scorer):
     """Predicts whole volumes with one checkpoint and scores them for one site."""
 
     def __init__(self, checkpoint: Path, site: Site, settings: EvaluationSettings) -> None:
-        self.predictor = load_predictor(checkpoint)
+        self.predictor = load_predictor(checkpoint, inference_device())
         self.site = site
         self.settings = settings
 
