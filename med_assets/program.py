@@ -52,6 +52,21 @@ class Metric:
     lower_is_better: bool
     meaning: str
 
+    @property
+    def shown_unit(self) -> str:
+        """The unit for people: nothing where it is 1."""
+        return "" if self.unit == "1" else self.unit
+
+    @property
+    def after(self) -> str:
+        """What follows a value of it: a blank and the unit, or nothing."""
+        return f" {self.shown_unit}".rstrip()
+
+    @property
+    def label(self) -> str:
+        """Its name with the unit in brackets, if there is one."""
+        return f"{self.name} ({self.shown_unit})" if self.shown_unit else self.name
+
 
 @dataclass(frozen=True)
 class ReportTable:

@@ -22,9 +22,10 @@ from med_assets.phantoms.grid import axes, centred_geometry
 TUMOUR = "lung tumor"
 
 LABELS = (
+    TUMOUR,
     "left lung upper lobe", "left lung lower lobe",
     "right lung upper lobe", "right lung middle lobe", "right lung lower lobe",
-    "heart", "aorta", "trachea", "liver", "spinal cord", TUMOUR,
+    "heart", "aorta", "trachea", "liver", "spinal cord",
 )  # fmt: skip
 """Segments of every case, by their names in VISTA3D's dictionary; the tumour is taken out of the others."""
 

@@ -190,7 +190,7 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
         path.parent.mkdir(parents=True, exist_ok=True)
         champions = ws.lake.rows("champions", program_name)
         images["leaderboard"] = plot_leaderboard(
-            path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metrics[0].unit, metric=f"{metrics[0].name} (validation)",
+            path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metrics[0].shown_unit, metric=f"{metrics[0].name} (validation)",
             lower_is_better=metrics[0].lower_is_better, champion=champions[-1]["experiment"] if champions else None,
         )  # fmt: skip
     return StageResult(
@@ -236,7 +236,7 @@ def _readable(rows: list[dict[str, Any]], metrics: Sequence[Metric]) -> pd.DataF
 
     table = [
         {"experiment": row["experiment"]}
-        | {f"{split} {metric.name} ({metric.unit})": of(row, split, metric) for split, metric in columns}
+        | {f"{split} {metric.label}": of(row, split, metric) for split, metric in columns}
         | {"checkpoint": row["checkpoint"]}
         for row in rows
     ]

@@ -175,7 +175,7 @@ def headline(ws: Workspace, program_name: str) -> dict[str, str]:
             [row["value"] for row in of_metric], SEED, groups=[row["patient_id"] for row in of_metric]
         )
         text = cell({"mean": values.mean, "low": values.low, "high": values.high, "n": values.n})
-        found[metric.name] = f"{text} {metric.unit}" if text else "undefined: no case that the champion has not seen"
+        found[metric.name] = f"{text}{metric.after}" if text else "undefined: no case that the champion has not seen"
     return found
 
 
@@ -246,5 +246,5 @@ def draw(ws: Workspace, program_name: str) -> dict[str, Path]:
         if points:
             table = pd.DataFrame([vars(point) | {"beyond": point.beyond} for point in points])
             name = f"trend_{metric.name}"
-            found[name] = plot_trend(folder / f"{name}.png", table, metric=metric.name, unit=metric.unit)
+            found[name] = plot_trend(folder / f"{name}.png", table, metric=metric.name, unit=metric.shown_unit)
     return found

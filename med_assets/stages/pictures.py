@@ -52,7 +52,7 @@ def drawn(
         if ws.store.has(key):
             out = ws.reports / program_name / "plots" / checkpoint.rpartition("/")[2]
             caption = (
-                f"{label.capitalize()} held-out case ({row['split']}): {metric.name} {row['value']:.2f} {metric.unit}"
+                f"{label.capitalize()} held-out case ({row['split']}): {metric.name} {row['value']:.2f}{metric.after}"
             )
             images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(key), out)
             pictures += [(image, caption) for image in images]

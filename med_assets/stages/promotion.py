@@ -116,7 +116,7 @@ class Comparison:
         if found.mean is None:
             return f"{self.metric.name}: undefined, n = {found.n}"
         ends = "no interval" if found.low is None or found.high is None else f"[{found.low:+.3f}, {found.high:+.3f}]"
-        return f"{self.metric.name}: {found.mean:+.3f} {ends} {self.metric.unit} (below 0 is better), n = {found.n}"
+        return f"{self.metric.name}: {found.mean:+.3f} {ends}{self.metric.after} (below 0 is better), n = {found.n}"
 
 
 def compare(ours: Judged, theirs: Judged, cases: Sequence[dict[str, Any]], metric: Metric) -> Comparison:
@@ -137,7 +137,7 @@ def compare(ours: Judged, theirs: Judged, cases: Sequence[dict[str, Any]], metri
 def _objections(rule: Promotion, primary: Comparison, guards: Sequence[Comparison], reference: str) -> list[str]:
     """What the numbers say against the challenger."""
     found: list[str] = []
-    unit, high = primary.metric.unit, primary.difference.high
+    high = primary.difference.high
     for each in (primary, *guards):
         if each.n_lost:
             found.append(
@@ -149,7 +149,7 @@ def _objections(rule: Promotion, primary: Comparison, guards: Sequence[Compariso
             f"expected at least {rule.min_cases} shared validation cases of two patients, got {primary.difference.n}"
         )
     elif high >= -rule.margin:
-        wanted = f"its interval must end below {0 - rule.margin:g} {unit}"
+        wanted = f"its interval must end below {0 - rule.margin:g}{primary.metric.after}"
         found.append(f"not better beyond doubt than {reference} in {primary}; {wanted}")
     for each in guards:
         margin, end = rule.guard_margins.get(each.metric.name, 0.0), each.difference.high
@@ -157,7 +157,7 @@ def _objections(rule: Promotion, primary: Comparison, guards: Sequence[Compariso
             found.append(f"guarded metric {each} has no interval to judge by")
         elif end > margin:
             found.append(
-                f"guarded metric {each}: may be worse by more than the margin of {margin:g} {each.metric.unit}"
+                f"guarded metric {each}: may be worse by more than the margin of {margin:g}{each.metric.after}"
             )
     return found
 

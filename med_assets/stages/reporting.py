@@ -135,7 +135,11 @@ def _highlights(
         if value:
             other = _cell(theirs, split, metric).partition(" ")[0]
             against = f"; {baseline}: {other}" if other and baseline != name else ""
-            tiles.append(Highlight(f"{metric.name}, {split}, {metric.unit}", value, f"{interval}{against}"))
+            tiles.append(
+                Highlight(
+                    ", ".join(filter(None, (metric.name, split, metric.shown_unit))), value, f"{interval}{against}"
+                )
+            )
     return tiles
 
 

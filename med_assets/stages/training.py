@@ -228,10 +228,14 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     metrics = [column for column in columns if column.startswith("val_") and column not in losses]
     if len(history) < 2 or not (losses or metrics):
         return {}
-    unit = program.get(program_name).primary_metric.unit
+    unit = program.get(program_name).training_metric.shown_unit
     path = ws.reports / program_name / "plots" / f"training_{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return {"training": plot_training(path, history, {"loss": losses, f"validation ({unit})": metrics}, title=name)}
+    return {
+        "training": plot_training(
+            path, history, {"loss": losses, f"validation ({unit})" if unit else "validation": metrics}, title=name
+        )
+    }
 
 
 def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None) -> None:
