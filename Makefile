@@ -54,7 +54,7 @@ ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedul
 
 test: setup  ## Types and all tests, style and import contracts among them (about 12 minutes on two cores)
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## The tests that are not marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'

@@ -27,6 +27,15 @@ for setting in [name for name in os.environ if name.startswith(("MED_ASSETS_", "
         del os.environ[setting]  # make exports a home, which tests must neither read nor fill
 
 
+LONGEST = ("test_daemon.py", "test_slurm.py", "test_run.py", "test_ranks.py", "test_resume.py", "test_fine_tuning.py")
+"""Files that take longest: begun first, so that none is left when all others are done (`make test` runs two at a time)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all others in their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def one_torch_thread() -> None:
     """Two cores are shared by all that runs; more threads make small networks slower, not faster."""
