@@ -42,7 +42,7 @@ class LumbarMr(Program):
         True,
         "distance of predicted and marked points in the sagittal plane, all levels",
     )
-    guarded_metrics = (Metric("within_10mm", "all", "1", False, "share of the marked levels found within 10 mm"),)
+    guarded_metrics = (Metric("found", "all", "1", False, "share of the marked levels that were found"),)
     training_metric = Metric(
         "val_error_mm",
         "all",
