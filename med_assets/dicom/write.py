@@ -160,7 +160,7 @@ def write_rtstruct(
 
 def write_points(
     path: Path,
-    points_mm: Mapping[str, Sequence[float]],
+    points_mm: Mapping[str, np.ndarray],
     identity: Identity,
     series_uid: str,
     images: Sequence[tuple[str, np.ndarray]],

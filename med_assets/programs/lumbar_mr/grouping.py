@@ -86,7 +86,7 @@ def group(instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]
         everything = [one for slices in series.values() for one in slices]
         patient = everything[0].patient_id
         found, code, text = candidates(series)
-        whole = everything
+        whole = [*everything, *_points_of(everything, marks, alone=False)]
         if found:
             alone = len(studies) == len(found) == 1
             linked = {uid: _points_of(series[uid], marks, alone) for uid in found}
