@@ -164,13 +164,16 @@ def write_points(
     identity: Identity,
     series_uid: str,
     images: Sequence[tuple[str, np.ndarray]],
+    *,
     sop_class: str = MRImageStorage,
+    predicted_by: str = "",
 ) -> str:
     """Write LPS points in mm as one POINT contour for each name, ROI numbers from 1. Returns the SOP instance UID.
 
     `images` are the slices of the series that the points were set on, (SOP instance UID, position (3,) in LPS mm of any
-    pixel of it); each point names the slice whose position is nearest along the stack. Raises ValueError without two
-    slices or with a point that is not three finite numbers.
+    pixel of it); each point names the slice whose position is nearest along the stack. `predicted_by` names the
+    model of predicted points: they get a series of their own and say so. Raises ValueError without two slices or with a
+    point that is not three finite numbers.
     """
     wrong = [name for name, point in points_mm.items() if np.shape(point) != (3,) or not np.isfinite(point).all()]
     if len(images) < 2 or wrong:
@@ -182,7 +185,9 @@ def write_points(
     for name, point in points_mm.items():
         nearest = int(np.abs((positions - np.asarray(point, dtype=float)) @ stack).argmin())
         drawn[name] = ("MARKER", [_outline("POINT", np.asarray(point, dtype=float)[None], references[nearest])])
-    return _write_structure_set(path, drawn, identity, series_uid, references, role=(series_uid,))
+    role = (series_uid, "predicted", predicted_by) if predicted_by else (series_uid,)
+    said = f"PREDICTED BY {predicted_by}, NOT FOR CLINICAL USE" if predicted_by else ""
+    return _write_structure_set(path, drawn, identity, series_uid, references, role, said)
 
 
 def _write_structure_set(
@@ -192,6 +197,7 @@ def _write_structure_set(
     series_uid: str,
     images: Sequence[Dataset],
     role: tuple[str, ...] = (),
+    description: str = "",
 ) -> str:
     """Write ROIs, each an interpreted type and contours; `role` tells several structure sets of one study apart."""
     ds = new_object(
@@ -203,6 +209,8 @@ def _write_structure_set(
     )
     ds.SeriesNumber, ds.InstanceNumber = 2, 1
     ds.StructureSetLabel = "contours"
+    if description:
+        ds.SeriesDescription, ds.StructureSetDescription = description[:64], description
     ds.StructureSetDate, ds.StructureSetTime = identity.study_date, ""
     series = item(SeriesInstanceUID=series_uid, ContourImageSequence=list(images))
     # Detached Study Management, retired but still what this sequence refers to.
