@@ -143,12 +143,12 @@ class LumbarMr(Program):
 
     def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
         from med_assets.programs.lumbar_mr.score import EvaluationSettings
-        from med_assets.programs.lumbar_mr.scorer import LumbarScorer
+        from med_assets.programs.lumbar_mr.scorer import LevelScorer
 
-        return LumbarScorer(checkpoint, EvaluationSettings.for_profile(ws.profile))
+        return LevelScorer(checkpoint, EvaluationSettings.for_profile(ws.profile))
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
-        from med_assets.programs.lumbar_mr.scorer import draw
+        from med_assets.programs.lumbar_mr.pictures import draw
 
         return draw(prepared, predicted, out)
 
