@@ -1,0 +1,111 @@
+"""A prepared case on disk, opened as memory maps so that reading some slices touches only their own pages.
+
+`volume.npy` is uint8 (s, y, x): the series between its 0.1 and 99.9 percentiles, slices from the patient's right to the left,
+rows from head to feet, columns from front to back. `input.npy` is uint8 (s, 160, 160), each slice as the network sees it.
+`case.json` says the rest.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from med_assets.dicom.geometry import Geometry
+from med_assets.errors import ArtifactCorrupt
+from med_assets.programs.lumbar_mr.levels import ANATOMIES, LEVELS, UNKNOWN
+
+INPUT_PIXELS = 160
+"""Rows and columns of a slice as the network sees it."""
+
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case ready for training and scoring. Arrays are read-only memory maps.
+
+    `geometry` places the voxels of `volume`; `pixel_mm` is (dy, dx). `levels` has a key for each of LEVELS: its point as
+    (s, y, x) in fractional voxels of `volume`, or None where nobody marked it. `middle` is the slice at the middle of the
+    marked points, or of the series where there are none. `lstv` is one of ANATOMIES or "unknown".
+    """
+
+    case_id: str
+    geometry: Geometry
+    pixel_mm: tuple[float, float]
+    slice_mm: float
+    shape: tuple[int, int, int]
+    levels: Mapping[str, Point | None]
+    middle: int
+    lstv: str
+    synthetic: bool
+    settings: Mapping[str, Any]
+    volume: np.ndarray
+    input: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit."""
+        try:
+            facts = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+            volume, network = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("volume", "input"))
+        except (OSError, ValueError) as error:
+            raise ArtifactCorrupt(
+                f"prepared case: a file is missing or unreadable ({type(error).__name__}); prepare it again"
+            ) from error
+        try:
+            case = cls._from(facts, volume, network)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactCorrupt(
+                f"prepared case: case.json lacks a field or holds another kind of value ({error}); prepare it again"
+            ) from error
+        case._check()
+        return case
+
+    @classmethod
+    def _from(cls, facts: Mapping[str, Any], volume: np.ndarray, network: np.ndarray) -> Self:
+        dy, dx = (float(step) for step in facts["pixel_mm"])
+        slices, rows, columns = (int(n) for n in facts["shape"])
+        return cls(
+            case_id=str(facts["case_id"]),
+            geometry=Geometry.from_dict(facts["geometry"]),
+            pixel_mm=(dy, dx),
+            slice_mm=float(facts["slice_mm"]),
+            shape=(slices, rows, columns),
+            levels={level: _point(facts["levels"][level]) for level in LEVELS},
+            middle=int(facts["middle"]),
+            lstv=str(facts["lstv"]),
+            synthetic=bool(facts["synthetic"]),
+            settings=facts["settings"],
+            volume=volume,
+            input=network,
+        )
+
+    def _check(self) -> None:
+        expected = {"volume": self.shape, "input": (self.shape[0], INPUT_PIXELS, INPUT_PIXELS)}
+        for name, array in (("volume", self.volume), ("input", self.input)):
+            if array.dtype != np.uint8 or array.shape != expected[name]:
+                raise ArtifactCorrupt(
+                    f"prepared case {self.case_id}: {name} should be uint8 {expected[name]}, found {array.dtype} "
+                    f"{array.shape}; prepare it again"
+                )
+        steps = (self.slice_mm, *self.pixel_mm)
+        if self.geometry.shape != self.shape or not np.allclose(self.geometry.spacing_mm, steps, rtol=0, atol=1e-6):
+            raise ArtifactCorrupt(
+                f"prepared case {self.case_id}: geometry should be {self.shape} at {steps} mm, found "
+                f"{self.geometry.shape} at {self.geometry.spacing_mm}; prepare it again"
+            )
+        if not 0 <= self.middle < self.shape[0] or self.lstv not in (*ANATOMIES, UNKNOWN):
+            raise ArtifactCorrupt(
+                f"prepared case {self.case_id}: middle {self.middle} of {self.shape[0]} slices and lstv {self.lstv!r} do "
+                "not fit; prepare it again"
+            )
+
+
+def _point(value: Any) -> Point | None:
+    if value is None:
+        return None
+    s, y, x = (float(number) for number in value)
+    return (s, y, x)
