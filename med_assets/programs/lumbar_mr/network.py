@@ -16,6 +16,9 @@ from med_assets.programs.lumbar_mr.levels import LEVELS
 CLASSES = 1 + len(LEVELS)
 """Channels of the logits: background, then the levels."""
 
+BACKGROUND_LOGIT = 5.0
+"""First bias of the background: with it 3 of 100 pixels are of a level, as in the targets with discs of 7 pixels."""
+
 EXPANSION = 4
 """Output channels of a bottleneck over its inner ones."""
 
@@ -155,6 +158,10 @@ class PointNet(nn.Module):
         self.encoder = encoder
         self.decoder = Decoder(encoder.widths, decoder)
         self.logit = nn.Conv2d(decoder[-1], CLASSES, 1)
+        # Nearly all pixels are background: a network that begins by saying so has that much less to learn.
+        assert self.logit.bias is not None
+        with torch.no_grad():
+            self.logit.bias.copy_(torch.tensor([BACKGROUND_LOGIT] + [0.0] * len(LEVELS)))
 
     def forward(self, images: Tensor) -> Tensor:
         found: Tensor = self.logit(self.decoder(self.encoder((images - self.mean) / self.std)))

@@ -97,6 +97,7 @@ def test_a_training_begins_with_a_released_checkpoint_under_its_wrapper(tmp_path
     assert float(found.weights()["mean"]) == 0.0
 
 
+@pytest.mark.slow
 def test_the_training_process_reads_no_dicom_and_knows_no_dagster() -> None:
     code = (
         "import sys, med_assets.training.job, med_assets.programs.lumbar_mr.lit;"
