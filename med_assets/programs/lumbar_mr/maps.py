@@ -1,6 +1,5 @@
-"""Between pixels of the network's maps and voxels of a case, and the turns, zooms and shifts of maps that go both ways."""
+"""Maps of a case: the discs of its levels, and turns, zooms and shifts that go both ways."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,19 +7,10 @@ import torch
 from torch import Tensor
 
 from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
+from med_assets.programs.lumbar_mr.transforms import to_input
 
 CENTRE = (INPUT_PIXELS - 1) / 2
 """Centre of a map, pixels along each axis."""
-
-
-def to_map(yx: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return points (n, 2) in pixels (y, x) of a slice of `shape` as pixels of the map, whose borders are the slice's."""
-    return np.asarray((np.asarray(yx, float) + 0.5) * INPUT_PIXELS / np.asarray(shape, float) - 0.5)
-
-
-def to_slice(yx: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return points (n, 2) in pixels (y, x) of the map as pixels of a slice of `shape`: the inverse of `to_map`."""
-    return np.asarray((np.asarray(yx, float) + 0.5) * np.asarray(shape, float) / INPUT_PIXELS - 0.5)
 
 
 def map_pixel_mm(case: PreparedCase) -> tuple[float, float]:
@@ -32,7 +22,7 @@ def map_pixel_mm(case: PreparedCase) -> tuple[float, float]:
 def map_points(case: PreparedCase) -> np.ndarray:
     """Return the marked points of a case on the map, (level, 2) pixels (y, x), NaN where nobody marked one."""
     marked = [(np.nan, np.nan) if point is None else point[1:] for point in case.levels.values()]
-    return to_map(np.array(marked), case.shape[1:])
+    return to_input(np.array(marked), *case.shape[1:])
 
 
 def discs(points: np.ndarray, radius_px: float) -> np.ndarray:

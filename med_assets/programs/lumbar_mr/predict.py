@@ -12,10 +12,11 @@ from med_assets.errors import CheckpointMismatch
 from med_assets.programs.lumbar_mr import mean_position
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment, Slices
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.maps import Change, to_slice
+from med_assets.programs.lumbar_mr.maps import Change
 from med_assets.programs.lumbar_mr.network import build_network
 from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
 from med_assets.programs.lumbar_mr.slices import as_images
+from med_assets.programs.lumbar_mr.transforms import from_input
 from med_assets.programs.lumbar_mr.uncertainty import centroid, confidence
 from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
 
@@ -118,7 +119,7 @@ def _point(
     where = centroid(heat) if confidence(heat) > found_above else None
     if where is None:
         return None
-    y, x = to_slice(np.array(where), case.shape[1:])
+    y, x = from_input(np.array(where), *case.shape[1:])
     masses = single.sum(axis=(1, 2), dtype=np.float64)
     return (float(np.average(slices, weights=masses)), float(y), float(x))
 

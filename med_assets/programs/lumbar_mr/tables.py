@@ -8,7 +8,8 @@ import pandas as pd
 from med_assets.metrics.classification import Auroc, auroc
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.score import ALL, ERROR, FOUND, TRANSITIONAL, within
+from med_assets.programs.lumbar_mr.score import ALL, ERROR, FOUND, TRANSITIONAL, Table, within
+from med_assets.programs.lumbar_mr.thresholds import Thresholds, tables_of
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES, PUBLISHED
 
 SEED = 0
@@ -23,7 +24,7 @@ NEAR_MM, FAR_MM = 5.0, 10.0
 
 def tables(rows: pd.DataFrame) -> list[ReportTable]:
     """All tables of the program, from the scores of one model on one split."""
-    return [localisation(rows), calibration(rows), separation(rows)]
+    return [localisation(rows), calibration(rows), statistics(rows), separation(rows)]
 
 
 def localisation(rows: pd.DataFrame) -> ReportTable:
@@ -72,6 +73,57 @@ def calibration(rows: pd.DataFrame) -> ReportTable:
         "the model is surer than it should be. The confidence is that of a pixel, not of a distance, so the two need not be equal."
     )
     return ReportTable("Calibration of the confidence", text, pd.DataFrame(table))
+
+
+def statistics(rows: pd.DataFrame) -> ReportTable:
+    """Mean, standard deviation and range of each measure by level, and how many cases have none."""
+    table = []
+    for name, spec in MEASURES.items():
+        for level in LEVELS:
+            values = _values(rows, name, level)
+            known = values.dropna()
+            table.append(
+                {
+                    "measure": f"{name}, {spec.unit}",
+                    "level": level,
+                    "cases": len(known),
+                    "undefined": len(values) - len(known),
+                    "mean": _number(float(known.mean()) if len(known) else None, 3),
+                    "standard deviation": _number(float(known.std()) if len(known) > 1 else None, 3),
+                    "lowest": _number(float(known.min()) if len(known) else None, 3),
+                    "highest": _number(float(known.max()) if len(known) else None, 3),
+                }
+            )
+    meanings = "; ".join(f"{name}: {spec.meaning}" for name, spec in MEASURES.items())
+    text = f"Of all cases, whatever their anatomy. A level that is not found has a confidence and nothing else. {meanings}."
+    return ReportTable("Uncertainty by level", text, pd.DataFrame(table))
+
+
+def candidates(rows: pd.DataFrame, thresholds: Thresholds, most: int = 20) -> ReportTable:
+    """The cases that a radiologist should see first: by the thresholds' own measure and level, the least certain first.
+
+    A case whose level is not found comes before all others, since nothing at all is known of it.
+    """
+    name, level = thresholds.settings.measure, thresholds.settings.level
+    found = [(case, table, table[level][name]) for case, table in tables_of(rows).items()]
+    sign = 1 if MEASURES[name].high_is_unsure else -1
+
+    def order(item: tuple[str, Table, float | None]) -> tuple[float, str]:
+        return (-np.inf if item[2] is None else -sign * item[2], item[0])
+
+    table = [
+        {"rank": rank, "case": case, "risk": thresholds.risk(own), name: _number(value, 3)}
+        | {f"{level} {measure}": _number(own[level][measure], 3) for measure in PUBLISHED if measure != name}
+        for rank, (case, own, value) in enumerate(sorted(found, key=order)[:most], 1)
+    ]
+    settings = thresholds.settings
+    text = (
+        f"By {name} at {level}. High and Medium are beyond thresholds fitted on {len(thresholds.case_ids)} normal cases to "
+        f"false-alarm rates of {settings.high_rate:g} and {settings.medium_rate:g} (record {thresholds.version[:12]}); so few "
+        f"can promise no rate below {thresholds.achievable_rate:.3f}."
+    )
+    columns = ["rank", "case", "risk", name, *(f"{level} {measure}" for measure in PUBLISHED if measure != name)]
+    return ReportTable("Candidates for a radiologist", text, pd.DataFrame(table, columns=columns))
 
 
 def separation(rows: pd.DataFrame) -> ReportTable:

@@ -6,14 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.image import imread
 
 from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lumbar_mr import tables
 from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.programs.lumbar_mr.pictures import draw
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.score import EvaluationSettings, score_case
 from med_assets.programs.lumbar_mr.scorer import LevelScorer, read_prediction
-from med_assets.programs.lumbar_mr.thresholds import tables_of, with_anatomy
+from med_assets.programs.lumbar_mr.thresholds import RiskSettings, fit, tables_of, with_anatomy
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES
 from med_assets.training.job import run
 from tests.med_assets.programs.lumbar_mr.builders import TINY, write_job, write_prepared
@@ -81,6 +83,8 @@ def test_the_scorer_keeps_maps_and_measures_and_its_scores_come_back_as_a_table(
     assert all(one.convention.count("3 slices within 8 mm") for one in scores if one.metric != "transitional")
     assert with_anatomy(frame, transitional=False) == ["case2"]
     assert len({(one.metric, one.subject) for one in scores}) == len(scores)
+    (picture,) = draw(job / "cases" / "case2", out, tmp_path / "pictures")
+    assert imread(picture).std() > 0.01
 
 
 def cohort(n: int) -> pd.DataFrame:
@@ -106,13 +110,15 @@ def cohort(n: int) -> pd.DataFrame:
 
 def test_the_report_tells_a_measure_that_carries_information_from_one_that_does_not() -> None:
     rows = cohort(40)
-    error, trust, apart = (table.rows for table in tables.tables(rows))
+    error, trust, spread, apart = (table.rows for table in tables.tables(rows))
     last = error[error["level"] == "l5_s1"].iloc[0]
     assert (last["median, mm"], last["within 5 mm"], last["found"]) == ("10.5", "20 of 40", "40 of 40")
     assert error.iloc[0]["95th percentile, mm"] == "1.0"
     by_bin = trust.set_index("confidence")
     assert by_bin.loc["0.5 to 0.7", "within 10 mm"] == "0 of 20"
     assert by_bin.loc["0.9 to 0.95", "within 10 mm"] == "180 of 180"
+    row = spread[(spread["measure"] == "confidence, 1") & (spread["level"] == "l5_s1")].iloc[0]
+    assert (row["cases"], row["mean"], row["lowest"]) == (40, "0.760", "0.600")
     here = apart[apart["level"] == "l5_s1"].set_index("measure")
     assert (here.loc["confidence", "AUROC"], here.loc["confidence", "tells them apart"]) == ("1.000", "yes")
     assert here.loc["entropy", "tells them apart"] == "not shown"
@@ -125,3 +131,20 @@ def test_the_table_for_other_programs_has_the_published_columns_first() -> None:
     assert found.columns[15] == "l5_s1_spatial_entropy"
     assert found.set_index("case_id").loc["c1", "l5_s1_confidence"] == 0.6
     assert found["l1_l2_spatial_entropy"].isna().all()
+
+
+def test_candidates_are_ranked_by_the_fitted_measure_and_those_not_found_come_first() -> None:
+    rows = cohort(6)
+    rows.loc[(rows["case_id"] == "c4") & (rows["subject"] == "l5_s1") & (rows["metric"] == "confidence"), "value"] = (
+        None
+    )
+    settings = RiskSettings(high_rate=0.1, medium_rate=0.4, measure="confidence", level="l5_s1")
+    own = tables_of(rows)
+    fitted = fit(
+        {case: own[case] for case in ("c0", "c2")}, {"c0": "p0", "c2": "p2"}, settings,
+        checkpoint="k", dataset_version="v", trained_on=[], synthetic=True,
+    )  # fmt: skip
+    found = tables.candidates(rows, fitted, most=4)
+    assert found.rows["case"].tolist() == ["c4", "c1", "c3", "c5"]
+    assert found.rows["risk"].tolist() == ["Not found", "Medium", "Medium", "Medium"]
+    assert "no rate below 0.333" in found.text
