@@ -15,7 +15,7 @@ from med_assets.training.tensors import SHOWN, demand_fit
 INITIAL = "initial.pt"
 """File of a job folder with the weights to begin with; without it a training begins with random ones."""
 
-WRAPPERS = ("model", "state_dict", "network")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "network")
 """Keys under which a released file may hold its state dict, next to an optimiser and other things."""
 
 PREFIX = "module."

@@ -79,7 +79,7 @@ def test_what_is_computed_without_a_loop_can_not_begin_with_anything(tmp_path: P
         start_from(tmp_path, load("rt_dose", "mean_dose"), ClosedForm("val_mae_gy", lambda: ({}, {})))
 
 
-@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "network"])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict", "network"])
 def test_a_released_file_may_be_wrapped_and_come_from_several_devices(wrapper: str | None) -> None:
     bare = {"module.conv.weight": torch.ones(2), "module.conv.bias": torch.zeros(1)}
     found = state_dict({wrapper: bare, "epoch": 3} if wrapper else bare)

@@ -1,81 +1,101 @@
-"""Small sagittal MR series with points at the levels, as real DICOM files, stored in any of the ways that scanners store them."""
+"""Small prepared cases and training jobs of lumbar_mr, made by hand in the formats that training and scoring read.
 
-from collections.abc import Mapping
+A spine of bright bodies on a curve, seen in the slices around its middle alone; the levels lie between the bodies.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from med_assets.dicom.geometry import Geometry, Vector, Volume
-from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.write import write_mr, write_points
-from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
+from med_assets import experiments
+from med_assets.dicom.geometry import Geometry
+from med_assets.programs.lumbar_mr.levels import LEVELS
 
-P = "lumbar_mr"
-SHAPE, SPACING_MM = (6, 50, 40), (5.0, 4.0, 4.5)
-GEOMETRY = Geometry(SHAPE, SPACING_MM, (-12.5, -90.0, 98.0), ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)))
-"""Slices from right to left, rows from head to feet, columns from front to back: the orientation of a prepared case."""
+TINY = (
+    "network.widths=[4,4,8,8,8]",
+    "network.decoder=[8,8,8,4,4]",
+    "per_case=2",
+    "slices.combine=3",
+    "inference.views=2",
+    "schedule.epochs=2",
+    "schedule.batch=2",
+)
+"""Overrides that make a training of four steps, a few seconds of work."""
 
-AT = {level: np.array([2.0 + 0.25 * k, 8.0 + 8.5 * k, 20.0 - k]) for k, level in enumerate(LEVELS)}
-"""Points (s, y, x) in voxels of GEOMETRY."""
-
-AXIAL: tuple[Vector, Vector, Vector] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
-
-
-def values(seed: int = 0) -> np.ndarray:
-    """Intensities (s, y, x) in which no axis can be flipped unnoticed."""
-    rng = np.random.default_rng(seed)
-    s, y, x = np.indices(SHAPE)
-    return np.rint(100 * s + 7.0 * y + 3 * x + rng.integers(0, 20, SHAPE))
+DIRECTION = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
+"""Slices to the patient's left, rows to the feet and columns to the back, as LPS."""
 
 
-def flipped(array: np.ndarray, axes: tuple[int, ...]) -> Volume:
-    """The same voxels at the same places with some axes of GEOMETRY stored the other way round."""
-    corner = np.array([SHAPE[axis] - 1.0 if axis in axes else 0.0 for axis in range(3)])
-    direction = np.asarray(GEOMETRY.direction).copy()
-    direction[list(axes)] *= -1
-    x, y, z = (float(v) for v in GEOMETRY.to_points(corner)[0])
-    rows = tuple(tuple(float(v) for v in row) for row in direction)
-    return Volume(np.flip(array, axes), Geometry(SHAPE, SPACING_MM, (x, y, z), rows))  # type: ignore[arg-type]
-
-
-def write_series(
+def write_prepared(
     folder: Path,
-    identity: Identity,
-    name: str = "t2",
+    seed: int = 0,
     *,
-    volume: Volume | None = None,
-    description: str = "Sagittal T2",
-    times_ms: tuple[float | None, float | None] = (100.0, 3500.0),
-    at: Mapping[str, np.ndarray] | None = AT,
-    anatomy: str | None = None,
+    shape: tuple[int, int, int] = (9, 120, 96),
+    slice_mm: float = 4.0,
+    pixel_mm: tuple[float, float] = (2.0, 1.5),
+    middle: int | None = None,
+    marked: Sequence[str] = LEVELS,
+    lstv: str = "normal",
+    changes: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write a series into `folder`/<name>, and where `at` is given, its points into `folder`/<name>.dcm."""
-    stored = flipped(values(), ()) if volume is None else volume
-    series = identity.uid("series", name)
-    uids = write_mr(
-        folder / name,
-        stored,
-        identity,
-        series,
-        description=description,
-        echo_time_ms=times_ms[0],
-        repetition_time_ms=times_ms[1],
+    """Write one prepared case whose spine lies around slice `middle`; `changes` replace entries of case.json."""
+    rng = np.random.default_rng(seed)
+    slices, rows, columns = shape
+    centre = slices // 2 if middle is None else middle
+    y, x = np.indices((rows, columns))
+    top, bow, back = rows * rng.uniform(0.14, 0.2), columns * rng.uniform(0.04, 0.1), columns * rng.uniform(0.45, 0.55)
+    step = rows * rng.uniform(0.125, 0.14)
+    volume = rng.uniform(20, 40, shape)
+    ends = [top + step * (number + 0.5) for number in range(6)]
+    for number in range(6):
+        body_y = top + step * number
+        body_x = back - bow * np.sin(np.pi * number / 5)
+        inside = (np.abs(y - body_y) < 0.36 * step) & (np.abs(x - body_x) < columns * (0.1 + 0.012 * number))
+        for index in range(slices):
+            if abs(index - centre) <= 2:
+                volume[index][inside] += 150
+    points = {
+        level: [float(centre), ends[number], float(back - bow * np.sin(np.pi * (number + 0.5) / 5))]
+        for number, level in enumerate(LEVELS)
+    }
+    volume = np.clip(volume, 0, 255).astype(np.uint8)
+    resized = torch.nn.functional.interpolate(
+        torch.from_numpy(volume[:, None].astype(np.float32)), (160, 160), mode="bilinear", align_corners=False
     )
-    if at is not None:
-        places = stored.geometry.to_points(np.array([[k, 0, 0] for k in range(stored.geometry.shape[0])]))
-        points = {ROI_NAMES[level]: GEOMETRY.to_points(index)[0] for level, index in at.items()}
-        if anatomy:
-            points[f"LSTV {anatomy}"] = next(reversed(points.values()))
-        write_points(folder / f"{name}.dcm", points, identity, series, list(zip(uids, places, strict=True)))
+    folder.mkdir(parents=True)
+    np.save(folder / "volume.npy", volume)
+    np.save(folder / "input.npy", resized[:, 0].round().to(torch.uint8).numpy())
+    facts = {
+        "case_id": folder.name,
+        "geometry": Geometry(shape, (slice_mm, *pixel_mm), (0.0, 0.0, 0.0), DIRECTION).to_dict(),
+        "pixel_mm": list(pixel_mm),
+        "slice_mm": slice_mm,
+        "shape": list(shape),
+        "levels": {level: points[level] if level in marked else None for level in LEVELS},
+        "middle": centre if marked else slices // 2,
+        "lstv": lstv,
+        "synthetic": True,
+        "settings": {},
+    }
+    (folder / "case.json").write_text(json.dumps(facts | dict(changes or {})))
     return folder
 
 
-def identity(seed: int = 0, patient_id: str | None = None) -> Identity:
-    """Whose study number `seed` is."""
-    return Identity(
-        patient_id=f"SPINE-{seed:03d}" if patient_id is None else patient_id,
-        study_uid=derived_uid("lumbar_mr test", str(seed)),
-        frame_of_reference_uid=derived_uid("lumbar_mr test", str(seed), "frame"),
-        study_date="20240102",
-        synthetic=True,
-    )
+def write_job(folder: Path, experiment: str = "point_net", overrides: Sequence[str] = (), cases: int = 3) -> Path:
+    """Write a job of the demo profile, with small cases of which the last is for validation."""
+    folder.mkdir(parents=True)
+    chosen = experiments.load("lumbar_mr", experiment, overrides, profile="demo")
+    rows = []
+    for index in range(cases):
+        write_prepared(folder / "cases" / f"case{index}", index)
+        split = "val" if index == cases - 1 else "train"
+        rows.append(
+            {"case_id": f"case{index}", "patient_id": f"p{index}", "split": split, "folder": f"cases/case{index}"}
+        )
+    (folder / "program").write_text("lumbar_mr\n")
+    (folder / "experiment.json").write_text(chosen.to_json())
+    (folder / "cases.json").write_text(json.dumps(rows))
+    return folder

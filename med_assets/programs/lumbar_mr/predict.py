@@ -1,0 +1,159 @@
+"""From a checkpoint folder to the maps and points of the levels of a whole case; its labels are never looked at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from med_assets.errors import CheckpointMismatch
+from med_assets.programs.lumbar_mr import mean_position
+from med_assets.programs.lumbar_mr.experiment import LumbarExperiment, Slices
+from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.programs.lumbar_mr.maps import Change
+from med_assets.programs.lumbar_mr.network import build_network
+from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
+from med_assets.programs.lumbar_mr.slices import as_images
+from med_assets.programs.lumbar_mr.transforms import from_input
+from med_assets.programs.lumbar_mr.uncertainty import centroid, confidence
+from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one case.
+
+    `heats` (level, 160, 160) are the combined probabilities; `slice_heats` (slice, level, 160, 160) those of each of
+    `slices`; `view_heats` (view, level, 160, 160) the combined ones of augmented views. `points` are (s, y, x) in voxels
+    of the volume by level, None where it is not found. `middle` is the slice that the others lie around.
+    """
+
+    heats: np.ndarray
+    slice_heats: np.ndarray
+    slices: tuple[int, ...]
+    view_heats: np.ndarray
+    points: Mapping[str, Point | None]
+    middle: int
+
+
+def probabilities(network: nn.Module, images: Tensor, batch: int) -> Tensor:
+    """Return the probabilities of the levels, float32 (k, level, y, x) on the host, of images (k, 3, y, x)."""
+    device = next(network.parameters()).device
+    parts = [
+        network(images[first : first + batch].to(device)).float().softmax(dim=1)[:, 1:].cpu()
+        for first in range(0, len(images), batch)
+    ]
+    return torch.cat(parts)
+
+
+def spread(case: PreparedCase, middle: int, slices: Slices) -> tuple[int, ...]:
+    """Return the slices that are combined: `combine` of them evenly over `combine_mm` on both sides of the middle.
+
+    Where slices are thick several fall together, and beyond the series there are none, so there may be fewer.
+    """
+    offsets_mm = np.linspace(-slices.combine_mm, slices.combine_mm, slices.combine) if slices.combine > 1 else [0.0]
+    found = {middle + round(float(offset) / case.slice_mm) for offset in offsets_mm}
+    return tuple(sorted(one for one in found if 0 <= one < case.shape[0]))
+
+
+def richest(masses: np.ndarray, places_mm: np.ndarray, reach_mm: float) -> int:
+    """Return the index of the slice with the most level mass within `reach_mm` of it; of equal ones the middle one."""
+    near = np.abs(places_mm[:, None] - places_mm[None, :]) <= reach_mm + 1e-6
+    totals = near @ masses
+    best = np.flatnonzero(np.isclose(totals, totals.max(), rtol=1e-9, atol=0))
+    return int(best[len(best) // 2])
+
+
+def predict_case(network: nn.Module, case: PreparedCase, experiment: LumbarExperiment, *, views: bool) -> Prediction:
+    """Predict a case; `views` says whether augmented views are predicted too. The network is in evaluation mode meanwhile.
+
+    The middle is the experiment's `slices.middle`. The model's own: of the slices each `search_mm`, the one around which,
+    within `combine_mm`, the probabilities of all levels and pixels have the largest sum.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            return _predict(network, case, experiment, views)
+    finally:
+        network.train(was_training)
+
+
+def _predict(network: nn.Module, case: PreparedCase, experiment: LumbarExperiment, views: bool) -> Prediction:
+    settings, batch = experiment.slices, experiment.inference.batch
+    middle = case.shape[0] // 2
+    if settings.middle == "model":
+        step = max(1, round(settings.search_mm / case.slice_mm))
+        looked_at = np.arange(middle % step, case.shape[0], step)
+        masses = probabilities(network, as_images(case.input[looked_at]), batch).sum(dim=(1, 2, 3)).double().numpy()
+        middle = int(looked_at[richest(masses, looked_at * case.slice_mm, settings.combine_mm)])
+    chosen = spread(case, middle, settings)
+    images = as_images(case.input[list(chosen)])
+    single = probabilities(network, images, batch)
+    heats = single.mean(dim=0).numpy()
+    seen = [_view(network, images, experiment, number) for number in range(experiment.inference.views if views else 0)]
+    view_heats = np.stack([heats, *seen]) if seen else np.zeros((0, *heats.shape), np.float32)
+    points = {
+        level: _point(heats[index], single[:, index].numpy(), chosen, case, experiment.inference.found_above)
+        for index, level in enumerate(LEVELS)
+    }
+    return Prediction(heats, single.numpy(), chosen, view_heats, points, middle)
+
+
+def _view(network: nn.Module, images: Tensor, experiment: LumbarExperiment, number: int) -> np.ndarray:
+    """The combined maps of the slices changed together, taken back; the same for the same number."""
+    settings = experiment.inference
+    rng = np.random.default_rng([experiment.seed, number])
+    change = Change.drawn(rng, settings.rotate_deg, settings.scale, settings.shift)
+    found = probabilities(network, change.maps(images.contiguous()), settings.batch)
+    view: np.ndarray = change.inverse().maps(found, "zeros").mean(dim=0).numpy()
+    return view
+
+
+def _point(
+    heat: np.ndarray, single: np.ndarray, slices: tuple[int, ...], case: PreparedCase, found_above: float
+) -> Point | None:
+    """The centroid in the plane, and across it the mean of the slices by the level's mass; None where it is not found."""
+    where = centroid(heat) if confidence(heat) > found_above else None
+    if where is None:
+        return None
+    y, x = from_input(np.array(where), *case.shape[1:])
+    masses = single.sum(axis=(1, 2), dtype=np.float64)
+    return (float(np.average(slices, weights=masses)), float(y), float(x))
+
+
+class Predictor:
+    """A loaded checkpoint: called with a prepared case, returns its Prediction."""
+
+    def __init__(self, experiment: LumbarExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
+        self.experiment = experiment
+        self._weights = dict(weights)
+        self._network: nn.Module | None = None
+        if experiment.network.kind != "mean_position":
+            self._network = build_network(experiment.network)
+            demand_fit(
+                self._network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
+            )
+            self._network.load_state_dict(self._weights, strict=True)
+            self._network.to(device)
+        elif set(weights) != set(mean_position.KEYS):
+            raise CheckpointMismatch(
+                f"a mean position has the tensors {', '.join(mean_position.KEYS)}; found {sorted(weights)[:SHOWN]}"
+            )
+
+    def __call__(self, case: PreparedCase) -> Prediction:
+        """Predict one case, with its augmented views."""
+        if self._network is not None:
+            return predict_case(self._network, case, self.experiment, views=True)
+        heats, points = mean_position.place(self._weights, case)
+        none = np.zeros((0, *heats.shape), np.float32)
+        return Prediction(heats, none, (), none, points, case.shape[0] // 2)
+
+
+def load_predictor(checkpoint_folder: Path, device: str = "cpu") -> Predictor:
+    """Load `weights.pt` and `experiment.json` of a folder. Raises CheckpointMismatch unless every tensor fits."""
+    experiment, weights = read_checkpoint("lumbar_mr", checkpoint_folder)
+    assert isinstance(experiment, LumbarExperiment)
+    return Predictor(experiment, weights, device)

@@ -1,0 +1,65 @@
+"""A loaded Point Net applied to prepared cases: scores, and the maps and measures kept for the report and for export."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from med_assets.files import read_json, write_json
+from med_assets.metrics.score import Score
+from med_assets.program import Scorer
+from med_assets.programs.lumbar_mr.maps import map_pixel_mm
+from med_assets.programs.lumbar_mr.predict import Prediction, load_predictor
+from med_assets.programs.lumbar_mr.prepared import PreparedCase
+from med_assets.programs.lumbar_mr.score import EvaluationSettings, score_case
+from med_assets.programs.lumbar_mr.uncertainty import measure
+from med_assets.training.accelerator import inference_device
+
+HEATS, SLICE_HEATS = "heats.npy", "slice_heats.npy"
+"""Combined maps (level, 160, 160) and those of each slice (slice, level, 160, 160), float16."""
+
+SUMMARY = "prediction.json"
+"""Points, slices, uncertainty by level and measure, and how the case was predicted."""
+
+
+class LevelScorer(Scorer):
+    """Locates the levels of cases with one checkpoint and says how sure it is of each."""
+
+    def __init__(self, checkpoint: Path, settings: EvaluationSettings) -> None:
+        self.predictor = load_predictor(checkpoint, inference_device())
+        self.settings = settings
+
+    def score(self, prepared: Path, out: Path) -> list[Score]:
+        case = PreparedCase.open(prepared)
+        found = self.predictor(case)
+        experiment = self.predictor.experiment
+        table = measure(
+            found.heats, found.slice_heats, found.view_heats, map_pixel_mm(case), experiment.inference.found_above
+        )
+        np.save(out / HEATS, found.heats.astype(np.float16))
+        np.save(out / SLICE_HEATS, found.slice_heats.astype(np.float16))
+        write_json(out / SUMMARY, summary(case, found) | {"uncertainty": table, "how": experiment.text()})
+        return score_case(case, found.points, table, self.settings, experiment.text())
+
+
+def summary(case: PreparedCase, found: Prediction) -> dict[str, Any]:
+    """Return points as (s, y, x) in voxels and LPS mm on the scanner's grid, the slices, and whether the case is synthetic."""
+    known = {level: point for level, point in found.points.items() if point is not None}
+    placed = case.geometry.to_points(np.array(list(known.values()))) if known else np.zeros((0, 3))
+    mm = dict(zip(known, placed.tolist(), strict=True))
+    return {
+        "case_id": case.case_id,
+        "synthetic": case.synthetic,
+        "points": {
+            level: None if point is None else {"voxel": list(point), "mm": mm[level]}
+            for level, point in found.points.items()
+        },
+        "middle": found.middle,
+        "slices": list(found.slices),
+    }
+
+
+def read_prediction(predicted: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return what `LevelScorer.score` kept: the summary, the combined maps and those of single slices, float32."""
+    heats, singles = (np.load(predicted / name).astype(np.float32) for name in (HEATS, SLICE_HEATS))
+    return dict(read_json(predicted / SUMMARY)), heats, singles

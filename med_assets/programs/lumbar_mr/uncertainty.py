@@ -1,0 +1,217 @@
+"""How unsure heat maps are: the published measures, to compare with, and others that are not the size of a blob.
+
+A heat map is the probability of one level at each pixel, float (y, x), 0 to 1. The published formulas are those of the
+LSTV uncertainty work with Point Net. For a crisp disc the published entropy is the logarithm of its area and says nothing
+else; and of an empty map it is -0.0, below every threshold. Here an empty map has no entropy: it is None, "not found", and
+never "normal".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from med_assets.programs.lumbar_mr.levels import LEVELS
+
+EPSILON = 1e-9
+"""Added to sums and inside logarithms, as published."""
+
+GRID = 10
+"""Cells along each side of the grid that the spatial entropy sums over, as published."""
+
+ABOVE = 0.5
+"""Probability that a pixel of the published point must exceed, as published."""
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of a level: its unit, what it means, and whether a high value says unsure."""
+
+    unit: str
+    high_is_unsure: bool
+    meaning: str
+
+
+MEASURES = {
+    "confidence": Measure("1", False, "highest probability of the level's map (published)"),
+    "entropy": Measure("nat", True, "-sum p ln(p + 1e-9), p the map over its sum + 1e-9 (published); ln(area) of a crisp disc"),
+    "spatial_entropy": Measure("nat", True, "the same of the map's sums over a grid of 10 x 10 cells (published)"),
+    "excess_entropy": Measure("nat", True, "entropy - ln(pixels above 0.5): 0 for a crisp disc of any size"),
+    "level_entropy": Measure("nat", True, "entropy of the five levels' probabilities at the level's point, as shares of their sum"),
+    "region_entropy": Measure("nat", True, "entropy of the five levels' mass within the level's map above half its maximum"),
+    "slice_spread": Measure("mm", True, "root mean square distance of the points of single slices from their mean"),
+    "augmented_spread": Measure("mm", True, "root mean square distance of the points of augmented views from their mean"),
+    "augmented_divergence": Measure("nat", True, "Jensen-Shannon divergence of the maps of augmented views"),
+}  # fmt: skip
+"""All measures of a level; the first three are the published ones. A measure that is undefined is None."""
+
+PUBLISHED = ("confidence", "entropy", "spatial_entropy")
+
+
+def confidence(heat: np.ndarray) -> float:
+    """Return the highest probability of a map (y, x)."""
+    return float(np.max(heat))
+
+
+def entropy(heat: np.ndarray) -> float | None:
+    """Return -sum p ln(p + 1e-9) with p = heat / (sum + 1e-9), nat, at most ln(pixels); None for an empty map."""
+    values = np.asarray(heat, np.float64)
+    total = float(values.sum())
+    if total <= 0:
+        return None
+    p = values / (total + EPSILON)
+    return float(-(p * np.log(p + EPSILON)).sum())
+
+
+def spatial_entropy(heat: np.ndarray) -> float | None:
+    """Return the entropy of the sums over GRID x GRID cells, nat, at most ln 100; None for an empty map.
+
+    Raises ValueError for a map whose sides are no multiples of GRID: a remainder left out would be lost silently.
+    """
+    values = np.asarray(heat, np.float64)
+    if any(side % GRID for side in values.shape):
+        raise ValueError(f"expected a map whose sides are multiples of {GRID}, got {values.shape}")
+    rows, columns = (side // GRID for side in values.shape)
+    return entropy(values.reshape(GRID, rows, GRID, columns).sum(axis=(1, 3)))
+
+
+def point(heat: np.ndarray) -> tuple[int, int] | None:
+    """Return the published point: the rounded mean (y, x) of the pixels above 0.5; None where there is none."""
+    where = np.argwhere(np.asarray(heat) > ABOVE)
+    if not len(where):
+        return None
+    y, x = np.rint(where.mean(axis=0)).astype(int)
+    return int(y), int(x)
+
+
+def num_pixels_above_threshold(heat: np.ndarray) -> int:
+    """Return the number of pixels above 0.5."""
+    return int(np.count_nonzero(np.asarray(heat) > ABOVE))
+
+
+def centroid(heat: np.ndarray) -> Point | None:
+    """Return the probability-weighted centroid (y, x) of the pixels at or above half the map's maximum; None when empty."""
+    weights = core(heat)
+    total = float(weights.sum())
+    if total <= 0:
+        return None
+    rows, columns = np.indices(weights.shape)
+    return float((rows * weights).sum() / total), float((columns * weights).sum() / total)
+
+
+def core(heat: np.ndarray) -> np.ndarray:
+    """Return the map, float64, with all below half its maximum set to 0."""
+    values = np.asarray(heat, np.float64)
+    return np.where(values >= values.max() / 2, values, 0.0)
+
+
+def excess_entropy(heat: np.ndarray) -> float | None:
+    """Return entropy - ln(pixels above 0.5), nat: what a map is more spread than a disc of that area.
+
+    None for an empty map, and where no pixel is above 0.5: there is no disc to compare with.
+    """
+    area, found = num_pixels_above_threshold(heat), entropy(heat)
+    return None if found is None or area == 0 else found - math.log(area)
+
+
+def share_entropy(amounts: Sequence[float] | np.ndarray) -> float | None:
+    """Return the entropy of amounts as shares of their sum, nat, at most ln(count); None where all are 0."""
+    values = np.asarray(amounts, np.float64)
+    total = values.sum()
+    if total <= 0:
+        return None
+    p = values[values > 0] / total
+    return abs(float(-(p * np.log(p)).sum()))
+
+
+def level_entropy(heats: np.ndarray, index: int) -> float | None:
+    """Return the entropy over the levels of maps (level, y, x) at the centroid of one of them, nat; None if it is empty."""
+    where = centroid(heats[index])
+    return None if where is None else share_entropy(heats[:, round(where[0]), round(where[1])])
+
+
+def region_entropy(heats: np.ndarray, index: int) -> float | None:
+    """Return the entropy over the levels of their mass where one map is at or above half its maximum, nat.
+
+    The centroid of a map with two peaks lies between them; this looks where the map really is. None if it is empty.
+    """
+    inside = core(heats[index]) > 0
+    return share_entropy(np.asarray(heats, np.float64)[:, inside].sum(axis=1)) if inside.any() else None
+
+
+def spread_mm(points: Sequence[Point | None], pixel_mm: Sequence[float]) -> float | None:
+    """Return the root mean square distance of points (y, x) from their mean, mm; None for fewer than two that exist.
+
+    `pixel_mm` is the size of a pixel of the map along (y, x).
+    """
+    found = np.array([one for one in points if one is not None], np.float64) * np.asarray(pixel_mm, np.float64)
+    if len(found) < 2:
+        return None
+    return float(np.sqrt(((found - found.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+
+def divergence(heats: Sequence[np.ndarray] | np.ndarray) -> float | None:
+    """Return the Jensen-Shannon divergence of maps (view, y, x), each divided by its sum, nat: 0 when all are alike.
+
+    At most ln(views). None for fewer than two views, and when one of them is empty. Lin, IEEE Trans. Inf. Theory 37 (1991).
+    """
+    views = np.asarray(heats, np.float64).reshape(len(heats), -1)
+    totals = views.sum(axis=1, keepdims=True)
+    if len(views) < 2 or (totals <= 0).any():
+        return None
+    p = views / totals
+    mixed = share_entropy(p.mean(axis=0))
+    own = [share_entropy(one) for one in p]
+    assert mixed is not None
+    return max(0.0, mixed - math.fsum(one for one in own if one is not None) / len(own))
+
+
+def measure(
+    heats: np.ndarray,
+    slices: np.ndarray,
+    views: np.ndarray,
+    pixel_mm: Sequence[float],
+    found_above: float,
+) -> dict[str, dict[str, float | None]]:
+    """Return all MEASURES of each level, by level and measure.
+
+    `heats` are the combined maps (level, y, x), `slices` those of single slices (slice, level, y, x), `views` the
+    combined maps of augmented views (view, level, y, x); either of the last two may hold none. A level whose confidence
+    is not above `found_above` is not found: it has a confidence and nothing else. A single slice or view in which it is
+    not found has no point.
+    """
+    table: dict[str, dict[str, float | None]] = {}
+    for index, level in enumerate(LEVELS):
+        heat = heats[index]
+        row: dict[str, float | None] = dict.fromkeys(MEASURES)
+        row["confidence"] = confidence(heat)
+        if confidence(heat) > found_above:
+            own = [[_point(one[index], found_above) for one in maps] for maps in (slices, views)]
+            row |= {
+                "entropy": entropy(heat),
+                "spatial_entropy": spatial_entropy(heat),
+                "excess_entropy": excess_entropy(heat),
+                "level_entropy": level_entropy(heats, index),
+                "region_entropy": region_entropy(heats, index),
+                "slice_spread": spread_mm(own[0], pixel_mm),
+                "augmented_spread": spread_mm(own[1], pixel_mm),
+                "augmented_divergence": divergence(views[:, index]) if len(views) else None,
+            }
+        table[level] = row
+    return table
+
+
+def _point(heat: np.ndarray, found_above: float) -> Point | None:
+    return centroid(heat) if confidence(heat) > found_above else None
+
+
+def least_certain(table: Mapping[str, Mapping[str, float | None]], name: str) -> float | None:
+    """Return the value of a measure at the level that it says is least certain; None unless all levels have one."""
+    values = [row[name] for row in table.values()]
+    found = [value for value in values if value is not None]
+    if not found or len(found) < len(values):
+        return None
+    return max(found) if MEASURES[name].high_is_unsure else min(found)
