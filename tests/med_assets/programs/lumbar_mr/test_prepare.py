@@ -16,7 +16,7 @@ from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
 from med_assets.programs.lumbar_mr.transforms import from_input, network_input, to_eight_bit, to_input
 from med_assets.settings import Workspace
-from tests.med_assets.programs.lumbar_mr.dicom_builders import (
+from tests.med_assets.programs.lumbar_mr.series_builders import (
     AT,
     GEOMETRY,
     SHAPE,
