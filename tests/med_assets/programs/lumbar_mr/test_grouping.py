@@ -10,7 +10,7 @@ import pytest
 from med_assets.dicom.discover import scan
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.programs.lumbar_mr import LumbarMr
-from tests.med_assets.programs.lumbar_mr.builders import AXIAL, flipped, identity, values, write_series
+from tests.med_assets.programs.lumbar_mr.series_builders import AXIAL, flipped, identity, values, write_series
 
 AXIAL_VOLUME = Volume(values()[:, :30, :30], Geometry((6, 30, 30), (4.0, 3.0, 3.0), (-45.0, -45.0, 0.0), AXIAL))
 

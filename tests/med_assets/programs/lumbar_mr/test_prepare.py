@@ -16,7 +16,15 @@ from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
 from med_assets.programs.lumbar_mr.transforms import from_input, network_input, to_eight_bit, to_input
 from med_assets.settings import Workspace
-from tests.med_assets.programs.lumbar_mr.builders import AT, GEOMETRY, SHAPE, flipped, identity, values, write_series
+from tests.med_assets.programs.lumbar_mr.series_builders import (
+    AT,
+    GEOMETRY,
+    SHAPE,
+    flipped,
+    identity,
+    values,
+    write_series,
+)
 
 
 def prepare(ws: Workspace, folder: Path, out: Path) -> dict[str, object]:

@@ -7,7 +7,7 @@ from med_assets.phantoms.spine import write_case
 from med_assets.programs.lumbar_mr import LumbarMr
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.settings import Workspace
-from tests.med_assets.programs.lumbar_mr.builders import P, identity, write_series
+from tests.med_assets.programs.lumbar_mr.series_builders import P, identity, write_series
 
 SHAPE, SPACING_MM = (7, 96, 96), (6.0, 2.8, 2.8)
 
