@@ -21,6 +21,10 @@ def _experiment(text: str) -> tuple[str, str]:
     return name, experiment
 
 
+def _program_or_experiment(text: str) -> tuple[str, str | None]:
+    return _experiment(text) if "/" in text else (text, None)
+
+
 def _label_name(text: str) -> tuple[int, str]:
     value, equals, name = text.partition("=")
     if not (value.isdecimal() and equals and name.strip()):
@@ -112,7 +116,11 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("experiments", commands.experiments, "List experiments, or print one as it would be trained.")
     add.add_argument(
-        "experiment", nargs="?", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="print this one in full"
+        "experiment",
+        nargs="?",
+        type=_program_or_experiment,
+        metavar="PROGRAM[/EXPERIMENT]",
+        help="list those of this program, or print this one in full",
     )
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields of the experiment")
 

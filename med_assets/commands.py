@@ -111,20 +111,20 @@ def list_batches(options: argparse.Namespace) -> None:
 
 
 def experiments(options: argparse.Namespace) -> None:
-    """List experiments, or print one whole, as this workspace would train it."""
+    """List experiments, of all programs or one, or print one whole, as this workspace would train it."""
     from med_assets.stages import training
 
     ws = Workspace.configuration()
-    if options.experiment is None:
+    wanted, experiment = options.experiment or (None, None)
+    if wanted is None or experiment is None:
         rows = []
-        for name in program.registered():
-            for experiment in experiment_files.names(name):
-                found = training.experiment(ws, name, experiment)
-                rows.append({"experiment": f"{name}/{experiment}", "title": found.title, "hash": found.hash()[:12]})
+        for name in [program.get(wanted).name] if wanted else program.registered():
+            for each in experiment_files.names(name):
+                found = training.experiment(ws, name, each)
+                rows.append({"experiment": f"{name}/{each}", "title": found.title, "hash": found.hash()[:12]})
         print(table(rows))
         return
-    name, experiment = options.experiment
-    print(training.experiment(ws, name, experiment, options.overrides).to_json())
+    print(training.experiment(ws, wanted, experiment, options.overrides).to_json())
 
 
 def train(options: argparse.Namespace) -> None:
