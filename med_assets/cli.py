@@ -53,8 +53,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument(
         "source",
-        choices=("openkbp", "msd", "datalist", "pair"),
-        help="what to read: OpenKBP, a task of the Medical Segmentation Decathlon, a MONAI datalist, or one image and its label",
+        choices=("openkbp", "msd", "datalist", "pair", "lumbar-t2", "rsna-lumbar"),
+        help="what to read: OpenKBP, a task of the Medical Segmentation Decathlon, a MONAI datalist, one image and its label, "
+        "lumbar T2 volumes with labelled bodies, or RSNA 2024 lumbar spine",
     )
     add.add_argument(
         "src",
@@ -65,7 +66,13 @@ def parser() -> argparse.ArgumentParser:
         "(NIfTI, NRRD; the image may be a folder of DICOM slices)",
     )
     add.add_argument("dest", type=Path, metavar="DEST", help="folder for the case folders, such as the landing folder")
-    add.add_argument("--patients", nargs="+", metavar="NAME", help="openkbp: only these patients, such as pt_1 pt_2")
+    add.add_argument(
+        "--patients",
+        nargs="+",
+        metavar="NAME",
+        help="openkbp: only these patients, such as pt_1 pt_2; lumbar-t2: these cases; rsna-lumbar: these studies",
+    )
+    add.add_argument("--limit", type=int, metavar="N", help="lumbar-t2, rsna-lumbar: only the first N, for a trial run")
     add.add_argument(
         "--val-fold", type=int, default=0, metavar="K", help="msd, datalist: fold that is validation (default 0)"
     )

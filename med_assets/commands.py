@@ -38,15 +38,21 @@ def _show(title: str, result: StageResult) -> None:
 
 def import_cases(options: argparse.Namespace) -> int:
     """Import cases of another layout as DICOM; what is skipped is listed with its reason."""
-    from med_assets.importers import openkbp, volumes
+    from med_assets.importers import lumbar_t2, openkbp, rsna_lumbar, volumes
 
     if len(options.src) != (2 if options.source == "pair" else 1):
         raise ConfigurationError(
             f"expected {'IMAGE LABEL DEST: a pair needs a label' if options.source == 'pair' else 'SRC DEST'}, "
             f"got {len(options.src) + 1} paths"
         )
+    if options.limit is not None and options.limit < 1:
+        raise ConfigurationError(f"expected --limit of 1 or more, got {options.limit}")
     if options.source == "openkbp":
         report = openkbp.import_patients(options.src[0], options.dest, options.patients)
+    elif options.source == "lumbar-t2":
+        report = lumbar_t2.import_cases(options.src[0], options.dest, options.patients, options.limit)
+    elif options.source == "rsna-lumbar":
+        report = rsna_lumbar.import_studies(options.src[0], options.dest, options.patients, options.limit)
     else:
         names = dict(options.names or ())
         match options.source:
@@ -61,7 +67,8 @@ def import_cases(options: argparse.Namespace) -> int:
     if report.skipped:
         print(table({"skipped": name, "reason": reason} for name, reason in report.skipped.items()))
     some = bool(report.imported or report.existing)
-    return 0 if some and (options.source == "openkbp" or not report.skipped) else 1
+    others_go_on = options.source in ("openkbp", "lumbar-t2", "rsna-lumbar")
+    return 0 if some and (others_go_on or not report.skipped) else 1
 
 
 def phantoms(options: argparse.Namespace) -> None:

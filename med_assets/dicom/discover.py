@@ -21,7 +21,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from med_assets.dicom.frames import quietly, text
+from med_assets.dicom.frames import number, numbers, quietly, text
 from med_assets.errors import CaseRejected
 
 REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
@@ -40,14 +40,19 @@ DerivationImageSequence), read where it names them nowhere else."""
 
 HEADER = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID",
-    "FrameOfReferenceUID", "Modality", "PatientID", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
+    "FrameOfReferenceUID", "Modality", "PatientID", "SeriesDescription", "SeriesNumber", "ImageOrientationPatient",
+    "EchoTime", "RepetitionTime", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
 )  # fmt: skip
 """All that `scan` reads."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One DICOM object and the identifiers that say to what it belongs; an absent one is empty text."""
+    """One DICOM object, the identifiers that say to what it belongs (an absent one is empty text), and what kind of image it is.
+
+    `description` is SeriesDescription, free text that is used for grouping alone and never stored; `orientation` holds the
+    six cosines of ImageOrientationPatient, empty where they are absent or not six numbers.
+    """
 
     path: Path
     sop_class_uid: str
@@ -58,6 +63,11 @@ class Instance:
     modality: str
     patient_id: str
     referenced_sops: tuple[str, ...]
+    description: str = ""
+    series_number: int | None = None
+    orientation: tuple[float, ...] = ()
+    echo_time_ms: float | None = None
+    repetition_time_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,7 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
         references = _references(dataset, (*REFERENCES, *SEG_REFERENCES) if segmentation else REFERENCES)
         if not references:
             references = _references(dataset, LAST_RESORT if segmentation else LAST_RESORT[:1])
+    series_number, cosines = number(dataset, "SeriesNumber"), numbers(dataset, "ImageOrientationPatient")
     return Instance(
         path=path,
         sop_class_uid=text(dataset, "SOPClassUID"),
@@ -136,6 +147,11 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
         modality=text(dataset, "Modality"),
         patient_id=text(dataset, "PatientID"),
         referenced_sops=tuple(dict.fromkeys(references)),
+        description=text(dataset, "SeriesDescription"),
+        series_number=None if series_number is None else int(series_number),
+        orientation=() if cosines is None or cosines.size != 6 else tuple(float(value) for value in cosines),
+        echo_time_ms=number(dataset, "EchoTime"),
+        repetition_time_ms=number(dataset, "RepetitionTime"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Voxel grids in the patient coordinate system, and CT series read onto one.
+"""Voxel grids in the patient coordinate system, and CT and MR series read onto one.
 
 Arrays are (z, y, x). Positions are DICOM patient coordinates: LPS (x to the Left, y to the Posterior, z to the
 Superior), in millimetres. A `Geometry` places the *centres* of voxels; the voxel itself reaches half a spacing
@@ -7,7 +7,7 @@ around its centre.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 """SOP class of single-slice CT images, the only kind that `read_ct_series` reads."""
 
+MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
+"""SOP class of single-slice MR images, the only kind that `read_mr_series` reads."""
+
 IN_PLANE_TOLERANCE_MM = 0.1
 """How far the corner of a slice may lie off the straight line of the stack before it counts as tilted or shifted."""
 
@@ -30,6 +33,12 @@ SAME_AXES_TOLERANCE = 1e-3
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """NIfTI counts towards the right, anterior and superior; DICOM towards the left, posterior and superior."""
+
+_TOWARDS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+"""Axis of LPS coordinates and sign of each anatomical direction."""
+
+AXIAL, SAGITTAL = "SPL", "LIP"
+"""Where slices, rows and columns of a canonical volume run to: Superior, Posterior and Left, or Left, Inferior and Posterior."""
 
 Vector = tuple[float, float, float]
 
@@ -114,20 +123,18 @@ def _vector(values: Any) -> Vector:
     return (x, y, z)
 
 
-def canonical(volume: Volume) -> Volume:
-    """Return the same voxels with the axes z, y, x running towards Superior, Posterior and Left, by flips alone.
+def canonical(volume: Volume, towards: str = AXIAL) -> Volume:
+    """Return the same voxels with the axes z, y, x running `towards` three directions (of L R P A S I), by flips alone.
 
-    Raises `CaseRejected("not_axial")` where an axis is nearer to another anatomical direction than to its own.
+    Raises `CaseRejected` where an axis is nearer to another anatomical direction than to its own: "not_axial", or
+    "not_sagittal" for slices that are to run left-right.
     """
     geometry = volume.geometry
     direction = np.asarray(geometry.direction, float)
-    if list(np.abs(direction).argmax(axis=1)) != [2, 1, 0]:
-        raise CaseRejected(
-            "not_axial",
-            "Expected axial slices whose rows run left-right and columns front-back; this grid is turned otherwise. "
-            "Export an axial series.",
-        )
-    flips = [axis for axis in range(3) if direction[axis, 2 - axis] < 0]
+    axes, signs = zip(*(_TOWARDS[letter] for letter in towards), strict=True)
+    if tuple(np.abs(direction).argmax(axis=1)) != axes:
+        raise _turned(axes[0])
+    flips = [axis for axis in range(3) if direction[axis, axes[axis]] * signs[axis] < 0]
     if not flips:
         return volume
     corner = np.array([geometry.shape[axis] - 1.0 if axis in flips else 0.0 for axis in range(3)])
@@ -141,15 +148,33 @@ def canonical(volume: Volume) -> Volume:
     return Volume(np.ascontiguousarray(np.flip(volume.array, tuple(flips))), flipped)
 
 
+def _turned(normal: int) -> CaseRejected:
+    if normal == 0:
+        return CaseRejected(
+            "not_sagittal",
+            "Expected sagittal slices whose rows run front-back and columns head-feet; this grid is turned otherwise. "
+            "Export a sagittal series.",
+        )
+    return CaseRejected(
+        "not_axial",
+        "Expected axial slices whose rows run left-right and columns front-back; this grid is turned otherwise. "
+        "Export an axial series.",
+    )
+
+
 def placed(array: np.ndarray, axes: Axes, slice_spacing_mm: float) -> Volume:
-    """Return a canonical volume of a (z, y, x) array whose first frame has the `axes` of `image_axes`."""
+    """Return a canonical axial volume of a (z, y, x) array whose first frame has the `axes` of `image_axes`."""
+    return canonical(_as_stored(array, axes, slice_spacing_mm))
+
+
+def _as_stored(array: np.ndarray, axes: Axes, slice_spacing_mm: float) -> Volume:
     origin, direction, spacing = axes
     nz, ny, nx = array.shape
     first, second, third = (_vector(row) for row in direction)
     geometry = Geometry(
         (nz, ny, nx), (slice_spacing_mm, float(spacing[0]), float(spacing[1])), _vector(origin), (first, second, third)
     )
-    return canonical(Volume(array, geometry))
+    return Volume(array, geometry)
 
 
 def read_ct_series(datasets: Sequence[Dataset]) -> Volume:
@@ -161,7 +186,24 @@ def read_ct_series(datasets: Sequence[Dataset]) -> Volume:
     "duplicate_slice", "missing_slice", "nonuniform_spacing", "missing_rescale", "truncated_file",
     "undecodable_pixels".
     """
-    _require_one_ct_series(datasets)
+    return canonical(_stacked(datasets, "CT", CT_IMAGE_STORAGE, _hounsfield))
+
+
+def read_mr_series(datasets: Sequence[Dataset]) -> Volume:
+    """Return one MR series of any orientation as float32 on its own grid; datasets come in any order.
+
+    Slices are ordered along their normal, the cross product of row and column directions; rows and columns stay as
+    stored (`canonical` turns them). Values are in the unit of the scanner, after RescaleSlope and RescaleIntercept where
+    those are there. Raises `CaseRejected` with the codes of `read_ct_series`, without "not_axial" and "missing_rescale".
+    """
+    return _stacked(datasets, "MR", MR_IMAGE_STORAGE, _intensity)
+
+
+def _stacked(
+    datasets: Sequence[Dataset], modality: str, sop_class: str, values: Callable[[Dataset, tuple[int, ...]], np.ndarray]
+) -> Volume:
+    """The slices of one series in order of their positions, on the grid that they are stored on."""
+    _require_one_series(datasets, modality, sop_class)
     frames = [image_axes(dataset) for dataset in datasets]
     _require_same_axes(datasets, frames)
     normal = frames[0][1][0]
@@ -178,27 +220,36 @@ def read_ct_series(datasets: Sequence[Dataset]) -> Volume:
         )
     array = np.empty((len(datasets), int(datasets[0].Rows), int(datasets[0].Columns)), np.float32)
     for row, index in enumerate(order):
-        array[row] = _hounsfield(datasets[index], array.shape[1:])
-    return placed(array, frames[order[0]], spacing_mm)
+        array[row] = values(datasets[index], array.shape[1:])
+    return _as_stored(array, frames[order[0]], spacing_mm)
 
 
-def _require_one_ct_series(datasets: Sequence[Dataset]) -> None:
+def _require_one_series(datasets: Sequence[Dataset], modality: str, sop_class: str) -> None:
     if not datasets:
-        raise CaseRejected("zero_slices", "Expected a CT series; got no slices. Send the planning CT with the plan.")
+        whole = "the planning CT with the plan" if modality == "CT" else "the whole series"
+        raise CaseRejected("zero_slices", f"Expected {_article(modality)} series; got no slices. Send {whole}.")
     if len(datasets) == 1:
-        raise CaseRejected("single_slice", "Expected at least 2 CT slices; got 1, whose spacing nothing tells.")
-    wrong = sum(text(ds, "Modality") != "CT" or text(ds, "SOPClassUID") != CT_IMAGE_STORAGE for ds in datasets)
+        raise CaseRejected(
+            "single_slice", f"Expected at least 2 {modality} slices; got 1, whose spacing nothing tells."
+        )
+    wrong = sum(text(ds, "Modality") != modality or text(ds, "SOPClassUID") != sop_class for ds in datasets)
     if wrong:
         raise CaseRejected(
             "wrong_modality",
-            f"Expected single-frame CT images only; {wrong} of {len(datasets)} are of another kind. Send CT slices.",
+            f"Expected single-frame {modality} images only; {wrong} of {len(datasets)} are of another kind. "
+            f"Send {modality} slices.",
         )
     for keyword in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
         values = {text(ds, keyword) for ds in datasets}
         if len(values) != 1:
             raise CaseRejected(
-                "mixed_series", f"Expected one CT series; the slices carry {len(values)} different {keyword}. Send one."
+                "mixed_series",
+                f"Expected one {modality} series; the slices carry {len(values)} different {keyword}. Send one.",
             )
+
+
+def _article(modality: str) -> str:
+    return f"{'an' if modality == 'MR' else 'a'} {modality}"
 
 
 def _require_same_axes(datasets: Sequence[Dataset], frames: Sequence[Axes]) -> None:
@@ -214,7 +265,7 @@ def _require_same_axes(datasets: Sequence[Dataset], frames: Sequence[Axes]) -> N
         raise CaseRejected(
             "inconsistent_geometry",
             f"Expected one orientation and pixel spacing in a series; {off} of {len(frames)} slices differ from the "
-            "first (a localizer among them?). Send the axial slices only.",
+            "first (a localizer among them?). Send the slices of one stack only.",
         )
 
 
@@ -227,3 +278,9 @@ def _hounsfield(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
             "Export the original images.",
         )
     return decoded(dataset, shape).astype(np.float32) * np.float32(slope) + np.float32(intercept)
+
+
+def _intensity(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
+    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
+    pixels = decoded(dataset, shape).astype(np.float32)
+    return pixels * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)

@@ -43,20 +43,20 @@ def verify_chain(
     _require_one_frame(framed, "CT, structure set and dose")
 
 
-def verify_label(label: Instance | Dataset, ct_instances: Sequence[Instance | Dataset]) -> None:
-    """Return where a segmentation or structure set was made on images of the CT, of one patient, in one frame of reference.
+def verify_label(label: Instance | Dataset, images: Sequence[Instance | Dataset], kind: str = "CT") -> None:
+    """Return where a segmentation or structure set was made on images of a series, of one patient, in one frame of reference.
 
-    A label may refer to other images too, or to none. Raises `CaseRejected`: "wrong_patient", "missing_patient_id",
-    "broken_uid_chain", "frame_of_reference_mismatch", "zero_slices".
+    A label may refer to other images too, or to none. `kind` is what messages call the series. Raises `CaseRejected`:
+    "wrong_patient", "missing_patient_id", "broken_uid_chain", "frame_of_reference_mismatch", "zero_slices".
     """
-    if not ct_instances:
-        raise CaseRejected("zero_slices", "Expected a CT series; got no slices. Send the CT with its label.")
-    the_label, images = _instance(label), [_instance(image) for image in ct_instances]
-    _require_one_patient([the_label, *images])
+    if not images:
+        raise CaseRejected("zero_slices", f"Expected the {kind} series; got no slices. Send it with its label.")
+    the_label, slices = _instance(label), [_instance(image) for image in images]
+    _require_one_patient([the_label, *slices])
     named = set(the_label.referenced_sops)
-    if named and named.isdisjoint(image.sop_instance_uid for image in images):
-        raise _broken(f"the {the_label.modality} to refer to slices of this CT", "Send the CT that it was drawn on.")
-    _require_one_frame([the_label, *images], "CT and label")
+    if named and named.isdisjoint(image.sop_instance_uid for image in slices):
+        raise _broken(f"the {the_label.modality} to refer to slices of this {kind}", "Send the images it was drawn on.")
+    _require_one_frame([the_label, *slices], f"{kind} and label")
 
 
 def _require_one_frame(instances: Sequence[Instance], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Structure sets: their ROIs, the voxels that contours enclose, and which ROI is which structure of a program."""
+"""Structure sets: their ROIs and points, the voxels that contours enclose, and which ROI is which structure of a program."""
 
 from __future__ import annotations
 
@@ -56,6 +56,35 @@ def read_rois(dataset: Dataset) -> list[Roi]:
 
     Raises `CaseRejected`: "wrong_modality", "missing_rois", "duplicate_roi", "malformed_contour".
     """
+    names, outlines = _items(dataset)
+    contours: dict[int, list[np.ndarray]] = {key: [] for key in names}
+    for key, contour in outlines:
+        if text(contour, "ContourGeometricType").upper() in CLOSED_TYPES:
+            contours[key].append(_points(contour, at_least=3))
+    return [Roi(key, names[key], tuple(contours[key])) for key in sorted(names)]
+
+
+def read_points(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Return the ROIs of a structure set that are one POINT each: LPS mm (3,) by name; others are left out.
+
+    Raises `CaseRejected`: "wrong_modality", "missing_rois", "duplicate_roi" (also for a name that has two points),
+    "malformed_contour".
+    """
+    names, outlines = _items(dataset)
+    points: dict[str, np.ndarray] = {}
+    for key, contour in outlines:
+        if text(contour, "ContourGeometricType").upper() != "POINT":
+            continue
+        if names[key] in points:
+            raise CaseRejected(
+                "duplicate_roi", "Expected one point for each name; one has several. Keep the one that counts."
+            )
+        (points[names[key]],) = _points(contour, at_least=1)
+    return points
+
+
+def _items(dataset: Dataset) -> tuple[dict[int, str], list[tuple[int, Dataset]]]:
+    """Names of a structure set's ROIs by number, and the contours that it has with the number of their ROI."""
     if text(dataset, "Modality") != "RTSTRUCT":
         raise CaseRejected("wrong_modality", "Expected an RTSTRUCT; got another modality. Send the structure set.")
     items = dataset.get("StructureSetROISequence") or ()
@@ -64,15 +93,13 @@ def read_rois(dataset: Dataset) -> list[Roi]:
         raise CaseRejected("missing_rois", "Expected ROIs with contours; got none. Send the contoured structure set.")
     if len(names) != len(items):
         raise CaseRejected("duplicate_roi", "Expected each ROI number once; one repeats. Export the structures again.")
-    contours: dict[int, list[np.ndarray]] = {key: [] for key in names}
+    contours = []
     for item in dataset.ROIContourSequence:
         key = _roi_number(item, "ReferencedROINumber")
-        if key not in contours:
+        if key not in names:
             raise CaseRejected("missing_rois", "Expected contours of listed ROIs; some belong to none. Export again.")
-        for contour in item.get("ContourSequence") or ():
-            if text(contour, "ContourGeometricType").upper() in CLOSED_TYPES:
-                contours[key].append(_points(contour))
-    return [Roi(key, names[key], tuple(contours[key])) for key in sorted(names)]
+        contours += [(key, contour) for contour in item.get("ContourSequence") or ()]
+    return names, contours
 
 
 def rasterise(roi: Roi, geometry: Geometry) -> np.ndarray:
@@ -147,12 +174,13 @@ def _roi_number(item: Dataset, keyword: str) -> int:
     return int(value)
 
 
-def _points(contour: Dataset) -> np.ndarray:
+def _points(contour: Dataset, at_least: int) -> np.ndarray:
     values = numbers(contour, "ContourData")
-    if values is None or len(values) < 9 or len(values) % 3:
+    if values is None or len(values) < 3 * at_least or len(values) % 3 or (at_least == 1 and len(values) != 3):
+        shape = "points of one position" if at_least == 1 else f"closed contours of at least {at_least} points"
         raise CaseRejected(
             "malformed_contour",
-            "Expected closed contours of at least 3 points, each of 3 finite numbers; one is not. Export again.",
+            f"Expected {shape}, each of 3 finite numbers; one is not. Export again.",
         )
     return values.reshape(-1, 3)
 

@@ -1,0 +1,174 @@
+"""Lumbar levels in sagittal T2 MR, and transitional vertebrae found by uncertainty: the program's side of the contract."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from med_assets.errors import ConfigurationError
+from med_assets.files import digest
+from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from med_assets.audit.expectations import Expectation
+    from med_assets.dicom.discover import Instance
+    from med_assets.settings import Workspace
+
+REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
+
+PHANTOM_SHAPE, PHANTOM_MM = (11, 160, 160), (5.0, 1.75, 1.75)
+"""Grid of synthetic cases (s, y, x)."""
+
+PHANTOM_ANATOMIES = ("normal", "normal", "sacralised", "normal", "normal", "lumbarised")
+"""Anatomy of synthetic cases in the order of their seeds, over and over: two thirds are normal."""
+
+
+class LumbarMr(Program):
+    """The sagittal T2 series of a study is a case, with the points of its levels where somebody set them; known by patient and study."""
+
+    name = "lumbar_mr"
+    title = "Lumbar levels and transitional vertebrae"
+    description = "Locates the lumbar discs in sagittal T2 MR, and finds transitional vertebrae (LSTV) by the model's uncertainty."
+    owners = ("team:spine",)
+    modalities = ("MR", "RTSTRUCT")
+    code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    primary_metric = Metric(
+        "localisation_error",
+        "all",
+        "mm",
+        True,
+        "distance of predicted and marked points in the sagittal plane, all levels",
+    )
+    guarded_metrics = (Metric("found", "all", "1", False, "share of the marked levels that were found"),)
+    training_metric = Metric(
+        "val_error_mm",
+        "all",
+        "mm",
+        True,
+        "localisation error on validation cases, with a penalty for a level not found",
+    )
+    baseline = "mean_position"
+    intended_use = (
+        "Research on finding lumbosacral transitional vertebrae, and a queue of studies that a radiologist reads first."
+    )
+    not_for = "Numbering vertebrae for surgery or injection, or ruling a transition out: what is not flagged is not thereby normal."
+    limitations = (
+        "counts levels by what a field of view shows; without the ribs or the whole spine a count can be off by one",
+        "uncertainty also rises for artefacts, implants, scoliosis and a cut field of view, not for transitions alone",
+        "learns where its annotators set the points, which differ by some millimetres",
+    )
+    facts = {  # noqa: RUF012 - read only
+        "slices": Fact(INT, "count", "slices of the series"),
+        "rows": Fact(INT, "count", "rows of a slice"),
+        "columns": Fact(INT, "count", "columns of a slice"),
+        "slice_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
+        "pixel_mm": Fact(REAL, "mm", "pixel spacing, the greater of two"),
+        "height_mm": Fact(REAL, "mm", "field of view from head to feet"),
+        "orientation": Fact(
+            TEXT, "", "where stored slices (in order of their normal), rows and columns run to, in LPS"
+        ),
+        "intensity_low": Fact(REAL, "1", "0.1 percentile of the intensities as stored"),
+        "intensity_high": Fact(REAL, "1", "99.9 percentile of the intensities as stored"),
+        "echo_time_ms": Fact(REAL, "ms", "EchoTime of the series, where it is stated"),
+        "repetition_time_ms": Fact(REAL, "ms", "RepetitionTime of the series, where it is stated"),
+        "levels": Fact(INT, "count", "levels with a point, 0 for a series without points"),
+        "points_without_level": Fact(INT, "count", "points whose names mean nothing here; they are left out"),
+        "points_outside": Fact(INT, "count", "levels whose point is outside the volume"),
+        "levels_in_order": Fact(BOOL, "", "whether the points follow each other from head to feet"),
+        "level_gap_min_mm": Fact(REAL, "mm", "least distance of neighbouring levels"),
+        "level_gap_max_mm": Fact(REAL, "mm", "greatest distance of neighbouring levels"),
+        "level_slices": Fact(REAL, "slices", "how many slices apart the points are at most"),
+        "lstv": Fact(TEXT, "", "anatomy that the points state: normal, sacralised or lumbarised, else unknown"),
+    }
+
+    def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
+        from med_assets.programs.lumbar_mr.grouping import group
+
+        return group(instances)
+
+    def verify(self, case: RawCase) -> None:
+        from med_assets.dicom.discover import load
+        from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
+        from med_assets.dicom.links import verify_label
+        from med_assets.programs.lumbar_mr.prepare import read_levels
+
+        slices = [one for one in case.instances if one.modality == "MR"]
+        # Pixels are read once before anything is stored, so that broken files are refused at intake; the series comes
+        # first, since a lost slice also breaks references, and that it is lost is the better answer.
+        canonical(read_mr_series([load(one.path) for one in slices]), SAGITTAL)
+        for points in (one for one in case.instances if one.modality != "MR"):
+            verify_label(points, slices, "MR series")
+            read_levels(load(points.path))
+
+    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+        from med_assets.programs.lumbar_mr.levels import vocabulary
+
+        return vocabulary()
+
+    def settings(self, ws: "Workspace") -> dict[str, Any]:
+        from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, ROI_NAMES
+        from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS
+        from med_assets.programs.lumbar_mr.transforms import PERCENTILES
+
+        return {
+            "percentiles": list(PERCENTILES),
+            "input_pixels": INPUT_PIXELS,
+            "points": digest(ROI_NAMES, ANATOMY_ROIS),
+        }
+
+    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+        from med_assets.programs.lumbar_mr.prepare import prepare_case
+
+        return prepare_case(case_id, raw, out, self.settings(ws))
+
+    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+        from med_assets.programs.lumbar_mr.audit import expectations
+
+        return expectations()
+
+    def data_tables(
+        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+    ) -> list[ReportTable]:
+        from med_assets.programs.lumbar_mr.audit import tables
+
+        return tables(cases, refused, {name: fact.unit for name, fact in self.facts.items()})
+
+    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+        from med_assets.programs.lumbar_mr.score import EvaluationSettings
+
+        return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
+
+    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
+        from med_assets.programs.lumbar_mr.score import EvaluationSettings
+        from med_assets.programs.lumbar_mr.scorer import LevelScorer
+
+        return LevelScorer(checkpoint, EvaluationSettings.for_profile(ws.profile))
+
+    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        from med_assets.programs.lumbar_mr.pictures import draw
+
+        return draw(prepared, predicted, out)
+
+    def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
+        from med_assets.programs.lumbar_mr.tables import tables
+
+        return tables(rows)
+
+    def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.lumbar_mr.export import write_prediction
+
+        return write_prediction(raw, prepared, predicted, out, model)
+
+    def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
+        from med_assets.phantoms.spine import write_case
+
+        if n < 1:
+            raise ConfigurationError(f"expected at least one phantom, got {n}")
+        for number in range(seed, seed + n):
+            anatomy = PHANTOM_ANATOMIES[number % len(PHANTOM_ANATOMIES)]
+            write_case(
+                folder / f"phantom-{number:04d}", number, anatomy=anatomy, shape=PHANTOM_SHAPE, spacing_mm=PHANTOM_MM
+            )

@@ -5,10 +5,11 @@ import pydicom
 import pytest
 from matplotlib.path import Path as Polygon
 
-from med_assets.dicom.geometry import Geometry, Volume, read_ct_series
+from med_assets.dicom.geometry import Geometry, Volume, read_ct_series, read_mr_series
+from med_assets.dicom.links import verify_label
 from med_assets.dicom.rtdose import read_dose
 from med_assets.dicom.rtplan import read_plan
-from med_assets.dicom.rtstruct import rasterise, read_rois
+from med_assets.dicom.rtstruct import rasterise, read_points, read_rois
 from med_assets.dicom.write import (
     CT_INTERCEPT_HU,
     DOSE_SCALING_GY,
@@ -16,10 +17,13 @@ from med_assets.dicom.write import (
     is_synthetic,
     mask_to_contours,
     write_ct,
+    write_mr,
+    write_points,
     write_rtdose,
     write_rtplan,
     write_rtstruct,
 )
+from med_assets.errors import CaseRejected
 
 GEOMETRY = Geometry((7, 20, 24), (2.5, 3.906, 3.906), (-44.919, 17.25, -310.4))
 IDENTITY = Identity("patient-1", "1.2.3.4", "1.2.3.5")
@@ -180,3 +184,89 @@ def test_dose_that_is_negative_or_not_finite_is_refused(tmp_path, value):
 def test_a_mask_off_the_grid_is_refused():
     with pytest.raises(ValueError, match="put it on the CT grid first"):
         mask_to_contours(np.ones((2, 2, 2), bool), GEOMETRY)
+
+
+ANGLE = np.deg2rad(11)
+SAGITTAL = Geometry(
+    (5, 12, 10),
+    (4.4, 1.25, 0.75),
+    (-30.5, -41.25, 100.0),
+    ((np.cos(ANGLE), np.sin(ANGLE), 0.0), (0.0, 0.0, -1.0), (-np.sin(ANGLE), np.cos(ANGLE), 0.0)),
+)
+"""A sagittal stack turned a little about the long axis of the patient, slices from right to left."""
+
+
+def sagittal_series(folder):
+    """Values, datasets and SOP instance UIDs of a written MR series."""
+    values = np.random.default_rng(1).integers(0, 3000, SAGITTAL.shape)
+    uids = write_mr(folder, Volume(values, SAGITTAL), IDENTITY, "1.2.9", description="Sag T2", echo_time_ms=101.5)
+    return values, [pydicom.dcmread(path) for path in sorted(folder.iterdir())], uids
+
+
+def test_an_mr_series_reads_back_at_its_place_in_the_order_of_its_normal(tmp_path):
+    values, datasets, uids = sagittal_series(tmp_path)
+    assert [ds.SOPInstanceUID for ds in datasets] == list(uids)
+    assert {(ds.Modality, ds.SeriesDescription, float(ds.EchoTime), ds.RepetitionTime) for ds in datasets} == {
+        ("MR", "Sag T2", 101.5, None)
+    }
+    volume = read_mr_series([datasets[index] for index in (3, 0, 4, 2, 1)])
+    # The normal of rows to the feet and columns to the back points to the right, against the order that was written.
+    np.testing.assert_array_equal(volume.array, values[::-1])
+    np.testing.assert_allclose(
+        volume.geometry.to_points([[0, 0, 0], [4, 3, 2]]), SAGITTAL.to_points([[4, 0, 0], [0, 3, 2]]), atol=1e-6
+    )
+    for ds in datasets:
+        ds.RescaleSlope, ds.RescaleIntercept = 2, -5
+    np.testing.assert_array_equal(read_mr_series(datasets).array, 2.0 * values[::-1] - 5)
+
+
+def test_mr_and_ct_are_not_taken_for_each_other_and_a_lost_mr_slice_is_seen(tmp_path):
+    _, datasets, _ = sagittal_series(tmp_path)
+    with pytest.raises(CaseRejected, match="single-frame CT images only") as refused:
+        read_ct_series(datasets)
+    assert refused.value.code == "wrong_modality"
+    with pytest.raises(CaseRejected) as refused:
+        read_mr_series([datasets[index] for index in (0, 1, 3, 4)])
+    assert refused.value.code == "missing_slice"
+
+
+def test_values_that_an_mr_file_cant_hold_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="from 0 to 65535"):
+        write_mr(tmp_path, Volume(np.full(SAGITTAL.shape, -1), SAGITTAL), IDENTITY, "1.2.9")
+
+
+def test_points_read_back_and_name_the_slice_that_they_lie_on(tmp_path):
+    _, datasets, uids = sagittal_series(tmp_path / "mr")
+    images = [(uid, SAGITTAL.to_points([index, 0, 0])[0]) for index, uid in enumerate(uids)]
+    points = {"L1/L2": SAGITTAL.to_points([1.2, 3.0, 4.0])[0], "L5/S1": SAGITTAL.to_points([3.6, 9.0, 5.0])[0]}
+    write_points(tmp_path / "points.dcm", points, IDENTITY, "1.2.9", images)
+    ds = pydicom.dcmread(tmp_path / "points.dcm")
+    found = read_points(ds)
+    assert list(found) == list(points)
+    for name, point in points.items():
+        np.testing.assert_allclose(found[name], point, atol=1e-6)
+    named = [roi.ContourSequence[0].ContourImageSequence[0].ReferencedSOPInstanceUID for roi in ds.ROIContourSequence]
+    assert named == [uids[1], uids[4]]
+    assert [roi.contours for roi in read_rois(ds)] == [(), ()]
+    verify_label(ds, datasets, "MR series")
+    predicted = write_points(tmp_path / "predicted.dcm", points, IDENTITY, "1.2.9", images, predicted_by="abc")
+    assert predicted != ds.SOPInstanceUID
+    assert "NOT FOR CLINICAL USE" in pydicom.dcmread(tmp_path / "predicted.dcm").SeriesDescription
+
+
+def test_two_points_of_one_name_and_a_point_of_two_positions_are_refused(tmp_path):
+    _, _, uids = sagittal_series(tmp_path / "mr")
+    images = [(uid, SAGITTAL.to_points([index, 0, 0])[0]) for index, uid in enumerate(uids)]
+    points = {"L1/L2": np.array([1.0, 2.0, 3.0]), "L2/L3": np.array([1.0, 2.0, -30.0])}
+    write_points(tmp_path / "points.dcm", points, IDENTITY, "1.2.9", images)
+    ds = pydicom.dcmread(tmp_path / "points.dcm")
+    ds.StructureSetROISequence[1].ROIName = "L1/L2"
+    with pytest.raises(CaseRejected) as refused:
+        read_points(ds)
+    assert refused.value.code == "duplicate_roi"
+    ds.ROIContourSequence[0].ContourSequence[0].ContourData = [1, 2, 3, 4, 5, 6]
+    with pytest.raises(CaseRejected) as refused:
+        read_points(ds)
+    assert refused.value.code == "malformed_contour"
+    with pytest.raises(ValueError, match="three finite numbers"):
+        write_points(tmp_path / "bad.dcm", {"L1/L2": np.array([1.0, np.nan, 0.0])}, IDENTITY, "1.2.9", images)

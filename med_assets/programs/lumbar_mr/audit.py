@@ -1,0 +1,78 @@
+"""What the facts of an acceptable sagittal T2 series look like, and the table of a data set's audit."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from med_assets.audit.expectations import Expectation, Severity
+from med_assets.program import ReportTable
+from med_assets.programs.lumbar_mr.levels import LEVELS
+
+BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
+
+LEVEL_GAP_MM = (15.0, 65.0)
+"""Plausible distance of neighbouring levels: a vertebral body of 20 to 35 mm and half of two discs, with room to both sides."""
+
+SUMMARISED = (
+    "slices", "rows", "columns", "slice_mm", "pixel_mm", "height_mm", "intensity_low", "intensity_high", "echo_time_ms",
+    "repetition_time_ms", "levels", "level_gap_min_mm", "level_gap_max_mm", "level_slices",
+)  # fmt: skip
+
+
+def _between(
+    column: str, low: float | None, high: float | None, meaning: str, severity: Severity = "error"
+) -> Expectation:
+    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
+    return Expectation(column, BETWEEN, limits, severity, meaning)
+
+
+def expectations() -> tuple[Expectation, ...]:
+    """What fails an error is quarantined, what fails a warning is shown. A case without points meets all about points."""
+    low, high = LEVEL_GAP_MM
+    gap = f"{low:g} to {high:g} mm between neighbouring levels"
+    return (
+        _between("slices", 5, None, "5 slices or more"),
+        _between("slice_mm", 0.5, 10, "0.5 to 10 mm between slices"),
+        _between("pixel_mm", 0.2, 3, "0.2 to 3 mm pixels"),
+        _between("height_mm", 120, None, "120 mm or more from head to feet, five levels"),
+        _between("points_outside", None, 0, "every point lies in the volume"),
+        Expectation("levels_in_order", IN_SET, {"value_set": [True]}, "error", "levels follow each other head to feet"),
+        _between("level_gap_min_mm", low, None, gap),
+        _between("level_gap_max_mm", None, high, gap),
+        _between("points_without_level", None, 0, "every point is named after a level or an anatomy", "warn"),
+        Expectation("levels", IN_SET, {"value_set": [0, len(LEVELS)]}, "warn", "all levels have a point, or none"),
+        _between("echo_time_ms", 60, None, "echo time of T2 weighting, 60 ms or more", "warn"),
+        _between("repetition_time_ms", 1500, None, "repetition time of T2 weighting, 1500 ms or more", "warn"),
+    )
+
+
+def tables(
+    cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]], units: Mapping[str, str]
+) -> list[ReportTable]:
+    """Return the tables about the data: how many cases are in and why others are not, and the range of each fact."""
+    frame = pd.DataFrame([dict(row) for row in cases])
+    counted = [("accepted", len(cases)), ("skipped", len(refused))]
+    counted += [(f"skipped: {code}", n) for code, n in _counts(refused, "reason_code")]
+    counted += [("without points: predicted, not learned from", sum(not case["levels"] for case in cases))]
+    counted += [(f"anatomy {name}", n) for name, n in _counts(cases, "lstv")]
+    counted += [(f"orientation {name}", n) for name, n in _counts(cases, "orientation")]
+    rows = []
+    for name in SUMMARISED:
+        values = frame[name].dropna() if name in frame else pd.Series(dtype=float)
+        ends = (values.min(), values.median(), values.max()) if len(values) else (None, None, None)
+        least, median, greatest = (None if end is None else float(end) for end in ends)
+        rows.append({"fact": name, "unit": units.get(name, ""), "least": least, "median": median, "greatest": greatest})
+    return [
+        ReportTable(
+            "Data audit",
+            "How many cases are in, and why others are not.",
+            pd.DataFrame(counted, columns=["what", "cases"]),
+        ),
+        ReportTable("Measured facts", "Of the cases in the dataset.", pd.DataFrame(rows)),
+    ]
+
+
+def _counts(rows: Sequence[Mapping[str, Any]], column: str) -> list[tuple[str, int]]:
+    return sorted(Counter(str(row[column]) for row in rows).items())

@@ -1,0 +1,57 @@
+"""The data stages over landed spine MR: what is accepted, what is quarantined and why."""
+
+import pytest
+
+from med_assets import batches, program, stages
+from med_assets.phantoms.spine import write_case
+from med_assets.programs.lumbar_mr import LumbarMr
+from med_assets.programs.lumbar_mr.prepared import PreparedCase
+from med_assets.settings import Workspace
+from tests.med_assets.programs.lumbar_mr.series_builders import P, identity, write_series
+
+SHAPE, SPACING_MM = (7, 96, 96), (6.0, 2.8, 2.8)
+
+
+@pytest.fixture
+def home(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setitem(program.REGISTRY, P, "med_assets.programs.lumbar_mr:LumbarMr")
+    return Workspace.from_env()
+
+
+@pytest.mark.slow
+def test_phantoms_are_accepted_and_bad_studies_beside_them_are_quarantined_with_their_reasons(home: Workspace) -> None:
+    landing = home.landing / P
+    for seed, anatomy in ((1, "normal"), (2, "sacralised"), (3, "lumbarised")):
+        write_case(landing / f"good-{seed}", seed, anatomy=anatomy, shape=SHAPE, spacing_mm=SPACING_MM)
+    write_case(landing / "bare", 4, shape=SHAPE, spacing_mm=SPACING_MM, points=False)
+    write_case(landing / "again", 1, shape=SHAPE, spacing_mm=SPACING_MM, patient_id="SOMEBODY-ELSE")
+    write_series(landing / "t1", identity(1), description="Sagittal T1", times_ms=(10, 500), at=None)
+    write_series(landing / "holes", identity(2))
+    (landing / "holes" / "t2" / "0003.dcm").unlink()
+    write_series(landing / "coarse", identity(3))
+    batch = batches.take(home, P, batches.untaken(home, P), 0.0)
+    stages.intake(home, P, batch)
+    stages.prepare(home, P, batch)
+
+    rows = [*home.lake.rows("raw_cases", P), *home.lake.rows("prepared_cases", P)]
+    refused = sorted((row["reason_code"], row["reason"]) for row in rows if row["reason_code"])
+    assert {code for code, _ in refused} == {"duplicate_case", "no_sagittal_t2", "missing_slice", "audit_failed"}
+    assert ("audit_failed", "0.2 to 3 mm pixels") in refused
+    accepted = [row for row in home.lake.rows("prepared_cases", P) if row["status"] == "ok"]
+    cases = [PreparedCase.open(home.store.fetch(row["artifact"])) for row in accepted]
+    assert sorted(case.lstv for case in cases) == ["lumbarised", "normal", "sacralised", "unknown"]
+    assert all(case.synthetic for case in cases)
+    facts = home.lake.rows(program.fact_table(P), P)
+    assert {row["levels"] for row in facts if row["case_id"] in {case.case_id for case in cases}} == {0, 5}
+    seen = "".join(map(str, rows + facts))
+    assert "Spine" not in seen
+    assert "PHANTOM-" not in seen
+
+
+def test_phantoms_of_the_program_are_of_all_anatomies_and_mostly_normal(tmp_path, monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr("med_assets.phantoms.spine.write_case", lambda folder, seed, **how: made.append((seed, how)))
+    LumbarMr().write_phantoms(tmp_path, 12, 10)
+    assert [seed for seed, _ in made] == list(range(10, 22))
+    anatomies = [how["anatomy"] for _, how in made]
+    assert {name: anatomies.count(name) for name in set(anatomies)} == {"normal": 8, "sacralised": 2, "lumbarised": 2}
