@@ -1,38 +1,28 @@
-"""Predicted levels as files for other tools: points in a DICOM RTSTRUCT of the case's own series, and a table."""
+"""Predicted levels as files for other tools: points in a DICOM RTSTRUCT, maps and series as NIfTI."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
+from med_assets.dicom.geometry import Geometry
 from med_assets.dicom.objects import Identity, stored
 from med_assets.dicom.write import write_points
-from med_assets.programs.lumbar_mr.levels import ROI_NAMES
-from med_assets.programs.lumbar_mr.prepared import PreparedCase
+from med_assets.nifti import write_nifti
+from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
+from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
 from med_assets.programs.lumbar_mr.scorer import read_prediction
 
 
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
-    """Write predicted_levels.dcm and predicted_levels.csv (level, x, y, z in LPS mm, measures); return the paths.
+    """Write predicted_levels.dcm, the series, and the combined map of each level as NIfTI; returns the paths.
 
-    `raw` is the case's de-identified DICOM. A level that was not found is in the table, without a place, and in no RTSTRUCT;
-    where none was found there is no RTSTRUCT.
+    `raw` is the case's de-identified DICOM, whose pseudonym, study and series the RTSTRUCT refers to. A level that is not
+    found has no point; where none is found there is no RTSTRUCT. The maps lie at the middle slice, on their own pixels.
     """
-    case, (said, _, _) = PreparedCase.open(prepared), read_prediction(predicted)
-    images = stored(raw)["MR"]
-    first = images[0]
-    out.mkdir(parents=True, exist_ok=True)
-    table = out / "predicted_levels.csv"
-    measures = sorted({name for row in said["uncertainty"].values() for name in row})
-    with table.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["level", "x_mm", "y_mm", "z_mm", *measures])
-        for level, point in said["points"].items():
-            place = ["", "", ""] if point is None else [f"{value:.2f}" for value in point["mm"]]
-            writer.writerow([level, *place, *(said["uncertainty"][level].get(name) for name in measures)])
-    found = {ROI_NAMES[level]: np.array(point["mm"]) for level, point in said["points"].items() if point is not None}
-    if not found:
-        return [table]
+    case = PreparedCase.open(prepared)
+    summary, heats, _ = read_prediction(predicted)
+    slices = stored(raw)["MR"]
+    first = slices[0]
     identity = Identity(
         patient_id=str(first.PatientID),
         patient_name=str(first.PatientName),
@@ -41,7 +31,29 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
         study_date=str(first.get("StudyDate", "") or ""),
         synthetic=case.synthetic,
     )
-    slices = [(str(one.SOPInstanceUID), np.array(one.ImagePositionPatient, dtype=float)) for one in images]
-    path = out / "predicted_levels.dcm"
-    write_points(path, found, identity, str(first.SeriesInstanceUID), slices, predicted_by=model)
-    return [path, table]
+    out.mkdir(parents=True, exist_ok=True)
+    found = {ROI_NAMES[level]: np.array(point["mm"]) for level, point in summary["points"].items() if point is not None}
+    written = []
+    if found:
+        images = [(str(ds.SOPInstanceUID), np.array(ds.ImagePositionPatient, float)) for ds in slices]
+        write_points(
+            out / "predicted_levels.dcm", found, identity, str(first.SeriesInstanceUID), images, predicted_by=model
+        )
+        written.append(out / "predicted_levels.dcm")
+    written.append(write_nifti(out / "series.nii.gz", np.asarray(case.volume), case.geometry))
+    grid = map_geometry(case, int(summary["middle"]))
+    for index, level in enumerate(LEVELS):
+        written.append(write_nifti(out / f"{level}.nii.gz", heats[index][None], grid))
+    return written
+
+
+def map_geometry(case: PreparedCase, index: int) -> Geometry:
+    """Return where the pixels of a map (1, 160, 160) lie when it is shown at one slice of the case."""
+    geometry = case.geometry
+    scale = np.array(case.shape[1:]) / INPUT_PIXELS
+    corner = geometry.to_points(np.array([[index, *(0.5 * scale - 0.5)]]))[0]
+    dz, dy, dx = geometry.spacing_mm
+    x, y, z = (float(value) for value in corner)
+    return Geometry(
+        (1, INPUT_PIXELS, INPUT_PIXELS), (dz, float(dy * scale[0]), float(dx * scale[1])), (x, y, z), geometry.direction
+    )

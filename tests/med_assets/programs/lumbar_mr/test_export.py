@@ -1,55 +1,72 @@
-"""Predicted levels as files: the points read back at their places, and a level that was not found is never a point."""
+"""Predicted levels come back where they were found, as DICOM and as NIfTI."""
 
-import csv
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
+import pytest
+import torch
 
-from med_assets.dicom.rtstruct import read_points
+from med_assets.dicom.objects import stored
 from med_assets.files import write_json
-from med_assets.programs.lumbar_mr import LumbarMr
+from med_assets.phantoms.spine import write_case
+from med_assets.programs.lumbar_mr.export import map_geometry, write_prediction
 from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
+from med_assets.programs.lumbar_mr.maps import discs, map_points
 from med_assets.programs.lumbar_mr.predict import Prediction
+from med_assets.programs.lumbar_mr.prepare import prepare_case, read_levels
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
-from med_assets.programs.lumbar_mr.scorer import HEATS, SLICE_HEATS, SUMMARY, summary
-from med_assets.settings import Workspace
-from tests.med_assets.programs.lumbar_mr.series_builders import AT, GEOMETRY, identity, write_series
+from med_assets.programs.lumbar_mr.scorer import summary
+
+torch.set_num_threads(1)
 
 
-def export(ws: Workspace, folder: Path, found: dict[str, tuple[float, float, float] | None]) -> list[Path]:
-    """Files of a case for which a model found these points (s, y, x)."""
-    write_series(folder / "in", identity())
-    raw, prepared, predicted = (folder / name for name in ("raw", "prepared", "predicted"))
-    for made in (raw, prepared, predicted):
-        made.mkdir()
-    for number, path in enumerate(sorted((folder / "in").rglob("*.dcm"), reverse=True)):
-        (raw / f"{(number * 7) % 101:04d}.dcm").write_bytes(path.read_bytes())
-    LumbarMr().prepare(ws, "abc", raw, prepared)
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Raw DICOM, prepared case and a prediction that is right but for L5/S1, which it did not find."""
+    write_case(tmp_path / "phantom", 3, shape=(9, 96, 96), spacing_mm=(5.0, 3.0, 3.0))
+    raw, prepared, predicted = (tmp_path / name for name in ("raw", "prepared", "predicted"))
+    for folder in (raw, prepared, predicted):
+        folder.mkdir()
+    for index, path in enumerate(sorted((tmp_path / "phantom").rglob("*.dcm"))):
+        path.rename(raw / f"{index:04d}.dcm")
+    prepare_case("case", raw, prepared, {})
     case = PreparedCase.open(prepared)
-    heats = np.zeros((len(LEVELS), 160, 160), np.float32)
-    said = summary(case, Prediction(heats, heats[None], (2,), heats[:0], found, 2))
-    write_json(predicted / SUMMARY, said | {"uncertainty": {level: {"confidence": 0.5} for level in LEVELS}})
-    np.save(predicted / HEATS, heats)
-    np.save(predicted / SLICE_HEATS, heats[None])
-    return LumbarMr().write_prediction(raw, prepared, predicted, folder / "out", "checkpoint/0123")
+    classes = discs(map_points(case), 7)
+    heats = np.stack([classes == 1 + index for index in range(5)]).astype(np.float32)
+    none = np.zeros((0, *heats.shape), np.float32)
+    found = Prediction(heats, none, (), none, {**case.levels, "l5_s1": None}, case.middle)
+    np.save(predicted / "heats.npy", heats.astype(np.float16))
+    np.save(predicted / "slice_heats.npy", none)
+    write_json(predicted / "prediction.json", summary(case, found))
+    return raw, prepared, predicted
 
 
-def test_points_come_back_at_their_places_and_name_the_model(workspace: Workspace, tmp_path: Path) -> None:
-    found = {level: tuple(map(float, AT[level])) for level in LEVELS}
-    dicom, table = export(workspace, tmp_path, found | {"l3_l4": None})
-    dataset = pydicom.dcmread(dicom)
-    points = read_points(dataset)
-    assert set(points) == {name for level, name in ROI_NAMES.items() if level != "l3_l4"}
-    for level, name in ROI_NAMES.items():
-        if level != "l3_l4":
-            np.testing.assert_allclose(points[name], GEOMETRY.to_points(AT[level])[0], atol=1e-3)
-    assert "checkpoint/0123" in str(dataset)
-    rows = {row["level"]: row for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())}
-    assert (rows["l3_l4"]["x_mm"], rows["l1_l2"]["confidence"]) == ("", "0.5")
-    assert float(rows["l5_s1"]["z_mm"]) == round(float(GEOMETRY.to_points(AT["l5_s1"])[0][2]), 2)
+def test_points_come_back_as_an_rtstruct_where_they_were_and_what_was_not_found_has_none(
+    folders: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    raw, prepared, predicted = folders
+    written = write_prediction(raw, prepared, predicted, tmp_path / "out", "k" * 64)
+    assert written[0].name == "predicted_levels.dcm"
+    points, anatomy, others = read_levels(pydicom.dcmread(written[0]))
+    truth, _, _ = read_levels(stored(raw)["RTSTRUCT"][0])
+    assert set(points) == set(LEVELS) - {"l5_s1"}
+    assert (anatomy, others) == ("unknown", 0)
+    for level, point in points.items():
+        assert np.abs(np.asarray(point) - truth[level]).max() < 0.01
+    assert len(ROI_NAMES) == 5
 
 
-def test_where_nothing_was_found_there_is_a_table_alone(workspace: Workspace, tmp_path: Path) -> None:
-    (table,) = export(workspace, tmp_path, dict.fromkeys(LEVELS))
-    assert table.name == "predicted_levels.csv"
+def test_the_map_of_a_level_lies_around_its_point(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    raw, prepared, predicted = folders
+    write_prediction(raw, prepared, predicted, tmp_path / "out", "k" * 64)
+    image = nibabel.load(tmp_path / "out" / "l3_l4.nii.gz")
+    inside = np.argwhere(np.asarray(image.dataobj) > 0.5)
+    middle = image.affine @ [*inside.mean(axis=0), 1]
+    truth, _, _ = read_levels(stored(raw)["RTSTRUCT"][0])
+    # NIfTI counts to the right and to the front; across the slices a map lies at the middle slice.
+    assert np.abs(middle[1:3] - np.array([-1, 1]) * truth["l3_l4"][1:]).max() < 1.0
+    case = PreparedCase.open(prepared)
+    corner = map_geometry(case, 0).to_points(np.array([[0.0, -0.5, -0.5]]))
+    assert corner == pytest.approx(case.geometry.to_points(np.array([[0.0, -0.5, -0.5]])))
