@@ -88,7 +88,8 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
         instance, ws = context.instance, workspace.open()
         going = runs.unfinished(instance)
         known = discreetly(lambda: batches.known(ws, program))
-        absent = [batch for batch in known if not instance.has_dynamic_partition(partitions, batch)]
+        there = set(instance.get_dynamic_partitions(partitions))
+        absent = [batch for batch in known if batch not in there]
         if absent:
             instance.add_dynamic_partitions(partitions, absent)
         busy = {run.tags.get("dagster/partition", "") for run in going}
