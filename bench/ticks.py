@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -37,13 +38,15 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _fill(ws: Workspace, instance: dg.DagsterInstance, n: int) -> None:
-    """N batches of one small entry each, materialized as far as they go."""
+    """N batches of one small entry, all known, registered and materialized."""
     landing = batches.landing_folder(ws, PROGRAM)
     landing.mkdir(parents=True)
-    for number in range(n):
-        (landing / f"entry-{number}").write_text(str(number))
-        batches.take(ws, PROGRAM, batches.untaken(ws, PROGRAM), time.time())
-        (landing / f"entry-{number}").unlink()  # a landing zone is emptied by its owners
+    (landing / "entry").write_text("any")
+    first = batches.take(ws, PROGRAM, batches.untaken(ws, PROGRAM), time.time())
+    (landing / "entry").unlink()  # a landing zone is emptied by its owners
+    (manifest,) = ws.home.rglob(f"{first}.json")
+    for number in range(1, n):
+        shutil.copyfile(manifest, manifest.with_stem(f"{first}{number:06d}"))
     known = batches.known(ws, PROGRAM)
     instance.add_dynamic_partitions(keys.batches_of(PROGRAM).name or "", known)
     for stage in ("raw_cases", "prepared_cases"):
