@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -439,30 +440,33 @@ def _segmentation(
     positions = [_decimal(affine @ (index, 0, 0, 1)) for index in range(geometry.shape[0])]
     series_uid = derived_uid(text(source[0], "SeriesInstanceUID"), "SEG series", made_by or "")
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # below that it names the original's UIDs
-    return highdicom.seg.Segmentation(
-        source_images=source,
-        pixel_array=pixels,
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=descriptions,
-        series_instance_uid=series_uid,
-        series_number=int(number(source[0], "SeriesNumber") or 0) + (200 if made_by else 100),
-        sop_instance_uid=derived_uid(series_uid, "SEG"),
-        instance_number=1,
-        manufacturer="med_assets",
-        manufacturer_model_name="med_assets",
-        software_versions=__version__,
-        device_serial_number="0",
-        content_label="SEGMENTATION",
-        plane_positions=[highdicom.PlanePositionSequence("PATIENT", place) for place in positions],
-        plane_orientation=highdicom.PlaneOrientationSequence(
-            "PATIENT", [float(value) for axis in (2, 1) for value in geometry.direction[axis]]
-        ),
-        pixel_measures=highdicom.PixelMeasuresSequence(
-            pixel_spacing=geometry.spacing_mm[1:],
-            slice_thickness=geometry.spacing_mm[0],
-            spacing_between_slices=geometry.spacing_mm[0],
-        ),
-    )
+    with warnings.catch_warnings():
+        # A pseudonym has one component.
+        warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name.*")
+        return highdicom.seg.Segmentation(
+            source_images=source,
+            pixel_array=pixels,
+            segmentation_type=SegmentationTypeValues.BINARY,
+            segment_descriptions=descriptions,
+            series_instance_uid=series_uid,
+            series_number=int(number(source[0], "SeriesNumber") or 0) + (200 if made_by else 100),
+            sop_instance_uid=derived_uid(series_uid, "SEG"),
+            instance_number=1,
+            manufacturer="med_assets",
+            manufacturer_model_name="med_assets",
+            software_versions=__version__,
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            plane_positions=[highdicom.PlanePositionSequence("PATIENT", place) for place in positions],
+            plane_orientation=highdicom.PlaneOrientationSequence(
+                "PATIENT", [float(value) for axis in (2, 1) for value in geometry.direction[axis]]
+            ),
+            pixel_measures=highdicom.PixelMeasuresSequence(
+                pixel_spacing=geometry.spacing_mm[1:],
+                slice_thickness=geometry.spacing_mm[0],
+                spacing_between_slices=geometry.spacing_mm[0],
+            ),
+        )
 
 
 def _decimal(point: np.ndarray) -> list[float]:
