@@ -4,18 +4,22 @@ import dagster as dg
 
 from assets import data, experiment, intake, outcome
 from med_assets import experiments, program
+from med_assets.settings import Workspace
+from med_assets.stages import training
 
 
 def build_program(name: str) -> list[dg.AssetsDefinition]:
     """All assets of one program, from raw cases to the report."""
-    chosen = experiments.names(name)
+    ws, chosen = Workspace.configuration(), experiments.names(name)
+    # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
+    configured = [training.experiment(ws, name, each) for each in chosen]
     return [
         intake.raw_cases(name),
         intake.prepared_cases(name),
         data.dataset(name),
         data.splits(name),
-        *(experiment.checkpoint(name, each) for each in chosen),
-        *(experiment.evaluation(name, each) for each in chosen),
+        *(experiment.checkpoint(name, each) for each in configured),
+        *(experiment.evaluation(name, each) for each in configured),
         outcome.leaderboard(name, chosen),
         outcome.champion(name),
         outcome.monitoring(name),

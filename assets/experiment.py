@@ -7,6 +7,7 @@ import dagster as dg
 from assets import keys, versions
 from assets.gates import Gate
 from assets.shell import Call, Stage, build
+from med_assets.experiments import Experiment
 from med_assets.settings import Workspace
 
 if TYPE_CHECKING:
@@ -16,11 +17,9 @@ if TYPE_CHECKING:
     from med_assets.stages.result import StageResult
 
 
-def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
+def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """Trained weights of one experiment. Nothing triggers it: the retraining sensor or a person decides."""
-    from med_assets.stages import training
-
-    configured = training.experiment(Workspace.configuration(), program, experiment)
+    experiment = configured.name
     needed = (keys.experiment_key(program, name, "checkpoint") for name in configured.needs())
 
     def run(call: Call) -> "StageResult":
@@ -47,11 +46,9 @@ def checkpoint(program: str, experiment: str) -> dg.AssetsDefinition:
     )
 
 
-def evaluation(program: str, experiment: str) -> dg.AssetsDefinition:
+def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """Formal evaluation of that very checkpoint."""
-    from med_assets.stages import training
-
-    configured = training.experiment(Workspace.configuration(), program, experiment)
+    experiment = configured.name
 
     def fine_tuning(ws: Workspace, batch: str | None) -> "CheckOutcome":
         from med_assets import checks

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from med_assets import experiments
 from med_assets.dicom.geometry import Geometry
 from med_assets.programs.lumbar_mr.levels import LEVELS
+from tests.med_assets.programs.jobs import write_job_of
 
 TINY = (
     "network.widths=[4,4,8,8,8]",
@@ -86,16 +86,4 @@ def write_prepared(
 
 def write_job(folder: Path, experiment: str = "point_net", overrides: Sequence[str] = (), cases: int = 3) -> Path:
     """Write a job of the demo profile, with small cases of which the last is for validation."""
-    folder.mkdir(parents=True)
-    chosen = experiments.load("lumbar_mr", experiment, overrides, profile="demo")
-    rows = []
-    for index in range(cases):
-        write_prepared(folder / "cases" / f"case{index}", index)
-        split = "val" if index == cases - 1 else "train"
-        rows.append(
-            {"case_id": f"case{index}", "patient_id": f"p{index}", "split": split, "folder": f"cases/case{index}"}
-        )
-    (folder / "program").write_text("lumbar_mr\n")
-    (folder / "experiment.json").write_text(chosen.to_json())
-    (folder / "cases.json").write_text(json.dumps(rows))
-    return folder
+    return write_job_of("lumbar_mr", folder, experiment, overrides, cases, write_prepared)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from med_assets import experiments
 from med_assets.dicom.geometry import Geometry
 from med_assets.programs.lung_ct.transforms import forward_pair
+from tests.med_assets.programs.jobs import write_job_of
 
 TINY = (
     "patches.size=[16,16,16]",
@@ -96,16 +96,4 @@ def write_prepared(
 
 def write_job(folder: Path, experiment: str = "foundation", overrides: Sequence[str] = (), cases: int = 3) -> Path:
     """Write a job of the demo profile, with small cases of which the last is for validation."""
-    folder.mkdir(parents=True)
-    chosen = experiments.load("lung_ct", experiment, overrides, profile="demo")
-    rows = []
-    for index in range(cases):
-        write_prepared(folder / "cases" / f"case{index}", index)
-        split = "val" if index == cases - 1 else "train"
-        rows.append(
-            {"case_id": f"case{index}", "patient_id": f"p{index}", "split": split, "folder": f"cases/case{index}"}
-        )
-    (folder / "program").write_text("lung_ct\n")
-    (folder / "experiment.json").write_text(chosen.to_json())
-    (folder / "cases.json").write_text(json.dumps(rows))
-    return folder
+    return write_job_of("lung_ct", folder, experiment, overrides, cases, write_prepared)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from med_assets import experiments
 from med_assets.programs.rt_dose.site import Site, load_site
+from tests.med_assets.programs.jobs import write_job_of
 
 TINY = (
     "patches.size=[16,16,16]",
@@ -87,16 +87,4 @@ def _sdf(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 def write_job(folder: Path, experiment: str = "baseline", overrides: Sequence[str] = (), cases: int = 3) -> Path:
     """Write a job of the demo profile, with small cases of which the last is for validation."""
-    folder.mkdir(parents=True)
-    chosen = experiments.load("rt_dose", experiment, overrides, profile="demo")
-    rows = []
-    for index in range(cases):
-        write_case(folder / "cases" / f"case{index}", index)
-        split = "val" if index == cases - 1 else "train"
-        rows.append(
-            {"case_id": f"case{index}", "patient_id": f"p{index}", "split": split, "folder": f"cases/case{index}"}
-        )
-    (folder / "program").write_text("rt_dose\n")
-    (folder / "experiment.json").write_text(chosen.to_json())
-    (folder / "cases.json").write_text(json.dumps(rows))
-    return folder
+    return write_job_of("rt_dose", folder, experiment, overrides, cases, write_case)
