@@ -5,6 +5,7 @@ train and predict, and how to score. Everything else is common. A new program is
 `REGISTRY` and its `conf/`.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -205,16 +206,23 @@ class Scorer(ABC):
         """Predict one prepared case, keep under `out` what its report needs, and return its scores."""
 
 
+PROGRAMS_VARIABLE = "MED_ASSETS_PROGRAMS"
+"""Environment variable with the programs that a site uses, by comma; all unless set."""
+
+
 def registered() -> tuple[str, ...]:
-    """Names of all programs, sorted."""
-    return tuple(sorted(REGISTRY))
+    """Names of the programs in use, sorted. Raises ConfigurationError for one that there is not."""
+    wanted = {name.strip() for name in os.environ.get(PROGRAMS_VARIABLE, "").split(",")} - {""}
+    if unknown := sorted(wanted - set(REGISTRY)):
+        raise ConfigurationError(f"{PROGRAMS_VARIABLE}: expected programs among {sorted(REGISTRY)}, got {unknown}")
+    return tuple(sorted(wanted or REGISTRY))
 
 
 @cache
 def get(name: str) -> Program:
     """The program of that name; raises ConfigurationError listing those there are."""
     if name not in REGISTRY:
-        raise ConfigurationError(f"expected one of the programs {list(registered())}, got {name!r}")
+        raise ConfigurationError(f"expected one of the programs {sorted(REGISTRY)}, got {name!r}")
     module, _, attribute = REGISTRY[name].partition(":")
     program: Program = getattr(import_module(module), attribute)()
     return program

@@ -78,6 +78,7 @@ def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clinic]:
         "MED_ASSETS_HOME": str(tmp_path / "home"),
         "MED_ASSETS_PSEUDONYM_KEY": "a key for tests that is long enough",
         "MED_ASSETS_PURPOSE": "demo",
+        "MED_ASSETS_PROGRAMS": P,
         "MED_ASSETS_PROFILE": "demo",
         "MED_ASSETS_SETTLE_S": "1",
         "MED_ASSETS_TICK_S": "1",

@@ -13,6 +13,7 @@ import pytest
 import definitions
 from assets import keys
 from med_assets import experiments, program
+from med_assets.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
@@ -104,6 +105,14 @@ def test_dagster_finds_the_definitions_through_the_workspace_file(tmp_path: Path
     command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_site_may_use_some_programs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(program.PROGRAMS_VARIABLE, "rt_dose, lung_ct")
+    assert program.registered() == ("lung_ct", "rt_dose")
+    monkeypatch.setenv(program.PROGRAMS_VARIABLE, "rt_dose,dental_ct")
+    with pytest.raises(ConfigurationError, match=r"expected programs among .*'rt_dose'.* got \['dental_ct'\]"):
+        program.registered()
 
 
 if __name__ == "__main__":

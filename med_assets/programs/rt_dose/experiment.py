@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import Experiment, Rung, Settings
+from med_assets.experiments import NO_EFFECT, Experiment, Rung, Settings
 from med_assets.programs.rt_dose.site import Site
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (z, y, x)")]
@@ -71,6 +71,7 @@ class Inference(Settings):
     window: Voxels = Field(description="window, voxels along (z, y, x), multiples of 16")
     overlap: float = Field(ge=0, lt=1, description="share of a window that its neighbour covers again, 0 to 1")
     sigma: float = Field(gt=0, description="standard deviation of the blending Gaussian, fraction of the window")
+    batch: int = Field(ge=1, description="windows at a time, count", json_schema_extra=NO_EFFECT)
 
     @model_validator(mode="after")
     def _window_can_be_halved(self) -> Self:

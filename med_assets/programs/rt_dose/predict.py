@@ -45,7 +45,7 @@ def predict_volume(network: nn.Module, case: PreparedCase, inference: Inference)
             dose = sliding_window_inference(
                 image,
                 inference.window,
-                1,
+                inference.batch,
                 windows,
                 overlap=inference.overlap,
                 mode="gaussian",

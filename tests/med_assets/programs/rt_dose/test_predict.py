@@ -41,7 +41,7 @@ def save(
 
 @pytest.mark.parametrize("window", [(16, 16, 16), (32, 48, 16), (64, 64, 64)])
 def test_windows_cover_every_voxel_whatever_their_size(case: PreparedCase, window: tuple[int, int, int]) -> None:
-    found = predict_volume(Same(), case, Inference(window=window, overlap=0.25, sigma=0.25))
+    found = predict_volume(Same(), case, Inference(window=window, overlap=0.25, sigma=0.25, batch=2))
     np.testing.assert_allclose(found, case.input()[0], atol=1e-5)
 
 
