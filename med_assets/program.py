@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
-REGISTRY = {"lung_ct": "med_assets.programs.lung_ct:LungCt", "rt_dose": "med_assets.programs.rt_dose:RtDose"}
+REGISTRY = {
+    "lumbar_mr": "med_assets.programs.lumbar_mr:LumbarMr",
+    "lung_ct": "med_assets.programs.lung_ct:LungCt",
+    "rt_dose": "med_assets.programs.rt_dose:RtDose",
+}
 """Module and class of each program; imported when first asked for."""
 
 FACT_KEYS = {"program": pa.string(), "batch": pa.string(), "case_id": pa.string(), "version": pa.string()}
