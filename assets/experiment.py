@@ -74,6 +74,6 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
             deps=(keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")),
             kinds=frozenset({"monai", "parquet"}),
             experiment=experiment,
-            gates=() if configured.initial == "random" else (better,),
+            gates=(better,) if configured.fine_tunes() else (),
         )
     )

@@ -139,6 +139,14 @@ def parser() -> argparse.ArgumentParser:
         help="a training that was begun: go on with it if there is one (auto), refuse if there is none (must), begin anew (never)",
     )
 
+    add = command(
+        "crossval",
+        commands.crossval,
+        "Cross-validate an experiment over the folds of the splits: a model per fold, scored on the patients it never saw.",
+    )
+    add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as lumbar_mr/point_net")
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=20")
+
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
 
@@ -224,6 +232,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
+    # Great Expectations tells in hundreds of lines what it registers.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return int(options.run(options) or 0)

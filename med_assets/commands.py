@@ -145,6 +145,15 @@ def train(options: argparse.Namespace) -> None:
     _show(f"trained {name}/{experiment}", result)
 
 
+def crossval(options: argparse.Namespace) -> None:
+    """Train and score fold by fold, and print the folds and the program's tables."""
+    name, experiment = options.experiment
+    result = stages.crossval(Workspace.from_env(), name, experiment, tuple(options.overrides))
+    _show(f"cross-validated {name}/{experiment}", result)
+    for title, rows in result.tables.items():
+        print(f"{title}\n{table(rows)}")
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Score the experiment's checkpoint and print the aggregate table."""
     name, experiment = options.experiment

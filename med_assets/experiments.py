@@ -226,6 +226,10 @@ class Experiment(Settings):
         given = self.initial in BEGINNINGS or self.initial.startswith(RELEASED)
         return () if given else (self.initial,)
 
+    def fine_tunes(self) -> bool:
+        """Whether training changes weights that were trained before."""
+        return self.initial != "random" and self.schedule.epochs > 0
+
     def patch(self) -> list[int] | None:
         """Return the training patch, voxels along each axis, or None in a program that has none."""
         return None

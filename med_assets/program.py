@@ -74,11 +74,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """One table of a program's own in the report: heading, what it shows and how it was computed, and its rows."""
+    """One table of a program's own in the report: heading, what it shows and how it was computed, its rows, and pictures."""
 
     title: str
     text: str
     rows: "pd.DataFrame"
+    images: tuple[Path, ...] = ()
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,10 @@ class Program(ABC):
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         """The program's own tables of the report, from the per-case scores of one model on one split; none unless given."""
         return []
+
+    def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> list[ReportTable]:
+        """The same of a cross-validation, from the scores of all its cases, each by the model of its fold."""
+        return self.report_tables(rows)
 
     @abstractmethod
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:

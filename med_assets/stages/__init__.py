@@ -1,5 +1,6 @@
 """The stages of the graph as plain functions: what each asset does, with or without Dagster."""
 
+from med_assets.stages.crossvalidation import crossval
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
 from med_assets.stages.intake import intake
@@ -12,6 +13,6 @@ from med_assets.stages.result import StageResult
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "champion", "dataset", "evaluate", "intake", "leaderboard", "monitor", "predict", "prepare", "report",
+    "StageResult", "champion", "crossval", "dataset", "evaluate", "intake", "leaderboard", "monitor", "predict", "prepare", "report",
     "rollback", "splits", "train", "withdraw",
 ]  # fmt: skip

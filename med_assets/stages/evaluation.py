@@ -221,7 +221,8 @@ def side_by_side(aggregates: Sequence[Mapping[str, Any]], first: Sequence[str] =
         entry = rows.setdefault(key, {"metric": key[0], "subject": key[1], "unit": row["unit"]})
         if cell(row):
             entry[row["split"]] = cell(row)
-    splits = [split for split in HELD_OUT if any(split in entry for entry in rows.values())]
+    there = list(dict.fromkeys([*HELD_OUT, *(row["split"] for row in aggregates)]))
+    splits = [split for split in there if any(split in entry for entry in rows.values())]
     filled = [entry for entry in rows.values() if len(entry) > 3]
     filled.sort(key=lambda entry: (entry["metric"] not in first, entry["subject"] not in ("all", "body")))
     return pd.DataFrame(filled, columns=["metric", "subject", "unit", *splits]).fillna("")

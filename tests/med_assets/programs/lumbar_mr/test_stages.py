@@ -13,7 +13,9 @@ SHAPE, SPACING_MM = (7, 96, 96), (6.0, 2.8, 2.8)
 
 
 @pytest.mark.slow
-def test_phantoms_are_accepted_and_bad_studies_beside_them_are_quarantined_with_their_reasons(workspace: Workspace) -> None:
+def test_phantoms_are_accepted_and_bad_studies_beside_them_are_quarantined_with_their_reasons(
+    workspace: Workspace,
+) -> None:
     landing = workspace.landing / P
     for seed, anatomy in ((1, "normal"), (2, "sacralised"), (3, "lumbarised")):
         write_case(landing / f"good-{seed}", seed, anatomy=anatomy, shape=SHAPE, spacing_mm=SPACING_MM)
