@@ -46,6 +46,29 @@ def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
     )
 
 
+def thresholds(program: str, configured: Experiment) -> dg.AssetsDefinition:
+    """What calls a case unusual, of a program that looks for unusual cases."""
+    experiment = configured.name
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.thresholds import thresholds
+
+        return thresholds(call.ws, program, experiment)
+
+    return build(
+        Stage(
+            program,
+            keys.THRESHOLDS,
+            f"Fitted on the normal validation cases of {experiment} to a stated false-alarm rate, and tried on the normal test cases.",
+            versions.of_screening(program),
+            run,
+            deps=(keys.experiment_key(program, experiment, "evaluation"),),
+            kinds=frozenset({"parquet"}),
+            experiment=experiment,
+        )
+    )
+
+
 def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """Formal evaluation of that very checkpoint."""
     experiment = configured.name

@@ -150,6 +150,13 @@ def parser() -> argparse.ArgumentParser:
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
 
+    add = command(
+        "thresholds",
+        commands.thresholds,
+        "Fit what calls a case unusual on the normal validation cases of an evaluation, and count false alarms on the test cases.",
+    )
+    add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as lumbar_mr/point_net")
+
     command(
         "leaderboard",
         commands.leaderboard,
@@ -200,6 +207,27 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("case", metavar="CASE", help="case id, or its first characters")
     add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
     add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
+
+    add = command(
+        "debug",
+        commands.debug_case,
+        "Draw every step of one case, from arrays to scores.",
+        program_first=True,
+    )
+    add.add_argument("case", metavar="CASE", help="case id, or its first characters")
+    add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
+    add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
+
+    add = command(
+        "audit-queue",
+        commands.audit_queue,
+        "Write all cases by risk, and the queue of those to be read first, as CSV; or take over what was decided about them.",
+        program_first=True,
+    )
+    add.add_argument("--read", type=Path, metavar="FILE", help="take over the column decision of this CSV")
+    add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the one of the report by default")
+    add.add_argument("--top", type=int, default=60, metavar="N", help="cases in the queue (default 60)")
+    add.add_argument("--limit", type=int, metavar="N", help="only the first N cases by id, for a trial run")
 
     add = command("withdraw", commands.withdraw, "Take a case out of the dataset from now on.", program_first=True)
     add.add_argument("case", metavar="CASE", help="case id, in full")

@@ -51,6 +51,15 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
         "n_train": INT, "n_inner": INT, "n_held_out": INT, "n_failed": INT, "synthetic": BOOL, "epoch": INT, "epochs": INT,
         "monitor": TEXT, "inner_value": REAL,
     },
+    "thresholds": {
+        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "artifact": TEXT, "dataset_version": TEXT, "synthetic": BOOL,
+        "measure": TEXT, "subject": TEXT, "unit": TEXT, "rate": REAL, "value": REAL, "promised_rate": REAL, "n": INT,
+        "undefined": INT, "tested": INT, "flagged": INT,
+    },
+    "reads": {"program": TEXT, "case_id": TEXT, "version": TEXT, "decision": TEXT, "note": TEXT, "read_at": TEXT},
+    "failures": {
+        "program": TEXT, "stage": TEXT, "experiment": TEXT, "checkpoint": TEXT, "case_id": TEXT, "error": TEXT,
+    },
     "champions": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "dataset_version": TEXT, "n_train": INT,
         "promoted_at": TEXT, "action": TEXT, "reason": TEXT,

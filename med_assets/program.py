@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.metrics.score import Score
+    from med_assets.screening import Screening
     from med_assets.settings import Workspace
 
 REGISTRY = {
@@ -175,6 +176,10 @@ class Program(ABC):
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
         """All configuration that scores depend on; part of every score's key."""
 
+    def screening(self) -> "Screening | None":
+        """Return how unusual cases are found, in a program that looks for them; None unless given."""
+        return None
+
     def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
         """Scores defined over all cases of a split at once, from their rows; none unless a program has some."""
         return []
@@ -186,6 +191,10 @@ class Program(ABC):
     @abstractmethod
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """Plots of one case for people, written under `out`."""
+
+    def debug_images(self, ws: "Workspace", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        """Every step from one prepared case to its scores, as files under `out`; the plots of the report unless given more."""
+        return self.report_images(ws, prepared, predicted, out)
 
     @abstractmethod
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
