@@ -260,6 +260,21 @@ class Experiment(Settings):
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=True) + "\n"
 
 
+class PatchExperiment(Experiment):
+    """An experiment that trains on patches of volumes, so that a rung of its ladder can have another patch."""
+
+    patches: Any = Field(description="size of a patch, in the field `size`, and where patches are taken")
+
+    def patch(self) -> list[int]:
+        return list(self.patches.size)
+
+    def at(self, rung: Rung) -> Self:
+        changed: dict[str, Any] = {"schedule": self.schedule.model_copy(update={"batch": rung.batch})}
+        if rung.patch is not None:
+            changed["patches"] = type(self.patches).model_validate({**self.patches.model_dump(), "size": rung.patch})
+        return self.model_copy(update=changed)
+
+
 def result_fields(model: BaseModel) -> dict[str, Any]:
     """Return the fields of a model that can change a result, as JSON-able values, nested models alike."""
     kept: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from med_assets.stages.thresholds import thresholds
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard", "monitor", "predict", "prepare", "record", "report",
-    "rollback", "screening", "splits", "thresholds", "train", "withdraw",
+    "StageResult", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard",
+    "monitor", "predict", "prepare", "record", "report", "rollback", "screening", "splits", "thresholds", "train",
+    "withdraw",
 ]  # fmt: skip

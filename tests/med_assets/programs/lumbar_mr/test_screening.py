@@ -22,14 +22,14 @@ from med_assets.training.job import run
 from tests.med_assets.programs.lumbar_mr.builders import TINY, write_prepared
 from tests.med_assets.programs.lumbar_mr.test_score import cohort
 
-P, EXPERIMENT = "lumbar_mr", "mean_position"
+P, EXPERIMENT = "lumbar_mr", "point_net"
 SPLITS = {"train": ("t0", "t1"), "val": ("v0", "v1", "v2", "v3"), "test": ("x0", "x1")}
 ODD, UNJUDGED = ("v3", "x1"), ("v2",)
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with eight small spines, of which two are transitional and one is unjudged, and an evaluated baseline."""
+    """A home with eight small spines, of which two are transitional and one is unjudged, and an evaluated model."""
     folder = tmp_path_factory.mktemp("screening")
     with pytest.MonkeyPatch.context() as patch:
         settings(patch, folder / "home")
@@ -216,6 +216,14 @@ def test_the_report_of_synthetic_cases_is_marked_and_there_is_none_for_productio
     monkeypatch.setenv("MED_ASSETS_PURPOSE", "production")
     with pytest.raises(ConfigurationError, match="expected no synthetic case in a report for production"):
         stages.report(Workspace.from_env(), P)
+
+
+def test_debugging_a_study_draws_every_step_of_it(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["debug", P, "x0", "--model", EXPERIMENT, "--out", str(ws.home / "steps")]) == 0
+    names = ["1_series", "2_intensities", "3_middle", "4_slices", "5_views", "6_combined", "7_measures"]
+    assert [Path(line).stem for line in capsys.readouterr().out.splitlines()] == names
+    assert all((ws.home / "steps" / f"{name}.png").stat().st_size > 2000 for name in names[:-1])
+    assert pd.read_csv(ws.home / "steps" / "7_measures.csv")["level"].tolist() == list(LEVELS)
 
 
 def test_a_program_without_screening_says_so(ws: Workspace) -> None:
