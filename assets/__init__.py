@@ -12,6 +12,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     """All assets of one program, from raw cases to the report."""
     ws, chosen = Workspace.configuration(), experiments.names(name)
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
+    screened = program.get(name).screening() is not None
     configured = [training.experiment(ws, name, each) for each in chosen]
     return [
         intake.raw_cases(name),
@@ -20,10 +21,12 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         data.splits(name),
         *(experiment.checkpoint(name, each) for each in configured),
         *(experiment.evaluation(name, each) for each in configured),
+        *(experiment.thresholds(name, each) for each in configured if screened),
         outcome.leaderboard(name, chosen),
         outcome.champion(name),
         outcome.monitoring(name),
-        outcome.report(name),
+        *([outcome.screening(name, chosen)] if screened else []),
+        outcome.report(name, screened),
     ]
 
 

@@ -46,6 +46,29 @@ def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
     )
 
 
+def thresholds(program: str, configured: Experiment) -> dg.AssetsDefinition:
+    """What calls a case unusual, of a program that looks for unusual cases."""
+    experiment = configured.name
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.thresholds import thresholds
+
+        return thresholds(call.ws, program, experiment)
+
+    return build(
+        Stage(
+            program,
+            keys.THRESHOLDS,
+            f"Fitted on the normal validation cases of {experiment} to a stated false-alarm rate, and tried on the normal test cases.",
+            versions.of_screening(program),
+            run,
+            deps=(keys.experiment_key(program, experiment, "evaluation"),),
+            kinds=frozenset({"parquet"}),
+            experiment=experiment,
+        )
+    )
+
+
 def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """Formal evaluation of that very checkpoint."""
     experiment = configured.name
@@ -74,6 +97,6 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
             deps=(keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")),
             kinds=frozenset({"monai", "parquet"}),
             experiment=experiment,
-            gates=() if configured.initial == "random" else (better,),
+            gates=(better,) if configured.fine_tunes() else (),
         )
     )

@@ -11,6 +11,10 @@ DATA = ("raw_cases", "prepared_cases", "dataset", "splits")
 OUTCOME = ("leaderboard", "champion", "monitoring", "report")
 PER_PROGRAM = (*DATA, *OUTCOME)
 PER_EXPERIMENT = ("checkpoint", "evaluation")
+SCREENING = "screening"
+THRESHOLDS = "thresholds"
+"""Of a program that looks for unusual cases, and of its experiments."""
+
 PROGRAM_TAG, STAGE_TAG = "med_assets/program", "med_assets/stage"
 
 

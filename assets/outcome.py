@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from med_assets.settings import Workspace
     from med_assets.stages.result import StageResult
 
-GATE_VERSION, REPORT_VERSION = "2", "2"
+GATE_VERSION, REPORT_VERSION = "2", "3"
 """Versions of the rule that promotes and of the report's layout; raised by hand when they change."""
 
 
@@ -109,8 +109,38 @@ def monitoring(program: str) -> dg.AssetsDefinition:
     )
 
 
-def report(program: str) -> dg.AssetsDefinition:
+def screening(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
+    """All cases by risk, of a program that looks for unusual cases."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.screening import screening
+
+        return screening(call.ws, program)
+
+    return build(
+        Stage(
+            program,
+            keys.SCREENING,
+            "All cases by risk under the champion, or the best candidate, as CSV, and the queue of those that a person reads first.",
+            versions.of_screening(program),
+            run,
+            deps=(
+                keys.key(program, "champion"),
+                keys.key(program, "dataset"),
+                *(keys.experiment_key(program, name, keys.THRESHOLDS) for name in experiments),
+            ),
+            kinds=frozenset({"csv"}),
+        )
+    )
+
+
+def report(program: str, screened: bool) -> dg.AssetsDefinition:
     """The HTML report."""
+
+    def synthetic_report(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.synthetic_report(ws, program)
 
     def run(call: Call) -> "StageResult":
         from med_assets.stages.reporting import report
@@ -124,7 +154,23 @@ def report(program: str) -> dg.AssetsDefinition:
             "One HTML file for people: tables, plots, images and the champion's model card.",
             REPORT_VERSION,
             run,
-            deps=tuple(keys.key(program, name) for name in ("leaderboard", "champion", "dataset", "monitoring")),
+            deps=tuple(
+                keys.key(program, name)
+                for name in (
+                    "leaderboard",
+                    "champion",
+                    "dataset",
+                    "monitoring",
+                    *([keys.SCREENING] if screened else []),
+                )
+            ),
             kinds=frozenset({"html"}),
+            gates=(
+                Gate(
+                    "synthetic_report",
+                    "No synthetic case had a part in a report that is not marked synthetic.",
+                    synthetic_report,
+                ),
+            ),
         )
     )

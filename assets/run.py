@@ -74,6 +74,7 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
     unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise ConfigurationError(f"expected experiments of {program_name} among {known}, got {unknown}")
+    screened = program.get(program_name).screening() is not None
     entries = batches.settled(ws, program_name, time.time())
     with instance_of(ws) as instance:
         if entries:
@@ -88,7 +89,8 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
             step(f"cases of batch {batch}", "raw_cases", "prepared_cases", batch=batch)
         step("dataset and splits", "dataset", "splits")
         for name in in_order(ws, program_name, chosen or known):
-            pair = [keys.experiment_key(program_name, name, stage) for stage in keys.PER_EXPERIMENT]
+            of_each = (*keys.PER_EXPERIMENT, *([keys.THRESHOLDS] if screened else []))
+            pair = [keys.experiment_key(program_name, name, stage) for stage in of_each]
             training = "__".join(pair[0].path)
             ops = {training: {"config": {"overrides": list(overrides)}}} if overrides else None
             _step(instance, program_name, f"train and evaluate {name}", pair, ops=ops)
@@ -97,7 +99,7 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
             every = instance.get_dynamic_partitions(keys.batches_of(program_name).name or "")
             title, tags = f"monitoring of {len(every)} batches", keys.one_run(every, every)
             _step(instance, program_name, title, [keys.key(program_name, "monitoring")], tags=tags)
-        step("report", "report")
+        step("report", *([keys.SCREENING] if screened else []), "report")
     print("\nReports:")
     for path in sorted(ws.reports.rglob("*.html")):
         print(f"  {path}")

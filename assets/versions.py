@@ -17,6 +17,13 @@ def of_stage(program_name: str, stage: str) -> str:
     return f"{version}-{digest(configured(ws))}" if configured else version
 
 
+def of_screening(program_name: str) -> str:
+    """Code version of thresholds and of the list of cases by risk: that of the scores, and what risks depend on."""
+    screening = program.get(program_name).screening()
+    settings = screening.settings(Workspace.configuration()) if screening else None
+    return f"{of_stage(program_name, 'evaluate')}-{digest(settings)}"
+
+
 def of_splits(program_name: str) -> str:
     """Code version of the split: its policy."""
     from med_assets.stages.dataset import split_policy

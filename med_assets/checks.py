@@ -124,6 +124,18 @@ def synthetic_data(ws: Workspace, program_name: str) -> CheckOutcome:
     return CheckOutcome(passed, reason, metadata={"synthetic": n, "cases": len(rows)})
 
 
+def synthetic_report(ws: Workspace, program_name: str) -> CheckOutcome:
+    """No synthetic case among what the report was made of, or the report says so and is of a demo."""
+    from med_assets.stages.reporting import MARK, report_path, synthetic_parts
+
+    parts = synthetic_parts(ws, program_name)
+    path = report_path(ws, program_name)
+    marked = path.is_file() and MARK in path.read_text(encoding="utf-8")
+    said = ", ".join(f"{name}: {n}" for name, n in parts.items()) or "nothing synthetic"
+    reason = f"{said}; the report is {'' if marked else 'not '}marked; purpose is {ws.purpose}"
+    return CheckOutcome(not parts or (marked and ws.purpose == "demo"), reason, metadata={"synthetic": parts})
+
+
 def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
     """The last challenger was not refused by the gate."""
     from med_assets.stages.promotion import decisions, stood

@@ -139,8 +139,23 @@ def parser() -> argparse.ArgumentParser:
         help="a training that was begun: go on with it if there is one (auto), refuse if there is none (must), begin anew (never)",
     )
 
+    add = command(
+        "crossval",
+        commands.crossval,
+        "Cross-validate an experiment over the folds of the splits: a model per fold, scored on the patients it never saw.",
+    )
+    add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as lumbar_mr/point_net")
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=20")
+
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
+
+    add = command(
+        "thresholds",
+        commands.thresholds,
+        "Fit what calls a case unusual on the normal validation cases of an evaluation, and count false alarms on the test cases.",
+    )
+    add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as lumbar_mr/point_net")
 
     command(
         "leaderboard",
@@ -193,6 +208,27 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
     add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
 
+    add = command(
+        "debug",
+        commands.debug_case,
+        "Draw every step of one case, from arrays to scores.",
+        program_first=True,
+    )
+    add.add_argument("case", metavar="CASE", help="case id, or its first characters")
+    add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
+    add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
+
+    add = command(
+        "audit-queue",
+        commands.audit_queue,
+        "Write all cases by risk, and the queue of those to be read first, as CSV; or take over what was decided about them.",
+        program_first=True,
+    )
+    add.add_argument("--read", type=Path, metavar="FILE", help="take over the column decision of this CSV")
+    add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the one of the report by default")
+    add.add_argument("--top", type=int, default=60, metavar="N", help="cases in the queue (default 60)")
+    add.add_argument("--limit", type=int, metavar="N", help="only the first N cases by id, for a trial run")
+
     add = command("withdraw", commands.withdraw, "Take a case out of the dataset from now on.", program_first=True)
     add.add_argument("case", metavar="CASE", help="case id, in full")
     add.add_argument(
@@ -224,6 +260,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
+    # Great Expectations tells in hundreds of lines what it registers.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return int(options.run(options) or 0)

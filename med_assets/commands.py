@@ -145,6 +145,15 @@ def train(options: argparse.Namespace) -> None:
     _show(f"trained {name}/{experiment}", result)
 
 
+def crossval(options: argparse.Namespace) -> None:
+    """Train and score fold by fold, and print the folds and the program's tables."""
+    name, experiment = options.experiment
+    result = stages.crossval(Workspace.from_env(), name, experiment, tuple(options.overrides))
+    _show(f"cross-validated {name}/{experiment}", result)
+    for title, rows in result.tables.items():
+        print(f"{title}\n{table(rows)}")
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Score the experiment's checkpoint and print the aggregate table."""
     name, experiment = options.experiment
@@ -197,6 +206,7 @@ def cases(options: argparse.Namespace) -> None:
     ws, name = Workspace.from_env(), options.program
     splits = {row["patient_id"]: row["split"] for row in ws.lake.rows("splits", name)}
     included = {row["case_id"]: row["version"] for row in ws.lake.rows("dataset", name)}
+    reads = {row["case_id"]: row["decision"] for row in ws.lake.rows("reads", name)}
     newest: dict[str, dict[str, Any]] = {}
     for row in sorted(ws.lake.rows("raw_cases", name), key=lambda row: row["batch"]):
         newest[row["case_id"]] = row
@@ -211,6 +221,7 @@ def cases(options: argparse.Namespace) -> None:
             "batch": row["batch"],
             "reason": row["reason"] or "",
         }
+        | ({"read": reads.get(case_id, "-")} if reads else {})
         for case_id, row in sorted(newest.items())
         if not (options.quarantined and row["status"] == "ok")
     ]
@@ -227,6 +238,42 @@ def predict(options: argparse.Namespace) -> None:
     paths = stages.predict(Workspace.from_env(), options.program, options.case, options.model, options.out)
     for path in paths:
         print(path)
+
+
+def thresholds(options: argparse.Namespace) -> None:
+    """Fit the thresholds of an experiment."""
+    name, experiment = options.experiment
+    result = stages.thresholds(Workspace.from_env(), name, experiment)
+    _show(f"thresholds of {name}/{experiment}", result)
+    for rows in result.tables.values():
+        print(table(rows))
+
+
+def debug_case(options: argparse.Namespace) -> None:
+    """Draw every step of one case."""
+    for path in stages.debug(Workspace.from_env(), options.program, options.case, options.model, options.out):
+        print(path)
+
+
+def audit_queue(options: argparse.Namespace) -> None:
+    """Write the queue, or take decisions over."""
+    ws, name = Workspace.from_env(), options.program
+    if options.read is not None:
+        found = stages.record(ws, name, options.read)
+        print(table(found))
+        answers = stages.decisions_of(name)
+        if any(answers[answer].withdraws for answer in found["decision"]):
+            _show("dataset", stages.dataset(ws, name))
+        print(
+            f"{len(found)} decisions are in the case table; evaluations, thresholds and report follow when they are made again"
+        )
+        return
+    if min(options.top, options.limit or 1) < 1:
+        raise ConfigurationError(f"expected --top and --limit of 1 or more, got {options.top} and {options.limit}")
+    result = stages.screening(ws, name, options.model, options.limit, options.top)
+    _show("screened", result)
+    for rows in result.tables.values():
+        print(table(rows[["rank", "risk", "case_id"]]))
 
 
 def withdraw(options: argparse.Namespace) -> None:

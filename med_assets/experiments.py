@@ -226,6 +226,10 @@ class Experiment(Settings):
         given = self.initial in BEGINNINGS or self.initial.startswith(RELEASED)
         return () if given else (self.initial,)
 
+    def fine_tunes(self) -> bool:
+        """Whether training changes weights that were trained before."""
+        return self.initial != "random" and self.schedule.epochs > 0
+
     def patch(self) -> list[int] | None:
         """Return the training patch, voxels along each axis, or None in a program that has none."""
         return None
@@ -254,6 +258,21 @@ class Experiment(Settings):
     def to_json(self) -> str:
         """Return the whole experiment as stable, readable JSON that `from_json` takes back."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+
+
+class PatchExperiment(Experiment):
+    """An experiment that trains on patches of volumes, so that a rung of its ladder can have another patch."""
+
+    patches: Any = Field(description="size of a patch, in the field `size`, and where patches are taken")
+
+    def patch(self) -> list[int]:
+        return list(self.patches.size)
+
+    def at(self, rung: Rung) -> Self:
+        changed: dict[str, Any] = {"schedule": self.schedule.model_copy(update={"batch": rung.batch})}
+        if rung.patch is not None:
+            changed["patches"] = type(self.patches).model_validate({**self.patches.model_dump(), "size": rung.patch})
+        return self.model_copy(update=changed)
 
 
 def result_fields(model: BaseModel) -> dict[str, Any]:

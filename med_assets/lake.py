@@ -20,6 +20,13 @@ TEXT, REAL, INT, BOOL = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 CASE = {"program": TEXT, "batch": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT}
 OUTCOME = {"status": TEXT, "reason_code": TEXT, "reason": TEXT}
 
+SCORES = {
+    "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "case_id": TEXT, "patient_id": TEXT, "split": TEXT,
+    "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "convention": TEXT, "truth": REAL,
+    "prediction": REAL, "limit": REAL, "passed": BOOL, "passed_truth": BOOL, "n": INT,
+}  # fmt: skip
+"""A score of one case by one checkpoint."""
+
 TABLES: dict[str, Mapping[str, pa.DataType]] = {
     "raw_cases": CASE
     | {"content_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "n_instances": INT, "synthetic": BOOL}
@@ -32,15 +39,26 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
     "withdrawals": {"program": TEXT, "case_id": TEXT, "reason": TEXT},
     "splits": {"program": TEXT, "patient_id": TEXT, "split": TEXT, "fold": INT, "assigned_by": TEXT},
     "training_history": {"program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "epoch": INT, "metric": TEXT, "value": REAL},
-    "evaluation_cases": {
-        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "case_id": TEXT, "patient_id": TEXT, "split": TEXT,
-        "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "convention": TEXT, "truth": REAL,
-        "prediction": REAL, "limit": REAL, "passed": BOOL, "passed_truth": BOOL, "n": INT,
-    },
+    "evaluation_cases": SCORES,
     "evaluation": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "split": TEXT, "metric": TEXT, "subject": TEXT,
         "mean": REAL, "low": REAL, "high": REAL, "n": INT, "unit": TEXT, "convention": TEXT, "interval": TEXT,
         "dataset_version": TEXT, "code_version": TEXT, "git_commit": TEXT,
+    },
+    "crossval_cases": SCORES | {"fold": INT},
+    "crossval": {
+        "program": TEXT, "experiment": TEXT, "fold": INT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,
+        "n_train": INT, "n_inner": INT, "n_held_out": INT, "n_failed": INT, "synthetic": BOOL, "epoch": INT, "epochs": INT,
+        "monitor": TEXT, "inner_value": REAL,
+    },
+    "thresholds": {
+        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "artifact": TEXT, "dataset_version": TEXT, "synthetic": BOOL,
+        "measure": TEXT, "subject": TEXT, "unit": TEXT, "rate": REAL, "value": REAL, "promised_rate": REAL, "n": INT,
+        "undefined": INT, "tested": INT, "flagged": INT,
+    },
+    "reads": {"program": TEXT, "case_id": TEXT, "version": TEXT, "decision": TEXT, "note": TEXT, "read_at": TEXT},
+    "failures": {
+        "program": TEXT, "stage": TEXT, "experiment": TEXT, "checkpoint": TEXT, "case_id": TEXT, "error": TEXT,
     },
     "champions": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "dataset_version": TEXT, "n_train": INT,

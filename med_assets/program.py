@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.metrics.score import Score
+    from med_assets.screening import Screening
     from med_assets.settings import Workspace
 
-REGISTRY = {"lung_ct": "med_assets.programs.lung_ct:LungCt", "rt_dose": "med_assets.programs.rt_dose:RtDose"}
+REGISTRY = {
+    "lumbar_mr": "med_assets.programs.lumbar_mr:LumbarMr",
+    "lung_ct": "med_assets.programs.lung_ct:LungCt",
+    "rt_dose": "med_assets.programs.rt_dose:RtDose",
+}
 """Module and class of each program; imported when first asked for."""
 
 FACT_KEYS = {"program": pa.string(), "batch": pa.string(), "case_id": pa.string(), "version": pa.string()}
@@ -71,11 +76,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """One table of a program's own in the report: heading, what it shows and how it was computed, and its rows."""
+    """One table of a program's own in the report: heading, what it shows and how it was computed, its rows, and pictures."""
 
     title: str
     text: str
     rows: "pd.DataFrame"
+    images: tuple[Path, ...] = ()
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,10 @@ class Program(ABC):
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
         """All configuration that scores depend on; part of every score's key."""
 
+    def screening(self) -> "Screening | None":
+        """Return how unusual cases are found, in a program that looks for them; None unless given."""
+        return None
+
     def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
         """Scores defined over all cases of a split at once, from their rows; none unless a program has some."""
         return []
@@ -182,6 +193,10 @@ class Program(ABC):
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """Plots of one case for people, written under `out`."""
 
+    def debug_images(self, ws: "Workspace", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        """Every step from one prepared case to its scores, as files under `out`; the plots of the report unless given more."""
+        return self.report_images(ws, prepared, predicted, out)
+
     @abstractmethod
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         """Write what `Scorer.score` kept under `predicted` as files for other tools (DICOM, NIfTI); returns the paths.
@@ -192,6 +207,10 @@ class Program(ABC):
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         """The program's own tables of the report, from the per-case scores of one model on one split; none unless given."""
         return []
+
+    def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> list[ReportTable]:
+        """The same of a cross-validation, from the scores of all its cases, each by the model of its fold."""
+        return self.report_tables(rows)
 
     @abstractmethod
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:

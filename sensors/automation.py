@@ -33,8 +33,10 @@ CONDITIONS = {
     "dataset": GATHER,
     "splits": FOLLOW,
     "evaluation": FOLLOW,
+    "thresholds": FOLLOW,
     "leaderboard": GATHER,
     "champion": FOLLOW,
+    "screening": GATHER,
     "report": GATHER,
 }
 """By stage. Raw cases wait for the intake sensor, checkpoints for the retraining sensor, monitoring for the night."""

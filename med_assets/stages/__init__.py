@@ -1,17 +1,22 @@
 """The stages of the graph as plain functions: what each asset does, with or without Dagster."""
 
+from med_assets.stages.crossvalidation import crossval
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
 from med_assets.stages.intake import intake
 from med_assets.stages.monitoring import monitor
-from med_assets.stages.prediction import predict
+from med_assets.stages.prediction import debug, predict
 from med_assets.stages.prepare import prepare
 from med_assets.stages.promotion import champion, rollback
+from med_assets.stages.reads import decisions_of, record
 from med_assets.stages.reporting import report
 from med_assets.stages.result import StageResult
+from med_assets.stages.screening import screening
+from med_assets.stages.thresholds import thresholds
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "champion", "dataset", "evaluate", "intake", "leaderboard", "monitor", "predict", "prepare", "report",
-    "rollback", "splits", "train", "withdraw",
+    "StageResult", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard",
+    "monitor", "predict", "prepare", "record", "report", "rollback", "screening", "splits", "thresholds", "train",
+    "withdraw",
 ]  # fmt: skip

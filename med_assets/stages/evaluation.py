@@ -64,6 +64,8 @@ def scores_of(
 
     What is in the store is reused. Cases that the checkpoint was trained on are left out, whatever their split is now.
     """
+    from med_assets.stages.reads import judged
+
     ws.store.verify(checkpoint)
     learned = {
         case["case_id"]
@@ -80,7 +82,16 @@ def scores_of(
         for case in cases
         for score in scores.get(case["case_id"], [])
     ]
-    return rows, counts, failures
+    return judged(ws, program_name, rows), counts, failures
+
+
+def record_failures(
+    ws: Workspace, program_name: str, stage: str, name: str, checkpoint: str, failures: Mapping[str, str]
+) -> None:
+    """Write the cases that a stage could not score, with their exceptions, over those of the stage's last run."""
+    keys = {"program": program_name, "stage": stage, "experiment": name, "checkpoint": checkpoint}
+    rows = [keys | {"case_id": case, "error": error} for case, error in sorted(failures.items())]
+    ws.lake.write("failures", f"{program_name}/{stage}/{name}", rows)
 
 
 def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
@@ -93,6 +104,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
 
     checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
     rows, counts, failures = scores_of(ws, program_name, name, checkpoint)
+    record_failures(ws, program_name, "evaluation", name, checkpoint, failures)
     version = dataset_version(ws.lake.rows("dataset", program_name))
     keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint}
     made = {"dataset_version": version, "git_commit": git_state()}
@@ -221,7 +233,8 @@ def side_by_side(aggregates: Sequence[Mapping[str, Any]], first: Sequence[str] =
         entry = rows.setdefault(key, {"metric": key[0], "subject": key[1], "unit": row["unit"]})
         if cell(row):
             entry[row["split"]] = cell(row)
-    splits = [split for split in HELD_OUT if any(split in entry for entry in rows.values())]
+    there = list(dict.fromkeys([*HELD_OUT, *(row["split"] for row in aggregates)]))
+    splits = [split for split in there if any(split in entry for entry in rows.values())]
     filled = [entry for entry in rows.values() if len(entry) > 3]
     filled.sort(key=lambda entry: (entry["metric"] not in first, entry["subject"] not in ("all", "body")))
     return pd.DataFrame(filled, columns=["metric", "subject", "unit", *splits]).fillna("")

@@ -82,16 +82,16 @@ def _references(checks: dict[str, Any]) -> str:
 
 
 def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> dict[str, Any] | None:
-    """Write and return the record of a checkpoint of experiment `name`; None where it began with random weights."""
+    """Write and return the record of a checkpoint of experiment `name`; None where nothing was fine-tuned."""
     folder = ws.store.fetch(checkpoint)
     made = read_json(folder / "provenance.json")
-    if not made.get("initial"):
-        record_path(ws, program_name, name).unlink(missing_ok=True)
-        return None
     chosen, experiment = (
         program.get(program_name),
         from_json(program_name, (folder / "experiment.json").read_text(encoding="utf-8")),
     )
+    if not made.get("initial") or not experiment.schedule.epochs:
+        record_path(ws, program_name, name).unlink(missing_ok=True)
+        return None
     result = read_json(folder / "result.json")
     epochs = [
         row for row in ws.lake.rows("training_history", f"{program_name}/{name}") if row["checkpoint"] == checkpoint

@@ -1,5 +1,6 @@
 """One case predicted by one model, written as files for viewers and planning systems."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
@@ -11,12 +12,33 @@ from med_assets.stages.result import accepted
 from med_assets.stages.training import checkpoint_of
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """One case under one model: the key of the checkpoint, and the folders of its DICOM, its arrays and what was predicted."""
+
+    checkpoint: str
+    raw: Path
+    prepared: Path
+    kept: Path
+
+
 def predict(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
     """Predict an accepted case (its id or the first characters of it) with the champion, or the model of an experiment.
 
     A prediction that an evaluation made before is taken from the store. Raises ConfigurationError when no or several cases
     match, when there is no champion, and MedAssetsError when the case can't be predicted.
     """
+    found = _predicted(ws, program_name, case, experiment)
+    return program.get(program_name).write_prediction(found.raw, found.prepared, found.kept, out, found.checkpoint)
+
+
+def debug(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
+    """Draw every step of one case, from arrays to scores; what is raised is that of `predict`."""
+    found = _predicted(ws, program_name, case, experiment)
+    return program.get(program_name).debug_images(ws, ws.store.fetch(found.checkpoint), found.prepared, found.kept, out)
+
+
+def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | None) -> Predicted:
     rows = {
         row["case_id"]: row
         for row in sorted(accepted(ws.lake.rows("prepared_cases", program_name)), key=lambda row: row["batch"])
@@ -37,6 +59,4 @@ def predict(ws: Workspace, program_name: str, case: str, experiment: str | None,
     if failures:
         raise MedAssetsError(f"case {case_id} could not be predicted: {failures[case_id]}")
     kept = ws.store.fetch(score_key(ws, program_name, model["checkpoint"], row["artifact"]))
-    chosen = program.get(program_name)
-    raw_folder, prepared = ws.store.fetch(source), ws.store.fetch(row["artifact"])
-    return chosen.write_prediction(raw_folder, prepared, kept, out, model["checkpoint"])
+    return Predicted(model["checkpoint"], ws.store.fetch(source), ws.store.fetch(row["artifact"]), kept)

@@ -53,6 +53,14 @@ def current(ws: Workspace, program_name: str) -> dict[str, Any] | None:
     return rows[-1] if rows else None
 
 
+def shown(ws: Workspace, program_name: str) -> tuple[dict[str, Any] | None, bool]:
+    """The checkpoint that people are shown, the champion or else the best candidate, and whether it is the champion."""
+    if (now := current(ws, program_name)) is not None:
+        return now, True
+    best = best_candidate(ws, program_name)
+    return (ws.lake.rows("checkpoints", f"{program_name}/{best['experiment']}")[0] if best else None), False
+
+
 def version(ws: Workspace, program_name: str) -> str:
     """Data version of the champion: it changes when the champion does."""
     now = current(ws, program_name)

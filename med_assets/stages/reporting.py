@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.errors import ConfigurationError
 from med_assets.files import digest, file_sha256
 from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
-from med_assets.stages import finetuning
+from med_assets.stages import crossvalidation, finetuning
 from med_assets.stages.dataset import cases_of, dataset_version, described
 from med_assets.stages.dataset import refused as refused_cases
 from med_assets.stages.drift import drift_table
@@ -28,8 +29,9 @@ from med_assets.stages.evaluation import (
 from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_table
 from med_assets.stages.pictures import drawn
 from med_assets.stages.prepare import pictured, quarantine_picture
-from med_assets.stages.promotion import best_candidate, current, decision_table, decisions, stood
+from med_assets.stages.promotion import current, decision_table, decisions, shown, stood
 from med_assets.stages.result import StageResult, reasons
+from med_assets.stages.screening import screened
 
 if TYPE_CHECKING:
     from med_assets.reports.html import Highlight, Section
@@ -37,6 +39,24 @@ if TYPE_CHECKING:
 
 MAX_PICTURES = 12
 """Pictures of quarantined cases in the report, the newest; all are beside it."""
+
+
+MARK = "synthetic: no number here says anything about patients"
+"""Words by which a report of synthetic cases is known."""
+
+
+def synthetic_parts(ws: Workspace, program_name: str) -> dict[str, int]:
+    """What of a report is made of synthetic cases, with how many: cases, checkpoints, thresholds, cross-validations."""
+    lake = ws.lake
+    found = {
+        "cases": sum(case["synthetic"] for case in lake.rows("dataset", program_name)),
+        "checkpoints": sum(row["synthetic"] for row in lake.rows("checkpoints", program_name)),
+        "thresholds": len({row["experiment"] for row in lake.rows("thresholds", program_name) if row["synthetic"]}),
+        "cross-validations": len(
+            {row["experiment"] for row in lake.rows("crossval", program_name) if row["synthetic"]}
+        ),
+    }
+    return {name: n for name, n in found.items() if n}
 
 
 def report_path(ws: Workspace, program_name: str) -> Path:
@@ -94,6 +114,37 @@ def _model_sections(
     return [*sections, card], images
 
 
+def _screening_sections(ws: Workspace, program_name: str, model: dict[str, Any]) -> list["Section"]:
+    """What a program that looks for unusual cases says of all of them under one model."""
+    from med_assets.reports.html import Section
+
+    screening = program.get(program_name).screening()
+    if screening is None:
+        return []
+    found, _, _ = screened(ws, program_name, model)
+    if found.rows.empty:
+        return []
+    out = report_path(ws, program_name).parent / "plots" / "screening"
+    out.mkdir(parents=True, exist_ok=True)
+    studies = found.rows.drop_duplicates("case_id")
+    seen = int(studies["seen_in_training"].sum())
+    about = f"All {len(studies)} studies under {model['experiment']}, of which {seen} had a part in its training."
+    return [
+        Section(one.title, f"{about} {one.text}", one.rows, one.images, one.captions)
+        for one in screening.sections(ws, found, out)
+    ]
+
+
+def _failure_section(ws: Workspace, program_name: str) -> list["Section"]:
+    from med_assets.reports.html import Section
+
+    rows = ws.lake.read("failures", program_name)
+    if rows.empty:
+        return []
+    text = "Cases that a model could not be applied to, with the exception; they are in no number of this report."
+    return [Section("Failures", text, rows[["stage", "experiment", "case_id", "error"]])]
+
+
 def _monitoring_sections(ws: Workspace, program_name: str) -> tuple[list["Section"], list[Path]]:
     """The champion over batches, and whether new cases drift from those it was trained on; nothing before the first batch."""
     from med_assets.reports.html import Section
@@ -143,10 +194,12 @@ def _highlights(
     return tiles
 
 
-def _warning(ws: Workspace, synthetic: int, total: int) -> str:
+def _warning(ws: Workspace, synthetic: dict[str, int], total: int) -> str:
     said = []
-    if synthetic:
-        said.append(f"{synthetic} of {total} cases are synthetic: no number here says anything about patients.")
+    if cases := synthetic.get("cases"):
+        said.append(f"{cases} of {total} cases are {MARK}.")
+    elif synthetic:
+        said.append(f"{' and '.join(synthetic)} of this report are {MARK}.")
     if ws.profile != "full":
         said.append(f"Trained with the profile {ws.profile}, which is far smaller than the full one.")
     return " ".join(said)
@@ -204,12 +257,15 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     """Write `reports/<program>/report.html` and return its path, plots and hash."""
     from med_assets.reports.html import Section, render_report
 
-    chosen, lake = program.get(program_name), ws.lake
+    chosen, lake, synthetic = program.get(program_name), ws.lake, synthetic_parts(ws, program_name)
+    if synthetic and ws.purpose != "demo":
+        raise ConfigurationError(
+            f"{program_name}: expected no synthetic case in a report for {ws.purpose}, got {synthetic}; withdraw them and make "
+            "what they were part of again, or set MED_ASSETS_PURPOSE=demo for a home without patients"
+        )
     refused = refused_cases(ws, program_name)
-    cases, now, best = lake.rows("dataset", program_name), current(ws, program_name), best_candidate(ws, program_name)
-    model = now
-    if now is None and best is not None:
-        model = lake.rows("checkpoints", f"{program_name}/{best['experiment']}")[0]
+    cases, now = lake.rows("dataset", program_name), current(ws, program_name)
+    model, _ = shown(ws, program_name)
     verdicts = decisions(ws, program_name)
     last = stood(verdicts)
     decision = last["reason"] if last else "it has not been asked yet"
@@ -225,6 +281,9 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     else:
         described, images = _model_sections(ws, program_name, model, now is not None, decision)
         sections += described
+    if model is not None:
+        sections += _screening_sections(ws, program_name, model)
+    sections += crossvalidation.sections(ws, program_name)
     tuned = finetuning.table(ws, program_name)
     if not tuned.empty:
         sections.append(Section("Fine-tuning", finetuning.ABOUT, tuned))
@@ -235,7 +294,6 @@ def report(ws: Workspace, program_name: str) -> StageResult:
         watched, trends = _monitoring_sections(ws, program_name)
         sections += watched
         images += trends
-    synthetic = sum(case["synthetic"] for case in cases)
     path = report_path(ws, program_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     made: dict[str, Any] = provenance() | {
@@ -243,12 +301,12 @@ def report(ws: Workspace, program_name: str) -> StageResult:
         "checkpoint": model["checkpoint"] if model else None,
         "purpose": ws.purpose,
         "profile": ws.profile,
-        "synthetic_cases": synthetic,
+        "synthetic_cases": synthetic.get("cases", 0),
     }
     render_report(
         path,
         chosen.title,
-        [*sections, *_data_sections(ws, program_name, refused, len(cases))],
+        [*sections, *_data_sections(ws, program_name, refused, len(cases)), *_failure_section(ws, program_name)],
         made,
         subtitle=chosen.description,
         highlights=_highlights(ws, program_name, model, now is not None, len(cases), len(refused)),

@@ -4,7 +4,7 @@ import csv
 import fcntl
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -102,16 +102,16 @@ def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> 
     return str(checkpoint_of(ws, program_name, chosen.initial)["checkpoint"])
 
 
-def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment, initial: str | None = None) -> str:
+def checkpoint_key(
+    program_name: str, chosen: Experiment, cases: Sequence[Mapping[str, Any]], initial: str | None = None
+) -> str:
     """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, and what it begins with.
 
     Test cases are not in it.
     """
-    cases = [
-        [case["case_id"], case["version"], case["artifact"], case["split"]] for case in learning_cases(ws, program_name)
-    ]
+    rows = [[case["case_id"], case["version"], case["artifact"], case["split"]] for case in cases]
     warm = [initial] if initial else []
-    return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"], *warm)
+    return "checkpoint/" + digest(rows, chosen.hash(), program.get(program_name).code_versions["train"], *warm)
 
 
 def run_training(job: Path, resume: str = "auto") -> None:
@@ -136,7 +136,14 @@ def run_training(job: Path, resume: str = "auto") -> None:
         )
 
 
-def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment, initial: str | None) -> Path:
+def _prepare_job(
+    ws: Workspace,
+    program_name: str,
+    key: str,
+    chosen: Experiment,
+    learning: Sequence[Mapping[str, Any]],
+    initial: str | None,
+) -> Path:
     job = ws.jobs / key.split("/")[1]
     job.mkdir(parents=True, exist_ok=True)
     cases = [
@@ -147,7 +154,7 @@ def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment,
             "version": case["artifact"],
             "folder": str(ws.store.fetch(case["artifact"])),
         }
-        for case in learning_cases(ws, program_name)
+        for case in learning
     ]
     counts = {split: sum(case["split"] == split for case in cases) for split in LEARNING}
     if not all(counts.values()):
@@ -169,6 +176,32 @@ def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment,
     return job
 
 
+def trained(
+    ws: Workspace,
+    program_name: str,
+    chosen: Experiment,
+    cases: Sequence[Mapping[str, Any]],
+    launch: Launch | None = None,
+    resume: str = "auto",
+) -> tuple[str, bool]:
+    """Key of an experiment's checkpoint made of these cases, rows with split train or val, and whether it was made just now.
+
+    `launch`, `resume` and what is raised are those of `train`.
+    """
+    initial = initial_checkpoint(ws, program_name, chosen)
+    key = checkpoint_key(program_name, chosen, cases, initial)
+    if ws.store.has(key):
+        return key, False
+    job = _prepare_job(ws, program_name, key, chosen, cases, initial)
+    with (job / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if ws.store.has(key):
+            return key, False
+        (launch or partial(run_training, resume=resume))(job)
+        _publish(ws, program_name, key, job, initial)
+    return key, True
+
+
 def train(
     ws: Workspace,
     program_name: str,
@@ -184,24 +217,14 @@ def train(
     A job that another process is training is waited for. Raises TrainingStopped, OutOfMemory, ConfigurationError or MedAssetsError.
     """
     chosen = experiment(ws, program_name, name, overrides)
-    initial = initial_checkpoint(ws, program_name, chosen)
-    key = checkpoint_key(ws, program_name, chosen, initial)
-    label = "reused"
-    if not ws.store.has(key):
-        job = _prepare_job(ws, program_name, key, chosen, initial)
-        with (job / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not ws.store.has(key):
-                (launch or partial(run_training, resume=resume))(job)
-                _publish(ws, program_name, key, job, initial)
-                label = "new"
+    key, fresh = trained(ws, program_name, chosen, learning_cases(ws, program_name), launch, resume)
     folder = ws.store.fetch(key)
     result = read_json(folder / "result.json")
     record = read_json(folder / "provenance.json")
     history = _record(ws, program_name, name, key, chosen, folder, record)
     return StageResult(
         data_version=digest(key, record["weights_sha256"]),
-        counts={"new": int(label == "new"), "reused": int(label == "reused")},
+        counts={"new": int(fresh), "reused": int(not fresh)},
         summary={
             "checkpoint": key,
             "experiment_hash": chosen.hash(),

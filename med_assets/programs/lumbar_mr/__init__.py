@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
+    from med_assets.screening import Screening
     from med_assets.settings import Workspace
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
@@ -136,6 +137,11 @@ class LumbarMr(Program):
 
         return tables(cases, refused, {name: fact.unit for name, fact in self.facts.items()})
 
+    def screening(self) -> "Screening":
+        from med_assets.programs.lumbar_mr.screening import LumbarScreening
+
+        return LumbarScreening()
+
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
         from med_assets.programs.lumbar_mr.score import EvaluationSettings
 
@@ -151,6 +157,18 @@ class LumbarMr(Program):
         from med_assets.programs.lumbar_mr.pictures import draw
 
         return draw(prepared, predicted, out)
+
+    def debug_images(self, ws: "Workspace", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        from med_assets.programs.lumbar_mr.debug import draw_steps
+
+        return draw_steps(checkpoint, prepared, predicted, out)
+
+    def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> list[ReportTable]:
+        from med_assets.programs.lumbar_mr.screening import risk
+        from med_assets.programs.lumbar_mr.studies import false_alarms
+        from med_assets.programs.lumbar_mr.tables import tables
+
+        return [*tables(rows), false_alarms(rows, risk(ws))]
 
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.lumbar_mr.tables import tables

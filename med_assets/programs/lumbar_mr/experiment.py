@@ -80,6 +80,9 @@ class LumbarExperiment(Experiment):
     network: Network = Field(description="what finds the levels")
     target: Target = Field(description="what the network learns to draw")
     slices: Slices = Field(description="which slices are learned from and combined")
+    anatomy: Literal["normal", "all"] = Field(
+        description="normal leaves training cases out whose anatomy is known to be transitional, so that a model is unsure of it"
+    )
     per_case: int = Field(ge=1, description="slices taken of each case in an epoch, count")
     augment: Augment = Field(description="random changes of a training slice")
     loss: Loss = Field(description="what is minimised")

@@ -10,7 +10,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments import Experiment
 from med_assets.programs.lumbar_mr import mean_position
 from med_assets.programs.lumbar_mr.experiment import Loss, LumbarExperiment
-from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.programs.lumbar_mr.levels import LEVELS, UNKNOWN
 from med_assets.programs.lumbar_mr.network import build_network, released
 from med_assets.programs.lumbar_mr.predict import Prediction, Predictor, predict_case
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
@@ -70,12 +70,12 @@ class LumbarModule(PatchModule):
 
 
 def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | ClosedForm:
-    """Return what the training process runs; cases without any marked level are left out.
+    """Return what the training process runs; cases without any marked level are left out, and by `anatomy` others.
 
-    Raises ConfigurationError when no case for training, or none for validation, has a marked level.
+    Raises ConfigurationError when no case is left for training, or none for validation.
     """
     assert isinstance(experiment, LumbarExperiment)
-    train, val = (_marked(cases, split) for split in ("train", "val"))
+    train, val = (_usable(cases, split, experiment.anatomy) for split in ("train", "val"))
     if experiment.network.kind == "mean_position":
         return ClosedForm(MONITOR, lambda: _mean_position(experiment, train, val))
     dataset = SliceDataset(train, experiment)
@@ -86,12 +86,18 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
     return Task(module, loader, case_loader(val), MONITOR, lambda: dict(module.network.state_dict()), released)
 
 
-def _marked(cases: Sequence[TrainingCase], split: str) -> list[PreparedCase]:
+def _usable(cases: Sequence[TrainingCase], split: str, anatomy: str) -> list[PreparedCase]:
     opened = [PreparedCase.open(case.folder) for case in cases if case.split == split]
-    found = [case for case in opened if any(point is not None for point in case.levels.values())]
+    found = [
+        case
+        for case in opened
+        if any(point is not None for point in case.levels.values())
+        and (anatomy == "all" or case.lstv in ("normal", UNKNOWN))
+    ]
     if not found:
+        said = "" if anatomy == "all" else " and an anatomy that is not known to be transitional"
         raise ConfigurationError(
-            f"expected a case of split {split} with a marked level, got none among {len(opened)}; send an RTSTRUCT with "
+            f"expected a case of split {split} with a marked level{said}, got none among {len(opened)}; send an RTSTRUCT with "
             f"points for one, or assign a case that has some to {split}"
         )
     return found

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.scorer import read_prediction
+from med_assets.programs.lumbar_mr.studies import anatomies
+from med_assets.programs.lumbar_mr.thresholds import RiskSettings, Thresholds
+from med_assets.programs.lumbar_mr.uncertainty import MEASURES
 from med_assets.reports.style import COLOURS, INK, figure
 
 MARKED = "#3DF59B"
@@ -57,3 +61,48 @@ def _title(level: str, row: dict[str, float | None]) -> str:
     if row["entropy"] is None:
         return f"{level}: not found\nconfidence {row['confidence']:.2f}"
     return f"{level}\nconfidence {row['confidence']:.2f}, entropy {row['entropy']:.2f}"
+
+
+LOOKS = {"normal": (COLOURS[0], "o"), "transitional": (COLOURS[1], "D"), "unknown": (COLOURS[6], "o")}
+"""Colour and marker of what is known of a study's anatomy."""
+
+
+def draw_distributions(rows: pd.DataFrame, record: Thresholds | None, settings: RiskSettings, path: Path) -> Path:
+    """Draw each measure at the deciding level, a dot per study by anatomy, with the thresholds; return `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = anatomies(rows)
+    with figure(path, 9.6, 7.2) as fig:
+        for axis, (name, spec) in zip(fig.subplots(3, 3).flat, MEASURES.items(), strict=True):
+            own = rows[(rows["metric"] == name) & (rows["subject"] == settings.level)]
+            for place, (anatomy, (colour, marker)) in enumerate(LOOKS.items()):
+                found = own[own["case_id"].map(known) == anatomy]["value"].astype(float).dropna().to_numpy()
+                # Spread sideways by rank, so that equal values do not hide each other and the picture is the same each time.
+                aside = place + 0.28 * (((np.arange(len(found)) * 0.618) % 1) - 0.5) * 2
+                axis.plot(aside, np.sort(found), marker, color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
+            for rate, colour in ((settings.high_rate, COLOURS[1]), (settings.medium_rate, COLOURS[4])):
+                value = record.at(name, settings.level, rate).value if record else None
+                if value is not None:
+                    axis.axhline(value, color=colour, linewidth=1, linestyle="--")
+            axis.set_xticks(range(len(LOOKS)), list(LOOKS))
+            axis.set_xlim(-0.5, len(LOOKS) - 0.5)
+            axis.set_title(f"{name}, {spec.unit}" + (" (decides)" if name == settings.measure else ""), fontsize=9)
+    return path
+
+
+def draw_levels(rows: pd.DataFrame, settings: RiskSettings, path: Path) -> Path:
+    """Draw the deciding measure along the levels, a line per study by anatomy; return `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = anatomies(rows)
+    with figure(path, 7.2, 3.4) as fig:
+        axis = fig.subplots()
+        own = rows[(rows["metric"] == settings.measure) & rows["subject"].isin(LEVELS)]
+        wide = own.pivot_table(index="case_id", columns="subject", values="value").reindex(columns=list(LEVELS))
+        for anatomy, (colour, _) in LOOKS.items():
+            lines = wide[wide.index.map(known) == anatomy]
+            for number, (_, line) in enumerate(lines.iterrows()):
+                label = f"{anatomy} (n = {len(lines)})" if number == 0 else None
+                axis.plot(range(len(LEVELS)), line.to_numpy(float), color=colour, linewidth=1, alpha=0.45, label=label)
+        axis.set_xticks(range(len(LEVELS)), list(LEVELS))
+        axis.set_ylabel(f"{settings.measure}, {MEASURES[settings.measure].unit}")
+        axis.legend(fontsize=8)
+    return path

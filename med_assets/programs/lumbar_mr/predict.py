@@ -85,9 +85,7 @@ def _predict(network: nn.Module, case: PreparedCase, experiment: LumbarExperimen
     settings, batch = experiment.slices, experiment.inference.batch
     middle = case.shape[0] // 2
     if settings.middle == "model":
-        step = max(1, round(settings.search_mm / case.slice_mm))
-        looked_at = np.arange(middle % step, case.shape[0], step)
-        masses = probabilities(network, as_images(case.input[looked_at]), batch).sum(dim=(1, 2, 3)).double().numpy()
+        looked_at, masses = _masses(network, case, experiment)
         middle = int(looked_at[richest(masses, looked_at * case.slice_mm, settings.combine_mm)])
     chosen = spread(case, middle, settings)
     images = as_images(case.input[list(chosen)])
@@ -100,6 +98,13 @@ def _predict(network: nn.Module, case: PreparedCase, experiment: LumbarExperimen
         for index, level in enumerate(LEVELS)
     }
     return Prediction(heats, single.numpy(), chosen, view_heats, points, middle)
+
+
+def _masses(network: nn.Module, case: PreparedCase, experiment: LumbarExperiment) -> tuple[np.ndarray, np.ndarray]:
+    step = max(1, round(experiment.slices.search_mm / case.slice_mm))
+    looked_at = np.arange((case.shape[0] // 2) % step, case.shape[0], step)
+    found = probabilities(network, as_images(case.input[looked_at]), experiment.inference.batch)
+    return looked_at, found.sum(dim=(1, 2, 3)).double().numpy()
 
 
 def _view(network: nn.Module, images: Tensor, experiment: LumbarExperiment, number: int) -> np.ndarray:
@@ -130,14 +135,14 @@ class Predictor:
     def __init__(self, experiment: LumbarExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
         self.experiment = experiment
         self._weights = dict(weights)
-        self._network: nn.Module | None = None
+        self.network: nn.Module | None = None
         if experiment.network.kind != "mean_position":
-            self._network = build_network(experiment.network)
+            self.network = build_network(experiment.network)
             demand_fit(
-                self._network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
+                self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
             )
-            self._network.load_state_dict(self._weights, strict=True)
-            self._network.to(device)
+            self.network.load_state_dict(self._weights, strict=True)
+            self.network.to(device)
         elif set(weights) != set(mean_position.KEYS):
             raise CheckpointMismatch(
                 f"a mean position has the tensors {', '.join(mean_position.KEYS)}; found {sorted(weights)[:SHOWN]}"
@@ -145,11 +150,21 @@ class Predictor:
 
     def __call__(self, case: PreparedCase) -> Prediction:
         """Predict one case, with its augmented views."""
-        if self._network is not None:
-            return predict_case(self._network, case, self.experiment, views=True)
+        if self.network is not None:
+            return predict_case(self.network, case, self.experiment, views=True)
         heats, points = mean_position.place(self._weights, case)
         none = np.zeros((0, *heats.shape), np.float32)
         return Prediction(heats, none, (), none, points, case.shape[0] // 2)
+
+
+def level_masses(predictor: Predictor, case: PreparedCase) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the slices that a middle is looked for in, and the level mass of each; None for a model that looks for none."""
+    network, experiment = predictor.network, predictor.experiment
+    if network is None or experiment.slices.middle == "series":
+        return None
+    network.eval()
+    with torch.inference_mode():
+        return _masses(network, case, experiment)
 
 
 def load_predictor(checkpoint_folder: Path, device: str = "cpu") -> Predictor:

@@ -5,7 +5,6 @@ rows from head to feet, columns from front to back. `input.npy` is uint8 (s, 160
 `case.json` says the rest.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from med_assets.dicom.geometry import Geometry
 from med_assets.errors import ArtifactCorrupt
+from med_assets.prepared import demand, open_case, reading_fields
 from med_assets.programs.lumbar_mr.levels import ANATOMIES, LEVELS, UNKNOWN
 
 INPUT_PIXELS = 160
@@ -48,24 +48,14 @@ class PreparedCase:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit."""
-        try:
-            facts = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-            volume, network = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("volume", "input"))
-        except (OSError, ValueError) as error:
-            raise ArtifactCorrupt(
-                f"prepared case: a file is missing or unreadable ({type(error).__name__}); prepare it again"
-            ) from error
-        try:
-            case = cls._from(facts, volume, network)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactCorrupt(
-                f"prepared case: case.json lacks a field or holds another kind of value ({error}); prepare it again"
-            ) from error
+        facts, arrays = open_case(folder, ("volume", "input"))
+        with reading_fields():
+            case = cls._from(facts, **arrays)
         case._check()
         return case
 
     @classmethod
-    def _from(cls, facts: Mapping[str, Any], volume: np.ndarray, network: np.ndarray) -> Self:
+    def _from(cls, facts: Mapping[str, Any], volume: np.ndarray, input: np.ndarray) -> Self:
         dy, dx = (float(step) for step in facts["pixel_mm"])
         slices, rows, columns = (int(n) for n in facts["shape"])
         return cls(
@@ -80,17 +70,12 @@ class PreparedCase:
             synthetic=bool(facts["synthetic"]),
             settings=facts["settings"],
             volume=volume,
-            input=network,
+            input=input,
         )
 
     def _check(self) -> None:
-        expected = {"volume": self.shape, "input": (self.shape[0], INPUT_PIXELS, INPUT_PIXELS)}
-        for name, array in (("volume", self.volume), ("input", self.input)):
-            if array.dtype != np.uint8 or array.shape != expected[name]:
-                raise ArtifactCorrupt(
-                    f"prepared case {self.case_id}: {name} should be uint8 {expected[name]}, found {array.dtype} "
-                    f"{array.shape}; prepare it again"
-                )
+        demand(self.case_id, "volume", self.volume, np.uint8, self.shape)
+        demand(self.case_id, "input", self.input, np.uint8, (self.shape[0], INPUT_PIXELS, INPUT_PIXELS))
         steps = (self.slice_mm, *self.pixel_mm)
         if self.geometry.shape != self.shape or not np.allclose(self.geometry.spacing_mm, steps, rtol=0, atol=1e-6):
             raise ArtifactCorrupt(

@@ -35,6 +35,11 @@ class RiskSettings(Settings):
     medium_rate: float = Field(gt=0, lt=1, description="false-alarm rate of Medium and High together, 0 to 1")
     measure: str = Field(description="uncertainty measure that the risk of a case is read from")
     level: str = Field(description="level that it is read at, or all: that of the least certain level")
+    unjudged: Literal["left out", "normal"] = Field(
+        default="left out",
+        description="cases whose anatomy nobody judged: no part of a fit, or taken for normal where transitions are rare; the "
+        "transitional ones among them raise the thresholds",
+    )
 
     @model_validator(mode="after")
     def _names_and_order(self) -> Self:
@@ -47,11 +52,12 @@ class RiskSettings(Settings):
         return self
 
 
-def risk_settings() -> RiskSettings:
-    """Read `conf/lumbar_mr/_risk.yaml`. Raises ConfigurationError that names the file and the field."""
+def risk_settings(unjudged: str = "") -> RiskSettings:
+    """Read `conf/lumbar_mr/_risk.yaml`; `unjudged` replaces that field. Raises ConfigurationError that names file and field."""
     path = conf_folder("lumbar_mr") / CONF
     try:
-        return RiskSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return RiskSettings.model_validate(content | ({"unjudged": unjudged} if unjudged else {}))
     except (OSError, ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"conf/lumbar_mr/{CONF}: {error}") from error
 
@@ -92,6 +98,7 @@ class Thresholds(BaseModel):
     dataset_version: str = Field(description="data version of the cases")
     synthetic: bool = Field(description="whether any of the cases is synthetic: then it holds for no patient")
     case_ids: tuple[str, ...] = Field(description="normal cases of the fit, sorted")
+    presumed: int = Field(default=0, description="of these, whose anatomy nobody judged")
     thresholds: tuple[Threshold, ...]
 
     @property
@@ -191,17 +198,18 @@ def fit(
     dataset_version: str,
     trained_on: Collection[str],
     synthetic: bool,
+    presumed: Collection[str] = (),
 ) -> Thresholds:
     """Fit all measures at all levels on the uncertainty tables of accepted normal cases, one case of each patient.
 
     `patients` gives the patient of each case; of several cases of one the first by id counts, since they are not
-    independent. `trained_on` are the patients that the checkpoint was trained or chosen on: a model is surer of them than of
-    others. Raises ConfigurationError where one of these is among the normals, and where there is no normal case.
+    independent. `trained_on` are the patients that the checkpoint was trained on: a model is surer of them than of others.
+    `presumed` are cases that are taken for normal though nobody judged them. Raises ConfigurationError where one of these is among the normals, and where there is no normal case.
     """
     if known := {patients[case] for case in normals} & set(trained_on):
         raise ConfigurationError(
-            f"expected normal cases that the model was not trained on, got {len(known)} patients of its training or validation "
-            f"among {len(normals)} cases; fit thresholds on the test split or by cross-validation"
+            f"expected normal cases that the model was not trained on, got {len(known)} patients of its training among "
+            f"{len(normals)} cases; fit thresholds on held-out cases"
         )
     first: dict[str, str] = {}
     for case_id in sorted(normals):
@@ -222,6 +230,7 @@ def fit(
         dataset_version=dataset_version,
         synthetic=synthetic,
         case_ids=cases,
+        presumed=len(set(cases) & set(presumed)),
         thresholds=fitted,
     )
 
@@ -234,6 +243,14 @@ def tables_of(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]
         table = found.setdefault(str(row["case_id"]), {subject: dict.fromkeys(MEASURES) for subject in SUBJECTS})
         table[str(row["subject"])][str(row["metric"])] = None if pd.isna(value) else float(value)
     return found
+
+
+def normal_cases(rows: pd.DataFrame, settings: RiskSettings) -> tuple[list[str], list[str]]:
+    """Return the ids of the cases that count as normal, sorted, and of those of them that nobody judged."""
+    told = rows[rows["metric"] == TRANSITIONAL]
+    presumed = sorted({str(case) for case in told.loc[told["value"].isna(), "case_id"]})
+    presumed = presumed if settings.unjudged == "normal" else []
+    return sorted({*with_anatomy(rows, False), *presumed}), presumed
 
 
 def with_anatomy(rows: pd.DataFrame, transitional: bool) -> list[str]:

@@ -147,9 +147,10 @@ def spread_mm(points: Sequence[Point | None], pixel_mm: Sequence[float]) -> floa
 
     `pixel_mm` is the size of a pixel of the map along (y, x).
     """
-    found = np.array([one for one in points if one is not None], np.float64) * np.asarray(pixel_mm, np.float64)
-    if len(found) < 2:
+    there = [one for one in points if one is not None]
+    if len(there) < 2:
         return None
+    found = np.array(there, np.float64) * np.asarray(pixel_mm, np.float64)
     return float(np.sqrt(((found - found.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 

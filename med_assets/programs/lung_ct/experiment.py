@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import NO_EFFECT, Experiment, Rung, Settings
+from med_assets.experiments import NO_EFFECT, PatchExperiment, Rung, Settings
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (x, y, z) of the training grid")]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -141,7 +141,7 @@ class Inference(Settings):
         )
 
 
-class LungExperiment(Experiment):
+class LungExperiment(PatchExperiment):
     """A VISTA3D experiment."""
 
     network: Network = Field(description="what segments")
@@ -167,16 +167,6 @@ class LungExperiment(Experiment):
             if any(side < self.network.factor or side % self.network.factor for side in sides):
                 raise ValueError(f"schedule.ladder: patch must be multiples of {self.network.factor}, found {sides}")
         return self
-
-    def patch(self) -> list[int]:
-        return list(self.patches.size)
-
-    def at(self, rung: Rung) -> Self:
-        patches = self.patches
-        if rung.patch is not None:
-            patches = Patches.model_validate({**patches.model_dump(), "size": rung.patch})
-        schedule = self.schedule.model_copy(update={"batch": rung.batch})
-        return self.model_copy(update={"schedule": schedule, "patches": patches})
 
     def probe(self) -> Self:
         side = max(PROBE_SIDE, self.network.factor)

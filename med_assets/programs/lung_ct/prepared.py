@@ -5,7 +5,6 @@ On the scanner's grid, (z, y, x): `ct.npy` int16 HU and `truth.npy` uint8, whose
 (x, y, z) towards Right, Anterior and Superior: `image.npy` float32 in [0, 1] and `label.npy` uint8. `case.json` says the rest.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from med_assets.dicom.geometry import Geometry
-from med_assets.errors import ArtifactCorrupt
+from med_assets.prepared import demand, open_case, reading_fields
 from med_assets.programs.lung_ct.exposure import Exposure
 
 _ARRAYS = {
@@ -52,22 +51,16 @@ class PreparedCase:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit."""
-        try:
-            facts = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-        except (OSError, ValueError) as error:
-            raise ArtifactCorrupt(
-                f"prepared case: a file is missing or unreadable ({type(error).__name__}); prepare it again"
-            ) from error
+        facts, arrays = open_case(folder, _ARRAYS)
+        with reading_fields():
+            return cls._from(facts, arrays)
+
+    @classmethod
+    def _from(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         geometry = Geometry.from_dict(facts["geometry"])
         for name, dtype in _ARRAYS.items():
-            found = arrays[name]
             expected = geometry.shape if name == "ct" else arrays[_SAME_SHAPE.get(name, name)].shape
-            if found.dtype != dtype or found.shape != expected or found.ndim != 3:
-                raise ArtifactCorrupt(
-                    f"prepared case {facts['case_id']}: {name} should be {dtype} {tuple(expected)}, found {found.dtype} "
-                    f"{found.shape}; prepare it again"
-                )
+            demand(facts["case_id"], name, arrays[name], dtype, expected[:3])
         x, y, z = (float(step) for step in facts["spacing_mm"])
         return cls(
             case_id=str(facts["case_id"]),

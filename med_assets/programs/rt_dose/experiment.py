@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import NO_EFFECT, Experiment, Rung, Settings
+from med_assets.experiments import NO_EFFECT, PatchExperiment, Rung, Settings
 from med_assets.programs.rt_dose.site import Site
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (z, y, x)")]
@@ -80,7 +80,7 @@ class Inference(Settings):
         return self
 
 
-class DoseExperiment(Experiment):
+class DoseExperiment(PatchExperiment):
     """A dose-prediction experiment, with its whole site."""
 
     site: Site = Field(description="treatment site: structures, levels and limits")
@@ -94,16 +94,6 @@ class DoseExperiment(Experiment):
         for rung in self.schedule.ladder:
             self.at(rung)
         return self
-
-    def patch(self) -> list[int]:
-        return list(self.patches.size)
-
-    def at(self, rung: Rung) -> Self:
-        patches = self.patches
-        if rung.patch is not None:
-            patches = Patches.model_validate({**patches.model_dump(), "size": rung.patch})
-        schedule = self.schedule.model_copy(update={"batch": rung.batch})
-        return self.model_copy(update={"schedule": schedule, "patches": patches})
 
     def probe(self) -> Self:
         return self.at(Rung(batch=1, patch=tuple(min(side, PROBE_SIDE) for side in self.patches.size)))

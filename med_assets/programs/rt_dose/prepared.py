@@ -4,7 +4,6 @@ A folder holds `ct.npy` int16 HU, `dose.npy` float32 Gy, `masks.npy` uint16 whos
 (structure, z, y, x) with 127 = 50 mm outside and negative inside, `body.npy` bool, and `case.json`. Axes are (z, y, x).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from med_assets.errors import ArtifactCorrupt
+from med_assets.prepared import demand, open_case, reading_fields
 
 CT_RANGE_HU = (-1000.0, 3000.0)
 """HU outside are clipped; inside are scaled to [0, 1]."""
@@ -57,23 +56,17 @@ class PreparedCase:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit."""
-        try:
-            facts = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-        except (OSError, ValueError) as error:
-            raise ArtifactCorrupt(
-                f"prepared case: a file is missing or unreadable ({type(error).__name__}); prepare it again"
-            ) from error
+        facts, arrays = open_case(folder, _ARRAYS)
+        with reading_fields():
+            return cls._from(facts, arrays)
+
+    @classmethod
+    def _from(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         shape = arrays["ct"].shape
         structures = tuple(facts["structures"])
         for name, dtype in _ARRAYS.items():
             expected = (len(structures), *shape) if name == "sdf" else shape
-            found = arrays[name]
-            if found.shape != expected or found.dtype != dtype:
-                raise ArtifactCorrupt(
-                    f"prepared case {facts['case_id']}: {name} should be {dtype} {expected}, found {found.dtype} "
-                    f"{found.shape}; prepare it again"
-                )
+            demand(facts["case_id"], name, arrays[name], dtype, expected)
         dz, dy, dx = (float(value) for value in facts["spacing_mm"])
         return cls(
             case_id=str(facts["case_id"]),

@@ -9,7 +9,7 @@ import torch
 from matplotlib.image import imread
 
 from med_assets.metrics.score import Score, to_frame
-from med_assets.programs.lumbar_mr import tables
+from med_assets.programs.lumbar_mr import studies, tables
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.pictures import draw
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
@@ -110,7 +110,8 @@ def cohort(n: int) -> pd.DataFrame:
 
 def test_the_report_tells_a_measure_that_carries_information_from_one_that_does_not() -> None:
     rows = cohort(40)
-    error, trust, spread, apart = (table.rows for table in tables.tables(rows))
+    error, trust, apart = (table.rows for table in tables.tables(rows))
+    spread = studies.statistics(rows).rows
     last = error[error["level"] == "l5_s1"].iloc[0]
     assert (last["median, mm"], last["within 5 mm"], last["found"]) == ("10.5", "20 of 40", "40 of 40")
     assert error.iloc[0]["95th percentile, mm"] == "1.0"
@@ -121,12 +122,13 @@ def test_the_report_tells_a_measure_that_carries_information_from_one_that_does_
     assert (row["cases"], row["mean"], row["lowest"]) == (40, "0.760", "0.600")
     here = apart[apart["level"] == "l5_s1"].set_index("measure")
     assert (here.loc["confidence", "AUROC"], here.loc["confidence", "tells them apart"]) == ("1.000", "yes")
+    assert "confidence (l5_s1)" in tables.tables(rows)[2].text
     assert here.loc["entropy", "tells them apart"] == "not shown"
     assert here.loc["slice_spread", "tells them apart"] == "undefined: one side has no case"
 
 
 def test_the_table_for_other_programs_has_the_published_columns_first() -> None:
-    found = tables.wide(cohort(3))
+    found = studies.wide(cohort(3))
     assert list(found.columns[:4]) == ["case_id", "l1_l2_confidence", "l1_l2_entropy", "l1_l2_spatial_entropy"]
     assert found.columns[15] == "l5_s1_spatial_entropy"
     assert found.set_index("case_id").loc["c1", "l5_s1_confidence"] == 0.6
@@ -144,7 +146,7 @@ def test_candidates_are_ranked_by_the_fitted_measure_and_those_not_found_come_fi
         {case: own[case] for case in ("c0", "c2")}, {"c0": "p0", "c2": "p2"}, settings,
         checkpoint="k", dataset_version="v", trained_on=[], synthetic=True,
     )  # fmt: skip
-    found = tables.candidates(rows, fitted, most=4)
+    found = studies.candidates(rows, settings, fitted, most=4)
     assert found.rows["case"].tolist() == ["c4", "c1", "c3", "c5"]
     assert found.rows["risk"].tolist() == ["Not found", "Medium", "Medium", "Medium"]
     assert "no rate below 0.333" in found.text

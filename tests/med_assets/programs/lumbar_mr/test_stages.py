@@ -12,15 +12,11 @@ from tests.med_assets.programs.lumbar_mr.series_builders import P, identity, wri
 SHAPE, SPACING_MM = (7, 96, 96), (6.0, 2.8, 2.8)
 
 
-@pytest.fixture
-def home(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setitem(program.REGISTRY, P, "med_assets.programs.lumbar_mr:LumbarMr")
-    return Workspace.from_env()
-
-
 @pytest.mark.slow
-def test_phantoms_are_accepted_and_bad_studies_beside_them_are_quarantined_with_their_reasons(home: Workspace) -> None:
-    landing = home.landing / P
+def test_phantoms_are_accepted_and_bad_studies_beside_them_are_quarantined_with_their_reasons(
+    workspace: Workspace,
+) -> None:
+    landing = workspace.landing / P
     for seed, anatomy in ((1, "normal"), (2, "sacralised"), (3, "lumbarised")):
         write_case(landing / f"good-{seed}", seed, anatomy=anatomy, shape=SHAPE, spacing_mm=SPACING_MM)
     write_case(landing / "bare", 4, shape=SHAPE, spacing_mm=SPACING_MM, points=False)
@@ -29,19 +25,19 @@ def test_phantoms_are_accepted_and_bad_studies_beside_them_are_quarantined_with_
     write_series(landing / "holes", identity(2))
     (landing / "holes" / "t2" / "0003.dcm").unlink()
     write_series(landing / "coarse", identity(3))
-    batch = batches.take(home, P, batches.untaken(home, P), 0.0)
-    stages.intake(home, P, batch)
-    stages.prepare(home, P, batch)
+    batch = batches.take(workspace, P, batches.untaken(workspace, P), 0.0)
+    stages.intake(workspace, P, batch)
+    stages.prepare(workspace, P, batch)
 
-    rows = [*home.lake.rows("raw_cases", P), *home.lake.rows("prepared_cases", P)]
+    rows = [*workspace.lake.rows("raw_cases", P), *workspace.lake.rows("prepared_cases", P)]
     refused = sorted((row["reason_code"], row["reason"]) for row in rows if row["reason_code"])
     assert {code for code, _ in refused} == {"duplicate_case", "no_sagittal_t2", "missing_slice", "audit_failed"}
     assert ("audit_failed", "0.2 to 3 mm pixels") in refused
-    accepted = [row for row in home.lake.rows("prepared_cases", P) if row["status"] == "ok"]
-    cases = [PreparedCase.open(home.store.fetch(row["artifact"])) for row in accepted]
+    accepted = [row for row in workspace.lake.rows("prepared_cases", P) if row["status"] == "ok"]
+    cases = [PreparedCase.open(workspace.store.fetch(row["artifact"])) for row in accepted]
     assert sorted(case.lstv for case in cases) == ["lumbarised", "normal", "sacralised", "unknown"]
     assert all(case.synthetic for case in cases)
-    facts = home.lake.rows(program.fact_table(P), P)
+    facts = workspace.lake.rows(program.fact_table(P), P)
     assert {row["levels"] for row in facts if row["case_id"] in {case.case_id for case in cases}} == {0, 5}
     seen = "".join(map(str, rows + facts))
     assert "Spine" not in seen

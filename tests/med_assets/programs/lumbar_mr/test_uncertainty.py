@@ -100,6 +100,7 @@ def test_spread_is_a_root_mean_square_in_mm() -> None:
     assert u.spread_mm([(0.0, 0.0), (0.0, 2.0)], (3.0, 1.0)) == pytest.approx(1.0)
     assert u.spread_mm([(1.0, 1.0), (1.0, 1.0)], (3.0, 1.0)) == 0.0
     assert u.spread_mm([(1.0, 1.0), None], (3.0, 1.0)) is None
+    assert u.spread_mm([], (3.0, 1.0)) is None
 
 
 def test_views_without_overlap_diverge_by_the_logarithm_of_their_number() -> None:

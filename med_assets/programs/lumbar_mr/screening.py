@@ -1,0 +1,143 @@
+"""Transitional vertebrae by uncertainty: thresholds and risks, the table of all studies, and what readers decide."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from med_assets.program import ReportTable
+from med_assets.programs.lumbar_mr import studies
+from med_assets.programs.lumbar_mr.levels import LEVELS, UNKNOWN
+from med_assets.programs.lumbar_mr.score import TRANSITIONAL
+from med_assets.programs.lumbar_mr.thresholds import (
+    RiskSettings,
+    Thresholds,
+    fit,
+    normal_cases,
+    risk_settings,
+    tables_of,
+)
+from med_assets.programs.lumbar_mr.uncertainty import MEASURES
+from med_assets.screening import RANK, RISK, Decision, Fitted, Origin, Screened, Screening
+
+if TYPE_CHECKING:
+    from med_assets.settings import Workspace
+
+READ = "; as a reader decided"
+SHOWN = 20
+"""Candidates in the report."""
+
+
+class LumbarScreening(Screening):
+    """The risk of a study is read from one measure at one level, as `_risk.yaml` says."""
+
+    decisions = {  # noqa: RUF012 - read only
+        "normal": Decision("five lumbar vertebrae, none of them transitional"),
+        "sacralised": Decision("the last lumbar vertebra has grown to the sacrum"),
+        "lumbarised": Decision("the first sacral vertebra is free of the sacrum"),
+        "indeterminate": Decision("these images do not tell"),
+        "unusable": Decision("not a lumbar spine, or not readable", withdraws=True),
+    }
+
+    def settings(self, ws: "Workspace") -> dict[str, Any]:
+        return risk(ws).model_dump(mode="json")
+
+    def judged(self, rows: Sequence[Mapping[str, Any]], decisions: Mapping[str, str]) -> list[dict[str, Any]]:
+        values = {"normal": 0.0, "sacralised": 1.0, "lumbarised": 1.0}
+        found = []
+        for row in map(dict, rows):
+            if row["metric"] == TRANSITIONAL and row["case_id"] in decisions:
+                row |= {"value": values.get(decisions[row["case_id"]]), "convention": row["convention"] + READ}
+            found.append(row)
+        return found
+
+    def fit(self, ws: "Workspace", fitted_on: pd.DataFrame, tested_on: pd.DataFrame, origin: Origin) -> Fitted | None:
+        settings = risk(ws)
+        normals, presumed = normal_cases(fitted_on, settings)
+        if not normals:
+            return None
+        measured, tested = tables_of(fitted_on), tables_of(tested_on)
+        record = fit(
+            {case: measured[case] for case in normals},
+            dict(zip(fitted_on["case_id"], fitted_on["patient_id"], strict=True)),
+            settings,
+            checkpoint=origin.checkpoint,
+            dataset_version=origin.dataset_version,
+            trained_on=origin.trained_on,
+            synthetic=origin.synthetic,
+            presumed=presumed,
+        )
+        others = [tested[case] for case in normal_cases(tested_on, settings)[0]]
+        rows = []
+        for one in record.thresholds:
+            flags = [one.flags(table[one.level][one.measure]) for table in others]
+            rows.append(
+                {"measure": one.measure, "subject": one.level, "unit": MEASURES[one.measure].unit, "rate": one.rate}
+                | {"value": one.value, "promised_rate": one.promised_rate, "n": one.n, "undefined": one.undefined}
+                | {"tested": len(others), "flagged": None if one.value is None else sum(map(bool, flags))}
+            )
+        return Fitted(record.model_dump(mode="json"), rows)
+
+    def table(self, ws: "Workspace", screened: Screened) -> pd.DataFrame:
+        record = None if screened.record is None else Thresholds.model_validate(screened.record)
+        wide = studies.wide(screened.rows).set_index("case_id")
+        facts = screened.rows.drop_duplicates("case_id").set_index("case_id")
+        known = studies.anatomies(screened.rows)
+        rows = []
+        for rank, (case, table, _) in enumerate(studies.ordered(screened.rows, risk(ws)), 1):
+            study, series = uids(screened.raw[case])
+            missing = [level for level in LEVELS if table[level]["entropy"] is None]
+            rows.append(
+                {"study_id": study, "series_id": series}
+                | wide.loc[case].to_dict()
+                | {RANK: rank, RISK: record.risk(table) if record else "Unknown", "not_found": " ".join(missing)}
+                | {"anatomy": known.get(case, UNKNOWN), "synthetic": bool(facts.at[case, "synthetic"])}
+                | {"seen_in_training": bool(facts.at[case, "seen_in_training"]), "split": facts.at[case, "split"]}
+                | {"case_id": case, "thresholds": record.version if record else None}
+            )
+        return pd.DataFrame(rows)
+
+    def sections(self, ws: "Workspace", screened: Screened, out: Path) -> list[ReportTable]:
+        from med_assets.programs.lumbar_mr.pictures import draw, draw_distributions, draw_levels
+
+        record = None if screened.record is None else Thresholds.model_validate(screened.record)
+        settings = risk(ws)
+        listed = studies.candidates(screened.rows, settings, record, SHOWN)
+        pictures = [draw(screened.prepared[case], screened.predicted[case], out)[0] for case in listed.rows["case"]]
+        captions = [
+            f"{row['rank']}. risk {row['risk'].lower()}, anatomy {row['anatomy']}"
+            for row in listed.rows.to_dict("records")
+        ]
+        distributions = draw_distributions(screened.rows, record, settings, out / "distributions.png")
+        return [
+            studies.statistics(screened.rows),
+            ReportTable(
+                f"Distributions at {settings.level}",
+                f"Each dot is a study; dashed lines are the thresholds of Medium and High. {studies.promise(record)}",
+                studies.thresholds_table(screened.thresholds, settings),
+                (distributions,),
+            ),
+            ReportTable(listed.title, listed.text, listed.rows, tuple(pictures), tuple(captions)),
+            ReportTable(
+                "Level comparison",
+                "The same measure at all five levels: a model that is unsure everywhere sees a bad image rather than a transition.",
+                studies.by_level(screened.rows, settings),
+                (draw_levels(screened.rows, settings, out / "levels.png"),),
+            ),
+        ]
+
+
+def risk(ws: "Workspace") -> RiskSettings:
+    """The settings of this workspace."""
+    return risk_settings(ws.option("lumbar_mr", "unjudged", ""))
+
+
+def uids(raw: Path) -> tuple[str, str]:
+    """Return the (pseudonymous) StudyInstanceUID and SeriesInstanceUID of a stored case's MR series."""
+    from pydicom import dcmread
+
+    tags = ["Modality", "StudyInstanceUID", "SeriesInstanceUID"]
+    found = (dcmread(path, specific_tags=list(tags)) for path in sorted(raw.glob("*.dcm")))
+    first = next(ds for ds in found if ds.Modality == "MR")
+    return str(first.StudyInstanceUID), str(first.SeriesInstanceUID)

@@ -1,0 +1,242 @@
+"""From an evaluation to thresholds, the table of all studies, the queue, and back with what a reader decided."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pydicom.uid import MRImageStorage
+
+from med_assets import checks, stages
+from med_assets.cli import main
+from med_assets.dicom.objects import Identity, new_object, save
+from med_assets.errors import ConfigurationError
+from med_assets.files import digest
+from med_assets.programs.lumbar_mr import studies
+from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.programs.lumbar_mr.thresholds import normal_cases, risk_settings
+from med_assets.settings import Workspace
+from med_assets.stages.reporting import report_path
+from med_assets.stages.screening import QUEUE, TABLE, folder_of
+from med_assets.training.job import run
+from tests.med_assets.programs.lumbar_mr.builders import TINY, write_prepared
+from tests.med_assets.programs.lumbar_mr.test_score import cohort
+
+P, EXPERIMENT = "lumbar_mr", "point_net"
+SPLITS = {"train": ("t0", "t1"), "val": ("v0", "v1", "v2", "v3"), "test": ("x0", "x1")}
+ODD, UNJUDGED = ("v3", "x1"), ("v2",)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with eight small spines, of which two are transitional and one is unjudged, and an evaluated model."""
+    folder = tmp_path_factory.mktemp("screening")
+    with pytest.MonkeyPatch.context() as patch:
+        settings(patch, folder / "home")
+        ws = Workspace.from_env()
+        rows, places = [], []
+        for number, (name, split) in enumerate((name, split) for split, names in SPLITS.items() for name in names):
+            lstv = "sacralised" if name in ODD else "unknown" if name in UNJUDGED else "normal"
+            prepared = write_prepared(folder / name, number, lstv=lstv)
+            with ws.store.create(f"prepared/{digest(name)}") as out:
+                shutil.copytree(prepared, out, dirs_exist_ok=True)
+            with ws.store.create(f"raw/{digest(name)}") as out:
+                whose = Identity(f"P-{name}", f"1.2.3.{number}", "1.2.4")
+                save(new_object(whose, MRImageStorage, "MR", f"1.2.3.{number}.1", f"1.2.3.{number}.2"), out / "a.dcm")
+            keys = {"program": P, "case_id": name, "patient_id": f"p-{name}", "version": digest(name)}
+            rows.append(keys | {"content_hash": digest(name), "given_split": None, "synthetic": True})
+            places.append(
+                {"program": P, "patient_id": f"p-{name}", "split": split, "fold": number % 2, "assigned_by": "test"}
+            )
+        outcome = {"batch": "b1", "status": "ok", "reason_code": None, "reason": None}
+        for table, more in (("raw_cases", {"n_instances": 1}), ("prepared_cases", {})):
+            kind = table.partition("_")[0]
+            found = [row | outcome | more | {"artifact": f"{kind}/{row['version']}"} for row in rows]
+            ws.lake.write(table, f"{P}/b1", found)
+        ws.lake.write("dataset", P, [row | {"artifact": f"prepared/{row['version']}"} for row in rows])
+        ws.lake.write("splits", P, places)
+        stages.train(ws, P, EXPERIMENT, TINY, launch=run)
+        stages.evaluate(ws, P, EXPERIMENT)
+    return folder / "home"
+
+
+def settings(patch: pytest.MonkeyPatch, home: Path) -> None:
+    for name, value in {"HOME": str(home), "PSEUDONYM_KEY": "a key for tests that is long enough", "PURPOSE": "demo", "PROFILE": "demo"}.items():  # fmt: skip
+        patch.setenv(f"MED_ASSETS_{name}", value)
+
+
+@pytest.fixture
+def ws(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    shutil.copytree(evaluated, tmp_path / "home")
+    settings(monkeypatch, tmp_path / "home")
+    return Workspace.from_env()
+
+
+def table(ws: Workspace, name: str = TABLE) -> pd.DataFrame:
+    return pd.read_csv(folder_of(ws, P) / name)
+
+
+def test_thresholds_come_from_normal_validation_cases_and_are_tried_on_normal_test_cases(ws: Workspace) -> None:
+    result = stages.thresholds(ws, P, EXPERIMENT)
+    rows = ws.lake.rows("thresholds", P)
+    assert {(row["n"], row["tested"]) for row in rows} == {(2, 1)}
+    assert {row["checkpoint"] for row in rows} == {ws.lake.rows("checkpoints", P)[0]["checkpoint"]}
+    # Two normal cases can promise a third, and neither of the rates that are asked for.
+    assert all(row["value"] is None and row["flagged"] is None for row in rows)
+    assert rows[0]["synthetic"] is True
+    assert stages.thresholds(ws, P, EXPERIMENT).data_version == result.data_version
+
+
+def test_what_nobody_judged_counts_as_normal_only_where_a_home_says_so(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stages.thresholds(ws, P, EXPERIMENT).data_version
+    monkeypatch.setenv("MED_ASSETS_LUMBAR_MR_UNJUDGED", "normal")
+    said = Workspace.from_env()
+    assert stages.thresholds(said, P, EXPERIMENT).data_version != before
+    assert {row["n"] for row in said.lake.rows("thresholds", P)} == {3}
+    monkeypatch.setenv("MED_ASSETS_LUMBAR_MR_UNJUDGED", "perhaps")
+    with pytest.raises(ConfigurationError, match="unjudged"):
+        stages.thresholds(Workspace.from_env(), P, EXPERIMENT)
+
+
+def test_without_a_normal_case_every_risk_is_unknown_and_nothing_fails(ws: Workspace) -> None:
+    path = ws.home / "reads.csv"
+    path.write_text("case_id,decision\nv0,indeterminate\nv1,indeterminate\n")
+    stages.record(ws, P, path)
+    stages.evaluate(ws, P, EXPERIMENT)
+    assert "every risk is unknown" in stages.thresholds(ws, P, EXPERIMENT).summary["note"]
+    stages.screening(ws, P, EXPERIMENT)
+    assert set(table(ws)["risk"]) == {"Unknown"}
+
+
+def test_the_table_has_every_study_and_begins_with_the_published_columns(ws: Workspace) -> None:
+    stages.thresholds(ws, P, EXPERIMENT)
+    result = stages.screening(ws, P, EXPERIMENT, top=3)
+    found = table(ws)
+    wanted = ["study_id", "series_id"]
+    wanted += [f"{level}_{name}" for level in LEVELS for name in ("confidence", "entropy", "spatial_entropy")]
+    assert list(found.columns[:17]) == wanted
+    assert sorted(found["case_id"]) == sorted(name for names in SPLITS.values() for name in names)
+    assert found.set_index("case_id").loc["v1", ["study_id", "series_id"]].tolist() == ["1.2.3.3", "1.2.3.3.1"]
+    assert found["synthetic"].all()
+    assert set(found.loc[found["seen_in_training"], "case_id"]) == {"t0", "t1", "v0", "v1", "v2", "v3"}
+    assert found["rank"].tolist() == list(range(1, 9))
+    assert len(table(ws, QUEUE)) == 3
+    assert result.counts["cases"] == 8
+
+
+def test_a_trial_run_is_the_same_with_a_limit(ws: Workspace) -> None:
+    stages.screening(ws, P, EXPERIMENT, limit=3)
+    few = table(ws).sort_values("case_id")
+    stages.screening(ws, P, EXPERIMENT)
+    many = table(ws).sort_values("case_id")
+    same = [name for name in few if name != "rank"]
+    pd.testing.assert_frame_equal(few[same].reset_index(drop=True), many[same].head(3).reset_index(drop=True))
+
+
+def test_a_study_that_fails_is_a_row_with_its_exception_and_nothing_else(ws: Workspace) -> None:
+    (row,) = [row for row in ws.lake.rows("dataset", P) if row["case_id"] == "t0"]
+    (ws.store.fetch(row["artifact"]) / "input.npy").unlink()
+    result = stages.screening(ws, P, EXPERIMENT)
+    assert "t0" not in set(table(ws)["case_id"])
+    assert result.counts["failed"] == 1
+    (failure,) = ws.lake.rows("failures", f"{P}/screening")
+    assert (failure["case_id"], failure["error"][:15]) == ("t0", "ArtifactCorrupt")
+
+
+def test_decisions_go_round_from_the_queue_to_the_case_table_and_the_thresholds(
+    ws: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit-queue", P, "--model", EXPERIMENT]) == 0
+    queue = table(ws, QUEUE).assign(decision="", note="")
+    queue["decision"] = queue["case_id"].map({"v2": "Normal", "v0": "lumbarised"}).fillna("")
+    queue.to_csv(ws.home / "read.csv", index=False)
+    assert main(["audit-queue", P, "--read", str(ws.home / "read.csv")]) == 0
+    assert "2 decisions are in the case table" in capsys.readouterr().out
+    assert main(["cases", P]) == 0
+    assert "lumbarised" in capsys.readouterr().out
+    stages.evaluate(ws, P, EXPERIMENT)
+    known = ws.lake.read("evaluation_cases", P)
+    told = known[known["metric"] == "transitional"].set_index("case_id")["value"]
+    assert (told["v2"], told["v0"]) == (0.0, 1.0)
+    assert normal_cases(known, risk_settings())[0] == ["v1", "v2", "x0"]
+    stages.screening(ws, P, EXPERIMENT)
+    assert not {"v0", "v2"} & set(table(ws, QUEUE)["case_id"])
+    assert table(ws).set_index("case_id").loc["v0", "read"] == "lumbarised"
+
+
+def test_a_study_that_can_t_be_used_is_withdrawn_with_that_reason(ws: Workspace) -> None:
+    path = ws.home / "reads.csv"
+    path.write_text("case_id,decision,note\nx0,unusable,implant\n")
+    assert stages.record(ws, P, path)["note"].tolist() == ["implant"]
+    assert [(row["case_id"], row["reason"]) for row in ws.lake.rows("withdrawals", P)] == [("x0", "read as unusable")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("case_id,decision\nv0,normal\nnobody,normal\n", "line 3: unknown case"),
+        ("case_id,decision\nv0,fine\n", "line 2: decision 'fine', expected one of normal"),
+        ("case_id,decision\nv0,normal\nv0,normal\n", "1 cases have two lines"),
+        ("case_id,answer\nv0,normal\n", "got no decision"),
+    ],
+)
+def test_a_file_with_a_mistake_changes_nothing(ws: Workspace, text: str, said: str) -> None:
+    path = ws.home / "reads.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=said):
+        stages.record(ws, P, path)
+    assert ws.lake.rows("reads", P) == []
+
+
+def test_a_corrected_case_is_read_again(ws: Workspace) -> None:
+    path = ws.home / "reads.csv"
+    path.write_text("case_id,decision\nv0,normal\n")
+    stages.record(ws, P, path)
+    ws.lake.write(
+        "dataset", P, [row | {"version": digest("new", row["version"])} for row in ws.lake.rows("dataset", P)]
+    )
+    from med_assets.stages.reads import decided
+
+    assert decided(ws, P) == {}
+
+
+def test_the_report_of_synthetic_cases_is_marked_and_there_is_none_for_production(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.thresholds(ws, P, EXPERIMENT)
+    stages.report(ws, P)
+    page = report_path(ws, P).read_text()
+    for title in ("Uncertainty by level", "Distributions at l5_s1", "Candidates for a radiologist", "Level comparison"):
+        assert f"<h2>{title}</h2>" in page
+    assert checks.synthetic_report(ws, P).passed
+    report_path(ws, P).write_text(page.replace("synthetic", ""))
+    assert not checks.synthetic_report(ws, P).passed
+    monkeypatch.setenv("MED_ASSETS_PURPOSE", "production")
+    with pytest.raises(ConfigurationError, match="expected no synthetic case in a report for production"):
+        stages.report(Workspace.from_env(), P)
+
+
+def test_debugging_a_study_draws_every_step_of_it(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["debug", P, "x0", "--model", EXPERIMENT, "--out", str(ws.home / "steps")]) == 0
+    names = ["1_series", "2_intensities", "3_middle", "4_slices", "5_views", "6_combined", "7_measures"]
+    assert [Path(line).stem for line in capsys.readouterr().out.splitlines()] == names
+    assert all((ws.home / "steps" / f"{name}.png").stat().st_size > 2000 for name in names[:-1])
+    assert pd.read_csv(ws.home / "steps" / "7_measures.csv")["level"].tolist() == list(LEVELS)
+
+
+def test_a_program_without_screening_says_so(ws: Workspace) -> None:
+    with pytest.raises(ConfigurationError, match="rt_dose looks for no unusual cases"):
+        stages.thresholds(ws, "rt_dose", "baseline")
+
+
+def test_each_normal_case_is_held_against_the_normal_cases_of_other_folds() -> None:
+    rows = cohort(60)
+    rows["fold"] = rows["case_id"].str[1:].astype(int) // 2 % 3
+    settings = risk_settings().model_copy(update={"measure": "confidence", "high_rate": 0.1})
+    found = studies.false_alarms(rows, settings)
+    # All normal cases are equally sure, so none is less sure than those of the other folds.
+    row = found.rows[(found.rows["measure"] == "confidence") & (found.rows["rate asked for"] == 0.1)].iloc[0]
+    assert (row["normal cases"], row["flagged"]) == (30, "0 of 30")
+    assert "promised in every fold is 0.048" in found.text

@@ -1,0 +1,129 @@
+"""Cross-validation: who sees whom, what is recorded, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from med_assets import stages
+from med_assets.errors import ConfigurationError
+from med_assets.files import read_json, write_json
+from med_assets.settings import Workspace
+from med_assets.stages import crossvalidation as stage
+from med_assets.stages.crossvalidation import CROSSVAL, folds_of, learning
+from med_assets.training.callbacks import save_tensors
+from tests.med_assets.stages import models
+from tests.med_assets.stages.builders import P
+
+PEOPLE = tuple(f"c{number}" for number in range(9))
+FOLDS = {name: number % 3 for number, name in enumerate(PEOPLE)}
+
+
+@pytest.fixture
+def ws(workspace: Workspace) -> Workspace:
+    """Nine patients in three folds, whatever their split; one more in an external test set."""
+    models.cases(workspace, {"train": PEOPLE[:5], "val": PEOPLE[5:7], "test": PEOPLE[7:], "external": ["x"]})
+    rows = [row | {"fold": FOLDS.get(row["patient_id"][2:], 0)} for row in workspace.lake.rows("splits", P)]
+    workspace.lake.write("splits", P, rows)
+    for name in (*PEOPLE, "x"):
+        with workspace.store.create(models.artifact(name)) as folder:
+            (folder / "case.json").write_text("{}")
+    return workspace
+
+
+@pytest.fixture
+def launch() -> Callable[[Path], None]:
+    """A training that is done at once and stops, once, where `stop` lies in the folder of jobs."""
+
+    def run(job: Path) -> None:
+        import torch
+
+        if (stop := job.parent / "stop").exists() and len(list(job.parent.glob("*/result.json"))) == 1:
+            stop.unlink()
+            raise KeyboardInterrupt
+        save_tensors(job / "weights.pt", {"one": torch.ones(1)})
+        (job / "history.csv").write_text("epoch\n1\n")
+        write_json(
+            job / "result.json",
+            {"status": "completed", "best_epoch": 3, "epochs_run": 5, "monitor": "val_mae_gy", "best_value": 1.5},
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Scores without a model: who was scored by which checkpoint is kept."""
+    asked: list[tuple[str, list[str]]] = []
+
+    def score(ws: Workspace, program: str, checkpoint: str, cases: list[dict[str, str]]) -> object:
+        ids = [case["case_id"] for case in cases]
+        asked.append((checkpoint, ids))
+        row = {"metric": models.PRIMARY, "subject": "body", "unit": "Gy", "convention": "test", "value": 1.0}
+        return {one: [row] for one in ids if one != "c8"}, {}, {"c8": "ValueError: broken"} if "c8" in ids else {}
+
+    monkeypatch.setattr(stage, "score_cases", score)
+    return asked
+
+
+def test_no_patient_is_scored_by_a_model_that_has_seen_it(
+    ws: Workspace, launch: Callable[[Path], None], scored: list[tuple[str, list[str]]]
+) -> None:
+    result = stages.crossval(ws, P, "baseline", launch=launch)
+    assert len(scored) == 3
+    for checkpoint, held_out in scored:
+        seen = {
+            case["case_id"]: case["split"]
+            for case in read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"]
+        }
+        assert set(seen).isdisjoint(held_out)
+        assert set(seen) | set(held_out) == set(PEOPLE)
+        assert list(seen.values()).count("val") == 1
+    assert result.counts == {"new": 3, "reused": 0, "cases": 9, "failed": 1}
+    assert result.summary["failures"] == {"c8": "ValueError: broken"}
+    rows = ws.lake.rows("crossval_cases", P)
+    assert {(row["case_id"], row["fold"]) for row in rows} == {(name, FOLDS[name]) for name in PEOPLE if name != "c8"}
+    assert {row["split"] for row in rows} == {CROSSVAL}
+    folds = ws.lake.rows("crossval", P)
+    assert [(row["n_train"], row["n_inner"], row["n_held_out"], row["epoch"]) for row in folds] == [(5, 1, 3, 3)] * 3
+    assert [row["n_failed"] for row in folds] == [0, 0, 1]
+
+
+def test_an_interrupted_cross_validation_goes_on_with_the_folds_that_are_missing(
+    ws: Workspace, launch: Callable[[Path], None]
+) -> None:
+    ws.jobs.mkdir(parents=True)
+    (ws.jobs / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        stages.crossval(ws, P, "baseline", launch=launch)
+    assert ws.lake.rows("crossval", P) == []
+    assert stages.crossval(ws, P, "baseline", launch=launch).counts["reused"] == 1
+
+
+def test_the_inner_part_is_of_whole_patients_and_differs_from_fold_to_fold(ws: Workspace) -> None:
+    folds = folds_of(ws, P)
+    twins = {
+        fold: [*cases, *({**case, "case_id": case["case_id"] + "b"} for case in cases)] for fold, cases in folds.items()
+    }
+    inner = []
+    for fold in folds:
+        by_split = {
+            split: {case["patient_id"] for case in learning(twins, fold) if case["split"] == split}
+            for split in ("train", "val")
+        }
+        assert by_split["train"].isdisjoint(by_split["val"])
+        inner.append(by_split["val"])
+    assert inner[0] != inner[1] or inner[1] != inner[2]
+
+
+def test_the_same_images_in_two_folds_are_refused(ws: Workspace) -> None:
+    rows = ws.lake.rows("dataset", P)
+    rows[1]["content_hash"] = rows[0]["content_hash"]
+    ws.lake.write("dataset", P, rows)
+    with pytest.raises(ConfigurationError, match="1 image contents are in two folds; withdraw the copies"):
+        stages.crossval(ws, P, "baseline")
+
+
+def test_an_experiment_that_begins_with_weights_of_the_program_is_refused(ws: Workspace) -> None:
+    with pytest.raises(ConfigurationError, match="got 'champion', which was trained on patients of other folds"):
+        stages.crossval(ws, P, "baseline", ["initial=champion"])
