@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
-REGISTRY = {"lung_ct": "med_assets.programs.lung_ct:LungCt", "rt_dose": "med_assets.programs.rt_dose:RtDose"}
+REGISTRY = {
+    "lung_ct": "med_assets.programs.lung_ct:LungCt",
+    "retinal_oct": "med_assets.programs.retinal_oct:RetinalOct",
+    "rt_dose": "med_assets.programs.rt_dose:RtDose",
+}
 """Module and class of each program; imported when first asked for."""
 
 FACT_KEYS = {"program": pa.string(), "batch": pa.string(), "case_id": pa.string(), "version": pa.string()}
@@ -51,6 +55,8 @@ class Metric:
     unit: str
     lower_is_better: bool
     meaning: str
+    by_class: bool = False
+    """Whether it is averaged within each true class (`truth` of the score) first, and then over the classes that are there."""
 
     @property
     def shown_unit(self) -> str:
@@ -161,6 +167,10 @@ class Program(ABC):
         """What makes the scores of held-out cases doubtful, from the rows of `data_tables`; nothing unless given."""
         return []
 
+    def split_objections(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What is wrong with the cases in their splits, from the rows of `data_tables`: it stops training. Nothing unless given."""
+        return []
+
     def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
         """Split and fold by patient pseudonym that the policy "fixed" uses beside its own list; none unless given."""
         return {}
@@ -170,7 +180,21 @@ class Program(ABC):
         """All configuration that scores depend on; part of every score's key."""
 
     def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
-        """Scores defined over all cases of a split at once, from their rows; none unless a program has some."""
+        """Scores defined over all cases of a split at once, from their rows; none unless a program has some.
+
+        Those with an interval of their own are PooledScores.
+        """
+        return []
+
+    def prediction_table(self, rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame | None":
+        """The predictions of one split for people's own tools, a row per case, from their scores; none unless given."""
+        return None
+
+    def doubts(self, rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What makes the scores of an experiment doubtful, such as a collapse; nothing unless given.
+
+        `rows` are those of its held-out cases, `history` (epoch, metric, value) of its training.
+        """
         return []
 
     @abstractmethod
