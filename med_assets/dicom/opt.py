@@ -50,7 +50,9 @@ def read_opt(ds: Dataset) -> Tomogram:
         raise CaseRejected("wrong_modality", "Expected an Ophthalmic Tomography Image; got another kind. Leave it out.")
     frames, rows, columns = (int(number(ds, name) or 0) for name in ("NumberOfFrames", "Rows", "Columns"))
     if frames < 2:
-        raise CaseRejected("single_frame", f"Expected a volume of 2 B-scans or more; got {frames}. Send the volume scan.")
+        raise CaseRejected(
+            "single_frame", f"Expected a volume of 2 B-scans or more; got {frames}. Send the volume scan."
+        )
     shared, per_frame = _groups(ds, "Shared"), _groups(ds, "PerFrame")
     pixel, thickness = _measures(shared, per_frame)
     positions = [numbers(one, "ImagePositionPatient") for group in per_frame for one in _in(group, "PlanePosition")]
@@ -69,9 +71,13 @@ def read_opt(ds: Dataset) -> Tomogram:
         )
     raster = _is_raster(per_frame)
     if raster is False:
-        raise CaseRejected("not_raster", "Expected parallel B-scans; these are a ring or radial scan. Send the raster scan.")
+        raise CaseRejected(
+            "not_raster", "Expected parallel B-scans; these are a ring or radial scan. Send the raster scan."
+        )
     array = decoded(ds, (frames, rows, columns)).astype(np.float32)
-    side = text(ds, "ImageLaterality") or next((text(one, "FrameLaterality") for one in _in(shared[0], "FrameAnatomy")), "")
+    side = text(ds, "ImageLaterality") or next(
+        (text(one, "FrameLaterality") for one in _in(shared[0], "FrameAnatomy")), ""
+    )
     return Tomogram(array, (float(distance), *pixel), source, side if side in LATERALITIES else "", raster)
 
 
@@ -92,7 +98,9 @@ def write_opt(
     """
     stored = np.rint(np.asarray(array, dtype=np.float64))
     if stored.ndim != 3 or not np.isfinite(stored).all() or stored.min() < 0 or stored.max() > np.iinfo(np.uint16).max:
-        raise ValueError(f"expected finite values from 0 to 65535 in three axes, got {np.shape(array)}; scale them first")
+        raise ValueError(
+            f"expected finite values from 0 to 65535 in three axes, got {np.shape(array)}; scale them first"
+        )
     if laterality not in LATERALITIES:
         raise ValueError(f"expected a laterality of {LATERALITIES}, got {laterality!r}")
     series, uid = identity.uid("OPT series", role), identity.uid("OPT", role)
@@ -117,7 +125,9 @@ def write_opt(
             FrameAnatomySequence=[item(FrameLaterality=laterality, AnatomicRegionSequence=[_retina()])],
         )
     ]
-    place = item(ReferencedSOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.5.1", ReferencedSOPInstanceUID=identity.uid("fundus"))
+    place = item(
+        ReferencedSOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.5.1", ReferencedSOPInstanceUID=identity.uid("fundus")
+    )
     ds.PerFrameFunctionalGroupsSequence = [
         item(
             FrameContentSequence=[
@@ -157,7 +167,8 @@ def _groups(ds: Dataset, which: str) -> list[Dataset]:
     found = list(ds.get(f"{which}FunctionalGroupsSequence") or ())
     if not found:
         raise CaseRejected(
-            "missing_geometry", f"Expected {which}FunctionalGroupsSequence, which holds spacing; got none. Export the original."
+            "missing_geometry",
+            f"Expected {which}FunctionalGroupsSequence, which holds spacing; got none. Export the original.",
         )
     return found
 
@@ -181,7 +192,9 @@ def _measures(shared: list[Dataset], per_frame: list[Dataset]) -> tuple[tuple[fl
 
 
 def _is_raster(per_frame: list[Dataset]) -> bool | None:
-    found = [numbers(one, "ReferenceCoordinates") for group in per_frame for one in _in(group, "OphthalmicFrameLocation")]
+    found = [
+        numbers(one, "ReferenceCoordinates") for group in per_frame for one in _in(group, "OphthalmicFrameLocation")
+    ]
     lines = [one for one in found if one is not None and one.size >= 4]
     if len(lines) < len(per_frame) or not lines:
         return None

@@ -70,11 +70,17 @@ def import_participants(
     """
     rules, fetch = cohort(), from_folder(src) if isinstance(src, Path) else src
     people, manifest = read_tables(fetch, rules)
-    ids = list(people["participant_id"]) if participants is None else [p for p in participants if p in set(people["participant_id"])]
+    ids = (
+        list(people["participant_id"])
+        if participants is None
+        else [p for p in participants if p in set(people["participant_id"])]
+    )
     chosen = ids[:limit]
     mine = people[people["participant_id"].isin(chosen)]
     by_person = {str(name): group.to_dict("records") for name, group in manifest.groupby("participant_id")}
-    skipped = {name: "not in participants.tsv, or without retinal_oct" for name in participants or () if name not in ids}
+    skipped = {
+        name: "not in participants.tsv, or without retinal_oct" for name in participants or () if name not in ids
+    }
     imported, existing = [], []
     errors: list[tuple[str, str, str]] = []
     located: set[str] = set()
@@ -124,7 +130,9 @@ def read_tables(fetch: Fetch, rules: Cohort) -> tuple[pd.DataFrame, pd.DataFrame
     manifest = _table(fetch, "manifest.tsv", MANIFESTS)
     people = people[people["retinal_oct"].str.upper() == "TRUE"].sort_values("participant_id")
     if people["participant_id"].duplicated().any():
-        raise ConfigurationError("expected each participant_id once in participants.tsv, got some twice; correct the table")
+        raise ConfigurationError(
+            "expected each participant_id once in participants.tsv, got some twice; correct the table"
+        )
     if not people["participant_id"].str.fullmatch(r"[A-Za-z0-9-]+").all():
         raise ConfigurationError("expected letters, digits and - in participant_id, which names a folder; got others")
     for column, known in (
@@ -147,7 +155,9 @@ def _table(fetch: Fetch, name: str, places: Sequence[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"expected {name} as tab-separated text, reading failed ({type(error).__name__})") from error
+        raise ConfigurationError(
+            f"expected {name} as tab-separated text, reading failed ({type(error).__name__})"
+        ) from error
     if absent := [column for column in COLUMNS[name] if column not in table]:
         raise ConfigurationError(f"expected {name} with the columns {list(COLUMNS[name])}, got none called {absent}")
     return table
@@ -179,7 +189,9 @@ def write_participant(
         "ClinicalTrialProtocolID": "AI-READI",
         "ClinicalTrialSiteID": SPLIT_NAMES[person["recommended_split"]],
         "ClinicalTrialSiteName": person["clinical_site"],
-        "AdmittingDiagnosesDescription": next(n for n, group in rules.classes.items() if group == person["study_group"]),
+        "AdmittingDiagnosesDescription": next(
+            n for n, group in rules.classes.items() if group == person["study_group"]
+        ),
     }
     for view, row in picked:
         if (key := _key(row)) not in paths:
@@ -208,7 +220,15 @@ def write_scan(path: Path, source: Path, row: Mapping[str, str], patient_id: str
         array, spacing_mm = _array(source, row)
         study = derived_uid("AI-READI study", patient_id)
         identity = Identity(patient_id, study, derived_uid("AI-READI frame of reference", patient_id))
-        write_opt(path, array, spacing_mm, identity, role=labels["ClinicalTrialSeriesID"], laterality=row["laterality"], extra=labels)
+        write_opt(
+            path,
+            array,
+            spacing_mm,
+            identity,
+            role=labels["ClinicalTrialSeriesID"],
+            laterality=row["laterality"],
+            extra=labels,
+        )
         return
     from med_assets.dicom.discover import load
     from med_assets.dicom.frames import quietly
@@ -216,7 +236,9 @@ def write_scan(path: Path, source: Path, row: Mapping[str, str], patient_id: str
     ds = load(source)
     own = str(ds.get("PatientID") or "")
     if own not in ("", patient_id):
-        raise CaseRejected("other_patient", "expected the participant's own PatientID in the file, got another; fetch it again")
+        raise CaseRejected(
+            "other_patient", "expected the participant's own PatientID in the file, got another; fetch it again"
+        )
     ds.PatientID = patient_id
     for keyword, value in labels.items():
         setattr(ds, keyword, value)
@@ -238,9 +260,13 @@ def _array(source: Path, row: Mapping[str, str]) -> tuple[np.ndarray, tuple[floa
             array, (first, second, third) = np.asarray(image.dataobj), image.header.get_zooms()[:3]
             spacing = (float(first), float(second), float(third))
     except (OSError, ValueError, SyntaxError) as error:
-        raise CaseRejected("unreadable_volume", f"expected a volume with spacing, reading failed ({type(error).__name__})") from error
+        raise CaseRejected(
+            "unreadable_volume", f"expected a volume with spacing, reading failed ({type(error).__name__})"
+        ) from error
     if array.ndim != 3 or min(spacing) <= 0 or not np.isfinite(array).all():
-        raise CaseRejected("unreadable_volume", f"expected three axes of finite values and spacing above 0, got shape {array.shape}")
+        raise CaseRejected(
+            "unreadable_volume", f"expected three axes of finite values and spacing above 0, got shape {array.shape}"
+        )
     low, high = float(array.min()), float(array.max())
     whole = np.issubdtype(array.dtype, np.integer) and low >= 0 and high <= np.iinfo(np.uint16).max
     return (array if whole else (array - low) * (np.iinfo(np.uint16).max / max(high - low, 1e-12))), spacing

@@ -170,5 +170,7 @@ def _within_classes(
     for one in sorted(set(truth.tolist())):
         own = np.flatnonzero(truth == one)
         codes: dict[Hashable, int] = {}
-        weights[:, own] = _counts(np.array([codes.setdefault(groups[index], len(codes)) for index in own]), rng, resamples)
+        weights[:, own] = _counts(
+            np.array([codes.setdefault(groups[index], len(codes)) for index in own]), rng, resamples
+        )
     return weights

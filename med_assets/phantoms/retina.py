@@ -51,7 +51,17 @@ class Scanner:
 
 
 SCANNERS = (
-    Scanner("heidelberg_spectralis", "Heidelberg", "Spectralis", "spectralis_ppol_mac_hr_oct", (18, 96, 72), 1.0, 0.4, 12.0, 0.06),
+    Scanner(
+        "heidelberg_spectralis",
+        "Heidelberg",
+        "Spectralis",
+        "spectralis_ppol_mac_hr_oct",
+        (18, 96, 72),
+        1.0,
+        0.4,
+        12.0,
+        0.06,
+    ),
     Scanner("topcon_maestro2", "Topcon", "Maestro2", "maestro2_macula_6x6", (24, 88, 64), 0.75, 0.8, 4.0, 0.12),
     Scanner("topcon_triton", "Topcon", "Triton", "triton_macula_6x6", (16, 100, 80), 1.2, 0.6, 6.0, 0.09),
 )
@@ -173,7 +183,9 @@ class Retina:
         for index, (_, _, bright) in enumerate(LAYERS):
             tops.append(surface)
             bottom = surface + self.thickness[index] * (pit if index < INNER else 1.0)
-            share = np.clip((depth - surface[:, None]) / soft + 0.5, 0, 1) * np.clip((bottom[:, None] - depth) / soft + 0.5, 0, 1)
+            share = np.clip((depth - surface[:, None]) / soft + 0.5, 0, 1) * np.clip(
+                (bottom[:, None] - depth) / soft + 0.5, 0, 1
+            )
             image += share * bright * (np.exp(-(depth - surface[:, None]) / 0.15) if index == len(LAYERS) - 1 else 1.0)
             surface = bottom
         for at_x, at_y in self.foci:

@@ -33,14 +33,29 @@ class RetinalOct(Program):
     modalities = ("OPT",)
     code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
     primary_metric = Metric(
-        "balanced_accuracy", "all", "1", False, "mean over the four classes of the share predicted right in each", by_class=True
+        "balanced_accuracy",
+        "all",
+        "1",
+        False,
+        "mean over the four classes of the share predicted right in each",
+        by_class=True,
     )
     guarded_metrics = (
-        Metric("log_loss", "all", "1", True, "-ln of the probability given to the true class: a confident mistake costs most"),
+        Metric(
+            "log_loss",
+            "all",
+            "1",
+            True,
+            "-ln of the probability given to the true class: a confident mistake costs most",
+        ),
     )
-    training_metric = Metric("val_balanced_accuracy", "all", "1", False, "balanced accuracy on validation, epoch by epoch")
+    training_metric = Metric(
+        "val_balanced_accuracy", "all", "1", False, "balanced accuracy on validation, epoch by epoch"
+    )
     baseline = "random_probe"
-    intended_use = "Research on what pretrained OCT encoders know: a comparison of encoders under the same data and splits."
+    intended_use = (
+        "Research on what pretrained OCT encoders know: a comparison of encoders under the same data and splits."
+    )
     not_for = "Diagnosis or screening of diabetes. The groups are of treatment, not of retinal findings."
     limitations = (
         "learns from one protocol of one device; another device is another domain",
@@ -55,7 +70,9 @@ class RetinalOct(Program):
         "depth_mm": Fact(REAL, "mm", "pixel spacing into the depth"),
         "lateral_mm": Fact(REAL, "mm", "pixel spacing along a B-scan"),
         "frames_from": Fact(TEXT, "", "what the distance of B-scans was read from: positions or thickness"),
-        "raster": Fact(BOOL, "", "whether the frames state parallel lines on the fundus; nothing where they state none"),
+        "raster": Fact(
+            BOOL, "", "whether the frames state parallel lines on the fundus; nothing where they state none"
+        ),
         "laterality": Fact(TEXT, "", "the eye, R or L"),
         "device": Fact(TEXT, "", "model of the device"),
         "study_group": Fact(TEXT, "", "class of the participant"),

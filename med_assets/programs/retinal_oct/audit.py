@@ -85,7 +85,9 @@ def shape_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
         {"protocol": key[0], "device": key[1], "frames x depth x width": key[2], "spacing, mm": key[3], "volumes": n}
         for key, n in sorted(counts.items())
     ]
-    return ReportTable("Shapes", "Volumes as they were stored, before they are brought to one size.", pd.DataFrame(rows))
+    return ReportTable(
+        "Shapes", "Volumes as they were stored, before they are brought to one size.", pd.DataFrame(rows)
+    )
 
 
 def outliers(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -102,18 +104,30 @@ def outliers(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             for case, value in zip(mine, values.tolist(), strict=True):
                 off = abs(value - median)
                 if off > OUTLIER * max(deviation, 0.01 * abs(median), 1e-12):
-                    found.append({"case": case["case_id"], "protocol": protocol, "fact": name, "value": value, "median": median})
+                    found.append(
+                        {"case": case["case_id"], "protocol": protocol, "fact": name, "value": value, "median": median}
+                    )
     return found
 
 
 def outlier_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
     """The outliers for people."""
-    text = f"Facts beyond {OUTLIER:g} robust standard deviations from the median of their protocol: look at these volumes."
-    return ReportTable("Outliers", text, pd.DataFrame(outliers(cases), columns=["case", "protocol", "fact", "value", "median"]))
+    text = (
+        f"Facts beyond {OUTLIER:g} robust standard deviations from the median of their protocol: look at these volumes."
+    )
+    return ReportTable(
+        "Outliers", text, pd.DataFrame(outliers(cases), columns=["case", "protocol", "fact", "value", "median"])
+    )
 
 
 def refused_table(cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]) -> ReportTable:
     """How many cases are in, and why others are not."""
     counted = [("accepted", len(cases)), ("skipped", len(refused))]
-    counted += [(f"skipped: {code}", n) for code, n in sorted(Counter(str(row["reason_code"]) for row in refused).items())]
-    return ReportTable("Data audit", "How many volumes are in, and why others are not.", pd.DataFrame(counted, columns=["what", "cases"]))
+    counted += [
+        (f"skipped: {code}", n) for code, n in sorted(Counter(str(row["reason_code"]) for row in refused).items())
+    ]
+    return ReportTable(
+        "Data audit",
+        "How many volumes are in, and why others are not.",
+        pd.DataFrame(counted, columns=["what", "cases"]),
+    )

@@ -51,17 +51,23 @@ class Cohort(Settings):
 
     classes: dict[str, str] = Field(description="study_group of participants.tsv by the name of its class, in order")
     sites: tuple[str, ...] = Field(description="clinical sites")
-    min_located: float = Field(gt=0, le=1, description="least share of participants whose labelled scan is located, 0 to 1")
+    min_located: float = Field(
+        gt=0, le=1, description="least share of participants whose labelled scan is located, 0 to 1"
+    )
     labelled: View = Field(description="the scan that is classified")
     unlabelled: tuple[View, ...] = Field(description="scans that are pretrained on alone")
-    expected: dict[str, tuple[int, ...]] = Field(description="participants by split, in the order of the classes, count")
+    expected: dict[str, tuple[int, ...]] = Field(
+        description="participants by split, in the order of the classes, count"
+    )
 
     @model_validator(mode="after")
     def _is_known_to_intake(self) -> Self:
         if tuple(self.classes) != CLASSES:
             raise ValueError(f"expected the classes {CLASSES} in this order, got {tuple(self.classes)}")
         if other := set(self.sites) - KNOWN_VALUES["ClinicalTrialSiteName"]:
-            raise ValueError(f"expected sites that intake keeps, {sorted(KNOWN_VALUES['ClinicalTrialSiteName'])}; got {other}")
+            raise ValueError(
+                f"expected sites that intake keeps, {sorted(KNOWN_VALUES['ClinicalTrialSiteName'])}; got {other}"
+            )
         if set(self.expected) != set(SPLITS) or any(len(one) != len(CLASSES) for one in self.expected.values()):
             raise ValueError(f"expected {len(CLASSES)} counts for each of {SPLITS}")
         return self
@@ -94,7 +100,9 @@ def objections(cases: Sequence[Mapping[str, Any]], rules: Cohort, *, whole: bool
             absent = [one for one in wanted if (split, one) not in present]
             if absent:
                 what = "sites" if name == "site" else "classes"
-                said.append(f"expected all {what} in {split}, got none of {', '.join(absent)}; import their participants too")
+                said.append(
+                    f"expected all {what} in {split}, got none of {', '.join(absent)}; import their participants too"
+                )
     if whole:
         counts = Counter((case["split"], case["study_group"]) for case in labelled)
         for split, numbers in rules.expected.items():

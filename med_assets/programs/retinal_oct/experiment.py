@@ -22,7 +22,9 @@ class Network(Settings):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         if any(n % step for n, step in zip(self.size, self.patch, strict=True)) or self.hidden % self.heads:
-            raise ValueError(f"patch {self.patch} must divide size {self.size}, and heads {self.heads} hidden {self.hidden}")
+            raise ValueError(
+                f"patch {self.patch} must divide size {self.size}, and heads {self.heads} hidden {self.hidden}"
+            )
         return self
 
     @property
@@ -72,9 +74,12 @@ class Learning(Settings):
     """How classes are learned."""
 
     unfreeze_at: int | None = Field(
-        ge=0, description="epochs (from 0) that the encoder stays frozen; null is for ever, a probe on embeddings computed once"
+        ge=0,
+        description="epochs (from 0) that the encoder stays frozen; null is for ever, a probe on embeddings computed once",
     )
-    encoder_lr: float = Field(gt=0, description="first learning rate of the encoder, per step; optimiser.lr is the head's")
+    encoder_lr: float = Field(
+        gt=0, description="first learning rate of the encoder, per step; optimiser.lr is the head's"
+    )
     label_smoothing: float = Field(ge=0, lt=1, description="share of the target spread over all classes, 0 to 1")
     class_weights: Literal["auto", "none"] = Field(
         description="auto weighs a case by n / (classes * cases of its class) of the training cases"
@@ -92,15 +97,21 @@ class Augment(Settings):
 class RetinalExperiment(Experiment):
     """An experiment on OCT volumes: an encoder pretrained without labels, or a classifier on one."""
 
-    mode: Literal["pretrain", "classify"] = Field(description="what is learned: an encoder without labels, or the classes")
+    mode: Literal["pretrain", "classify"] = Field(
+        description="what is learned: an encoder without labels, or the classes"
+    )
     network: Network = Field(description="the encoder")
-    protocols: tuple[str, ...] = Field(min_length=1, description="protocols of the volumes that are trained on and scored")
+    protocols: tuple[str, ...] = Field(
+        min_length=1, description="protocols of the volumes that are trained on and scored"
+    )
     pretraining: Pretraining = Field(description="how an encoder is pretrained")
     head: Head = Field(description="what makes classes of a volume")
     learning: Learning = Field(description="how classes are learned")
     augment: Augment = Field(description="random changes of a training volume")
     warmup_epochs: float = Field(ge=0, description="epochs in which the learning rates rise linearly from 0, count")
-    embed_batch: int = Field(ge=1, description="volumes that are embedded at a time, count", json_schema_extra=NO_EFFECT)
+    embed_batch: int = Field(
+        ge=1, description="volumes that are embedded at a time, count", json_schema_extra=NO_EFFECT
+    )
 
     @property
     def probe_only(self) -> bool:

@@ -46,7 +46,8 @@ class Predictor(nn.Module):
         self.places = nn.Parameter(torch.empty(frames * depth * across, width))
         nn.init.trunc_normal_(self.places, std=0.02)
         blocks = (
-            TransformerBlock(width, 4 * width, settings.predictor_heads, 0.0, True) for _ in range(settings.predictor_layers)
+            TransformerBlock(width, 4 * width, settings.predictor_heads, 0.0, True)
+            for _ in range(settings.predictor_layers)
         )
         self.blocks = nn.ModuleList(plain(block) for block in blocks)
         self.norm = nn.LayerNorm(width)

@@ -76,6 +76,17 @@ class PretrainModule(RetinalModule):
     """Learns an encoder without labels."""
 
     network: Jepa
+    going_on = False
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the target encoder with all other weights."""
+        super().on_load_checkpoint(checkpoint)
+        self.going_on = True
+
+    def on_fit_start(self) -> None:
+        """Begin with a target encoder equal to the context encoder, whatever weights that has by now."""
+        if not self.going_on:
+            self.network.follow(0.0)
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the prediction error of a batch under masks of its own."""
@@ -115,7 +126,9 @@ class ClassModule(RetinalModule):
     network: Classifier
     class_weights: Tensor
 
-    def __init__(self, experiment: RetinalExperiment, train: Sequence[PreparedCase], val: Sequence[PreparedCase]) -> None:
+    def __init__(
+        self, experiment: RetinalExperiment, train: Sequence[PreparedCase], val: Sequence[PreparedCase]
+    ) -> None:
         super().__init__(experiment, Classifier(experiment.network, experiment.head), len(val))
         self.train_cases, self.val_cases = train, val
         self.register_buffer("class_weights", weights_of(train, experiment.learning.class_weights), persistent=False)
@@ -184,7 +197,9 @@ class ClassModule(RetinalModule):
     def on_validation_epoch_end(self) -> None:
         """Measure all validation cases together."""
         found = gathered(self._cases, self.n_val)
-        self._validated = validation_metrics([one["label"] for one in found], np.stack([one["logits"] for one in found]))
+        self._validated = validation_metrics(
+            [one["label"] for one in found], np.stack([one["logits"] for one in found])
+        )
         if self.overfit is not None:
             self._validated[OVERFIT] = self.overfit
         self.log_dict(self._validated, batch_size=1)
@@ -272,8 +287,16 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
     dataset = VolumeDataset(train, experiment)
     loader = patch_loader(dataset, len(dataset), experiment)
     if experiment.mode == "pretrain":
-        pretrain = PretrainModule(experiment, Jepa(experiment), len(val))
-        return Task(pretrain, loader, case_loader(val), EPOCHS_LEFT, pretrain.network.weights)
+        jepa = Jepa(experiment)
+        pretrain = PretrainModule(experiment, jepa, len(val))
+
+        def own() -> dict[str, Tensor]:
+            return {f"encoder.{name}": tensor for name, tensor in jepa.context_encoder.state_dict().items()}
+
+        return Task(
+            pretrain, loader, case_loader(val), EPOCHS_LEFT, lambda: published(jepa, experiment),
+            begins=own, reads=lambda content: read_encoder(content, experiment.network),
+        )  # fmt: skip
     if experiment.runtime.devices > 1 and experiment.learning.unfreeze_at:
         raise ConfigurationError("expected runtime.devices of 1 where learning.unfreeze_at is above 0; set one of them")
     module = ClassModule(experiment, train, val)
@@ -287,6 +310,14 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
         begins=lambda: {name: tensor for name, tensor in weights().items() if name.startswith("encoder.")},
         reads=lambda content: read_encoder(content, experiment.network),
     )
+
+
+def published(jepa: Jepa, experiment: RetinalExperiment) -> dict[str, Tensor]:
+    """Return the tensors of a pretraining that are published: without any epoch the encoder alone, the rest being random."""
+    found = jepa.weights()
+    if experiment.schedule.epochs:
+        return found
+    return {name: tensor for name, tensor in found.items() if name.startswith("context_encoder.")}
 
 
 def _cases(experiment: RetinalExperiment, cases: Sequence[TrainingCase], split: str) -> list[PreparedCase]:

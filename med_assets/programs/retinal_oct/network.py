@@ -147,7 +147,10 @@ def read_encoder(content: Any, network: Network) -> dict[str, Tensor]:
     fit = demand_fit(
         expected, found, "the encoder in this file", "give the experiment the network that it was pretrained with"
     )
-    print(f"encoder: {len(fit.matched)} of {len(expected)} tensors taken, {aside} of {sorted(families)} left aside", flush=True)
+    print(
+        f"encoder: {len(fit.matched)} of {len(expected)} tensors taken, {aside} of {sorted(families)} left aside",
+        flush=True,
+    )
     return {f"encoder.{name}": tensor for name, tensor in found.items()}
 
 
@@ -175,7 +178,7 @@ def _families(content: Any) -> tuple[dict[str, dict[str, Tensor]], dict[str, Ten
                 return _families(content[name])
     families: dict[str, dict[str, Tensor]] = {}
     loose: dict[str, Tensor] = {}
-    for key, value in (content.items() if isinstance(content, Mapping) else ()):
+    for key, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(value, Mapping) and key in ASIDE:
             families.setdefault(key, {}).update({str(k): v for k, v in value.items() if isinstance(v, Tensor)})
         elif isinstance(value, Tensor):

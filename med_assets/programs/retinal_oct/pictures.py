@@ -15,7 +15,8 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     from med_assets.reports.style import COLOURS, INK, figure
 
     case = PreparedCase.open(prepared)
-    found = json.loads((predicted / PREDICTION).read_text(encoding="utf-8"))
+    kept = predicted / PREDICTION
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if "probabilities" not in found:
         return []
     out.mkdir(parents=True, exist_ok=True)
@@ -26,7 +27,9 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
         image.set(xticks=[], yticks=[])
         height, width = (n * step for n, step in zip(case.bscan.shape, case.spacing_mm[1:], strict=True))
         image.imshow(np.asarray(case.bscan), cmap="gray", extent=(0, width, height, 0), aspect="auto", vmin=0, vmax=255)
-        image.set_title(f"middle B-scan, {width:.1f} x {height:.1f} mm, {case.protocol}", fontweight="normal", fontsize=8)
+        image.set_title(
+            f"middle B-scan, {width:.1f} x {height:.1f} mm, {case.protocol}", fontweight="normal", fontsize=8
+        )
         chances = [found["probabilities"][name] for name in CLASSES]
         colours = [COLOURS[1] if name == found["true_class"] else COLOURS[0] for name in CLASSES]
         bars.barh(range(len(CLASSES)), chances, color=colours)

@@ -55,6 +55,8 @@ def wide(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row per case: case_id, patient_id, y_true, y_pred (class numbers), and p and logit of each class."""
     cases: dict[str, dict[str, Any]] = {}
     for row in rows:
+        if pd.isna(row["value"]):
+            continue
         case = cases.setdefault(row["case_id"], {"case_id": row["case_id"], "patient_id": row["patient_id"]})
         if row["metric"] == BALANCED:
             case |= {"y_true": int(row["truth"]), "y_pred": int(row["prediction"])}
@@ -76,7 +78,12 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[PooledScore]:
         return []
     chances = table[[f"p_{name}" for name in CLASS_NAMES]].to_numpy(dtype=float)
     found = classification_scores(
-        table["y_true"].to_numpy(), table["y_pred"].to_numpy(), chances, table["patient_id"].tolist(), CLASS_NAMES, BOOTSTRAP_SEED
+        table["y_true"].to_numpy(),
+        table["y_pred"].to_numpy(),
+        chances,
+        table["patient_id"].tolist(),
+        CLASS_NAMES,
+        BOOTSTRAP_SEED,
     )
     said = f"{CONFIDENCE:.0%} percentile bootstrap over patients within each class, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
     return [
@@ -93,12 +100,16 @@ def doubts(rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any
     table = wide([row for row in rows if row["split"] == "val"])
     if len(table) > 1 and table["y_pred"].nunique() == 1:
         only = CLASSES[int(table["y_pred"].iloc[0])]
-        said.append(f"expected several classes to be predicted for {len(table)} validation cases, got {only} for all: it collapsed")
+        said.append(
+            f"expected several classes to be predicted for {len(table)} validation cases, got {only} for all: it collapsed"
+        )
     if not table.empty:
         from med_assets.metrics.bootstrap import mean_with_interval
 
         right = (table["y_true"] == table["y_pred"]).astype(float).tolist()
-        found = mean_with_interval(right, BOOTSTRAP_SEED, groups=table["patient_id"].tolist(), strata=table["y_true"].tolist())
+        found = mean_with_interval(
+            right, BOOTSTRAP_SEED, groups=table["patient_id"].tolist(), strata=table["y_true"].tolist()
+        )
         chance = 1 / len(CLASSES)
         if found.mean is not None and (found.low is None or found.low <= chance):
             ends = "no interval" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"

@@ -15,7 +15,7 @@ from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.network import Classifier
 from med_assets.programs.retinal_oct.prepared import PreparedCase
-from med_assets.programs.retinal_oct.score import ALL, score_case
+from med_assets.programs.retinal_oct.score import ALL, BALANCED, LOG_LOSS, score_case
 from med_assets.training.accelerator import inference_device
 from med_assets.training.tensors import demand_fit, read_checkpoint
 
@@ -31,13 +31,20 @@ def load_scorer(checkpoint: Path, embeddings: Path) -> Scorer:
     return ClassScorer(experiment, weights, EmbeddingCache(embeddings))
 
 
+def unscored(metric: str, case: PreparedCase) -> Score:
+    """A score that a case does not have, which says why: it is not missing."""
+    return Score(metric, ALL, None, "1", f"undefined: volumes of {case.protocol} are not scored by this model")
+
+
 class ClassScorer(Scorer):
-    """Predicts the class of the volumes of the experiment's protocols; others are nobody's, and get no score."""
+    """Predicts the class of the volumes of the experiment's protocols; the scores of others are undefined."""
 
     def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor], cache: EmbeddingCache) -> None:
         self.experiment, self.cache = experiment, cache
         self.network = Classifier(experiment.network, experiment.head)
-        demand_fit(self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment")
+        demand_fit(
+            self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
+        )
         self.network.load_state_dict(weights, strict=True)
         self.network.to(inference_device()).eval()
 
@@ -45,7 +52,7 @@ class ClassScorer(Scorer):
         experiment = self.experiment
         case = PreparedCase.open(prepared, experiment.network.size)
         if case.protocol not in experiment.protocols:
-            return []
+            return [unscored(BALANCED, case), unscored(LOG_LOSS, case)]
         embedding = self.cache.of(self.network.encoder, experiment.network, [case], 1)
         with torch.inference_mode():
             logits = self.network.head(embedding.to(next(self.network.parameters()).device))[0].double().cpu().numpy()
@@ -73,10 +80,11 @@ class PretrainScorer(Scorer):
 
     def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor]) -> None:
         from med_assets.programs.retinal_oct.jepa import Jepa
+        from med_assets.programs.retinal_oct.lit import published
 
         self.experiment = experiment
         self.network = Jepa(experiment)
-        expected = self.network.weights()
+        expected = published(self.network, experiment)
         demand_fit(expected, weights, "the weights of the checkpoint", "load it with its own experiment")
         with torch.no_grad():
             for name, tensor in expected.items():
@@ -85,8 +93,9 @@ class PretrainScorer(Scorer):
 
     def score(self, prepared: Path, out: Path) -> list[Score]:
         case = PreparedCase.open(prepared, self.experiment.network.size)
-        if case.protocol not in self.experiment.protocols:
-            return []
+        # A released encoder comes without its predictor.
+        if case.protocol not in self.experiment.protocols or not self.experiment.schedule.epochs:
+            return [unscored("prediction_error", case)]
         volume = torch.from_numpy(np.asarray(case.image))[None, None].to(next(self.network.parameters()).device)
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(self.SEED)

@@ -18,7 +18,9 @@ def tables(rows: pd.DataFrame) -> list[ReportTable]:
 
 def confusion_table(table: pd.DataFrame) -> ReportTable:
     """How often each true class was predicted as which."""
-    counts = pd.crosstab(table["y_true"], table["y_pred"]).reindex(index=range(len(CLASSES)), columns=range(len(CLASSES)), fill_value=0)
+    counts = pd.crosstab(table["y_true"], table["y_pred"]).reindex(
+        index=range(len(CLASSES)), columns=range(len(CLASSES)), fill_value=0
+    )
     shown = pd.DataFrame(counts.to_numpy(), columns=[f"predicted {name}" for name in CLASSES])
     shown.insert(0, "true class", list(CLASSES))
     shown["cases"] = counts.sum(axis=1).to_numpy()
@@ -36,10 +38,22 @@ def class_table(records: list[dict[str, object]], table: pd.DataFrame) -> Report
         return f"{one.value:.2f}" + ("" if one.low is None else f" [{one.low:.2f}, {one.high:.2f}]")
 
     shown = [
-        {"class": label, "cases": int((table["y_true"] == index).sum()), "F1": cell("f1", name), "AUROC": cell("auroc", name)}
+        {
+            "class": label,
+            "cases": int((table["y_true"] == index).sum()),
+            "F1": cell("f1", name),
+            "AUROC": cell("auroc", name),
+        }
         for index, (label, name) in enumerate(zip(CLASSES, CLASS_NAMES, strict=True))
     ]
-    shown.append({"class": "mean over classes", "cases": len(table), "F1": cell("macro_f1", "all"), "AUROC": cell("auroc", "all")})
+    shown.append(
+        {
+            "class": "mean over classes",
+            "cases": len(table),
+            "F1": cell("macro_f1", "all"),
+            "AUROC": cell("auroc", "all"),
+        }
+    )
     shown.append({"class": "weighted by cases", "cases": len(table), "F1": cell("weighted_f1", "all"), "AUROC": ""})
     shown.append({"class": "accuracy", "cases": len(table), "F1": cell("accuracy", "all"), "AUROC": ""})
     text = "Each class against the rest; 95 % bootstrap intervals over patients within each class."
