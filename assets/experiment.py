@@ -78,6 +78,12 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
 
         return checks.fine_tuning(ws, program, experiment)
 
+    def doubts(ws: Workspace, batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.doubts(ws, program, experiment)
+
+    sound = Gate("doubts", "Nothing known makes its scores doubtful, such as a collapse.", doubts, blocking=False)
     better = Gate(
         "fine_tuning", "It is better than what it began with, and reaches its reference.", fine_tuning, blocking=False
     )
@@ -97,6 +103,6 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
             deps=(keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")),
             kinds=frozenset({"monai", "parquet"}),
             experiment=experiment,
-            gates=(better,) if configured.fine_tunes() else (),
+            gates=(sound, better) if configured.fine_tunes() else (sound,),
         )
     )

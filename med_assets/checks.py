@@ -105,6 +105,22 @@ def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
     return CheckOutcome(True, f"{len(splits)} patients, each in one split", metadata=metadata)
 
 
+def split_objections(ws: Workspace, program_name: str) -> CheckOutcome:
+    """What a program says of its splits as a whole, such as sites or classes that are missing from one."""
+    said = program.get(program_name).split_objections(ws, described(ws, program_name))
+    return CheckOutcome(not said, "; ".join(said) or "nothing speaks against the splits", metadata={"objections": said})
+
+
+def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
+    """Warn where a program knows that the scores of an experiment mean less than they seem to."""
+    rows = ws.lake.rows("evaluation_cases", f"{program_name}/{name}")
+    history = ws.lake.rows("training_history", f"{program_name}/{name}")
+    said = program.get(program_name).doubts(rows, history)
+    return CheckOutcome(
+        not said, "; ".join(said) or "nothing known makes these scores doubtful", "warn", {"doubts": said}
+    )
+
+
 def held_out(ws: Workspace, program_name: str) -> CheckOutcome:
     """Warn where a program knows that scores of its held-out cases mean less than they seem to."""
     said = program.get(program_name).held_out_warnings(described(ws, program_name))

@@ -57,9 +57,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument(
         "source",
-        choices=("openkbp", "msd", "datalist", "pair", "lumbar-t2", "rsna-lumbar"),
+        choices=("openkbp", "msd", "datalist", "pair", "lumbar-t2", "rsna-lumbar", "ai-readi"),
         help="what to read: OpenKBP, a task of the Medical Segmentation Decathlon, a MONAI datalist, one image and its label, "
-        "lumbar T2 volumes with labelled bodies, or RSNA 2024 lumbar spine",
+        "lumbar T2 volumes with labelled bodies, RSNA 2024 lumbar spine, or retinal OCT of AI-READI",
     )
     add.add_argument(
         "src",
@@ -74,9 +74,11 @@ def parser() -> argparse.ArgumentParser:
         "--patients",
         nargs="+",
         metavar="NAME",
-        help="openkbp: only these patients, such as pt_1 pt_2; lumbar-t2: these cases; rsna-lumbar: these studies",
+        help="openkbp: only these patients, such as pt_1 pt_2; lumbar-t2: these cases; rsna-lumbar: these studies; ai-readi: these participants",
     )
-    add.add_argument("--limit", type=int, metavar="N", help="lumbar-t2, rsna-lumbar: only the first N, for a trial run")
+    add.add_argument(
+        "--limit", type=int, metavar="N", help="lumbar-t2, rsna-lumbar, ai-readi: only the first N, for a trial run"
+    )
     add.add_argument(
         "--val-fold", type=int, default=0, metavar="K", help="msd, datalist: fold that is validation (default 0)"
     )

@@ -38,7 +38,7 @@ def _show(title: str, result: StageResult) -> None:
 
 def import_cases(options: argparse.Namespace) -> int:
     """Import cases of another layout as DICOM; what is skipped is listed with its reason."""
-    from med_assets.importers import lumbar_t2, openkbp, rsna_lumbar, volumes
+    from med_assets.importers import ai_readi, lumbar_t2, openkbp, rsna_lumbar, volumes
 
     if len(options.src) != (2 if options.source == "pair" else 1):
         raise ConfigurationError(
@@ -53,6 +53,8 @@ def import_cases(options: argparse.Namespace) -> int:
         report = lumbar_t2.import_cases(options.src[0], options.dest, options.patients, options.limit)
     elif options.source == "rsna-lumbar":
         report = rsna_lumbar.import_studies(options.src[0], options.dest, options.patients, options.limit)
+    elif options.source == "ai-readi":
+        report = ai_readi.import_participants(options.src[0], options.dest, options.patients, options.limit)
     else:
         names = dict(options.names or ())
         match options.source:
@@ -67,7 +69,7 @@ def import_cases(options: argparse.Namespace) -> int:
     if report.skipped:
         print(table({"skipped": name, "reason": reason} for name, reason in report.skipped.items()))
     some = bool(report.imported or report.existing)
-    others_go_on = options.source in ("openkbp", "lumbar-t2", "rsna-lumbar")
+    others_go_on = options.source in ("openkbp", "lumbar-t2", "rsna-lumbar", "ai-readi")
     return 0 if some and (others_go_on or not report.skipped) else 1
 
 

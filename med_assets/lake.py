@@ -80,7 +80,7 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
     },
     "monitoring": {
         "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "case_id": TEXT, "score": TEXT, "seen_in_training": BOOL,
-        "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT,
+        "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "truth": REAL,
     },
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ They stand in `conf/<program>/_program.yaml`, one section each; an unknown field
 """
 
 from datetime import time
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -43,6 +43,16 @@ class Promotion(Settings):
         if wrong := {name: margin for name, margin in margins.items() if not 0 <= margin < float("inf")}:
             raise ValueError(f"expected margins of at least 0, got {wrong}")
         return margins
+
+
+class Evaluation(Settings):
+    """What is scored for whom."""
+
+    test: Literal["every", "champion"] = Field(
+        default="every",
+        description="whose test and external cases are scored: those of every experiment, or of a champion alone, once it was "
+        "selected on validation",
+    )
 
 
 class Retraining(Settings):
@@ -132,6 +142,7 @@ class Policies(Settings):
     """All sections of `_program.yaml`. Splits are read with the dataset."""
 
     promotion: Promotion = Field(default_factory=Promotion, description="when a model is promoted")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="what is scored for whom")
     retraining: Retraining = Field(default_factory=Retraining, description="when training starts by itself")
     monitoring: Monitoring = Field(default_factory=Monitoring, description="how the champion is watched")
     splits: Any = Field(default=None, description="how patients are split")

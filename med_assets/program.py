@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 REGISTRY = {
     "lumbar_mr": "med_assets.programs.lumbar_mr:LumbarMr",
     "lung_ct": "med_assets.programs.lung_ct:LungCt",
+    "retinal_oct": "med_assets.programs.retinal_oct:RetinalOct",
     "rt_dose": "med_assets.programs.rt_dose:RtDose",
 }
 """Module and class of each program; imported when first asked for."""
@@ -57,6 +58,8 @@ class Metric:
     unit: str
     lower_is_better: bool
     meaning: str
+    by_class: bool = False
+    """Whether it is averaged within each true class (`truth` of the score) first, and then over the classes that are there."""
 
     @property
     def shown_unit(self) -> str:
@@ -169,6 +172,10 @@ class Program(ABC):
         """What makes the scores of held-out cases doubtful, from the rows of `data_tables`; nothing unless given."""
         return []
 
+    def split_objections(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What is wrong with the cases in their splits, from the rows of `data_tables`: it stops training. Nothing unless given."""
+        return []
+
     def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
         """Split and fold by patient pseudonym that the policy "fixed" uses beside its own list; none unless given."""
         return {}
@@ -182,7 +189,21 @@ class Program(ABC):
         return None
 
     def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
-        """Scores defined over all cases of a split at once, from their rows; none unless a program has some."""
+        """Scores defined over all cases of a split at once, from their rows; none unless a program has some.
+
+        Those with an interval of their own are PooledScores.
+        """
+        return []
+
+    def prediction_table(self, rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame | None":
+        """The predictions of one split for people's own tools, a row per case, from their scores; none unless given."""
+        return None
+
+    def doubts(self, rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What makes the scores of an experiment doubtful, such as a collapse; nothing unless given.
+
+        `rows` are those of its held-out cases, `history` (epoch, metric, value) of its training.
+        """
         return []
 
     @abstractmethod

@@ -30,7 +30,7 @@ class Action(Enum):
     CODED = "kept when its code is in the standard's own dictionaries, with the dictionary's meaning"
 
 
-PROFILE_VERSION = "2"
+PROFILE_VERSION = "3"
 """Part of what makes an intake's result: raise it when this list changes what survives."""
 
 REMOVED = "REMOVED"
@@ -68,7 +68,7 @@ _KEEP = """
     RegionSpatialFormat RegionDataType RegionFlags RegionLocationMinX0 RegionLocationMinY0 RegionLocationMaxX1
     RegionLocationMaxY1 ReferencePixelX0 ReferencePixelY0 PhysicalUnitsXDirection PhysicalUnitsYDirection
     PhysicalDeltaX PhysicalDeltaY TransducerFrequency AxialLengthOfTheEye HorizontalFieldOfView
-    IlluminationWaveLength OphthalmicAxialLength FrameTime CineRate
+    IlluminationWaveLength OphthalmicAxialLength FrameTime CineRate ReferenceCoordinates OphthalmicImageOrientation
 
     FrameAcquisitionNumber DimensionIndexValues DimensionIndexPointer FunctionalGroupPointer InStackPositionNumber
     DimensionOrganizationType InConcatenationNumber InConcatenationTotalNumber ConcatenationFrameOffsetNumber
@@ -162,16 +162,23 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
         "SIEMENS", "Siemens", "Siemens Healthineers", "Siemens HealthCare GmbH", "GE MEDICAL SYSTEMS", "TOSHIBA",
         "Philips", "Philips Medical Systems", "Canon Medical Systems", "CANON_MEC", "Varian Medical Systems", "ELEKTA",
         "Elekta", "RaySearch Laboratories", "Accuray", "Heidelberg Engineering", "Topcon", "Carl Zeiss Meditec",
-        "med_assets",
+        "med_assets", "Heidelberg", "Zeiss",
     }),
-    "ManufacturerModelName": frozenset({"med_assets phantom"}),
+    "ManufacturerModelName": frozenset({"med_assets phantom", "Spectralis", "Maestro2", "Triton", "Cirrus"}),
     "SoftwareVersions": frozenset({"med_assets phantom"}),
     "ImagedNucleus": frozenset({"1H"}),
     "RescaleType": frozenset({"HU", "US", "HU_MOD", "MGML", "Z_EFF", "ED", "EDW"}),
-    "ClinicalTrialProtocolID": frozenset({"OpenKBP", "datalist", *(f"MSD {task}" for task in MSD_TASKS)}),
+    "ClinicalTrialProtocolID": frozenset({"OpenKBP", "datalist", "AI-READI", *(f"MSD {task}" for task in MSD_TASKS)}),
     "ClinicalTrialSiteID": frozenset({"train", "validation", "test", "external"}),
+    "ClinicalTrialSiteName": frozenset({"UW", "UCSD", "UAB"}),
+    "ClinicalTrialSeriesID": frozenset({
+        "spectralis_ppol_mac_hr_oct", "maestro2_3d_wide", "maestro2_macula_6x6", "maestro2_3d_macula", "triton_macula_6x6",
+        "triton_macula_12x12", "cirrus_macula",
+    }),
+    "AdmittingDiagnosesDescription": frozenset({"healthy", "prediabetes", "oral medication", "insulin"}),
 }  # fmt: skip
-"""Text elements that may stay, with every value that may. The trial elements carry a published data set's own split."""
+"""Text elements that may stay, with every value that may. The trial elements carry a published data set's own split, site and
+protocol, the diagnosis its study group: of a closed list, never free text."""
 
 FIXED_VALUES = {
     "StructureSetLabel": "STRUCTURES",

@@ -30,6 +30,7 @@ def mean_with_interval(
     seed: int,
     *,
     groups: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
 ) -> Interval:
     """Return the mean of the defined values with its percentile bootstrap interval.
@@ -39,12 +40,16 @@ def mean_with_interval(
     the ends are None when there are fewer than two values, or fewer than two groups. The same input and seed give
     the same interval.
 
-    Raises ValueError when `groups` and `values` differ in length, or a value is infinite.
+    With `strata` (the true class of each value) the mean is that of the means of the strata that are there, whatever their
+    sizes, and groups are drawn within each; the ends are None where a stratum has fewer than two.
+
+    Raises ValueError when `groups` or `strata` and `values` differ in length, or a value is infinite.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13 (percentile interval) and
     chapter 8 (resampling the independent units).
     """
-    if groups is not None and len(groups) != len(values):
-        raise ValueError(f"expected one group per value, got {len(groups)} groups for {len(values)} values")
+    for given in (groups, strata):
+        if given is not None and len(given) != len(values):
+            raise ValueError(f"expected one group per value, got {len(given)} groups for {len(values)} values")
     numbers = np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
     if np.isinf(numbers).any():
         raise ValueError("expected finite values, got infinity; pass None where a metric is undefined")
@@ -52,6 +57,8 @@ def mean_with_interval(
     n = int(defined.sum())
     if n == 0:
         return Interval(None, None, None, 0)
+    if strata is not None:
+        return _stratified(numbers, defined, groups, strata, seed, resamples)
     numbers = numbers[defined]
     mean = float(numbers.mean())
     if groups is None:
@@ -76,6 +83,7 @@ def paired_difference(
     seed: int,
     *,
     groups: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
 ) -> Interval:
     """Return the mean of `first - second` over the cases where both are defined, with its interval.
@@ -86,7 +94,37 @@ def paired_difference(
     if len(first) != len(second):
         raise ValueError(f"expected the same cases on both sides, got {len(first)} and {len(second)} values")
     differences = [None if a is None or b is None else a - b for a, b in zip(first, second, strict=True)]
-    return mean_with_interval(differences, seed, groups=groups, resamples=resamples)
+    return mean_with_interval(differences, seed, groups=groups, strata=strata, resamples=resamples)
+
+
+def _stratified(
+    numbers: NDArray[np.float64],
+    defined: NDArray[np.bool_],
+    groups: Sequence[Hashable] | None,
+    strata: Sequence[Hashable],
+    seed: int,
+    resamples: int,
+) -> Interval:
+    places: dict[Hashable, list[int]] = {}
+    for index in np.flatnonzero(defined).tolist():
+        places.setdefault(strata[index], []).append(index)
+    means, drawn = [], []
+    for number, one in enumerate(sorted(places, key=repr)):
+        own = places[one]
+        names = own if groups is None else [groups[index] for index in own]
+        codes: dict[Hashable, int] = {}
+        index = np.array([codes.setdefault(name, len(codes)) for name in names])
+        sums = np.bincount(index, weights=numbers[own]).astype(np.float64)
+        counts = np.bincount(index).astype(np.float64)
+        means.append(float(numbers[own].mean()))
+        if len(sums) > 1:
+            drawn.append(_resampled_means(sums, counts, seed + number, resamples))
+    mean, n = float(np.mean(means)), int(defined.sum())
+    if len(drawn) < len(means):
+        return Interval(mean, None, None, n)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(np.mean(drawn, axis=0), [tail, 100 - tail])
+    return Interval(mean, float(low), float(high), n)
 
 
 def _resampled_means(

@@ -1,6 +1,6 @@
-"""How well a number tells two groups of cases apart: the area under the ROC curve, with its bootstrap interval."""
+"""Classification: the area under the ROC curve of a number, and scores of predicted classes, each with its interval."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,3 +72,105 @@ def _counts(codes: np.ndarray, rng: np.random.Generator, resamples: int) -> np.n
     groups = int(codes.max()) + 1
     drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
     return np.asarray(drawn[:, codes], np.float64)
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return counts (..., true class, predicted class) of classes numbered from 0.
+
+    `weights` (..., case) count each case so often, for resamples; without it once.
+    """
+    cells = np.eye(classes * classes)[np.asarray(truth) * classes + np.asarray(predicted)]
+    found = cells.sum(axis=0) if weights is None else weights @ cells
+    return np.asarray(found.reshape(*found.shape[:-1], classes, classes))
+
+
+def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return scores of a confusion matrix (..., true, predicted), each with the leading axes: NaN where undefined.
+
+    accuracy; balanced_accuracy, the mean recall of the classes that are there; macro_f1, the mean F1 of the classes that are
+    there or predicted; weighted_f1, the same weighted by the cases of each class; f1 (..., class), undefined for a class that
+    is neither there nor predicted. Source: scikit-learn, `balanced_accuracy_score` and `f1_score`.
+    """
+    right = np.einsum("...ii->...i", counts)
+    there, said = counts.sum(axis=-1), counts.sum(axis=-2)
+    total = there.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, f1 = right / there, 2 * right / (there + said)
+        known, judged = there > 0, there + said > 0
+        return {
+            "accuracy": right.sum(axis=-1) / total,
+            "balanced_accuracy": np.where(known, recall, 0).sum(axis=-1) / known.sum(axis=-1),
+            "macro_f1": np.where(judged, f1, 0).sum(axis=-1) / judged.sum(axis=-1),
+            "weighted_f1": (np.where(judged, f1, 0) * there).sum(axis=-1) / total,
+            "f1": f1,
+        }
+
+
+def one_versus_rest(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the area under the ROC curve (..., class) of each column of `scores` (case, class); NaN without both sides."""
+    classes = scores.shape[1]
+    counted = np.ones((1, len(truth))) if weights is None else weights.reshape(-1, len(truth))
+    areas = np.full((len(counted), classes), np.nan)
+    for index in range(classes):
+        own = np.flatnonzero(truth == index)
+        rest = np.flatnonzero(truth != index)
+        high, low = scores[own, index], scores[rest, index]
+        wins = (high[:, None] > low[None]) + 0.5 * (high[:, None] == low[None])
+        pairs = counted[:, own].sum(axis=1) * counted[:, rest].sum(axis=1)
+        won = ((counted[:, own] @ wins) * counted[:, rest]).sum(axis=1)
+        np.divide(won, pairs, out=areas[:, index], where=pairs > 0)
+    return areas[0] if weights is None else areas
+
+
+def classification_scores(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    scores: np.ndarray,
+    groups: Sequence[Hashable],
+    names: Sequence[str],
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> Mapping[tuple[str, str], tuple[float | None, float | None, float | None]]:
+    """Return (value, low, high) by metric and subject: the scores of `class_scores` and the areas, of all and by class.
+
+    `truth` and `predicted` are class numbers (case,), `scores` (case, class); `groups` is the patient of each case. The interval
+    is the percentile bootstrap over patients within each class. What is undefined is None, and so are the ends of an interval
+    where a class has fewer than two patients, or where a resample has no value.
+    """
+    n_classes = len(names)
+    truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
+    enough = all(len({g for g, t in zip(groups, truth, strict=True) if t == one}) >= 2 for one in set(truth.tolist()))
+    weights = _within_classes(truth, groups, np.random.default_rng(seed), resamples) if enough else None
+
+    def table(given: np.ndarray | None) -> dict[tuple[str, str], np.ndarray]:
+        found = class_scores(confusion(truth, predicted, n_classes, given))
+        areas = one_versus_rest(truth, scores, given)
+        out = {(name, "all"): found[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")}
+        out |= {("auroc", "all"): areas.mean(axis=-1)}
+        out |= {("f1", name): found["f1"][..., index] for index, name in enumerate(names)}
+        return out | {("auroc", name): areas[..., index] for index, name in enumerate(names)}
+
+    values, drawn = table(None), None if weights is None else table(weights)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    out: dict[tuple[str, str], tuple[float | None, float | None, float | None]] = {}
+    for key, value in values.items():
+        known = None if np.isnan(value) else float(value)
+        low = high = None
+        if drawn is not None and known is not None and not np.isnan(drawn[key]).any():
+            low, high = (float(end) for end in np.percentile(drawn[key], [tail, 100 - tail]))
+        out[key] = (known, low, high)
+    return out
+
+
+def _within_classes(
+    truth: np.ndarray, groups: Sequence[Hashable], rng: np.random.Generator, resamples: int
+) -> np.ndarray:
+    """How often each case is in each resample, (resample, case): patients are drawn within each class."""
+    weights = np.zeros((resamples, len(truth)))
+    for one in sorted(set(truth.tolist())):
+        own = np.flatnonzero(truth == one)
+        codes: dict[Hashable, int] = {}
+        weights[:, own] = _counts(
+            np.array([codes.setdefault(groups[index], len(codes)) for index in own]), rng, resamples
+        )
+    return weights

@@ -28,6 +28,16 @@ class Score:
     n: int | None = None
 
 
+@dataclass(frozen=True)
+class PooledScore(Score):
+    """A score over all cases of a split at once, with its 95% interval; the ends are None where it has none."""
+
+    low: float | None = None
+    high: float | None = None
+    interval: str = "none: pooled over cases"
+    """How the interval was made."""
+
+
 _DTYPES = {
     "metric": "string",
     "subject": "string",

@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets import program
+from med_assets import policies, program
 from med_assets.errors import DiskFull
-from med_assets.files import digest, read_json, write_json
-from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, mean_with_interval
+from med_assets.files import digest, read_json, replacing, write_json, write_text
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, mean_with_interval, paired_difference
+from med_assets.metrics.score import PooledScore
 from med_assets.program import Metric
 from med_assets.provenance import git_state
 from med_assets.settings import Workspace
@@ -21,7 +22,23 @@ HELD_OUT = ("val", "test", "external")
 SEED = 20260101
 """Seed of every bootstrap, so that the same scores give the same interval."""
 
+PAIRWISE = "Paired differences in the primary metric, first minus second, on the validation cases that both have; not corrected for their number."
+
 INTERVAL = f"{CONFIDENCE:.0%} percentile bootstrap over patients, {RESAMPLES} resamples, seed {SEED}"
+
+
+def by_class(program_name: str) -> set[tuple[str, str]]:
+    """The deciding metrics, as (metric, subject), that are averaged within each true class first."""
+    chosen = program.get(program_name)
+    return {(one.name, one.subject) for one in (chosen.primary_metric, *chosen.guarded_metrics) if one.by_class}
+
+
+def opened(ws: Workspace, program_name: str, checkpoint: str) -> tuple[str, ...]:
+    """The splits that a checkpoint may be scored on: by the policy, test and external are a champion's alone."""
+    if policies.of(program_name).evaluation.test == "every":
+        return HELD_OUT
+    champions = {row["checkpoint"] for row in ws.lake.rows("champions", program_name)}
+    return HELD_OUT if checkpoint in champions else HELD_OUT[:1]
 
 
 def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
@@ -62,7 +79,8 @@ def scores_of(
 ) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, str]]:
     """Rows of one checkpoint of experiment `name`, a row per held-out case and score; counts, and failures by case id.
 
-    What is in the store is reused. Cases that the checkpoint was trained on are left out, whatever their split is now.
+    What is in the store is reused. Cases that the checkpoint was trained on are left out, whatever their split is now, and
+    so are those of splits that are not opened for it.
     """
     from med_assets.stages.reads import judged
 
@@ -73,7 +91,9 @@ def scores_of(
         if case["split"] == "train"
     }
     cases = [
-        case for case in cases_of(ws, program_name) if case["split"] in HELD_OUT and case["case_id"] not in learned
+        case
+        for case in cases_of(ws, program_name)
+        if case["split"] in opened(ws, program_name, checkpoint) and case["case_id"] not in learned
     ]
     scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
     keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint}
@@ -113,6 +133,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     ws.lake.write("evaluation_cases", f"{program_name}/{name}", rows)
     ws.lake.write("evaluation", f"{program_name}/{name}", aggregates)
     record = finetuning(ws, program_name, name, checkpoint)
+    write_predictions(ws, program_name, name, rows)
     chosen = program.get(program_name)
     deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
     return StageResult(
@@ -129,15 +150,30 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     )
 
 
+def write_predictions(ws: Workspace, program_name: str, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `<split>_preds.parquet` of an experiment for people's own tools, in a program that has such a table."""
+    for split in HELD_OUT:
+        path = ws.reports / program_name / "experiments" / name / f"{split}_preds.parquet"
+        path.unlink(missing_ok=True)
+        table = program.get(program_name).prediction_table([row for row in rows if row["split"] == split])
+        if table is not None and not table.empty:
+            with replacing(path) as temporary:
+                table.to_parquet(temporary, index=False)
+
+
 def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per split, metric and subject: mean over cases with its interval over patients."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    classed = by_class(program_name)
     for row in rows:
         groups.setdefault((row["split"], row["metric"], row["subject"]), []).append(row)
     out = []
     for (split, metric, subject), members in sorted(groups.items()):
         values = mean_with_interval(
-            [row["value"] for row in members], SEED, groups=[row["patient_id"] for row in members]
+            [row["value"] for row in members],
+            SEED,
+            groups=[row["patient_id"] for row in members],
+            strata=[row["truth"] for row in members] if (metric, subject) in classed else None,
         )
         out.append(
             {
@@ -152,13 +188,14 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
         )
     for split in sorted({row["split"] for row in rows}):
         for score in program.get(program_name).pooled([row for row in rows if row["split"] == split]):
+            ends = score if isinstance(score, PooledScore) else PooledScore(**asdict(score))
             row = {
                 "split": split,
                 "metric": score.metric,
                 "subject": score.subject,
                 "mean": score.value,
-                "low": None,
-                "high": None,
+                "low": ends.low,
+                "high": ends.high,
             }
             out.append(
                 row
@@ -166,7 +203,7 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
                     "n": score.n or 0,
                     "unit": score.unit,
                     "convention": score.convention,
-                    "interval": "none: pooled over cases",
+                    "interval": ends.interval,
                 }
             )
     return out
@@ -205,13 +242,62 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
             path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metrics[0].shown_unit, metric=f"{metrics[0].name} (validation)",
             lower_is_better=metrics[0].lower_is_better, champion=champions[-1]["experiment"] if champions else None,
         )  # fmt: skip
+    shown, pairs = _readable(ordered, metrics), pairwise(ws, program_name, [row["experiment"] for row in ordered])
+    folder = ws.reports / program_name
+    write_text(folder / "leaderboard.csv", table.to_csv(index=False))
+    write_text(folder / "leaderboard.md", f"{markdown(shown)}\n{PAIRWISE}\n\n{markdown(pairs)}")
     return StageResult(
         data_version=digest(ordered),
         counts={"experiments": len(ordered)},
         summary={"sorted_by": f"{metrics[0].name} on validation", "interval": INTERVAL},
-        tables={"leaderboard": _readable(ordered, metrics)},
+        tables={"leaderboard": shown, "pairwise": pairs},
         images=images,
     )
+
+
+def pairwise(ws: Workspace, program_name: str, names: Sequence[str]) -> pd.DataFrame:
+    """The paired difference in the primary metric of each two experiments, on the validation cases that both have."""
+    metric = program.get(program_name).primary_metric
+    values: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
+    for row in ws.lake.rows("evaluation_cases", program_name):
+        if (row["split"], row["metric"], row["subject"]) == ("val", metric.name, metric.subject) and row[
+            "experiment"
+        ] in values:
+            values[row["experiment"]][row["case_id"]] = row
+    rows = []
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            both = sorted(values[first].keys() & values[second].keys())
+            ours, theirs = ([values[name][case] for case in both] for name in (first, second))
+            found = paired_difference(
+                [row["value"] for row in ours],
+                [row["value"] for row in theirs],
+                SEED,
+                groups=[row["patient_id"] for row in ours],
+                strata=[row["truth"] for row in ours] if metric.by_class else None,
+            )
+            if found.mean is None:
+                continue
+            told = (
+                "no interval" if found.low is None or found.high is None else f"[{found.low:+.3f}, {found.high:+.3f}]"
+            )
+            differs = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+            rows.append(
+                {
+                    "first": first,
+                    "second": second,
+                    f"difference, {metric.label}": f"{found.mean:+.3f}",
+                    "95 % interval": told,
+                }
+                | {"n": found.n, "differs": "yes" if differs else "not shown"}
+            )
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown."""
+    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *(map(str, row) for row in table.to_numpy())]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) if len(table) else "none\n"
 
 
 def cell(row: Mapping[str, Any]) -> str:

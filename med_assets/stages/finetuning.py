@@ -15,6 +15,7 @@ import pandas as pd
 from med_assets import policies, program
 from med_assets.experiments import from_json, names
 from med_assets.files import read_json, write_json
+from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
@@ -211,6 +212,10 @@ def _formal(ws: Workspace, program_name: str, name: str, checkpoint: str, made: 
 def _mean(side: Judged, found: Comparison, cases: list[dict[str, Any]]) -> float | None:
     key = (found.metric.name, found.metric.subject)
     values = [side.values.get(case["case_id"], {}).get(key) for case in cases]
+    if found.metric.by_class:
+        return mean_with_interval(
+            values, 0, strata=[side.truths.get(case["case_id"], {}).get(key) for case in cases], resamples=1
+        ).mean
     defined = [value for value in values if value is not None]
     return math.fsum(defined) / len(defined) if defined else None
 

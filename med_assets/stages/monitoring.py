@@ -134,7 +134,7 @@ def _score(
     rows = [
         {"program": program_name, "batch": batch, "checkpoint": checkpoint, "case_id": case_id}
         | {"score": keys[case_id], "seen_in_training": case_id in seen}
-        | {name: score[name] for name in ("metric", "subject", "value", "unit")}
+        | {name: score[name] for name in ("metric", "subject", "value", "unit", "truth")}
         for case_id in sorted(scores)
         for score in scores[case_id]
         if (score["metric"], score["subject"]) in wanted
@@ -172,7 +172,10 @@ def headline(ws: Workspace, program_name: str) -> dict[str, str]:
     for metric in deciding_metrics(program_name):
         of_metric = _of(rows, metric)
         values = mean_with_interval(
-            [row["value"] for row in of_metric], SEED, groups=[row["patient_id"] for row in of_metric]
+            [row["value"] for row in of_metric],
+            SEED,
+            groups=[row["patient_id"] for row in of_metric],
+            strata=[row["truth"] for row in of_metric] if metric.by_class else None,
         )
         text = cell({"mean": values.mean, "low": values.low, "high": values.high, "n": values.n})
         found[metric.name] = f"{text}{metric.after}" if text else "undefined: no case that the champion has not seen"
@@ -200,7 +203,13 @@ def trend(ws: Workspace, program_name: str) -> dict[str, list[Point]]:
         limits: tuple[float, float] | None = None
         for batch, members in groups.items():
             values = [float(row["value"]) for row in members]
-            mean = mean_with_interval(values, SEED, groups=[row["patient_id"] for row in members])
+            mean = mean_with_interval(
+                values,
+                SEED,
+                groups=[row["patient_id"] for row in members],
+                strata=[row["truth"] for row in members] if metric.by_class else None,
+            )
+            middle_of = mean.mean if metric.by_class else math.fsum(values) / len(values)
             lower = upper = None
             if limits is not None:
                 middle, spread = limits
@@ -212,7 +221,8 @@ def trend(ws: Workspace, program_name: str) -> dict[str, list[Point]]:
                     series = pd.Series(base)
                     quantile = float(t.ppf(1 - rule.control_alpha / 2, len(base) - 1))
                     limits = float(series.mean()), quantile * float(series.std())
-            points.append(Point(batch, math.fsum(values) / len(values), mean.low, mean.high, len(values), lower, upper))
+            assert middle_of is not None
+            points.append(Point(batch, middle_of, mean.low, mean.high, len(values), lower, upper))
         found[metric.name] = points
     return found
 

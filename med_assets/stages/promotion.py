@@ -7,7 +7,7 @@ per change of the champion, oldest first. The last row of `champions` is the cha
 import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,6 +45,8 @@ class Judged:
     weights_sha256: str
     learned: frozenset[str]
     values: Values
+    truths: Values = field(default_factory=dict)
+    """By case id the true side of each (metric, subject), where it has one."""
 
 
 def current(ws: Workspace, program_name: str) -> dict[str, Any] | None:
@@ -107,7 +109,10 @@ def judged(ws: Workspace, program_name: str, row: dict[str, Any], cases: Sequenc
         row["checkpoint"],
         record["weights_sha256"],
         frozenset(case["case_id"] for case in record["cases"] if case["split"] == "train"),
-        {id: {(one["metric"], one["subject"]): one["value"] for one in rows} for id, rows in scores.items()},
+        *(
+            {id: {(one["metric"], one["subject"]): one[side] for one in rows} for id, rows in scores.items()}
+            for side in ("value", "truth")
+        ),
     )
 
 
@@ -139,7 +144,8 @@ def compare(ours: Judged, theirs: Judged, cases: Sequence[dict[str, Any]], metri
     first, second = signed(ours), signed(theirs)
     lost = sum(a is None and b is not None for a, b in zip(first, second, strict=True))
     groups = [case["patient_id"] for case in fair]
-    return Comparison(metric, paired_difference(first, second, SEED, groups=groups), lost)
+    classes = [ours.truths.get(case["case_id"], {}).get(key) for case in fair] if metric.by_class else None
+    return Comparison(metric, paired_difference(first, second, SEED, groups=groups, strata=classes), lost)
 
 
 def _objections(rule: Promotion, primary: Comparison, guards: Sequence[Comparison], reference: str) -> list[str]:

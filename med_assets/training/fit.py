@@ -83,6 +83,7 @@ def fit(
             # Lightning's check before training, over all cases, is the validation of what training begins with.
             num_sanity_val_steps=-1 if experiment.schedule.validate_first and found is None else 0,
             log_every_n_steps=1,
+            default_root_dir=job,
             logger=TensorBoardLogger(save_dir=job, name="tensorboard", version=""),
             callbacks=used,
             enable_checkpointing=True,

@@ -44,7 +44,8 @@ def state_dict(content: Any) -> dict[str, torch.Tensor]:
 def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> None:
     """Put the job's initial weights, if it has any, into a task that was just built; a resumed checkpoint comes after.
 
-    Raises CheckpointMismatch, and changes nothing, unless the names and shapes of all tensors are those of the task.
+    Raises CheckpointMismatch, and changes nothing, unless the names and shapes of all tensors are those of the task, or of
+    the part of it that begins so.
     """
     path = job / INITIAL
     if not path.is_file():
@@ -53,10 +54,11 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
         raise ConfigurationError(
             "this experiment is computed without a loop and begins with nothing; use initial=random"
         )
-    found = state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    found = state_dict(content) if task.reads is None else task.reads(content)
     if task.released is not None and experiment.initial.startswith(RELEASED):
         found = task.released(found)
-    expected = task.weights()
+    expected = (task.begins or task.weights)()
     fit = demand_fit(
         expected, found, f"the weights of initial={experiment.initial}",
         "train with initial=random, or give the experiment the network that these weights are of",

@@ -43,6 +43,11 @@ class Task:
     weights: Callable[[], "dict[str, Tensor]"]
     released: "Callable[[dict[str, Tensor]], dict[str, Tensor]] | None" = None
     """Gives the tensors of a released file the names that they have here; None where they have them already."""
+    begins: "Callable[[], dict[str, Tensor]] | None" = None
+    """The weights that initial ones take the place of; None where these are all, as without a head of its own."""
+    reads: "Callable[[Any], dict[str, Tensor]] | None" = None
+    """Finds the tensors of `begins`, by their names here, in the content of any file to begin with; None where it is a state
+    dict. Raises CheckpointMismatch."""
 
 
 @dataclass(frozen=True)

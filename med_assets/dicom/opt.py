@@ -1,0 +1,206 @@
+"""Ophthalmic tomography (OPT): one multi-frame object is a stack of B-scans with its spacing in functional groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydicom.uid import OphthalmicTomographyImageStorage
+from pydicom.valuerep import format_number_as_ds
+
+from med_assets.dicom.frames import decoded, number, numbers, regular_spacing, text
+from med_assets.dicom.objects import SYNTHETIC_IMAGE_TYPE, Identity, item, new_object, save, set_pixels
+from med_assets.errors import CaseRejected
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+PARALLEL_DEGREES = 5.0
+"""How far the line of a B-scan on the fundus may be turned against the first one's in a raster scan."""
+
+LATERALITIES = ("R", "L")
+
+
+@dataclass(frozen=True)
+class Tomogram:
+    """B-scans as float32 (frame, row, column): across the retina, into its depth, along a B-scan.
+
+    `spacing_mm` is in that order. `frames_from` says what the distance of frames was read from: "positions" of the frames, or
+    "thickness", which is what the standard has where frames carry no position. `laterality` is R, L or empty.
+    `raster` is None where the frames do not say where on the fundus they lie.
+    """
+
+    array: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    frames_from: str
+    laterality: str
+    raster: bool | None
+
+
+def read_opt(ds: Dataset) -> Tomogram:
+    """Return the frames of an OPT object and their spacing, which stands in its functional groups.
+
+    Raises CaseRejected: "wrong_modality", "single_frame", "missing_geometry" (no spacing is ever made up), "not_raster" (a
+    ring or radial scan), and the codes of `decoded` and `regular_spacing`.
+    """
+    if text(ds, "SOPClassUID") != OphthalmicTomographyImageStorage:
+        raise CaseRejected("wrong_modality", "Expected an Ophthalmic Tomography Image; got another kind. Leave it out.")
+    frames, rows, columns = (int(number(ds, name) or 0) for name in ("NumberOfFrames", "Rows", "Columns"))
+    if frames < 2:
+        raise CaseRejected(
+            "single_frame", f"Expected a volume of 2 B-scans or more; got {frames}. Send the volume scan."
+        )
+    shared, per_frame = _groups(ds, "Shared"), _groups(ds, "PerFrame")
+    pixel, thickness = _measures(shared, per_frame)
+    positions = [numbers(one, "ImagePositionPatient") for group in per_frame for one in _in(group, "PlanePosition")]
+    places = [one for one in positions if one is not None and one.size == 3]
+    if len(places) == frames:
+        along = np.array(places) - places[0]
+        normal = along[-1] / max(float(np.linalg.norm(along[-1])), 1e-9)
+        distance, source = regular_spacing(np.sort(along @ normal)), "positions"
+    else:
+        distance, source = thickness, "thickness"
+    if distance is None or distance <= 0:
+        raise CaseRejected(
+            "missing_geometry",
+            "Expected the distance of frames in PlanePosition or SliceThickness of the functional groups; got none. Export the "
+            "original object: no spacing is made up here.",
+        )
+    raster = _is_raster(per_frame)
+    if raster is False:
+        raise CaseRejected(
+            "not_raster", "Expected parallel B-scans; these are a ring or radial scan. Send the raster scan."
+        )
+    array = decoded(ds, (frames, rows, columns)).astype(np.float32)
+    side = text(ds, "ImageLaterality") or next(
+        (text(one, "FrameLaterality") for one in _in(shared[0], "FrameAnatomy")), ""
+    )
+    return Tomogram(array, (float(distance), *pixel), source, side if side in LATERALITIES else "", raster)
+
+
+def write_opt(
+    path: Path,
+    array: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    identity: Identity,
+    *,
+    role: str,
+    laterality: str,
+    extra: Mapping[str, str] | None = None,
+) -> str:
+    """Write frames (frame, row, column), rounded to unsigned 16 bit, as one OPT raster scan; returns the SOP instance UID.
+
+    `role` tells several scans of one study apart. `extra` sets elements at the top, by keyword. Raises ValueError for values
+    that do not fit, or a laterality other than R and L.
+    """
+    stored = np.rint(np.asarray(array, dtype=np.float64))
+    if stored.ndim != 3 or not np.isfinite(stored).all() or stored.min() < 0 or stored.max() > np.iinfo(np.uint16).max:
+        raise ValueError(
+            f"expected finite values from 0 to 65535 in three axes, got {np.shape(array)}; scale them first"
+        )
+    if laterality not in LATERALITIES:
+        raise ValueError(f"expected a laterality of {LATERALITIES}, got {laterality!r}")
+    series, uid = identity.uid("OPT series", role), identity.uid("OPT", role)
+    ds = new_object(identity, OphthalmicTomographyImageStorage, "OPT", series, uid)
+    frames, rows, columns = stored.shape
+    organisation = identity.uid("OPT dimensions", role)
+    when = f"{identity.study_date or '20200101'}000000"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", SYNTHETIC_IMAGE_TYPE] if identity.synthetic else ["ORIGINAL", "PRIMARY"]
+    ds.SeriesNumber, ds.InstanceNumber, ds.ImageLaterality = 1, 1, laterality
+    ds.ContentDate, ds.ContentTime, ds.AcquisitionDateTime = identity.study_date, "", when
+    ds.BurnedInAnnotation, ds.LossyImageCompression, ds.PresentationLUTShape = "NO", "00", "IDENTITY"
+    ds.AxialLengthOfTheEye = ds.HorizontalFieldOfView = None
+    ds.AnatomicRegionSequence = [_retina()]
+    ds.DimensionOrganizationSequence = [item(DimensionOrganizationUID=organisation)]
+    ds.DimensionIndexSequence = [
+        item(DimensionOrganizationUID=organisation, DimensionIndexPointer=0x00209057, FunctionalGroupPointer=0x00209111)
+    ]
+    frame_mm, depth_mm, lateral_mm = (format_number_as_ds(float(step)) for step in spacing_mm)
+    ds.SharedFunctionalGroupsSequence = [
+        item(
+            PixelMeasuresSequence=[item(PixelSpacing=[depth_mm, lateral_mm], SliceThickness=frame_mm)],
+            FrameAnatomySequence=[item(FrameLaterality=laterality, AnatomicRegionSequence=[_retina()])],
+        )
+    ]
+    place = item(
+        ReferencedSOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.5.1", ReferencedSOPInstanceUID=identity.uid("fundus")
+    )
+    ds.PerFrameFunctionalGroupsSequence = [
+        item(
+            FrameContentSequence=[
+                item(
+                    FrameAcquisitionDateTime=when,
+                    FrameReferenceDateTime=when,
+                    FrameAcquisitionDuration=0.0,
+                    StackID="1",
+                    InStackPositionNumber=index + 1,
+                    DimensionIndexValues=[index + 1],
+                )
+            ],
+            OphthalmicFrameLocationSequence=[
+                item(
+                    ReferencedSOPClassUID=place.ReferencedSOPClassUID,
+                    ReferencedSOPInstanceUID=place.ReferencedSOPInstanceUID,
+                    ReferenceCoordinates=[float(index + 1), 1.0, float(index + 1), float(columns)],
+                    OphthalmicImageOrientation="LINEAR",
+                )
+            ],
+        )
+        for index in range(frames)
+    ]
+    ds.NumberOfFrames = frames
+    set_pixels(ds, stored.astype("<u2"))
+    for keyword, value in (extra or {}).items():
+        setattr(ds, keyword, value)
+    save(ds, path)
+    return uid
+
+
+def _retina() -> Dataset:
+    return item(CodeValue="81745001", CodingSchemeDesignator="SCT", CodeMeaning="Eye")
+
+
+def _groups(ds: Dataset, which: str) -> list[Dataset]:
+    found = list(ds.get(f"{which}FunctionalGroupsSequence") or ())
+    if not found:
+        raise CaseRejected(
+            "missing_geometry",
+            f"Expected {which}FunctionalGroupsSequence, which holds spacing; got none. Export the original.",
+        )
+    return found
+
+
+def _in(group: Dataset, name: str) -> list[Dataset]:
+    return list(group.get(f"{name}Sequence") or ())
+
+
+def _measures(shared: list[Dataset], per_frame: list[Dataset]) -> tuple[tuple[float, float], float | None]:
+    """Pixel spacing (into the depth, along the B-scan) and slice thickness, mm: of the shared groups, else of all frames alike."""
+    given = [one for group in shared for one in _in(group, "PixelMeasures")]
+    given = given or [one for group in per_frame for one in _in(group, "PixelMeasures")]
+    spacings = {tuple(map(float, found)) for one in given if (found := numbers(one, "PixelSpacing")) is not None}
+    if len(spacings) != 1 or len(only := next(iter(spacings))) != 2 or min(only) <= 0:
+        raise CaseRejected(
+            "missing_geometry",
+            f"Expected one PixelSpacing of two numbers above 0 in PixelMeasuresSequence (5200,9229); got {len(spacings)}. Export "
+            "the original object: no spacing is made up here.",
+        )
+    return (only[0], only[1]), next((value for one in given if (value := number(one, "SliceThickness"))), None)
+
+
+def _is_raster(per_frame: list[Dataset]) -> bool | None:
+    found = [
+        numbers(one, "ReferenceCoordinates") for group in per_frame for one in _in(group, "OphthalmicFrameLocation")
+    ]
+    lines = [one for one in found if one is not None and one.size >= 4]
+    if len(lines) < len(per_frame) or not lines:
+        return None
+    along = np.array([line[-2:] - line[:2] for line in lines], dtype=float)
+    lengths = np.linalg.norm(along, axis=1)
+    if lengths.min() <= 0:
+        return False
+    cosines = np.abs(along @ along[0]) / (lengths * lengths[0])
+    return bool(cosines.min() >= np.cos(np.radians(PARALLEL_DEGREES)))

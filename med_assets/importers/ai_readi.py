@@ -1,0 +1,288 @@
+"""AI-READI (its own layout) to one folder per participant: the scans that conf/retinal_oct/_cohort.yaml chooses.
+
+`participants.tsv` is the source of truth: who has an OCT (`retinal_oct`), the class (`study_group`), the split
+(`recommended_split`) and the site. Files are found through `manifest.tsv` alone, never by listing or by the form of an id.
+Each chosen OPT object is copied with class, split, site and protocol set in it, so that from here on DICOM says all; NIfTI
+and NumPy arrays (B-scan, depth, along the B-scan) become OPT objects, the spacing of arrays being that of the manifest.
+"""
+
+import ast
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.files import write_text
+from med_assets.importers.report import ImportReport
+from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
+
+SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
+"""ClinicalTrialSiteID for each recommended_split; the graph's own split names are in `med_assets.splits`."""
+
+COLUMNS = {
+    "participants.tsv": ("participant_id", "clinical_site", "study_group", "recommended_split", "retinal_oct"),
+    "manifest.tsv": (
+        "participant_id", "filepath", "laterality", "pixel_spacing", "slice_thickness", "sop_instance_uid", "protocol",
+        "content_time",
+    ),
+}  # fmt: skip
+"""Columns that are used of each table."""
+
+MANIFESTS = ("manifest.tsv", "retinal_oct/manifest.tsv")
+RECORDS = ".ai_readi"
+"""Folder beside the case folders, hidden from intake, with the failures and what was located by site and split."""
+
+LABELLED = "labelled.dcm"
+"""File of a participant's folder with the scan that is classified; the others are named by protocol."""
+
+AT_ONCE = 64
+"""Participants whose files are fetched together, count."""
+
+Fetch = Callable[[Sequence[str]], tuple[Mapping[str, Path], Mapping[str, str]]]
+"""Takes paths relative to the data set; returns local files by path, and the failure of each that could not be had."""
+
+
+def from_folder(src: Path) -> Fetch:
+    """Fetch from a folder: the files are where they are."""
+
+    def fetch(keys: Sequence[str]) -> tuple[Mapping[str, Path], Mapping[str, str]]:
+        paths = {key: src / key for key in keys}
+        there = {key: path for key, path in paths.items() if path.is_file()}
+        return there, {key: "FileNotFoundError: no such file in the data set" for key in keys if key not in there}
+
+    return fetch
+
+
+def import_participants(
+    src: Path | Fetch, dest: Path, participants: Collection[str] | None = None, limit: int | None = None
+) -> ImportReport:
+    """Write dest/<participant>/ with the chosen scans of each participant that has an OCT.
+
+    `src` is the data set's folder, or fetches from elsewhere; `participants` and `limit` take a part of it. A folder appears
+    only when complete, one that is there already is left alone, and what can't be used is reported and goes into
+    `dest/.ai_readi/data_errors.csv` (participant_id, key, exception), without stopping the others. Raises ConfigurationError
+    for tables that are missing or say what they can't, and, after all others are imported, where fewer participants than
+    `min_located` of the asked for have their labelled scan.
+    """
+    rules, fetch = cohort(), from_folder(src) if isinstance(src, Path) else src
+    people, manifest = read_tables(fetch, rules)
+    ids = (
+        list(people["participant_id"])
+        if participants is None
+        else [p for p in participants if p in set(people["participant_id"])]
+    )
+    chosen = ids[:limit]
+    mine = people[people["participant_id"].isin(chosen)]
+    by_person = {str(name): group.to_dict("records") for name, group in manifest.groupby("participant_id")}
+    skipped = {
+        name: "not in participants.tsv, or without retinal_oct" for name in participants or () if name not in ids
+    }
+    imported, existing = [], []
+    errors: list[tuple[str, str, str]] = []
+    located: set[str] = set()
+    waiting = []
+    for person in mine.to_dict("records"):
+        name = str(person["participant_id"])
+        if (dest / name).exists():
+            existing.append(name)
+            located.add(name)
+        else:
+            waiting.append(person)
+    for first in range(0, len(waiting), AT_ONCE):
+        some = waiting[first : first + AT_ONCE]
+        picks = {str(one["participant_id"]): pick(by_person.get(str(one["participant_id"]), []), rules) for one in some}
+        keys = [_key(row) for views in picks.values() for _, row in views]
+        paths, absent = fetch(keys) if keys else ({}, {})
+        for person in some:
+            name = str(person["participant_id"])
+            part = dest / f".{name}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            try:
+                failures = write_participant(part, person, picks[name], rules, paths, absent)
+                errors += [(name, key, reason) for key, reason in failures.items()]
+                if (part / LABELLED).is_file():
+                    part.rename(dest / name)
+                    imported.append(name)
+                    located.add(name)
+                else:
+                    skipped[name] = next(iter(failures.values()))
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    _record(dest, mine, located, errors)
+    share = len(located) / max(1, len(mine))
+    if share < rules.min_located:
+        missing = mine[~mine["participant_id"].isin(located)]["clinical_site"].value_counts().to_dict()
+        raise ConfigurationError(
+            f"expected the labelled scan of at least {rules.min_located:.0%} of {len(mine)} participants, located {len(located)} "
+            f"({share:.1%}); missing by site: {missing}. {RECORDS}/data_errors.csv in the landing folder says why; what was "
+            "located is there"
+        )
+    return ImportReport(tuple(imported), tuple(existing), skipped)
+
+
+def read_tables(fetch: Fetch, rules: Cohort) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the participants that have an OCT, sorted by id, and the manifest, all as text. Raises ConfigurationError."""
+    people = _table(fetch, "participants.tsv", ("participants.tsv",))
+    manifest = _table(fetch, "manifest.tsv", MANIFESTS)
+    people = people[people["retinal_oct"].str.upper() == "TRUE"].sort_values("participant_id")
+    if people["participant_id"].duplicated().any():
+        raise ConfigurationError(
+            "expected each participant_id once in participants.tsv, got some twice; correct the table"
+        )
+    if not people["participant_id"].str.fullmatch(r"[A-Za-z0-9-]+").all():
+        raise ConfigurationError("expected letters, digits and - in participant_id, which names a folder; got others")
+    for column, known in (
+        ("study_group", set(rules.classes.values())),
+        ("recommended_split", set(SPLIT_NAMES)),
+        ("clinical_site", set(rules.sites)),
+    ):
+        if other := sorted(set(people[column]) - known):
+            raise ConfigurationError(
+                f"expected {column} of participants.tsv among {sorted(known)}, got also {other}; see conf/retinal_oct/_cohort.yaml"
+            )
+    return people, manifest
+
+
+def _table(fetch: Fetch, name: str, places: Sequence[str]) -> pd.DataFrame:
+    paths, _ = fetch(places)
+    path = next((paths[place] for place in places if place in paths), None)
+    if path is None:
+        raise ConfigurationError(f"expected {name} in the data set at {' or '.join(places)}, found none; fetch it")
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"expected {name} as tab-separated text, reading failed ({type(error).__name__})"
+        ) from error
+    if absent := [column for column in COLUMNS[name] if column not in table]:
+        raise ConfigurationError(f"expected {name} with the columns {list(COLUMNS[name])}, got none called {absent}")
+    return table
+
+
+def pick(rows: Sequence[Mapping[Any, Any]], rules: Cohort) -> list[tuple[View, Mapping[str, str]]]:
+    """Return the row of the manifest for each view that a participant has."""
+    mine = [{str(name): str(value) for name, value in one.items()} for one in rows]
+    return [(view, row) for view in rules.views if (row := view.choose(mine)) is not None]
+
+
+def write_participant(
+    folder: Path,
+    person: Mapping[Any, Any],
+    picked: Sequence[tuple[View, Mapping[str, str]]],
+    rules: Cohort,
+    paths: Mapping[str, Path],
+    absent: Mapping[str, str],
+) -> dict[str, str]:
+    """Write the chosen scans of a participant from the files `paths`; returns what failed and why, by key.
+
+    Where the manifest has no labelled scan, device and protocol stand for the key.
+    """
+    failures: dict[str, str] = {}
+    if all(view != rules.labelled for view, _ in picked):
+        failures[f"{rules.labelled.device}/{rules.labelled.protocol}"] = "no such scan in manifest.tsv"
+    folder.mkdir(parents=True)
+    labels = {
+        "ClinicalTrialProtocolID": "AI-READI",
+        "ClinicalTrialSiteID": SPLIT_NAMES[person["recommended_split"]],
+        "ClinicalTrialSiteName": person["clinical_site"],
+        "AdmittingDiagnosesDescription": next(
+            n for n, group in rules.classes.items() if group == person["study_group"]
+        ),
+    }
+    for view, row in picked:
+        if (key := _key(row)) not in paths:
+            failures[key] = absent.get(key, "it was not fetched")
+            continue
+        target = folder / (LABELLED if view == rules.labelled else f"{view.protocol}.dcm")
+        try:
+            own = labels | {"ClinicalTrialSeriesID": view.protocol}
+            write_scan(target, paths[key], row, str(person["participant_id"]), own)
+        except CaseRejected as error:
+            failures[key] = f"{error.code}: {error.message}"
+    return failures
+
+
+def _key(row: Mapping[str, str]) -> str:
+    """The path of a scan in the data set; the manifest writes it with a slash before."""
+    return row["filepath"].lstrip("/")
+
+
+def write_scan(path: Path, source: Path, row: Mapping[str, str], patient_id: str, labels: Mapping[str, str]) -> None:
+    """Write one scan as an OPT object that carries its labels. Raises CaseRejected."""
+    if source.name.endswith((".npy", ".nii", ".nii.gz")):
+        from med_assets.dicom.objects import Identity, derived_uid
+        from med_assets.dicom.opt import write_opt
+
+        array, spacing_mm = _array(source, row)
+        study = derived_uid("AI-READI study", patient_id)
+        identity = Identity(patient_id, study, derived_uid("AI-READI frame of reference", patient_id))
+        write_opt(
+            path,
+            array,
+            spacing_mm,
+            identity,
+            role=labels["ClinicalTrialSeriesID"],
+            laterality=row["laterality"],
+            extra=labels,
+        )
+        return
+    from med_assets.dicom.discover import load
+    from med_assets.dicom.frames import quietly
+
+    ds = load(source)
+    own = str(ds.get("PatientID") or "")
+    if own not in ("", patient_id):
+        raise CaseRejected(
+            "other_patient", "expected the participant's own PatientID in the file, got another; fetch it again"
+        )
+    ds.PatientID = patient_id
+    for keyword, value in labels.items():
+        setattr(ds, keyword, value)
+    with quietly():
+        ds.save_as(path, enforce_file_format=True)
+
+
+def _array(source: Path, row: Mapping[str, str]) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """A volume (B-scan, depth, along the B-scan), scaled to 16 bit, and its spacing in mm."""
+    try:
+        if source.suffix == ".npy":
+            array = np.load(source, allow_pickle=False)
+            depth, lateral = (float(one) for one in _pair(row["pixel_spacing"]))
+            spacing = (float(row["slice_thickness"]), depth, lateral)
+        else:
+            import nibabel
+
+            image: Any = nibabel.load(source)  # type: ignore[attr-defined]
+            array, (first, second, third) = np.asarray(image.dataobj), image.header.get_zooms()[:3]
+            spacing = (float(first), float(second), float(third))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CaseRejected(
+            "unreadable_volume", f"expected a volume with spacing, reading failed ({type(error).__name__})"
+        ) from error
+    if array.ndim != 3 or min(spacing) <= 0 or not np.isfinite(array).all():
+        raise CaseRejected(
+            "unreadable_volume", f"expected three axes of finite values and spacing above 0, got shape {array.shape}"
+        )
+    low, high = float(array.min()), float(array.max())
+    whole = np.issubdtype(array.dtype, np.integer) and low >= 0 and high <= np.iinfo(np.uint16).max
+    return (array if whole else (array - low) * (np.iinfo(np.uint16).max / max(high - low, 1e-12))), spacing
+
+
+def _pair(text: str) -> Iterable[Any]:
+    found = ast.literal_eval(text) if text.strip().startswith(("[", "(")) else text.replace("\\", ",").split(",")
+    if len(found) != 2:
+        raise ValueError("expected two numbers")
+    return list(found)
+
+
+def _record(dest: Path, people: pd.DataFrame, located: set[str], errors: Sequence[tuple[str, str, str]]) -> None:
+    """The failures, one row each, and how many participants were located by site and split; both stay in the landing zone."""
+    frame = pd.DataFrame(errors, columns=["participant_id", "key", "exception"])
+    write_text(dest / RECORDS / "data_errors.csv", frame.to_csv(index=False))
+    counted = people.assign(located=people["participant_id"].isin(located), expected=True)
+    table = counted.groupby(["clinical_site", "recommended_split"])[["expected", "located"]].sum().reset_index()
+    write_text(dest / RECORDS / "located.csv", table.to_csv(index=False))

@@ -1,0 +1,196 @@
+"""Diabetes status from macular OCT by pretrained encoders: the program's side of the contract, and its facts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from med_assets.errors import ConfigurationError
+from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from med_assets.audit.expectations import Expectation
+    from med_assets.dicom.discover import Instance
+    from med_assets.metrics.score import Score
+    from med_assets.settings import Workspace
+
+REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
+
+OVERFIT_BELOW = 0.05
+"""Cross entropy up to which eight overfitted cases count as learned by heart."""
+
+
+class RetinalOct(Program):
+    """Each OPT volume is a case, known by its patient and its series; one protocol is classified, others are pretrained on."""
+
+    name = "retinal_oct"
+    title = "Diabetes status from retinal OCT"
+    description = "Classifies diabetes status in four groups from macular OCT, to compare encoders that were pretrained on OCT volumes."
+    owners = ("team:eye",)
+    modalities = ("OPT",)
+    code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    primary_metric = Metric(
+        "balanced_accuracy",
+        "all",
+        "1",
+        False,
+        "mean over the four classes of the share predicted right in each",
+        by_class=True,
+    )
+    guarded_metrics = (
+        Metric(
+            "log_loss",
+            "all",
+            "1",
+            True,
+            "-ln of the probability given to the true class: a confident mistake costs most",
+        ),
+    )
+    training_metric = Metric(
+        "val_balanced_accuracy", "all", "1", False, "balanced accuracy on validation, epoch by epoch"
+    )
+    baseline = "random_probe"
+    intended_use = (
+        "Research on what pretrained OCT encoders know: a comparison of encoders under the same data and splits."
+    )
+    not_for = "Diagnosis or screening of diabetes. The groups are of treatment, not of retinal findings."
+    limitations = (
+        "learns from one protocol of one device; another device is another domain",
+        "the classes follow from treatment, so age and duration of disease may be what is seen",
+        "a participant has one labelled scan, of one eye",
+    )
+    facts = {  # noqa: RUF012 - read only
+        "frames": Fact(INT, "count", "B-scans of the volume"),
+        "rows": Fact(INT, "count", "pixels into the depth"),
+        "columns": Fact(INT, "count", "pixels along a B-scan"),
+        "frame_mm": Fact(REAL, "mm", "distance of neighbouring B-scans"),
+        "depth_mm": Fact(REAL, "mm", "pixel spacing into the depth"),
+        "lateral_mm": Fact(REAL, "mm", "pixel spacing along a B-scan"),
+        "frames_from": Fact(TEXT, "", "what the distance of B-scans was read from: positions or thickness"),
+        "raster": Fact(
+            BOOL, "", "whether the frames state parallel lines on the fundus; nothing where they state none"
+        ),
+        "laterality": Fact(TEXT, "", "the eye, R or L"),
+        "device": Fact(TEXT, "", "model of the device"),
+        "study_group": Fact(TEXT, "", "class of the participant"),
+        "site": Fact(TEXT, "", "clinical site"),
+        "protocol": Fact(TEXT, "", "protocol of the scan"),
+        "intensity_low": Fact(REAL, "1", "0.1 percentile of the intensities as stored"),
+        "intensity_median": Fact(REAL, "1", "median of the intensities as stored"),
+        "intensity_high": Fact(REAL, "1", "99.9 percentile of the intensities as stored"),
+        "network_mean": Fact(REAL, "1", "mean of the network's input, about 0"),
+        "network_std": Fact(REAL, "1", "standard deviation of the network's input, about 1"),
+    }
+
+    def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
+        from med_assets.programs.retinal_oct.grouping import group
+
+        return group(instances)
+
+    def verify(self, case: RawCase) -> None:
+        from med_assets.dicom.discover import load
+        from med_assets.dicom.opt import read_opt
+        from med_assets.programs.retinal_oct.prepare import read_labels
+
+        # Pixels are read once before anything is stored, so that broken files are refused at intake.
+        for one in case.instances:
+            ds = load(one.path)
+            read_opt(ds)
+            read_labels(ds)
+
+    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+        return frozenset()
+
+    def size(self, ws: "Workspace") -> tuple[int, int, int]:
+        """The network's input in this workspace's profile."""
+        from med_assets.programs.retinal_oct.transforms import SIZES
+
+        if ws.profile not in SIZES:
+            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(SIZES)}, got {ws.profile!r}")
+        return SIZES[ws.profile]
+
+    def settings(self, ws: "Workspace") -> dict[str, Any]:
+        return {"size": list(self.size(ws))}
+
+    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+        from med_assets.programs.retinal_oct.prepare import prepare_case
+
+        return prepare_case(case_id, raw, out, self.size(ws))
+
+    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+        from med_assets.programs.retinal_oct.audit import expectations
+
+        return expectations()
+
+    def data_tables(
+        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+    ) -> list[ReportTable]:
+        from med_assets.programs.retinal_oct.audit import tables
+        from med_assets.programs.retinal_oct.cohort import cohort
+
+        return tables(cases, refused, cohort())
+
+    def split_objections(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> list[str]:
+        from med_assets.programs.retinal_oct.cohort import COHORTS, cohort, objections
+
+        chosen = ws.option(self.name, "cohort", "whole" if ws.profile == "full" else "partial")
+        if chosen not in COHORTS:
+            raise ConfigurationError(f"expected MED_ASSETS_RETINAL_OCT_COHORT to be one of {COHORTS}, got {chosen!r}")
+        return objections(cases, cohort(), whole=chosen == "whole")
+
+    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+        return {"size": list(self.size(ws))}
+
+    def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
+        from med_assets.programs.retinal_oct.score import pooled
+
+        return list(pooled(rows))
+
+    def prediction_table(self, rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame | None":
+        from med_assets.programs.retinal_oct.score import wide
+
+        return wide(rows)
+
+    def doubts(self, rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> list[str]:
+        from med_assets.programs.retinal_oct.score import doubts
+
+        return doubts(rows, history, OVERFIT_BELOW)
+
+    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
+        from med_assets.programs.retinal_oct.embeddings import FOLDER
+        from med_assets.programs.retinal_oct.scorer import load_scorer
+
+        return load_scorer(checkpoint, ws.jobs / FOLDER)
+
+    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        from med_assets.programs.retinal_oct.pictures import draw
+
+        return draw(prepared, predicted, out)
+
+    def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
+        from med_assets.programs.retinal_oct.tables import tables
+
+        return tables(rows)
+
+    def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.retinal_oct.export import write_prediction
+
+        return write_prediction(prepared, predicted, out, model)
+
+    def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
+        import tempfile
+
+        from med_assets.importers.ai_readi import import_participants
+        from med_assets.phantoms.retina import people, write_dataset
+
+        if n < 1:
+            raise ConfigurationError(f"expected at least one phantom, got {n}")
+        folder.mkdir(parents=True, exist_ok=True)
+        # In the layout of the data set first, so that phantoms come the way that real scans do.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".phantoms-") as scratch:
+            source = Path(scratch) / "data"
+            write_dataset(source, people(n, seed))
+            import_participants(source, folder)

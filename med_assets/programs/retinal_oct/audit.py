@@ -1,0 +1,133 @@
+"""What the facts of an acceptable OPT volume look like, and the tables about a data set: cohort, shapes and outliers."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from med_assets.audit.expectations import Expectation, Severity
+from med_assets.program import ReportTable
+from med_assets.programs.retinal_oct.cohort import CLASSES, SPLITS, Cohort
+
+BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
+
+OUTLIER = 5.0
+"""A value is an outlier beyond so many robust standard deviations (1.4826 times the median absolute deviation) of its protocol."""
+
+LEAST_FOR_OUTLIERS = 8
+"""Volumes of a protocol below which nothing is called an outlier, count."""
+
+WATCHED = ("intensity_median", "intensity_high", "network_std", "frame_mm", "depth_mm", "lateral_mm")
+
+
+def _between(
+    column: str, low: float | None, high: float | None, meaning: str, severity: Severity = "error"
+) -> Expectation:
+    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
+    return Expectation(column, BETWEEN, limits, severity, meaning)
+
+
+def expectations() -> tuple[Expectation, ...]:
+    """What fails an error is quarantined, what fails a warning is shown."""
+    return (
+        _between("frames", 8, None, "8 B-scans or more"),
+        _between("rows", 32, None, "32 pixels or more into the depth"),
+        _between("columns", 32, None, "32 pixels or more along a B-scan"),
+        _between("frame_mm", 0.002, 1.0, "0.002 to 1 mm between B-scans"),
+        _between("depth_mm", 0.001, 0.03, "0.001 to 0.03 mm into the depth"),
+        _between("lateral_mm", 0.002, 0.2, "0.002 to 0.2 mm along a B-scan"),
+        # What the shared transform gives; a volume scaled to 0..1 or clipped in another way is far from it.
+        _between("network_mean", -0.1, 0.1, "mean of the network's input about 0"),
+        _between("network_std", 0.5, 1.2, "standard deviation of the network's input about 1"),
+        Expectation("study_group", IN_SET, {"value_set": list(CLASSES)}, "error", "a study group of the cohort"),
+        Expectation("laterality", IN_SET, {"value_set": ["L", "R"]}, "warn", "the eye is stated"),
+        Expectation("raster", IN_SET, {"value_set": [True]}, "warn", "the frames state parallel lines on the fundus"),
+    )
+
+
+def tables(
+    cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]], rules: Cohort
+) -> list[ReportTable]:
+    """Return the tables about the data: the cohort by split, class and site; shapes by protocol; outliers; what was refused."""
+    return [cohort_table(cases, rules), shape_table(cases), outlier_table(cases), refused_table(cases, refused)]
+
+
+def cohort_table(cases: Sequence[Mapping[str, Any]], rules: Cohort) -> ReportTable:
+    """The labelled scans by split and class beside what a whole cohort has, and by site."""
+    labelled = [case for case in cases if case["protocol"] == rules.labelled.protocol]
+    counts = Counter((case.get("split"), case["study_group"]) for case in labelled)
+    sites = Counter((case.get("split"), case["site"]) for case in labelled)
+    rows = [
+        {"split": split}
+        | {group: counts[split, group] for group in CLASSES}
+        | {f"site {site}": sites[split, site] for site in rules.sites}
+        | {"whole cohort": " / ".join(map(str, rules.expected[split]))}
+        for split in SPLITS
+    ]
+    text = f"Scans of the protocol {rules.labelled.protocol}, one of each participant; beside them the counts of a whole cohort."
+    return ReportTable("Cohort", text, pd.DataFrame(rows))
+
+
+def shape_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """How many volumes of each protocol have which shape and spacing."""
+    counts = Counter(
+        (
+            case["protocol"],
+            case["device"],
+            f"{case['frames']} x {case['rows']} x {case['columns']}",
+            f"{case['frame_mm']:.4g} x {case['depth_mm']:.4g} x {case['lateral_mm']:.4g}",
+        )
+        for case in cases
+    )
+    rows = [
+        {"protocol": key[0], "device": key[1], "frames x depth x width": key[2], "spacing, mm": key[3], "volumes": n}
+        for key, n in sorted(counts.items())
+    ]
+    return ReportTable(
+        "Shapes", "Volumes as they were stored, before they are brought to one size.", pd.DataFrame(rows)
+    )
+
+
+def outliers(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the values far from those of their protocol: case, fact, value, the median there, and how many deviations away."""
+    found = []
+    for protocol in sorted({case["protocol"] for case in cases}):
+        mine = [case for case in cases if case["protocol"] == protocol]
+        if len(mine) < LEAST_FOR_OUTLIERS:
+            continue
+        for name in WATCHED:
+            values = np.array([case[name] for case in mine], dtype=float)
+            median = float(np.median(values))
+            deviation = 1.4826 * float(np.median(np.abs(values - median)))
+            for case, value in zip(mine, values.tolist(), strict=True):
+                off = abs(value - median)
+                if off > OUTLIER * max(deviation, 0.01 * abs(median), 1e-12):
+                    found.append(
+                        {"case": case["case_id"], "protocol": protocol, "fact": name, "value": value, "median": median}
+                    )
+    return found
+
+
+def outlier_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """The outliers for people."""
+    text = (
+        f"Facts beyond {OUTLIER:g} robust standard deviations from the median of their protocol: look at these volumes."
+    )
+    return ReportTable(
+        "Outliers", text, pd.DataFrame(outliers(cases), columns=["case", "protocol", "fact", "value", "median"])
+    )
+
+
+def refused_table(cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """How many cases are in, and why others are not."""
+    counted = [("accepted", len(cases)), ("skipped", len(refused))]
+    counted += [
+        (f"skipped: {code}", n) for code, n in sorted(Counter(str(row["reason_code"]) for row in refused).items())
+    ]
+    return ReportTable(
+        "Data audit",
+        "How many volumes are in, and why others are not.",
+        pd.DataFrame(counted, columns=["what", "cases"]),
+    )

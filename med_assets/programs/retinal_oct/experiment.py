@@ -1,0 +1,122 @@
+"""The fields of an experiment of retinal_oct, beyond those of every experiment."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from med_assets.experiments import NO_EFFECT, Experiment, Settings
+
+Extent = Annotated[tuple[int, int, int], Field(description="frames, depth and width, count")]
+
+
+class Network(Settings):
+    """The encoder: a vision transformer over blocks of a volume."""
+
+    size: Extent = Field(description="input volume, voxels along frames, depth and width")
+    patch: Extent = Field(description="one token, voxels along the same axes")
+    hidden: int = Field(ge=8, description="width of a token, count")
+    mlp: int = Field(ge=8, description="inner width of the MLP of a block, count")
+    layers: int = Field(ge=1, description="transformer blocks, count")
+    heads: int = Field(ge=1, description="attention heads, count; a divisor of hidden")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if any(n % step for n, step in zip(self.size, self.patch, strict=True)) or self.hidden % self.heads:
+            raise ValueError(
+                f"patch {self.patch} must divide size {self.size}, and heads {self.heads} hidden {self.hidden}"
+            )
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens along frames, depth and width."""
+        frames, depth, width = (n // step for n, step in zip(self.size, self.patch, strict=True))
+        return frames, depth, width
+
+
+class Masks(Settings):
+    """The blocks of tokens that are predicted from the rest."""
+
+    blocks: int = Field(ge=1, description="blocks drawn for each step, count; they may overlap")
+    low: float = Field(gt=0, lt=1, description="least side of a block, fraction of that axis")
+    high: float = Field(gt=0, lt=1, description="greatest side of a block, fraction of that axis")
+    least_context: float = Field(gt=0, lt=1, description="least share of all tokens that stays visible, 0 to 1")
+
+    @model_validator(mode="after")
+    def _leaves_a_context(self) -> Self:
+        if self.low > self.high or self.high**3 > 1 - self.least_context:
+            raise ValueError("low must not be above high, and one block of high**3 must leave least_context")
+        return self
+
+
+class Pretraining(Settings):
+    """Joint-embedding prediction: what the target encoder says of hidden blocks, told from the visible rest."""
+
+    masks: Masks = Field(description="what is hidden")
+    predictor_hidden: int = Field(ge=8, description="width of the predictor, count")
+    predictor_layers: int = Field(ge=1, description="transformer blocks of the predictor, count")
+    predictor_heads: int = Field(ge=1, description="attention heads of the predictor, count")
+    momentum: float = Field(gt=0, lt=1, description="decay per step of the target encoder's average, at the start")
+    momentum_end: float = Field(gt=0, le=1, description="the same at the end; in between it rises linearly")
+
+
+class Head(Settings):
+    """What makes classes of the mean token."""
+
+    hidden: int = Field(ge=0, description="width of a hidden layer with GELU, count; 0 is a linear head")
+    dropout: float = Field(ge=0, lt=1, description="dropout before each linear layer, 0 to 1")
+    standardise: bool = Field(
+        description="scale each feature to mean 0 and standard deviation 1 of the training cases, by the encoder as it begins"
+    )
+
+
+class Learning(Settings):
+    """How classes are learned."""
+
+    unfreeze_at: int | None = Field(
+        ge=0,
+        description="epochs (from 0) that the encoder stays frozen; null is for ever, a probe on embeddings computed once",
+    )
+    encoder_lr: float = Field(
+        gt=0, description="first learning rate of the encoder, per step; optimiser.lr is the head's"
+    )
+    label_smoothing: float = Field(ge=0, lt=1, description="share of the target spread over all classes, 0 to 1")
+    class_weights: Literal["auto", "none"] = Field(
+        description="auto weighs a case by n / (classes * cases of its class) of the training cases"
+    )
+
+
+class Augment(Settings):
+    """Random changes of a training volume. Flips run along the width alone: depth has a front, and so have frames."""
+
+    flip: float = Field(ge=0, le=1, description="probability of a flip along the width, 0 to 1")
+    brightness: float = Field(ge=0, description="largest addition, standard deviations of the volume")
+    contrast: float = Field(ge=0, lt=1, description="largest change of contrast, fraction")
+
+
+class RetinalExperiment(Experiment):
+    """An experiment on OCT volumes: an encoder pretrained without labels, or a classifier on one."""
+
+    mode: Literal["pretrain", "classify"] = Field(
+        description="what is learned: an encoder without labels, or the classes"
+    )
+    network: Network = Field(description="the encoder")
+    protocols: tuple[str, ...] = Field(
+        min_length=1, description="protocols of the volumes that are trained on and scored"
+    )
+    pretraining: Pretraining = Field(description="how an encoder is pretrained")
+    head: Head = Field(description="what makes classes of a volume")
+    learning: Learning = Field(description="how classes are learned")
+    augment: Augment = Field(description="random changes of a training volume")
+    warmup_epochs: float = Field(ge=0, description="epochs in which the learning rates rise linearly from 0, count")
+    embed_batch: int = Field(
+        ge=1, description="volumes that are embedded at a time, count", json_schema_extra=NO_EFFECT
+    )
+
+    @property
+    def probe_only(self) -> bool:
+        """Whether the encoder is never trained, so that volumes are embedded once."""
+        return self.mode == "classify" and self.learning.unfreeze_at is None
+
+
+EXPERIMENT = RetinalExperiment

@@ -1,0 +1,41 @@
+"""The picture of one case: its middle B-scan beside the probabilities of the classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from med_assets.programs.retinal_oct.cohort import CLASSES
+from med_assets.programs.retinal_oct.prepared import PreparedCase
+
+
+def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    """Draw one case as a PNG file under `out`."""
+    from med_assets.programs.retinal_oct.scorer import PREDICTION
+    from med_assets.reports.style import COLOURS, INK, figure
+
+    case = PreparedCase.open(prepared)
+    kept = predicted / PREDICTION
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if "probabilities" not in found:
+        return []
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{case.case_id}.png"
+    with figure(path, 8.0, 2.8) as fig:
+        image, bars = fig.subplots(1, 2, width_ratios=(1.4, 1))
+        image.grid(False)
+        image.set(xticks=[], yticks=[])
+        height, width = (n * step for n, step in zip(case.bscan.shape, case.spacing_mm[1:], strict=True))
+        image.imshow(np.asarray(case.bscan), cmap="gray", extent=(0, width, height, 0), aspect="auto", vmin=0, vmax=255)
+        image.set_title(
+            f"middle B-scan, {width:.1f} x {height:.1f} mm, {case.protocol}", fontweight="normal", fontsize=8
+        )
+        chances = [found["probabilities"][name] for name in CLASSES]
+        colours = [COLOURS[1] if name == found["true_class"] else COLOURS[0] for name in CLASSES]
+        bars.barh(range(len(CLASSES)), chances, color=colours)
+        bars.set(yticks=range(len(CLASSES)), yticklabels=list(CLASSES), xlim=(0, 1))
+        bars.invert_yaxis()
+        bars.set_title(f"probability; true class: {found['true_class']}", fontweight="normal", fontsize=8)
+        said = ", synthetic" if case.synthetic else ""
+        fig.suptitle(f"case {case.case_id}{said}", x=0.01, ha="left", fontsize=10.5, color=INK)
+    return [path]

@@ -1,0 +1,77 @@
+"""One OPT volume from de-identified DICOM to what the network sees, and its facts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from med_assets.errors import CaseRejected
+from med_assets.files import write_json
+from med_assets.programs.retinal_oct.cohort import CLASSES
+from med_assets.programs.retinal_oct.transforms import network_input
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SHOWN = (1.0, 99.5)
+"""Percentiles that the pictured B-scan lies between."""
+
+
+def read_labels(ds: "Dataset") -> dict[str, str]:
+    """Return study_group, site and protocol that an import put into a volume. Raises CaseRejected("no_study_group")."""
+    from med_assets.dicom.frames import text
+
+    found = {
+        "study_group": text(ds, "AdmittingDiagnosesDescription"),
+        "site": text(ds, "ClinicalTrialSiteName"),
+        "protocol": text(ds, "ClinicalTrialSeriesID"),
+    }
+    if found["study_group"] not in CLASSES or not found["protocol"] or not found["site"]:
+        raise CaseRejected(
+            "no_study_group",
+            f"expected study group ({', '.join(CLASSES)}), site and protocol in the volume, as `med-assets import ai-readi` "
+            f"writes them; got none of a known kind in {sorted(n for n, v in found.items() if not v or n == 'study_group')}; import it",
+        )
+    return found
+
+
+def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dict[str, Any]:
+    """Write the prepared arrays of the case under `raw` to `out` and return its facts.
+
+    Raises CaseRejected with the codes of `read_opt` and `read_labels`, and no_contrast.
+    """
+    from med_assets.dicom.objects import is_synthetic, stored
+    from med_assets.dicom.opt import read_opt
+
+    (ds,) = stored(raw)["OPT"]
+    labels, scan = read_labels(ds), read_opt(ds)
+    try:
+        image = network_input(scan.array, size)
+    except ValueError as error:
+        raise CaseRejected("no_contrast", f"{error}; send a volume that shows a retina") from error
+    middle = scan.array[scan.array.shape[0] // 2]
+    low, high = np.percentile(middle, SHOWN)
+    np.save(out / "image.npy", image)
+    np.save(out / "bscan.npy", (np.clip((middle - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8))
+    place = {"case_id": case_id, "laterality": scan.laterality, "spacing_mm": list(scan.spacing_mm)}
+    write_json(out / "case.json", {**place, **labels, "synthetic": is_synthetic(ds)})
+    ends = np.percentile(scan.array, (0.1, 50, 99.9))
+    return {
+        "frames": scan.array.shape[0],
+        "rows": scan.array.shape[1],
+        "columns": scan.array.shape[2],
+        "frame_mm": scan.spacing_mm[0],
+        "depth_mm": scan.spacing_mm[1],
+        "lateral_mm": scan.spacing_mm[2],
+        "frames_from": scan.frames_from,
+        "raster": scan.raster,
+        "laterality": scan.laterality,
+        "device": str(ds.get("ManufacturerModelName") or ""),
+        **labels,
+        "intensity_low": float(ends[0]),
+        "intensity_median": float(ends[1]),
+        "intensity_high": float(ends[2]),
+        "network_mean": float(image.mean(dtype=np.float64)),
+        "network_std": float(image.std(dtype=np.float64)),
+    }

@@ -1,0 +1,57 @@
+"""A prepared case on disk: `image.npy`, float32 (frame, depth, lateral) as the network sees it, `bscan.npy`, uint8, the middle
+B-scan as it was stored, between its 1st and 99.5th percentile, and `case.json`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from med_assets.errors import ArtifactCorrupt
+from med_assets.programs.retinal_oct.cohort import CLASSES
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case ready for training and scoring. `label` is 0 to 3; `spacing_mm` is that of the volume as it was stored."""
+
+    case_id: str
+    label: int
+    protocol: str
+    site: str
+    laterality: str
+    spacing_mm: tuple[float, float, float]
+    synthetic: bool
+    image: np.ndarray
+    bscan: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path, size: Sequence[int] | None = None) -> Self:
+        """Open a folder in the prepared format; `size` is what the network expects. Raises ArtifactCorrupt."""
+        try:
+            facts: Mapping[str, Any] = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+            image, bscan = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "bscan"))
+            frame, depth, lateral = (float(step) for step in facts["spacing_mm"])
+            case = cls(
+                case_id=str(facts["case_id"]),
+                label=CLASSES.index(facts["study_group"]),
+                protocol=str(facts["protocol"]),
+                site=str(facts["site"]),
+                laterality=str(facts["laterality"]),
+                spacing_mm=(frame, depth, lateral),
+                synthetic=bool(facts["synthetic"]),
+                image=image,
+                bscan=bscan,
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactCorrupt(
+                f"prepared case: a file or a field is missing or unreadable ({type(error).__name__}); prepare it again"
+            ) from error
+        if image.dtype != np.float32 or image.ndim != 3 or (size is not None and image.shape != tuple(size)):
+            raise ArtifactCorrupt(
+                f"prepared case {case.case_id}: image should be float32 {size and tuple(size)}, found {image.dtype} {image.shape}; "
+                "the size is that of MED_ASSETS_PROFILE: use the profile that the cases were prepared with"
+            )
+        return case

@@ -1,0 +1,125 @@
+"""Scores of one volume's predicted class, and those of a split, which are defined over all its cases at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from med_assets.metrics.score import PooledScore, Score
+from med_assets.programs.retinal_oct.cohort import CLASSES
+
+ALL = "all"
+BALANCED = "balanced_accuracy"
+LOG_LOSS = "log_loss"
+PROBABILITY = "probability"
+LOGIT = "logit"
+CLASS_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
+"""The classes as subjects of scores."""
+
+BOOTSTRAP_SEED = 20260101
+"""Seed of the intervals of pooled scores, that of all bootstraps of an evaluation."""
+
+CONVENTIONS = {
+    "accuracy": "share of cases whose class is predicted",
+    BALANCED: "mean over the true classes of the share predicted right in each",
+    "macro_f1": "mean F1 of the classes that are there or predicted",
+    "weighted_f1": "mean F1 of the classes, each by its share of the cases",
+    "f1": "2 TP / (2 TP + FP + FN), this class against the rest; undefined for a class neither there nor predicted",
+    "auroc": "area under the ROC curve of the class's probability, this class against the rest; of all: the mean over classes, "
+    "undefined where one has no case",
+}
+
+
+def score_case(label: int, logits: np.ndarray, how: str) -> list[Score]:
+    """Score the logits (4,) of one case of class `label`; `how` says how they were predicted."""
+    shifted = logits - logits.max()
+    log_p = shifted - np.log(np.exp(shifted).sum())
+    predicted = int(logits.argmax())
+    sides = {"truth": float(label), "prediction": float(predicted)}
+    right = f"1 where the class of the highest logit is the true one, else 0; its mean is the mean over the true classes of the means in each; {how}"
+    loss = f"-ln of the probability of the true class; {how}"
+    scores = [
+        Score(BALANCED, ALL, float(predicted == label), "1", right, **sides),
+        Score(LOG_LOSS, ALL, float(-log_p[label]), "1", loss, **sides),
+    ]
+    for index, name in enumerate(CLASS_NAMES):
+        is_it = float(index == label)
+        said = f"softmax of the logits; truth is 1 for a case of the class; {how}"
+        scores.append(Score(PROBABILITY, name, float(np.exp(log_p[index])), "1", said, truth=is_it))
+        scores.append(Score(LOGIT, name, float(logits[index]), "1", f"before the softmax; {how}"))
+    return scores
+
+
+def wide(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a row per case: case_id, patient_id, y_true, y_pred (class numbers), and p and logit of each class."""
+    cases: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if pd.isna(row["value"]):
+            continue
+        case = cases.setdefault(row["case_id"], {"case_id": row["case_id"], "patient_id": row["patient_id"]})
+        if row["metric"] == BALANCED:
+            case |= {"y_true": int(row["truth"]), "y_pred": int(row["prediction"])}
+        elif row["metric"] in (PROBABILITY, LOGIT):
+            case[f"{'p' if row['metric'] == PROBABILITY else 'logit'}_{row['subject']}"] = row["value"]
+    columns = ["case_id", "patient_id", "y_true", "y_pred"]
+    columns += [f"{kind}_{name}" for kind in ("p", "logit") for name in CLASS_NAMES]
+    found = pd.DataFrame([cases[name] for name in sorted(cases)], columns=columns)
+    return found.dropna(subset=["y_true", "y_pred"]).astype({"y_true": int, "y_pred": int})
+
+
+def pooled(rows: Sequence[Mapping[str, Any]]) -> list[PooledScore]:
+    """Return the scores over all cases of a split, with intervals; none where no case was classified."""
+    from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES
+    from med_assets.metrics.classification import classification_scores
+
+    table = wide(rows)
+    if table.empty:
+        return []
+    chances = table[[f"p_{name}" for name in CLASS_NAMES]].to_numpy(dtype=float)
+    found = classification_scores(
+        table["y_true"].to_numpy(),
+        table["y_pred"].to_numpy(),
+        chances,
+        table["patient_id"].tolist(),
+        CLASS_NAMES,
+        BOOTSTRAP_SEED,
+    )
+    said = f"{CONFIDENCE:.0%} percentile bootstrap over patients within each class, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
+    return [
+        PooledScore(metric, subject, value, "1", CONVENTIONS[metric], n=len(table), low=low, high=high, interval=said)
+        for (metric, subject), (value, low, high) in found.items()
+        if metric != BALANCED  # there already, as the mean of what each case has of it
+    ]
+
+
+def doubts(rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]], near_zero: float) -> list[str]:
+    """Return what makes an experiment's scores doubtful: one class predicted for all, no better than chance, a head that can't
+    overfit eight cases. `rows` are of the cases scored, `history` of the training."""
+    said = []
+    table = wide([row for row in rows if row["split"] == "val"])
+    if len(table) > 1 and table["y_pred"].nunique() == 1:
+        only = CLASSES[int(table["y_pred"].iloc[0])]
+        said.append(
+            f"expected several classes to be predicted for {len(table)} validation cases, got {only} for all: it collapsed"
+        )
+    if not table.empty:
+        from med_assets.metrics.bootstrap import mean_with_interval
+
+        right = (table["y_true"] == table["y_pred"]).astype(float).tolist()
+        found = mean_with_interval(
+            right, BOOTSTRAP_SEED, groups=table["patient_id"].tolist(), strata=table["y_true"].tolist()
+        )
+        chance = 1 / len(CLASSES)
+        if found.mean is not None and (found.low is None or found.low <= chance):
+            ends = "no interval" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
+            said.append(
+                f"balanced accuracy on validation, {found.mean:.2f} {ends}, is not shown to be above chance ({chance:.2f})"
+            )
+    losses = [row["value"] for row in history if row["metric"] == "overfit_loss"]
+    if losses and not losses[-1] <= near_zero:
+        said.append(
+            f"expected the head to overfit eight training cases to a loss of at most {near_zero:g}, got {losses[-1]:.3g}: "
+            "labels or embeddings are broken"
+        )
+    return said

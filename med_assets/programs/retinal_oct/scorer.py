@@ -1,0 +1,110 @@
+"""A loaded checkpoint applied to prepared cases, and the prediction kept for the report and for files."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from med_assets.errors import CheckpointMismatch
+from med_assets.files import write_json
+from med_assets.metrics.score import Score
+from med_assets.program import Scorer
+from med_assets.programs.retinal_oct.cohort import CLASSES
+from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
+from med_assets.programs.retinal_oct.experiment import RetinalExperiment
+from med_assets.programs.retinal_oct.network import Classifier
+from med_assets.programs.retinal_oct.prepared import PreparedCase
+from med_assets.programs.retinal_oct.score import ALL, BALANCED, LOG_LOSS, score_case
+from med_assets.training.accelerator import inference_device
+from med_assets.training.tensors import demand_fit, read_checkpoint
+
+PREDICTION = "prediction.json"
+
+
+def load_scorer(checkpoint: Path, embeddings: Path) -> Scorer:
+    """Return the scorer of a checkpoint folder: of a classifier, or of a pretraining. Raises CheckpointMismatch."""
+    experiment, weights = read_checkpoint("retinal_oct", checkpoint)
+    assert isinstance(experiment, RetinalExperiment)
+    if experiment.mode == "pretrain":
+        return PretrainScorer(experiment, weights)
+    return ClassScorer(experiment, weights, EmbeddingCache(embeddings))
+
+
+def unscored(metric: str, case: PreparedCase) -> Score:
+    """A score that a case does not have, which says why: it is not missing."""
+    return Score(metric, ALL, None, "1", f"undefined: volumes of {case.protocol} are not scored by this model")
+
+
+class ClassScorer(Scorer):
+    """Predicts the class of the volumes of the experiment's protocols; the scores of others are undefined."""
+
+    def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor], cache: EmbeddingCache) -> None:
+        self.experiment, self.cache = experiment, cache
+        self.network = Classifier(experiment.network, experiment.head)
+        demand_fit(
+            self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
+        )
+        self.network.load_state_dict(weights, strict=True)
+        self.network.to(inference_device()).eval()
+
+    def score(self, prepared: Path, out: Path) -> list[Score]:
+        experiment = self.experiment
+        case = PreparedCase.open(prepared, experiment.network.size)
+        if case.protocol not in experiment.protocols:
+            return [unscored(BALANCED, case), unscored(LOG_LOSS, case)]
+        embedding = self.cache.of(self.network.encoder, experiment.network, [case], 1)
+        with torch.inference_mode():
+            logits = self.network.head(embedding.to(next(self.network.parameters()).device))[0].double().cpu().numpy()
+        chances = np.exp(logits - logits.max())
+        chances /= chances.sum()
+        write_json(
+            out / PREDICTION,
+            {
+                "class": CLASSES[int(logits.argmax())],
+                "true_class": CLASSES[case.label],
+                "probabilities": dict(zip(CLASSES, map(float, chances), strict=True)),
+                "logits": dict(zip(CLASSES, map(float, logits), strict=True)),
+                "protocol": case.protocol,
+            },
+        )
+        trained = "frozen" if experiment.probe_only else "fine-tuned"
+        size = " x ".join(map(str, experiment.network.size))
+        return score_case(case.label, logits, f"one volume of {case.protocol}, z-score, {size}; {trained} encoder")
+
+
+class PretrainScorer(Scorer):
+    """Measures how well a pretraining predicts hidden tokens of a volume, under masks that are the same for all encoders."""
+
+    SEED = 0
+
+    def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor]) -> None:
+        from med_assets.programs.retinal_oct.jepa import Jepa
+        from med_assets.programs.retinal_oct.lit import published
+
+        self.experiment = experiment
+        self.network = Jepa(experiment)
+        expected = published(self.network, experiment)
+        demand_fit(expected, weights, "the weights of the checkpoint", "load it with its own experiment")
+        with torch.no_grad():
+            for name, tensor in expected.items():
+                tensor.copy_(weights[name])
+        self.network.to(inference_device()).eval()
+
+    def score(self, prepared: Path, out: Path) -> list[Score]:
+        case = PreparedCase.open(prepared, self.experiment.network.size)
+        # A released encoder comes without its predictor.
+        if case.protocol not in self.experiment.protocols or not self.experiment.schedule.epochs:
+            return [unscored("prediction_error", case)]
+        volume = torch.from_numpy(np.asarray(case.image))[None, None].to(next(self.network.parameters()).device)
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(self.SEED)
+            error = float(self.network.loss(volume))
+        if not math.isfinite(error):
+            raise CheckpointMismatch(f"expected a finite prediction error, got {error}: the weights are of no use")
+        write_json(out / PREDICTION, {"prediction_error": error, "protocol": case.protocol})
+        said = (
+            "mean absolute difference of predicted and normalised target tokens, under fixed masks; comparable within one "
+            "pretraining alone, since each encoder sets its own target"
+        )
+        return [Score("prediction_error", ALL, error, "1", said)]
