@@ -4,6 +4,7 @@ It is moto's server, a development dependency that `make setup` installs; it kee
 """
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
     except ImportError as error:
         raise ConfigurationError(f"a local S3 endpoint needs moto ({error}); install it with `make setup`") from error
     server = make_server("127.0.0.1", port, DomainDispatcherApplication(create_backend_app), threaded=True)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request, with its key
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
