@@ -5,111 +5,30 @@ one entry) is taken once per content. File names can identify patients, so the m
 zone too, under `.batches/`, and only the batch's name goes further.
 """
 
-import os
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from med_assets.errors import ConfigurationError, LandingUnreadable
 from med_assets.files import digest, read_json, write_json
+from med_assets.landing import Entry
 from med_assets.settings import Workspace
-
-LOOSE = "."
-"""Name of the entry made of the files that lie directly in a program's landing folder and are no archives."""
 
 TIME_FORMAT = "%Y-%m-%dT%H-%M-%S"
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".txz")
-"""Only groups loose files into entries; whether a file is an archive is decided by its content at intake."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing in the landing zone: its name there, a fingerprint of its files' names, sizes and times, and its last change."""
-
-    name: str
-    fingerprint: str
-    changed_at: float
-    n_files: int
-
 
 def landing_folder(ws: Workspace, program: str) -> Path:
-    """Where cases of a program are dropped."""
+    """Where cases of a program are dropped, if the landing zone is a folder."""
     return ws.landing / program
 
 
 def _manifests(ws: Workspace, program: str) -> Path:
-    return ws.landing / ".batches" / program
-
-
-def entry_files(ws: Workspace, program: str, name: str) -> list[Path]:
-    """Regular files of an entry, sorted; symbolic links are not followed."""
-    folder = landing_folder(ws, program)
-    if name == LOOSE:
-        found = [path for path in folder.iterdir() if not path.name.lower().endswith(ARCHIVE_SUFFIXES)]
-        return sorted(path for path in found if path.is_file() and not path.is_symlink())
-    root = folder / name
-    if root.is_file():
-        return [root]
-    walked = (Path(parent) / file for parent, _, files in os.walk(root) for file in files)
-    return sorted(path for path in walked if path.is_file() and not path.is_symlink())
-
-
-def _unreadable(folder: Path, error: OSError) -> LandingUnreadable:
-    """The error in words, without the name of the entry, which can identify a patient."""
-    return LandingUnreadable(
-        f"what lies in the landing folder {folder} can't be read ({error.strerror}); mount it again, or give the user that "
-        "runs this permission to read; nothing of it is lost, it is taken in when it can be read"
-    )
-
-
-def _fail(error: OSError) -> None:
-    raise error
+    return ws.landing_zone(program).manifests / program
 
 
 def read_entry(ws: Workspace, program: str, name: str) -> Entry | None:
-    """The entry as it is now, or None when it has no files or vanished while being read.
-
-    Raises LandingUnreadable when it, or all that is in it, can't be read; a part that can't is told by intake.
-    """
-    seen, changed = [], 0.0
-    root = landing_folder(ws, program)
-    try:
-        for path in entry_files(ws, program, name):
-            status = path.stat()
-            if stat.S_ISREG(status.st_mode):
-                seen.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
-                changed = max(changed, status.st_mtime, status.st_ctime)
-        if not seen and name != LOOSE:
-            list(os.walk(root / name, onerror=_fail))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _unreadable(root, error) from None
-    return Entry(name, digest(seen), changed, len(seen)) if seen else None
-
-
-def _look(ws: Workspace, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
-    """Entries that can be read, sorted by name, and what is said of the others."""
-    folder, names = landing_folder(ws, program), {LOOSE}
-    try:
-        for path in folder.iterdir() if folder.is_dir() else ():
-            archive = path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES)
-            if not path.name.startswith(".") and (path.is_dir() or archive):
-                names.add(path.name)
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    found, refused = [], []
-    for name in sorted(names) if folder.is_dir() else ():
-        try:
-            entry = read_entry(ws, program, name)
-        except LandingUnreadable as error:
-            refused.append(error)
-            continue
-        found += [entry] if entry else []
-    return found, refused
+    """The entry as it is now, or None when there is none. Raises LandingUnreadable."""
+    return ws.landing_zone(program).read(program, name)
 
 
 def entries(ws: Workspace, program: str) -> list[Entry]:
@@ -117,14 +36,14 @@ def entries(ws: Workspace, program: str) -> list[Entry]:
 
     Raises LandingUnreadable when the folder itself can't be read.
     """
-    return _look(ws, program)[0]
+    return ws.landing_zone(program).look(program)[0]
 
 
 def waiting(ws: Workspace, program: str, now: float) -> str:
     """Why nothing (more) is taken at `now`, in counts: names of files can identify patients."""
-    folder, said = landing_folder(ws, program), []
+    landing, said = ws.landing_zone(program), []
     try:
-        left, (_, refused) = untaken(ws, program), _look(ws, program)
+        left, (_, refused) = untaken(ws, program), landing.look(program)
     except LandingUnreadable as error:
         return str(error)
     if left:
@@ -133,8 +52,8 @@ def waiting(ws: Workspace, program: str, now: float) -> str:
         said.append(f"{ahead} of them bear a time in the future, and rest from when they were first seen")
     if refused:
         said.append(f"{len(refused)} entries are not taken: {refused[0]}")
-    if not said and not folder.is_dir() and ws.lake.partitions("raw_cases", program):
-        said.append(f"the landing folder {folder} is not there, though cases came from it before; is it mounted?")
+    if not said and not landing.there(program) and ws.lake.partitions("raw_cases", program):
+        said.append(f"{landing.title(program)} is not there, though cases came from it before; is it mounted?")
     return "; ".join(said) or f"nothing new in the landing folder; {len(known(ws, program))} batches taken so far"
 
 

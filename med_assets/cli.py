@@ -253,8 +253,14 @@ def parser() -> argparse.ArgumentParser:
         "--repair", action="store_true", help="take out what can be made again, and say which command does"
     )
 
-    command(
+    add = command(
         "doctor", commands.run_doctor, "Check installation, configuration, disk and accelerator, and say what to do."
+    )
+    add.add_argument(
+        "part",
+        nargs="?",
+        choices=("s3",),
+        help="s3: only the buckets of landing zone and store, from settings to a write",
     )
     return top
 

@@ -82,6 +82,7 @@ def phantoms(options: argparse.Namespace) -> None:
 def ingest(options: argparse.Namespace) -> None:
     """Intake, preparation, dataset and splits for what lies in the landing folder."""
     ws, name = Workspace.from_env(), options.program
+    ws.landing_zone(name).refresh()
     if options.batch:
         batch = options.batch
         batches.manifest(ws, name, batch)
@@ -89,7 +90,7 @@ def ingest(options: argparse.Namespace) -> None:
         waiting = batches.untaken(ws, name)
         chosen = waiting if options.now else batches.settled(ws, name, time.time())
         if not chosen:
-            print(f"{batches.landing_folder(ws, name)}: {batches.waiting(ws, name, time.time())}")
+            print(f"{ws.landing_zone(name).title(name)}: {batches.waiting(ws, name, time.time())}")
             if waiting:
                 print("wait, or use --now")
             return
@@ -325,7 +326,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """All checks, with what to do about those that fail."""
-    findings = doctor.examine()
+    findings = doctor.examine() if options.part is None else doctor.examine_s3()
     for finding in findings:
         print(f"{finding.state:4}  {finding.subject}: {finding.found}")
         if finding.advice:

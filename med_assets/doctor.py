@@ -78,7 +78,8 @@ def _workspace() -> Iterator[Finding]:
     yield Finding(GOOD, "settings", f"home {ws.home}, purpose {ws.purpose}, profile {ws.profile}")
     if ws.launcher == "slurm":
         yield _slurm()
-    for label, folder in (("home", ws.home), ("landing folder", ws.landing)):
+    folders = [("home", ws.home)] + [("landing folder", ws.landing)] * (ws.landing_place is None)
+    for label, folder in folders:
         yield _writable(label, folder)
     existing = next(path for path in (ws.home, *ws.home.parents) if path.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
@@ -126,7 +127,25 @@ def _dagster_home() -> Finding:
     return Finding(GOOD, "DAGSTER_HOME", home)
 
 
+def examine_s3() -> list[Finding]:
+    """The buckets of landing zone and store, from the settings to a write."""
+    from med_assets.s3 import doctor as remote
+
+    try:
+        ws = Workspace.configuration()
+        configured = remote.places(ws, program.registered())
+    except (ConfigurationError, ValueError) as error:
+        return [Finding(BAD, "settings", str(error), "set the variable; docs/settings.md lists all of them")]
+    return remote.examine(configured)
+
+
+def _buckets() -> list[Finding]:
+    """The same, and nothing when none is configured or the settings are bad already."""
+    findings = examine_s3()
+    return [] if findings[0].state == WARN or findings[0].subject == "settings" else findings
+
+
 def examine() -> list[Finding]:
     """All findings, in the order in which a person should act on them."""
     findings = [_python(), *(_package(name, BAD) for name in NEEDED), *(_package(name, WARN) for name in CODECS)]
-    return [*findings, _accelerator(), *_workspace(), *_experiments(), _dagster_home()]
+    return [*findings, _accelerator(), *_workspace(), *_buckets(), *_experiments(), _dagster_home()]

@@ -8,6 +8,7 @@ MedAssetsError
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
 ├── LaunchFailed          a cluster did not take a training, or ended it without a result
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
+├── RemoteFailed          the S3 endpoint does not do what it was asked, after all retries
 ├── DiskFull              no room to write; what was there before is whole
 ├── BelowReference        the weights that a training begins with score below their reference
 ├── TrainingStopped       training was told to stop and saved what it had; the same command goes on
@@ -60,6 +61,10 @@ class LaunchFailed(MedAssetsError):
 
 class LandingUnreadable(MedAssetsError):
     """The landing folder, or an entry in it, can't be read now; it is taken in when it can."""
+
+
+class RemoteFailed(MedAssetsError):
+    """The S3 endpoint does not do what it was asked, after all retries; nothing is lost, the same command goes on."""
 
 
 class DiskFull(MedAssetsError):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from med_assets.experiments import Launch
 from med_assets.files import read_json
+from med_assets.s3 import bucket
 
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 """Files of a job folder: what the training said, its result once it is done, and the lock held while it is started."""
 
-SECRETS = ("MED_ASSETS_PSEUDONYM_KEY",)
+SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", *bucket.SECRETS)
 """Variables that a training is started without: it needs none, and Slurm would keep them on disk."""
 
 TAIL_LINES = 20

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.metrics.score import Score
+    from med_assets.s3.landing import RemoteFiles
     from med_assets.screening import Screening
     from med_assets.settings import Workspace
 
@@ -137,6 +138,17 @@ class Program(ABC):
     def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
         """Hydra overrides that every experiment of this workspace gets."""
         return ()
+
+    def remote_keys(self, remote: "RemoteFiles") -> list[tuple[str, str]]:
+        """Which objects of an S3 landing zone make which entry: (entry, name relative to the landing zone's prefix).
+
+        The entry is the participant where the data have some; failures are told by it, and it never leaves the landing zone.
+        A name need not be listed: an object that is missing is reported. Unless given, a folder below the program's own is an
+        entry, with all that is in it. Called at every look at the landing zone, so it must be quick.
+        """
+        from med_assets.s3.landing import by_folder
+
+        return by_folder(remote.objects, self.name)
 
     @abstractmethod
     def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:

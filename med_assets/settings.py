@@ -9,6 +9,8 @@ from pathlib import Path
 from med_assets.artifacts import ArtifactStore, LocalStore
 from med_assets.errors import ConfigurationError
 from med_assets.lake import TABLES, Lake
+from med_assets.landing import Landing, LocalLanding
+from med_assets.s3.bucket import Place, place
 
 MIN_KEY_CHARS = 16
 """Shortest pseudonym key accepted: below it, patient ids could be recovered by trying keys."""
@@ -28,6 +30,11 @@ class Workspace:
     profile: str = "full"
     settle_s: float = 30.0
     launcher: str = "local"
+    landing_place: Place | None = None
+    """Bucket and prefix of the landing zone, if it is not the folder `landing`."""
+    store_place: Place | None = None
+    """Bucket and prefix of the store, if it is not the folder `store` of the home, which then caches it."""
+    staging_gb: float = 50.0
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -46,9 +53,22 @@ class Workspace:
         if launcher not in LAUNCHERS:
             raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {LAUNCHERS}, got {launcher!r}")
         home = Path(environ.get("MED_ASSETS_HOME", ".med_assets")).absolute()
+        landing_place, landing = cls._landing(
+            environ.get("MED_ASSETS_LANDING", str(home / "landing")), "MED_ASSETS_LANDING", home
+        )
+        store = environ.get("MED_ASSETS_STORE", "")
+        store_place = place(store, "MED_ASSETS_STORE")
+        if store and store_place is None:
+            raise ConfigurationError(
+                "expected MED_ASSETS_STORE of the form s3://bucket/prefix, got a path; the local store is the folder store of "
+                "MED_ASSETS_HOME"
+            )
         return cls(
             home=home,
-            landing=Path(environ.get("MED_ASSETS_LANDING", home / "landing")).absolute(),
+            landing=landing,
+            landing_place=landing_place,
+            store_place=store_place,
+            staging_gb=float(environ.get("MED_ASSETS_STAGING_GB", "50")),
             key=key.encode(),
             purpose=purpose,
             profile=environ.get("MED_ASSETS_PROFILE", "full"),
@@ -68,8 +88,40 @@ class Workspace:
 
     @cached_property
     def store(self) -> ArtifactStore:
-        """Artifacts of this home."""
-        return LocalStore(self.home / "store")
+        """Artifacts of this home, or those of the bucket that MED_ASSETS_STORE names, with this home's as their cache."""
+        local = LocalStore(self.home / "store")
+        if self.store_place is None:
+            return local
+        from med_assets.s3.store import S3Store
+
+        return S3Store(self.store_place, local)
+
+    def landing_zone(self, program: str) -> Landing:
+        """Where cases of a program arrive: the folder `landing` or a bucket, as MED_ASSETS_LANDING or its own setting says."""
+        if program not in self._landing_zones:
+            own = self.option(program, "landing", "")
+            place, folder = (
+                self._landing(own, f"MED_ASSETS_{program}_LANDING".upper(), self.home)
+                if own
+                else (self.landing_place, self.landing)
+            )
+            if place is None:
+                self._landing_zones[program] = LocalLanding(folder)
+            else:
+                from med_assets.s3.landing import S3Landing
+
+                self._landing_zones[program] = S3Landing(place, self.home, self.settle_s, self.staging_gb * 1e9)
+        return self._landing_zones[program]
+
+    @cached_property
+    def _landing_zones(self) -> dict[str, Landing]:
+        return {}
+
+    @staticmethod
+    def _landing(text: str, variable: str, home: Path) -> tuple[Place | None, Path]:
+        """The bucket that a setting names, or None, and the folder: for a bucket one that keeps the manifests of batches."""
+        found = place(text, variable)
+        return found, home / "landing" if found else Path(text).absolute()
 
     @cached_property
     def lake(self) -> Lake:

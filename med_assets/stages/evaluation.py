@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import policies, program
-from med_assets.errors import DiskFull
+from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.files import digest, read_json, replacing, write_json, write_text
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, mean_with_interval, paired_difference
 from med_assets.metrics.score import PooledScore
@@ -64,7 +64,7 @@ def score_cases(
                 with ws.store.create(key) as folder:
                     found = scorer.score(ws.store.fetch(case["artifact"]), folder)
                     write_json(folder / "scores.json", [asdict(score) for score in found])
-            except DiskFull:  # no fault of the case
+            except (DiskFull, RemoteFailed):  # no fault of the case
                 raise
             except Exception as error:  # one bad case never stops a batch; it is reported, and missing from n
                 failures[case["case_id"]] = f"{type(error).__name__}: {error}"

@@ -5,14 +5,15 @@ import hmac
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from med_assets import batches
 from med_assets import program as programs
-from med_assets.errors import CaseRejected, DiskFull
-from med_assets.files import digest, file_sha256, read_json, room, write_json
+from med_assets.errors import CaseRejected, DiskFull, RemoteFailed
+from med_assets.files import digest, read_json, room, write_json
+from med_assets.landing import Files
 from med_assets.settings import Workspace
 from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
 
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
 
     from med_assets.dicom.deidentify import Deidentifier
     from med_assets.dicom.discover import Instance
+    from med_assets.s3.staging import Failure
 
 UNREADABLE = "unreadable"
 """Reason of what may read well another time, such as a folder without permission: it is tried again in every run."""
+
+NOT_FETCHED = "not_fetched"
+"""Reason of an entry of a bucket of which an object is missing or did not come."""
 
 EMPTY = {"patient_id": "", "version": "", "content_hash": "", "artifact": "", "given_split": None, "synthetic": False}
 
@@ -83,6 +88,7 @@ class _Intake:
     program: str
     batch: str
     deidentifier: "Deidentifier"
+    failures: list["Failure"] = field(default_factory=list)
 
     def row(self, case_id: str, status: str, **values: Any) -> dict[str, Any]:
         base = {"program": self.program, "batch": self.batch, "case_id": case_id, "status": status}
@@ -96,39 +102,49 @@ class _Intake:
 
     def entry(self, name: str) -> list[dict[str, Any]]:
         """Rows of one entry of the landing zone; the same files are never de-identified twice."""
-        key = self._entry_key(name)
-        store = self.ws.store
+        landing, store = self.ws.landing_zone(self.program), self.ws.store
+        key = self._entry_key(landing.hashes(self.program, name))
         if key and store.has(key):
             rows = read_json(store.fetch(key) / "rows.json")
             if all(store.has(row["artifact"]) for row in accepted(rows)):
                 return [row | {"batch": self.batch} for row in rows]
             store.remove(key)
-        with room(self.ws.home):
-            rows = list(self._read(name))
+        with room(self.ws.home), tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as brought:
+            files = landing.bring(self.program, name, Path(brought))
+            if files.failures:
+                self.failures.extend(files.failures)
+                return [self._not_fetched(name, files)]
+            rows = list(self._read(name, files))
+            key = key or self._entry_key(landing.hashes(self.program, name))
         if key and not any(row["reason_code"] == UNREADABLE for row in rows):
             with store.create(key) as folder:
                 write_json(folder / "rows.json", [row | {"batch": ""} for row in rows])
         return rows
 
-    def _entry_key(self, name: str) -> str | None:
-        """Key of what intake makes of an entry; None when it has links or files that can't be read, whose content is unknown."""
+    def _not_fetched(self, name: str, files: Files) -> dict[str, Any]:
+        """Row of an entry of which a part did not come: what did may look like a whole case and is not one."""
+        from med_assets.s3.staging import counted
+
+        message = (
+            f"{len(files.failures)} of {len(files.files) + len(files.failures)} objects could not be fetched "
+            f"({counted(files.failures)}); {failures_table(self.ws, self.program, self.batch)} names them. When they can be "
+            f"read, `med-assets ingest {self.program} --batch {self.batch}` takes the entry in"
+        )
+        return self.refuse(source_token(self.ws, name), NOT_FETCHED, message, len(files.files))
+
+    def _entry_key(self, found: list[tuple[str, str]] | None) -> str | None:
+        """Key of what intake makes of files of these names and hashes; None when they are not known."""
         from med_assets.dicom.confidentiality import PROFILE_VERSION
 
-        root, found = batches.landing_folder(self.ws, self.program), []
-        if any(path.is_symlink() for path in (root / name).rglob("*")):
+        if found is None:
             return None
-        for path in batches.entry_files(self.ws, self.program, name):
-            try:
-                found.append((path.relative_to(root).as_posix(), file_sha256(path)))
-            except OSError:
-                return None
         chosen = programs.get(self.program)
         versions = (chosen.code_versions["intake"], PROFILE_VERSION)
         made_of = digest(self.program, versions, sorted(chosen.roi_vocabulary(self.ws)), found)
         # File names can identify patients and short ones can be guessed, so the key is keyed like every pseudonym.
         return f"intake/{hmac.new(self.ws.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]}"
 
-    def _read(self, name: str) -> Iterator[dict[str, Any]]:
+    def _read(self, name: str, brought: Files) -> Iterator[dict[str, Any]]:
         """Rows of one entry, archives unpacked into a scratch folder."""
         from med_assets.dicom import archives
         from med_assets.dicom.discover import scan
@@ -137,11 +153,8 @@ class _Intake:
         with tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as scratch:
             refused: Counter[tuple[str, str]] = Counter()
             instances: list[Instance] = []
-            root = batches.landing_folder(self.ws, self.program)
-            folders = [root / name] if name != batches.LOOSE and (root / name).is_dir() else []
-            files = [] if folders else batches.entry_files(self.ws, self.program, name)
-            inside = batches.entry_files(self.ws, self.program, name) if folders else files
-            packed = [path for path in inside if archives.is_archive(path)]
+            folders = [brought.folder] if brought.folder else []
+            packed = [path for path in brought.files if archives.is_archive(path)]
             for number, path in enumerate(packed):
                 target = Path(scratch) / str(number)
                 try:
@@ -149,7 +162,7 @@ class _Intake:
                     folders.append(target)
                 except CaseRejected as rejected:
                     refused[(rejected.code, rejected.message)] += 1
-            plain = [path for path in files if path not in packed]
+            plain = [] if brought.folder else [path for path in brought.files if path not in packed]
             if plain:
                 loose = Path(scratch) / "loose"
                 loose.mkdir()
@@ -185,7 +198,7 @@ class _Intake:
                 values = self._store(case)
         except CaseRejected as rejected:
             return self.refuse(case_id, rejected.code, rejected.message, len(case.instances), patient_id=patient)
-        except DiskFull:  # no fault of the case
+        except (DiskFull, RemoteFailed):  # no fault of the case
             raise
         except Exception as error:  # one bad case never stops a batch; the text of a foreign error may hold identity
             message = f"reading this case failed with {type(error).__name__}; run `med-assets --debug ingest` beside the files for more"
@@ -239,6 +252,11 @@ class _Intake:
         }
 
 
+def failures_table(ws: Workspace, program: str, batch: str) -> Path:
+    """The objects of a batch that could not be fetched: keys can identify patients, so it lies with the batch's manifest."""
+    return ws.landing_zone(program).manifests / program / f"{batch}.failures.csv"
+
+
 def _scratch(ws: Workspace) -> Path:
     folder = ws.home / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,6 +293,13 @@ def _mark_duplicates(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -
             target |= {"status": QUARANTINED, "reason_code": "duplicate_case", "reason": message, "artifact": ""}
 
 
+def _keep_failures(path: Path, failures: list["Failure"]) -> None:
+    if failures or path.exists():
+        from med_assets.s3.landing import write_failures
+
+        write_failures(path, failures)
+
+
 def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them."""
     from med_assets.dicom.deidentify import Deidentifier
@@ -296,6 +321,7 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
             else:
                 gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
                 rows.append(taking.refuse(source_token(ws, name), "entry_changed", gone, 0))
+        _keep_failures(failures_table(ws, program_name, batch), taking.failures)
         rows = _one_row_per_case(rows)
         _mark_duplicates(rows, accepted(others))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
-from med_assets.errors import CaseRejected, DiskFull
+from med_assets.errors import CaseRejected, DiskFull, RemoteFailed
 from med_assets.files import digest, read_json, replacing, write_json
 from med_assets.settings import Workspace
 from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
@@ -52,7 +52,7 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
             with replacing(path) as temporary:
                 temporary.write_bytes(rejected.picture)
             failure["reason"] += f" See {path.relative_to(ws.home).as_posix()}."
-    except DiskFull:  # no fault of the case
+    except (DiskFull, RemoteFailed):  # no fault of the case
         raise
     except Exception as error:  # one bad case never stops a batch
         log.exception("case %s could not be prepared", raw["case_id"])

@@ -1,0 +1,190 @@
+"""Where cases arrive: a folder, or a bucket (`med_assets.s3.landing`) behind the same small interface."""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from med_assets.errors import LandingUnreadable
+from med_assets.files import digest, file_sha256
+
+if TYPE_CHECKING:
+    from med_assets.s3.staging import Failure
+
+LOOSE = "."
+"""Name of the entry made of the files that lie directly in a program's landing folder and are no archives."""
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".txz")
+"""Only groups loose files into entries; whether a file is an archive is decided by its content at intake."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the landing zone: its name there, a fingerprint of its files' names, sizes and times, and its last change."""
+
+    name: str
+    fingerprint: str
+    changed_at: float
+    n_files: int
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of an entry on this machine: the folder that holds them and nothing else, if there is one, and each of them.
+
+    `failures` are rows of what could not be brought here.
+    """
+
+    folder: Path | None
+    files: list[Path]
+    failures: list["Failure"] = field(default_factory=list)
+
+
+class Landing(Protocol):
+    """Where cases of all programs arrive; nothing is ever written there but the manifests of batches."""
+
+    @property
+    def manifests(self) -> Path:
+        """Folder for the manifests of batches."""
+        ...
+
+    def title(self, program: str) -> str:
+        """Where cases of a program are dropped, for people."""
+        ...
+
+    def there(self, program: str) -> bool:
+        """Whether there is anything for this program."""
+        ...
+
+    def refresh(self) -> None:
+        """Look anew at the next look, however new the last one is."""
+        ...
+
+    def look(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
+        """Entries that can be read, sorted by name, and what is said of the others; raises LandingUnreadable."""
+        ...
+
+    def read(self, program: str, name: str) -> Entry | None:
+        """The entry as it is now, or None when there is none. Raises LandingUnreadable."""
+        ...
+
+    def hashes(self, program: str, name: str) -> list[tuple[str, str]] | None:
+        """Name and SHA-256 of each file of an entry, None when that is not known without bringing them here."""
+        ...
+
+    def bring(self, program: str, name: str, scratch: Path) -> Files:
+        """The files of an entry on this machine, in the empty folder `scratch` if they have to be brought."""
+        ...
+
+
+def entry_name(parts: Sequence[str]) -> str | None:
+    """Name of the entry to which a file belongs by its path below the program's folder; None for what is hidden."""
+    if parts[0].startswith("."):
+        return None
+    return parts[0] if len(parts) > 1 or parts[0].lower().endswith(ARCHIVE_SUFFIXES) else LOOSE
+
+
+class LocalLanding:
+    """The landing zone as a folder with one folder per program."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / ".batches"
+
+    def folder(self, program: str) -> Path:
+        """Where cases of a program are dropped."""
+        return self.root / program
+
+    def title(self, program: str) -> str:
+        return f"the landing folder {self.folder(program)}"
+
+    def there(self, program: str) -> bool:
+        return self.folder(program).is_dir()
+
+    def refresh(self) -> None:
+        return
+
+    def files(self, program: str, name: str) -> list[Path]:
+        """Regular files of an entry, sorted; symbolic links are not followed."""
+        folder = self.folder(program)
+        if name == LOOSE:
+            found = [path for path in folder.iterdir() if not path.name.lower().endswith(ARCHIVE_SUFFIXES)]
+            return sorted(path for path in found if path.is_file() and not path.is_symlink())
+        root = folder / name
+        if root.is_file():
+            return [root]
+        walked = (Path(parent) / file for parent, _, files in os.walk(root) for file in files)
+        return sorted(path for path in walked if path.is_file() and not path.is_symlink())
+
+    def read(self, program: str, name: str) -> Entry | None:
+        """The entry as it is now, or None when it has no files or vanished while being read.
+
+        Raises LandingUnreadable when it, or all that is in it, can't be read; a part that can't is told by intake.
+        """
+        seen, changed = [], 0.0
+        root = self.folder(program)
+        try:
+            for path in self.files(program, name):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    seen.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
+                    changed = max(changed, status.st_mtime, status.st_ctime)
+            if not seen and name != LOOSE:
+                list(os.walk(root / name, onerror=_fail))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(root, error) from None
+        return Entry(name, digest(seen), changed, len(seen)) if seen else None
+
+    def look(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
+        folder, names = self.folder(program), {LOOSE}
+        try:
+            for path in folder.iterdir() if folder.is_dir() else ():
+                archive = path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES)
+                if not path.name.startswith(".") and (path.is_dir() or archive):
+                    names.add(path.name)
+        except OSError as error:
+            raise _unreadable(folder, error) from None
+        found, refused = [], []
+        for name in sorted(names) if folder.is_dir() else ():
+            try:
+                entry = self.read(program, name)
+            except LandingUnreadable as error:
+                refused.append(error)
+                continue
+            found += [entry] if entry else []
+        return found, refused
+
+    def hashes(self, program: str, name: str) -> list[tuple[str, str]] | None:
+        """None when the entry has links, or files that can't be read, whose content is unknown."""
+        root, found = self.folder(program), []
+        if any(path.is_symlink() for path in (root / name).rglob("*")):
+            return None
+        for path in self.files(program, name):
+            try:
+                found.append((path.relative_to(root).as_posix(), file_sha256(path)))
+            except OSError:
+                return None
+        return found
+
+    def bring(self, program: str, name: str, scratch: Path) -> Files:
+        folder = self.folder(program) / name
+        return Files(folder if name != LOOSE and folder.is_dir() else None, self.files(program, name))
+
+
+def _unreadable(folder: Path, error: OSError) -> LandingUnreadable:
+    """The error in words, without the name of the entry, which can identify a patient."""
+    return LandingUnreadable(
+        f"what lies in the landing folder {folder} can't be read ({error.strerror}); mount it again, or give the user that "
+        "runs this permission to read; nothing of it is lost, it is taken in when it can be read"
+    )
+
+
+def _fail(error: OSError) -> None:
+    raise error
