@@ -168,7 +168,7 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
     "SoftwareVersions": frozenset({"med_assets phantom"}),
     "ImagedNucleus": frozenset({"1H"}),
     "RescaleType": frozenset({"HU", "US", "HU_MOD", "MGML", "Z_EFF", "ED", "EDW"}),
-    "ClinicalTrialProtocolID": frozenset({"OpenKBP", "datalist", *(f"MSD {task}" for task in MSD_TASKS)}),
+    "ClinicalTrialProtocolID": frozenset({"OpenKBP", "datalist", "BUSI", "BUSBRA", "BUS-UCLM", "BUID", *(f"MSD {task}" for task in MSD_TASKS)}),
     "ClinicalTrialSiteID": frozenset({"train", "validation", "test", "external"}),
 }  # fmt: skip
 """Text elements that may stay, with every value that may. The trial elements carry a published data set's own split."""
