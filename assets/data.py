@@ -57,6 +57,11 @@ def splits(program: str) -> dg.AssetsDefinition:
 
         return checks.patient_leakage(ws, program)
 
+    def between_cases(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.between_cases(ws, program)
+
     def held_out(ws: "Workspace", batch: str | None) -> "CheckOutcome":
         from med_assets import checks
 
@@ -73,6 +78,7 @@ def splits(program: str) -> dg.AssetsDefinition:
             kinds=frozenset({"parquet"}),
             gates=(
                 Gate("patient_leakage", "No patient is in two splits.", patient_leakage),
+                Gate("between_cases", "No case contradicts another, such as one picture in two splits.", between_cases),
                 Gate(
                     "held_out",
                     "Nothing known makes the scores of held-out cases doubtful, such as what a foundation model has seen.",

@@ -6,7 +6,7 @@ train and predict, and how to score. Everything else is common. A new program is
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
-REGISTRY = {"lung_ct": "med_assets.programs.lung_ct:LungCt", "rt_dose": "med_assets.programs.rt_dose:RtDose"}
+REGISTRY = {
+    "breast_us": "med_assets.programs.breast_us:BreastUs",
+    "lung_ct": "med_assets.programs.lung_ct:LungCt",
+    "rt_dose": "med_assets.programs.rt_dose:RtDose",
+}
 """Module and class of each program; imported when first asked for."""
 
 FACT_KEYS = {"program": pa.string(), "batch": pa.string(), "case_id": pa.string(), "version": pa.string()}
@@ -97,6 +101,35 @@ class Refusal:
     identity_uid: str = ""
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Something about several cases at once that a person should see, such as one picture that is in a dataset twice.
+
+    `draw` writes a PNG that shows it to a path and returns that. What is `blocking` stops training until it is settled.
+    """
+
+    code: str
+    text: str
+    cases: tuple[str, ...]
+    blocking: bool
+    draw: Callable[[Path], Path] | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One case with what a model said of it: its row (split, facts), its folders, its scores by name, and the teacher's folder.
+
+    `scores` are those of the primary metric's subject. `teacher` is where the prediction of the model lies that this one was
+    distilled from, None where there is none.
+    """
+
+    row: Mapping[str, Any]
+    prepared: Path
+    predicted: Path
+    scores: Mapping[str, float | None]
+    teacher: Path | None = None
+
+
 class Program(ABC):
     """What is special to one clinical question. Implementations import torch and its like inside methods only."""
 
@@ -161,6 +194,12 @@ class Program(ABC):
         """What makes the scores of held-out cases doubtful, from the rows of `data_tables`; nothing unless given."""
         return []
 
+    def dataset_findings(
+        self, cases: Sequence[Mapping[str, Any]], folder_of: Callable[[str], Path]
+    ) -> "Sequence[Finding]":
+        """What is wrong between cases, from the rows of `data_tables`; `folder_of` opens their artifacts. Nothing unless given."""
+        return ()
+
     def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
         """Split and fold by patient pseudonym that the policy "fixed" uses beside its own list; none unless given."""
         return {}
@@ -176,6 +215,18 @@ class Program(ABC):
     @abstractmethod
     def scorer(self, ws: "Workspace", checkpoint: Path) -> "Scorer":
         """Load a checkpoint once, to score many cases. Raises CheckpointMismatch."""
+
+    def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
+        """What a model costs, by name with unit, such as parameters; measured once per checkpoint. Nothing unless given."""
+        return {}
+
+    def export_model(self, checkpoint: Path, out: Path) -> list[Path]:
+        """Write a checkpoint's network for other runtimes; returns the paths. Raises ConfigurationError where there is no way."""
+        raise ConfigurationError(f"expected a program whose models can be exported, got {self.name}, which has no export")
+
+    def model_images(self, ws: "Workspace", cases: Sequence["Predicted"], out: Path) -> list[tuple[Path, str]]:
+        """Plots of one model over all its held-out cases, written under `out`, each with a caption; none unless given."""
+        return []
 
     @abstractmethod
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:

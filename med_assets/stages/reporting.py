@@ -13,7 +13,7 @@ from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
 from med_assets.stages import finetuning
-from med_assets.stages.dataset import cases_of, dataset_version, described
+from med_assets.stages.dataset import cases_of, dataset_version, described, finding_pictures, findings
 from med_assets.stages.dataset import refused as refused_cases
 from med_assets.stages.drift import drift_table
 from med_assets.stages.evaluation import (
@@ -186,6 +186,10 @@ def _data_sections(ws: Workspace, program_name: str, refused: Sequence[dict[str,
     ]
     if said := chosen.held_out_warnings(described(ws, program_name)):
         sections.append(Section("Held-out cases", " ".join(f"{one}." for one in said)))
+    if found := findings(ws, program_name):
+        pictures = finding_pictures(ws, program_name, found)
+        rows = pd.DataFrame([{"blocks": "yes" if one.blocking else "no", "finding": one.text} for one in found])
+        sections.append(Section("Between cases", "What one case says of another.", rows, list(pictures.values()), list(pictures)))
     if refused:
         shown = pictured(ws, refused)[-MAX_PICTURES:]
         sections.append(
