@@ -53,7 +53,7 @@ def _only_a_demo(ws: Workspace) -> None:
 
 def _materialize(name: str) -> int:
     """The whole graph of a program in a process of its own, its lines marked with the program's name."""
-    command = [sys.executable, "-m", "assets.run", name]
+    command = [sys.executable, "-m", "assets.run", name, *cohort(name).experiments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -123,6 +123,9 @@ class Cohort(Settings):
 
     first_seed: int = Field(ge=0, description="seed of the first; with the demo's key it decides who is in which split")
     cases: int = Field(ge=1, description="synthetic patients, one case each, count")
+    experiments: tuple[str, ...] = Field(
+        default=(), description="experiments that the demo trains, and those that they need; none is all of them"
+    )
 
 
 class Policies(Settings):

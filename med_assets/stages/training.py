@@ -102,15 +102,22 @@ def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> 
     return str(checkpoint_of(ws, program_name, chosen.initial)["checkpoint"])
 
 
-def checkpoint_key(ws: Workspace, program_name: str, chosen: Experiment, initial: str | None = None) -> str:
-    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, and what it begins with.
+def teacher_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
+    """Key of the checkpoint that an experiment is distilled from, None where from none. Raises ConfigurationError."""
+    return str(checkpoint_of(ws, program_name, chosen.teacher)["checkpoint"]) if chosen.teacher else None
+
+
+def checkpoint_key(
+    ws: Workspace, program_name: str, chosen: Experiment, initial: str | None = None, teacher: str | None = None
+) -> str:
+    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, what it begins with and its teacher.
 
     Test cases are not in it.
     """
     cases = [
         [case["case_id"], case["version"], case["artifact"], case["split"]] for case in learning_cases(ws, program_name)
     ]
-    warm = [initial] if initial else []
+    warm = [*([initial] if initial else []), *([f"teacher {teacher}"] if teacher else [])]
     return "checkpoint/" + digest(cases, chosen.hash(), program.get(program_name).code_versions["train"], *warm)
 
 
@@ -136,7 +143,9 @@ def run_training(job: Path, resume: str = "auto") -> None:
         )
 
 
-def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment, initial: str | None) -> Path:
+def _prepare_job(
+    ws: Workspace, program_name: str, key: str, chosen: Experiment, initial: str | None, teacher: str | None
+) -> Path:
     job = ws.jobs / key.split("/")[1]
     job.mkdir(parents=True, exist_ok=True)
     cases = [
@@ -166,6 +175,10 @@ def _prepare_job(ws: Workspace, program_name: str, key: str, chosen: Experiment,
             source = ws.store.fetch(initial) / "weights.pt"
         with replacing(job / INITIAL) as temporary:
             shutil.copyfile(source, temporary)
+    if teacher:
+        ws.store.verify(teacher)
+        kept = {"key": teacher, "folder": str(ws.store.fetch(teacher)), "store": str(ws.home / "store")}
+        write_json(job / jobs.TEACHER, kept)
     return job
 
 
@@ -185,15 +198,16 @@ def train(
     """
     chosen = experiment(ws, program_name, name, overrides)
     initial = initial_checkpoint(ws, program_name, chosen)
-    key = checkpoint_key(ws, program_name, chosen, initial)
+    teacher = teacher_checkpoint(ws, program_name, chosen)
+    key = checkpoint_key(ws, program_name, chosen, initial, teacher)
     label = "reused"
     if not ws.store.has(key):
-        job = _prepare_job(ws, program_name, key, chosen, initial)
+        job = _prepare_job(ws, program_name, key, chosen, initial, teacher)
         with (job / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not ws.store.has(key):
                 (launch or partial(run_training, resume=resume))(job)
-                _publish(ws, program_name, key, job, initial)
+                _publish(ws, program_name, key, job, initial, teacher)
                 label = "new"
     folder = ws.store.fetch(key)
     result = read_json(folder / "result.json")
@@ -207,6 +221,7 @@ def train(
             "experiment_hash": chosen.hash(),
             "weights_sha256": record["weights_sha256"],
             "initial": record.get("initial") or "random",
+            **({"teacher": teacher} if teacher else {}),
             "cases": {split: sum(case["split"] == split for case in record["cases"]) for split in LEARNING},
             "result": result,
             "git_commit": record["git_commit"],
@@ -238,7 +253,9 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     }
 
 
-def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None) -> None:
+def _publish(
+    ws: Workspace, program_name: str, key: str, job: Path, initial: str | None, teacher: str | None
+) -> None:
     """Move a finished job's result into the store; a job without one raises with what it says."""
     if not (job / "result.json").is_file():
         raise MedAssetsError(
@@ -263,6 +280,7 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str
             "program": program_name,
             "cases": cases,
             "initial": initial,
+            **({"teacher": teacher} if teacher else {}),
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights_sha256": file_sha256(folder / "weights.pt"),
         }
