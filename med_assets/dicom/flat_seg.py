@@ -6,6 +6,7 @@ is a statement, and not the absence of one.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def write_flat_seg(
         algorithm_identification=algorithm,
     )  # fmt: skip
     series_uid = derived_uid(text(source, "SOPInstanceUID"), "SEG series", made_by or "")
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # below that it names the original's UIDs
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name.*")
         ds = highdicom.seg.Segmentation(

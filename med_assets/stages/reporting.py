@@ -26,7 +26,7 @@ from med_assets.stages.evaluation import (
     side_by_side,
 )
 from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_table
-from med_assets.stages.pictures import drawn
+from med_assets.stages.pictures import drawn, over_cases
 from med_assets.stages.prepare import pictured, quarantine_picture
 from med_assets.stages.promotion import best_candidate, current, decision_table, decisions, stood
 from med_assets.stages.result import StageResult, reasons
@@ -68,6 +68,10 @@ def _model_sections(
             "Champion" if promoted else "Best candidate", text, history, images, [caption for _, caption in pictures]
         )
     ]
+    if plots := over_cases(ws, program_name, model["checkpoint"], scores):
+        paths = [path for path, _ in plots]
+        sections.append(Section("All held-out cases", "", None, paths, [caption for _, caption in plots]))
+        images += paths
     shown = "test" if (scores["split"] == "test").any() else "val"
     of_split = scores[scores["split"] == shown]
     for table in chosen.report_tables(of_split):

@@ -205,8 +205,5 @@ class BreastExperiment(Experiment):
             raise ValueError(f"expected input_px to be a multiple of the patch {self.network.patch}, got {self.input_px}")
         return self
 
-    def patch(self) -> list[int]:
-        return [self.input_px, self.input_px]
-
 
 EXPERIMENT = BreastExperiment
