@@ -62,6 +62,11 @@ def splits(program: str) -> dg.AssetsDefinition:
 
         return checks.split_objections(ws, program)
 
+    def between_cases(ws: "Workspace", batch: str | None) -> "CheckOutcome":
+        from med_assets import checks
+
+        return checks.between_cases(ws, program)
+
     def held_out(ws: "Workspace", batch: str | None) -> "CheckOutcome":
         from med_assets import checks
 
@@ -79,6 +84,7 @@ def splits(program: str) -> dg.AssetsDefinition:
             gates=(
                 Gate("patient_leakage", "No patient is in two splits.", patient_leakage),
                 Gate("split_objections", "The splits hold what the program says they must.", split_objections),
+                Gate("between_cases", "No case contradicts another, such as one picture in two splits.", between_cases),
                 Gate(
                     "held_out",
                     "Nothing known makes the scores of held-out cases doubtful, such as what a foundation model has seen.",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.show import value
+from assets.show import picture, value
 
 if TYPE_CHECKING:
     from med_assets.checks import CheckOutcome
@@ -37,5 +37,6 @@ class Gate:
             check_name=self.name,
             severity=severity,
             description=outcome.reason,
-            metadata={name: value(content) for name, content in outcome.metadata.items()},
+            metadata={name: value(content) for name, content in outcome.metadata.items()}
+            | {f"plot/{number}": picture(path, name) for number, (name, path) in enumerate(outcome.images.items())},
         )

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from med_assets import policies, program
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import cases_of, described
+from med_assets.stages.dataset import cases_of, described, finding_pictures, findings
 from med_assets.stages.finetuning import recorded
 from med_assets.stages.result import QUARANTINED, accepted
 from med_assets.stages.scan import identity_left
@@ -25,6 +26,7 @@ class CheckOutcome:
     reason: str
     severity: Literal["error", "warn"] = "error"
     metadata: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
 
 
 def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
@@ -103,6 +105,23 @@ def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
             False, f"{unplaced} cases have no split; see the asset's metadata for why", "warn", metadata
         )
     return CheckOutcome(True, f"{len(splits)} patients, each in one split", metadata=metadata)
+
+
+def between_cases(ws: Workspace, program_name: str) -> CheckOutcome:
+    """Nothing is wrong between cases, such as one picture in two splits; what blocks is settled by withdrawing a case."""
+    found = findings(ws, program_name)
+    blocking = [finding for finding in found if finding.blocking]
+    metadata = {"blocking": len(blocking), "findings": [finding.text for finding in found]}
+    images = finding_pictures(ws, program_name, found)
+    if blocking:
+        told = "; ".join(finding.text for finding in blocking[:3])
+        more = f"; and {len(blocking) - 3} more" if len(blocking) > 3 else ""
+        return CheckOutcome(False, told + more, metadata=metadata, images=images)
+    if found:
+        return CheckOutcome(
+            False, f"worth a look: {len(found)} findings, none of which blocks", "warn", metadata, images
+        )
+    return CheckOutcome(True, "nothing found between cases", metadata=metadata)
 
 
 def split_objections(ws: Workspace, program_name: str) -> CheckOutcome:

@@ -57,9 +57,21 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument(
         "source",
-        choices=("openkbp", "msd", "datalist", "pair", "lumbar-t2", "rsna-lumbar", "ai-readi"),
+        choices=(
+            "openkbp",
+            "msd",
+            "datalist",
+            "pair",
+            "lumbar-t2",
+            "rsna-lumbar",
+            "ai-readi",
+            "busi",
+            "busbra",
+            "bus-uclm",
+        ),
         help="what to read: OpenKBP, a task of the Medical Segmentation Decathlon, a MONAI datalist, one image and its label, "
-        "lumbar T2 volumes with labelled bodies, RSNA 2024 lumbar spine, or retinal OCT of AI-READI",
+        "lumbar T2 volumes with labelled bodies, RSNA 2024 lumbar spine, retinal OCT of AI-READI, or breast ultrasound of "
+        "BUSI, BUSBRA or BUS-UCLM",
     )
     add.add_argument(
         "src",
@@ -77,7 +89,13 @@ def parser() -> argparse.ArgumentParser:
         help="openkbp: only these patients, such as pt_1 pt_2; lumbar-t2: these cases; rsna-lumbar: these studies; ai-readi: these participants",
     )
     add.add_argument(
-        "--limit", type=int, metavar="N", help="lumbar-t2, rsna-lumbar, ai-readi: only the first N, for a trial run"
+        "--limit",
+        type=int,
+        metavar="N",
+        help="lumbar-t2, rsna-lumbar, ai-readi, breast ultrasound: only the first N, for a trial run",
+    )
+    add.add_argument(
+        "--external", action="store_true", help="breast ultrasound: an external test set, which is never trained on"
     )
     add.add_argument(
         "--val-fold", type=int, default=0, metavar="K", help="msd, datalist: fold that is validation (default 0)"
@@ -158,6 +176,19 @@ def parser() -> argparse.ArgumentParser:
         "Fit what calls a case unusual on the normal validation cases of an evaluation, and count false alarms on the test cases.",
     )
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as lumbar_mr/point_net")
+    add = command("score", commands.score_folders, "Score a folder of mask pictures against another, from anywhere.")
+    add.add_argument(
+        "predicted", type=Path, metavar="PRED_DIR", help="predicted masks, or probabilities as grey values"
+    )
+    add.add_argument(
+        "truth", type=Path, metavar="GT_DIR", help="true masks of the same names; NAME_mask, NAME_mask_1 are united"
+    )
+    add.add_argument("--pixel-mm", type=float, metavar="MM", help="size of a pixel, for distances in mm")
+    add.add_argument("--out", type=Path, metavar="CSV", help="write the scores of every image here")
+
+    add = command("export", commands.export, "Write the network of an experiment for other runtimes, as ONNX.")
+    add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as breast_us/tinyusfm")
+    add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
 
     command(
         "leaderboard",

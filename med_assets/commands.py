@@ -38,7 +38,7 @@ def _show(title: str, result: StageResult) -> None:
 
 def import_cases(options: argparse.Namespace) -> int:
     """Import cases of another layout as DICOM; what is skipped is listed with its reason."""
-    from med_assets.importers import ai_readi, lumbar_t2, openkbp, rsna_lumbar, volumes
+    from med_assets.importers import ai_readi, breast, lumbar_t2, openkbp, rsna_lumbar, volumes
 
     if len(options.src) != (2 if options.source == "pair" else 1):
         raise ConfigurationError(
@@ -55,6 +55,8 @@ def import_cases(options: argparse.Namespace) -> int:
         report = rsna_lumbar.import_studies(options.src[0], options.dest, options.patients, options.limit)
     elif options.source == "ai-readi":
         report = ai_readi.import_participants(options.src[0], options.dest, options.patients, options.limit)
+    elif options.source in breast.SETS:
+        report = breast.import_images(options.source, options.src[0], options.dest, options.limit, options.external)
     else:
         names = dict(options.names or ())
         match options.source:
@@ -69,7 +71,7 @@ def import_cases(options: argparse.Namespace) -> int:
     if report.skipped:
         print(table({"skipped": name, "reason": reason} for name, reason in report.skipped.items()))
     some = bool(report.imported or report.existing)
-    others_go_on = options.source in ("openkbp", "lumbar-t2", "rsna-lumbar", "ai-readi")
+    others_go_on = options.source in ("openkbp", "lumbar-t2", "rsna-lumbar", "ai-readi", *breast.SETS)
     return 0 if some and (others_go_on or not report.skipped) else 1
 
 
@@ -164,6 +166,30 @@ def evaluate(options: argparse.Namespace) -> None:
     _show(f"evaluated {name}/{experiment}", stages.evaluate(ws, name, experiment))
     rows = ws.lake.read("evaluation", f"{name}/{experiment}")
     print(table(rows[["split", "metric", "subject", "mean", "low", "high", "n", "unit"]]))
+
+
+def score_folders(options: argparse.Namespace) -> int:
+    """Score masks against masks, and print the means; a pair that can't be scored is listed and fails the command."""
+    from med_assets.metrics.folders import aggregate, score_folders
+
+    scores, problems = score_folders(options.predicted, options.truth, options.pixel_mm)
+    if options.out is not None:
+        scores.to_csv(options.out, index=False)
+    print(table(aggregate(scores)))
+    if problems:
+        print(table({"not scored": name, "reason": reason} for name, reason in problems.items()))
+    return int(bool(problems))
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the network of an experiment's checkpoint for other runtimes."""
+    from med_assets.stages.training import checkpoint_of
+
+    ws, (name, experiment) = Workspace.from_env(), options.experiment
+    key = checkpoint_of(ws, name, experiment)["checkpoint"]
+    ws.store.verify(key)
+    for path in program.get(name).export_model(ws.store.fetch(key), options.out):
+        print(path)
 
 
 def leaderboard(options: argparse.Namespace) -> None:

@@ -209,6 +209,11 @@ class Experiment(Settings):
         "released/NAME, a file that conf/<program>/_program.yaml names; they are part of the checkpoint's key",
         json_schema_extra=NO_EFFECT,
     )
+    teacher: str | None = Field(
+        default=None,
+        description="another experiment of the program whose checkpoint this one is distilled from; it is part of the checkpoint's key",
+        json_schema_extra=NO_EFFECT,
+    )
     expected: dict[str, float] = Field(
         default_factory=dict,
         description="by field of the fine-tuning record: the least value that others reached with this recipe, unit of the field",
@@ -224,7 +229,8 @@ class Experiment(Settings):
     def needs(self) -> tuple[str, ...]:
         """Return the names of the experiments whose checkpoints this one is made from."""
         given = self.initial in BEGINNINGS or self.initial.startswith(RELEASED)
-        return () if given else (self.initial,)
+        needed = [] if given else [self.initial]
+        return tuple(dict.fromkeys([*needed, *([self.teacher] if self.teacher else [])]))
 
     def fine_tunes(self) -> bool:
         """Whether training changes weights that were trained before."""
@@ -353,6 +359,11 @@ def load(
         raise ConfigurationError(
             f"{program}/{name}: expected initial to be {', '.join(BEGINNINGS)}, {RELEASED}NAME or another experiment "
             f"({', '.join(others) or 'there is none'}), got {found.initial!r}"
+        )
+    if found.teacher is not None and found.teacher not in others:
+        raise ConfigurationError(
+            f"{program}/{name}: expected teacher to be another experiment ({', '.join(others) or 'there is none'}), got "
+            f"{found.teacher!r}"
         )
     return found
 

@@ -13,6 +13,9 @@ from med_assets.s3 import bucket
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 """Files of a job folder: what the training said, its result once it is done, and the lock held while it is started."""
 
+TEACHER = "teacher.json"
+"""File of a job folder that says which checkpoint it is distilled from, and where that and the store are."""
+
 SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", *bucket.SECRETS)
 """Variables that a training is started without: it needs none, and Slurm would keep them on disk."""
 

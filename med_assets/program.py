@@ -7,7 +7,7 @@ train and predict, and how to score. Everything else is common. A new program is
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from med_assets.settings import Workspace
 
 REGISTRY = {
+    "breast_us": "med_assets.programs.breast_us:BreastUs",
     "lumbar_mr": "med_assets.programs.lumbar_mr:LumbarMr",
     "lung_ct": "med_assets.programs.lung_ct:LungCt",
     "retinal_oct": "med_assets.programs.retinal_oct:RetinalOct",
@@ -107,6 +108,35 @@ class Refusal:
     n_instances: int
     patient_id: str = ""
     identity_uid: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about several cases at once that a person should see, such as one picture that is in a dataset twice.
+
+    `draw` writes a PNG that shows it to a path and returns that. What is `blocking` stops training until it is settled.
+    """
+
+    code: str
+    text: str
+    cases: tuple[str, ...]
+    blocking: bool
+    draw: Callable[[Path], Path] | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One case with what a model said of it: its row (split, facts), its folders, its scores by name, and the teacher's folder.
+
+    `scores` are those of the primary metric's subject. `teacher` is where the prediction of the model lies that this one was
+    distilled from, None where there is none.
+    """
+
+    row: Mapping[str, Any]
+    prepared: Path
+    predicted: Path
+    scores: Mapping[str, float | None]
+    teacher: Path | None = None
 
 
 class Program(ABC):
@@ -188,6 +218,12 @@ class Program(ABC):
         """What is wrong with the cases in their splits, from the rows of `data_tables`: it stops training. Nothing unless given."""
         return []
 
+    def dataset_findings(
+        self, cases: Sequence[Mapping[str, Any]], folder_of: Callable[[str], Path]
+    ) -> "Sequence[Finding]":
+        """What is wrong between cases, from the rows of `data_tables`; `folder_of` opens their artifacts. Nothing unless given."""
+        return ()
+
     def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
         """Split and fold by patient pseudonym that the policy "fixed" uses beside its own list; none unless given."""
         return {}
@@ -221,6 +257,20 @@ class Program(ABC):
     @abstractmethod
     def scorer(self, ws: "Workspace", checkpoint: Path) -> "Scorer":
         """Load a checkpoint once, to score many cases. Raises CheckpointMismatch."""
+
+    def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
+        """What a model costs, by name with unit, such as parameters; measured once per checkpoint. Nothing unless given."""
+        return {}
+
+    def export_model(self, checkpoint: Path, out: Path) -> list[Path]:
+        """Write a checkpoint's network for other runtimes; returns the paths. Raises ConfigurationError where there is no way."""
+        raise ConfigurationError(
+            f"expected a program whose models can be exported, got {self.name}, which has no export"
+        )
+
+    def model_images(self, ws: "Workspace", cases: Sequence["Predicted"], out: Path) -> list[tuple[Path, str]]:
+        """Plots of one model over all its held-out cases, written under `out`, each with a caption; none unless given."""
+        return []
 
     @abstractmethod
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:

@@ -58,6 +58,8 @@ def _assign(patient_id: str, given: str | None, policy: SplitPolicy) -> tuple[st
                 "no_given_split", f"expected a split given in the data (one of {sorted(GIVEN)}), got {given!r}"
             )
         return GIVEN[given], "given"
+    if given == "external":  # an external test set is never drawn into training
+        return "external", "given"
     place = draw(patient_id, policy.salt)
     if place < policy.test_fraction:
         return "test", "hashed"

@@ -168,7 +168,9 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
     "SoftwareVersions": frozenset({"med_assets phantom"}),
     "ImagedNucleus": frozenset({"1H"}),
     "RescaleType": frozenset({"HU", "US", "HU_MOD", "MGML", "Z_EFF", "ED", "EDW"}),
-    "ClinicalTrialProtocolID": frozenset({"OpenKBP", "datalist", "AI-READI", *(f"MSD {task}" for task in MSD_TASKS)}),
+    "ClinicalTrialProtocolID": frozenset({
+        "OpenKBP", "datalist", "AI-READI", "BUSI", "BUSBRA", "BUS-UCLM", "BUID", *(f"MSD {task}" for task in MSD_TASKS),
+    }),
     "ClinicalTrialSiteID": frozenset({"train", "validation", "test", "external"}),
     "ClinicalTrialSiteName": frozenset({"UW", "UCSD", "UAB"}),
     "ClinicalTrialSeriesID": frozenset({

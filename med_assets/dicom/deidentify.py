@@ -33,9 +33,11 @@ from med_assets.dicom.confidentiality import (
     FIXED_VALUES,
     KNOWN_VALUES,
     REMOVED,
+    USUALLY_BURNED_IN,
     Action,
     registered,
 )
+from med_assets.dicom.ultrasound import without_burnt_in_text
 from med_assets.errors import CaseRejected, ConfigurationError
 
 MIN_SHIFT_DAYS, MAX_SHIFT_DAYS = 366, 3650
@@ -56,6 +58,9 @@ METHODS = (
     ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
 )
 """DeidentificationMethodCodeSequence, context group 7050 of PS3.16."""
+
+CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
+"""The same of an ultrasound image whose pixels outside of the regions of tissue were blanked."""
 
 
 class Deidentifier:
@@ -93,15 +98,21 @@ class Deidentifier:
         return normalise_structure_name(name) in self._vocabulary
 
     def apply(self, ds: Dataset) -> Dataset:
-        """A de-identified copy of `ds` with fixed file meta; PixelData keeps its bytes, compressed or not.
+        """A de-identified copy of `ds` with fixed file meta; PixelData keeps its bytes, compressed or not, but in ultrasound
+        that does not declare itself free of text: there all outside of the regions of tissue is blanked.
 
         Raises CaseRejected: unsupported_sop_class, missing_patient_id, missing_uid, burned_in_annotation,
-        overlay_in_pixels, malformed_element. The input is not changed; its values must be in memory.
+        overlay_in_pixels, malformed_element, truncated_file, undecodable_pixels. The input is not changed; its values must be in memory.
         """
         with disable_value_validation():  # its warnings quote the values
             return self._apply(ds)
 
     def _apply(self, ds: Dataset) -> Dataset:
+        methods = METHODS
+        if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN and str(ds.get("BurnedInAnnotation", "")) != "NO":
+            cleaned = without_burnt_in_text(ds)
+            methods = METHODS if cleaned is ds else (*METHODS, CLEAN_PIXELS)
+            ds = cleaned
         refuse_unsafe(ds)
         patient_id = _clean(ds.get("PatientID") or "")
         if not patient_id:
@@ -118,7 +129,7 @@ class Deidentifier:
         out.PatientIdentityRemoved = "YES"
         out.LongitudinalTemporalInformationModified = "MODIFIED"
         out.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
-        out.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in METHODS]
+        out.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
         out.file_meta = _file_meta(out, _transfer_syntax(ds))
         return out
 

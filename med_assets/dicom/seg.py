@@ -151,7 +151,7 @@ def write_seg(
             raise ValueError(f"expected labels and model names of 1 to {LABEL_CHARS} characters, got {name!r}")
     _require_right_angles(geometry)
     pixels, marked = _pixels(masks, geometry)
-    ds = _segmentation(pixels, list(masks), geometry, [_plain(one) for one in source], made_by)
+    ds = _segmentation(pixels, list(masks), geometry, [plain_source(one) for one in source], made_by)
     _clear(ds, geometry, marked)
     first = source[0]
     date = next((text(first, key) for key in ("ContentDate", "SeriesDate", "StudyDate") if text(first, key)), "")
@@ -474,7 +474,7 @@ def _decimal(point: np.ndarray) -> list[float]:
     return [float(format_number_as_ds(round(float(value), 9))) for value in point[:3]]
 
 
-def _plain(source: Dataset) -> Dataset:
+def plain_source(source: Dataset) -> Dataset:
     """A source image with the elements that highdicom takes from it; those that may be absent are empty."""
     plain = item(
         PatientID="", PatientName="", PatientBirthDate="", PatientSex="", AccessionNumber="", StudyID="",

@@ -108,9 +108,9 @@ def _surfaces(
 ) -> Iterator[Score]:
     hd95 = surface_dice = None
     if truth.any() and prediction.any():
-        hd95 = max(float(np.percentile(d, 95)) for d in _nearest_mm(_edge(truth), _edge(prediction), spacing_mm))
+        hd95 = max(float(np.percentile(d, 95)) for d in nearest(edge(truth), edge(prediction), spacing_mm))
         (a, areas_a), (b, areas_b) = _corners(truth, spacing_mm), _corners(prediction, spacing_mm)
-        a_mm, b_mm = _nearest_mm(a, b, spacing_mm)
+        a_mm, b_mm = nearest(a, b, spacing_mm)
         agreeing = areas_a[a_mm <= tolerance_mm].sum() + areas_b[b_mm <= tolerance_mm].sum()
         surface_dice = float(agreeing / (areas_a.sum() + areas_b.sum()))
     elif truth.any() or prediction.any():
@@ -127,7 +127,8 @@ def _surfaces(
     )  # fmt: skip
 
 
-def _edge(mask: Mask) -> NDArray[np.intp]:
+def edge(mask: Mask) -> NDArray[np.intp]:
+    """Return the indices of foreground voxels with a background face neighbour, (n, axes)."""
     from scipy.ndimage import binary_erosion
 
     return np.argwhere(mask & ~binary_erosion(mask))
@@ -150,8 +151,8 @@ def _corners(mask: Mask, spacing_mm: tuple[float, float, float]) -> tuple[NDArra
     return np.argwhere(found), table.numpy().astype(np.float64)[code[found]]
 
 
-def _nearest_mm(
-    a: NDArray[np.intp], b: NDArray[np.intp], spacing_mm: tuple[float, float, float]
+def nearest(
+    a: NDArray[np.intp], b: NDArray[np.intp], spacing_mm: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the distances in mm from each index of `a` to the nearest one of `b`, and from each of `b` to `a`."""
     first, second = (_directed_mm(*pair, spacing_mm) for pair in ((a, b), (b, a)))
@@ -160,7 +161,7 @@ def _nearest_mm(
 
 
 def _directed_mm(
-    points: NDArray[np.intp], targets: NDArray[np.intp], spacing_mm: tuple[float, float, float]
+    points: NDArray[np.intp], targets: NDArray[np.intp], spacing_mm: tuple[float, ...]
 ) -> NDArray[np.float64]:
     """Return the distance in mm from each point to the nearest target."""
     from scipy.ndimage import distance_transform_edt

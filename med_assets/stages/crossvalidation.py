@@ -81,6 +81,11 @@ def crossval(
             f"{program_name}/{name}: expected an experiment that begins with random or released weights, got "
             f"{chosen.initial!r}, which was trained on patients of other folds"
         )
+    if chosen.teacher:
+        raise ConfigurationError(
+            f"{program_name}/{name}: its teacher {chosen.teacher} was trained on patients of other folds; cross-validate "
+            f"{chosen.teacher}, or an experiment without teacher"
+        )
     folds = folds_of(ws, program_name)
     version = dataset_version(ws.lake.rows("dataset", program_name))
     keys = {"program": program_name, "experiment": name}

@@ -1,6 +1,7 @@
 """The dataset's manifest and the split of its patients."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,10 @@ DATASET_COLUMNS = (
     "given_split",
     "synthetic",
 )
+
+
+MAX_PICTURED = 6
+"""Findings between cases that are shown as pictures; all are told."""
 
 
 def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> None:
@@ -98,6 +103,23 @@ def described(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
         | {name: facts.get((row["case_id"], row["version"]), {}).get(name) for name in names}
         for row in ws.lake.rows("dataset", program_name)
     ]
+
+
+def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
+    """What the program finds wrong between the cases of the dataset, the blocking first."""
+    cases = described(ws, program_name)
+    found = program.get(program_name).dataset_findings(cases, ws.store.fetch)
+    return sorted(found, key=lambda finding: (not finding.blocking, finding.cases))
+
+
+def finding_pictures(ws: Workspace, program_name: str, found: Sequence[program.Finding]) -> dict[str, Path]:
+    """Pictures of the first MAX_PICTURED findings, by their text, drawn where they are not yet."""
+    pictures = {}
+    for finding in found[:MAX_PICTURED]:
+        path = ws.reports / program_name / "findings" / f"{digest(finding.code, finding.text)}.png"
+        if finding.draw is not None:
+            pictures[finding.text] = path if path.is_file() else finding.draw(path)
+    return pictures
 
 
 def refused(ws: Workspace, program_name: str) -> list[dict[str, Any]]:

@@ -114,13 +114,27 @@ def record_failures(
     ws.lake.write("failures", f"{program_name}/{stage}/{name}", rows)
 
 
+def checkpoint_facts(ws: Workspace, program_name: str, checkpoint: str, *, measure: bool = False) -> dict[str, float]:
+    """What a checkpoint costs, by name with unit, as it was measured once; empty where it was not, or a program measures nothing.
+
+    It holds a latency of one machine, so that it is no part of any version. `measure` measures where that was not done yet.
+    """
+    key = f"cost/{digest(checkpoint, program.get(program_name).code_versions['evaluate'])}"
+    if measure and not ws.store.has(key):
+        found = program.get(program_name).checkpoint_facts(ws, ws.store.fetch(checkpoint))
+        if found:
+            with ws.store.create(key) as folder:
+                write_json(folder / "facts.json", dict(found))
+    return dict(read_json(ws.store.fetch(key) / "facts.json")) if ws.store.has(key) else {}
+
+
 def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals.
 
     The pictures are of the median case; the report has the best and the worst too.
     """
     from med_assets.stages.finetuning import finetuning
-    from med_assets.stages.pictures import drawn
+    from med_assets.stages.pictures import drawn, over_cases
 
     checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
     rows, counts, failures = scores_of(ws, program_name, name, checkpoint)
@@ -136,6 +150,11 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     write_predictions(ws, program_name, name, rows)
     chosen = program.get(program_name)
     deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
+    scores, costs = pd.DataFrame(rows), checkpoint_facts(ws, program_name, checkpoint, measure=True)
+    pictures = [
+        *drawn(ws, program_name, checkpoint, scores, ["median"]),
+        *over_cases(ws, program_name, checkpoint, scores),
+    ]
     return StageResult(
         data_version=digest(
             checkpoint,
@@ -144,9 +163,10 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
         ),
         counts=counts | {"failed": len(failures)},
         summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL}
-        | ({"fine_tuning": record["output"]} if record else {}),
+        | ({"fine_tuning": record["output"]} if record else {})
+        | ({"cost": costs} if costs else {}),
         tables={"scores": side_by_side(aggregates, deciding)},
-        images={image.stem: image for image, _ in drawn(ws, program_name, checkpoint, pd.DataFrame(rows), ["median"])},
+        images={image.stem: image for image, _ in pictures},
     )
 
 
@@ -231,6 +251,7 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
         rows.values(), key=lambda row: (row.get(first) is None, sign * (row.get(first) or 0.0), row["experiment"])
     )
     table = pd.DataFrame(ordered)
+    costs = {row["checkpoint"]: checkpoint_facts(ws, program_name, row["checkpoint"]) for row in ordered}
     images = {}
     prefix = f"val {metrics[0].name} "
     drawn = table.rename(columns={prefix + value: value for value in ("mean", "low", "high", "n")})
@@ -242,7 +263,10 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
             path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metrics[0].shown_unit, metric=f"{metrics[0].name} (validation)",
             lower_is_better=metrics[0].lower_is_better, champion=champions[-1]["experiment"] if champions else None,
         )  # fmt: skip
-    shown, pairs = _readable(ordered, metrics), pairwise(ws, program_name, [row["experiment"] for row in ordered])
+    shown, pairs = (
+        _readable(ordered, metrics, costs),
+        pairwise(ws, program_name, [row["experiment"] for row in ordered]),
+    )
     folder = ws.reports / program_name
     write_text(folder / "leaderboard.csv", table.to_csv(index=False))
     write_text(folder / "leaderboard.md", f"{markdown(shown)}\n{PAIRWISE}\n\n{markdown(pairs)}")
@@ -326,8 +350,10 @@ def side_by_side(aggregates: Sequence[Mapping[str, Any]], first: Sequence[str] =
     return pd.DataFrame(filled, columns=["metric", "subject", "unit", *splits]).fillna("")
 
 
-def _readable(rows: list[dict[str, Any]], metrics: Sequence[Metric]) -> pd.DataFrame:
-    """The leaderboard for people: one cell `mean [low, high] (n)` per split and metric, validation first."""
+def _readable(
+    rows: list[dict[str, Any]], metrics: Sequence[Metric], costs: Mapping[str, Mapping[str, float]]
+) -> pd.DataFrame:
+    """The leaderboard for people: one cell `mean [low, high] (n)` per split and metric, validation first, then what it costs."""
     columns = [(split, metric) for split in HELD_OUT for metric in metrics]
 
     def of(row: dict[str, Any], split: str, metric: Metric) -> str:
@@ -336,8 +362,9 @@ def _readable(rows: list[dict[str, Any]], metrics: Sequence[Metric]) -> pd.DataF
     table = [
         {"experiment": row["experiment"]}
         | {f"{split} {metric.label}": of(row, split, metric) for split, metric in columns}
+        | {name: f"{value:g}" for name, value in costs[row["checkpoint"]].items()}
         | {"checkpoint": row["checkpoint"]}
         for row in rows
     ]
-    found = pd.DataFrame(table)
+    found = pd.DataFrame(table).fillna("")
     return found.loc[:, [name for name in found if (found[name] != "").any()]]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets import program
-from med_assets.program import Metric
+from med_assets.files import read_json
+from med_assets.program import Metric, Predicted
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import cases_of
+from med_assets.stages.dataset import cases_of, described
 from med_assets.stages.evaluation import score_key
 
 
@@ -57,3 +58,25 @@ def drawn(
             images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(key), out)
             pictures += [(image, caption) for image in images]
     return pictures
+
+
+def over_cases(ws: Workspace, program_name: str, checkpoint: str, scores: pd.DataFrame) -> list[tuple[Path, str]]:
+    """Plots of a checkpoint over all its held-out cases, each with a caption; `scores` as for `drawn`."""
+    chosen = program.get(program_name)
+    if scores.empty:
+        return []
+    teacher = read_json(ws.store.fetch(checkpoint) / "provenance.json").get("teacher")
+    of_subject = scores[scores["subject"] == chosen.primary_metric.subject]
+    values = {
+        case_id: {metric: None if pd.isna(value) else float(value) for metric, value in zip(rows["metric"], rows["value"], strict=True)}
+        for case_id, rows in of_subject.groupby("case_id")
+    }  # fmt: skip
+    cases = []
+    for row in described(ws, program_name):
+        key = score_key(ws, program_name, checkpoint, row["artifact"])
+        if row["case_id"] in values and ws.store.has(key):
+            theirs = score_key(ws, program_name, teacher, row["artifact"]) if teacher else ""
+            taught = ws.store.fetch(theirs) if theirs and ws.store.has(theirs) else None
+            places = ws.store.fetch(row["artifact"]), ws.store.fetch(key)
+            cases.append(Predicted(row, *places, values[row["case_id"]], taught))
+    return chosen.model_images(ws, cases, ws.reports / program_name / "plots" / checkpoint.rpartition("/")[2])

@@ -14,7 +14,7 @@ from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
 from med_assets.stages import crossvalidation, finetuning
-from med_assets.stages.dataset import cases_of, dataset_version, described
+from med_assets.stages.dataset import cases_of, dataset_version, described, finding_pictures, findings
 from med_assets.stages.dataset import refused as refused_cases
 from med_assets.stages.drift import drift_table
 from med_assets.stages.evaluation import (
@@ -27,7 +27,7 @@ from med_assets.stages.evaluation import (
     side_by_side,
 )
 from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_table
-from med_assets.stages.pictures import drawn
+from med_assets.stages.pictures import drawn, over_cases
 from med_assets.stages.prepare import pictured, quarantine_picture
 from med_assets.stages.promotion import current, decision_table, decisions, shown, stood
 from med_assets.stages.result import StageResult, reasons
@@ -88,6 +88,10 @@ def _model_sections(
             "Champion" if promoted else "Best candidate", text, history, images, [caption for _, caption in pictures]
         )
     ]
+    if plots := over_cases(ws, program_name, model["checkpoint"], scores):
+        paths = [path for path, _ in plots]
+        sections.append(Section("All held-out cases", "", None, paths, [caption for _, caption in plots]))
+        images += paths
     shown = "test" if (scores["split"] == "test").any() else "val"
     of_split = scores[scores["split"] == shown]
     for table in chosen.report_tables(of_split):
@@ -239,6 +243,12 @@ def _data_sections(ws: Workspace, program_name: str, refused: Sequence[dict[str,
     ]
     if said := chosen.held_out_warnings(described(ws, program_name)):
         sections.append(Section("Held-out cases", " ".join(f"{one}." for one in said)))
+    if found := findings(ws, program_name):
+        pictures = finding_pictures(ws, program_name, found)
+        rows = pd.DataFrame([{"blocks": "yes" if one.blocking else "no", "finding": one.text} for one in found])
+        sections.append(
+            Section("Between cases", "What one case says of another.", rows, list(pictures.values()), list(pictures))
+        )
     if refused:
         shown = pictured(ws, refused)[-MAX_PICTURES:]
         sections.append(

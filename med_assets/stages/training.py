@@ -102,15 +102,24 @@ def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> 
     return str(checkpoint_of(ws, program_name, chosen.initial)["checkpoint"])
 
 
+def teacher_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
+    """Key of the checkpoint that an experiment is distilled from, None where from none. Raises ConfigurationError."""
+    return str(checkpoint_of(ws, program_name, chosen.teacher)["checkpoint"]) if chosen.teacher else None
+
+
 def checkpoint_key(
-    program_name: str, chosen: Experiment, cases: Sequence[Mapping[str, Any]], initial: str | None = None
+    program_name: str,
+    chosen: Experiment,
+    cases: Sequence[Mapping[str, Any]],
+    initial: str | None = None,
+    teacher: str | None = None,
 ) -> str:
-    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, and what it begins with.
+    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, what it begins with, its teacher.
 
     Test cases are not in it.
     """
     rows = [[case["case_id"], case["version"], case["artifact"], case["split"]] for case in cases]
-    warm = [initial] if initial else []
+    warm = [*([initial] if initial else []), *([f"teacher {teacher}"] if teacher else [])]
     return "checkpoint/" + digest(rows, chosen.hash(), program.get(program_name).code_versions["train"], *warm)
 
 
@@ -143,6 +152,7 @@ def _prepare_job(
     chosen: Experiment,
     learning: Sequence[Mapping[str, Any]],
     initial: str | None,
+    teacher: str | None,
 ) -> Path:
     job = ws.jobs / key.split("/")[1]
     job.mkdir(parents=True, exist_ok=True)
@@ -173,6 +183,10 @@ def _prepare_job(
             source = ws.store.fetch(initial) / "weights.pt"
         with replacing(job / INITIAL) as temporary:
             shutil.copyfile(source, temporary)
+    if teacher:
+        ws.store.verify(teacher)
+        kept = {"key": teacher, "folder": str(ws.store.fetch(teacher)), "store": str(ws.home / "store")}
+        write_json(job / jobs.TEACHER, kept)
     return job
 
 
@@ -189,16 +203,17 @@ def trained(
     `launch`, `resume` and what is raised are those of `train`.
     """
     initial = initial_checkpoint(ws, program_name, chosen)
-    key = checkpoint_key(program_name, chosen, cases, initial)
+    teacher = teacher_checkpoint(ws, program_name, chosen)
+    key = checkpoint_key(program_name, chosen, cases, initial, teacher)
     if ws.store.has(key):
         return key, False
-    job = _prepare_job(ws, program_name, key, chosen, cases, initial)
+    job = _prepare_job(ws, program_name, key, chosen, cases, initial, teacher)
     with (job / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if ws.store.has(key):
             return key, False
         (launch or partial(run_training, resume=resume))(job)
-        _publish(ws, program_name, key, job, initial)
+        _publish(ws, program_name, key, job, initial, teacher)
     return key, True
 
 
@@ -230,6 +245,7 @@ def train(
             "experiment_hash": chosen.hash(),
             "weights_sha256": record["weights_sha256"],
             "initial": record.get("initial") or "random",
+            **({"teacher": record["teacher"]} if record.get("teacher") else {}),
             "cases": {split: sum(case["split"] == split for case in record["cases"]) for split in LEARNING},
             "result": result,
             "git_commit": record["git_commit"],
@@ -261,7 +277,7 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     }
 
 
-def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None) -> None:
+def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None, teacher: str | None) -> None:
     """Move a finished job's result into the store; a job without one raises with what it says."""
     if not (job / "result.json").is_file():
         raise MedAssetsError(
@@ -286,6 +302,7 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str
             "program": program_name,
             "cases": cases,
             "initial": initial,
+            **({"teacher": teacher} if teacher else {}),
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights_sha256": file_sha256(folder / "weights.pt"),
         }

@@ -21,6 +21,7 @@ import torch
 from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory
 from med_assets.experiments import Experiment, Rung, from_json
 from med_assets.files import disk_full, file_sha256, read_json, write_json
+from med_assets.jobs import TEACHER
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
 from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
@@ -31,7 +32,7 @@ from med_assets.training.initial import start_from
 from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
 from med_assets.training.ranks import rank
 from med_assets.training.saving import StopRequest
-from med_assets.training.task import ClosedForm, Task, TrainingCase, build
+from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build
 
 RESUME = ("auto", "must", "never")
 """auto continues if there is a checkpoint, must refuses if there is none, never starts over."""
@@ -54,6 +55,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
     if resume not in RESUME:
         raise ConfigurationError(f"resume is one of {', '.join(RESUME)}; found {resume!r}")
     program, experiment, cases = read_job(job)
+    teacher = read_teacher(job, experiment)
     key = job_key(experiment, cases)
     checkpoints = Checkpoints(job, key, experiment.runtime.keep)
     if rank() == 0:
@@ -80,14 +82,14 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
             plan: Plan | None = None
             try:
                 torch.manual_seed(experiment.seed)
-                probe = build(program, experiment.probe(), cases)
+                probe = build(program, experiment.probe(), cases, teacher)
                 if isinstance(probe, ClosedForm):
                     start_from(job, experiment, probe)
                     monitor, outcome = probe.monitor, _closed_form(job, probe)
                 else:
                     plan = _plan(job, experiment, probe, began=found is not None)
                     torch.manual_seed(experiment.seed)
-                    task = build(program, _at(experiment, plan), cases)
+                    task = build(program, _at(experiment, plan), cases, teacher)
                     assert isinstance(task, Task)
                     start_from(job, experiment, task)
                     monitor = task.monitor
@@ -187,6 +189,19 @@ def read_job(job: Path) -> tuple[str, Experiment, list[TrainingCase]]:
             f"cases.json: {len(shared)} patients are in train and in val; a patient belongs to one split"
         )
     return program, experiment, cases
+
+
+def read_teacher(job: Path, experiment: Experiment) -> Teacher | None:
+    """The teacher of a job, None where its experiment has none. Raises ConfigurationError when it is missing."""
+    if experiment.teacher is None:
+        return None
+    if not (job / TEACHER).is_file():
+        raise ConfigurationError(
+            f"experiment {experiment.name} is distilled from {experiment.teacher}, but the job has no {TEACHER}; start it "
+            "with `med-assets train`, which puts it there"
+        )
+    kept = read_json(job / TEACHER)
+    return Teacher(kept["key"], job / kept["folder"], job / kept["store"])
 
 
 def job_key(experiment: Experiment, cases: Sequence[TrainingCase]) -> str:

@@ -69,7 +69,7 @@ class PatchModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """On a CPU keep channels last: 3-D convolutions take about two thirds of the time there."""
         if self.device.type == "cpu":
-            self.network.to(memory_format=torch.channels_last_3d)
+            self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # not in torch's stubs
 
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""

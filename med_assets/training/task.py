@@ -28,6 +28,15 @@ class TrainingCase:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """The checkpoint that a training is distilled from: its key, its folder, and the root of the store for what is computed of it."""
+
+    key: str
+    folder: Path
+    store: Path
+
+
+@dataclass(frozen=True)
 class Task:
     """A Lightning training, that can be stopped after any step.
 
@@ -58,8 +67,10 @@ class ClosedForm:
     compute: Callable[[], "tuple[dict[str, Tensor], dict[str, float]]"]
 
 
-def build(program: str, experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | ClosedForm:
-    """Return the task of a program."""
+def build(
+    program: str, experiment: Experiment, cases: Sequence[TrainingCase], teacher: Teacher | None = None
+) -> Task | ClosedForm:
+    """Return the task of a program; that of an experiment with a teacher takes it as a third argument."""
     module = importlib.import_module(f"med_assets.programs.{program}.lit")
-    built: Task | ClosedForm = module.task(experiment, cases)
+    built: Task | ClosedForm = module.task(experiment, cases, *([teacher] if teacher else []))
     return built

@@ -1,0 +1,184 @@
+"""Segmentation of breast lesions in ultrasound, small models taught by large ones: the program's side of the contract."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from med_assets.errors import ConfigurationError
+from med_assets.program import Fact, Finding, Metric, Predicted, Program, RawCase, Refusal, ReportTable, Scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from med_assets.audit.expectations import Expectation
+    from med_assets.dicom.discover import Instance
+    from med_assets.metrics.score import Score
+    from med_assets.settings import Workspace
+
+REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
+
+
+class BreastUs(Program):
+    """An ultrasound image and its mask, which may be empty, are one case."""
+
+    name = "breast_us"
+    title = "Breast lesion segmentation"
+    description = (
+        "Segments lesions in breast ultrasound; a small network learns from a large one, and is as cheap as it can be."
+    )
+    owners = ("team:breast",)
+    modalities = ("US", "SEG")
+    code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    primary_metric = Metric("dice", "lesion", "1", False, "Dice of the lesion, over the images that have one")
+    # Dice says nothing of images without a lesion, and an alarm on each of them would not lower it.
+    guarded_metrics = (
+        Metric("image_correct", "lesion", "1", False, "share of images called with or without a lesion rightly"),
+    )
+    training_metric = Metric("val_dice", "lesion", "1", False, "Dice on the network's image, over those with a lesion")
+    baseline = "tinyusfm"
+    intended_use = (
+        "Research on outlining lesions in breast ultrasound, and proposals for outlines that a person corrects."
+    )
+    not_for = (
+        "Diagnosis, screening, or telling benign from malignant. An image without an outline is not thereby normal."
+    )
+    limitations = (
+        "sees single images that a person chose and froze, not the examination",
+        "public sets of breast ultrasound hold the same patient and the same picture several times; what ids do not tell, pictures may not either",
+        "was trained on the machines of its data sets; another machine, depth or preset is another picture",
+        "the teacher's mistakes are taught to the student",
+    )
+    facts = {  # noqa: RUF012 - read only
+        "rows": Fact(INT, "count", "rows of what shows tissue"),
+        "columns": Fact(INT, "count", "columns of what shows tissue"),
+        "pixel_mm": Fact(REAL, "mm", "width of a pixel, where the image is calibrated"),
+        "label": Fact(TEXT, "", "benign, malignant, normal, or lesion where the source says no more"),
+        "dataset": Fact(TEXT, "", "data set that the image comes from"),
+        "lesion_pixels": Fact(INT, "count", "pixels of all masks of the image, united"),
+        "lesion_share": Fact(REAL, "1", "share of the picture that they cover"),
+        "lesion_mm2": Fact(REAL, "mm2", "area of the lesion, where the image is calibrated"),
+        "lesion_components": Fact(INT, "count", "parts of the mask that do not touch, corners included"),
+        "lesion_at_edge": Fact(BOOL, "", "whether the mask reaches the border of the picture"),
+        "mean_grey": Fact(REAL, "1", "mean grey value, 0 to 255"),
+        "dhash": Fact(TEXT, "", "difference hash of the picture, 64 bits, by which near duplicates are found"),
+    }
+
+    def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
+        from med_assets.programs.breast_us.grouping import group
+
+        return group(instances)
+
+    def verify(self, case: RawCase) -> None:
+        from med_assets.dicom.discover import load
+        from med_assets.dicom.flat_seg import read_flat_segments
+        from med_assets.dicom.ultrasound import read_us_image
+        from med_assets.errors import CaseRejected
+
+        if len({one.patient_id for one in case.instances}) > 1:
+            raise CaseRejected(
+                "wrong_patient", "expected image and mask of one patient, got two; send those that belong together"
+            )
+        # Pixels are read once before anything is stored, so that broken files are refused at intake.
+        for one in case.instances:
+            ds = load(one.path)
+            if one.modality == "US":
+                read_us_image(ds)
+            else:
+                read_flat_segments(ds)
+
+    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+        from med_assets.programs.breast_us.prepare import LABELS
+
+        return frozenset(LABELS)
+
+    def settings(self, ws: "Workspace") -> dict[str, Any]:
+        return {}
+
+    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+        from med_assets.programs.breast_us.prepare import prepare_case
+
+        return prepare_case(case_id, raw, out, self.settings(ws))
+
+    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+        from med_assets.programs.breast_us.audit import expectations
+
+        return expectations()
+
+    def data_tables(
+        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+    ) -> list[ReportTable]:
+        from med_assets.programs.breast_us.audit import tables
+
+        return tables(cases, refused)
+
+    def dataset_findings(
+        self, cases: Sequence[Mapping[str, Any]], folder_of: Callable[[str], Path]
+    ) -> Sequence[Finding]:
+        from med_assets.programs.breast_us.audit import duplicates
+
+        return duplicates(cases, folder_of)
+
+    def held_out_warnings(self, cases: Sequence[Mapping[str, Any]]) -> list[str]:
+        from med_assets.programs.breast_us.audit import warnings
+
+        return warnings(cases)
+
+    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+        from med_assets.programs.breast_us.score import EvaluationSettings
+
+        return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
+
+    def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
+        from med_assets.programs.breast_us.score import pooled
+
+        return pooled(rows)
+
+    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
+        from med_assets.programs.breast_us.score import EvaluationSettings
+        from med_assets.programs.breast_us.scorer import BreastScorer
+
+        return BreastScorer(checkpoint, EvaluationSettings.for_profile(ws.profile))
+
+    def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
+        from med_assets.programs.breast_us.cost import costs
+
+        return costs(checkpoint)
+
+    def export_model(self, checkpoint: Path, out: Path) -> list[Path]:
+        from med_assets.programs.breast_us.export import export_onnx
+
+        return export_onnx(checkpoint, out)
+
+    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        from med_assets.programs.breast_us.scorer import draw
+
+        return draw(prepared, predicted, out, self._threshold(ws))
+
+    def model_images(self, ws: "Workspace", cases: Sequence[Predicted], out: Path) -> list[tuple[Path, str]]:
+        from med_assets.programs.breast_us.scorer import model_images
+
+        return model_images(cases, out, self.primary_metric.name, self._threshold(ws))
+
+    def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
+        from med_assets.programs.breast_us.tables import tables
+
+        return tables(rows)
+
+    def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.breast_us.export import write_prediction
+        from med_assets.programs.breast_us.score import EvaluationSettings
+
+        return write_prediction(raw, prepared, predicted, out, model, EvaluationSettings().threshold)
+
+    def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
+        from med_assets.phantoms.breast import write_case
+
+        if n < 1:
+            raise ConfigurationError(f"expected at least one phantom, got {n}")
+        for number in range(seed, seed + n):
+            write_case(folder / f"phantom-{number:04d}", number)
+
+    def _threshold(self, ws: "Workspace") -> float:
+        return float(self.evaluation_settings(ws)["threshold"])

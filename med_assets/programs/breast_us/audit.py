@@ -1,0 +1,113 @@
+"""What the facts of an acceptable image look like, the tables about a data set, and pictures that are in it twice."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from med_assets.audit.expectations import Expectation, Severity
+from med_assets.program import Finding, ReportTable
+from med_assets.programs.breast_us.prepare import LABELS, NORMAL
+from med_assets.programs.breast_us.prepared import PreparedCase
+from med_assets.programs.breast_us.similarity import CORRELATION, HASH_BITS, candidates, correlation
+
+BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
+
+
+def _between(
+    column: str, low: float | None, high: float | None, meaning: str, severity: Severity = "error"
+) -> Expectation:
+    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
+    return Expectation(column, BETWEEN, limits, severity, meaning)
+
+
+def expectations() -> tuple[Expectation, ...]:
+    """What fails an error is quarantined, what fails a warning is shown."""
+    return (
+        Expectation("label", IN_SET, {"value_set": list(LABELS)}, "error", f"labelled {', '.join(LABELS)}"),
+        _between("rows", 64, 4096, "64 to 4096 rows"),
+        _between("columns", 64, 4096, "64 to 4096 columns"),
+        _between("lesion_share", None, 0.8, "the mask covers at most 80 % of the picture"),
+        _between("pixel_mm", 0.01, 1.0, "pixels of 0.01 to 1 mm where they are calibrated"),
+        _between("lesion_components", None, 4, "at most 4 separate lesions", "warn"),
+        _between("mean_grey", 5, 200, "mean grey value 5 to 200", "warn"),
+    )
+
+
+def tables(cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
+    """Return the tables about the data: cases by data set and label in each split, and why others are not in."""
+    frame = pd.DataFrame([dict(case) for case in cases])
+    rows = []
+    if len(frame):
+        frame["split"] = frame["split"].fillna("none")
+        for (dataset, label), group in frame.groupby(["dataset", "label"], sort=True):
+            counts = group["split"].value_counts()
+            row = {"data set": dataset, "label": label, "images": len(group), "patients": group["patient_id"].nunique()}
+            row |= {split: int(counts.get(split, 0)) for split in ("train", "val", "test", "external")}
+            row["calibrated"] = int(group["pixel_mm"].notna().sum())
+            rows.append(row)
+    skipped = Counter(str(row["reason_code"]) for row in refused)
+    return [
+        ReportTable("Images", "By data set and label, and where their patients are.", pd.DataFrame(rows)),
+        ReportTable(
+            "Images left out", "How many are not in, by reason.",
+            pd.DataFrame(sorted(skipped.items()), columns=["reason", "images"]),
+        ),
+    ]  # fmt: skip
+
+
+def warnings(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what makes scores of held-out cases doubtful: splits without normals or without calibration."""
+    said = []
+    for split in ("val", "test"):
+        held = [case for case in cases if case.get("split") == split]
+        if held and not any(case["label"] == NORMAL for case in held):
+            said.append(f"none of {len(held)} {split} images is normal, so false alarms are not measured there")
+    return said
+
+
+def duplicates(cases: Sequence[Mapping[str, Any]], folder_of: Callable[[str], Path]) -> list[Finding]:
+    """Return the pairs of images that are the same picture, exactly or nearly, each with both shown.
+
+    A pair of two labels, or in two splits, blocks. A pair of one patient or in one split is told and blocks nothing.
+    """
+    known = sorted((case for case in cases if case.get("dhash")), key=lambda case: str(case["case_id"]))
+    found, opened = [], dict[int, PreparedCase]()
+    for one, other in candidates([str(case["dhash"]) for case in known]):
+        for index in (one, other):
+            if index not in opened:
+                opened[index] = PreparedCase.open(folder_of(str(known[index]["artifact"])))
+        alike = correlation(opened[one].image, opened[other].image)
+        if alike >= CORRELATION:
+            found.append(_finding(known[one], known[other], opened[one], opened[other], alike))
+    return found
+
+
+def _finding(
+    a: Mapping[str, Any], b: Mapping[str, Any], first: PreparedCase, second: PreparedCase, alike: float
+) -> Finding:
+    from med_assets.programs.breast_us.pictures import side_by_side
+
+    splits = {case.get("split") for case in (a, b)} - {None}
+    wrong = [
+        *(["in two splits"] if len(splits) > 1 else []),
+        *(["with two labels"] if a["label"] != b["label"] else []),
+    ]
+    said = (
+        f"cases {a['case_id']} ({a['label']}, {a.get('split') or 'no split yet'}) and {b['case_id']} ({b['label']}, "
+        f"{b.get('split') or 'no split yet'}) are the same picture {' and '.join(wrong) or 'twice'}: correlation "
+        f"{alike:.3f}, hashes within {HASH_BITS} bits of 64"
+    )
+    if wrong:
+        said += "; withdraw the one that is not to count"
+    shown = {
+        f"{case['case_id']}: {case['label']}, {case.get('split') or 'no split'}": opened.image
+        for case, opened in ((a, first), (b, second))
+    }
+    return Finding(
+        code="same_picture", text=said, cases=(str(a["case_id"]), str(b["case_id"])), blocking=bool(wrong),
+        draw=partial(side_by_side, images=shown),
+    )  # fmt: skip

@@ -1,0 +1,229 @@
+"""The fields of an ultrasound experiment, beyond those of every experiment. Images are square for a network, whatever their shape."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from med_assets.experiments import Experiment, Settings
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+SUM_TOLERANCE = 1e-6
+"""How far weights that must sum to 1 may be off."""
+
+
+class TinyUsfm(Settings):
+    """ViT with a feature pyramid head, as TinyUSFM_seg: the released size has 6 179 073 parameters."""
+
+    kind: Literal["tinyusfm"] = Field(description="the family")
+    dim: int = Field(ge=4, description="channels of a token, count")
+    depth: int = Field(ge=1, description="blocks, count")
+    heads: int = Field(ge=1, description="attention heads, count")
+    patch: int = Field(ge=1, description="side of a token, pixels")
+    taps: tuple[int, int, int, int] = Field(
+        description="blocks, from 0, whose outputs are the four levels of the pyramid"
+    )
+    neck: int = Field(ge=1, description="channels of each level, count")
+    head: int = Field(ge=1, description="channels of the head, count")
+    drop_path: Probability = Field(description="share of paths dropped in the last block, rising from 0 in the first")
+    dropout: Probability = Field(description="share of channels dropped before the last convolution")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.dim % self.heads or not all(0 <= tap < self.depth for tap in self.taps):
+            raise ValueError(
+                f"expected dim divisible by heads and taps below depth, got {self.dim}/{self.heads}, {self.taps}"
+            )
+        return self
+
+
+class Sam(Settings):
+    """SAM without prompts, adapted by LoRA."""
+
+    kind: Literal["sam"] = Field(description="the family")
+    dim: int = Field(ge=4, description="channels of the encoder, count")
+    depth: int = Field(ge=1, description="blocks of the encoder, count")
+    heads: int = Field(ge=1, description="attention heads of the encoder, count")
+    patch: int = Field(ge=1, description="side of a token, pixels")
+    window: int = Field(ge=0, description="side of an attention window, tokens")
+    global_blocks: tuple[int, ...] = Field(description="blocks, from 0, that attend to the whole image")
+    decoder_dim: int = Field(ge=8, multiple_of=8, description="channels of embeddings and decoder, count")
+    decoder_heads: int = Field(ge=1, description="attention heads of the decoder, count")
+    decoder_mlp: int = Field(ge=1, description="hidden channels of the decoder, count")
+    lora: Literal["none", "encoder", "both"] = Field(
+        description="where queries and values are adapted: nowhere, in the encoder, or in encoder and mask decoder"
+    )
+    rank: int = Field(ge=1, description="rank of the adapters, count")
+    trained: tuple[str, ...] = Field(
+        description="first parts of names of parameters that are trained beside the adapters; '' is all of them"
+    )
+    frozen: tuple[str, ...] = Field(description="of these, first parts of names that stay as they are")
+
+
+class SegFormer(Settings):
+    """SegFormer, sizes as in Xie et al., NeurIPS 2021."""
+
+    kind: Literal["segformer"] = Field(description="the family")
+    depths: tuple[int, int, int, int] = Field(description="blocks of each stage, count")
+    dims: tuple[int, int, int, int] = Field(description="channels of each stage, count")
+    decoder: int = Field(ge=1, description="channels of the decoder, count")
+
+
+class Sam3(Settings):
+    """SAM3 asked by text, in the simple mode: its semantic output alone is trained and used, no boxes and no queries."""
+
+    kind: Literal["sam3"] = Field(description="the family")
+    dim: int = Field(ge=8, description="channels of the image encoder, count")
+    mlp: int = Field(ge=8, description="hidden channels of the image encoder, count")
+    depth: int = Field(ge=1, description="blocks of the image encoder, count")
+    heads: int = Field(ge=1, description="attention heads of the image encoder, count")
+    patch: int = Field(ge=1, description="side of a token, pixels")
+    window: int = Field(ge=1, description="side of an attention window, tokens")
+    global_blocks: tuple[int, ...] = Field(description="blocks, from 0, that attend to the whole image")
+    fusion_dim: int = Field(ge=8, multiple_of=8, description="channels of fusion and mask decoder, count")
+    fusion_layers: int = Field(
+        ge=1, description="layers of the fusion of image and text, and of the query decoder, count"
+    )
+    text_dim: int = Field(ge=8, description="channels of the text encoder, count")
+    text_layers: int = Field(ge=1, description="layers of the text encoder, count")
+    text_heads: int = Field(ge=1, description="attention heads of the text encoder, count")
+    vocabulary: int = Field(ge=2, description="tokens of the text encoder, count; the last two begin and end a text")
+    prompt: tuple[int, ...] = Field(min_length=1, description="tokens of the text between them")
+    frozen: tuple[str, ...] = Field(description="first parts of names of parameters that stay as they are")
+
+    @model_validator(mode="after")
+    def _knows_the_prompt(self) -> Self:
+        if not all(0 <= token < self.vocabulary - 2 for token in self.prompt):
+            raise ValueError(f"expected tokens of the prompt below {self.vocabulary - 2}, got {self.prompt}")
+        return self
+
+
+Network = Annotated[TinyUsfm | Sam | SegFormer | Sam3, Field(discriminator="kind")]
+
+
+class Part(Settings):
+    """Which part of the training patients: a fixed, disjoint division, so that a teacher and its student see different ones."""
+
+    take: Literal["all", "adaptation", "distillation"] = Field(description="all patients, or one of the two parts")
+    share: float = Field(gt=0, lt=1, description="share of patients in the adaptation part, 0 to 1")
+    salt: str = Field(description="changes who is in which part")
+
+
+class Data(Settings):
+    """Which training images are used; validation images are never left out."""
+
+    datasets: tuple[str, ...] = Field(description="data sets to train on, such as [BUSI, BUSBRA]; none is all of them")
+    normals: bool = Field(description="whether images without a lesion are trained on")
+    balance: bool = Field(description="whether each data set is drawn equally often, however large it is")
+    per_epoch: int | None = Field(ge=1, description="images in an epoch; none is as many as there are, count")
+    part: Part = Field(description="which part of the patients")
+
+
+class Augment(Settings):
+    """Random changes of an image. Sizes are in the network's image, grey values 0 to 1."""
+
+    flip: Probability = Field(description="probability of a mirror image, left to right")
+    warp: Probability = Field(description="probability of a rotation, zoom and shift")
+    rotate_deg: float = Field(ge=0, le=180, description="largest rotation, degrees")
+    zoom: float = Field(ge=0, lt=1, description="largest zoom in or out, share")
+    shift: float = Field(ge=0, lt=1, description="largest shift along each axis, share of the side")
+    grey: Probability = Field(description="probability of other contrast, brightness and gamma")
+    contrast: float = Field(ge=0, lt=1, description="largest change of contrast and of gamma, share")
+    brightness: float = Field(ge=0, lt=1, description="largest change of brightness")
+    noise: float = Field(ge=0, description="largest standard deviation of Gaussian noise, drawn with `grey`")
+
+
+class Loss(Settings):
+    """A mix of binary cross entropy and Dice, over a whole batch."""
+
+    bce: Weight = Field(description="weight of the cross entropy")
+    dice: Weight = Field(description="weight of 1 - Dice with squared denominator")
+    pos_weight: float = Field(gt=0, description="weight of lesion pixels in the cross entropy")
+    smooth: float = Field(gt=0, description="added above and below in the Dice, pixels")
+
+    @model_validator(mode="after")
+    def _is_a_mix(self) -> Self:
+        if abs(self.bce + self.dice - 1) > SUM_TOLERANCE:
+            raise ValueError(
+                f"expected bce + dice = 1, got {self.bce:g} + {self.dice:g}; scale them, and optimiser.lr instead"
+            )
+        return self
+
+
+class Rates(Settings):
+    """How the learning rate goes: one factor for all parameters, times a fixed one for each group, so that neither undoes the other."""
+
+    schedule: Literal["poly", "plateau", "constant"] = Field(
+        description="poly: to min_lr by a power; plateau: smaller when validation gains nothing; constant"
+    )
+    warmup: float = Field(ge=0, description="epochs of linear rise at the beginning")
+    power: float = Field(gt=0, description="exponent of poly")
+    factor: float = Field(gt=0, lt=1, description="plateau: what the rate is multiplied by")
+    patience: int = Field(ge=1, description="plateau: validations without gain before that, count")
+    layer_decay: float = Field(
+        gt=0, le=1, description="factor from each layer of an encoder to the one below it; 1 is none"
+    )
+    groups: dict[str, float] = Field(
+        description="factor by first part of a parameter's name; the longest that fits counts"
+    )
+
+
+class Distil(Settings):
+    """What the student is asked to match of its teacher: weights that sum to 1, so that the rate keeps its meaning."""
+
+    task: Weight = Field(description="weight of the loss against the true mask")
+    logit: Weight = Field(description="weight of the divergence (KL) from the teacher's softened prediction")
+    feature: Weight = Field(description="weight of the distance to the teacher's image embeddings, through an adapter")
+    attention: Weight = Field(
+        description="weight of the distance between both attention maps, mean square over channels"
+    )
+    temperature: float = Field(
+        gt=0, description="both logits are divided by it; the divergence is multiplied by its square"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_mix(self) -> Self:
+        total = math.fsum((self.task, self.logit, self.feature, self.attention))
+        if abs(total - 1) > SUM_TOLERANCE:
+            raise ValueError(f"expected task + logit + feature + attention = 1, got {total:g}; divide each by it")
+        if self.task == 1:
+            raise ValueError(
+                "expected something to learn from the teacher, got task = 1; train the student alone instead"
+            )
+        if not 0.5 <= self.temperature <= 20:
+            raise ValueError(f"expected a temperature of 0.5 to 20, got {self.temperature:g}")
+        return self
+
+
+class BreastExperiment(Experiment):
+    """An ultrasound experiment."""
+
+    network: Network = Field(description="what segments")
+    input_px: int = Field(ge=16, description="side of the network's image, pixels")
+    scaling: Literal["unit", "half", "imagenet"] = Field(
+        description="grey values: 0 to 1, -1 to 1, or by ImageNet's mean and standard deviation"
+    )
+    data: Data = Field(description="training images")
+    augment: Augment = Field(description="random changes of an image")
+    loss: Loss = Field(description="what is minimised")
+    rates: Rates = Field(description="how the learning rate goes")
+    distil: Distil | None = Field(default=None, description="what is learnt from the teacher; none without one")
+
+    @model_validator(mode="after")
+    def _has_a_teacher_to_learn_from(self) -> Self:
+        if (self.teacher is None) != (self.distil is None):
+            raise ValueError("expected teacher and distil together, got one without the other")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_fit_the_image(self) -> Self:
+        if not isinstance(self.network, SegFormer) and self.input_px % self.network.patch:
+            raise ValueError(
+                f"expected input_px to be a multiple of the patch {self.network.patch}, got {self.input_px}"
+            )
+        return self
+
+
+EXPERIMENT = BreastExperiment

@@ -1,0 +1,89 @@
+"""Predictions as files for other tools, and a network as ONNX for other runtimes, checked against itself."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from med_assets.dicom.flat_seg import write_flat_seg
+from med_assets.dicom.objects import stored
+from med_assets.errors import ConfigurationError
+from med_assets.files import replacing
+from med_assets.programs.breast_us.prepare import NORMAL
+from med_assets.programs.breast_us.prepared import PreparedCase
+from med_assets.programs.breast_us.scorer import read_probability
+
+ONNX_TOLERANCE = 1e-3
+"""Largest difference of a logit between torch and ONNX Runtime; both round differently."""
+
+OPSET = 18
+
+
+def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str, threshold: float) -> list[Path]:
+    """Write predicted_lesion.dcm, a SEG of the case's own image, and the mask as PNG on the machine's whole picture.
+
+    Where nothing is predicted the SEG holds an empty mask and says so.
+    """
+    from PIL import Image
+
+    case = PreparedCase.open(prepared)
+    mask = np.zeros(case.full_shape, bool)
+    top, left = case.corner
+    inside = read_probability(predicted) > threshold
+    mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    out.mkdir(parents=True, exist_ok=True)
+    segmentation, picture = out / "predicted_lesion.dcm", out / "predicted_lesion.png"
+    label = "lesion" if mask.any() else NORMAL
+    write_flat_seg(segmentation, mask, label, stored(raw)["US"][0], made_by=model, synthetic=case.synthetic)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(picture)
+    return [segmentation, picture]
+
+
+def export_onnx(checkpoint: Path, out: Path) -> list[Path]:
+    """Write `model.onnx`: `image` (batch, 1, side, side) in 0..1 to `logits` of that shape; returns its path.
+
+    The file is kept only if ONNX Runtime gives the logits of torch within ONNX_TOLERANCE. Raises ConfigurationError otherwise,
+    and for a family that can't be exported.
+    """
+    import torch
+
+    from med_assets.programs.breast_us.predict import load_predictor
+
+    predictor = load_predictor(checkpoint)
+    network, side = predictor.network.eval(), predictor.experiment.input_px
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "model.onnx"
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 1, side, side, generator=generator)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        try:
+            torch.onnx.export(
+                network, (images,), str(temporary), input_names=["image"], output_names=["logits"], opset_version=OPSET,
+                dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, external_data=False, verbose=False,
+            )  # fmt: skip
+        except Exception as error:  # the exporter raises what it likes
+            raise ConfigurationError(
+                f"expected a network that torch can export, {predictor.experiment.network.kind} failed with "
+                f"{type(error).__name__}; tinyusfm is the family made for small devices"
+            ) from error
+        _demand_equal(network, temporary, images)
+    return [path]
+
+
+def _demand_equal(network: "object", path: Path, images: "object") -> None:
+    import onnxruntime
+    import torch
+
+    assert isinstance(network, torch.nn.Module)
+    assert isinstance(images, torch.Tensor)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for n in (2, 1):
+        with torch.inference_mode():
+            expected = network(images[:n]).numpy()
+        (found,) = session.run(None, {"image": images[:n].numpy()})
+        largest = float(np.abs(expected - found).max())
+        if not largest <= ONNX_TOLERANCE:
+            raise ConfigurationError(
+                f"expected ONNX Runtime to give torch's logits within {ONNX_TOLERANCE:g}, got {largest:g}; nothing was written"
+            )

@@ -1,0 +1,204 @@
+"""The ultrasound training task: loss, learning rates, distillation, and Dice on the validation images."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from med_assets.errors import ConfigurationError
+from med_assets.experiments import Experiment
+from med_assets.programs.breast_us import distil
+from med_assets.programs.breast_us.experiment import BreastExperiment, Loss, Part
+from med_assets.programs.breast_us.images import ImageDataset, as_mask
+from med_assets.programs.breast_us.network import Segmenter, layer_of, released
+from med_assets.programs.breast_us.predict import both_of
+from med_assets.programs.breast_us.prepared import PreparedCase
+from med_assets.splits import draw
+from med_assets.training.module import PatchModule, case_loader, patch_loader
+from med_assets.training.task import Task, Teacher, TrainingCase
+
+DICE = "val_dice"
+"""Training-time Dice: mean over the validation images with a lesion of 2 |T and P| / (|T| + |P|) on the network's image, where the
+logit is above 0."""
+
+MONITOR = "val_dice_loss"
+"""1 - DICE: lower is better, so it picks the best epoch."""
+
+NORMALS = "val_normal_recognised"
+"""Share of the validation images without a lesion on which nothing is predicted."""
+
+
+class BreastModule(PatchModule):
+    """Learns lesions of whole images, from their masks and, where there is one, from a teacher."""
+
+    def __init__(self, experiment: BreastExperiment, n_val: int, teacher_channels: int | None = None) -> None:
+        super().__init__(experiment, Segmenter(experiment), n_val)
+        self.experiment = experiment
+        self.adapter: distil.Adapter | None = None
+        if teacher_channels is not None:
+            channels = int(both_of(self.network, torch.zeros(64, 64), experiment.input_px)[1].shape[0])
+            self.adapter = distil.Adapter(channels, teacher_channels)
+        self._plateau: dict[str, float] = {"best": math.inf, "waited": 0, "factor": 1.0}
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch of images and its terms."""
+        assert isinstance(self.network, Segmenter)
+        settings, found = self.experiment.distil, self.network.both(batch["image"])
+        task = mask_loss(found[0].float(), batch["mask"], self.experiment.loss)
+        if settings is None:
+            return task, {}
+        matched = distil.terms(settings, (found[0].float(), found[1].float()), batch, self.adapter)
+        weights = settings.model_dump()
+        loss = settings.task * task + sum(weights[name] * value for name, value in matched.items())
+        return torch.as_tensor(loss), {"task": task, **matched}
+
+    def measured(self, case: PreparedCase) -> dict[str, float]:
+        """Return the Dice of one image with a lesion, else whether nothing was predicted."""
+        side = self.experiment.input_px
+        truth = as_mask(case.truth, side) > 0.5
+        predicted = both_of(self.network, case.image, side)[0] > 0
+        if not truth.any():
+            return {NORMALS: float(not predicted.any())}
+        dice = 2 * float((truth & predicted).sum()) / float(truth.sum() + predicted.sum())
+        return {DICE: dice, MONITOR: 1 - dice}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; one factor for all groups, which leaves the ratio between them as it is, stepped per batch."""
+        optimiser, rates = self.experiment.optimiser, self.experiment.rates
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        named = [*self.network.named_parameters(), *(self.adapter.named_parameters() if self.adapter else [])]
+        for name, parameter in named:
+            if parameter.requires_grad:
+                decay = optimiser.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((lr_factor(name, self.experiment), decay), []).append(parameter)
+        adam = torch.optim.AdamW(
+            [
+                {"params": parameters, "lr": optimiser.lr * factor, "weight_decay": decay}
+                for (factor, decay), parameters in sorted(groups.items(), reverse=True, key=lambda item: item[0])
+            ]
+        )
+        epochs = max(1, self.settings.schedule.epochs)
+        steps = max(1, int(self.trainer.estimated_stepping_batches) // epochs)
+        warm, total = rates.warmup * steps, epochs * steps
+        floor = optimiser.min_lr / optimiser.lr
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / warm) if warm else 1.0
+            if rates.schedule == "poly":
+                left = 1 - min(1.0, max(0.0, step - warm) / max(1.0, total - warm))
+                return rise * (floor + (1 - floor) * left**rates.power)
+            return rise * (max(floor, self._plateau["factor"]) if rates.schedule == "plateau" else 1.0)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_validation_epoch_end(self) -> None:
+        """Average over the cases, and lower the factor of a plateau when nothing was gained for long enough."""
+        super().on_validation_epoch_end()
+        value, state = self._validated.get(MONITOR), self._plateau
+        if value is None or self.trainer.sanity_checking:
+            return
+        if value < state["best"]:
+            state["best"], state["waited"] = value, 0
+            return
+        state["waited"] += 1
+        if state["waited"] >= self.experiment.rates.patience:
+            state["waited"], state["factor"] = 0, state["factor"] * self.experiment.rates.factor
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of the epoch, and where the plateau stands."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["plateau"] = dict(self._plateau)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with both."""
+        super().on_load_checkpoint(checkpoint)
+        self._plateau.update(checkpoint["plateau"])
+
+
+def mask_loss(logits: Tensor, mask: Tensor, settings: Loss) -> Tensor:
+    """Return the mix of cross entropy and Dice of logits and masks (b, 1, h, w), both over the whole batch.
+
+    Dice is (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s), so that a batch of normals has a gradient too.
+    """
+    weight = torch.as_tensor(settings.pos_weight, device=logits.device)
+    bce = functional.binary_cross_entropy_with_logits(logits, mask, pos_weight=weight)
+    probability = torch.sigmoid(logits)
+    both = (probability * mask).sum()
+    sizes = probability.square().sum() + mask.square().sum()
+    dice = (2 * both + settings.smooth) / (sizes + settings.smooth)
+    return settings.bce * bce + settings.dice * (1 - dice)
+
+
+def lr_factor(name: str, experiment: BreastExperiment) -> float:
+    """Return what the learning rate of a parameter is multiplied by: its group's factor times the decay of its layer."""
+    rates = experiment.rates
+    fitting = [prefix for prefix in rates.groups if name.startswith(prefix)]
+    group = rates.groups[max(fitting, key=len)] if fitting else 1.0
+    return float(group * rates.layer_decay ** layer_of(name, experiment))
+
+
+def in_part(patient_id: str, part: Part) -> bool:
+    """Whether a patient is in the part; drawn by the patient alone, so that no later case moves it."""
+    if part.take == "all":
+        return True
+    return (draw(patient_id, part.salt) < part.share) == (part.take == "adaptation")
+
+
+def chosen_cases(
+    cases: Sequence[TrainingCase], experiment: BreastExperiment
+) -> list[tuple[TrainingCase, PreparedCase]]:
+    """Return the training cases that an experiment uses. Raises ConfigurationError where that is none, or a data set is missing."""
+    data = experiment.data
+    opened = [(case, PreparedCase.open(case.folder)) for case in cases if case.split == "train"]
+    if absent := sorted(set(data.datasets) - {prepared.dataset for _, prepared in opened}):
+        known = sorted({prepared.dataset for _, prepared in opened})
+        raise ConfigurationError(f"data.datasets: expected data sets among the training images ({known}), got {absent}")
+    found = [
+        (case, prepared)
+        for case, prepared in opened
+        if (not data.datasets or prepared.dataset in data.datasets)
+        and (data.normals or prepared.truth.any())
+        and in_part(case.patient_id, data.part)
+    ]
+    if not found:
+        raise ConfigurationError(
+            f"expected training images in part {data.part.take} of data sets {list(data.datasets) or 'all'}, got none of "
+            f"{len(opened)}; take in more, or choose another part"
+        )
+    return found
+
+
+def task(experiment: Experiment, cases: Sequence[TrainingCase], teacher: Teacher | None = None) -> Task:
+    """Return what the training process runs for an experiment of this program. Raises ConfigurationError."""
+    assert isinstance(experiment, BreastExperiment)
+    train = chosen_cases(cases, experiment)
+    val = [PreparedCase.open(case.folder) for case in cases if case.split == "val"]
+    if not any(case.truth.any() for case in val):
+        raise ConfigurationError(
+            f"expected a validation image with a lesion, got none among {len(val)}: {DICE} would be undefined in every epoch; "
+            "take in more images"
+        )
+    extra, channels = None, None
+    if experiment.distil is not None:
+        assert teacher is not None
+        folders = distil.answers(teacher, [case for case, _ in train])
+        wanted = [distil.LOGIT, *([distil.FEATURE] if experiment.distil.feature or experiment.distil.attention else [])]
+
+        def extra(number: int) -> dict[str, Tensor]:
+            return distil.read_answer(folders[number], experiment.input_px, wanted)
+
+        if experiment.distil.feature:
+            channels = int(extra(0)[distil.FEATURE].shape[0])
+    dataset = ImageDataset([prepared for _, prepared in train], experiment, extra)
+    # The images depend on no global random state, so the weights are the only thing this seed decides.
+    torch.manual_seed(experiment.seed)
+    module = BreastModule(experiment, len(val), channels)
+    loader = patch_loader(dataset, len(dataset), experiment)
+    own = dict(module.network.state_dict())
+    return Task(
+        module, loader, case_loader(val), MONITOR, lambda: dict(module.network.state_dict()), released(experiment, own)
+    )

@@ -1,0 +1,170 @@
+"""The networks of all families behind one face: grey images in, logits and a map of features out."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from med_assets.programs.breast_us.experiment import BreastExperiment, Sam, Sam3, SegFormer, TinyUsfm
+from med_assets.training.tensors import demand_fit
+
+SCALING = {
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Mean and standard deviation of each way of scaling."""
+
+
+class Segmenter(nn.Module):
+    """Grey images (b, 1, side, side) in 0..1 to logits (b, 1, side, side); `both` returns the features too."""
+
+    def __init__(self, experiment: BreastExperiment) -> None:
+        super().__init__()
+        mean, deviation = SCALING[experiment.scaling]
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
+        self.net = _net(experiment)
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (b, 1, side, side) and features (b, channels, height, width)."""
+        found: tuple[Tensor, Tensor] = self.net((images.expand(-1, 3, -1, -1) - self.mean) / self.deviation)
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.both(images)[0]
+
+
+class SegFormerSeg(nn.Module):
+    """SegFormer of transformers: logits at a quarter of the size, taken up; features of its last stage."""
+
+    def __init__(self, network: SegFormer) -> None:
+        from transformers.models.segformer.configuration_segformer import SegformerConfig
+        from transformers.models.segformer.modeling_segformer import SegformerForSemanticSegmentation
+
+        super().__init__()
+        self.segformer = SegformerForSemanticSegmentation(
+            SegformerConfig(
+                depths=list(network.depths),
+                hidden_sizes=list(network.dims),
+                decoder_hidden_size=network.decoder,
+                num_labels=1,
+            )
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.segformer(images, output_hidden_states=True)
+        return functional.interpolate(found.logits, images.shape[-2:], mode="bilinear"), found.hidden_states[-1]
+
+
+class Sam3Seg(nn.Module):
+    """SAM3 of transformers asked by one text: its semantic logits, taken up; features of the image encoder's last level."""
+
+    def __init__(self, network: Sam3, side: int) -> None:
+        from transformers.models.sam3.configuration_sam3 import Sam3Config
+        from transformers.models.sam3.modeling_sam3 import Sam3Model
+
+        super().__init__()
+        tokens, width = side // network.patch, network.fusion_dim
+        heads = max(1, min(8, width // 8))
+        backbone = {
+            "model_type": "sam3_vit_model", "hidden_size": network.dim, "intermediate_size": network.mlp,
+            "num_hidden_layers": network.depth, "num_attention_heads": network.heads, "image_size": side,
+            "patch_size": network.patch, "window_size": network.window, "global_attn_indexes": list(network.global_blocks),
+            "pretrain_image_size": min(336, side),
+        }  # fmt: skip
+        fused = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 8 * width}
+        begin, end = network.vocabulary - 2, network.vocabulary - 1
+        config = Sam3Config(
+            vision_config={
+                "backbone_config": backbone, "fpn_hidden_size": width,
+                "backbone_feature_sizes": [[tokens * factor] * 2 for factor in (4, 2, 1)],
+            },
+            text_config={
+                "model_type": "clip_text_model", "vocab_size": network.vocabulary, "hidden_size": network.text_dim,
+                "intermediate_size": 4 * network.text_dim, "projection_dim": min(512, network.text_dim),
+                "num_hidden_layers": network.text_layers, "num_attention_heads": network.text_heads,
+                "max_position_embeddings": 32, "hidden_act": "gelu", "bos_token_id": begin, "eos_token_id": end,
+            },
+            geometry_encoder_config=fused | {"num_layers": network.fusion_layers},
+            detr_encoder_config=fused | {"num_layers": network.fusion_layers},
+            detr_decoder_config=fused | {"num_layers": network.fusion_layers},
+            mask_decoder_config={"hidden_size": width, "num_attention_heads": heads},
+        )  # fmt: skip
+        self.sam3 = Sam3Model(config)
+        self.register_buffer("prompt", torch.tensor([[begin, *network.prompt, end]]), persistent=False)
+        for name, parameter in self.sam3.named_parameters():
+            parameter.requires_grad_(not (network.frozen and name.startswith(network.frozen)))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        vision = self.sam3.get_vision_features(images)
+        asked = self.prompt.expand(len(images), -1)
+        found = self.sam3(vision_embeds=vision, input_ids=asked, attention_mask=torch.ones_like(asked))
+        logits = functional.interpolate(found.semantic_seg, images.shape[-2:], mode="bilinear")
+        return logits, vision.fpn_hidden_states[-1]
+
+
+def _net(experiment: BreastExperiment) -> nn.Module:
+    match experiment.network:
+        case TinyUsfm() as network:
+            from med_assets.programs.breast_us.tinyusfm import TinyUsfmSeg
+
+            return TinyUsfmSeg(network, experiment.input_px)
+        case Sam() as network:
+            from med_assets.programs.breast_us.sam import SamSeg
+
+            return SamSeg(network, experiment.input_px)
+        case SegFormer() as network:
+            return SegFormerSeg(network)
+        case Sam3() as network:
+            return Sam3Seg(network, experiment.input_px)
+
+
+def released(experiment: BreastExperiment, own: dict[str, Tensor]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Return what gives the tensors of a family's released file the names that they have in a Segmenter.
+
+    What no release can have, such as a new head or adapters, is taken from `own`; every other tensor must be there and fit, and
+    none may be left over, else the file is refused with CheckpointMismatch.
+    """
+    from med_assets.programs.breast_us import sam, tinyusfm
+
+    def named(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[str], bool]]:
+        match experiment.network:
+            case TinyUsfm():
+                return tinyusfm.from_release(found, own), lambda name: not name.startswith("net.backbone.")
+            case Sam():
+                return sam.from_release(found, own), sam.is_new
+            case SegFormer():
+                given = {f"net.segformer.{name}": tensor for name, tensor in found.items()}
+                classes = "net.segformer.decode_head.classifier."
+                return {k: v for k, v in given.items() if not k.startswith(classes)}, lambda name: name.startswith(
+                    classes
+                )
+            case Sam3():
+                return {f"net.sam3.{name}": tensor for name, tensor in found.items()}, lambda name: False
+
+    def completed(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        given, is_new = named(found)
+        expected = {name: tensor for name, tensor in own.items() if not is_new(name)}
+        demand_fit(
+            expected, given, f"the release {experiment.initial}", "give the experiment the network that it is of"
+        )
+        return own | given
+
+    return completed
+
+
+def layer_of(name: str, experiment: BreastExperiment) -> int:
+    """Return how many layers of the encoder lie between a parameter and the head: 0 for what is not in the encoder."""
+    network = experiment.network
+    if isinstance(network, SegFormer):
+        encoders, depth, blocks = ("net.segformer.segformer.encoder.",), 4, "block."
+    else:
+        encoders = ("net.backbone.", "net.sam.vision_encoder.", "net.sam3.vision_encoder.backbone.")
+        depth, blocks = network.depth, "blocks." if isinstance(network, TinyUsfm) else "layers."
+    encoder = next((one for one in encoders if name.startswith(one)), None)
+    if encoder is None or "neck." in name or name.removeprefix(encoder).startswith(("norm.", "layer_norm.")):
+        return 0
+    number = name.removeprefix(encoder).partition(blocks)[2].partition(".")[0]
+    return depth - int(number) if number.isdecimal() else depth + 1

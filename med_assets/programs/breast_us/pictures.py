@@ -1,0 +1,113 @@
+"""Pictures: outlines on the image, galleries, features of many images, and where a student and its teacher differ."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_assets.reports.style import INK, MUTED, colour, figure
+
+TRUE_COLOUR, PREDICTED_COLOUR = "#3DF59B", "#FF8AE2"
+MARKERS = "os^Dvx*"
+
+
+def _plain(axis: Any, title: str = "") -> None:
+    axis.grid(False)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    if title:
+        axis.set_title(title, color=INK, fontsize=8.5, fontweight="normal")
+
+
+def _outlined(axis: Any, image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+    for mask, tone, style in ((truth, TRUE_COLOUR, "solid"), (prediction, PREDICTED_COLOUR, "dashed")):
+        if np.any(mask):
+            # A border of zeros closes outlines that the picture's edge cuts.
+            edge = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
+            axis.contour(*edge, np.pad(mask, 1), levels=[0.5], colors=[tone], linewidths=1.2, linestyles=style)
+    axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+
+
+def side_by_side(path: Path, images: Mapping[str, NDArray[Any]]) -> Path:
+    """Draw images beside each other, each under its title; return `path`."""
+    with figure(path, 3.4 * len(images), 3.4) as fig:
+        for axis, (title, image) in zip(np.atleast_1d(fig.subplots(1, len(images))), images.items(), strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            _plain(axis, title)
+    return path
+
+
+def case_picture(
+    path: Path, image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any], probability: NDArray[Any], features: NDArray[Any], title: str
+) -> Path:  # fmt: skip
+    """Draw an image with both outlines, the probability of a lesion, and how strong the network's features are at each place."""
+    with figure(path, 9.6, 3.5) as fig:
+        outlines, chances, strength = fig.subplots(1, 3)
+        _outlined(outlines, image, truth, prediction)
+        _plain(outlines, f"{title}: true (solid), predicted (dashed)")
+        chances.imshow(probability, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        _plain(chances, "probability of a lesion")
+        strength.imshow(features, cmap="magma", aspect="auto")
+        _plain(strength, "strength of the features")
+    return path
+
+
+def gallery(path: Path, rows: Mapping[str, Sequence[tuple[str, Mapping[str, NDArray[Any]]]]]) -> Path:
+    """Draw a row of outlined images for each title, each image with its caption; entries hold image, truth, prediction."""
+    most = max(len(entries) for entries in rows.values())
+    with figure(path, 2.1 * most, 2.2 * len(rows)) as fig:
+        axes = fig.subplots(len(rows), most, squeeze=False)
+        for line, (title, entries) in zip(axes, rows.items(), strict=True):
+            for axis in line:
+                _plain(axis)
+            for axis, (caption, arrays) in zip(line, entries, strict=False):
+                _outlined(axis, arrays["image"], arrays["truth"], arrays["prediction"])
+                _plain(axis, caption)
+            line[0].set_ylabel(title, color=MUTED)
+    return path
+
+
+def feature_plane(path: Path, features: NDArray[Any], labels: Sequence[str], datasets: Sequence[str]) -> Path:
+    """Draw features (n, channels) of n images in the plane of their first two principal components.
+
+    The colour is the label, the marker the data set.
+    """
+    centred = np.asarray(features, np.float64) - np.mean(features, axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    plane, share = (u * s)[:, :2], s**2 / max(float((s**2).sum()), 1e-12)
+    kinds, sets = sorted(set(labels)), sorted(set(datasets))
+    with figure(path, 5.6, 4.2) as fig:
+        axis = fig.subplots()
+        for number, kind in enumerate(kinds):
+            for index, name in enumerate(sets):
+                chosen = [label == kind and dataset == name for label, dataset in zip(labels, datasets, strict=True)]
+                if any(chosen):
+                    shown = kind if len(sets) == 1 else f"{kind}, {name}"
+                    axis.scatter(
+                        *plane[chosen].T, color=colour(number), marker=MARKERS[index % len(MARKERS)], s=22, label=shown
+                    )
+        axis.set(
+            title="Features of the images", xlabel=f"first component ({share[0]:.0%} of the variance)",
+            ylabel=f"second component ({share[1]:.0%})",
+        )  # fmt: skip
+        axis.legend(fontsize=8)
+    return path
+
+
+def disagreement(path: Path, entries: Sequence[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]]) -> Path:
+    """Draw for each (caption, image, student, teacher) both probabilities and their difference, those that differ most first."""
+    with figure(path, 8.4, 2.2 * len(entries)) as fig:
+        for line, (caption, image, student, teacher) in zip(
+            fig.subplots(len(entries), 4, squeeze=False), entries, strict=True
+        ):
+            line[0].imshow(image, cmap="gray", vmin=0, vmax=255, aspect="auto")
+            for axis, shown, title in ((line[1], teacher, "teacher"), (line[2], student, "student")):
+                axis.imshow(shown, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+                _plain(axis, title)
+            line[3].imshow(student - teacher, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+            _plain(line[0], caption)
+            _plain(line[3], "student minus teacher")
+    return path

@@ -1,0 +1,62 @@
+"""From a checkpoint folder to the probability of a lesion at each pixel of an image."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from med_assets.programs.breast_us.experiment import BreastExperiment
+from med_assets.programs.breast_us.images import as_image
+from med_assets.programs.breast_us.network import Segmenter
+from med_assets.training.tensors import demand_fit, read_checkpoint
+
+
+def both_of(network: nn.Module, grey: Any, side: int) -> tuple[Tensor, Tensor]:
+    """Return logits (1, side, side) and features (channels, height, width) of grey values 0 to 255 (rows, columns), on the host.
+
+    The network is in evaluation mode meanwhile.
+    """
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            assert isinstance(network, Segmenter)
+            logits, features = network.both(as_image(grey, side)[None].to(device))
+            return logits[0].float().cpu(), features[0].float().cpu()
+    finally:
+        network.train(was_training)
+
+
+def on_pixels(logits: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Return logits (1, side, side) at the image's own pixels by linear interpolation, float32 (rows, columns)."""
+    rows, columns = shape
+    return functional.interpolate(logits[None], (rows, columns), mode="bilinear")[0, 0].numpy()
+
+
+class Predictor:
+    """A loaded checkpoint."""
+
+    def __init__(self, experiment: BreastExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
+        self.experiment = experiment
+        self.network = Segmenter(experiment)
+        demand_fit(
+            self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
+        )
+        self.network.load_state_dict(dict(weights), strict=True)
+        self.network.to(device)
+
+    def both(self, grey: Any) -> tuple[Tensor, Tensor]:
+        """Return logits (1, side, side) and features (channels, height, width) of grey values (rows, columns)."""
+        return both_of(self.network, grey, self.experiment.input_px)
+
+
+def load_predictor(checkpoint_folder: Path, device: str = "cpu") -> Predictor:
+    """Load `weights.pt` and `experiment.json` of a folder. Raises CheckpointMismatch unless every tensor fits."""
+    experiment, weights = read_checkpoint("breast_us", checkpoint_folder)
+    assert isinstance(experiment, BreastExperiment)
+    return Predictor(experiment, weights, device)

@@ -1,0 +1,144 @@
+"""One ultrasound image and its mask from de-identified DICOM to arrays on the machine's own pixels, and its facts.
+
+Nothing is resampled here: each network resizes for itself. What lies outside of the region of tissue is cut off.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from med_assets.errors import CaseRejected
+from med_assets.files import write_json
+from med_assets.programs.breast_us.similarity import dhash
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from med_assets.dicom.flat_seg import FlatSegment
+
+NORMAL = "normal"
+LABELS = ("benign", "malignant", NORMAL, "lesion")
+"""Labels of a segment: what its lesion is, or that the image was read and holds none. `lesion` says no more than that there is one."""
+
+LEAST_SIDE = 32
+"""Fewer rows or columns than this are no diagnostic image."""
+
+UNKNOWN = "unknown"
+"""Data set of images that say of none."""
+
+
+def united(segments: Sequence["FlatSegment"], shape: tuple[int, int]) -> tuple[str, np.ndarray]:
+    """Return the label of an image and the union of all its masks, bool (rows, columns).
+
+    Raises CaseRejected: mask_size_mismatch, unknown_label, two_labels, empty_mask, lesion_in_normal.
+    """
+    sizes = {one.mask.shape for one in segments} - {shape}
+    if sizes:
+        got = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
+        raise CaseRejected(
+            "mask_size_mismatch",
+            f"expected a mask of the image's {shape[0]} x {shape[1]} pixels, got {got}; send the mask that was drawn on this "
+            "image: masks are not resized",
+        )
+    labels = sorted({one.label for one in segments})
+    if set(labels) - set(LABELS):
+        raise CaseRejected(
+            "unknown_label", f"expected segments labelled {', '.join(LABELS)}, got others; name the segments so"
+        )
+    if len(labels) > 1:
+        raise CaseRejected(
+            "two_labels", f"expected one label for an image, got {', '.join(labels)}; send the one that counts"
+        )
+    mask = np.logical_or.reduce([one.mask for one in segments])
+    if labels[0] == NORMAL and mask.any():
+        raise CaseRejected(
+            "lesion_in_normal",
+            f"expected an empty mask of an image read as normal, got {mask.sum()} pixels; which is right?",
+        )
+    if labels[0] != NORMAL and not mask.any():
+        raise CaseRejected(
+            "empty_mask",
+            f"expected a lesion in the mask of an image labelled {labels[0]}, got none; outline it, or label the segment {NORMAL}",
+        )
+    return labels[0], mask
+
+
+def box_of_tissue(ds: "Dataset") -> tuple[slice, slice]:
+    """Return rows and columns of what shows tissue: the union of the regions, the whole picture where there are none."""
+    from med_assets.dicom.ultrasound import tissue_regions
+
+    boxes = [box for box, _ in tissue_regions(ds)]
+    if not boxes:
+        return slice(0, int(ds.Rows)), slice(0, int(ds.Columns))
+    rows, columns = ([box[axis] for box in boxes] for axis in (0, 1))
+    return (
+        slice(min(one.start for one in rows), max(one.stop for one in rows)),
+        slice(min(one.start for one in columns), max(one.stop for one in columns)),
+    )
+
+
+def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the prepared arrays of the case under `raw` to `out` and return its facts.
+
+    Raises CaseRejected with the codes of the DICOM readers and of `united`, no_contrast, too_small, mask_outside_tissue.
+    """
+    from scipy.ndimage import label as components
+
+    from med_assets.dicom.flat_seg import read_flat_segments
+    from med_assets.dicom.objects import is_synthetic, stored
+    from med_assets.dicom.ultrasound import pixel_size_mm, read_us_image
+
+    files = stored(raw)
+    source = files["US"][0]
+    picture = read_us_image(source)
+    segments = [one for ds in files["SEG"] for one in read_flat_segments(ds)]
+    label, mask = united(segments, (picture.shape[0], picture.shape[1]))
+    box = box_of_tissue(source)
+    image, truth = picture[box], mask[box]
+    if truth.sum() < mask.sum():
+        raise CaseRejected(
+            "mask_outside_tissue",
+            f"expected the mask within the region of tissue, got {int(mask.sum() - truth.sum())} pixels outside of it; check "
+            "the regions of the image, or the mask",
+        )
+    if min(image.shape) < LEAST_SIDE:
+        raise CaseRejected(
+            "too_small", f"expected {LEAST_SIDE} x {LEAST_SIDE} pixels of tissue or more, got {image.shape}"
+        )
+    if image.max() - image.min() < 10:
+        raise CaseRejected("no_contrast", "expected a picture, got one grey value; export the image again")
+    pixel = pixel_size_mm(source)
+    dataset = str(source.get("ClinicalTrialProtocolID") or "") or UNKNOWN
+    np.save(out / "image.npy", np.ascontiguousarray(image))
+    np.save(out / "truth.npy", truth.astype(np.uint8))
+    write_json(
+        out / "case.json",
+        {
+            "case_id": case_id,
+            "label": label,
+            "dataset": dataset,
+            "pixel_mm": pixel,
+            "corner": [box[0].start, box[1].start],
+            "full_shape": list(picture.shape),
+            "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
+            "settings": dict(settings),
+        },
+    )
+    edge = truth.copy()
+    edge[1:-1, 1:-1] = False
+    return {
+        "rows": int(image.shape[0]),
+        "columns": int(image.shape[1]),
+        "pixel_mm": None if pixel is None else float(pixel[1]),
+        "label": label,
+        "dataset": dataset,
+        "lesion_pixels": int(truth.sum()),
+        "lesion_share": float(truth.mean()),
+        "lesion_mm2": None if pixel is None else float(truth.sum() * pixel[0] * pixel[1]),
+        "lesion_components": int(components(truth, np.ones((3, 3)))[1]),
+        "lesion_at_edge": bool(edge.any()),
+        "mean_grey": float(image.mean()),
+        "dhash": dhash(image),
+    }

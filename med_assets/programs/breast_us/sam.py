@@ -1,0 +1,175 @@
+"""SAM without prompts, with adapters of low rank on queries and values, as SAMed; and the names of the original release.
+
+Kirillov et al. 2023 (SAM), Zhang and Liu 2023 (SAMed), Hu et al. 2021 (LoRA). Here the released mask decoder stays whole: its
+first mask, the one that SAM answers without a choice, is the lesion, so that no part of it begins anew.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from med_assets.programs.breast_us.experiment import Sam
+
+RENAMED = (
+    ("iou_prediction_head.layers.0", "iou_prediction_head.proj_in"),
+    ("iou_prediction_head.layers.1", "iou_prediction_head.layers.0"),
+    ("iou_prediction_head.layers.2", "iou_prediction_head.proj_out"),
+    ("mask_decoder.output_upscaling.0", "mask_decoder.upscale_conv1"),
+    ("mask_decoder.output_upscaling.1", "mask_decoder.upscale_layer_norm"),
+    ("mask_decoder.output_upscaling.3", "mask_decoder.upscale_conv2"),
+    ("mask_downscaling.0", "mask_embed.conv1"),
+    ("mask_downscaling.1", "mask_embed.layer_norm1"),
+    ("mask_downscaling.3", "mask_embed.conv2"),
+    ("mask_downscaling.4", "mask_embed.layer_norm2"),
+    ("mask_downscaling.6", "mask_embed.conv3"),
+    ("point_embeddings", "point_embed"),
+    ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
+    ("image_encoder", "vision_encoder"),
+    ("neck.0", "neck.conv1"),
+    ("neck.1", "neck.layer_norm1"),
+    ("neck.2", "neck.conv2"),
+    ("neck.3", "neck.layer_norm2"),
+    ("patch_embed.proj", "patch_embed.projection"),
+    (".norm", ".layer_norm"),
+    ("blocks", "layers"),
+)
+"""Parts of names in the original release and in transformers, replaced in this order."""
+
+HYPERNETWORKS = "mask_decoder.output_hypernetworks_mlps."
+MLP_LAYERS = {"layers.0": "proj_in", "layers.1": "layers.0", "layers.2": "proj_out"}
+
+DECODER_ATTENTIONS = (
+    "self_attn",
+    "cross_attn_token_to_image",
+    "cross_attn_image_to_token",
+    "final_attn_token_to_image",
+)
+
+
+class LoraLinear(nn.Module):
+    """A linear layer plus a product of two thin ones, for some of its outputs each; it begins as the layer itself.
+
+    `thirds` are the parts of a joint projection of queries, keys and values that are adapted: (0, 2) for queries and values;
+    a projection that is one of them alone has parts = 1 and thirds = (0,).
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, thirds: tuple[int, ...] = (0,), parts: int = 1) -> None:
+        super().__init__()
+        self.base, self.thirds, self.parts = base, thirds, parts
+        self.down = nn.ModuleList(nn.Linear(base.in_features, rank, bias=False) for _ in thirds)
+        self.up = nn.ModuleList(nn.Linear(rank, base.out_features // parts, bias=False) for _ in thirds)
+        for down, up in zip(self.down, self.up, strict=True):
+            nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+            nn.init.zeros_(up.weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = list(self.base(inputs).chunk(self.parts, dim=-1))
+        for third, down, up in zip(self.thirds, self.down, self.up, strict=True):
+            outputs[third] = outputs[third] + up(down(inputs))
+        return torch.cat(outputs, dim=-1)
+
+
+class SamSeg(nn.Module):
+    """Images (b, 3, side, side) to logits (b, 1, side, side) and image embeddings (b, decoder_dim, tokens, tokens)."""
+
+    def __init__(self, network: Sam, side: int) -> None:
+        super().__init__()
+        self.sam = _sam(network, side)
+        if network.lora != "none":
+            _adapt(self.sam, network)
+        _freeze(self.sam, network)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.sam.get_image_embeddings(images)
+        masks = self.sam(image_embeddings=features, multimask_output=False).pred_masks[:, 0]
+        return functional.interpolate(masks, images.shape[-2:], mode="bilinear"), features
+
+
+def _sam(network: Sam, side: int) -> Any:
+    from transformers.models.sam.configuration_sam import (
+        SamConfig,
+        SamMaskDecoderConfig,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
+    from transformers.models.sam.modeling_sam import SamModel
+
+    vision = SamVisionConfig(
+        hidden_size=network.dim, num_hidden_layers=network.depth, num_attention_heads=network.heads, image_size=side,
+        patch_size=network.patch, window_size=network.window, global_attn_indexes=list(network.global_blocks),
+        output_channels=network.decoder_dim, mlp_dim=4 * network.dim, num_pos_feats=network.decoder_dim // 2,
+    )  # fmt: skip
+    prompts = SamPromptEncoderConfig(
+        hidden_size=network.decoder_dim, image_size=side, patch_size=network.patch, image_embedding_size=side // network.patch
+    )  # fmt: skip
+    decoder = SamMaskDecoderConfig(
+        hidden_size=network.decoder_dim, mlp_dim=network.decoder_mlp, num_attention_heads=network.decoder_heads,
+        iou_head_hidden_dim=network.decoder_dim,
+    )  # fmt: skip
+    return SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+
+
+def _adapt(sam: Any, network: Sam) -> None:
+    for layer in sam.vision_encoder.layers:
+        layer.attn.qkv = LoraLinear(layer.attn.qkv, network.rank, (0, 2), 3)
+    if network.lora == "both":
+        for name, module in list(sam.mask_decoder.transformer.named_modules()):
+            if name.rpartition(".")[2] in DECODER_ATTENTIONS:
+                module.q_proj = LoraLinear(module.q_proj, network.rank)
+                module.v_proj = LoraLinear(module.v_proj, network.rank)
+
+
+def _freeze(sam: Any, network: Sam) -> None:
+    for name, parameter in sam.named_parameters():
+        adapter = ".down." in name or ".up." in name
+        chosen = name.startswith(network.trained) and not (network.frozen and name.startswith(network.frozen))
+        parameter.requires_grad_(adapter or (bool(network.trained) and chosen))
+
+
+def original_names(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of SAM's original release the names of transformers' SamModel; other names stay."""
+    named = {}
+    for name, tensor in found.items():
+        for old, new in RENAMED:
+            name = name.replace(old, new)
+        if name.startswith(HYPERNETWORKS):
+            number, _, rest = name.removeprefix(HYPERNETWORKS).partition(".")
+            layer = next((old for old in MLP_LAYERS if rest.startswith(old)), None)
+            rest = rest if layer is None else MLP_LAYERS[layer] + rest.removeprefix(layer)
+            name = f"{HYPERNETWORKS}{number}.{rest}"
+        named[name] = tensor
+    place = "prompt_encoder.shared_embedding.positional_embedding"
+    if place in named:
+        named["shared_image_embedding.positional_embedding"] = named[place]
+    return named
+
+
+def from_release(found: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give SAM's original tensors the names of SamSeg (prefix net.sam.), with positions resized to its image."""
+    named = {}
+    for name, tensor in original_names(found).items():
+        name = f"net.sam.{name}"
+        first, _, last = name.rpartition(".")
+        name = name if name in own else f"{first}.base.{last}"
+        if name in own and own[name].shape != tensor.shape and tensor.ndim == own[name].ndim:
+            tensor = _resized(name, tensor, own[name].shape)
+        named[name] = tensor
+    return named
+
+
+def _resized(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Positions for another image: of the grid bicubic, of differences along an axis linear; all else stays as it is."""
+    if name.endswith("pos_embed"):
+        grid = functional.interpolate(tensor.permute(0, 3, 1, 2), tuple(shape[1:3]), mode="bicubic", antialias=True)
+        return grid.permute(0, 2, 3, 1)
+    if name.endswith(("rel_pos_h", "rel_pos_w")):
+        return functional.interpolate(tensor.T[None], shape[0], mode="linear")[0].T
+    return tensor
+
+
+def is_new(name: str) -> bool:
+    """Whether a tensor of SamSeg is an adapter, which no release has."""
+    return ".down." in name or ".up." in name

@@ -1,0 +1,58 @@
+"""Scores of one image, on the machine's own pixels, and what changes them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from med_assets.errors import ConfigurationError
+from med_assets.metrics.flat import flat_scores
+from med_assets.metrics.score import Score
+from med_assets.programs.breast_us.prepared import PreparedCase
+
+SUBJECT = "lesion"
+PROFILES = ("full", "small", "demo")
+
+
+class EvaluationSettings(BaseModel):
+    """Everything that changes a score besides the case and the prediction; stored with every evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="probability above which a pixel is lesion, 0 to 1")
+
+    @classmethod
+    def for_profile(cls, profile: str) -> Self:
+        """Return the settings of a profile, the same in all. Raises ConfigurationError for one that there is not."""
+        if profile not in PROFILES:
+            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(PROFILES)}, got {profile!r}")
+        return cls()
+
+
+def score_case(case: PreparedCase, probability: np.ndarray, settings: EvaluationSettings) -> list[Score]:
+    """Score the probability of a lesion at each pixel (rows, columns); conventions end with the grid and the threshold."""
+    truth = np.asarray(case.truth) > 0
+    said = f"on the machine's own pixels, probability above {settings.threshold:g}"
+    scores = flat_scores(
+        truth, probability > settings.threshold, SUBJECT, pixel_mm=case.pixel_mm, probability=probability
+    )
+    return [replace(one, convention=f"{one.convention}; {said}") for one in scores]
+
+
+def pooled(rows: Sequence[Mapping[str, Any]]) -> list[Score]:
+    """Return what is defined over all images of a split: how well images with and without a lesion are told apart."""
+    found = []
+    for name, metric, text in (
+        ("image_sensitivity", "lesion_touched", "share of the images with a lesion in which the prediction touches it"),
+        (
+            "image_specificity",
+            "normal_recognised",
+            "share of the images without a lesion on which nothing is predicted",
+        ),
+    ):
+        values = [row["value"] for row in rows if row["metric"] == metric and row["value"] is not None]
+        value = float(np.mean(values)) if values else None
+        found.append(Score(name, SUBJECT, value, "1", f"{text}; undefined without such an image", n=len(values)))
+    return found

@@ -1,0 +1,103 @@
+"""A loaded model applied to prepared images: scores, what the report needs, and its pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from med_assets.metrics.score import Score
+from med_assets.program import Predicted, Scorer
+from med_assets.programs.breast_us.pictures import case_picture, disagreement, feature_plane, gallery
+from med_assets.programs.breast_us.predict import load_predictor, on_pixels
+from med_assets.programs.breast_us.prepared import PreparedCase
+from med_assets.programs.breast_us.score import EvaluationSettings, score_case
+from med_assets.training.accelerator import inference_device
+
+PROBABILITY, FEATURES, STRENGTH = "probability.npy", "features.npy", "strength.npy"
+"""Probability times 255 at each pixel, uint8; the mean of each feature over the image, float32; and the strength of the features at
+each place of their map, float32: the root mean square over channels."""
+
+SHOWN = 6
+"""Images in each row of a gallery."""
+
+
+class BreastScorer(Scorer):
+    """Predicts images with one checkpoint and scores them on the machine's own pixels."""
+
+    def __init__(self, checkpoint: Path, settings: EvaluationSettings) -> None:
+        self.predictor = load_predictor(checkpoint, inference_device())
+        self.settings = settings
+
+    def score(self, prepared: Path, out: Path) -> list[Score]:
+        case = PreparedCase.open(prepared)
+        logits, features = self.predictor.both(case.image)
+        probability = 1 / (1 + np.exp(-on_pixels(logits, case.image.shape).astype(np.float64)))
+        np.save(out / PROBABILITY, np.rint(probability * 255).astype(np.uint8))
+        np.save(out / FEATURES, features.mean((1, 2)).numpy())
+        np.save(out / STRENGTH, features.square().mean(0).sqrt().numpy())
+        return score_case(case, probability, self.settings)
+
+
+def read_probability(predicted: Path) -> np.ndarray:
+    """Return the probability that `BreastScorer.score` kept, float32 (rows, columns), to a part in 255."""
+    return np.load(predicted / PROBABILITY).astype(np.float32) / 255
+
+
+def draw(prepared: Path, predicted: Path, out: Path, threshold: float) -> list[Path]:
+    """Outlines, probability and features of one case, as a PNG file under `out`."""
+    case, probability = PreparedCase.open(prepared), read_probability(predicted)
+    out.mkdir(parents=True, exist_ok=True)
+    return [
+        case_picture(
+            out / f"{case.case_id}_lesion.png", np.asarray(case.image), np.asarray(case.truth), probability > threshold,
+            probability, np.load(predicted / STRENGTH), f"case {case.case_id}, {case.label}",
+        )
+    ]  # fmt: skip
+
+
+def model_images(cases: Sequence[Predicted], out: Path, metric: str, threshold: float) -> list[tuple[Path, str]]:
+    """The gallery of best, median and worst images, the plane of features, and where a student differs from its teacher."""
+    drawn = []
+    scored = sorted(
+        (one for one in cases if one.scores.get(metric) is not None), key=lambda one: -(one.scores[metric] or 0)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    if scored:
+        middle = max(0, (len(scored) - SHOWN) // 2)
+        chosen = {"best": scored[:SHOWN], "median": scored[middle : middle + SHOWN], "worst": scored[::-1][:SHOWN]}
+        rows = {}
+        for title, members in chosen.items():
+            rows[title] = [(f"{one.row['label']} {one.scores[metric]:.2f}", _arrays(one, threshold)) for one in members]
+        drawn.append((gallery(out / "gallery.png", rows), f"Best, median and worst held-out images by {metric}"))
+    if len(cases) > 2:
+        features = np.stack([np.load(one.predicted / FEATURES) for one in cases])
+        labels, sets = ([str(one.row[name]) for one in cases] for name in ("label", "dataset"))
+        caption = "Mean features of the held-out images, principal components; colour by label, marker by data set"
+        drawn.append((feature_plane(out / "features.png", features, labels, sets), caption))
+    taught = [one for one in cases if one.teacher is not None]
+    if taught:
+        differing = []
+        for one in taught:
+            assert one.teacher is not None
+            student, teacher = read_probability(one.predicted), read_probability(one.teacher)
+            apart = float(np.abs(student - teacher).mean())
+            differing.append((apart, str(one.row["case_id"]), one, student, teacher))
+        differing.sort(key=lambda item: (-item[0], item[1]))
+        entries = [
+            (
+                f"{one.row['label']}, mean difference {apart:.2f}",
+                np.asarray(PreparedCase.open(one.prepared).image),
+                s,
+                t,
+            )
+            for apart, _, one, s, t in differing[:3]
+        ]
+        caption = "Held-out images on which student and teacher differ most"
+        drawn.append((disagreement(out / "disagreement.png", entries), caption))
+    return drawn
+
+
+def _arrays(one: Predicted, threshold: float) -> dict[str, np.ndarray]:
+    case = PreparedCase.open(one.prepared)
+    prediction = read_probability(one.predicted) > threshold
+    return {"image": np.asarray(case.image), "truth": np.asarray(case.truth), "prediction": prediction}

@@ -1,0 +1,162 @@
+"""TinyUSFM_seg: a ViT-tiny of twelve heads, four of whose blocks feed a small feature pyramid head.
+
+Ma et al., arXiv 2510.19239. Of the released file the backbone is taken, 150 tensors; neck and head are always new.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from med_assets.programs.breast_us.experiment import TinyUsfm
+
+RESCALE = (4.0, 2.0, 1.0, 0.5)
+"""Size of each level of the pyramid, in tokens."""
+
+FEATURE_LEVEL = 2
+"""Level that distillation and pictures look at: as many places as there are tokens."""
+
+
+class Block(nn.Module):
+    """Transformer block, normalised first; `drop_path` is the chance that a branch of an image is left out in training."""
+
+    def __init__(self, dim: int, heads: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim)
+        self.drop_path = drop_path
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self._kept(self.attn(self.norm1(tokens)))
+        return tokens + self._kept(self.mlp(self.norm2(tokens)))
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        if not self.training or not self.drop_path:
+            return branch
+        stay = 1 - self.drop_path
+        return branch * torch.rand(len(branch), 1, 1, device=branch.device).lt(stay) / stay
+
+
+class Attention(nn.Module):
+    """Self-attention with one projection for queries, keys and values."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        b, n, dim = tokens.shape
+        q, k, v = self.qkv(tokens).reshape(b, n, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        found: Tensor = self.proj(mixed.transpose(1, 2).reshape(b, n, dim))
+        return found
+
+
+class Mlp(nn.Module):
+    """Two layers with GELU, four times as wide within."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        found: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
+        return found
+
+
+class PatchEmbed(nn.Module):
+    """Tokens of an image, by a convolution whose stride is its size."""
+
+    def __init__(self, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, patch)
+
+
+class Backbone(nn.Module):
+    """Vision transformer with a class token and learnt positions; returns the tokens of the tapped blocks as maps."""
+
+    def __init__(self, network: TinyUsfm, side: int) -> None:
+        super().__init__()
+        self.side, self.taps = side // network.patch, network.taps
+        self.patch_embed = PatchEmbed(network.dim, network.patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, network.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.side**2, network.dim))
+        rates = torch.linspace(0, network.drop_path, network.depth).tolist()
+        self.blocks = nn.ModuleList(Block(network.dim, network.heads, rate) for rate in rates)
+        self.norm = nn.LayerNorm(network.dim, eps=1e-6)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.cls_token, std=1e-6)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        tokens = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1) + self.pos_embed
+        outputs = []
+        for block in self.blocks:
+            tokens = block(tokens)
+            outputs.append(tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, self.side, self.side))
+        return [outputs[tap] for tap in self.taps]
+
+
+class Head(nn.Module):
+    """Two convolutions per level, all levels summed at the size of the largest, and one logit a place."""
+
+    def __init__(self, network: TinyUsfm) -> None:
+        super().__init__()
+        neck, width = network.neck, network.head
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(neck, width, 1), nn.BatchNorm2d(width), nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            )
+            for _ in RESCALE
+        )  # fmt: skip
+        self.dropout = nn.Dropout2d(network.dropout)
+        self.classifier = nn.Conv2d(width, 1, 1)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        size = levels[0].shape[-2:]
+        found = [one(level) for one, level in zip(self.levels, levels, strict=True)]
+        total = torch.stack([functional.interpolate(one, size, mode="bilinear") for one in found]).sum(0)
+        logits: Tensor = self.classifier(self.dropout(total))
+        return logits
+
+
+class TinyUsfmSeg(nn.Module):
+    """The whole network: images (b, 3, side, side) to logits (b, 1, side, side) and features (b, neck, tokens, tokens)."""
+
+    def __init__(self, network: TinyUsfm, side: int) -> None:
+        super().__init__()
+        self.backbone = Backbone(network, side)
+        self.neck = nn.ModuleList(nn.Conv2d(network.dim, network.neck, 1) for _ in RESCALE)
+        self.head = Head(network)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = [lateral(level) for lateral, level in zip(self.neck, self.backbone(images), strict=True)]
+        sizes = [max(1, int(self.backbone.side * factor)) for factor in RESCALE]
+        levels = [
+            one if size == self.backbone.side else functional.interpolate(one, (size, size), mode="bilinear")
+            for one, size in zip(maps, sizes, strict=True)
+        ]
+        logits = functional.interpolate(self.head(levels), images.shape[-2:], mode="bilinear")
+        return logits, levels[FEATURE_LEVEL]
+
+
+def from_release(found: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of TinyUSFM.pth the names of TinyUsfmSeg (prefix network.net.), positions resized to its image."""
+    named = {f"net.backbone.{name.removeprefix('model.')}": tensor for name, tensor in found.items()}
+    place, wanted = "net.backbone.pos_embed", own["net.backbone.pos_embed"]
+    if place in named and named[place].shape != wanted.shape and named[place].ndim == 3:
+        named[place] = resized_positions(named[place], wanted.shape[1])
+    return named
+
+
+def resized_positions(positions: Tensor, tokens: int) -> Tensor:
+    """Return learnt positions (1, 1 + n, dim) of a square grid for another one, bicubic; that of the class token stays."""
+    grid = positions[:, 1:].transpose(1, 2)
+    old, new = round(grid.shape[-1] ** 0.5), round((tokens - 1) ** 0.5)
+    grid = functional.interpolate(grid.unflatten(-1, (old, old)), (new, new), mode="bicubic", antialias=True)
+    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], 1)
