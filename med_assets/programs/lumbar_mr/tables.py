@@ -22,8 +22,8 @@ NEAR_MM, FAR_MM = 5.0, 10.0
 
 
 def tables(rows: pd.DataFrame) -> list[ReportTable]:
-    """All tables of the program, from the scores of one model on one split."""
-    return [localisation(rows), calibration(rows), separation(rows)]
+    """What the report says of one model on one split."""
+    return [localisation(rows), calibration(rows)]
 
 
 def localisation(rows: pd.DataFrame) -> ReportTable:

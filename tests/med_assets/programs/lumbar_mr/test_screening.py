@@ -55,7 +55,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ws.lake.write(table, f"{P}/b1", found)
         ws.lake.write("dataset", P, [row | {"artifact": f"prepared/{row['version']}"} for row in rows])
         ws.lake.write("splits", P, places)
-        stages.train(ws, P, EXPERIMENT, TINY, launch=run)
+        stages.train(ws, P, EXPERIMENT, (*TINY, "inference.found_above=0"), launch=run)
         stages.evaluate(ws, P, EXPERIMENT)
     return folder / "home"
 
