@@ -32,9 +32,10 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{case.case_id}_levels.png"
     with figure(path, 2.2 * (1 + len(LEVELS)), 2.2 * extent[2] / extent[1] + 0.65) as fig:
-        fig.set_layout_engine("none")  # six panels of one shape need none, and it takes most of the time
-        panels = fig.subplots(1, 1 + len(LEVELS))
-        fig.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.62 / fig.get_figheight(), wspace=0.03)
+        fig.set_layout_engine("none")  # it takes most of the time, and panels of one shape need none
+        top = 1 - 0.62 / fig.get_figheight()
+        place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": top, "wspace": 0.03}
+        panels = fig.subplots(1, 1 + len(LEVELS), gridspec_kw=place)
         for axis in panels:
             axis.grid(False)
             axis.set(xticks=[], yticks=[])

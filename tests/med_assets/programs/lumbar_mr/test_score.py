@@ -125,7 +125,10 @@ def test_the_report_tells_a_measure_that_carries_information_from_one_that_does_
     assert (here.loc["confidence", "AUROC"], here.loc["confidence", "tells them apart"]) == ("1.000", "yes")
     assert "confidence (l5_s1)" in tables.separation(rows).text
     assert here.loc["entropy", "tells them apart"] == "not shown"
-    assert here.loc["slice_spread", "tells them apart"] == "undefined: one side has no case"
+    assert "slice_spread" not in here.index
+    alone = tables.separation(rows[rows["case_id"].isin(["c0", "c2"])])
+    assert alone.rows.empty
+    assert "can't be said here" in alone.text
 
 
 def test_the_table_for_other_programs_has_the_published_columns_first() -> None:
