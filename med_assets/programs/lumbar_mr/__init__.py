@@ -166,9 +166,9 @@ class LumbarMr(Program):
     def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.lumbar_mr.screening import risk
         from med_assets.programs.lumbar_mr.studies import false_alarms
-        from med_assets.programs.lumbar_mr.tables import tables
+        from med_assets.programs.lumbar_mr.tables import separation, tables
 
-        return [*tables(rows), false_alarms(rows, risk(ws))]
+        return [*tables(rows), separation(rows), false_alarms(rows, risk(ws))]
 
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.lumbar_mr.tables import tables

@@ -51,7 +51,9 @@ def _series(case: PreparedCase, chosen: list[int], path: Path) -> Path:
     shown = sorted({*range(0, case.shape[0], step), *chosen})
     rows = -(-len(shown) // COLUMNS)
     with figure(path, 1.5 * COLUMNS, 1.7 * rows) as fig:
-        panels = fig.subplots(rows, COLUMNS, squeeze=False).flat
+        fig.set_layout_engine("none")
+        place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.2 / fig.get_figheight(), "hspace": 0.15}
+        panels = fig.subplots(rows, COLUMNS, squeeze=False, gridspec_kw=place).flat
         for axis in panels:
             axis.set_axis_off()
         for axis, index in zip(fig.axes, shown, strict=False):
@@ -89,7 +91,9 @@ def _maps(case: PreparedCase, heats: np.ndarray, names: list[str], path: Path) -
     """A row of maps (row, level, 160, 160) for each name, over nothing: what the model says alone."""
     ratio = case.shape[1] * case.pixel_mm[0] / (case.shape[2] * case.pixel_mm[1])
     with figure(path, 1.5 * len(LEVELS), 1.6 * len(names) * ratio) as fig:
-        panels = fig.subplots(len(names), len(LEVELS), squeeze=False)
+        fig.set_layout_engine("none")
+        place = {"left": 0.06, "right": 0.99, "bottom": 0.01, "top": 1 - 0.25 / fig.get_figheight(), "hspace": 0.15}
+        panels = fig.subplots(len(names), len(LEVELS), squeeze=False, gridspec_kw=place)
         for row, (name, maps) in enumerate(zip(names, heats, strict=True)):
             for axis, level, heat in zip(panels[row], LEVELS, maps, strict=True):
                 axis.grid(False)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.scorer import read_prediction
 from med_assets.programs.lumbar_mr.studies import anatomies
@@ -31,8 +31,11 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     extent = (0.0, case.shape[2] * dx, case.shape[1] * dy, 0.0)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{case.case_id}_levels.png"
-    with figure(path, 2.2 * (1 + len(LEVELS)), 2.2 * extent[2] / extent[1] + 0.9) as fig:
-        panels = fig.subplots(1, 1 + len(LEVELS))
+    with figure(path, 2.2 * (1 + len(LEVELS)), 2.2 * extent[2] / extent[1] + 0.65) as fig:
+        fig.set_layout_engine("none")  # it takes most of the time, and panels of one shape need none
+        top = 1 - 0.62 / fig.get_figheight()
+        place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": top, "wspace": 0.03}
+        panels = fig.subplots(1, 1 + len(LEVELS), gridspec_kw=place)
         for axis in panels:
             axis.grid(False)
             axis.set(xticks=[], yticks=[])
@@ -52,15 +55,16 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
         panels[0].set_title("o marked, x predicted", fontweight="normal", fontsize=8)
         said = ", synthetic" if case.synthetic else ""
         fig.suptitle(
-            f"case {case.case_id}{said}, slice {summary['middle']}", x=0.01, ha="left", fontsize=10.5, color=INK
+            f"case {case.case_id}{said}, slice {summary['middle']}", x=0.01, y=0.995, ha="left", fontsize=9.5, color=INK
         )
     return [path]
 
 
 def _title(level: str, row: dict[str, float | None]) -> str:
+    name = ROI_NAMES[level]
     if row["entropy"] is None:
-        return f"{level}: not found\nconfidence {row['confidence']:.2f}"
-    return f"{level}\nconfidence {row['confidence']:.2f}, entropy {row['entropy']:.2f}"
+        return f"{name}: not found\nconfidence {row['confidence']:.2f}"
+    return f"{name}\nconfidence {row['confidence']:.2f}, entropy {row['entropy']:.2f}"
 
 
 LOOKS = {"normal": (COLOURS[0], "o"), "transitional": (COLOURS[1], "D"), "unknown": (COLOURS[6], "o")}
@@ -102,7 +106,7 @@ def draw_levels(rows: pd.DataFrame, settings: RiskSettings, path: Path) -> Path:
             for number, (_, line) in enumerate(lines.iterrows()):
                 label = f"{anatomy} (n = {len(lines)})" if number == 0 else None
                 axis.plot(range(len(LEVELS)), line.to_numpy(float), color=colour, linewidth=1, alpha=0.45, label=label)
-        axis.set_xticks(range(len(LEVELS)), list(LEVELS))
+        axis.set_xticks(range(len(LEVELS)), list(ROI_NAMES.values()))
         axis.set_ylabel(f"{settings.measure}, {MEASURES[settings.measure].unit}")
         axis.legend(fontsize=8)
     return path

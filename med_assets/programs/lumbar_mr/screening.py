@@ -1,6 +1,7 @@
 """Transitional vertebrae by uncertainty: thresholds and risks, the table of all studies, and what readers decide."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr import studies
 from med_assets.programs.lumbar_mr.levels import LEVELS, UNKNOWN
 from med_assets.programs.lumbar_mr.score import TRANSITIONAL
+from med_assets.programs.lumbar_mr.tables import separation
 from med_assets.programs.lumbar_mr.thresholds import (
     RiskSettings,
     Thresholds,
@@ -103,6 +105,8 @@ class LumbarScreening(Screening):
 
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
         settings = risk(ws)
+        unseen = screened.rows[~screened.rows["seen_in_training"].astype(bool)]
+        apart = separation(unseen)
         listed = studies.candidates(screened.rows, settings, record, SHOWN)
         pictures = [draw(screened.prepared[case], screened.predicted[case], out)[0] for case in listed.rows["case"]]
         captions = [
@@ -124,6 +128,9 @@ class LumbarScreening(Screening):
                 "The same measure at all five levels: a model that is unsure everywhere sees a bad image rather than a transition.",
                 studies.by_level(screened.rows, settings),
                 (draw_levels(screened.rows, settings, out / "levels.png"),),
+            ),
+            replace(
+                apart, text=f"Of the {unseen['case_id'].nunique()} studies that had no part in training. {apart.text}"
             ),
         ]
 

@@ -32,26 +32,23 @@ def wide(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def statistics(rows: pd.DataFrame) -> ReportTable:
-    """Mean, standard deviation and range of each measure by level, and how many cases have none."""
+    """Mean and standard deviation of each measure by level, and how many studies have no value."""
     table = []
     for name, spec in MEASURES.items():
+        row: dict[str, Any] = {"measure": name, "unit": spec.unit}
+        undefined = 0
         for level in LEVELS:
             found = values(rows, name, level)
             known = found.dropna()
-            table.append(
-                {
-                    "measure": f"{name}, {spec.unit}",
-                    "level": level,
-                    "cases": len(known),
-                    "undefined": len(found) - len(known),
-                    "mean": number(float(known.mean()) if len(known) else None, 3),
-                    "standard deviation": number(float(known.std()) if len(known) > 1 else None, 3),
-                    "lowest": number(float(known.min()) if len(known) else None, 3),
-                    "highest": number(float(known.max()) if len(known) else None, 3),
-                }
-            )
+            undefined += len(found) - len(known)
+            spread = number(float(known.std()) if len(known) > 1 else None, 3)
+            row[level] = number(float(known.mean()) if len(known) else None, 3) + (f" ± {spread}" if spread else "")
+        table.append(row | {"without a value": undefined})
     meanings = "; ".join(f"{name}: {spec.meaning}" for name, spec in MEASURES.items())
-    text = f"Of all cases, whatever their anatomy. A level that is not found has a confidence and nothing else. {meanings}."
+    text = (
+        "Mean and standard deviation over studies, whatever their anatomy. A level that is not found has a confidence and nothing "
+        f"else.\n\n{meanings}."
+    )
     return ReportTable("Uncertainty by level", text, pd.DataFrame(table))
 
 
@@ -124,9 +121,9 @@ def thresholds_table(fitted: pd.DataFrame, settings: RiskSettings) -> pd.DataFra
                 "measure": f"{one['measure']}, {one['unit']}",
                 "decides": "yes" if one["measure"] == settings.measure else "",
             }
-            | {"rate asked for": one["rate"], "threshold": number(one["value"], 3) or "none can promise it"}
-            | {"rate promised": number(one["promised_rate"], 3), "normal cases of the fit": int(one["n"])}
-            | {"false alarms on normal test cases": tested}
+            | {"rate asked": one["rate"], "threshold": number(one["value"], 3) or "none"}
+            | {"rate promised": number(one["promised_rate"], 3), "normals": int(one["n"])}
+            | {"false alarms, test normals": tested}
         )
     return pd.DataFrame(rows)
 

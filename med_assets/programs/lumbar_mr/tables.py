@@ -22,8 +22,8 @@ NEAR_MM, FAR_MM = 5.0, 10.0
 
 
 def tables(rows: pd.DataFrame) -> list[ReportTable]:
-    """All tables of the program, from the scores of one model on one split."""
-    return [localisation(rows), calibration(rows), separation(rows)]
+    """What the report says of one model on one split."""
+    return [localisation(rows), calibration(rows)]
 
 
 def localisation(rows: pd.DataFrame) -> ReportTable:
@@ -80,6 +80,8 @@ def separation(rows: pd.DataFrame) -> ReportTable:
     for name in MEASURES:
         for subject in (LEVELS[-1], ALL):
             found = auroc_of(rows, name, subject)
+            if found.value is None:
+                continue
             table.append(
                 {
                     "measure": name,
@@ -94,7 +96,7 @@ def separation(rows: pd.DataFrame) -> ReportTable:
             )
     informative = [f"{row['measure']} ({row['level']})" for row in table if row["tells them apart"] == "yes"]
     judged = any(row["95 % interval"] for row in table)
-    said = "Which measures carry information can't be said here: too few cases of known anatomy."
+    said = "Which measures carry information can't be said here: too few cases are known to be transitional, or to be normal."
     if judged:
         said = (
             "Carry information here, their whole interval being above 0.5: " + (", ".join(informative) or "none") + "."
@@ -102,7 +104,7 @@ def separation(rows: pd.DataFrame) -> ReportTable:
     text = (
         f"{said}\n\nAUROC: the probability that a transitional spine is less certain than a normal one, 0.5 for a measure that says "
         "nothing; bootstrap "
-        "over patients. Cases whose anatomy nobody judged, and those without a value, are left out."
+        "over patients. Cases whose anatomy nobody judged, and those without a value, are left out; a measure without a case on one side too."
     )
     return ReportTable("Transitional against normal anatomy", text, pd.DataFrame(table))
 

@@ -110,7 +110,8 @@ def cohort(n: int) -> pd.DataFrame:
 
 def test_the_report_tells_a_measure_that_carries_information_from_one_that_does_not() -> None:
     rows = cohort(40)
-    error, trust, apart = (table.rows for table in tables.tables(rows))
+    error, trust = (table.rows for table in tables.tables(rows))
+    apart = tables.separation(rows).rows
     spread = studies.statistics(rows).rows
     last = error[error["level"] == "l5_s1"].iloc[0]
     assert (last["median, mm"], last["within 5 mm"], last["found"]) == ("10.5", "20 of 40", "40 of 40")
@@ -118,13 +119,16 @@ def test_the_report_tells_a_measure_that_carries_information_from_one_that_does_
     by_bin = trust.set_index("confidence")
     assert by_bin.loc["0.5 to 0.7", "within 10 mm"] == "0 of 20"
     assert by_bin.loc["0.9 to 0.95", "within 10 mm"] == "180 of 180"
-    row = spread[(spread["measure"] == "confidence, 1") & (spread["level"] == "l5_s1")].iloc[0]
-    assert (row["cases"], row["mean"], row["lowest"]) == (40, "0.760", "0.600")
+    row = spread.set_index("measure").loc["confidence"]
+    assert (row["l5_s1"], row["l1_l2"], row["without a value"]) == ("0.760 ± 0.162", "0.920 ± 0.000", 0)
     here = apart[apart["level"] == "l5_s1"].set_index("measure")
     assert (here.loc["confidence", "AUROC"], here.loc["confidence", "tells them apart"]) == ("1.000", "yes")
-    assert "confidence (l5_s1)" in tables.tables(rows)[2].text
+    assert "confidence (l5_s1)" in tables.separation(rows).text
     assert here.loc["entropy", "tells them apart"] == "not shown"
-    assert here.loc["slice_spread", "tells them apart"] == "undefined: one side has no case"
+    assert "slice_spread" not in here.index
+    alone = tables.separation(rows[rows["case_id"].isin(["c0", "c2"])])
+    assert alone.rows.empty
+    assert "can't be said here" in alone.text
 
 
 def test_the_table_for_other_programs_has_the_published_columns_first() -> None:

@@ -55,7 +55,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ws.lake.write(table, f"{P}/b1", found)
         ws.lake.write("dataset", P, [row | {"artifact": f"prepared/{row['version']}"} for row in rows])
         ws.lake.write("splits", P, places)
-        stages.train(ws, P, EXPERIMENT, TINY, launch=run)
+        stages.train(ws, P, EXPERIMENT, (*TINY, "inference.found_above=0"), launch=run)
         stages.evaluate(ws, P, EXPERIMENT)
     return folder / "home"
 
@@ -205,6 +205,7 @@ def test_a_corrected_case_is_read_again(ws: Workspace) -> None:
 def test_the_report_of_synthetic_cases_is_marked_and_there_is_none_for_production(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("med_assets.programs.lumbar_mr.screening.SHOWN", 2)
     stages.thresholds(ws, P, EXPERIMENT)
     stages.report(ws, P)
     page = report_path(ws, P).read_text()
