@@ -105,7 +105,7 @@ def write_opt(
         raise ValueError(f"expected a laterality of {LATERALITIES}, got {laterality!r}")
     series, uid = identity.uid("OPT series", role), identity.uid("OPT", role)
     ds = new_object(identity, OphthalmicTomographyImageStorage, "OPT", series, uid)
-    frames, rows, columns = stored.shape
+    frames, _, columns = stored.shape
     organisation = identity.uid("OPT dimensions", role)
     when = f"{identity.study_date or '20200101'}000000"
     ds.ImageType = ["ORIGINAL", "PRIMARY", SYNTHETIC_IMAGE_TYPE] if identity.synthetic else ["ORIGINAL", "PRIMARY"]
