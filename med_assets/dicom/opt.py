@@ -192,10 +192,8 @@ def _measures(shared: list[Dataset], per_frame: list[Dataset]) -> tuple[tuple[fl
 
 
 def _is_raster(per_frame: list[Dataset]) -> bool | None:
-    found = [
-        numbers(one, "ReferenceCoordinates") for group in per_frame for one in _in(group, "OphthalmicFrameLocation")
-    ]
-    lines = [one for one in found if one is not None and one.size >= 4]
+    found = [one.get("ReferenceCoordinates") for group in per_frame for one in _in(group, "OphthalmicFrameLocation")]
+    lines = [np.asarray(one, dtype=float) for one in found if one is not None and len(one) >= 4]
     if len(lines) < len(per_frame) or not lines:
         return None
     along = np.array([line[-2:] - line[:2] for line in lines], dtype=float)

@@ -50,7 +50,12 @@ def test_a_radial_scan_is_refused(tmp_path: Path) -> None:
     ds, _ = written(tmp_path / "a.dcm")
     for index, one in enumerate(ds.PerFrameFunctionalGroupsSequence):
         x, y = np.cos(index * np.pi / 4), np.sin(index * np.pi / 4)
-        one.OphthalmicFrameLocationSequence[0].ReferenceCoordinates = [50 - 40 * y, 50 - 40 * x, 50 + 40 * y, 50 + 40 * x]
+        one.OphthalmicFrameLocationSequence[0].ReferenceCoordinates = [
+            50 - 40 * y,
+            50 - 40 * x,
+            50 + 40 * y,
+            50 + 40 * x,
+        ]
     with pytest.raises(CaseRejected) as caught:
         read_opt(ds)
     assert caught.value.code == "not_raster"

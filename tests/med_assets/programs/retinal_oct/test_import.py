@@ -27,18 +27,25 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def copied(source: Path, folder: Path, manifest: pd.DataFrame | None = None, participants: pd.DataFrame | None = None) -> Path:
+def copied(
+    source: Path, folder: Path, manifest: pd.DataFrame | None = None, participants: pd.DataFrame | None = None
+) -> Path:
     folder.mkdir()
     (folder / "retinal_oct").symlink_to(source / "retinal_oct")
     for name, table in (("manifest", manifest), ("participants", participants)):
-        table = table if table is not None else pd.read_csv(source / f"{name}.tsv", sep="\t", dtype=str, keep_default_na=False)
+        table = (
+            table
+            if table is not None
+            else pd.read_csv(source / f"{name}.tsv", sep="\t", dtype=str, keep_default_na=False)
+        )
         table.to_csv(folder / f"{name}.tsv", sep="\t", index=False)
     return folder
 
 
 def tables(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     manifest, participants = (
-        pd.read_csv(source / f"{name}.tsv", sep="\t", dtype=str, keep_default_na=False) for name in ("manifest", "participants")
+        pd.read_csv(source / f"{name}.tsv", sep="\t", dtype=str, keep_default_na=False)
+        for name in ("manifest", "participants")
     )
     return manifest, participants
 
@@ -90,7 +97,9 @@ def test_those_without_an_oct_are_not_expected(source: Path, tmp_path: Path) -> 
     assert len(report.imported) == 12
 
 
-@pytest.mark.parametrize(("column", "value"), [("study_group", "other"), ("clinical_site", "Elsewhere"), ("recommended_split", "")])
+@pytest.mark.parametrize(
+    ("column", "value"), [("study_group", "other"), ("clinical_site", "Elsewhere"), ("recommended_split", "")]
+)
 def test_a_value_that_means_nothing_here_is_refused(column: str, value: str, source: Path, tmp_path: Path) -> None:
     _, participants = tables(source)
     participants.loc[0, column] = value
@@ -126,7 +135,9 @@ def test_an_array_and_a_nifti_become_opt_objects(source: Path, tmp_path: Path) -
 
 def rows(*given: tuple[str, str, str, str]) -> list[dict[str, str]]:
     names = ("protocol", "laterality", "content_time", "sop_instance_uid")
-    return [dict(zip(names, one, strict=True)) | {"filepath": f"/oct/dev/{index}.dcm"} for index, one in enumerate(given)]
+    return [
+        dict(zip(names, one, strict=True)) | {"filepath": f"/oct/dev/{index}.dcm"} for index, one in enumerate(given)
+    ]
 
 
 def test_one_rule_says_which_scan_is_taken_in_any_order() -> None:
@@ -148,7 +159,8 @@ def cases(**changes: Any) -> list[dict[str, Any]]:
     """A whole cohort: each participant of the expected counts, the sites in turn."""
     rules = cohort()
     return [
-        {"split": split, "site": rules.sites[number % 3], "study_group": group, "protocol": rules.labelled.protocol} | changes
+        {"split": split, "site": rules.sites[number % 3], "study_group": group, "protocol": rules.labelled.protocol}
+        | changes
         for split, counts in rules.expected.items()
         for group, n in zip(CLASSES, counts, strict=True)
         for number in range(n)
@@ -164,6 +176,10 @@ def test_a_whole_cohort_has_nothing_against_it_and_a_lost_site_has() -> None:
     one_site = [case for case in everybody if case["site"] == "UW"]
     said = objections(one_site, rules, whole=False)
     assert len(said) == 3 and all("UCSD, UAB" in one for one in said)
-    assert any("expected 290 participants of healthy in train" in one for one in objections(one_site, rules, whole=True))
+    assert any(
+        "expected 290 participants of healthy in train" in one for one in objections(one_site, rules, whole=True)
+    )
     no_insulin = [case for case in everybody if case["study_group"] != "insulin" or case["split"] != "test"]
-    assert objections(no_insulin, rules, whole=False) == ["expected all classes in test, got none of insulin; import their participants too"]
+    assert objections(no_insulin, rules, whole=False) == [
+        "expected all classes in test, got none of insulin; import their participants too"
+    ]

@@ -70,7 +70,9 @@ def test_a_split_is_scored_from_the_rows_of_its_cases() -> None:
     logits = np.eye(4)[PREDICTED] * 3
     table = wide(rows(TRUTH, logits))
     assert table["y_true"].tolist() == TRUTH.tolist() and table["y_pred"].tolist() == PREDICTED.tolist()
-    assert table[["p_healthy", "p_prediabetes", "p_oral_medication", "p_insulin"]].sum(axis=1).to_numpy() == pytest.approx(1)
+    assert table[["p_healthy", "p_prediabetes", "p_oral_medication", "p_insulin"]].sum(
+        axis=1
+    ).to_numpy() == pytest.approx(1)
     found = {(one.metric, one.subject): one.value for one in pooled(rows(TRUTH, logits))}
     assert found["accuracy", "all"] == pytest.approx(0.6)
     assert found["f1", "insulin"] == 0
