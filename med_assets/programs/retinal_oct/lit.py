@@ -212,7 +212,10 @@ class ClassModule(RetinalModule):
             return found
         # As `lr`, the rate that the epoch began with; one schedule moves both.
         share = 0.0 if self.frozen(self.trainer.current_epoch) else 1.0
-        return {**found, "encoder_lr": share * self._lr * self.experiment.learning.encoder_lr / self.settings.optimiser.lr}
+        return {
+            **found,
+            "encoder_lr": share * self._lr * self.experiment.learning.encoder_lr / self.settings.optimiser.lr,
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was measured before the first step, which can't be measured again once the encoder moved."""

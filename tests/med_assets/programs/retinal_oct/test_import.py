@@ -150,7 +150,8 @@ def test_one_rule_says_which_scan_is_taken_in_any_order() -> None:
     chosen = [view.choose(order) for order in (table, table[::-1])]
     assert [one and one["sop_instance_uid"] for one in chosen] == ["3", "3"]
     left = view.choose(table[:1])
-    assert left is not None and left["laterality"] == "L"
+    assert left is not None
+    assert left["laterality"] == "L"
     assert view.model_copy(update={"other_eye": False}).choose(table[:1]) is None
     assert view.model_copy(update={"device": "another"}).choose(table) is None
 
@@ -175,7 +176,8 @@ def test_a_whole_cohort_has_nothing_against_it_and_a_lost_site_has() -> None:
     # What a pattern for ids of four digits that begin with 1 once left of a cohort.
     one_site = [case for case in everybody if case["site"] == "UW"]
     said = objections(one_site, rules, whole=False)
-    assert len(said) == 3 and all("UCSD, UAB" in one for one in said)
+    assert len(said) == 3
+    assert all("UCSD, UAB" in one for one in said)
     assert any(
         "expected 290 participants of healthy in train" in one for one in objections(one_site, rules, whole=True)
     )

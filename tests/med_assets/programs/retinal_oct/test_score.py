@@ -45,7 +45,10 @@ def test_what_is_undefined_is_none_and_never_zero() -> None:
     assert found["auroc", "z"] == (None, None, None)
     assert found["auroc", "all"][0] is None
     value, low, high = found["balanced_accuracy", "all"]
-    assert value == 0.75 and low is not None and high is not None and low <= value <= high
+    assert value == 0.75
+    assert low is not None
+    assert high is not None
+    assert low <= value <= high
 
 
 def test_the_balanced_mean_is_of_the_means_of_classes_and_is_drawn_within_them() -> None:
@@ -53,9 +56,11 @@ def test_the_balanced_mean_is_of_the_means_of_classes_and_is_drawn_within_them()
     found = mean_with_interval(right, 0, groups=list(range(10)), strata=TRUTH.tolist())
     assert found.mean == pytest.approx((3 / 4 + 2 / 3 + 1 / 2) / 4)
     assert (found.low, found.high) == (None, None)  # a class of one patient
-    some = [index for index in range(9)]
+    some = list(range(9))
     found = mean_with_interval([right[i] for i in some], 0, groups=some, strata=[int(TRUTH[i]) for i in some])
-    assert found.low is not None and found.high is not None and 0 <= found.low < found.high <= 1
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 <= found.low < found.high <= 1
 
 
 def rows(truth: np.ndarray, logits: np.ndarray, split: str = "val") -> list[dict[str, Any]]:
@@ -69,7 +74,8 @@ def rows(truth: np.ndarray, logits: np.ndarray, split: str = "val") -> list[dict
 def test_a_split_is_scored_from_the_rows_of_its_cases() -> None:
     logits = np.eye(4)[PREDICTED] * 3
     table = wide(rows(TRUTH, logits))
-    assert table["y_true"].tolist() == TRUTH.tolist() and table["y_pred"].tolist() == PREDICTED.tolist()
+    assert table["y_true"].tolist() == TRUTH.tolist()
+    assert table["y_pred"].tolist() == PREDICTED.tolist()
     assert table[["p_healthy", "p_prediabetes", "p_oral_medication", "p_insulin"]].sum(
         axis=1
     ).to_numpy() == pytest.approx(1)
@@ -86,10 +92,13 @@ def test_a_collapse_and_a_broken_head_are_told() -> None:
     assert doubts(rows(truth, np.eye(4)[truth]), fine, 0.05) == []
     said = doubts(rows(truth, np.eye(4)[np.zeros(24, int)]), [{"metric": "overfit_loss", "value": 1.3}], 0.05)
     assert len(said) == 3
-    assert "collapsed" in said[0] and "above chance" in said[1] and "broken" in said[2]
+    assert "collapsed" in said[0]
+    assert "above chance" in said[1]
+    assert "broken" in said[2]
 
 
 def test_the_file_of_predictions_has_a_row_for_each_case(tmp_path: Path) -> None:
     table = wide(rows(TRUTH, np.eye(4)[PREDICTED]))
     table.to_parquet(tmp_path / "a.parquet")
-    assert len(table) == 10 and not table.isna().any().any()
+    assert len(table) == 10
+    assert not table.isna().any().any()
