@@ -105,7 +105,7 @@ def write_opt(
         raise ValueError(f"expected a laterality of {LATERALITIES}, got {laterality!r}")
     series, uid = identity.uid("OPT series", role), identity.uid("OPT", role)
     ds = new_object(identity, OphthalmicTomographyImageStorage, "OPT", series, uid)
-    frames, rows, columns = stored.shape
+    frames, _, columns = stored.shape
     organisation = identity.uid("OPT dimensions", role)
     when = f"{identity.study_date or '20200101'}000000"
     ds.ImageType = ["ORIGINAL", "PRIMARY", SYNTHETIC_IMAGE_TYPE] if identity.synthetic else ["ORIGINAL", "PRIMARY"]
@@ -192,10 +192,8 @@ def _measures(shared: list[Dataset], per_frame: list[Dataset]) -> tuple[tuple[fl
 
 
 def _is_raster(per_frame: list[Dataset]) -> bool | None:
-    found = [
-        numbers(one, "ReferenceCoordinates") for group in per_frame for one in _in(group, "OphthalmicFrameLocation")
-    ]
-    lines = [one for one in found if one is not None and one.size >= 4]
+    found = [one.get("ReferenceCoordinates") for group in per_frame for one in _in(group, "OphthalmicFrameLocation")]
+    lines = [np.asarray(one, dtype=float) for one in found if one is not None and len(one) >= 4]
     if len(lines) < len(per_frame) or not lines:
         return None
     along = np.array([line[-2:] - line[:2] for line in lines], dtype=float)

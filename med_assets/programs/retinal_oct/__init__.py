@@ -23,6 +23,10 @@ OVERFIT_BELOW = 0.05
 """Cross entropy up to which eight overfitted cases count as learned by heart."""
 
 
+PHANTOM_DEVICES = 2
+"""Devices of the synthetic participants: the one that is classified, and one that is pretrained on alone."""
+
+
 class RetinalOct(Program):
     """Each OPT volume is a case, known by its patient and its series; one protocol is classified, others are pretrained on."""
 
@@ -184,7 +188,7 @@ class RetinalOct(Program):
         import tempfile
 
         from med_assets.importers.ai_readi import import_participants
-        from med_assets.phantoms.retina import people, write_dataset
+        from med_assets.phantoms.retina import SCANNERS, people, write_dataset
 
         if n < 1:
             raise ConfigurationError(f"expected at least one phantom, got {n}")
@@ -192,5 +196,5 @@ class RetinalOct(Program):
         # In the layout of the data set first, so that phantoms come the way that real scans do.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".phantoms-") as scratch:
             source = Path(scratch) / "data"
-            write_dataset(source, people(n, seed))
+            write_dataset(source, people(n, seed), SCANNERS[:PHANTOM_DEVICES])
             import_participants(source, folder)

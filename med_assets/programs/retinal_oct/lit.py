@@ -101,7 +101,7 @@ class PretrainModule(RetinalModule):
 
     def measured(self, case: PreparedCase) -> dict[str, Any]:
         """Return the prediction error of a case, and its embedding by the context encoder."""
-        volume = torch.from_numpy(np.asarray(case.image))[None, None].to(self.device)
+        volume = torch.from_numpy(np.array(case.image))[None, None].to(self.device)
         with torch.no_grad():
             return {
                 "val_loss": float(self.network.loss(volume)),
@@ -191,7 +191,7 @@ class ClassModule(RetinalModule):
             if self.experiment.probe_only:
                 logits = self.network.head(self.val_embeddings[case.case_id].to(self.device)[None])
             else:
-                logits = self.network(torch.from_numpy(np.asarray(case.image))[None, None].to(self.device))
+                logits = self.network(torch.from_numpy(np.array(case.image))[None, None].to(self.device))
         return {"label": case.label, "logits": logits[0].double().cpu().numpy()}
 
     def on_validation_epoch_end(self) -> None:
@@ -206,12 +206,16 @@ class ClassModule(RetinalModule):
 
     @property
     def epoch_metrics(self) -> dict[str, float]:
-        """As in every program, and in fine-tuning whether the encoder learned, with its rate at the epoch's end."""
+        """As in every program, and in fine-tuning the encoder's rate, 0 while it is frozen."""
         found = super().epoch_metrics
         if self.experiment.probe_only or self.trainer.sanity_checking:
             return found
-        frozen = self.frozen(self.trainer.current_epoch)
-        return {**found, "encoder_lr": 0.0 if frozen else float(self.trainer.optimizers[0].param_groups[1]["lr"])}
+        # As `lr`, the rate that the epoch began with; one schedule moves both.
+        share = 0.0 if self.frozen(self.trainer.current_epoch) else 1.0
+        return {
+            **found,
+            "encoder_lr": share * self._lr * self.experiment.learning.encoder_lr / self.settings.optimiser.lr,
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was measured before the first step, which can't be measured again once the encoder moved."""

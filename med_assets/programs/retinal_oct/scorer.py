@@ -96,7 +96,7 @@ class PretrainScorer(Scorer):
         # A released encoder comes without its predictor.
         if case.protocol not in self.experiment.protocols or not self.experiment.schedule.epochs:
             return [unscored("prediction_error", case)]
-        volume = torch.from_numpy(np.asarray(case.image))[None, None].to(next(self.network.parameters()).device)
+        volume = torch.from_numpy(np.array(case.image))[None, None].to(next(self.network.parameters()).device)
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(self.SEED)
             error = float(self.network.loss(volume))

@@ -20,7 +20,7 @@ def network_input(volume: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """
     import torch
 
-    values = torch.from_numpy(np.asarray(volume, dtype=np.float32))
+    values = torch.from_numpy(np.array(volume, dtype=np.float32))
     spread = float(values.std(correction=0))
     if not spread > 0:
         raise ValueError("expected a volume with contrast, got one value in all voxels")

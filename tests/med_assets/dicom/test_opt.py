@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from med_assets.dicom.objects import Identity, derived_uid
+from med_assets.dicom.opt import read_opt, write_opt
+from med_assets.errors import CaseRejected
+
+SPACING = (0.12, 0.004, 0.011)
+
+
+def written(path: Path) -> tuple[pydicom.Dataset, np.ndarray]:
+    array = np.random.default_rng(0).integers(0, 4000, (4, 10, 12))
+    identity = Identity("p", derived_uid("s"), derived_uid("f"), synthetic=True)
+    write_opt(path, array, SPACING, identity, role="scan", laterality="L")
+    return pydicom.dcmread(path), array
+
+
+def test_a_volume_reads_back_with_the_spacing_of_its_shared_groups(tmp_path: Path) -> None:
+    ds, array = written(tmp_path / "a.dcm")
+    found = read_opt(ds)
+    assert np.array_equal(found.array, array)
+    assert found.spacing_mm == pytest.approx(SPACING)
+    assert (found.laterality, found.raster, found.frames_from) == ("L", True, "thickness")
+    assert "PixelSpacing" not in ds
+    assert all("PixelMeasuresSequence" not in one for one in ds.PerFrameFunctionalGroupsSequence)
+
+
+@pytest.mark.parametrize("absent", ["PixelSpacing", "SliceThickness"])
+def test_no_spacing_is_made_up(absent: str, tmp_path: Path) -> None:
+    ds, _ = written(tmp_path / "a.dcm")
+    del ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0][absent]
+    with pytest.raises(CaseRejected, match="no spacing is made up"):
+        read_opt(ds)
+
+
+def test_the_positions_of_frames_come_before_their_thickness(tmp_path: Path) -> None:
+    ds, _ = written(tmp_path / "a.dcm")
+    for index, one in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        place = pydicom.Dataset()
+        place.ImagePositionPatient = [0, 0, 0.25 * index]
+        one.PlanePositionSequence = [place]
+    found = read_opt(ds)
+    assert (found.spacing_mm[0], found.frames_from) == (pytest.approx(0.25), "positions")
+
+
+def test_a_radial_scan_is_refused(tmp_path: Path) -> None:
+    ds, _ = written(tmp_path / "a.dcm")
+    for index, one in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        x, y = np.cos(index * np.pi / 4), np.sin(index * np.pi / 4)
+        one.OphthalmicFrameLocationSequence[0].ReferenceCoordinates = [
+            50 - 40 * y,
+            50 - 40 * x,
+            50 + 40 * y,
+            50 + 40 * x,
+        ]
+    with pytest.raises(CaseRejected) as caught:
+        read_opt(ds)
+    assert caught.value.code == "not_raster"

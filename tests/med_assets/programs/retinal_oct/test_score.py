@@ -1,0 +1,104 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from med_assets.metrics.bootstrap import mean_with_interval
+from med_assets.metrics.classification import class_scores, classification_scores, confusion, one_versus_rest
+from med_assets.programs.retinal_oct.score import BALANCED, doubts, pooled, score_case, wide
+
+TRUTH = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3])
+PREDICTED = np.array([0, 0, 0, 1, 1, 1, 0, 2, 0, 0])
+
+
+def test_scores_of_a_confusion_matrix_are_those_by_hand() -> None:
+    counts = confusion(TRUTH, PREDICTED, 4)
+    assert counts.tolist() == [[3, 1, 0, 0], [1, 2, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]]
+    found = class_scores(counts)
+    f1 = [6 / 10, 4 / 6, 2 / 3, 0]
+    assert found["accuracy"] == pytest.approx(0.6)
+    assert found["balanced_accuracy"] == pytest.approx((3 / 4 + 2 / 3 + 1 / 2 + 0) / 4)
+    assert found["f1"].tolist() == pytest.approx(f1)
+    assert found["macro_f1"] == pytest.approx(sum(f1) / 4)
+    assert found["weighted_f1"] == pytest.approx((4 * f1[0] + 3 * f1[1] + 2 * f1[2] + f1[3]) / 10)
+
+
+def test_they_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+
+    rng = np.random.default_rng(0)
+    truth, chances = rng.integers(0, 4, 60), rng.dirichlet(np.ones(4), 60)
+    predicted = chances.argmax(axis=1)
+    found = class_scores(confusion(truth, predicted, 4))
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert found["weighted_f1"] == pytest.approx(f1_score(truth, predicted, average="weighted"))
+    wanted = roc_auc_score(truth, chances, multi_class="ovr", average="macro")
+    assert one_versus_rest(truth, chances).mean() == pytest.approx(wanted)
+
+
+def test_what_is_undefined_is_none_and_never_zero() -> None:
+    truth, predicted, chances = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.full((4, 3), 1 / 3)
+    found = classification_scores(truth, predicted, chances, list("abcd"), ("x", "y", "z"), 0, 50)
+    assert found["f1", "z"] == (None, None, None)
+    assert found["auroc", "z"] == (None, None, None)
+    assert found["auroc", "all"][0] is None
+    value, low, high = found["balanced_accuracy", "all"]
+    assert value == 0.75
+    assert low is not None
+    assert high is not None
+    assert low <= value <= high
+
+
+def test_the_balanced_mean_is_of_the_means_of_classes_and_is_drawn_within_them() -> None:
+    right = (TRUTH == PREDICTED).astype(float).tolist()
+    found = mean_with_interval(right, 0, groups=list(range(10)), strata=TRUTH.tolist())
+    assert found.mean == pytest.approx((3 / 4 + 2 / 3 + 1 / 2) / 4)
+    assert (found.low, found.high) == (None, None)  # a class of one patient
+    some = list(range(9))
+    found = mean_with_interval([right[i] for i in some], 0, groups=some, strata=[int(TRUTH[i]) for i in some])
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 <= found.low < found.high <= 1
+
+
+def rows(truth: np.ndarray, logits: np.ndarray, split: str = "val") -> list[dict[str, Any]]:
+    return [
+        {"case_id": f"c{index}", "patient_id": f"p{index}", "split": split, "experiment": "e"} | vars(score)
+        for index, (label, one) in enumerate(zip(truth, logits, strict=True))
+        for score in score_case(int(label), one, "")
+    ]
+
+
+def test_a_split_is_scored_from_the_rows_of_its_cases() -> None:
+    logits = np.eye(4)[PREDICTED] * 3
+    table = wide(rows(TRUTH, logits))
+    assert table["y_true"].tolist() == TRUTH.tolist()
+    assert table["y_pred"].tolist() == PREDICTED.tolist()
+    assert table[["p_healthy", "p_prediabetes", "p_oral_medication", "p_insulin"]].sum(
+        axis=1
+    ).to_numpy() == pytest.approx(1)
+    found = {(one.metric, one.subject): one.value for one in pooled(rows(TRUTH, logits))}
+    assert found["accuracy", "all"] == pytest.approx(0.6)
+    assert found["f1", "insulin"] == 0
+    assert BALANCED not in {metric for metric, _ in found}
+    assert pooled([]) == []
+
+
+def test_a_collapse_and_a_broken_head_are_told() -> None:
+    truth = np.repeat(np.arange(4), 6)
+    fine = [{"metric": "overfit_loss", "value": 0.001}]
+    assert doubts(rows(truth, np.eye(4)[truth]), fine, 0.05) == []
+    said = doubts(rows(truth, np.eye(4)[np.zeros(24, int)]), [{"metric": "overfit_loss", "value": 1.3}], 0.05)
+    assert len(said) == 3
+    assert "collapsed" in said[0]
+    assert "above chance" in said[1]
+    assert "broken" in said[2]
+
+
+def test_the_file_of_predictions_has_a_row_for_each_case(tmp_path: Path) -> None:
+    table = wide(rows(TRUTH, np.eye(4)[PREDICTED]))
+    table.to_parquet(tmp_path / "a.parquet")
+    assert len(table) == 10
+    assert not table.isna().any().any()
