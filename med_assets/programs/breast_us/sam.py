@@ -78,6 +78,7 @@ class SamSeg(nn.Module):
     def __init__(self, network: Sam, side: int) -> None:
         super().__init__()
         self.sam = _sam(network, side)
+        _begin(self.sam)
         if network.lora != "none":
             _adapt(self.sam, network)
         _freeze(self.sam, network)
@@ -110,6 +111,26 @@ def _sam(network: Sam, side: int) -> Any:
         iou_head_hidden_dim=network.decoder_dim,
     )  # fmt: skip
     return SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+
+
+def _begin(sam: Any) -> None:
+    """Give random weights the scale that a training from scratch needs; a release replaces all of them.
+
+    With 0.02 everywhere, as transformers has it, the product of tokens and pixels that is a mask stays near 0 for long. The
+    frequencies of the positions are of unit deviation, as in the original.
+    """
+    for module in sam.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
+    with torch.no_grad():
+        nn.init.trunc_normal_(sam.vision_encoder.pos_embed, std=0.02)
+        frequencies = sam.shared_image_embedding.positional_embedding
+        frequencies.normal_()
+        sam.prompt_encoder.shared_embedding.positional_embedding.copy_(frequencies)
 
 
 def _adapt(sam: Any, network: Sam) -> None:
