@@ -108,7 +108,7 @@ def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
 
 
 def between_cases(ws: Workspace, program_name: str) -> CheckOutcome:
-    """Nothing is wrong between cases, such as one picture in two splits; what blocks is settled by withdrawing a case."""
+    """Nothing is wrong between cases or with the splits as a whole, such as one picture in two splits, or a class missing in one."""
     found = findings(ws, program_name)
     blocking = [finding for finding in found if finding.blocking]
     metadata = {"blocking": len(blocking), "findings": [finding.text for finding in found]}
@@ -122,12 +122,6 @@ def between_cases(ws: Workspace, program_name: str) -> CheckOutcome:
             False, f"worth a look: {len(found)} findings, none of which blocks", "warn", metadata, images
         )
     return CheckOutcome(True, "nothing found between cases", metadata=metadata)
-
-
-def split_objections(ws: Workspace, program_name: str) -> CheckOutcome:
-    """What a program says of its splits as a whole, such as sites or classes that are missing from one."""
-    said = program.get(program_name).split_objections(ws, described(ws, program_name))
-    return CheckOutcome(not said, "; ".join(said) or "nothing speaks against the splits", metadata={"objections": said})
 
 
 def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:

@@ -112,7 +112,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about several cases at once that a person should see, such as one picture that is in a dataset twice.
+    """Something about several cases at once that a person should see, such as one picture that is in two splits.
 
     `draw` writes a PNG that shows it to a path and returns that. What is `blocking` stops training until it is settled.
     """
@@ -214,14 +214,8 @@ class Program(ABC):
         """What makes the scores of held-out cases doubtful, from the rows of `data_tables`; nothing unless given."""
         return []
 
-    def split_objections(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What is wrong with the cases in their splits, from the rows of `data_tables`: it stops training. Nothing unless given."""
-        return []
-
-    def dataset_findings(
-        self, cases: Sequence[Mapping[str, Any]], folder_of: Callable[[str], Path]
-    ) -> "Sequence[Finding]":
-        """What is wrong between cases, from the rows of `data_tables`; `folder_of` opens their artifacts. Nothing unless given."""
+    def dataset_findings(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> "Sequence[Finding]":
+        """What is wrong between cases or with the splits as a whole, from the rows of `data_tables`. Nothing unless given."""
         return ()
 
     def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:

@@ -108,7 +108,7 @@ def described(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
 def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
     """What the program finds wrong between the cases of the dataset, the blocking first."""
     cases = described(ws, program_name)
-    found = program.get(program_name).dataset_findings(cases, ws.store.fetch)
+    found = program.get(program_name).dataset_findings(ws, cases)
     return sorted(found, key=lambda finding: (not finding.blocking, finding.cases))
 
 

@@ -113,12 +113,10 @@ class BreastUs(Program):
 
         return tables(cases, refused)
 
-    def dataset_findings(
-        self, cases: Sequence[Mapping[str, Any]], folder_of: Callable[[str], Path]
-    ) -> Sequence[Finding]:
+    def dataset_findings(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> Sequence[Finding]:
         from med_assets.programs.breast_us.audit import duplicates
 
-        return duplicates(cases, folder_of)
+        return duplicates(cases, ws.store.fetch)
 
     def held_out_warnings(self, cases: Sequence[Mapping[str, Any]]) -> list[str]:
         from med_assets.programs.breast_us.audit import warnings

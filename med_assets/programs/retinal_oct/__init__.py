@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
+from med_assets.program import Fact, Finding, Metric, Program, RawCase, Refusal, ReportTable, Scorer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,13 +137,13 @@ class RetinalOct(Program):
 
         return tables(cases, refused, cohort())
 
-    def split_objections(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    def dataset_findings(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> Sequence[Finding]:
         from med_assets.programs.retinal_oct.cohort import COHORTS, cohort, objections
 
         chosen = ws.option(self.name, "cohort", "whole" if ws.profile == "full" else "partial")
         if chosen not in COHORTS:
             raise ConfigurationError(f"expected MED_ASSETS_RETINAL_OCT_COHORT to be one of {COHORTS}, got {chosen!r}")
-        return objections(cases, cohort(), whole=chosen == "whole")
+        return [Finding("cohort", said, (), True) for said in objections(cases, cohort(), whole=chosen == "whole")]
 
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
         return {"size": list(self.size(ws))}
