@@ -1,6 +1,6 @@
 """Segmentation of breast lesions in ultrasound, small models taught by large ones: the program's side of the contract."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
