@@ -13,6 +13,10 @@ from med_assets.files import digest, replacing
 from med_assets.s3.bucket import Place, in_words
 
 LISTED_AT = b"listed_at"
+
+PAGE_KEYS = 1000
+"""Keys per request, the most that S3 gives."""
+
 SCHEMA = pa.schema(
     {"key": pa.string(), "size": pa.int64(), "etag": pa.string(), "modified": pa.float64()},
 )
@@ -31,7 +35,9 @@ class RemoteObject:
 def pages(client: Any, place: Place, under: str = "") -> Iterator[RemoteObject]:
     """All objects whose key starts with the place's prefix and `under`, in the order of their keys; folder marks are left out."""
     paginator = client.get_paginator("list_objects_v2")
-    for page in paginator.paginate(Bucket=place.bucket, Prefix=place.key(under)):
+    for page in paginator.paginate(
+        Bucket=place.bucket, Prefix=place.key(under), PaginationConfig={"PageSize": PAGE_KEYS}
+    ):
         for item in page.get("Contents", ()):
             if not item["Key"].endswith("/"):
                 yield RemoteObject(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"].timestamp())

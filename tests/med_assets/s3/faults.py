@@ -32,6 +32,7 @@ class Faults:
     always: tuple[int, str] | None = None
     always_after: int = 0
     """How many GETs of objects are answered before that."""
+    read_only: bool = False
     shifted_date: str | None = None
     message: str = "made by a test"
     lies_about_length: bool = False
@@ -82,11 +83,13 @@ def _handler(upstream: str, faults: Faults) -> type[BaseHTTPRequestHandler]:
             content = self.rfile.read(length)
             path = urlsplit(self.path)
             key = unquote(path.path).lstrip("/").partition("/")[2]
-            fault = faults.choose(f"{self.command} {self.path} {self.headers.get('Range', '')}")
+            fault = faults.choose(f"{self.command} {key} {path.query} {self.headers.get('Range', '')}")  # buckets bear random names
             faults.count(fault or "good")
             number = faults.count(f"{self.command} object" if key else f"{self.command} bucket")
             if faults.always and not (key and number <= faults.always_after):
                 self._error(*faults.always)
+            elif faults.read_only and self.command in ("PUT", "POST", "DELETE"):
+                self._error(403, "AccessDenied")
             elif key in faults.missing and self.command in ("GET", "HEAD"):
                 self._error(404, "NoSuchKey")
             elif fault == "failing":
