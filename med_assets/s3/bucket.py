@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -162,9 +164,20 @@ def missing_credentials(environ: Mapping[str, str] = os.environ) -> list[str]:
     return [name for name in SECRETS[:2] if not environ.get(name)]
 
 
+@cache
+def _session() -> Any:
+    """One session: it reads the description of S3 once, which takes longer than all else about a client. It has no credentials."""
+    import boto3
+
+    return boto3.session.Session()
+
+
+_making = Lock()
+"""A session makes one client at a time."""
+
+
 def client(environ: Mapping[str, str] = os.environ, **options: Any) -> Any:
     """A boto3 client for S3 as the environment describes it; raises ConfigurationError that says which variable is missing."""
-    import boto3
     from botocore.config import Config
 
     url = endpoint(environ)
@@ -189,12 +202,16 @@ def client(environ: Mapping[str, str] = os.environ, **options: Any) -> Any:
         "response_checksum_validation": "when_required",
     } | options
     try:
-        return boto3.session.Session(
-            aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
-            aws_session_token=environ.get("AWS_SESSION_TOKEN") or None,
-            region_name=_first(environ, REGIONS) or "us-east-1",
-        ).client("s3", endpoint_url=url, config=Config(**config))
+        with _making:
+            return _session().client(
+                "s3",
+                endpoint_url=url,
+                config=Config(**config),
+                aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
+                aws_session_token=environ.get("AWS_SESSION_TOKEN") or None,
+                region_name=_first(environ, REGIONS) or "us-east-1",
+            )
     except ValueError:
         told = explain(ValueError())
     raise ConfigurationError(told)

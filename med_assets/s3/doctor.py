@@ -22,7 +22,7 @@ PATIENCE = {"retries": {"mode": "standard", "total_max_attempts": 2}, "connect_t
 
 def places(ws: Workspace, programs: tuple[str, ...]) -> dict[str, tuple[Place, bool]]:
     """What is configured to lie in a bucket, by what it is, and whether it is written to."""
-    found = {}
+    found: dict[str, tuple[Place, bool]] = {}
     for name in programs:
         place = getattr(ws.landing_zone(name), "place", None)
         if place is not None and (place, False) not in found.values():

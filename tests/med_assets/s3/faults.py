@@ -83,7 +83,9 @@ def _handler(upstream: str, faults: Faults) -> type[BaseHTTPRequestHandler]:
             content = self.rfile.read(length)
             path = urlsplit(self.path)
             key = unquote(path.path).lstrip("/").partition("/")[2]
-            fault = faults.choose(f"{self.command} {key} {path.query} {self.headers.get('Range', '')}")  # buckets bear random names
+            fault = faults.choose(
+                f"{self.command} {key} {path.query} {self.headers.get('Range', '')}"
+            )  # buckets bear random names
             faults.count(fault or "good")
             number = faults.count(f"{self.command} object" if key else f"{self.command} bucket")
             if faults.always and not (key and number <= faults.always_after):

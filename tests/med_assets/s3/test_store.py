@@ -57,9 +57,11 @@ def test_a_writer_that_dies_before_the_manifest_leaves_nothing_that_is_seen(
     def die(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    one = machine("one")
+    with monkeypatch.context() as patched:
         patched.setattr(S3Store, "_publish", die)
-        write(machine("one"))
+        with pytest.raises(KeyboardInterrupt):
+            write(one)
     for of in ("one", "two"):
         assert not machine(of).has(KEY)
         assert machine(of).keys("prepared") == []
