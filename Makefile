@@ -73,7 +73,7 @@ docs: setup  ## Write docs/cli.md anew from the commands themselves
 	$(BIN)/python -m med_assets.cli_reference docs/cli.md
 
 bench: setup  ## Run the benchmarks, or those named in BENCH, and print their tables (about an hour)
-	for name in $(or $(BENCH),definitions_load intake patch_loader training_overhead ticks latency vista3d_step incremental); do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m bench.$$name; done
+	for name in $(or $(BENCH),definitions_load intake s3_transfer patch_loader training_overhead ticks latency vista3d_step incremental); do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m bench.$$name; done
 
 clean:  ## Remove caches and build files (data in MED_ASSETS_HOME stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

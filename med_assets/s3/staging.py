@@ -1,17 +1,17 @@
 """A local cache of objects: each fetched once per version, checked, and the least recently used dropped first.
 
     objects/ab/NAME      whole, checked objects; NAME is a hash of endpoint, bucket, key, ETag and size, so it identifies nobody
-    partial/NAME-SIZE    a large object of which some parts of that size are there; NAME-SIZE.parts lists them with their hashes
+    partial/NAME-SIZE    a large object of which some parts of that size are there; NAME-SIZE.parts lists them with their CRC-32
     hashes.txt           NAME and SHA-256 of every object ever checked, also of those that were dropped since
 
 Whoever fetches gets hard links into a folder of their own, so that dropping never takes a file away from a reader.
 """
 
 import fcntl
-import hashlib
 import os
 import shutil
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -221,12 +221,12 @@ class Staging:
                 with room(self.root):
                     os.pwrite(descriptor, content, start)
                 with self._lock:
-                    stream.write(f"{number} {hashlib.sha256(content).hexdigest()}\n")
+                    stream.write(f"{number} {zlib.crc32(content)}\n")
                     stream.flush()
                 return reply
 
-            def here(number: int, sha256: str) -> bool:
-                return hashlib.sha256(os.pread(descriptor, PART_BYTES, number * PART_BYTES)).hexdigest() == sha256
+            def here(number: int, crc32: str) -> bool:
+                return str(zlib.crc32(os.pread(descriptor, PART_BYTES, number * PART_BYTES))) == crc32
 
             pairs = [line.split(" ") for line in log.read_text().splitlines()]
             done = {int(pair[0]) for pair in pairs if len(pair) == 2 and here(int(pair[0]), pair[1])}
