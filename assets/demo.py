@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from assets import keys
 from assets.run import instance_of
@@ -19,6 +21,8 @@ from med_assets import batches, policies, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.files import write_text
 from med_assets.policies import Cohort
+from med_assets.s3.landing import S3Landing
+from med_assets.s3.local import upload
 from med_assets.settings import Workspace
 
 ENV_FILE = "demo.env"
@@ -62,6 +66,18 @@ def _materialize(name: str) -> int:
     return process.returncode
 
 
+def arrive(ws: Workspace, name: str, cases: int, first_seed: int) -> None:
+    """Write synthetic cases to where cases of the program arrive, a folder or a bucket."""
+    landing = ws.landing_zone(name)
+    if not isinstance(landing, S3Landing):
+        program.get(name).write_phantoms(batches.landing_folder(ws, name), cases, first_seed)
+        return
+    with TemporaryDirectory() as folder:
+        program.get(name).write_phantoms(Path(folder) / name, cases, first_seed)
+        upload(Path(folder), landing.place, landing.client)
+    landing.refresh()
+
+
 def run(chosen: list[str]) -> None:
     """Cases, batch, graph of the chosen programs, or of all; each step with the seconds it took."""
     ws, side_by_side = Workspace.from_env(), os.cpu_count() or 1
@@ -69,10 +85,10 @@ def run(chosen: list[str]) -> None:
     names = chosen or list(program.registered())
     made = 0
     for name in names:
-        landing, patients = batches.landing_folder(ws, name), cohort(name)
-        if not landing.is_dir():
-            program.get(name).write_phantoms(landing, patients.cases, patients.first_seed)
-            print(f"wrote {patients.cases} synthetic cases to {landing}", flush=True)
+        patients = cohort(name)
+        if not ws.landing_zone(name).there(name):
+            arrive(ws, name, patients.cases, patients.first_seed)
+            print(f"wrote {patients.cases} synthetic cases to {ws.landing_zone(name).title(name)}", flush=True)
             made += 1
     time.sleep(ws.settle_s if made else 0)
     with instance_of(ws) as instance:

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from assets import demo
 from med_assets import batches, program, stages
 from med_assets.cli import main
 from med_assets.errors import LandingUnreadable
@@ -225,6 +226,23 @@ def test_no_secret_and_no_name_is_in_any_file_line_or_error(
     assert SECRET not in said
     assert ACCESS not in said
     assert PATIENT not in said
+
+
+def test_the_demo_writes_its_cases_to_the_bucket_of_a_program_that_has_one(
+    workspace: Workspace, faults: Faults, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_RT_DOSE_LANDING", f"s3://{name}/landing")
+    monkeypatch.setattr(
+        type(program.get(P)),
+        "write_phantoms",
+        lambda _, folder, n, seed: shutil.copytree(phantom(seed), folder / f"case-{seed}"),
+    )
+    ws = Workspace.from_env()
+    assert not ws.landing_zone(P).there(P)
+    demo.arrive(ws, P, 1, 1)
+    assert [entry.name for entry in batches.untaken(ws, P)] == ["case-1"]
+    assert not (ws.landing / P).exists()
+    assert ws.landing_zone("lung_ct").title("lung_ct") == f"the landing folder {ws.landing / 'lung_ct'}"
 
 
 def test_credentials_in_a_place_or_an_endpoint_are_refused_and_not_repeated(
