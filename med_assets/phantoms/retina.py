@@ -30,7 +30,7 @@ SITES = {"UW": (1001, 0.85), "UCSD": (4001, 1.0), "UAB": (7001, 1.2)}
 SPLITS = ("train", "train", "val", "test")
 """recommended_split of the participants of one site and class, over and over: half is for training."""
 
-FIELD_MM = (6.0, 1.4, 6.0)
+FIELD_MM = (6.0, 1.1, 6.0)
 """Field of view: across the B-scans, into the depth, along a B-scan."""
 
 
@@ -80,10 +80,10 @@ LAYERS = (  # name, thickness far from the fovea in mm, brightness
 INNER = 4
 """Layers that the fovea lacks: the first so many."""
 
-THINNING = (0.00, 0.20, 0.38, 0.55)
+THINNING = (0.00, 0.22, 0.44, 0.66)
 """Loss of the nerve fibres, and half of it of the ganglion cells, by class, fraction."""
 
-FOCI, CYSTS = (0, 0, 6, 10), (0, 0, 1, 5)
+FOCI, CYSTS = (0, 4, 10, 18), (0, 0, 3, 8)
 """Mean numbers of bright foci and of cysts, by class."""
 
 
@@ -151,12 +151,12 @@ class Retina:
 
     def __init__(self, group: int, rng: np.random.Generator) -> None:
         self.tilt = rng.uniform(-0.03, 0.03, 2)
-        self.curve = rng.uniform(0.008, 0.02)
-        self.top_mm = rng.uniform(0.25, 0.42)
+        self.curve = rng.uniform(0.006, 0.012)
+        self.top_mm = rng.uniform(0.16, 0.24)
         self.fovea = rng.uniform(-0.4, 0.4, 2)
         self.pit_mm = rng.uniform(0.55, 0.85)
         loss = THINNING[group] + rng.normal(0, 0.03)
-        size = rng.uniform(0.94, 1.06)
+        size = rng.uniform(0.97, 1.03)
         self.thickness = [mm * size for _, mm, _ in LAYERS]
         self.thickness[0] *= 1 - loss
         self.thickness[1] *= 1 - loss / 2

@@ -97,8 +97,10 @@ def test_the_encoder_is_frozen_until_its_epoch_and_then_learns(tmp_path: Path) -
     # One schedule for both rates, so their ratio is that of the first rates.
     experiment = tiny("scratch", *more)
     state = torch.load(sorted((tmp_path / "job" / "checkpoints").glob("step-*.ckpt"))[-1], weights_only=True)
-    head, encoder = (group["lr"] for group in state["optimizer_states"][0]["param_groups"])
-    assert encoder / head == pytest.approx(experiment.learning.encoder_lr / experiment.optimiser.lr)
+    rates = experiment.learning.encoder_lr / experiment.optimiser.lr
+    assert history["encoder_lr"].iloc[-1] / history["lr"].iloc[-1] == pytest.approx(rates)
+    groups = state["optimizer_states"][0]["param_groups"]
+    assert [group["initial_lr"] for group in groups] == [experiment.optimiser.lr, experiment.learning.encoder_lr]
     moved = write_job(tmp_path / "short", overrides=[*TINY, *more, "schedule.epochs=2"])
     kept, _, _ = fitted(moved)
     torch.manual_seed(experiment.seed)
