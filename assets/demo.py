@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,10 +24,13 @@ from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.files import write_text
 from med_assets.policies import Cohort
 from med_assets.s3.landing import S3Landing
-from med_assets.s3.local import upload
+from med_assets.s3.local import endpoint, upload
 from med_assets.settings import Workspace
 
 ENV_FILE = "demo.env"
+
+BUCKET = "s3://demo/landing"
+"""Landing zone of programs whose cases arrive in a bucket; it is gone with the demo, what was taken from it stays."""
 
 _printing = threading.Lock()
 
@@ -78,11 +83,29 @@ def arrive(ws: Workspace, name: str, cases: int, first_seed: int) -> None:
     landing.refresh()
 
 
+@contextmanager
+def _buckets(names: Sequence[str]) -> Iterator[None]:
+    """Serve S3 on this machine while the demo runs, as the landing zone of the programs whose cohort arrives in a bucket."""
+    wanted = [name for name in names if cohort(name).bucket]
+    if not wanted:
+        yield
+        return
+    with endpoint() as variables:
+        places = {f"MED_ASSETS_{name}_LANDING".upper(): BUCKET for name in wanted}
+        os.environ.update(variables | places)
+        yield
+
+
 def run(chosen: list[str]) -> None:
     """Cases, batch, graph of the chosen programs, or of all; each step with the seconds it took."""
-    ws, side_by_side = Workspace.from_env(), os.cpu_count() or 1
-    _only_a_demo(ws)
     names = chosen or list(program.registered())
+    with _buckets(names):
+        _run(Workspace.from_env(), names)
+
+
+def _run(ws: Workspace, names: Sequence[str]) -> None:
+    side_by_side = os.cpu_count() or 1
+    _only_a_demo(ws)
     made = 0
     for name in names:
         patients = cohort(name)

@@ -133,6 +133,10 @@ class Cohort(Settings):
 
     first_seed: int = Field(ge=0, description="seed of the first; with the demo's key it decides who is in which split")
     cases: int = Field(ge=1, description="synthetic patients, one case each, count")
+    bucket: bool = Field(
+        default=False,
+        description="whether they arrive in a bucket, which the demo serves while it runs, or in a folder",
+    )
     experiments: tuple[str, ...] = Field(
         default=(), description="what the demo trains, with those they need; all experiments unless given"
     )
