@@ -66,6 +66,14 @@ def test_every_program_has_every_stage_of_the_design(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", program.registered())
+def test_a_program_has_thresholds_and_a_list_by_risk_if_it_looks_for_unusual_cases(name: str) -> None:
+    found = {spec.key for asset in definitions.graph for spec in asset.specs}
+    optional = {keys.experiment_key(name, each, keys.THRESHOLDS) for each in experiments.names(name)}
+    optional.add(keys.key(name, keys.SCREENING))
+    assert (optional & found) == (optional if program.get(name).screening() else set())
+
+
+@pytest.mark.parametrize("name", program.registered())
 def test_only_checkpoints_wait_for_a_decision_and_for_the_accelerator(name: str) -> None:
     for asset in definitions.graph:
         stage = asset.key.path[-1]

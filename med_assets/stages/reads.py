@@ -51,13 +51,15 @@ def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
     }
     notes = dict(zip(made["case_id"], made[NOTE], strict=True)) if NOTE in made else {}
     versions = {row["case_id"]: row["version"] for row in ws.lake.rows("dataset", program_name)}
-    wrong = [f"line {line + 2}: unknown case" for line, case in made["case_id"].items() if case not in versions]
+    lines = [(int(str(index)) + 2, row) for index, row in made.iterrows()]
+    wrong = [f"line {line}: unknown case" for line, row in lines if row["case_id"] not in versions]
     wrong += [
-        f"line {line + 2}: {DECISION} {answer!r}, expected one of {', '.join(known)}"
-        for line, answer in made[DECISION].items()
-        if str(answer).strip().lower() not in known
+        f"line {line}: {DECISION} {row[DECISION]!r}, expected one of {', '.join(known)}"
+        for line, row in lines
+        if str(row[DECISION]).strip().lower() not in known
     ]
-    wrong += [f"{count - 1} cases have two lines" for count in [1 + len(made) - len(answers)] if count > 1]
+    if twice := len(made) - len(answers):
+        wrong.append(f"{twice} cases have two lines")
     if wrong:
         raise ConfigurationError(f"{path.name}: nothing was taken over; {'; '.join(wrong)}")
     at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
-from med_assets.programs.lumbar_mr.prepared import PreparedCase
+from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
 from med_assets.programs.lumbar_mr.scorer import read_prediction
 from med_assets.programs.lumbar_mr.studies import anatomies
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, Thresholds
@@ -14,6 +14,7 @@ from med_assets.programs.lumbar_mr.uncertainty import MEASURES
 from med_assets.reports.style import COLOURS, INK, figure
 
 MARKED = "#3DF59B"
+OPACITY = 0.6
 FAINT = 0.05
 """Probability below which a map is not shown: nearly all of a slice has a little of it."""
 
@@ -24,38 +25,46 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     The first panel has the marked points as circles and the predicted ones as crosses; then each level's map over the
     slice, with its confidence and entropy, so that what is not found is seen to be not found.
     """
+    import matplotlib as mpl
+
     case = PreparedCase.open(prepared)
     summary, heats, _ = read_prediction(predicted)
-    shown = np.asarray(case.volume[summary["middle"]])
     dy, dx = case.pixel_mm
-    extent = (0.0, case.shape[2] * dx, case.shape[1] * dy, 0.0)
+    height, width = case.shape[1] * dy, case.shape[2] * dx
+    grey = np.repeat(np.asarray(case.volume[summary["middle"]])[..., None] / 255, 3, axis=2)
+    rows, columns = (((np.arange(n) + 0.5) * INPUT_PIXELS / n).astype(int) for n in case.shape[1:])
+    panels = [grey]
+    for heat in heats[:, rows][:, :, columns]:
+        colour, seen = mpl.colormaps["inferno"](heat)[..., :3], OPACITY * (heat >= FAINT)[..., None]
+        panels.append(grey * (1 - seen) + colour * seen)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{case.case_id}_levels.png"
-    with figure(path, 2.2 * (1 + len(LEVELS)), 2.2 * extent[2] / extent[1] + 0.65) as fig:
-        fig.set_layout_engine("none")  # it takes most of the time, and panels of one shape need none
-        top = 1 - 0.62 / fig.get_figheight()
-        place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": top, "wspace": 0.03}
-        panels = fig.subplots(1, 1 + len(LEVELS), gridspec_kw=place)
-        for axis in panels:
-            axis.grid(False)
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            axis.imshow(shown, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear", aspect="equal")
-        for index, level in enumerate(LEVELS):
+    with figure(path, 2.2 * len(panels), 2.2 * height / width + 0.65) as fig:
+        fig.set_layout_engine("none")
+        axis = fig.add_axes((0.005, 0.01, 0.99, 1 - 0.66 / fig.get_figheight()))
+        axis.set_axis_off()
+        # One picture of all panels: six with a map each take five times as long.
+        axis.imshow(
+            np.concatenate(panels, axis=1),
+            extent=(0, len(panels) * width, height, 0),
+            interpolation="bilinear",
+            aspect="equal",
+        )
+        titles = ["o marked, x predicted", *(_title(level, summary["uncertainty"][level]) for level in LEVELS)]
+        for number, title in enumerate(titles):
+            axis.text(number * width, -2, title, fontsize=8, va="bottom")
+        for level in LEVELS:
             marked, found = case.levels[level], summary["points"][level]
             if marked is not None:
-                place = ((marked[2] + 0.5) * dx, (marked[1] + 0.5) * dy)
-                panels[0].plot(*place, marker="o", markersize=8, fillstyle="none", color=MARKED, linestyle="")
+                spot = ((marked[2] + 0.5) * dx, (marked[1] + 0.5) * dy)
+                axis.plot(*spot, marker="o", markersize=8, fillstyle="none", color=MARKED, linestyle="")
             if found is not None:
                 _, y, x = found["voxel"]
-                panels[0].plot((x + 0.5) * dx, (y + 0.5) * dy, marker="x", markersize=7, color=COLOURS[1], linestyle="")
-            heat = np.ma.masked_less(heats[index], FAINT)
-            panels[1 + index].imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6, extent=extent, aspect="equal")
-            panels[1 + index].set_title(_title(level, summary["uncertainty"][level]), fontweight="normal", fontsize=8)
-        panels[0].set_title("o marked, x predicted", fontweight="normal", fontsize=8)
+                axis.plot((x + 0.5) * dx, (y + 0.5) * dy, marker="x", markersize=7, color=COLOURS[1], linestyle="")
+        axis.set(xlim=(0, len(panels) * width), ylim=(height, 0))
         said = ", synthetic" if case.synthetic else ""
-        fig.suptitle(
-            f"case {case.case_id}{said}, slice {summary['middle']}", x=0.01, y=0.995, ha="left", fontsize=9.5, color=INK
+        fig.text(
+            0.005, 0.995, f"case {case.case_id}{said}, slice {summary['middle']}", va="top", fontsize=9.5, color=INK
         )
     return [path]
 

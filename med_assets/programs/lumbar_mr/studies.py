@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from med_assets.program import ReportTable
@@ -137,7 +136,7 @@ def by_level(rows: pd.DataFrame, settings: RiskSettings) -> pd.DataFrame:
             found = values(own, settings.measure, level)
             if found.empty:
                 continue
-            low, middle, high = (number(found.quantile(part), 3) for part in (0.25, 0.5, 0.75))
+            low, middle, high = (number(float(found.quantile(part)), 3) for part in (0.25, 0.5, 0.75))
             table.append(
                 {"anatomy": anatomy, "level": level, "studies": len(found), "not found": int(found.isna().sum())}
                 | {f"median {settings.measure}": middle, "quartiles": f"{low} to {high}" if low else ""}
@@ -152,7 +151,7 @@ def false_alarms(rows: pd.DataFrame, settings: RiskSettings) -> ReportTable:
     """
     normals, presumed = normal_cases(rows, settings)
     measured = tables_of(rows[rows["case_id"].isin(normals)])
-    folds = rows.drop_duplicates("case_id").set_index("case_id")["fold"].to_dict()
+    folds = {str(case): fold for case, fold in zip(rows["case_id"], rows["fold"], strict=True)}
     table = []
     for name, rate in [(name, rate) for name in MEASURES for rate in (settings.high_rate, settings.medium_rate)]:
         flags: list[bool | None] = []
@@ -163,7 +162,7 @@ def false_alarms(rows: pd.DataFrame, settings: RiskSettings) -> ReportTable:
         table.append(
             {"measure": name, "decides": "yes" if name == settings.measure else "", "rate asked for": rate}
             | {"normal cases": len(normals), "flagged": f"{sum(judged)} of {len(judged)}" if judged else ""}
-            | {"share": number(float(np.mean(judged)) if judged else None, 3)}
+            | {"share": number(sum(judged) / len(judged) if judged else None, 3)}
         )
     least = f"{1 / (len(normals) - max(_sizes(normals, folds), default=0) + 1):.3f}" if normals else "none"
     text = (
