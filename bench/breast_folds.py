@@ -30,7 +30,16 @@ from med_assets.training.job import run
 
 P, FOLDS, SEED = "breast_us", 5, 20260101
 EXPERIMENTS = ("sam_lora", "segformer", "sam3", "tinyusfm", "tinyusfm_from_sam")
-SHOWN = ("dice", "iou", "dice_with_normals", "hd95_px", "boundary_f", "normal_recognised", "image_correct", "calibration_error")
+SHOWN = (
+    "dice",
+    "iou",
+    "dice_with_normals",
+    "hd95_px",
+    "boundary_f",
+    "normal_recognised",
+    "image_correct",
+    "calibration_error",
+)
 
 
 def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
@@ -73,7 +82,9 @@ def trained(ws: Workspace, cases: list[dict[str, Any]], name: str, fold: int, ov
     write_json(job / "cases.json", rows)
     if chosen.teacher:
         folder = job.parent / chosen.teacher
-        write_json(job / TEACHER, {"key": digest(fold, folder.name), "folder": str(folder), "store": str(ws.home / "store")})
+        write_json(
+            job / TEACHER, {"key": digest(fold, folder.name), "folder": str(folder), "store": str(ws.home / "store")}
+        )
     run(job)
     return job
 
@@ -95,9 +106,19 @@ def main(src: Path, names: list[str], overrides: list[str]) -> None:
                         out = job / "scores" / str(case["case_id"])
                         out.mkdir(parents=True)
                         for score in scorer.score(ws.store.fetch(case["artifact"]), out):
-                            rows.append({"experiment": name, "case": case["case_id"], "metric": score.metric, "value": score.value})
+                            rows.append(
+                                {
+                                    "experiment": name,
+                                    "case": case["case_id"],
+                                    "metric": score.metric,
+                                    "value": score.value,
+                                }
+                            )
                 best = json.loads((job / "result.json").read_text())
-                print(f"fold {fold} {name}: {time.process_time() - begun:.0f} s CPU, best epoch {best['best_epoch']} {costs}", flush=True)
+                print(
+                    f"fold {fold} {name}: {time.process_time() - begun:.0f} s CPU, best epoch {best['best_epoch']} {costs}",
+                    flush=True,
+                )
         report(pd.DataFrame(rows))
 
 
@@ -108,13 +129,22 @@ def report(scores: pd.DataFrame) -> None:
         found = mean_with_interval([None if pd.isna(value) else float(value) for value in group["value"]], SEED)
         if found.mean is not None:
             low, high = found.low or 0.0, found.high or 0.0
-            table.append({"experiment": name, "metric": metric, "mean": f"{found.mean:.3f} [{low:.3f}, {high:.3f}]", "n": found.n})
+            table.append(
+                {
+                    "experiment": name,
+                    "metric": metric,
+                    "mean": f"{found.mean:.3f} [{low:.3f}, {high:.3f}]",
+                    "n": found.n,
+                }
+            )
     print(pd.DataFrame(table).pivot(index="metric", columns="experiment", values="mean").to_string())
     wide = scores[scores["metric"] == "dice"].pivot(index="case", columns="experiment", values="value")
     if {"tinyusfm", "tinyusfm_from_sam"} <= set(wide.columns):
         difference = (wide["tinyusfm_from_sam"] - wide["tinyusfm"]).dropna()
         found = mean_with_interval(list(difference), SEED)
-        print(f"distilled minus alone, Dice, paired: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], n = {found.n}")
+        print(
+            f"distilled minus alone, Dice, paired: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], n = {found.n}"
+        )
 
 
 if __name__ == "__main__":

@@ -76,7 +76,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="openkbp: only these patients, such as pt_1 pt_2; lumbar-t2: these cases; rsna-lumbar: these studies",
     )
-    add.add_argument("--limit", type=int, metavar="N", help="lumbar-t2, rsna-lumbar, breast ultrasound: only the first N, for a trial run")
+    add.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="lumbar-t2, rsna-lumbar, breast ultrasound: only the first N, for a trial run",
+    )
     add.add_argument(
         "--external", action="store_true", help="breast ultrasound: an external test set, which is never trained on"
     )
@@ -146,8 +151,12 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
 
     add = command("score", commands.score_folders, "Score a folder of mask pictures against another, from anywhere.")
-    add.add_argument("predicted", type=Path, metavar="PRED_DIR", help="predicted masks, or probabilities as grey values")
-    add.add_argument("truth", type=Path, metavar="GT_DIR", help="true masks of the same names; NAME_mask, NAME_mask_1 are united")
+    add.add_argument(
+        "predicted", type=Path, metavar="PRED_DIR", help="predicted masks, or probabilities as grey values"
+    )
+    add.add_argument(
+        "truth", type=Path, metavar="GT_DIR", help="true masks of the same names; NAME_mask, NAME_mask_1 are united"
+    )
     add.add_argument("--pixel-mm", type=float, metavar="MM", help="size of a pixel, for distances in mm")
     add.add_argument("--out", type=Path, metavar="CSV", help="write the scores of every image here")
 

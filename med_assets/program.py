@@ -222,7 +222,9 @@ class Program(ABC):
 
     def export_model(self, checkpoint: Path, out: Path) -> list[Path]:
         """Write a checkpoint's network for other runtimes; returns the paths. Raises ConfigurationError where there is no way."""
-        raise ConfigurationError(f"expected a program whose models can be exported, got {self.name}, which has no export")
+        raise ConfigurationError(
+            f"expected a program whose models can be exported, got {self.name}, which has no export"
+        )
 
     def model_images(self, ws: "Workspace", cases: Sequence["Predicted"], out: Path) -> list[tuple[Path, str]]:
         """Plots of one model over all its held-out cases, written under `out`, each with a caption; none unless given."""

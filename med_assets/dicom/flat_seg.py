@@ -103,20 +103,27 @@ def read_flat_segments(ds: Dataset) -> list[FlatSegment]:
         raise CaseRejected(
             "fractional_segmentation", "Expected a segmentation of type BINARY; got another. Export it as binary."
         )
-    labels = {int(number(one, "SegmentNumber") or 0): text(one, "SegmentLabel") for one in ds.get("SegmentSequence") or ()}
+    labels = {
+        int(number(one, "SegmentNumber") or 0): text(one, "SegmentLabel") for one in ds.get("SegmentSequence") or ()
+    }
     frames = list(ds.get("PerFrameFunctionalGroupsSequence") or ())
     if not labels or not frames:
         raise CaseRejected(
-            "missing_segments", "Expected a numbered segment and its frame; got none. A mask without lesion has an empty frame."
+            "missing_segments",
+            "Expected a numbered segment and its frame; got none. A mask without lesion has an empty frame.",
         )
     with decoding():
         pixels = np.asarray(ds.pixel_array).reshape(len(frames), int(ds.Rows), int(ds.Columns))
     shared = next(iter(ds.get("SharedFunctionalGroupsSequence") or ()), Dataset())
     masks = {key: np.zeros(pixels.shape[1:], bool) for key in labels}
     for frame, plane in zip(frames, pixels, strict=True):
-        groups = frame.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or [Dataset()]
+        groups = (
+            frame.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or [Dataset()]
+        )
         key = int(number(groups[0], "ReferencedSegmentNumber") or 0)
         if key not in masks:
-            raise CaseRejected("missing_segments", "Expected frames of listed segments; one belongs to none. Export again.")
+            raise CaseRejected(
+                "missing_segments", "Expected frames of listed segments; one belongs to none. Export again."
+            )
         masks[key] |= plane != 0
     return [FlatSegment(labels[key], masks[key]) for key in sorted(labels)]

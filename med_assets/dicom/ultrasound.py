@@ -97,7 +97,9 @@ def read_us_image(ds: Dataset) -> np.ndarray:
         raise CaseRejected("unusual_pixels", "Expected 8-bit grey or RGB pixels; got others. Export as 8-bit grey.")
     pixels = _pixels(ds)
     if pixels.shape[:2] != (int(ds.Rows), int(ds.Columns)):
-        raise CaseRejected("undecodable_pixels", f"Expected {ds.Rows} x {ds.Columns} pixels; decoding gave {pixels.shape}.")
+        raise CaseRejected(
+            "undecodable_pixels", f"Expected {ds.Rows} x {ds.Columns} pixels; decoding gave {pixels.shape}."
+        )
     if pixels.ndim == 3:
         pixels = np.rint(pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
     return 255 - pixels if text(ds, "PhotometricInterpretation") == "MONOCHROME1" else pixels

@@ -57,21 +57,31 @@ def busbra(src: Path) -> Iterator[Source]:
     """Images of BUSBRA. Raises ConfigurationError when its table of pathology is missing."""
     table = src / "bus_data.csv"
     if not table.is_file():
-        raise ConfigurationError(f"expected bus_data.csv beside Images and Masks in {src}, got none; copy the set whole")
+        raise ConfigurationError(
+            f"expected bus_data.csv beside Images and Masks in {src}, got none; copy the set whole"
+        )
     with table.open(newline="", encoding="utf-8-sig") as stream:
         pathology = {row["ID"].strip(): row["Pathology"].strip().lower() for row in csv.DictReader(stream)}
     for image in sorted((src / "Images").glob("bus_*.png")):
         tail = image.stem.removeprefix("bus_")
         mask = src / "Masks" / f"mask_{tail}.png"
         label = pathology.get(image.stem, "lesion")
-        yield Source(image.stem, image, (mask,) if mask.is_file() else (), label if label in LESIONS else "lesion", tail.partition("-")[0])
+        yield Source(
+            image.stem,
+            image,
+            (mask,) if mask.is_file() else (),
+            label if label in LESIONS else "lesion",
+            tail.partition("-")[0],
+        )
 
 
 def bus_uclm(src: Path) -> Iterator[Source]:
     """Images of BUS-UCLM, whose masks tell what a lesion is by its colour."""
     for image in sorted((src / "images").glob("*.png")):
         mask = src / "masks" / image.name
-        yield Source(image.stem, image, (mask,) if mask.is_file() else (), None, image.stem.rpartition("_")[0] or image.stem)
+        yield Source(
+            image.stem, image, (mask,) if mask.is_file() else (), None, image.stem.rpartition("_")[0] or image.stem
+        )
 
 
 SETS: dict[str, tuple[str, Callable[[Path], Iterator[Source]]]] = {
@@ -91,7 +101,9 @@ def import_images(kind: str, src: Path, dest: Path, limit: int | None = None, ex
     dataset, listed = SETS[kind]
     sources = list(listed(src))[:limit]
     if not sources:
-        raise ConfigurationError(f"expected images of {dataset} in {src}, found none; give the folder as its authors publish it")
+        raise ConfigurationError(
+            f"expected images of {dataset} in {src}, found none; give the folder as its authors publish it"
+        )
     patients = _patients(sources)
     imported, existing, skipped = [], [], {}
     for source in sources:
@@ -175,7 +187,9 @@ def _grey(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("L"))
     except (OSError, UnidentifiedImageError) as error:
-        raise CaseRejected("unreadable_image", f"expected a picture, reading failed ({type(error).__name__})") from error
+        raise CaseRejected(
+            "unreadable_image", f"expected a picture, reading failed ({type(error).__name__})"
+        ) from error
 
 
 def _rgb(path: Path) -> np.ndarray:
@@ -185,4 +199,6 @@ def _rgb(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError) as error:
-        raise CaseRejected("unreadable_image", f"expected a picture, reading failed ({type(error).__name__})") from error
+        raise CaseRejected(
+            "unreadable_image", f"expected a picture, reading failed ({type(error).__name__})"
+        ) from error

@@ -64,9 +64,7 @@ def _overlaps(truth: Mask, prediction: Mask, subject: str) -> Iterator[Score]:
     yield Score("iou", subject, both / union if t else None, "1", f"|T and P| / |T or P|; {_NO_LESION}", n=union)
 
 
-def _distances(
-    truth: Mask, prediction: Mask, pixel_mm: tuple[float, float] | None, subject: str
-) -> Iterator[Score]:
+def _distances(truth: Mask, prediction: Mask, pixel_mm: tuple[float, float] | None, subject: str) -> Iterator[Score]:
     from med_assets.metrics.segmentation import edge, nearest
 
     hd95: dict[str, float | None] = {"px": None, "mm": None}
@@ -97,7 +95,9 @@ def _distances(
 def _pixels(truth: Mask, prediction: Mask, subject: str) -> Iterator[Score]:
     found, left = int(np.count_nonzero(truth & prediction)), int(np.count_nonzero(~truth & ~prediction))
     t, f = int(np.count_nonzero(truth)), int(np.count_nonzero(~truth))
-    yield Score("sensitivity", subject, found / t if t else None, "1", f"share of lesion pixels predicted; {_NO_LESION}", n=t)
+    yield Score(
+        "sensitivity", subject, found / t if t else None, "1", f"share of lesion pixels predicted; {_NO_LESION}", n=t
+    )
     yield Score(
         "specificity", subject, left / f if f else None, "1",
         "share of background pixels not predicted; undefined where all is lesion; in images without a lesion too", n=f,

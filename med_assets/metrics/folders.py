@@ -35,16 +35,14 @@ def masks_of(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def score_folders(
-    predicted: Path, truth: Path, pixel_mm: float | None = None
-) -> tuple[pd.DataFrame, dict[str, str]]:
+def score_folders(predicted: Path, truth: Path, pixel_mm: float | None = None) -> tuple[pd.DataFrame, dict[str, str]]:
     """Return the scores, a row per image and metric (column `image`), and why others could not be scored, by image.
 
     A pixel is lesion above half of the largest value that its picture can have. Grey predictions count as probabilities.
     """
     theirs, ours = masks_of(truth), masks_of(predicted)
     pixel = None if pixel_mm is None else (pixel_mm, pixel_mm)
-    problems = {name: "no true mask of this name" for name in sorted(ours.keys() - theirs.keys())}
+    problems = dict.fromkeys(sorted(ours.keys() - theirs.keys()), "no true mask of this name")
     frames = []
     for name in sorted(theirs):
         if name not in ours:
@@ -83,7 +81,9 @@ def _united(paths: list[Path]) -> tuple[np.ndarray, np.ndarray | None]:
         try:
             with Image.open(path) as image:
                 wide = image.mode in ("I", "I;16")
-                pictures.append(np.asarray(image if wide else image.convert("L"), np.float64) / (65535 if wide else 255))
+                pictures.append(
+                    np.asarray(image if wide else image.convert("L"), np.float64) / (65535 if wide else 255)
+                )
         except (OSError, UnidentifiedImageError) as error:
             raise ValueError(f"a file can't be read ({type(error).__name__})") from error
     if len({picture.shape for picture in pictures}) > 1:

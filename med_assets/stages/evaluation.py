@@ -118,7 +118,10 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     chosen = program.get(program_name)
     deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
     scores, costs = pd.DataFrame(rows), checkpoint_facts(ws, program_name, checkpoint, measure=True)
-    pictures = [*drawn(ws, program_name, checkpoint, scores, ["median"]), *over_cases(ws, program_name, checkpoint, scores)]
+    pictures = [
+        *drawn(ws, program_name, checkpoint, scores, ["median"]),
+        *over_cases(ws, program_name, checkpoint, scores),
+    ]
     return StageResult(
         data_version=digest(
             checkpoint,

@@ -60,9 +60,7 @@ def drawn(
     return pictures
 
 
-def over_cases(
-    ws: Workspace, program_name: str, checkpoint: str, scores: pd.DataFrame
-) -> list[tuple[Path, str]]:
+def over_cases(ws: Workspace, program_name: str, checkpoint: str, scores: pd.DataFrame) -> list[tuple[Path, str]]:
     """Plots of a checkpoint over all its held-out cases, each with a caption; `scores` as for `drawn`."""
     chosen = program.get(program_name)
     if scores.empty:

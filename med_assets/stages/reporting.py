@@ -193,7 +193,9 @@ def _data_sections(ws: Workspace, program_name: str, refused: Sequence[dict[str,
     if found := findings(ws, program_name):
         pictures = finding_pictures(ws, program_name, found)
         rows = pd.DataFrame([{"blocks": "yes" if one.blocking else "no", "finding": one.text} for one in found])
-        sections.append(Section("Between cases", "What one case says of another.", rows, list(pictures.values()), list(pictures)))
+        sections.append(
+            Section("Between cases", "What one case says of another.", rows, list(pictures.values()), list(pictures))
+        )
     if refused:
         shown = pictured(ws, refused)[-MAX_PICTURES:]
         sections.append(

@@ -253,9 +253,7 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     }
 
 
-def _publish(
-    ws: Workspace, program_name: str, key: str, job: Path, initial: str | None, teacher: str | None
-) -> None:
+def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None, teacher: str | None) -> None:
     """Move a finished job's result into the store; a job without one raises with what it says."""
     if not (job / "result.json").is_file():
         raise MedAssetsError(

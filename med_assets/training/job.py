@@ -20,8 +20,8 @@ import torch
 
 from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory
 from med_assets.experiments import Experiment, Rung, from_json
-from med_assets.jobs import TEACHER
 from med_assets.files import disk_full, file_sha256, read_json, write_json
+from med_assets.jobs import TEACHER
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
 from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors

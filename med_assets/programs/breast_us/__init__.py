@@ -25,7 +25,9 @@ class BreastUs(Program):
 
     name = "breast_us"
     title = "Breast lesion segmentation"
-    description = "Segments lesions in breast ultrasound; a small network learns from a large one, and is as cheap as it can be."
+    description = (
+        "Segments lesions in breast ultrasound; a small network learns from a large one, and is as cheap as it can be."
+    )
     owners = ("team:breast",)
     modalities = ("US", "SEG")
     code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
@@ -36,8 +38,12 @@ class BreastUs(Program):
     )
     training_metric = Metric("val_dice", "lesion", "1", False, "Dice on the network's image, over those with a lesion")
     baseline = "tinyusfm"
-    intended_use = "Research on outlining lesions in breast ultrasound, and proposals for outlines that a person corrects."
-    not_for = "Diagnosis, screening, or telling benign from malignant. An image without an outline is not thereby normal."
+    intended_use = (
+        "Research on outlining lesions in breast ultrasound, and proposals for outlines that a person corrects."
+    )
+    not_for = (
+        "Diagnosis, screening, or telling benign from malignant. An image without an outline is not thereby normal."
+    )
     limitations = (
         "sees single images that a person chose and froze, not the examination",
         "public sets of breast ultrasound hold the same patient and the same picture several times; what ids do not tell, pictures may not either",
@@ -71,7 +77,9 @@ class BreastUs(Program):
         from med_assets.errors import CaseRejected
 
         if len({one.patient_id for one in case.instances}) > 1:
-            raise CaseRejected("wrong_patient", "expected image and mask of one patient, got two; send those that belong together")
+            raise CaseRejected(
+                "wrong_patient", "expected image and mask of one patient, got two; send those that belong together"
+            )
         # Pixels are read once before anything is stored, so that broken files are refused at intake.
         for one in case.instances:
             ds = load(one.path)

@@ -103,7 +103,10 @@ def _finding(
     )
     if wrong:
         said += "; withdraw the one that is not to count"
-    shown = {f"{case['case_id']}: {case['label']}, {case.get('split') or 'no split'}": opened.image for case, opened in ((a, first), (b, second))}
+    shown = {
+        f"{case['case_id']}: {case['label']}, {case.get('split') or 'no split'}": opened.image
+        for case, opened in ((a, first), (b, second))
+    }
     return Finding(
         code="same_picture", text=said, cases=(str(a["case_id"]), str(b["case_id"])), blocking=bool(wrong),
         draw=partial(side_by_side, images=shown),

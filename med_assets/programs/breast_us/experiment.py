@@ -22,7 +22,9 @@ class TinyUsfm(Settings):
     depth: int = Field(ge=1, description="blocks, count")
     heads: int = Field(ge=1, description="attention heads, count")
     patch: int = Field(ge=1, description="side of a token, pixels")
-    taps: tuple[int, int, int, int] = Field(description="blocks, from 0, whose outputs are the four levels of the pyramid")
+    taps: tuple[int, int, int, int] = Field(
+        description="blocks, from 0, whose outputs are the four levels of the pyramid"
+    )
     neck: int = Field(ge=1, description="channels of each level, count")
     head: int = Field(ge=1, description="channels of the head, count")
     drop_path: Probability = Field(description="share of paths dropped in the last block, rising from 0 in the first")
@@ -31,7 +33,9 @@ class TinyUsfm(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.dim % self.heads or not all(0 <= tap < self.depth for tap in self.taps):
-            raise ValueError(f"expected dim divisible by heads and taps below depth, got {self.dim}/{self.heads}, {self.taps}")
+            raise ValueError(
+                f"expected dim divisible by heads and taps below depth, got {self.dim}/{self.heads}, {self.taps}"
+            )
         return self
 
 
@@ -79,7 +83,9 @@ class Sam3(Settings):
     window: int = Field(ge=1, description="side of an attention window, tokens")
     global_blocks: tuple[int, ...] = Field(description="blocks, from 0, that attend to the whole image")
     fusion_dim: int = Field(ge=8, multiple_of=8, description="channels of fusion and mask decoder, count")
-    fusion_layers: int = Field(ge=1, description="layers of the fusion of image and text, and of the query decoder, count")
+    fusion_layers: int = Field(
+        ge=1, description="layers of the fusion of image and text, and of the query decoder, count"
+    )
     text_dim: int = Field(ge=8, description="channels of the text encoder, count")
     text_layers: int = Field(ge=1, description="layers of the text encoder, count")
     text_heads: int = Field(ge=1, description="attention heads of the text encoder, count")
@@ -140,7 +146,9 @@ class Loss(Settings):
     @model_validator(mode="after")
     def _is_a_mix(self) -> Self:
         if abs(self.bce + self.dice - 1) > SUM_TOLERANCE:
-            raise ValueError(f"expected bce + dice = 1, got {self.bce:g} + {self.dice:g}; scale them, and optimiser.lr instead")
+            raise ValueError(
+                f"expected bce + dice = 1, got {self.bce:g} + {self.dice:g}; scale them, and optimiser.lr instead"
+            )
         return self
 
 
@@ -154,8 +162,12 @@ class Rates(Settings):
     power: float = Field(gt=0, description="exponent of poly")
     factor: float = Field(gt=0, lt=1, description="plateau: what the rate is multiplied by")
     patience: int = Field(ge=1, description="plateau: validations without gain before that, count")
-    layer_decay: float = Field(gt=0, le=1, description="factor from each layer of an encoder to the one below it; 1 is none")
-    groups: dict[str, float] = Field(description="factor by first part of a parameter's name; the longest that fits counts")
+    layer_decay: float = Field(
+        gt=0, le=1, description="factor from each layer of an encoder to the one below it; 1 is none"
+    )
+    groups: dict[str, float] = Field(
+        description="factor by first part of a parameter's name; the longest that fits counts"
+    )
 
 
 class Distil(Settings):
@@ -164,8 +176,12 @@ class Distil(Settings):
     task: Weight = Field(description="weight of the loss against the true mask")
     logit: Weight = Field(description="weight of the divergence (KL) from the teacher's softened prediction")
     feature: Weight = Field(description="weight of the distance to the teacher's image embeddings, through an adapter")
-    attention: Weight = Field(description="weight of the distance between both attention maps, mean square over channels")
-    temperature: float = Field(gt=0, description="both logits are divided by it; the divergence is multiplied by its square")
+    attention: Weight = Field(
+        description="weight of the distance between both attention maps, mean square over channels"
+    )
+    temperature: float = Field(
+        gt=0, description="both logits are divided by it; the divergence is multiplied by its square"
+    )
 
     @model_validator(mode="after")
     def _is_a_mix(self) -> Self:
@@ -173,7 +189,9 @@ class Distil(Settings):
         if abs(total - 1) > SUM_TOLERANCE:
             raise ValueError(f"expected task + logit + feature + attention = 1, got {total:g}; divide each by it")
         if self.task == 1:
-            raise ValueError("expected something to learn from the teacher, got task = 1; train the student alone instead")
+            raise ValueError(
+                "expected something to learn from the teacher, got task = 1; train the student alone instead"
+            )
         if not 0.5 <= self.temperature <= 20:
             raise ValueError(f"expected a temperature of 0.5 to 20, got {self.temperature:g}")
         return self
@@ -202,7 +220,9 @@ class BreastExperiment(Experiment):
     @model_validator(mode="after")
     def _tokens_fit_the_image(self) -> Self:
         if not isinstance(self.network, SegFormer) and self.input_px % self.network.patch:
-            raise ValueError(f"expected input_px to be a multiple of the patch {self.network.patch}, got {self.input_px}")
+            raise ValueError(
+                f"expected input_px to be a multiple of the patch {self.network.patch}, got {self.input_px}"
+            )
         return self
 
 

@@ -28,7 +28,10 @@ def group(instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]
             code = "no_label"
             text = "expected a SEG that names this image, got none; send the mask with it, an empty one for a normal breast"
         if not image.patient_id.strip():
-            code, text = "missing_patient_id", "expected a PatientID, got none; without it splits can't keep a patient together"
+            code, text = (
+                "missing_patient_id",
+                "expected a PatientID, got none; without it splits can't keep a patient together",
+            )
         if code:
             refusals.append(Refusal(code, text, len(whole), image.patient_id, image.sop_instance_uid))
         else:

@@ -40,7 +40,8 @@ class ImageDataset(Dataset[Maps]):
         self.cases, self.experiment, self.extra = tuple(cases), experiment, extra
         found = sorted({case.dataset for case in self.cases}) if experiment.data.balance else [""]
         self._pools = [
-            np.array([index for index, case in enumerate(self.cases) if not name or case.dataset == name]) for name in found
+            np.array([index for index, case in enumerate(self.cases) if not name or case.dataset == name])
+            for name in found
         ]
 
     def __len__(self) -> int:

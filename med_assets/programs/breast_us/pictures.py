@@ -86,7 +86,9 @@ def feature_plane(path: Path, features: NDArray[Any], labels: Sequence[str], dat
                 chosen = [label == kind and dataset == name for label, dataset in zip(labels, datasets, strict=True)]
                 if any(chosen):
                     shown = kind if len(sets) == 1 else f"{kind}, {name}"
-                    axis.scatter(*plane[chosen].T, color=colour(number), marker=MARKERS[index % len(MARKERS)], s=22, label=shown)
+                    axis.scatter(
+                        *plane[chosen].T, color=colour(number), marker=MARKERS[index % len(MARKERS)], s=22, label=shown
+                    )
         axis.set(
             title="Features of the images", xlabel=f"first component ({share[0]:.0%} of the variance)",
             ylabel=f"second component ({share[1]:.0%})",
@@ -98,7 +100,9 @@ def feature_plane(path: Path, features: NDArray[Any], labels: Sequence[str], dat
 def disagreement(path: Path, entries: Sequence[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]]) -> Path:
     """Draw for each (caption, image, student, teacher) both probabilities and their difference, those that differ most first."""
     with figure(path, 8.4, 2.2 * len(entries)) as fig:
-        for line, (caption, image, student, teacher) in zip(fig.subplots(len(entries), 4, squeeze=False), entries, strict=True):
+        for line, (caption, image, student, teacher) in zip(
+            fig.subplots(len(entries), 4, squeeze=False), entries, strict=True
+        ):
             line[0].imshow(image, cmap="gray", vmin=0, vmax=255, aspect="auto")
             for axis, shown, title in ((line[1], teacher, "teacher"), (line[2], student, "student")):
                 axis.imshow(shown, cmap="viridis", vmin=0, vmax=1, aspect="auto")
@@ -107,5 +111,3 @@ def disagreement(path: Path, entries: Sequence[tuple[str, NDArray[Any], NDArray[
             _plain(line[0], caption)
             _plain(line[3], "student minus teacher")
     return path
-
-

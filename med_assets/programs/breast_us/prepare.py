@@ -54,7 +54,8 @@ def united(segments: Sequence["FlatSegment"], shape: tuple[int, int]) -> tuple[s
     mask = np.logical_or.reduce([one.mask for one in segments])
     if labels[0] == NORMAL and mask.any():
         raise CaseRejected(
-            "lesion_in_normal", f"expected an empty mask of an image read as normal, got {mask.sum()} pixels; which is right?"
+            "lesion_in_normal",
+            f"expected an empty mask of an image read as normal, got {mask.sum()} pixels; which is right?",
         )
     if labels[0] != NORMAL and not mask.any():
         raise CaseRejected(
@@ -103,7 +104,9 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
             "the regions of the image, or the mask",
         )
     if min(image.shape) < LEAST_SIDE:
-        raise CaseRejected("too_small", f"expected {LEAST_SIDE} x {LEAST_SIDE} pixels of tissue or more, got {image.shape}")
+        raise CaseRejected(
+            "too_small", f"expected {LEAST_SIDE} x {LEAST_SIDE} pixels of tissue or more, got {image.shape}"
+        )
     if image.max() - image.min() < 10:
         raise CaseRejected("no_contrast", "expected a picture, got one grey value; export the image again")
     pixel = pixel_size_mm(source)

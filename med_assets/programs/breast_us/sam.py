@@ -41,7 +41,12 @@ RENAMED = (
 HYPERNETWORKS = "mask_decoder.output_hypernetworks_mlps."
 MLP_LAYERS = {"layers.0": "proj_in", "layers.1": "layers.0", "layers.2": "proj_out"}
 
-DECODER_ATTENTIONS = ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token", "final_attn_token_to_image")
+DECODER_ATTENTIONS = (
+    "self_attn",
+    "cross_attn_token_to_image",
+    "cross_attn_image_to_token",
+    "final_attn_token_to_image",
+)
 
 
 class LoraLinear(nn.Module):
@@ -79,7 +84,8 @@ class SamSeg(nn.Module):
         _freeze(self.sam, network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.sam.get_image_embeddings(images)
+        # Not get_image_embeddings, which keeps no gradient.
+        features = self.sam.vision_encoder(images).last_hidden_state
         masks = self.sam(image_embeddings=features, multimask_output=False).pred_masks[:, 0]
         return functional.interpolate(masks, images.shape[-2:], mode="bilinear"), features
 

@@ -46,7 +46,11 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[Score]:
     found = []
     for name, metric, text in (
         ("image_sensitivity", "lesion_touched", "share of the images with a lesion in which the prediction touches it"),
-        ("image_specificity", "normal_recognised", "share of the images without a lesion on which nothing is predicted"),
+        (
+            "image_specificity",
+            "normal_recognised",
+            "share of the images without a lesion on which nothing is predicted",
+        ),
     ):
         values = [row["value"] for row in rows if row["metric"] == metric and row["value"] is not None]
         value = float(np.mean(values)) if values else None

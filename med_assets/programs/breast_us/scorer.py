@@ -58,7 +58,9 @@ def draw(prepared: Path, predicted: Path, out: Path, threshold: float) -> list[P
 def model_images(cases: Sequence[Predicted], out: Path, metric: str, threshold: float) -> list[tuple[Path, str]]:
     """The gallery of best, median and worst images, the plane of features, and where a student differs from its teacher."""
     drawn = []
-    scored = sorted((one for one in cases if one.scores.get(metric) is not None), key=lambda one: -(one.scores[metric] or 0))
+    scored = sorted(
+        (one for one in cases if one.scores.get(metric) is not None), key=lambda one: -(one.scores[metric] or 0)
+    )
     out.mkdir(parents=True, exist_ok=True)
     if scored:
         middle = max(0, (len(scored) - SHOWN) // 2)
@@ -82,7 +84,12 @@ def model_images(cases: Sequence[Predicted], out: Path, metric: str, threshold: 
             differing.append((apart, str(one.row["case_id"]), one, student, teacher))
         differing.sort(key=lambda item: (-item[0], item[1]))
         entries = [
-            (f"{one.row['label']}, mean difference {apart:.2f}", np.asarray(PreparedCase.open(one.prepared).image), s, t)
+            (
+                f"{one.row['label']}, mean difference {apart:.2f}",
+                np.asarray(PreparedCase.open(one.prepared).image),
+                s,
+                t,
+            )
             for apart, _, one, s, t in differing[:3]
         ]
         caption = "Held-out images on which student and teacher differ most"

@@ -32,7 +32,11 @@ def normals(wide: pd.DataFrame) -> ReportTable:
     """Images without a lesion, and on how many something was predicted."""
     seen = wide["normal_recognised"].dropna() if "normal_recognised" in wide else pd.Series(dtype=float)
     alarms = seen[seen == 0]
-    rows = [("images without a lesion", len(seen)), ("nothing predicted", int(seen.sum())), ("false alarms", len(alarms))]
+    rows = [
+        ("images without a lesion", len(seen)),
+        ("nothing predicted", int(seen.sum())),
+        ("false alarms", len(alarms)),
+    ]
     told = f" False alarms: {', '.join(map(str, alarms.index[:SHOWN]))}." if len(alarms) else ""
     text = f"Images that a reader called normal; their Dice is undefined.{told}"
     return ReportTable("Normals", text, pd.DataFrame(rows, columns=["what", "images"]))

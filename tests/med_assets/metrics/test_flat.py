@@ -38,7 +38,16 @@ def test_a_shift_of_two_pixels_agrees_at_the_boundary_and_one_of_three_does_not(
 @pytest.mark.parametrize("alarm", [True, False])
 def test_on_a_normal_overlaps_are_undefined_and_alarms_are_counted(alarm: bool) -> None:
     found = values(np.zeros((40, 50), bool), square(1, 1, 5) if alarm else np.zeros((40, 50), bool))
-    undefined = ("dice", "iou", "hd95_px", "hd95_mm", "sensitivity", "boundary_f", "lesion_touched", "calibration_error")
+    undefined = (
+        "dice",
+        "iou",
+        "hd95_px",
+        "hd95_mm",
+        "sensitivity",
+        "boundary_f",
+        "lesion_touched",
+        "calibration_error",
+    )
     assert all(found[name] is None for name in undefined)
     assert found["dice_with_normals"] == (0.0 if alarm else 1.0)
     assert found["normal_recognised"] == found["image_correct"] == float(not alarm)
@@ -47,7 +56,9 @@ def test_on_a_normal_overlaps_are_undefined_and_alarms_are_counted(alarm: bool) 
 
 def test_a_missed_lesion_is_zero_and_has_no_distance() -> None:
     found = values(square(5, 5, 8), np.zeros((40, 50), bool))
-    assert (found["dice"], found["iou"], found["boundary_f"], found["lesion_touched"], found["image_correct"]) == (0,) * 5
+    assert (found["dice"], found["iou"], found["boundary_f"], found["lesion_touched"], found["image_correct"]) == (
+        0,
+    ) * 5
     assert found["hd95_px"] is None
 
 

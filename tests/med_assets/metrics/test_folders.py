@@ -26,12 +26,20 @@ def test_the_masks_of_a_busi_image_are_united_and_its_pictures_left_out(tmp_path
     write_busi(tmp_path / "gt", 5)
     scores, problems = score_folders(tmp_path / "gt", tmp_path / "gt")
     assert not problems
-    assert sorted(scores["image"].unique()) == ["benign (1)", "benign (2)", "malignant (1)", "malignant (2)", "normal (1)"]
+    assert sorted(scores["image"].unique()) == [
+        "benign (1)",
+        "benign (2)",
+        "malignant (1)",
+        "malignant (2)",
+        "normal (1)",
+    ]
     assert of(scores, "malignant (1)", "dice") == 1.0
     assert of(scores, "normal (1)", "normal_recognised") == 1.0
 
 
-def test_what_can_not_be_scored_is_said_and_fails_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_can_not_be_scored_is_said_and_fails_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     truth = np.zeros((20, 20))
     truth[5:10, 5:10] = 1
     for name in ("a", "b", "c"):

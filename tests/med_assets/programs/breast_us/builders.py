@@ -26,7 +26,13 @@ TINY = (
 
 
 def write_prepared(
-    folder: Path, seed: int = 0, *, kind: str = "benign", dataset: str = "BUSI", pixel_mm: float | None = 0.3, **changes: Any
+    folder: Path,
+    seed: int = 0,
+    *,
+    kind: str = "benign",
+    dataset: str = "BUSI",
+    pixel_mm: float | None = 0.3,
+    **changes: Any,
 ) -> Path:
     """Write one prepared image; `changes` replace entries of case.json."""
     made = phantom(seed, (64, 80), kind)

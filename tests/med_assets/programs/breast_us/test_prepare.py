@@ -83,7 +83,9 @@ def test_two_labels_and_unknown_ones_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
-    folder, other = (write_case(tmp_path / name, 0, shape=shape) for name, shape in (("a", (96, 120)), ("b", (96, 100))))
+    folder, other = (
+        write_case(tmp_path / name, 0, shape=shape) for name, shape in (("a", (96, 120)), ("b", (96, 100)))
+    )
     shutil.copyfile(other / "seg.dcm", folder / "seg.dcm")
     assert refusal(folder, tmp_path / "out") == "mask_size_mismatch"
 
@@ -154,7 +156,9 @@ def test_a_picture_twice_blocks_where_it_has_two_labels_or_two_splits(
     assert finding.draw(tmp_path / "pair.png").stat().st_size > 1000
 
 
-def test_planted_duplicates_are_found_by_the_check_of_the_splits_and_settled_by_withdrawing_one(workspace: Workspace) -> None:
+def test_planted_duplicates_are_found_by_the_check_of_the_splits_and_settled_by_withdrawing_one(
+    workspace: Workspace,
+) -> None:
     landing = workspace.landing / P
     write_case(landing / "a", 1, kind="malignant")
     made = phantom(1, kind="malignant")
