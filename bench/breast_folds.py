@@ -119,7 +119,7 @@ def main(src: Path, names: list[str], overrides: list[str]) -> None:
                     f"fold {fold} {name}: {time.process_time() - begun:.0f} s CPU, best epoch {best['best_epoch']} {costs}",
                     flush=True,
                 )
-        report(pd.DataFrame(rows))
+            report(pd.DataFrame(rows))
 
 
 def report(scores: pd.DataFrame) -> None:

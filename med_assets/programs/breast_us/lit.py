@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -39,7 +40,7 @@ class BreastModule(PatchModule):
         self.experiment = experiment
         self.adapter: distil.Adapter | None = None
         if teacher_channels is not None:
-            channels = int(both_of(self.network, torch.zeros(64, 64), experiment.input_px)[1].shape[0])
+            channels = int(both_of(self.network, np.zeros((64, 64)), experiment.input_px)[1].shape[0])
             self.adapter = distil.Adapter(channels, teacher_channels)
         self._plateau: dict[str, float] = {"best": math.inf, "waited": 0, "factor": 1.0}
 

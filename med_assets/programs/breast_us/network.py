@@ -1,5 +1,6 @@
 """The networks of all families behind one face: grey images in, logits and a map of features out."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,24 @@ SCALING = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """Mean and standard deviation of each way of scaling."""
+
+
+SEGFORMER_NAMES = (
+    (r"segformer\.encoder\.patch_embeddings\.(\d+)\.", r"segformer.stages.\1.patch_embeddings."),
+    (r"segformer\.encoder\.block\.(\d+)\.", r"segformer.stages.\1.blocks."),
+    (r"segformer\.encoder\.layer_norm\.(\d+)", r"segformer.stages.\1.layer_norm"),
+    (r"attention\.self\.query", "attention.q_proj"),
+    (r"attention\.self\.key", "attention.k_proj"),
+    (r"attention\.self\.value", "attention.v_proj"),
+    (r"attention\.self\.sr", "attention.sequence_reduction.sequence_reduction"),
+    (r"attention\.self\.layer_norm", "attention.sequence_reduction.layer_norm"),
+    (r"attention\.output\.dense", "attention.o_proj"),
+    (r"mlp\.dense", "mlp.fc"),
+    (r"layer_norm_1", "layernorm_before"),
+    (r"layer_norm_2", "layernorm_after"),
+    (r"decode_head\.linear_c", "decode_head.linear_projections"),
+)
+"""Names in the released SegFormer, and in transformers since version 5; both are taken."""
 
 
 class Segmenter(nn.Module):
@@ -136,7 +155,7 @@ def released(experiment: BreastExperiment, own: dict[str, Tensor]) -> Callable[[
             case Sam():
                 return sam.from_release(found, own), sam.is_new
             case SegFormer():
-                given = {f"net.segformer.{name}": tensor for name, tensor in found.items()}
+                given = {f"net.segformer.{_segformer_name(name)}": tensor for name, tensor in found.items()}
                 classes = "net.segformer.decode_head.classifier."
                 return {k: v for k, v in given.items() if not k.startswith(classes)}, lambda name: name.startswith(
                     classes
@@ -155,11 +174,17 @@ def released(experiment: BreastExperiment, own: dict[str, Tensor]) -> Callable[[
     return completed
 
 
+def _segformer_name(name: str) -> str:
+    for old, new in SEGFORMER_NAMES:
+        name = re.sub(old, new, name)
+    return name
+
+
 def layer_of(name: str, experiment: BreastExperiment) -> int:
     """Return how many layers of the encoder lie between a parameter and the head: 0 for what is not in the encoder."""
     network = experiment.network
     if isinstance(network, SegFormer):
-        encoders, depth, blocks = ("net.segformer.segformer.encoder.",), 4, "block."
+        encoders, depth, blocks = ("net.segformer.segformer.",), 4, "stages."
     else:
         encoders = ("net.backbone.", "net.sam.vision_encoder.", "net.sam3.vision_encoder.backbone.")
         depth, blocks = network.depth, "blocks." if isinstance(network, TinyUsfm) else "layers."

@@ -84,7 +84,8 @@ class SamSeg(nn.Module):
         _freeze(self.sam, network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.sam.get_image_embeddings(images)
+        # Not get_image_embeddings, which keeps no gradient.
+        features = self.sam.vision_encoder(images).last_hidden_state
         masks = self.sam(image_embeddings=features, multimask_output=False).pred_masks[:, 0]
         return functional.interpolate(masks, images.shape[-2:], mode="bilinear"), features
 

@@ -87,7 +87,8 @@ class Backbone(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.side**2, network.dim))
         rates = torch.linspace(0, network.drop_path, network.depth).tolist()
         self.blocks = nn.ModuleList(Block(network.dim, network.heads, rate) for rate in rates)
-        self.norm = nn.LayerNorm(network.dim, eps=1e-6)
+        # The release has it, no tapped block goes through it.
+        self.norm = nn.LayerNorm(network.dim, eps=1e-6).requires_grad_(False)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
 

@@ -67,6 +67,32 @@ def test_another_experiments_weights_are_what_training_begins_with(ws: Workspace
     assert train(ws, "initial=grad_loss")[0] != key, "another teacher makes another checkpoint"
 
 
+def test_a_better_teacher_makes_another_checkpoint(ws: Workspace) -> None:
+    told = []
+
+    def launch(job: Path) -> None:
+        told.append(read_json(job / "teacher.json"))
+        (job / "weights.pt").write_bytes(b"trained " + job.name.encode())
+        (job / "history.csv").write_text("epoch,step,val_mae_gy\n0,1,2.0\n")
+        write_json(job / "result.json", {"status": "completed"})
+
+    def taught() -> str:
+        return str(stages.train(ws, P, "baseline", ["+teacher=grad_loss"], launch).summary["checkpoint"])
+
+    with pytest.raises(ConfigurationError, match="rt_dose/grad_loss has no checkpoint yet"):
+        taught()
+    first = model(ws, "grad_loss", constant(4.0))
+    key = taught()
+    assert told[0]["key"] == first
+    assert told[0]["folder"] == str(ws.store.fetch(first))
+    assert read_json(ws.store.fetch(key) / "provenance.json")["teacher"] == first
+    assert taught() == key
+    assert len(told) == 1, "the same teacher does not teach twice"
+    model(ws, "grad_loss", constant(3.0))
+    assert taught() != key
+    assert train(ws)[0] != key
+
+
 def test_what_an_experiment_begins_with_must_exist(ws: Workspace) -> None:
     with pytest.raises(ConfigurationError, match=r"expected initial to be random, champion, released/NAME or another"):
         train(ws, "initial=nothing_like_it")
