@@ -56,6 +56,7 @@ def read_opt(ds: Dataset) -> Tomogram:
     shared, per_frame = _groups(ds, "Shared"), _groups(ds, "PerFrame")
     pixel, thickness = _measures(shared, per_frame)
     positions = [numbers(one, "ImagePositionPatient") for group in per_frame for one in _in(group, "PlanePosition")]
+    distance: float | None
     places = [one for one in positions if one is not None and one.size == 3]
     if len(places) == frames:
         along = np.array(places) - places[0]

@@ -113,9 +113,9 @@ def _stratified(
         own = places[one]
         names = own if groups is None else [groups[index] for index in own]
         codes: dict[Hashable, int] = {}
-        index = np.array([codes.setdefault(name, len(codes)) for name in names])
-        sums = np.bincount(index, weights=numbers[own]).astype(np.float64)
-        counts = np.bincount(index).astype(np.float64)
+        coded = np.array([codes.setdefault(name, len(codes)) for name in names])
+        sums = np.bincount(coded, weights=numbers[own]).astype(np.float64)
+        counts = np.bincount(coded).astype(np.float64)
         means.append(float(numbers[own].mean()))
         if len(sums) > 1:
             drawn.append(_resampled_means(sums, counts, seed + number, resamples))

@@ -171,6 +171,6 @@ def _within_classes(
         own = np.flatnonzero(truth == one)
         codes: dict[Hashable, int] = {}
         weights[:, own] = _counts(
-            np.array([codes.setdefault(groups[index], len(codes)) for index in own]), rng, resamples
+            np.array([codes.setdefault(groups[index], len(codes)) for index in own.tolist()]), rng, resamples
         )
     return weights

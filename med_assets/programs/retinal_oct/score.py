@@ -36,12 +36,12 @@ def score_case(label: int, logits: np.ndarray, how: str) -> list[Score]:
     shifted = logits - logits.max()
     log_p = shifted - np.log(np.exp(shifted).sum())
     predicted = int(logits.argmax())
-    sides = {"truth": float(label), "prediction": float(predicted)}
+    truth, said_class = float(label), float(predicted)
     right = f"1 where the class of the highest logit is the true one, else 0; its mean is the mean over the true classes of the means in each; {how}"
     loss = f"-ln of the probability of the true class; {how}"
     scores = [
-        Score(BALANCED, ALL, float(predicted == label), "1", right, **sides),
-        Score(LOG_LOSS, ALL, float(-log_p[label]), "1", loss, **sides),
+        Score(BALANCED, ALL, float(predicted == label), "1", right, truth=truth, prediction=said_class),
+        Score(LOG_LOSS, ALL, float(-log_p[label]), "1", loss, truth=truth, prediction=said_class),
     ]
     for index, name in enumerate(CLASS_NAMES):
         is_it = float(index == label)
