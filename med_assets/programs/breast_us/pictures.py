@@ -87,7 +87,12 @@ def feature_plane(path: Path, features: NDArray[Any], labels: Sequence[str], dat
                 if any(chosen):
                     shown = kind if len(sets) == 1 else f"{kind}, {name}"
                     axis.scatter(
-                        *plane[chosen].T, color=colour(number), marker=MARKERS[index % len(MARKERS)], s=22, label=shown
+                        plane[chosen, 0],
+                        plane[chosen, 1],
+                        color=colour(number),
+                        marker=MARKERS[index % len(MARKERS)],
+                        s=22,
+                        label=shown,
                     )
         axis.set(
             title="Features of the images", xlabel=f"first component ({share[0]:.0%} of the variance)",
