@@ -22,7 +22,7 @@ from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
 torch.set_num_threads(1)
 
-KILLS = 22
+KILLS = 12
 SEED = 20261121
 
 # Imports torch once, then trains in forked children. Each child dies by SIGKILL, with no warning, at one of the points
