@@ -47,7 +47,7 @@ def case_picture(
     with figure(path, 9.6, 3.5) as fig:
         outlines, chances, strength = fig.subplots(1, 3)
         _outlined(outlines, image, truth, prediction)
-        _plain(outlines, f"{title}: true (solid), predicted (dashed)")
+        _plain(outlines, f"{title}\ntrue: solid, predicted: dashed")
         chances.imshow(probability, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         _plain(chances, "probability of a lesion")
         strength.imshow(features, cmap="magma", aspect="auto")
