@@ -108,7 +108,7 @@ class Deidentifier:
             return self._apply(ds)
 
     def _apply(self, ds: Dataset) -> Dataset:
-        methods = METHODS
+        methods: tuple[tuple[str, str], ...] = METHODS
         if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN and str(ds.get("BurnedInAnnotation", "")) != "NO":
             cleaned = without_burnt_in_text(ds)
             methods = METHODS if cleaned is ds else (*METHODS, CLEAN_PIXELS)

@@ -75,8 +75,9 @@ def write_flat_seg(
             omit_empty_frames=False,
         )
     date = text(source, "StudyDate")
-    ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = date
-    ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = "000000" if date else ""
+    for keyword in ("InstanceCreation", "Content", "Series"):
+        setattr(ds, f"{keyword}Date", date)
+        setattr(ds, f"{keyword}Time", "000000" if date else "")
     ds.SeriesDescription = "PREDICTED SEGMENTATION, NOT FOR CLINICAL USE" if made_by else "SEGMENTATION"
     for equipment in ds.get("ContributingEquipmentSequence") or ():
         equipment.pop("ContributionDateTime", None)  # the time of writing

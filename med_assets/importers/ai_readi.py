@@ -256,7 +256,7 @@ def _array(source: Path, row: Mapping[str, str]) -> tuple[np.ndarray, tuple[floa
         else:
             import nibabel
 
-            image: Any = nibabel.load(source)  # type: ignore[attr-defined]
+            image: Any = nibabel.load(source)
             array, (first, second, third) = np.asarray(image.dataobj), image.header.get_zooms()[:3]
             spacing = (float(first), float(second), float(third))
     except (OSError, ValueError, SyntaxError) as error:

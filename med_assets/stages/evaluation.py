@@ -313,7 +313,7 @@ def pairwise(ws: Workspace, program_name: str, names: Sequence[str]) -> pd.DataF
                     f"difference, {metric.label}": f"{found.mean:+.3f}",
                     "95 % interval": told,
                 }
-                | {"n": found.n, "differs": "yes" if differs else "not shown"}
+                | {"n": str(found.n), "differs": "yes" if differs else "not shown"}
             )
     return pd.DataFrame(rows)
 

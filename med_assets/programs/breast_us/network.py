@@ -39,6 +39,9 @@ SEGFORMER_NAMES = (
 class Segmenter(nn.Module):
     """Grey images (b, 1, side, side) in 0..1 to logits (b, 1, side, side); `both` returns the features too."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, experiment: BreastExperiment) -> None:
         super().__init__()
         mean, deviation = SCALING[experiment.scaling]
@@ -68,7 +71,7 @@ class SegFormerSeg(nn.Module):
                 depths=list(network.depths),
                 hidden_sizes=list(network.dims),
                 decoder_hidden_size=network.decoder,
-                num_labels=1,
+                num_labels=1,  # type: ignore[call-arg]  # a field of its base class
             )
         )
 
@@ -118,7 +121,7 @@ class Sam3Seg(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         vision = self.sam3.get_vision_features(images)
-        asked = self.prompt.expand(len(images), -1)
+        asked = self.prompt.expand(len(images), -1)  # type: ignore[operator]  # a method, which its stubs hide
         found = self.sam3(vision_embeds=vision, input_ids=asked, attention_mask=torch.ones_like(asked))
         logits = functional.interpolate(found.semantic_seg, images.shape[-2:], mode="bilinear")
         return logits, vision.fpn_hidden_states[-1]
@@ -184,7 +187,8 @@ def layer_of(name: str, experiment: BreastExperiment) -> int:
     """Return how many layers of the encoder lie between a parameter and the head: 0 for what is not in the encoder."""
     network = experiment.network
     if isinstance(network, SegFormer):
-        encoders, depth, blocks = ("net.segformer.segformer.",), 4, "stages."
+        encoders: tuple[str, ...] = ("net.segformer.segformer.",)
+        depth, blocks = 4, "stages."
     else:
         encoders = ("net.backbone.", "net.sam.vision_encoder.", "net.sam3.vision_encoder.backbone.")
         depth, blocks = network.depth, "blocks." if isinstance(network, TinyUsfm) else "layers."

@@ -59,11 +59,12 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, rank: int, thirds: tuple[int, ...] = (0,), parts: int = 1) -> None:
         super().__init__()
         self.base, self.thirds, self.parts = base, thirds, parts
-        self.down = nn.ModuleList(nn.Linear(base.in_features, rank, bias=False) for _ in thirds)
-        self.up = nn.ModuleList(nn.Linear(rank, base.out_features // parts, bias=False) for _ in thirds)
-        for down, up in zip(self.down, self.up, strict=True):
+        downs = [nn.Linear(base.in_features, rank, bias=False) for _ in thirds]
+        ups = [nn.Linear(rank, base.out_features // parts, bias=False) for _ in thirds]
+        for down, up in zip(downs, ups, strict=True):
             nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
             nn.init.zeros_(up.weight)
+        self.down, self.up = nn.ModuleList(downs), nn.ModuleList(ups)
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = list(self.base(inputs).chunk(self.parts, dim=-1))
@@ -104,9 +105,7 @@ def _sam(network: Sam, side: int) -> Any:
         patch_size=network.patch, window_size=network.window, global_attn_indexes=list(network.global_blocks),
         output_channels=network.decoder_dim, mlp_dim=4 * network.dim, num_pos_feats=network.decoder_dim // 2,
     )  # fmt: skip
-    prompts = SamPromptEncoderConfig(
-        hidden_size=network.decoder_dim, image_size=side, patch_size=network.patch, image_embedding_size=side // network.patch
-    )  # fmt: skip
+    prompts = SamPromptEncoderConfig(hidden_size=network.decoder_dim, image_size=side, patch_size=network.patch)
     decoder = SamMaskDecoderConfig(
         hidden_size=network.decoder_dim, mlp_dim=network.decoder_mlp, num_attention_heads=network.decoder_heads,
         iou_head_hidden_dim=network.decoder_dim,

@@ -252,11 +252,11 @@ def overfit_loss(head: ClassHead, embeddings: Tensor, labels: Sequence[int]) -> 
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = nn.functional.cross_entropy(own(some), truth)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
+        optimiser.step(closure)
     with torch.no_grad():
         return float(nn.functional.cross_entropy(own(some), truth))
 

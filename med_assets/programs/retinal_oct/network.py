@@ -39,7 +39,7 @@ def plain(block: nn.Module) -> nn.Module:
     pieces: explicit attention over 9216 tokens takes 4 GB for each volume and layer."""
     block.norm_cross_attn = nn.Identity()
     block.cross_attn = nn.Identity()
-    block.attn.use_flash_attention = True  # type: ignore[assignment, union-attr]
+    block.attn.use_flash_attention = True  # type: ignore[union-attr]
     return block
 
 
@@ -62,7 +62,7 @@ def tokens(encoder: nn.Module, volumes: Tensor, kept: Tensor | None = None) -> T
     if kept is not None:
         x = x[:, kept]
     for block in encoder.blocks:  # type: ignore[union-attr]
-        x = block(x)  # type: ignore[operator]
+        x = block(x)
     found: Tensor = encoder.norm(x)  # type: ignore[operator]
     return found
 
