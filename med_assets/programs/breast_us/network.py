@@ -83,6 +83,8 @@ class SegFormerSeg(nn.Module):
 class Sam3Seg(nn.Module):
     """SAM3 of transformers asked by one text: its semantic logits, taken up; features of the image encoder's last level."""
 
+    prompt: Tensor
+
     def __init__(self, network: Sam3, side: int) -> None:
         from transformers.models.sam3.configuration_sam3 import Sam3Config
         from transformers.models.sam3.modeling_sam3 import Sam3Model
@@ -121,7 +123,7 @@ class Sam3Seg(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         vision = self.sam3.get_vision_features(images)
-        asked = self.prompt.expand(len(images), -1)  # type: ignore[operator]  # a method, which its stubs hide
+        asked = self.prompt.expand(len(images), -1)
         found = self.sam3(vision_embeds=vision, input_ids=asked, attention_mask=torch.ones_like(asked))
         logits = functional.interpolate(found.semantic_seg, images.shape[-2:], mode="bilinear")
         return logits, vision.fpn_hidden_states[-1]
