@@ -71,7 +71,7 @@ def test_cases_without_points_are_left_out_and_without_any_nothing_is_trained(tm
     facts = job / "cases" / "case3" / "case.json"
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"levels": dict.fromkeys(bare["levels"])}))
     with pytest.raises(
-        ConfigurationError, match="expected a case of split val with a marked level and an anatomy .* got none among 1"
+        ConfigurationError, match=r"expected a case of split val with a marked level and an anatomy .* got none among 1"
     ):
         task(experiment, cases)
 
