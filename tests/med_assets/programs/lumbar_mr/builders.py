@@ -22,6 +22,7 @@ TINY = (
     "inference.views=2",
     "schedule.epochs=2",
     "schedule.batch=2",
+    "schedule.val_every=1",
 )
 """Overrides that make a training of four steps, a few seconds of work."""
 

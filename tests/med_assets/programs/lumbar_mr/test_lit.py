@@ -70,8 +70,22 @@ def test_cases_without_points_are_left_out_and_without_any_nothing_is_trained(tm
     assert [case.case_id for case in found.train.dataset.cases] == ["case1", "case2"]
     facts = job / "cases" / "case3" / "case.json"
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"levels": dict.fromkeys(bare["levels"])}))
-    with pytest.raises(ConfigurationError, match="expected a case of split val with a marked level, got none among 1"):
+    with pytest.raises(
+        ConfigurationError, match=r"expected a case of split val with a marked level and an anatomy .* got none among 1"
+    ):
         task(experiment, cases)
+
+
+def test_spines_known_to_be_transitional_are_learned_from_only_where_an_experiment_says_so(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", overrides=TINY, cases=4)
+    for case, lstv in (("case0", "lumbarised"), ("case1", "unknown")):
+        facts = job / "cases" / case / "case.json"
+        facts.write_text(json.dumps(json.loads(facts.read_text()) | {"lstv": lstv}))
+    _, experiment, cases = read_job(job)
+    for anatomy, wanted in (("normal", ["case1", "case2"]), ("all", ["case0", "case1", "case2"])):
+        found = task(experiment.model_copy(update={"anatomy": anatomy}), cases)
+        assert isinstance(found, Task)
+        assert [case.case_id for case in found.train.dataset.cases] == wanted
 
 
 def test_a_training_writes_weights_and_its_error_and_the_baseline_needs_no_loop(tmp_path: Path) -> None:
