@@ -23,13 +23,14 @@ from med_assets import batches, policies, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.files import write_text
 from med_assets.policies import Cohort
+from med_assets.s3.bucket import Place, client
 from med_assets.s3.landing import S3Landing
 from med_assets.s3.local import endpoint, upload
 from med_assets.settings import Workspace
 
 ENV_FILE = "demo.env"
 
-BUCKET = "s3://demo/landing"
+BUCKET = Place("demo", "landing")
 """Landing zone of programs whose cases arrive in a bucket; it is gone with the demo, what was taken from it stays."""
 
 _printing = threading.Lock()
@@ -91,8 +92,9 @@ def _buckets(names: Sequence[str]) -> Iterator[None]:
         yield
         return
     with endpoint() as variables:
-        places = {f"MED_ASSETS_{name}_LANDING".upper(): BUCKET for name in wanted}
+        places = {f"MED_ASSETS_{name}_LANDING".upper(): str(BUCKET) for name in wanted}
         os.environ.update(variables | places)
+        client().create_bucket(Bucket=BUCKET.bucket)
         yield
 
 

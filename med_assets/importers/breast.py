@@ -45,12 +45,17 @@ class Source:
 def busi(src: Path) -> Iterator[Source]:
     """Images of BUSI."""
     for label in (*LESIONS, NORMAL):
-        for image in sorted((src / label).glob("*.png")):
+        for image in sorted((src / label).glob("*.png"), key=_number):
             if "_mask" not in image.stem:
                 pattern = re.compile(re.escape(image.stem) + r"_mask(_\d+)?\.png\Z")
                 masks = tuple(path for path in sorted((src / label).glob("*_mask*.png")) if pattern.match(path.name))
-                number = re.sub(r"\D", "", image.stem)
-                yield Source(f"{label}-{int(number):04d}" if number else image.stem, image, masks, label, None)
+                number = _number(image)[0]
+                yield Source(f"{label}-{number:04d}" if number else image.stem, image, masks, label, None)
+
+
+def _number(image: Path) -> tuple[int, str]:
+    """The number in the name of an image, as in `benign (12).png`, and its name: `(2)` comes before `(10)`."""
+    return int(re.sub(r"\D", "", image.stem) or 0), image.stem
 
 
 def busbra(src: Path) -> Iterator[Source]:

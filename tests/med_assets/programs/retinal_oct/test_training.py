@@ -78,8 +78,8 @@ def test_the_rates_rise_then_fall_without_a_jump_at_the_unfreeze() -> None:
     rates = [schedule(step, warm, total, 0.1) for step in range(total + 1)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) <= 1
-    assert all(later > earlier for earlier, later in itertools.pairwise(rates))
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
+    assert all(later > earlier for earlier, later in itertools.pairwise(rates[:10]))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[9:]))
     assert max(abs(a - b) for a, b in itertools.pairwise(rates)) <= 0.1 + 1e-9
     assert rates[-1] == pytest.approx(0.1)
     assert schedule(0, 0.0, 5, 0.0) == 1
