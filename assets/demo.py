@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -61,15 +62,9 @@ def _only_a_demo(ws: Workspace) -> None:
     write_text(ws.home / ENV_FILE, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items()))
 
 
-def _materialize(name: str) -> int:
-    """The graph of a program, with the experiments of the demo, in a process of its own; its lines bear its name."""
-    command = [sys.executable, "-m", "assets.run", name, *cohort(name).experiments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            with _printing:
-                print(f"{name:>12}  {line}", end="", flush=True)
-    return process.returncode
+def _say(name: str, text: str) -> None:
+    with _printing:
+        print(f"{name:>12}  {text}", flush=True)
 
 
 def arrive(ws: Workspace, name: str, cases: int, first_seed: int) -> None:
@@ -82,6 +77,21 @@ def arrive(ws: Workspace, name: str, cases: int, first_seed: int) -> None:
         program.get(name).write_phantoms(Path(folder) / name, cases, first_seed)
         upload(Path(folder), landing.place, landing.client)
     landing.refresh()
+
+
+def _materialize(ws: Workspace, name: str) -> int:
+    """The cases of a program unless they are there, and its graph, with the experiments of the demo, in a process of its own."""
+    patients = cohort(name)
+    if not ws.landing_zone(name).there(name):
+        arrive(ws, name, patients.cases, patients.first_seed)
+        _say(name, f"wrote {patients.cases} synthetic cases to {ws.landing_zone(name).title(name)}")
+        time.sleep(ws.settle_s)
+    command = [sys.executable, "-m", "assets.run", name, *patients.experiments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            _say(name, line.rstrip("\n"))
+    return process.returncode
 
 
 @contextmanager
@@ -100,7 +110,7 @@ def _buckets(names: Sequence[str]) -> Iterator[None]:
 
 def run(chosen: list[str]) -> None:
     """Cases, batch, graph of the chosen programs, or of all; each step with the seconds it took."""
-    names = chosen or list(program.registered())
+    names = sorted(chosen or program.registered(), key=lambda name: -cohort(name).minutes)
     with _buckets(names):
         _run(Workspace.from_env(), names)
 
@@ -108,22 +118,16 @@ def run(chosen: list[str]) -> None:
 def _run(ws: Workspace, names: Sequence[str]) -> None:
     side_by_side = os.cpu_count() or 1
     _only_a_demo(ws)
-    made = 0
-    for name in names:
-        patients = cohort(name)
-        if not ws.landing_zone(name).there(name):
-            arrive(ws, name, patients.cases, patients.first_seed)
-            print(f"wrote {patients.cases} synthetic cases to {ws.landing_zone(name).title(name)}", flush=True)
-            made += 1
-    time.sleep(ws.settle_s if made else 0)
     with instance_of(ws) as instance:
         # No GPU is used, so trainings of two programs need not wait for each other.
         instance.event_log_storage.set_concurrency_slots(keys.POOL, side_by_side)
     with ThreadPoolExecutor(side_by_side) as pool:
-        failed = [name for name, status in zip(names, pool.map(_materialize, names), strict=True) if status]
+        failed = [
+            name for name, status in zip(names, pool.map(partial(_materialize, ws), names), strict=True) if status
+        ]
     if failed:
         raise MedAssetsError(f"these programs did not get through: {', '.join(failed)}; see their lines above")
-    _say_where(ws, names[0])
+    _say_where(ws, names[-1])
 
 
 def _say_where(ws: Workspace, name: str) -> None:

@@ -133,6 +133,9 @@ class Cohort(Settings):
 
     first_seed: int = Field(ge=0, description="seed of the first; with the demo's key it decides who is in which split")
     cases: int = Field(ge=1, description="synthetic patients, one case each, count")
+    minutes: float = Field(
+        default=1.0, gt=0, description="about how long the demo takes beside another program; the longest go first"
+    )
     bucket: bool = Field(
         default=False,
         description="whether they arrive in a bucket, which the demo serves while it runs, or in a folder",
