@@ -14,6 +14,10 @@ FAILED, MISUSED = 1, 2
 """Exit codes: what was asked for did not work; the command line itself was not understood."""
 
 
+def _source(text: str) -> Path | str:
+    return text if "://" in text else Path(text)
+
+
 def _experiment(text: str) -> tuple[str, str]:
     name, slash, experiment = text.partition("/")
     if not (name and slash and experiment):
@@ -75,11 +79,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument(
         "src",
-        type=Path,
+        type=_source,
         nargs="+",
         metavar="SRC",
         help="the data set's folder as its authors publish it, the datalist's JSON file, or for a pair IMAGE LABEL "
-        "(NIfTI, NRRD; the image may be a folder of DICOM slices)",
+        "(NIfTI, NRRD; the image may be a folder of DICOM slices); ai-readi: or s3://bucket/prefix",
     )
     add.add_argument("dest", type=Path, metavar="DEST", help="folder for the case folders, such as the landing folder")
     add.add_argument(

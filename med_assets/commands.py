@@ -39,6 +39,8 @@ def _show(title: str, result: StageResult) -> None:
 def import_cases(options: argparse.Namespace) -> int:
     """Import cases of another layout as DICOM; what is skipped is listed with its reason."""
     from med_assets.importers import ai_readi, breast, lumbar_t2, openkbp, rsna_lumbar, volumes
+    from med_assets.s3.bucket import client, place
+    from med_assets.s3.staging import Staging
 
     if len(options.src) != (2 if options.source == "pair" else 1):
         raise ConfigurationError(
@@ -47,12 +49,23 @@ def import_cases(options: argparse.Namespace) -> int:
         )
     if options.limit is not None and options.limit < 1:
         raise ConfigurationError(f"expected --limit of 1 or more, got {options.limit}")
+    remote = place(str(options.src[0]), "SRC")
+    if remote is not None and options.source != "ai-readi":
+        raise ConfigurationError(
+            f"expected a folder for {options.source}, got a bucket; only ai-readi is read from one"
+        )
     if options.source == "openkbp":
         report = openkbp.import_patients(options.src[0], options.dest, options.patients)
     elif options.source == "lumbar-t2":
         report = lumbar_t2.import_cases(options.src[0], options.dest, options.patients, options.limit)
     elif options.source == "rsna-lumbar":
         report = rsna_lumbar.import_studies(options.src[0], options.dest, options.patients, options.limit)
+    elif remote is not None:
+        ws = Workspace.configuration()
+        with ai_readi.from_bucket(
+            remote, Staging(client(), remote.bucket, ws.home / "staging", ws.staging_gb * 1e9)
+        ) as fetch:
+            report = ai_readi.import_participants(fetch, options.dest, options.patients, options.limit)
     elif options.source == "ai-readi":
         report = ai_readi.import_participants(options.src[0], options.dest, options.patients, options.limit)
     elif options.source in breast.SETS:

@@ -8,8 +8,11 @@ and NumPy arrays (B-scan, depth, along the B-scan) become OPT objects, the spaci
 
 import ast
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,8 @@ from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.files import write_text
 from med_assets.importers.report import ImportReport
 from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
+from med_assets.s3.bucket import Place
+from med_assets.s3.staging import Staging, Wanted
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 """ClinicalTrialSiteID for each recommended_split; the graph's own split names are in `med_assets.splits`."""
@@ -55,6 +60,21 @@ def from_folder(src: Path) -> Fetch:
         return there, {key: "FileNotFoundError: no such file in the data set" for key in keys if key not in there}
 
     return fetch
+
+
+@contextmanager
+def from_bucket(place: Place, staging: Staging) -> Iterator[Fetch]:
+    """Fetch from below a bucket's prefix, through the staging cache; the objects are asked for one by one, never listed."""
+    with TemporaryDirectory() as folder:
+        calls = count()
+
+        def fetch(keys: Sequence[str]) -> tuple[Mapping[str, Path], Mapping[str, str]]:
+            wanted = [Wanted("", place.key(key)) for key in keys]
+            paths, failures = staging.fetch(wanted, Path(folder) / str(next(calls)))
+            said = {place.name(row.key): row.exception for row in failures}
+            return {place.name(key): path for key, path in paths.items()}, said
+
+        yield fetch
 
 
 def import_participants(
