@@ -96,7 +96,7 @@ def main() -> None:
     torch.manual_seed(0)
     network = Classifier(experiment.network, experiment.head).eval()
     if "explicit" in sys.argv:
-        for block in network.encoder.blocks:  # type: ignore[union-attr]
+        for block in network.encoder.blocks:  # type: ignore[union-attr]  # MONAI's list, which nn.Module hides
             block.attn.use_flash_attention = False
     volume = torch.randn(1, 1, *experiment.network.size)
     with tempfile.TemporaryDirectory() as folder:

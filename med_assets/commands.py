@@ -39,8 +39,8 @@ def _show(title: str, result: StageResult) -> None:
 def import_cases(options: argparse.Namespace) -> int:
     """Import cases of another layout as DICOM; what is skipped is listed with its reason."""
     from med_assets.importers import ai_readi, breast, lumbar_t2, openkbp, rsna_lumbar, volumes
-    from med_assets.s3.bucket import client, place
-    from med_assets.s3.staging import Staging
+    from med_assets.s3.bucket import place
+    from med_assets.s3.landing import S3Landing
 
     if len(options.src) != (2 if options.source == "pair" else 1):
         raise ConfigurationError(
@@ -62,9 +62,7 @@ def import_cases(options: argparse.Namespace) -> int:
         report = rsna_lumbar.import_studies(options.src[0], options.dest, options.patients, options.limit)
     elif remote is not None:
         ws = Workspace.configuration()
-        with ai_readi.from_bucket(
-            remote, Staging(client(), remote.bucket, ws.home / "staging", ws.staging_gb * 1e9)
-        ) as fetch:
+        with ai_readi.from_bucket(S3Landing(remote, ws.home, ws.settle_s, ws.staging_gb * 1e9)) as fetch:
             report = ai_readi.import_participants(fetch, options.dest, options.patients, options.limit)
     elif options.source == "ai-readi":
         report = ai_readi.import_participants(options.src[0], options.dest, options.patients, options.limit)

@@ -12,7 +12,7 @@ import pytest
 
 import definitions
 from assets import keys
-from med_assets import experiments, program
+from med_assets import experiments, policies, program
 from med_assets.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +80,13 @@ def test_only_checkpoints_wait_for_a_decision_and_for_the_accelerator(name: str)
         assert (asset.op.pool == keys.POOL) == (stage == "checkpoint")
         follows = any(spec.automation_condition is not None for spec in asset.specs)
         assert follows == (stage not in {"raw_cases", "checkpoint", "monitoring"}), asset.key
+
+
+@pytest.mark.parametrize("name", program.registered())
+def test_the_demo_of_every_program_trains_experiments_that_there_are(name: str) -> None:
+    cohort = policies.of(name).demo
+    assert cohort is not None
+    assert set(cohort.experiments) <= set(experiments.names(name))
 
 
 def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it() -> None:

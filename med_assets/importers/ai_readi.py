@@ -22,8 +22,8 @@ from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.files import write_text
 from med_assets.importers.report import ImportReport
 from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
-from med_assets.s3.bucket import Place
-from med_assets.s3.staging import Staging, Wanted
+from med_assets.s3.landing import S3Landing
+from med_assets.s3.staging import Wanted
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 """ClinicalTrialSiteID for each recommended_split; the graph's own split names are in `med_assets.splits`."""
@@ -63,8 +63,9 @@ def from_folder(src: Path) -> Fetch:
 
 
 @contextmanager
-def from_bucket(place: Place, staging: Staging) -> Iterator[Fetch]:
+def from_bucket(landing: S3Landing) -> Iterator[Fetch]:
     """Fetch from below a bucket's prefix, through the staging cache; the objects are asked for one by one, never listed."""
+    place, staging = landing.place, landing.staging
     with TemporaryDirectory() as folder:
         calls = count()
 

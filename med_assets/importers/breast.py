@@ -129,12 +129,12 @@ def read_pair(source: Source) -> tuple[np.ndarray, np.ndarray, str]:
 
     Raises CaseRejected: unreadable_image, no_mask, mask_size_mismatch, two_labels.
     """
-    pixels = _grey(source.image)
+    pixels = _picture(source.image, "L")
     if not source.masks:
         raise CaseRejected("no_mask", "expected a mask for the image, got none; a normal image has an empty one")
     mask, labels = np.zeros(pixels.shape, bool), set()
     for path in source.masks:
-        colours = _rgb(path) >= BRIGHT
+        colours = _picture(path, "RGB") >= BRIGHT
         if colours.shape[:2] != pixels.shape:
             raise CaseRejected(
                 "mask_size_mismatch",
@@ -159,7 +159,7 @@ def _patients(sources: list[Source]) -> dict[str, str]:
     for source in sources:
         if source.patient is None:
             try:
-                pictures.append(_grey(source.image))
+                pictures.append(_picture(source.image, "L"))
                 unknown.append(source.name)
             except CaseRejected:  # told when it is imported
                 pass
@@ -185,24 +185,13 @@ def _write(folder: Path, source: Source, dataset: str, patient: str, external: b
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _grey(path: Path) -> np.ndarray:
+def _picture(path: Path, mode: str) -> np.ndarray:
+    """Pixels of a picture, in a mode of Pillow's: "L" is grey, "RGB" is colour. Raises CaseRejected."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise CaseRejected(
-            "unreadable_image", f"expected a picture, reading failed ({type(error).__name__})"
-        ) from error
-
-
-def _rgb(path: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image.convert(mode))
     except (OSError, UnidentifiedImageError) as error:
         raise CaseRejected(
             "unreadable_image", f"expected a picture, reading failed ({type(error).__name__})"
