@@ -140,6 +140,21 @@ class Runtime(Settings):
         description="devices, or on a CPU processes, that share each batch, count",
         json_schema_extra=NO_EFFECT,
     )
+    compile: bool = Field(
+        default=False, description="compile the network on a GPU, where the program can", json_schema_extra=NO_EFFECT
+    )
+    profile_steps: int = Field(
+        default=0,
+        ge=0,
+        description="training steps whose profile is written to profile.txt of the job, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    piece_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="work after which a training saves itself and stops, to be gone on with by the same command, s",
+        json_schema_extra=NO_EFFECT,
+    )
     rung: int | None = Field(
         default=None,
         ge=0,

@@ -71,7 +71,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
     heartbeat.beat("start")
     started = time.monotonic()
     try:
-        with StopRequest() as stop:
+        with StopRequest(experiment.runtime.piece_s) as stop:
             found = checkpoints.newest()
             if resume == "must" and found is None:
                 raise ConfigurationError(

@@ -47,6 +47,16 @@ class PatchModule(lightning.LightningModule):
         """Return the validation metrics of one whole case; those that it does not have are left out."""
         raise NotImplementedError
 
+    def compiled(self) -> list[nn.Module]:
+        """Return the modules that `runtime.compile` compiles: those whose forward the training calls."""
+        return [self.network]
+
+    def on_fit_start(self) -> None:
+        """Compile on an accelerator, where asked for; in place, so that no name of a tensor changes."""
+        if self.settings.runtime.compile and self.device.type == "cuda":
+            for part in self.compiled():
+                part.compile()
+
     @property
     def epoch_metrics(self) -> dict[str, float]:
         """Learning rate, mean loss and terms over the batches, and the validation metrics if the epoch has any."""

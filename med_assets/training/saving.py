@@ -1,5 +1,6 @@
 """When a training saves itself: after each epoch, every so often within one, and when it is told to stop."""
 
+import math
 import signal
 import threading
 import time
@@ -22,11 +23,20 @@ NOTHING, SAVE, STOP = 0, 1, 2
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop (SIGTERM). Used as a context: the signal's handler is ours within."""
+    """Whether this process is to stop: somebody asked it to (SIGTERM), or `after_s` have passed since it began.
 
-    def __init__(self) -> None:
-        self.asked = False
+    Used as a context: the signal's handler is ours within.
+    """
+
+    def __init__(self, after_s: float | None = None) -> None:
+        self._signalled = False
+        self._until = math.inf if after_s is None else time.monotonic() + after_s
         self._before: Any = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether to stop."""
+        return self._signalled or time.monotonic() >= self._until
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -44,7 +54,7 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self._signalled = True
 
 
 class SaveCheckpoints(Checkpoint):

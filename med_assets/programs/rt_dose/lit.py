@@ -13,8 +13,10 @@ from med_assets.programs.rt_dose import mean_dose
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.losses import DoseLoss
 from med_assets.programs.rt_dose.patches import PatchDataset
-from med_assets.programs.rt_dose.predict import Predictor, build_network, predict_volume
+from med_assets.programs.rt_dose.predict import Predictor, build_network, predict_case
 from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.programs.rt_dose.resenc import Cascade
+from med_assets.programs.rt_dose.resident import Keys, Resident
 from med_assets.programs.rt_dose.site import Site
 from med_assets.training.module import PatchModule, case_loader, mean_metrics, patch_loader
 from med_assets.training.task import ClosedForm, Task, TrainingCase
@@ -40,19 +42,31 @@ def volume_metrics(case: PreparedCase, predicted_gy: np.ndarray, site: Site) -> 
 class DoseModule(PatchModule):
     """Learns the dose of patches, and predicts that of whole validation cases in Gy."""
 
-    def __init__(self, experiment: DoseExperiment, n_val: int) -> None:
+    def __init__(self, experiment: DoseExperiment, n_val: int, resident: Resident | None = None) -> None:
         super().__init__(experiment, build_network(experiment), n_val)
-        self.experiment = experiment
+        self.experiment, self.resident = experiment, resident
         self.loss = DoseLoss(experiment.losses, experiment.site)
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and its terms."""
+        if self.resident is not None:
+            batch = self.resident.batch(batch["key"])
+        weight = self.experiment.losses.rough
+        if weight and isinstance(self.network, Cascade):
+            rough, final = self.network.stages(batch["input"], batch["constraints"])
+            (first, _), (second, terms) = self.loss(rough, batch), self.loss(final, batch)
+            loss: Tensor = second + weight * first
+            return loss, {**terms, "rough": first.detach()}
         loss, terms = self.loss(self.network(batch["input"], batch["constraints"]), batch)
         return loss, terms
 
+    def compiled(self) -> list[torch.nn.Module]:
+        """The networks of a cascade one by one, since training calls them so."""
+        return [self.network.first, self.network.second] if isinstance(self.network, Cascade) else [self.network]
+
     def measured(self, case: PreparedCase) -> dict[str, float]:
         """Predict one whole case and measure it in Gy."""
-        predicted = predict_volume(self.network, case, self.experiment.inference) * np.float32(case.prescription_gy)
+        predicted = predict_case(self.network, case, self.experiment) * np.float32(case.prescription_gy)
         return volume_metrics(case, predicted, self.experiment.site)
 
 
@@ -72,12 +86,13 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
             )
     if experiment.network.kind == "mean_dose":
         return ClosedForm(MONITOR, lambda: _mean_dose(experiment, folders["train"], opened["val"]))
-    dataset = PatchDataset(opened["train"], experiment.site, experiment.patches, experiment.seed)
+    dataset = PatchDataset(opened["train"], experiment.site, experiment.patches, experiment.seed, beams=experiment.network.beams)
     whole = opened["val"]
     # The patches depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
-    module = DoseModule(experiment, len(whole))
-    train = patch_loader(dataset, len(dataset), experiment)
+    resident = Resident(dataset) if experiment.patches.resident else None
+    module = DoseModule(experiment, len(whole), resident)
+    train = patch_loader(Keys(dataset) if resident else dataset, len(dataset), experiment)
     return Task(module, train, case_loader(whole), MONITOR, lambda: dict(module.network.state_dict()))
 
 

@@ -42,6 +42,28 @@ def gradient_error(predicted: Tensor, truth: Tensor) -> Tensor:
     return functional.conv3d(predicted - truth, sobel_kernels().to(predicted)).abs().mean()
 
 
+def mean_within(error: Tensor, counted: Tensor | None) -> Tensor:
+    """Return the mean of an error over the voxels that count, or over all; 0 where none counts."""
+    if counted is None:
+        return error.mean()
+    return (error * counted).sum() / counted.sum().clamp(min=1)
+
+
+def dvh_distance(predicted: Tensor, truth: Tensor, masks: Tensor, least: int) -> Tensor:
+    """Return the mean area between the DVHs of prediction and truth, in units of the prescription.
+
+    Of each structure (`masks` bool (batch, structure, z, y, x)) with at least `least` voxels: the mean of |difference| of
+    the sorted doses, which is the Wasserstein-1 distance of the two. Averaged over the structures of the batch.
+    """
+    found = [
+        (dose[inside].sort().values - true[inside].sort().values).abs().mean()
+        for dose, true, inside_of in zip(predicted[:, 0], truth[:, 0], masks, strict=True)
+        for inside, enough in zip(inside_of, (inside_of.flatten(1).sum(1) >= least).tolist(), strict=True)
+        if enough
+    ]
+    return torch.stack(found).mean() if found else predicted.sum() * 0.0
+
+
 def d95(dose: Tensor) -> Tensor:
     """Return the dose that 95 % of the voxels (n,) reach: the lower 5th percentile, differentiable in its voxel."""
     rank = (dose.numel() - 1) * 5 // 100
@@ -120,17 +142,22 @@ class DoseLoss(nn.Module):
         """Return the loss and its unweighted terms, for a batch of `patches.PatchDataset`."""
         losses, site, predicted = self.losses, self.site, predicted.float()
         truth, masks = batch["target"], batch["masks"]
+        counted = batch["body"] if losses.body_only else None
         terms: dict[str, Tensor] = {}
+        if losses.mae:
+            terms["mae"] = mean_within((predicted - truth).abs(), counted)
         if losses.mse:
-            terms["mse"] = functional.mse_loss(predicted, truth)
+            terms["mse"] = mean_within((predicted - truth) ** 2, counted)
         if losses.negative:
             terms["negative"] = negative_dose(predicted)
         if losses.gradient:
             terms["gradient"] = gradient_error(predicted, truth)
         if losses.dvh:
             terms["dvh"] = dvh_error(predicted, truth, masks, batch["prescription_gy"], site, losses)
+        if losses.dvh_curves:
+            terms["dvh_curves"] = dvh_distance(predicted, truth, masks, losses.dvh_min_voxels)
         if losses.structure:
-            weights = structure_weights(batch["input"][:, 1:], masks, site, losses)
+            weights = structure_weights(batch["input"][:, 1 : 1 + len(site.structures)], masks, site, losses)
             terms["structure"] = weighted_error(predicted, truth, weights)
         total = torch.stack([getattr(losses, name) * value for name, value in terms.items()]).sum()
         return total, terms

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from med_assets.programs.rt_dose.experiment import Patches
-from med_assets.programs.rt_dose.prepared import PreparedCase, pad_input
+from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Site
 
 TRIES = 512
@@ -20,28 +20,35 @@ Place = tuple[int, int, int]
 class PatchDataset(Dataset[dict[str, Tensor]]):
     """Patches of the training cases, indexed by (epoch, position).
 
-    An item has `input` (1 + S, z, y, x), `target` (1, z, y, x) dose / prescription, `masks` bool (S, z, y, x),
-    `constraints` (13,) and `prescription_gy` ().
+    An item has `input` (channels, z, y, x), `target` (1, z, y, x) dose / prescription, `masks` bool (S, z, y, x),
+    `body` bool (1, z, y, x), `constraints` (13,) and `prescription_gy` (). `beams` adds the crude plan to the input.
     """
 
-    def __init__(self, cases: Sequence[PreparedCase], site: Site, patches: Patches, seed: int) -> None:
-        self.cases, self.patches, self.seed = tuple(cases), patches, seed
+    def __init__(
+        self, cases: Sequence[PreparedCase], site: Site, patches: Patches, seed: int, *, beams: bool = False
+    ) -> None:
+        self.cases, self.patches, self.seed, self.beams = tuple(cases), patches, seed, beams
         self.mirrored = site.mirrored()
 
     def __len__(self) -> int:
         return self.patches.per_epoch or self.patches.per_case * len(self.cases)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        number, corner, flip = self.chosen(key)
+        item = cut(self.cases[number], corner, self.patches.size, beams=self.beams)
+        if flip:
+            item = flip_x(item, self.mirrored)
+        return {name: torch.from_numpy(np.require(array, requirements="C")) for name, array in item.items()}
+
+    def chosen(self, key: tuple[int, int]) -> tuple[int, Place, bool]:
+        """Return of a patch the number of its case, its first voxel, and whether it is mirrored."""
         epoch, position = key
-        case = self.cases[self.order(epoch)[position]]
+        number = int(self.order(epoch)[position])
         rng = np.random.default_rng([self.seed, epoch, 1 + position])
         share = self.patches.high_dose_share
         high = int((position + 1) * share) > int(position * share)
-        corner = place(case, self.patches, high, rng)
-        item = cut(case, corner, self.patches.size)
-        if self.patches.flip_x and rng.random() < 0.5:
-            item = flip_x(item, self.mirrored)
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
+        corner = place(self.cases[number], self.patches, high, rng)
+        return number, corner, self.patches.flip_x and bool(rng.random() < 0.5)
 
     def order(self, epoch: int) -> np.ndarray:
         """Return which case each position of an epoch takes: all equally often, up to one, in a shuffled order."""
@@ -55,15 +62,17 @@ def place(case: PreparedCase, patches: Patches, high: bool, rng: np.random.Gener
 
     A high-dose patch has its centre as near as the borders allow to a random voxel above the dose level.
     """
-    slack = [size - side for size, side in zip(case.shape, patches.size, strict=True)]
+    box = case.body_box() if patches.within_body else tuple(slice(0, size) for size in case.shape)
+    slack = [span.stop - span.start - side for span, side in zip(box, patches.size, strict=True)]
     centre = high_voxel(case, patches.high_dose_level * case.prescription_gy, rng) if high else None
     if centre is None:
         corner = [int(rng.integers(0, room + 1)) if room > 0 else room // 2 for room in slack]
     else:
         corner = [
-            min(max(int(middle) - side // 2, 0), room) if room > 0 else room // 2
-            for middle, side, room in zip(centre, patches.size, slack, strict=True)
+            min(max(int(middle) - span.start - side // 2, 0), room) if room > 0 else room // 2
+            for middle, side, room, span in zip(centre, patches.size, slack, box, strict=True)
         ]
+    corner = [start + span.start for start, span in zip(corner, box, strict=True)]
     return (corner[0], corner[1], corner[2])
 
 
@@ -80,7 +89,7 @@ def high_voxel(case: PreparedCase, level_gy: float, rng: np.random.Generator) ->
     return tuple(int(value) for value in np.unravel_index(int(rng.choice(all_hits)), case.shape))
 
 
-def cut(case: PreparedCase, corner: Place, size: Place) -> dict[str, np.ndarray]:
+def cut(case: PreparedCase, corner: Place, size: Place, *, beams: bool = False) -> dict[str, np.ndarray]:
     """Read one patch. What lies beyond the volume is air, without dose and far outside of every structure."""
     spans = [
         slice(max(start, 0), min(start + side, extent))
@@ -91,9 +100,10 @@ def cut(case: PreparedCase, corner: Place, size: Place) -> dict[str, np.ndarray]
         (span.start - start, start + side - span.stop) for span, start, side in zip(spans, corner, size, strict=True)
     ]
     return {
-        "input": pad_input(case.input(inside), pads),
+        "input": case.pad(case.input(inside, beams=beams), pads),
         "target": np.pad(case.target(inside)[None], [(0, 0), *pads]),
         "masks": np.pad(case.all_masks(inside), [(0, 0), *pads]),
+        "body": np.pad(np.asarray(case.body[inside])[None], [(0, 0), *pads]),
         "constraints": np.asarray(case.constraints, dtype=np.float32),
         "prescription_gy": np.asarray(case.prescription_gy, dtype=np.float32),
     }
@@ -102,11 +112,17 @@ def cut(case: PreparedCase, corner: Place, size: Place) -> dict[str, np.ndarray]
 def flip_x(item: dict[str, np.ndarray], mirrored: Sequence[int]) -> dict[str, np.ndarray]:
     """Mirror a patch left to right (the last axis): a left structure becomes a right one, so their channels swap."""
     order = list(mirrored)
-    flipped = {name: item[name][..., ::-1] for name in ("input", "target", "masks")}
-    image = flipped["input"]
+    flipped = {name: item[name][..., ::-1] for name in ("target", "masks", "body")}
     return {
         **item,
-        "input": np.concatenate([image[:1], image[1:][order]]),
+        "input": mirrored_input(item["input"], mirrored),
         "target": flipped["target"],
+        "body": flipped["body"],
         "masks": flipped["masks"][order],
     }
+
+
+def mirrored_input(image: np.ndarray, mirrored: Sequence[int]) -> np.ndarray:
+    """Return a network input (channels, z, y, x) mirrored left to right, left and right structures swapped."""
+    order = [0, *(1 + index for index in mirrored), *range(1 + len(mirrored), len(image))]
+    return image[order][..., ::-1]

@@ -9,29 +9,56 @@ from torch import Tensor, nn
 
 from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.programs.rt_dose import mean_dose
+from med_assets.programs.rt_dose.beams import CHANNELS
 from med_assets.programs.rt_dose.experiment import DoseExperiment, Inference
 from med_assets.programs.rt_dose.networks import BaselineUNet3D
-from med_assets.programs.rt_dose.prepared import PreparedCase, pad_input
+from med_assets.programs.rt_dose.patches import mirrored_input
+from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.programs.rt_dose.resenc import Cascade, ResidualUNet3D
 from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
 
 
-def build_network(experiment: DoseExperiment) -> BaselineUNet3D:
-    """Return the untrained U-Net of an experiment."""
-    return BaselineUNet3D(experiment.site.channels, experiment.network.base_channels)
+def build_network(experiment: DoseExperiment) -> nn.Module:
+    """Return the untrained network of an experiment."""
+    network = experiment.network
+    channels = 1 + len(experiment.site.structures) + (len(CHANNELS) if network.beams else 0)
+    if network.kind == "unet":
+        return BaselineUNet3D(channels, network.base_channels)
+    family = {"residual": ResidualUNet3D, "cascade": Cascade}[network.kind]
+    return family(channels, network.widths, network.blocks, network.stem)
 
 
-def predict_volume(network: nn.Module, case: PreparedCase, inference: Inference) -> np.ndarray:
-    """Return dose / prescription, float32 (z, y, x), at least 0, from overlapping windows that cover every voxel.
+def predict_case(network: nn.Module, case: PreparedCase, experiment: DoseExperiment) -> np.ndarray:
+    """Return dose / prescription of a whole case, float32 (z, y, x), at least 0.
 
-    A volume smaller than the window is surrounded, as in training patches, by air far outside of every structure.
+    With `patches.within_body` only the box around the body is predicted, and there is no dose outside it. With
+    `inference.flips` it is the mean with the prediction of the mirrored patient.
+    """
+    box = case.body_box() if experiment.patches.within_body else tuple(slice(0, size) for size in case.shape)
+    image = case.input(box, beams=experiment.network.beams)
+    mirrored = experiment.site.mirrored()
+    dose = predict_volume(network, case, image, experiment.inference)
+    if experiment.inference.flips:
+        other = predict_volume(network, case, np.ascontiguousarray(mirrored_input(image, mirrored)), experiment.inference)
+        dose = (dose + other[..., ::-1]) / 2
+    whole = np.zeros(case.shape, dtype=np.float32)
+    whole[box] = dose
+    return whole
+
+
+def predict_volume(network: nn.Module, case: PreparedCase, image: np.ndarray, inference: Inference) -> np.ndarray:
+    """Return dose / prescription, float32 (z, y, x), at least 0, of a network input (channels, z, y, x) of a case.
+
+    Overlapping windows cover every voxel. What is smaller than the window is surrounded, as in training patches, by air
+    far outside of every structure.
     """
     from monai.inferers.utils import sliding_window_inference
 
-    parameter = next(network.parameters())
-    missing = [max(side - size, 0) for side, size in zip(inference.window, case.shape, strict=True)]
+    parameter, shape = next(network.parameters()), image.shape[1:]
+    missing = [max(side - size, 0) for side, size in zip(inference.window, shape, strict=True)]
     before = tuple(room // 2 for room in missing)
     pads = [(start, room - start) for start, room in zip(before, missing, strict=True)]
-    image = torch.from_numpy(pad_input(case.input(), pads))[None].to(parameter.device)
+    batched = torch.from_numpy(case.pad(image, pads))[None].to(parameter.device)
     constraints = torch.tensor([case.constraints], dtype=torch.float32, device=parameter.device)
 
     def windows(batch: Tensor) -> Tensor:
@@ -43,7 +70,7 @@ def predict_volume(network: nn.Module, case: PreparedCase, inference: Inference)
     try:
         with torch.inference_mode():
             dose = sliding_window_inference(
-                image,
+                batched,
                 inference.window,
                 inference.batch,
                 windows,
@@ -54,7 +81,7 @@ def predict_volume(network: nn.Module, case: PreparedCase, inference: Inference)
     finally:
         network.train(was_training)
     assert isinstance(dose, Tensor)
-    inside = tuple(slice(start, start + size) for start, size in zip(before, case.shape, strict=True))
+    inside = tuple(slice(start, start + size) for start, size in zip(before, shape, strict=True))
     return np.ascontiguousarray(dose[0, 0].clamp(min=0).cpu().numpy()[inside], dtype=np.float32)
 
 
@@ -64,8 +91,8 @@ class Predictor:
     def __init__(self, experiment: DoseExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
         self.experiment = experiment
         self._weights = dict(weights)
-        self._network: BaselineUNet3D | None = None
-        if experiment.network.kind == "unet":
+        self._network: nn.Module | None = None
+        if experiment.network.kind != "mean_dose":
             self._network = build_network(experiment)
             demand_fit(
                 self._network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
@@ -88,7 +115,7 @@ class Predictor:
         if self._network is None:
             dose = mean_dose.predict(self._weights, prepared, site)
         else:
-            dose = predict_volume(self._network, prepared, self.experiment.inference)
+            dose = predict_case(self._network, prepared, self.experiment)
         return np.clip(dose, 0.0, None) * np.float32(prepared.prescription_gy)
 
 

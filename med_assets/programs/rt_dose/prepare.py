@@ -13,6 +13,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
 from med_assets.programs.rt_dose.site import Site
 
@@ -115,6 +116,24 @@ def _structures(
     return masks, outline if body is None else body, len(match.unmatched)
 
 
+def _levels(masks: dict[str, np.ndarray], site: Site, prescription_gy: float) -> np.ndarray:
+    """Prescribed level of each voxel / prescription, 0 outside the targets; where they overlap the higher one holds."""
+    shape = next(iter(masks.values())).shape
+    level = np.zeros(shape, dtype=np.float32)
+    for name, gy in site.targets.items():
+        if name in masks:
+            level = np.where(masks[name], np.maximum(level, gy / prescription_gy), level)
+    return level
+
+
+def _organs(masks: dict[str, np.ndarray], site: Site) -> np.ndarray:
+    """True in organs at risk outside the targets."""
+    shape = next(iter(masks.values())).shape
+    organs = np.logical_or.reduce([masks[name] for name in site.oars if name in masks] or [np.zeros(shape, bool)])
+    targets = np.logical_or.reduce([masks[name] for name in site.targets if name in masks])
+    return np.asarray(organs & ~targets)
+
+
 def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, Any]:
     """Write the prepared arrays of the case under `raw` to `out` and return its facts.
 
@@ -130,8 +149,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
     ct = read_ct_series(files["CT"])
     spacing = ct.geometry.spacing_mm
     masks, body, unmatched = _structures(read_rois(files["RTSTRUCT"][0]), site, ct.geometry)
-    plan = read_plan(files["RTPLAN"][0])
-    prescription = plan.prescription_gy or site.default_prescription_gy
+    planned = read_plan(files["RTPLAN"][0])
+    prescription = planned.prescription_gy or site.default_prescription_gy
     if prescription is None:
         raise CaseRejected(
             "no_prescription",
@@ -150,12 +169,14 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
         bits |= mask.astype(np.uint16) << np.uint16(index)
         sdf[index] = signed_distance(mask, spacing)
     present = [name for name in site.structures if name in masks and masks[name].any()]
+    beams = plan(hu, body, _levels(masks, site, prescription), _organs(masks, site), spacing, site.beam_plan)
     for name, array in {
         "ct": np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16),
         "dose": dose,
         "masks": bits,
         "sdf": sdf,
         "body": body,
+        "beams": beams.astype(np.float16),
     }.items():
         np.save(out / f"{name}.npy", np.ascontiguousarray(array))
     geometry = ct.geometry.to_dict() | {
@@ -172,7 +193,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
             "structures": list(site.structures),
             "present": present,
             "prescription_gy": prescription,
-            "fractions": plan.fractions,
+            "fractions": planned.fractions,
             "constraints": site.constraints(present, prescription),
             "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
         },
@@ -192,8 +213,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
         "structures_present": len(present),
         "rois_unmatched": unmatched,
         "prescription_gy": float(prescription),
-        "prescription_in_plan": plan.prescription_gy is not None,
-        "fractions": plan.fractions,
+        "prescription_in_plan": planned.prescription_gy is not None,
+        "fractions": planned.fractions,
         "dose_max_gy": float(dose.max()),
         "target_mean_ratio": float(dose[main].mean() / prescription),
         "target_d95_gy": float(np.percentile(dose[main], 5, method="lower")),

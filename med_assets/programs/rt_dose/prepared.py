@@ -1,16 +1,19 @@
 """A prepared case on disk, opened as memory maps so that a patch read touches only its own pages.
 
 A folder holds `ct.npy` int16 HU, `dose.npy` float32 Gy, `masks.npy` uint16 whose bit k is structure k, `sdf.npy` int8
-(structure, z, y, x) with 127 = 50 mm outside and negative inside, `body.npy` bool, and `case.json`. Axes are (z, y, x).
+(structure, z, y, x) with 127 = 50 mm outside and negative inside, `body.npy` bool, `beams.npy` float16, the crude plan of
+`beams` (channel, z, y, x), and `case.json`. Axes are (z, y, x).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from med_assets.programs.rt_dose.beams import CHANNELS
 from med_assets.prepared import demand, open_case, reading_fields
 
 CT_RANGE_HU = (-1000.0, 3000.0)
@@ -30,6 +33,7 @@ _ARRAYS = {
     "masks": np.dtype(np.uint16),
     "sdf": np.dtype(np.int8),
     "body": np.dtype(np.bool_),
+    "beams": np.dtype(np.float16),
 }
 
 
@@ -52,6 +56,7 @@ class PreparedCase:
     masks: np.ndarray
     sdf: np.ndarray
     body: np.ndarray
+    beams: np.ndarray
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -65,7 +70,7 @@ class PreparedCase:
         shape = arrays["ct"].shape
         structures = tuple(facts["structures"])
         for name, dtype in _ARRAYS.items():
-            expected = (len(structures), *shape) if name == "sdf" else shape
+            expected = {"sdf": (len(structures), *shape), "beams": (len(CHANNELS), *shape)}.get(name, shape)
             demand(facts["case_id"], name, arrays[name], dtype, expected)
         dz, dy, dx = (float(value) for value in facts["spacing_mm"])
         return cls(
@@ -88,6 +93,18 @@ class PreparedCase:
         nz, ny, nx = self.ct.shape
         return (nz, ny, nx)
 
+    def body_box(self) -> tuple[slice, slice, slice]:
+        """Return the smallest box of voxels that holds the body; the whole volume where there is none."""
+        return self._box
+
+    @cached_property
+    def _box(self) -> tuple[slice, slice, slice]:
+        spans = []
+        for axis in range(3):
+            filled = np.flatnonzero(self.body.any(axis=tuple(other for other in range(3) if other != axis)))
+            spans.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, self.shape[axis]))
+        return spans[0], spans[1], spans[2]
+
     def mask(self, name: str, slices: tuple[slice, ...] = WHOLE) -> np.ndarray:
         """Return the bool mask (z, y, x) of a structure of the site; all False when the case does not have it.
 
@@ -103,9 +120,23 @@ class PreparedCase:
         bits = (np.uint16(1) << np.arange(len(self.structures), dtype=np.uint16)).reshape(-1, 1, 1, 1)
         return (np.asarray(self.masks[slices])[None] & bits) != 0
 
-    def input(self, slices: tuple[slice, ...] = WHOLE) -> np.ndarray:
-        """Return the network input, float32 (1 + structures, z, y, x): CT in [0, 1] and signed distances in [-1, 1]."""
-        return np.concatenate([scale_ct(self.ct[slices])[None], scale_sdf(self.sdf[(slice(None), *slices)])])
+    def input(self, slices: tuple[slice, ...] = WHOLE, *, beams: bool = False) -> np.ndarray:
+        """Return the network input, float32 (channels, z, y, x): CT in [0, 1], signed distances in [-1, 1] and, if asked
+        for, the crude plan / prescription."""
+        parts = [scale_ct(self.ct[slices])[None], scale_sdf(self.sdf[(slice(None), *slices)])]
+        if beams:
+            parts.append(np.asarray(self.beams[(slice(None), *slices)], dtype=np.float32))
+        return np.concatenate(parts)
+
+    def pad(self, image: np.ndarray, pads: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Surround a network input (channels, z, y, x) with air that is 50 mm outside of every structure and gets no dose.
+
+        `pads` are the voxels to add before and after, along (z, y, x).
+        """
+        widths, distances = [(0, 0), *pads], slice(1, 1 + len(self.structures))
+        padded = np.pad(image, widths)
+        padded[distances] = np.pad(image[distances], widths, constant_values=1.0)
+        return padded
 
     def target(self, slices: tuple[slice, ...] = WHOLE) -> np.ndarray:
         """Return dose / prescription, float32 (z, y, x), dimensionless."""
@@ -121,12 +152,3 @@ def scale_ct(ct_hu: np.ndarray) -> np.ndarray:
 def scale_sdf(sdf: np.ndarray) -> np.ndarray:
     """Scale int8 signed distances to float32 in [-1, 1], where 1 is 50 mm outside."""
     return np.asarray(sdf, dtype=np.float32) / np.float32(SDF_SCALE)
-
-
-def pad_input(image: np.ndarray, pads: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Surround a network input (1 + S, z, y, x) with air that is 50 mm outside of every structure.
-
-    `pads` are the voxels to add before and after, along (z, y, x).
-    """
-    widths = [(0, 0), *pads]
-    return np.concatenate([np.pad(image[:1], widths), np.pad(image[1:], widths, constant_values=1.0)])

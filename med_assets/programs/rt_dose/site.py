@@ -62,6 +62,17 @@ class VolumeObjective(_Frozen):
     )
 
 
+class BeamPlan(_Frozen):
+    """How the crude plan of a case is made that a network may see; see `beams`."""
+
+    gantry_deg: tuple[float, ...] = Field(
+        min_length=1, description="gantry angles of the site's technique, IEC 61217, deg; an arc by angles along it"
+    )
+    iterations: int = Field(ge=0, description="steps of the optimisation of the fluences, count")
+    organ_weight: float = Field(ge=0, description="weight of dose in organs at risk, against 1 in the targets")
+    elsewhere_weight: float = Field(ge=0, description="weight of dose in other voxels of the body")
+
+
 class Site(_Frozen):
     """A treatment site: names, levels and limits. Bit k of a mask and channel 1 + k are `structures[k]`."""
 
@@ -100,6 +111,9 @@ class Site(_Frozen):
         gt=0, description="side of the kept square in y and x, mm; null keeps all", json_schema_extra=PRESENTATION
     )
     limits: tuple[Limit, ...] = Field(description="clinical limits that reports check", json_schema_extra=PRESENTATION)
+    beam_plan: BeamPlan = Field(
+        description="crude plan of each case, an input of networks that use it", json_schema_extra=PRESENTATION
+    )
     constraint_targets: tuple[tuple[str, Gy], ...] = Field(
         description="the 3 target levels of the constraint vector, Gy"
     )
@@ -133,11 +147,6 @@ class Site(_Frozen):
                 f"constraint_targets and constraint_limits must hold {CONSTRAINT_COUNT} together, found {count}"
             )
         return self
-
-    @property
-    def channels(self) -> int:
-        """Channels of the network input: CT and one signed distance per structure."""
-        return 1 + len(self.structures)
 
     @property
     def main_target(self) -> str:

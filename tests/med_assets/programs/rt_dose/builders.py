@@ -58,6 +58,7 @@ def write_case(
     folder.mkdir(parents=True)
     ct = np.where(body, rng.normal(0, 20, shape), -1000)
     arrays = {"ct": ct.astype(np.int16), "dose": dose, "masks": bits.astype(np.uint16), "sdf": sdf, "body": body}
+    arrays["beams"] = np.stack([dose / 100, dose / 70]).astype(np.float16)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     present = [name for name in spec.structures if masks[name].any()]

@@ -9,11 +9,21 @@ import torch
 from med_assets.programs.rt_dose.experiment import Patches
 from med_assets.programs.rt_dose.patches import PatchDataset, cut, flip_x, high_voxel, place
 from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.programs.rt_dose.resident import Keys, Resident
 from med_assets.programs.rt_dose.site import load_site
 from tests.med_assets.programs.rt_dose.builders import write_case
 
 SITE = load_site("prostate_sib")
-PATCHES = Patches(size=(16, 16, 16), per_case=4, per_epoch=None, high_dose_share=0.5, high_dose_level=0.1, flip_x=True)
+PATCHES = Patches(
+    size=(16, 16, 16),
+    per_case=4,
+    per_epoch=None,
+    high_dose_share=0.5,
+    high_dose_level=0.1,
+    within_body=False,
+    resident=False,
+    flip_x=True,
+)
 
 
 @pytest.fixture
@@ -75,6 +85,37 @@ def test_a_single_hot_voxel_is_found(cases: list[PreparedCase]) -> None:
     level = (below + float(cases[0].dose[hottest])) / 2
     if level < float(cases[0].dose[hottest]):
         assert high_voxel(cases[0], level, np.random.default_rng(0)) == tuple(int(i) for i in hottest)
+
+
+def test_within_the_body_a_patch_reaches_no_further_than_its_box(cases: list[PreparedCase]) -> None:
+    inside = PATCHES.model_copy(update={"within_body": True})
+    box = cases[0].body_box()
+    assert [span.stop - span.start for span in box] < [32, 32, 32]
+    corners = np.array([place(cases[0], inside, high, np.random.default_rng(i)) for i in range(40) for high in (0, 1)])
+    assert (corners.min(axis=0) >= [span.start for span in box]).all()
+    assert (corners.max(axis=0) + 16 <= [span.stop for span in box]).all()
+
+
+def test_the_crude_plan_is_the_last_part_of_the_input_and_nothing_beyond_the_volume(cases: list[PreparedCase]) -> None:
+    item = cut(cases[0], (-8, 0, 0), (16, 16, 16), beams=True)
+    assert len(item["input"]) == 9 + 2
+    assert not item["input"][9:, :8].any()
+    np.testing.assert_array_equal(item["input"][9:, 8:], cases[0].beams[:, :8, :16, :16].astype(np.float32))
+
+
+@pytest.mark.parametrize("size", [(16, 16, 16), (48, 16, 16)])
+def test_patches_cut_on_the_device_are_those_of_the_loader(cases: list[PreparedCase], size: tuple[int, ...]) -> None:
+    patches = PATCHES.model_copy(update={"size": size, "within_body": True})
+    dataset = PatchDataset(cases, SITE, patches, seed=4, beams=True)
+    resident, keys = Resident(dataset), Keys(dataset)
+    positions = [(2, position) for position in range(len(dataset))]
+    assert {dataset.chosen(key)[2] for key in positions} == {True, False}
+    found = resident.batch(torch.stack([keys[key]["key"] for key in positions]))
+    for index, key in enumerate(positions):
+        expected = dataset[key]
+        assert set(expected) == set(found)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name][index], tensor, rtol=0, atol=0)
 
 
 def test_a_flip_mirrors_x_and_swaps_left_and_right(cases: list[PreparedCase]) -> None:

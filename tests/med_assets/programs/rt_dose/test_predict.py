@@ -1,5 +1,6 @@
 """Checkpoint folders to doses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.programs.rt_dose.experiment import DoseExperiment, Inference
 from med_assets.programs.rt_dose.predict import build_network, load_predictor, predict_volume
 from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.programs.rt_dose.site import load_site
 from tests.med_assets.programs.rt_dose.builders import write_case
 
 torch.set_num_threads(1)
@@ -41,8 +43,37 @@ def save(
 
 @pytest.mark.parametrize("window", [(16, 16, 16), (32, 48, 16), (64, 64, 64)])
 def test_windows_cover_every_voxel_whatever_their_size(case: PreparedCase, window: tuple[int, int, int]) -> None:
-    found = predict_volume(Same(), case, Inference(window=window, overlap=0.25, sigma=0.25, batch=2))
+    inference = Inference(window=window, overlap=0.25, sigma=0.25, flips=False, batch=2)
+    found = predict_volume(Same(), case, case.input(), inference)
     np.testing.assert_allclose(found, case.input()[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["residual", "cascade"])
+def test_only_the_body_gets_dose_and_a_mirrored_patient_the_mirrored_dose(
+    tmp_path: Path, case: PreparedCase, kind: str
+) -> None:
+    overrides = (
+        f"network.kind={kind}", "network.beams=true", "network.widths=[8,16]", "network.blocks=[1,1]", "network.stem=2",
+        "patches.within_body=true", "inference.flips=true", "inference.window=[32,32,32]",
+    )  # fmt: skip
+    save(tmp_path / "checkpoint", overrides=overrides)
+    predictor = load_predictor(tmp_path / "checkpoint")
+    dose = predictor(case)
+    box = np.zeros(case.shape, bool)
+    box[case.body_box()] = True
+    assert not dose[~box].any()
+    assert dose[box].any()
+    mirrored = mirrored_case(case)
+    np.testing.assert_allclose(predictor(mirrored), dose[..., ::-1], atol=2e-4)
+
+
+def mirrored_case(case: PreparedCase) -> PreparedCase:
+    """The patient seen in a mirror: left structures become right ones."""
+    order = list(load_site(case.site).mirrored())
+    bits = [((np.asarray(case.masks) >> index) & 1) << place for place, index in enumerate(order)]
+    flipped = {name: np.ascontiguousarray(getattr(case, name)[..., ::-1]) for name in ("ct", "dose", "body", "beams")}
+    masks = np.ascontiguousarray(sum(bits)[..., ::-1]).astype(np.uint16)
+    return replace(case, **flipped, masks=masks, sdf=np.ascontiguousarray(case.sdf[order][..., ::-1]))
 
 
 def test_dose_is_in_gy_not_negative_and_of_the_whole_volume(tmp_path: Path, case: PreparedCase) -> None:

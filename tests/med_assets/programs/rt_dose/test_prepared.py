@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from med_assets.errors import ArtifactCorrupt
-from med_assets.programs.rt_dose.prepared import PreparedCase, pad_input, scale_ct, scale_sdf
+from med_assets.programs.rt_dose.prepared import PreparedCase, scale_ct, scale_sdf
 from tests.med_assets.programs.rt_dose.builders import write_case
 
 CORNER = (slice(0, 4), slice(2, 8), slice(1, 3))
@@ -57,7 +57,7 @@ def test_a_name_that_is_no_structure_is_refused(case: PreparedCase) -> None:
 
 
 def test_padding_is_air_far_outside_of_all(case: PreparedCase) -> None:
-    padded = pad_input(case.input(), [(1, 0), (0, 0), (0, 0)])
+    padded = case.pad(case.input(), [(1, 0), (0, 0), (0, 0)])
     assert (padded[0, 0] == 0).all()
     assert (padded[1:, 0] == 1).all()
 
