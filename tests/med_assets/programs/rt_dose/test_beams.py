@@ -44,7 +44,8 @@ def test_a_beam_enters_where_its_gantry_stands_and_loses_dose_with_depth(
     near, far = line.copy(), line.copy()
     near[axis], far[axis] = 20 - 6 * towards, 20 + 6 * towards
     assert dose[tuple(near)] > dose[tuple(line)] > dose[tuple(far)] > 0
-    first, last = 10.5 * 5, 22.5 * 5  # mm of water before the two places
+    skin = 3.5 if towards > 0 else 35.5
+    first, last = (abs(place[axis] - skin) * 5 for place in (near, far))  # mm of water before the two places
     lost = np.exp(-ATTENUATION_PER_MM * (last - first))
     built_up = [1 - np.exp(-(depth + SKIN_MM) / BUILD_UP_MM) for depth in (first, last)]
     assert dose[tuple(far)] / dose[tuple(near)] == pytest.approx(lost * built_up[1] / built_up[0], rel=0.02)
