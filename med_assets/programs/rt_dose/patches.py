@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from med_assets.programs.rt_dose.augment import change_ct, margins, rotate
 from med_assets.programs.rt_dose.experiment import Patches
 from med_assets.programs.rt_dose.prepared import PreparedCase, pad_input
 from med_assets.programs.rt_dose.site import Site
@@ -21,11 +22,13 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
     """Patches of the training cases, indexed by (epoch, position).
 
     An item has `input` (1 + S, z, y, x), `target` (1, z, y, x) dose / prescription, `masks` bool (S, z, y, x),
-    `constraints` (13,) and `prescription_gy` ().
+    `constraints` (13,) and `prescription_gy` (); `noisy` adds `noise` (1, z, y, x), standard normal, and `time` (), 0 to 1.
     """
 
-    def __init__(self, cases: Sequence[PreparedCase], site: Site, patches: Patches, seed: int) -> None:
-        self.cases, self.patches, self.seed = tuple(cases), patches, seed
+    def __init__(
+        self, cases: Sequence[PreparedCase], site: Site, patches: Patches, seed: int, *, noisy: bool = False
+    ) -> None:
+        self.cases, self.patches, self.seed, self.noisy = tuple(cases), patches, seed, noisy
         self.mirrored = site.mirrored()
 
     def __len__(self) -> int:
@@ -38,9 +41,20 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         share = self.patches.high_dose_share
         high = int((position + 1) * share) > int(position * share)
         corner = place(case, self.patches, high, rng)
-        item = cut(case, corner, self.patches.size)
-        if self.patches.flip_x and rng.random() < 0.5:
+        mirror = self.patches.flip_x and rng.random() < 0.5
+        size, spacing, most = self.patches.size, case.spacing_mm, self.patches.rotate_deg
+        angle = rng.uniform(-most, most) if most else 0.0
+        more = margins(size, spacing, angle)
+        wide = [side + 2 * margin for side, margin in zip(size, more, strict=True)]
+        item = cut(case, [start - margin for start, margin in zip(corner, more, strict=True)], wide)
+        if angle:
+            item = rotate(item, size, spacing, angle)
+        if mirror:
             item = flip_x(item, self.mirrored)
+        item = change_ct(item, self.patches.ct_offset_hu, self.patches.ct_noise_hu, rng)
+        if self.noisy:
+            item["time"] = np.asarray(rng.random(), dtype=np.float32)
+            item["noise"] = rng.standard_normal(item["target"].shape, dtype=np.float32)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
 
     def order(self, epoch: int) -> np.ndarray:
@@ -80,7 +94,7 @@ def high_voxel(case: PreparedCase, level_gy: float, rng: np.random.Generator) ->
     return tuple(int(value) for value in np.unravel_index(int(rng.choice(all_hits)), case.shape))
 
 
-def cut(case: PreparedCase, corner: Place, size: Place) -> dict[str, np.ndarray]:
+def cut(case: PreparedCase, corner: Sequence[int], size: Sequence[int]) -> dict[str, np.ndarray]:
     """Read one patch. What lies beyond the volume is air, without dose and far outside of every structure."""
     spans = [
         slice(max(start, 0), min(start + side, extent))

@@ -1,61 +1,103 @@
 """From a checkpoint folder to the dose of a whole case."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from med_assets.errors import CheckpointMismatch, ConfigurationError
-from med_assets.programs.rt_dose import mean_dose
+from med_assets.programs.rt_dose import diffusion, mean_dose
 from med_assets.programs.rt_dose.experiment import DoseExperiment, Inference
 from med_assets.programs.rt_dose.networks import BaselineUNet3D
 from med_assets.programs.rt_dose.prepared import PreparedCase, pad_input
 from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
 
 
-def build_network(experiment: DoseExperiment) -> BaselineUNet3D:
-    """Return the untrained U-Net of an experiment."""
-    return BaselineUNet3D(experiment.site.channels, experiment.network.base_channels)
+def build_network(experiment: DoseExperiment) -> nn.Module:
+    """Return the untrained network of an experiment."""
+    network, channels = experiment.network, experiment.site.channels
+    if network.kind == "ddpm":
+        return diffusion.DoseDenoiser(channels, network.base_channels, experiment.diffusion)
+    return BaselineUNet3D(channels, network.base_channels, network.levels, attention=network.attention)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A whole case as the input of a network on its device: (1, channels, z, y, x), and its constraints (1, 13).
+
+    One that is smaller than the window is surrounded, as in training patches, by air far outside of every structure.
+    """
+
+    image: Tensor
+    constraints: Tensor
+    inference: Inference
+    inside: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, case: PreparedCase, inference: Inference, device: torch.device) -> Self:
+        """Read a case."""
+        missing = [max(side - size, 0) for side, size in zip(inference.window, case.shape, strict=True)]
+        before = tuple(room // 2 for room in missing)
+        pads = [(start, room - start) for start, room in zip(before, missing, strict=True)]
+        return cls(
+            torch.from_numpy(pad_input(case.input(), pads))[None].to(device),
+            torch.tensor([case.constraints], dtype=torch.float32, device=device),
+            inference,
+            tuple(slice(start, start + size) for start, size in zip(before, case.shape, strict=True)),
+        )
+
+    def blended(self, image: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return (1, 1, z, y, x) of overlapping windows of `image` that cover every voxel, blended by a Gaussian."""
+        from monai.inferers.utils import sliding_window_inference
+
+        dose = sliding_window_inference(
+            image,
+            self.inference.window,
+            self.inference.batch,
+            network,
+            overlap=self.inference.overlap,
+            mode="gaussian",
+            sigma_scale=self.inference.sigma,
+        )
+        assert isinstance(dose, Tensor)
+        return dose
+
+    def cropped(self, dose: Tensor) -> np.ndarray:
+        """Return (1, 1, z, y, x) as float32 (z, y, x) of the case alone, at least 0."""
+        return np.ascontiguousarray(dose[0, 0].clamp(min=0).cpu().numpy()[self.inside], dtype=np.float32)
 
 
 def predict_volume(network: nn.Module, case: PreparedCase, inference: Inference) -> np.ndarray:
-    """Return dose / prescription, float32 (z, y, x), at least 0, from overlapping windows that cover every voxel.
-
-    A volume smaller than the window is surrounded, as in training patches, by air far outside of every structure.
-    """
-    from monai.inferers.utils import sliding_window_inference
-
-    parameter = next(network.parameters())
-    missing = [max(side - size, 0) for side, size in zip(inference.window, case.shape, strict=True)]
-    before = tuple(room // 2 for room in missing)
-    pads = [(start, room - start) for start, room in zip(before, missing, strict=True)]
-    image = torch.from_numpy(pad_input(case.input(), pads))[None].to(parameter.device)
-    constraints = torch.tensor([case.constraints], dtype=torch.float32, device=parameter.device)
+    """Return dose / prescription, float32 (z, y, x), at least 0, from overlapping windows that cover every voxel."""
+    volume = Volume.of(case, inference, next(network.parameters()).device)
 
     def windows(batch: Tensor) -> Tensor:
-        out: Tensor = network(batch, constraints.expand(len(batch), -1))
+        out: Tensor = network(batch, volume.constraints.expand(len(batch), -1))
         return out.float()
 
     was_training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            dose = sliding_window_inference(
-                image,
-                inference.window,
-                inference.batch,
-                windows,
-                overlap=inference.overlap,
-                mode="gaussian",
-                sigma_scale=inference.sigma,
-            )
+            return volume.cropped(volume.blended(volume.image, windows))
     finally:
         network.train(was_training)
-    assert isinstance(dose, Tensor)
-    inside = tuple(slice(start, start + size) for start, size in zip(before, case.shape, strict=True))
-    return np.ascontiguousarray(dose[0, 0].clamp(min=0).cpu().numpy()[inside], dtype=np.float32)
+
+
+def predict_case(
+    network: nn.Module, case: PreparedCase, experiment: DoseExperiment, *, validating: bool = False
+) -> np.ndarray:
+    """Return dose / prescription, float32 (z, y, x), at least 0, as the experiment's kind of network predicts it.
+
+    While `validating` in training, a diffusion model takes fewer steps.
+    """
+    if experiment.network.kind == "ddpm":
+        return diffusion.predict_dose(network, case, experiment, validating=validating)
+    return predict_volume(network, case, experiment.inference)
 
 
 class Predictor:
@@ -64,14 +106,14 @@ class Predictor:
     def __init__(self, experiment: DoseExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
         self.experiment = experiment
         self._weights = dict(weights)
-        self._network: BaselineUNet3D | None = None
-        if experiment.network.kind == "unet":
-            self._network = build_network(experiment)
+        self.network: nn.Module | None = None
+        if experiment.network.kind != "mean_dose":
+            self.network = build_network(experiment)
             demand_fit(
-                self._network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
+                self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
             )
-            self._network.load_state_dict(self._weights, strict=True)
-            self._network.to(device)
+            self.network.load_state_dict(self._weights, strict=True)
+            self.network.to(device)
         elif set(weights) != set(mean_dose.KEYS):
             raise CheckpointMismatch(
                 f"a mean dose has the tensors {', '.join(mean_dose.KEYS)}; found {sorted(weights)[:SHOWN]}"
@@ -85,10 +127,10 @@ class Predictor:
                 f"case {prepared.case_id} of site {prepared.site} has structures {list(prepared.structures)}; the "
                 f"checkpoint was trained for {site.name} with {list(site.structures)}; use one of the case's own site"
             )
-        if self._network is None:
+        if self.network is None:
             dose = mean_dose.predict(self._weights, prepared, site)
         else:
-            dose = predict_volume(self._network, prepared, self.experiment.inference)
+            dose = predict_case(self.network, prepared, self.experiment)
         return np.clip(dose, 0.0, None) * np.float32(prepared.prescription_gy)
 
 
