@@ -55,7 +55,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         if self.noisy:
             item["time"] = np.asarray(rng.random(), dtype=np.float32)
             item["noise"] = rng.standard_normal(item["target"].shape, dtype=np.float32)
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
+        return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in item.items()}
 
     def order(self, epoch: int) -> np.ndarray:
         """Return which case each position of an epoch takes: all equally often, up to one, in a shuffled order."""
