@@ -18,6 +18,9 @@ from med_assets.programs.rt_dose.networks import GROUPS
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import CONSTRAINT_COUNT
 
+HEADS = 4
+"""Heads of the attention at the coarsest level."""
+
 CLAMP = (-1.0, 2.0)
 """Range that an estimated dose / prescription is held in while denoising."""
 
@@ -39,7 +42,8 @@ class DoseDenoiser(nn.Module):
         widths = tuple(base_channels * factor for factor in diffusion.widths)
         self.unet = DiffusionModelUNet(
             spatial_dims=3, in_channels=channels + 1, out_channels=1, channels=widths, num_res_blocks=1,
-            attention_levels=(False,) * len(widths), norm_num_groups=GROUPS, num_head_channels=GROUPS, num_class_embeds=1,
+            attention_levels=(False,) * len(widths), norm_num_groups=GROUPS, num_head_channels=widths[-1] // HEADS,
+            num_class_embeds=1, use_flash_attention=True,
         )  # fmt: skip
         # MONAI adds an embedding of a class to that of the time; ours embeds the constraints in its place.
         width = 4 * widths[0]
