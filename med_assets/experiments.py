@@ -25,6 +25,9 @@ CONF_VARIABLE = "MED_ASSETS_CONF"
 NO_EFFECT: JsonDict = {"affects_result": False}
 """`json_schema_extra` of a field that changes no number of the result and so stays out of the hash."""
 
+CAME_LATER: JsonDict = {"came_later": True}
+"""`json_schema_extra` of a field whose default is what was done before it was there: at it, an experiment keeps its hash."""
+
 GROUPS = {"profile": "profiles", "site": "sites@site"}
 """Choices between files: their names in an override (`site=head_neck`), and Hydra's own names for them."""
 
@@ -247,6 +250,10 @@ class Experiment(Settings):
         needed = [] if given else [self.initial]
         return tuple(dict.fromkeys([*needed, *([self.teacher] if self.teacher else [])]))
 
+    def released_files(self) -> tuple[str, ...]:
+        """Return the names of the released files that training reads beside the weights it begins with; none unless given."""
+        return ()
+
     def fine_tunes(self) -> bool:
         """Whether training changes weights that were trained before."""
         return self.initial != "random" and self.schedule.epochs > 0
@@ -302,6 +309,8 @@ def result_fields(model: BaseModel) -> dict[str, Any]:
     for name, info in type(model).model_fields.items():
         extra = info.json_schema_extra
         if isinstance(extra, dict) and extra.get("affects_result") is False:
+            continue
+        if isinstance(extra, dict) and extra.get("came_later") and getattr(model, name) == info.get_default():
             continue
         kept[name] = _jsonable(getattr(model, name))
     return kept

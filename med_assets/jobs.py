@@ -16,6 +16,9 @@ LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 TEACHER = "teacher.json"
 """File of a job folder that says which checkpoint it is distilled from, and where that and the store are."""
 
+RELEASED = "released"
+"""Folder of a job with the released files that training reads beside its initial weights, each under its name."""
+
 SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", *bucket.SECRETS)
 """Variables that a training is started without: it needs none, and Slurm would keep them on disk."""
 

@@ -38,7 +38,8 @@ def released(ws: "Workspace", program_name: str, name: str) -> Released:
     if not path.is_file():
         raise ConfigurationError(
             f"expected the released weights {name!r} of {program_name} at {path}, found nothing there. Get them from "
-            f"{known[name].source}, and put the file there; without them choose an experiment with initial=random"
+            f"{known[name].source}, and put the file there; without them choose an experiment that needs none, as one with "
+            "initial=random does"
         )
     found = file_sha256(path)
     if known[name].sha256 not in (None, found):

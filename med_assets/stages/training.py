@@ -107,19 +107,30 @@ def teacher_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> 
     return str(checkpoint_of(ws, program_name, chosen.teacher)["checkpoint"]) if chosen.teacher else None
 
 
+def files_of(ws: Workspace, program_name: str, chosen: Experiment) -> dict[str, weights.Released]:
+    """The released files that training reads beside its initial weights, by name. Raises ConfigurationError for one that is missing."""
+    return {name: weights.released(ws, program_name, name) for name in chosen.released_files()}
+
+
 def checkpoint_key(
     program_name: str,
     chosen: Experiment,
     cases: Sequence[Mapping[str, Any]],
     initial: str | None = None,
     teacher: str | None = None,
+    files: Sequence[str] = (),
 ) -> str:
-    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, what it begins with, its teacher.
+    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, what it begins with, its teacher,
+    and the released `files` that it reads, by their keys.
 
     Test cases are not in it.
     """
     rows = [[case["case_id"], case["version"], case["artifact"], case["split"]] for case in cases]
-    warm = [*([initial] if initial else []), *([f"teacher {teacher}"] if teacher else [])]
+    warm = [
+        *([initial] if initial else []),
+        *([f"teacher {teacher}"] if teacher else []),
+        *(f"reads {key}" for key in files),
+    ]
     return "checkpoint/" + digest(rows, chosen.hash(), program.get(program_name).code_versions["train"], *warm)
 
 
@@ -153,6 +164,7 @@ def _prepare_job(
     learning: Sequence[Mapping[str, Any]],
     initial: str | None,
     teacher: str | None,
+    files: Mapping[str, weights.Released],
 ) -> Path:
     job = ws.jobs / key.split("/")[1]
     job.mkdir(parents=True, exist_ok=True)
@@ -183,6 +195,10 @@ def _prepare_job(
             source = ws.store.fetch(initial) / "weights.pt"
         with replacing(job / INITIAL) as temporary:
             shutil.copyfile(source, temporary)
+    for name, file in files.items():
+        (job / jobs.RELEASED).mkdir(exist_ok=True)
+        with replacing(job / jobs.RELEASED / name) as temporary:
+            shutil.copyfile(file.path, temporary)
     if teacher:
         ws.store.verify(teacher)
         kept = {"key": teacher, "folder": str(ws.store.fetch(teacher)), "store": str(ws.home / "store")}
@@ -204,16 +220,18 @@ def trained(
     """
     initial = initial_checkpoint(ws, program_name, chosen)
     teacher = teacher_checkpoint(ws, program_name, chosen)
-    key = checkpoint_key(program_name, chosen, cases, initial, teacher)
+    files = files_of(ws, program_name, chosen)
+    read = [file.key for file in files.values()]
+    key = checkpoint_key(program_name, chosen, cases, initial, teacher, read)
     if ws.store.has(key):
         return key, False
-    job = _prepare_job(ws, program_name, key, chosen, cases, initial, teacher)
+    job = _prepare_job(ws, program_name, key, chosen, cases, initial, teacher, files)
     with (job / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if ws.store.has(key):
             return key, False
         (launch or partial(run_training, resume=resume))(job)
-        _publish(ws, program_name, key, job, initial, teacher)
+        _publish(ws, program_name, key, job, initial, teacher, read)
     return key, True
 
 
@@ -277,7 +295,15 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     }
 
 
-def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None, teacher: str | None) -> None:
+def _publish(
+    ws: Workspace,
+    program_name: str,
+    key: str,
+    job: Path,
+    initial: str | None,
+    teacher: str | None,
+    files: Sequence[str],
+) -> None:
     """Move a finished job's result into the store; a job without one raises with what it says."""
     if not (job / "result.json").is_file():
         raise MedAssetsError(
@@ -303,6 +329,7 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str
             "cases": cases,
             "initial": initial,
             **({"teacher": teacher} if teacher else {}),
+            **({"files": list(files)} if files else {}),
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights_sha256": file_sha256(folder / "weights.pt"),
         }

@@ -103,7 +103,9 @@ def measure(task: Task, experiment: Experiment) -> Probe:
 
     The module's `training_step` is called with no trainer attached. No memory of a device is used.
     """
-    weights = {tensor.untyped_storage().data_ptr() for tensor in task.module.state_dict().values()}
+    # Buffers too: those that no checkpoint keeps, such as a frozen network of a loss, do not grow with the batch either.
+    constant = [*task.module.state_dict().values(), *task.module.buffers()]
+    weights = {tensor.untyped_storage().data_ptr() for tensor in constant}
     seen: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:

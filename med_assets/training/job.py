@@ -21,7 +21,7 @@ import torch
 from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory
 from med_assets.experiments import Experiment, Rung, from_json
 from med_assets.files import disk_full, file_sha256, read_json, write_json
-from med_assets.jobs import TEACHER
+from med_assets.jobs import RELEASED, TEACHER
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
 from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
@@ -55,7 +55,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
     if resume not in RESUME:
         raise ConfigurationError(f"resume is one of {', '.join(RESUME)}; found {resume!r}")
     program, experiment, cases = read_job(job)
-    teacher = read_teacher(job, experiment)
+    teacher, files = read_teacher(job, experiment), read_files(job, experiment)
     key = job_key(experiment, cases)
     checkpoints = Checkpoints(job, key, experiment.runtime.keep)
     if rank() == 0:
@@ -82,14 +82,14 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
             plan: Plan | None = None
             try:
                 torch.manual_seed(experiment.seed)
-                probe = build(program, experiment.probe(), cases, teacher)
+                probe = build(program, experiment.probe(), cases, teacher, files)
                 if isinstance(probe, ClosedForm):
                     start_from(job, experiment, probe)
                     monitor, outcome = probe.monitor, _closed_form(job, probe)
                 else:
                     plan = _plan(job, experiment, probe, began=found is not None)
                     torch.manual_seed(experiment.seed)
-                    task = build(program, _at(experiment, plan), cases, teacher)
+                    task = build(program, _at(experiment, plan), cases, teacher, files)
                     assert isinstance(task, Task)
                     start_from(job, experiment, task)
                     monitor = task.monitor
@@ -202,6 +202,17 @@ def read_teacher(job: Path, experiment: Experiment) -> Teacher | None:
         )
     kept = read_json(job / TEACHER)
     return Teacher(kept["key"], job / kept["folder"], job / kept["store"])
+
+
+def read_files(job: Path, experiment: Experiment) -> dict[str, Path]:
+    """The released files that an experiment reads, by name. Raises ConfigurationError when the job lacks one."""
+    found = {name: job / RELEASED / name for name in experiment.released_files()}
+    if missing := sorted(name for name, path in found.items() if not path.is_file()):
+        raise ConfigurationError(
+            f"experiment {experiment.name} reads the released files {sorted(found)}, but the job has no {RELEASED}/{missing[0]}; "
+            "start it with `med-assets train`, which puts it there"
+        )
+    return found
 
 
 def job_key(experiment: Experiment, cases: Sequence[TrainingCase]) -> str:

@@ -57,6 +57,10 @@ class PatchModule(lightning.LightningModule):
             for part in self.compiled():
                 part.compile()
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of AdamW; what a group does not say is the experiment's. The network's alone unless given."""
+        return [{"params": [parameter for parameter in self.network.parameters() if parameter.requires_grad]}]
+
     @property
     def epoch_metrics(self) -> dict[str, float]:
         """Learning rate, mean loss and terms over the batches, and the validation metrics if the epoch has any."""
@@ -71,8 +75,7 @@ class PatchModule(lightning.LightningModule):
         def cosine(step: int) -> float:
             return floor + (1 - floor) * (1 + math.cos(math.pi * min(step // steps, epochs) / epochs)) / 2
 
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        adam = torch.optim.AdamW(trained, lr=optimiser.lr, weight_decay=optimiser.weight_decay)
+        adam = torch.optim.AdamW(self.parameter_groups(), lr=optimiser.lr, weight_decay=optimiser.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, cosine)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

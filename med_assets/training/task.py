@@ -4,7 +4,7 @@ Each program has `med_assets.programs.<program>.lit.task(experiment, cases)` tha
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,9 +68,18 @@ class ClosedForm:
 
 
 def build(
-    program: str, experiment: Experiment, cases: Sequence[TrainingCase], teacher: Teacher | None = None
+    program: str,
+    experiment: Experiment,
+    cases: Sequence[TrainingCase],
+    teacher: Teacher | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> Task | ClosedForm:
-    """Return the task of a program; that of an experiment with a teacher takes it as a third argument."""
+    """Return the task of a program.
+
+    That of an experiment with a teacher takes it as a third argument, and that of one with `released_files` takes their
+    paths by name as `files`.
+    """
     module = importlib.import_module(f"med_assets.programs.{program}.lit")
-    built: Task | ClosedForm = module.task(experiment, cases, *([teacher] if teacher else []))
+    more = {"files": files} if files else {}
+    built: Task | ClosedForm = module.task(experiment, cases, *([teacher] if teacher else []), **more)
     return built

@@ -15,7 +15,10 @@ NAMES = experiments.names("rt_dose")
 
 
 def test_files_that_start_with_an_underscore_are_no_experiments() -> None:
-    assert NAMES == ("baseline", "dvh_aware", "grad_loss", "mean_dose", "structure_weighted")
+    assert NAMES == (
+        "adversarial", "attention_unet", "baseline", "combined", "ddpm", "deeper_unet", "dvh_aware", "grad_loss", "grad_vgg",
+        "mean_dose", "structure_weighted",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("profile", [None, "full", "small", "demo"])
@@ -55,6 +58,19 @@ def test_a_result_changes_the_hash_and_a_title_or_the_machine_does_not() -> None
         "launch.gpus=2",
     ):
         assert experiments.load("rt_dose", "baseline", [override]).hash() == base
+
+
+def test_a_field_that_came_later_leaves_the_hash_of_an_experiment_that_does_not_use_it() -> None:
+    found = experiments.load("rt_dose", "baseline")
+    hashed = experiments.result_fields(found)
+    assert not {"diffusion", "adversary"} & hashed.keys()
+    assert hashed["network"].keys() == {"kind", "base_channels", "template_mm"}
+    deeper = experiments.load("rt_dose", "baseline", ["network.levels=5"])
+    assert experiments.result_fields(deeper)["network"]["levels"] == 5
+    assert deeper.hash() != found.hash()
+    old = json.loads(found.to_json())
+    del old["diffusion"], old["adversary"], old["network"]["levels"], old["losses"]["perceptual"]
+    assert experiments.from_json("rt_dose", json.dumps(old)) == found
 
 
 def test_json_and_back_is_the_same_experiment() -> None:
@@ -97,7 +113,7 @@ def test_what_can_not_be_used_is_named(overrides: list[str], said: str) -> None:
 
 
 def test_an_unknown_experiment_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigurationError, match="known: baseline, dvh_aware"):
+    with pytest.raises(ConfigurationError, match="known: adversarial, attention_unet"):
         experiments.load("rt_dose", "basline")
 
 

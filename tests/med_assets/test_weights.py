@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from med_assets import weights
-from med_assets.errors import ConfigurationError
+from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.settings import Workspace
+from med_assets.stages import training
 from tests.med_assets.stages.builders import P
-from tests.med_assets.stages.models import configure
+from tests.med_assets.stages.models import artifact, cases, configure
 
 
 @pytest.fixture
@@ -51,5 +52,31 @@ def test_a_file_that_is_not_the_release_is_refused(
 
 
 def test_an_unknown_name_lists_those_there_are(workspace: Workspace, release: dict[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match=r"among \['net'\], got 'other'"):
+    with pytest.raises(ConfigurationError, match=r"among \['net', 'vgg16'\], got 'other'"):
         weights.released(workspace, P, "other")
+
+
+def test_a_file_that_training_reads_is_part_of_the_checkpoint_and_comes_with_the_job(workspace: Workspace) -> None:
+    chosen = training.experiment(workspace, P, "grad_vgg", ["losses.perceptual_weights=released/vgg16"])
+    assert chosen.released_files() == ("vgg16",)
+    cases(workspace, {"train": ["t0"], "val": ["v0"]})
+    for name in ("t0", "v0"):
+        with workspace.store.create(artifact(name)) as folder:
+            (folder / "ct.npy").write_bytes(b"")
+    rows = training.learning_cases(workspace, P)
+    with pytest.raises(ConfigurationError, match=r"vgg16.pth, found nothing there. Get them from torchvision"):
+        training.trained(workspace, P, chosen, rows)
+
+    jobs = []
+
+    def launch(job: Path) -> None:
+        jobs.append((job, (job / "released" / "vgg16").read_bytes()))
+
+    path = workspace.home / "weights" / "vgg" / "vgg16.pth"
+    path.parent.mkdir(parents=True)
+    for content in (b"first", b"second"):
+        path.write_bytes(content)
+        with pytest.raises(MedAssetsError, match="ended without a result"):
+            training.trained(workspace, P, chosen, rows, launch)
+    assert [content for _, content in jobs] == [b"first", b"second"]
+    assert jobs[0][0] != jobs[1][0]

@@ -1,7 +1,8 @@
 """The dose-prediction training task: network, loss, patches, and validation on whole volumes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import Experiment
-from med_assets.programs.rt_dose import mean_dose
+from med_assets.programs.rt_dose import diffusion, mean_dose
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.losses import DoseLoss
 from med_assets.programs.rt_dose.patches import PatchDataset
+from med_assets.programs.rt_dose.perceptual import Perceptual, random_weights, read_weights
 from med_assets.programs.rt_dose.predict import Predictor, build_network, predict_case
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.resenc import Cascade
@@ -42,23 +44,43 @@ def volume_metrics(case: PreparedCase, predicted_gy: np.ndarray, site: Site) -> 
 class DoseModule(PatchModule):
     """Learns the dose of patches, and predicts that of whole validation cases in Gy."""
 
-    def __init__(self, experiment: DoseExperiment, n_val: int, resident: Resident | None = None) -> None:
+    def __init__(
+        self, experiment: DoseExperiment, n_val: int, files: Mapping[str, Path], resident: Resident | None = None
+    ) -> None:
         super().__init__(experiment, build_network(experiment), n_val)
         self.experiment, self.resident = experiment, resident
-        self.loss = DoseLoss(experiment.losses, experiment.site)
+        self.loss = DoseLoss(experiment.losses, experiment.site, experiment.adversary, _perceptual(experiment, files))
+        self.noise = diffusion.schedule(experiment.diffusion) if experiment.network.kind == "ddpm" else None
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and its terms."""
         if self.resident is not None:
             batch = self.resident.batch(batch["key"])
+        if self.noise is not None:
+            return diffusion.noise_loss(self.network, batch, self.noise, self.experiment.losses)
         weight = self.experiment.losses.rough
         if weight and isinstance(self.network, Cascade):
             rough, final = self.network.stages(batch["input"], batch["constraints"])
             (first, _), (second, terms) = self.loss(rough, batch), self.loss(final, batch)
-            loss: Tensor = second + weight * first
-            return loss, {**terms, "rough": first.detach()}
+            return second + weight * first, {**terms, "rough": first.detach()}
         loss, terms = self.loss(self.network(batch["input"], batch["constraints"]), batch)
         return loss, terms
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The network; the discriminator, with its own learning rate; the learned weights of the loss, which do not decay."""
+        groups = super().parameter_groups()
+        if self.loss.discriminator is not None:
+            groups.append({"params": list(self.loss.discriminator.parameters()), "lr": self.experiment.adversary.lr})
+        if len(self.loss.log_variances):
+            groups.append({"params": list(self.loss.log_variances.parameters()), "weight_decay": 0.0})
+        return groups
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip each group by its own norm, so that a discriminator does not shorten the steps of the network."""
+        for group in optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], self.experiment.optimiser.clip)
 
     def compiled(self) -> list[torch.nn.Module]:
         """The networks of a cascade one by one, since training calls them so."""
@@ -66,14 +88,24 @@ class DoseModule(PatchModule):
 
     def measured(self, case: PreparedCase) -> dict[str, float]:
         """Predict one whole case and measure it in Gy."""
-        predicted = predict_case(self.network, case, self.experiment) * np.float32(case.prescription_gy)
+        predicted = predict_case(self.network, case, self.experiment, validating=True)
+        predicted *= np.float32(case.prescription_gy)
         return volume_metrics(case, predicted, self.experiment.site)
 
 
-def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | ClosedForm:
-    """Return what the training process runs for an experiment of this program.
+def _perceptual(experiment: DoseExperiment, files: Mapping[str, Path]) -> Perceptual | None:
+    if not experiment.losses.perceptual:
+        return None
+    weights = [read_weights(files[name]) for name in experiment.released_files()]
+    return Perceptual((weights or [random_weights(experiment.seed)])[0], experiment.losses.perceptual_stride)
 
-    Raises ConfigurationError when a case is of another site than the experiment.
+
+def task(
+    experiment: Experiment, cases: Sequence[TrainingCase], files: Mapping[str, Path] | None = None
+) -> Task | ClosedForm:
+    """Return what the training process runs for an experiment of this program; `files` are the released ones that it reads.
+
+    Raises ConfigurationError when a case is of another site than the experiment, CheckpointMismatch for a file that does not fit.
     """
     assert isinstance(experiment, DoseExperiment)
     folders = {split: [case.folder for case in cases if case.split == split] for split in ("train", "val")}
@@ -86,12 +118,15 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
             )
     if experiment.network.kind == "mean_dose":
         return ClosedForm(MONITOR, lambda: _mean_dose(experiment, folders["train"], opened["val"]))
-    dataset = PatchDataset(opened["train"], experiment.site, experiment.patches, experiment.seed, beams=experiment.network.beams)
+    noisy = experiment.network.kind == "ddpm"
+    dataset = PatchDataset(
+        opened["train"], experiment.site, experiment.patches, experiment.seed, beams=experiment.network.beams, noisy=noisy
+    )
     whole = opened["val"]
     # The patches depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
     resident = Resident(dataset) if experiment.patches.resident else None
-    module = DoseModule(experiment, len(whole), resident)
+    module = DoseModule(experiment, len(whole), files or {}, resident)
     train = patch_loader(Keys(dataset) if resident else dataset, len(dataset), experiment)
     return Task(module, train, case_loader(whole), MONITOR, lambda: dict(module.network.state_dict()))
 

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from med_assets.programs.rt_dose.experiment import Losses
+from med_assets.programs.rt_dose.adversary import PatchDiscriminator, adversarial_errors
+from med_assets.programs.rt_dose.experiment import Adversary, Losses
+from med_assets.programs.rt_dose.perceptual import Perceptual
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM
 from med_assets.programs.rt_dose.site import Site
 
@@ -21,6 +23,11 @@ WORSE_THAN_TRUTH = 0.5
 
 MEAN_WEIGHT = 1.0
 """Weight of a mean organ dose above that of the true dose."""
+
+
+UNCERTAIN = ("mse", "gradient", "structure", "perceptual")
+"""Terms that uncertainty weighting weighs: errors that no prediction brings to 0. The others reach it, in patches without a
+structure or without negative dose, where their variance would be estimated as 0 and their weight have no bound."""
 
 
 def negative_dose(predicted: Tensor) -> Tensor:
@@ -132,14 +139,36 @@ def weighted_error(predicted: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
 
 
 class DoseLoss(nn.Module):
-    """The sum of the terms that an experiment gives a weight."""
+    """The sum of the terms that an experiment gives a weight; holds what is trained beside the network.
 
-    def __init__(self, losses: Losses, site: Site) -> None:
+    That is the `discriminator` of the adversarial term, and with uncertainty weighting (Kendall et al., arXiv 1705.07115) the
+    logarithm s of the variance of each of the terms of UNCERTAIN that are on: exp(-s) / 2 is its weight and s / 2 is
+    added, beginning with the weight of the experiment.
+    """
+
+    def __init__(
+        self,
+        losses: Losses,
+        site: Site,
+        adversary: Adversary | None = None,
+        perceptual: Perceptual | None = None,
+    ) -> None:
         super().__init__()
-        self.losses, self.site = losses, site
+        self.losses, self.site, self.perceptual = losses, site, perceptual
+        self.discriminator = None
+        if losses.adversarial:
+            assert adversary is not None
+            self.discriminator = PatchDiscriminator(site.channels, adversary)
+        learned = [name for name in UNCERTAIN if losses.uncertainty and getattr(losses, name)]
+        self.log_variances = nn.ParameterDict(
+            {name: nn.Parameter(-torch.log(torch.tensor(2 * getattr(losses, name)))) for name in learned}
+        )
 
     def forward(self, predicted: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its unweighted terms, for a batch of `patches.PatchDataset`."""
+        """Return the loss, its unweighted terms, and the weights that are learned, for a batch of `patches.PatchDataset`.
+
+        With an adversarial term the loss has that of the discriminator in it.
+        """
         losses, site, predicted = self.losses, self.site, predicted.float()
         truth, masks = batch["target"], batch["masks"]
         counted = batch["body"] if losses.body_only else None
@@ -157,7 +186,25 @@ class DoseLoss(nn.Module):
         if losses.dvh_curves:
             terms["dvh_curves"] = dvh_distance(predicted, truth, masks, losses.dvh_min_voxels)
         if losses.structure:
-            weights = structure_weights(batch["input"][:, 1 : 1 + len(site.structures)], masks, site, losses)
+            weights = structure_weights(batch["input"][:, 1 : site.channels], masks, site, losses)
             terms["structure"] = weighted_error(predicted, truth, weights)
-        total = torch.stack([getattr(losses, name) * value for name, value in terms.items()]).sum()
-        return total, terms
+        if losses.perceptual:
+            assert self.perceptual is not None
+            terms["perceptual"] = self.perceptual(predicted, truth).float()
+        also: dict[str, Tensor] = {}
+        if self.discriminator is not None:
+            terms["adversarial"], also["discriminator"] = adversarial_errors(
+                self.discriminator, batch["input"][:, : site.channels], predicted, truth
+            )
+        parts = [self._weighted(name, value) for name, value in terms.items()]
+        total = torch.stack([*parts, *also.values()]).sum()
+        also |= {f"weight_{name}": torch.exp(-s.detach()) / 2 for name, s in self.log_variances.items()}
+        return total, terms | also
+
+    def _weighted(self, name: str, value: Tensor) -> Tensor:
+        if name not in self.log_variances:
+            fixed: Tensor = getattr(self.losses, name) * value
+            return fixed
+        s = self.log_variances[name]
+        learned: Tensor = (torch.exp(-s) * value + s) / 2
+        return learned

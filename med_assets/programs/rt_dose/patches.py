@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from med_assets.programs.rt_dose.augment import change_ct, margins, rotate
 from med_assets.programs.rt_dose.experiment import Patches
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Site
@@ -21,34 +22,53 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
     """Patches of the training cases, indexed by (epoch, position).
 
     An item has `input` (channels, z, y, x), `target` (1, z, y, x) dose / prescription, `masks` bool (S, z, y, x),
-    `body` bool (1, z, y, x), `constraints` (13,) and `prescription_gy` (). `beams` adds the crude plan to the input.
+    `body` bool (1, z, y, x), `constraints` (13,) and `prescription_gy` (). `beams` adds the crude plan to the input;
+    `noisy` adds `noise` (1, z, y, x), standard normal, and `time` (), 0 to 1.
     """
 
     def __init__(
-        self, cases: Sequence[PreparedCase], site: Site, patches: Patches, seed: int, *, beams: bool = False
+        self,
+        cases: Sequence[PreparedCase],
+        site: Site,
+        patches: Patches,
+        seed: int,
+        *,
+        beams: bool = False,
+        noisy: bool = False,
     ) -> None:
-        self.cases, self.patches, self.seed, self.beams = tuple(cases), patches, seed, beams
+        self.cases, self.patches, self.seed = tuple(cases), patches, seed
+        self.beams, self.noisy = beams, noisy
         self.mirrored = site.mirrored()
 
     def __len__(self) -> int:
         return self.patches.per_epoch or self.patches.per_case * len(self.cases)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        number, corner, flip = self.chosen(key)
-        item = cut(self.cases[number], corner, self.patches.size, beams=self.beams)
-        if flip:
+        number, corner, mirror, rng = self.chosen(key)
+        case, patches = self.cases[number], self.patches
+        angle = rng.uniform(-patches.rotate_deg, patches.rotate_deg) if patches.rotate_deg else 0.0
+        more = margins(patches.size, case.spacing_mm, angle)
+        wide = [side + 2 * margin for side, margin in zip(patches.size, more, strict=True)]
+        item = cut(case, [start - margin for start, margin in zip(corner, more, strict=True)], wide, beams=self.beams)
+        if angle:
+            item = rotate(item, patches.size, case.spacing_mm, angle)
+        if mirror:
             item = flip_x(item, self.mirrored)
+        item = change_ct(item, patches.ct_offset_hu, patches.ct_noise_hu, rng)
+        if self.noisy:
+            item["time"] = np.asarray(rng.random(), dtype=np.float32)
+            item["noise"] = rng.standard_normal(item["target"].shape, dtype=np.float32)
         return {name: torch.from_numpy(np.require(array, requirements="C")) for name, array in item.items()}
 
-    def chosen(self, key: tuple[int, int]) -> tuple[int, Place, bool]:
-        """Return of a patch the number of its case, its first voxel, and whether it is mirrored."""
+    def chosen(self, key: tuple[int, int]) -> tuple[int, Place, bool, np.random.Generator]:
+        """Return of a patch the number of its case, its first voxel, whether it is mirrored, and what else is drawn from."""
         epoch, position = key
         number = int(self.order(epoch)[position])
         rng = np.random.default_rng([self.seed, epoch, 1 + position])
         share = self.patches.high_dose_share
         high = int((position + 1) * share) > int(position * share)
         corner = place(self.cases[number], self.patches, high, rng)
-        return number, corner, self.patches.flip_x and bool(rng.random() < 0.5)
+        return number, corner, self.patches.flip_x and bool(rng.random() < 0.5), rng
 
     def order(self, epoch: int) -> np.ndarray:
         """Return which case each position of an epoch takes: all equally often, up to one, in a shuffled order."""
@@ -89,7 +109,9 @@ def high_voxel(case: PreparedCase, level_gy: float, rng: np.random.Generator) ->
     return tuple(int(value) for value in np.unravel_index(int(rng.choice(all_hits)), case.shape))
 
 
-def cut(case: PreparedCase, corner: Place, size: Place, *, beams: bool = False) -> dict[str, np.ndarray]:
+def cut(
+    case: PreparedCase, corner: Sequence[int], size: Sequence[int], *, beams: bool = False
+) -> dict[str, np.ndarray]:
     """Read one patch. What lies beyond the volume is air, without dose and far outside of every structure."""
     spans = [
         slice(max(start, 0), min(start + side, extent))

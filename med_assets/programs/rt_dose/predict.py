@@ -1,14 +1,16 @@
 """From a checkpoint folder to the dose of a whole case."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from med_assets.errors import CheckpointMismatch, ConfigurationError
-from med_assets.programs.rt_dose import mean_dose
+from med_assets.programs.rt_dose import diffusion, mean_dose
 from med_assets.programs.rt_dose.beams import CHANNELS
 from med_assets.programs.rt_dose.experiment import DoseExperiment, Inference
 from med_assets.programs.rt_dose.networks import BaselineUNet3D
@@ -20,69 +22,112 @@ from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
 
 def build_network(experiment: DoseExperiment) -> nn.Module:
     """Return the untrained network of an experiment."""
-    network = experiment.network
-    channels = 1 + len(experiment.site.structures) + (len(CHANNELS) if network.beams else 0)
+    network, channels = experiment.network, input_channels(experiment)
+    if network.kind == "ddpm":
+        return diffusion.DoseDenoiser(channels, network.base_channels, experiment.diffusion)
     if network.kind == "unet":
-        return BaselineUNet3D(channels, network.base_channels)
+        return BaselineUNet3D(channels, network.base_channels, network.levels, attention=network.attention)
     family = {"residual": ResidualUNet3D, "cascade": Cascade}[network.kind]
     return family(channels, network.widths, network.blocks, network.stem)
 
 
-def predict_case(network: nn.Module, case: PreparedCase, experiment: DoseExperiment) -> np.ndarray:
-    """Return dose / prescription of a whole case, float32 (z, y, x), at least 0.
+def input_channels(experiment: DoseExperiment) -> int:
+    """Return the channels of the network input: CT, a signed distance per structure, and the crude plan if it is seen."""
+    return experiment.site.channels + (len(CHANNELS) if experiment.network.beams else 0)
 
-    With `patches.within_body` only the box around the body is predicted, and there is no dose outside it. With
-    `inference.flips` it is the mean with the prediction of the mirrored patient.
+
+@dataclass(frozen=True)
+class Volume:
+    """A whole case as the input of a network on its device: (1, channels, z, y, x), and its constraints (1, 13).
+
+    It is the case itself, or the box around its body. What is smaller than the window is surrounded, as in training
+    patches, by air far outside of every structure.
     """
-    box = case.body_box() if experiment.patches.within_body else tuple(slice(0, size) for size in case.shape)
-    image = case.input(box, beams=experiment.network.beams)
-    mirrored = experiment.site.mirrored()
-    dose = predict_volume(network, case, image, experiment.inference)
-    if experiment.inference.flips:
-        other = predict_volume(network, case, np.ascontiguousarray(mirrored_input(image, mirrored)), experiment.inference)
-        dose = (dose + other[..., ::-1]) / 2
-    whole = np.zeros(case.shape, dtype=np.float32)
-    whole[box] = dose
-    return whole
+
+    image: Tensor
+    constraints: Tensor
+    inference: Inference
+    inside: tuple[slice, ...]
+    box: tuple[slice, ...]
+    whole: tuple[int, ...]
+
+    @classmethod
+    def of(cls, case: PreparedCase, experiment: DoseExperiment, device: torch.device, *, mirrored: bool = False) -> Self:
+        """Read a case, or its mirror image, in which left and right structures are swapped."""
+        inference = experiment.inference
+        box = case.body_box() if experiment.patches.within_body else tuple(slice(0, size) for size in case.shape)
+        image = case.input(box, beams=experiment.network.beams)
+        if mirrored:
+            image = np.ascontiguousarray(mirrored_input(image, experiment.site.mirrored()))
+        missing = [max(side - size, 0) for side, size in zip(inference.window, image.shape[1:], strict=True)]
+        before = tuple(room // 2 for room in missing)
+        pads = [(start, room - start) for start, room in zip(before, missing, strict=True)]
+        return cls(
+            torch.from_numpy(case.pad(image, pads))[None].to(device),
+            torch.tensor([case.constraints], dtype=torch.float32, device=device),
+            inference,
+            tuple(slice(start, start + size) for start, size in zip(before, image.shape[1:], strict=True)),
+            box,
+            case.shape,
+        )
+
+    def blended(self, image: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return (1, 1, z, y, x) of overlapping windows of `image` that cover every voxel, blended by a Gaussian."""
+        from monai.inferers.utils import sliding_window_inference
+
+        dose = sliding_window_inference(
+            image,
+            self.inference.window,
+            self.inference.batch,
+            network,
+            overlap=self.inference.overlap,
+            mode="gaussian",
+            sigma_scale=self.inference.sigma,
+        )
+        assert isinstance(dose, Tensor)
+        return dose
+
+    def cropped(self, dose: Tensor) -> np.ndarray:
+        """Return (1, 1, z, y, x) as float32 (z, y, x) of the whole case, at least 0, and 0 outside the box."""
+        whole = np.zeros(self.whole, dtype=np.float32)
+        whole[self.box] = dose[0, 0].clamp(min=0).cpu().numpy()[self.inside]
+        return whole
 
 
-def predict_volume(network: nn.Module, case: PreparedCase, image: np.ndarray, inference: Inference) -> np.ndarray:
-    """Return dose / prescription, float32 (z, y, x), at least 0, of a network input (channels, z, y, x) of a case.
-
-    Overlapping windows cover every voxel. What is smaller than the window is surrounded, as in training patches, by air
-    far outside of every structure.
-    """
-    from monai.inferers.utils import sliding_window_inference
-
-    parameter, shape = next(network.parameters()), image.shape[1:]
-    missing = [max(side - size, 0) for side, size in zip(inference.window, shape, strict=True)]
-    before = tuple(room // 2 for room in missing)
-    pads = [(start, room - start) for start, room in zip(before, missing, strict=True)]
-    batched = torch.from_numpy(case.pad(image, pads))[None].to(parameter.device)
-    constraints = torch.tensor([case.constraints], dtype=torch.float32, device=parameter.device)
+def predict_volume(network: nn.Module, volume: Volume) -> np.ndarray:
+    """Return dose / prescription, float32 (z, y, x), at least 0, from overlapping windows that cover every voxel."""
 
     def windows(batch: Tensor) -> Tensor:
-        out: Tensor = network(batch, constraints.expand(len(batch), -1))
+        out: Tensor = network(batch, volume.constraints.expand(len(batch), -1))
         return out.float()
 
     was_training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            dose = sliding_window_inference(
-                batched,
-                inference.window,
-                inference.batch,
-                windows,
-                overlap=inference.overlap,
-                mode="gaussian",
-                sigma_scale=inference.sigma,
-            )
+            return volume.cropped(volume.blended(volume.image, windows))
     finally:
         network.train(was_training)
-    assert isinstance(dose, Tensor)
-    inside = tuple(slice(start, start + size) for start, size in zip(before, shape, strict=True))
-    return np.ascontiguousarray(dose[0, 0].clamp(min=0).cpu().numpy()[inside], dtype=np.float32)
+
+
+def predict_case(
+    network: nn.Module, case: PreparedCase, experiment: DoseExperiment, *, validating: bool = False
+) -> np.ndarray:
+    """Return dose / prescription, float32 (z, y, x), at least 0, as the experiment's kind of network predicts it.
+
+    With `inference.flips` it is the mean with the prediction of the mirrored patient. While `validating` in training, a
+    diffusion model takes fewer steps.
+    """
+    if experiment.network.kind == "ddpm":
+        return diffusion.predict_dose(network, case, experiment, validating=validating)
+    device = next(network.parameters()).device
+    dose = predict_volume(network, Volume.of(case, experiment, device))
+    if experiment.inference.flips:
+        # The box around the body is mirrored with the patient, not about the middle of the volume.
+        other = Volume.of(case, experiment, device, mirrored=True)
+        box = other.box
+        dose[box] = (dose[box] + predict_volume(network, other)[box][..., ::-1]) / 2
+    return dose
 
 
 class Predictor:
@@ -91,14 +136,14 @@ class Predictor:
     def __init__(self, experiment: DoseExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
         self.experiment = experiment
         self._weights = dict(weights)
-        self._network: nn.Module | None = None
+        self.network: nn.Module | None = None
         if experiment.network.kind != "mean_dose":
-            self._network = build_network(experiment)
+            self.network = build_network(experiment)
             demand_fit(
-                self._network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
+                self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
             )
-            self._network.load_state_dict(self._weights, strict=True)
-            self._network.to(device)
+            self.network.load_state_dict(self._weights, strict=True)
+            self.network.to(device)
         elif set(weights) != set(mean_dose.KEYS):
             raise CheckpointMismatch(
                 f"a mean dose has the tensors {', '.join(mean_dose.KEYS)}; found {sorted(weights)[:SHOWN]}"
@@ -112,10 +157,10 @@ class Predictor:
                 f"case {prepared.case_id} of site {prepared.site} has structures {list(prepared.structures)}; the "
                 f"checkpoint was trained for {site.name} with {list(site.structures)}; use one of the case's own site"
             )
-        if self._network is None:
+        if self.network is None:
             dose = mean_dose.predict(self._weights, prepared, site)
         else:
-            dose = predict_case(self._network, prepared, self.experiment)
+            dose = predict_case(self.network, prepared, self.experiment)
         return np.clip(dose, 0.0, None) * np.float32(prepared.prescription_gy)
 
 

@@ -54,7 +54,7 @@ class Resident:
         return self._kept[number]
 
     def _cut(self, key: tuple[int, int], device: torch.device) -> Mapping[str, Tensor]:
-        number, corner, flip = self.patches.chosen(key)
+        number, corner, flip, _ = self.patches.chosen(key)
         case, size = self._case(number, device), self.patches.patches.size
         shape = case["ct"].shape
         spans = [slice(max(at, 0), min(at + side, extent)) for at, side, extent in zip(corner, size, shape, strict=True)]

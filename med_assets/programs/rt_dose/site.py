@@ -149,6 +149,11 @@ class Site(_Frozen):
         return self
 
     @property
+    def channels(self) -> int:
+        """Channels of the network input without the crude plan: CT and one signed distance per structure."""
+        return 1 + len(self.structures)
+
+    @property
     def main_target(self) -> str:
         """The target with the highest prescribed dose."""
         return max(self.targets, key=lambda name: self.targets[name])

@@ -45,7 +45,7 @@ def dvh_errors(rows: pd.DataFrame) -> ReportTable:
     found = rows[rows["metric"].isin([f"dvh_{name}" for name in SHOWN_DVH])]
     table: dict[str, dict[str, str]] = {}
     for (metric, subject), group in found.groupby(["metric", "subject"], sort=False):
-        text = _interval(group)
+        text = with_interval(group)
         if text:
             table.setdefault(str(subject), {"structure": str(subject)})[f"{str(metric)[4:]}, Gy"] = text
     columns = ["structure", *(f"{name}, Gy" for name in SHOWN_DVH)]
@@ -60,7 +60,7 @@ def gamma_rates(rows: pd.DataFrame) -> ReportTable:
     """Mean gamma passing rate by region, with its interval."""
     found = rows[rows["metric"].str.startswith("gamma_")]
     table = [
-        {"region": str(subject), "cases": int(group["value"].notna().sum()), "passing, %": _interval(group)}
+        {"region": str(subject), "cases": int(group["value"].notna().sum()), "passing, %": with_interval(group)}
         for subject, group in found.groupby("subject", sort=False)
     ]
     convention = str(found["convention"].iloc[0]) if len(found) else "no case has one"
@@ -68,7 +68,7 @@ def gamma_rates(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Gamma", text, pd.DataFrame(table, columns=["region", "cases", "passing, %"]))
 
 
-def _interval(group: pd.DataFrame) -> str:
+def with_interval(group: pd.DataFrame) -> str:
     values = [None if pd.isna(value) else float(value) for value in group["value"]]
     found = mean_with_interval(values, SEED, groups=list(group["patient_id"]))
     if found.mean is None:

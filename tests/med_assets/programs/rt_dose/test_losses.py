@@ -138,3 +138,87 @@ def test_the_loss_is_the_weighted_sum_of_the_terms_that_have_a_weight(experiment
     total, terms = L.DoseLoss(experiment.losses, experiment.site)(grid(-0.5), batch)
     assert {name: float(value) for name, value in terms.items()} == {"mse": 1.0, "negative": 0.5, "dvh": 0.0}
     assert float(total) == pytest.approx(1.0 + 0.1 * 0.5)
+
+
+def doses(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A predicted and a true dose of 5 x 6 x 4 voxels in float64, some below 0, and four times as many structures' masks."""
+    random = torch.Generator().manual_seed(seed)
+    dose = torch.rand((2, 2, 1, 5, 6, 4), generator=random, dtype=torch.float64) * 1.2 - 0.1
+    masks = torch.rand((2, 8, 5, 6, 4), generator=random) < 0.4
+    return dose[0].requires_grad_(), dose[1], masks
+
+
+def test_the_gradients_of_the_terms_are_those_of_finite_differences(experiment: DoseExperiment) -> None:
+    predicted, truth, masks = doses(1)
+    losses = experiment.losses.model_copy(update={"dvh_min_voxels": 5})
+    rx = torch.tensor([70.0, 66.0], dtype=torch.float64)
+    weights = torch.rand_like(truth)
+    terms = {
+        "negative": L.negative_dose,
+        "gradient": lambda dose: L.gradient_error(dose, truth),
+        "dvh": lambda dose: L.dvh_error(dose, truth, masks, rx, experiment.site, losses),
+        "structure": lambda dose: L.weighted_error(dose, truth, weights),
+    }
+    for name, term in terms.items():
+        assert torch.autograd.gradcheck(term, (predicted,)), name
+    assert L.dvh_error(predicted, truth, masks, rx, experiment.site, losses) > 0
+
+
+def learned(experiment: DoseExperiment) -> L.DoseLoss:
+    changed = {"mse": 0.5, "negative": 0.1, "gradient": 0.25, "dvh": 0.0, "uncertainty": True}
+    return L.DoseLoss(experiment.losses.model_copy(update=changed), experiment.site)
+
+
+def test_learned_weights_begin_with_those_of_the_experiment_and_negative_dose_has_none(
+    experiment: DoseExperiment,
+) -> None:
+    loss = learned(experiment)
+    assert sorted(loss.log_variances) == ["gradient", "mse"]
+    batch = {"input": torch.ones(1, 9, 6, 6, 6), "target": grid(0.5), "masks": torch.zeros(1, 8, 6, 6, 6).bool()}
+    total, terms = loss(grid(-0.5), batch)
+    assert float(terms["weight_mse"]) == pytest.approx(0.5)
+    assert float(terms["weight_gradient"]) == pytest.approx(0.25)
+    # 0.5 * 1 + 0.1 * 0.5, and half the logarithms of the variances 1 / (2 * 0.5) and 1 / (2 * 0.25)
+    assert float(total.detach()) == pytest.approx(0.5 + 0.05 + (0 + np.log(2)) / 2, abs=1e-6)
+
+
+def test_a_learned_weight_rests_where_the_variance_is_the_error(experiment: DoseExperiment) -> None:
+    loss = learned(experiment)
+    s = loss.log_variances["mse"]
+    loss._weighted("mse", torch.tensor(0.04)).backward()
+    assert s.grad is not None
+    assert float(s.grad) == pytest.approx((1 - 0.04) / 2)
+    with torch.no_grad():
+        s.fill_(np.log(0.04))
+    s.grad = None
+    loss._weighted("mse", torch.tensor(0.04)).backward()
+    assert float(s.grad) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_errors_count_in_the_body_alone_where_asked() -> None:
+    body = torch.zeros((1, 1, 6, 6, 6), dtype=torch.bool)
+    body[..., :3] = True
+    error = torch.zeros((1, 1, 6, 6, 6))
+    error[..., 2:4] = 0.6  # one of the body's three columns, and one outside it
+    assert float(L.mean_within(error, body)) == pytest.approx(0.2)
+    assert float(L.mean_within(error, None)) == pytest.approx(0.2)
+    assert float(L.mean_within(error[..., 3:], body[..., 3:])) == 0.0
+
+
+def test_the_distance_of_two_dvhs_is_the_area_between_them() -> None:
+    true, inside = torch.zeros((1, 1, 1, 1, 4)), torch.ones((1, 1, 1, 1, 4), dtype=torch.bool)
+    true[...] = torch.tensor([0.2, 0.4, 0.6, 0.8])
+    # The same doses in another order have the same DVH; a uniform shift is its own distance.
+    assert float(L.dvh_distance(true.flip(-1), true, inside, 1)) == pytest.approx(0.0)
+    assert float(L.dvh_distance(true + 0.1, true, inside, 1)) == pytest.approx(0.1)
+    one_hot = true + torch.tensor([0.0, 0.0, 0.0, 0.4])
+    assert float(L.dvh_distance(one_hot, true, inside, 1)) == pytest.approx(0.1)
+    assert float(L.dvh_distance(true + 0.1, true, inside, 5)) == 0.0
+
+
+def test_the_distance_of_two_dvhs_has_the_slope_of_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(3)
+    dose, true = (torch.rand((2, 1, 2, 3, 4), generator=generator, dtype=torch.float64) for _ in range(2))
+    inside = torch.rand((2, 3, 2, 3, 4), generator=generator) > 0.5
+    dose.requires_grad_()
+    assert torch.autograd.gradcheck(lambda one: L.dvh_distance(one, true, inside, 2), (dose,), eps=1e-6)

@@ -10,7 +10,7 @@ import torch
 from med_assets import experiments
 from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.programs.rt_dose.experiment import DoseExperiment, Inference
-from med_assets.programs.rt_dose.predict import build_network, load_predictor, predict_volume
+from med_assets.programs.rt_dose.predict import Volume, build_network, load_predictor, predict_volume
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import load_site
 from tests.med_assets.programs.rt_dose.builders import write_case
@@ -43,8 +43,11 @@ def save(
 
 @pytest.mark.parametrize("window", [(16, 16, 16), (32, 48, 16), (64, 64, 64)])
 def test_windows_cover_every_voxel_whatever_their_size(case: PreparedCase, window: tuple[int, int, int]) -> None:
-    inference = Inference(window=window, overlap=0.25, sigma=0.25, flips=False, batch=2)
-    found = predict_volume(Same(), case, case.input(), inference)
+    experiment = experiments.load("rt_dose", "baseline", profile="demo")
+    assert isinstance(experiment, DoseExperiment)
+    inference = Inference(window=window, overlap=0.25, sigma=0.25, batch=2)
+    volume = Volume.of(case, experiment.model_copy(update={"inference": inference}), torch.device("cpu"))
+    found = predict_volume(Same(), volume)
     np.testing.assert_allclose(found, case.input()[0], atol=1e-5)
 
 

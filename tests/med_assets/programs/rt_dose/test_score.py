@@ -44,6 +44,7 @@ def prepared(tmp_path: Path, site: Site) -> PreparedCase:
         "masks": bits,
         "sdf": np.zeros((len(site.structures), *SHAPE), np.int8),
         "body": box(1, 11, 1, 15, 1, 19),
+        "beams": np.zeros((2, *SHAPE), np.float16),
     }
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)

@@ -1,0 +1,152 @@
+"""Denoising diffusion of the dose (Ho et al., arXiv 2006.11239), sampled by DDIM (Song et al., arXiv 2010.02502).
+
+The network estimates the noise in a dose, given CT, signed distances and constraints. A whole volume is sampled at once: at
+each step its noise is estimated by overlapping windows and blended, and the next step begins with the one whole volume.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from med_assets.errors import ConfigurationError
+from med_assets.programs.rt_dose.experiment import Diffusion, DoseExperiment, Losses
+from med_assets.programs.rt_dose.networks import GROUPS
+from med_assets.programs.rt_dose.prepared import PreparedCase
+from med_assets.programs.rt_dose.site import CONSTRAINT_COUNT
+
+HEADS = 4
+"""Heads of the attention at the coarsest level."""
+
+CLAMP = (-1.0, 2.0)
+"""Range that an estimated dose / prescription is held in while denoising."""
+
+HIGHEST = 1.5
+"""Highest dose / prescription of a sample, whose lowest is 0."""
+
+
+class DoseDenoiser(nn.Module):
+    """MONAI's DiffusionModelUNet with the input as further channels; the constraints join the embedding of the time.
+
+    `forward(noisy, image, constraints, time)` maps (batch, 1, z, y, x), (batch, channels, z, y, x), (batch, 13) and int
+    (batch,) to the noise (batch, 1, z, y, x).
+    """
+
+    def __init__(self, channels: int, base_channels: int, diffusion: Diffusion) -> None:
+        super().__init__()
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
+        widths = tuple(base_channels * factor for factor in diffusion.widths)
+        self.unet = DiffusionModelUNet(
+            spatial_dims=3, in_channels=channels + 1, out_channels=1, channels=widths, num_res_blocks=1,
+            attention_levels=(False,) * len(widths), norm_num_groups=GROUPS, num_head_channels=widths[-1] // HEADS,
+            num_class_embeds=1, use_flash_attention=True,
+        )  # fmt: skip
+        # MONAI adds an embedding of a class to that of the time; ours embeds the constraints in its place.
+        width = 4 * widths[0]
+        self.unet.class_embedding = nn.Sequential(
+            nn.Linear(CONSTRAINT_COUNT, width), nn.SiLU(), nn.Linear(width, width)
+        )
+
+    def forward(self, noisy: Tensor, image: Tensor, constraints: Tensor, time: Tensor) -> Tensor:
+        """Estimate the noise; see the class."""
+        noise: Tensor = self.unet(torch.cat([noisy, image], dim=1), time, class_labels=constraints)
+        return noise
+
+
+def schedule(diffusion: Diffusion) -> Any:
+    """Return MONAI's DDIM scheduler with the cosine schedule, which also adds noise to training doses."""
+    from monai.networks.schedulers import DDIMScheduler
+
+    return DDIMScheduler(diffusion.train_steps, schedule="cosine", clip_sample_min=CLAMP[0], clip_sample_max=CLAMP[1])
+
+
+def noise_loss(
+    network: nn.Module, batch: Mapping[str, Tensor], scheduler: Any, losses: Losses
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a batch and its terms: the squared error of the noise, and the negative part of the clamped dose.
+
+    The noise and its time come with each patch, so that how a batch is cut into pieces changes nothing.
+    """
+    dose, noise = batch["target"], batch["noise"]
+    time = (batch["time"] * scheduler.num_train_timesteps).long().clamp(max=scheduler.num_train_timesteps - 1)
+    noisy = scheduler.add_noise(dose, noise, time)
+    found = network(noisy, batch["input"], batch["constraints"], time).float()
+    terms = {"mse": nn.functional.mse_loss(found, noise)}
+    if losses.negative:
+        signal = scheduler.alphas_cumprod[time].view(-1, 1, 1, 1, 1)
+        estimate = (noisy - (1 - signal).sqrt() * found) / signal.sqrt()
+        terms["negative"] = nn.functional.relu(-estimate.clamp(*CLAMP)).mean()
+    return torch.stack([getattr(losses, name) * value for name, value in terms.items()]).sum(), terms
+
+
+def seed_of(case_id: str, sample: int) -> int:
+    """Return the seed of the noise that a sample of a case begins with."""
+    return int.from_bytes(hashlib.blake2b(f"{case_id}|{sample}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+def denoise(start: Tensor, steps: int, scheduler: Any, estimate: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Return the dose that `steps` steps of DDIM make of pure noise; `estimate` (noisy, time) says the noise in it.
+
+    The times are T - 1, T - 1 - T / steps, ..., which is where each step of MONAI's scheduler leads; its own list of times
+    is spread evenly over 0 to T - 1 instead, and with few steps a network would be told another time than the dose has.
+    """
+    stride = scheduler.num_train_timesteps // steps
+    scheduler.set_timesteps(steps)
+    dose = start
+    for step in range(steps):
+        time = scheduler.num_train_timesteps - 1 - step * stride
+        dose, _ = scheduler.step(estimate(dose, time), time, dose)
+    return dose.clamp(0.0, HIGHEST)
+
+
+def samples(
+    network: nn.Module, case: PreparedCase, experiment: DoseExperiment, steps: int, count: int
+) -> list[np.ndarray]:
+    """Return `count` samples of dose / prescription of a whole case, each float32 (z, y, x) from a seed of its own.
+
+    The same case, sample number and steps give the same sample.
+    """
+    from med_assets.programs.rt_dose.predict import Volume
+
+    volume, scheduler = Volume.of(case, experiment, next(network.parameters()).device), schedule(experiment.diffusion)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(volume.image.device)
+
+    def estimate(noisy: Tensor, time: int) -> Tensor:
+        def window(stacked: Tensor) -> Tensor:
+            times = torch.full((len(stacked),), time, device=stacked.device)
+            out: Tensor = network(stacked[:, :1], stacked[:, 1:], volume.constraints.expand(len(stacked), -1), times)
+            return out.float()
+
+        return volume.blended(torch.cat([noisy, volume.image], dim=1), window)
+
+    found = []
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            for number in range(count):
+                # On the CPU, so that a sample is the same noise on every device.
+                generator = torch.Generator().manual_seed(seed_of(case.case_id, number))
+                start = torch.randn(volume.image[:, :1].shape, generator=generator).to(volume.image.device)
+                found.append(volume.cropped(denoise(start, steps, scheduler, estimate)))
+    finally:
+        network.train(was_training)
+    return found
+
+
+def predict_dose(
+    network: nn.Module, case: PreparedCase, experiment: DoseExperiment, *, validating: bool = False
+) -> np.ndarray:
+    """Return the mean of the experiment's samples, dose / prescription; of one of `val_steps` while validating."""
+    diffusion = experiment.diffusion
+    steps, count = (diffusion.val_steps, 1) if validating else (diffusion.steps, diffusion.ensemble)
+    if not isinstance(network, DoseDenoiser):
+        raise ConfigurationError(
+            f"expected a network that denoises, got {type(network).__name__}; use network.kind=ddpm"
+        )
+    found = samples(network, case, experiment, steps, count)
+    return np.mean(found, axis=0, dtype=np.float32)
