@@ -75,6 +75,11 @@ class Losses(Settings):
     gradient: float = Field(ge=0, description="weight of the L1 error of the Sobel gradients")
     dvh: float = Field(ge=0, description="weight of the DVH term")
     structure: float = Field(ge=0, description="weight of the structure-weighted squared error")
+    dvh_balanced: bool = Field(
+        default=False,
+        json_schema_extra=CAME_LATER,
+        description="whether the DVH term counts too much D95 as too little, and is a mean over what is in the patch",
+    )
     perceptual: float = Field(
         default=0.0, ge=0, json_schema_extra=CAME_LATER,
         description="weight of the squared error of VGG16 features of axial slices",
