@@ -126,6 +126,11 @@ class Losses(Settings):
         description="whether mae and mse count in the body alone, where dose is scored",
     )  # fmt: skip
     structure: float = Field(ge=0, description="weight of the structure-weighted squared error")
+    dvh_balanced: bool = Field(
+        default=False,
+        json_schema_extra=CAME_LATER,
+        description="whether the DVH term counts too much D95 as too little, and is a mean over what is in the patch",
+    )
     perceptual: float = Field(
         default=0.0, ge=0, json_schema_extra=CAME_LATER,
         description="weight of the squared error of VGG16 features of axial slices",

@@ -90,33 +90,40 @@ def dvh_error(
 
     `masks` is bool (batch, structure, z, y, x), `prescription_gy` (batch,). Sum of the missing D95 of each target, the
     volume of organs above their level, and the mean dose of organs above the true mean; averaged over the batch. A
-    structure with fewer than `dvh_min_voxels` in the patch is left out.
+    structure with fewer than `dvh_min_voxels` in the patch is left out. With `dvh_balanced` too much D95 counts as too
+    little, and the sum is divided by the weights of what is in the patch: a mean, of the order of the errors of the dose.
     """
     total = predicted.new_zeros(())
     index = {name: position for position, name in enumerate(site.structures)}
+    coverage = {name: COVERAGE_WEIGHTS[0 if name == site.main_target else 1] for name in site.targets}
     for dose, true, inside, rx in zip(predicted[:, 0], truth[:, 0], masks, prescription_gy, strict=True):
         enough = (inside.flatten(1).sum(1) >= losses.dvh_min_voxels).tolist()
 
         def of(name: str, inside: Tensor = inside, dose: Tensor = dose, true: Tensor = true) -> tuple[Tensor, Tensor]:
             return dose[inside[index[name]]], true[inside[index[name]]]
 
-        for name in site.targets:
-            if enough[index[name]]:
-                mine, theirs = of(name)
-                weight = COVERAGE_WEIGHTS[0 if name == site.main_target else 1]
-                total = total + weight * functional.relu(d95(theirs) - d95(mine))
-        for objective in site.dvh_volumes:
-            if enough[index[objective.structure]]:
-                mine, theirs = of(objective.structure)
-                level = objective.dose_gy / rx
-                volume = soft_volume(mine, level, losses.dvh_temperature)
-                true_volume = soft_volume(theirs, level, losses.dvh_temperature)
-                excess = functional.relu(volume - objective.fraction)
-                total = total + VOLUME_WEIGHT * (excess + WORSE_THAN_TRUTH * functional.relu(volume - true_volume))
-        for name in site.dvh_means:
-            if enough[index[name]]:
-                mine, theirs = of(name)
-                total = total + MEAN_WEIGHT * functional.relu(mine.mean() - theirs.mean())
+        targets = [name for name in site.targets if enough[index[name]]]
+        volumes = [objective for objective in site.dvh_volumes if enough[index[objective.structure]]]
+        means = [name for name in site.dvh_means if enough[index[name]]]
+        weights = sum(coverage[name] for name in targets) + MEAN_WEIGHT * len(means)
+        weights += VOLUME_WEIGHT * (1 + WORSE_THAN_TRUTH) * len(volumes)
+        share = 1 / weights if losses.dvh_balanced and weights else 1.0
+        for name in targets:
+            mine, theirs = of(name)
+            missing = d95(theirs) - d95(mine)
+            missing = missing.abs() if losses.dvh_balanced else functional.relu(missing)
+            total = total + share * coverage[name] * missing
+        for objective in volumes:
+            mine, theirs = of(objective.structure)
+            level = objective.dose_gy / rx
+            volume = soft_volume(mine, level, losses.dvh_temperature)
+            true_volume = soft_volume(theirs, level, losses.dvh_temperature)
+            excess = functional.relu(volume - objective.fraction)
+            excess = excess + WORSE_THAN_TRUTH * functional.relu(volume - true_volume)
+            total = total + share * VOLUME_WEIGHT * excess
+        for name in means:
+            mine, theirs = of(name)
+            total = total + share * MEAN_WEIGHT * functional.relu(mine.mean() - theirs.mean())
     return total / len(predicted)
 
 

@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def experiment() -> DoseExperiment:
-    loaded = experiments.load("rt_dose", "dvh_aware")
+    loaded = experiments.load("rt_dose", "dvh_aware", ["losses.dvh=0.5", "losses.dvh_balanced=false"])
     assert isinstance(loaded, DoseExperiment)
     return loaded
 
@@ -109,6 +109,18 @@ def test_a_structure_of_few_voxels_in_the_patch_is_left_out(experiment: DoseExpe
     assert float(L.dvh_error(grid(), grid(1.0), masks, rx, experiment.site, experiment.losses)) == 0.0
 
 
+def test_balanced_too_hot_counts_as_too_cold_and_the_term_is_a_mean(experiment: DoseExperiment) -> None:
+    balanced = experiment.model_copy(update={"losses": experiment.losses.model_copy(update={"dvh_balanced": True})})
+    assert dvh(balanced, "PTV70", 0.9, 1.0) == pytest.approx(0.1, abs=1e-5)
+    assert dvh(balanced, "PTV70", 1.1, 1.0) == pytest.approx(0.1, abs=1e-5)
+    assert dvh(balanced, "Rectum", 1.5, 0.5) == pytest.approx((2 * (0.85 + 0.5) + 1.0) / (3 + 1), abs=1e-5)
+    assert dvh(balanced, "Bowel", 0.5, 0.75) == 0.0
+    both, rx = masks_with(experiment, "PTV70") | masks_with(experiment, "Bowel"), torch.tensor([70.0])
+    found = L.dvh_error(grid(1.25), grid(1.0), both, rx, balanced.site, balanced.losses)
+    assert float(found) == pytest.approx((10 * 0.25 + 1 * 0.25) / 11, abs=1e-6)
+    assert float(L.dvh_error(grid(0), grid(1), both & False, rx, balanced.site, balanced.losses)) == 0.0
+
+
 def test_structure_weights_are_two_in_targets_one_and_a_half_near_organs_and_a_half_elsewhere(
     experiment: DoseExperiment,
 ) -> None:
@@ -150,7 +162,7 @@ def doses(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_the_gradients_of_the_terms_are_those_of_finite_differences(experiment: DoseExperiment) -> None:
     predicted, truth, masks = doses(1)
-    losses = experiment.losses.model_copy(update={"dvh_min_voxels": 5})
+    losses = experiment.losses.model_copy(update={"dvh_min_voxels": 5, "dvh_balanced": True})
     rx = torch.tensor([70.0, 66.0], dtype=torch.float64)
     weights = torch.rand_like(truth)
     terms = {
