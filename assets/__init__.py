@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from assets import data, experiment, intake, outcome
-from med_assets import experiments, program
+from assets import data, experiment, intake, keys, outcome
+from med_assets import analysis, experiments, program
 from med_assets.settings import Workspace
 from med_assets.stages import training
 
@@ -13,6 +13,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     ws, chosen = Workspace.configuration(), experiments.names(name)
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = program.get(name).screening() is not None
+    analyses = analysis.of(name)
     configured = [training.experiment(ws, name, each) for each in chosen]
     return [
         intake.raw_cases(name),
@@ -26,7 +27,8 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         outcome.champion(name),
         outcome.monitoring(name),
         *([outcome.screening(name, chosen)] if screened else []),
-        outcome.report(name, screened),
+        *(outcome.analysis(name, each, chosen) for each in analyses.values()),
+        outcome.report(name, [*([keys.SCREENING] if screened else []), *analyses]),
     ]
 
 

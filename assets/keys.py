@@ -15,6 +15,9 @@ SCREENING = "screening"
 THRESHOLDS = "thresholds"
 """Of a program that looks for unusual cases, and of its experiments."""
 
+ANALYSIS = "analysis"
+"""Stage of all analyses of a program; each has a name of its own."""
+
 PROGRAM_TAG, STAGE_TAG = "med_assets/program", "med_assets/stage"
 
 

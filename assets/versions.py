@@ -4,6 +4,7 @@ Dagster keeps configuration out of every version, so a changed limit or experime
 """
 
 from med_assets import policies, program
+from med_assets.analysis import Analysis
 from med_assets.experiments import Experiment
 from med_assets.files import digest
 from med_assets.settings import Workspace
@@ -30,6 +31,11 @@ def of_splits(program_name: str) -> str:
 
     chosen = Workspace.configuration().option(program_name, "split_policy", "")
     return digest(split_policy(program_name).model_dump(mode="json"), chosen)
+
+
+def of_analysis(chosen: Analysis) -> str:
+    """Code version of an analysis: that of its code, and its settings."""
+    return f"{chosen.version}-{digest(chosen.settings(Workspace.configuration()))}"
 
 
 def of_gate(program_name: str) -> str:

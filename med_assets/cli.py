@@ -225,6 +225,13 @@ def parser() -> argparse.ArgumentParser:
         "Score the champion on every batch that it was not scored on yet; show trend and drift.",
         program_first=True,
     )
+    add = command(
+        "analyse",
+        commands.analyse,
+        "Run the analyses of a program, or one of them, and write tables and plots.",
+        program_first=True,
+    )
+    add.add_argument("name", nargs="?", metavar="NAME", help="only this one; all that are not expensive by default")
     command("report", commands.report, "Write the HTML report and print where it is.", program_first=True)
 
     add = command(

@@ -1,5 +1,6 @@
 """The stages of the graph as plain functions: what each asset does, with or without Dagster."""
 
+from med_assets.stages.analysis import analyse
 from med_assets.stages.crossvalidation import crossval
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
@@ -16,7 +17,7 @@ from med_assets.stages.thresholds import thresholds
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard",
+    "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard",
     "monitor", "predict", "prepare", "record", "report", "rollback", "screening", "splits", "thresholds", "train",
     "withdraw",
 ]  # fmt: skip
