@@ -1,0 +1,50 @@
+"""Pictures of analyses: intervals of many models side by side, and bands along a distance."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from med_assets.reports.style import INK, colour, figure
+
+
+def plot_intervals(
+    path: Path,
+    table: pd.DataFrame,
+    *,
+    series: str,
+    panel: str,
+    panels: Sequence[str],
+    label: str,
+    line: float | None = None,
+) -> Path:
+    """Draw means with intervals, a panel for each of `panels` and a line of it for each of `series`; return `path`.
+
+    `table` has the columns `series`, `panel`, `mean`, `low`, `high` and `n`; rows without a mean are left out. `line` is drawn
+    across, where a value means something. Raises ValueError when there is nothing to draw.
+    """
+    names = list(dict.fromkeys(table[series]))
+    if not names or not panels:
+        raise ValueError(f"expected rows with {series} and {panel}, got none")
+    with figure(path, 2.0 + 2.5 * len(panels), 1.1 + 0.36 * len(names)) as fig:
+        axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, title in zip(axes, panels, strict=True):
+            of_panel = table[table[panel] == title]
+            for _, row in of_panel[of_panel["mean"].notna()].iterrows():
+                place = len(names) - 1 - names.index(row[series])
+                if pd.notna(row["low"]) and pd.notna(row["high"]):
+                    axis.plot([row["low"], row["high"]], [place, place], color=colour(0), linewidth=2.2)
+                axis.plot(row["mean"], place, marker="o", markersize=6.5, color=colour(0))
+                axis.annotate(
+                    f"{row['mean']:.3g} (n={int(row['n'])})", (row["mean"], float(place)), xytext=(0, 6),
+                    textcoords="offset points", ha="center", fontsize=7.5, color=INK,
+                )  # fmt: skip
+            if line is not None:
+                axis.axvline(line, color=colour(1), linewidth=1.2, linestyle="--")
+            axis.set(title=title, xlabel=label)
+            axis.grid(axis="y", visible=False)
+            axis.margins(x=0.2)
+        axes[0].set_yticks(range(len(names)), list(reversed(names)))
+        axes[0].tick_params(axis="y", length=0, labelcolor=INK)
+        axes[0].set_ylim(-0.6, len(names) - 0.3)
+    return path
