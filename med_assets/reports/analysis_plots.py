@@ -1,6 +1,6 @@
 """Pictures of analyses: intervals of many models side by side, and bands along a distance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -47,4 +47,39 @@ def plot_intervals(
         axes[0].set_yticks(range(len(names)), list(reversed(names)))
         axes[0].tick_params(axis="y", length=0, labelcolor=INK)
         axes[0].set_ylim(-0.6, len(names) - 0.3)
+    return path
+
+
+def plot_bands(path: Path, bands: Mapping[str, pd.DataFrame], *, x: str, label: str, unit: str) -> Path:
+    """Draw a mean and its band along `x` for each entry of `bands`, whose tables have `x`, `mean`, `low` and `high`; return `path`."""
+    with figure(path, 7.2, 4.0) as fig:
+        axis = fig.subplots()
+        for number, (name, rows) in enumerate(bands.items()):
+            axis.fill_between(rows[x], rows["low"], rows["high"], color=colour(number), alpha=0.18, linewidth=0)
+            axis.plot(rows[x], rows["mean"], color=colour(number), linewidth=1.8, marker="o", markersize=4, label=name)
+        axis.set(xlabel=label, ylabel=unit)
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    return path
+
+
+def plot_lines(
+    path: Path,
+    lines: Mapping[str, pd.DataFrame],
+    *,
+    reference: tuple[str, pd.DataFrame],
+    label: str,
+    unit: str,
+    title: str,
+) -> Path:
+    """Draw lines of tables with `x` and `y`, and one dashed reference to read them by; return `path`."""
+    with figure(path, 7.2, 4.0) as fig:
+        axis = fig.subplots()
+        name, rows = reference
+        axis.plot(rows["x"], rows["y"], color=INK, linewidth=2, linestyle="--", label=name)
+        for number, (name, rows) in enumerate(lines.items()):
+            axis.plot(rows["x"], rows["y"], color=colour(number), linewidth=1.8, marker="o", markersize=4, label=name)
+        axis.set(xlabel=label, ylabel=unit, title=title)
+        axis.set_ylim(bottom=0)
+        axis.legend()
     return path
