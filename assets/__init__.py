@@ -5,7 +5,7 @@ import dagster as dg
 from assets import data, experiment, intake, keys, outcome
 from med_assets import analysis, experiments, program
 from med_assets.settings import Workspace
-from med_assets.stages import training
+from med_assets.stages import learning_curve, training
 
 
 def build_program(name: str) -> list[dg.AssetsDefinition]:
@@ -14,6 +14,8 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = program.get(name).screening() is not None
     analyses = analysis.of(name)
+    curve = learning_curve.configured(name)
+    more = [*([keys.SCREENING] if screened else []), *([keys.LEARNING_CURVE] if curve else [])]
     configured = [training.experiment(ws, name, each) for each in chosen]
     return [
         intake.raw_cases(name),
@@ -27,8 +29,9 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         outcome.champion(name),
         outcome.monitoring(name),
         *([outcome.screening(name, chosen)] if screened else []),
+        *(experiment.learning_curve(name, each) for each in configured if each.name == curve),
         *(outcome.analysis(name, each, chosen) for each in analyses.values()),
-        outcome.report(name, [*([keys.SCREENING] if screened else []), *analyses]),
+        outcome.report(name, [*more, *analyses]),
     ]
 
 

@@ -18,6 +18,9 @@ THRESHOLDS = "thresholds"
 ANALYSIS = "analysis"
 """Stage of all analyses of a program; each has a name of its own."""
 
+LEARNING_CURVE = "learning_curve"
+"""Of a program whose `_program.yaml` asks for one."""
+
 PROGRAM_TAG, STAGE_TAG = "med_assets/program", "med_assets/stage"
 
 

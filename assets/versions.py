@@ -38,6 +38,13 @@ def of_analysis(chosen: Analysis) -> str:
     return f"{chosen.version}-{digest(chosen.settings(Workspace.configuration()))}"
 
 
+def of_learning_curve(program_name: str, experiment: Experiment) -> str:
+    """Code version of a learning curve: that of its trainings and scores, and the sizes."""
+    written = policies.of(program_name).learning_curve
+    sizes = written.model_dump(mode="json") if written else None
+    return f"{of_training(program_name, experiment)}-{digest(of_stage(program_name, 'evaluate'), sizes)}"
+
+
 def of_gate(program_name: str) -> str:
     """Version of what a promotion is decided by: its policy in configuration."""
     return digest(policies.of(program_name).promotion.model_dump(mode="json"))

@@ -171,6 +171,18 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as lumbar_mr/point_net")
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=20")
 
+    add = command(
+        "learning-curve",
+        commands.learning_curve,
+        "Train an experiment on ever more patients: its score against their number, and what twice as many may give.",
+    )
+    add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=20")
+    add.add_argument(
+        "--sizes", type=int, nargs="+", metavar="N", help="training patients; those of _program.yaml by default"
+    )
+    add.add_argument("--repeats", type=int, metavar="K", help="orders of the patients, each a training per size")
+
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
 

@@ -170,6 +170,16 @@ def crossval(options: argparse.Namespace) -> None:
         print(f"{title}\n{table(rows)}")
 
 
+def learning_curve(options: argparse.Namespace) -> None:
+    """Train and score on ever more patients, and print the curve."""
+    name, experiment = options.experiment
+    ws = Workspace.from_env()
+    result = stages.learning_curve(ws, name, experiment, options.sizes, options.repeats, tuple(options.overrides))
+    _show(f"learning curve of {name}/{experiment}", result)
+    for rows in result.tables.values():
+        print(table(rows))
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Score the experiment's checkpoint and print the aggregate table."""
     name, experiment = options.experiment

@@ -51,6 +51,15 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
         "n_train": INT, "n_inner": INT, "n_held_out": INT, "n_failed": INT, "synthetic": BOOL, "epoch": INT, "epochs": INT,
         "monitor": TEXT, "inner_value": REAL,
     },
+    "learning_curve": {
+        "program": TEXT, "experiment": TEXT, "repeat": INT, "n_patients": INT, "n_train": INT, "n_val": INT, "n_failed": INT,
+        "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT, "synthetic": BOOL, "steps": INT, "epochs": INT,
+        "best_epoch": INT,
+    },
+    "learning_curve_cases": {
+        "program": TEXT, "experiment": TEXT, "repeat": INT, "n_patients": INT, "checkpoint": TEXT, "case_id": TEXT,
+        "patient_id": TEXT, "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "truth": REAL,
+    },
     "thresholds": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "artifact": TEXT, "dataset_version": TEXT, "synthetic": BOOL,
         "measure": TEXT, "subject": TEXT, "unit": TEXT, "rate": REAL, "value": REAL, "promised_rate": REAL, "n": INT,

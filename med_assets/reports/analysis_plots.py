@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from med_assets.metrics.bootstrap import Interval
 from med_assets.reports.style import INK, colour, figure
 
 
@@ -81,5 +82,48 @@ def plot_lines(
             axis.plot(rows["x"], rows["y"], color=colour(number), linewidth=1.8, marker="o", markersize=4, label=name)
         axis.set(xlabel=label, ylabel=unit, title=title)
         axis.set_ylim(bottom=0)
+        axis.legend()
+    return path
+
+
+def plot_learning_curve(
+    path: Path,
+    table: pd.DataFrame,
+    *,
+    label: str,
+    logarithmic: bool,
+    line: Sequence[tuple[float, float]] = (),
+    twice: tuple[int, Interval] | None = None,
+) -> Path:
+    """Draw the score against the number of training patients with intervals, the fitted line and its prediction; return `path`.
+
+    `table` has the columns `n_patients`, `mean`, `low`, `high`; `twice` is the number of patients predicted for, and the prediction.
+    """
+    with figure(path, 6.4, 4.0) as fig:
+        axis = fig.subplots()
+        axis.set_xscale("log", base=2)
+        if logarithmic:
+            axis.set_yscale("log")
+        if line:
+            axis.plot(*zip(*line, strict=True), color=colour(1), linewidth=1.4, linestyle="--", label="power law")
+        rows = table[table["mean"].notna()]
+        for _, row in rows[rows["low"].notna() & rows["high"].notna()].iterrows():
+            axis.plot([row["n_patients"]] * 2, [row["low"], row["high"]], color=colour(0), linewidth=2)
+        axis.plot(rows["n_patients"], rows["mean"], color=colour(0), marker="o", linewidth=1, label="measured")
+        ticks = [int(one) for one in rows["n_patients"]]
+        if twice is not None and twice[1].mean is not None:
+            n, found = twice
+            if found.low is not None and found.high is not None:
+                axis.plot([n, n], [found.low, found.high], color=colour(1), linewidth=2)
+            axis.plot(n, found.mean, color=colour(1), marker="D", linestyle="", label=f"predicted for {n}")
+            ticks.append(n)
+        axis.set_xticks(ticks, [str(one) for one in ticks])
+        axis.minorticks_off()
+        if logarithmic and len(rows):
+            from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+            axis.yaxis.set_major_locator(MaxNLocator(6))
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.set(xlabel="training patients", ylabel=label)
         axis.legend()
     return path

@@ -5,6 +5,7 @@ from med_assets.stages.crossvalidation import crossval
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
 from med_assets.stages.intake import intake
+from med_assets.stages.learning_curve import learning_curve
 from med_assets.stages.monitoring import monitor
 from med_assets.stages.prediction import debug, predict
 from med_assets.stages.prepare import prepare
@@ -17,7 +18,7 @@ from med_assets.stages.thresholds import thresholds
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard",
+    "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard", "learning_curve",
     "monitor", "predict", "prepare", "record", "report", "rollback", "screening", "splits", "thresholds", "train",
     "withdraw",
 ]  # fmt: skip

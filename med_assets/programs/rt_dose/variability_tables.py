@@ -45,16 +45,7 @@ def tables(doses: Patients, errors: Mapping[str, Patients], scale_gy: float, out
     n, unit = len(doses), f"in Gy at a prescription of {scale_gy:g} Gy"
     told = _answer(judged) if errors else "No model has been evaluated on validation cases yet, so none is compared."
     first = (
-        f"{told}\n\n"
-        "Natural SD: how far plans of other patients lie from each other at the same geometry, that is within a class of distance to "
-        "the nearest target (bins of 2.5 mm, from 50 mm on of 5 and 10 mm), axial offset from the slices with a target, and region (target, "
-        "organ at risk, elsewhere in the body). It is the root of the variance of the patients' means plus that within a patient, over the "
-        f"{n} patients of the training set that have at least {spread.MIN_VOXELS} voxels in the class, {unit}, and weighted by the "
-        "voxels that the model is judged on. Ratio: root mean squared error of the model over it; at 1 a prediction is as far from "
-        "the plan as any other accepted plan at that geometry is. The last ratio leaves out the spread within a patient, which a "
-        "model could know from finer geometry. There is one plan per patient, so what two planners would make of the same patient "
-        f"can't be told: the natural SD is its upper bound. Free of constraints: elsewhere, over {FREE_MM:g} mm from any target. {INTERVAL} of "
-        "the training and of the validation set, drawn independently."
+        f"{told}\n\n{INTERVAL} of the training and of the validation set, drawn independently; {unit}. {_definition(n)}"
     )
     plots = plots_of(profile, by_distance, out)
     found = (
@@ -93,6 +84,20 @@ def tables(doses: Patients, errors: Mapping[str, Patients], scale_gy: float, out
     return found
 
 
+def _definition(n: int) -> str:
+    return (
+        "Natural SD: the spread of accepted plans about their mean at the same geometry, that is within a class of level of the nearest "
+        "target, distance to it (bins of 2.5 mm, from 50 mm on of 5 and 10 mm), axial offset from the slices with a target, and region "
+        "(target, organ at risk, elsewhere in the body). It is the root of the variance between the means of patients plus the mean variance "
+        f"within one, over the {n} patients of the training set, those with {spread.MIN_VOXELS} voxels or more in the class, and is weighted by "
+        "the voxels that the model is judged on. Ratio: the model's root mean squared error over it. At 1 the model errs by one SD of "
+        "accepted plans, as the mean of other plans in the class does; the plan of another patient would be 1.41 SD away. The last ratio "
+        "leaves out the variance within a patient, which finer geometry may explain. There is one plan per patient, so what two planners "
+        "would make of the same patient can't be told: the natural SD is its upper bound. Free of constraints: elsewhere, over "
+        f"{FREE_MM:g} mm from any target."
+    )
+
+
 _CAPTIONS = (
     "Planned dose against the distance to the nearest target: mean of the patients' means and their central 90 % range.",
     "Elsewhere in the body: root mean squared error of each model, and the natural SD (dashed) that it is compared with.",
@@ -123,7 +128,7 @@ def along_distance(doses: Patients, weights: spread.Array, scale_gy: float) -> p
     rows = []
     for region in REGIONS:
         for low, high in _distances():
-            mean, within = doses.pooled(chosen((region,), AXIAL, low, high))
+            mean, within = doses.pooled(chosen((region,), AXIAL, low, high, doses.n.shape[1]))
             there = ~np.isnan(mean)
             n = int(there.sum())
             if n < spread.MIN_PATIENTS:
@@ -153,7 +158,7 @@ def by_class(doses: Patients, variation: Natural, weights: spread.Array, scale_g
     for region in REGIONS[1:]:
         for axial in AXIAL:
             for low, high in _distances()[1:]:
-                classes = chosen((region,), (axial,), low, high)
+                classes = chosen((region,), (axial,), low, high, doses.n.shape[1])
                 parts = {
                     name: spread.expected(variance, doses.n, classes, weights)
                     for name, variance in (
@@ -181,7 +186,7 @@ def judgements(errors: Mapping[str, Patients], variation: Natural, scale_gy: flo
     for name, model in errors.items():
         for place, (regions, axial, over_mm) in FREE.items():
             to_mm = FREE_MM if place.startswith("rim") else np.inf
-            found = spread.compare(model, variation, chosen(regions, axial, over_mm, to_mm), scale_gy)
+            found = spread.compare(model, variation, chosen(regions, axial, over_mm, to_mm, model.n.shape[1]), scale_gy)
             if found is None or found.ratio.mean is None:
                 continue
             rows.append(
@@ -224,7 +229,9 @@ def errors_by_distance(errors: Mapping[str, Patients], variation: Natural, scale
     for name, model in errors.items():
         for region in REGIONS[1:]:
             for low, high in _distances()[1:]:
-                found = spread.compare(model, variation, chosen((region,), AXIAL, low, high), scale_gy)
+                found = spread.compare(
+                    model, variation, chosen((region,), AXIAL, low, high, model.n.shape[1]), scale_gy
+                )
                 if found is None:
                     continue
                 values = {key: value["mean"] for key, value in asdict(found).items()}

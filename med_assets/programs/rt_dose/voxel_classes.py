@@ -1,7 +1,7 @@
-"""Voxels of a case sorted by what a plan knows of their place: distance to the targets, axial offset, and organ or not.
+"""Voxels of a case sorted by what a plan knows of their place: level of the nearest target, region, axial offset, distance.
 
-A class is (region, axial, distance). Distances are from voxel centre to voxel centre, along all three axes, and do not end at
-the 50 mm of the prepared signed distances.
+A class is (level, region, axial, distance). Distances are from voxel centre to voxel centre, along all three axes, and do not end
+at the 50 mm of the prepared signed distances.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ FINE_MM = tuple(
 holds is slope. Negative is inside a target."""
 
 N_DISTANCES = len(FINE_MM) + 1
-N_CLASSES = len(REGIONS) * len(AXIAL) * N_DISTANCES
+OF_LEVEL = len(REGIONS) * len(AXIAL) * N_DISTANCES
+"""Classes of one level of prescribed dose; a site has as many levels as targets."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,24 @@ class Voxels:
 
     places: NDArray[np.intp]
     classes: NDArray[np.intp]
+    n_classes: int
 
 
-def target_distance_mm(targets: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> NDArray[np.float32]:
-    """Return the distance of each voxel (z, y, x) to the nearest target voxel, mm; inside, minus that to the nearest other one."""
+def nearest_target(
+    targets: NDArray[np.bool_], spacing_mm: tuple[float, float, float], places: NDArray[np.intp]
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return for each of `places` in the flattened (z, y, x) volume the signed distance to the targets, mm, and the nearest target voxel.
+
+    Outside it is the distance to the nearest target voxel; inside, where a voxel is its own nearest, minus that to the nearest other voxel.
+    """
     from scipy.ndimage import distance_transform_edt
 
-    away = np.asarray(distance_transform_edt(~targets, sampling=spacing_mm), dtype=np.float32)
+    away, nearest = distance_transform_edt(~targets, sampling=spacing_mm, return_indices=True)
+    away = np.asarray(away, dtype=np.float32)
     box = tuple(slice(max(0, int(where.min()) - 1), int(where.max()) + 2) for where in np.nonzero(targets))
     away[box] -= np.asarray(distance_transform_edt(targets[box], sampling=spacing_mm), dtype=np.float32)
-    return away
+    flat = np.ravel_multi_index(tuple(axis.reshape(-1)[places] for axis in nearest), targets.shape)
+    return away.reshape(-1)[places], flat.astype(np.intp)
 
 
 def axial_offset_mm(targets: NDArray[np.bool_], dz_mm: float) -> NDArray[np.float64]:
@@ -57,18 +66,21 @@ def axial_offset_mm(targets: NDArray[np.bool_], dz_mm: float) -> NDArray[np.floa
 
 def classify(case: PreparedCase, site: Site) -> Voxels:
     """Sort the voxels of the body. Raises MedAssetsError for a case without any target."""
-    empty = np.zeros(case.shape, dtype=bool)
-    targets = np.logical_or.reduce([case.mask(name) for name in site.targets])
-    organs = np.logical_or.reduce([case.mask(name) for name in site.oars] or [empty])
+    order = sorted(site.targets, key=lambda name: -site.targets[name])
+    masks = np.stack([case.mask(name) for name in order])
+    targets = masks.any(axis=0)
+    organs = np.logical_or.reduce([case.mask(name) for name in site.oars] or [np.zeros_like(targets)])
     if not targets.any():
         raise MedAssetsError(f"case {case.case_id}: expected a target to measure distances from, got none")
     places = np.flatnonzero(np.asarray(case.body))
-    distance = target_distance_mm(targets, case.spacing_mm).reshape(-1)[places]
+    distance, nearest = nearest_target(targets, case.spacing_mm, places)
+    level = masks.argmax(axis=0).reshape(-1)[nearest]
     slices = np.searchsorted(AXIAL_MM, axial_offset_mm(targets, case.spacing_mm[0]), side="left")
     axial = slices[places // (case.shape[1] * case.shape[2])]
     region = np.where(targets.reshape(-1)[places], 0, np.where(organs.reshape(-1)[places], 1, 2))
     bins = np.searchsorted(FINE_MM, distance, side="left")
-    return Voxels(places, (region * len(AXIAL) + axial) * N_DISTANCES + bins)
+    classes = ((level * len(REGIONS) + region) * len(AXIAL) + axial) * N_DISTANCES + bins
+    return Voxels(places, classes.astype(np.intp), len(order) * OF_LEVEL)
 
 
 def moments(voxels: Voxels, values: NDArray[np.floating]) -> dict[str, list[float]]:
@@ -76,7 +88,7 @@ def moments(voxels: Voxels, values: NDArray[np.floating]) -> dict[str, list[floa
     values = np.asarray(values, dtype=np.float64)
     weights = {"n": None, "sum": values, "magnitude": np.abs(values), "squares": values**2}
     return {
-        name: np.bincount(voxels.classes, weights=weight, minlength=N_CLASSES).astype(float).tolist()
+        name: np.bincount(voxels.classes, weights=weight, minlength=voxels.n_classes).astype(float).tolist()
         for name, weight in weights.items()
     }
 
@@ -88,16 +100,16 @@ def planned_moments(prepared: Path, site: Site) -> dict[str, list[float]]:
     return moments(voxels, np.asarray(case.dose).reshape(-1)[voxels.places] / case.prescription_gy)
 
 
-def chosen(regions: tuple[str, ...], axial: tuple[str, ...], over_mm: float, to_mm: float) -> NDArray[np.bool_]:
-    """Return which classes lie in these regions and slices at more than `over_mm` and at most `to_mm`, (N_CLASSES,).
+def chosen(
+    regions: tuple[str, ...], axial: tuple[str, ...], over_mm: float, to_mm: float, n_classes: int
+) -> NDArray[np.bool_]:
+    """Return which of all classes lie in these regions and slices at more than `over_mm` and at most `to_mm`, whatever the level.
 
     Both distances must be ends of the bins, or infinite.
     """
-    low = np.array([-np.inf, *FINE_MM])
-    high = np.array([*FINE_MM, np.inf])
-    wanted = (low >= over_mm) & (high <= to_mm)
+    low, high = np.array([-np.inf, *FINE_MM]), np.array([*FINE_MM, np.inf])
     grid = np.zeros((len(REGIONS), len(AXIAL), N_DISTANCES), dtype=bool)
     for region in regions:
         for one in axial:
-            grid[REGIONS.index(region), AXIAL.index(one)] = wanted
-    return grid.reshape(-1)
+            grid[REGIONS.index(region), AXIAL.index(one)] = (low >= over_mm) & (high <= to_mm)
+    return np.tile(grid.reshape(-1), n_classes // OF_LEVEL)
