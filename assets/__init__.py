@@ -5,7 +5,7 @@ import dagster as dg
 from assets import data, experiment, intake, keys, outcome
 from med_assets import analysis, experiments, program
 from med_assets.settings import Workspace
-from med_assets.stages import learning_curve, training
+from med_assets.stages import learning_curves, training
 
 
 def build_program(name: str) -> list[dg.AssetsDefinition]:
@@ -14,7 +14,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = program.get(name).screening() is not None
     analyses = analysis.of(name)
-    curve = learning_curve.configured(name)
+    curve = learning_curves.configured(name)
     more = [*([keys.SCREENING] if screened else []), *([keys.LEARNING_CURVE] if curve else [])]
     configured = [training.experiment(ws, name, each) for each in chosen]
     return [

@@ -73,7 +73,7 @@ def learning_curve(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """The score of one experiment against the number of training patients. A person starts it: it is many trainings."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.learning_curve import learning_curve
+        from med_assets.stages.learning_curves import learning_curve
 
         def launch(job: "Path") -> None:
             call.launcher.run(call.context, job)

@@ -5,7 +5,7 @@ from med_assets.stages.crossvalidation import crossval
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
 from med_assets.stages.intake import intake
-from med_assets.stages.learning_curve import learning_curve
+from med_assets.stages.learning_curves import learning_curve
 from med_assets.stages.monitoring import monitor
 from med_assets.stages.prediction import debug, predict
 from med_assets.stages.prepare import prepare

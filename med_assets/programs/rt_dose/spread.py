@@ -120,13 +120,17 @@ def expected(variance: Array, n: Array, classes: NDArray[np.bool_], weights: Arr
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model's errors in some classes against natural variation there; doses in the unit of `scale`."""
+    """A model's errors in some classes against natural variation there; doses in the unit of `scale`.
+
+    `covered` is the share of these voxels, 0 to 1, whose class has enough patients; all other numbers are of those.
+    """
 
     mae: Interval
     rmse: Interval
     natural: Interval
     ratio: Interval
     ratio_between: Interval
+    covered: float
 
 
 def compare(
@@ -159,6 +163,7 @@ def compare(
         interval(np.sqrt(both) * scale, n),
         interval(_ratio(squared, both), n),
         interval(_ratio(squared, between), n),
+        float(errors.n[:, used].sum() / errors.n[:, classes].sum()),
     )
 
 

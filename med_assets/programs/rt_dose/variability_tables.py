@@ -1,7 +1,6 @@
 """Tables and plots of natural variability, from moments by patient and class."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,7 +93,7 @@ def _definition(n: int) -> str:
         "accepted plans, as the mean of other plans in the class does; the plan of another patient would be 1.41 SD away. The last ratio "
         "leaves out the variance within a patient, which finer geometry may explain. There is one plan per patient, so what two planners "
         "would make of the same patient can't be told: the natural SD is its upper bound. Free of constraints: elsewhere, over "
-        f"{FREE_MM:g} mm from any target."
+        f"{FREE_MM:g} mm from any target. Covered: the share of the voxels whose class has {spread.MIN_PATIENTS} training patients or more."
     )
 
 
@@ -200,6 +199,7 @@ def judgements(errors: Mapping[str, Patients], variation: Natural, scale_gy: flo
                     "ratio": _ends(found.ratio),
                     "within natural variation": _verdict(found.ratio),
                     "ratio to the part between patients": _ends(found.ratio_between),
+                    "voxels covered, %": 100 * found.covered,
                 }
             )
     return pd.DataFrame(rows)
@@ -234,10 +234,9 @@ def errors_by_distance(errors: Mapping[str, Patients], variation: Natural, scale
                 )
                 if found is None:
                     continue
-                values = {key: value["mean"] for key, value in asdict(found).items()}
                 rows.append(
                     {"experiment": name, "region": region, "distance, mm": _label(low, high), "n": found.mae.n}
-                    | {"MAE": values["mae"], "RMSE": values["rmse"], "natural SD": values["natural"]}
+                    | {"MAE": found.mae.mean, "RMSE": found.rmse.mean, "natural SD": found.natural.mean}
                     | {"ratio": _ends(found.ratio), "from, mm": low, "to, mm": None if np.isinf(high) else high}
                 )
     return pd.DataFrame(rows)
