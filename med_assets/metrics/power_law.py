@@ -32,25 +32,35 @@ class PowerLaw:
 
 def means_by_size(
     values: Array, groups: Sequence[Hashable], strata: Sequence[Hashable] | None, seed: int
-) -> tuple[Array, int]:
-    """Return the mean score of each size over the cases defined at all of them, (resamples + 1, sizes), and their number.
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the mean score of each size, (resamples + 1, sizes), and which cases it is over: those defined wherever any is.
 
-    `values` is (cases, sizes); row 0 of the result is the mean of all, the others of the resampled patients, the same at all sizes. With
-    `strata` (the true class of each case) it is the mean over the strata's means, and patients are drawn within each.
+    `values` is (cases, sizes, repeats), NaN throughout where a size has fewer repeats. Row 0 of the result is the mean of all; the others are of
+    resampled patients, the same at all sizes, and of resampled repeats of each size, where it has several. With `strata` (the true class of
+    each case) it is the mean over the strata's means, and patients are drawn within each.
     """
-    defined = ~np.isnan(values).any(axis=1)
-    kept = np.flatnonzero(defined)
+    there = ~np.isnan(values).all(axis=0)
+    defined = ~np.isnan(values[:, there]).any(axis=1)
     parts: dict[Hashable, list[int]] = {}
-    for index in kept.tolist():
+    for index in np.flatnonzero(defined).tolist():
         parts.setdefault(strata[index] if strata is not None else None, []).append(index)
+    if not parts:
+        return np.full((1, values.shape[1]), np.nan), defined
     means = []
     for number, name in enumerate(sorted(parts, key=repr)):
         codes: dict[Hashable, int] = {}
         own = parts[name]
         patient = np.array([codes.setdefault(groups[index], len(codes)) for index in own])
         counts = np.vstack([np.ones(len(codes)), resampled_counts(len(codes), seed + number)])[:, patient]
-        means.append(counts @ values[own] / counts.sum(axis=1, keepdims=True))
-    return (np.mean(means, axis=0) if means else np.full((1, values.shape[1]), np.nan)), len(kept)
+        means.append(np.tensordot(counts, values[own], 1) / counts.sum(axis=1)[:, None, None])
+    of_repeats = np.mean(means, axis=0)
+    sizes = []
+    for number, present in enumerate(there):
+        own_repeats = of_repeats[:, number, present]
+        k = int(present.sum())
+        drawn = np.vstack([np.ones(k), resampled_counts(k, seed + 1000 + number, len(own_repeats) - 1)])
+        sizes.append((own_repeats * drawn).sum(axis=1) / k)
+    return np.stack(sizes, axis=1), defined
 
 
 def fit(
@@ -64,14 +74,16 @@ def fit(
 ) -> PowerLaw | str:
     """Fit a power law by least squares of log(error) on log(n); returns why not where there is none.
 
-    `values` is (cases, sizes), `groups` the patient of each case. The error is the score itself, which is better when lower, or `best` minus the
-    score. Intervals are percentile bootstrap over the patients of the cases: they say nothing of which patients were drawn for training.
+    `values` is (cases, sizes, repeats), see `means_by_size`, and `groups` the patient of each case. The error is the score itself, which is better when lower, or `best` minus the
+    score. Intervals are percentile bootstrap over the patients of the cases, and over repeats: with one repeat they say nothing of the luck
+    of which patients were drawn for training.
     There is no floor in this law, and a real curve flattens: the prediction is the best that more patients can be hoped to give.
     Source: Hestness et al., Deep Learning Scaling is Predictable, Empirically (2017), the region before the floor.
     """
     if len(sizes) < MIN_SIZES:
         return f"expected {MIN_SIZES} sizes or more to fit a power law, got {len(sizes)}"
-    means, n = means_by_size(values, groups, strata, seed)
+    means, used = means_by_size(values, groups, strata, seed)
+    n = int(used.sum())
     errors = means if best is None else best - means
     if n == 0 or not (errors[0] > 0).all():
         return "expected a mean error above 0 at each size to fit a power law, got none"
@@ -86,7 +98,7 @@ def fit(
         error = np.exp(level[row] + slope[row] * np.log(at))
         return np.asarray(error if best is None else best - error)
 
-    patients = len({group for group, one in zip(groups, ~np.isnan(values).any(axis=1), strict=True) if one})
+    patients = len({group for group, one in zip(groups, used, strict=True) if one})
 
     def interval(found: Array) -> Interval:
         made = percentile_interval(float(found[0]), found[1:], patients)

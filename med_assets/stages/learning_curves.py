@@ -44,8 +44,8 @@ RULE = (
 )
 
 INTERVAL = (
-    f"{CONFIDENCE:.0%} percentile bootstrap over validation patients, {RESAMPLES} resamples, seed {SEED}; which patients were drawn for "
-    "training is in the spread between repeats alone"
+    f"{CONFIDENCE:.0%} percentile bootstrap over validation patients, {RESAMPLES} resamples, seed {SEED}; those of the fit draw the repeats of "
+    "each size too: with one repeat they say nothing of the luck of which patients were drawn for training"
 )
 
 
@@ -205,31 +205,30 @@ def _metrics(program_name: str) -> tuple[program.Metric, ...]:
     return (chosen.primary_metric, *chosen.guarded_metrics)
 
 
-def _by_size(rows: pd.DataFrame, metric: program.Metric) -> pd.DataFrame:
-    """Mean over repeats of a metric by case (rows, with patient and truth) and size (columns)."""
-    own = rows[(rows["metric"] == metric.name) & (rows["subject"] == metric.subject)]
-    means = own.pivot_table("value", "case_id", "n_patients", aggfunc="mean", dropna=False)
-    facts = own.drop_duplicates("case_id").set_index("case_id")[["patient_id", "truth"]]
-    return facts.join(means.sort_index(axis=1))
-
-
 def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, PowerLaw | str]:
     """A row per size with mean, interval and the paired difference to the size before, and the power law or why there is none.
 
     `table` and `rows` are those of the lake's tables learning_curve and learning_curve_cases of one experiment.
     """
     metric = program.get(program_name).primary_metric
-    found = _by_size(rows, metric)
-    sizes = [int(size) for size in found.columns if size not in ("patient_id", "truth")]
-    people = found["patient_id"].tolist()
-    strata = found["truth"].tolist() if metric.by_class else None
+    own = rows[(rows["metric"] == metric.name) & (rows["subject"] == metric.subject)]
+    facts = own.drop_duplicates("case_id").set_index("case_id").sort_index()
+    people, strata = facts["patient_id"].tolist(), facts["truth"].tolist() if metric.by_class else None
+    sizes, repeats = (sorted(int(one) for one in table[name].unique()) for name in ("n_patients", "repeat"))
+    by_repeat = np.full((len(facts), len(sizes), len(repeats)), np.nan)
+    for (size, repeat), scored in own.groupby(["n_patients", "repeat"]):
+        values = scored.set_index("case_id")["value"].reindex(facts.index)
+        by_repeat[:, sizes.index(size), repeats.index(repeat)] = values.to_numpy(dtype=np.float64)
+    # A case counts at a size if every repeat of it could score the case.
+    trained = ~np.isnan(by_repeat).all(axis=0)
+    at_size = [by_repeat[:, place, there].mean(axis=1) for place, there in enumerate(trained)]
     made = []
     for place, size in enumerate(sizes):
-        values = _defined(found[size])
+        values = _defined(at_size[place])
         mean = mean_with_interval(values, SEED, groups=people, strata=strata)
         step = Interval(None, None, None, 0)
         if place:
-            step = paired_difference(values, _defined(found[sizes[place - 1]]), SEED, groups=people, strata=strata)
+            step = paired_difference(values, _defined(at_size[place - 1]), SEED, groups=people, strata=strata)
         of_size = table[table["n_patients"] == size]
         repeats = rows[
             (rows["n_patients"] == size) & (rows["metric"] == metric.name) & (rows["subject"] == metric.subject)
@@ -251,12 +250,11 @@ def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[p
         f"{metric.name} has no best value in its unit ({metric.unit}), from which an error could be counted"
     )
     if metric.lower_is_better or best is not None:
-        values = found[sizes].to_numpy(dtype=np.float64)
-        law = fit(values, sizes, people, SEED, strata=strata, best=best)
+        law = fit(by_repeat, sizes, people, SEED, strata=strata, best=best)
     return pd.DataFrame(made), law
 
 
-def _defined(values: "pd.Series[Any]") -> list[float | None]:
+def _defined(values: "np.ndarray[Any, Any]") -> list[float | None]:
     return [None if pd.isna(value) else float(value) for value in values]
 
 

@@ -10,7 +10,7 @@ SIZES = (3, 6, 12)
 
 def errors(sizes: tuple[int, ...] = SIZES) -> np.ndarray:
     """Four cases whose errors fall as n ** -0.5, from 8, 4, 2 and 6."""
-    return np.array([[level * n**-0.5 for n in sizes] for level in (8.0, 4.0, 2.0, 6.0)])
+    return np.array([[level * n**-0.5 for n in sizes] for level in (8.0, 4.0, 2.0, 6.0)])[..., None]
 
 
 def test_an_exact_power_law_is_found_in_every_resample() -> None:
@@ -37,8 +37,8 @@ def test_of_a_score_that_is_better_when_higher_the_distance_to_the_best_is_fitte
     ("values", "sizes", "best", "why"),
     [
         (errors()[:, :2], (3, 6), None, "3 sizes or more to fit a power law, got 2"),
-        (np.ones((4, 3)), SIZES, 1.0, "a mean error above 0 at each size"),
-        (np.full((4, 3), np.nan), SIZES, None, "a mean error above 0 at each size"),
+        (np.ones((4, 3, 1)), SIZES, 1.0, "a mean error above 0 at each size"),
+        (np.full((4, 3, 1), np.nan), SIZES, None, "a mean error above 0 at each size"),
     ],
 )
 def test_what_has_no_power_law_says_why(
@@ -50,7 +50,22 @@ def test_what_has_no_power_law_says_why(
 
 
 def test_classes_count_alike_and_a_case_counts_only_if_it_is_defined_at_every_size() -> None:
-    values = np.array([[1.0, 1.0], [3.0, 1.0], [np.nan, 9.0], [6.0, 2.0]])
-    means, n = means_by_size(values, list("abcd"), [0, 0, 0, 1], 0)
-    assert n == 3
+    values = np.array([[1.0, 1.0], [3.0, 1.0], [np.nan, 9.0], [6.0, 2.0]])[..., None]
+    means, used = means_by_size(values, list("abcd"), [0, 0, 0, 1], 0)
+    assert used.tolist() == [True, True, False, True]
     assert means[0].tolist() == [(2 + 6) / 2, (1 + 2) / 2]
+
+
+def test_the_luck_of_the_draw_of_training_patients_widens_the_interval_where_it_was_repeated() -> None:
+    noise = np.array([[1.2, 0.8], [0.9, 1.1], [1.0, np.nan]])
+    repeated = fit(errors() * noise, SIZES, list("abcd"), 0)
+    alone = fit(errors() * noise[:, :1], SIZES, list("abcd"), 0)
+    assert isinstance(repeated, PowerLaw)
+    assert isinstance(alone, PowerLaw)
+    assert repeated.exponent.mean == pytest.approx(0.5)  # the mean of the repeats is exact
+    steepest = fit(errors() * np.array([[1.2], [1.0], [1.0]]), SIZES, list("abcd"), 0)
+    assert isinstance(steepest, PowerLaw)
+    assert repeated.exponent.low is not None
+    assert repeated.exponent.high is not None
+    assert repeated.exponent.low < 0.5 < steepest.exponent.mean <= repeated.exponent.high  # type: ignore[operator]  # it has a mean
+    assert (alone.exponent.low, alone.exponent.high) == pytest.approx((alone.exponent.mean, alone.exponent.mean))
