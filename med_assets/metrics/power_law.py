@@ -44,7 +44,7 @@ def means_by_size(
     parts: dict[Hashable, list[int]] = {}
     for index in np.flatnonzero(defined).tolist():
         parts.setdefault(strata[index] if strata is not None else None, []).append(index)
-    if not parts:
+    if not parts or not there.any(axis=1).all():
         return np.full((1, values.shape[1]), np.nan), defined
     means = []
     for number, name in enumerate(sorted(parts, key=repr)):
