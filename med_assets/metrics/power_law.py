@@ -39,8 +39,8 @@ def means_by_size(
     resampled patients, the same at all sizes, and of resampled repeats of each size, where it has several. With `strata` (the true class of
     each case) it is the mean over the strata's means, and patients are drawn within each.
     """
-    there = ~np.isnan(values).all(axis=0)
-    defined = ~np.isnan(values[:, there]).any(axis=1)
+    there = np.asarray(~np.isnan(values).all(axis=0))
+    defined = np.asarray(~np.isnan(values[:, there]).any(axis=1))
     parts: dict[Hashable, list[int]] = {}
     for index in np.flatnonzero(defined).tolist():
         parts.setdefault(strata[index] if strata is not None else None, []).append(index)

@@ -115,7 +115,7 @@ def plot_learning_curve(
             n, found = twice
             if found.low is not None and found.high is not None:
                 axis.plot([n, n], [found.low, found.high], color=colour(1), linewidth=2)
-            axis.plot(n, found.mean, color=colour(1), marker="D", linestyle="", label=f"predicted for {n}")
+            axis.plot([n], [found.mean], color=colour(1), marker="D", linestyle="", label=f"predicted for {n}")
             ticks.append(n)
         axis.set_xticks(ticks, [str(one) for one in ticks])
         axis.minorticks_off()

@@ -106,7 +106,12 @@ def analyse(ws: Workspace, program_name: str, name: str) -> StageResult:
             _keep(folder, chosen.run(ws, folder))
     failures = {row["case_id"]: row["error"] for row in ws.lake.rows("failures", f"{program_name}/{STAGE}/{name}")}
     dataset = ws.lake.rows("dataset", program_name)
-    row = {"program": program_name, "analysis": name, "artifact": key, "dataset_version": dataset_version(dataset)}
+    row: dict[str, Any] = {
+        "program": program_name,
+        "analysis": name,
+        "artifact": key,
+        "dataset_version": dataset_version(dataset),
+    }
     row |= {"code_version": code_version(ws, chosen), "synthetic": any(case["synthetic"] for case in dataset)}
     ws.lake.write("analyses", partition, [row | {"failed": len(failures), "git_commit": git_state()}])
     _publish(ws.store.fetch(key), folder_of(ws, program_name, name))

@@ -4,7 +4,6 @@ Patients are put in an order by hash, and each size is the first of them, so tha
 validation cases, which also pick the epoch. It is done on request: it costs a training per size and repeat.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -153,7 +152,8 @@ def learning_curve(
     deciding = {(one.name, one.subject) for one in _metrics(program_name)}
     keys = {"program": program_name, "experiment": name}
     version = dataset_version(ws.lake.rows("dataset", program_name))
-    counts, failures = {"new": 0, "reused": 0}, {}
+    counts = {"new": 0, "reused": 0}
+    failures: dict[str, str] = {}
     table: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for one in sets:
@@ -216,24 +216,24 @@ def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[p
     people, strata = facts["patient_id"].tolist(), facts["truth"].tolist() if metric.by_class else None
     sizes, repeats = (sorted(int(one) for one in table[name].unique()) for name in ("n_patients", "repeat"))
     by_repeat = np.full((len(facts), len(sizes), len(repeats)), np.nan)
-    for (size, repeat), scored in own.groupby(["n_patients", "repeat"]):
+    for key, scored in own.groupby(["n_patients", "repeat"]):
+        size, repeat = map(int, key)
         values = scored.set_index("case_id")["value"].reindex(facts.index)
         by_repeat[:, sizes.index(size), repeats.index(repeat)] = values.to_numpy(dtype=np.float64)
     # A case counts at a size if every repeat of it could score the case.
-    trained = ~np.isnan(by_repeat).all(axis=0)
-    at_size = [by_repeat[:, place, there].mean(axis=1) for place, there in enumerate(trained)]
+    present = ~np.isnan(by_repeat).all(axis=0)
+    at_size = [
+        _defined(by_repeat[:, place, there].mean(axis=1)) if there.any() else [None] * len(facts)
+        for place, there in enumerate(present)
+    ]
     made = []
     for place, size in enumerate(sizes):
-        values = _defined(at_size[place])
-        mean = mean_with_interval(values, SEED, groups=people, strata=strata)
+        mean = mean_with_interval(at_size[place], SEED, groups=people, strata=strata)
         step = Interval(None, None, None, 0)
         if place:
-            step = paired_difference(values, _defined(at_size[place - 1]), SEED, groups=people, strata=strata)
+            step = paired_difference(at_size[place], at_size[place - 1], SEED, groups=people, strata=strata)
         of_size = table[table["n_patients"] == size]
-        repeats = rows[
-            (rows["n_patients"] == size) & (rows["metric"] == metric.name) & (rows["subject"] == metric.subject)
-        ]
-        between = repeats.groupby("repeat")["value"].mean()
+        between = own[own["n_patients"] == size].groupby("repeat")["value"].mean()
         made.append(
             {
                 "n_patients": size,
@@ -342,10 +342,8 @@ def sections(ws: Workspace, program_name: str) -> list["Section"]:
     for partition in ws.lake.partitions("learning_curve", program_name):
         name = partition.split("/", 1)[1]
         table, law, image = drawn(ws, program_name, name)
-        versions = defaultdict(int)
-        for row in ws.lake.rows("learning_curve", partition):
-            versions[row["dataset_version"]] += 1
-        stale = "" if set(versions) == {now} else " The dataset has changed since."
+        versions = {row["dataset_version"] for row in ws.lake.rows("learning_curve", partition)}
+        stale = "" if versions == {now} else " The dataset has changed since."
         text = f"{answer(program_name, law)}.{stale}\n\n{RULE}. {INTERVAL}."
         found.append(Section(f"Learning curve of {name}", text, table, [image]))
     return found

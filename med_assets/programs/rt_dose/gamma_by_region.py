@@ -52,7 +52,9 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
     shown: dict[str, dict[str, str]] = {}
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
-        shown.setdefault(row["experiment"], {"experiment": row["experiment"]})[row["region"]] = cell(row)
+        shown.setdefault(row["experiment"], {"experiment": row["experiment"]})[row["region"]] = cell(
+            {str(name): value for name, value in row.items()}
+        )
     there = [region for region in REGIONS if any(region in row for row in shown.values())]
     return pd.DataFrame(list(shown.values()), columns=["experiment", *there]).fillna("")
 

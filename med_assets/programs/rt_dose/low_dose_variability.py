@@ -1,7 +1,7 @@
 """Natural variability: how far accepted plans lie apart where no constraint binds, and whether models err by more than that."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,7 +35,7 @@ def low_dose_variability(ws: Workspace, out: Path) -> list[ReportTable]:
     cases, doses, prescriptions = cases_of(ws, "rt_dose"), [], []
     for case in (one for one in cases if one["split"] == "train"):
         folder = ws.store.fetch(case["artifact"])
-        found = measuring.of(case["case_id"], case["artifact"], lambda folder=folder: planned(folder, site))
+        found = measuring.of(case["case_id"], case["artifact"], partial(planned, folder, site))
         if found is not None:
             doses.append((case["patient_id"], found))
             prescriptions.append(float(found["prescription_gy"]))
@@ -84,9 +84,7 @@ def model_errors(
             ["experiment", "checkpoint"]
         ].itertuples(index=False, name=None):
             key = score_key(ws, "rt_dose", checkpoint, case["artifact"])
-            values = measuring.of(
-                case["case_id"], [case["artifact"], key], lambda key=key, name=experiment: differences(key, name)
-            )
+            values = measuring.of(case["case_id"], [case["artifact"], key], partial(differences, key, experiment))
             if values is not None:
                 found.setdefault(experiment, []).append((case["patient_id"], values))
     return dict(sorted(found.items()))

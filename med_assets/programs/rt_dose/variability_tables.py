@@ -35,6 +35,11 @@ INTERVAL = f"In brackets {CONFIDENCE:.0%} percentile bootstrap intervals over pa
 
 def tables(doses: Patients, errors: Mapping[str, Patients], scale_gy: float, out: Path) -> list[ReportTable]:
     """All tables and plots, from moments in units of the prescription; shown in Gy at a prescription of `scale_gy`."""
+    if len(doses) < spread.MIN_PATIENTS:
+        text = (
+            f"Expected {spread.MIN_PATIENTS} training patients or more to see how their plans differ, got {len(doses)}."
+        )
+        return [ReportTable("Planned dose along the distance to the targets", text, pd.DataFrame())]
     weights = spread.counts(len(doses))
     variation = spread.natural(doses, weights)
     profile = along_distance(doses, weights, scale_gy)
@@ -247,7 +252,7 @@ def plots_of(profile: pd.DataFrame, by_distance: pd.DataFrame, out: Path) -> tup
     from med_assets.reports.analysis_plots import plot_bands, plot_lines
 
     bands = {
-        region: rows.rename(columns={"5 %": "low", "95 %": "high"}).assign(distance=_middle(rows))
+        str(region): rows.rename(columns={"5 %": "low", "95 %": "high"}).assign(distance=_middle(rows))
         for region, rows in profile.groupby("region", sort=False)
     }
     label = "distance to the nearest target, mm"
@@ -255,7 +260,7 @@ def plots_of(profile: pd.DataFrame, by_distance: pd.DataFrame, out: Path) -> tup
     free = by_distance[by_distance["region"] == "elsewhere"] if len(by_distance) else by_distance
     if len(free):
         lines = {
-            name: pd.DataFrame({"x": _middle(rows), "y": rows["RMSE"]})
+            str(name): pd.DataFrame({"x": _middle(rows), "y": rows["RMSE"]})
             for name, rows in free.groupby("experiment", sort=False)
         }
         first = free[free["experiment"] == free["experiment"].iloc[0]]

@@ -68,17 +68,17 @@ def classify(case: PreparedCase, site: Site) -> Voxels:
     """Sort the voxels of the body. Raises MedAssetsError for a case without any target."""
     order = sorted(site.targets, key=lambda name: -site.targets[name])
     masks = np.stack([case.mask(name) for name in order])
-    targets = masks.any(axis=0)
+    targets = np.asarray(masks.any(axis=0))
     organs = np.logical_or.reduce([case.mask(name) for name in site.oars] or [np.zeros_like(targets)])
     if not targets.any():
         raise MedAssetsError(f"case {case.case_id}: expected a target to measure distances from, got none")
     places = np.flatnonzero(np.asarray(case.body))
     distance, nearest = nearest_target(targets, case.spacing_mm, places)
     level = masks.argmax(axis=0).reshape(-1)[nearest]
-    slices = np.searchsorted(AXIAL_MM, axial_offset_mm(targets, case.spacing_mm[0]), side="left")
+    slices = np.searchsorted(np.array(AXIAL_MM), axial_offset_mm(targets, case.spacing_mm[0]), side="left")
     axial = slices[places // (case.shape[1] * case.shape[2])]
     region = np.where(targets.reshape(-1)[places], 0, np.where(organs.reshape(-1)[places], 1, 2))
-    bins = np.searchsorted(FINE_MM, distance, side="left")
+    bins = np.searchsorted(np.array(FINE_MM), distance, side="left")
     classes = ((level * len(REGIONS) + region) * len(AXIAL) + axial) * N_DISTANCES + bins
     return Voxels(places, classes.astype(np.intp), len(order) * OF_LEVEL)
 

@@ -26,6 +26,7 @@ from med_assets.programs.rt_dose.voxel_classes import (
     planned_moments,
 )
 from med_assets.settings import Workspace
+from med_assets.stages.analysis import sections as analysis_sections
 from med_assets.stages.evaluation import score_key
 from tests.med_assets.programs.rt_dose.builders import write_case
 from tests.med_assets.stages import models
@@ -227,3 +228,10 @@ def test_a_prediction_that_is_not_in_the_store_is_named(ws: Workspace) -> None:
     ws.store.remove(score_key(ws, P, "checkpoint/0", models.artifact("v1")))
     failures = stages.analyse(ws, P, "low_dose_variability").summary["failures"]
     assert "run `med-assets evaluate rt_dose/baseline`" in failures["v1"]
+
+
+def test_two_training_patients_are_too_few_and_the_report_says_so(ws: Workspace) -> None:
+    ws.lake.write("dataset", P, [row for row in ws.lake.rows("dataset", P) if row["case_id"] in {"t0", "t1", "v0"}])
+    stages.analyse(ws, P, "low_dose_variability")
+    (section,) = analysis_sections(ws, P)
+    assert "Expected 3 training patients or more to see how their plans differ, got 2" in section.text
