@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from assets import data, experiment, intake, outcome
-from med_assets import experiments, program
+from assets import data, experiment, intake, keys, outcome
+from med_assets import analysis, experiments, program
 from med_assets.settings import Workspace
-from med_assets.stages import training
+from med_assets.stages import learning_curves, training
 
 
 def build_program(name: str) -> list[dg.AssetsDefinition]:
@@ -13,6 +13,9 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     ws, chosen = Workspace.configuration(), experiments.names(name)
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = program.get(name).screening() is not None
+    analyses = analysis.of(name)
+    curve = learning_curves.configured(name)
+    more = [*([keys.SCREENING] if screened else []), *([keys.LEARNING_CURVE] if curve else [])]
     configured = [training.experiment(ws, name, each) for each in chosen]
     return [
         intake.raw_cases(name),
@@ -26,7 +29,9 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         outcome.champion(name),
         outcome.monitoring(name),
         *([outcome.screening(name, chosen)] if screened else []),
-        outcome.report(name, screened),
+        *(experiment.learning_curve(name, each) for each in configured if each.name == curve),
+        *(outcome.analysis(name, each, chosen) for each in analyses.values()),
+        outcome.report(name, [*more, *analyses]),
     ]
 
 

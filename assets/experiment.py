@@ -69,6 +69,32 @@ def thresholds(program: str, configured: Experiment) -> dg.AssetsDefinition:
     )
 
 
+def learning_curve(program: str, configured: Experiment) -> dg.AssetsDefinition:
+    """The score of one experiment against the number of training patients. A person starts it: it is many trainings."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.learning_curves import learning_curve
+
+        def launch(job: "Path") -> None:
+            call.launcher.run(call.context, job)
+
+        return learning_curve(call.ws, program, configured.name, overrides=call.overrides, launch=launch)
+
+    return build(
+        Stage(
+            program,
+            keys.LEARNING_CURVE,
+            f"Score of {configured.name} against the number of training patients, and what twice as many may give.",
+            versions.of_learning_curve(program, configured),
+            run,
+            deps=(keys.key(program, "splits"),),
+            kinds=frozenset({"pytorch", "parquet"}),
+            pool=keys.POOL,
+            takes_overrides=True,
+        )
+    )
+
+
 def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """Formal evaluation of that very checkpoint."""
     experiment = configured.name

@@ -15,6 +15,12 @@ SCREENING = "screening"
 THRESHOLDS = "thresholds"
 """Of a program that looks for unusual cases, and of its experiments."""
 
+ANALYSIS = "analysis"
+"""Stage of all analyses of a program; each has a name of its own."""
+
+LEARNING_CURVE = "learning_curve"
+"""Of a program whose `_program.yaml` asks for one."""
+
 PROGRAM_TAG, STAGE_TAG = "med_assets/program", "med_assets/stage"
 
 

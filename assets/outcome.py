@@ -10,11 +10,12 @@ from assets.gates import Gate
 from assets.shell import Call, Stage, build
 
 if TYPE_CHECKING:
+    from med_assets.analysis import Analysis
     from med_assets.checks import CheckOutcome
     from med_assets.settings import Workspace
     from med_assets.stages.result import StageResult
 
-GATE_VERSION, REPORT_VERSION = "2", "3"
+GATE_VERSION, REPORT_VERSION = "2", "4"
 """Versions of the rule that promotes and of the report's layout; raised by hand when they change."""
 
 
@@ -134,8 +135,31 @@ def screening(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
     )
 
 
-def report(program: str, screened: bool) -> dg.AssetsDefinition:
-    """The HTML report."""
+def analysis(program: str, chosen: "Analysis", experiments: Sequence[str]) -> dg.AssetsDefinition:
+    """One analysis of a program. An expensive one waits for a person to start it, and for the accelerator."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.analysis import analyse
+
+        return analyse(call.ws, program, chosen.name)
+
+    return build(
+        Stage(
+            program,
+            chosen.name,
+            chosen.description,
+            versions.of_analysis(chosen),
+            run,
+            deps=tuple(dg.AssetKey([program, *parts]) for parts in chosen.inputs(experiments)),
+            kinds=frozenset({"csv"}),
+            kind=keys.ANALYSIS,
+            pool=keys.POOL if chosen.expensive else None,
+        )
+    )
+
+
+def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
+    """The HTML report. `more` names what this program has beside the stages of every program."""
 
     def synthetic_report(ws: "Workspace", batch: str | None) -> "CheckOutcome":
         from med_assets import checks
@@ -161,7 +185,7 @@ def report(program: str, screened: bool) -> dg.AssetsDefinition:
                     "champion",
                     "dataset",
                     "monitoring",
-                    *([keys.SCREENING] if screened else []),
+                    *more,
                 )
             ),
             kinds=frozenset({"html"}),

@@ -17,7 +17,7 @@ import dagster as dg
 
 import resources
 from assets import build_program, keys
-from med_assets import batches, experiments, program
+from med_assets import analysis, batches, experiments, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.settings import Workspace
 from med_assets.stages.training import in_order
@@ -99,6 +99,8 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
             every = instance.get_dynamic_partitions(keys.batches_of(program_name).name or "")
             title, tags = f"monitoring of {len(every)} batches", keys.one_run(every, every)
             _step(instance, program_name, title, [keys.key(program_name, "monitoring")], tags=tags)
+        if cheap := [one.name for one in analysis.of(program_name).values() if not one.expensive]:
+            step("analyses", *cheap)
         step("report", *([keys.SCREENING] if screened else []), "report")
     print("\nReports:")
     for path in sorted(ws.reports.rglob("*.html")):

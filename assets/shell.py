@@ -61,6 +61,8 @@ class Stage:
     pool: str | None = None
     touches_raw_files: bool = False
     takes_overrides: bool = False
+    kind: str = ""
+    """Its stage, where several assets of a program have the same; the name otherwise."""
 
     @property
     def key(self) -> dg.AssetKey:
@@ -99,7 +101,7 @@ def build(stage: Stage) -> dg.AssetsDefinition:
             group_name=stage.group,
             owners=list(program.get(stage.program).owners),
             kinds=set(stage.kinds),
-            tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.name},
+            tags={keys.PROGRAM_TAG: stage.program, keys.STAGE_TAG: stage.kind or stage.name},
             code_version=stage.code_version,
             partitions_def=keys.batches_of(stage.program) if stage.by_batch else None,
             backfill_policy=dg.BackfillPolicy.single_run() if stage.single_run else None,

@@ -4,6 +4,7 @@ Dagster keeps configuration out of every version, so a changed limit or experime
 """
 
 from med_assets import policies, program
+from med_assets.analysis import Analysis
 from med_assets.experiments import Experiment
 from med_assets.files import digest
 from med_assets.settings import Workspace
@@ -30,6 +31,18 @@ def of_splits(program_name: str) -> str:
 
     chosen = Workspace.configuration().option(program_name, "split_policy", "")
     return digest(split_policy(program_name).model_dump(mode="json"), chosen)
+
+
+def of_analysis(chosen: Analysis) -> str:
+    """Code version of an analysis: that of its code, and its settings."""
+    return f"{chosen.version}-{digest(chosen.settings(Workspace.configuration()))}"
+
+
+def of_learning_curve(program_name: str, experiment: Experiment) -> str:
+    """Code version of a learning curve: that of its trainings and scores, and the sizes."""
+    written = policies.of(program_name).learning_curve
+    sizes = written.model_dump(mode="json") if written else None
+    return f"{of_training(program_name, experiment)}-{digest(of_stage(program_name, 'evaluate'), sizes)}"
 
 
 def of_gate(program_name: str) -> str:

@@ -171,6 +171,18 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as lumbar_mr/point_net")
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=20")
 
+    add = command(
+        "learning-curve",
+        commands.learning_curve,
+        "Train an experiment on ever more patients: its score against their number, and what twice as many may give.",
+    )
+    add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
+    add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=20")
+    add.add_argument(
+        "--sizes", type=int, nargs="+", metavar="N", help="training patients; those of _program.yaml by default"
+    )
+    add.add_argument("--repeats", type=int, metavar="K", help="orders of the patients, each a training per size")
+
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
 
@@ -225,6 +237,13 @@ def parser() -> argparse.ArgumentParser:
         "Score the champion on every batch that it was not scored on yet; show trend and drift.",
         program_first=True,
     )
+    add = command(
+        "analyse",
+        commands.analyse,
+        "Run the analyses of a program, or one of them, and write tables and plots.",
+        program_first=True,
+    )
+    add.add_argument("name", nargs="?", metavar="NAME", help="only this one; all that are not expensive by default")
     command("report", commands.report, "Write the HTML report and print where it is.", program_first=True)
 
     add = command(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets import batches, doctor, integrity, program, stages
+from med_assets import analysis, batches, doctor, integrity, program, stages
 from med_assets import experiments as experiment_files
 from med_assets.errors import ConfigurationError
 from med_assets.explain import explain_case
@@ -170,6 +170,16 @@ def crossval(options: argparse.Namespace) -> None:
         print(f"{title}\n{table(rows)}")
 
 
+def learning_curve(options: argparse.Namespace) -> None:
+    """Train and score on ever more patients, and print the curve."""
+    name, experiment = options.experiment
+    ws = Workspace.from_env()
+    result = stages.learning_curve(ws, name, experiment, options.sizes, options.repeats, tuple(options.overrides))
+    _show(f"learning curve of {name}/{experiment}", result)
+    for rows in result.tables.values():
+        print(table(rows))
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Score the experiment's checkpoint and print the aggregate table."""
     name, experiment = options.experiment
@@ -234,6 +244,20 @@ def monitor(options: argparse.Namespace) -> None:
     _show("monitored", result)
     for name, rows in result.tables.items():
         print(f"{name}\n{table(rows)}")
+
+
+def analyse(options: argparse.Namespace) -> None:
+    """Run the analyses of a program, the expensive only by name, and print their tables."""
+    ws, name = Workspace.from_env(), options.program
+    known = analysis.of(name)
+    for chosen in [options.name] if options.name else [one.name for one in known.values() if not one.expensive]:
+        result = stages.analyse(ws, name, chosen)
+        _show(f"analysed {name}/{chosen}", result)
+        for title, rows in result.tables.items():
+            print(f"{title}\n{table(rows)}")
+    left = [one.name for one in known.values() if one.expensive and not options.name]
+    if left or not known:
+        print(f"not run, since expensive; give the name: {', '.join(left)}" if left else f"{name} has no analyses")
 
 
 def report(options: argparse.Namespace) -> None:

@@ -258,6 +258,10 @@ class Experiment(Settings):
         """Whether training changes weights that were trained before."""
         return self.initial != "random" and self.schedule.epochs > 0
 
+    def fixed_steps(self) -> bool:
+        """Whether an epoch has as many steps however many training cases there are."""
+        return False
+
     def patch(self) -> list[int] | None:
         """Return the training patch, voxels along each axis, or None in a program that has none."""
         return None
@@ -292,6 +296,9 @@ class PatchExperiment(Experiment):
     """An experiment that trains on patches of volumes, so that a rung of its ladder can have another patch."""
 
     patches: Any = Field(description="size of a patch, in the field `size`, and where patches are taken")
+
+    def fixed_steps(self) -> bool:
+        return getattr(self.patches, "per_epoch", None) is not None
 
     def patch(self) -> list[int]:
         return list(self.patches.size)

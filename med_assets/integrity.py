@@ -8,7 +8,7 @@ from med_assets import batches, program
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.settings import Workspace
 
-DERIVED = ("intake", "prepared", "raw", "scan", "score", "thresholds")
+DERIVED = ("analysis", "intake", "measure", "prepared", "raw", "scan", "score", "thresholds")
 """Kinds of artifacts that can be made again, as long as what they are made of is there; a training costs more."""
 
 KINDS = (*DERIVED, "checkpoint")
@@ -51,8 +51,8 @@ def _rows(ws: Workspace, table: str) -> Iterator[dict[str, Any]]:
 def _named(ws: Workspace) -> set[str]:
     cases = (row["artifact"] for table in ("raw_cases", "prepared_cases") for row in _rows(ws, table))
     models = (row["checkpoint"] for table in ("checkpoints", "champions") for row in _rows(ws, table))
-    fitted = (row["artifact"] for row in _rows(ws, "thresholds"))
-    return {key for key in (*cases, *models, *fitted) if key}
+    derived = (row["artifact"] for table in ("thresholds", "analyses") for row in _rows(ws, table))
+    return {key for key in (*cases, *models, *derived) if key}
 
 
 def _remedy(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
@@ -64,7 +64,11 @@ def _remedy(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str
         return _prepared(ws, key, damaged)
     if kind == "checkpoint":
         return False, "restore it from a backup; else delete its folder in the store, train again and promote again"
-    commands = {"score": "`med-assets evaluate` or `monitor`", "thresholds": "`med-assets thresholds`"}
+    commands = {
+        "analysis": "`med-assets analyse`",
+        "score": "`med-assets evaluate` or `monitor`",
+        "thresholds": "`med-assets thresholds`",
+    }
     command = commands.get(kind, "the next command that needs it")
     return True, f"{command} makes it again"
 

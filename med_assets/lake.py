@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from med_assets.errors import ConfigurationError
-from med_assets.files import file_sha256, replacing
+from med_assets.files import digest, file_sha256, replacing
 
 TEXT, REAL, INT, BOOL = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
@@ -51,6 +51,15 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
         "n_train": INT, "n_inner": INT, "n_held_out": INT, "n_failed": INT, "synthetic": BOOL, "epoch": INT, "epochs": INT,
         "monitor": TEXT, "inner_value": REAL,
     },
+    "learning_curve": {
+        "program": TEXT, "experiment": TEXT, "repeat": INT, "n_patients": INT, "n_train": INT, "n_val": INT, "n_failed": INT,
+        "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT, "synthetic": BOOL, "steps": INT, "epochs": INT,
+        "best_epoch": INT,
+    },
+    "learning_curve_cases": {
+        "program": TEXT, "experiment": TEXT, "repeat": INT, "n_patients": INT, "checkpoint": TEXT, "case_id": TEXT,
+        "patient_id": TEXT, "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "truth": REAL,
+    },
     "thresholds": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "artifact": TEXT, "dataset_version": TEXT, "synthetic": BOOL,
         "measure": TEXT, "subject": TEXT, "unit": TEXT, "rate": REAL, "value": REAL, "promised_rate": REAL, "n": INT,
@@ -73,6 +82,10 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
     "checkpoints": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,
         "n_train": INT, "n_val": INT, "synthetic": BOOL, "weights_sha256": TEXT, "git_commit": TEXT,
+    },
+    "analyses": {
+        "program": TEXT, "analysis": TEXT, "artifact": TEXT, "dataset_version": TEXT, "code_version": TEXT, "synthetic": BOOL,
+        "failed": INT, "git_commit": TEXT,
     },
     "drift": {
         "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "fact": TEXT, "unit": TEXT, "convention": TEXT, "reference": TEXT,
@@ -142,6 +155,11 @@ class Lake:
     def read(self, table: str, prefix: str = "") -> pd.DataFrame:
         """Rows of all partitions under a prefix as a data frame with the table's columns."""
         return pa.Table.from_pylist(self.rows(table, prefix), schema=self._schema(table)).to_pandas()
+
+    def version(self, table: str, prefix: str = "") -> str:
+        """Hash of all partitions under a prefix, names and bytes."""
+        found = self.partitions(table, prefix)
+        return digest([[partition, file_sha256(self._path(table, partition))] for partition in found])
 
     def remove(self, table: str, partition: str) -> None:
         """Take a partition away."""

@@ -120,6 +120,23 @@ class Monitoring(Settings):
     )
 
 
+class LearningCurve(Settings):
+    """Which experiment is trained on ever more patients, and on how many; it is costly, so that a person starts it."""
+
+    experiment: str = Field(description="experiment that begins with random or released weights")
+    sizes: tuple[int, ...] = Field(
+        min_length=2, description="training patients, count; those above the present number wait for more patients"
+    )
+    repeats: int = Field(default=1, ge=1, description="orders of the patients, each a training per size, count")
+
+    @field_validator("sizes")
+    @classmethod
+    def _sizes_are_counts(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise ValueError(f"expected different sizes of 1 or more, got {list(sizes)}")
+        return sizes
+
+
 class Release(Settings):
     """One file of weights that others released."""
 
@@ -154,6 +171,9 @@ class Policies(Settings):
     monitoring: Monitoring = Field(default_factory=Monitoring, description="how the champion is watched")
     splits: Any = Field(default=None, description="how patients are split")
     released: dict[str, Release] = Field(default_factory=dict, description="weights that others released, by name")
+    learning_curve: LearningCurve | None = Field(
+        default=None, description="the learning curve that is an asset of the program; none unless given"
+    )
     demo: Cohort | None = Field(default=None, description="the synthetic patients of `make demo`")
 
 

@@ -23,6 +23,7 @@ from med_assets.experiments import conf_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.analysis import Analysis
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.metrics.score import Score
@@ -288,6 +289,10 @@ class Program(ABC):
     def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> list[ReportTable]:
         """The same of a cross-validation, from the scores of all its cases, each by the model of its fold."""
         return self.report_tables(rows)
+
+    def analyses(self) -> "Sequence[Analysis]":
+        """What the program wants to know of all its cases or models at once, an asset each; none unless given."""
+        return ()
 
     @abstractmethod
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:

@@ -7,7 +7,7 @@ reconcile schedule finds by comparing versions. Trainings have no condition: the
 
 import dagster as dg
 
-from assets.keys import STAGE_TAG
+from assets.keys import POOL, STAGE_TAG
 
 AC = dg.AutomationCondition
 
@@ -37,13 +37,17 @@ CONDITIONS = {
     "leaderboard": GATHER,
     "champion": FOLLOW,
     "screening": GATHER,
+    "analysis": GATHER,
     "report": GATHER,
 }
-"""By stage. Raw cases wait for the intake sensor, checkpoints for the retraining sensor, monitoring for the night."""
+"""By stage. Raw cases wait for the intake sensor, checkpoints for the retraining sensor, monitoring for the night, and
+expensive analyses for a person."""
 
 
 def automated(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    """The asset with the condition of its stage."""
+    """The asset with the condition of its stage; what waits for the accelerator has none."""
+    if asset.op.pool == POOL:
+        return asset
     return asset.map_asset_specs(
         lambda spec: spec.replace_attributes(automation_condition=CONDITIONS.get(spec.tags.get(STAGE_TAG, "")))
     )

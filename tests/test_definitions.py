@@ -12,7 +12,7 @@ import pytest
 
 import definitions
 from assets import keys
-from med_assets import experiments, policies, program
+from med_assets import analysis, experiments, policies, program
 from med_assets.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,12 +74,23 @@ def test_a_program_has_thresholds_and_a_list_by_risk_if_it_looks_for_unusual_cas
 
 
 @pytest.mark.parametrize("name", program.registered())
-def test_only_checkpoints_wait_for_a_decision_and_for_the_accelerator(name: str) -> None:
+def test_only_what_trains_or_is_expensive_waits_for_a_decision_and_for_the_accelerator(name: str) -> None:
+    expensive = {keys.key(name, one.name) for one in analysis.of(name).values() if one.expensive}
     for asset in definitions.graph:
+        if asset.key.path[0] != name:
+            continue
         stage = asset.key.path[-1]
-        assert (asset.op.pool == keys.POOL) == (stage == "checkpoint")
+        assert (asset.op.pool == keys.POOL) == (stage in {"checkpoint", "learning_curve"} or asset.key in expensive)
         follows = any(spec.automation_condition is not None for spec in asset.specs)
-        assert follows == (stage not in {"raw_cases", "checkpoint", "monitoring"}), asset.key
+        waits = stage in {"raw_cases", "monitoring"} or asset.op.pool == keys.POOL
+        assert follows == (not waits), asset.key
+
+
+@pytest.mark.parametrize("name", program.registered())
+def test_a_program_has_the_learning_curve_that_it_asks_for_and_all_its_analyses(name: str) -> None:
+    found = {spec.key for asset in definitions.graph for spec in asset.specs}
+    assert (keys.key(name, keys.LEARNING_CURVE) in found) == (policies.of(name).learning_curve is not None)
+    assert {keys.key(name, one) for one in analysis.of(name)} <= found
 
 
 @pytest.mark.parametrize("name", program.registered())

@@ -97,6 +97,30 @@ def paired_difference(
     return mean_with_interval(differences, seed, groups=groups, strata=strata, resamples=resamples)
 
 
+def resampled_counts(units: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """Return how often each of `units` patients is drawn in each resample, (resamples, units); rows add up to `units`.
+
+    For statistics that are no mean: compute them from these weights, and give them to `percentile_interval`.
+    """
+    drawn = np.random.default_rng(seed).integers(0, units, size=(resamples, units))
+    counts = np.zeros((resamples, units))
+    np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1.0)
+    return counts
+
+
+def percentile_interval(value: float | None, resampled: NDArray[np.float64], n: int) -> Interval:
+    """Return a statistic of `n` patients with the percentile interval of its resampled values, (resamples,).
+
+    Undefined resamples (NaN) are left out. The ends are None for fewer than two patients and for an undefined value.
+    """
+    defined = resampled[~np.isnan(resampled)]
+    if value is None or n < 2 or not defined.size:
+        return Interval(value, None, None, n)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return Interval(value, float(low), float(high), n)
+
+
 def _stratified(
     numbers: NDArray[np.float64],
     defined: NDArray[np.bool_],

@@ -1,9 +1,11 @@
 """The stages of the graph as plain functions: what each asset does, with or without Dagster."""
 
+from med_assets.stages.analysis import analyse
 from med_assets.stages.crossvalidation import crossval
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
 from med_assets.stages.intake import intake
+from med_assets.stages.learning_curves import learning_curve
 from med_assets.stages.monitoring import monitor
 from med_assets.stages.prediction import debug, predict
 from med_assets.stages.prepare import prepare
@@ -16,7 +18,7 @@ from med_assets.stages.thresholds import thresholds
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard",
+    "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard", "learning_curve",
     "monitor", "predict", "prepare", "record", "report", "rollback", "screening", "splits", "thresholds", "train",
     "withdraw",
 ]  # fmt: skip

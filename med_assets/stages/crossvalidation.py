@@ -12,7 +12,7 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import RELEASED
+from med_assets.experiments import RELEASED, Experiment
 from med_assets.files import digest, read_json
 from med_assets.settings import Workspace
 from med_assets.splits import SPLITS, draw
@@ -68,6 +68,20 @@ def learning(folds: Mapping[int, Sequence[Mapping[str, Any]]], held_out: int) ->
     return sorted(rows, key=lambda case: str(case["case_id"]))
 
 
+def demand_untaught(chosen: Experiment, whom: str) -> None:
+    """Raise ConfigurationError for an experiment that begins with weights of the program, or has a teacher, which learned of `whom`."""
+    if chosen.initial != "random" and not chosen.initial.startswith(RELEASED):
+        raise ConfigurationError(
+            f"{chosen.program}/{chosen.name}: expected an experiment that begins with random or released weights, got "
+            f"{chosen.initial!r}, which was trained on {whom}"
+        )
+    if chosen.teacher:
+        raise ConfigurationError(
+            f"{chosen.program}/{chosen.name}: its teacher {chosen.teacher} was trained on {whom}; take {chosen.teacher}, or an "
+            "experiment without teacher"
+        )
+
+
 def crossval(
     ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = (), launch: Launch | None = None
 ) -> StageResult:
@@ -76,16 +90,7 @@ def crossval(
     Raises ConfigurationError for an experiment that begins with other weights of the program, which have seen these patients.
     """
     chosen = experiment(ws, program_name, name, overrides)
-    if chosen.initial != "random" and not chosen.initial.startswith(RELEASED):
-        raise ConfigurationError(
-            f"{program_name}/{name}: expected an experiment that begins with random or released weights, got "
-            f"{chosen.initial!r}, which was trained on patients of other folds"
-        )
-    if chosen.teacher:
-        raise ConfigurationError(
-            f"{program_name}/{name}: its teacher {chosen.teacher} was trained on patients of other folds; cross-validate "
-            f"{chosen.teacher}, or an experiment without teacher"
-        )
+    demand_untaught(chosen, "patients of other folds")
     folds = folds_of(ws, program_name)
     version = dataset_version(ws.lake.rows("dataset", program_name))
     keys = {"program": program_name, "experiment": name}

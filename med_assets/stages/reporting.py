@@ -13,7 +13,7 @@ from med_assets.files import digest, file_sha256
 from med_assets.program import Metric
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
-from med_assets.stages import crossvalidation, finetuning
+from med_assets.stages import analysis, crossvalidation, finetuning, learning_curves
 from med_assets.stages.dataset import cases_of, dataset_version, described, finding_pictures, findings
 from med_assets.stages.dataset import refused as refused_cases
 from med_assets.stages.drift import drift_table
@@ -55,6 +55,8 @@ def synthetic_parts(ws: Workspace, program_name: str) -> dict[str, int]:
         "cross-validations": len(
             {row["experiment"] for row in lake.rows("crossval", program_name) if row["synthetic"]}
         ),
+        "learning curves": learning_curves.synthetic(ws, program_name),
+        "analyses": analysis.synthetic(ws, program_name),
     }
     return {name: n for name, n in found.items() if n}
 
@@ -294,6 +296,8 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     if model is not None:
         sections += _screening_sections(ws, program_name, model)
     sections += crossvalidation.sections(ws, program_name)
+    sections += learning_curves.sections(ws, program_name)
+    sections += analysis.sections(ws, program_name)
     tuned = finetuning.table(ws, program_name)
     if not tuned.empty:
         sections.append(Section("Fine-tuning", finetuning.ABOUT, tuned))

@@ -225,5 +225,8 @@ class BreastExperiment(Experiment):
             )
         return self
 
+    def fixed_steps(self) -> bool:
+        return self.data.per_epoch is not None
+
 
 EXPERIMENT = BreastExperiment

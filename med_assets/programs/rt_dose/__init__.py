@@ -14,6 +14,7 @@ from med_assets.programs.rt_dose.site import Site, load_site
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.analysis import Analysis
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.metrics.score import Score
@@ -187,6 +188,11 @@ class RtDose(Program):
         from med_assets.programs.rt_dose.tables import dvh_errors, gamma_rates, limits
 
         return [limits(rows), dvh_errors(rows), gamma_rates(rows)]
+
+    def analyses(self) -> "Sequence[Analysis]":
+        from med_assets.programs.rt_dose.analyses import ANALYSES
+
+        return ANALYSES
 
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
         from med_assets.phantoms.prostate import write_case

@@ -1,0 +1,284 @@
+"""Tables and plots of natural variability, from moments by patient and class."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval
+from med_assets.program import ReportTable
+from med_assets.programs.rt_dose import spread
+from med_assets.programs.rt_dose.spread import Natural, Patients
+from med_assets.programs.rt_dose.voxel_classes import AXIAL, REGIONS, chosen
+
+DISTANCES_MM = (-np.inf, 0.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, np.inf)
+"""Ends of the distances that tables have a row for."""
+
+FREE_MM = 10.0
+"""Elsewhere and further than this from any target no constraint binds: neither coverage, nor conformity, nor a limit of an organ.
+Our choice, two penumbrae of a linear accelerator."""
+
+FREE = {
+    "free of constraints": (("elsewhere",), AXIAL, FREE_MM),
+    "free, in target slices": (("elsewhere",), AXIAL[:1], FREE_MM),
+    "free, beyond target slices": (("elsewhere",), AXIAL[1:], FREE_MM),
+    "rim of the targets": (("elsewhere",), AXIAL, 0.0),
+    "organs at risk": (("organ",), AXIAL, -np.inf),
+    "targets": (("target",), AXIAL, -np.inf),
+}
+"""Where models are judged: regions, slices and from which distance on; the rim ends where the free region begins."""
+
+INTERVAL = f"In brackets {CONFIDENCE:.0%} percentile bootstrap intervals over patients ({RESAMPLES} resamples, seed {spread.SEED})"
+
+
+def tables(doses: Patients, errors: Mapping[str, Patients], scale_gy: float, out: Path) -> list[ReportTable]:
+    """All tables and plots, from moments in units of the prescription; shown in Gy at a prescription of `scale_gy`."""
+    if len(doses) < spread.MIN_PATIENTS:
+        text = (
+            f"Expected {spread.MIN_PATIENTS} training patients or more to see how their plans differ, got {len(doses)}."
+        )
+        return [ReportTable("Planned dose along the distance to the targets", text, pd.DataFrame())]
+    weights = spread.counts(len(doses))
+    variation = spread.natural(doses, weights)
+    profile = along_distance(doses, weights, scale_gy)
+    classes = by_class(doses, variation, weights, scale_gy)
+    judged = judgements(errors, variation, scale_gy)
+    by_distance = errors_by_distance(errors, variation, scale_gy)
+    n, unit = len(doses), f"in Gy at a prescription of {scale_gy:g} Gy"
+    told = _answer(judged) if errors else "No model has been evaluated on validation cases yet, so none is compared."
+    first = (
+        f"{told}\n\n{INTERVAL} of the training and of the validation set, drawn independently; {unit}. {_definition(n)}"
+    )
+    plots = plots_of(profile, by_distance, out)
+    found = (
+        [ReportTable("Errors of models against natural variation", first, judged, plots[1:], _CAPTIONS[1:])]
+        if errors
+        else []
+    )
+    about = told + "\n\n" if not errors else ""
+    found.append(
+        ReportTable(
+            "Planned dose along the distance to the targets",
+            f"{about}{n} patients of the training set, {unit}. Mean, SD and central 90 % range are those of the patients' means in the "
+            f"bin; the SD within a patient is the root of the mean variance of its voxels there. {INTERVAL}.",
+            profile,
+            plots[:1],
+            _CAPTIONS[:1],
+        )
+    )
+    found.append(
+        ReportTable(
+            "What geometry leaves open",
+            "Natural SD by region, slices and distance, and its two parts: between the means of patients in the fine classes that a row is "
+            f"made of, and within a patient. {unit[:1].upper()}{unit[1:]}. {INTERVAL}.",
+            classes,
+        )
+    )
+    if errors:
+        found.append(
+            ReportTable(
+                "Errors of models by distance",
+                "The same comparison along the distance to the targets, over validation cases: mean absolute error (MAE), root mean "
+                f"squared error (RMSE) and natural SD of the same voxels, {unit}.",
+                by_distance,
+            )
+        )
+    return found
+
+
+def _definition(n: int) -> str:
+    return (
+        "Natural SD: the spread of accepted plans about their mean at the same geometry, that is within a class of level of the nearest "
+        "target, distance to it (bins of 2.5 mm, from 50 mm on of 5 and 10 mm), axial offset from the slices with a target, and region "
+        "(target, organ at risk, elsewhere in the body). It is the root of the variance between the means of patients plus the mean variance "
+        f"within one, over the {n} patients of the training set, those with {spread.MIN_VOXELS} voxels or more in the class, and is weighted by "
+        "the voxels that the model is judged on. Ratio: the model's root mean squared error over it. At 1 the model errs by one SD of "
+        "accepted plans, as the mean of other plans in the class does; the plan of another patient would be 1.41 SD away. The last ratio "
+        "leaves out the variance within a patient, which finer geometry may explain. There is one plan per patient, so what two planners "
+        "would make of the same patient can't be told: the natural SD is its upper bound. Free of constraints: elsewhere, over "
+        f"{FREE_MM:g} mm from any target. Covered: the share of the voxels whose class has {spread.MIN_PATIENTS} training patients or more."
+    )
+
+
+_CAPTIONS = (
+    "Planned dose against the distance to the nearest target: mean of the patients' means and their central 90 % range.",
+    "Elsewhere in the body: root mean squared error of each model, and the natural SD (dashed) that it is compared with.",
+)
+
+
+def _label(low: float, high: float) -> str:
+    if high <= 0:
+        return "inside"
+    return f"over {low:g}" if np.isinf(high) else f"{low:g} to {high:g}"
+
+
+def _distances() -> list[tuple[float, float]]:
+    return list(pairwise(DISTANCES_MM))
+
+
+def _ends(value: Interval, digits: int = 2) -> str:
+    """An interval for people: `value [low, high]`, empty where it is undefined."""
+    if value.mean is None:
+        return ""
+    if value.low is None or value.high is None:
+        return f"{value.mean:.{digits}f}"
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def along_distance(doses: Patients, weights: spread.Array, scale_gy: float) -> pd.DataFrame:
+    """A row per region and distance bin: n patients, mean, SD between patients, central 90 % range, SD within, Gy."""
+    rows = []
+    for region in REGIONS:
+        for low, high in _distances():
+            mean, within = doses.pooled(chosen((region,), AXIAL, low, high, doses.n.shape[1]))
+            there = ~np.isnan(mean)
+            n = int(there.sum())
+            if n < spread.MIN_PATIENTS:
+                continue
+            between = spread.spread_of_means(mean * scale_gy, weights)
+            p5, p95 = np.percentile(mean[there], [5, 95]) * scale_gy
+            rows.append(
+                {
+                    "region": region,
+                    "distance, mm": _label(low, high),
+                    "n": n,
+                    "mean": float(mean[there].mean() * scale_gy),
+                    "SD between patients": _ends(spread.interval(between, n)),
+                    "5 %": float(p5),
+                    "95 %": float(p95),
+                    "SD within a patient": float(np.sqrt(np.mean(within[there] ** 2)) * scale_gy),
+                    "from, mm": None if np.isinf(low) else low,
+                    "to, mm": None if np.isinf(high) else high,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def by_class(doses: Patients, variation: Natural, weights: spread.Array, scale_gy: float) -> pd.DataFrame:
+    """A row per region, slices and distance bin: natural SD with its parts between and within patients, Gy."""
+    rows = []
+    for region in REGIONS[1:]:
+        for axial in AXIAL:
+            for low, high in _distances()[1:]:
+                classes = chosen((region,), (axial,), low, high, doses.n.shape[1])
+                parts = {
+                    name: spread.expected(variance, doses.n, classes, weights)
+                    for name, variance in (
+                        ("natural SD", variation.both()),
+                        ("between patients", variation.between),
+                        ("within a patient", variation.within),
+                    )
+                }
+                n = parts["natural SD"][1]
+                if n < spread.MIN_PATIENTS:
+                    continue
+                rows.append(
+                    {"region": region, "slices": axial, "distance, mm": _label(low, high), "n": n}
+                    | {
+                        name: _ends(spread.interval_of_variance(values, scale_gy, n))
+                        for name, (values, _) in parts.items()
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def judgements(errors: Mapping[str, Patients], variation: Natural, scale_gy: float) -> pd.DataFrame:
+    """A row per experiment and place of FREE: MAE, RMSE, natural SD, and the ratio that answers the question."""
+    rows = []
+    for name, model in errors.items():
+        for place, (regions, axial, over_mm) in FREE.items():
+            to_mm = FREE_MM if place.startswith("rim") else np.inf
+            found = spread.compare(model, variation, chosen(regions, axial, over_mm, to_mm, model.n.shape[1]), scale_gy)
+            if found is None or found.ratio.mean is None:
+                continue
+            rows.append(
+                {
+                    "experiment": name,
+                    "where": place,
+                    "n": found.mae.n,
+                    "MAE": _ends(found.mae),
+                    "RMSE": _ends(found.rmse),
+                    "natural SD": _ends(found.natural),
+                    "ratio": _ends(found.ratio),
+                    "within natural variation": _verdict(found.ratio),
+                    "ratio to the part between patients": _ends(found.ratio_between),
+                    "voxels covered, %": 100 * found.covered,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _verdict(ratio: Interval) -> str:
+    if ratio.low is None or ratio.high is None:
+        return "not shown"
+    return "yes" if ratio.high < 1 else "no" if ratio.low > 1 else "not shown"
+
+
+def _answer(judged: pd.DataFrame) -> str:
+    """The question and its answer in one sentence per experiment."""
+    if judged.empty:
+        return "No class of voxels has enough patients to compare a model with."
+    free = judged[judged["where"] == next(iter(FREE))]
+    said = "; ".join(
+        f"{row['experiment']} {row['ratio']} ({row['within natural variation']}, n = {row['n']})"
+        for row in free.to_dict("records")
+    )
+    return f"Are errors where no constraint binds within natural variation? Ratio of model error to natural SD: {said}."
+
+
+def errors_by_distance(errors: Mapping[str, Patients], variation: Natural, scale_gy: float) -> pd.DataFrame:
+    """A row per experiment, region and distance bin: MAE, RMSE, natural SD and their ratio with its interval."""
+    rows = []
+    for name, model in errors.items():
+        for region in REGIONS[1:]:
+            for low, high in _distances()[1:]:
+                found = spread.compare(
+                    model, variation, chosen((region,), AXIAL, low, high, model.n.shape[1]), scale_gy
+                )
+                if found is None:
+                    continue
+                rows.append(
+                    {"experiment": name, "region": region, "distance, mm": _label(low, high), "n": found.mae.n}
+                    | {"MAE": found.mae.mean, "RMSE": found.rmse.mean, "natural SD": found.natural.mean}
+                    | {"ratio": _ends(found.ratio), "from, mm": low, "to, mm": None if np.isinf(high) else high}
+                )
+    return pd.DataFrame(rows)
+
+
+def plots_of(profile: pd.DataFrame, by_distance: pd.DataFrame, out: Path) -> tuple[Path, ...]:
+    """The band of planned doses, and the errors of models beside natural variation if there are models."""
+    from med_assets.reports.analysis_plots import plot_bands, plot_lines
+
+    bands = {
+        str(region): rows.rename(columns={"5 %": "low", "95 %": "high"}).assign(distance=_middle(rows))
+        for region, rows in profile.groupby("region", sort=False)
+    }
+    label = "distance to the nearest target, mm"
+    found = [plot_bands(out / "dose_along_distance.png", bands, x="distance", label=label, unit="planned dose, Gy")]
+    free = by_distance[by_distance["region"] == "elsewhere"] if len(by_distance) else by_distance
+    if len(free):
+        lines = {
+            str(name): pd.DataFrame({"x": _middle(rows), "y": rows["RMSE"]})
+            for name, rows in free.groupby("experiment", sort=False)
+        }
+        first = free[free["experiment"] == free["experiment"].iloc[0]]
+        reference = pd.DataFrame({"x": _middle(first), "y": first["natural SD"]})
+        found.append(
+            plot_lines(
+                out / "errors_along_distance.png",
+                lines,
+                reference=("natural SD", reference),
+                label=label,
+                unit="Gy",
+                title="Elsewhere",
+            )
+        )
+    return tuple(found)
+
+
+def _middle(rows: pd.DataFrame) -> pd.Series:
+    """Middle of each distance bin, mm; an open bin is drawn at 10 mm past its end."""
+    low, high = rows["from, mm"].astype(float), rows["to, mm"].astype(float)
+    return ((low.fillna(high - 20) + high.fillna(low + 20)) / 2).astype(float)
