@@ -16,6 +16,7 @@ from med_assets.provenance import git_state
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.result import StageResult
+from med_assets.stages.runs import record_scores
 from med_assets.stages.training import checkpoint_of
 
 HELD_OUT = ("val", "test", "external")
@@ -146,6 +147,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     aggregates = [keys | made | row for row in aggregate(program_name, rows)]
     ws.lake.write("evaluation_cases", f"{program_name}/{name}", rows)
     ws.lake.write("evaluation", f"{program_name}/{name}", aggregates)
+    record_scores(ws, program_name, name, checkpoint, aggregates)
     record = finetuning(ws, program_name, name, checkpoint)
     write_predictions(ws, program_name, name, rows)
     chosen = program.get(program_name)

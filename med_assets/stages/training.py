@@ -16,10 +16,11 @@ from med_assets import jobs, program, weights
 from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
 from med_assets.experiments import RELEASED, Experiment, load
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
-from med_assets.provenance import git_state, provenance
+from med_assets.provenance import provenance
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
 from med_assets.stages.result import StageResult
+from med_assets.stages.runs import record_run
 from med_assets.training import status
 
 LEARNING = ("train", "val")
@@ -236,7 +237,7 @@ def train(
     folder = ws.store.fetch(key)
     result = read_json(folder / "result.json")
     record = read_json(folder / "provenance.json")
-    history = _record(ws, program_name, name, key, chosen, folder, record)
+    history = _record(ws, program_name, name, key, chosen, folder, record, overrides)
     return StageResult(
         data_version=digest(key, record["weights_sha256"]),
         counts={"new": int(fresh), "reused": int(not fresh)},
@@ -299,6 +300,7 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str
         for name in PUBLISHED:
             shutil.copyfile(job / name, folder / name)
         record = provenance() | {
+            **({"git_commit": ", ".join(result["git_commits"])} if result.get("git_commits") else {}),
             "program": program_name,
             "cases": cases,
             "initial": initial,
@@ -310,7 +312,14 @@ def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str
 
 
 def _record(
-    ws: Workspace, program_name: str, name: str, key: str, chosen: Experiment, folder: Path, record: dict[str, Any]
+    ws: Workspace,
+    program_name: str,
+    name: str,
+    key: str,
+    chosen: Experiment,
+    folder: Path,
+    record: dict[str, Any],
+    overrides: Sequence[str],
 ) -> pd.DataFrame:
     """Write the lake's rows about a checkpoint; returns its history, one row per epoch."""
     from med_assets.stages.dataset import dataset_version
@@ -328,9 +337,10 @@ def _record(
         "n_val": sum(split == "val" for split in ids.values()),
         "synthetic": any(case["synthetic"] for case in dataset if case["case_id"] in ids),
         "weights_sha256": record["weights_sha256"],
-        "git_commit": git_state(),
+        "git_commit": record["git_commit"],
     }
     ws.lake.write("checkpoints", partition, [row])
+    record_run(ws, program_name, name, row, chosen, overrides)
     with (folder / "history.csv").open(newline="") as stream:
         epochs = list(csv.DictReader(stream))
     long = [
