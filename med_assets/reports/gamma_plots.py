@@ -69,7 +69,7 @@ def plot_gamma(
                         panel.x_mm, panel.y_mm, cut.astype(float), levels=[0.5], colors=[INK], linewidths=1.6,
                         linestyles=[LINES[number % len(LINES)]],
                     )  # fmt: skip
-            letters(axis, EDGES[panel.plane], "#c8d0d8")
+            letters(axis, EDGES[panel.plane], "white", halo=INK)
             seen = index[grid]
             passed = f", {np.mean(seen <= 1):.0%} pass" if seen.size else ", no dose here"
             axis.set_title(f"{panel.plane}{passed}", fontweight="normal", color=MUTED)

@@ -53,10 +53,15 @@ def outline(number: int, on_dark: bool) -> str:
     return light if on_dark else deep
 
 
-def letters(axis: Any, edges: tuple[str, str, str, str], tone: str) -> None:
+def letters(axis: Any, edges: tuple[str, str, str, str], tone: str, halo: str | None = None) -> None:
+    """Name the edges of a plane; a `halo` keeps the letters apart from a background that has all tones."""
+    from matplotlib.patheffects import withStroke
+
     left, right, up, down = edges
     for x, y, letter in ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.96, up), (0.5, 0.04, down)):
-        axis.text(x, y, letter, color=tone, fontsize=7.5, ha="center", va="center", transform=axis.transAxes)
+        text = axis.text(x, y, letter, color=tone, fontsize=7.5, ha="center", va="center", transform=axis.transAxes)
+        if halo:
+            text.set_path_effects([withStroke(linewidth=1.8, foreground=halo)])
 
 
 def hot_centre(dose: NDArray[np.floating]) -> tuple[int, int, int]:

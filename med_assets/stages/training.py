@@ -259,6 +259,16 @@ def train(
 def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) -> dict[str, Path]:
     from med_assets.reports.plots import plot_training
 
+    panels = curve_panels(program_name, history)
+    if len(history) < 2 or not panels:
+        return {}
+    path = ws.reports / program_name / "plots" / f"training_{name}.png"
+    return {"training": plot_training(path, history, panels, title=name)}
+
+
+def curve_panels(program_name: str, history: pd.DataFrame) -> dict[str, list[str]]:
+    """The panels of a training's curves: its losses, and what is measured on the validation cases."""
+    unit = program.get(program_name).training_metric.shown_unit
     columns = [
         column
         for column in history.columns
@@ -266,16 +276,8 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     ]
     losses = [column for column in columns if "loss" in column]
     metrics = [column for column in columns if column.startswith("val_") and column not in losses]
-    if len(history) < 2 or not (losses or metrics):
-        return {}
-    unit = program.get(program_name).training_metric.shown_unit
-    path = ws.reports / program_name / "plots" / f"training_{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return {
-        "training": plot_training(
-            path, history, {"loss": losses, f"validation ({unit})" if unit else "validation": metrics}, title=name
-        )
-    }
+    panels = {"loss": losses, f"validation ({unit})" if unit else "validation": metrics}
+    return {label: names for label, names in panels.items() if names}
 
 
 def _publish(ws: Workspace, program_name: str, key: str, job: Path, initial: str | None, teacher: str | None) -> None:
