@@ -145,9 +145,7 @@ def gamma_index(
     return found
 
 
-def _normalisation(
-    reference_gy: NDArray[np.floating], settings: GammaSettings, prescription_gy: float | None
-) -> float:
+def _normalisation(reference_gy: NDArray[np.floating], settings: GammaSettings, prescription_gy: float | None) -> float:
     """Return the dose of 100 %, Gy."""
     if settings.normalisation == "prescription" and prescription_gy is None:
         raise ValueError("expected prescription_gy for gamma normalised to the prescription, got None")

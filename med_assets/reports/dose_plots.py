@@ -19,6 +19,7 @@ WASH_FROM_PERCENT = 10
 
 _CT_WINDOW_HU = (-160, 240)
 
+
 def plot_dose(
     path: Path,
     ct_hu: NDArray[Any],

@@ -110,9 +110,7 @@ def _thinned(panel: Panel, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.bool_]
     return kept, step
 
 
-def _filled(
-    panel: Panel, values: NDArray[np.float64], wanted: NDArray[np.bool_], step: int
-) -> NDArray[np.float64]:
+def _filled(panel: Panel, values: NDArray[np.float64], wanted: NDArray[np.bool_], step: int) -> NDArray[np.float64]:
     """Return a volume in whose plane every computed value covers the `step` x `step` voxels that it stands for."""
     plane = values[panel.index]
     rows, columns = plane.shape

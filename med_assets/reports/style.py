@@ -79,9 +79,7 @@ def colour(index: int) -> str:
 
 
 @contextmanager
-def figure(
-    path: Path, width: float, height: float, *, print_scale: float = PUBLICATION_SCALE
-) -> Iterator["Figure"]:
+def figure(path: Path, width: float, height: float, *, print_scale: float = PUBLICATION_SCALE) -> Iterator["Figure"]:
     """Yield an empty figure of `width` x `height` inches; on leaving it is written to `path` as PNG, atomically.
 
     Within `publication()` it is `print_scale` times larger, and written as PDF too. The figure belongs to no pyplot state, so that plots can be

@@ -72,7 +72,9 @@ def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int
         for path in made:
             shutil.move(path, out / path.name)
     hashes = {path.name: file_sha256(out / path.name) for path in made}
-    write_json(out / RECORD, {"key": key, "checkpoint": checkpoint, "captions": list(captions.items()), "files": hashes})
+    write_json(
+        out / RECORD, {"key": key, "checkpoint": checkpoint, "captions": list(captions.items()), "files": hashes}
+    )
     return Drawn(captions, hashes, fresh=True)
 
 
@@ -99,7 +101,9 @@ def _all(
                 out / "loss_components.png", history, {"terms of the loss, before their weights": terms}, best=best,
                 title=name, logarithmic=True,
             )  # fmt: skip
-            captions["loss_components.png"] = "Each term of the loss over the epochs, mean over batches, before its weight."
+            captions["loss_components.png"] = (
+                "Each term of the loss over the epochs, mean over batches, before its weight."
+            )
         captions |= _case(ws, program_name, checkpoint, scores, out)
     return captions
 

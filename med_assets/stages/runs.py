@@ -31,9 +31,7 @@ def variables(ws: Workspace, program_name: str) -> dict[str, str]:
     found = {name: text for name, text in sorted(ws.options.items()) if name.startswith(own) and "/" not in text}
     chosen = {"MED_ASSETS_PROFILE": ws.profile, "MED_ASSETS_PURPOSE": ws.purpose, **found}
     defaults = {"MED_ASSETS_PROFILE": "full", "MED_ASSETS_PURPOSE": "production"}
-    return {
-        name: text for name, text in chosen.items() if text != defaults.get(name, "") and not name.endswith(PLACES)
-    }
+    return {name: text for name, text in chosen.items() if text != defaults.get(name, "") and not name.endswith(PLACES)}
 
 
 def record_run(
@@ -65,7 +63,16 @@ def _row(
 ) -> dict[str, Any]:
     made, result = read_json(folder / "provenance.json"), read_json(folder / "result.json")
     machine, commit = result.get("hardware") or {}, made.get("git_commit") or "unknown"
-    kept = ("program", "experiment", "checkpoint", "experiment_hash", "dataset_version", "n_train", "n_val", "synthetic")
+    kept = (
+        "program",
+        "experiment",
+        "checkpoint",
+        "experiment_hash",
+        "dataset_version",
+        "n_train",
+        "n_val",
+        "synthetic",
+    )
     return {column: checkpoint[column] for column in (*kept, "weights_sha256")} | {
         "git_commit": commit.replace(DIRTY, ""),
         "dirty": DIRTY in commit,

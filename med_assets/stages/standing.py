@@ -133,7 +133,9 @@ def _stale(ws: Workspace, program_name: str, run: Mapping[str, Any]) -> tuple[st
     if not ws.store.has(run["checkpoint"]):
         return (*found, "its checkpoint is gone from the store")
     made = read_json(ws.store.fetch(run["checkpoint"]) / "provenance.json")
-    then = {(case["case_id"], case["split"], case.get("version")) for case in made["cases"] if case["split"] in LEARNING}
+    then = {
+        (case["case_id"], case["split"], case.get("version")) for case in made["cases"] if case["split"] in LEARNING
+    }
     if then != {(case["case_id"], case["split"], case["artifact"]) for case in cases}:
         found.append("the learning cases changed")
     if found:
