@@ -3,6 +3,8 @@
 from med_assets.stages.crossvalidation import crossval
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
+from med_assets.stages.experiment_record import record as record_experiment
+from med_assets.stages.index import index
 from med_assets.stages.intake import intake
 from med_assets.stages.monitoring import monitor
 from med_assets.stages.prediction import debug, predict
@@ -16,7 +18,7 @@ from med_assets.stages.thresholds import thresholds
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard",
-    "monitor", "predict", "prepare", "record", "report", "rollback", "screening", "splits", "thresholds", "train",
+    "StageResult", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "index", "intake", "leaderboard",
+    "monitor", "predict", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
     "withdraw",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 from med_assets import policies, program
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric
-from med_assets.stages.record import Facts
+from med_assets.stages.experiment_record import Facts
 
 FEW_CASES = 20
 """Validation cases below which an interval is called wide for its number: a bootstrap of fewer is too narrow by itself."""
@@ -67,7 +67,7 @@ def analysis(facts: Facts) -> list[str]:
         found.append(f"It was cross-validated on {facts.crossval} cases; the report has the folds.")
     found += [f"Doubtful: {doubt}." for doubt in facts.doubts]
     found += [f"Changed since it was trained: {reason}." for reason in facts.standing.stale]
-    return found + [f"Limitation of every model of this program: {one}." for one in chosen.limitations]
+    return [*found, f"Limitations of every model of this program: {'; '.join(chosen.limitations)}."]
 
 
 def conclusions(facts: Facts) -> list[str]:

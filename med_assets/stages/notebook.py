@@ -8,8 +8,8 @@ from med_assets import program
 from med_assets.experiments import Experiment
 from med_assets.reports.notebooks import Cell
 from med_assets.stages.evaluation import HELD_OUT, INTERVAL, cell, markdown
+from med_assets.stages.experiment_record import Facts, command_of
 from med_assets.stages.judgement import analysis, conclusions, difference, next_steps
-from med_assets.stages.record import Facts, command_of
 
 SECTIONS = (
     "1. Overview", "2. Reproducibility", "3. Dataset", "4. Model and method", "5. Training", "6. Results", "7. Analysis",
@@ -155,7 +155,11 @@ def _dataset(facts: Facts) -> Iterator[Cell]:
 
 
 def _yaml(values: dict[str, object]) -> str:
-    return "```yaml\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110) + "```"
+    return (
+        "```yaml\n"
+        + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+        + "```"
+    )
 
 
 def _model(facts: Facts) -> Iterator[Cell]:
