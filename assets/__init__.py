@@ -21,11 +21,13 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         data.splits(name),
         *(experiment.checkpoint(name, each) for each in configured),
         *(experiment.evaluation(name, each) for each in configured),
+        *(experiment.record(name, each) for each in configured),
         *(experiment.thresholds(name, each) for each in configured if screened),
         outcome.leaderboard(name, chosen),
         outcome.champion(name),
         outcome.monitoring(name),
         *([outcome.screening(name, chosen)] if screened else []),
+        outcome.experiments(name, chosen),
         outcome.report(name, screened),
     ]
 

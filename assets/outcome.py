@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from med_assets.settings import Workspace
     from med_assets.stages.result import StageResult
 
-GATE_VERSION, REPORT_VERSION = "2", "3"
+GATE_VERSION, REPORT_VERSION = "2", "4"
 """Versions of the rule that promotes and of the report's layout; raised by hand when they change."""
 
 
@@ -134,6 +134,31 @@ def screening(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
     )
 
 
+def experiments(program: str, names: Sequence[str]) -> dg.AssetsDefinition:
+    """The index of experiments."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.index import index
+
+        return index(call.ws, program)
+
+    return build(
+        Stage(
+            program,
+            keys.INDEX,
+            "Every run with its code, data, hardware, scores, status and command, and what was never trained.",
+            versions.of_record(program),
+            run,
+            deps=(
+                keys.key(program, "splits"),
+                keys.key(program, "champion"),
+                *(keys.experiment_key(program, name, stage) for name in names for stage in ("checkpoint", keys.RECORD)),
+            ),
+            kinds=frozenset({"html", "markdown"}),
+        )
+    )
+
+
 def report(program: str, screened: bool) -> dg.AssetsDefinition:
     """The HTML report."""
 
@@ -161,6 +186,7 @@ def report(program: str, screened: bool) -> dg.AssetsDefinition:
                     "champion",
                     "dataset",
                     "monitoring",
+                    keys.INDEX,
                     *([keys.SCREENING] if screened else []),
                 )
             ),

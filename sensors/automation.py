@@ -36,7 +36,9 @@ CONDITIONS = {
     "thresholds": FOLLOW,
     "leaderboard": GATHER,
     "champion": FOLLOW,
+    "record": FOLLOW,
     "screening": GATHER,
+    "experiments": GATHER,
     "report": GATHER,
 }
 """By stage. Raw cases wait for the intake sensor, checkpoints for the retraining sensor, monitoring for the night."""

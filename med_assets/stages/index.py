@@ -5,6 +5,7 @@ It is a table of the lake, and rendered from there: `reports/P/EXPERIMENTS.md` a
 """
 
 import fcntl
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
-from med_assets.files import digest, write_text
+from med_assets.files import canonical_json, digest, write_text
 from med_assets.settings import Workspace
 from med_assets.stages import runs
 from med_assets.stages.evaluation import HELD_OUT, INTERVAL, cell
@@ -28,7 +29,7 @@ SHORT = 10
 
 ABOUT = (
     "A row for every run, newest first, then the experiments that were never trained. Commit, data and configuration are those "
-    "of the training; `dirty` marks a run whose working tree differed from its commit. Metrics: mean over held-out cases, in "
+    "of the training; dirty is a run whose working tree differed from its commit. Metrics: mean over held-out cases, in "
     f"brackets the interval, {INTERVAL}. Stale: the same command would train another checkpoint today."
 )
 
@@ -67,7 +68,7 @@ def _row(ws: Workspace, program_name: str, one: Standing) -> dict[str, Any]:
     return row | {name: run[name] for name in columns} | {
         "trained": run["trained_at"],
         "hardware": hardware(run),
-        "metrics": _metrics(ws, program_name, run),
+        "metrics": canonical_json(_metrics(ws, program_name, run)),
         "notebook": notebook.relative_to(ws.home).as_posix() if notebook else None,
         "artifacts": ws.store.fetch(run["checkpoint"]).relative_to(ws.home).as_posix() if there else None,
         "command": command_of(run),
@@ -80,7 +81,7 @@ def hardware(run: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (run["accelerator"], run["processor"], cores))) or run["device"] or "not recorded"
 
 
-def _metrics(ws: Workspace, program_name: str, run: Mapping[str, Any]) -> str:
+def _metrics(ws: Workspace, program_name: str, run: Mapping[str, Any]) -> dict[str, str]:
     """The deciding metrics of a run, each with interval and n, by split; empty before its evaluation."""
     chosen = program.get(program_name)
     rows = ws.lake.rows(runs.SCORES, runs.partition(program_name, run["experiment"], run["checkpoint"]))
@@ -90,13 +91,12 @@ def _metrics(ws: Workspace, program_name: str, run: Mapping[str, Any]) -> str:
         if row["checkpoint"] == run["checkpoint"]
     ]
     found = {(row["split"], row["metric"], row["subject"]): cell(row) for row in rows}
-    told = [
-        f"{split} {metric.label}: {found[key]}"
+    return {
+        f"{split} {metric.label}": found[key]
         for metric in (chosen.primary_metric, *chosen.guarded_metrics)
         for split in HELD_OUT
         if found.get(key := (split, metric.name, metric.subject))
-    ]
-    return "; ".join(told)
+    }
 
 
 def duration(seconds: float | None) -> str:
@@ -114,22 +114,26 @@ def readable(rows: Sequence[Mapping[str, Any]], here: Path, ws: Workspace) -> li
     def link(text: str, target: str | None) -> Any:
         return Link(text, Path(os.path.relpath(ws.home / target, here)).as_posix()) if target else text
 
+    metrics = [json.loads(row["metrics"] or "{}") for row in rows]
+    primary = program.get(rows[0]["program"]).primary_metric.label if rows else ""
+    shown = [label for split in HELD_OUT if any((label := f"{split} {primary}") in one for one in metrics)]
     return [
         {
             "trained (UTC)": (row["trained"] or "")[:16].replace("T", " "),
             "experiment": link(row["experiment"], row["notebook"]),
             "status": row["status"],
-            "metrics": row["metrics"] or "",
+            **{label: found.get(label, "") for label in shown},
             "git commit": (row["git_commit"] or "")[:SHORT] + (" dirty" if row["dirty"] else ""),
             "data": (row["dataset_version"] or "")[:SHORT],
             "configuration": (row["experiment_hash"] or "")[:SHORT],
             "hardware": row["hardware"] or "",
             "duration": duration(row["seconds"]),
             "artifacts": link((row["checkpoint"] or "").removeprefix("checkpoint/"), row["artifacts"]),
+            "guarded metrics": "; ".join(f"{label}: {text}" for label, text in found.items() if label not in shown),
             "note": row["note"] or "",
             "command": row["command"],
         }
-        for row in rows
+        for row, found in zip(rows, metrics, strict=True)
     ]
 
 
@@ -160,7 +164,11 @@ def _html(ws: Workspace, program_name: str, path: Path, rows: Sequence[Mapping[s
 
     shown = readable(rows, path.parent, ws)
     trained = [place for place, row in enumerate(rows) if row["checkpoint"]]
-    first = ("trained (UTC)", "experiment", "status", "metrics", "git commit", "duration", "note")
+    scores = [
+        name for name in (shown[0] if shown else ()) if name.endswith(program.get(program_name).primary_metric.label)
+    ]
+    first = ("trained (UTC)", "experiment", "status", *scores, "git commit", "duration")
+    why = ("experiment", "status", "note", "guarded metrics")
     second = ("experiment", "trained (UTC)", "git commit", "data", "configuration", "hardware", "artifacts", "command")
 
     def part(names: Sequence[str], places: Sequence[int]) -> pd.DataFrame:
@@ -175,6 +183,7 @@ def _html(ws: Workspace, program_name: str, path: Path, rows: Sequence[Mapping[s
         f"Experiments: {program.get(program_name).title}",
         [
             Section("Runs", ABOUT, part(first, trained), links={"Report": "report.html", "Markdown": PAGE}),
+            Section("Why they stand there", "The gate's word, and what has changed since.", part(why, trained)),
             Section("To do them again", "The exact command of each run, at its commit.", part(second, trained)),
             Section("Not trained", "", part(("experiment", "command"), absent)),
         ],
