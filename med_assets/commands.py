@@ -134,8 +134,7 @@ def experiments(options: argparse.Namespace) -> None:
     wanted, experiment = options.experiment or (None, None)
     if wanted is not None and experiment is None:
         result = stages.index(ws, program.get(wanted).name)
-        rows = result.tables["experiments"].drop(columns=["note", "command"])
-        print(f"{table(rows)}\n{result.summary['index']}")
+        print(f"{table(result.tables['experiments'])}\n{result.summary['index']}")
         return
     if wanted is None or experiment is None:
         listed = []

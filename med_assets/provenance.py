@@ -22,7 +22,11 @@ def git_state() -> str:
 
     It is dirty when tracked files differ, and when code or configuration lies there that was never added.
     """
-    root = Path(__file__).resolve().parent.parent
+    return state_of(Path(__file__).resolve().parent.parent)
+
+
+def state_of(root: Path) -> str:
+    """The git state of a checkout, as of now."""
     try:
         commit, status = (
             subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout

@@ -18,7 +18,7 @@ from med_assets.files import canonical_json, digest, write_text
 from med_assets.settings import Workspace
 from med_assets.stages import runs
 from med_assets.stages.evaluation import HELD_OUT, INTERVAL, cell
-from med_assets.stages.experiment_record import command_of, notebook_of
+from med_assets.stages.experiment_record import EARLIER, command_of, notebook_of
 from med_assets.stages.result import StageResult
 from med_assets.stages.standing import CHAMPION, NOT_TRAINED, Standing, standings
 
@@ -51,7 +51,7 @@ def index(ws: Workspace, program_name: str) -> StageResult:
         data_version=digest(rows, [path.name for path in figures]),
         counts=counts,
         summary={"index": (folder / HTML).relative_to(ws.home).as_posix()},
-        tables={"experiments": _plain(shown)},
+        tables={"experiments": _brief(rows, shown)},
     )
 
 
@@ -137,8 +137,29 @@ def readable(rows: Sequence[Mapping[str, Any]], here: Path, ws: Workspace) -> li
     ]
 
 
-def _plain(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame([{name: str(value) for name, value in row.items()} for row in rows])
+def _brief(rows: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The columns of the index that a terminal has room for."""
+    left_out = ("guarded metrics", "note", "command", "hardware", "data")
+    return pd.DataFrame(
+        [
+            {"experiment": row["experiment"], "title": row["title"]}
+            | {name: str(value) for name, value in told.items() if name not in ("experiment", *left_out)}
+            for row, told in zip(rows, shown, strict=True)
+        ]
+    )
+
+
+def links(ws: Workspace, program_name: str) -> dict[str, str]:
+    """What the report leads to, by name: the index, the comparison for print, notebooks and figures; relative to the report."""
+    folder = ws.reports / program_name
+    found = {"All runs": HTML, "Comparison, PDF": "figures/comparison.pdf", "Comparison, PNG": "figures/comparison.png"}
+    for row in ws.lake.rows(TABLE, program_name):
+        if row["notebook"]:
+            address = Path(os.path.relpath(ws.home / row["notebook"], folder)).as_posix()
+            when = f" ({row['status']})" if EARLIER in Path(address).parts else ""
+            found[f"{row['experiment']}{when}: notebook"] = address
+            found[f"{row['experiment']}{when}: figures"] = f"{Path(address).parent.as_posix()}/figures/"
+    return {name: address for name, address in found.items() if (folder / address).exists()}
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -40,7 +40,7 @@ def drawn(
 ) -> list[tuple[Path, str]]:
     """Plots of the best, median and worst held-out case of a checkpoint, each with a caption.
 
-    `scores` has a row per case and score, as in the table evaluation_cases. Cases without a stored score are left out.
+    `scores` has a row per case and score, as in the table evaluation_cases. Cases without stored arrays or scores are left out.
     Files go to `out`, by default the checkpoint's folder beside the report.
     """
     chosen = program.get(program_name)
@@ -52,7 +52,7 @@ def drawn(
         if artifact is None:  # taken out of the dataset since it was scored
             continue
         key = score_key(ws, program_name, checkpoint, artifact)
-        if ws.store.has(key):
+        if ws.store.has(key) and ws.store.has(artifact):
             folder = out or ws.reports / program_name / "plots" / checkpoint.rpartition("/")[2]
             caption = (
                 f"{label.capitalize()} held-out case ({row['split']}): {metric.name} {row['value']:.2f}{metric.after}"
