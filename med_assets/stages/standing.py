@@ -95,7 +95,7 @@ def _standing(
         status = EVALUATED if evaluated else TRAINED
     if status in (REFUSED, EVALUATED) and verdict is not None:
         notes.append(str(verdict["reason"]))
-    stale = _stale(ws, program_name, run) if present else ()
+    stale = _stale(ws, program_name, run, configured.get(name)) if present else ()
     if present and evaluated and evaluated != dataset_version(ws.lake.rows("dataset", program_name)):
         notes.append("its evaluation is of an earlier dataset")
     return Standing(name, title, run, status, tuple(notes), stale)
@@ -116,14 +116,16 @@ def _evaluated(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
     return str(rows[0]["dataset_version"]) if rows else None
 
 
-def _stale(ws: Workspace, program_name: str, run: Mapping[str, Any]) -> tuple[str, ...]:
+def _stale(ws: Workspace, program_name: str, run: Mapping[str, Any], configured: Experiment | None) -> tuple[str, ...]:
     """What has changed since a run, so that the same command would train another checkpoint."""
     name = str(run["experiment"])
-    if name not in names(program_name):
+    if configured is None:
         return (f"conf/{program_name}/{name}.yaml is gone",)
     try:
-        given = [*program.get(program_name).experiment_overrides(ws), *shlex.split(run["overrides"] or "")]
-        chosen = load(program_name, name, given, profile=run["profile"])
+        chosen = configured
+        if run["overrides"] or run["profile"] != ws.profile:  # composing costs more than all else here
+            given = [*program.get(program_name).experiment_overrides(ws), *shlex.split(run["overrides"] or "")]
+            chosen = load(program_name, name, given, profile=run["profile"])
     except ConfigurationError:
         return ("its configuration can't be composed any more",)
     found = []

@@ -11,7 +11,7 @@ from med_assets import stages
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.reports.notebooks import Cell, stop_kernel, write_notebook
 from med_assets.settings import Workspace
-from med_assets.stages import runs
+from med_assets.stages import runs, training
 from med_assets.stages.index import PAGE, TABLE
 from med_assets.stages.notebook import SECTIONS
 from med_assets.stages.standing import STALE
@@ -44,6 +44,10 @@ def rows(ws: Workspace) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def checkpoint(ws: Workspace, name: str) -> dict[str, Any]:
+    return ws.lake.rows("checkpoints", f"{P}/{name}")[0]
+
+
 def notebook(path: Path) -> Any:
     return json.loads(path.read_text())
 
@@ -52,18 +56,36 @@ def text_of(path: Path) -> str:
     return "".join("".join(cell["source"]) for cell in notebook(path)["cells"])
 
 
-def test_the_index_tells_where_every_experiment_stands(ws: Workspace) -> None:
+def test_the_index_tells_where_every_experiment_stands_and_what_code_made_it(ws: Workspace) -> None:
+    for name, commit in (("baseline", "c0ffee+dirty"), ("mean_dose", "beef")):
+        record = ws.store.fetch(checkpoint(ws, name)["checkpoint"]) / "provenance.json"
+        record.write_text(json.dumps({**json.loads(record.read_text()), "git_commit": commit}))
     found = rows(ws)
+    assert [(found[name][0]["git_commit"], found[name][0]["dirty"]) for name in ("baseline", "mean_dose")] == [
+        ("c0ffee", True),
+        ("beef", False),
+    ]
     assert found["baseline"][0]["status"].startswith("refused by the gate")
     assert "not better beyond doubt than mean_dose" in found["baseline"][0]["note"]
     assert found["mean_dose"][0]["status"].startswith("evaluated")
-    assert found["dvh_aware"] == [found["dvh_aware"][0] | {"status": "not trained", "checkpoint": None, "metrics": None}]
+    assert found["dvh_aware"] == [
+        found["dvh_aware"][0] | {"status": "not trained", "checkpoint": None, "metrics": None}
+    ]
     assert json.loads(found["baseline"][0]["metrics"])["val openkbp_dose_score (Gy)"].endswith("(n = 8)")
     page = (ws.reports / P / PAGE).read_text()
     assert "| 2026-01-02 03:04 |" in page
+    assert "| c0ffee dirty |" in page
+    assert "| beef |" in page
     assert "`med-assets train rt_dose/dvh_aware`" in page
     assert "experiments.html" in (ws.reports / PAGE).read_text()
     assert "Not trained: dvh_aware, grad_loss" in (ws.reports / PAGE).read_text()
+
+    # A run keeps what was true when it was trained, whatever is said of its checkpoint later.
+    later = checkpoint(ws, "baseline") | {"dataset_version": "another"}
+    runs.record_run(ws, P, "baseline", later, training.experiment(ws, P, "baseline"), ["seed=7"])
+    (kept,) = (row for row in runs.recorded(ws, P) if row["experiment"] == "baseline")
+    assert (kept["dataset_version"], kept["overrides"]) == ("d", "")
+    assert kept["environment"] == "MED_ASSETS_PROFILE=demo MED_ASSETS_PURPOSE=demo"
 
 
 def test_a_promoted_run_is_the_champion_and_one_of_a_changed_configuration_is_stale(
@@ -94,26 +116,6 @@ def test_a_run_stays_a_row_when_the_experiment_is_trained_again(ws: Workspace) -
     assert (ws.home / oldest["notebook"]).with_name("figures").is_dir()
 
 
-@pytest.mark.parametrize("commit", ["c0ffee", "c0ffee+dirty"])
-def test_a_run_from_a_dirty_tree_is_marked(ws: Workspace, commit: str) -> None:
-    key = ws.lake.rows("checkpoints", f"{P}/baseline")[0]["checkpoint"]
-    record = ws.store.fetch(key) / "provenance.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "git_commit": commit}))
-    (row,) = rows(ws)["baseline"]
-    assert (row["git_commit"], row["dirty"]) == ("c0ffee", "dirty" in commit)
-    assert ("| c0ffee dirty |" in (ws.reports / P / PAGE).read_text()) == row["dirty"]
-
-
-def test_the_row_of_a_run_keeps_what_was_true_when_it_was_trained(ws: Workspace) -> None:
-    rows(ws)
-    key = ws.lake.rows("checkpoints", f"{P}/baseline")[0]
-    chosen = stages.training.experiment(ws, P, "baseline")
-    runs.record_run(ws, P, "baseline", key | {"dataset_version": "another"}, chosen, ["seed=7"])
-    (kept,) = (row for row in runs.recorded(ws, P) if row["experiment"] == "baseline")
-    assert (kept["dataset_version"], kept["overrides"]) == ("d", "")
-    assert kept["environment"] == "MED_ASSETS_PROFILE=demo MED_ASSETS_PURPOSE=demo"
-
-
 def test_no_place_and_no_key_is_among_the_variables_of_a_command(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,24 +143,16 @@ def test_a_notebook_has_all_sections_was_executed_and_names_no_path_of_the_machi
         assert f"figures/{name}" in told
         assert (path.parent / "figures" / name).is_file()
 
-
-def test_what_did_not_change_is_neither_drawn_nor_executed_again(ws: Workspace) -> None:
-    first = stages.record_experiment(ws, P, "baseline")
-    path = ws.home / first.summary["notebook"]
+    # What did not change is neither drawn nor executed again.
     before = {one: one.read_bytes() for one in path.parent.rglob("*") if one.is_file()}
     again = stages.record_experiment(ws, P, "baseline")
-    assert (again.counts, again.data_version) == ({"executed": 0, "drawn": 0}, first.data_version)
+    assert (again.counts, again.data_version) == ({"executed": 0, "drawn": 0}, result.data_version)
     assert {one: one.read_bytes() for one in before} == before
     model(ws, "grad_loss", constant(3.0))
     stages.champion(ws, P)
     later = stages.record_experiment(ws, P, "baseline")
     assert later.counts == {"executed": 1, "drawn": 0}, "there is a champion now, and the figures are as they were"
     assert "worse beyond doubt than the champion grad_loss" in text_of(path)
-
-
-def test_an_experiment_without_an_evaluation_has_no_record(ws: Workspace) -> None:
-    with pytest.raises(ConfigurationError, match="has no checkpoint yet"):
-        stages.record_experiment(ws, P, "dvh_aware")
     ws.lake.remove("evaluation", f"{P}/baseline")
     with pytest.raises(ConfigurationError, match="med-assets evaluate rt_dose/baseline"):
         stages.record_experiment(ws, P, "baseline")
