@@ -24,6 +24,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         data.splits(name),
         *(experiment.checkpoint(name, each) for each in configured),
         *(experiment.evaluation(name, each) for each in configured),
+        *(experiment.record(name, each) for each in configured),
         *(experiment.thresholds(name, each) for each in configured if screened),
         outcome.leaderboard(name, chosen),
         outcome.champion(name),
@@ -31,6 +32,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         *([outcome.screening(name, chosen)] if screened else []),
         *(experiment.learning_curve(name, each) for each in configured if each.name == curve),
         *(outcome.analysis(name, each, chosen) for each in analyses.values()),
+        outcome.experiments(name, chosen),
         outcome.report(name, [*more, *analyses]),
     ]
 

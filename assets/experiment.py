@@ -132,3 +132,31 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
             gates=(sound, better) if configured.fine_tunes() else (sound,),
         )
     )
+
+
+def record(program: str, configured: Experiment) -> dg.AssetsDefinition:
+    """Figures and notebook of one experiment."""
+    experiment = configured.name
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.experiment_record import record
+
+        return record(call.ws, program, experiment)
+
+    return build(
+        Stage(
+            program,
+            keys.RECORD,
+            f"What {experiment} came to: figures for print, and an executed notebook with everything needed to do it again.",
+            versions.of_record(program),
+            run,
+            # The leaderboard too: it changes with every evaluation, and the gate's verdict follows it.
+            deps=(
+                keys.experiment_key(program, experiment, "evaluation"),
+                keys.key(program, "leaderboard"),
+                keys.key(program, "champion"),
+            ),
+            kinds=frozenset({"notebook"}),
+            experiment=experiment,
+        )
+    )

@@ -8,9 +8,10 @@ POOL = "gpu"
 """Pool of trainings; `dagster instance concurrency set gpu 1` lets one run at a time."""
 
 DATA = ("raw_cases", "prepared_cases", "dataset", "splits")
-OUTCOME = ("leaderboard", "champion", "monitoring", "report")
+OUTCOME = ("leaderboard", "champion", "monitoring", "experiments", "report")
 PER_PROGRAM = (*DATA, *OUTCOME)
-PER_EXPERIMENT = ("checkpoint", "evaluation")
+PER_EXPERIMENT = ("checkpoint", "evaluation", "record")
+INDEX, RECORD = "experiments", "record"
 SCREENING = "screening"
 THRESHOLDS = "thresholds"
 """Of a program that looks for unusual cases, and of its experiments."""

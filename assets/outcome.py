@@ -158,6 +158,31 @@ def analysis(program: str, chosen: "Analysis", experiments: Sequence[str]) -> dg
     )
 
 
+def experiments(program: str, names: Sequence[str]) -> dg.AssetsDefinition:
+    """The index of experiments."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.index import index
+
+        return index(call.ws, program)
+
+    return build(
+        Stage(
+            program,
+            keys.INDEX,
+            "Every run with its code, data, hardware, scores, status and command, and what was never trained.",
+            versions.of_record(program),
+            run,
+            deps=(
+                keys.key(program, "splits"),
+                keys.key(program, "champion"),
+                *(keys.experiment_key(program, name, stage) for name in names for stage in ("checkpoint", keys.RECORD)),
+            ),
+            kinds=frozenset({"html", "markdown"}),
+        )
+    )
+
+
 def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
     """The HTML report. `more` names what this program has beside the stages of every program."""
 
@@ -185,6 +210,7 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
                     "champion",
                     "dataset",
                     "monitoring",
+                    keys.INDEX,
                     *more,
                 )
             ),

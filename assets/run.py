@@ -89,7 +89,7 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
             step(f"cases of batch {batch}", "raw_cases", "prepared_cases", batch=batch)
         step("dataset and splits", "dataset", "splits")
         for name in in_order(ws, program_name, chosen or known):
-            of_each = (*keys.PER_EXPERIMENT, *([keys.THRESHOLDS] if screened else []))
+            of_each = ("checkpoint", "evaluation", *([keys.THRESHOLDS] if screened else []))
             pair = [keys.experiment_key(program_name, name, stage) for stage in of_each]
             training = "__".join(pair[0].path)
             ops = {training: {"config": {"overrides": list(overrides)}}} if overrides else None
@@ -101,6 +101,10 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
             _step(instance, program_name, title, [keys.key(program_name, "monitoring")], tags=tags)
         if cheap := [one.name for one in analysis.of(program_name).values() if not one.expensive]:
             step("analyses", *cheap)
+        evaluated = [name for name in known if ws.lake.has("evaluation", f"{program_name}/{name}")]
+        records = [keys.experiment_key(program_name, name, keys.RECORD) for name in evaluated]
+        title = f"figures and notebooks of {len(records)} experiments, and their index"
+        _step(instance, program_name, title, [*records, keys.key(program_name, keys.INDEX)])
         step("report", *([keys.SCREENING] if screened else []), "report")
     print("\nReports:")
     for path in sorted(ws.reports.rglob("*.html")):

@@ -25,6 +25,13 @@ def of_screening(program_name: str) -> str:
     return f"{of_stage(program_name, 'evaluate')}-{digest(settings)}"
 
 
+def of_record(program_name: str) -> str:
+    """Code version of an experiment's record and of the index: their text and figures, and what pictures depend on."""
+    from med_assets.stages import experiment_record, figures
+
+    return f"{experiment_record.VERSION}.{figures.VERSION}-{of_stage(program_name, 'evaluate')}"
+
+
 def of_splits(program_name: str) -> str:
     """Code version of the split: its policy."""
     from med_assets.stages.dataset import split_policy

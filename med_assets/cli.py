@@ -138,13 +138,17 @@ def parser() -> argparse.ArgumentParser:
         program_first=True,
     )
 
-    add = command("experiments", commands.experiments, "List experiments, or print one as it would be trained.")
+    add = command(
+        "experiments",
+        commands.experiments,
+        "List experiments, write the index of a program's, or print one as it would be trained.",
+    )
     add.add_argument(
         "experiment",
         nargs="?",
         type=_program_or_experiment,
         metavar="PROGRAM[/EXPERIMENT]",
-        help="list those of this program, or print this one in full",
+        help="write and print the index of this program: every run and where it stands; or print this one in full",
     )
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields of the experiment")
 
@@ -184,6 +188,13 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--repeats", type=int, metavar="K", help="orders of the patients, each a training per size")
 
     add = command("evaluate", commands.evaluate, "Formally evaluate an experiment's checkpoint on the fixed splits.")
+    add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
+
+    add = command(
+        "record",
+        commands.record,
+        "Draw the figures of an evaluated experiment for print, and write its notebook, executed.",
+    )
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
 
     add = command(

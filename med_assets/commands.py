@@ -127,18 +127,22 @@ def list_batches(options: argparse.Namespace) -> None:
 
 
 def experiments(options: argparse.Namespace) -> None:
-    """List experiments, of all programs or one, or print one whole, as this workspace would train it."""
+    """List all experiments, write and print the index of a program's, or print one whole, as it would be trained here."""
     from med_assets.stages import training
 
     ws = Workspace.configuration()
     wanted, experiment = options.experiment or (None, None)
+    if wanted is not None and experiment is None:
+        result = stages.index(ws, program.get(wanted).name)
+        print(f"{table(result.tables['experiments'])}\n{result.summary['index']}")
+        return
     if wanted is None or experiment is None:
-        rows = []
-        for name in [program.get(wanted).name] if wanted else program.registered():
+        listed = []
+        for name in program.registered():
             for each in experiment_files.names(name):
                 found = training.experiment(ws, name, each)
-                rows.append({"experiment": f"{name}/{each}", "title": found.title, "hash": found.hash()[:12]})
-        print(table(rows))
+                listed.append({"experiment": f"{name}/{each}", "title": found.title, "hash": found.hash()[:12]})
+        print(table(listed))
         return
     print(training.experiment(ws, wanted, experiment, options.overrides).to_json())
 
@@ -211,6 +215,12 @@ def export(options: argparse.Namespace) -> None:
     ws.store.verify(key)
     for path in program.get(name).export_model(ws.store.fetch(key), options.out):
         print(path)
+
+
+def record(options: argparse.Namespace) -> None:
+    """Draw the figures of an experiment and write its notebook."""
+    name, experiment = options.experiment
+    _show(f"record of {name}/{experiment}", stages.record_experiment(Workspace.from_env(), name, experiment))
 
 
 def leaderboard(options: argparse.Namespace) -> None:

@@ -87,6 +87,22 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
         "program": TEXT, "analysis": TEXT, "artifact": TEXT, "dataset_version": TEXT, "code_version": TEXT, "synthetic": BOOL,
         "failed": INT, "git_commit": TEXT,
     },
+    "runs": {
+        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,
+        "n_train": INT, "n_val": INT, "synthetic": BOOL, "weights_sha256": TEXT, "git_commit": TEXT, "dirty": BOOL,
+        "trained_at": TEXT, "seconds": REAL, "device": TEXT, "processor": TEXT, "cores": INT, "memory_gb": INT,
+        "accelerator": TEXT, "precision": TEXT, "profile": TEXT, "overrides": TEXT, "environment": TEXT, "initial": TEXT,
+        "teacher": TEXT, "best_epoch": INT, "epochs": INT, "stopped_early": BOOL, "parameters": INT, "python": TEXT, "torch": TEXT,
+    },
+    "run_scores": {
+        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "split": TEXT, "metric": TEXT, "subject": TEXT, "mean": REAL,
+        "low": REAL, "high": REAL, "n": INT, "unit": TEXT, "interval": TEXT, "dataset_version": TEXT, "code_version": TEXT,
+    },
+    "experiments": {
+        "program": TEXT, "experiment": TEXT, "title": TEXT, "status": TEXT, "note": TEXT, "trained": TEXT, "checkpoint": TEXT,
+        "git_commit": TEXT, "dirty": BOOL, "dataset_version": TEXT, "experiment_hash": TEXT, "hardware": TEXT, "seconds": REAL,
+        "metrics": TEXT, "notebook": TEXT, "artifacts": TEXT, "command": TEXT,
+    },
     "drift": {
         "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "fact": TEXT, "unit": TEXT, "convention": TEXT, "reference": TEXT,
         "found": TEXT, "n_reference": INT, "n": INT, "distance": REAL, "p": REAL, "p_adjusted": REAL, "drifted": BOOL,

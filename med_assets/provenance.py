@@ -7,26 +7,35 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+DIRTY = "+dirty"
+"""What a git state ends with when the working tree differed from the commit."""
+
+CODE_FOLDERS = ("med_assets/", "conf/")
+"""Folders in which a file that git does not know changes results as one that differs does."""
+
 LIBRARIES = ("torch", "monai", "lightning", "numpy", "pydicom", "pymedphys", "dagster")
 
 
 @cache
 def git_state() -> str:
-    """Commit of the working tree, with `+dirty` when tracked files differ; `unknown` outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
+    """Commit of the working tree, with `+dirty` when it is not all that results come from; `unknown` outside a git checkout.
+
+    It is dirty when tracked files differ, and when code or configuration lies there that was never added.
+    """
+    return state_of(Path(__file__).resolve().parent.parent)
+
+
+def state_of(root: Path) -> str:
+    """The git state of a checkout, as of now."""
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout
-        dirty = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        commit, status = (
+            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=normal"))
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.strip() + ("+dirty" if dirty.strip() else "")
+    changed = [line for line in status.splitlines() if not line.startswith("??") or line[3:].startswith(CODE_FOLDERS)]
+    return commit.strip() + (DIRTY if changed else "")
 
 
 @cache

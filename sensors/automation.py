@@ -36,8 +36,10 @@ CONDITIONS = {
     "thresholds": FOLLOW,
     "leaderboard": GATHER,
     "champion": FOLLOW,
+    "record": FOLLOW,
     "screening": GATHER,
     "analysis": GATHER,
+    "experiments": GATHER,
     "report": GATHER,
 }
 """By stage. Raw cases wait for the intake sensor, checkpoints for the retraining sensor, monitoring for the night, and

@@ -17,7 +17,7 @@ from med_assets.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
-HEAVY = ("torch", "monai", "great_expectations", "lightning", "pymedphys")
+HEAVY = ("torch", "monai", "great_expectations", "lightning", "pymedphys", "matplotlib", "nbformat", "nbclient")
 
 
 def clean_environment() -> dict[str, str]:

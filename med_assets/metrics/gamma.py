@@ -22,6 +22,9 @@ _SEARCH_TO_GAMMA = 1.1
 """Where the search stops: above 1, the only value that a passing rate depends on. Searching on to gamma 2 gives
 the same rate and costs four to five times as much at points that fail."""
 
+MAP_TO_GAMMA = 2.0
+"""Where a map of the index ends: what is worse is drawn as this."""
+
 _ROUNDING = 1e-6
 """Slack of the test for points that cannot pass, as a fraction of the normalisation dose: far above rounding errors."""
 
@@ -98,15 +101,7 @@ def gamma_rates(
     for name, array in {"evaluated dose": evaluated_gy, **regions}.items():
         if array.shape != reference_gy.shape:
             raise ValueError(f"expected {name} on the reference grid {reference_gy.shape}, got {array.shape}")
-    if settings.normalisation == "prescription":
-        if prescription_gy is None:
-            raise ValueError("expected prescription_gy for gamma normalised to the prescription, got None")
-        normalisation_gy = float(prescription_gy)
-    else:
-        normalisation_gy = float(reference_gy.max())
-    if not normalisation_gy > 0:
-        raise MedAssetsError(f"gamma needs a normalisation dose above 0 Gy, got {normalisation_gy}; no dose planned")
-
+    normalisation_gy = _normalisation(reference_gy, settings, prescription_gy)
     above = reference_gy >= settings.lower_cutoff_percent / 100 * normalisation_gy
     eligible = {name: np.flatnonzero(above & mask) for name, mask in regions.items()}
     chosen = _choose(eligible, reference_gy.size, settings)
@@ -124,6 +119,41 @@ def gamma_rates(
             eligible=int(eligible[name].size),
         )
     return rates
+
+
+def gamma_index(
+    reference_gy: NDArray[np.floating],
+    evaluated_gy: NDArray[np.floating],
+    spacing_mm: tuple[float, float, float],
+    where: NDArray[np.bool_],
+    settings: GammaSettings,
+    *,
+    prescription_gy: float | None = None,
+) -> NDArray[np.float64]:
+    """Return the gamma index at the voxels of `where` that reach the cut-off, NaN elsewhere, for a picture.
+
+    Arrays, settings and errors are those of `gamma_rates`; `max_points` has no effect. The search is in 3-D through the
+    whole volume and ends at MAP_TO_GAMMA, which stands for all that is worse.
+    """
+    normalisation_gy = _normalisation(reference_gy, settings, prescription_gy)
+    found = np.full(reference_gy.shape, np.nan)
+    points = np.flatnonzero(where & (reference_gy >= settings.lower_cutoff_percent / 100 * normalisation_gy))
+    if points.size:
+        found.flat[points] = _index_at(
+            points, reference_gy, evaluated_gy, spacing_mm, normalisation_gy, settings, MAP_TO_GAMMA
+        )
+    return found
+
+
+def _normalisation(reference_gy: NDArray[np.floating], settings: GammaSettings, prescription_gy: float | None) -> float:
+    """Return the dose of 100 %, Gy."""
+    if settings.normalisation == "prescription" and prescription_gy is None:
+        raise ValueError("expected prescription_gy for gamma normalised to the prescription, got None")
+    chosen = reference_gy.max() if settings.normalisation == "max_reference" else prescription_gy
+    normalisation_gy = float(chosen)  # type: ignore[arg-type]
+    if not normalisation_gy > 0:
+        raise MedAssetsError(f"gamma needs a normalisation dose above 0 Gy, got {normalisation_gy}; no dose planned")
+    return normalisation_gy
 
 
 def _choose(
@@ -149,11 +179,30 @@ def _passes_at(
     normalisation_gy: float,
     settings: GammaSettings,
 ) -> NDArray[np.bool_]:
-    """Return gamma <= 1 at flat indices, computed in the box that the search can reach."""
+    """Return gamma <= 1 at flat indices."""
+    args = (points, reference_gy, evaluated_gy, spacing_mm, normalisation_gy, settings)
+    return np.asarray(_index_at(*args, _SEARCH_TO_GAMMA, only_whether_passed=True) <= 1)
+
+
+def _index_at(
+    points: NDArray[np.intp],
+    reference_gy: NDArray[np.floating],
+    evaluated_gy: NDArray[np.floating],
+    spacing_mm: tuple[float, float, float],
+    normalisation_gy: float,
+    settings: GammaSettings,
+    up_to: float,
+    *,
+    only_whether_passed: bool = False,
+) -> NDArray[np.float64]:
+    """Return gamma at flat indices, at most `up_to`, computed in the box that the search can reach.
+
+    `only_whether_passed` spares the rest of the search at points that pass, whose values are then only known to be <= 1.
+    """
     from pymedphys import gamma
 
     index = np.unravel_index(points, reference_gy.shape)
-    reach_mm = _SEARCH_TO_GAMMA * settings.distance_mm_threshold
+    reach_mm = up_to * settings.distance_mm_threshold
     box = tuple(
         slice(max(0, int(axis.min()) - ceil(reach_mm / step) - 1), int(axis.max()) + ceil(reach_mm / step) + 2)
         for axis, step in zip(index, spacing_mm, strict=True)
@@ -161,10 +210,11 @@ def _passes_at(
     local = tuple(axis - side.start for axis, side in zip(index, box, strict=True))
     evaluated = np.asarray(evaluated_gy[box], dtype=np.float64)
     reference = np.asarray(reference_gy[box], dtype=np.float64)
-    open_points = _may_pass(reference, evaluated, spacing_mm, normalisation_gy, settings)[local]
-    passed = np.zeros(points.size, dtype=bool)
+    within = 1.0 if only_whether_passed else up_to
+    open_points = _may_reach(within, reference, evaluated, spacing_mm, normalisation_gy, settings)[local]
+    values = np.full(points.size, up_to)
     if not open_points.any():
-        return passed
+        return values
     asked = tuple(axis[open_points] for axis in local)
     selected = np.full(reference.shape, _UNSELECTED_GY)
     selected[asked] = reference[asked]
@@ -178,36 +228,36 @@ def _passes_at(
         settings.distance_mm_threshold,
         lower_percent_dose_cutoff=settings.lower_cutoff_percent,
         interp_fraction=settings.interp_fraction,
-        max_gamma=_SEARCH_TO_GAMMA,
+        max_gamma=up_to,
         global_normalisation=normalisation_gy,
-        skip_once_passed=True,
+        skip_once_passed=only_whether_passed,
         ram_available=_MEMORY_BYTES,
     )
-    values = np.asarray(result[asked], dtype=np.float64)
+    values[open_points] = np.minimum(np.asarray(result[asked], dtype=np.float64), up_to)
     missing = int(np.count_nonzero(np.isnan(values)))
     if missing:
         raise MedAssetsError(
             f"gamma: expected a value at all {values.size} reference voxels, pymedphys left out {missing}; report it"
         )
-    passed[open_points] = values <= 1
-    return passed
+    return values
 
 
-def _may_pass(
+def _may_reach(
+    within: float,
     reference_gy: NDArray[np.float64],
     evaluated_gy: NDArray[np.float64],
     spacing_mm: tuple[float, float, float],
     normalisation_gy: float,
     settings: GammaSettings,
 ) -> NDArray[np.bool_]:
-    """Return where gamma <= 1 is possible: False only where no interpolated dose in reach can meet the criterion.
+    """Return where gamma <= `within` is possible: False only where no interpolated dose in reach can meet the criterion.
 
     Interpolated doses lie between the least and the greatest of the voxels around, so this changes no result. It spares
     the search at points that fail by far, which is where nearly all the time goes for a poor prediction.
     """
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    size = tuple(2 * ceil(settings.distance_mm_threshold / step) + 1 for step in spacing_mm)
-    criterion_gy = (settings.dose_percent_threshold / 100 + _ROUNDING) * normalisation_gy
+    size = tuple(2 * ceil(within * settings.distance_mm_threshold / step) + 1 for step in spacing_mm)
+    criterion_gy = (within * settings.dose_percent_threshold / 100 + _ROUNDING) * normalisation_gy
     low, high = minimum_filter(evaluated_gy, size=size), maximum_filter(evaluated_gy, size=size)
     return np.asarray((low <= reference_gy + criterion_gy) & (high >= reference_gy - criterion_gy))

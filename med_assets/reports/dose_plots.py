@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.metrics.dvh import cumulative_dvh
+from med_assets.reports.planes import BODY_HU, EDGES, PLANES, Panel, bounding_box, hot_centre, letters, outline
 from med_assets.reports.style import INK, MUTED, figure
 
 ISODOSE_PERCENT = (20, 40, 60, 80, 95, 105)
@@ -17,9 +18,6 @@ WASH_FROM_PERCENT = 10
 """The colour wash starts at this % of the prescription; below it the CT stays visible."""
 
 _CT_WINDOW_HU = (-160, 240)
-_BODY_HU = -300
-_PLANES = ("axial", "coronal", "sagittal")
-_EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 
 
 def plot_dose(
@@ -47,9 +45,9 @@ def plot_dose(
             f"expected CT and doses on one grid, got {ct_hu.shape}, {truth_gy.shape} and {prediction_gy.shape}"
         )
     structures = dict(outlines or {})
-    middle = centre or _hot_centre(truth_gy)
-    box = _bounding_box(np.asarray(ct_hu) > _BODY_HU)
-    panels = [_Panel.cut(plane, middle, box, spacing_mm) for plane in _PLANES]
+    middle = centre or hot_centre(truth_gy)
+    box = bounding_box(np.asarray(ct_hu) > BODY_HU)
+    panels = [Panel.cut(plane, middle, box, spacing_mm) for plane in PLANES]
     widths = [panel.width_mm / panel.height_mm for panel in panels]
     top = 1.2 * prescription_gy
     difference = prediction_gy - truth_gy
@@ -60,7 +58,7 @@ def plot_dose(
         ("Predicted - planned", difference, "RdBu_r", -swing, swing),
     )
     row_height = min(2.5, 10.2 / sum(widths))
-    with figure(path, row_height * sum(widths) + 1.3, row_height * 3 + (1.0 if title else 0.7)) as fig:
+    with figure(path, row_height * sum(widths) + 1.3, row_height * 3 + (1.0 if title else 0.7), print_scale=1.0) as fig:
         axes = fig.subplots(3, 3, width_ratios=widths, squeeze=False)
         for row, (label, volume, cmap, low, high) in enumerate(rows):
             for column, panel in enumerate(panels):
@@ -83,14 +81,14 @@ def plot_dose(
                     axis.contour(panel.x_mm, panel.y_mm, shown, **lines)
                 else:
                     wash = axis.imshow(shown, cmap=cmap, vmin=low, vmax=high, interpolation="nearest", **frame)
-                    skin = (panel(ct_hu) > _BODY_HU).astype(float)
+                    skin = (panel(ct_hu) > BODY_HU).astype(float)
                     axis.contour(panel.x_mm, panel.y_mm, skin, levels=[0.5], colors=[MUTED], linewidths=0.8)
                 for number, mask in enumerate(structures.values()):
                     cut = panel(mask)
                     if cut.any():
-                        line = {"levels": [0.5], "colors": [_outline(number, row < 2)], "linewidths": 1.4}
+                        line = {"levels": [0.5], "colors": [outline(number, row < 2)], "linewidths": 1.4}
                         axis.contour(panel.x_mm, panel.y_mm, cut.astype(float), **line)
-                _letters(axis, _EDGES[panel.plane], "#c8d0d8" if row < 2 else MUTED)
+                letters(axis, EDGES[panel.plane], "#c8d0d8" if row < 2 else MUTED)
                 if row == 0:
                     axis.set_title(panel.plane, fontweight="normal", color=MUTED)
                 if column == 0:
@@ -101,7 +99,7 @@ def plot_dose(
             if row < 2:
                 bar.ax.axhline(prescription_gy, color="white", linewidth=1.2)
         handles = [
-            Line2D([], [], color=_outline(i, False), linewidth=2.4, label=name) for i, name in enumerate(structures)
+            Line2D([], [], color=outline(i, False), linewidth=2.4, label=name) for i, name in enumerate(structures)
         ]
         if handles:
             fig.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
@@ -128,7 +126,7 @@ def plot_dvh(
     with figure(path, 8.6, 4.6) as fig:
         axis = fig.subplots()
         for number, (name, mask) in enumerate(present.items()):
-            tone = _outline(number, False)  # as the outlines of the dose wash, where the targets come first too
+            tone = outline(number, False)  # as the outlines of the dose wash, where the targets come first too
             axis.plot(levels, cumulative_dvh(truth_gy[mask], levels), color=tone, linewidth=1.9, label=name)
             predicted = cumulative_dvh(prediction_gy[mask], levels)
             axis.plot(levels, predicted, color=tone, linewidth=1.7, linestyle=(0, (4, 2)))
@@ -140,65 +138,3 @@ def plot_dvh(
         names, labels = axis.get_legend_handles_labels()
         fig.legend(handles=[*styles, *names], labels=["planned", "predicted", *labels], loc="outside right upper")
     return path
-
-
-class _Panel:
-    """One plane through the volume: how to cut an array, and where its pixels lie in mm."""
-
-    def __init__(self, plane: str, index: tuple[slice | int, ...], flip: bool, steps_mm: tuple[float, float]) -> None:
-        self.plane, self._index, self._flip = plane, index, flip
-        rows, columns = (side for side in index if isinstance(side, slice))
-        self.height_mm = (rows.stop - rows.start) * steps_mm[0]
-        self.width_mm = (columns.stop - columns.start) * steps_mm[1]
-        self.extent = (0.0, self.width_mm, self.height_mm, 0.0)
-        self.y_mm = (np.arange(rows.stop - rows.start) + 0.5) * steps_mm[0]
-        self.x_mm = (np.arange(columns.stop - columns.start) + 0.5) * steps_mm[1]
-
-    @classmethod
-    def cut(
-        cls, plane: str, centre: tuple[int, int, int], box: tuple[slice, slice, slice], spacing: tuple[float, ...]
-    ) -> "_Panel":
-        z, y, x = box
-        dz, dy, dx = spacing
-        if plane == "axial":
-            return cls(plane, (centre[0], y, x), False, (dy, dx))
-        if plane == "coronal":
-            return cls(plane, (z, centre[1], x), True, (dz, dx))
-        return cls(plane, (z, y, centre[2]), True, (dz, dy))
-
-    def __call__(self, volume: NDArray[Any]) -> NDArray[Any]:
-        shown = np.asarray(volume[self._index])
-        return shown[::-1] if self._flip else shown
-
-
-def _outline(number: int, on_dark: bool) -> str:
-    """Return a structure's line colour: one hue per structure, light on the CT and deep on the difference map."""
-    pairs = (
-        ("#3DF59B", "#00875A"), ("#5CC8FF", "#0072B2"), ("#FF8AE2", "#B0398F"), ("#FFD84D", "#A67C00"),
-        ("#FF9F6B", "#C2410C"), ("#D3C4FF", "#6D4BC3"), ("#B7E35F", "#5B7F12"), ("#FFFFFF", "#30343a"),
-        ("#8FE9E6", "#0F8B8D"), ("#E6BE9C", "#8C564B"),
-    )  # fmt: skip
-    light, deep = pairs[number % len(pairs)]
-    return light if on_dark else deep
-
-
-def _letters(axis: Any, edges: tuple[str, str, str, str], tone: str) -> None:
-    left, right, up, down = edges
-    for x, y, letter in ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.96, up), (0.5, 0.04, down)):
-        axis.text(x, y, letter, color=tone, fontsize=7.5, ha="center", va="center", transform=axis.transAxes)
-
-
-def _hot_centre(dose: NDArray[np.floating]) -> tuple[int, int, int]:
-    z, y, x = (round(float(axis.mean())) for axis in np.nonzero(dose >= 0.9 * dose.max()))
-    return z, y, x
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    if not mask.any():
-        z, y, x = (slice(0, size) for size in mask.shape)
-        return z, y, x
-    sides = []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return sides[0], sides[1], sides[2]

@@ -34,6 +34,17 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads somewhere: its text, and an address relative to the report."""
+
+    text: str
+    target: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Highlight:
     """One number at the top of a report. `tone` is good, bad, warn or plain."""
 
@@ -131,7 +142,9 @@ def _table(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _cell(column: str, value: Any) -> dict[str, str]:
-    """Return text and look of a cell: verdicts, in columns named after passing, are coloured."""
+    """Return text and look of a cell: verdicts, in columns named after passing, are coloured, and links lead somewhere."""
+    if isinstance(value, Link):
+        return {"text": value.text, "kind": "link", "target": value.target}
     text = _text(value)
     judged = "pass" in column.lower() and text in ("yes", "no")
     return {"text": text, "kind": text if judged else "undefined" if text == UNDEFINED else ""}

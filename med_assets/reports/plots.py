@@ -10,6 +10,8 @@ from med_assets.reports.style import INK, MUTED, colour, figure
 
 __all__ = ["plot_cases", "plot_dose", "plot_dvh", "plot_leaderboard", "plot_training", "plot_trend"]
 
+LEGEND_COLUMNS = 2
+
 
 def plot_training(
     path: Path,
@@ -19,17 +21,21 @@ def plot_training(
     step: str = "epoch",
     best: float | None = None,
     title: str = "",
+    logarithmic: bool = False,
 ) -> Path:
     """Draw columns of a training history over `step`, one panel per entry of `panels` (label: columns); return `path`.
 
     Columns that the history lacks are left out, and a panel without columns too. `best` marks the chosen epoch.
+    With `logarithmic` a panel whose values are all above 0 has a logarithmic axis.
     Raises ValueError when nothing is left to draw.
     """
     drawn = {label: [name for name in names if name in history] for label, names in panels.items()}
     drawn = {label: names for label, names in drawn.items() if names}
     if not drawn or step not in history:
         raise ValueError(f"expected columns {step!r} and some of {dict(panels)}, got {list(history.columns)}")
-    with figure(path, 4.6 * len(drawn) + 0.4, 3.3) as fig:
+    # The legend stands below its panel, where no line can run through it.
+    lines = max(len(names) for names in drawn.values()) + (best is not None)
+    with figure(path, 4.6 * len(drawn) + 0.4, 3.2 + 0.21 * -(-lines // LEGEND_COLUMNS)) as fig:
         axes = fig.subplots(1, len(drawn), squeeze=False)[0]
         for axis, (label, names) in zip(axes, drawn.items(), strict=True):
             for number, name in enumerate(names):
@@ -47,8 +53,12 @@ def plot_training(
             if best is not None:
                 axis.axvline(best, color=MUTED, linewidth=1, linestyle=":", label=f"kept ({step} {best:g})")
             axis.set(title=label, xlabel=step)
+            if logarithmic and bool((history[names].min() > 0).all()):
+                axis.set_yscale("log")
             axis.xaxis.get_major_locator().set_params(integer=True)
-            axis.legend(fontsize=8)
+            axis.legend(
+                fontsize=8, ncols=LEGEND_COLUMNS, loc="upper left", bbox_to_anchor=(0, -0.18), borderaxespad=0, columnspacing=1.2
+            )  # fmt: skip
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     return path

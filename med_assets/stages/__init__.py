@@ -4,6 +4,8 @@ from med_assets.stages.analysis import analyse
 from med_assets.stages.crossvalidation import crossval
 from med_assets.stages.dataset import dataset, splits, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
+from med_assets.stages.experiment_record import record as record_experiment
+from med_assets.stages.index import index
 from med_assets.stages.intake import intake
 from med_assets.stages.learning_curves import learning_curve
 from med_assets.stages.monitoring import monitor
@@ -18,7 +20,7 @@ from med_assets.stages.thresholds import thresholds
 from med_assets.stages.training import train
 
 __all__ = [
-    "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "intake", "leaderboard", "learning_curve",
-    "monitor", "predict", "prepare", "record", "report", "rollback", "screening", "splits", "thresholds", "train",
+    "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "index", "intake", "leaderboard",
+    "learning_curve", "monitor", "predict", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
     "withdraw",
 ]  # fmt: skip

@@ -9,13 +9,14 @@ import pandas as pd
 from med_assets import policies, program
 from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.files import digest, read_json, replacing, write_json, write_text
-from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, mean_with_interval, paired_difference
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.score import PooledScore
 from med_assets.program import Metric
 from med_assets.provenance import git_state
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.result import StageResult
+from med_assets.stages.runs import record_scores
 from med_assets.stages.training import checkpoint_of
 
 HELD_OUT = ("val", "test", "external")
@@ -146,6 +147,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     aggregates = [keys | made | row for row in aggregate(program_name, rows)]
     ws.lake.write("evaluation_cases", f"{program_name}/{name}", rows)
     ws.lake.write("evaluation", f"{program_name}/{name}", aggregates)
+    record_scores(ws, program_name, name, checkpoint, aggregates)
     record = finetuning(ws, program_name, name, checkpoint)
     write_predictions(ws, program_name, name, rows)
     chosen = program.get(program_name)
@@ -279,27 +281,41 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     )
 
 
+def primary_scores(ws: Workspace, program_name: str, names: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By experiment and validation case, the row of the primary metric."""
+    metric = program.get(program_name).primary_metric
+    wanted = ("val", metric.name, metric.subject)
+    return {
+        name: {
+            row["case_id"]: row
+            for row in ws.lake.rows("evaluation_cases", f"{program_name}/{name}")
+            if (row["split"], row["metric"], row["subject"]) == wanted
+        }
+        for name in names
+    }
+
+
+def paired(metric: Metric, first: Mapping[str, dict[str, Any]], second: Mapping[str, dict[str, Any]]) -> Interval:
+    """The difference in the primary metric, first minus second, of two experiments as `primary_scores` has them."""
+    both = sorted(first.keys() & second.keys())
+    ours, theirs = ([side[case] for case in both] for side in (first, second))
+    return paired_difference(
+        [row["value"] for row in ours],
+        [row["value"] for row in theirs],
+        SEED,
+        groups=[row["patient_id"] for row in ours],
+        strata=[row["truth"] for row in ours] if metric.by_class else None,
+    )
+
+
 def pairwise(ws: Workspace, program_name: str, names: Sequence[str]) -> pd.DataFrame:
     """The paired difference in the primary metric of each two experiments, on the validation cases that both have."""
     metric = program.get(program_name).primary_metric
-    values: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
-    for row in ws.lake.rows("evaluation_cases", program_name):
-        if (row["split"], row["metric"], row["subject"]) == ("val", metric.name, metric.subject) and row[
-            "experiment"
-        ] in values:
-            values[row["experiment"]][row["case_id"]] = row
+    values = primary_scores(ws, program_name, names)
     rows = []
     for index, first in enumerate(names):
         for second in names[index + 1 :]:
-            both = sorted(values[first].keys() & values[second].keys())
-            ours, theirs = ([values[name][case] for case in both] for name in (first, second))
-            found = paired_difference(
-                [row["value"] for row in ours],
-                [row["value"] for row in theirs],
-                SEED,
-                groups=[row["patient_id"] for row in ours],
-                strata=[row["truth"] for row in ours] if metric.by_class else None,
-            )
+            found = paired(metric, values[first], values[second])
             if found.mean is None:
                 continue
             told = (

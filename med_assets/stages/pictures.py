@@ -36,10 +36,12 @@ def drawn(
     checkpoint: str,
     scores: pd.DataFrame,
     labels: Collection[str] = ("best", "median", "worst"),
+    out: Path | None = None,
 ) -> list[tuple[Path, str]]:
     """Plots of the best, median and worst held-out case of a checkpoint, each with a caption.
 
-    `scores` has a row per case and score, as in the table evaluation_cases. Cases without a stored score are left out.
+    `scores` has a row per case and score, as in the table evaluation_cases. Cases without stored arrays or scores are left out.
+    Files go to `out`, by default the checkpoint's folder beside the report.
     """
     chosen = program.get(program_name)
     metric = chosen.primary_metric
@@ -50,12 +52,12 @@ def drawn(
         if artifact is None:  # taken out of the dataset since it was scored
             continue
         key = score_key(ws, program_name, checkpoint, artifact)
-        if ws.store.has(key):
-            out = ws.reports / program_name / "plots" / checkpoint.rpartition("/")[2]
+        if ws.store.has(key) and ws.store.has(artifact):
+            folder = out or ws.reports / program_name / "plots" / checkpoint.rpartition("/")[2]
             caption = (
                 f"{label.capitalize()} held-out case ({row['split']}): {metric.name} {row['value']:.2f}{metric.after}"
             )
-            images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(key), out)
+            images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(key), folder)
             pictures += [(image, caption) for image in images]
     return pictures
 

@@ -26,6 +26,7 @@ from med_assets.stages.evaluation import (
     scores_of,
     side_by_side,
 )
+from med_assets.stages.index import links
 from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_table
 from med_assets.stages.pictures import drawn, over_cases
 from med_assets.stages.prepare import pictured, quarantine_picture
@@ -287,6 +288,9 @@ def report(ws: Workspace, program_name: str) -> StageResult:
         f"Mean over cases, in brackets its interval: {INTERVAL}."
     )
     sections = [Section("Leaderboard", about, board.tables["leaderboard"], list(board.images.values()))]
+    if lead := links(ws, program_name):
+        about = "Every run with its code, data, hardware, scores and command; a notebook and figures for print of each experiment."
+        sections.append(Section("Experiments", about, links=lead))
     images: list[Path] = []
     if model is None:
         sections.append(Section("Champion", f"There is none. Last decision of the gate: {decision}."))

@@ -16,10 +16,11 @@ from med_assets import jobs, program, weights
 from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
 from med_assets.experiments import RELEASED, Experiment, load
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
-from med_assets.provenance import git_state, provenance
+from med_assets.provenance import provenance
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
 from med_assets.stages.result import StageResult
+from med_assets.stages.runs import record_run
 from med_assets.training import status
 
 LEARNING = ("train", "val")
@@ -254,7 +255,7 @@ def train(
     folder = ws.store.fetch(key)
     result = read_json(folder / "result.json")
     record = read_json(folder / "provenance.json")
-    history = _record(ws, program_name, name, key, chosen, folder, record)
+    history = _record(ws, program_name, name, key, chosen, folder, record, overrides)
     return StageResult(
         data_version=digest(key, record["weights_sha256"]),
         counts={"new": int(fresh), "reused": int(not fresh)},
@@ -276,6 +277,16 @@ def train(
 def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) -> dict[str, Path]:
     from med_assets.reports.plots import plot_training
 
+    panels = curve_panels(program_name, history)
+    if len(history) < 2 or not panels:
+        return {}
+    path = ws.reports / program_name / "plots" / f"training_{name}.png"
+    return {"training": plot_training(path, history, panels, title=name)}
+
+
+def curve_panels(program_name: str, history: pd.DataFrame) -> dict[str, list[str]]:
+    """The panels of a training's curves: its losses, and what is measured on the validation cases."""
+    unit = program.get(program_name).training_metric.shown_unit
     columns = [
         column
         for column in history.columns
@@ -283,16 +294,8 @@ def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) 
     ]
     losses = [column for column in columns if "loss" in column]
     metrics = [column for column in columns if column.startswith("val_") and column not in losses]
-    if len(history) < 2 or not (losses or metrics):
-        return {}
-    unit = program.get(program_name).training_metric.shown_unit
-    path = ws.reports / program_name / "plots" / f"training_{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return {
-        "training": plot_training(
-            path, history, {"loss": losses, f"validation ({unit})" if unit else "validation": metrics}, title=name
-        )
-    }
+    panels = {"loss": losses, f"validation ({unit})" if unit else "validation": metrics}
+    return {label: names for label, names in panels.items() if names}
 
 
 def _publish(
@@ -325,6 +328,7 @@ def _publish(
         for name in PUBLISHED:
             shutil.copyfile(job / name, folder / name)
         record = provenance() | {
+            **({"git_commit": ", ".join(result["git_commits"])} if result.get("git_commits") else {}),
             "program": program_name,
             "cases": cases,
             "initial": initial,
@@ -337,7 +341,14 @@ def _publish(
 
 
 def _record(
-    ws: Workspace, program_name: str, name: str, key: str, chosen: Experiment, folder: Path, record: dict[str, Any]
+    ws: Workspace,
+    program_name: str,
+    name: str,
+    key: str,
+    chosen: Experiment,
+    folder: Path,
+    record: dict[str, Any],
+    overrides: Sequence[str],
 ) -> pd.DataFrame:
     """Write the lake's rows about a checkpoint; returns its history, one row per epoch."""
     from med_assets.stages.dataset import dataset_version
@@ -355,9 +366,10 @@ def _record(
         "n_val": sum(split == "val" for split in ids.values()),
         "synthetic": any(case["synthetic"] for case in dataset if case["case_id"] in ids),
         "weights_sha256": record["weights_sha256"],
-        "git_commit": git_state(),
+        "git_commit": record["git_commit"],
     }
     ws.lake.write("checkpoints", partition, [row])
+    record_run(ws, program_name, name, row, chosen, overrides)
     with (folder / "history.csv").open(newline="") as stream:
         epochs = list(csv.DictReader(stream))
     long = [

@@ -22,12 +22,14 @@ from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory
 from med_assets.experiments import Experiment, Rung, from_json
 from med_assets.files import disk_full, file_sha256, read_json, write_json
 from med_assets.jobs import RELEASED, TEACHER
+from med_assets.provenance import git_state
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
 from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
 from med_assets.training.checkpoints import FOLDER, Checkpoints
 from med_assets.training.events import EVENTS, events, note
 from med_assets.training.fit import fit
+from med_assets.training.hardware import hardware
 from med_assets.training.initial import start_from
 from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
 from med_assets.training.ranks import rank
@@ -78,7 +80,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
                     f"resume=must, but there is no checkpoint in {checkpoints.folder}; use auto or never to start it"
                 )
             if rank() == 0:
-                note(job, "start", resume=resume, step=found and found.step)
+                note(job, "start", resume=resume, step=found and found.step, git_commit=git_state())
             plan: Plan | None = None
             try:
                 torch.manual_seed(experiment.seed)
@@ -101,7 +103,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         heartbeat.stop("end")
     if rank():
         return {}
-    result = {
+    result: dict[str, Any] = {
         "status": "completed",
         "program": program,
         "experiment": experiment.name,
@@ -120,6 +122,9 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         **outcome,
         "events": events(job),
     }
+    # Of the code that began, not of what lies there hours later; a training resumed with other code names both.
+    starts = [event["git_commit"] for event in result["events"] if "git_commit" in event]
+    result |= {"git_commits": list(dict.fromkeys(starts)), "hardware": hardware(result["device"])}
     write_json(job / "result.json", result)
     return result
 

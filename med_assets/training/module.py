@@ -40,7 +40,7 @@ class PatchModule(lightning.LightningModule):
         self._cases: list[dict[str, float]] = []
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a batch of patches, and its terms by name."""
+        """Return the loss of a batch of patches, and its terms by name, each before its weight."""
         raise NotImplementedError
 
     def measured(self, case: Any) -> dict[str, float]:

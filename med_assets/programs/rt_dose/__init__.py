@@ -175,9 +175,10 @@ class RtDose(Program):
         return DoseScorer(checkpoint, self.site(ws), EvaluationSettings.for_profile(ws.profile))
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        from med_assets.programs.rt_dose.score import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import draw
 
-        return draw(prepared, predicted, out)
+        return draw(prepared, predicted, out, EvaluationSettings.for_profile(ws.profile))
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.rt_dose.export import write_prediction

@@ -134,7 +134,12 @@ def _beam(angle_deg: float, density: np.ndarray, wanted: np.ndarray, steps: Sequ
 
 
 def _optimised(
-    density: np.ndarray, inside: np.ndarray, wanted: np.ndarray, organs: np.ndarray, steps: Sequence[float], settings: "BeamPlan"
+    density: np.ndarray,
+    inside: np.ndarray,
+    wanted: np.ndarray,
+    organs: np.ndarray,
+    steps: Sequence[float],
+    settings: "BeamPlan",
 ) -> list[np.ndarray]:
     shape = density.shape
     beams = [_beam(angle, density, wanted, steps) for angle in settings.gantry_deg]

@@ -37,7 +37,9 @@ class Network(Settings):
         json_schema_extra=CAME_LATER,
     )
     beams: bool = Field(
-        default=False, description="whether the network sees the crude plan of the case too", json_schema_extra=CAME_LATER
+        default=False,
+        description="whether the network sees the crude plan of the case too",
+        json_schema_extra=CAME_LATER,
     )
     widths: tuple[int, ...] = Field(
         default=(32, 64, 128, 256, 320), min_length=2, max_length=5, json_schema_extra=CAME_LATER,
@@ -63,7 +65,9 @@ class Network(Settings):
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
         if len(self.blocks) != len(self.widths) or any(count < 1 for count in self.blocks):
-            raise ValueError(f"blocks needs a count of at least 1 for each of {len(self.widths)} widths, found {self.blocks}")
+            raise ValueError(
+                f"blocks needs a count of at least 1 for each of {len(self.widths)} widths, found {self.blocks}"
+            )
         if odd := [width for width in self.widths if width < 1 or width % 8]:
             raise ValueError(f"widths must be multiples of 8, found {odd}")
         return self
@@ -82,7 +86,9 @@ class Patches(Settings):
         description="place patches in the box around the body, not in the whole volume",
     )  # fmt: skip
     resident: bool = Field(
-        default=False, description="keep all training cases on the accelerator and cut patches there", json_schema_extra=NO_EFFECT
+        default=False,
+        description="keep all training cases on the accelerator and cut patches there",
+        json_schema_extra=NO_EFFECT,
     )
     flip_x: bool = Field(description="mirror half of the patches left to right, swapping left and right structures")
     rotate_deg: float = Field(

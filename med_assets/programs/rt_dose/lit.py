@@ -120,7 +120,12 @@ def task(
         return ClosedForm(MONITOR, lambda: _mean_dose(experiment, folders["train"], opened["val"]))
     noisy = experiment.network.kind == "ddpm"
     dataset = PatchDataset(
-        opened["train"], experiment.site, experiment.patches, experiment.seed, beams=experiment.network.beams, noisy=noisy
+        opened["train"],
+        experiment.site,
+        experiment.patches,
+        experiment.seed,
+        beams=experiment.network.beams,
+        noisy=noisy,
     )
     whole = opened["val"]
     # The patches depend on no global random state, so the weights are the only thing this seed decides.

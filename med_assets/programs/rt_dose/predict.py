@@ -52,7 +52,9 @@ class Volume:
     whole: tuple[int, ...]
 
     @classmethod
-    def of(cls, case: PreparedCase, experiment: DoseExperiment, device: torch.device, *, mirrored: bool = False) -> Self:
+    def of(
+        cls, case: PreparedCase, experiment: DoseExperiment, device: torch.device, *, mirrored: bool = False
+    ) -> Self:
         """Read a case, or its mirror image, in which left and right structures are swapped."""
         inference = experiment.inference
         box = case.body_box() if experiment.patches.within_body else tuple(slice(0, size) for size in case.shape)

@@ -51,13 +51,23 @@ class ResidualUNet3D(nn.Module):
         super().__init__()
         self.stem_stride = stem
         self.embed = nn.Sequential(nn.Linear(CONSTRAINT_COUNT, EMBEDDING), nn.SiLU(), nn.Linear(EMBEDDING, EMBEDDING))
-        self.stem = nn.Conv3d(channels, widths[0], stem, stride=stem) if stem > 1 else nn.Conv3d(channels, widths[0], 3, padding=1)
+        self.stem = (
+            nn.Conv3d(channels, widths[0], stem, stride=stem)
+            if stem > 1
+            else nn.Conv3d(channels, widths[0], 3, padding=1)
+        )
         self.down = nn.ModuleList(nn.Conv3d(i, o, 2, stride=2) for i, o in zip(widths[:-1], widths[1:], strict=True))
-        self.encoder = nn.ModuleList(nn.ModuleList(ResidualBlock(w) for _ in range(n)) for w, n in zip(widths, blocks, strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose3d(o, i, 2, stride=2) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.encoder = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(w) for _ in range(n)) for w, n in zip(widths, blocks, strict=True)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose3d(o, i, 2, stride=2) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
         self.join = nn.ModuleList(nn.Conv3d(2 * w, w, 1) for w in widths[:-1])
         self.decoder = nn.ModuleList(ResidualBlock(w) for w in widths[:-1])
-        self.spread = nn.ConvTranspose3d(widths[0], HEAD, stem, stride=stem) if stem > 1 else nn.Conv3d(widths[0], HEAD, 1)
+        self.spread = (
+            nn.ConvTranspose3d(widths[0], HEAD, stem, stride=stem) if stem > 1 else nn.Conv3d(widths[0], HEAD, 1)
+        )
         self.local = nn.Conv3d(channels, HEAD, 1)
         self.head = nn.Linear(HEAD, 1)
 

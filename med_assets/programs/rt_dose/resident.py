@@ -57,7 +57,9 @@ class Resident:
         number, corner, flip, _ = self.patches.chosen(key)
         case, size = self._case(number, device), self.patches.patches.size
         shape = case["ct"].shape
-        spans = [slice(max(at, 0), min(at + side, extent)) for at, side, extent in zip(corner, size, shape, strict=True)]
+        spans = [
+            slice(max(at, 0), min(at + side, extent)) for at, side, extent in zip(corner, size, shape, strict=True)
+        ]
         pads = [(span.start - at, at + side - span.stop) for span, at, side in zip(spans, corner, size, strict=True)]
         around = [width for pair in reversed(pads) for width in pair]
 

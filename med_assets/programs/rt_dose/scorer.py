@@ -30,9 +30,10 @@ class DoseScorer(Scorer):
         return score_case(case, prediction, self.site, self.settings)
 
 
-def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
-    """Dose colour wash and DVH of one case, predicted against planned, as PNG files under `out`."""
+def draw(prepared: Path, predicted: Path, out: Path, settings: EvaluationSettings) -> list[Path]:
+    """Dose colour wash, DVH and gamma map of one case, predicted against planned, as PNG files under `out`."""
     from med_assets.reports.dose_plots import plot_dose, plot_dvh
+    from med_assets.reports.gamma_plots import plot_gamma
 
     case = PreparedCase.open(prepared)
     prediction = np.load(predicted / PREDICTION)
@@ -44,4 +45,9 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
         out / f"{case.case_id}_dose.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, case.prescription_gy,
         outlines=targets, title=f"case {case.case_id}",
     )  # fmt: skip
-    return [wash, plot_dvh(out / f"{case.case_id}_dvh.png", truth, prediction, masks, title=f"case {case.case_id}")]
+    dvh = plot_dvh(out / f"{case.case_id}_dvh.png", truth, prediction, masks, title=f"case {case.case_id}")
+    gamma = plot_gamma(
+        out / f"{case.case_id}_gamma.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, np.asarray(case.body),
+        settings.gamma, prescription_gy=case.prescription_gy, outlines=targets, title=f"case {case.case_id}",
+    )  # fmt: skip
+    return [wash, dvh, gamma]

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from med_assets.errors import MedAssetsError
-from med_assets.metrics.gamma import GammaRate, GammaSettings, gamma_rates
+from med_assets.metrics.gamma import MAP_TO_GAMMA, GammaRate, GammaSettings, gamma_index, gamma_rates
 
 SPACING_MM = (3.0, 2.5, 2.0)
 EVERY = GammaSettings(max_points=None, interp_fraction=5)
@@ -108,3 +108,19 @@ def test_the_convention_names_every_setting() -> None:
     text = GammaSettings(seed=11, normalisation="prescription").convention()
     for part in ("3%/3 mm", "% of the prescription", "from 10% up", "steps of 0.3 mm", "5000 random", "seed 11"):
         assert part in text
+
+
+def test_a_map_of_the_index_is_exact_where_the_dose_is_flat_and_ends_at_its_cap() -> None:
+    reference = np.full((9, 9, 9), 50.0)
+    where = np.zeros(reference.shape, bool)
+    where[4] = True
+    settings = GammaSettings(dose_percent_threshold=2)
+
+    def at(shift_gy: float) -> np.ndarray:
+        return gamma_index(reference, reference + shift_gy, (3.0, 3.0, 3.0), where, settings)
+
+    assert np.isnan(at(0.0)[~where]).all()
+    for shift_gy, wanted in ((0.0, 0.0), (0.5, 0.5), (-1.5, 1.5), (10.0, MAP_TO_GAMMA)):
+        np.testing.assert_allclose(at(shift_gy)[where], wanted, atol=1e-6)
+    with pytest.raises(MedAssetsError, match="normalisation dose above 0 Gy"):
+        gamma_index(reference * 0, reference, (3.0, 3.0, 3.0), where, settings)

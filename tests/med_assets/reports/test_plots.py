@@ -6,8 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
+from matplotlib.text import Text
+from PIL import Image
 
+from med_assets.metrics.gamma import GammaSettings
+from med_assets.reports import gamma_plots
+from med_assets.reports.gamma_plots import plot_gamma
 from med_assets.reports.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training, plot_trend
+from med_assets.reports.style import figure, publication
 
 SHAPE = (10, 14, 16)
 
@@ -101,3 +107,45 @@ def test_a_trend_shows_baseline_limits_and_what_lies_beyond(tmp_path: Path) -> N
     assert is_picture(plot_trend(tmp_path / "c.png", table.iloc[:1], metric="MAE"))
     with pytest.raises(ValueError, match="at least one batch"):
         plot_trend(tmp_path / "d.png", table.iloc[:0])
+
+
+def test_a_figure_for_print_has_text_of_12_points_or_more_300_dpi_and_a_pdf_with_its_fonts(tmp_path: Path) -> None:
+    written = []
+    for name in ("a.png", "b.png"):
+        with publication(), figure(tmp_path / name, 4, 3) as fig:
+            axis = fig.subplots()
+            axis.plot([0, 1], label="line")
+            axis.set_title("small", fontsize=7)
+            axis.tick_params(axis="x", labelsize=7.5)
+            axis.legend(fontsize=8)
+            fig.suptitle("larger", fontsize=10.5)
+        written.append([(tmp_path / name).with_suffix(suffix).read_bytes() for suffix in (".png", ".pdf")])
+    sizes = [text.get_fontsize() for text in fig.findobj(Text) if text.get_text()]
+    assert len(sizes) > 10
+    assert min(sizes) == 12
+    assert max(sizes) > 12, "what was larger stays larger"
+    assert written[0] == written[1]
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    pdf = written[0][1]
+    assert pdf.startswith(b"%PDF-")
+    assert b"/CIDFontType2" in pdf
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+    assert b"/CreationDate" not in pdf
+    with figure(tmp_path / "screen.png", 4, 3):
+        pass
+    assert not (tmp_path / "screen.pdf").exists()
+
+
+def test_a_gamma_map_is_drawn_also_where_only_some_voxels_are_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, prediction, masks = doses()
+    ct, body = np.zeros(SHAPE, np.int16), np.ones(SHAPE, bool)
+    settings = GammaSettings(lower_cutoff_percent=1)
+    args = (ct, truth, prediction, (4.0, 5.0, 5.0), body, settings)
+    assert is_picture(plot_gamma(tmp_path / "every.png", *args, outlines=masks, title="case c1"))
+    monkeypatch.setattr(gamma_plots, "MAX_POINTS", 40)
+    assert is_picture(plot_gamma(tmp_path / "some.png", *args))
+    assert is_picture(plot_gamma(tmp_path / "none.png", *args[:4], np.zeros(SHAPE, bool), settings))

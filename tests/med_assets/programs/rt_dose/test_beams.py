@@ -88,7 +88,9 @@ def test_finer_voxels_give_the_same_plan() -> None:
     def fine(array: np.ndarray) -> np.ndarray:
         return array.repeat(2, axis=1).repeat(2, axis=2)
 
-    found = plan(fine(ct), fine(body), fine(wanted), fine(NONE), (5.0, 2.5, 2.5), settings(0.0, 120.0, 240.0, iterations=10))
+    found = plan(
+        fine(ct), fine(body), fine(wanted), fine(NONE), (5.0, 2.5, 2.5), settings(0.0, 120.0, 240.0, iterations=10)
+    )
     again = found[1].reshape(SHAPE[0], SHAPE[1], 2, SHAPE[2], 2).mean(axis=(2, 4))
     assert np.abs(again - coarse)[body].mean() < 0.03
 

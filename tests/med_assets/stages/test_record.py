@@ -1,0 +1,169 @@
+"""The record of experiments: an index that tells where each run stands, and notebooks that were executed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from med_assets import stages
+from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.reports.notebooks import Cell, stop_kernel, write_notebook
+from med_assets.settings import Workspace
+from med_assets.stages import runs, training
+from med_assets.stages.index import PAGE, TABLE
+from med_assets.stages.notebook import SECTIONS
+from med_assets.stages.standing import STALE
+from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernel_ends() -> Iterator[None]:
+    yield
+    stop_kernel()
+
+
+@pytest.fixture
+def ws(workspace: Workspace) -> Workspace:
+    """A baseline of 5 Gy, one experiment that is better and one that is worse, evaluated; the gate was asked."""
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    model(workspace, "mean_dose", constant(5.0, step=0.02))
+    model(workspace, "baseline", constant(5.5), history=(4.0, 3.0, 3.5), trained_at="2026-01-02T03:04:05+00:00")
+    stages.champion(workspace, P)
+    return workspace
+
+
+def rows(ws: Workspace) -> dict[str, list[dict[str, Any]]]:
+    """Make the index; its rows by experiment."""
+    stages.index(ws, P)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in ws.lake.rows(TABLE, P):
+        found.setdefault(row["experiment"], []).append(row)
+    return found
+
+
+def checkpoint(ws: Workspace, name: str) -> dict[str, Any]:
+    return ws.lake.rows("checkpoints", f"{P}/{name}")[0]
+
+
+def notebook(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def text_of(path: Path) -> str:
+    return "".join("".join(cell["source"]) for cell in notebook(path)["cells"])
+
+
+def test_the_index_tells_where_every_experiment_stands_and_what_code_made_it(ws: Workspace) -> None:
+    for name, commit in (("baseline", "c0ffee+dirty"), ("mean_dose", "beef")):
+        record = ws.store.fetch(checkpoint(ws, name)["checkpoint"]) / "provenance.json"
+        record.write_text(json.dumps({**json.loads(record.read_text()), "git_commit": commit}))
+    found = rows(ws)
+    assert [(found[name][0]["git_commit"], found[name][0]["dirty"]) for name in ("baseline", "mean_dose")] == [
+        ("c0ffee", True),
+        ("beef", False),
+    ]
+    assert found["baseline"][0]["status"].startswith("refused by the gate")
+    assert "not better beyond doubt than mean_dose" in found["baseline"][0]["note"]
+    assert found["mean_dose"][0]["status"].startswith("evaluated")
+    assert found["dvh_aware"] == [
+        found["dvh_aware"][0] | {"status": "not trained", "checkpoint": None, "metrics": None}
+    ]
+    assert json.loads(found["baseline"][0]["metrics"])["val openkbp_dose_score (Gy)"].endswith("(n = 8)")
+    page = (ws.reports / P / PAGE).read_text()
+    assert "| 2026-01-02 03:04 |" in page
+    assert "| c0ffee dirty |" in page
+    assert "| beef |" in page
+    assert "`med-assets train rt_dose/dvh_aware`" in page
+    assert "experiments.html" in (ws.reports / PAGE).read_text()
+    assert "Not trained: dvh_aware, grad_loss" in (ws.reports / PAGE).read_text()
+
+    # A run keeps what was true when it was trained, whatever is said of its checkpoint later.
+    later = checkpoint(ws, "baseline") | {"dataset_version": "another"}
+    runs.record_run(ws, P, "baseline", later, training.experiment(ws, P, "baseline"), ["seed=7"])
+    (kept,) = (row for row in runs.recorded(ws, P) if row["experiment"] == "baseline")
+    assert (kept["dataset_version"], kept["overrides"]) == ("d", "")
+    assert kept["environment"] == "MED_ASSETS_PROFILE=demo MED_ASSETS_PURPOSE=demo"
+
+
+def test_a_promoted_run_is_the_champion_and_one_of_a_changed_configuration_is_stale(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model(ws, "grad_loss", constant(3.0))
+    stages.champion(ws, P)
+    (row,) = rows(ws)["grad_loss"]
+    assert row["status"] == f"champion, {STALE}", "these models are no results of the configuration"
+    assert "the configuration changed" in row["note"]
+    configure(tmp_path, monkeypatch)
+    (tmp_path / "conf" / P / "grad_loss.yaml").unlink()
+    (row,) = rows(ws)["grad_loss"]
+    assert "conf/rt_dose/grad_loss.yaml is gone" in row["note"]
+
+
+def test_a_run_stays_a_row_when_the_experiment_is_trained_again(ws: Workspace) -> None:
+    first = rows(ws)["baseline"][0]["checkpoint"]
+    stages.record_experiment(ws, P, "baseline")
+    second = model(ws, "baseline", constant(4.0), trained_at="2026-02-02T00:00:00+00:00")
+    stages.record_experiment(ws, P, "baseline")
+    newest, oldest = rows(ws)["baseline"]
+    assert (newest["checkpoint"], oldest["checkpoint"]) == (second, first)
+    assert oldest["status"] == "earlier checkpoint"
+    assert newest["notebook"].endswith("baseline/2026-02-02_baseline.ipynb")
+    assert "/earlier/" in oldest["notebook"], "its notebook and figures moved aside, and are still there"
+    assert (ws.home / oldest["notebook"]).is_file()
+    assert (ws.home / oldest["notebook"]).with_name("figures").is_dir()
+
+
+def test_no_place_and_no_key_is_among_the_variables_of_a_command(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RT_DOSE_SITE", "head_neck"), ("RT_DOSE_LANDING", "bucket"), ("LUNG_CT_TARGET", "lung")):
+        monkeypatch.setenv(f"MED_ASSETS_{name}", value)
+    found = runs.variables(Workspace.from_env(), P)
+    assert found == {"MED_ASSETS_PROFILE": "demo", "MED_ASSETS_PURPOSE": "demo", "MED_ASSETS_RT_DOSE_SITE": "head_neck"}
+
+
+def test_a_notebook_has_all_sections_was_executed_and_names_no_path_of_the_machine(ws: Workspace) -> None:
+    result = stages.record_experiment(ws, P, "baseline")
+    path = ws.home / result.summary["notebook"]
+    assert path.name == "2026-01-02_baseline.ipynb"
+    found, told = notebook(path), text_of(path)
+    assert all(f"## {section}\n" in told for section in SECTIONS)
+    code = [cell for cell in found["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
+    assert str(ws.home) not in path.read_text()
+    assert "openkbp_dose_score against the baseline mean_dose: +0." in told
+    assert "It is worse beyond doubt than the baseline mean_dose" in told
+    assert "The gate's verdict is: refused, regressed." in told
+    assert "4.0" in str(code[3]["outputs"]), "the history is read from the lake"
+    for name in ("training_curves.png", "training_curves.pdf"):
+        assert f"figures/{name}" in told
+        assert (path.parent / "figures" / name).is_file()
+
+    # What did not change is neither drawn nor executed again.
+    before = {one: one.read_bytes() for one in path.parent.rglob("*") if one.is_file()}
+    again = stages.record_experiment(ws, P, "baseline")
+    assert (again.counts, again.data_version) == ({"executed": 0, "drawn": 0}, result.data_version)
+    assert {one: one.read_bytes() for one in before} == before
+    model(ws, "grad_loss", constant(3.0))
+    stages.champion(ws, P)
+    later = stages.record_experiment(ws, P, "baseline")
+    assert later.counts == {"executed": 1, "drawn": 0}, "there is a champion now, and the figures are as they were"
+    assert "worse beyond doubt than the champion grad_loss" in text_of(path)
+    ws.lake.remove("evaluation", f"{P}/baseline")
+    with pytest.raises(ConfigurationError, match="med-assets evaluate rt_dose/baseline"):
+        stages.record_experiment(ws, P, "baseline")
+
+
+def test_a_notebook_that_fails_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "n.ipynb"
+    with pytest.raises(MedAssetsError, match=r"n\.ipynb: a cell failed with ZeroDivisionError"):
+        write_notebook(path, [Cell("1 / 0", code=True)])
+    with pytest.raises(MedAssetsError, match="without paths of this machine"):
+        write_notebook(path, [Cell("import os; os.getcwd()", code=True)], private=[str(tmp_path)])
+    assert not path.exists()
+    write_notebook(path, [Cell("'os' in dir()", code=True)])
+    assert "False" in path.read_text(), "no notebook sees what another left"
