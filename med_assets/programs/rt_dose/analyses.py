@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 VARIABILITY_VERSION = "1"
 """Version of the code of low_dose_variability, and of what it measures of each case."""
 
+SAMPLING_VERSION = "1"
+"""Version of the code of ablation, and of what it measures of each case."""
+
 
 def _gamma_by_region(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
     from med_assets.programs.rt_dose.gamma_by_region import gamma_by_region
@@ -26,6 +29,22 @@ def _low_dose_variability(ws: "Workspace", out: Path) -> "Sequence[ReportTable]"
     from med_assets.programs.rt_dose.low_dose_variability import low_dose_variability
 
     return low_dose_variability(ws, out)
+
+
+def _diffusion_sampling(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
+    from med_assets.programs.rt_dose.ablation import ablation
+
+    return ablation(ws, out)
+
+
+def _samplings(ws: "Workspace") -> dict[str, Any]:
+    """What is sampled of every diffusion model, and the regions; the models themselves are what the analysis reads."""
+    from med_assets import experiments, program
+    from med_assets.stages.training import experiment
+
+    of_each = {name: experiment(ws, "rt_dose", name) for name in experiments.names("rt_dose")}
+    asked = {name: one.diffusion.ablation.model_dump() for name, one in of_each.items() if one.network.kind == "ddpm"}
+    return {"ablation": asked, "scores": program.get("rt_dose").evaluation_settings(ws)}
 
 
 def _site_and_scores(ws: "Workspace") -> dict[str, Any]:
@@ -53,5 +72,15 @@ ANALYSES = (
         VARIABILITY_VERSION,
         _low_dose_variability,
         _site_and_scores,
+    ),
+    Analysis(
+        "diffusion_sampling",
+        "Sampling of diffusion models",
+        "Dose score by steps and ensemble size of the diffusion models, and how much their samples differ in each region.",
+        ("splits", "checkpoint"),
+        SAMPLING_VERSION,
+        _diffusion_sampling,
+        _samplings,
+        expensive=True,
     ),
 )

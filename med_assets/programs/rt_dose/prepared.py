@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from med_assets.programs.rt_dose.beams import CHANNELS
 from med_assets.prepared import demand, open_case, reading_fields
+from med_assets.programs.rt_dose.beams import CHANNELS
 
 CT_RANGE_HU = (-1000.0, 3000.0)
 """HU outside are clipped; inside are scaled to [0, 1]."""

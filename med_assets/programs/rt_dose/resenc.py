@@ -7,6 +7,7 @@ voxel, joins what comes back with the inputs themselves. The encoder follows the
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +57,11 @@ class ResidualUNet3D(nn.Module):
             if stem > 1
             else nn.Conv3d(channels, widths[0], 3, padding=1)
         )
-        self.down = nn.ModuleList(nn.Conv3d(i, o, 2, stride=2) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(nn.Conv3d(i, o, 2, stride=2) for i, o in pairwise(widths))
         self.encoder = nn.ModuleList(
             nn.ModuleList(ResidualBlock(w) for _ in range(n)) for w, n in zip(widths, blocks, strict=True)
         )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose3d(o, i, 2, stride=2) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.up = nn.ModuleList(nn.ConvTranspose3d(o, i, 2, stride=2) for i, o in pairwise(widths))
         self.join = nn.ModuleList(nn.Conv3d(2 * w, w, 1) for w in widths[:-1])
         self.decoder = nn.ModuleList(ResidualBlock(w) for w in widths[:-1])
         self.spread = (
