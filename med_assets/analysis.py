@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,17 @@ OF_EXPERIMENT = ("checkpoint", "evaluation")
 def no_settings(ws: "Workspace") -> Mapping[str, Any]:
     """The settings of an analysis that has none."""
     return {}
+
+
+def late(where: str) -> "Callable[[Workspace, Path], Sequence[ReportTable]]":
+    """The `run` of an analysis given as `module:function`, imported when it runs: loading the graph imports no heavy library."""
+
+    def run(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
+        module, _, name = where.partition(":")
+        found: Sequence[ReportTable] = getattr(import_module(module), name)(ws, out)
+        return found
+
+    return run
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def plot_bands(path: Path, bands: Mapping[str, pd.DataFrame], *, x: str, label: 
             axis.plot(rows[x], rows["mean"], color=colour(number), linewidth=1.8, marker="o", markersize=4, label=name)
         axis.set(xlabel=label, ylabel=unit)
         axis.set_ylim(bottom=0)
-        axis.legend()
+        if bands:
+            axis.legend()
     return path
 
 
@@ -111,11 +112,11 @@ def plot_learning_curve(
             axis.plot([row["n_patients"]] * 2, [row["low"], row["high"]], color=colour(0), linewidth=2)
         axis.plot(rows["n_patients"], rows["mean"], color=colour(0), marker="o", linewidth=1, label="measured")
         ticks = [int(one) for one in rows["n_patients"]]
-        if twice is not None and twice[1].mean is not None:
-            n, found = twice
+        n, found = twice or (0, None)
+        if found is not None and found.mean is not None:
             if found.low is not None and found.high is not None:
                 axis.plot([n, n], [found.low, found.high], color=colour(1), linewidth=2)
-            axis.plot([n], [found.mean], color=colour(1), marker="D", linestyle="", label=f"predicted for {n}")
+            axis.plot([n], [float(found.mean)], color=colour(1), marker="D", linestyle="", label=f"predicted for {n}")
             ticks.append(n)
         axis.set_xticks(ticks, [str(one) for one in ticks])
         axis.minorticks_off()

@@ -208,7 +208,7 @@ def sections(ws: Workspace, program_name: str) -> list["Section"]:
                 stale = f"Evaluations, settings or code have changed since; {again}"
             left_out = f"{row['failed']} cases could not be measured; see Failures." if row["failed"] else ""
             for number, table in enumerate(_read(ws.store.fetch(row["artifact"]))):
-                title = table.title if table.title == chosen.title else f"{chosen.title}: {table.title}"
+                title = table.title if table.title.startswith(chosen.title) else f"{chosen.title}: {table.title}"
                 said = [*([] if number else [stale, left_out]), table.text]
                 found.append(Section(title, "\n\n".join(filter(None, said)), table.rows, table.images, table.captions))
     return found

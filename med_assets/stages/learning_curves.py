@@ -217,7 +217,7 @@ def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[p
     sizes, repeats = (sorted(int(one) for one in table[name].unique()) for name in ("n_patients", "repeat"))
     by_repeat = np.full((len(facts), len(sizes), len(repeats)), np.nan)
     for key, scored in own.groupby(["n_patients", "repeat"]):
-        size, repeat = map(int, key)
+        size, repeat = (int(str(one)) for one in key)
         values = scored.set_index("case_id")["value"].reindex(facts.index)
         by_repeat[:, sizes.index(size), repeats.index(repeat)] = values.to_numpy(dtype=np.float64)
     # A case counts at a size if every repeat of it could score the case.

@@ -1,40 +1,21 @@
 """The analyses of rt_dose; what each does is imported when it runs."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from med_assets.analysis import Analysis
+from med_assets.analysis import Analysis, late
 from med_assets.programs.rt_dose.site import load_site
 
 if TYPE_CHECKING:
-    from med_assets.program import ReportTable
     from med_assets.settings import Workspace
 
+
+HERE = "med_assets.programs.rt_dose"
 
 VARIABILITY_VERSION = "1"
 """Version of the code of low_dose_variability, and of what it measures of each case."""
 
 SAMPLING_VERSION = "1"
 """Version of the code of ablation, and of what it measures of each case."""
-
-
-def _gamma_by_region(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
-    from med_assets.programs.rt_dose.gamma_by_region import gamma_by_region
-
-    return gamma_by_region(ws, out)
-
-
-def _low_dose_variability(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
-    from med_assets.programs.rt_dose.low_dose_variability import low_dose_variability
-
-    return low_dose_variability(ws, out)
-
-
-def _diffusion_sampling(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
-    from med_assets.programs.rt_dose.ablation import ablation
-
-    return ablation(ws, out)
 
 
 def _samplings(ws: "Workspace") -> dict[str, Any]:
@@ -62,7 +43,7 @@ ANALYSES = (
         "Gamma passing rates of all evaluated experiments near targets, in organs at risk and elsewhere, with intervals.",
         ("evaluation",),
         "1",
-        _gamma_by_region,
+        late(f"{HERE}.gamma_by_region:gamma_by_region"),
     ),
     Analysis(
         "low_dose_variability",
@@ -70,7 +51,7 @@ ANALYSES = (
         "How far planned doses of other patients lie apart at the same geometry, and whether models err by more than that.",
         ("dataset", "splits", "evaluation"),
         VARIABILITY_VERSION,
-        _low_dose_variability,
+        late(f"{HERE}.low_dose_variability:low_dose_variability"),
         _site_and_scores,
     ),
     Analysis(
@@ -79,7 +60,7 @@ ANALYSES = (
         "Dose score by steps and ensemble size of the diffusion models, and how much their samples differ in each region.",
         ("splits", "checkpoint"),
         SAMPLING_VERSION,
-        _diffusion_sampling,
+        late(f"{HERE}.ablation:ablation"),
         _samplings,
         expensive=True,
     ),

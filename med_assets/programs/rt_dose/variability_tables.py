@@ -1,16 +1,18 @@
-"""Tables and plots of natural variability, from moments by patient and class."""
+"""Tables of natural variability, from moments by patient and class."""
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval
 from med_assets.program import ReportTable
 from med_assets.programs.rt_dose import spread
 from med_assets.programs.rt_dose.spread import Natural, Patients
+from med_assets.programs.rt_dose.variability_plots import CAPTIONS, plots_of
 from med_assets.programs.rt_dose.voxel_classes import AXIAL, REGIONS, chosen
 
 DISTANCES_MM = (-np.inf, 0.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, np.inf)
@@ -53,19 +55,27 @@ def tables(doses: Patients, errors: Mapping[str, Patients], scale_gy: float, out
     )
     plots = plots_of(profile, by_distance, out)
     found = (
-        [ReportTable("Errors of models against natural variation", first, judged, plots[1:], _CAPTIONS[1:])]
+        [ReportTable("Errors of models against natural variation", first, judged, plots[1:], CAPTIONS[1:])]
         if errors
         else []
     )
     about = told + "\n\n" if not errors else ""
     found.append(
         ReportTable(
+            "Natural SD by place",
+            f"{about}How far accepted plans lie from their mean at the same geometry, of the training set, {unit}: the natural SD and its two "
+            f"parts, between the means of patients in the fine classes and within a patient. {INTERVAL}.",
+            by_place(doses, variation, weights, scale_gy),
+        )
+    )
+    found.append(
+        ReportTable(
             "Planned dose along the distance to the targets",
-            f"{about}{n} patients of the training set, {unit}. Mean, SD and central 90 % range are those of the patients' means in the "
+            f"{n} patients of the training set, {unit}. Mean, SD and central 90 % range are those of the patients' means in the "
             f"bin; the SD within a patient is the root of the mean variance of its voxels there. {INTERVAL}.",
             profile,
             plots[:1],
-            _CAPTIONS[:1],
+            CAPTIONS[:1],
         )
     )
     found.append(
@@ -100,12 +110,6 @@ def _definition(n: int) -> str:
         "would make of the same patient can't be told: the natural SD is its upper bound. Free of constraints: elsewhere, over "
         f"{FREE_MM:g} mm from any target. Covered: the share of the voxels whose class has {spread.MIN_PATIENTS} training patients or more."
     )
-
-
-_CAPTIONS = (
-    "Planned dose against the distance to the nearest target: mean of the patients' means and their central 90 % range.",
-    "Elsewhere in the body: root mean squared error of each model, and the natural SD (dashed) that it is compared with.",
-)
 
 
 def _label(low: float, high: float) -> str:
@@ -156,41 +160,56 @@ def along_distance(doses: Patients, weights: spread.Array, scale_gy: float) -> p
     return pd.DataFrame(rows)
 
 
+def by_place(doses: Patients, variation: Natural, weights: spread.Array, scale_gy: float) -> pd.DataFrame:
+    """A row per place of FREE: natural SD with its parts between and within patients, Gy."""
+    rows = []
+    for place, classes in _places(doses.n.shape[1]):
+        if found := _parts(doses, variation, classes, weights, scale_gy):
+            rows.append({"where": place, **found})
+    return pd.DataFrame(rows)
+
+
 def by_class(doses: Patients, variation: Natural, weights: spread.Array, scale_gy: float) -> pd.DataFrame:
     """A row per region, slices and distance bin: natural SD with its parts between and within patients, Gy."""
     rows = []
-    for region in REGIONS[1:]:
-        for axial in AXIAL:
-            for low, high in _distances()[1:]:
-                classes = chosen((region,), (axial,), low, high, doses.n.shape[1])
-                parts = {
-                    name: spread.expected(variance, doses.n, classes, weights)
-                    for name, variance in (
-                        ("natural SD", variation.both()),
-                        ("between patients", variation.between),
-                        ("within a patient", variation.within),
-                    )
-                }
-                n = parts["natural SD"][1]
-                if n < spread.MIN_PATIENTS:
-                    continue
-                rows.append(
-                    {"region": region, "slices": axial, "distance, mm": _label(low, high), "n": n}
-                    | {
-                        name: _ends(spread.interval_of_variance(values, scale_gy, n))
-                        for name, (values, _) in parts.items()
-                    }
-                )
+    for region, axial, (low, high) in product(REGIONS[1:], AXIAL, _distances()[1:]):
+        classes = chosen((region,), (axial,), low, high, doses.n.shape[1])
+        if found := _parts(doses, variation, classes, weights, scale_gy):
+            rows.append({"region": region, "slices": axial, "distance, mm": _label(low, high), **found})
     return pd.DataFrame(rows)
+
+
+def _parts(
+    doses: Patients, variation: Natural, classes: NDArray[np.bool_], weights: spread.Array, scale_gy: float
+) -> dict[str, str | int]:
+    """The number of patients in these classes and their natural SD with its parts; empty for too few patients."""
+    found: dict[str, str | int] = {}
+    for name, variance in (
+        ("natural SD", variation.both()),
+        ("between patients", variation.between),
+        ("within a patient", variation.within),
+    ):
+        values, n = spread.expected(variance, doses.n, classes, weights)
+        if n < spread.MIN_PATIENTS:
+            return {}
+        found |= {"n": n, name: _ends(spread.interval_of_variance(values, scale_gy, n))}
+    return found
+
+
+def _places(n_classes: int) -> list[tuple[str, NDArray[np.bool_]]]:
+    """The places where models are judged, with their classes."""
+    return [
+        (place, chosen(regions, axial, over_mm, FREE_MM if place.startswith("rim") else np.inf, n_classes))
+        for place, (regions, axial, over_mm) in FREE.items()
+    ]
 
 
 def judgements(errors: Mapping[str, Patients], variation: Natural, scale_gy: float) -> pd.DataFrame:
     """A row per experiment and place of FREE: MAE, RMSE, natural SD, and the ratio that answers the question."""
     rows = []
     for name, model in errors.items():
-        for place, (regions, axial, over_mm) in FREE.items():
-            to_mm = FREE_MM if place.startswith("rim") else np.inf
-            found = spread.compare(model, variation, chosen(regions, axial, over_mm, to_mm, model.n.shape[1]), scale_gy)
+        for place, classes in _places(model.n.shape[1]):
+            found = spread.compare(model, variation, classes, scale_gy)
             if found is None or found.ratio.mean is None:
                 continue
             rows.append(
@@ -245,40 +264,3 @@ def errors_by_distance(errors: Mapping[str, Patients], variation: Natural, scale
                     | {"ratio": _ends(found.ratio), "from, mm": low, "to, mm": None if np.isinf(high) else high}
                 )
     return pd.DataFrame(rows)
-
-
-def plots_of(profile: pd.DataFrame, by_distance: pd.DataFrame, out: Path) -> tuple[Path, ...]:
-    """The band of planned doses, and the errors of models beside natural variation if there are models."""
-    from med_assets.reports.analysis_plots import plot_bands, plot_lines
-
-    bands = {
-        str(region): rows.rename(columns={"5 %": "low", "95 %": "high"}).assign(distance=_middle(rows))
-        for region, rows in profile.groupby("region", sort=False)
-    }
-    label = "distance to the nearest target, mm"
-    found = [plot_bands(out / "dose_along_distance.png", bands, x="distance", label=label, unit="planned dose, Gy")]
-    free = by_distance[by_distance["region"] == "elsewhere"] if len(by_distance) else by_distance
-    if len(free):
-        lines = {
-            str(name): pd.DataFrame({"x": _middle(rows), "y": rows["RMSE"]})
-            for name, rows in free.groupby("experiment", sort=False)
-        }
-        first = free[free["experiment"] == free["experiment"].iloc[0]]
-        reference = pd.DataFrame({"x": _middle(first), "y": first["natural SD"]})
-        found.append(
-            plot_lines(
-                out / "errors_along_distance.png",
-                lines,
-                reference=("natural SD", reference),
-                label=label,
-                unit="Gy",
-                title="Elsewhere",
-            )
-        )
-    return tuple(found)
-
-
-def _middle(rows: pd.DataFrame) -> pd.Series:
-    """Middle of each distance bin, mm; an open bin is drawn at 10 mm past its end."""
-    low, high = rows["from, mm"].astype(float), rows["to, mm"].astype(float)
-    return ((low.fillna(high - 20) + high.fillna(low + 20)) / 2).astype(float)
