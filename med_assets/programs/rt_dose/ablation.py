@@ -114,7 +114,12 @@ def _measured(
 def _sampling(measured: pd.DataFrame, picture: Path) -> ReportTable:
     errors = measured[measured["error_gy"].notna()]
     table = [
-        {"experiment": name, "steps": steps, "samples averaged": samples, "network passes per window": steps * samples}
+        {
+            "experiment": name,
+            "steps": steps,
+            "samples averaged": samples,
+            "network passes per window": int(group["steps"].iloc[0]) * int(group["samples"].iloc[0]),
+        }
         | {"dose score, Gy": with_interval(group.assign(value=group["error_gy"])), "cases": len(group)}
         for (name, steps, samples), group in errors.groupby(["experiment", "steps", "samples"], sort=True)
     ]
@@ -151,7 +156,8 @@ def _draw(measured: pd.DataFrame, path: Path) -> Path:
         axis = drawn.subplots()
         groups = errors.groupby(["experiment", "samples"], sort=True)
         several = errors["experiment"].nunique() > 1
-        for number, ((name, samples), group) in enumerate(groups):
+        for number, ((name, _), group) in enumerate(groups):
+            samples = int(group["samples"].iloc[0])
             line = group.groupby("steps")["error_gy"].mean()
             label = f"{samples} sample{'s' if samples > 1 else ''}" + (f", {name}" if several else "")
             axis.plot(line.index, line.to_numpy(), marker="o", color=colour(number), label=label)

@@ -61,8 +61,9 @@ def change_ct(
     if not offset_hu and not noise_hu:
         return item
     image = item["input"].copy()
-    change_hu = np.float32(rng.uniform(-offset_hu, offset_hu)) if offset_hu else np.float32(0)
+    scale = np.float32(CT_RANGE_HU[1] - CT_RANGE_HU[0])
+    changed = image[0] + np.float32(rng.uniform(-offset_hu, offset_hu) if offset_hu else 0.0) / scale
     if noise_hu:
-        change_hu = change_hu + np.float32(noise_hu) * rng.standard_normal(image.shape[1:], dtype=np.float32)
-    image[0] = np.clip(image[0] + change_hu / np.float32(CT_RANGE_HU[1] - CT_RANGE_HU[0]), 0.0, 1.0)
+        changed = changed + np.float32(noise_hu) / scale * rng.standard_normal(changed.shape, dtype=np.float32)
+    image[0] = np.clip(changed, 0.0, 1.0)
     return {**item, "input": image}

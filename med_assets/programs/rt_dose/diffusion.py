@@ -1,6 +1,7 @@
 """Denoising diffusion of the dose (Ho et al., arXiv 2006.11239), sampled by DDIM (Song et al., arXiv 2010.02502).
 
-The network estimates the noise in a dose, given CT, signed distances and constraints. A whole volume is sampled at once: at
+The network estimates the noise in a dose, or the velocity (Salimans and Ho, arXiv 2202.00512), given CT, signed distances and
+constraints. A whole volume is sampled at once: at
 each step its noise is estimated by overlapping windows and blended, and the next step begins with the one whole volume.
 """
 
@@ -47,9 +48,8 @@ class DoseDenoiser(nn.Module):
         )  # fmt: skip
         # MONAI adds an embedding of a class to that of the time; ours embeds the constraints in its place.
         width = 4 * widths[0]
-        self.unet.class_embedding = nn.Sequential(
-            nn.Linear(CONSTRAINT_COUNT, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        embedding = nn.Sequential(nn.Linear(CONSTRAINT_COUNT, width), nn.SiLU(), nn.Linear(width, width))
+        self.unet.add_module("class_embedding", embedding)
 
     def forward(self, noisy: Tensor, image: Tensor, constraints: Tensor, time: Tensor) -> Tensor:
         """Estimate the noise; see the class."""
@@ -61,13 +61,16 @@ def schedule(diffusion: Diffusion) -> Any:
     """Return MONAI's DDIM scheduler with the cosine schedule, which also adds noise to training doses."""
     from monai.networks.schedulers import DDIMScheduler
 
-    return DDIMScheduler(diffusion.train_steps, schedule="cosine", clip_sample_min=CLAMP[0], clip_sample_max=CLAMP[1])
+    return DDIMScheduler(
+        diffusion.train_steps, schedule="cosine", prediction_type=diffusion.prediction,
+        clip_sample_min=CLAMP[0], clip_sample_max=CLAMP[1],
+    )  # fmt: skip
 
 
 def noise_loss(
     network: nn.Module, batch: Mapping[str, Tensor], scheduler: Any, losses: Losses
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a batch and its terms: the squared error of the noise, and the negative part of the clamped dose.
+    """Return the loss of a batch and its terms: the squared error of what is estimated, and the negative part of the clamped dose.
 
     The noise and its time come with each patch, so that how a batch is cut into pieces changes nothing.
     """
@@ -75,10 +78,15 @@ def noise_loss(
     time = (batch["time"] * scheduler.num_train_timesteps).long().clamp(max=scheduler.num_train_timesteps - 1)
     noisy = scheduler.add_noise(dose, noise, time)
     found = network(noisy, batch["input"], batch["constraints"], time).float()
-    terms = {"mse": nn.functional.mse_loss(found, noise)}
+    signal = scheduler.alphas_cumprod[time].view(-1, 1, 1, 1, 1)
+    if scheduler.prediction_type == "epsilon":
+        wanted, estimate = noise, (noisy - (1 - signal).sqrt() * found) / signal.sqrt()
+    else:
+        wanted, estimate = (
+            scheduler.get_velocity(dose, noise, time), signal.sqrt() * noisy - (1 - signal).sqrt() * found
+        )  # fmt: skip
+    terms = {"mse": nn.functional.mse_loss(found, wanted)}
     if losses.negative:
-        signal = scheduler.alphas_cumprod[time].view(-1, 1, 1, 1, 1)
-        estimate = (noisy - (1 - signal).sqrt() * found) / signal.sqrt()
         terms["negative"] = nn.functional.relu(-estimate.clamp(*CLAMP)).mean()
     return torch.stack([getattr(losses, name) * value for name, value in terms.items()]).sum(), terms
 
@@ -149,4 +157,4 @@ def predict_dose(
             f"expected a network that denoises, got {type(network).__name__}; use network.kind=ddpm"
         )
     found = samples(network, case, experiment, steps, count)
-    return np.mean(found, axis=0, dtype=np.float32)
+    return np.asarray(np.mean(found, axis=0), dtype=np.float32)

@@ -196,6 +196,10 @@ class Diffusion(Settings):
         default=(1, 2, 4, 4), min_length=2, max_length=POOLINGS + 1,
         description="channels of each level in units of base_channels, which sets how often the network halves its input",
     )  # fmt: skip
+    prediction: Literal["epsilon", "v_prediction"] = Field(
+        default="epsilon",
+        description="what the network estimates: the noise, or the velocity, which tells the dose where there is only noise too",
+    )
     train_steps: int = Field(default=1000, ge=1, description="steps of the noise schedule (cosine), count")
     steps: int = Field(default=50, ge=1, description="steps of a sample, a divisor of train_steps, count")
     ensemble: int = Field(default=1, ge=1, description="samples averaged to a prediction, count")

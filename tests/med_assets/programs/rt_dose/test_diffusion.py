@@ -1,5 +1,7 @@
 """Diffusion of the dose: sampling with a network that knows the truth, its noise, and its loss."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -27,8 +29,9 @@ def setting(diffusion: Diffusion) -> DoseExperiment:
 class Knowing(torch.nn.Module):
     """Stands for a network that knows the dose, here the CT channel, and so tells exactly which noise is in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, prediction: str = "epsilon") -> None:
         super().__init__()
+        self.prediction = prediction
         self.scale = torch.nn.Parameter(torch.ones(()))
         self.signal = schedule(Diffusion()).alphas_cumprod
         self.times: list[int] = []
@@ -38,13 +41,16 @@ class Knowing(torch.nn.Module):
     ) -> torch.Tensor:
         signal = self.signal[time].view(-1, 1, 1, 1, 1)
         self.times += [int(time[0])] if int(time[0]) not in self.times else []
-        return (noisy - signal.sqrt() * image[:, :1]) / (1 - signal).sqrt()
+        noise = (noisy - signal.sqrt() * image[:, :1]) / (1 - signal).sqrt()
+        return noise if self.prediction == "epsilon" else signal.sqrt() * noise - (1 - signal).sqrt() * image[:, :1]
 
 
-@pytest.mark.parametrize("steps", [5, 50])
-def test_a_network_that_knows_the_noise_gets_the_dose_back(case: PreparedCase, steps: int) -> None:
-    network = Knowing()
-    (found,) = samples(network, case, setting(Diffusion()), steps, 1)
+@pytest.mark.parametrize(("prediction", "steps"), [("epsilon", 5), ("epsilon", 50), ("v_prediction", 1)])
+def test_a_network_that_knows_the_noise_gets_the_dose_back(
+    case: PreparedCase, prediction: Literal["epsilon", "v_prediction"], steps: int
+) -> None:
+    network = Knowing(prediction)
+    (found,) = samples(network, case, setting(Diffusion(prediction=prediction)), steps, 1)
     np.testing.assert_allclose(found, case.input()[0], atol=2e-3)
     assert network.times == [999 - step * (1000 // steps) for step in range(steps)]
 
@@ -119,6 +125,17 @@ def test_the_loss_is_the_error_of_the_noise_and_the_negative_part_of_the_clamped
     # At the last time the estimate is far below 0 and clamped to -1; at the first it is the dose and a little noise.
     assert float(terms["negative"]) == pytest.approx(1 / 2)
     assert float(total) == pytest.approx(5 + 0.1 * 0.5)
+
+
+def test_the_velocity_is_learned_where_it_is_asked_for() -> None:
+    experiment = loaded("diffusion.prediction=v_prediction", "losses.negative=0")
+    scheduler = schedule(experiment.diffusion)
+    batch = {name: torch.zeros(1, channels, 1, 1, 1) for name, channels in (("target", 1), ("input", 9))}
+    batch |= {"target": torch.full((1, 1, 1, 1, 1), 0.5), "noise": torch.full((1, 1, 1, 1, 1), 2.0)}
+    batch |= {"constraints": torch.zeros(1, 13), "time": torch.tensor([0.5])}
+    signal = float(scheduler.alphas_cumprod[500])
+    wanted = (signal**0.5 * 2.0 - (1 - signal) ** 0.5 * 0.5) ** 2
+    assert float(noise_loss(Silent(), batch, scheduler, experiment.losses)[0]) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_how_a_batch_is_cut_changes_neither_noise_nor_loss(case: PreparedCase) -> None:
