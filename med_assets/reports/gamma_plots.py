@@ -15,7 +15,7 @@ from med_assets.reports.style import INK, MUTED, figure
 MAX_POINTS = 2500
 """Points per plane whose index is computed: every second or third voxel of a large plane, so that a map takes 2 s or less."""
 
-LINES = ("solid", "dashed", "dotted", "dashdot")
+LINES: tuple[Any, ...] = ("solid", "dashed", "dotted", "dashdot")
 """Outlines differ by line and not by colour, of which the map has all."""
 
 SEARCH_FRACTION = 5

@@ -114,7 +114,7 @@ def _enlarge(drawn: "Figure") -> None:
         return points if points >= PUBLICATION_PT else max(PUBLICATION_PT, points * PUBLICATION_PT / _RC["font.size"])
 
     for text in drawn.findobj(Text):
-        text.set_fontsize(size(text.get_fontsize()))
+        text.set_fontsize(size(float(text.get_fontsize())))
     for axes in drawn.axes:
         for axis in (axes.xaxis, axes.yaxis):
             given = axis.get_tick_params().get("labelsize")  # of the ticks that are made while drawing

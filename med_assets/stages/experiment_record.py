@@ -56,6 +56,8 @@ class Facts:
     """The held-out cases with the worst primary metric, worst first."""
     differences: Mapping[str, Interval]
     """Paired difference in the primary metric on validation, this minus the other, by what the other is."""
+    last_epoch: int | None
+    """The last epoch of its history, None where it has one only; the first is 0 where training validated what it began with."""
     doubts: tuple[str, ...]
     tuned: Mapping[str, Any] | None
     costs: Mapping[str, float]
@@ -184,6 +186,7 @@ def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Fact
         scores=tuple(ws.lake.rows(runs.SCORES, runs.partition(program_name, name, checkpoint)) or _deciding(chosen, evaluated)),
         worst=tuple(of_primary[:3]),
         differences=_differences(ws, program_name, name, checkpoint),
+        last_epoch=max(epochs) if len(epochs := {row["epoch"] for row in history}) > 1 else None,
         doubts=tuple(chosen.doubts(cases, history)),
         tuned=fine_tuning_record(ws, program_name, name),
         costs=checkpoint_facts(ws, program_name, checkpoint),

@@ -44,9 +44,9 @@ def analysis(facts: Facts) -> list[str]:
     elif val and not test:
         found.append("The test cases are not opened for this checkpoint, or there are none.")
     run = facts.run
-    if run["epochs"] and run["epochs"] > 1 and run["best_epoch"] is not None:
+    if facts.last_epoch and run["best_epoch"] is not None:
         ended = "; it stopped early" if run["stopped_early"] else ""
-        found.append(f"The epoch that was kept is {run['best_epoch']} of {run['epochs']}{ended}.")
+        found.append(f"The epoch that was kept is {run['best_epoch']} of {facts.last_epoch}{ended}.")
     if facts.worst and val and val["mean"] is not None:
         row = facts.worst[0]
         found.append(
@@ -109,8 +109,8 @@ def next_steps(facts: Facts) -> list[str]:
         found.append(f"Train it with the profile full; {run['profile']} is made for runs of minutes.")
     if run["synthetic"]:
         found.append("Train it on real cases.")
-    epochs, best = run["epochs"], run["best_epoch"]
-    if epochs and epochs > 1 and best is not None:
+    epochs, best = facts.last_epoch, run["best_epoch"]
+    if epochs and best is not None:
         if best == epochs and not run["stopped_early"]:
             found.append(f"Train longer: the best epoch was the last of {epochs} (raise `schedule.epochs`).")
         elif (epochs - best) / epochs >= OVERFIT:

@@ -60,7 +60,9 @@ def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoin
     assert "experiments.html" in page
     listed = {row["experiment"]: row for row in workspace.lake.rows("experiments", P)}
     assert listed["mean_dose"]["status"] == "not trained"
-    assert listed["baseline"]["status"] == "evaluated", "and not stale: the same command would train the same"
+    assert listed["baseline"]["status"] == "refused by the gate", (
+        "without a baseline; not stale: the same command gives the same"
+    )
     assert "med-assets train rt_dose/baseline schedule.epochs=1" in listed["baseline"]["command"]
     drawn = {path.name for path in (workspace.home / listed["baseline"]["notebook"]).with_name("figures").iterdir()}
     assert {f"median_{what}.{kind}" for what in ("dose", "dvh", "gamma") for kind in ("png", "pdf")} <= drawn
