@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from med_assets.errors import ConfigurationError, OutOfMemory
 from med_assets.experiments import Experiment, Rung
@@ -83,6 +84,7 @@ class Plan:
     accumulate: int
     needed_mb: float
     free_mb: float
+    flops_per_item: float = 0.0
 
     def named(self) -> dict[str, Any]:
         """What a message and the result call the rung."""
@@ -91,11 +93,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one training step at `items` voxels (or cases) takes: bytes of the weights, and bytes saved for backward."""
+    """What one training step at `items` voxels (or cases) takes: bytes of the weights, and bytes saved for backward.
+
+    `flops` are the floating-point operations of its forward pass, as torch counts them.
+    """
 
     parameters: int
     saved: int
     items: int
+    flops: int = 0
 
 
 def measure(task: Task, experiment: Experiment) -> Probe:
@@ -117,11 +123,12 @@ def measure(task: Task, experiment: Experiment) -> Probe:
     dataset = task.train.dataset
     batch = task.train.collate_fn([dataset[next(iter(task.train.sampler))]])
     # What was saved must stay alive until it is counted, or a freed address would be counted once for two tensors.
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    counted = FlopCounterMode(display=False)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), counted:
         loss = task.module.training_step(batch, 0)
     assert loss.requires_grad
     parameters = sum(parameter.numel() * 4 for parameter in task.module.parameters())
-    return Probe(parameters, sum(seen.values()), experiment.probe().items())
+    return Probe(parameters, sum(seen.values()), experiment.probe().items(), counted.get_total_flops())
 
 
 def needed(probe: Probe, at: Experiment, accelerator: str, *, averaged: bool, workers: int) -> int:
@@ -232,6 +239,7 @@ def plan(job: Path, experiment: Experiment, probe: Probe, *, began: bool) -> Pla
             accumulate=experiment.schedule.batch // (rung.batch * len(devices)),
             needed_mb=round(_need(probe, experiment, rung, accelerator) / MIB, 1),
             free_mb=round(free / MIB, 1),
+            flops_per_item=probe.flops / probe.items,
         )
         for index, rung in enumerate(ladder)
     ]

@@ -1,6 +1,7 @@
 """One Lightning fit of a job, from the checkpoint it goes on from to the best epoch's weights."""
 
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from med_assets.training.accelerator import Plan
 from med_assets.training.checkpoints import Checkpoints, Found
 from med_assets.training.ranks import EpochSampler, rank
 from med_assets.training.saving import SaveCheckpoints, StopRequest
+from med_assets.training.speed import PROFILE, Speed
 from med_assets.training.task import Task
 
 NOT_ABOUT_THE_RESULT = (
@@ -54,8 +56,11 @@ def fit(
     history = callbacks.History(job / "history.csv", experiment.schedule.reference)
     best = callbacks.BestEpoch(checkpoints.best_path, task, experiment.schedule.patience)
     memory = callbacks.PeakMemory()
+    speed = Speed(
+        plan.flops_per_item * math.prod(plan.patch or [1]), plan.batch * plan.processes, runtime.profile_steps, job / PROFILE
+    )
     precision: Any = "32-true" if plan.accelerator == "cpu" else experiment.precision
-    used: list[Any] = [heartbeat, memory, callbacks.StepSeeds(experiment.seed), history, best]
+    used: list[Any] = [heartbeat, memory, speed, callbacks.StepSeeds(experiment.seed), history, best]
     if experiment.optimiser.ema:
         used.append(callbacks.MovingAverage(experiment.optimiser.ema))
     if runtime.thermal is not None:
@@ -116,4 +121,5 @@ def fit(
         "precision": precision,
         "parameters": sum(parameter.numel() for parameter in task.module.parameters()),
         "peak_memory": memory.peaks,
+        "speed": speed.measured(),
     }

@@ -23,20 +23,21 @@ NOTHING, SAVE, STOP = 0, 1, 2
 
 
 class StopRequest:
-    """Whether this process is to stop: somebody asked it to (SIGTERM), or `after_s` have passed since it began.
+    """Whether this process is to stop: somebody asked it to (SIGTERM), or its piece of `after_s` is over.
 
-    Used as a context: the signal's handler is ours within.
+    Used as a context: the signal's handler is ours within. The end of a piece waits for a validation to end, which could
+    never be got through if it took longer than a piece.
     """
 
     def __init__(self, after_s: float | None = None) -> None:
-        self._signalled = False
+        self.asked = False
         self._until = math.inf if after_s is None else time.monotonic() + after_s
         self._before: Any = None
 
     @property
-    def asked(self) -> bool:
-        """Whether to stop."""
-        return self._signalled or time.monotonic() >= self._until
+    def due(self) -> bool:
+        """Whether to stop at the end of a step or an epoch."""
+        return self.asked or time.monotonic() >= self._until
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -54,7 +55,7 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+        self.asked = True
 
 
 class SaveCheckpoints(Checkpoint):
@@ -86,7 +87,7 @@ class SaveCheckpoints(Checkpoint):
             and (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         )
         due = passed >= self.every_s * (BEFORE_VALIDATION if before_validation else 1.0)
-        decision = _agreed(trainer, STOP if self.stop.asked else SAVE if due else NOTHING)
+        decision = _agreed(trainer, STOP if self.stop.due else SAVE if due else NOTHING)
         if decision != NOTHING:
             self._save(trainer, trainer.current_epoch, done)
         if decision == STOP:
@@ -98,7 +99,7 @@ class SaveCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._save(trainer, trainer.current_epoch + 1, 0)
-        if _agreed(trainer, STOP if self.stop.asked else NOTHING) == STOP:
+        if _agreed(trainer, STOP if self.stop.due else NOTHING) == STOP:
             self._end(trainer)
 
     def _save(self, trainer: Any, epoch: int, batches: int) -> None:

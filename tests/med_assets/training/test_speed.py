@@ -1,0 +1,60 @@
+"""How fast a training is, and that one done in pieces is one done at once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from med_assets.errors import TrainingStopped
+from med_assets.training.job import run
+from med_assets.training.speed import BACKWARD, PROFILE, WARM_UP, Speed, peak_tflops
+from tests.med_assets.programs.rt_dose.builders import TINY, write_job
+
+torch.set_num_threads(1)
+
+RESIDUAL = (
+    "network.widths=[8,16]", "network.blocks=[1,1]", "patches.size=[16,16,16]", "patches.per_epoch=6",
+    "inference.window=[32,32,32]", "schedule.epochs=2", "schedule.val_every=1", "optimiser.ema=0.5",
+)  # fmt: skip
+
+
+def test_a_result_says_how_fast_its_training_was_and_a_profile_what_a_step_is_made_of(tmp_path: Path) -> None:
+    overrides = (*TINY, "patches.per_epoch=28", "schedule.epochs=1", "runtime.profile_steps=2")
+    result = run(write_job(tmp_path / "job", overrides=overrides))
+    speed = result["speed"]
+    assert speed["timed_steps"] == 14 - WARM_UP - 2
+    assert speed["items_per_s"] == pytest.approx(2 * speed["steps_per_s"], rel=1e-2)
+    assert speed["steps_per_s"] < 14 / result["seconds"] * 20
+    assert speed["tflops"] > 0
+    assert speed["bf16_share"] is None  # a CPU has none that is listed
+    text = (tmp_path / "job" / PROFILE).read_text()
+    assert "2 training steps on cpu" in text
+    assert "convolution" in text
+
+
+def test_the_work_of_a_step_is_three_times_its_forward_pass(tmp_path: Path) -> None:
+    speed = Speed(flops=5e9, batch=4, profile_steps=0, profile=tmp_path / PROFILE)
+    speed.steps, speed.seconds = 10, 2.0
+    assert BACKWARD == 2
+    assert speed.measured()["tflops"] == pytest.approx(5e9 * 3 * 4 * 5 / 1e12)
+    assert peak_tflops(torch.device("cpu")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["residual_beams_dvh", "cascade"])
+def test_pieces_of_a_training_give_what_it_gives_at_once(tmp_path: Path, experiment: str) -> None:
+    whole = write_job(tmp_path / "whole", experiment, RESIDUAL)
+    result = run(whole)
+    assert result["best_metrics"]["train_mae"] > 0
+    assert result["best_metrics"]["train_dvh_curves"] > 0
+    pieces, stops = write_job(tmp_path / "pieces", experiment, (*RESIDUAL, "runtime.piece_s=0.01")), 0
+    while stops < 30:
+        try:
+            run(pieces)
+            break
+        except TrainingStopped:
+            stops += 1
+    assert stops == 5  # all steps but the last, which also ends the training
+    assert (pieces / "history.csv").read_text() == (whole / "history.csv").read_text()
+    first, second = (torch.load(job / "weights.pt", weights_only=True) for job in (whole, pieces))
+    assert all(torch.equal(first[name], second[name]) for name in first)
