@@ -85,7 +85,7 @@ class _Kernel:
         words = ["-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
         spec = KernelSpec(argv=[sys.executable, *words], display_name="Python 3", language="python")
 
-        class OwnPython(KernelSpecManager):  # type: ignore[misc]
+        class OwnPython(KernelSpecManager):
             """This environment's Python, whatever kernels the user has installed."""
 
             def get_kernel_spec(self, kernel_name: str) -> Any:
