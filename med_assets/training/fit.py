@@ -57,7 +57,10 @@ def fit(
     best = callbacks.BestEpoch(checkpoints.best_path, task, experiment.schedule.patience)
     memory = callbacks.PeakMemory()
     speed = Speed(
-        plan.flops_per_item * math.prod(plan.patch or [1]), plan.batch * plan.processes, runtime.profile_steps, job / PROFILE
+        plan.flops_per_item * math.prod(plan.patch or [1]),
+        plan.batch * plan.processes,
+        runtime.profile_steps,
+        job / PROFILE,
     )
     precision: Any = "32-true" if plan.accelerator == "cpu" else experiment.precision
     used: list[Any] = [heartbeat, memory, speed, callbacks.StepSeeds(experiment.seed), history, best]

@@ -19,7 +19,9 @@ def parameters(channels: int, stem: int) -> int:
     stem_weights = channels * 8 * (8 if stem == 2 else 27) + 8
     down, up, join = 8 * 16 * 8 + 16, 16 * 8 * 8 + 8, 16 * 8 + 8
     spread = 8 * 16 * (8 if stem == 2 else 1) + 16
-    return embed + stem_weights + block(8) + 2 * block(16) + down + up + join + block(8) + spread + channels * 16 + 16 + 17
+    return (
+        embed + stem_weights + block(8) + 2 * block(16) + down + up + join + block(8) + spread + channels * 16 + 16 + 17
+    )
 
 
 def test_the_parameters_are_those_counted_by_hand() -> None:
