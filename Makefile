@@ -42,10 +42,10 @@ openkbp: export MED_ASSETS_PROFILE ?= full
 openkbp: export MED_ASSETS_RT_DOSE_SITE := head_neck
 openkbp: export MED_ASSETS_RT_DOSE_SPLIT_POLICY := given
 openkbp: export MED_ASSETS_SETTLE_S := 0
-openkbp: setup  ## OpenKBP: import SRC=folder (all, or PATIENTS="pt_1 ..."), then the whole graph for EXPERIMENTS
+openkbp: setup  ## OpenKBP: import SRC=folder (all, or PATIENTS="pt_1 ..."), then the whole graph for EXPERIMENTS (those of the record run)
 	@test -d "$(SRC)" || { echo 'expected SRC=folder with train-pats and validation-pats; see docs/openkbp.md'; exit 2; }
 	$(BIN)/med-assets import openkbp "$(SRC)" "$$MED_ASSETS_HOME/landing/rt_dose" $(if $(PATIENTS),--patients $(PATIENTS))
-	DAGSTER_HOME=$(abspath $(or $(OPENKBP_HOME),.med_assets_openkbp))/dagster $(BIN)/python -m assets.run rt_dose $(or $(EXPERIMENTS),mean_dose baseline)
+	DAGSTER_HOME=$(abspath $(or $(OPENKBP_HOME),.med_assets_openkbp))/dagster $(BIN)/python -m assets.run rt_dose $(or $(EXPERIMENTS),mean_dose baseline residual residual_beams residual_beams_dvh cascade) $(OVERRIDES)
 
 # The demo leaves its settings in demo.env of its home, so that only a home made by the demo is opened with the demo's key.
 ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedules running

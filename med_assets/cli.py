@@ -333,9 +333,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
-    # Great Expectations tells in hundreds of lines what it registers.
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.DEBUG if options.debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Libraries tell in hundreds of lines what they do, pymedphys under no name of its own; only ours are for people.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("med_assets").setLevel(logging.DEBUG if options.debug else logging.INFO)
     try:
         return int(options.run(options) or 0)
     except MedAssetsError as error:

@@ -25,6 +25,8 @@ from med_assets.training import status
 
 LEARNING = ("train", "val")
 PUBLISHED = ("weights.pt", "experiment.json", "history.csv", "result.json")
+SOMETIMES = ("profile.txt",)
+"""What a checkpoint has of its training, and what it has where it was asked for."""
 
 INITIAL = "initial.pt"
 """File of a job folder with the weights to begin with, as in `training.initial`, which needs torch."""
@@ -325,7 +327,7 @@ def _publish(
         for case in read_json(job / "cases.json")
     ]
     with ws.store.create(key) as folder:
-        for name in PUBLISHED:
+        for name in (*PUBLISHED, *(name for name in SOMETIMES if (job / name).is_file())):
             shutil.copyfile(job / name, folder / name)
         record = provenance() | {
             **({"git_commit": ", ".join(result["git_commits"])} if result.get("git_commits") else {}),
