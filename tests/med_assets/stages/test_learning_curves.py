@@ -9,12 +9,11 @@ import pytest
 from med_assets import stages
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import load
-from med_assets.files import read_json, write_json
+from med_assets.files import read_json
 from med_assets.reports.html import Section
 from med_assets.settings import Workspace
 from med_assets.stages import learning_curves as stage
 from med_assets.stages.learning_curves import curve, in_as_many_steps, subsets
-from med_assets.training.callbacks import save_tensors
 from tests.med_assets.stages import models
 from tests.med_assets.stages.builders import P
 
@@ -30,26 +29,6 @@ def ws(workspace: Workspace) -> Workspace:
         with workspace.store.create(models.artifact(name)) as folder:
             (folder / "case.json").write_text("{}")
     return workspace
-
-
-@pytest.fixture
-def launch() -> Callable[[Path], None]:
-    """A training that is done at once and stops, once, where `stop` lies in the folder of jobs."""
-
-    def run(job: Path) -> None:
-        import torch
-
-        if (stop := job.parent / "stop").exists() and len(list(job.parent.glob("*/result.json"))) == 1:
-            stop.unlink()
-            raise KeyboardInterrupt
-        save_tensors(job / "weights.pt", {"one": torch.ones(1)})
-        (job / "history.csv").write_text("epoch\n1\n")
-        write_json(
-            job / "result.json",
-            {"status": "completed", "best_epoch": 3, "epochs_run": 5, "steps": 50, "monitor": "m", "best_value": 1.5},
-        )
-
-    return run
 
 
 @pytest.fixture(autouse=True)
