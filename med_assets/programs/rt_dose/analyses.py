@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from med_assets.analysis import Analysis, late
+from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.site import load_site
 
 if TYPE_CHECKING:
@@ -23,8 +24,11 @@ def _samplings(ws: "Workspace") -> dict[str, Any]:
     from med_assets import experiments, program
     from med_assets.stages.training import experiment
 
-    of_each = {name: experiment(ws, "rt_dose", name) for name in experiments.names("rt_dose")}
-    asked = {name: one.diffusion.ablation.model_dump() for name, one in of_each.items() if one.network.kind == "ddpm"}
+    asked = {}
+    for name in experiments.names("rt_dose"):
+        one = experiment(ws, "rt_dose", name)
+        if isinstance(one, DoseExperiment) and one.network.kind == "ddpm":
+            asked[name] = one.diffusion.ablation.model_dump()
     return {"ablation": asked, "scores": program.get("rt_dose").evaluation_settings(ws)}
 
 

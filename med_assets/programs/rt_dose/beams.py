@@ -126,9 +126,9 @@ def _beam(angle_deg: float, density: np.ndarray, wanted: np.ndarray, steps: Sequ
     received = np.exp(-ATTENUATION_PER_MM * here) * (1 - np.exp(-(here + SKIN_MM) / BUILD_UP_MM))
     low = np.clip(np.floor(places).astype(int), 0, side - 2)
     share = np.clip(places - low, 0, 1)
-    index = np.arange(ny * nx)
+    voxels = np.arange(ny * nx)
     spread = sparse.csr_matrix(
-        (np.concatenate([1 - share, share]), (np.tile(index, 2), np.concatenate([low, low + 1]))), (ny * nx, side)
+        (np.concatenate([1 - share, share]), (np.tile(voxels, 2), np.concatenate([low, low + 1]))), (ny * nx, side)
     ).astype(np.float32)
     return _Beam(spread, received.reshape(nz, -1).astype(np.float32), met.astype(np.float32))
 

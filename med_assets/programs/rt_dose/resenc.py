@@ -75,6 +75,7 @@ class ResidualUNet3D(nn.Module):
         embedding = self.embed(constraints)
         hidden, skips = self.stem(x), []
         for level, blocks in enumerate(self.encoder):
+            assert isinstance(blocks, nn.ModuleList)
             if level:
                 skips.append(hidden)
                 hidden = self.down[level - 1](hidden)

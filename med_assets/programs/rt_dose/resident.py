@@ -64,7 +64,8 @@ class Resident:
         around = [width for pair in reversed(pads) for width in pair]
 
         def part(name: str, outside: float = 0.0) -> Tensor:
-            found = case[name][(..., *spans)]
+            z, y, x = spans
+            found = case[name][..., z, y, x]
             return functional.pad(found, around, value=outside) if any(around) else found
 
         low, high = CT_RANGE_HU
