@@ -117,7 +117,8 @@ def predict_case(
 ) -> np.ndarray:
     """Return dose / prescription, float32 (z, y, x), at least 0, as the experiment's kind of network predicts it.
 
-    With `inference.flips` it is the mean with the prediction of the mirrored patient. While `validating` in training, a
+    With `inference.flips` it is the mean with the prediction of the mirrored patient; a network that was trained on the
+    error in the body gives no dose outside it. While `validating` in training, a
     diffusion model takes fewer steps.
     """
     if experiment.network.kind == "ddpm":
@@ -129,6 +130,9 @@ def predict_case(
         other = Volume.of(case, experiment, device, mirrored=True)
         box = other.box
         dose[box] = (dose[box] + predict_volume(network, other)[box][..., ::-1]) / 2
+    if experiment.losses.body_only:
+        # Nothing was learned of what lies outside.
+        dose[~np.asarray(case.body)] = 0.0
     return dose
 
 
