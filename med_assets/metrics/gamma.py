@@ -102,7 +102,7 @@ def gamma_rates(
         if array.shape != reference_gy.shape:
             raise ValueError(f"expected {name} on the reference grid {reference_gy.shape}, got {array.shape}")
     normalisation_gy = _normalisation(reference_gy, settings, prescription_gy)
-    above = reference_gy >= settings.lower_cutoff_percent / 100 * normalisation_gy
+    above = reaches_cutoff(reference_gy, settings, normalisation_gy)
     eligible = {name: np.flatnonzero(above & mask) for name, mask in regions.items()}
     chosen = _choose(eligible, reference_gy.size, settings)
     points = np.unique(np.concatenate([*chosen.values(), np.empty(0, dtype=np.intp)])).astype(np.intp)
@@ -137,12 +137,19 @@ def gamma_index(
     """
     normalisation_gy = _normalisation(reference_gy, settings, prescription_gy)
     found = np.full(reference_gy.shape, np.nan)
-    points = np.flatnonzero(where & (reference_gy >= settings.lower_cutoff_percent / 100 * normalisation_gy))
+    points = np.flatnonzero(where & reaches_cutoff(reference_gy, settings, normalisation_gy))
     if points.size:
         found.flat[points] = _index_at(
             points, reference_gy, evaluated_gy, spacing_mm, normalisation_gy, settings, MAP_TO_GAMMA
         )
     return found
+
+
+def reaches_cutoff(
+    reference_gy: NDArray[np.floating], settings: GammaSettings, normalisation_gy: float
+) -> NDArray[np.bool_]:
+    """Return where gamma is asked for: from the cut-off up, in 64 bit as pymedphys compares, whatever the dose is in."""
+    return np.asarray(reference_gy >= np.float64(settings.lower_cutoff_percent / 100 * normalisation_gy))
 
 
 def _normalisation(reference_gy: NDArray[np.floating], settings: GammaSettings, prescription_gy: float | None) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from med_assets.metrics.gamma import MAP_TO_GAMMA, GammaSettings, gamma_index
+from med_assets.metrics.gamma import MAP_TO_GAMMA, GammaSettings, gamma_index, reaches_cutoff
 from med_assets.reports.planes import BODY_HU, EDGES, PLANES, Panel, bounding_box, hot_centre, letters
 from med_assets.reports.style import INK, MUTED, figure
 
@@ -46,7 +46,7 @@ def plot_gamma(
     middle, box = hot_centre(truth_gy), bounding_box(np.asarray(ct_hu) > BODY_HU)
     panels = [Panel.cut(plane, middle, box, spacing_mm) for plane in PLANES]
     base_gy = prescription_gy if settings.normalisation == "prescription" and prescription_gy else truth_gy.max()
-    wanted = body & (truth_gy >= settings.lower_cutoff_percent / 100 * float(base_gy))
+    wanted = body & reaches_cutoff(truth_gy, settings, float(base_gy))
     grids = [_thinned(panel, wanted) for panel in panels]
     where = np.logical_or.reduce([grid for grid, _ in grids])
     index = gamma_index(truth_gy, prediction_gy, spacing_mm, where, settings, prescription_gy=prescription_gy)

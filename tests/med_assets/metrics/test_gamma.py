@@ -124,3 +124,17 @@ def test_a_map_of_the_index_is_exact_where_the_dose_is_flat_and_ends_at_its_cap(
         np.testing.assert_allclose(at(shift_gy)[where], wanted, atol=1e-6)
     with pytest.raises(MedAssetsError, match="normalisation dose above 0 Gy"):
         gamma_index(reference * 0, reference, (3.0, 3.0, 3.0), where, settings)
+
+
+def test_a_voxel_that_only_rounding_lifts_to_the_cut_off_is_not_asked_for() -> None:
+    # In 32 bit a tenth of this maximum rounds up to the dose of the other voxels; in 64 bit it stays above them.
+    maximum = next(
+        value
+        for value in np.linspace(60, 80, 2000, dtype=np.float32)
+        if float(np.float32(0.1 * float(value))) < 0.1 * float(value)
+    )
+    reference = np.full((5, 5, 5), np.float32(0.1 * float(maximum)))
+    reference[2, 2, 2] = maximum
+    settings = GammaSettings(lower_cutoff_percent=10, max_points=None)
+    rate = gamma_rates(reference, reference, (2.0, 2.0, 2.0), {"all": np.ones((5, 5, 5), bool)}, settings)["all"]
+    assert (rate.n, rate.passing_percent) == (1, 100)
