@@ -96,7 +96,7 @@ def test_a_better_teacher_makes_another_checkpoint(ws: Workspace) -> None:
 def test_what_an_experiment_begins_with_must_exist(ws: Workspace) -> None:
     with pytest.raises(ConfigurationError, match=r"expected initial to be random, champion, released/NAME or another"):
         train(ws, "initial=nothing_like_it")
-    with pytest.raises(ConfigurationError, match=r"expected released weights of rt_dose among \[\], got 'net'"):
+    with pytest.raises(ConfigurationError, match=r"expected released weights of rt_dose among \['vgg16'\], got 'net'"):
         train(ws, "initial=released/net")
 
 

@@ -111,8 +111,7 @@ class Silent(torch.nn.Module):
 
 
 def test_the_loss_is_the_error_of_the_noise_and_the_negative_part_of_the_clamped_dose() -> None:
-    experiment = loaded()
-    scheduler = schedule(experiment.diffusion)
+    experiment, scheduler = loaded(), schedule(Diffusion())
     batch = {
         "target": torch.tensor([0.0, 0.5]).view(2, 1, 1, 1, 1),
         "noise": torch.tensor([-3.0, 1.0]).view(2, 1, 1, 1, 1),
