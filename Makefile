@@ -33,7 +33,7 @@ demo: export MED_ASSETS_PSEUDONYM_KEY := demo-key-for-synthetic-data-only
 demo: export MED_ASSETS_PURPOSE := demo
 demo: export MED_ASSETS_PROFILE := demo
 demo: export MED_ASSETS_SETTLE_S := 5
-demo: setup  ## Make synthetic cases and materialize the whole graph of PROGRAMS (all) on the CPU (about 10 minutes)
+demo: setup  ## Make synthetic cases and materialize the whole graph of PROGRAMS (all) on the CPU (about 12 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m assets.demo $(PROGRAMS)
 
 openkbp: export MED_ASSETS_HOME := $(or $(OPENKBP_HOME),.med_assets_openkbp)
@@ -52,7 +52,7 @@ ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedul
 	mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
 	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; $(BIN)/dagster dev -w workspace.yaml
 
-test: setup  ## Types and all tests, style and import contracts among them (about 17 minutes on two cores)
+test: setup  ## Types and all tests, style and import contracts among them (about 24 minutes on two cores)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
