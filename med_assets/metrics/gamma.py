@@ -108,7 +108,8 @@ def gamma_rates(
     points = np.unique(np.concatenate([*chosen.values(), np.empty(0, dtype=np.intp)])).astype(np.intp)
     if points.size == 0:
         return {name: GammaRate(None, 0, 0) for name in regions}
-    passed = _passes_at(points, reference_gy, evaluated_gy, spacing_mm, normalisation_gy, settings)
+    args = (points, reference_gy, evaluated_gy, spacing_mm, normalisation_gy, settings)
+    passed = _index_at(*args, _SEARCH_TO_GAMMA, only_whether_passed=True) <= 1
 
     rates = {}
     for name, indices in chosen.items():
@@ -154,10 +155,11 @@ def reaches_cutoff(
 
 def _normalisation(reference_gy: NDArray[np.floating], settings: GammaSettings, prescription_gy: float | None) -> float:
     """Return the dose of 100 %, Gy."""
-    if settings.normalisation == "prescription" and prescription_gy is None:
-        raise ValueError("expected prescription_gy for gamma normalised to the prescription, got None")
-    chosen = reference_gy.max() if settings.normalisation == "max_reference" else prescription_gy
-    normalisation_gy = float(chosen)  # type: ignore[arg-type]
+    normalisation_gy = float(reference_gy.max())
+    if settings.normalisation == "prescription":
+        if prescription_gy is None:
+            raise ValueError("expected prescription_gy for gamma normalised to the prescription, got None")
+        normalisation_gy = prescription_gy
     if not normalisation_gy > 0:
         raise MedAssetsError(f"gamma needs a normalisation dose above 0 Gy, got {normalisation_gy}; no dose planned")
     return normalisation_gy
@@ -176,19 +178,6 @@ def _choose(
             indices = np.sort(indices[np.argpartition(rank[indices], settings.max_points)[: settings.max_points]])
         chosen[name] = indices
     return chosen
-
-
-def _passes_at(
-    points: NDArray[np.intp],
-    reference_gy: NDArray[np.floating],
-    evaluated_gy: NDArray[np.floating],
-    spacing_mm: tuple[float, float, float],
-    normalisation_gy: float,
-    settings: GammaSettings,
-) -> NDArray[np.bool_]:
-    """Return gamma <= 1 at flat indices."""
-    args = (points, reference_gy, evaluated_gy, spacing_mm, normalisation_gy, settings)
-    return np.asarray(_index_at(*args, _SEARCH_TO_GAMMA, only_whether_passed=True) <= 1)
 
 
 def _index_at(
