@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from med_assets.errors import DiskFull
 
 HASH_CHARS = 16
@@ -118,3 +120,8 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 def read_json(path: Path) -> Any:
     """Parsed JSON of a file."""
     return json.loads(path.read_text())
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file, by libyaml where PyYAML has it: ten times as fast, and the graph reads its settings often."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import yaml
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
+from med_assets.files import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -332,7 +332,7 @@ def get(name: str) -> Program:
 def config(name: str) -> dict[str, Any]:
     """Content of `conf/<program>/_program.yaml`: what holds for all experiments of a program."""
     path = conf_folder(name) / "_program.yaml"
-    return dict(yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    return dict(read_yaml(path) or {}) if path.is_file() else {}
 
 
 def fact_table(name: str) -> str:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.experiments import Settings, conf_folder
-from med_assets.files import digest, write_text
+from med_assets.files import digest, read_yaml, write_text
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.score import ALL, TRANSITIONAL, Table
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES
@@ -56,7 +56,7 @@ def risk_settings(unjudged: str = "") -> RiskSettings:
     """Read `conf/lumbar_mr/_risk.yaml`; `unjudged` replaces that field. Raises ConfigurationError that names file and field."""
     path = conf_folder("lumbar_mr") / CONF
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         return RiskSettings.model_validate(content | ({"unjudged": unjudged} if unjudged else {}))
     except (OSError, ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"conf/lumbar_mr/{CONF}: {error}") from error

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import yaml
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
-from med_assets.files import digest
+from med_assets.files import digest, read_yaml
 from med_assets.grouping import Others, Picked, around_ct, referring
 from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
 
@@ -117,7 +116,7 @@ class LungCt(Program):
     def spacing_mm(self, ws: "Workspace") -> tuple[float, float, float]:
         """Voxel spacing (x, y, z) that the network sees in the workspace's profile. Raises ConfigurationError."""
         where = f"conf/{self.name}/{PREPARATION}"
-        spacings = yaml.safe_load((conf_folder(self.name) / PREPARATION).read_text(encoding="utf-8"))["spacing_mm"]
+        spacings = read_yaml(conf_folder(self.name) / PREPARATION)["spacing_mm"]
         if ws.profile not in spacings:
             raise ConfigurationError(f"{where}: expected one of the profiles {sorted(spacings)}, got {ws.profile!r}")
         try:

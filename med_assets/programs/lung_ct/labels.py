@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
+from med_assets.files import read_yaml
 
 FILE = "_labels.yaml"
 
@@ -75,7 +75,7 @@ def words(name: str) -> str:
 def table() -> Labels:
     """Return the table of `conf/lung_ct/_labels.yaml`. Raises ConfigurationError that names what is wrong."""
     where = f"conf/lung_ct/{FILE}"
-    content: Any = yaml.safe_load((conf_folder("lung_ct") / FILE).read_text(encoding="utf-8"))
+    content: Any = read_yaml(conf_folder("lung_ct") / FILE)
     try:
         return Labels.model_validate(content)
     except ValidationError as error:

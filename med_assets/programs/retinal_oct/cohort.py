@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from med_assets.dicom.confidentiality import KNOWN_VALUES
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import Settings, conf_folder
+from med_assets.files import read_yaml
 
 CONF = "_cohort.yaml"
 SPLITS = ("train", "val", "test")
@@ -81,7 +82,7 @@ class Cohort(Settings):
 def cohort() -> Cohort:
     """Read the file. Raises ConfigurationError that names it and the field."""
     try:
-        return Cohort.model_validate(yaml.safe_load((conf_folder("retinal_oct") / CONF).read_text(encoding="utf-8")))
+        return Cohort.model_validate(read_yaml(conf_folder("retinal_oct") / CONF))
     except (OSError, ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"conf/retinal_oct/{CONF}: {error}") from error
 

@@ -7,12 +7,12 @@ used years later with the channel order it was trained with, whatever the file s
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
+from med_assets.files import read_yaml
 
 PRESENTATION: JsonDict = {"affects_result": False}
 """Marks a field that changes no weight of a network, so that it stays out of the hash of an experiment."""
@@ -186,7 +186,7 @@ def load_site(name: str, conf_root: Path | None = None) -> Site:
     if not path.is_file():
         known = ", ".join(site_names(conf_root)) or "none"
         raise ConfigurationError(f"no site named {name!r} in conf/rt_dose/sites; known: {known}")
-    content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content: Any = read_yaml(path)
     try:
         return Site.model_validate(content)
     except ValidationError as error:
