@@ -53,19 +53,23 @@ def no_state_of_a_closed_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DefsStateStorage, "get", classmethod(lambda cls: None))
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace in a temporary home, which the environment names too, so that commands and processes find it."""
-    for name in [name for name in os.environ if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_REAL_DATA"]:
-        monkeypatch.delenv(name)
-    settings = {
-        "MED_ASSETS_HOME": str(tmp_path / "home"),
+def settings_of(home: Path) -> dict[str, str]:
+    """What the environment says of a home of the tests."""
+    return {
+        "MED_ASSETS_HOME": str(home),
         "MED_ASSETS_PSEUDONYM_KEY": TEST_KEY,
         "MED_ASSETS_PURPOSE": "demo",
         "MED_ASSETS_PROFILE": "demo",
         "MED_ASSETS_SETTLE_S": "0",
     }
-    for name, value in settings.items():
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace in a temporary home, which the environment names too, so that commands and processes find it."""
+    for name in [name for name in os.environ if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_REAL_DATA"]:
+        monkeypatch.delenv(name)
+    for name, value in settings_of(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     return Workspace.from_env()
 
