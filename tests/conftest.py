@@ -27,8 +27,12 @@ for setting in [name for name in os.environ if name.startswith(("MED_ASSETS_", "
         del os.environ[setting]  # make exports a home, which tests must neither read nor fill
 
 
-LONGEST = ("test_daemon.py", "test_slurm.py", "test_run.py", "test_ranks.py", "test_resume.py", "test_fine_tuning.py")
-"""Files that take longest: begun first, so that none is left when all others are done (`make test` runs two at a time)."""
+LONGEST = (
+    "test_daemon.py", "test_slurm.py", "test_resume.py", "test_run.py", "test_fine_tuning.py", "test_ranks.py", "test_house.py",
+    "test_drills.py", "test_supervisor.py", "test_stages.py", "test_cli.py", "test_bad_input.py", "test_job.py",
+)  # fmt: skip
+"""Files that take longest, half a minute and more: begun first, so that none is left when all others are done (`make test`
+runs two at a time). The first two wait for others most of the time and so go well side by side."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
