@@ -27,8 +27,12 @@ for setting in [name for name in os.environ if name.startswith(("MED_ASSETS_", "
         del os.environ[setting]  # make exports a home, which tests must neither read nor fill
 
 
-LONGEST = ("test_daemon.py", "test_slurm.py", "test_run.py", "test_ranks.py", "test_resume.py", "test_fine_tuning.py")
-"""Files that take longest: begun first, so that none is left when all others are done (`make test` runs two at a time)."""
+LONGEST = (
+    "test_daemon.py", "test_slurm.py", "test_resume.py", "test_run.py", "test_fine_tuning.py", "test_ranks.py", "test_house.py",
+    "test_drills.py", "test_supervisor.py", "test_stages.py", "test_cli.py", "test_bad_input.py", "test_job.py",
+)  # fmt: skip
+"""Files that take longest, half a minute and more: begun first, so that none is left when all others are done (`make test`
+runs two at a time). The first two wait for others most of the time and so go well side by side."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,19 +57,23 @@ def no_state_of_a_closed_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DefsStateStorage, "get", classmethod(lambda cls: None))
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace in a temporary home, which the environment names too, so that commands and processes find it."""
-    for name in [name for name in os.environ if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_REAL_DATA"]:
-        monkeypatch.delenv(name)
-    settings = {
-        "MED_ASSETS_HOME": str(tmp_path / "home"),
+def settings_of(home: Path) -> dict[str, str]:
+    """What the environment says of a home of the tests."""
+    return {
+        "MED_ASSETS_HOME": str(home),
         "MED_ASSETS_PSEUDONYM_KEY": TEST_KEY,
         "MED_ASSETS_PURPOSE": "demo",
         "MED_ASSETS_PROFILE": "demo",
         "MED_ASSETS_SETTLE_S": "0",
     }
-    for name, value in settings.items():
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace in a temporary home, which the environment names too, so that commands and processes find it."""
+    for name in [name for name in os.environ if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_REAL_DATA"]:
+        monkeypatch.delenv(name)
+    for name, value in settings_of(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     return Workspace.from_env()
 

@@ -1,24 +1,36 @@
 """The command line, run as a person would."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from med_assets.cli import main
 from med_assets.settings import Workspace
+from tests.conftest import settings_of
 from tests.med_assets.stages import models
 
 
+@pytest.fixture(scope="module")
+def landed_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one synthetic case and one folder that holds no DICOM, taken in; copy it, never change it."""
+    home = tmp_path_factory.mktemp("landed")
+    broken = home / "landing" / "rt_dose" / "broken"
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings_of(home).items():
+            environment.setenv(name, value)
+        assert main(["phantoms", "rt_dose", str(broken.parent)]) == 0
+        broken.mkdir()
+        (broken / "notes.txt").write_text("no DICOM here")
+        assert main(["ingest", "rt_dose", "--now"]) == 0
+    return home
+
+
 @pytest.fixture
-def landed(workspace: Workspace) -> Workspace:
-    """A workspace with one synthetic case and one folder that holds no DICOM, taken in."""
-    landing = workspace.landing / "rt_dose"
-    assert main(["phantoms", "rt_dose", str(landing)]) == 0
-    broken = landing / "broken"
-    broken.mkdir()
-    (broken / "notes.txt").write_text("no DICOM here")
-    assert main(["ingest", "rt_dose", "--now"]) == 0
+def landed(workspace: Workspace, landed_home: Path) -> Workspace:
+    """A workspace with a copy of that home."""
+    shutil.copytree(landed_home, workspace.home)
     return workspace
 
 

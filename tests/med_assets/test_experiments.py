@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,15 @@ def test_the_environment_may_name_another_conf(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "rt_dose" / "mine.yaml").write_text("a: 1\n")
     monkeypatch.setenv(experiments.CONF_VARIABLE, str(tmp_path))
     assert experiments.names("rt_dose") == ("mine",)
+
+
+def test_a_file_that_changed_is_read_again_in_the_same_process(tmp_path: Path) -> None:
+    shutil.copytree(experiments.conf_folder("rt_dose"), tmp_path / "rt_dose")
+    before = experiments.load("rt_dose", "baseline", conf_root=tmp_path)
+    assert experiments.load("rt_dose", "baseline", conf_root=tmp_path) == before
+    path = tmp_path / "rt_dose" / "_base.yaml"
+    path.write_text(path.read_text().replace("seed: 42", "seed: 43"))
+    assert experiments.load("rt_dose", "baseline", conf_root=tmp_path).seed == 43
 
 
 def test_every_field_says_what_it_is() -> None:

@@ -1,5 +1,6 @@
 """Small phantom cases in the landing zone, and the stages over them."""
 
+import atexit
 import shutil
 import time
 import warnings
@@ -21,10 +22,11 @@ SHAPE, SPACING_MM = (24, 40, 40), (8.0, 8.0, 8.0)
 
 @cache
 def phantom(seed: int) -> Path:
-    """A small phantom case, written once per test session; copy it, never change it."""
-    folder = Path(mkdtemp(prefix="phantom-")) / "case"
-    write_case(folder, seed, shape=SHAPE, spacing_mm=SPACING_MM)
-    return folder
+    """A small phantom case, written once per process of the tests and gone with it; copy it, never change it."""
+    made = Path(mkdtemp(prefix="phantom-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    write_case(made / "case", seed, shape=SHAPE, spacing_mm=SPACING_MM)
+    return made / "case"
 
 
 def drop(ws: Workspace, seed: int, name: str | None = None) -> Path:

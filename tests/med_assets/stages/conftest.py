@@ -1,12 +1,32 @@
 """What several tests of the stages need."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from med_assets.files import write_json
+from med_assets.settings import Workspace
 from med_assets.training.callbacks import save_tensors
+from tests.conftest import settings_of
+from tests.med_assets.stages.builders import drop, ingest
+
+
+@pytest.fixture(scope="session")
+def ingested_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the first phantom in its dataset and splits, made once; copy it, never change it."""
+    ws = Workspace.from_env(settings_of(tmp_path_factory.mktemp("ingested")))
+    drop(ws, 1)
+    ingest(ws)
+    return ws.home
+
+
+@pytest.fixture
+def ingested(workspace: Workspace, ingested_home: Path) -> Workspace:
+    """A workspace with the first phantom in its dataset and splits."""
+    shutil.copytree(ingested_home, workspace.home)
+    return workspace
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,9 @@ from med_assets.cli import main
 from med_assets.errors import DiskFull
 from med_assets.files import folder_hashes
 from med_assets.settings import Workspace
+from tests.conftest import settings_of
 from tests.med_assets.stages.builders import P, drop, edit, files, ingest, intake, take
+from tests.med_assets.stages.processes import at_once, start
 
 
 def flip(path: Path) -> None:
@@ -47,10 +47,10 @@ def damaged_file(ws: Workspace, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["raw", "prepared", "intake", "manifest"])
 def test_a_flipped_byte_is_found_and_what_it_hit_is_made_again_bit_equal(
-    workspace: Workspace, capsys: pytest.CaptureFixture[str], kind: str
+    ingested: Workspace, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    drop(workspace, 1)
-    batch = ingest(workspace)
+    workspace = ingested
+    (batch,) = batches.known(workspace, P)
     before = stored(workspace)
     assert main(["verify"]) == 0
     key = workspace.store.keys("prepared" if kind == "manifest" else kind)[0]
@@ -77,11 +77,10 @@ def test_a_flipped_byte_is_found_and_what_it_hit_is_made_again_bit_equal(
 
 
 def test_corrupt_dicom_is_kept_when_the_landing_zone_no_longer_has_its_files(
-    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+    ingested: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = drop(workspace, 1)
-    ingest(workspace)
-    shutil.rmtree(folder)
+    workspace = ingested
+    shutil.rmtree(workspace.landing / P / "export-1")
     flip(damaged_file(workspace, "raw"))
     (key,) = workspace.store.keys("raw")
     capsys.readouterr()
@@ -91,10 +90,10 @@ def test_corrupt_dicom_is_kept_when_the_landing_zone_no_longer_has_its_files(
 
 
 def test_an_artifact_that_was_lost_is_found_and_said_and_comes_back(
-    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+    ingested: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drop(workspace, 1)
-    batch = ingest(workspace)
+    workspace = ingested
+    (batch,) = batches.known(workspace, P)
     before = stored(workspace)
     for kind in ("raw", "prepared"):
         (workspace.store.fetch(workspace.store.keys(kind)[0]) / "manifest.json").unlink()
@@ -129,11 +128,19 @@ def rows(ws: Workspace) -> dict[str, list[str]]:
     }
 
 
-def twin(ws: Workspace) -> Workspace:
-    """A second home with the same landing zone's content, for the run that nothing disturbs."""
-    home = ws.home.parent / "undisturbed"
-    shutil.copytree(ws.landing, home / "landing", ignore=shutil.ignore_patterns(".batches"))
-    return dataclasses.replace(ws, home=home, landing=home / "landing")
+def content(ws: Workspace) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """All that is kept of the cases: artifacts and rows."""
+    return stored(ws), rows(ws)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The content that the first two phantoms come to when nothing goes wrong."""
+    ws = Workspace.from_env(settings_of(tmp_path_factory.mktemp("undisturbed")))
+    for seed in (1, 2):
+        drop(ws, seed)
+    ingest(ws)
+    return content(ws)
 
 
 def state(ws: Workspace) -> tuple[dict[str, str], ...]:
@@ -151,12 +158,10 @@ def step(ws: Workspace, name: str, batch: str) -> str:
 
 @pytest.mark.parametrize(("stage", "n_bytes"), [("take", 16), ("intake", 2_000), ("prepare", 4_000), ("dataset", 300)])
 def test_a_full_disk_is_said_and_leaves_nothing_half_written_and_the_same_command_goes_on(
-    workspace: Workspace, stage: str, n_bytes: int
+    ingested: Workspace, undisturbed: object, stage: str, n_bytes: int
 ) -> None:
-    drop(workspace, 1)
-    ingest(workspace)
+    workspace, full, batch = ingested, False, ""
     drop(workspace, 2)
-    undisturbed, full, batch = twin(workspace), False, ""
     for name in ("take", "intake", "prepare", "dataset", "splits"):
         if name == stage:
             before = state(workspace)
@@ -169,9 +174,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written_and_the_same_comman
             full = True
         batch = step(workspace, name, batch)
     assert full
-    ingest(undisturbed)
-    assert stored(workspace) == stored(undisturbed)
-    assert rows(workspace) == rows(undisturbed)
+    assert content(workspace) == undisturbed
 
 
 def test_a_full_disk_while_an_array_is_saved_is_no_fault_of_the_case(
@@ -190,71 +193,32 @@ def test_a_full_disk_while_an_array_is_saved_is_no_fault_of_the_case(
     assert not workspace.lake.has("prepared_cases", f"{P}/{batch}")
 
 
-RUN = """
-import os, sys, time
-from med_assets import stages
-from med_assets.settings import Workspace
-ws = Workspace.from_env()
-print("begun", flush=True)
-for name in sys.argv[2:]:
-    if name == "wait":
-        while not (ws.home / "go").exists():
-            time.sleep(0.005)
-    elif name in ("intake", "prepare"):
-        getattr(stages, name)(ws, "rt_dose", sys.argv[1])
-    elif name == "train":
-        found = stages.train(ws, "rt_dose", "mean_dose")
-        print(found.data_version, found.counts["new"], found.summary["checkpoint"], flush=True)
-"""
-"""A process that runs stages of one batch."""
-
-
-def process(ws: Workspace, batch: str, *names: str) -> subprocess.Popen[str]:
-    """Start a process of its own in the workspace that the environment names, with this home."""
-    environ = os.environ | {"MED_ASSETS_HOME": str(ws.home), "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", RUN, batch, *names], stdout=subprocess.PIPE, text=True, env=environ)
-
-
-def at_once(ws: Workspace, *runs: tuple[str, ...]) -> list[str]:
-    """Let processes (a batch and stages each) work at the same time; returns what each printed."""
-    running = [process(ws, batch, "wait", *names) for batch, *names in runs]
-    begun = [each.stdout.readline() for each in running if each.stdout]
-    (ws.home / "go").touch()
-    told = [each.communicate(timeout=120)[0] for each in running]
-    assert [each.returncode for each in running] == [0] * len(begun)
-    return told
-
-
 def written(ws: Workspace) -> int:
     """How many files are in the home, scratch included: a clock that stands still while nothing happens."""
     return sum(len(names) for _, _, names in os.walk(ws.home))
 
 
-def test_intake_and_prepare_killed_at_any_moment_give_what_an_undisturbed_run_gives(workspace: Workspace) -> None:
+def test_intake_and_prepare_killed_at_any_moment_give_what_an_undisturbed_run_gives(
+    workspace: Workspace, undisturbed: tuple[dict[str, str], object]
+) -> None:
     for seed in (1, 2):
         drop(workspace, seed)
-    undisturbed = twin(workspace)
-    ingest(undisturbed)
     batch = take(workspace)
     chance, killed = random.Random(7), 0
     for _ in range(4):
-        running = process(workspace, batch, "intake", "prepare")
-        assert running.stdout is not None
-        running.stdout.readline()
         first, more = written(workspace), chance.randint(3, 60)
-        while running.poll() is None and written(workspace) < first + more:
+        running = start(workspace, batch, "intake", "prepare")
+        while running.is_alive() and written(workspace) < first + more:
             time.sleep(0.002)
         running.kill()
-        killed += running.wait() == -signal.SIGKILL
-        running.stdout.close()
-        assert set(stored(workspace).items()) <= set(stored(undisturbed).items())
+        running.join()
+        killed += running.exitcode == -signal.SIGKILL
+        assert set(stored(workspace).items()) <= set(undisturbed[0].items())
     assert killed >= 3
     for name in ("intake", "prepare"):
         getattr(stages, name)(workspace, P, batch)
-    stages.dataset(workspace, P)
-    stages.splits(workspace, P)
-    assert stored(workspace) == stored(undisturbed)
-    assert rows(workspace) == rows(undisturbed)
+    finish(workspace)
+    assert content(workspace) == undisturbed
     assert len(workspace.lake.partitions("raw_cases")) == 1
 
 
@@ -264,9 +228,8 @@ def test_two_processes_that_want_the_same_checkpoint_train_it_once(workspace: Wo
     ingest(workspace)
     first, second = workspace.lake.rows("splits", P)
     workspace.lake.write("splits", P, [first | {"split": "val"}, second | {"split": "train"}])
-    told = [output.split() for output in at_once(workspace, ("", "train"), ("", "train"))]
-    versions, trained, checkpoints = zip(*told, strict=True)
-    assert sorted(trained) == ["0", "1"]
+    versions, trained, checkpoints = zip(*at_once(workspace, ("", "train"), ("", "train")), strict=True)
+    assert sorted(trained) == [0, 1]
     assert len(set(versions)) == len(set(checkpoints)) == 1
     assert workspace.store.keys("checkpoint") == [checkpoints[0]]
     assert len(workspace.lake.rows("checkpoints", P)) == 1
@@ -281,33 +244,28 @@ def finish(ws: Workspace) -> None:
     stages.splits(ws, P)
 
 
-def test_two_batches_at_once_give_what_one_after_the_other_gives(workspace: Workspace) -> None:
-    one_by_one = dataclasses.replace(
-        workspace, home=workspace.home.parent / "one-by-one", landing=workspace.home.parent / "one-by-one" / "landing"
-    )
-    for seed in (1, 2):
-        drop(one_by_one, seed)
-        ingest(one_by_one)
+def test_two_batches_at_once_give_what_one_after_the_other_gives(
+    workspace: Workspace, ingested_home: Path, tmp_path: Path
+) -> None:
+    one_by_one = Workspace.from_env(settings_of(shutil.copytree(ingested_home, tmp_path / "one-by-one")))
+    drop(one_by_one, 2)
+    ingest(one_by_one)
     taken = []
     for seed in (1, 2):
         drop(workspace, seed)
         taken.append(take(workspace))
     at_once(workspace, *((batch, "intake", "prepare") for batch in taken))
     finish(workspace)
-    assert stored(workspace) == stored(one_by_one)
-    assert rows(workspace) == rows(one_by_one)
+    assert content(workspace) == content(one_by_one)
 
 
-def test_one_batch_in_two_processes_at_once_is_taken_in_once(workspace: Workspace) -> None:
+def test_one_batch_in_two_processes_at_once_is_taken_in_once(workspace: Workspace, undisturbed: object) -> None:
     drop(workspace, 1)
     drop(workspace, 2)
-    undisturbed = twin(workspace)
-    ingest(undisturbed)
     batch = take(workspace)
     at_once(workspace, *[(batch, "intake", "prepare")] * 2)
     finish(workspace)
-    assert stored(workspace) == stored(undisturbed)
-    assert rows(workspace) == rows(undisturbed)
+    assert content(workspace) == undisturbed
     assert main(["verify"]) == 0
 
 

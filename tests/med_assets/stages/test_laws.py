@@ -46,9 +46,9 @@ def test_incremental_equals_full_and_computes_one_case(workspace: Workspace) -> 
     assert len(grown.lake.rows("prepared_cases", f"{P}/{batch}")) == 1
 
 
-def test_a_second_pass_over_the_same_batch_computes_nothing_and_changes_no_version(workspace: Workspace) -> None:
-    drop(workspace, 1)
-    batch = ingest(workspace)
+def test_a_second_pass_over_the_same_batch_computes_nothing_and_changes_no_version(ingested: Workspace) -> None:
+    workspace = ingested
+    (batch,) = batches.known(workspace, P)
     first = folder_hashes(workspace.lake.root)
     again = stages.intake(workspace, P, batch)
     prepared = stages.prepare(workspace, P, batch)
@@ -58,10 +58,10 @@ def test_a_second_pass_over_the_same_batch_computes_nothing_and_changes_no_versi
 
 
 def test_a_corrected_case_supersedes_its_earlier_version_and_its_patient_stays_in_its_split(
-    workspace: Workspace,
+    ingested: Workspace,
 ) -> None:
-    folder = drop(workspace, 1)
-    ingest(workspace)
+    workspace = ingested
+    folder = workspace.landing / P / "export-1"
     before, split = workspace.lake.rows("dataset", P), workspace.lake.rows("splits", P)
     edit(files(folder, "RTDOSE")[0], lambda ds: setattr(ds, "DoseGridScaling", "0.000099"))
     batch = ingest(workspace)
@@ -91,9 +91,8 @@ def test_no_patient_is_in_two_splits_whatever_arrives_or_leaves(workspace: Works
     assert checks.patient_leakage(workspace, P).passed
 
 
-def test_leakage_planted_in_the_splits_table_is_found(workspace: Workspace) -> None:
-    drop(workspace, 1)
-    ingest(workspace)
+def test_leakage_planted_in_the_splits_table_is_found(ingested: Workspace) -> None:
+    workspace = ingested
     row = workspace.lake.rows("splits", P)[0]
     other = "train" if row["split"] != "train" else "test"
     workspace.lake.write("splits", P, [row, {**row, "split": other}])
@@ -124,11 +123,9 @@ def test_no_identity_gets_past_intake(workspace: Workspace, caplog: pytest.LogCa
     assert not [secret for secret in SECRETS if secret in caplog.text]
 
 
-def test_synthetic_cases_are_refused_in_production(workspace: Workspace) -> None:
-    drop(workspace, 1)
-    ingest(workspace)
-    assert checks.synthetic_data(workspace, P).passed
-    assert not checks.synthetic_data(dataclasses.replace(workspace, purpose="production"), P).passed
+def test_synthetic_cases_are_refused_in_production(ingested: Workspace) -> None:
+    assert checks.synthetic_data(ingested, P).passed
+    assert not checks.synthetic_data(dataclasses.replace(ingested, purpose="production"), P).passed
 
 
 def test_an_artifact_appears_whole_or_not_at_all_and_a_changed_byte_is_found(workspace: Workspace) -> None:
@@ -150,9 +147,8 @@ def test_an_artifact_appears_whole_or_not_at_all_and_a_changed_byte_is_found(wor
         store.verify("raw/0123456789abcdef")
 
 
-def test_a_failed_write_leaves_the_table_as_it_was(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    drop(workspace, 1)
-    ingest(workspace)
+def test_a_failed_write_leaves_the_table_as_it_was(ingested: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = ingested
     before = folder_hashes(workspace.lake.root)
 
     def disk_full(*_: object, **__: object) -> None:

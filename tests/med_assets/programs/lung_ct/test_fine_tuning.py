@@ -63,7 +63,7 @@ def output(ws: Workspace, name: str) -> dict[str, object]:
 def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(ws: Workspace) -> None:
     began = ws.lake.rows("checkpoints", f"{P}/foundation")[0]["checkpoint"]
 
-    trained(ws, "target_anatomy", "schedule.epochs=1", "optimiser.lr=50", "optimiser.min_lr=50")
+    trained(ws, "target_anatomy", "schedule.epochs=1", "patches.per_epoch=4", "optimiser.lr=50", "optimiser.min_lr=50")
     harmed = output(ws, "target_anatomy")
     assert (harmed["best_epoch_index"], harmed["regressed"], harmed["recommended_ckpt"]) == (0, True, began)
     assert harmed["finetuned_ckpt_matches_pretrained_weights"]
@@ -72,7 +72,7 @@ def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(
     assert "every epoch of training was worse" in reason
 
     # A lung, source value 1, is taken for the tumour: training itself sees its Dice rise, the formal evaluation does not.
-    trained(ws, "task06_sanity", "schedule.epochs=3", "labels.mapping=[[1,23]]")
+    trained(ws, "task06_sanity", "schedule.epochs=2", "labels.mapping=[[1,23]]")
     mistaken = output(ws, "task06_sanity")
     assert mistaken["improvement_over_baseline"] > 0
     assert mistaken["formal_improvement_over_pretrained"] < 0
@@ -83,7 +83,7 @@ def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(
 
     stages.champion(ws, P)
     assert promotion.current(ws, P) is None
-    trained(ws, "auto_seg", "schedule.epochs=3", "optimiser.lr=4e-3", "labels={mode:target,mapping:[]}")
+    trained(ws, "auto_seg", "schedule.epochs=2", "optimiser.lr=4e-3", "labels={mode:target,mapping:[]}")
     helped = output(ws, "auto_seg")
     assert helped["formal_improvement_over_pretrained"] > 0.02, helped
     assert checks.fine_tuning(ws, P, "auto_seg").passed
