@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from med_assets import experiments
 from med_assets.cli import parser
 from med_assets.cli_reference import reference, subcommands
 from tests.docs_blocks import Block, blocks, run_block
@@ -93,6 +94,19 @@ def test_make_explains_every_target() -> None:
     (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     for target in phony.split():
         assert re.search(rf"^{target}:.*## \w", makefile, re.MULTILINE), target
+
+
+def test_make_openkbp_trains_the_experiments_of_its_page() -> None:
+    done = subprocess.run(
+        ["make", "-n", "openkbp", "SRC=."], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    (trained,) = re.findall(r"-m assets\.run rt_dose (.+)$", done.stdout, re.MULTILINE)
+    page = (REPOSITORY / "docs" / "openkbp.md").read_text()
+    described = re.findall(
+        r"^\| `(\w+)` \|", page.partition("## The record run")[2].partition("**The crude plan**")[0], re.MULTILINE
+    )
+    assert trained.split() == ["mean_dose", *described]
+    assert set(trained.split()) <= set(experiments.names("rt_dose"))
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

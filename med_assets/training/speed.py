@@ -1,5 +1,6 @@
 """How fast a training is, and what its steps are made of: written to the result, so that a machine's idle share shows."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def peak_tflops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    # Whole words: an L40 is no L4, and an A10G no A10.
+    return next((peak for part, peak in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 class Speed(Callback):

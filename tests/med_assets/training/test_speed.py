@@ -40,6 +40,23 @@ def test_the_work_of_a_step_is_three_times_its_forward_pass(tmp_path: Path) -> N
     assert peak_tflops(torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H100 PCIe", 756.0), ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A10", 125.0), ("NVIDIA L4", 121.0), ("NVIDIA L40", None), ("NVIDIA A10G", None),
+    ],
+)  # fmt: skip
+def test_a_listed_card_is_known_by_its_name_and_another_is_not_taken_for_it(
+    name: str, peak: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_tflops(torch.device("cuda")) == peak
+    speed = Speed(flops=1e12, batch=2, profile_steps=0, profile=tmp_path / PROFILE)
+    speed.steps, speed.seconds, speed._device = 10, 1.0, torch.device("cuda")
+    assert speed.measured()["bf16_share"] == (peak and pytest.approx(60 / peak, abs=1e-4))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["residual_beams_dvh", "cascade"])
 def test_pieces_of_a_training_give_what_it_gives_at_once(tmp_path: Path, experiment: str) -> None:
