@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ NOT_ABOUT_THE_RESULT = (
     "is smaller than the logging interval",
     "`srun` command is available",  # we start our processes ourselves, also within a Slurm job
     "dataloader is not resumable",  # it is: the sampler goes on where the checkpoint stood
+    "The .grad attribute of a Tensor that is not a leaf",  # torch.compile looks at all inputs, of a cascade's second network too
 )
-"""Advice of Lightning, by a part of its words, that is not shown; so are deprecations inside it."""
+"""Advice of Lightning and torch, by a part of its words, that is not shown; so are deprecations inside it."""
 
 
 def fit(
@@ -73,7 +75,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for advice in NOT_ABOUT_THE_RESULT:
-            warnings.filterwarnings("ignore", message=f".*{advice}.*")
+            warnings.filterwarnings("ignore", message=f".*{re.escape(advice)}.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning, module="lightning|torch")
         trainer = lightning.Trainer(

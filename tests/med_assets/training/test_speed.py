@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.utils
 
 from med_assets.errors import TrainingStopped
 from med_assets.training.job import run
+from med_assets.training.module import PatchModule
 from med_assets.training.speed import BACKWARD, PROFILE, WARM_UP, Speed, peak_tflops
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
@@ -75,3 +77,29 @@ def test_pieces_of_a_training_give_what_it_gives_at_once(tmp_path: Path, experim
     assert (pieces / "history.csv").read_text() == (whole / "history.csv").read_text()
     first, second = (torch.load(job / "weights.pt", weights_only=True) for job in (whole, pieces))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["residual_beams_dvh", "cascade"])
+def test_what_an_accelerator_compiles_is_traced_and_trains_the_same(
+    tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU the traced graphs are run as they are, which leaves out code generation and nothing else."""
+    once = (*RESIDUAL, "schedule.epochs=1")
+    plain = write_job(tmp_path / "plain", experiment, once)
+    run(plain)
+
+    def on_fit_start(module: PatchModule) -> None:
+        for part in module.compiled():
+            part.compile(backend="eager")
+
+    monkeypatch.setattr(PatchModule, "on_fit_start", on_fit_start)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    traced = write_job(tmp_path / "traced", experiment, once)
+    run(traced)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+    first, second = (torch.load(job / "weights.pt", weights_only=True) for job in (plain, traced))
+    assert first.keys() == second.keys()
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
