@@ -113,7 +113,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         "n_train": sum(case.split == "train" for case in cases),
         "n_val": sum(case.split == "val" for case in cases),
         "weights_sha256": file_sha256(job / "weights.pt"),
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(time.monotonic() - started + outcome.get("seconds_before", 0.0), 2),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "python": platform.python_version(),

@@ -1,5 +1,6 @@
 """How fast a training is, and that one done in pieces is one done at once."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,17 @@ def test_pieces_of_a_training_give_what_it_gives_at_once(tmp_path: Path, experim
     assert result["best_metrics"]["train_mae"] > 0
     assert result["best_metrics"]["train_dvh_curves"] > 0
     pieces, stops = write_job(tmp_path / "pieces", experiment, (*RESIDUAL, "runtime.piece_s=0.01")), 0
+    began = time.monotonic()
     while stops < 30:
+        last = time.monotonic()
         try:
-            run(pieces)
+            result = run(pieces)
             break
         except TrainingStopped:
             stops += 1
     assert stops == 6  # after each step
+    now = time.monotonic()
+    assert now - last < result["seconds"] < now - began, "the seconds of all pieces, and not those between them"
     assert (pieces / "history.csv").read_text() == (whole / "history.csv").read_text()
     first, second = (torch.load(job / "weights.pt", weights_only=True) for job in (whole, pieces))
     assert all(torch.equal(first[name], second[name]) for name in first)
