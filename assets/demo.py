@@ -36,6 +36,9 @@ BUCKET = Place("demo", "landing")
 
 _printing = threading.Lock()
 
+_arriving = threading.Lock()
+"""Held while cases are written: two threads that import pydicom for the first time at once can find it half imported."""
+
 
 def cohort(name: str) -> Cohort:
     """The demo's patients of a program; raises ConfigurationError where `_program.yaml` has none."""
@@ -83,7 +86,8 @@ def _materialize(ws: Workspace, name: str) -> int:
     """The cases of a program unless they are there, and its graph, with the experiments of the demo, in a process of its own."""
     patients = cohort(name)
     if not ws.landing_zone(name).there(name):
-        arrive(ws, name, patients.cases, patients.first_seed)
+        with _arriving:
+            arrive(ws, name, patients.cases, patients.first_seed)
         _say(name, f"wrote {patients.cases} synthetic cases to {ws.landing_zone(name).title(name)}")
         time.sleep(ws.settle_s)
     command = [sys.executable, "-m", "assets.run", name, *patients.experiments]
