@@ -126,6 +126,5 @@ def fit(
         "precision": precision,
         "parameters": sum(parameter.numel() for parameter in task.module.parameters()),
         "peak_memory": memory.peaks,
-        "seconds_before": round(speed.before, 2),
         "speed": speed.measured(),
     }

@@ -18,7 +18,7 @@ from typing import Any
 import lightning
 import torch
 
-from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory
+from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory, TrainingStopped
 from med_assets.experiments import Experiment, Rung, from_json
 from med_assets.files import disk_full, file_sha256, read_json, write_json
 from med_assets.jobs import RELEASED, TEACHER
@@ -99,6 +99,10 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
             except (RuntimeError, MemoryError, OSError, OutOfMemory) as error:
                 _classified(job, key, error, experiment, plan)
                 raise
+    except TrainingStopped:
+        if rank() == 0:
+            note(job, "stopped", seconds=round(time.monotonic() - started, 2))
+        raise
     finally:
         heartbeat.stop("end")
     if rank():
@@ -113,7 +117,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         "n_train": sum(case.split == "train" for case in cases),
         "n_val": sum(case.split == "val" for case in cases),
         "weights_sha256": file_sha256(job / "weights.pt"),
-        "seconds": round(time.monotonic() - started + outcome.get("seconds_before", 0.0), 2),
+        "seconds": round(time.monotonic() - started + sum(event.get("seconds", 0.0) for event in events(job)), 2),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "python": platform.python_version(),

@@ -1,8 +1,4 @@
-"""How fast a training is, and what its steps are made of: written to the result, so that a machine's idle share shows.
-
-What a training took until a checkpoint is in the checkpoint, so that one done in pieces is the sum of its pieces; work that was
-lost with a killed process is not counted.
-"""
+"""How fast a training is, and what its steps are made of: written to the result, so that a machine's idle share shows."""
 
 import re
 import time
@@ -45,15 +41,15 @@ def peak_tflops(device: torch.device) -> float | None:
 class Speed(Callback):
     """Times the training steps, validation left out, and writes a profile of some of them if asked to.
 
-    `flops` are those of the forward pass of one patch or case, `batch` how many of them all processes take at a time;
-    `before` are the seconds of the pieces that came before this process.
+    `flops` are those of the forward pass of one patch or case, `batch` how many of them all processes take at a time.
+    Of a training in pieces it is the last piece that is timed: nothing of a clock may be in a checkpoint, which is to be the
+    same to the bit however often it was stopped.
     """
 
     def __init__(self, flops: float, batch: int, profile_steps: int, profile: Path) -> None:
         self.flops = (1 + BACKWARD) * flops * batch
         self.batch, self.profile_steps, self.profile = batch, profile_steps, profile
         self.steps, self.seconds = 0, 0.0
-        self.before, self._created = 0.0, time.monotonic()
         self._seen, self._began, self._device = 0, 0.0, torch.device("cpu")
         self._profiler: Any = None
 
@@ -88,13 +84,6 @@ class Speed(Callback):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         if self._profiler is not None:
             self._finish_profile()
-
-    def state_dict(self) -> dict[str, Any]:
-        took = self.before + time.monotonic() - self._created
-        return {"steps": self.steps, "seconds": self.seconds, "took": took}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.steps, self.seconds, self.before = state_dict["steps"], state_dict["seconds"], state_dict["took"]
 
     def measured(self) -> dict[str, Any]:
         """Return steps and patches (or cases) per second, and the share of the device's bf16 peak; None where not known."""

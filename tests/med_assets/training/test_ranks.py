@@ -89,7 +89,7 @@ def test_two_processes_stopped_and_resumed_make_one_result_and_it_is_that_of_one
     assert (expected["batch"], expected["memory"]["processes"]) == (2, 1)
     assert (result["batch"], result["memory"]["processes"]) == (1, 2)
     # Each once, though two processes trained.
-    assert [event["event"] for event in events(two)] == ["start", "start"]
+    assert [event["event"] for event in events(two)] == ["start", "stopped", "start"]
     assert len((two / "history.csv").read_text().splitlines()) == 3
     assert result["best_metrics"] == pytest.approx(expected["best_metrics"], rel=1e-2)
     assert (
