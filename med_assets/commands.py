@@ -20,9 +20,16 @@ Command = Callable[[argparse.Namespace], int | None]
 
 
 def table(rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> str:
-    """Rows as aligned text, or a dash when there are none."""
+    """Rows as aligned text, or a dash when there are none; a last column of text, such as a reason, is never cut."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return "-" if frame.empty else str(frame.to_string(index=False, na_rep="-", max_colwidth=100))
+    if frame.empty:
+        return "-"
+    *first, last = frame.columns
+    lines = frame.to_string(index=False, na_rep="-", max_colwidth=100, columns=first).splitlines() if first else []
+    if not first or frame[last].map(lambda value: isinstance(value, str)).sum() == 0:
+        return str(frame.to_string(index=False, na_rep="-", max_colwidth=100))
+    ends = [last, *("-" if pd.isna(value) else str(value) for value in frame[last])]
+    return "\n".join(f"{line}  {end}".rstrip() for line, end in zip(lines, ends, strict=True))
 
 
 def _show(title: str, result: StageResult) -> None:

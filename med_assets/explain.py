@@ -4,6 +4,7 @@ from typing import Any
 
 from med_assets import program
 from med_assets.errors import ConfigurationError
+from med_assets.reasons import remedy
 from med_assets.settings import Workspace
 
 
@@ -31,7 +32,10 @@ def _of(ws: Workspace, table: str, prefix: str, case_id: str) -> list[dict[str, 
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    return "accepted" if row["status"] == "ok" else f"quarantined ({row['reason_code']}): {row['reason']}"
+    if row["status"] == "ok":
+        return "accepted"
+    advice = remedy(row["reason_code"])
+    return f"quarantined ({row['reason_code']}): {row['reason']}" + (f"\n  what to do: {advice}" if advice else "")
 
 
 def _arrivals(ws: Workspace, name: str, case_id: str) -> list[str]:
@@ -55,7 +59,7 @@ def _facts(ws: Workspace, name: str, case_id: str) -> list[str]:
     if not rows:
         return []
     specs = program.get(name).facts
-    return ["facts measured:"] + [f"  {fact}: {rows[-1][fact]} {spec.unit}".rstrip() for fact, spec in specs.items()]
+    return ["facts measured:"] + [f"  {fact}: {spec.written(rows[-1][fact])}" for fact, spec in specs.items()]
 
 
 def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:

@@ -51,6 +51,13 @@ class Fact:
     unit: str
     meaning: str
 
+    def written(self, value: Any) -> str:
+        """A value for people, with the unit; "undefined" for None and NaN."""
+        if value is None or value != value:
+            return "undefined"
+        number = f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f"{number} {self.unit}" if self.unit not in ("", "1", "count") else number
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -74,15 +74,20 @@ def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: 
 
     if not facts:
         return
+    specs, of_case = program.get(program_name).facts, {row["case_id"]: row for row in facts}
     result = run_suite(pd.DataFrame(facts), program.get(program_name).expectations(ws))
-    meanings: dict[str, list[str]] = {}
+    failed: dict[str, list[str]] = {}
     for outcome in result.results:
-        if outcome.expectation.severity == "error":
+        expectation = outcome.expectation
+        if expectation.severity == "error":
             for case_id in outcome.failing:
-                meanings.setdefault(case_id, []).append(outcome.expectation.meaning)
+                value = specs[expectation.column].written(of_case[case_id][expectation.column])
+                failed.setdefault(case_id, []).append(
+                    f"expected {expectation.meaning}, got {expectation.column} = {value}"
+                )
     for row in rows:
-        if row["status"] == OK and row["case_id"] in meanings:
-            row |= {"status": QUARANTINED, "reason_code": "audit_failed", "reason": "; ".join(meanings[row["case_id"]])}
+        if row["status"] == OK and row["case_id"] in failed:
+            row |= {"status": QUARANTINED, "reason_code": "audit_failed", "reason": "; ".join(failed[row["case_id"]])}
 
 
 def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:

@@ -47,8 +47,8 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
     assert set(codes) == {"no_label", "several_labels", "label_grid_mismatch", "audit_failed"}
     audited = {row["reason"] for row in refused(workspace, P) if row["reason_code"] == "audit_failed"}
     assert audited == {
-        "the label has lung tumor; 0.05 to 500 ml of lung tumor",
-        "air in the CT: lowest CT number at most -500 HU",
+        "expected the label has lung tumor, got target_present = False; expected 0.05 to 500 ml of lung tumor, got target_ml = 0 ml",
+        "expected air in the CT: lowest CT number at most -500 HU, got hu_min = -400 HU",
     }
 
     mismatch = codes["label_grid_mismatch"]
