@@ -15,6 +15,14 @@ from med_assets.errors import CaseRejected
 
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
 _DECIMAL = re.compile(r"[-+0-9.eE ]*\Z")
+SCREEN_SHOTS = frozenset({
+    "SCREEN SAVE", "SCREENSAVE", "SCREEN SHOT", "SCREENSHOT", "SCREEN CAPTURE", "SCREENCAPTURE", "SCREEN", "CAPTURE",
+})  # fmt: skip
+"""Values of ImageType of a picture of a screen, with all that the screen showed; blanks stand for `_` too."""
+
+FILMED = frozenset({"DV", "DF", "SD", "DRW"})
+"""ConversionType of digitised video and film, scanned documents and drawings (PS3.3, C.8.6.1), which carry text as a rule."""
+
 _OVERLAY_GROUPS, _OVERLAY_BIT_POSITION = 0x6000, 0x0102
 
 
@@ -30,19 +38,37 @@ def refuse_unsafe(ds: Dataset) -> None:
             "unsupported_sop_class",
             f"expected images or RT objects that the confidentiality profile covers, got {name}; leave it out",
         )
-    declared = str(ds.get("BurnedInAnnotation", "")).strip().upper()
-    if declared == "YES" or (kind in USUALLY_BURNED_IN and declared != "NO"):
-        raise CaseRejected(
-            "burned_in_annotation",
-            f"expected pixels without text, got BurnedInAnnotation {'YES' if declared == 'YES' else 'unset'}; "
-            "mask the text in the pixels, then set it to NO",
-        )
+    if screen := sorted(SCREEN_SHOTS.intersection(_terms(ds, "ImageType"))):
+        raise text_in_pixels(f"(ImageType {screen[0]}, a picture of a screen)")
+    if filmed := sorted(FILMED.intersection(_terms(ds, "ConversionType"))):
+        raise text_in_pixels(f"(ConversionType {filmed[0]}, digitised film, video or paper)")
+    if kind not in USUALLY_BURNED_IN and declares_text(ds):
+        raise text_in_pixels("")
     for tag in sorted(ds.keys()):
         if tag.group & 0xFF01 == _OVERLAY_GROUPS and tag.element == _OVERLAY_BIT_POSITION and ds[tag].value:
             raise CaseRejected(
                 "overlay_in_pixels",
                 "expected overlays in elements of their own, got one in unused bits of the pixels; export it without",
             )
+
+
+def declares_text(ds: Dataset) -> bool:
+    """Whether BurnedInAnnotation is there and anything but NO."""
+    return bool(_terms(ds, "BurnedInAnnotation") - {"", "NO"})
+
+
+def text_in_pixels(detail: str) -> CaseRejected:
+    """The refusal of an image that declares text in its pixels; `detail` says how, where not by BurnedInAnnotation alone."""
+    return CaseRejected(
+        "burned_in_annotation",
+        f"expected pixels without text, got an image that declares text in them {detail or '(BurnedInAnnotation)'}; leave it out, "
+        "or mask the text in the pixels and export with BurnedInAnnotation NO",
+    )
+
+
+def _terms(ds: Dataset, keyword: str) -> set[str]:
+    """Values of a code string in upper case, with single blanks for separators."""
+    return {" ".join(str(value).upper().replace("_", " ").split()) for value in values(ds.get(keyword))}
 
 
 def read_element(ds: Dataset, tag: BaseTag) -> DataElement:

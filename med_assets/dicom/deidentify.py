@@ -98,22 +98,21 @@ class Deidentifier:
         return normalise_structure_name(name) in self._vocabulary
 
     def apply(self, ds: Dataset) -> Dataset:
-        """A de-identified copy of `ds` with fixed file meta; PixelData keeps its bytes, compressed or not, but in ultrasound
-        that does not declare itself free of text: there all outside of the regions of tissue is blanked.
+        """A de-identified copy of `ds` with fixed file meta; PixelData keeps its bytes, compressed or not, but in ultrasound:
+        there all outside of the regions of tissue is blanked.
 
         Raises CaseRejected: unsupported_sop_class, missing_patient_id, missing_uid, burned_in_annotation,
-        overlay_in_pixels, malformed_element, truncated_file, undecodable_pixels. The input is not changed; its values must be in memory.
+        region_outside_image, overlay_in_pixels, malformed_element, truncated_file, undecodable_pixels. The input is not changed; its values must be in memory.
         """
         with disable_value_validation():  # its warnings quote the values
             return self._apply(ds)
 
     def _apply(self, ds: Dataset) -> Dataset:
         methods: tuple[tuple[str, str], ...] = METHODS
-        if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN and str(ds.get("BurnedInAnnotation", "")) != "NO":
-            cleaned = without_burnt_in_text(ds)
-            methods = METHODS if cleaned is ds else (*METHODS, CLEAN_PIXELS)
-            ds = cleaned
         refuse_unsafe(ds)
+        if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN:
+            ds, blanked = without_burnt_in_text(ds)
+            methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
         patient_id = _clean(ds.get("PatientID") or "")
         if not patient_id:
             raise CaseRejected(

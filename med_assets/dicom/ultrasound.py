@@ -6,6 +6,7 @@ pixel is. DICOM PS3.3, C.8.5.5.
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
 
+from med_assets.dicom.admission import declares_text, text_in_pixels
 from med_assets.dicom.frames import decoding, number, text
 from med_assets.dicom.objects import SYNTHETIC_IMAGE_TYPE, Identity, item, new_object, save, set_pixels
 from med_assets.errors import CaseRejected
@@ -22,6 +24,13 @@ REGIONS = "SequenceOfUltrasoundRegions"
 TISSUE = 1
 """RegionSpatialFormat of a two-dimensional picture of tissue; others hold traces, spectra and graphics."""
 
+CORNERS = ("RegionLocationMinX0", "RegionLocationMaxX1", "RegionLocationMinY0", "RegionLocationMaxY1")
+
+PIXEL_GROUP = 0x7FE0
+
+FAINT = 16
+"""Grey levels that differ from black by no more are no text: lossy compression leaves such a haze around the picture."""
+
 CENTIMETRE = 3
 """PhysicalUnitsXDirection of lengths."""
 
@@ -30,48 +39,87 @@ Box = tuple[slice, slice]
 
 
 def tissue_regions(ds: Dataset) -> list[tuple[Box, Dataset]]:
-    """Return the regions that show tissue, within the picture; one that is not whole or lies outside is left out."""
+    """Return the regions that show tissue; maxima are inclusive, and one pixel beyond the picture is taken for its border.
+
+    Raises CaseRejected("region_outside_image") for a region that is inverted, not whole or beyond the picture.
+    """
+    rows, columns = int(number(ds, "Rows") or 0), int(number(ds, "Columns") or 0)
     found = []
-    for region in ds.get(REGIONS) or ():
-        corners = [number(region, name) for name in ("RegionLocationMinY0", "RegionLocationMaxY1", "RegionLocationMinX0", "RegionLocationMaxX1")]  # fmt: skip
-        if number(region, "RegionSpatialFormat") != TISSUE or None in corners:
+    for position, region in enumerate(ds.get(REGIONS) or (), start=1):
+        if number(region, "RegionSpatialFormat") != TISSUE:
             continue
-        y0, y1, x0, x1 = (int(value or 0) for value in corners)
-        box = slice(max(0, y0), min(int(ds.Rows), y1 + 1)), slice(max(0, x0), min(int(ds.Columns), x1 + 1))
-        if all(side.start < side.stop for side in box):
-            found.append((box, region))
+        corners = [number(region, keyword) for keyword in CORNERS]
+        x0, x1, y0, y1 = (-1 if value is None else int(value) for value in corners)
+        if not (0 <= x0 <= x1 <= columns and 0 <= y0 <= y1 <= rows and x0 < columns and y0 < rows):
+            place = ", ".join("none" if value is None else f"{value:g}" for value in corners)
+            raise CaseRejected(
+                "region_outside_image",
+                f"expected region {position} of SequenceOfUltrasoundRegions within {columns} x {rows} pixels, got x0, x1, y0, "
+                f"y1 of {place}; correct the region, or crop the image and describe what is left",
+            )
+        box = slice(y0, min(rows, y1 + 1)), slice(x0, min(columns, x1 + 1))
+        found.append((box, region))
     return found
 
 
-def without_burnt_in_text(ds: Dataset) -> Dataset:
-    """Return a copy in which everything outside of the regions of tissue is black, and which says that it holds no text.
+def without_burnt_in_text(ds: Dataset) -> tuple[Dataset, bool]:
+    """Return a copy in which everything outside of the regions of tissue is black, and whether anything was blanked.
 
-    Names, dates and the machine's own texts stand outside of these regions. An object without such a region, or with a
-    palette, is returned as it is, and de-identification refuses it unless it declares itself free of text. Compressed pixels
-    are stored uncompressed, colours as RGB. Raises CaseRejected: truncated_file, undecodable_pixels.
+    Names, dates and the machine's own texts stand outside of these regions, whatever BurnedInAnnotation says: the copy says
+    NO. Pixels are decompressed only where something is blanked, colours are then RGB; a palette stays.
+
+    Raises CaseRejected: burned_in_annotation (no region says where tissue is, or text is declared and none lies outside of the
+    regions, so that it is within), region_outside_image, truncated_file, undecodable_pixels.
     """
     regions = tissue_regions(ds)
-    if not regions or text(ds, "PhotometricInterpretation") == "PALETTE COLOR":
-        return ds
-    pixels = _pixels(ds)
-    frames, channels = int(number(ds, "NumberOfFrames") or 1), int(number(ds, "SamplesPerPixel") or 1)
-    pixels = pixels.reshape(frames, int(ds.Rows), int(ds.Columns), channels)
-    kept = np.zeros(pixels.shape[1:3], bool)
+    if declares_text(ds) and not regions:
+        raise text_in_pixels("and no region of tissue, outside of which it could be blanked")
+    if not regions:
+        raise CaseRejected(
+            "burned_in_annotation",
+            "expected an ultrasound image with a region of tissue (SequenceOfUltrasoundRegions, RegionSpatialFormat 1), outside "
+            "of which text is blanked, got none; BurnedInAnnotation alone is not relied on. Send the image as the machine "
+            "stored it, or crop it to the tissue and describe the whole picture as one region",
+        )
+    outside = np.ones((int(ds.Rows), int(ds.Columns)), bool)
     for box, _ in regions:
-        kept[box] = True
-    black = 2 ** int(ds.BitsStored) - 1 if ds.PhotometricInterpretation == "MONOCHROME1" else 0
+        outside[box] = False
     clean = Dataset()
-    clean.update({element.tag: element for element in ds if element.tag.group != 0x7FE0})
+    clean.update({element.tag: copy(element) for element in ds if element.tag.group != PIXEL_GROUP})
     clean.file_meta = ds.file_meta.__class__()
     clean.file_meta.update(dict(ds.file_meta.items()))
-    clean.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = np.where(kept[None, :, :, None], pixels, pixels.dtype.type(black)).tobytes()
-    if channels == 3:
-        clean.PhotometricInterpretation, clean.PlanarConfiguration = "RGB", 0
-    clean.PixelData = data + b"\0" * (len(data) % 2)
-    clean["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
     clean.BurnedInAnnotation = "NO"
-    return clean
+    black, frames = _black(ds), np.array(_pixels(ds)).reshape(-1, *outside.shape, int(ds.SamplesPerPixel))
+    contrast = np.abs(frames[:, outside].astype(np.int64) - black)
+    if declares_text(ds) and not (contrast > FAINT).any():
+        raise text_in_pixels("and none outside of the regions of tissue, so that it is within them")
+    if not contrast.any():
+        clean.update({element.tag: element for element in ds if element.tag.group == PIXEL_GROUP})
+        return clean, False
+    frames[:, outside] = black
+    clean.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if frames.shape[-1] == 3:
+        clean.PhotometricInterpretation, clean.PlanarConfiguration = "RGB", 0
+    data = frames.tobytes()
+    clean.PixelData = data + b"\0" * (len(data) % 2)
+    clean["PixelData"].VR = "OB" if frames.dtype.itemsize == 1 else "OW"
+    return clean, True
+
+
+def _black(ds: Dataset) -> int:
+    """The stored value of black: the darkest entry of a palette, the highest value where pixels are inverted, else 0."""
+    kind = text(ds, "PhotometricInterpretation")
+    if kind == "MONOCHROME1":
+        return 2 ** int(ds.BitsStored) - 1
+    if kind != "PALETTE COLOR":
+        return 0
+    channels = []
+    for colour in ("Red", "Green", "Blue"):
+        entries, first, bits = (int(value) for value in ds[f"{colour}PaletteColorLookupTableDescriptor"].value)
+        raw = ds[f"{colour}PaletteColorLookupTableData"].value
+        width = np.uint8 if bits == 8 and len(raw) < 2 * entries else np.uint16
+        channels.append(np.frombuffer(raw, width)[:entries].astype(np.int64))
+    return first + int(np.sum(channels, axis=0).argmin())
 
 
 def _pixels(ds: Dataset) -> np.ndarray:
@@ -129,8 +177,8 @@ def write_us(
 ) -> Dataset:
     """Write grey pixels, uint8 (rows, columns), as an Ultrasound Image; the same input gives the same bytes.
 
-    `region` is what shows tissue, all of it unless given; `pixel_mm` is (dy, dx), none is written for an image that nobody
-    calibrated. `burnt_in` says that there is text in the pixels. `frame` tells several images of one study apart.
+    `region` is what shows tissue, the whole picture unless given; `pixel_mm` is (dy, dx), none is written for an image that
+    nobody calibrated. `burnt_in` says that there is text in the pixels. `frame` tells several images of one study apart.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise ValueError(f"expected uint8 pixels (rows, columns), got {pixels.dtype} {pixels.shape}")
@@ -144,15 +192,14 @@ def write_us(
     if len(ds.PixelData) % 2:
         ds.PixelData += b"\0"
     rows, columns = region or (slice(0, pixels.shape[0]), slice(0, pixels.shape[1]))
-    if region is not None or pixel_mm is not None:
-        values: dict[str, Any] = {
-            "RegionSpatialFormat": TISSUE, "RegionDataType": 1, "RegionFlags": 0,
-            "RegionLocationMinX0": columns.start, "RegionLocationMinY0": rows.start,
-            "RegionLocationMaxX1": columns.stop - 1, "RegionLocationMaxY1": rows.stop - 1,
-            "PhysicalUnitsXDirection": CENTIMETRE if pixel_mm else 0, "PhysicalUnitsYDirection": CENTIMETRE if pixel_mm else 0,
-        }  # fmt: skip
-        dy, dx = pixel_mm or (10.0, 10.0)
-        values |= {"PhysicalDeltaX": dx / 10, "PhysicalDeltaY": dy / 10}
-        setattr(ds, REGIONS, [item(**values)])
+    values: dict[str, Any] = {
+        "RegionSpatialFormat": TISSUE, "RegionDataType": 1, "RegionFlags": 0,
+        "RegionLocationMinX0": columns.start, "RegionLocationMinY0": rows.start,
+        "RegionLocationMaxX1": columns.stop - 1, "RegionLocationMaxY1": rows.stop - 1,
+        "PhysicalUnitsXDirection": CENTIMETRE if pixel_mm else 0, "PhysicalUnitsYDirection": CENTIMETRE if pixel_mm else 0,
+    }  # fmt: skip
+    dy, dx = pixel_mm or (10.0, 10.0)
+    values |= {"PhysicalDeltaX": dx / 10, "PhysicalDeltaY": dy / 10}
+    setattr(ds, REGIONS, [item(**values)])
     save(ds, path)
     return ds

@@ -311,6 +311,15 @@ def test_compressed_pixel_data_keeps_its_bytes(deidentifier: Deidentifier) -> No
     ("sop_class", "changes", "code"),
     [
         (CTImageStorage, {"BurnedInAnnotation": "YES"}, "burned_in_annotation"),
+        (CTImageStorage, {"BurnedInAnnotation": "yes "}, "burned_in_annotation"),
+        (CTImageStorage, {"BurnedInAnnotation": "Y"}, "burned_in_annotation"),
+        (CTImageStorage, {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "burned_in_annotation"),
+        (
+            CTImageStorage,
+            {"ImageType": ["DERIVED", "SECONDARY", "OTHER", "screen_save"], "BurnedInAnnotation": "NO"},
+            "burned_in_annotation",
+        ),
+        (CTImageStorage, {"ConversionType": "DF"}, "burned_in_annotation"),
         (UltrasoundImageStorage, {}, "burned_in_annotation"),
         (SecondaryCaptureImageStorage, {}, "unsupported_sop_class"),
         (EncapsulatedPDFStorage, {}, "unsupported_sop_class"),

@@ -41,16 +41,82 @@ def test_text_outside_of_the_region_of_tissue_is_blanked_before_anything_is_stor
     assert pixel_size_mm(ds) == (0.2, 0.25)
 
 
-def test_an_image_that_declares_itself_free_of_text_keeps_its_pixels(tmp_path: Path) -> None:
+def test_text_is_blanked_where_the_sender_says_there_is_none(tmp_path: Path) -> None:
     ds = deidentified(written(tmp_path / "us.dcm", region=REGION))
+    found = read_us_image(ds)
+    assert np.array_equal(found[REGION], PIXELS[REGION])
+    assert found.sum() == PIXELS[REGION].sum()
+    assert "113101" in [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
+
+
+def test_a_picture_that_is_tissue_as_a_whole_keeps_its_pixels_and_is_not_called_cleaned(tmp_path: Path) -> None:
+    ds = deidentified(written(tmp_path / "us.dcm"))
     assert np.array_equal(read_us_image(ds), PIXELS)
     assert "113101" not in [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
 
 
-def test_text_in_an_image_without_regions_is_refused(tmp_path: Path) -> None:
+def test_text_that_is_declared_and_not_outside_of_the_regions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaseRejected) as refused:
         Deidentifier(b"key").apply(written(tmp_path / "us.dcm", burnt_in=True))
     assert refused.value.code == "burned_in_annotation"
+    ds = written(tmp_path / "us.dcm", region=REGION, burnt_in=True)
+    pixels = np.full_like(PIXELS, 9)
+    pixels[REGION] = PIXELS[REGION]
+    ds.PixelData = pixels.tobytes() + b"\0"
+    with pytest.raises(CaseRejected) as refused:
+        Deidentifier(b"key").apply(ds)
+    assert refused.value.code == "burned_in_annotation"
+
+
+@pytest.mark.parametrize("declared", ["NO", "YES", None])
+def test_an_image_without_a_region_of_tissue_is_refused_whatever_it_declares(
+    tmp_path: Path, declared: str | None
+) -> None:
+    ds = written(tmp_path / "us.dcm")
+    del ds[REGIONS], ds.BurnedInAnnotation
+    if declared:
+        ds.BurnedInAnnotation = declared
+    with pytest.raises(CaseRejected) as refused:
+        Deidentifier(b"key").apply(ds)
+    assert refused.value.code == "burned_in_annotation"
+
+
+@pytest.mark.parametrize(
+    ("corner", "value"),
+    [("MaxX1", 77), ("MaxY1", 400), ("MinX0", 75), ("MinX0", 72), ("MinY0", 60), ("MaxX1", 2**32 - 1), ("MinY0", None)],
+)
+def test_a_region_that_is_inverted_incomplete_or_beyond_the_picture_is_refused(
+    tmp_path: Path, corner: str, value: int | None
+) -> None:
+    ds = written(tmp_path / "us.dcm", region=REGION)
+    setattr(ds[REGIONS].value[0], f"RegionLocation{corner}", value)
+    if value is None:
+        del ds[REGIONS].value[0][f"RegionLocation{corner}"]
+    with pytest.raises(CaseRejected) as refused:
+        Deidentifier(b"key").apply(ds)
+    assert refused.value.code == "region_outside_image"
+
+
+def test_frames_regions_inverted_grey_and_palettes_are_blanked_to_black(tmp_path: Path) -> None:
+    ds = written(tmp_path / "us.dcm", region=REGION)
+    second = pydicom.Dataset()
+    second.update(ds[REGIONS].value[0])
+    second.RegionLocationMinX0, second.RegionLocationMaxX1 = 72, 75  # one beyond the picture, as some machines count
+    ds[REGIONS].value.append(second)
+    ds.SOPClassUID, ds.NumberOfFrames = pydicom.uid.UltrasoundMultiFrameImageStorage, 2
+    ds.PixelData = PIXELS.tobytes() * 2
+    kept = np.zeros(PIXELS.shape, bool)
+    kept[REGION] = True
+    kept[REGION[0], 72:] = True
+    for kind, black in (("MONOCHROME2", 0), ("MONOCHROME1", 255), ("PALETTE COLOR", 7)):
+        ds.PhotometricInterpretation = kind
+        if kind == "PALETTE COLOR":
+            entries = np.roll(np.arange(256, dtype="<u2"), 7) * 257
+            for colour in ("Red", "Green", "Blue"):
+                setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+                setattr(ds, f"{colour}PaletteColorLookupTableData", entries.tobytes())
+        out = Deidentifier(b"key").apply(ds).pixel_array
+        assert np.array_equal(out, np.where(kept, [PIXELS, PIXELS], black))
 
 
 def test_a_region_that_shows_a_spectrum_is_blanked_too(tmp_path: Path) -> None:
@@ -78,7 +144,7 @@ def test_two_calibrations_that_differ_are_none(tmp_path: Path) -> None:
     other.PhysicalDeltaX = 0.05
     ds[REGIONS].value.append(other)
     assert pixel_size_mm(ds) is None
-    assert pixel_size_mm(written(tmp_path / "plain.dcm")) is None
+    assert pixel_size_mm(written(tmp_path / "plain.dcm")) is None  # a region, and no calibration
 
 
 @pytest.mark.parametrize("lesion", [True, False])
