@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from med_assets.analysis import Analysis
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.structure_names import Vocabulary
     from med_assets.metrics.score import Score
     from med_assets.s3.landing import RemoteFiles
     from med_assets.screening import Screening
@@ -189,8 +190,8 @@ class Program(ABC):
         return by_folder(remote.objects, self.name)
 
     @abstractmethod
-    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
-        """ROI names that are anatomy and may pass de-identification."""
+    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+        """Names of structures that mean something here and may pass de-identification, compared as preparation does."""
 
     @abstractmethod
     def settings(self, ws: "Workspace") -> dict[str, Any]:

@@ -182,6 +182,8 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
 """Text elements that may stay, with every value that may. The trial elements carry a published data set's own split, site and
 protocol, the diagnosis its study group: of a closed list, never free text."""
 
+_SPELLINGS = {keyword: {term.casefold(): term for term in sorted(terms)} for keyword, terms in KNOWN_VALUES.items()}
+
 FIXED_VALUES = {
     "StructureSetLabel": "STRUCTURES",
     "RTPlanLabel": "PLAN",
@@ -203,7 +205,8 @@ ENUMERATED: dict[str, frozenset[str]] = {
         "BRACHY_SESSION", "CONTROL_POINT", "RECORD",
     }),
     "ContourGeometricType": frozenset({
-        "POINT", "OPEN_PLANAR", "OPEN_NONPLANAR", "CLOSED_PLANAR", "CLOSEDPLANAR_XOR",
+        "POINT", "OPEN_PLANAR", "OPEN_NONPLANAR", "CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR",
+        "INTERPOLATED_PLANAR",
     }),
     "SegmentationType": frozenset({"BINARY", "FRACTIONAL", "LABELMAP"}),
     "SegmentsOverlap": frozenset({"YES", "NO", "UNDEFINED"}),
@@ -234,6 +237,12 @@ FILE_META = frozenset({
     "ImplementationVersionName",
 })  # fmt: skip
 """File meta elements that a stored file has."""
+
+
+def known_value(keyword: str, text: str) -> str:
+    """The value of KNOWN_VALUES that `text` is, compared without case and surrounding blanks; empty for any other."""
+    compared = text.strip().casefold()
+    return text if text in KNOWN_VALUES[keyword] else _SPELLINGS[keyword].get(compared, "")
 
 
 def registered(text: str) -> bool:

@@ -31,12 +31,13 @@ from med_assets.dicom.confidentiality import (
     ALLOWED,
     ENUMERATED,
     FIXED_VALUES,
-    KNOWN_VALUES,
     REMOVED,
     USUALLY_BURNED_IN,
     Action,
+    known_value,
     registered,
 )
+from med_assets.dicom.structure_names import Vocabulary
 from med_assets.dicom.ultrasound import without_burnt_in_text
 from med_assets.errors import CaseRejected, ConfigurationError
 
@@ -66,8 +67,7 @@ CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 class Deidentifier:
     """De-identifies objects of any number of patients under one key: same key and input, same output, on any machine.
 
-    `roi_vocabulary` holds structure names that may stay, e.g. the synonyms of a site, compared after
-    `normalise_structure_name`.
+    `roi_vocabulary` holds structure names that may stay, e.g. the synonyms of a site; a Vocabulary says how they are compared.
     """
 
     def __init__(self, key: bytes, roi_vocabulary: Collection[str] = ()) -> None:
@@ -75,7 +75,7 @@ class Deidentifier:
         if not key:
             raise ConfigurationError("expected a pseudonym key, got an empty one; set MED_ASSETS_PSEUDONYM_KEY")
         self._key = bytes(key)
-        self._vocabulary = frozenset(normalise_structure_name(name) for name in roi_vocabulary)
+        self._vocabulary = Vocabulary.of(roi_vocabulary)
 
     def pseudonym(self, patient_id: str) -> str:
         """16 hexadecimal digits that stand for the patient; surrounding blanks of the id do not count."""
@@ -95,7 +95,7 @@ class Deidentifier:
 
     def keeps_structure(self, name: str) -> bool:
         """Whether a structure name is in the vocabulary."""
-        return normalise_structure_name(name) in self._vocabulary
+        return name in self._vocabulary
 
     def apply(self, ds: Dataset) -> Dataset:
         """A de-identified copy of `ds` with fixed file meta; PixelData keeps its bytes, compressed or not, but in ultrasound:
@@ -144,11 +144,6 @@ def to_bytes(ds: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def normalise_structure_name(name: str) -> str:
-    """Name as structures are compared: lower case, without blanks, `_`, `-` and the unit gy."""
-    return re.sub(r"[\s_\-]", "", str(name).lower()).replace("gy", "")
-
-
 def unrecognised_structures(ds: Dataset) -> int:
     """Number of structures in a de-identified object whose names were not in the vocabulary."""
     names = [item.get("ROIName", "") for item in ds.get("StructureSetROISequence", ())]
@@ -191,7 +186,7 @@ class _Walk:
             Action.EMPTY: lambda _: "",
             Action.PSEUDONYM: lambda _: self.pseudonym,
             Action.FIXED: lambda _: FIXED_VALUES[element.keyword],
-            Action.VOCABULARY: lambda text: text if text in KNOWN_VALUES[element.keyword] else "",
+            Action.VOCABULARY: lambda text: known_value(element.keyword, text),
             Action.STRUCTURE: self._structure,
         }
         return _with(element, _map(element.value, replace[action]))

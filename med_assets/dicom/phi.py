@@ -28,7 +28,8 @@ from med_assets.dicom.confidentiality import (
     Action,
     registered,
 )
-from med_assets.dicom.deidentify import CODE_STRING, IMPLEMENTATION_VERSION, normalise_structure_name
+from med_assets.dicom.deidentify import CODE_STRING, IMPLEMENTATION_VERSION
+from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import CaseRejected
 
 VERSION = "1"
@@ -102,7 +103,7 @@ class _Scan:
         self._known = frozenset(text.strip().casefold() for text in known if len(text.strip()) >= MIN_KNOWN_CHARS)
         self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_KNOWN_CHARS)
         self._in_bytes = [text.encode() for text in self._known if len(text) >= MIN_KNOWN_CHARS_IN_BYTES]
-        self._structures = None if roi_vocabulary is None else set(map(normalise_structure_name, roi_vocabulary))
+        self._structures = None if roi_vocabulary is None else Vocabulary.of(roi_vocabulary)
 
     def name(self, name: str) -> Iterator[Finding]:
         parts = [part.partition(".")[0] for part in Path(name).parts]
@@ -163,7 +164,7 @@ class _Scan:
         if terms is not None:
             return all(text in terms for text in texts)
         if action is Action.STRUCTURE and self._structures is not None:
-            return all(_STRUCTURE.match(t) or normalise_structure_name(t) in self._structures for t in texts)
+            return all(_STRUCTURE.match(t) or t in self._structures for t in texts)
         form = _FORMS.get(action)
         if action is Action.KEEP:
             form = CODE_STRING if element.VR == "CS" else None

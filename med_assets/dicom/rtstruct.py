@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.frames import number, numbers, text
 from med_assets.dicom.geometry import Geometry
+from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected, ConfigurationError
 
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
@@ -130,11 +131,6 @@ def rasterise(roi: Roi, geometry: Geometry) -> np.ndarray:
         if slices.size:
             mask[slices] = _fill([indices[contour][:, 1:] for contour in group], geometry.shape[1:])
     return mask
-
-
-def normalise(name: str) -> str:
-    """Return an ROI name in the form that names are compared in: lower case, without `_`, `-`, spaces and "gy"."""
-    return "".join(name.lower().translate(str.maketrans("", "", "_-")).split()).replace("gy", "")
 
 
 def match_rois(names: Iterable[str], synonyms: Mapping[str, Sequence[str]]) -> Match:

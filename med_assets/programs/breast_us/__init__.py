@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.structure_names import Vocabulary
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
@@ -88,10 +89,11 @@ class BreastUs(Program):
             else:
                 read_flat_segments(ds)
 
-    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+        from med_assets.dicom.structure_names import Vocabulary
         from med_assets.programs.breast_us.prepare import LABELS
 
-        return frozenset(LABELS)
+        return Vocabulary(frozenset(LABELS))
 
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         return {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
 from med_assets.programs.breast_us.similarity import dhash
@@ -42,11 +43,14 @@ def united(segments: Sequence["FlatSegment"], shape: tuple[int, int]) -> tuple[s
             f"expected a mask of the image's {shape[0]} x {shape[1]} pixels, got {got}; send the mask that was drawn on this "
             "image: masks are not resized",
         )
-    labels = sorted({one.label for one in segments})
-    if set(labels) - set(LABELS):
+    known = {normalise(label): label for label in LABELS}
+    if unknown := [n for n, one in enumerate(segments, start=1) if normalise(one.label) not in known]:
         raise CaseRejected(
-            "unknown_label", f"expected segments labelled {', '.join(LABELS)}, got others; name the segments so"
+            "unknown_label",
+            f"expected segments labelled {', '.join(LABELS)}, got another label in segment {', '.join(map(str, unknown))} of "
+            f"{len(segments)}; name the segments so",
         )
+    labels = sorted({known[normalise(one.label)] for one in segments})
     if len(labels) > 1:
         raise CaseRejected(
             "two_labels", f"expected one label for an image, got {', '.join(labels)}; send the one that counts"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.structure_names import Vocabulary
     from med_assets.screening import Screening
     from med_assets.settings import Workspace
 
@@ -104,7 +105,7 @@ class LumbarMr(Program):
             verify_label(points, slices, "MR series")
             read_levels(load(points.path))
 
-    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
         from med_assets.programs.lumbar_mr.levels import vocabulary
 
         return vocabulary()

@@ -1,5 +1,7 @@
 """The levels of the lumbar spine that are located, the anatomies that are told apart, and what both are called in DICOM."""
 
+from med_assets.dicom.structure_names import Vocabulary
+
 LEVELS = ("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1")
 """The five discs from head to feet, in the order of the network's channels 1 to 5."""
 
@@ -16,6 +18,6 @@ ANATOMY_ROIS = {anatomy: f"LSTV {anatomy}" for anatomy in ANATOMIES}
 """Name of the point that states the anatomy; LSTV is a lumbosacral transitional vertebra."""
 
 
-def vocabulary() -> frozenset[str]:
+def vocabulary() -> Vocabulary:
     """Every ROI name that means something here, and so may pass de-identification."""
-    return frozenset((*ROI_NAMES.values(), *ANATOMY_ROIS.values()))
+    return Vocabulary(frozenset((*ROI_NAMES.values(), *ANATOMY_ROIS.values())))

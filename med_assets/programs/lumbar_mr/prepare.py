@@ -24,7 +24,8 @@ def read_levels(dataset: "Dataset") -> tuple[dict[str, np.ndarray], str, int]:
     Names are compared without case, blanks, `_` and `-`. Raises CaseRejected: no_level_points, several_anatomies,
     duplicate_roi, and the codes of `read_points`.
     """
-    from med_assets.dicom.rtstruct import normalise, read_points
+    from med_assets.dicom.rtstruct import read_points
+    from med_assets.dicom.structure_names import normalise
 
     levels = {normalise(name): level for level, name in ROI_NAMES.items()}
     anatomies = {normalise(name): anatomy for anatomy, name in ANATOMY_ROIS.items()}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.structure_names import Vocabulary
     from med_assets.settings import Workspace
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
@@ -127,7 +128,7 @@ class LungCt(Program):
             raise ConfigurationError(f"{where}: spacing_mm.{ws.profile}: expected spacings above 0 mm, got {(x, y, z)}")
         return x, y, z
 
-    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
         from med_assets.programs.lung_ct.labels import vocabulary
 
         return vocabulary()

@@ -1,16 +1,18 @@
 """Names and ids of anatomy: the 124 classes of VISTA3D, and what else segments and ROIs are called.
 
-The table is `conf/lung_ct/_labels.yaml`. Names are compared without case, punctuation and the order of their words.
+The table is `conf/lung_ct/_labels.yaml`. Names are compared without case, punctuation, blanks and the order of their words.
 """
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 from med_assets.files import read_yaml
@@ -56,8 +58,8 @@ class Labels(_Frozen):
         owner: dict[str, str] = {}
         for name in self.classes:
             for other in (name, *self.synonyms.get(name, ())):
-                if owner.setdefault(words(other), name) != name:
-                    raise ValueError(f"{other!r} stands for {name!r} and for {owner[words(other)]!r}; remove one")
+                if owner.setdefault(compared(other), name) != name:
+                    raise ValueError(f"{other!r} stands for {name!r} and for {owner[compared(other)]!r}; remove one")
         ids = [*self.classes.values(), *(one.id for one in self.superclasses.values()), *self.unsupported]
         if len(set(ids)) != len(ids):
             raise ValueError("expected each id once among classes, superclasses and unsupported")
@@ -68,7 +70,18 @@ class Labels(_Frozen):
 
 def words(name: str) -> str:
     """Return a name as names are compared: its words in lower case, sorted, in American spelling."""
-    return " ".join(sorted(re.split(r"[\W_]+", name.lower().replace("tumour", "tumor").strip(" _-.,"))))
+    return " ".join(
+        sorted(
+            re.split(
+                r"[\W_]+", unicodedata.normalize("NFKC", name).casefold().replace("tumour", "tumor").strip(" _-.,")
+            )
+        )
+    )
+
+
+def compared(name: str) -> str:
+    """Return what names of segments and ROIs are compared by: their sorted words as one, so that `LungTumour` is `Lung tumor`."""
+    return words(name).replace(" ", "")
 
 
 @cache
@@ -86,8 +99,8 @@ def table() -> Labels:
 def _known() -> Mapping[str, int]:
     """Id by compared name, synonyms included."""
     found = table()
-    return {words(name): UNLABELLED for name in found.unlabelled} | {
-        words(other): number
+    return {compared(name): UNLABELLED for name in found.unlabelled} | {
+        compared(other): number
         for name, number in found.classes.items()
         for other in (name, *found.synonyms.get(name, ()))
     }
@@ -100,7 +113,7 @@ def _names() -> Mapping[int, str]:
 
 def class_of(name: str) -> int | None:
     """Return the class of a segment or ROI name, UNLABELLED where it says so, None for one that no class or synonym has."""
-    return _known().get(words(name))
+    return _known().get(compared(name))
 
 
 def name_of(number: int) -> str:
@@ -180,7 +193,7 @@ def check_target(number: int) -> int:
 
 
 @cache
-def vocabulary() -> frozenset[str]:
+def vocabulary() -> Vocabulary:
     """All names of segments and ROIs that are anatomy: classes, superclasses, synonyms, and these with the side moved."""
     found = table()
     names = {
@@ -195,4 +208,4 @@ def vocabulary() -> frozenset[str]:
         if side in ("left", "right"):
             first, _, last = rest.partition(" ")
             names |= {f"{rest} {side}", f"{first} {side} {last}".strip()}
-    return frozenset(names)
+    return Vocabulary(frozenset(names), compared)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.structure_names import Vocabulary
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
@@ -105,8 +106,10 @@ class RetinalOct(Program):
             read_opt(ds)
             read_labels(ds)
 
-    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
-        return frozenset()
+    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+        from med_assets.dicom.structure_names import Vocabulary
+
+        return Vocabulary(frozenset())
 
     def size(self, ws: "Workspace") -> tuple[int, int, int]:
         """The network's input in this workspace's profile."""

@@ -20,13 +20,15 @@ SHOWN = (1.0, 99.5)
 
 def read_labels(ds: "Dataset") -> dict[str, str]:
     """Return study_group, site and protocol that an import put into a volume. Raises CaseRejected("no_study_group")."""
+    from med_assets.dicom.confidentiality import known_value
     from med_assets.dicom.frames import text
 
-    found = {
-        "study_group": text(ds, "AdmittingDiagnosesDescription"),
-        "site": text(ds, "ClinicalTrialSiteName"),
-        "protocol": text(ds, "ClinicalTrialSeriesID"),
+    elements = {
+        "study_group": "AdmittingDiagnosesDescription",
+        "site": "ClinicalTrialSiteName",
+        "protocol": "ClinicalTrialSeriesID",
     }
+    found = {name: known_value(keyword, text(ds, keyword)) for name, keyword in elements.items()}
     if found["study_group"] not in CLASSES or not found["protocol"] or not found["site"]:
         raise CaseRejected(
             "no_study_group",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from med_assets.analysis import Analysis
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.structure_names import Vocabulary
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
@@ -102,10 +103,12 @@ class RtDose(Program):
         """Overrides that every experiment of this workspace gets: the site."""
         return (f"site={ws.option(self.name, 'site', 'prostate_sib')}",)
 
-    def roi_vocabulary(self, ws: "Workspace") -> frozenset[str]:
+    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+        from med_assets.dicom.structure_names import Vocabulary
+
         site = self.site(ws)
         groups = [*site.synonyms.values(), site.structures, site.body_synonyms, site.dose_mask_synonyms]
-        return frozenset(name for group in groups for name in group)
+        return Vocabulary(frozenset(name for group in groups for name in group))
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         return around_ct(instances, PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")

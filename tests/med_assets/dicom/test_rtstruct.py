@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.contours import mask_to_contours
 from med_assets.dicom.geometry import Geometry
-from med_assets.dicom.rtstruct import Roi, match_rois, normalise, rasterise, read_rois
+from med_assets.dicom.rtstruct import Roi, match_rois, rasterise, read_rois
+from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected, ConfigurationError
 
 GRID = Geometry((9, 20, 24), (2.5, 1.5, 0.75), (-10.0, -20.0, -30.0))
