@@ -111,6 +111,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="VALUE=NAME",
         help="names of label values, such as 1=lung_tumor; they win over those of the data set",
     )
+    add.add_argument(
+        "--name", metavar="NAME", help="pair: name of the case and patient (default: folder and file name of the image)"
+    )
 
     add = command(
         "phantoms",

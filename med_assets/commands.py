@@ -29,7 +29,7 @@ def table(rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> str:
     if not first or frame[last].map(lambda value: isinstance(value, str)).sum() == 0:
         return str(frame.to_string(index=False, na_rep="-", max_colwidth=100))
     ends = [last, *("-" if pd.isna(value) else str(value) for value in frame[last])]
-    return "\n".join(f"{line}  {end}".rstrip() for line, end in zip(lines, ends, strict=True))
+    return "\n".join(f"{line} {end}".rstrip() for line, end in zip(lines, ends, strict=True))
 
 
 def _show(title: str, result: StageResult) -> None:
@@ -83,12 +83,15 @@ def import_cases(options: argparse.Namespace) -> int:
             case "datalist":
                 pairs = volumes.datalist_pairs(options.src[0], options.val_fold)
             case _:
-                pairs = [volumes.pair(*options.src)]
+                pairs = [volumes.pair(*options.src, options.name)]
         report = volumes.import_pairs(pairs, options.dest, names)
-    print(f"imported {len(report.imported)} cases, {len(report.existing)} were there already")
+    replaced = f", {len(report.updated)} replaced by corrected content" if report.updated else ""
+    print(f"imported {len(report.imported)} cases, {len(report.existing)} were there already{replaced}")
     if report.skipped:
         print(table({"skipped": name, "reason": reason} for name, reason in report.skipped.items()))
-    some = bool(report.imported or report.existing)
+    some = bool(report.imported or report.existing or report.updated)
+    if any(reason.startswith("name_taken") for reason in report.skipped.values()):
+        return 1
     others_go_on = options.source in ("openkbp", "lumbar-t2", "rsna-lumbar", "ai-readi", *breast.SETS)
     return 0 if some and (others_go_on or not report.skipped) else 1
 

@@ -63,6 +63,7 @@ def stored(folder: Path) -> dict[str, list[Dataset]]:
 def new_object(identity: Identity, sop_class: str, modality: str, series_uid: str, sop_uid: str) -> Dataset:
     """The elements that every object of a case carries; the caller adds its module's own."""
     ds = item(
+        SpecificCharacterSet="ISO_IR 192",
         SOPClassUID=sop_class,
         SOPInstanceUID=sop_uid,
         Modality=modality,

@@ -11,7 +11,6 @@ nearly the same picture are one patient, so that no split can part them; all oth
 
 import csv
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from med_assets.dicom.flat_seg import write_flat_seg
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.ultrasound import write_us
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.importers.folders import CaseFolders, content_of, identifier
 from med_assets.importers.report import ImportReport
 
 LESIONS = ("benign", "malignant")
@@ -45,12 +45,17 @@ class Source:
 def busi(src: Path) -> Iterator[Source]:
     """Images of BUSI."""
     for label in (*LESIONS, NORMAL):
-        for image in sorted((src / label).glob("*.png"), key=_number):
+        for image in sorted(_pictures(src / label), key=_number):
             if "_mask" not in image.stem:
-                pattern = re.compile(re.escape(image.stem) + r"_mask(_\d+)?\.png\Z")
-                masks = tuple(path for path in sorted((src / label).glob("*_mask*.png")) if pattern.match(path.name))
+                pattern = re.compile(re.escape(image.stem) + r"_mask(_\d+)?\Z")
+                masks = tuple(path for path in _pictures(src / label) if pattern.match(path.stem))
                 number = _number(image)[0]
                 yield Source(f"{label}-{number:04d}" if number else image.stem, image, masks, label, None)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """PNG files of a folder, however the ending is written, sorted."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() == ".png")
 
 
 def _number(image: Path) -> tuple[int, str]:
@@ -100,7 +105,7 @@ SETS: dict[str, tuple[str, Callable[[Path], Iterator[Source]]]] = {
 def import_images(kind: str, src: Path, dest: Path, limit: int | None = None, external: bool = False) -> ImportReport:
     """Write dest/<set>-<name>/ with us.dcm and seg.dcm for each image of a set; `external` makes it an external test set.
 
-    A folder appears only when complete, one that is there already is left alone, and an image that can't be used is reported as
+    A folder appears only when complete, one of the same content is left alone, and an image that can't be used is reported as
     skipped. The same input gives the same bytes.
     """
     dataset, listed = SETS[kind]
@@ -110,18 +115,15 @@ def import_images(kind: str, src: Path, dest: Path, limit: int | None = None, ex
             f"expected images of {dataset} in {src}, found none; give the folder as its authors publish it"
         )
     patients = _patients(sources)
-    imported, existing, skipped = [], [], {}
+    made = CaseFolders(dest)
     for source in sources:
-        name = f"{kind}-{source.name}".replace(" ", "_")
-        if (dest / name).exists():
-            existing.append(name)
-            continue
-        try:
-            _write(dest / name, source, dataset, patients[source.name], external)
-            imported.append(name)
-        except CaseRejected as error:
-            skipped[source.name] = f"{error.code}: {error.message}"
-    return ImportReport(tuple(imported), tuple(existing), skipped)
+
+        def write(part: Path, source: Source = source) -> None:
+            _write(part, source, dataset, patients[source.name], external)
+
+        content = content_of([source.image, *source.masks], source.label, patients[source.name], external)
+        made.write(identifier(f"{kind}-{source.name}"), source.image, content, write)
+    return made.report()
 
 
 def read_pair(source: Source) -> tuple[np.ndarray, np.ndarray, str]:
@@ -170,27 +172,35 @@ def _patients(sources: list[Source]) -> dict[str, str]:
 def _write(folder: Path, source: Source, dataset: str, patient: str, external: bool) -> None:
     pixels, mask, label = read_pair(source)
     identity = Identity(
-        patient_id=f"{dataset}-{patient}",
+        patient_id=identifier(f"{dataset}-{patient}"),
         study_uid=derived_uid("breast ultrasound", dataset, source.name),
         frame_of_reference_uid="",
         trial=(dataset, "external" if external else ""),
     )
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        image = write_us(part / "us.dcm", pixels, identity)
-        write_flat_seg(part / "seg.dcm", mask, label, image)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    image = write_us(folder / "us.dcm", pixels, identity)
+    write_flat_seg(folder / "seg.dcm", mask, label, image)
 
 
 def _picture(path: Path, mode: str) -> np.ndarray:
-    """Pixels of a picture, in a mode of Pillow's: "L" is grey, "RGB" is colour. Raises CaseRejected."""
+    """Pixels of a picture, in a mode of Pillow's: "L" is grey, "RGB" is colour. Raises CaseRejected.
+
+    16 bits are scaled to 8 by their full range, 65535 to 255.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
+            if image.mode in ("I", "F") or (
+                image.mode in ("RGBA", "LA") and np.asarray(image.getchannel("A")).min() < 255
+            ):
+                raise CaseRejected(
+                    "unreadable_image",
+                    f"expected a grey, colour or palette picture of 8 or 16 bits, got Pillow's mode {image.mode}, which holds "
+                    "other values or transparency; save it as one of these",
+                )
+            if image.mode.startswith("I;16"):
+                grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+                return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=-1)
             return np.asarray(image.convert(mode))
     except (OSError, UnidentifiedImageError) as error:
         raise CaseRejected(

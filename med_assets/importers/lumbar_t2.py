@@ -18,7 +18,6 @@ Whether there is a transitional vertebra is not known of any case, so no anatomy
 
 import io
 import lzma
-import shutil
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -30,6 +29,7 @@ import numpy as np
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.write import Identity, derived_uid, write_mr, write_points
 from med_assets.errors import CaseRejected
+from med_assets.importers.folders import CaseFolders, content_of, identifier
 from med_assets.importers.report import ImportReport
 
 SUFFIXES = (".npz.xz", ".npz")
@@ -49,24 +49,21 @@ LEAST_VOXELS = 1000
 def import_cases(src: Path, dest: Path, cases: Collection[str] | None = None, limit: int | None = None) -> ImportReport:
     """Write dest/<case>/ with MR/ and points.dcm for each archive in `src`; `cases` and `limit` say which, in order of names.
 
-    A folder appears only when complete, one that is there already is left alone, and a case that can't be used is reported
+    A folder appears only when complete, one of the same content is left alone, and a case that can't be used is reported
     as skipped. The same input gives the same bytes.
     """
     found = {path.name.removesuffix(suffix): path for suffix in SUFFIXES for path in src.glob(f"*{suffix}")}
     chosen = [name for name in sorted(found) if cases is None or name in cases][:limit]
     skipped = dict.fromkeys(sorted(set(cases or ()) - set(found)), "no such case in the source folder")
-    imported, existing = [], []
+    made = CaseFolders(dest)
+    made.skipped |= skipped
     for name in chosen:
-        if (dest / name).exists():
-            existing.append(name)
-            continue
-        try:
-            image, label = read_case(found[name])
-            write_case(dest / name, image, label, name)
-            imported.append(name)
-        except CaseRejected as error:
-            skipped[name] = f"{error.code}: {error.message}"
-    return ImportReport(tuple(imported), tuple(existing), skipped)
+
+        def write(part: Path, name: str = name) -> None:
+            write_case(part, *read_case(found[name]), name)
+
+        made.write(identifier(name), found[name], content_of([found[name]]), write)
+    return made.report()
 
 
 def read_case(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +90,7 @@ def read_case(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_case(folder: Path, image: np.ndarray, label: np.ndarray, name: str) -> None:
-    """Write one case as MR/ and points.dcm in a new `folder`, which appears only when complete.
+    """Write one case as MR/ and points.dcm in a new `folder`.
 
     Raises CaseRejected: missing_body, no_endplate, values_out_of_range.
     """
@@ -101,23 +98,18 @@ def write_case(folder: Path, image: np.ndarray, label: np.ndarray, name: str) ->
     points = geometry.to_points(np.array([(s, y, x) for y, x, s in level_points(label).values()]))
     named = dict(zip(LEVEL_NAMES, points, strict=True))
     identity = Identity(
-        patient_id=f"LumbarT2-{name}",
+        patient_id=identifier(f"LumbarT2-{name}"),
         study_uid=derived_uid("lumbar T2 study", name),
         frame_of_reference_uid=derived_uid("lumbar T2 frame of reference", name),
     )
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     try:
         series = identity.uid("MR series")
         volume = Volume(image.transpose(2, 0, 1), geometry)
-        uids = write_mr(part / "MR", volume, identity, series, description="Sagittal T2")
+        uids = write_mr(folder / "MR", volume, identity, series, description="Sagittal T2")
         places = geometry.to_points(np.array([[index, 0, 0] for index in range(geometry.shape[0])]))
-        write_points(part / "points.dcm", named, identity, series, list(zip(uids, places, strict=True)))
-        part.rename(folder)
+        write_points(folder / "points.dcm", named, identity, series, list(zip(uids, places, strict=True)))
     except ValueError as error:
         raise CaseRejected("values_out_of_range", f"{error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def sagittal_geometry(shape: tuple[int, ...]) -> Geometry:

@@ -8,7 +8,6 @@ at 25-40, which is -1000 HU with this offset. 192 of the 202 patients at hand en
 to 28036, in metal, which is kept.
 """
 
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from med_assets.dicom.write import (
     write_rtstruct,
 )
 from med_assets.errors import CaseRejected
+from med_assets.importers.folders import CaseFolders, content_of, identifier
 from med_assets.importers.report import ImportReport
 
 SPLITS = {"train-pats": "train", "validation-pats": "validation", "test-pats": "test"}
@@ -56,8 +56,8 @@ class Patient:
 def import_patients(src: Path, dest: Path, patients: Collection[str] | None = None) -> ImportReport:
     """Write dest/<split>_pt_N/ with CT, structure set, plan and dose for each patient of the challenge folder `src`.
 
-    `patients` limits the work to these names ("pt_1"). A folder appears only when complete, one that is there already
-    is left alone, and a patient that lacks a file or has an unusable one is reported as skipped, with nothing written.
+    `patients` limits the work to these names ("pt_1"). A folder appears only when complete, one of the same content is left
+    alone, and a patient that lacks a file or has an unusable one is reported as skipped, with nothing written.
     """
     folders = {
         f"{split}_{folder.name}": (folder, split)
@@ -67,19 +67,15 @@ def import_patients(src: Path, dest: Path, patients: Collection[str] | None = No
     }
     found = {folder.name for folder, _ in folders.values()}
     skipped = dict.fromkeys(sorted(set(patients or ()) - found), "no such patient in the source folder")
-    imported, existing = [], []
+    cases = CaseFolders(dest)
+    cases.skipped |= skipped
     for case, (folder, split) in folders.items():
-        if (dest / case).exists():
-            existing.append(case)
-            continue
-        try:
-            patient = read_patient(folder)
-        except CaseRejected as error:
-            skipped[case] = f"{error.code}: {error.message}"
-            continue
-        write_patient(dest / case, patient, folder.name, split)
-        imported.append(case)
-    return ImportReport(tuple(imported), tuple(existing), skipped)
+
+        def write(part: Path, folder: Path = folder, split: str = split) -> None:
+            write_patient(part, read_patient(folder), folder.name, split)
+
+        cases.write(case, folder, content_of([folder]), write)
+    return cases.report()
 
 
 def read_patient(folder: Path) -> Patient:
@@ -110,26 +106,20 @@ def read_patient(folder: Path) -> Patient:
 
 
 def write_patient(folder: Path, patient: Patient, name: str, split: str) -> None:
-    """Write one patient as CT/, RS.dcm, RP.dcm and RD.dcm in a new `folder`, which appears only when complete."""
+    """Write one patient as CT/, RS.dcm, RP.dcm and RD.dcm in a new `folder`."""
     identity = Identity(
-        patient_id=f"OpenKBP-{name}",
+        patient_id=identifier(f"OpenKBP-{name}"),
         study_uid=derived_uid("OpenKBP study", split, name),
         frame_of_reference_uid=derived_uid("OpenKBP frame of reference", split, name),
         trial=("OpenKBP", split),
     )
     geometry = patient.ct_hu.geometry
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     series_uid = identity.uid("CT series")
-    try:
-        ct_uids = write_ct(part / "CT", patient.ct_hu, identity, series_uid)
-        structures_uid = write_rtstruct(part / "RS.dcm", patient.masks, geometry, identity, series_uid, ct_uids)
-        targets = {number: TARGETS_GY[roi] for number, roi in enumerate(patient.masks, start=1) if roi in TARGETS_GY}
-        plan_uid = write_rtplan(part / "RP.dcm", max(targets.values()), FRACTIONS, targets, identity, structures_uid)
-        write_rtdose(part / "RD.dcm", patient.dose_gy, identity, plan_uid)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    ct_uids = write_ct(folder / "CT", patient.ct_hu, identity, series_uid)
+    structures_uid = write_rtstruct(folder / "RS.dcm", patient.masks, geometry, identity, series_uid, ct_uids)
+    targets = {number: TARGETS_GY[roi] for number, roi in enumerate(patient.masks, start=1) if roi in TARGETS_GY}
+    plan_uid = write_rtplan(folder / "RP.dcm", max(targets.values()), FRACTIONS, targets, identity, structures_uid)
+    write_rtdose(folder / "RD.dcm", patient.dose_gy, identity, plan_uid)
 
 
 def _geometry(dy: float, dx: float, dz: float) -> Geometry:

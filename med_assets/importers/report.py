@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of each case, by the name of its folder: written now, there already, or left out and why."""
+    """Names of case folders: written now, there already, left out (with the reason), and replaced by corrected content."""
 
     imported: tuple[str, ...] = ()
     existing: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+    updated: tuple[str, ...] = ()

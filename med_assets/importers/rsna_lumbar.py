@@ -7,7 +7,6 @@ finds none. `train_label_coordinates.csv` gives the column x and the row y, coun
 level in a numbered image; those of the spinal canal stenosis are set in the sagittal T2 series. `train.csv` lists the studies.
 """
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from med_assets.dicom.frames import image_axes, number, quietly, text
 from med_assets.dicom.geometry import MR_IMAGE_STORAGE
 from med_assets.dicom.write import Identity, derived_uid, write_points
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.importers.folders import CaseFolders, content_of
 from med_assets.importers.report import ImportReport
 
 CONDITION = "Spinal Canal Stenosis"
@@ -56,23 +56,16 @@ def import_studies(
         f"RSNA-{name}": "no such study in the source folder or in train.csv"
         for name in sorted(set(studies or ()) - listed)
     }
-    imported, existing = [], []
+    made = CaseFolders(dest)
+    made.skipped |= skipped
     for study in chosen:
-        name = f"RSNA-{study}"
-        if (dest / name).exists():
-            existing.append(name)
-            continue
-        part = dest / f".{name}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        try:
+
+        def write(part: Path, study: str = study) -> None:
             write_study(part, images / study, study, tables)
-            part.rename(dest / name)
-            imported.append(name)
-        except CaseRejected as error:
-            skipped[name] = f"{error.code}: {error.message}"
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return ImportReport(tuple(imported), tuple(existing), skipped)
+
+        rows = [table[table["study_id"] == study].to_csv() for table in tables.values()]
+        made.write(f"RSNA-{study}", images / study, content_of([images / study], rows), write)
+    return made.report()
 
 
 def read_tables(src: Path) -> Tables:

