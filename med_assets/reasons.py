@@ -368,10 +368,27 @@ _ALL = (
     # Import
     Reason("bad_label_name", "import", "a label's name can't be written as a segment label", "rename it"),
     Reason("bad_entry", "import", "an entry of a list does not name one image and one label", "correct the entry"),
-    Reason("contradictory_affine", "import", "sform, qform and pixdim of a NIfTI file contradict each other", "write the volume again with one geometry"),
-    Reason("import_failed", "import", "reading the case failed unexpectedly", "check its files, and report the type of error"),
-    Reason("label_shape_mismatch", "import", "label and image differ in shape; labels are not resampled", "export the label that was drawn on this image"),
-    Reason("name_taken", "import", "a case from another source has this name", "rename the source, or remove the folder"),
+    Reason(
+        "contradictory_affine",
+        "import",
+        "sform, qform and pixdim of a NIfTI file contradict each other",
+        "write the volume again with one geometry",
+    ),
+    Reason(
+        "import_failed",
+        "import",
+        "reading the case failed unexpectedly",
+        "check its files, and report the type of error",
+    ),
+    Reason(
+        "label_shape_mismatch",
+        "import",
+        "label and image differ in shape; labels are not resampled",
+        "export the label that was drawn on this image",
+    ),
+    Reason(
+        "name_taken", "import", "a case from another source has this name", "rename the source, or remove the folder"
+    ),
     Reason("bad_point", "import", "a point lies outside its image or is no number", "correct the table"),
     Reason("missing_body", "import", "a vertebral body between others is missing", "complete the labels"),
     Reason("missing_file", "import", "a file of the case is absent", "complete the folder"),
