@@ -332,6 +332,12 @@ _ALL = (
         "the mask reaches beyond the region of tissue",
         "check the regions of the image, or the mask",
     ),
+    Reason(
+        "region_outside_image",
+        "program",
+        "a region of tissue lies outside the image, or ends before it begins",
+        "correct SequenceOfUltrasoundRegions, or export the image again",
+    ),
     Reason("too_small", "program", "the region of tissue is too small", "send the whole image"),
     Reason(
         "no_study_group",

@@ -1,6 +1,7 @@
 """The table of reasons is complete, its page is current, and the audit states what it measured."""
 
 import ast
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +14,6 @@ from tests.invented import Study, ct, ingest, plan_case, write
 
 PACKAGE = Path(med_assets.__file__).parent
 RAISES = {"CaseRejected", "ArchiveRejected", "Refusal"}
-
-
-def _constants(node: ast.AST) -> set[str]:
-    return {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
 
 
 def _calls() -> list[tuple[str, ast.Call]]:
@@ -40,11 +37,8 @@ def test_each_code_that_the_source_raises_is_in_the_table() -> None:
 
 
 def test_each_code_of_the_table_stands_in_the_source() -> None:
-    written = set()
-    for path in PACKAGE.rglob("*.py"):
-        if path.name != "reasons.py":
-            written |= _constants(ast.parse(path.read_text()))
-    assert REASONS.keys() - written == set()
+    source = " ".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "reasons.py")
+    assert [code for code in REASONS if not re.search(rf"\b{code}\b", source)] == []
 
 
 def test_each_reason_has_a_meaning_and_a_remedy_of_its_own() -> None:
