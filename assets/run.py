@@ -17,6 +17,7 @@ import dagster as dg
 
 import resources
 from assets import build_program, keys
+from assets.recorded import report_checkpoints
 from med_assets import analysis, batches, experiments, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.settings import Workspace
@@ -63,12 +64,19 @@ def _step(
         raise MedAssetsError(f"these steps failed: {', '.join(map(str, failed))}; `make ui` shows why")
 
 
-def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), overrides: Sequence[str] = ()) -> None:
+def materialize(
+    ws: Workspace,
+    program_name: str,
+    chosen: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    training: bool = True,
+) -> None:
     """Take what settled, then materialize the program's graph, with all experiments or the chosen ones
     and those that they need.
 
-    `overrides` (`key=value`) go to the trainings of all chosen experiments. Raises MedAssetsError
-    that names the steps that failed; what was computed before stays, and the same command goes on from there.
+    `overrides` (`key=value`) go to the trainings of all chosen experiments. Without `training` the checkpoints are those
+    of the home, and experiments without one are left out. Raises MedAssetsError that names the steps that failed; what was
+    computed before stays, and the same command goes on from there.
     """
     known = experiments.names(program_name)
     unknown = sorted(set(chosen) - set(known))
@@ -88,12 +96,16 @@ def materialize(ws: Workspace, program_name: str, chosen: Sequence[str] = (), ov
         for batch in taken:
             step(f"cases of batch {batch}", "raw_cases", "prepared_cases", batch=batch)
         step("dataset and splits", "dataset", "splits")
-        for name in in_order(ws, program_name, chosen or known):
-            of_each = ("checkpoint", "evaluation", *([keys.THRESHOLDS] if screened else []))
+        if not training:
+            for name in report_checkpoints(instance, ws, program_name):
+                print(f"  reported  checkpoint of {name}", flush=True)
+        there = [name for name in known if ws.lake.has("checkpoints", f"{program_name}/{name}")]
+        for name in in_order(ws, program_name, chosen or known) if training else there:
+            made = ("checkpoint", "evaluation") if training else ("evaluation",)
+            of_each = (*made, *([keys.THRESHOLDS] if screened else []))
             pair = [keys.experiment_key(program_name, name, stage) for stage in of_each]
-            training = "__".join(pair[0].path)
-            ops = {training: {"config": {"overrides": list(overrides)}}} if overrides else None
-            _step(instance, program_name, f"train and evaluate {name}", pair, ops=ops)
+            ops = {"__".join(pair[0].path): {"config": {"overrides": list(overrides)}}} if overrides else None
+            _step(instance, program_name, f"{'train and ' if training else ''}evaluate {name}", pair, ops=ops)
         step("leaderboard and champion", "leaderboard", "champion")
         if taken:
             every = instance.get_dynamic_partitions(keys.batches_of(program_name).name or "")
@@ -118,11 +130,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "words", nargs="*", metavar="EXPERIMENT | key=value", help="experiments (all by default), overrides"
     )
+    parser.add_argument(
+        "--no-training",
+        action="store_true",
+        help="train nothing: show in Dagster what the home holds, such as after DAGSTER_HOME was lost",
+    )
     words = parser.parse_args(arguments)
     overrides = [word for word in words.words if "=" in word]
     chosen = [word for word in words.words if "=" not in word]
     try:
-        materialize(Workspace.from_env(), words.program, chosen, overrides)
+        materialize(Workspace.from_env(), words.program, chosen, overrides, training=not words.no_training)
     except MedAssetsError as error:
         sys.exit(f"run: {error}")
 

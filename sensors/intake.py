@@ -11,6 +11,7 @@ from med_assets.errors import LandingUnreadable
 from med_assets.settings import Workspace
 from resources.discretion import discreetly
 from resources.workspace import WorkspaceResource
+from sensors import runs
 from sensors.settings import tick_s
 
 
@@ -28,6 +29,7 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
         ws = workspace.open()
+        runs.end_those_of_dead_workers(context.instance)
         known = discreetly(lambda: _taken(ws, program))
         started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         fresh = [batch for batch in known if batch not in started]

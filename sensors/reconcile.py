@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 
 from assets import keys
+from assets.recorded import report_checkpoints
 from med_assets import batches
 from med_assets.settings import Workspace
 from resources.discretion import discreetly
@@ -86,6 +87,8 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
         context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource
     ) -> dg.SkipReason | list[dg.RunRequest]:
         instance, ws = context.instance, workspace.open()
+        runs.end_those_of_dead_workers(instance)
+        report_checkpoints(instance, ws, program)
         going = runs.unfinished(instance)
         known = discreetly(lambda: batches.known(ws, program))
         there = set(instance.get_dynamic_partitions(partitions))

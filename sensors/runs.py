@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 
 import dagster as dg
+from dagster._core.launcher import DefaultRunLauncher
 
 from med_assets.files import digest
 
@@ -20,12 +21,62 @@ DATA, CODE, INPUT = "dagster/data_version", "dagster/code_version", "dagster/inp
 STATE_TAG = "med_assets/state"
 """Tag of a run with the key of the state of the world that it was started for."""
 
+WORKER_GONE_TAG = "med_assets/worker_gone"
+"""Tag of a run that was ended because its process died."""
+
+MAX_DEATHS = 3
+"""How often what killed its process may do so before it is left to a person."""
+
+CLOCK_S = 5.0
+"""How much later than a run's first event its process may seem to have started, by the clocks of both."""
+
 Versions = dict[str, str]
 
 
 def unfinished(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """Runs that wait or go on."""
     return list(instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)))
+
+
+def _worker_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the process that executed a started run is surely gone from this machine.
+
+    Its pid is that of the run's first event. A pid is used again after a restart, so the process must have started before that
+    event. Only of runs that this machine's own launcher starts is anything known.
+    """
+    import psutil
+
+    if run.status not in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
+        return False
+    if not isinstance(instance.run_launcher, DefaultRunLauncher):
+        return False
+    logs = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_START, limit=1).records
+    if not logs:
+        return False
+    entry = logs[0].event_log_entry
+    pid = entry.dagster_event.pid if entry.dagster_event else None
+    if pid is None:
+        return False
+    try:
+        return bool(psutil.Process(pid).create_time() > entry.timestamp + CLOCK_S)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def end_those_of_dead_workers(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs as failed whose process died without a word, as in a power cut; returns their ids.
+
+    They would stay "started" for ever, and everything that depends on their assets would wait for them. What they were
+    started for is tried again.
+    """
+    ended = [run for run in unfinished(instance) if _worker_gone(instance, run)]
+    for run in ended:
+        instance.add_run_tags(run.run_id, {WORKER_GONE_TAG: "true"})
+        instance.report_run_failed(
+            run,
+            "The process of this run is gone, as after a power cut or a kill. What it was started for is tried again.",
+        )
+    return [run.run_id for run in ended]
 
 
 def targets(run: dg.DagsterRun, assets: Iterable[dg.AssetKey]) -> bool:
@@ -68,5 +119,10 @@ def state_key(*parts: object) -> str:
 
 
 def tried(instance: dg.DagsterInstance, state: str) -> bool:
-    """Whether a run was started for a state before; Dagster compares run keys of a schedule within one tick only."""
-    return instance.get_runs_count(dg.RunsFilter(tags={STATE_TAG: state})) > 0
+    """Whether a run was started for a state before; Dagster compares run keys of a schedule within one tick only.
+
+    A run whose process died does not count, unless that happened MAX_DEATHS times.
+    """
+    started = instance.get_runs(dg.RunsFilter(tags={STATE_TAG: state}))
+    died = sum(WORKER_GONE_TAG in run.tags for run in started)
+    return len(started) > died or died >= MAX_DEATHS

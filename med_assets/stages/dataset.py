@@ -164,7 +164,8 @@ def splits(ws: Workspace, program_name: str) -> StageResult:
         pd.Series([row["split"] for row in rows if row["patient_id"] in present], dtype=str).value_counts().to_dict()
     )
     return StageResult(
-        data_version=digest(rows, sorted(problems)),
+        # What depends on the splits reads their cases too: a corrected label of a held-out case changes no assignment.
+        data_version=digest(dataset_version(cases), rows, sorted(problems)),
         counts=tally(
             "new" if row["patient_id"] not in {old["patient_id"] for old in earlier} else "reused" for row in rows
         ),

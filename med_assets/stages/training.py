@@ -259,7 +259,7 @@ def train(
     record = read_json(folder / "provenance.json")
     history = _record(ws, program_name, name, key, chosen, folder, record, overrides)
     return StageResult(
-        data_version=digest(key, record["weights_sha256"]),
+        data_version=checkpoint_version(ws, key),
         counts={"new": int(fresh), "reused": int(not fresh)},
         summary={
             "checkpoint": key,
@@ -274,6 +274,11 @@ def train(
         tables={"history": history},
         images=_curves(ws, program_name, name, history),
     )
+
+
+def checkpoint_version(ws: Workspace, key: str) -> str:
+    """Version of a stored checkpoint: its key and the hash of its weights."""
+    return digest(key, read_json(ws.store.fetch(key) / "provenance.json")["weights_sha256"])
 
 
 def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """The whole graph once through Dagster, with a real training, and what a second pass does."""
 
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -72,6 +73,13 @@ def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoin
         assert data_versions(instance) == first
         assert counts(instance, keys.experiment_key(P, "baseline", "checkpoint")) == {"new": 0, "reused": 1}
         assert counts(instance, keys.experiment_key(P, "baseline", "evaluation"))["new"] == 0
+
+    shutil.rmtree(workspace.home / "dagster")
+    run.materialize(workspace, P, training=False)
+    with run.instance_of(workspace) as instance:
+        assert data_versions(instance) == first, "a lost DAGSTER_HOME is made anew from the home"
+        (event,) = instance.fetch_materializations(keys.experiment_key(P, "baseline", "checkpoint"), limit=9).records
+        assert event.run_id == "", "reported without a run"
 
     written = stages.predict(workspace, P, cases_of(workspace, P)[0]["case_id"], "baseline", tmp_path / "export")
     assert next(path.name for path in written) == "predicted_dose.dcm"

@@ -174,3 +174,14 @@ def test_batches_sort_by_arrival_also_when_the_clock_goes_back(workspace: Worksp
         drop(workspace, seed)
         names.append(batches.take(workspace, P, batches.untaken(workspace, P), now))
     assert names == sorted(names) == batches.known(workspace, P)
+
+
+def test_a_corrected_case_changes_the_version_of_the_splits_though_no_patient_moves(workspace: Workspace) -> None:
+    drop(workspace, 6)
+    ingest(workspace)
+    before, assigned = stages.splits(workspace, P).data_version, workspace.lake.rows("splits", P)
+    assert stages.splits(workspace, P).data_version == before
+    (row,) = workspace.lake.rows("dataset", P)
+    workspace.lake.write("dataset", P, [row | {"version": "corrected", "artifact": "prepared/corrected"}])
+    assert stages.splits(workspace, P).data_version != before
+    assert workspace.lake.rows("splits", P) == assigned

@@ -1,0 +1,55 @@
+"""Runs whose process died are ended, so that nothing waits for them, and what they were for is tried again."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from sensors import runs
+
+
+def _run_until_killed(home: str, mark: str) -> None:
+    os.environ["DAGSTER_HOME"] = home
+
+    @dg.asset
+    def slow() -> None:
+        Path(mark).write_text("started")
+        time.sleep(600)
+
+    with dg.DagsterInstance.get() as instance:
+        dg.materialize([slow], instance=instance, tags={runs.STATE_TAG: "one"})
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as found:
+        yield found
+
+
+def test_a_run_whose_process_was_killed_is_ended_and_its_state_tried_again(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    process = multiprocessing.get_context("spawn").Process(target=_run_until_killed, args=(str(tmp_path), str(mark)))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not mark.exists() or not mark.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (run,) = instance.get_runs()
+    assert run.status == dg.DagsterRunStatus.STARTED
+    assert runs.end_those_of_dead_workers(instance) == []
+    assert runs.tried(instance, "one")
+
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert runs.end_those_of_dead_workers(instance) == [run.run_id]
+    (run,) = instance.get_runs()
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    assert not runs.tried(instance, "one")
+    assert runs.end_those_of_dead_workers(instance) == []
