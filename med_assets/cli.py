@@ -214,6 +214,11 @@ def parser() -> argparse.ArgumentParser:
         "truth", type=Path, metavar="GT_DIR", help="true masks of the same names; NAME_mask, NAME_mask_1 are united"
     )
     add.add_argument("--pixel-mm", type=float, metavar="MM", help="size of a pixel, for distances in mm")
+    add.add_argument(
+        "--values",
+        choices=("labels", "probabilities"),
+        help="what predicted pictures hold (default: labels where they have two values, probabilities otherwise)",
+    )
     add.add_argument("--out", type=Path, metavar="CSV", help="write the scores of every image here")
 
     add = command("export", commands.export, "Write the network of an experiment for other runtimes, as ONNX.")

@@ -207,7 +207,7 @@ def score_folders(options: argparse.Namespace) -> int:
     """Score masks against masks, and print the means; a pair that can't be scored is listed and fails the command."""
     from med_assets.metrics.folders import aggregate, score_folders
 
-    scores, problems = score_folders(options.predicted, options.truth, options.pixel_mm)
+    scores, problems = score_folders(options.predicted, options.truth, options.pixel_mm, options.values)
     if options.out is not None:
         scores.to_csv(options.out, index=False)
     print(table(aggregate(scores)))
