@@ -1,9 +1,10 @@
 """What removing elements can't de-identify, and is refused: unknown kinds of object, text in pixels, broken values."""
 
 import re
+import struct
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
@@ -14,6 +15,16 @@ from med_assets.dicom.confidentiality import SUPPORTED_CLASSES, USUALLY_BURNED_I
 from med_assets.errors import CaseRejected
 
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
+_BINARY = _NUMBERS - {"DS", "IS"} | {"AT"}
+_ONE_VALUE = frozenset({"ReferencedSegmentNumber"})
+"""Elements that may have many values elsewhere, and have one where they are stored here."""
+
+_LARGEST_INDEX = 2**24
+"""Indices of dimensions and frames, and places in a picture, are smaller; four letters in one number are not."""
+
+_AS_TEXT_BELOW, _AS_TEXT_FROM = 1e-30, 2.0**17
+"""Doubles whose eight bytes are letters or digits lie outside of these magnitudes, where no measured value does."""
+
 _DECIMAL = re.compile(r"[-+0-9.eE ]*\Z")
 SCREEN_SHOTS = frozenset({
     "SCREEN SAVE", "SCREENSAVE", "SCREEN SHOT", "SCREENSHOT", "SCREEN CAPTURE", "SCREENCAPTURE", "SCREEN", "CAPTURE",
@@ -23,13 +34,11 @@ SCREEN_SHOTS = frozenset({
 FILMED = frozenset({"DV", "DF", "SD", "DRW"})
 """ConversionType of digitised video and film, scanned documents and drawings (PS3.3, C.8.6.1), which carry text as a rule."""
 
-_OVERLAY_GROUPS, _OVERLAY_BIT_POSITION = 0x6000, 0x0102
-
 
 def refuse_unsafe(ds: Dataset) -> None:
     """Raise CaseRejected for an object whose pixels or kind could carry identity past the allow-list.
 
-    Codes: unsupported_sop_class, burned_in_annotation, overlay_in_pixels.
+    Codes: unsupported_sop_class, burned_in_annotation.
     """
     kind = str(ds.get("SOPClassUID", ""))
     if kind not in SUPPORTED_CLASSES:
@@ -44,12 +53,6 @@ def refuse_unsafe(ds: Dataset) -> None:
         raise text_in_pixels(f"(ConversionType {filmed[0]}, digitised film, video or paper)")
     if kind not in USUALLY_BURNED_IN and declares_text(ds):
         raise text_in_pixels("")
-    for tag in sorted(ds.keys()):
-        if tag.group & 0xFF01 == _OVERLAY_GROUPS and tag.element == _OVERLAY_BIT_POSITION and ds[tag].value:
-            raise CaseRejected(
-                "overlay_in_pixels",
-                "expected overlays in elements of their own, got one in unused bits of the pixels; export it without",
-            )
 
 
 def declares_text(ds: Dataset) -> bool:
@@ -83,6 +86,8 @@ def read_element(ds: Dataset, tag: BaseTag) -> DataElement:
     expected = frozenset({*dictionary_VR(tag).split(" or "), dictionary_VR(tag)})
     if element.VR not in expected and not (element.VR in _NUMBERS and expected & _NUMBERS):
         raise _malformed(tag)
+    if element.VR in _BINARY and not _measures(element):
+        raise _malformed(tag)
     if element.VR in ("DS", "IS") and not all(_is_number(value) for value in values(element.value)):
         raise _malformed(tag)
     return element
@@ -95,6 +100,29 @@ def values(value: Any) -> list[Any]:
     many = hasattr(value, "__iter__") and not isinstance(value, str | bytes) and not hasattr(value, "family_name")
     items = list(value) if many else [value]
     return [item if isinstance(item, int | float | bytes) else str(item) for item in items] or [""]
+
+
+def _measures(element: DataElement) -> bool:
+    """Whether binary numbers are as many as the standard allows, and are no text in the form of numbers."""
+    numbers = [value for value in values(element.value) if value != ""]
+    most = 1 if element.keyword in _ONE_VALUE else dictionary_VM(element.tag).rpartition("-")[2]
+    if str(most).isdecimal() and len(numbers) > int(most):
+        return False
+    if element.VR == "FD":
+        return not any(_reads_as_text(float(value)) for value in numbers)
+    if element.VR == "FL" and len(numbers) > 1:
+        return not _printable(struct.pack(f"<{len(numbers)}f", *numbers))
+    return element.VR != "UL" or not any(int(value) > _LARGEST_INDEX for value in numbers)
+
+
+def _reads_as_text(value: float) -> bool:
+    magnitude = abs(value)
+    usual = magnitude == 0 or _AS_TEXT_BELOW <= magnitude < _AS_TEXT_FROM
+    return not usual and _printable(struct.pack("<d", value))
+
+
+def _printable(content: bytes) -> bool:
+    return all(32 <= byte < 127 for byte in content)
 
 
 def _is_number(value: Any) -> bool:

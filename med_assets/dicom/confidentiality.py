@@ -27,6 +27,7 @@ class Action(Enum):
     STRUCTURE = "kept when it is in the structure vocabulary, otherwise UNRECOGNISED_<k>"
     FIXED = "replaced by the text in FIXED_VALUES"
     NESTED = "kept, each item treated by these same rules"
+    PIXELS = "rebuilt at the top level of an image (pixel_data.py), removed elsewhere"
     CODED = "kept when its code is in the standard's own dictionaries, with the dictionary's meaning"
 
 
@@ -53,10 +54,7 @@ _KEEP = """
     SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames FrameIncrementPointer Rows Columns
     BitsAllocated BitsStored HighBit PixelRepresentation SmallestImagePixelValue LargestImagePixelValue
     PixelPaddingValue PixelPaddingRangeLimit WindowCenter WindowWidth VOILUTFunction RescaleIntercept RescaleSlope
-    LUTDescriptor LUTData RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor
-    BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableData
-    BluePaletteColorLookupTableData PixelIntensityRelationship PixelIntensityRelationshipSign PixelData
-    FloatPixelData DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths
+    PixelIntensityRelationship PixelIntensityRelationshipSign
 
     KVP ExposureTime XRayTubeCurrent Exposure ExposureInuAs FocalSpots GeneratorPower RotationDirection
     SpiralPitchFactor SingleCollimationWidth TotalCollimationWidth TableSpeed TableFeedPerRotation CTDIvol
@@ -136,7 +134,7 @@ _NESTED = """
     ReferencedDoseReferenceSequence PatientSetupSequence PrimaryFluenceModeSequence
     ReferencedBrachyApplicationSetupSequence ReferencedImageSequence SourceImageSequence ReferencedSeriesSequence
     ReferencedInstanceSequence ReferencedSOPSequence StudiesContainingOtherReferencedInstancesSequence
-    DerivationImageSequence ModalityLUTSequence VOILUTSequence SharedFunctionalGroupsSequence
+    DerivationImageSequence SharedFunctionalGroupsSequence
     PerFrameFunctionalGroupsSequence PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequence
     FrameContentSequence FrameVOILUTSequence PixelValueTransformationSequence CTImageFrameTypeSequence
     MRImageFrameTypeSequence MREchoSequence MRDiffusionSequence DiffusionGradientDirectionSequence
@@ -228,6 +226,9 @@ _LABELLED_CLASSES = (uid.UltrasoundImageStorage, uid.UltrasoundMultiFrameImageSt
 SUPPORTED_CLASSES = frozenset(map(str, (*_SLICE_CLASSES, *_LABELLED_CLASSES)))
 """Kinds of object this list was written for. Others (reports, screenshots, documents) can say anything anywhere."""
 
+PIXEL_CLASSES = SUPPORTED_CLASSES - {uid.RTStructureSetStorage, uid.RTPlanStorage}
+"""Kinds of object that have pixels."""
+
 USUALLY_BURNED_IN = frozenset(map(str, _LABELLED_CLASSES))
 """Kinds whose devices write names into the pixels: they need BurnedInAnnotation NO, not just its absence."""
 
@@ -254,7 +255,7 @@ def _table() -> dict[int, Action]:
     groups = [
         (_KEEP, Action.KEEP), (_UID, Action.UID), (_DATE, Action.DATE), (_EMPTY, Action.EMPTY),
         (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(KNOWN_VALUES), Action.VOCABULARY),
-        (" ".join(FIXED_VALUES), Action.FIXED),
+        (" ".join(FIXED_VALUES), Action.FIXED), ("PixelData", Action.PIXELS),
         ("PatientID PatientName", Action.PSEUDONYM), ("ROIName SegmentLabel", Action.STRUCTURE),
     ]  # fmt: skip
     table: dict[int, Action] = {}

@@ -37,6 +37,7 @@ from med_assets.dicom.confidentiality import (
     known_value,
     registered,
 )
+from med_assets.dicom.pixel_data import clean_pixels, require_syntax
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.dicom.ultrasound import without_burnt_in_text
 from med_assets.errors import CaseRejected, ConfigurationError
@@ -98,11 +99,12 @@ class Deidentifier:
         return name in self._vocabulary
 
     def apply(self, ds: Dataset) -> Dataset:
-        """A de-identified copy of `ds` with fixed file meta; PixelData keeps its bytes, compressed or not, but in ultrasound:
-        there all outside of the regions of tissue is blanked.
+        """A de-identified copy of `ds` with fixed file meta; pixels keep their values, and nothing but these (`clean_pixels`). In
+        ultrasound all outside of the regions of tissue is blanked.
 
         Raises CaseRejected: unsupported_sop_class, missing_patient_id, missing_uid, burned_in_annotation,
-        region_outside_image, overlay_in_pixels, malformed_element, truncated_file, undecodable_pixels. The input is not changed; its values must be in memory.
+        region_outside_image, overlay_in_pixels, malformed_element, truncated_file,
+        undecodable_pixels, unsafe_pixel_stream. The input is not changed; its values must be in memory.
         """
         with disable_value_validation():  # its warnings quote the values
             return self._apply(ds)
@@ -110,6 +112,7 @@ class Deidentifier:
     def _apply(self, ds: Dataset) -> Dataset:
         methods: tuple[tuple[str, str], ...] = METHODS
         refuse_unsafe(ds)
+        require_syntax(_transfer_syntax(ds))
         if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN:
             ds, blanked = without_burnt_in_text(ds)
             methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
@@ -129,7 +132,11 @@ class Deidentifier:
         out.LongitudinalTemporalInformationModified = "MODIFIED"
         out.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
         out.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
-        out.file_meta = _file_meta(out, _transfer_syntax(ds))
+        pixels, syntax = clean_pixels(ds, _transfer_syntax(ds)), _transfer_syntax(ds)
+        if pixels is not None:
+            pixels.put_into(out)
+            syntax = pixels.syntax
+        out.file_meta = _file_meta(out, uids.ExplicitVRLittleEndian if pixels is None and syntax.is_encapsulated else syntax)
         return out
 
     def _digest(self, domain: str, text: str) -> bytes:
@@ -165,7 +172,7 @@ class _Walk:
         out = Dataset()
         for tag in sorted(ds.keys()):
             action = ALLOWED.get(tag)
-            if action is None:
+            if action is None or action is Action.PIXELS:
                 continue
             element = self.element(read_element(ds, tag), action)
             if element is not None:

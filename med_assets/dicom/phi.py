@@ -24,6 +24,7 @@ from med_assets.dicom.confidentiality import (
     FILE_META,
     FIXED_VALUES,
     KNOWN_VALUES,
+    PIXEL_CLASSES,
     USUALLY_BURNED_IN,
     Action,
     registered,
@@ -143,6 +144,8 @@ class _Scan:
             return
         if action is None:
             yield Finding(where, "private element" if tag.is_private else "not on the allow-list")
+        elif action is Action.PIXELS and (where != str(tag) or str(ds.get("SOPClassUID", "")) not in PIXEL_CLASSES):
+            yield Finding(where, "pixels where the class of the object has none")
         if element.VR == "SQ":
             for number, item in enumerate(element.value):
                 if action is Action.CODED:

@@ -1,0 +1,362 @@
+"""Pixel data as it is stored: of the declared length, without unused bits, compressed streams rebuilt from what decoding needs.
+
+What is not a pixel can carry text through: bytes behind the last pixel, bits above the stored ones, comments in a compressed
+stream, fragments behind the last frame, tables of offsets and of colours. The values of the pixels stay as they are.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from pydicom import uid as uids
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID
+
+from med_assets.dicom.codestreams import JPEG_START, Codestream, cut_off, rebuilt_jpeg, unsafe
+from med_assets.dicom.confidentiality import LABELMAP_STORAGE, PIXEL_CLASSES, USUALLY_BURNED_IN
+from med_assets.dicom.frames import decoding
+from med_assets.dicom.jpeg2000 import JPEG_2000_STARTS, rebuilt_jpeg_2000
+from med_assets.errors import CaseRejected
+
+_NATIVE = frozenset({
+    uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian, uids.DeflatedExplicitVRLittleEndian,
+})  # fmt: skip
+_JPEG = frozenset({
+    uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEGLossless, uids.JPEGLosslessSV1, uids.JPEGLSLossless,
+    uids.JPEGLSNearLossless,
+})  # fmt: skip
+_JPEG_2000 = frozenset({
+    uids.JPEG2000Lossless, uids.JPEG2000, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL, uids.HTJ2K,
+})  # fmt: skip
+_LAYOUT = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_RLE_HEADER_BYTES = 64
+_PALETTE = "PALETTE COLOR"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How pixels lie in memory, by the elements of the image pixel module."""
+
+    rows: int
+    columns: int
+    samples: int
+    frames: int
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+    photometric: str
+
+    @property
+    def frame_pixels(self) -> int:
+        """Samples of one frame; of a native YBR_FULL_422 two in three are there (PS3.3, C.7.6.3.1.2)."""
+        return self.rows * self.columns * self.samples
+
+    def length(self) -> int:
+        """Bytes of all native frames, without padding."""
+        bits = self.frame_pixels * self.frames * self.allocated
+        return (bits // 3 * 2 if self.photometric == "YBR_FULL_422" else bits) + 7 >> 3
+
+    @property
+    def has_unused_bits(self) -> bool:
+        """Whether a pixel has bits that are no part of its value."""
+        return self.allocated > 1 and self.stored < self.allocated
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Cleaned pixels, their transfer syntax, and values of elements that follow from the cleaning."""
+
+    data: bytes
+    syntax: UID
+    elements: dict[str, str | int] = field(default_factory=dict)
+    vr: str = "OB"
+
+    def put_into(self, ds: Dataset) -> None:
+        """Set PixelData, and what follows, in a de-identified object without."""
+        for keyword, value in self.elements.items():
+            setattr(ds, keyword, value)
+        ds.add_new("PixelData", self.vr, self.data)
+
+
+def require_syntax(syntax: UID) -> None:
+    """Raise CaseRejected("undecodable_pixels") for a transfer syntax that cannot be read here, or that nobody registered."""
+    if syntax in _NATIVE | _JPEG | _JPEG_2000 or syntax == uids.RLELossless:
+        return
+    name = syntax.name if syntax.type == "Transfer Syntax" else "one that the standard does not register"
+    raise CaseRejected(
+        "undecodable_pixels",
+        f"expected a transfer syntax that can be decoded here, got {name}; export uncompressed, or in JPEG, JPEG-LS, JPEG 2000 "
+        "or RLE",
+    )
+
+
+def clean_pixels(ds: Dataset, syntax: UID) -> Pixels | None:
+    """The pixels of an object, rebuilt; None of one without pixels, or of a class that has none.
+
+    Raises CaseRejected: malformed_element, truncated_file, undecodable_pixels, unsafe_pixel_stream, overlay_in_pixels.
+    """
+    element = ds.get_item("PixelData") if "PixelData" in ds else None
+    if element is None or str(ds.get("SOPClassUID", "")) not in PIXEL_CLASSES:
+        return None
+    layout = _layout(ds)
+    _require_overlays_outside(ds, layout)
+    raw = element.value
+    if not isinstance(raw, bytes | bytearray) or not raw:
+        raise CaseRejected("truncated_file", "expected pixel data, got an empty element; send the file again")
+    raw = bytes(raw)
+    if syntax in _NATIVE:
+        big = syntax == uids.ExplicitVRBigEndian
+        data, layout = _native(raw, layout, big=big, swapped=big and layout.allocated <= 8 and element.VR == "OW")
+        implicit = syntax == uids.ImplicitVRLittleEndian
+        pixels = Pixels(data, syntax, vr="OW" if implicit or layout.allocated > 8 or element.VR == "OW" else "OB")
+    elif syntax == uids.RLELossless:
+        frames = [_rebuilt_rle(frame, layout) for frame in _frames(raw, layout, rle=True)]
+        layout = replace(layout, high=layout.stored - 1)
+        pixels = Pixels(encapsulate(frames, has_bot=False), syntax)
+    else:
+        pixels, layout = _encapsulated(raw, layout, syntax)
+    pixels.elements["HighBit"] = layout.high
+    return _without_palette(pixels, ds, layout)
+
+
+def _layout(ds: Dataset) -> Layout:
+    values = []
+    for keyword in _LAYOUT:
+        default = {"PixelRepresentation": 0, "SamplesPerPixel": 1}.get(keyword)
+        value = ds.get(keyword, default)
+        if not isinstance(value, int):
+            raise _wrong_layout(keyword)
+        values.append(int(value))
+    rows, columns, samples, allocated, stored, high, representation = values
+    try:
+        frames = int(ds.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        raise _wrong_layout("NumberOfFrames") from None
+    checks = {
+        "Rows": rows > 0, "Columns": columns > 0, "NumberOfFrames": frames > 0, "SamplesPerPixel": 1 <= samples <= 4,
+        "BitsAllocated": allocated in (1, 8, 16, 32, 64), "BitsStored": 1 <= stored <= allocated,
+        "HighBit": stored - 1 <= high < allocated, "PixelRepresentation": representation in (0, 1),
+    }  # fmt: skip
+    for keyword, right in checks.items():
+        if not right:
+            raise _wrong_layout(keyword)
+    photometric = str(ds.get("PhotometricInterpretation") or "")
+    return Layout(rows, columns, samples, frames, allocated, stored, high, bool(representation), photometric)
+
+
+def _wrong_layout(keyword: str) -> CaseRejected:
+    return CaseRejected(
+        "malformed_element",
+        f"expected {keyword} to say how the pixels are stored, got none or a value that fits no pixels; export the object again",
+    )
+
+
+def _require_overlays_outside(ds: Dataset, layout: Layout) -> None:
+    """An overlay in unused bits goes with these; one that shares a bit with the image cannot be told from it."""
+    low = layout.high - layout.stored + 1
+    for tag in sorted(ds.keys()):
+        if tag.group & 0xFF01 == 0x6000 and tag.element == 0x0102:
+            position = ds[tag].value
+            if position and (not isinstance(position, int) or low <= position <= layout.high):
+                raise CaseRejected(
+                    "overlay_in_pixels",
+                    f"expected overlays outside of bits {low} to {layout.high} of the pixels, got one within; export it without",
+                )
+
+
+# Native pixels
+
+
+def _native(raw: bytes, layout: Layout, *, big: bool = False, swapped: bool = False) -> tuple[bytes, Layout]:
+    """Native pixels of the declared length, without unused bits, padded to an even number with zero.
+
+    `swapped` are pixels of 8 bits or fewer in big-endian words, whose bytes are exchanged.
+    """
+    length = layout.length()
+    if len(raw) < length:
+        raise CaseRejected(
+            "truncated_file",
+            f"expected {length} bytes of pixels ({layout.frames} frames of {layout.rows} x {layout.columns}), got {len(raw)}; "
+            "send the file again",
+        )
+    if swapped:
+        even = length + length % 2
+        raw = np.frombuffer(raw[:even].ljust(even, b"\0"), ">u2").astype("<u2").tobytes()
+    data = raw if len(raw) == length else raw[:length]
+    if layout.has_unused_bits:
+        data = _stored_bits(np.frombuffer(data, f"{'>' if big else '<'}u{layout.allocated // 8}"), layout).tobytes()
+        layout = replace(layout, high=layout.stored - 1)
+    used = layout.frame_pixels * layout.frames % 8 if layout.allocated == 1 else 0
+    if used and data[-1] >> used:
+        data = data[:-1] + bytes([data[-1] & (1 << used) - 1])
+    data += b"\0" * (len(data) % 2)
+    return (np.frombuffer(data, "<u2").astype(">u2").tobytes() if swapped else data), layout
+
+
+def _stored_bits(words: np.ndarray, layout: Layout) -> np.ndarray:
+    """Unsigned words of which only the stored bits are left, in the lowest places; bits above repeat the sign, or are zero."""
+    kind = words.dtype
+    if not layout.signed:
+        return (words >> kind.type(layout.high - layout.stored + 1) & kind.type(2**layout.stored - 1)).astype(kind)
+    above, unused = layout.allocated - 1 - layout.high, layout.allocated - layout.stored
+    native = kind.newbyteorder("=")
+    shifted = (words.astype(native) << native.type(above)).view(np.dtype(f"i{layout.allocated // 8}"))
+    return (shifted >> shifted.dtype.type(unused)).view(native).astype(kind)
+
+
+# Encapsulated pixels
+
+
+def _encapsulated(raw: bytes, layout: Layout, syntax: UID) -> tuple[Pixels, Layout]:
+    """Rebuilt frames; stored uncompressed where the streams hold bits above the stored ones that are no sign."""
+    streams = []
+    for frame in _frames(raw, layout):
+        stream = _rebuilt(frame, syntax.name)
+        if stream.shape != (layout.rows, layout.columns, layout.samples):
+            raise CaseRejected(
+                "undecodable_pixels",
+                f"expected compressed images of {layout.rows} x {layout.columns} pixels of {layout.samples} samples as the header "
+                f"says, got {stream.shape[0]} x {stream.shape[1]} of {stream.shape[2]}; export the object again",
+            )
+        streams.append(stream)
+    pixels = Pixels(encapsulate([stream.data for stream in streams], has_bot=False), syntax)
+    if layout.high == layout.stored - 1 and max(stream.precision for stream in streams) <= layout.stored:
+        return pixels, layout
+    if layout.samples > 1:
+        raise unsafe(f"colours of more than the {layout.stored} bits that the header says in {syntax.name}")
+    decoded = _decoded(pixels, layout)
+    native, cleaned = _native(decoded, layout)
+    if native[: len(decoded)] == decoded:
+        return pixels, layout
+    return Pixels(native, uids.ExplicitVRLittleEndian, vr="OW" if layout.allocated > 8 else "OB"), cleaned
+
+
+def _rebuilt(frame: bytes, name: str) -> Codestream:
+    if frame.startswith(JPEG_2000_STARTS):
+        return rebuilt_jpeg_2000(frame, name)
+    if frame.startswith(JPEG_START):
+        return rebuilt_jpeg(frame, name)
+    raise unsafe(f"no start of an image in {name}")
+
+
+def _decoded(pixels: Pixels, layout: Layout) -> bytes:
+    """Decoded frames of one sample as words of the allocated bits, without any correction."""
+    from pydicom.pixels import get_decoder
+
+    ds = Dataset()
+    ds.Rows, ds.Columns, ds.NumberOfFrames, ds.SamplesPerPixel = layout.rows, layout.columns, layout.frames, 1
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = layout.allocated, layout.stored, layout.stored - 1
+    ds.PixelRepresentation, ds.PhotometricInterpretation = int(layout.signed), "MONOCHROME2"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pixels.syntax
+    ds.PixelData = pixels.data
+    with decoding():
+        frames = [bytes(frame) for frame, _ in get_decoder(pixels.syntax).iter_buffer(ds)]
+    data = b"".join(frames)
+    if len(data) != layout.length():
+        raise CaseRejected(
+            "undecodable_pixels",
+            f"expected {layout.length()} bytes of decoded pixels, got {len(data)}; export the object uncompressed",
+        )
+    return data
+
+
+def _frames(raw: bytes, layout: Layout, *, rle: bool = False) -> list[bytes]:
+    """The stream of each declared frame: its fragments joined. Tables of offsets are not relied on."""
+    fragments = list(_items(raw))[1:]
+    starts = (JPEG_START, *JPEG_2000_STARTS)
+    if layout.frames == 1 and not rle:
+        frames = [b"".join(fragments)]
+    elif rle or len(fragments) == layout.frames:
+        frames = fragments[: layout.frames]
+    else:
+        firsts = [k for k, fragment in enumerate(fragments) if fragment.startswith(starts)]
+        frames = [b"".join(fragments[a:b]) for a, b in zip(firsts, [*firsts[1:], None], strict=True)][: layout.frames]
+    if len(frames) < layout.frames or not all(frames):
+        raise CaseRejected(
+            "truncated_file",
+            f"expected {layout.frames} compressed frames, got {sum(map(bool, frames))}; send the file again",
+        )
+    return frames
+
+
+def _items(raw: bytes) -> Iterator[bytes]:
+    """The table of offsets and the fragments of encapsulated pixel data."""
+    position = 0
+    while position < len(raw) and raw[position : position + 4] != _DELIMITER:
+        if raw[position : position + 4] != _ITEM or position + 8 > len(raw):
+            raise unsafe("bytes between the fragments of compressed frames")
+        length = struct.unpack("<I", raw[position + 4 : position + 8])[0]
+        if position + 8 + length > len(raw):
+            raise cut_off("compressed")
+        yield raw[position + 8 : position + 8 + length]
+        position += 8 + length
+
+
+def _rebuilt_rle(frame: bytes, layout: Layout) -> bytes:
+    """A frame of RLE Lossless, decoded and encoded again: the same pixels without unused bits (PS3.5, annex G)."""
+    from rle.rle import decode_segment, encode_segment
+
+    pixels, width = layout.rows * layout.columns, max(1, layout.allocated // 8)
+    expected = layout.samples * width
+    count, *offsets = struct.unpack("<16I", frame[:_RLE_HEADER_BYTES].ljust(_RLE_HEADER_BYTES, b"\0"))
+    ends = [*offsets[1:expected], len(frame)]
+    if count != expected or len(frame) <= _RLE_HEADER_BYTES:
+        raise unsafe(f"{count} segments for {expected} in RLE Lossless")
+    planes = []
+    for start, end in zip(offsets, ends, strict=False):
+        if not _RLE_HEADER_BYTES <= start < end <= len(frame):
+            raise unsafe("segments of RLE Lossless that do not follow each other")
+        with decoding():
+            planes.append(bytes(decode_segment(frame[start:end])))
+    packed = layout.allocated == 1 and len(planes[0]) < pixels
+    length = pixels + 7 >> 3 if packed else pixels
+    if any(len(plane) < length for plane in planes):
+        raise cut_off("RLE Lossless")
+    values = np.stack([np.frombuffer(plane, np.uint8, length) for plane in planes])
+    if layout.allocated == 1:
+        values = values & (255 if packed else 1)
+        if packed and pixels % 8:
+            values[:, -1] &= (1 << pixels % 8) - 1
+    elif layout.has_unused_bits:
+        order = values.reshape(layout.samples, width, length).transpose(0, 2, 1)
+        words = _stored_bits(np.ascontiguousarray(order).view(f">u{width}")[..., 0], layout)
+        values = words[..., None].view(np.uint8).transpose(0, 2, 1).reshape(expected, length)
+    step = length if packed else layout.columns
+    segments = [bytes(encode_segment(np.ascontiguousarray(plane).tobytes(), step)) for plane in values]
+    segments = [segment + b"\0" * (len(segment) % 2) for segment in segments]
+    places = np.cumsum([_RLE_HEADER_BYTES, *map(len, segments)])[:-1].tolist()
+    header = struct.pack("<16I", expected, *places, *[0] * (15 - expected))
+    return header + b"".join(segments)
+
+
+# Palettes
+
+
+def _without_palette(pixels: Pixels, ds: Dataset, layout: Layout) -> Pixels:
+    """Colours in place of numbers of colours in ultrasound; a label map keeps its numbers, and has no colours."""
+    kind = str(ds.get("SOPClassUID", ""))
+    if layout.photometric != _PALETTE or kind not in USUALLY_BURNED_IN | {LABELMAP_STORAGE}:
+        return pixels
+    if kind == LABELMAP_STORAGE:
+        pixels.elements["PhotometricInterpretation"] = "MONOCHROME2"
+        return pixels
+    from pydicom.pixels import apply_color_lut
+
+    order = ">" if pixels.syntax == uids.ExplicitVRBigEndian else "<"
+    if layout.samples != 1 or layout.allocated not in (8, 16) or layout.signed:
+        raise _wrong_layout("PhotometricInterpretation")
+    data = pixels.data if pixels.syntax in _NATIVE else _decoded(pixels, layout)
+    numbers = np.frombuffer(data, f"{order}u{layout.allocated // 8}", layout.frame_pixels * layout.frames)
+    with decoding():
+        colours = apply_color_lut(numbers, ds)
+    data = (colours >> 8 * (colours.dtype.itemsize - 1)).astype(np.uint8).tobytes()
+    elements = {
+        "PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0, "BitsAllocated": 8,
+        "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0,
+    }  # fmt: skip
+    return Pixels(data + b"\0" * (len(data) % 2), uids.ExplicitVRLittleEndian, pixels.elements | elements)
