@@ -368,8 +368,14 @@ _ALL = (
     Reason(
         "overlay_in_pixels",
         "identity",
-        "an overlay lies in unused bits of the pixels",
+        "an overlay shares bits with the values of the pixels, so that neither can be told from the other",
         "export the image without overlays",
+    ),
+    Reason(
+        "unsafe_pixel_stream",
+        "identity",
+        "a compressed image holds a part of which it is not known that it carries no text",
+        "export the image uncompressed, or compress it again",
     ),
     # Import
     Reason("bad_label_name", "import", "a label's name can't be written as a segment label", "rename it"),

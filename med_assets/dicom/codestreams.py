@@ -32,7 +32,9 @@ def unsafe(detail: str) -> CaseRejected:
 
 def cut_off(name: str) -> CaseRejected:
     """The refusal of a stream that ends too early."""
-    return CaseRejected("truncated_file", f"expected a whole {name} stream, its bytes end too early; send the file again")
+    return CaseRejected(
+        "truncated_file", f"expected a whole {name} stream, its bytes end too early; send the file again"
+    )
 
 
 _EOI, _SOS, _DQT, _DHT, _DRI, _DNL, _LSE, _COM = 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC, 0xF8, 0xFE
@@ -164,7 +166,12 @@ class _Jpeg:
             size = 17 + sum(body[1:17])
             symbols = body[17:size]
             alike = len(set(symbols)) != len(symbols)
-            if len(body) < size or body[0] & 0xEC or alike or (body[0] < 16 and max(symbols, default=0) > _MAX_DC_CATEGORY):
+            if (
+                len(body) < size
+                or body[0] & 0xEC
+                or alike
+                or (body[0] < 16 and max(symbols, default=0) > _MAX_DC_CATEGORY)
+            ):
                 raise unsafe(f"a Huffman table of another form in {self.name}")
             self.tables[_DHT, body[0]] = body[:size]
             body = body[size:]
@@ -213,4 +220,3 @@ def segment_body(stream: bytes, position: int, name: str) -> bytes:
     if length < 2 or position + length > len(stream):
         raise cut_off(name)
     return stream[position + 2 : position + length]
-

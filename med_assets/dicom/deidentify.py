@@ -136,7 +136,9 @@ class Deidentifier:
         if pixels is not None:
             pixels.put_into(out)
             syntax = pixels.syntax
-        out.file_meta = _file_meta(out, uids.ExplicitVRLittleEndian if pixels is None and syntax.is_encapsulated else syntax)
+        out.file_meta = _file_meta(
+            out, uids.ExplicitVRLittleEndian if pixels is None and syntax.is_encapsulated else syntax
+        )
         return out
 
     def _digest(self, domain: str, text: str) -> bytes:

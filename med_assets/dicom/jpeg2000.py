@@ -63,7 +63,7 @@ class _Stream:
         index = 1 if self.samples < 257 else 2
         for marker, body in segments:
             if marker in (_COD, _COC):
-                self._coding(body, 5 if marker == _COD else index + 1, body[0 if marker == _COD else index : ][:1])
+                self._coding(body, 5 if marker == _COD else index + 1, body[0 if marker == _COD else index :][:1])
         for marker, body in segments:
             bands = {0: 1, 2: 2}
             if marker == _CAP and (len(body) < 4 or len(body) != 4 + 2 * int.from_bytes(body[:4]).bit_count()):

@@ -299,7 +299,7 @@ def _items(raw: bytes) -> Iterator[bytes]:
 
 def _rebuilt_rle(frame: bytes, layout: Layout) -> bytes:
     """A frame of RLE Lossless, decoded and encoded again: the same pixels without unused bits (PS3.5, annex G)."""
-    from rle.rle import decode_segment, encode_segment
+    from rle.rle import encode_segment
 
     pixels, width = layout.rows * layout.columns, max(1, layout.allocated // 8)
     expected = layout.samples * width
@@ -311,8 +311,7 @@ def _rebuilt_rle(frame: bytes, layout: Layout) -> bytes:
     for start, end in zip(offsets, ends, strict=False):
         if not _RLE_HEADER_BYTES <= start < end <= len(frame):
             raise unsafe("segments of RLE Lossless that do not follow each other")
-        with decoding():
-            planes.append(bytes(decode_segment(frame[start:end])))
+        planes.append(_unpacked(frame[start:end], pixels))
     packed = layout.allocated == 1 and len(planes[0]) < pixels
     length = pixels + 7 >> 3 if packed else pixels
     if any(len(plane) < length for plane in planes):
@@ -332,6 +331,23 @@ def _rebuilt_rle(frame: bytes, layout: Layout) -> bytes:
     places = np.cumsum([_RLE_HEADER_BYTES, *map(len, segments)])[:-1].tolist()
     header = struct.pack("<16I", expected, *places, *[0] * (15 - expected))
     return header + b"".join(segments)
+
+
+def _unpacked(segment: bytes, length: int) -> bytes:
+    """Bytes of a segment of RLE, at least `length` of them where it has so many; what lies behind these is no run."""
+    from rle.rle import decode_segment
+
+    try:
+        return bytes(decode_segment(segment))
+    except ValueError:
+        position = unpacked = 0
+        while position < len(segment) and unpacked < length:
+            head = segment[position]
+            count = head + 1 if head < 128 else 257 - head if head > 128 else 0
+            unpacked += count
+            position += 1 + (count if head < 128 else head != 128)
+    with decoding():
+        return bytes(decode_segment(segment[:position]))
 
 
 # Palettes
