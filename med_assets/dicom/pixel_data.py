@@ -299,7 +299,7 @@ def _items(raw: bytes) -> Iterator[bytes]:
 
 def _rebuilt_rle(frame: bytes, layout: Layout) -> bytes:
     """A frame of RLE Lossless, decoded and encoded again: the same pixels without unused bits (PS3.5, annex G)."""
-    from rle.rle import encode_segment
+    from rle.utils import encode_segment
 
     pixels, width = layout.rows * layout.columns, max(1, layout.allocated // 8)
     expected = layout.samples * width
@@ -316,7 +316,7 @@ def _rebuilt_rle(frame: bytes, layout: Layout) -> bytes:
     length = pixels + 7 >> 3 if packed else pixels
     if any(len(plane) < length for plane in planes):
         raise cut_off("RLE Lossless")
-    values = np.stack([np.frombuffer(plane, np.uint8, length) for plane in planes])
+    values: np.ndarray = np.stack([np.frombuffer(plane, np.uint8, length) for plane in planes])
     if layout.allocated == 1:
         values = values & (255 if packed else 1)
         if packed and pixels % 8:
@@ -335,7 +335,7 @@ def _rebuilt_rle(frame: bytes, layout: Layout) -> bytes:
 
 def _unpacked(segment: bytes, length: int) -> bytes:
     """Bytes of a segment of RLE, at least `length` of them where it has so many; what lies behind these is no run."""
-    from rle.rle import decode_segment
+    from rle.utils import decode_segment
 
     try:
         return bytes(decode_segment(segment))
@@ -371,7 +371,7 @@ def _without_palette(pixels: Pixels, ds: Dataset, layout: Layout) -> Pixels:
     with decoding():
         colours = apply_color_lut(numbers, ds)
     data = (colours >> 8 * (colours.dtype.itemsize - 1)).astype(np.uint8).tobytes()
-    elements = {
+    elements: dict[str, str | int] = {
         "PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0, "BitsAllocated": 8,
         "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0,
     }  # fmt: skip
