@@ -1,22 +1,29 @@
 """The asset graph: written once, built for every registered program. Stages do their work in med_assets."""
 
+import logging
+
 import dagster as dg
 
 from assets import data, experiment, intake, keys, outcome
-from med_assets import analysis, experiments, program
+from med_assets import analysis, program
 from med_assets.settings import Workspace
 from med_assets.stages import learning_curves, training
+
+log = logging.getLogger(__name__)
 
 
 def build_program(name: str) -> list[dg.AssetsDefinition]:
     """All assets of one program, from raw cases to the report."""
-    ws, chosen = Workspace.configuration(), experiments.names(name)
+    ws = Workspace.configuration()
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = program.get(name).screening() is not None
     analyses = analysis.of(name)
     curve = learning_curves.configured(name)
     more = [*([keys.SCREENING] if screened else []), *([keys.LEARNING_CURVE] if curve else [])]
-    configured = [training.experiment(ws, name, each) for each in chosen]
+    for each, why in training.broken(ws, name).items():
+        log.warning("%s/%s is left out of the graph: %s", name, each, why)
+    configured = list(training.usable(ws, name).values())
+    chosen = tuple(each.name for each in configured)
     return [
         intake.raw_cases(name),
         intake.prepared_cases(name),

@@ -7,7 +7,6 @@ since running its asset could start one when the dataset has changed since.
 import dagster as dg
 
 from assets import keys, versions
-from med_assets import experiments
 from med_assets.settings import Workspace
 
 EXPLANATION = "Trained before this Dagster instance knew of it; reported from the home."
@@ -15,16 +14,15 @@ EXPLANATION = "Trained before this Dagster instance knew of it; reported from th
 
 def report_checkpoints(instance: dg.DagsterInstance, ws: Workspace, program: str) -> list[str]:
     """Report the checkpoints that the home holds and the instance has never seen; returns their experiments."""
-    from med_assets.stages.training import checkpoint_version, experiment
+    from med_assets.stages.training import checkpoint_version, usable
 
     reported = []
-    for name in experiments.names(program):
+    for name, configured in usable(ws, program).items():
         key = keys.experiment_key(program, name, "checkpoint")
         rows = ws.lake.rows("checkpoints", f"{program}/{name}")
         if not rows or not ws.store.has(rows[0]["checkpoint"]) or instance.get_latest_materialization_event(key):
             continue
         checkpoint = rows[0]["checkpoint"]
-        configured = experiment(ws, program, name)
         same = rows[0]["experiment_hash"] == configured.hash()
         tags = {
             "dagster/data_version": checkpoint_version(ws, checkpoint),

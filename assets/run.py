@@ -18,10 +18,10 @@ import dagster as dg
 import resources
 from assets import build_program, keys
 from assets.recorded import report_checkpoints
-from med_assets import analysis, batches, experiments, program
+from med_assets import analysis, batches, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.settings import Workspace
-from med_assets.stages.training import in_order
+from med_assets.stages.training import in_order, usable
 
 
 def instance_of(ws: Workspace) -> dg.DagsterInstance:
@@ -78,7 +78,7 @@ def materialize(
     of the home, and experiments without one are left out. Raises MedAssetsError that names the steps that failed; what was
     computed before stays, and the same command goes on from there.
     """
-    known = experiments.names(program_name)
+    known = tuple(usable(ws, program_name))
     unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise ConfigurationError(f"expected experiments of {program_name} among {known}, got {unknown}")

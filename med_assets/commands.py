@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from med_assets import analysis, batches, doctor, integrity, program, stages
-from med_assets import experiments as experiment_files
 from med_assets.errors import ConfigurationError
 from med_assets.explain import explain_case
 from med_assets.settings import Workspace
@@ -136,7 +135,7 @@ def list_batches(options: argparse.Namespace) -> None:
     print(f"waiting in the landing folder: {len(batches.untaken(ws, name))}")
 
 
-def experiments(options: argparse.Namespace) -> None:
+def experiments(options: argparse.Namespace) -> int:
     """List all experiments, write and print the index of a program's, or print one whole, as it would be trained here."""
     from med_assets.stages import training
 
@@ -145,16 +144,21 @@ def experiments(options: argparse.Namespace) -> None:
     if wanted is not None and experiment is None:
         result = stages.index(ws, program.get(wanted).name)
         print(f"{table(result.tables['experiments'])}\n{result.summary['index']}")
-        return
+        return 0
     if wanted is None or experiment is None:
         listed = []
         for name in program.registered():
-            for each in experiment_files.names(name):
-                found = training.experiment(ws, name, each)
+            for each, found in training.usable(ws, name).items():
                 listed.append({"experiment": f"{name}/{each}", "title": found.title, "hash": found.hash()[:12]})
         print(table(listed))
-        return
+        refused = {
+            f"{name}/{each}": why for name in program.registered() for each, why in training.broken(ws, name).items()
+        }
+        for title, why in refused.items():
+            print(f"{title} can't be used: {why}")
+        return int(bool(refused))
     print(training.experiment(ws, wanted, experiment, options.overrides).to_json())
+    return 0
 
 
 def train(options: argparse.Namespace) -> None:

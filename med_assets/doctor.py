@@ -109,11 +109,13 @@ def _writable(label: str, folder: Path) -> Finding:
 
 def _experiments() -> Iterator[Finding]:
     for name in program.registered():
-        try:
-            found = [experiments.load(name, experiment).name for experiment in experiments.names(name)]
-            yield Finding(GOOD, f"experiments of {name}", ", ".join(found))
-        except MedAssetsError as error:
-            yield Finding(BAD, f"experiments of {name}", str(error), "correct the YAML file")
+        found = []
+        for experiment in experiments.names(name):
+            try:
+                found.append(experiments.load(name, experiment).name)
+            except MedAssetsError as error:
+                yield Finding(BAD, f"experiment {name}/{experiment}", str(error), "correct the YAML file")
+        yield Finding(GOOD if found else BAD, f"experiments of {name}", ", ".join(found) or "none can be used")
 
 
 def _dagster_home() -> Finding:

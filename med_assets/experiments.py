@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,12 @@ CAME_LATER: JsonDict = {"came_later": True}
 
 GROUPS = {"profile": "profiles", "site": "sites@site"}
 """Choices between files: their names in an override (`site=head_neck`), and Hydra's own names for them."""
+
+RESOLVER = re.compile(r"\$\{[^}]*:")
+"""An interpolation that calls a resolver; one within the configuration has no colon."""
+
+OVERRIDE_KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/]*")
+"""The left side of an override."""
 
 BEGINNINGS = ("random", "champion")
 """What an experiment can begin with that is no other experiment and no released file."""
@@ -345,7 +352,7 @@ def conf_folder(program: str, conf_root: Path | None = None) -> Path:
 
 
 def names(program: str, conf_root: Path | None = None) -> tuple[str, ...]:
-    """Return the names of the experiments of a program, sorted; files that start with '_' are shared parts."""
+    """Return the names of the experiment files of a program, sorted; files that start with '_' are shared parts."""
     files = conf_folder(program, conf_root).glob("*.yaml")
     return tuple(sorted(path.stem for path in files if not path.name.startswith("_")))
 
@@ -414,18 +421,55 @@ def _compose(folder: Path, name: str, overrides: tuple[str, ...], state: str) ->
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
+    for override in overrides:
+        _refuse_power(override)
     with _hydra_lock:
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
                 config = compose(config_name=name, overrides=[_hydra_name(override) for override in overrides])
+                _refuse_resolvers(OmegaConf.to_container(config, resolve=False), name)
                 content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
             given = f" with overrides {list(overrides)}" if overrides else ""
             raise ConfigurationError(f"experiment {name}{given} can't be composed: {error}") from error
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def _refuse_power(override: str) -> None:
+    """Raise ConfigurationError for an override that reaches beyond the configuration; overrides also come from Dagster's launchpad."""
+    key, _, value = override.partition("=")
+    chosen = GROUPS.get(key, key)
+    if RESOLVER.search(override):
+        raise ConfigurationError(
+            f"expected an override of {key} that refers to the configuration alone, as in ${{schedule.epochs}}, got a resolver; "
+            "environment, files and functions are out of reach"
+        )
+    if not OVERRIDE_KEY.fullmatch(chosen) or chosen.lstrip("+~").startswith("hydra"):
+        raise ConfigurationError(
+            "expected overrides as key=value with a field of the experiment as key, got another key"
+        )
+    if (".." in value and "/" in value) or value.startswith("/"):
+        raise ConfigurationError(f"expected a value of {key} that is no path, got one; files are named in conf/")
+
+
+def _refuse_resolvers(content: Any, name: str) -> None:
+    """Raise ConfigurationError for an interpolation that calls a resolver, such as `oc.env`, anywhere in a configuration."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            _refuse_resolvers(key, name)
+            _refuse_resolvers(value, name)
+    elif isinstance(content, list):
+        for value in content:
+            _refuse_resolvers(value, name)
+    elif isinstance(content, str) and RESOLVER.search(content):
+        raise ConfigurationError(
+            f"experiment {name}: expected interpolations within the configuration alone, as in ${{schedule.epochs}}, got a "
+            "resolver; environment, files and functions are out of reach"
+        )
 
 
 def _hydra_name(override: str) -> str:

@@ -4,6 +4,7 @@ A partition is a slash-separated string such as `rt_dose/2026-11-21T09-30-00_a1b
 without a lock, since each writes its own files. Every table has a fixed schema, so equal rows give equal bytes.
 """
 
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from med_assets.errors import ConfigurationError
 from med_assets.files import digest, file_sha256, replacing
 
 TEXT, REAL, INT, BOOL = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+QUERY_MEMORY = "2GB"
+"""Memory that one query may use."""
+
+QUERY_S = 300.0
+"""Seconds after which a query is stopped."""
 
 CASE = {"program": TEXT, "batch": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT}
 OUTCOME = {"status": TEXT, "reason_code": TEXT, "reason": TEXT}
@@ -132,6 +139,8 @@ class Lake:
         return pa.schema(list(self.tables[table].items()))
 
     def _path(self, table: str, partition: str) -> Path:
+        if any(part in ("", ".", "..") for part in partition.split("/")) or "\0" in partition or "\\" in partition:
+            raise ConfigurationError(f"expected a partition within its table, got {partition!r}")
         return self.root / table / f"{partition}.parquet"
 
     def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]]) -> str:
@@ -181,29 +190,53 @@ class Lake:
         """Take a partition away."""
         self._path(table, partition).unlink(missing_ok=True)
 
-    def _views(self) -> list[str]:
-        return [
-            f"CREATE OR REPLACE VIEW {sql_name(table)} AS SELECT * FROM "
-            f"read_parquet('{(self.root / table).as_posix()}/**/*.parquet', union_by_name=true)"
-            for table in sorted(self.tables)
-            if self.partitions(table)
-        ]
+    def _datasets(self) -> dict[str, Any]:
+        """Arrow datasets of all tables that have rows on disk, read when they are scanned."""
+        import pyarrow.dataset as ds
+
+        found = {}
+        for table in sorted(self.tables):
+            files = [str(self._path(table, partition)) for partition in self.partitions(table)]
+            if files:
+                found[table] = ds.dataset(files, schema=self._schema(table), format="parquet")
+        return found
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Run SQL over views of all tables that have rows on disk."""
+        """Run one SELECT over all tables that have rows on disk.
+
+        The query sees these tables alone: no other file, no environment, no extension, no other database, and it writes
+        nothing. It may use QUERY_MEMORY and QUERY_S seconds. Raises ConfigurationError for another statement, duckdb.Error
+        for one that fails.
+        """
         import duckdb
 
-        with duckdb.connect() as connection:
-            for view in self._views():
-                connection.execute(view)
-            return connection.execute(sql).df()
+        with duckdb.connect(config={"python_enable_replacements": "false", "temp_directory": ""}) as connection:
+            for table, dataset in self._datasets().items():
+                connection.register(table, dataset)
+            for setting in (
+                "enable_external_access = false",
+                f"memory_limit = '{QUERY_MEMORY}'",
+                "lock_configuration = true",
+            ):
+                connection.execute(f"SET {setting}")
+            statements = connection.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise ConfigurationError("expected one SELECT over the tables of the lake, got something else")
+            stop = threading.Timer(QUERY_S, connection.interrupt)
+            stop.start()
+            try:
+                return connection.execute(statements[0]).df()
+            finally:
+                stop.cancel()
 
     def write_catalog(self, path: Path) -> None:
-        """Write `catalog.duckdb` with a view per table, for any DuckDB client."""
+        """Write `catalog.duckdb` with a copy of each table, for any DuckDB client; it goes where the home goes."""
         import duckdb
 
         with replacing(path) as temporary:
             temporary.unlink()
             with duckdb.connect(str(temporary)) as connection:
-                for view in self._views():
-                    connection.execute(view)
+                for table, dataset in self._datasets().items():
+                    connection.register("source", dataset)
+                    connection.execute(f"CREATE TABLE {sql_name(table)} AS SELECT * FROM source")
+                    connection.unregister("source")

@@ -10,9 +10,10 @@ from datetime import datetime
 import dagster as dg
 
 from assets import keys
-from med_assets import experiments, policies
+from med_assets import policies
 from med_assets.policies import Retraining
 from med_assets.settings import Workspace
+from med_assets.stages.training import usable
 from resources.workspace import WorkspaceResource
 from sensors import runs
 from sensors.settings import tick_s
@@ -94,7 +95,9 @@ def split_sizes(ws: Workspace, program: str) -> dict[str, int]:
 
 def retrain_sensor(program: str) -> dg.SensorDefinition:
     """Sensor of one program. Its run takes dataset and splits along, so their gates stand before every training."""
-    checkpoints = [keys.experiment_key(program, name, "checkpoint") for name in experiments.names(program)]
+    checkpoints = [
+        keys.experiment_key(program, name, "checkpoint") for name in usable(Workspace.configuration(), program)
+    ]
     selection = [keys.key(program, "dataset"), keys.key(program, "splits"), *checkpoints]
 
     @dg.sensor(

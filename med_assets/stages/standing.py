@@ -7,7 +7,7 @@ from typing import Any
 
 from med_assets import program
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment, load, names
+from med_assets.experiments import Experiment, load
 from med_assets.files import read_json
 from med_assets.settings import Workspace
 from med_assets.stages import runs
@@ -16,10 +16,10 @@ from med_assets.stages.promotion import current
 from med_assets.stages.training import (
     LEARNING,
     checkpoint_key,
-    experiment,
     initial_checkpoint,
     learning_cases,
     teacher_checkpoint,
+    usable,
 )
 
 NOT_TRAINED, TRAINED, EVALUATED, CHAMPION = "not trained", "trained", "evaluated", "champion"
@@ -52,7 +52,7 @@ def standings(ws: Workspace, program_name: str) -> list[Standing]:
 
     A checkpoint from before runs were kept gets its row here.
     """
-    configured = {name: experiment(ws, program_name, name) for name in names(program_name)}
+    configured = usable(ws, program_name)
     for row in ws.lake.rows("checkpoints", program_name):
         if ws.store.has(row["checkpoint"]):
             chosen = configured.get(row["experiment"]) or next(iter(configured.values()))
@@ -68,7 +68,7 @@ def standings(ws: Workspace, program_name: str) -> list[Standing]:
 def standing_of(ws: Workspace, program_name: str, run: Mapping[str, Any]) -> Standing:
     """Where one run stands."""
     name = str(run["experiment"])
-    there = {name: experiment(ws, program_name, name)} if name in names(program_name) else {}
+    there = {each: one for each, one in usable(ws, program_name).items() if each == name}
     return _standing(ws, program_name, run, there)
 
 

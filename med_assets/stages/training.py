@@ -14,7 +14,7 @@ import pandas as pd
 
 from med_assets import jobs, program, weights
 from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
-from med_assets.experiments import RELEASED, Experiment, load
+from med_assets.experiments import RELEASED, Experiment, load, names
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
@@ -40,7 +40,26 @@ def experiment(ws: Workspace, program_name: str, name: str, overrides: Sequence[
     return load(program_name, name, [*base, *overrides], profile=ws.profile)
 
 
-def in_order(ws: Workspace, program_name: str, names: Sequence[str]) -> list[str]:
+def usable(ws: Workspace, program_name: str) -> dict[str, Experiment]:
+    """The experiments of a program by name; one whose file has a mistake takes nothing else away (`broken` has it)."""
+    found = {name: _attempt(ws, program_name, name) for name in names(program_name)}
+    return {name: one for name, one in found.items() if isinstance(one, Experiment)}
+
+
+def broken(ws: Workspace, program_name: str) -> dict[str, str]:
+    """Why experiments of a program can't be used, by name."""
+    found = {name: _attempt(ws, program_name, name) for name in names(program_name)}
+    return {name: one for name, one in found.items() if isinstance(one, str)}
+
+
+def _attempt(ws: Workspace, program_name: str, name: str) -> Experiment | str:
+    try:
+        return experiment(ws, program_name, name)
+    except ConfigurationError as error:
+        return str(error)
+
+
+def in_order(ws: Workspace, program_name: str, wanted: Sequence[str]) -> list[str]:
     """The experiments, each after those whose checkpoints it is made from, which are added where they are not named.
 
     Raises ConfigurationError for experiments that need each other.
@@ -55,7 +74,7 @@ def in_order(ws: Workspace, program_name: str, names: Sequence[str]) -> list[str
         if name not in ordered:
             ordered.append(name)
 
-    for name in names:
+    for name in wanted:
         add(name, ())
     return ordered
 

@@ -27,7 +27,9 @@ def ablation(ws: "Workspace", out: Path) -> list[ReportTable]:
     Each case is sampled once for each number of steps, with as many samples as the largest ensemble; what is in the store is
     reused. Without a diffusion model there are no tables.
     """
-    rows = [row for name in experiments.names(PROGRAM) for row in _of_experiment(ws, name)]
+    from med_assets.stages.training import usable
+
+    rows = [row for name in usable(ws, PROGRAM) for row in _of_experiment(ws, name)]
     if not rows:
         return []
     measured = pd.DataFrame(rows)
