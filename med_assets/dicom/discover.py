@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 
 from med_assets.dicom.frames import number, numbers, quietly, text
+from med_assets.dicom.pixel_data import normalise_pixels
 from med_assets.errors import CaseRejected
 
 REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
@@ -114,7 +115,10 @@ def scan(folder: Path) -> Discovery:
 def load(path: Path) -> Dataset:
     """Return the whole dataset of a file, with its transfer syntax set also where the file has no meta header.
 
-    Raises `CaseRejected`: "not_dicom", "truncated_file", "folder_link", "not_plain_file", "unreadable".
+    PixelData is the one element with pixels; of compressed ones each frame is one fragment.
+
+    Raises `CaseRejected`: "not_dicom", "truncated_file", "folder_link", "not_plain_file", "unreadable", "malformed_element",
+    "unsafe_pixel_stream".
     """
     _read(path, header_only=True)  # sees missing pixels, which a full read passes over
     dataset = _read(path, header_only=False)
@@ -122,6 +126,7 @@ def load(path: Path) -> Dataset:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    normalise_pixels(dataset)
     return dataset
 
 

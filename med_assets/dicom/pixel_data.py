@@ -114,7 +114,7 @@ def clean_pixels(ds: Dataset, syntax: UID) -> Pixels | None:
         implicit = syntax == uids.ImplicitVRLittleEndian
         pixels = Pixels(data, syntax, vr="OW" if implicit or layout.allocated > 8 or element.VR == "OW" else "OB")
     elif syntax == uids.RLELossless:
-        frames = [_rebuilt_rle(frame, layout) for frame in _frames(raw, layout, rle=True)]
+        frames = [_rebuilt_rle(frame, layout) for frame in _frames(raw, layout.frames, rle=True)]
         layout = replace(layout, high=layout.stored - 1)
         pixels = Pixels(encapsulate(frames, has_bot=False), syntax)
     else:
@@ -132,12 +132,9 @@ def _layout(ds: Dataset) -> Layout:
             raise _wrong_layout(keyword)
         values.append(int(value))
     rows, columns, samples, allocated, stored, high, representation = values
-    try:
-        frames = int(ds.get("NumberOfFrames") or 1)
-    except (TypeError, ValueError):
-        raise _wrong_layout("NumberOfFrames") from None
+    frames = _frame_count(ds)
     checks = {
-        "Rows": rows > 0, "Columns": columns > 0, "NumberOfFrames": frames > 0, "SamplesPerPixel": 1 <= samples <= 4,
+        "Rows": rows > 0, "Columns": columns > 0, "SamplesPerPixel": 1 <= samples <= 4,
         "BitsAllocated": allocated in (1, 8, 16, 32, 64), "BitsStored": 1 <= stored <= allocated,
         "HighBit": stored - 1 <= high < allocated, "PixelRepresentation": representation in (0, 1),
     }  # fmt: skip
@@ -146,6 +143,16 @@ def _layout(ds: Dataset) -> Layout:
             raise _wrong_layout(keyword)
     photometric = str(ds.get("PhotometricInterpretation") or "")
     return Layout(rows, columns, samples, frames, allocated, stored, high, bool(representation), photometric)
+
+
+def _frame_count(ds: Dataset) -> int:
+    try:
+        count = int(ds.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        raise _wrong_layout("NumberOfFrames") from None
+    if count < 1:
+        raise _wrong_layout("NumberOfFrames")
+    return count
 
 
 def _wrong_layout(keyword: str) -> CaseRejected:
@@ -214,7 +221,7 @@ def _stored_bits(words: np.ndarray, layout: Layout) -> np.ndarray:
 def _encapsulated(raw: bytes, layout: Layout, syntax: UID) -> tuple[Pixels, Layout]:
     """Rebuilt frames; stored uncompressed where the streams hold bits above the stored ones that are no sign."""
     streams = []
-    for frame in _frames(raw, layout):
+    for frame in _frames(raw, layout.frames):
         stream = _rebuilt(frame, syntax.name)
         if stream.shape != (layout.rows, layout.columns, layout.samples):
             raise CaseRejected(
@@ -265,21 +272,37 @@ def _decoded(pixels: Pixels, layout: Layout) -> bytes:
     return data
 
 
-def _frames(raw: bytes, layout: Layout, *, rle: bool = False) -> list[bytes]:
-    """The stream of each declared frame: its fragments joined. Tables of offsets are not relied on."""
+def normalise_pixels(ds: Dataset) -> None:
+    """Leave PixelData alone of the elements with pixels; of compressed frames make one fragment each, without what lies behind the
+    last one and without tables of offsets.
+
+    Raises CaseRejected: malformed_element, truncated_file, unsafe_pixel_stream.
+    """
+    syntax = UID(str(ds.file_meta.TransferSyntaxUID))
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData"):
+        if keyword in ds:
+            del ds[keyword]
+    if syntax not in _JPEG | _JPEG_2000 | {uids.RLELossless} or "PixelData" not in ds:
+        return
+    raw, count = ds.get_item("PixelData").value, _frame_count(ds)
+    if isinstance(raw, bytes) and raw:
+        ds["PixelData"].value = encapsulate(_frames(raw, count, rle=syntax == uids.RLELossless), has_bot=False)
+
+
+def _frames(raw: bytes, count: int, *, rle: bool = False) -> list[bytes]:
+    """The stream of each of `count` frames: its fragments joined. Tables of offsets are not relied on."""
     fragments = list(_items(raw))[1:]
     starts = (JPEG_START, *JPEG_2000_STARTS)
-    if layout.frames == 1 and not rle:
+    if count == 1 and not rle:
         frames = [b"".join(fragments)]
-    elif rle or len(fragments) == layout.frames:
-        frames = fragments[: layout.frames]
+    elif rle or len(fragments) == count:
+        frames = fragments[:count]
     else:
         firsts = [k for k, fragment in enumerate(fragments) if fragment.startswith(starts)]
-        frames = [b"".join(fragments[a:b]) for a, b in zip(firsts, [*firsts[1:], None], strict=True)][: layout.frames]
-    if len(frames) < layout.frames or not all(frames):
+        frames = [b"".join(fragments[a:b]) for a, b in zip(firsts, [*firsts[1:], None], strict=True)][:count]
+    if len(frames) < count or not all(frames):
         raise CaseRejected(
-            "truncated_file",
-            f"expected {layout.frames} compressed frames, got {sum(map(bool, frames))}; send the file again",
+            "truncated_file", f"expected {count} compressed frames, got {sum(map(bool, frames))}; send the file again"
         )
     return frames
 
