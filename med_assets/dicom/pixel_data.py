@@ -4,6 +4,7 @@ What is not a pixel can carry text through: bytes behind the last pixel, bits ab
 stream, fragments behind the last frame, tables of offsets and of colours. The values of the pixels stay as they are.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from pydicom.uid import UID
 
 from med_assets.dicom.codestreams import JPEG_START, Codestream, cut_off, rebuilt_jpeg, unsafe
 from med_assets.dicom.confidentiality import LABELMAP_STORAGE, PIXEL_CLASSES, USUALLY_BURNED_IN
-from med_assets.dicom.frames import decoding
+from med_assets.dicom.frames import decoding, quietly
 from med_assets.dicom.jpeg2000 import JPEG_2000_STARTS, rebuilt_jpeg_2000
 from med_assets.errors import CaseRejected
 
@@ -33,6 +34,12 @@ _JPEG_2000 = frozenset({
 _LAYOUT = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _RLE_HEADER_BYTES = 64
+_END_BYTES, _SEARCHED_BYTES = 2, 514
+_TEXT_AT_END = re.compile(rb"(?:\0?[ -~]){5,}\0*\Z")
+"""Five letters and more, of one or two bytes each, at the end of coded data."""
+
+_READ_AS_TEXT_BY_CHANCE = 6
+"""As many bytes of coded data may read as letters before those that are."""
 _PALETTE = "PALETTE COLOR"
 
 
@@ -229,6 +236,7 @@ def _encapsulated(raw: bytes, layout: Layout, syntax: UID) -> tuple[Pixels, Layo
                 f"expected compressed images of {layout.rows} x {layout.columns} pixels of {layout.samples} samples as the header "
                 f"says, got {stream.shape[0]} x {stream.shape[1]} of {stream.shape[2]}; export the object again",
             )
+        _require_no_text_at_end(stream, layout, syntax)
         streams.append(stream)
     pixels = Pixels(encapsulate([stream.data for stream in streams], has_bot=False), syntax)
     if layout.high == layout.stored - 1 and max(stream.precision for stream in streams) <= layout.stored:
@@ -250,20 +258,47 @@ def _rebuilt(frame: bytes, name: str) -> Codestream:
     raise unsafe(f"no start of an image in {name}")
 
 
-def _decoded(pixels: Pixels, layout: Layout) -> bytes:
-    """Decoded frames of one sample as words of the allocated bits, without any correction."""
+def _require_no_text_at_end(stream: Codestream, layout: Layout, syntax: UID) -> None:
+    """Refuse a stream whose coded data end in text that decodes to nothing: behind its last pixel a decoder reads no further.
+
+    One stream in a hundred ends in what reads as text by chance, and is decoded with and without it.
+    """
+    text = _TEXT_AT_END.search(stream.data, max(0, len(stream.data) - _SEARCHED_BYTES), len(stream.data) - _END_BYTES)
+    if text is None:
+        return
+    one = replace(layout, frames=1)
+    with decoding():
+        expected = _decode(Pixels(encapsulate([stream.data], has_bot=False), syntax), one)
+    for start in range(text.start(), min(text.start() + _READ_AS_TEXT_BY_CHANCE, text.end() - 4)):
+        blanked = stream.data[:start] + bytes(text.end() - start) + stream.data[text.end() :]
+        try:
+            without = _decode(Pixels(encapsulate([blanked], has_bot=False), syntax), one)
+        except Exception:  # decoders raise what they like of data that they need
+            continue
+        if without == expected:
+            raise unsafe(f"text behind the coded pixels in {syntax.name}")
+
+
+def _decode(pixels: Pixels, layout: Layout) -> bytes:
+    """Decoded frames, without any correction; raises what the decoder raises."""
     from pydicom.pixels import get_decoder
 
     ds = Dataset()
-    ds.Rows, ds.Columns, ds.NumberOfFrames, ds.SamplesPerPixel = layout.rows, layout.columns, layout.frames, 1
+    ds.Rows, ds.Columns, ds.NumberOfFrames = layout.rows, layout.columns, layout.frames
+    ds.SamplesPerPixel, ds.PlanarConfiguration, ds.PhotometricInterpretation = layout.samples, 0, layout.photometric
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = layout.allocated, layout.stored, layout.stored - 1
-    ds.PixelRepresentation, ds.PhotometricInterpretation = int(layout.signed), "MONOCHROME2"
+    ds.PixelRepresentation = int(layout.signed)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = pixels.syntax
     ds.PixelData = pixels.data
+    with quietly():
+        return b"".join(bytes(frame) for frame, _ in get_decoder(pixels.syntax).iter_buffer(ds))
+
+
+def _decoded(pixels: Pixels, layout: Layout) -> bytes:
+    """Decoded frames of one sample as words of the allocated bits, without any correction."""
     with decoding():
-        frames = [bytes(frame) for frame, _ in get_decoder(pixels.syntax).iter_buffer(ds)]
-    data = b"".join(frames)
+        data = _decode(pixels, layout)
     if len(data) != layout.length():
         raise CaseRejected(
             "undecodable_pixels",

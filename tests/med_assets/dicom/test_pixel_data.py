@@ -383,3 +383,24 @@ def test_an_image_of_another_size_in_the_stream_is_refused() -> None:
     ds = baseline(jpeg(), JPEGExtended12Bit)
     ds.Rows = 20
     assert refusal(ds) == "undecodable_pixels"
+
+
+def behind_coded_data(stream: bytes, text: bytes) -> bytes:
+    """The stream with text behind its last pixel, within the part that a decoder reads to its end."""
+    if stream[:2] == b"\xff\xd8":
+        return stream[:-2] + text + stream[-2:]
+    start = stream.rindex(b"\xff\x90")
+    length = int.from_bytes(stream[start + 6 : start + 10])
+    return stream[: start + 6] + (length + len(text)).to_bytes(4) + stream[start + 10 : -2] + text + stream[-2:]
+
+
+@pytest.mark.parametrize("text", FORMS)
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000Lossless, JPEGLSLossless])
+def test_text_behind_the_coded_pixels_is_refused(syntax: str, text: bytes) -> None:
+    if syntax == JPEGBaseline8Bit:
+        ds = baseline(behind_coded_data(jpeg(), text))
+    else:
+        ds = compressed(syntax)
+        stream = list(generate_fragments(ds.PixelData))[-1].rstrip(b"\0")
+        ds.PixelData = encapsulate([behind_coded_data(stream, text)])
+    assert refusal(ds) in ("unsafe_pixel_stream", "undecodable_pixels")
