@@ -19,6 +19,10 @@ _BINARY = _NUMBERS - {"DS", "IS"} | {"AT"}
 _ONE_VALUE = frozenset({"ReferencedSegmentNumber"})
 """Elements that may have many values elsewhere, and have one where they are stored here."""
 
+_PACKED = {"US": "H", "FL": "f", "AT": "I"}
+_SHORTEST_TEXT_BYTES = 8
+"""Several numbers of these forms are text when all their bytes, no fewer than these, are letters or digits."""
+
 _LARGEST_INDEX = 2**24
 """Indices of dimensions and frames, and places in a picture, are smaller; four letters in one number are not."""
 
@@ -110,8 +114,9 @@ def _measures(element: DataElement) -> bool:
         return False
     if element.VR == "FD":
         return not any(_reads_as_text(float(value)) for value in numbers)
-    if element.VR == "FL" and len(numbers) > 1:
-        return not _printable(struct.pack(f"<{len(numbers)}f", *numbers))
+    form = _PACKED.get(element.VR)
+    if form and struct.calcsize(f"<{len(numbers)}{form}") >= _SHORTEST_TEXT_BYTES and len(numbers) > 1:
+        return not _printable(struct.pack(f"<{len(numbers)}{form}", *numbers))
     return element.VR != "UL" or not any(int(value) > _LARGEST_INDEX for value in numbers)
 
 

@@ -1,5 +1,6 @@
 """De-identification leaves what imaging needs, and nothing of the patient, in the saved bytes."""
 
+import struct
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -379,3 +380,37 @@ def test_kept_as_it_is_only_what_can_not_hold_free_text() -> None:
         assert action is not Action.KEEP or forms <= unable, Tag(tag)
         assert (action in (Action.NESTED, Action.CODED)) == (forms == {"SQ"}), Tag(tag)
         assert (action is Action.UID) == (forms == {"UI"}), Tag(tag)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "form"),
+    [
+        ("AcquisitionMatrix", "US", "<4H"),
+        ("FrameIncrementPointer", "AT", "<2I"),
+        ("DimensionIndexValues", "UL", "<2I"),
+        ("DiffusionBValue", "FD", "<d"),
+        ("ReferenceCoordinates", "FL", "<2f"),
+        ("Rows", "US", "<4H"),
+    ],
+)
+def test_text_in_the_form_of_binary_numbers_is_refused(keyword: str, vr: str, form: str, deidentifier) -> None:
+    ds, tag = ct(), Tag(keyword)
+    ds._dict[tag] = RawDataElement(tag, vr, 8, b"QUIMBYZE", 0, False, True)
+    assert len(struct.unpack(form, b"QUIMBYZE")) >= 1
+    with pytest.raises(CaseRejected, match=keyword) as rejected:
+        deidentifier.apply(ds)
+    assert rejected.value.code == "malformed_element"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("AcquisitionMatrix", [0, 256, 192, 0]),
+        ("DiffusionBValue", 1000.0),
+        ("DiffusionGradientOrientation", [0.5773502691896258, -0.5773502691896258, 0.5773502691896257]),
+        ("ReferenceCoordinates", [1.0, 1.0, 19.0, 512.0]),
+        ("DimensionIndexValues", [1, 2, 400]),
+    ],
+)
+def test_binary_numbers_of_measurements_stay(keyword: str, value: object, deidentifier: Deidentifier) -> None:
+    assert saved(deidentifier, ct(**{keyword: value}))[keyword].value == value

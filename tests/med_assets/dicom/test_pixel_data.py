@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from med_assets.dicom.codestreams import rebuilt_jpeg
+from med_assets.dicom.confidentiality import LABELMAP_STORAGE
 from med_assets.dicom.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.jpeg2000 import JP2_START, rebuilt_jpeg_2000
 from med_assets.errors import CaseRejected
@@ -343,6 +344,17 @@ def test_a_palette_becomes_colours_and_goes() -> None:
     assert planted(content) == []
     assert (kept.PhotometricInterpretation, "RedPaletteColorLookupTableData" in kept) == ("RGB", False)
     assert np.array_equal(kept.pixel_array, np.repeat((BIG >> 4)[..., None], 3, axis=2))
+
+
+def test_a_label_map_keeps_its_numbers_and_loses_its_colours() -> None:
+    ds = image()
+    ds.SOPClassUID, ds.PhotometricInterpretation, ds.Modality = LABELMAP_STORAGE, "PALETTE COLOR", "SEG"
+    for colour in ("Red", "Green", "Blue"):
+        setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [7, 0, 16])
+        setattr(ds, f"{colour}PaletteColorLookupTableData", MARKER + b"\0")
+    kept, content = stored(ds)
+    assert planted(content) == []
+    assert (kept.PhotometricInterpretation, kept.PixelData) == ("MONOCHROME2", ds.PixelData)
 
 
 FILES = (
