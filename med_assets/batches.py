@@ -5,6 +5,7 @@ one entry) is taken once per content. File names can identify patients, so the m
 zone too, under `.batches/`, and only the batch's name goes further.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,12 @@ from med_assets.landing import Entry
 from med_assets.settings import Workspace
 
 TIME_FORMAT = "%Y-%m-%dT%H-%M-%S"
+
+UNREADABLE = "unreadable"
+"""Reason of what may read well another time, such as a folder without permission: it is tried again by the next intake."""
+
+NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d_[0-9a-f]{6}")
+"""The form of a batch's name, which becomes the name of a partition; nothing else is taken for one."""
 
 
 def landing_folder(ws: Workspace, program: str) -> Path:
@@ -59,13 +66,27 @@ def waiting(ws: Workspace, program: str, now: float) -> str:
 
 def known(ws: Workspace, program: str) -> list[str]:
     """Names of all batches taken so far, oldest first."""
-    return sorted(path.stem for path in _manifests(ws, program).glob("*.json"))
+    return sorted(path.stem for path in _manifests(ws, program).glob("*.json") if NAME.fullmatch(path.stem))
+
+
+def unfinished(ws: Workspace, program: str) -> list[str]:
+    """Names of batches that were taken and of which this home has no rows, oldest first.
+
+    Their intake was ended before its end, or belongs to tables that were lost, or to another home on the same landing zone.
+    Batches in which something could not be read are among them: it is tried again.
+    """
+    return [
+        batch
+        for batch in known(ws, program)
+        if not all(ws.lake.has(table, f"{program}/{batch}") for table in ("raw_cases", "prepared_cases"))
+        or any(row["reason_code"] == UNREADABLE for row in ws.lake.rows("raw_cases", f"{program}/{batch}"))
+    ]
 
 
 def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:
     """Fingerprint by entry name of one batch."""
     path = _manifests(ws, program) / f"{batch}.json"
-    if not path.is_file():
+    if not NAME.fullmatch(batch) or not path.is_file():
         raise ConfigurationError(
             f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}"
         )

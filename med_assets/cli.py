@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from med_assets import __version__, commands, program
 from med_assets.errors import MedAssetsError
+from med_assets.scratch import remove_abandoned
 from med_assets.settings import LAUNCHERS
 
 FAILED, MISUSED = 1, 2
@@ -345,6 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("med_assets").setLevel(logging.DEBUG if options.debug else logging.INFO)
     try:
+        remove_abandoned(Path(os.environ.get("MED_ASSETS_HOME", ".med_assets")))
         return int(options.run(options) or 0)
     except MedAssetsError as error:
         if options.debug:

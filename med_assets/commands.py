@@ -106,20 +106,28 @@ def ingest(options: argparse.Namespace) -> None:
     ws, name = Workspace.from_env(), options.program
     ws.landing_zone(name).refresh()
     if options.batch:
-        batch = options.batch
-        batches.manifest(ws, name, batch)
+        batches.manifest(ws, name, options.batch)
+        todo = [options.batch]
     else:
+        todo = batches.unfinished(ws, name)
         waiting = batches.untaken(ws, name)
         chosen = waiting if options.now else batches.settled(ws, name, time.time())
-        if not chosen:
-            print(f"{ws.landing_zone(name).title(name)}: {batches.waiting(ws, name, time.time())}")
-            if waiting:
-                print("wait, or use --now")
-            return
-        batch = batches.take(ws, name, chosen, time.time())
-    print(f"batch {batch}")
-    _show("taken in", stages.intake(ws, name, batch))
-    _show("prepared", stages.prepare(ws, name, batch))
+        if chosen:
+            todo.append(batches.take(ws, name, chosen, time.time()))
+    if not todo:
+        print(f"{ws.landing_zone(name).title(name)}: {batches.waiting(ws, name, time.time())}")
+        if waiting:
+            print("wait, or use --now")
+        if batches.known(
+            ws, name
+        ):  # a run that was ended before its end may have left these behind; unchanged they cost nothing
+            stages.dataset(ws, name)
+            stages.splits(ws, name)
+        return
+    for batch in todo:
+        print(f"batch {batch}")
+        _show("taken in", stages.intake(ws, name, batch))
+        _show("prepared", stages.prepare(ws, name, batch))
     _show("dataset", stages.dataset(ws, name))
     _show("splits", stages.splits(ws, name))
 

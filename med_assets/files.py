@@ -22,6 +22,27 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a write for which there is no room: on the disk, in the quota, or under the limit of a file's size."""
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """All below a folder that is no folder, at any depth and in any order; links are not followed.
+
+    A folder below it that can't be listed is yielded itself. Raises OSError where `folder` can't be listed. (`os.walk` and
+    `Path.rglob` call themselves for each level, which ends at a thousand.)
+    """
+    waiting = [folder]
+    while waiting:
+        listed = waiting.pop()
+        try:
+            with os.scandir(listed) as entries:
+                found = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except OSError:
+            if listed == folder:
+                raise
+            yield listed
+            continue
+        waiting += [path for path, is_folder in found if is_folder]
+        yield from (path for path, is_folder in found if not is_folder)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
@@ -31,7 +52,7 @@ def digest(*parts: Any) -> str:
     """Short SHA-256 of values (bytes as they are, all else as canonical JSON)."""
     sha = hashlib.sha256()
     for part in parts:
-        data = part if isinstance(part, bytes) else canonical_json(part).encode()
+        data = part if isinstance(part, bytes) else canonical_json(part).encode(errors="surrogateescape")
         sha.update(len(data).to_bytes(8, "big"))
         sha.update(data)
     return sha.hexdigest()[:HASH_CHARS]

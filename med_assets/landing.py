@@ -1,6 +1,5 @@
 """Where cases arrive: a folder, or a bucket (`med_assets.s3.landing`) behind the same small interface."""
 
-import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from med_assets.errors import LandingUnreadable
-from med_assets.files import digest, file_sha256
+from med_assets.files import digest, file_sha256, walk
 
 if TYPE_CHECKING:
     from med_assets.s3.staging import Failure
@@ -110,16 +109,18 @@ class LocalLanding:
         return
 
     def files(self, program: str, name: str) -> list[Path]:
-        """Regular files of an entry, sorted; symbolic links are not followed."""
+        """All of an entry that is no folder, sorted: files, and links, pipes and the like, which intake refuses by name."""
         folder = self.folder(program)
         if name == LOOSE:
-            found = [path for path in folder.iterdir() if not path.name.lower().endswith(ARCHIVE_SUFFIXES)]
-            return sorted(path for path in found if path.is_file() and not path.is_symlink())
+            return sorted(
+                path
+                for path in folder.iterdir()
+                if not path.name.startswith(".")
+                and not path.name.lower().endswith(ARCHIVE_SUFFIXES)
+                and (path.is_symlink() or not path.is_dir())
+            )
         root = folder / name
-        if root.is_file():
-            return [root]
-        walked = (Path(parent) / file for parent, _, files in os.walk(root) for file in files)
-        return sorted(path for path in walked if path.is_file() and not path.is_symlink())
+        return [root] if root.is_symlink() or not root.is_dir() else sorted(walk(root))
 
     def read(self, program: str, name: str) -> Entry | None:
         """The entry as it is now, or None when it has no files or vanished while being read.
@@ -130,12 +131,10 @@ class LocalLanding:
         root = self.folder(program)
         try:
             for path in self.files(program, name):
-                status = path.stat()
-                if stat.S_ISREG(status.st_mode):
-                    seen.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
-                    changed = max(changed, status.st_mtime, status.st_ctime)
-            if not seen and name != LOOSE:
-                list(os.walk(root / name, onerror=_fail))
+                status = path.lstat()
+                kind = [] if stat.S_ISREG(status.st_mode) else [stat.S_IFMT(status.st_mode)]
+                seen.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns, *kind))
+                changed = max(changed, status.st_mtime, status.st_ctime)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -164,10 +163,10 @@ class LocalLanding:
     def hashes(self, program: str, name: str) -> list[tuple[str, str]] | None:
         """None when the entry has links, or files that can't be read, whose content is unknown."""
         root, found = self.folder(program), []
-        if any(path.is_symlink() for path in (root / name).rglob("*")):
-            return None
         for path in self.files(program, name):
             try:
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    return None
                 found.append((path.relative_to(root).as_posix(), file_sha256(path)))
             except OSError:
                 return None
@@ -184,7 +183,3 @@ def _unreadable(folder: Path, error: OSError) -> LandingUnreadable:
         f"what lies in the landing folder {folder} can't be read ({error.strerror}); mount it again, or give the user that "
         "runs this permission to read; nothing of it is lost, it is taken in when it can be read"
     )
-
-
-def _fail(error: OSError) -> None:
-    raise error

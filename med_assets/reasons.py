@@ -74,6 +74,7 @@ _ALL = (
         "objects of the entry are missing in the bucket, or could not be fetched",
         "see the S3 page; then take the batch in again",
     ),
+    Reason("file_link", "archive", "a symbolic link to a file, which is not followed", "copy the file itself"),
     Reason("folder_link", "archive", "a symbolic link to a folder, which is not followed", "copy the folder itself"),
     Reason("not_plain_file", "archive", "a pipe, socket or device", "remove it"),
     # Files

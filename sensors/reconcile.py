@@ -47,10 +47,14 @@ def outdated(
     return state if any(recorded[key] != wanted[key.to_user_string()] for key in recorded) else None
 
 
-def _missing_batches(instance: dg.DagsterInstance, program: str, known: list[str], busy: set[str]) -> list[str]:
+def _missing_batches(
+    instance: dg.DagsterInstance, ws: Workspace, program: str, known: list[str], busy: set[str]
+) -> list[str]:
+    """Batches without rows: never materialized here, or lost from the home since."""
     prepared = keys.key(program, "prepared_cases")
     done = instance.get_materialized_partitions(prepared)
-    return [batch for batch in known if batch not in done and batch not in busy]
+    lost = set(batches.unfinished(ws, program))
+    return [batch for batch in known if (batch not in done or batch in lost) and batch not in busy]
 
 
 def champion_elsewhere(instance: dg.DagsterInstance, ws: Workspace, program: str) -> str | None:
@@ -99,7 +103,7 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
         code = next(spec.code_version for spec in specs if spec.key == intake[0])
         requests = [
             _request(runs.state_key(batch, code), intake, batch)
-            for batch in _missing_batches(instance, program, known, busy)
+            for batch in _missing_batches(instance, ws, program, known, busy)
         ]
         for spec in followers:
             if any(runs.targets(run, [spec.key, *(dep.asset_key for dep in spec.deps)]) for run in going):

@@ -34,6 +34,8 @@ ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 def is_archive(path: Path) -> bool:
     """Say by content whether a file is a zip, or a tar that may be compressed with gzip, xz or bzip2."""
+    if path.is_symlink() or not path.is_file():  # opening a pipe would wait for ever
+        return False
     try:
         with path.open("rb") as stream:
             start = stream.read(512)

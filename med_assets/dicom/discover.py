@@ -24,6 +24,7 @@ from pydicom.uid import (
 from med_assets.dicom.frames import number, numbers, quietly, text
 from med_assets.dicom.pixel_data import normalise_pixels
 from med_assets.errors import CaseRejected
+from med_assets.files import walk
 
 REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
 """Sequences whose ReferencedSOPInstanceUIDs tie a dose to its plan, a plan to its structures, structures to a CT."""
@@ -45,6 +46,16 @@ HEADER = (
     "EchoTime", "RepetitionTime", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
 )  # fmt: skip
 """All that `scan` reads."""
+
+
+MAX_INFLATED = 4 << 30
+"""Bytes to which a deflated dataset may inflate."""
+
+MAX_META = 1 << 16
+"""Bytes of one element of a meta header; none of the standard's needs more."""
+
+MAX_RATIO = 100
+"""Inflated bytes per byte of a deflated dataset: real images stay under 20, bombs pass 900."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +100,16 @@ class Discovery:
 
 
 def scan(folder: Path) -> Discovery:
-    """Read the headers of all files under `folder`; every file is either an instance or rejected with a reason.
+    """Read the headers of all files under `folder`, or of one file; every file is either an instance or rejected with a reason.
 
-    Links to files are followed, those to folders are not, since they may go round in circles.
+    Links are not followed: they may lead out of the landing zone, or round in circles.
 
-    Codes: "not_dicom", "truncated_file", "missing_uid", "duplicate_instance", "directory_file", "folder_link",
-    "not_plain_file", "unreadable".
+    Codes: "not_dicom", "truncated_file", "malformed_element", "missing_uid", "duplicate_instance", "directory_file",
+    "file_link", "folder_link", "not_plain_file", "unreadable".
     """
     instances: dict[str, Instance] = {}
     rejected = []
-    paths = sorted(_files(folder))
-    for path in paths:
+    for path in _files(folder):
         try:
             instance = _header(path)
             if instance.sop_instance_uid in instances:
@@ -109,6 +119,8 @@ def scan(folder: Path) -> Discovery:
             instances[instance.sop_instance_uid] = instance
         except CaseRejected as error:
             rejected.append(Rejection(error.code, error.message, path))
+        except Exception as error:  # one file never stops its neighbours; a foreign message may hold identity
+            rejected.append(Rejection("malformed_element", _malformed(error), path))
     return Discovery(tuple(instances.values()), tuple(rejected))
 
 
@@ -164,10 +176,9 @@ def _references(dataset: Dataset, keywords: Sequence[str]) -> list[str]:
     return [uid for keyword in keywords for item in dataset.get(keyword) or () for uid in _referenced(item)]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        yield from (Path(root) / name for name in names)
-        yield from (Path(root) / name for name in folders if (Path(root) / name).is_symlink())
+def _files(root: Path) -> list[Path]:
+    """All that is below a folder and is no folder itself, sorted; the path itself where it is none. Links are not followed."""
+    return [root] if root.is_symlink() or not root.is_dir() else sorted(walk(root))
 
 
 def _header(path: Path) -> Instance:
@@ -186,34 +197,48 @@ def _header(path: Path) -> Instance:
 
 def _read(path: Path, *, header_only: bool) -> Dataset:
     try:
+        if path.is_symlink():
+            code = "folder_link" if path.is_dir() else "file_link"
+            raise CaseRejected(
+                code, "Expected files and folders themselves; got a link, which is not followed. Copy it."
+            )
         if path.is_dir():
-            raise CaseRejected("folder_link", "Expected folders themselves; got a link to one, not followed. Copy it.")
+            raise CaseRejected(
+                "unreadable", "Expected a folder that can be listed; the system refused. Check permissions."
+            )
         if path.exists() and not path.is_file():
             raise CaseRejected("not_plain_file", "Expected a plain file; got a pipe, socket or device. Remove it.")
         with path.open("rb") as stream:
             _require_dicom(stream)
             return _parse(stream, header_only)
     except OSError as error:
-        raise CaseRejected(
-            "unreadable", f"Expected a readable file; the system refused ({type(error).__name__}). Check permissions."
-        ) from error
+        refusal = f"Expected a readable file; the system refused ({type(error).__name__}). Check permissions."
+    raise CaseRejected("unreadable", refusal)  # outside of `except`, since a path may hold a name
 
 
 def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
     size = os.fstat(stream.fileno()).st_size
+    refusal: CaseRejected | None = None
     try:
+        _require_bounded(stream, size)
         with quietly() as caught:
             tags = list(HEADER) if header_only else None
             dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=tags)
-    except (InvalidDicomError, KeyError, NotImplementedError, TypeError, ValueError, struct.error) as error:
-        raise CaseRejected(
-            "not_dicom", f"Expected DICOM elements; parsing failed ({type(error).__name__}). Send the original file."
-        ) from error
+        syntax = text(dataset.file_meta, "TransferSyntaxUID")
     except (EOFError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise _truncated() from error  # pydicom raises bare OSErrors for sequences that end too early
-    syntax = text(dataset.file_meta, "TransferSyntaxUID")
+        refusal = _truncated()  # pydicom raises bare OSErrors for sequences that end too early
+    except CaseRejected:
+        raise
+    except (InvalidDicomError, KeyError, TypeError, ValueError, struct.error) as error:
+        refusal = CaseRejected(
+            "not_dicom", f"Expected DICOM elements; parsing failed ({type(error).__name__}). Send the original file."
+        )
+    except Exception as error:
+        refusal = CaseRejected("malformed_element", _malformed(error))
+    if refusal is not None:
+        raise refusal
     if any("end of file" in str(warning.message).lower() for warning in caught):
         raise _truncated()
     if syntax != DeflatedExplicitVRLittleEndian:
@@ -221,6 +246,52 @@ def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
         if stream.tell() > size or (header_only and not _pixels_complete(stream, size, little)):
             raise _truncated()
     return dataset
+
+
+def _malformed(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "Expected sequences nested a few levels deep; these are nested deeper than can be read. Export the object again."
+    if isinstance(error, MemoryError):
+        return "Expected an object that fits into memory; this declares more than that. Export the object again."
+    return f"Expected elements of the types that DICOM knows; reading failed ({type(error).__name__}). Export the object again."
+
+
+def _require_bounded(stream: BinaryIO, size: int) -> None:
+    """Raise CaseRejected for a deflated dataset that inflates beyond MAX_INFLATED or MAX_RATIO; the stream is rewound."""
+    try:
+        if not _is_deflated(stream):
+            return
+        inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        most = min(MAX_INFLATED, MAX_RATIO * size)
+        while chunk := stream.read(1 << 16):
+            while chunk:
+                inflated += len(inflater.decompress(chunk, 1 << 20))
+                chunk = inflater.unconsumed_tail
+                if inflated > most:
+                    raise CaseRejected(
+                        "malformed_element",
+                        f"Expected a deflated dataset of at most {most >> 20} MiB; it inflates to more, as a bomb does. Send it "
+                        "uncompressed.",
+                    )
+    finally:
+        stream.seek(0)
+
+
+def _is_deflated(stream: BinaryIO) -> bool:
+    """Whether the meta header names the deflated transfer syntax; the stream is then where the deflated bytes begin."""
+    if stream.read(132)[128:] != b"DICM":
+        return False
+    deflated = False
+    while len(head := stream.read(8)) == 8 and head[:2] == b"\x02\x00":
+        length = int.from_bytes(head[6:8], "little")
+        if head[4:6] in (b"OB", b"OW", b"UN", b"UT", b"SQ"):
+            length = int.from_bytes(stream.read(4), "little")
+        if length > MAX_META:
+            return False
+        value = stream.read(length)
+        deflated |= head[2:4] == b"\x10\x00" and value.rstrip(b"\0 ") == DeflatedExplicitVRLittleEndian.encode()
+    stream.seek(-len(head), os.SEEK_CUR)
+    return deflated
 
 
 def _require_dicom(stream: BinaryIO) -> None:

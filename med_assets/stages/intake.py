@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from med_assets import batches
 from med_assets import program as programs
-from med_assets.errors import CaseRejected, DiskFull, RemoteFailed
+from med_assets.batches import UNREADABLE
+from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, RemoteFailed
 from med_assets.files import digest, read_json, room, write_json
 from med_assets.landing import Files
+from med_assets.scratch import remove_abandoned, scratch
 from med_assets.settings import Workspace
 from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
 
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     from med_assets.dicom.discover import Instance
     from med_assets.s3.staging import Failure
 
-UNREADABLE = "unreadable"
-"""Reason of what may read well another time, such as a folder without permission: it is tried again in every run."""
-
 NOT_FETCHED = "not_fetched"
 """Reason of an entry of a bucket of which an object is missing or did not come."""
 
@@ -35,7 +34,7 @@ EMPTY = {"patient_id": "", "version": "", "content_hash": "", "artifact": "", "g
 
 def source_token(ws: Workspace, name: str) -> str:
     """Keyed token for an entry of the landing zone, whose name may identify a patient and so is never stored."""
-    return "source-" + hmac.new(ws.key, name.encode(), hashlib.sha256).hexdigest()[:8]
+    return "source-" + hmac.new(ws.key, name.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:8]
 
 
 def content_hash(datasets: list["Dataset"]) -> str:
@@ -101,7 +100,19 @@ class _Intake:
         return digest(self.deidentifier.pseudonym(patient_id), self.deidentifier.uid(identity_uid))[:12]
 
     def entry(self, name: str) -> list[dict[str, Any]]:
-        """Rows of one entry of the landing zone; the same files are never de-identified twice."""
+        """Rows of one entry of the landing zone. Whatever happens while it is read is a row of its own, and the others go on."""
+        try:
+            return self._entry(name)
+        except (DiskFull, RemoteFailed):  # no fault of the entry
+            raise
+        except LandingUnreadable as error:
+            return [self.refuse(source_token(self.ws, name), UNREADABLE, str(error), 0)]
+        except Exception as error:  # the text of a foreign error may hold identity
+            message = f"reading this entry failed with {type(error).__name__}; it is tried again in every run, and the others go on"
+            return [self.refuse(source_token(self.ws, name), UNREADABLE, message, 0)]
+
+    def _entry(self, name: str) -> list[dict[str, Any]]:
+        """Rows of one entry; the same files are never de-identified twice."""
         landing, store = self.ws.landing_zone(self.program), self.ws.store
         key = self._entry_key(landing.hashes(self.program, name))
         if key and store.has(key):
@@ -109,7 +120,7 @@ class _Intake:
             if all(store.has(row["artifact"]) for row in accepted(rows)):
                 return [row | {"batch": self.batch} for row in rows]
             store.remove(key)
-        with room(self.ws.home), tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as brought:
+        with room(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as brought:
             files = landing.bring(self.program, name, Path(brought))
             if files.failures:
                 self.failures.extend(files.failures)
@@ -150,25 +161,20 @@ class _Intake:
         from med_assets.dicom.discover import scan
 
         token = source_token(self.ws, name)
-        with tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as scratch:
+        with tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as unpacked:
             refused: Counter[tuple[str, str]] = Counter()
             instances: list[Instance] = []
             folders = [brought.folder] if brought.folder else []
             packed = [path for path in brought.files if archives.is_archive(path)]
             for number, path in enumerate(packed):
-                target = Path(scratch) / str(number)
+                target = Path(unpacked) / str(number)
                 try:
                     archives.expand(path, target)
                     folders.append(target)
                 except CaseRejected as rejected:
                     refused[(rejected.code, rejected.message)] += 1
-            plain = [] if brought.folder else [path for path in brought.files if path not in packed]
-            if plain:
-                loose = Path(scratch) / "loose"
-                loose.mkdir()
-                for number, path in enumerate(plain):
-                    (loose / str(number)).symlink_to(path)
-                folders.append(loose)
+            if not brought.folder:
+                folders += [path for path in brought.files if path not in packed]
             for folder in folders:
                 found = scan(folder)
                 instances += found.instances
@@ -179,7 +185,7 @@ class _Intake:
                 yield self.refuse(f"{token}-{code}", code, message, n)
             if not instances and not refused:
                 yield self.refuse(token, "no_dicom", "expected DICOM instances, found none; check the export", 0)
-            cases, refusals = programs.get(self.program).group(instances)
+            cases, refusals = self._grouped(instances)
             for refusal in refusals:
                 known = bool(refusal.identity_uid and refusal.patient_id)
                 case_id = self.case_id(refusal.patient_id, refusal.identity_uid) if known else f"{token}-{refusal.code}"
@@ -187,6 +193,14 @@ class _Intake:
                 yield self.refuse(case_id, refusal.code, refusal.message, refusal.n_instances, patient_id=patient)
             for case in cases:
                 yield self.case(case)
+
+    def _grouped(self, instances: list["Instance"]) -> tuple[list[programs.RawCase], list[programs.Refusal]]:
+        """Cases and refusals; objects that can't be grouped are one refusal."""
+        try:
+            return programs.get(self.program).group(instances)
+        except Exception as error:
+            message = f"grouping {len(instances)} objects failed with {type(error).__name__}; send each case in a folder of its own"
+            return [], [programs.Refusal(UNREADABLE, message, len(instances))]
 
     def case(self, case: programs.RawCase) -> dict[str, Any]:
         """Row of one case: verified, de-identified, scanned for residual identity, and stored."""
@@ -225,10 +239,10 @@ class _Intake:
                 "residual_phi",
                 f"expected no identity after de-identification, found it in {tags}; nothing was stored, report the tags",
             )
-        with tempfile.TemporaryDirectory(dir=_scratch(self.ws)) as scratch:
+        with tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as written:
             hashes = []
             for number, ds in enumerate(datasets):
-                path = Path(scratch) / f"{number:04d}.dcm"
+                path = Path(written) / f"{number:04d}.dcm"
                 content = to_bytes(ds)
                 path.write_bytes(content)
                 hashes.append(hashlib.sha256(content).hexdigest())
@@ -236,7 +250,7 @@ class _Intake:
             key = f"raw/{version}"
             if not self.ws.store.has(key):
                 with self.ws.store.create(key) as folder:
-                    for path in sorted(Path(scratch).iterdir()):
+                    for path in sorted(Path(written).iterdir()):
                         path.rename(folder / path.name)
         given = {
             str(ds.get("ClinicalTrialSiteID", "") or "")
@@ -255,12 +269,6 @@ class _Intake:
 def failures_table(ws: Workspace, program: str, batch: str) -> Path:
     """The objects of a batch that could not be fetched: keys can identify patients, so it lies with the batch's manifest."""
     return ws.landing_zone(program).manifests / program / f"{batch}.failures.csv"
-
-
-def _scratch(ws: Workspace) -> Path:
-    folder = ws.home / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _one_row_per_case(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -304,6 +312,7 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them."""
     from med_assets.dicom.deidentify import Deidentifier
 
+    remove_abandoned(ws.home)
     lake, partition = ws.lake, f"{program_name}/{batch}"
     earlier = lake.rows("raw_cases", partition)
     others = [row for row in lake.rows("raw_cases", program_name) if row["batch"] < batch]
@@ -312,8 +321,11 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     rows: list[dict[str, Any]] = []
     present = {}
     for name, fingerprint in batches.manifest(ws, program_name, batch).items():
-        entry = batches.read_entry(ws, program_name, name)
-        present[name] = entry is not None and entry.fingerprint == fingerprint
+        try:
+            entry = batches.read_entry(ws, program_name, name)
+            present[name] = entry is not None and entry.fingerprint == fingerprint
+        except LandingUnreadable:
+            present[name] = True  # reading it says why not
     if all(present.values()) or not earlier:
         for name, there in present.items():
             if there:

@@ -97,11 +97,12 @@ def test_the_same_object_sent_twice_is_taken_once(tmp_path):
     assert len(scan(tmp_path).instances) == 1
 
 
-def test_a_link_to_a_file_is_read_as_the_file(tmp_path):
+def test_a_link_to_a_file_is_refused_since_it_may_lead_out_of_the_landing_zone(tmp_path):
     outside = put(tmp_path / "outside", "file", "CT_small.dcm")
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "1").symlink_to(outside)
-    assert [instance.modality for instance in scan(tmp_path / "inside").instances] == ["CT"]
+    assert rejected(tmp_path / "inside") == ["file_link"]
+    assert not scan(tmp_path / "inside").instances
 
 
 def test_links_to_folders_pipes_directories_of_media_and_objects_without_uids_are_rejected(tmp_path):
@@ -115,7 +116,7 @@ def test_links_to_folders_pipes_directories_of_media_and_objects_without_uids_ar
     ds = pydicom.dcmread(outside)
     del ds.SeriesInstanceUID
     ds.save_as(inside / "3")
-    assert rejected(inside) == ["folder_link", "directory_file", "missing_uid", "unreadable", "not_plain_file"]
+    assert rejected(inside) == ["folder_link", "directory_file", "missing_uid", "file_link", "not_plain_file"]
 
 
 def test_a_file_without_meta_header_loads_with_the_syntax_it_was_written_in(tmp_path):
