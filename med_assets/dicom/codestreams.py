@@ -7,6 +7,7 @@ segments, tables that no scan refers to, and bytes after the end are left out. I
 import re
 import struct
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from med_assets.errors import CaseRejected
 
@@ -15,11 +16,15 @@ JPEG_START = b"\xff\xd8"
 
 @dataclass(frozen=True)
 class Codestream:
-    """A rebuilt stream, and what it says of its image: bits per sample and (rows, columns, samples)."""
+    """A rebuilt stream, and what it says of its image: bits per sample and (rows, columns, samples).
+
+    `coded` are the places in `data`, from and to, of coded data that a decoder reads in one go.
+    """
 
     data: bytes
     precision: int
     shape: tuple[int, int, int]
+    coded: tuple[tuple[int, int], ...] = ()
 
 
 def unsafe(detail: str) -> CaseRejected:
@@ -45,6 +50,7 @@ _MARKER_IN_SCAN = {
     False: re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])"),  # FF00 is a stuffed byte, FFD0 to FFD7 are restarts
     True: re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])"),  # JPEG-LS stuffs a bit: below 0x80 is data
 }
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _COMPONENT_IDS = frozenset({(1, 2, 3), (0, 1, 2), tuple(b"RGB"), tuple(b"rgb")})
 _LSE_THRESHOLDS_LENGTH = 13
 _MAX_DC_CATEGORY = 16
@@ -68,6 +74,7 @@ class _Jpeg:
     precision: int = 0
     shape: tuple[int, int, int] = (0, 0, 0)
     scans: list[bytes] = field(default_factory=list)
+    coded: list[tuple[int, int, int]] = field(default_factory=list)
 
     def segment(self, marker: int, body: bytes) -> None:
         """Take a segment other than SOS: what decoding needs of it."""
@@ -124,16 +131,23 @@ class _Jpeg:
         head += self.presets
         self.presets = b""
         fixed = bytes([count]) + b"".join(bytes([self.ids[key], table]) for key, table in chosen) + body[-3:]
-        if not self.restart and re.search(rb"\xff[\xd0-\xd7]", data):
+        restarts = [restart.start() for restart in _RESTART.finditer(data)]
+        if restarts and not self.restart:
             raise unsafe(f"restart markers without an interval in {self.name}")
-        self.scans += [bytes(head), segment_bytes(_SOS, fixed), data]
+        self.scans += [bytes(head), segment_bytes(_SOS, fixed)]
+        self.coded += [
+            (len(self.scans), start, end) for start, end in zip([0, *restarts], [*restarts, len(data)], strict=True)
+        ]
+        self.scans.append(data)
 
-    def stream(self) -> bytes:
-        """The rebuilt stream: markers of colour, tables of the first scan, frame header, scans."""
+    def stream(self) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+        """The rebuilt stream (markers of colour, frame header, tables and scans), and the places of its coded data."""
         if not self.scans:
             raise cut_off(self.name)
-        colour = [self.colour[marker] for marker in sorted(self.colour)]
-        return b"".join([JPEG_START, *colour, self.frame, *self.scans, b"\xff\xd9"])
+        head = b"".join([JPEG_START, *[self.colour[marker] for marker in sorted(self.colour)], self.frame])
+        places = list(accumulate(map(len, self.scans), initial=len(head)))
+        coded = tuple((places[scan] + start, places[scan] + end) for scan, start, end in self.coded)
+        return b"".join([head, *self.scans, b"\xff\xd9"]), coded
 
     def _frame(self, marker: int, body: bytes) -> None:
         if self.frame:
@@ -196,7 +210,8 @@ def rebuilt_jpeg(stream: bytes, name: str) -> Codestream:
             raise cut_off(name)
         marker, position = start[1][0], start.end()
         if marker == _EOI:
-            return Codestream(jpeg.stream(), jpeg.precision, jpeg.shape)
+            data, coded = jpeg.stream()
+            return Codestream(data, jpeg.precision, jpeg.shape, coded)
         body = segment_body(stream, position, name)
         position += 2 + len(body)
         if marker != _SOS:

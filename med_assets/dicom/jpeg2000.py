@@ -7,6 +7,7 @@ pointers to packets and bytes after the end are left out. ISO/IEC 15444-1 (annex
 import re
 import struct
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from med_assets.dicom.codestreams import Codestream, cut_off, segment_body, segment_bytes, unsafe
 
@@ -134,7 +135,9 @@ def rebuilt_jpeg_2000(stream: bytes, name: str) -> Codestream:
     if marker != _END[1]:
         raise unsafe(f"marker FF{marker:02X} between tile parts of {name}")
     precision = max((size[36 + 3 * k] & 0x7F) + 1 for k in range(samples))
-    return Codestream(b"".join([b"\xff\x4f", *parts, _END]), precision, (height - top, width - left, samples))
+    places = list(accumulate(map(len, parts), initial=2))[2:]
+    shape = height - top, width - left, samples
+    return Codestream(b"".join([b"\xff\x4f", *parts, _END]), precision, shape, tuple(pairwise(places)))
 
 
 def _out_of_boxes(stream: bytes, name: str) -> bytes:

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
+from med_assets.dicom.admission import read_element
 from med_assets.dicom.codestreams import JPEG_START, Codestream, cut_off, rebuilt_jpeg, unsafe
 from med_assets.dicom.confidentiality import LABELMAP_STORAGE, PIXEL_CLASSES, USUALLY_BURNED_IN
 from med_assets.dicom.frames import decoding, quietly
@@ -34,7 +35,7 @@ _JPEG_2000 = frozenset({
 _LAYOUT = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _RLE_HEADER_BYTES = 64
-_END_BYTES, _SEARCHED_BYTES = 2, 514
+_SEARCHED_BYTES = 512
 _TEXT_AT_END = re.compile(rb"(?:\0?[ -~]){5,}\0*\Z")
 """Five letters and more, of one or two bytes each, at the end of coded data."""
 
@@ -174,7 +175,7 @@ def _require_overlays_outside(ds: Dataset, layout: Layout) -> None:
     low = layout.high - layout.stored + 1
     for tag in sorted(ds.keys()):
         if tag.group & 0xFF01 == 0x6000 and tag.element == 0x0102:
-            position = ds[tag].value
+            position = read_element(ds, tag).value
             if position and (not isinstance(position, int) or low <= position <= layout.high):
                 raise CaseRejected(
                     "overlay_in_pixels",
@@ -259,24 +260,27 @@ def _rebuilt(frame: bytes, name: str) -> Codestream:
 
 
 def _require_no_text_at_end(stream: Codestream, layout: Layout, syntax: UID) -> None:
-    """Refuse a stream whose coded data end in text that decodes to nothing: behind its last pixel a decoder reads no further.
+    """Refuse a stream with text at an end of its coded data that decodes to nothing: behind its last pixel a decoder reads no
+    further.
 
-    One stream in a hundred ends in what reads as text by chance, and is decoded with and without it.
+    One end in a hundred reads as text by chance, and the stream is decoded with and without it.
     """
-    text = _TEXT_AT_END.search(stream.data, max(0, len(stream.data) - _SEARCHED_BYTES), len(stream.data) - _END_BYTES)
-    if text is None:
+    ends = [_TEXT_AT_END.search(stream.data, max(start, end - _SEARCHED_BYTES), end) for start, end in stream.coded]
+    texts = [text for text in ends if text is not None]
+    if not texts:
         return
     one = replace(layout, frames=1)
     with decoding():
         expected = _decode(Pixels(encapsulate([stream.data], has_bot=False), syntax), one)
-    for start in range(text.start(), min(text.start() + _READ_AS_TEXT_BY_CHANCE, text.end() - 4)):
-        blanked = stream.data[:start] + bytes(text.end() - start) + stream.data[text.end() :]
-        try:
-            without = _decode(Pixels(encapsulate([blanked], has_bot=False), syntax), one)
-        except Exception:  # decoders raise what they like of data that they need
-            continue
-        if without == expected:
-            raise unsafe(f"text behind the coded pixels in {syntax.name}")
+    for text in texts:
+        for start in range(text.start(), min(text.start() + _READ_AS_TEXT_BY_CHANCE, text.end() - 4)):
+            blanked = stream.data[:start] + bytes(text.end() - start) + stream.data[text.end() :]
+            try:
+                without = _decode(Pixels(encapsulate([blanked], has_bot=False), syntax), one)
+            except Exception:  # decoders raise what they like of data that they need
+                continue
+            if without == expected:
+                raise unsafe(f"text behind the coded pixels in {syntax.name}")
 
 
 def _decode(pixels: Pixels, layout: Layout) -> bytes:

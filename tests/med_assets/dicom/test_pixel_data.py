@@ -416,3 +416,19 @@ def test_text_behind_the_coded_pixels_is_refused(syntax: str, text: bytes) -> No
         stream = list(generate_fragments(ds.PixelData))[-1].rstrip(b"\0")
         ds.PixelData = encapsulate([behind_coded_data(stream, text)])
     assert refusal(ds) in ("unsafe_pixel_stream", "undecodable_pixels")
+
+
+def test_text_before_a_restart_or_behind_an_inner_scan_is_refused() -> None:
+    stream = jpeg(restart_marker_rows=1)
+    place = stream.index(b"\xff\xd1")
+    assert refusal(baseline(stream[:place] + MARKER + stream[place:])) == "unsafe_pixel_stream"
+    stream = jpeg(progressive=True)
+    first = stream.index(b"\xff\xda")
+    place = min(place for mark in (b"\xff\xda", b"\xff\xc4") if (place := stream.find(mark, first + 2)) > 0)
+    assert refusal(baseline(stream[:place] + MARKER + stream[place:])) == "unsafe_pixel_stream"
+
+
+def test_restarts_of_a_jpeg_stay() -> None:
+    kept, _ = stored(baseline(jpeg(restart_marker_rows=1)))
+    assert np.array_equal(kept.pixel_array, baseline(jpeg(restart_marker_rows=1)).pixel_array)
+    assert len(rebuilt_jpeg(jpeg(restart_marker_rows=1), "JPEG").coded) == 5
