@@ -117,6 +117,8 @@ def clean_pixels(ds: Dataset, syntax: UID) -> Pixels | None:
         raise CaseRejected("truncated_file", "expected pixel data, got an empty element; send the file again")
     raw = bytes(raw)
     if syntax in _NATIVE:
+        if getattr(element, "is_undefined_length", False) or getattr(element, "length", 0) == 0xFFFFFFFF:
+            raise unsafe(f"compressed frames in {syntax.name}")
         big = syntax == uids.ExplicitVRBigEndian
         data, layout = _native(raw, layout, big=big, swapped=big and layout.allocated <= 8 and element.VR == "OW")
         implicit = syntax == uids.ImplicitVRLittleEndian

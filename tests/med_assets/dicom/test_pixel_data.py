@@ -432,3 +432,11 @@ def test_restarts_of_a_jpeg_stay() -> None:
     kept, _ = stored(baseline(jpeg(restart_marker_rows=1)))
     assert np.array_equal(kept.pixel_array, baseline(jpeg(restart_marker_rows=1)).pixel_array)
     assert len(rebuilt_jpeg(jpeg(restart_marker_rows=1), "JPEG").coded) == 5
+
+
+def test_compressed_frames_in_an_uncompressed_syntax_are_refused() -> None:
+    ds = compressed(RLELossless)
+    ds.PixelData = encapsulate([MARKER * 400])
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds["PixelData"].is_undefined_length = True
+    assert refusal(ds) == "unsafe_pixel_stream"
