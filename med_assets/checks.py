@@ -11,7 +11,7 @@ from med_assets import policies, program
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, described, finding_pictures, findings
 from med_assets.stages.finetuning import recorded
-from med_assets.stages.result import QUARANTINED, accepted
+from med_assets.stages.result import NOTE, QUARANTINED, accepted
 from med_assets.stages.scan import identity_left
 
 MAX_QUARANTINED_SHARE = 0.5
@@ -77,9 +77,10 @@ def quarantine_share(ws: Workspace, program_name: str, batch: str) -> CheckOutco
     raw, rows = ws.lake.rows("raw_cases", partition), ws.lake.rows("prepared_cases", partition)
     refused = [row for row in [*raw, *rows] if row["status"] == QUARANTINED]
     codes = pd.Series([row["reason_code"] for row in refused], dtype=str).value_counts().to_dict()
-    share = len(refused) / max(len(raw), 1)
+    cases = sum(row["status"] != NOTE for row in raw)
+    share = len(refused) / max(cases, 1)
     return CheckOutcome(
-        share <= MAX_QUARANTINED_SHARE, f"{len(refused)} of {len(raw)} cases refused: {codes}", "warn", {"codes": codes}
+        share <= MAX_QUARANTINED_SHARE, f"{len(refused)} of {cases} cases refused: {codes}", "warn", {"codes": codes}
     )
 
 

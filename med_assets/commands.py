@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from med_assets import analysis, batches, doctor, integrity, program, stages
 from med_assets.errors import ConfigurationError
 from med_assets.explain import explain_case
 from med_assets.settings import Workspace
-from med_assets.stages.result import StageResult
+from med_assets.stages.result import NOTE, QUARANTINED, StageResult
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -138,7 +139,9 @@ def list_batches(options: argparse.Namespace) -> None:
     rows = []
     for batch in batches.known(ws, name):
         raw = ws.lake.rows("raw_cases", f"{name}/{batch}")
-        rows.append({"batch": batch, "cases": len(raw), "quarantined": sum(row["status"] != "ok" for row in raw)})
+        states = Counter(row["status"] for row in raw)
+        counted = {"quarantined": states[QUARANTINED], "notes": states[NOTE]}
+        rows.append({"batch": batch, "cases": len(raw) - states[NOTE], **counted})
     print(table(rows))
     print(f"waiting in the landing folder: {len(batches.untaken(ws, name))}")
 
@@ -319,7 +322,7 @@ def cases(options: argparse.Namespace) -> None:
         }
         | ({"read": reads.get(case_id, "-")} if reads else {})
         for case_id, row in sorted(newest.items())
-        if not (options.quarantined and row["status"] == "ok")
+        if not options.quarantined or row["status"] == QUARANTINED
     ]
     print(table(rows))
 

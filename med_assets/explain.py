@@ -6,6 +6,7 @@ from med_assets import program
 from med_assets.errors import ConfigurationError
 from med_assets.reasons import remedy
 from med_assets.settings import Workspace
+from med_assets.stages.result import NOTE
 
 
 def find_case(ws: Workspace, start: str) -> tuple[str, str]:
@@ -34,6 +35,8 @@ def _of(ws: Workspace, table: str, prefix: str, case_id: str) -> list[dict[str, 
 def _outcome(row: dict[str, Any]) -> str:
     if row["status"] == "ok":
         return "accepted"
+    if row["status"] == NOTE:
+        return f"note ({row['reason_code']}): {row['reason']}"
     advice = remedy(row["reason_code"])
     return f"quarantined ({row['reason_code']}): {row['reason']}" + (f"\n  what to do: {advice}" if advice else "")
 
@@ -46,12 +49,19 @@ def _arrivals(ws: Workspace, name: str, case_id: str) -> list[str]:
         lines.append(f"batch {row['batch']}: {arrived}, {_outcome(row)}")
         if row["synthetic"]:
             lines.append("  marked synthetic in the data")
+        lines += [f"  note ({note['reason_code']}): {note['reason']}" for note in _notes(ws, name, row)]
         after = prepared.get((row["batch"], row["version"]))
         if after:
             lines.append(f"  prepared as {after['artifact'] or '-'}: {_outcome(after)}")
         elif row["status"] == "ok":
             lines.append("  not prepared yet")
     return lines
+
+
+def _notes(ws: Workspace, name: str, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What of the same patient and batch was left out, such as localizers."""
+    rows = ws.lake.rows("raw_cases", f"{name}/{row['batch']}")
+    return [one for one in rows if one["status"] == NOTE and one["patient_id"] == row["patient_id"] != ""]
 
 
 def _facts(ws: Workspace, name: str, case_id: str) -> list[str]:

@@ -110,13 +110,17 @@ class RawCase:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A group of files that is no usable case: a code to count by, a message for a person, and how many files."""
+    """A group of files that is no usable case: a code to count by, a message for a person, and how many files.
+
+    A `note` is about files that a case does not need, such as a localizer: nobody has to do anything.
+    """
 
     code: str
     message: str
     n_instances: int
     patient_id: str = ""
     identity_uid: str = ""
+    note: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,10 @@ class Program(ABC):
 
     @abstractmethod
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
-        """Group DICOM instances into cases; what does not make a case is refused with a reason."""
+        """Group the DICOM instances of one patient and one study into cases; what makes no case is refused with a reason.
+
+        Intake calls it through `grouping.group_by_patient`, which sees to it that all instances are of one patient and study.
+        """
 
     def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
         """Hydra overrides that every experiment of this workspace gets."""

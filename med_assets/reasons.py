@@ -138,6 +138,30 @@ _ALL = (
         "send each patient's objects in a folder of their own",
     ),
     Reason(
+        "wrong_study",
+        "case",
+        "objects of several studies in what should be one case",
+        "export the objects from the study that they were made in",
+    ),
+    Reason(
+        "localizer",
+        "case",
+        "localizer images beside the series; a note where the study has a case",
+        "nothing, unless it is all that came",
+    ),
+    Reason(
+        "screen_capture",
+        "case",
+        "screen captures or images made by a viewer; a note where the study has a case",
+        "nothing, unless it is all that came",
+    ),
+    Reason(
+        "not_an_image",
+        "case",
+        "reports, presentation states or raw data; a note where the study has a case",
+        "nothing, unless it is all that came",
+    ),
+    Reason(
         "broken_uid_chain",
         "case",
         "plan, structures, dose or label do not reference each other and the images",

@@ -37,6 +37,7 @@ from med_assets.dicom.confidentiality import (
     known_value,
     registered,
 )
+from med_assets.dicom.frames import identifier
 from med_assets.dicom.pixel_data import clean_pixels, require_syntax
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.dicom.ultrasound import without_burnt_in_text
@@ -275,4 +276,4 @@ def _map(value: Any, function: Callable[[str], str]) -> Any:
 
 
 def _clean(text: object) -> str:
-    return str(text).strip(" \0")
+    return identifier(text)

@@ -21,7 +21,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from med_assets.dicom.frames import number, numbers, quietly, text
+from med_assets.dicom.frames import identifier, number, numbers, quietly, text, texts
 from med_assets.dicom.pixel_data import normalise_pixels
 from med_assets.errors import CaseRejected
 from med_assets.files import walk
@@ -42,7 +42,7 @@ DerivationImageSequence), read where it names them nowhere else."""
 
 HEADER = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID",
-    "FrameOfReferenceUID", "Modality", "PatientID", "SeriesDescription", "SeriesNumber", "ImageOrientationPatient",
+    "FrameOfReferenceUID", "Modality", "PatientID", "IssuerOfPatientID", "ImageType", "NumberOfFrames", "SeriesDescription", "SeriesNumber", "ImageOrientationPatient",
     "EchoTime", "RepetitionTime", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
 )  # fmt: skip
 """All that `scan` reads."""
@@ -63,7 +63,8 @@ class Instance:
     """One DICOM object, the identifiers that say to what it belongs (an absent one is empty text), and what kind of image it is.
 
     `description` is SeriesDescription, free text that is used for grouping alone and never stored; `orientation` holds the
-    six cosines of ImageOrientationPatient, empty where they are absent or not six numbers.
+    six cosines of ImageOrientationPatient, empty where they are absent or not six numbers. `issuer` is IssuerOfPatientID,
+    `frames` NumberOfFrames.
     """
 
     path: Path
@@ -80,6 +81,9 @@ class Instance:
     orientation: tuple[float, ...] = ()
     echo_time_ms: float | None = None
     repetition_time_ms: float | None = None
+    issuer: str = ""
+    image_type: tuple[str, ...] = ()
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -162,13 +166,16 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
         study_uid=text(dataset, "StudyInstanceUID"),
         frame_of_reference_uid=frame,
         modality=text(dataset, "Modality"),
-        patient_id=text(dataset, "PatientID"),
+        patient_id=identifier(text(dataset, "PatientID")),
         referenced_sops=tuple(dict.fromkeys(references)),
         description=text(dataset, "SeriesDescription"),
         series_number=None if series_number is None else int(series_number),
         orientation=() if cosines is None or cosines.size != 6 else tuple(float(value) for value in cosines),
         echo_time_ms=number(dataset, "EchoTime"),
         repetition_time_ms=number(dataset, "RepetitionTime"),
+        issuer=identifier(text(dataset, "IssuerOfPatientID")),
+        image_type=tuple(value.upper() for value in texts(dataset, "ImageType")),
+        frames=max(1, int(number(dataset, "NumberOfFrames") or 1)),
     )
 
 

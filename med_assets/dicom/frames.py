@@ -48,6 +48,20 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return the values of an element as stripped texts, none where it is absent."""
+    with quietly():
+        value = dataset.get(keyword)
+    if value is None or value == "":
+        return ()
+    return tuple(str(one).strip() for one in ([value] if isinstance(value, str) else value))
+
+
+def identifier(value: object) -> str:
+    """Return an identifier without the blanks and zero bytes that pad it: so two are compared, and pseudonyms made."""
+    return str(value).replace("\0", " ").strip()
+
+
 def number(dataset: Dataset, keyword: str) -> float | None:
     """Return an element's value as a finite float, None where it is absent or anything else."""
     try:

@@ -14,10 +14,11 @@ from med_assets import program as programs
 from med_assets.batches import UNREADABLE
 from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, RemoteFailed
 from med_assets.files import digest, read_json, room, write_json
+from med_assets.grouping import group_by_patient
 from med_assets.landing import Files
 from med_assets.scratch import remove_abandoned, scratch
 from med_assets.settings import Workspace
-from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
+from med_assets.stages.result import NOTE, OK, QUARANTINED, StageResult, accepted, reasons, tally
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -186,18 +187,24 @@ class _Intake:
             if not instances and not refused:
                 yield self.refuse(token, "no_dicom", "expected DICOM instances, found none; check the export", 0)
             cases, refusals = self._grouped(instances)
+            repeats = Counter(code for code, _ in refused)
             for refusal in refusals:
                 known = bool(refusal.identity_uid and refusal.patient_id)
-                case_id = self.case_id(refusal.patient_id, refusal.identity_uid) if known else f"{token}-{refusal.code}"
+                repeats[refusal.code] += not known
+                again = f"-{repeats[refusal.code]}" if repeats[refusal.code] > 1 else ""
+                case_id = f"{token}-{refusal.code}{again}"
+                if known:
+                    case_id = self.case_id(refusal.patient_id, refusal.identity_uid)
                 patient = self.deidentifier.pseudonym(refusal.patient_id) if refusal.patient_id else ""
-                yield self.refuse(case_id, refusal.code, refusal.message, refusal.n_instances, patient_id=patient)
+                row = self.refuse(case_id, refusal.code, refusal.message, refusal.n_instances, patient_id=patient)
+                yield row | {"status": NOTE if refusal.note else QUARANTINED}
             for case in cases:
                 yield self.case(case)
 
     def _grouped(self, instances: list["Instance"]) -> tuple[list[programs.RawCase], list[programs.Refusal]]:
         """Cases and refusals; objects that can't be grouped are one refusal."""
         try:
-            return programs.get(self.program).group(instances)
+            return group_by_patient(programs.get(self.program), instances)
         except Exception as error:
             message = f"grouping {len(instances)} objects failed with {type(error).__name__}; send each case in a folder of its own"
             return [], [programs.Refusal(UNREADABLE, message, len(instances))]
@@ -343,8 +350,8 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     older = {row["case_id"]: row["version"] for row in others if row["status"] == OK}
     labels = []
     for row in rows:
-        if row["status"] == QUARANTINED:
-            labels.append("quarantined")
+        if row["status"] != OK:
+            labels.append(row["status"])
             continue
         labels.append("reused" if row["version"] in seen else "new")
         if older.get(row["case_id"], row["version"]) != row["version"]:
@@ -352,6 +359,9 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     return StageResult(
         data_version=digest([[row["case_id"], row["version"], row["status"], row["reason_code"]] for row in rows]),
         counts=tally(labels),
-        summary={"cases": len(rows), "instances": sum(row["n_instances"] for row in rows)},
+        summary={
+            "cases": sum(row["status"] != NOTE for row in rows),
+            "instances": sum(row["n_instances"] for row in rows),
+        },
         tables={"quarantine": reasons(rows)},
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-OK, QUARANTINED = "ok", "quarantined"
+OK, QUARANTINED, NOTE = "ok", "quarantined", "note"
+"""What a row of `raw_cases` is: a case, something that failed, or files that a case does not need, such as a localizer."""
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,7 @@ class BreastUs(Program):
         from med_assets.dicom.discover import load
         from med_assets.dicom.flat_seg import read_flat_segments
         from med_assets.dicom.ultrasound import read_us_image
-        from med_assets.errors import CaseRejected
 
-        if len({one.patient_id for one in case.instances}) > 1:
-            raise CaseRejected(
-                "wrong_patient", "expected image and mask of one patient, got two; send those that belong together"
-            )
         # Pixels are read once before anything is stored, so that broken files are refused at intake.
         for one in case.instances:
             ds = load(one.path)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from med_assets.left_out import shown
 from med_assets.program import RawCase, Refusal
 
 if TYPE_CHECKING:
@@ -42,6 +43,6 @@ def group(instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]
         refusals.append(Refusal("no_image", text, left))
     for modality in sorted(by_kind):
         n = len(by_kind[modality])
-        text = f"expected ultrasound images and their SEG, got {n} instances of {modality}; they are not used"
+        text = f"expected ultrasound images and their SEG, got {n} instances of {shown(modality)}; they are not used"
         refusals.append(Refusal("wrong_modality", text, n))
     return cases, refusals
