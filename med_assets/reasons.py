@@ -114,6 +114,12 @@ _ALL = (
         "an object that the program has no use for",
         "send the modalities that the program's page names",
     ),
+    Reason(
+        "several_acquisitions",
+        "case",
+        "a series holds several acquisitions, echoes, phases or b-values, and nothing says which counts",
+        "send one of them, or a label that refers to its images",
+    ),
     Reason("no_rtstruct", "case", "there is no structure set for the CT series", "send the RTSTRUCT"),
     Reason("no_rtplan", "case", "there is no plan for the structure set", "send the RTPLAN"),
     Reason("no_rtdose", "case", "there is no dose for the plan", "send the RTDOSE"),

@@ -49,7 +49,7 @@ _KEEP = """
     ImageOrientationPatient SliceLocation SliceThickness SpacingBetweenSlices PixelSpacing PixelAspectRatio
     PixelSpacingCalibrationType ImagerPixelSpacing NominalScannedPixelSpacing ReconstructionDiameter
     DataCollectionDiameter GantryDetectorTilt TableHeight TemporalPositionIdentifier NumberOfTemporalPositions
-    TemporalResolution TemporalPositionIndex
+    TemporalResolution TemporalPositionIndex TriggerTime NominalCardiacTriggerDelayTime
 
     SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames FrameIncrementPointer Rows Columns
     BitsAllocated BitsStored HighBit PixelRepresentation SmallestImagePixelValue LargestImagePixelValue
@@ -137,7 +137,8 @@ _NESTED = """
     DerivationImageSequence SharedFunctionalGroupsSequence
     PerFrameFunctionalGroupsSequence PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequence
     FrameContentSequence FrameVOILUTSequence PixelValueTransformationSequence CTImageFrameTypeSequence
-    MRImageFrameTypeSequence MREchoSequence MRDiffusionSequence DiffusionGradientDirectionSequence
+    MRImageFrameTypeSequence MRTimingAndRelatedParametersSequence CardiacSynchronizationSequence
+    UnassignedSharedConvertedAttributesSequence UnassignedPerFrameConvertedAttributesSequence MREchoSequence MRDiffusionSequence DiffusionGradientDirectionSequence
     FrameAnatomySequence DimensionOrganizationSequence DimensionIndexSequence SegmentSequence
     SegmentIdentificationSequence OphthalmicFrameLocationSequence SequenceOfUltrasoundRegions
 """

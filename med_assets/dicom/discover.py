@@ -21,6 +21,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from med_assets.dicom.enhanced import first_frame
 from med_assets.dicom.frames import identifier, number, numbers, quietly, text, texts
 from med_assets.dicom.pixel_data import normalise_pixels
 from med_assets.errors import CaseRejected
@@ -157,7 +158,9 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
         references = _references(dataset, (*REFERENCES, *SEG_REFERENCES) if segmentation else REFERENCES)
         if not references:
             references = _references(dataset, LAST_RESORT if segmentation else LAST_RESORT[:1])
-    series_number, cosines = number(dataset, "SeriesNumber"), numbers(dataset, "ImageOrientationPatient")
+    with quietly():
+        shown = first_frame(dataset)
+    series_number, cosines = number(dataset, "SeriesNumber"), numbers(shown, "ImageOrientationPatient")
     return Instance(
         path=path,
         sop_class_uid=text(dataset, "SOPClassUID"),
@@ -171,8 +174,8 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
         description=text(dataset, "SeriesDescription"),
         series_number=None if series_number is None else int(series_number),
         orientation=() if cosines is None or cosines.size != 6 else tuple(float(value) for value in cosines),
-        echo_time_ms=number(dataset, "EchoTime"),
-        repetition_time_ms=number(dataset, "RepetitionTime"),
+        echo_time_ms=number(shown, "EchoTime"),
+        repetition_time_ms=number(shown, "RepetitionTime"),
         issuer=identifier(text(dataset, "IssuerOfPatientID")),
         image_type=tuple(value.upper() for value in texts(dataset, "ImageType")),
         frames=max(1, int(number(dataset, "NumberOfFrames") or 1)),

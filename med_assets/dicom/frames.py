@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,8 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
         value = dataset.get(keyword)
     if value is None or value == "":
         return ()
-    return tuple(str(one).strip() for one in ([value] if isinstance(value, str) else value))
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return tuple(str(one).strip() for one in (value if several else [value]))
 
 
 def identifier(value: object) -> str:
@@ -108,7 +109,7 @@ def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
 
     Raises `CaseRejected`: "truncated_file" where bytes are missing, "undecodable_pixels" for any other failure.
     """
-    if "PixelData" not in dataset:
+    if "PixelData" not in getattr(dataset, "source", dataset):  # of a frame of a multi-frame object, see `enhanced`
         raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
     with decoding():
         pixels = np.asarray(dataset.pixel_array)
@@ -153,11 +154,13 @@ def regular_spacing(positions_mm: np.ndarray) -> float:
     Raises `CaseRejected`: "duplicate_slice", "missing_slice" (a gap of a whole multiple), "nonuniform_spacing".
     """
     gaps = np.diff(positions_mm)
-    if (gaps < DUPLICATE_DISTANCE_MM).any():
+    apart = gaps[gaps > SPACING_TOLERANCE_MM]
+    noise = min(SPACING_TOLERANCE_MM, float(np.median(apart)) / 2) if apart.size else DUPLICATE_DISTANCE_MM
+    if repeats := int((gaps < max(noise, DUPLICATE_DISTANCE_MM)).sum()):
         raise CaseRejected(
             "duplicate_slice",
-            f"Expected one slice per position; {int((gaps < DUPLICATE_DISTANCE_MM).sum())} of {len(positions_mm)} "
-            "repeat one. Send one reconstruction once.",
+            f"Expected one slice per position; {repeats} of {len(positions_mm)} lie within {noise:.2g} mm of another, as in "
+            "two acquisitions or reconstructions in one series. Send one, once.",
         )
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     steps = np.maximum(np.round(gaps / usual), 1)

@@ -7,12 +7,13 @@ around its centre.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from med_assets.dicom.enhanced import one_volume, single_frames
 from med_assets.dicom.frames import Axes, decoded, image_axes, number, regular_spacing, text
 from med_assets.errors import CaseRejected
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-"""SOP class of single-slice CT images, the only kind that `read_ct_series` reads."""
+"""SOP class of single-slice CT images; multi-frame ones are read frame by frame, see `enhanced`."""
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
-"""SOP class of single-slice MR images, the only kind that `read_mr_series` reads."""
+"""SOP class of single-slice MR images; multi-frame ones are read frame by frame, see `enhanced`."""
 
 IN_PLANE_TOLERANCE_MM = 0.1
 """How far the corner of a slice may lie off the straight line of the stack before it counts as tilted or shifted."""
@@ -177,26 +178,28 @@ def _as_stored(array: np.ndarray, axes: Axes, slice_spacing_mm: float) -> Volume
     return Volume(array, geometry)
 
 
-def read_ct_series(datasets: Sequence[Dataset]) -> Volume:
+def read_ct_series(datasets: Sequence[Dataset], referenced: Collection[str] = ()) -> Volume:
     """Return one CT series as float32 Hounsfield units on a canonical (z, y, x) grid; datasets come in any order.
 
     Slice positions and spacing are those of ImagePositionPatient along the slice normal; SliceThickness is not used.
-    Values outside the scanned circle (PixelPaddingValue) stay as stored. Raises `CaseRejected`: "zero_slices",
+    Multi-frame objects are read frame by frame; of several acquisitions the one with the SOP instances `referenced` by a
+    label is taken. Values outside the scanned circle (PixelPaddingValue) stay as stored. Raises `CaseRejected`: "zero_slices",
     "single_slice", "wrong_modality", "mixed_series", "missing_geometry", "inconsistent_geometry", "not_axial",
     "duplicate_slice", "missing_slice", "nonuniform_spacing", "missing_rescale", "truncated_file",
-    "undecodable_pixels".
+    "undecodable_pixels", "several_acquisitions".
     """
-    return canonical(_stacked(datasets, "CT", CT_IMAGE_STORAGE, _hounsfield))
+    frames = one_volume(single_frames(datasets), referenced=referenced)
+    return canonical(_stacked(frames, "CT", CT_IMAGE_STORAGE, _hounsfield))
 
 
-def read_mr_series(datasets: Sequence[Dataset]) -> Volume:
+def read_mr_series(datasets: Sequence[Dataset], wanted: Callable[[Dataset], bool] | None = None) -> Volume:
     """Return one MR series of any orientation as float32 on its own grid; datasets come in any order.
 
     Slices are ordered along their normal, the cross product of row and column directions; rows and columns stay as
     stored (`canonical` turns them). Values are in the unit of the scanner, after RescaleSlope and RescaleIntercept where
-    those are there. Raises `CaseRejected` with the codes of `read_ct_series`, without "not_axial" and "missing_rescale".
+    those are there. Of several volumes in the series the one whose frames are `wanted` is taken. Raises `CaseRejected` with the codes of `read_ct_series`, without "not_axial" and "missing_rescale".
     """
-    return _stacked(datasets, "MR", MR_IMAGE_STORAGE, _intensity)
+    return _stacked(one_volume(single_frames(datasets), wanted), "MR", MR_IMAGE_STORAGE, _intensity)
 
 
 def _stacked(

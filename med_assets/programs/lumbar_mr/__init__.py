@@ -95,12 +95,13 @@ class LumbarMr(Program):
         from med_assets.dicom.discover import load
         from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
         from med_assets.dicom.links import verify_label
+        from med_assets.programs.lumbar_mr.grouping import sagittal_t2
         from med_assets.programs.lumbar_mr.prepare import read_levels
 
         slices = [one for one in case.instances if one.modality == "MR"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the series comes
         # first, since a lost slice also breaks references, and that it is lost is the better answer.
-        canonical(read_mr_series([load(one.path) for one in slices]), SAGITTAL)
+        canonical(read_mr_series([load(one.path) for one in slices], sagittal_t2), SAGITTAL)
         for points in (one for one in case.instances if one.modality != "MR"):
             verify_label(points, slices, "MR series")
             read_levels(load(points.path))

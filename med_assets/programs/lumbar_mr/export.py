@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from med_assets.dicom.enhanced import single_frames
 from med_assets.dicom.geometry import Geometry
 from med_assets.dicom.objects import Identity, stored
 from med_assets.dicom.write import write_points
@@ -35,7 +36,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     found = {ROI_NAMES[level]: np.array(point["mm"]) for level, point in summary["points"].items() if point is not None}
     written = []
     if found:
-        images = [(str(ds.SOPInstanceUID), np.array(ds.ImagePositionPatient, float)) for ds in slices]
+        images = [(str(ds.SOPInstanceUID), np.array(ds.ImagePositionPatient, float)) for ds in single_frames(slices)]
         write_points(
             out / "predicted_levels.dcm", found, identity, str(first.SeriesInstanceUID), images, predicted_by=model
         )

@@ -14,6 +14,8 @@ from med_assets.grouping import referring
 from med_assets.program import RawCase, Refusal
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from med_assets.dicom.discover import Instance
 
 SAGITTAL_DEGREES = 30.0
@@ -43,6 +45,14 @@ def described(one: "Instance") -> bool:
 def weighted(one: "Instance") -> bool:
     """Whether echo and repetition time are those of a T2-weighted spin echo."""
     return (one.echo_time_ms or 0) >= T2_ECHO_MS and (one.repetition_time_ms or 0) >= T2_REPETITION_MS
+
+
+def sagittal_t2(frame: "Dataset") -> bool:
+    """Whether one frame is sagittal and, where its echo time is stated, T2-weighted: of several volumes that one is taken."""
+    from med_assets.dicom.discover import describe
+
+    one = describe(frame)
+    return is_sagittal(one) is True and (one.echo_time_ms is None or one.echo_time_ms >= T2_ECHO_MS)
 
 
 def candidates(series: Mapping[str, Sequence["Instance"]]) -> tuple[list[str], str, str]:

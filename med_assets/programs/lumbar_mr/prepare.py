@@ -9,6 +9,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.programs.lumbar_mr.grouping import sagittal_t2
 from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, LEVELS, ROI_NAMES, UNKNOWN
 from med_assets.programs.lumbar_mr.transforms import network_input, to_eight_bit
 
@@ -71,11 +72,12 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
 
     Raises CaseRejected with the codes of the DICOM readers and of `read_levels`, not_sagittal and no_contrast.
     """
+    from med_assets.dicom.enhanced import first_frame
     from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
     from med_assets.dicom.objects import is_synthetic, stored
 
     files = stored(raw)
-    as_stored = read_mr_series(files["MR"])
+    as_stored = read_mr_series(files["MR"], sagittal_t2)
     series = canonical(as_stored, SAGITTAL)
     volume, low, high = to_eight_bit(series.array)
     points, anatomy, others = read_levels(files["RTSTRUCT"][0]) if "RTSTRUCT" in files else ({}, UNKNOWN, 0)
@@ -108,8 +110,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
         "orientation": towards(as_stored.geometry.direction),
         "intensity_low": low,
         "intensity_high": high,
-        "echo_time_ms": _number(files["MR"][0], "EchoTime"),
-        "repetition_time_ms": _number(files["MR"][0], "RepetitionTime"),
+        "echo_time_ms": _number(first_frame(files["MR"][0]), "EchoTime"),
+        "repetition_time_ms": _number(first_frame(files["MR"][0]), "RepetitionTime"),
         "levels": len(at),
         "points_without_level": others,
         "lstv": anatomy,

@@ -104,7 +104,7 @@ class LungCt(Program):
         label = next(one for one in case.instances if one.modality != "CT")
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks references, and that it is lost is the better answer.
-        read_ct_series([load(one.path) for one in slices])
+        read_ct_series([load(one.path) for one in slices], label.referenced_sops)
         verify_label(label, slices)
         (read_segments if label.modality == "SEG" else read_rois)(load(label.path))
 

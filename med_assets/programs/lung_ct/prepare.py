@@ -117,11 +117,14 @@ def prepare_case(
     """
     from scipy.ndimage import label as components
 
+    from med_assets.dicom.discover import describe
+    from med_assets.dicom.enhanced import first_frame
     from med_assets.dicom.geometry import read_ct_series
     from med_assets.dicom.objects import is_synthetic, stored
 
     files = stored(raw)
-    ct = read_ct_series(files["CT"])
+    label_object = next(one for kind in ("SEG", "RTSTRUCT") for one in files.get(kind, ()))
+    ct = read_ct_series(files["CT"], describe(label_object).referenced_sops)
     hu = np.clip(np.rint(ct.array), INT16.min, INT16.max).astype(np.int16)
     if not (hu > 0).any():
         raise CaseRejected(
@@ -156,7 +159,7 @@ def prepare_case(
         "slices": int(hu.shape[0]),
         "spacing_z_mm": float(ct.geometry.spacing_mm[0]),
         "spacing_xy_mm": float(ct.geometry.spacing_mm[2]),
-        "orientation": orientation(files["CT"][0]),
+        "orientation": orientation(first_frame(files["CT"][0])),
         "hu_min": float(hu.min()),
         "hu_max": float(hu.max()),
         "label_kind": kind,

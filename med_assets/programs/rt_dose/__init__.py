@@ -114,7 +114,7 @@ class RtDose(Program):
         return around_ct(instances, PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")
 
     def verify(self, case: RawCase) -> None:
-        from med_assets.dicom.discover import load
+        from med_assets.dicom.discover import describe, load
         from med_assets.dicom.geometry import read_ct_series
         from med_assets.dicom.links import verify_chain
         from med_assets.dicom.rtdose import read_dose
@@ -126,7 +126,7 @@ class RtDose(Program):
         slices = [one for one in case.instances if one.modality == "CT"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks the chain, and that it is lost is the better answer.
-        read_ct_series([load(one.path) for one in slices])
+        read_ct_series([load(one.path) for one in slices], describe(first["RTSTRUCT"]).referenced_sops)
         verify_chain(first["RTPLAN"], first["RTSTRUCT"], first["RTDOSE"], slices)
         read_dose(first["RTDOSE"])
 

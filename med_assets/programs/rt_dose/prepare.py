@@ -139,6 +139,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
 
     Raises CaseRejected with the codes of the DICOM readers and no_ptv, empty_target, no_prescription, no_body.
     """
+    from med_assets.dicom.discover import describe
     from med_assets.dicom.geometry import read_ct_series
     from med_assets.dicom.objects import is_synthetic, stored
     from med_assets.dicom.rtdose import read_dose, resample
@@ -146,7 +147,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
     from med_assets.dicom.rtstruct import read_rois
 
     files = stored(raw)
-    ct = read_ct_series(files["CT"])
+    ct = read_ct_series(files["CT"], describe(files["RTSTRUCT"][0]).referenced_sops)
     spacing = ct.geometry.spacing_mm
     masks, body, unmatched = _structures(read_rois(files["RTSTRUCT"][0]), site, ct.geometry)
     planned = read_plan(files["RTPLAN"][0])
