@@ -238,7 +238,7 @@ _ALL = (
     ),
     Reason("duplicate_roi", "structures", "an ROI number or point occurs twice", "keep the one that counts"),
     Reason("ambiguous_roi", "structures", "several ROIs fit one structure", "rename or remove those that do not count"),
-    Reason("malformed_contour", "structures", "a required ROI has no usable contour", "draw or export it again"),
+    Reason("malformed_contour", "structures", "a level point is not one position", "set or export it again"),
     Reason("contour_not_axial", "structures", "a contour crosses slices", "draw it in the planes of the slices"),
     Reason(
         "contour_outside_image",
@@ -255,6 +255,12 @@ _ALL = (
     Reason("empty_target", "structures", "a target encloses no voxel centre", "check its contours"),
     Reason("no_body", "structures", "the CT shows no body", "check RescaleIntercept and modality"),
     # Dose
+    Reason(
+        "dose_grid_too_small",
+        "dose",
+        "a target reaches beyond the dose grid, where no dose was calculated",
+        "calculate the dose on a larger grid",
+    ),
     Reason("relative_dose", "dose", "the dose is relative", "export it in Gy"),
     Reason("dose_not_plan_sum", "dose", "the dose is of a beam or fraction", "export the dose of the whole plan"),
     Reason(

@@ -5,6 +5,7 @@ The geometry and the values are analytic and have no symmetry, so that a flip, a
 
 import hashlib
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,12 @@ def uid(*parts):
 
 
 def item(**kw):
+    """A sequence item, also with values that pydicom warns about."""
     ds = Dataset()
-    for k, v in kw.items():
-        setattr(ds, k, v)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for k, v in kw.items():
+            setattr(ds, k, v)
     return ds
 
 
@@ -450,7 +454,9 @@ def write(datasets, folder, names=None, **kw):
             ds.SOPClassUID,
             ds.SOPInstanceUID,
         )
-        ds.save_as(folder / name, enforce_file_format=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ds.save_as(folder / name, enforce_file_format=True)
     return folder
 
 

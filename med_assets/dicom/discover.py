@@ -44,7 +44,7 @@ DerivationImageSequence), read where it names them nowhere else."""
 HEADER = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID",
     "FrameOfReferenceUID", "Modality", "PatientID", "IssuerOfPatientID", "ImageType", "NumberOfFrames", "SeriesDescription", "SeriesNumber", "ImageOrientationPatient",
-    "EchoTime", "RepetitionTime", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
+    "EchoTime", "RepetitionTime", "StructureSetROISequence", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
 )  # fmt: skip
 """All that `scan` reads."""
 
@@ -85,6 +85,8 @@ class Instance:
     issuer: str = ""
     image_type: tuple[str, ...] = ()
     frames: int = 1
+    frames_of_reference: tuple[str, ...] = ()
+    """All frames of reference that the object names; a structure set may name several."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,15 @@ def load(path: Path) -> Dataset:
 def describe(dataset: Dataset, path: Path = Path()) -> Instance:
     """Return the identifiers of a dataset; the frame of reference of a structure set is the one that it refers to."""
     frame = text(dataset, "FrameOfReferenceUID")
+    frames = {frame} - {""}
     if text(dataset, "Modality") == "RTSTRUCT":
-        frames = {text(item, "FrameOfReferenceUID") for item in dataset.get("ReferencedFrameOfReferenceSequence") or ()}
-        frame = frames.pop() if len(frames) == 1 else frame
+        # PS3.3 has three places for it, and exporters fill one or another.
+        for sequence, keyword in (
+            ("ReferencedFrameOfReferenceSequence", "FrameOfReferenceUID"),
+            ("StructureSetROISequence", "ReferencedFrameOfReferenceUID"),
+        ):
+            frames |= {text(item, keyword) for item in dataset.get(sequence) or ()} - {""}
+        frame = next(iter(frames)) if len(frames) == 1 else frame
     segmentation = text(dataset, "Modality") == "SEG"
     with quietly():
         references = _references(dataset, (*REFERENCES, *SEG_REFERENCES) if segmentation else REFERENCES)
@@ -168,6 +176,7 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
         series_uid=text(dataset, "SeriesInstanceUID"),
         study_uid=text(dataset, "StudyInstanceUID"),
         frame_of_reference_uid=frame,
+        frames_of_reference=tuple(sorted(frames)),
         modality=text(dataset, "Modality"),
         patient_id=identifier(text(dataset, "PatientID")),
         referenced_sops=tuple(dict.fromkeys(references)),

@@ -60,13 +60,22 @@ def verify_label(label: Instance | Dataset, images: Sequence[Instance | Dataset]
 
 
 def _require_one_frame(instances: Sequence[Instance], what: str) -> None:
-    frames = {instance.frame_of_reference_uid for instance in instances}
-    if len(frames) != 1 or "" in frames:
-        raise CaseRejected(
-            "frame_of_reference_mismatch",
-            f"Expected {what} in one named frame of reference; got {len(frames - {''})}"
-            f"{' and an object that names none' if '' in frames else ''}. Export them from one registration.",
-        )
+    """A structure set may name other frames beside the one of all others."""
+    images = {one.frame_of_reference_uid for one in instances if one.modality != "RTSTRUCT"}
+    named = [
+        set(one.frames_of_reference or (one.frame_of_reference_uid,)) - {""}
+        for one in instances
+        if one.modality == "RTSTRUCT"
+    ]
+    if len(images) == 1 and "" not in images and all(images <= frames for frames in named):
+        return
+    without = sum(not frames for frames in named) + ("" in images)
+    others = len(set().union(images, *named) - {""})
+    raise CaseRejected(
+        "frame_of_reference_mismatch",
+        f"Expected {what} in one named frame of reference; the images and the dose name {len(images - {''})}, all objects "
+        f"{others}{f', and {without} objects name none' if without else ''}. Export them from one registration.",
+    )
 
 
 def _require_one_patient(instances: Sequence[Instance]) -> None:

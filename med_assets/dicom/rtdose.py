@@ -6,12 +6,21 @@ import numpy as np
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from med_assets.dicom.frames import decoded, image_axes, number, numbers, regular_spacing, text
+from med_assets.dicom.frames import decoded, image_axes, number, numbers, text
 from med_assets.dicom.geometry import Geometry, Volume, placed
 from med_assets.errors import CaseRejected
 
 OFFSET_TOLERANCE_MM = 0.01
 """How far the first frame offset may be from 0 (offsets) or from the position's z (absolute heights)."""
+
+FRAME_GRID_MM = 0.1
+"""Uneven frames are interpolated onto a grid of a multiple of this; nearer frames are no frames of their own."""
+
+MAX_EVEN_FRAMES = 1000
+"""Frames that such a grid may have; beyond, it is a quarter of the smallest distance."""
+
+SPACING_TOLERANCE_MM = 0.01
+"""How far a frame may lie from the place that it has in a regular stack."""
 
 SNAP_DECIMALS = 6
 """Decimals of a voxel kept of sampling positions, so that rounding can't push an edge voxel out of the grid."""
@@ -33,7 +42,6 @@ def read_dose(dataset: Dataset) -> Volume:
         )
     offsets = _frame_offsets(dataset, frames, axes[0], axes[1][0])
     order = np.argsort(offsets, kind="stable")
-    spacing_mm = regular_spacing(offsets[order])
     scaling = _scaling(dataset)
     stored = decoded(dataset, (frames, int(number(dataset, "Rows") or 0), int(number(dataset, "Columns") or 0)))
     dose = (stored[order] * scaling).astype(np.float32)
@@ -47,7 +55,35 @@ def read_dose(dataset: Dataset) -> Volume:
     if not dose.any():
         raise CaseRejected("empty_dose", "Expected a calculated dose; all voxels are 0 Gy. Calculate and export again.")
     origin = axes[0] + offsets[order[0]] * axes[1][0]
+    dose, spacing_mm = _evenly(dose, offsets[order])
     return placed(dose, (origin, axes[1], axes[2]), spacing_mm)
+
+
+def _evenly(dose: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, float]:
+    """The dose at regular distances, and these in mm: as it is, or where frames are uneven by linear interpolation.
+
+    Frames may lie at any distances (PS3.3 C.8.8.3.2). The grid is the coarsest that meets all frames to FRAME_GRID_MM, so that
+    their own values stay.
+    """
+    gaps = np.diff(offsets)
+    if gaps.min() < FRAME_GRID_MM:
+        raise CaseRejected(
+            "inconsistent_geometry",
+            f"Expected a GridFrameOffsetVector of different offsets in the RTDOSE; two frames lie {gaps.min():.3f} mm apart. Export "
+            "the dose again.",
+        )
+    mean = float(offsets[-1] - offsets[0]) / len(gaps)
+    if np.abs(offsets - offsets[0] - mean * np.arange(len(offsets))).max() <= SPACING_TOLERANCE_MM:
+        return dose, mean
+    units = np.rint(np.diff(offsets) / FRAME_GRID_MM).astype(int)
+    step = FRAME_GRID_MM * int(np.gcd.reduce(units))
+    frames = round(float(offsets[-1] - offsets[0]) / step) + 1
+    if frames > MAX_EVEN_FRAMES:
+        step, frames = float(gaps.min()) / 4, int(np.floor((offsets[-1] - offsets[0]) / float(gaps.min()) * 4)) + 1
+    at = np.clip(offsets[0] + step * np.arange(frames), offsets[0], offsets[-1])
+    below = np.clip(np.searchsorted(offsets, at, side="right") - 1, 0, len(gaps) - 1)
+    share = ((at - offsets[below]) / gaps[below]).astype(np.float32)[:, None, None]
+    return dose[below] * (1 - share) + dose[below + 1] * share, step
 
 
 def resample(volume: Volume, geometry: Geometry, order: int = 1, outside: float = 0.0) -> np.ndarray:
@@ -117,5 +153,6 @@ def _frame_offsets(dataset: Dataset, frames: int, origin: np.ndarray, normal: np
         return np.asarray((offsets - offsets[0]) * normal[2])
     raise CaseRejected(
         "inconsistent_geometry",
-        "Expected frame offsets that start at 0 or at the z of ImagePositionPatient; got neither. Export again.",
+        f"Expected frame offsets of the RTDOSE that start at 0 or at the z of ImagePositionPatient; they start at {offsets[0]:g} mm. "
+        "Export the dose again.",
     )

@@ -46,7 +46,7 @@ def content_hash(datasets: list["Dataset"]) -> str:
     parts = []
     for ds in datasets:
         contours = [
-            [list(map(float, contour.ContourData)) for contour in getattr(roi, "ContourSequence", [])]
+            [list(map(float, contour.get("ContourData") or [])) for contour in getattr(roi, "ContourSequence", [])]
             for roi in getattr(ds, "ROIContourSequence", [])
         ]
         position = list(map(float, getattr(ds, "ImagePositionPatient", None) or []))

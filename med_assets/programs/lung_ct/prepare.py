@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 INT16 = np.iinfo(np.int16)
 BACKGROUND = 0
 
+MAX_OUTSIDE = 0.01
+"""Share of the area of a label that may lie beyond the CT and is cut."""
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -39,17 +42,25 @@ def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "Volume") -> tuple
 
     Raises CaseRejected with the codes of the readers and "label_grid_mismatch", which has a picture.
     """
-    from med_assets.dicom.rtstruct import rasterise, read_rois
+    from med_assets.dicom.rtstruct import Drawing, draw, read_rois
 
     if "SEG" in files:
         return ("SEG", *_from_seg(files["SEG"][0], ct))
-    rois = [roi for roi in read_rois(files["RTSTRUCT"][0]) if roi.contours]
+    frame = str(files["CT"][0].get("FrameOfReferenceUID") or "")
+    here = [roi for roi in read_rois(files["RTSTRUCT"][0]) if not (roi.frame and frame and roi.frame != frame)]
+    rois = [roi for roi in here if roi.contours]
     found = []
     for roi in rois:
         value = labels.class_of(roi.name)
         # What has no class leaves no voxel, and outlines of the body or the couch may reach beyond the CT.
-        mask = np.zeros(ct.geometry.shape, bool) if value is None else rasterise(roi, ct.geometry)
-        found.append(Source(roi.number, value, mask))
+        drawing = Drawing(np.zeros(ct.geometry.shape, bool)) if value is None else draw(roi, ct.geometry)
+        if drawing.outside > MAX_OUTSIDE:
+            raise CaseRejected(
+                "contour_outside_image",
+                f"expected {roi.name} within the CT, got {drawing.outside:.1%} of its area beyond it ({MAX_OUTSIDE:.0%} is cut); send "
+                "the CT that was contoured, whole",
+            )
+        found.append(Source(roi.number, value, drawing.mask))
     return "RTSTRUCT", found, 0.0
 
 

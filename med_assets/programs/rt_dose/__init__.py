@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
-REAL, INT, BOOL = pa.float64(), pa.int64(), pa.bool_()
+REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 PARTS = {"RTSTRUCT": "no_rtstruct", "RTPLAN": "no_rtplan", "RTDOSE": "no_rtdose"}
 PHANTOM_SHAPE, PHANTOM_MM = (32, 48, 48), (6.0, 6.5, 6.5)
 """Grid of synthetic cases (z, y, x): coarse, so that a small network learns them on a CPU within a minute."""
@@ -85,6 +85,21 @@ class RtDose(Program):
         "target_ml": Fact(REAL, "ml", "volume of the target with the highest dose"),
         "structures_present": Fact(INT, "count", "structures of the site that have voxels"),
         "rois_unmatched": Fact(INT, "count", "ROIs that match no structure of the site"),
+        "structures_missing": Fact(TEXT, "", "structures of the site without voxels"),
+        "structures_excluded": Fact(TEXT, "", "structures that are drawn and can't be used, with the reason"),
+        "contours_left_out": Fact(
+            INT, "count", "contour items that enclose nothing, such as points, lines and empty ones"
+        ),
+        "contour_overlaps": Fact(
+            INT, "count", "contours that overlap others of their ROI without nesting; they are united"
+        ),
+        "contour_outside_share": Fact(REAL, "1", "largest share of an ROI's area that lies beyond the CT and is cut"),
+        "contour_volume_ratio": Fact(
+            REAL, "1", "volume of voxels / area of contours times their distance, where they differ most"
+        ),
+        "body_without_dose_share": Fact(
+            REAL, "1", "share of the body beyond the dose grid, where no dose was calculated"
+        ),
         "prescription_gy": Fact(REAL, "Gy", "prescription used for normalising"),
         "prescription_in_plan": Fact(BOOL, "", "whether the plan states it (else the site's default)"),
         "fractions": Fact(INT, "count", "fractions planned"),

@@ -44,6 +44,18 @@ def expectations(site: Site) -> tuple[Expectation, ...]:
             f"D95 of the main target at least {0.914 * prescribed:.0f} Gy",
             "warn",
         ),
+        _between("contours_left_out", None, 0, "no contour item that encloses nothing", "warn"),
+        _between("contour_overlaps", None, 0, "no contours of an ROI that overlap without nesting", "warn"),
+        _between("contour_outside_share", None, 0, "all contours within the CT", "warn"),
+        _between("contour_volume_ratio", 0.8, 1.25, "volumes of voxels within 25% of those of their contours", "warn"),
+        _between("body_without_dose_share", None, 0.02, "a dose grid that covers the body", "warn"),
+        Expectation(
+            "structures_excluded",
+            "ExpectColumnValuesToBeInSet",
+            {"value_set": [""]},
+            "warn",
+            "all drawn structures can be used",
+        ),
         _between("rois_unmatched", None, 40, "at most 40 ROIs that match no structure", "warn"),
         Expectation(
             "prescription_in_plan",

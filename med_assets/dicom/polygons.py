@@ -1,0 +1,102 @@
+"""Closed contours of one slice as an area: holes by nesting, the same contour once, overlaps united.
+
+Polygons are (n, 2) arrays of (y, x) in pixels; pixel centres lie at whole numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+INDEX_DECIMALS = 6
+"""Decimals of a voxel kept of contour points, so that the noise of decimal text can't move a voxel across a line."""
+
+SAME_CONTOUR_PIXELS = 0.05
+"""Two contours whose points all lie this near to each other's lines are one contour, sent twice."""
+
+NESTED_SHARE = 0.95
+"""Share of a contour's pixels that lie in a larger one from which it is a hole (or an island in a hole)."""
+
+
+def area(polygon: np.ndarray) -> float:
+    """Area of a polygon in square pixels, without sign."""
+    y, x = polygon[:, 0], polygon[:, 1]
+    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+
+
+def clipped_area(polygon: np.ndarray, low: Sequence[float], high: Sequence[float]) -> float:
+    """Area in square pixels of the part of a polygon within a rectangle (Sutherland and Hodgman 1974)."""
+    for axis in (0, 1):
+        for limit, sign in ((low[axis], 1.0), (high[axis], -1.0)):
+            if not len(polygon):
+                return 0.0
+            inside = sign * (polygon[:, axis] - limit) >= 0
+            following, next_inside = np.roll(polygon, -1, axis=0), np.roll(inside, -1)
+            kept = []
+            for start, end, here, there in zip(polygon, following, inside, next_inside, strict=True):
+                if here:
+                    kept.append(start)
+                if here != there:
+                    kept.append(start + (limit - start[axis]) / (end[axis] - start[axis]) * (end - start))
+            polygon = np.array(kept).reshape(-1, 2)
+    return area(polygon) if len(polygon) else 0.0
+
+
+def fill_even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Return the even-odd fill of closed polygons at pixel centres, bool (y, x); the doubled line of a keyhole encloses nothing."""
+    ny, nx = shape
+    starts = np.concatenate(polygons)
+    ends = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
+    down = starts[:, 0] > ends[:, 0]
+    # Both ways along one line must give the same crossings to the last bit, or keyholes leave specks.
+    starts[down], ends[down] = ends[down], starts[down]
+    first = np.clip(np.ceil(starts[:, 0]), 0, ny).astype(int)
+    count = np.clip(np.ceil(ends[:, 0]), 0, ny).astype(int) - first
+    edges = np.repeat(np.arange(len(starts)), count)
+    rows = np.arange(len(edges)) - np.repeat(np.cumsum(count) - count, count) + first[edges]
+    (y0, x0), (y1, x1) = starts[edges].T, ends[edges].T
+    crossings = np.round(x0 + (rows - y0) * (x1 - x0) / (y1 - y0), INDEX_DECIMALS)
+    columns = np.clip(np.ceil(crossings), 0, nx).astype(int)
+    toggles = np.bincount(rows * (nx + 1) + columns, minlength=ny * (nx + 1)).reshape(ny, nx + 1)
+    # Sums may wrap around in 8 bits: only whether they are odd counts.
+    return np.asarray((np.cumsum(toggles[:, :nx], axis=1, dtype=np.uint8) & 1).astype(bool))
+
+
+def fill_nested(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """Return the area of contours that are each closed by themselves, bool (y, x), and how many overlap without nesting.
+
+    A contour within another is a hole, one within the hole an island. A contour that repeats another counts once. Contours that
+    overlap and do not nest are united.
+    """
+    if len(polygons) == 1:
+        return fill_even_odd(polygons, shape), 0
+    distinct: list[np.ndarray] = []
+    for polygon in sorted(polygons, key=area, reverse=True):
+        if not any(_same(polygon, other) for other in distinct):
+            distinct.append(polygon)
+    filled = [fill_even_odd([polygon], shape) for polygon in distinct]
+    drawn, overlaps = np.zeros(shape, bool), 0
+    for number, mask in enumerate(filled):
+        pixels = int(mask.sum())
+        if not pixels:
+            continue
+        shares = [float((mask & larger).sum() / pixels) for larger in filled[:number]]
+        depth = sum(share >= NESTED_SHARE for share in shares)
+        overlaps += any(0 < share < NESTED_SHARE for share in shares)
+        drawn = drawn & ~mask if depth % 2 else drawn | mask
+    return drawn, overlaps
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    if np.abs(np.concatenate([one.min(0) - other.min(0), one.max(0) - other.max(0)])).max() > SAME_CONTOUR_PIXELS:
+        return False
+    return max(_farthest(one, other), _farthest(other, one)) <= SAME_CONTOUR_PIXELS
+
+
+def _farthest(points: np.ndarray, polygon: np.ndarray) -> float:
+    """Largest distance of points from the lines of a polygon, in pixels."""
+    start, along = polygon[None], (np.roll(polygon, -1, axis=0) - polygon)[None]
+    length = np.maximum((along**2).sum(-1), 1e-12)
+    at = np.clip(((points[:, None] - start) * along).sum(-1) / length, 0, 1)
+    return float(np.sqrt((((start + at[..., None] * along) - points[:, None]) ** 2).sum(-1)).min(axis=1).max())
