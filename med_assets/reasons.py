@@ -44,7 +44,6 @@ _ALL = (
     # Archives and entries
     Reason("archive_corrupt", "archive", "the archive is cut or damaged", "pack and send it again"),
     Reason("archive_device", "archive", "the archive holds a device, pipe or socket", "pack plain files and folders"),
-    Reason("archive_duplicate", "archive", "two members of the archive have one name", "pack it again"),
     Reason("archive_encrypted", "archive", "the archive has a password", "pack it without a password"),
     Reason("archive_link", "archive", "the archive holds a symbolic or hard link", "pack the files themselves"),
     Reason(
@@ -80,7 +79,12 @@ _ALL = (
     # Files
     Reason("not_dicom", "file", "the file is no DICOM object", "leave it out, or send the original file"),
     Reason("truncated_file", "file", "the file ends before its dataset or its pixels do", _RECEIVED),
-    Reason("malformed_element", "file", "an element of the dataset is not what its type allows", _SEND_AGAIN),
+    Reason(
+        "malformed_element",
+        "file",
+        "an element of the dataset is not what its type allows, or the dataset is nested or inflates beyond what is read",
+        _SEND_AGAIN,
+    ),
     Reason("missing_uid", "file", "a UID that every object must have is absent", _SEND_AGAIN),
     Reason(
         "directory_file", "file", "a DICOMDIR, which only lists other files", "nothing: the files are read directly"

@@ -43,13 +43,22 @@ def is_archive(path: Path) -> bool:
         return False
     if start.startswith(ZIP_STARTS):
         return True
-    # A tar that starts with zeros is an empty one to tarfile, and any file of zeros would be that.
-    if not start.strip(b"\0") or start[128:132] == b"DICM":
+    if start[128:132] == b"DICM":
         return False
+    # The first header alone is read, so that neither a long name nor a long comment in it costs anything.
     try:
-        return tarfile.is_tarfile(path)
-    except (EOFError, OSError, lzma.LZMAError, zlib.error):
+        with _opened(path, start) as raw:
+            tarfile.TarInfo.frombuf(raw.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except (EOFError, OSError, ValueError, tarfile.TarError, lzma.LZMAError, zlib.error):
         return False
+    return True
+
+
+def _opened(path: Path, start: bytes) -> IO[bytes]:
+    """The bytes of a tar whose file starts with `start`, decompressed."""
+    opener = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}.get(start[:2], open)
+    opened: IO[bytes] = opener(path, "rb")  # type: ignore[operator]  # each opener has its own signature
+    return opened
 
 
 def expand(
@@ -62,9 +71,11 @@ def expand(
 ) -> None:
     """Unpack `archive` as the new folder `into`, which must be absent or empty and appears only when all is unpacked.
 
+    Its members become files of one folder, numbered in their order: names in an archive carry no meaning for intake, may be
+    longer or deeper than the system allows, and may identify a patient. An archive within an archive stays packed.
     At most `max_bytes` in at most `max_files` files, and at most `max_ratio` times the archive's own bytes, counted
     as they are unpacked and not as declared. Raises `ArchiveRejected`: "archive_traversal" (a name outside the
-    folder), "archive_link", "archive_device", "archive_encrypted", "archive_duplicate", "archive_too_large",
+    folder), "archive_link", "archive_device", "archive_encrypted", "archive_too_large",
     "archive_too_many_files", "archive_corrupt", "not_archive".
     """
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +84,19 @@ def expand(
         with archive.open("rb") as stream:
             start = stream.read(8)
         budget = _Budget(temporary, max_bytes, max_files, max_ratio, archive.stat().st_size)
-        if start.startswith(ZIP_STARTS):
-            _expand_zip(archive, budget)
-        else:
-            _expand_tar(archive, start, budget)
+        try:
+            if start.startswith(ZIP_STARTS):
+                _expand_zip(archive, budget)
+            else:
+                _expand_tar(archive, start, budget)
+        except ArchiveRejected:
+            raise
+        except Exception as error:  # the readers raise what they like, and quote names of members
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            if budget.files == 0 and isinstance(error, tarfile.ReadError):
+                raise ArchiveRejected("not_archive", "Expected a zip or tar file; got something else.") from None
+            raise _corrupt(error) from None
         if budget.files == 0:
             raise ArchiveRejected("not_archive", "Expected an archive with files in it; got none. Pack it again.")
         temporary.chmod(0o755)
@@ -109,22 +129,14 @@ class _Budget:
                 "Send it less compressed.",
             )
 
-    def write(self, name: str, source: IO[bytes], *, metered: bool) -> None:
-        """Copy `source` to the file `name`; `metered` where its bytes are not counted elsewhere."""
+    def write(self, source: IO[bytes], *, metered: bool) -> None:
+        """Copy `source` to the next numbered file; `metered` where its bytes are not counted elsewhere."""
         self.files += 1
         if self.files > self.max_files:
             raise ArchiveRejected(
                 "archive_too_many_files", f"Expected at most {self.max_files} files; there are more. Split the archive."
             )
-        target = self.folder / _safe(name)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            sink = target.open("xb")
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ArchiveRejected(
-                "archive_duplicate", "Expected each name once; one member would overwrite another. Pack it again."
-            ) from error
-        with sink:
+        with (self.folder / f"{self.files - 1:06d}").open("xb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 if metered:
                     self.spend(len(chunk))
@@ -144,38 +156,30 @@ class _Metered:
 
 
 def _expand_zip(archive: Path, budget: _Budget) -> None:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for member in opened.infolist():
-                _require_plain(stat.S_IFMT(member.external_attr >> 16), member.is_dir())
-                if member.flag_bits & 1:
-                    raise ArchiveRejected("archive_encrypted", "Expected a zip without password. Pack it without.")
-                _safe(member.filename)
-                if not member.is_dir():
-                    with opened.open(member) as source:
-                        budget.write(member.filename, source, metered=True)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-        raise _corrupt(error) from error
+    with zipfile.ZipFile(archive) as opened:
+        for member in opened.infolist():
+            _require_plain(stat.S_IFMT(member.external_attr >> 16), member.is_dir())
+            if member.flag_bits & 1:
+                raise ArchiveRejected("archive_encrypted", "Expected a zip without password. Pack it without.")
+            _require_inside(member.filename)
+            if not member.is_dir():
+                with opened.open(member) as source:
+                    budget.write(source, metered=True)
 
 
 def _expand_tar(archive: Path, start: bytes, budget: _Budget) -> None:
-    opener = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}.get(start[:2], open)
-    try:
-        # Each opener has its own signature, and _Metered is the readable part of a file, which is all that a stream needs.
-        with opener(archive, "rb") as raw, tarfile.open(fileobj=_Metered(raw, budget), mode="r|") as opened:  # type: ignore[call-overload, operator]
-            for member in opened:
-                kind = stat.S_IFLNK if member.issym() or member.islnk() else 0
-                kind = kind or (0 if member.isreg() or member.isdir() else stat.S_IFCHR)
-                _require_plain(kind, member.isdir())
-                _safe(member.name)
-                if source := opened.extractfile(member):
-                    budget.write(member.name, source, metered=False)
-            while raw.read(CHUNK_BYTES):  # a cut or damaged end shows only when it is read
-                pass
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError) as error:
-        if budget.files == 0 and isinstance(error, tarfile.ReadError):
-            raise ArchiveRejected("not_archive", "Expected a zip or tar file; got something else.") from error
-        raise _corrupt(error) from error
+    # _Metered is the readable part of a file, which is all that a stream needs.
+    with _opened(archive, start) as raw, tarfile.open(fileobj=_Metered(raw, budget), mode="r|") as opened:  # type: ignore[call-overload]
+        for member in opened:
+            kind = stat.S_IFLNK if member.issym() or member.islnk() else 0
+            kind = kind or (0 if member.isreg() or member.isdir() else stat.S_IFCHR)
+            _require_plain(kind, member.isdir())
+            _require_inside(member.name)
+            if source := opened.extractfile(member):
+                budget.write(source, metered=member.issparse())  # holes of a sparse file are not in the archive
+            opened.members = []  # a stream never goes back, and would keep the header of each member
+        while raw.read(CHUNK_BYTES):  # a cut or damaged end shows only when it is read
+            pass
 
 
 def _require_plain(kind: int, is_folder: bool) -> None:
@@ -187,13 +191,12 @@ def _require_plain(kind: int, is_folder: bool) -> None:
         raise ArchiveRejected("archive_device", "Expected plain files and folders; there is a device, pipe or socket.")
 
 
-def _safe(name: str) -> PurePosixPath:
+def _require_inside(name: str) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "\0" in name or re.match(r"[A-Za-z]:", name) or not name:
         raise ArchiveRejected(
             "archive_traversal", "Expected names inside the archive's own folder; one points outside. Pack it again."
         )
-    return path
 
 
 def _corrupt(error: Exception) -> ArchiveRejected:

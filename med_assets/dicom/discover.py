@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
+import io
+import mmap
 import os
 import struct
 import zlib
@@ -11,8 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -20,7 +25,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
 )
+from pydicom.valuerep import STR_VR
 
+from med_assets.dicom.bounds import measure
 from med_assets.dicom.enhanced import first_frame
 from med_assets.dicom.frames import identifier, number, numbers, quietly, text, texts
 from med_assets.dicom.pixel_data import normalise_pixels
@@ -47,16 +54,6 @@ HEADER = (
     "EchoTime", "RepetitionTime", "StructureSetROISequence", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
 )  # fmt: skip
 """All that `scan` reads."""
-
-
-MAX_INFLATED = 4 << 30
-"""Bytes to which a deflated dataset may inflate."""
-
-MAX_META = 1 << 16
-"""Bytes of one element of a meta header; none of the standard's needs more."""
-
-MAX_RATIO = 100
-"""Inflated bytes per byte of a deflated dataset: real images stay under 20, bombs pass 900."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +116,8 @@ def scan(folder: Path) -> Discovery:
     for path in _files(folder):
         try:
             instance = _header(path)
-            if instance.sop_instance_uid in instances:
-                raise CaseRejected(
-                    "duplicate_instance", "Expected each SOPInstanceUID once; this repeats one. Send each file once."
-                )
+            if first := instances.get(instance.sop_instance_uid):
+                raise _duplicate(filecmp.cmp(first.path, path, shallow=False))
             instances[instance.sop_instance_uid] = instance
         except CaseRejected as error:
             rejected.append(Rejection(error.code, error.message, path))
@@ -139,8 +134,9 @@ def load(path: Path) -> Dataset:
     Raises `CaseRejected`: "not_dicom", "truncated_file", "folder_link", "not_plain_file", "unreadable", "malformed_element",
     "unsafe_pixel_stream".
     """
-    _read(path, header_only=True)  # sees missing pixels, which a full read passes over
+    _require_readable(_read(path, header_only=True), HEADER)  # sees missing pixels too, which a full read passes over
     dataset = _read(path, header_only=False)
+    _require_readable(dataset)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -204,7 +200,14 @@ def _header(path: Path) -> Instance:
     dataset = _read(path, header_only=True)
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise CaseRejected("directory_file", "A DICOMDIR lists other files, which are read directly. Nothing to do.")
-    instance = describe(dataset, path)
+    _require_readable(dataset, HEADER)
+    try:
+        instance = describe(dataset, path)
+    except Exception as error:
+        raise CaseRejected(
+            "malformed_element",
+            f"Expected references in sequences of items; reading them failed ({type(error).__name__}). Export it again.",
+        ) from None
     if not instance.sop_class_uid:
         raise CaseRejected("not_dicom", "Expected a DICOM object with a SOPClassUID; got a file without. Leave it out.")
     if not (instance.sop_instance_uid and instance.series_uid and instance.study_uid):
@@ -236,14 +239,20 @@ def _read(path: Path, *, header_only: bool) -> Dataset:
 
 
 def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
+    """The errors of pydicom are not chained: their texts quote values, which may identify a patient."""
     size = os.fstat(stream.fileno()).st_size
     refusal: CaseRejected | None = None
     try:
-        _require_bounded(stream, size)
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            extent = measure(data)  # type: ignore[arg-type]  # a memory map slices to bytes
+            if extent.inflated is not None:
+                stream = io.BytesIO(extent.inflated)
+            elif extent.end < size:
+                stream, size = io.BytesIO(data[: extent.end]), extent.end
         with quietly() as caught:
             tags = list(HEADER) if header_only else None
             dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=tags)
-        syntax = text(dataset.file_meta, "TransferSyntaxUID")
+            syntax = text(dataset.file_meta, "TransferSyntaxUID")
     except (EOFError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -275,42 +284,38 @@ def _malformed(error: Exception) -> str:
     return f"Expected elements of the types that DICOM knows; reading failed ({type(error).__name__}). Export the object again."
 
 
-def _require_bounded(stream: BinaryIO, size: int) -> None:
-    """Raise CaseRejected for a deflated dataset that inflates beyond MAX_INFLATED or MAX_RATIO; the stream is rewound."""
-    try:
-        if not _is_deflated(stream):
-            return
-        inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        most = min(MAX_INFLATED, MAX_RATIO * size)
-        while chunk := stream.read(1 << 16):
-            while chunk:
-                inflated += len(inflater.decompress(chunk, 1 << 20))
-                chunk = inflater.unconsumed_tail
-                if inflated > most:
-                    raise CaseRejected(
-                        "malformed_element",
-                        f"Expected a deflated dataset of at most {most >> 20} MiB; it inflates to more, as a bomb does. Send it "
-                        "uncompressed.",
-                    )
-    finally:
-        stream.seek(0)
+def _require_readable(dataset: Dataset, keywords: Sequence[str] | None = None) -> None:
+    """Read the value of each standard element (or those of `keywords`) once, numbers in text apart.
+
+    Contours and frame groups are read by those who use them: they hold a hundred thousand elements.
+
+    Raises `CaseRejected`: "malformed_element".
+    """
+    tags = dataset.keys() if keywords is None else [tag for word in keywords if (tag := Tag(word)) in dataset]
+    for tag in list(tags):
+        if tag.is_private or keyword_for_tag(tag) in (*LAST_RESORT, "PixelData"):
+            continue
+        try:
+            if dataset.get_item(tag).VR == "DS":
+                continue
+            with quietly():
+                element = dataset[tag]
+            if keywords is not None and _kind(element.VR) != _kind(dictionary_VR(tag)):
+                raise ValueError
+        except Exception as error:
+            raise CaseRejected(
+                "malformed_element",
+                f"Expected element {tag} ({keyword_for_tag(tag) or 'unknown'}) to hold a value of its value representation; "
+                f"reading it failed ({type(error).__name__}). Export the object again.",
+            ) from None
+        if element.VR == "SQ" and keywords is None:
+            for item in element.value:
+                _require_readable(item)
 
 
-def _is_deflated(stream: BinaryIO) -> bool:
-    """Whether the meta header names the deflated transfer syntax; the stream is then where the deflated bytes begin."""
-    if stream.read(132)[128:] != b"DICM":
-        return False
-    deflated = False
-    while len(head := stream.read(8)) == 8 and head[:2] == b"\x02\x00":
-        length = int.from_bytes(head[6:8], "little")
-        if head[4:6] in (b"OB", b"OW", b"UN", b"UT", b"SQ"):
-            length = int.from_bytes(stream.read(4), "little")
-        if length > MAX_META:
-            return False
-        value = stream.read(length)
-        deflated |= head[2:4] == b"\x10\x00" and value.rstrip(b"\0 ") == DeflatedExplicitVRLittleEndian.encode()
-    stream.seek(-len(head), os.SEEK_CUR)
-    return deflated
+def _kind(representation: str) -> str:
+    """The value representation, all of text being one: senders confuse those, and the text is the same."""
+    return "text" if representation in STR_VR else representation
 
 
 def _require_dicom(stream: BinaryIO) -> None:
@@ -367,3 +372,15 @@ def _referenced(dataset: Dataset) -> Iterator[str]:
 
 def _truncated() -> CaseRejected:
     return CaseRejected("truncated_file", "Expected a whole DICOM file; its bytes end too early. Send it again.")
+
+
+def _duplicate(same: bool) -> CaseRejected:
+    if same:
+        return CaseRejected(
+            "duplicate_instance", "A copy of a file that is read already, byte for byte. Nothing is lost; send it once."
+        )
+    return CaseRejected(
+        "duplicate_instance",
+        "Expected one object per SOPInstanceUID; this file has the UID of another and different content. The first is read: "
+        "export them again with a UID each.",
+    )
