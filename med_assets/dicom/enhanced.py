@@ -12,8 +12,10 @@ from functools import partial
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from med_assets.dicom.frames import SPACING_TOLERANCE_MM, image_axes, number, regular_spacing, text, texts
+from med_assets.dicom.pixel_data import require_syntax
 from med_assets.errors import CaseRejected
 
 CLASSIC = {
@@ -78,7 +80,13 @@ def is_multi_frame(dataset: Dataset) -> bool:
 
 
 def single_frames(datasets: Sequence[Dataset]) -> list[Dataset]:
-    """Return the frames of all datasets: single-frame ones as they are. Raises CaseRejected("missing_geometry")."""
+    """Return the frames of all datasets: single-frame ones as they are.
+
+    Raises `CaseRejected`: "missing_geometry", and "undecodable_pixels" for a transfer syntax that is not decoded here.
+    """
+    for dataset in datasets:
+        if syntax := text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"):
+            require_syntax(UID(syntax))
     return [frame for dataset in datasets for frame in (_frames(dataset) if is_multi_frame(dataset) else [dataset])]
 
 
@@ -109,11 +117,11 @@ def _frame(dataset: Dataset, groups: Dataset, index: int) -> Frame:
     frame.SOPClassUID = CLASSIC[text(dataset, "SOPClassUID")]
     for keyword in _WHOLE:
         if keyword in dataset:
-            frame[keyword] = dataset[keyword]
+            _copy(dataset, keyword, frame)
     for name, keyword in _GROUPS:
         found = group(name)
         if keyword in found:
-            frame[keyword] = found[keyword]
+            _copy(found, keyword, frame)
     for name in _FRAME_TYPES:
         if types := texts(group(name), "FrameType"):
             frame.ImageType = list(types)
@@ -127,6 +135,12 @@ def _frame(dataset: Dataset, groups: Dataset, index: int) -> Frame:
     pairs = zip(pointers, values, strict=True) if len(pointers) == len(values) else ()
     frame.dimensions = tuple(int(value) for pointer, value in pairs if pointer not in _IN_SPACE)
     return frame
+
+
+def _copy(source: Dataset, keyword: str, frame: Frame) -> None:
+    """Give a frame an element of its own: what is set in it must not change the object that it is stored in."""
+    element = source[keyword]
+    frame.add_new(element.tag, element.VR, element.value)
 
 
 def one_volume(

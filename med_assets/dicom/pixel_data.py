@@ -90,11 +90,18 @@ class Pixels:
         ds.add_new("PixelData", self.vr, self.data)
 
 
+_STANDARD = "1.2.840.10008."
+_NEWER_SYNTAXES = {"1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression"}
+"""Transfer syntaxes of the standard that pydicom 3.0 does not know."""
+
+
 def require_syntax(syntax: UID) -> None:
     """Raise CaseRejected("undecodable_pixels") for a transfer syntax that cannot be read here, or that nobody registered."""
     if syntax in _NATIVE | _JPEG | _JPEG_2000 or syntax == uids.RLELossless:
         return
-    name = syntax.name if syntax.type == "Transfer Syntax" else "one that the standard does not register"
+    known = syntax.type == "Transfer Syntax"
+    standard = f"{syntax} ({_NEWER_SYNTAXES.get(syntax, 'unknown here')})" if syntax.startswith(_STANDARD) else ""
+    name = syntax.name if known else standard or "one that the standard does not register"
     raise CaseRejected(
         "undecodable_pixels",
         f"expected a transfer syntax that can be decoded here, got {name}; export uncompressed, or in JPEG, JPEG-LS, JPEG 2000 "

@@ -20,6 +20,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from med_assets import __version__
 from med_assets.dicom.discover import describe
+from med_assets.dicom.enhanced import Frame, is_multi_frame, single_frames
 from med_assets.dicom.frames import (
     DUPLICATE_DISTANCE_MM,
     SPACING_TOLERANCE_MM,
@@ -31,6 +32,7 @@ from med_assets.dicom.frames import (
 )
 from med_assets.dicom.geometry import IN_PLANE_TOLERANCE_MM, SAME_AXES_TOLERANCE, Geometry, placed
 from med_assets.dicom.objects import PHANTOM_SOFTWARE, derived_uid, item, save
+from med_assets.dicom.pixel_data import require_syntax
 from med_assets.errors import CaseRejected
 
 IDENTICAL_MM = 1e-6
@@ -151,8 +153,13 @@ def write_seg(
             raise ValueError(f"expected labels and model names of 1 to {LABEL_CHARS} characters, got {name!r}")
     _require_right_angles(geometry)
     pixels, marked = _pixels(masks, geometry)
-    ds = _segmentation(pixels, list(masks), geometry, [plain_source(one) for one in source], made_by)
+    several = len(source) > 1 and any(map(is_multi_frame, source))  # of which highdicom takes one alone
+    sources = single_frames(source) if several else source
+    originals = _as_images(sources) if several else {}
+    ds = _segmentation(pixels, list(masks), geometry, [plain_source(one) for one in sources], made_by)
     _clear(ds, geometry, marked)
+    if several:
+        _refer_to_frames(ds, originals)
     first = source[0]
     date = next((text(first, key) for key in ("ContentDate", "SeriesDate", "StudyDate") if text(first, key)), "")
     ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = date
@@ -356,6 +363,7 @@ def _frames(dataset: Dataset, count: int, shape: tuple[int, ...]) -> Iterator[np
 
     if "PixelData" not in dataset:
         raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
+    require_syntax(dataset.file_meta.TransferSyntaxUID)
     if number(dataset, "BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         yield from _bits(dataset.PixelData, count, shape)
         return
@@ -472,6 +480,36 @@ def _segmentation(
 def _decimal(point: np.ndarray) -> list[float]:
     """A position as the decimal text of DICOM holds it: a picometre, in 16 characters."""
     return [float(format_number_as_ds(round(float(value), 9))) for value in point[:3]]
+
+
+def _as_images(frames: Sequence[Dataset]) -> dict[str, Frame]:
+    """Give each frame of multi-frame objects a UID of its own, as single-frame images have; returns the frames by it."""
+    named = {}
+    for frame in frames:
+        if isinstance(frame, Frame):
+            frame.SOPInstanceUID = derived_uid(frame.SOPInstanceUID, "frame", str(frame.index))
+            named[str(frame.SOPInstanceUID)] = frame
+    return named
+
+
+def _refer_to_frames(ds: Dataset, frames: Mapping[str, Frame]) -> None:
+    """Put the objects and frame numbers in place of the UIDs that `_as_images` gave."""
+    for element in ds:
+        if element.VR != "SQ":
+            continue
+        kept: dict[str, Dataset] = {}
+        for number_in_file, one in enumerate(element.value):
+            frame = frames.get(text(one, "ReferencedSOPInstanceUID"))
+            if frame is None:
+                _refer_to_frames(one, frames)
+                kept[str(number_in_file)] = one
+                continue
+            one.ReferencedSOPClassUID = frame.source.SOPClassUID
+            one.ReferencedSOPInstanceUID = frame.source.SOPInstanceUID
+            if element.keyword == "SourceImageSequence":
+                one.ReferencedFrameNumber = frame.index + 1
+            kept.setdefault(f"{one.ReferencedSOPInstanceUID} {one.get('ReferencedFrameNumber', '')}", one)
+        element.value = list(kept.values())
 
 
 def plain_source(source: Dataset) -> Dataset:

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
+from med_assets.dicom.discover import describe
 from med_assets.dicom.enhanced import single_frames
 from med_assets.dicom.geometry import read_ct_series, read_mr_series
+from med_assets.dicom.seg import place, read_segments, write_seg
 from med_assets.errors import CaseRejected
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.settings import Workspace
@@ -215,3 +219,34 @@ def test_dcm2niix_reads_the_enhanced_and_the_classic_form_alike(tmp_path: Path) 
         assert np.abs(affine @ [1, 2, 3, 1] - [*corner, 1]).max() < 1e-3
         assert ours.array[3, 2, 1] == theirs[corner[2], corner[1], corner[0]]
         assert np.array_equal(ours.array, theirs[:, ::-1] if affine[1, 1] < 0 else theirs)
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_a_predicted_segmentation_refers_to_frames_of_the_multi_frame_objects(tmp_path: Path, objects: int) -> None:
+    st = Study("predicted")
+    slices = ct(st, n=8)
+    size = 8 // objects
+    parts = [enhanced(st, slices[k * size : (k + 1) * size], k) for k in range(objects)]
+    volume = read_ct_series(parts)
+    mask = np.zeros(volume.array.shape, bool)
+    mask[2:4, 3:5, 6:9] = True
+    write_seg(tmp_path / "seg.dcm", {"lung tumor": mask}, volume.geometry, parts, made_by="model")
+    seg = dcmread(tmp_path / "seg.dcm")
+    assert np.array_equal(place(read_segments(seg), volume.geometry)[0]["lung tumor"], mask)
+    assert {one.SOPInstanceUID for one in parts} == set(describe(seg).referenced_sops)
+    for groups in seg.PerFrameFunctionalGroupsSequence:
+        (source,) = groups.DerivationImageSequence[0].SourceImageSequence
+        (part,) = [one for one in parts if one.SOPInstanceUID == source.ReferencedSOPInstanceUID]
+        frame = part.PerFrameFunctionalGroupsSequence[source.ReferencedFrameNumber - 1]
+        place_of = groups.PlanePositionSequence[0].ImagePositionPatient
+        assert np.allclose(frame.PlanePositionSequence[0].ImagePositionPatient, place_of)
+        assert source.ReferencedSOPClassUID == ENHANCED["CT"]
+
+
+def test_a_transfer_syntax_that_is_not_decoded_is_named() -> None:
+    slices = ct(Study("syntax"), n=3)
+    for one in slices:
+        one.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.8.1")
+    with pytest.raises(CaseRejected, match="Deflated Image Frame Compression") as caught:
+        read_ct_series(slices)
+    assert caught.value.code == "undecodable_pixels"
