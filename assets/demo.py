@@ -22,7 +22,7 @@ from assets import keys
 from assets.run import instance_of
 from med_assets import batches, policies, program
 from med_assets.errors import ConfigurationError, MedAssetsError
-from med_assets.files import write_text
+from med_assets.files import keep_private, write_text
 from med_assets.policies import Cohort
 from med_assets.s3.bucket import Place, client
 from med_assets.s3.landing import S3Landing
@@ -148,6 +148,7 @@ Next:
 
 
 if __name__ == "__main__":
+    keep_private()
     try:
         run(sys.argv[1:])
     except MedAssetsError as error:

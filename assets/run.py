@@ -20,6 +20,7 @@ from assets import build_program, keys
 from assets.recorded import report_checkpoints
 from med_assets import analysis, batches, program
 from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.files import keep_private
 from med_assets.settings import Workspace
 from med_assets.stages.training import in_order, usable
 
@@ -136,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="train nothing: show in Dagster what the home holds, such as after DAGSTER_HOME was lost",
     )
     words = parser.parse_args(arguments)
+    keep_private()
     overrides = [word for word in words.words if "=" in word]
     chosen = [word for word in words.words if "=" not in word]
     try:

@@ -4,11 +4,13 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from med_assets import __version__, commands, program
 from med_assets.errors import MedAssetsError
+from med_assets.files import keep_private
 from med_assets.scratch import remove_abandoned
 from med_assets.settings import LAUNCHERS
 
@@ -46,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "Settings come from MED_ASSETS_* variables, see docs/settings.md.",
     )
     top.add_argument("--version", action="version", version=__version__)
-    top.add_argument("--debug", action="store_true", help="log every step, and show tracebacks of errors")
+    top.add_argument("--debug", action="store_true", help="log every step, and show where in the code an error arose")
     sub = top.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: commands.Command, help: str, *, program_first: bool = False) -> argparse.ArgumentParser:
@@ -343,6 +345,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
+    keep_private()
     # Libraries tell in hundreds of lines what they do, pymedphys under no name of its own; only ours are for people.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("med_assets").setLevel(logging.DEBUG if options.debug else logging.INFO)
@@ -350,12 +353,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remove_abandoned(Path(os.environ.get("MED_ASSETS_HOME", ".med_assets")))
         return int(options.run(options) or 0)
     except MedAssetsError as error:
-        if options.debug:
-            raise
-        print(f"med-assets {options.command}: {error}", file=sys.stderr)
+        return _failed(options, error, str(error))
+    except BrokenPipeError:  # who read our output has gone, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        return _failed(
+            options,
+            error,
+            f"{os.strerror(error.errno or 0)} ({type(error).__name__}); is the home writable, and the disk whole?",
+        )
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        return _failed(
+            options, error, f"failed with {type(error).__name__}; `med-assets --debug` shows where in the code"
+        )
+
+
+def _failed(options: argparse.Namespace, error: Exception, message: str) -> int:
+    """Say what failed, with --debug also where; no value of a foreign error is shown, since it may be a patient's."""
+    if options.debug:
+        for link in _chain(error):
+            print(f"{type(link).__name__} at", file=sys.stderr)
+            for frame in traceback.extract_tb(link.__traceback__):
+                print(f"  {frame.filename}:{frame.lineno} {frame.name}", file=sys.stderr)
+    print(f"med-assets {options.command}: {message}", file=sys.stderr)
+    return FAILED
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and what it was raised from, the first one first."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.insert(0, error)
+        error = error.__cause__ or error.__context__
+    return found
 
 
 if __name__ == "__main__":

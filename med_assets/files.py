@@ -22,6 +22,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a write for which there is no room: on the disk, in the quota, or under the limit of a file's size."""
 
 
+def keep_private() -> None:
+    """Let this process, and those that it starts, make files and folders for their owner alone; called where a process begins."""
+    os.umask(0o077)
+
+
 def walk(folder: Path) -> Iterator[Path]:
     """All below a folder that is no folder, at any depth and in any order; links are not followed.
 

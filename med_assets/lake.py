@@ -36,7 +36,7 @@ SCORES = {
 
 TABLES: dict[str, Mapping[str, pa.DataType]] = {
     "raw_cases": CASE
-    | {"content_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "n_instances": INT, "synthetic": BOOL}
+    | {"content_hash": TEXT, "images_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "n_instances": INT, "synthetic": BOOL}
     | OUTCOME,
     "prepared_cases": CASE | {"content_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "synthetic": BOOL} | OUTCOME,
     "dataset": {

@@ -1,9 +1,11 @@
 """Where things are and under which key: read from the environment once, in one place."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from med_assets.artifacts import ArtifactStore, LocalStore
@@ -15,8 +17,29 @@ from med_assets.s3.bucket import Place, place
 MIN_KEY_CHARS = 16
 """Shortest pseudonym key accepted: below it, patient ids could be recovered by trying keys."""
 
+MIN_DISTINCT_CHARS = 7
+"""Fewest different characters of a pseudonym key: 32 random hexadecimal digits have fewer once in a thousand million keys."""
+
+MAX_RUN_SHARE = 0.8
+"""Largest share of characters that may repeat the one before or stand beside it in the alphabet."""
+
+COMMON_KEY = re.compile(r"(?i)(pass(word|wort)?|secret|changeme|admin|qwert[yz]|letmein)+[\W\d_]*\Z")
+"""Words that are no key, with digits and signs after them."""
+
 PURPOSES = ("production", "demo")
 LAUNCHERS = ("local", "slurm")
+
+
+def key_weakness(key: str) -> str | None:
+    """Why a pseudonym key holds next to nothing that must be guessed, None where nothing of the kind shows."""
+    if len(set(key)) < MIN_DISTINCT_CHARS:
+        return f"has {len(set(key))} different characters, fewer than {MIN_DISTINCT_CHARS}"
+    if any(key == (key[:period] * len(key))[: len(key)] for period in range(1, len(key) // 2 + 1)):
+        return "repeats one pattern"
+    beside = [abs(ord(after) - ord(before)) <= 1 for before, after in pairwise(key)]
+    if sum(beside) > MAX_RUN_SHARE * len(beside):
+        return "counts through the alphabet"
+    return "is a common password" if COMMON_KEY.match(key) else None
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,11 @@ class Workspace:
             raise ConfigurationError(
                 f"expected MED_ASSETS_PSEUDONYM_KEY with at least {MIN_KEY_CHARS} characters, got {len(key)}; make one with "
                 "`python -c 'import secrets; print(secrets.token_hex(32))'`, keep it safe: the same key gives the same pseudonyms"
+            )
+        if weakness := key_weakness(key):
+            raise ConfigurationError(
+                f"expected MED_ASSETS_PSEUDONYM_KEY to be random, got one that {weakness}; whoever guesses it knows all patients. Make "
+                "one with `python -c 'import secrets; print(secrets.token_hex(32))'`"
             )
         purpose = environ.get("MED_ASSETS_PURPOSE", "production")
         if purpose not in PURPOSES:

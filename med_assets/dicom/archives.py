@@ -99,7 +99,7 @@ def expand(
             raise _corrupt(error) from None
         if budget.files == 0:
             raise ArchiveRejected("not_archive", "Expected an archive with files in it; got none. Pack it again.")
-        temporary.chmod(0o755)
+        temporary.chmod(0o700)
         temporary.rename(into)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -99,7 +99,7 @@ class S3Store:
             for remote, path in paths.items():
                 target = folder / names[remote]
                 target.parent.mkdir(parents=True, exist_ok=True)
-                path.chmod(0o644)
+                path.chmod(0o600)
                 path.rename(target)
         if folder_hashes(folder) != manifest["files"]:
             raise ArtifactCorrupt(f"artifact {key}: the files in the bucket are not those that were written")

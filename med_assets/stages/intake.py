@@ -27,10 +27,21 @@ if TYPE_CHECKING:
     from med_assets.dicom.discover import Instance
     from med_assets.s3.staging import Failure
 
+IMAGES = ("CT", "MR", "US", "OPT")
+"""Modalities of the images of cases; the other objects of a case are labels, plans and doses."""
+
 NOT_FETCHED = "not_fetched"
 """Reason of an entry of a bucket of which an object is missing or did not come."""
 
-EMPTY = {"patient_id": "", "version": "", "content_hash": "", "artifact": "", "given_split": None, "synthetic": False}
+EMPTY = {
+    "patient_id": "",
+    "version": "",
+    "content_hash": "",
+    "images_hash": "",
+    "artifact": "",
+    "given_split": None,
+    "synthetic": False,
+}
 
 
 def source_token(ws: Workspace, name: str) -> str:
@@ -259,14 +270,11 @@ class _Intake:
                 with self.ws.store.create(key) as folder:
                     for path in sorted(Path(written).iterdir()):
                         path.rename(folder / path.name)
-        given = {
-            str(ds.get("ClinicalTrialSiteID", "") or "")
-            for ds in datasets
-            if ds.get("Modality") in ("CT", "MR", "US", "OPT")
-        }
+        given = {str(ds.get("ClinicalTrialSiteID", "") or "") for ds in datasets if ds.get("Modality") in IMAGES}
         return {
             "version": version,
             "content_hash": content_hash(datasets),
+            "images_hash": content_hash([ds for ds in datasets if ds.get("Modality") in IMAGES]),
             "artifact": key,
             "given_split": next(iter(given - {""}), None) if len(given) == 1 else None,
             "synthetic": any(is_synthetic(ds) for ds in datasets),
@@ -298,13 +306,16 @@ def _one_row_per_case(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _mark_duplicates(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
-    """Quarantine cases whose images are already there under another case id: else one patient could sit in two splits."""
-    owner = {row["content_hash"]: row["case_id"] for row in others}
+    """Quarantine cases whose images are already there under another case id: else one patient could sit in two splits.
+
+    Labels do not count: the same scan with the labels of two readers is the same scan.
+    """
+    owner = {row["images_hash"] or row["content_hash"]: row["case_id"] for row in others}
     for row in accepted(rows):
-        first = owner.setdefault(row["content_hash"], row["case_id"])
+        first = owner.setdefault(row["images_hash"] or row["content_hash"], row["case_id"])
         if first != row["case_id"]:
             target = next(item for item in rows if item["case_id"] == row["case_id"])
-            message = f"same images and contours as case {first} under another patient or study; keep one, or correct the ids at the source"
+            message = f"same images as case {first} under another patient or study; keep one, or correct the ids at the source"
             target |= {"status": QUARANTINED, "reason_code": "duplicate_case", "reason": message, "artifact": ""}
 
 

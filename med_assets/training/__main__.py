@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from med_assets.errors import MedAssetsError
+from med_assets.files import keep_private
 from med_assets.training import status
 from med_assets.training.supervisor import Supervisor, die_with_parent
 
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="train in this process, which ends with its parent: nothing restarts it when it hangs or dies",
     )
     options = parser.parse_args(arguments)
+    keep_private()
     try:
         if not options.job.is_dir():
             parser.error(f"expected a job folder, found none at {options.job}")

@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -163,3 +164,19 @@ def test_a_zip_with_a_password_is_refused(tmp_path):
     data[data.index(b"PK\x01\x02") + 8] |= 1
     archive.write_bytes(data)
     assert refused(archive) == "archive_encrypted"
+
+
+def test_a_header_that_inflates_to_gigabytes_is_not_inflated_to_be_recognised(tmp_path):
+    info = tarfile.TarInfo("x")
+    info.size, info.type = 5 << 30, tarfile.XHDTYPE
+    zeros = gzip.compress(bytes(1 << 24), 9)
+    with (tmp_path / "a.tar.gz").open("wb") as stream:
+        stream.write(gzip.compress(info.tobuf(tarfile.GNU_FORMAT)))
+        for _ in range(32):
+            stream.write(zeros)
+    tracemalloc.start()
+    assert is_archive(tmp_path / "a.tar.gz")
+    with pytest.raises(ArchiveRejected):
+        expand(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert tracemalloc.get_traced_memory()[1] < 300 << 20
+    tracemalloc.stop()

@@ -197,3 +197,19 @@ def test_pictures_of_sixteen_bits_and_in_capitals_are_read_and_transparent_ones_
     assert report.skipped["busi-benign-0002"].startswith("unreadable_image")
     pixels = pydicom.dcmread(tmp_path / "out" / "busi-benign-0001" / "us.dcm").pixel_array
     np.testing.assert_array_equal(pixels, np.rint(grey.astype(np.uint16) / 257))
+
+
+def test_one_scan_under_two_patients_is_one_case_though_their_labels_differ(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    hu, label = volumes(1)
+    other = label.copy()
+    other[4, 4, 4] = 0
+    for name, drawn in (("P001", label), ("P777", other)):
+        save(tmp_path / f"{name}.nii.gz", hu)
+        save(tmp_path / f"{name}_seg.nii.gz", drawn)
+    cases = [{"image": f"{n}.nii.gz", "label": f"{n}_seg.nii.gz", "fold": k} for k, n in enumerate(("P001", "P777"))]
+    file = listing(tmp_path, {"labels": {"1": "lung tumor"}, "training": cases})
+    import_pairs(datalist_pairs(file), workspace.landing / "lung_ct")
+    raw, _ = ingest(workspace, "lung_ct")
+    assert sorted(str(row["reason_code"]) for row in raw) == ["None", "duplicate_case"]
