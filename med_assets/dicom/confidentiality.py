@@ -31,7 +31,7 @@ class Action(Enum):
     CODED = "kept when its code is in the standard's own dictionaries, with the dictionary's meaning"
 
 
-PROFILE_VERSION = "3"
+PROFILE_VERSION = "4"
 """Part of what makes an intake's result: raise it when this list changes what survives."""
 
 REMOVED = "REMOVED"

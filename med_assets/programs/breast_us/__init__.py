@@ -31,7 +31,7 @@ class BreastUs(Program):
     )
     owners = ("team:breast",)
     modalities = ("US", "SEG")
-    code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "2", "prepare": "2", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
     primary_metric = Metric("dice", "lesion", "1", False, "Dice of the lesion, over the images that have one")
     # Dice says nothing of images without a lesion, and an alarm on each of them would not lower it.
     guarded_metrics = (

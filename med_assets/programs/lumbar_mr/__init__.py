@@ -36,7 +36,7 @@ class LumbarMr(Program):
     description = "Locates the lumbar discs in sagittal T2 MR, and finds transitional vertebrae (LSTV) by the model's uncertainty."
     owners = ("team:spine",)
     modalities = ("MR", "RTSTRUCT")
-    code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "2", "prepare": "2", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
     primary_metric = Metric(
         "localisation_error",
         "all",

@@ -36,7 +36,7 @@ class RetinalOct(Program):
     description = "Classifies diabetes status in four groups from macular OCT, to compare encoders that were pretrained on OCT volumes."
     owners = ("team:eye",)
     modalities = ("OPT",)
-    code_versions = {"intake": "1", "prepare": "1", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "2", "prepare": "2", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
     primary_metric = Metric(
         "balanced_accuracy",
         "all",

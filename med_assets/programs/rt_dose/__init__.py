@@ -58,7 +58,7 @@ class RtDose(Program):
     description = "Predicts the dose of a radiotherapy plan from the planning CT and its contours."
     owners = ("team:radiotherapy",)
     modalities = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
-    code_versions = {"intake": "1", "prepare": "2", "train": "2", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "2", "prepare": "3", "train": "2", "evaluate": "1"}  # noqa: RUF012 - read only
     primary_metric = Metric(
         "openkbp_dose_score", "body", "Gy", True, "mean absolute dose error over the region that may get dose"
     )
