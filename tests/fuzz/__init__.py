@@ -1,0 +1,1 @@
+"""Mutated files of every program through the real intake."""
