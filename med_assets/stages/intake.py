@@ -329,6 +329,7 @@ def _keep_failures(path: Path, failures: list["Failure"]) -> None:
 def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them."""
     from med_assets.dicom.deidentify import Deidentifier
+    from med_assets.dicom.frames import quietly
 
     remove_abandoned(ws.home)
     lake, partition = ws.lake, f"{program_name}/{batch}"
@@ -347,7 +348,8 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     if all(present.values()) or not earlier:
         for name, there in present.items():
             if there:
-                rows += taking.entry(name)
+                with quietly():  # warnings of pydicom quote values
+                    rows += taking.entry(name)
             else:
                 gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
                 rows.append(taking.refuse(source_token(ws, name), "entry_changed", gone, 0))

@@ -40,7 +40,9 @@ def run(ws: Workspace, name: str, seed: int, files: int, seeds: Path) -> Round:
     originals = [path.read_bytes() for path in sorted((seeds / "mutated").rglob("*.dcm"))]
     landing = ws.landing / name
     chosen.write_phantoms(landing, 1, 100)
-    expected = {path.name for path in landing.iterdir() if path.is_dir()}  # loose files are one entry of another name
+    expected = {
+        path.name for path in landing.iterdir() if path.is_dir() and not path.name.startswith(".")
+    }  # loose files are one entry of another name
     rng, done = random.Random(f"{name} {seed}"), []
     for number in range(files):
         mutation = rng.choice(MUTATIONS)
