@@ -176,4 +176,12 @@ def regular_spacing(positions_mm: np.ndarray) -> float:
             f"Expected a slice every {usual:.3f} mm; {int((steps - 1).sum())} are missing between {len(positions_mm)} "
             "present. Send the whole series: slices are not interpolated.",
         )
-    return float(gaps.mean())
+    mean = float(gaps.mean())
+    off = np.abs(positions_mm - positions_mm[0] - mean * np.arange(len(positions_mm)))
+    if off.max() > SPACING_TOLERANCE_MM:
+        raise CaseRejected(
+            "nonuniform_spacing",
+            f"Expected slices {mean:.3f} mm apart throughout; slice {int(off.argmax()) + 1} of {len(off)} lies {off.max():.2f} mm from "
+            f"its place in an even stack ({SPACING_TOLERANCE_MM:g} mm are allowed). Send one series with one slice spacing.",
+        )
+    return mean

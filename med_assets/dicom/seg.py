@@ -44,6 +44,12 @@ FLOAT_NOISE_MM = 1e-3
 FLOAT_NOISE_VOXELS = 0.1
 """How far any voxel centre may be off, in voxels: a noise of 1e-3 mm per voxel adds up across a wide image."""
 
+SLICE_NOISE_MM = 2 * SPACING_TOLERANCE_MM
+"""How far a frame of a label may lie from its slice of the image: each may be off its even stack by the tolerance of the readers."""
+
+SAME_STRIDE = 0.05
+"""How far the distance of frames may be from a whole number of image slices, in slices."""
+
 LABEL_CHARS = 64
 """Longest SegmentLabel and algorithm name, since their VR is LO."""
 
@@ -191,7 +197,11 @@ def agreement(image: Geometry, label: Geometry) -> Agreement:
     drift_mm = float(np.abs(expected - found)[:, columns].max())
     if label.shape[1:] != image.shape[1:]:
         return _mismatch(drift_mm, f"its slices have {_by(label)} voxels (y, x) and the image's {_by(image)}")
-    if drift_mm > FLOAT_NOISE_MM:
+    # Seen along the image's own axes: slices of both may lie a little off their even stacks, voxels within a slice may not.
+    along = np.asarray(image.direction) @ (expected - found)[:3]
+    in_plane_mm = float(np.abs(np.delete(along.ravel(), (0, 3)).reshape(-1)[1 if label.shape[0] == 1 else 0 :]).max())
+    slices_mm = float(np.abs(along[0, 3] + along[0, 0] * np.array([0, label.shape[0] - 1])).max())
+    if in_plane_mm > FLOAT_NOISE_MM or slices_mm > min(SLICE_NOISE_MM, image.spacing_mm[0] / 2):
         return _mismatch(
             drift_mm,
             f"the affines differ by {drift_mm:.3g} mm (spacing z, y, x of the label "
@@ -235,7 +245,7 @@ def _at_spacing(segments: Segments, image: Geometry) -> tuple[Geometry, int]:
     label = segments.geometry
     ratio = label.spacing_mm[0] / image.spacing_mm[0]
     stride = int(np.rint(ratio))
-    if segments.spacing_known or stride < 2 or label.shape[0] == 1 or abs(ratio - stride) > FLOAT_NOISE_MM:
+    if segments.spacing_known or stride < 2 or label.shape[0] == 1 or abs(ratio - stride) > SAME_STRIDE:
         return label, 1
     shape = ((label.shape[0] - 1) * stride + 1, *label.shape[1:])
     spacing = (label.spacing_mm[0] / stride, *label.spacing_mm[1:])
@@ -260,9 +270,10 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _farthest_voxels(image: Geometry, label: Geometry, first: int) -> float:
+    """How far a voxel of the label may be off within its slice, in voxels."""
     extent = np.asarray(label.shape, float) - 1
     corners = np.array(np.meshgrid(*[(0.0, end) for end in extent])).reshape(3, -1).T
-    return float(np.abs(image.to_index(label.to_points(corners)) - corners - (first, 0, 0)).max())
+    return float(np.abs(image.to_index(label.to_points(corners)) - corners - (first, 0, 0))[:, 1:].max())
 
 
 def _kind(dataset: Dataset) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets.audit.expectations import Expectation, Severity
-from med_assets.dicom.seg import FLOAT_NOISE_MM
+from med_assets.dicom.seg import SLICE_NOISE_MM
 from med_assets.program import ReportTable
 
 BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
@@ -37,7 +37,7 @@ def expectations(target: int, name: str) -> tuple[Expectation, ...]:
         _between("hu_max", 0, None, "tissue in the CT: highest CT number at least 0 HU"),
         _between("spacing_xy_mm", 0.2, 5, "0.2 to 5 mm pixels"),
         _between("spacing_z_mm", 0.3, 10, "0.3 to 10 mm between slices"),
-        _between("label_drift_mm", None, FLOAT_NOISE_MM, f"label within {FLOAT_NOISE_MM:g} mm of the image's grid"),
+        _between("label_drift_mm", None, SLICE_NOISE_MM, f"label within {SLICE_NOISE_MM:g} mm of the image's grid"),
         Expectation("target_present", IN_SET, {"value_set": [True]}, "error", f"the label has {name}"),
         *((volume,) if target == LUNG_TUMOUR else ()),
         _between("target_components", 1, 20, f"1 to 20 separate parts of {name}", "warn"),
