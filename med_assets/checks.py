@@ -58,7 +58,7 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     metadata: dict[str, Any] = {"accepted": len(good), "quarantined": refused}
     if not good:
         return CheckOutcome(True, f"no accepted case to audit, {refused} quarantined", metadata=metadata)
-    result = run_suite(facts, program.get(program_name).expectations(ws))
+    result = run_suite(facts, program.get(program_name).audit(ws))
     failed = [one for one in result.results if one.failing]
     metadata["expectations"] = {one.expectation.meaning: len(one.failing) for one in result.results}
     if errors := [one for one in failed if one.expectation.severity == "error"]:

@@ -60,6 +60,14 @@ class Fact:
         return f"{number} {self.unit}" if self.unit not in ("", "1", "count") else number
 
 
+COMMON_FACTS = {
+    "lossy": Fact(
+        pa.bool_(), "", "whether an image was compressed with loss, as its header or its transfer syntax says"
+    ),
+}
+"""Facts that every program has; the preparation stage measures them."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric that decides: its name and subject in the evaluation tables, and whether lower is better."""
@@ -174,6 +182,11 @@ class Program(ABC):
     limitations: tuple[str, ...]
     """These three are the words of the model card that hold for every model of the program."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "facts" in cls.__dict__:
+            cls.facts = {**cls.facts, **COMMON_FACTS}
+
     @abstractmethod
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         """Group the DICOM instances of one patient and one study into cases; what makes no case is refused with a reason.
@@ -215,6 +228,15 @@ class Program(ABC):
     @abstractmethod
     def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
         """What the facts of an acceptable case look like."""
+
+    def audit(self, ws: "Workspace") -> Sequence["Expectation"]:
+        """All that the facts of a case are held against: the program's own expectations, and those of COMMON_FACTS."""
+        from med_assets.audit.expectations import Expectation
+
+        lossless = Expectation(
+            "lossy", "ExpectColumnValuesToBeInSet", {"value_set": [False]}, "warn", "images compressed without loss"
+        )
+        return (*self.expectations(ws), lossless)
 
     def data_tables(
         self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]

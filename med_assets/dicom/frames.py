@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,6 +85,29 @@ def numbers(dataset: Dataset, keyword: str) -> np.ndarray | None:
     except (TypeError, ValueError):
         return None
     return values if values.size and np.isfinite(values).all() else None
+
+
+LOSSY_SYNTAXES = frozenset(
+    {
+        "1.2.840.10008.1.2.4.50",  # JPEG baseline
+        "1.2.840.10008.1.2.4.51",  # JPEG extended
+        "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
+    }
+)
+"""Transfer syntaxes that lose values whatever the header says; JPEG 2000 (.91) may or may not, which LossyImageCompression says."""
+
+
+def is_lossy(folder: Path) -> bool:
+    """Whether an image of a stored case was compressed with loss at any time (PS3.3 C.7.6.1.1.5), from headers alone."""
+    from pydicom import dcmread
+
+    tags = ["LossyImageCompression"]
+    for path in sorted(folder.glob("*.dcm")):
+        with quietly():
+            ds = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        if text(ds, "LossyImageCompression") == "01" or text(ds.file_meta, "TransferSyntaxUID") in LOSSY_SYNTAXES:
+            return True
+    return False
 
 
 @contextmanager

@@ -125,16 +125,20 @@ def _vector(values: Any) -> Vector:
 
 
 def canonical(volume: Volume, towards: str = AXIAL) -> Volume:
-    """Return the same voxels with the axes z, y, x running `towards` three directions (of L R P A S I), by flips alone.
+    """Return the same voxels with the axes z, y, x running `towards` three directions (of L R P A S I), by exchanges and flips of axes.
 
-    Raises `CaseRejected` where an axis is nearer to another anatomical direction than to its own: "not_axial", or
-    "not_sagittal" for slices that are to run left-right.
+    So a patient who lay on the side, or a stack of another plane, is turned without interpolation. Raises `CaseRejected`
+    where two axes are nearest to one anatomical direction, as half-way between two: "not_axial", or "not_sagittal" for
+    slices that are to run left-right.
     """
-    geometry = volume.geometry
-    direction = np.asarray(geometry.direction, float)
+    direction = np.asarray(volume.geometry.direction, float)
     axes, signs = zip(*(_TOWARDS[letter] for letter in towards), strict=True)
-    if tuple(np.abs(direction).argmax(axis=1)) != axes:
-        raise _turned(axes[0])
+    nearest = np.abs(direction).argmax(axis=1)
+    if sorted(nearest) != [0, 1, 2]:
+        raise _turned(axes[0], float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=1).min(), 0, 1)))))
+    order = [int(np.flatnonzero(nearest == axis)[0]) for axis in axes]
+    volume = _exchanged(volume, order)
+    geometry, direction = volume.geometry, direction[order]
     flips = [axis for axis in range(3) if direction[axis, axes[axis]] * signs[axis] < 0]
     if not flips:
         return volume
@@ -149,17 +153,26 @@ def canonical(volume: Volume, towards: str = AXIAL) -> Volume:
     return Volume(np.ascontiguousarray(np.flip(volume.array, tuple(flips))), flipped)
 
 
-def _turned(normal: int) -> CaseRejected:
-    if normal == 0:
-        return CaseRejected(
-            "not_sagittal",
-            "Expected sagittal slices whose rows run front-back and columns head-feet; this grid is turned otherwise. "
-            "Export a sagittal series.",
-        )
+def _exchanged(volume: Volume, order: Sequence[int]) -> Volume:
+    """The same voxels with the axes z, y, x taken in another order."""
+    if list(order) == [0, 1, 2]:
+        return volume
+    geometry, (z, y, x) = volume.geometry, order
+    exchanged = Geometry(
+        (geometry.shape[z], geometry.shape[y], geometry.shape[x]),
+        (geometry.spacing_mm[z], geometry.spacing_mm[y], geometry.spacing_mm[x]),
+        geometry.origin_mm,
+        (geometry.direction[z], geometry.direction[y], geometry.direction[x]),
+    )
+    return Volume(np.ascontiguousarray(volume.array.transpose(order)), exchanged)
+
+
+def _turned(normal: int, degrees: float) -> CaseRejected:
+    wanted = "sagittal" if normal == 0 else "axial"
     return CaseRejected(
-        "not_axial",
-        "Expected axial slices whose rows run left-right and columns front-back; this grid is turned otherwise. "
-        "Export an axial series.",
+        f"not_{wanted}",
+        f"Expected slices along the axes of the body; these are turned by {degrees:.0f} degrees, half-way between two axes. Export "
+        f"{'a' if normal == 0 else 'an'} {wanted} series.",
     )
 
 

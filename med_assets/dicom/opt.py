@@ -43,6 +43,7 @@ class Tomogram:
 def read_opt(ds: Dataset) -> Tomogram:
     """Return the frames of an OPT object and their spacing, which stands in its functional groups.
 
+    Frames come in the order of their positions, else of their numbers in the stack, whatever the order that they are stored in.
     Raises CaseRejected: "wrong_modality", "single_frame", "missing_geometry" (no spacing is ever made up), "not_raster" (a
     ring or radial scan), and the codes of `decoded` and `regular_spacing`.
     """
@@ -57,11 +58,12 @@ def read_opt(ds: Dataset) -> Tomogram:
     pixel, thickness = _measures(shared, per_frame)
     positions = [numbers(one, "ImagePositionPatient") for group in per_frame for one in _in(group, "PlanePosition")]
     distance: float | None
+    order = _stored_order(per_frame)
     places = [one for one in positions if one is not None and one.size == 3]
     if len(places) == frames:
-        along = np.array(places) - places[0]
-        normal = along[-1] / max(float(np.linalg.norm(along[-1])), 1e-9)
-        distance, source = regular_spacing(np.sort(along @ normal)), "positions"
+        along = _along_the_stack(np.array(places))
+        distance, source = regular_spacing(np.sort(along)), "positions"
+        order = np.argsort(along, kind="stable")
     else:
         distance, source = thickness, "thickness"
     if distance is None or distance <= 0:
@@ -75,7 +77,7 @@ def read_opt(ds: Dataset) -> Tomogram:
         raise CaseRejected(
             "not_raster", "Expected parallel B-scans; these are a ring or radial scan. Send the raster scan."
         )
-    array = decoded(ds, (frames, rows, columns)).astype(np.float32)
+    array = decoded(ds, (frames, rows, columns))[order].astype(np.float32)
     side = text(ds, "ImageLaterality") or next(
         (text(one, "FrameLaterality") for one in _in(shared[0], "FrameAnatomy")), ""
     )
@@ -190,6 +192,27 @@ def _measures(shared: list[Dataset], per_frame: list[Dataset]) -> tuple[tuple[fl
             "the original object: no spacing is made up here.",
         )
     return (only[0], only[1]), next((value for one in given if (value := number(one, "SliceThickness"))), None)
+
+
+def _along_the_stack(places: np.ndarray) -> np.ndarray:
+    """Distance in mm of each position (n, 3) from the first along the line that they lie on, towards left, posterior or superior."""
+    offsets = places - places[0]
+    far = offsets[int(np.linalg.norm(offsets, axis=1).argmax())]
+    normal = far / max(float(np.linalg.norm(far)), 1e-9)
+    return np.asarray(offsets @ normal * (1 if normal[np.abs(normal).argmax()] > 0 else -1))
+
+
+def _stored_order(per_frame: list[Dataset]) -> np.ndarray:
+    """Frames by InStackPositionNumber, else by the last of their dimension indices, else as they are stored."""
+    contents = [next(iter(_in(group, "FrameContent")), item()) for group in per_frame]
+    by_stack = [number(one, "InStackPositionNumber") for one in contents]
+    by_index = [
+        None if (found := numbers(one, "DimensionIndexValues")) is None else float(found[-1]) for one in contents
+    ]
+    for places in (by_stack, by_index):
+        if None not in places and len(set(places)) == len(places):
+            return np.argsort(np.array(places, float), kind="stable")
+    return np.arange(len(per_frame))
 
 
 def _is_raster(per_frame: list[Dataset]) -> bool | None:

@@ -35,14 +35,17 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
     """Row, facts and label (new, reused or quarantined) of one case."""
     columns = ("program", "batch", "case_id", "patient_id", "version", "content_hash", "given_split", "synthetic")
     row = {name: raw[name] for name in columns} | {"status": OK, "reason_code": None, "reason": None}
+    from med_assets.dicom.frames import is_lossy
+
     key, label = prepared_key(ws, program_name, raw), "reused"
     try:
         if not ws.store.has(key):
             if not ws.store.has(raw["artifact"]):
                 raise CaseRejected("raw_missing", RAW_MISSING)
             with ws.store.create(key) as folder:
-                facts = program.get(program_name).prepare(ws, raw["case_id"], ws.store.fetch(raw["artifact"]), folder)
-                write_json(folder / FACTS_FILE, facts)
+                stored = ws.store.fetch(raw["artifact"])
+                facts = program.get(program_name).prepare(ws, raw["case_id"], stored, folder)
+                write_json(folder / FACTS_FILE, {**facts, "lossy": is_lossy(stored)})
             label = "new"
         return row | {"artifact": key}, read_json(ws.store.fetch(key) / FACTS_FILE), label
     except CaseRejected as rejected:
@@ -75,7 +78,7 @@ def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: 
     if not facts:
         return
     specs, of_case = program.get(program_name).facts, {row["case_id"]: row for row in facts}
-    result = run_suite(pd.DataFrame(facts), program.get(program_name).expectations(ws))
+    result = run_suite(pd.DataFrame(facts), program.get(program_name).audit(ws))
     failed: dict[str, list[str]] = {}
     for outcome in result.results:
         expectation = outcome.expectation

@@ -92,8 +92,12 @@ def test_prone_and_feet_first_series_are_flipped_so_that_each_voxel_keeps_its_pl
     assert volume.array[z, y, x] == VALUES[1, 2, 3] * 2.0 - 1024
 
 
-def test_a_sagittal_series_is_refused_and_not_reinterpreted():
-    assert code(slices(orientation=(0, 1, 0, 0, 0, -1))) == "not_axial"
+def test_a_sagittal_series_is_turned_so_that_each_voxel_keeps_its_place():
+    volume = read_ct_series(slices(orientation=(0, 1, 0, 0, 0, -1)))
+    np.testing.assert_allclose(volume.geometry.direction, [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
+    point = np.array([[-10 - 1 * 2.5, -20 + 3 * 0.75, -30 - 2 * 1.5]])  # slice 1, row 2, column 3
+    z, y, x = np.rint(volume.geometry.to_index(point)[0]).astype(int)
+    assert volume.array[z, y, x] == VALUES[1, 2, 3] * 2.0 - 1024
 
 
 def test_canonical_volumes_are_passed_through_untouched():

@@ -59,3 +59,20 @@ def test_a_radial_scan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaseRejected) as caught:
         read_opt(ds)
     assert caught.value.code == "not_raster"
+
+
+@pytest.mark.parametrize("positions", [True, False])
+@pytest.mark.parametrize("order", [[3, 2, 1, 0], [0, 2, 1, 3], [2, 0, 3, 1]])
+def test_frames_come_in_their_order_along_the_stack_however_they_are_stored(
+    tmp_path: Path, order: list[int], positions: bool
+) -> None:
+    ds, array = written(tmp_path / "a.dcm")
+    for index, one in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        if positions:
+            place = pydicom.Dataset()
+            place.ImagePositionPatient = [0, 0, 0.25 * index]
+            one.PlanePositionSequence = [place]
+            del one.FrameContentSequence
+    ds.PerFrameFunctionalGroupsSequence = [ds.PerFrameFunctionalGroupsSequence[index] for index in order]
+    ds.PixelData = np.ascontiguousarray(array[order].astype("<u2")).tobytes()
+    np.testing.assert_array_equal(read_opt(ds).array, array)
