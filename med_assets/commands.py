@@ -83,7 +83,7 @@ def import_cases(options: argparse.Namespace) -> int:
             case "datalist":
                 pairs = volumes.datalist_pairs(options.src[0], options.val_fold)
             case _:
-                pairs = [volumes.pair(*options.src, options.name)]
+                pairs = [volumes.pair(options.src[0], options.src[1], options.name)]
         report = volumes.import_pairs(pairs, options.dest, names)
     replaced = f", {len(report.updated)} replaced by corrected content" if report.updated else ""
     print(f"imported {len(report.imported)} cases, {len(report.existing)} were there already{replaced}")

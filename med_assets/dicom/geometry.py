@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from med_assets.dicom.enhanced import one_volume, single_frames
 from med_assets.dicom.frames import Axes, decoded, image_axes, number, regular_spacing, text
 from med_assets.errors import CaseRejected
 
@@ -201,6 +200,8 @@ def read_ct_series(datasets: Sequence[Dataset], referenced: Collection[str] = ()
     "duplicate_slice", "missing_slice", "nonuniform_spacing", "missing_rescale", "truncated_file",
     "undecodable_pixels", "several_acquisitions".
     """
+    from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
+
     frames = one_volume(single_frames(datasets), referenced=referenced)
     return canonical(_stacked(frames, "CT", CT_IMAGE_STORAGE, _hounsfield))
 
@@ -212,6 +213,8 @@ def read_mr_series(datasets: Sequence[Dataset], wanted: Callable[[Dataset], bool
     stored (`canonical` turns them). Values are in the unit of the scanner, after RescaleSlope and RescaleIntercept where
     those are there. Of several volumes in the series the one whose frames are `wanted` is taken. Raises `CaseRejected` with the codes of `read_ct_series`, without "not_axial" and "missing_rescale".
     """
+    from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
+
     return _stacked(one_volume(single_frames(datasets), wanted), "MR", MR_IMAGE_STORAGE, _intensity)
 
 

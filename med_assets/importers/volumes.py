@@ -233,7 +233,7 @@ def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise CaseRejected(
             "missing_geometry", f"expected millimetres, got {image.header.get_xyzt_units()[0]}; convert it"
         )
-    with nibabel.openers.ImageOpener(path) as stream:  # `load` mends the header as it reads
+    with nibabel.openers.ImageOpener(str(path)) as stream:  # `load` mends the header as it reads
         header = type(image.header).from_fileobj(stream, check=False)
     affine = nifti_affine(header, image.shape)
     return np.asanyarray(image.dataobj), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
