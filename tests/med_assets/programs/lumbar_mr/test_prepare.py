@@ -10,8 +10,7 @@ import pytest
 from med_assets.audit.expectations import run_suite
 from med_assets.dicom.discover import scan
 from med_assets.errors import ArtifactCorrupt, CaseRejected
-from med_assets.program import RawCase
-from med_assets.program import COMMON_FACTS
+from med_assets.program import COMMON_FACTS, RawCase
 from med_assets.programs.lumbar_mr import LumbarMr
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
