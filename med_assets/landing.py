@@ -1,5 +1,6 @@
 """Where cases arrive: a folder, or a bucket (`med_assets.s3.landing`) behind the same small interface."""
 
+import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,12 +89,15 @@ def entry_name(parts: Sequence[str]) -> str | None:
 class LocalLanding:
     """The landing zone as a folder with one folder per program."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, home: Path) -> None:
+        self.root, self.home = root, home
 
     @property
     def manifests(self) -> Path:
-        return self.root / ".batches"
+        """In the landing zone, or in the home where the landing zone can't be written to, such as a read-only share."""
+        own = self.root / ".batches"
+        there = next(path for path in (own, *own.parents) if path.exists())
+        return own if os.access(there, os.W_OK) else self.home / "landing" / ".batches"
 
     def folder(self, program: str) -> Path:
         """Where cases of a program are dropped."""

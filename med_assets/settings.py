@@ -134,7 +134,7 @@ class Workspace:
                 else (self.landing_place, self.landing)
             )
             if place is None:
-                self._landing_zones[program] = LocalLanding(folder)
+                self._landing_zones[program] = LocalLanding(folder, self.home)
             else:
                 from med_assets.s3.landing import S3Landing
 

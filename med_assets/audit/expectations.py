@@ -117,16 +117,19 @@ def _quiet_context() -> Iterator[Any]:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
 
-    logger = logging.getLogger("great_expectations")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    # The second sets a level of its own, and reports each of its temporary folders.
+    loggers = [logging.getLogger(name) for name in ("great_expectations", "great_expectations.data_context.types.base")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         context = gx.get_context(mode="ephemeral")
         # The setter takes a dict; the stubs know only the class it is turned into.
         context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]
         yield context
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _batch(context: Any, table: pd.DataFrame) -> Any:

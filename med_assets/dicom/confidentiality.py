@@ -14,6 +14,8 @@ from enum import Enum
 from pydicom import uid
 from pydicom.datadict import tag_for_keyword
 
+from med_assets.dicom.code_strings import CODE_TERMS
+
 
 class Action(Enum):
     """What happens to an allowed element."""
@@ -211,8 +213,12 @@ ENUMERATED: dict[str, frozenset[str]] = {
     "SegmentsOverlap": frozenset({"YES", "NO", "UNDEFINED"}),
     "ApprovalStatus": frozenset({"APPROVED", "UNAPPROVED", "REJECTED"}),
     "SpecificCharacterSet": frozenset({"ISO_IR 192"}),
+    **CODE_TERMS,
 }  # fmt: skip
-"""Code strings that readers decide by: these terms stay even where a patient is called so, and no others do."""
+"""Terms of code strings: these stay even where a patient is called so, and no others do."""
+
+NUMBERS_THAT_NAME = frozenset({"SeriesNumber", "AcquisitionNumber", "InstanceNumber"})
+"""Numbers that some sites fill with an id of the patient or the examination; all others are quantities and counts."""
 
 LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 """Label Map Segmentation Storage, which pydicom 3.0 does not know yet."""

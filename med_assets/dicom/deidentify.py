@@ -31,6 +31,7 @@ from med_assets.dicom.confidentiality import (
     ALLOWED,
     ENUMERATED,
     FIXED_VALUES,
+    NUMBERS_THAT_NAME,
     REMOVED,
     USUALLY_BURNED_IN,
     Action,
@@ -189,6 +190,10 @@ class _Walk:
             items = [code for item in element.value if (code := standard_code(item)) is not None]
             return _with(element, items) if items else None
         if action is Action.KEEP:
+            if element.keyword in NUMBERS_THAT_NAME and not self.identifiers.isdisjoint(
+                map(str, values(element.value))
+            ):
+                return _with(element, None)
             return self._code_string(element) if element.VR == "CS" else _same(element)
         replace: dict[Action, Callable[[str], str]] = {
             Action.UID: self.keys.uid,
@@ -203,9 +208,7 @@ class _Walk:
 
     def _code_string(self, element: DataElement) -> DataElement | None:
         terms = ENUMERATED.get(element.keyword)
-        if terms is not None:
-            return _same(element) if all(value in terms for value in values(element.value)) else None
-        qualified = [self._qualifies(value) for value in values(element.value)]
+        qualified = [self._qualifies(value) if terms is None else value in terms for value in values(element.value)]
         if all(qualified):
             return _same(element)
         if len(qualified) == 1:
@@ -232,6 +235,8 @@ class _Walk:
 def _own_identifiers(ds: Dataset) -> frozenset[str]:
     """Words of the patient's own names and ids, in upper case: no code string that contains one of them stays."""
     words: set[str] = set()
+    for keyword in ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID"):
+        words.update(text for value in values(ds.get(keyword)) if (text := str(value).strip().lstrip("0")))
     for keyword in ("PatientName", "PatientID", "PatientBirthName", "OtherPatientNames", "OtherPatientIDs"):
         words.update(word for value in values(ds.get(keyword)) for word in _words(str(value)) if len(word) >= 3)
     return frozenset(words)

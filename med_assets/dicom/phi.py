@@ -24,7 +24,9 @@ from med_assets.dicom.confidentiality import (
     FILE_META,
     FIXED_VALUES,
     KNOWN_VALUES,
+    NUMBERS_THAT_NAME,
     PIXEL_CLASSES,
+    REMOVED,
     USUALLY_BURNED_IN,
     Action,
     registered,
@@ -165,7 +167,7 @@ class _Scan:
         texts = [str(value) for value in values(element.value) if value not in ("", b"")]
         terms = _CLOSED.get(element.keyword)
         if terms is not None:
-            return all(text in terms for text in texts)
+            return all(text in terms or (text == REMOVED and element.VR == "CS") for text in texts)
         if action is Action.STRUCTURE and self._structures is not None:
             return all(_STRUCTURE.match(t) or t in self._structures for t in texts)
         form = _FORMS.get(action)
@@ -193,8 +195,8 @@ class _Scan:
             compressed = element.keyword == "PixelData" and text.startswith(b"\xfe\xff\x00\xe0")
             return (compressed or element.keyword != "PixelData") and any(known in text for known in self._in_bytes)
         found = [str(value) for value in values(element.value)]
-        if element.VR not in _TEXT:
-            return any(text.casefold() in self._known for text in found)
+        if element.VR not in _TEXT:  # quantities and counts meet an id by chance
+            return element.keyword in NUMBERS_THAT_NAME and any(text in self._known for text in found)
         if element.VR == "CS":  # whole words, since PRIMARY is no Mary
             return any(word in self._known for text in found for word in re.split(r"[\W_]+", text.casefold()))
         return any(self._identifies(text) for text in found)

@@ -20,6 +20,7 @@ from med_assets.cli import main
 from med_assets.phantoms.breast import write_case
 from med_assets.scratch import remove_abandoned, scratch
 from med_assets.settings import Workspace
+from tests.conftest import settings_of
 
 P = "breast_us"
 NAME = b"ZZSMITH^MRN7788"
@@ -236,3 +237,21 @@ def test_originals_that_a_killed_process_was_unpacking_are_removed_by_the_next_c
     assert not list((workspace.home / "tmp").rglob("original.dcm"))
     assert (scratch(workspace.home) / "mine").is_file()
     assert remove_abandoned(workspace.home) == 0
+
+
+def test_the_manifests_of_a_landing_zone_that_can_not_be_written_to_lie_in_the_home(
+    tmp_path: Path, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = tmp_path / "share"
+    shutil.copytree(phantom, share / P / "good")
+    for name, value in {**settings_of(tmp_path / "home"), "MED_ASSETS_LANDING": str(share)}.items():
+        monkeypatch.setenv(name, value)
+    access = os.access  # root, who runs some tests, may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(share) and access(path, mode))
+    before = sorted(share.rglob("*"))
+    assert main(["ingest", P, "--now"]) == 0
+    assert sorted(share.rglob("*")) == before
+    ws = Workspace.from_env()
+    assert len(ws.lake.rows("dataset", P)) == 1
+    (batch,) = batches.known(ws, P)
+    assert list(batches.manifest(ws, P, batch)) == ["good"]

@@ -53,3 +53,34 @@ def test_a_label_is_compared_in_preparation_as_it_is_at_intake(workspace: Worksp
     assert [row["status"] for row in (*raw, *prepared)] == ["ok", "ok"]
     assert facts(workspace, prepared[0])["label"] == "malignant"
     assert Picture.open(workspace.store.fetch(prepared[0]["artifact"])).label == "malignant"
+
+
+def test_a_quantity_that_equals_an_identifier_stays_and_a_number_that_is_one_goes(workspace: Workspace) -> None:
+    from med_assets.dicom.objects import stored
+    from tests.invented import Study, ingest, plan_case, write
+
+    landing = workspace.landing / "rt_dose"
+    case = plan_case("study id")
+    for one in case:
+        one.StudyID = "1500"
+    for one in case[:25]:
+        one.WindowWidth, one.WindowCenter = "1500", "300"
+    write(case, landing / "a")
+    case = plan_case("accession")
+    for one in case:
+        one.AccessionNumber = "1200"
+    for one in case[:25]:
+        one.ReconstructionDiameter = "1200"
+    write(case, landing / "b")
+    case = plan_case("series number", st=Study("series number", patient="123456"))
+    for one in case[:25]:
+        one.SeriesNumber, one.BodyPartExamined, one.ImageType = "123456", "MEIER", ["ORIGINAL", "PRIMARY", "MEIER"]
+    write(case, landing / "c")
+    raw, prepared = ingest(workspace, "rt_dose")
+    assert [row["status"] for row in prepared] == ["ok"] * 3, [row["reason"] for row in raw]
+    slices = [one for row in raw for one in stored(workspace.store.fetch(row["artifact"]))["CT"]]
+    assert {str(one.get("WindowWidth")) for one in slices} >= {"1500"}
+    assert {str(one.get("ReconstructionDiameter")) for one in slices} >= {"1200"}
+    assert "123456" not in {str(one.get("SeriesNumber")) for one in slices}
+    assert not any("MEIER" in str(one) for one in slices)
+    assert ["ORIGINAL", "PRIMARY", "REMOVED"] in [list(one.ImageType) for one in slices]
