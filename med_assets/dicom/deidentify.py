@@ -38,7 +38,7 @@ from med_assets.dicom.confidentiality import (
     known_value,
     registered,
 )
-from med_assets.dicom.frames import identifier
+from med_assets.dicom.frames import LOSSY_SYNTAXES, identifier
 from med_assets.dicom.pixel_data import clean_pixels, require_syntax
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.dicom.ultrasound import without_burnt_in_text
@@ -114,7 +114,8 @@ class Deidentifier:
     def _apply(self, ds: Dataset) -> Dataset:
         methods: tuple[tuple[str, str], ...] = METHODS
         refuse_unsafe(ds)
-        require_syntax(_transfer_syntax(ds))
+        received = _transfer_syntax(ds)
+        require_syntax(received)
         if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN:
             ds, blanked = without_burnt_in_text(ds)
             methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
@@ -135,6 +136,8 @@ class Deidentifier:
         out.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
         out.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
         pixels, syntax = clean_pixels(ds, _transfer_syntax(ds)), _transfer_syntax(ds)
+        if received in LOSSY_SYNTAXES:  # pixels may be stored uncompressed, and have lost values all the same
+            out.LossyImageCompression = "01"
         if pixels is not None:
             pixels.put_into(out)
             syntax = pixels.syntax

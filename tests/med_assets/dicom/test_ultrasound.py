@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
 
 from med_assets.dicom.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.discover import describe
@@ -168,3 +170,17 @@ def test_a_mask_comes_back_from_its_seg_also_when_it_is_empty(tmp_path: Path, le
 def test_a_mask_of_another_size_has_no_place_in_a_seg(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="61 x 75"):
         write_flat_seg(tmp_path / "s.dcm", np.zeros((61, 74), bool), "benign", written(tmp_path / "us.dcm"))
+
+
+def test_an_image_that_was_compressed_with_loss_says_so_after_its_text_was_blanked(tmp_path: Path) -> None:
+    from PIL import Image
+
+    ds = written(tmp_path / "us.dcm", region=REGION)
+    stream = BytesIO()
+    Image.fromarray(ds.pixel_array).save(stream, "JPEG")
+    ds.PixelData = encapsulate([stream.getvalue() + b"\0" * (len(stream.getvalue()) % 2)])
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    found = deidentified(ds)
+    assert not found.file_meta.TransferSyntaxUID.is_compressed
+    assert found.LossyImageCompression == "01"
