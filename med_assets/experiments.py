@@ -34,8 +34,8 @@ CAME_LATER: JsonDict = {"came_later": True}
 GROUPS = {"profile": "profiles", "site": "sites@site"}
 """Choices between files: their names in an override (`site=head_neck`), and Hydra's own names for them."""
 
-RESOLVER = re.compile(r"\$\{[^}]*:")
-"""An interpolation that calls a resolver; one within the configuration has no colon."""
+RESOLVER = re.compile(r"\$\{(?![\w.\[\]]+\})")
+"""An interpolation that is more than the name of a field, such as a resolver, whose name may itself be interpolated."""
 
 OVERRIDE_KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/]*")
 """The left side of an override."""

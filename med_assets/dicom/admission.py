@@ -29,7 +29,7 @@ _LARGEST_INDEX = 2**24
 _AS_TEXT_BELOW, _AS_TEXT_FROM = 1e-30, 2.0**17
 """Doubles whose eight bytes are letters or digits lie outside of these magnitudes, where no measured value does."""
 
-_DECIMAL = re.compile(r"[-+0-9.eE ]*\Z")
+_DECIMAL = re.compile(r" *([-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?)? *\Z")
 SCREEN_SHOTS = frozenset({
     "SCREEN SAVE", "SCREENSAVE", "SCREEN SHOT", "SCREENSHOT", "SCREEN CAPTURE", "SCREENCAPTURE", "SCREEN", "CAPTURE",
 })  # fmt: skip
@@ -131,7 +131,9 @@ def _printable(content: bytes) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or _DECIMAL.match(str(value)) is not None
+    # What is written is the text that came, and Python reads more of it than a DS may be, such as "1_000" and "Nan".
+    written = getattr(value, "original_string", None)
+    return _DECIMAL.match(str(value if written is None else written)) is not None
 
 
 def _malformed(tag: BaseTag) -> CaseRejected:

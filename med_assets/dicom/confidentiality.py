@@ -12,9 +12,9 @@ is remapped, shifted, emptied, replaced, or a sequence of references whose items
 from enum import Enum
 
 from pydicom import uid
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from med_assets.dicom.code_strings import CODE_TERMS
+from med_assets.dicom.terms import TERMS
 
 
 class Action(Enum):
@@ -213,12 +213,14 @@ ENUMERATED: dict[str, frozenset[str]] = {
     "SegmentsOverlap": frozenset({"YES", "NO", "UNDEFINED"}),
     "ApprovalStatus": frozenset({"APPROVED", "UNAPPROVED", "REJECTED"}),
     "SpecificCharacterSet": frozenset({"ISO_IR 192"}),
-    **CODE_TERMS,
 }  # fmt: skip
-"""Terms of code strings: these stay even where a patient is called so, and no others do."""
+"""Code strings that readers decide by: with any other term the element goes."""
 
-NUMBERS_THAT_NAME = frozenset({"SeriesNumber", "AcquisitionNumber", "InstanceNumber"})
-"""Numbers that some sites fill with an id of the patient or the examination; all others are quantities and counts."""
+CODE_TERMS = {**TERMS, **ENUMERATED}
+"""Terms of every code string that is kept; they stay even where a patient is called so, and no others do."""
+
+SENDER_NUMBERS = frozenset({"SeriesNumber", "AcquisitionNumber", "InstanceNumber", "ItemNumber"})
+"""Numbers that a sender may take from an id. One that equals an identifier is emptied; other numbers are counts and measures."""
 
 LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 """Label Map Segmentation Storage, which pydicom 3.0 does not know yet."""
@@ -271,8 +273,16 @@ def _table() -> dict[int, Action]:
             tag = tag_for_keyword(keyword)
             if tag is None or tag in table:
                 raise ValueError(f"expected each keyword once and in the DICOM dictionary, got {keyword}")
+            if action is Action.KEEP and dictionary_VR(tag) == "CS" and keyword not in CODE_TERMS:
+                raise ValueError(f"expected the terms of each code string that is kept, got none for {keyword}")
             table[tag] = action
     return table
+
+
+def code_term(keyword: str, text: str) -> str | None:
+    """The term of a code string that `text` is, compared without case and surrounding blanks; None for any other."""
+    term = text.strip(" \0").upper()
+    return term if not term or term in CODE_TERMS[keyword] else None
 
 
 ALLOWED: dict[int, Action] = _table()

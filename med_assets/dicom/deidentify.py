@@ -13,7 +13,6 @@ and why the table is our own:
 import datetime
 import hashlib
 import hmac
-import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,6 +20,7 @@ from typing import Any
 
 from pydicom import uid as uids
 from pydicom.config import disable_value_validation
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
@@ -31,10 +31,11 @@ from med_assets.dicom.confidentiality import (
     ALLOWED,
     ENUMERATED,
     FIXED_VALUES,
-    NUMBERS_THAT_NAME,
     REMOVED,
+    SENDER_NUMBERS,
     USUALLY_BURNED_IN,
     Action,
+    code_term,
     known_value,
     registered,
 )
@@ -47,8 +48,13 @@ from med_assets.errors import CaseRejected, ConfigurationError
 MIN_SHIFT_DAYS, MAX_SHIFT_DAYS = 366, 3650
 """Bounds of the per-patient date shift, always into the past: over a year, so that the season does not survive."""
 
-CODE_STRING = re.compile(r"[A-Z0-9 _]{0,16}\Z")
-"""The form of VR CS; what does not have it is text in the wrong place."""
+IDENTIFIERS = ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID", "PatientBirthDate", "PatientAddress")
+"""Elements whose values identify a patient wherever they stand."""
+
+MIN_NUMBER_DIGITS = 4
+"""Shorter numbers are no identifiers: series and images are counted by them."""
+
+_SENDER_TAGS = frozenset(tag_for_keyword(keyword) for keyword in SENDER_NUMBERS)
 
 IMPLEMENTATION_UID = "2.25.143202918847170297421270129330160311973"
 """Written as ImplementationClassUID: fixed, so that the bytes do not change with the pydicom version."""
@@ -127,8 +133,9 @@ class Deidentifier:
             )
         if not ds.get("SOPInstanceUID"):
             raise CaseRejected("missing_uid", "expected a SOPInstanceUID, got none; export the object again")
-        walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id), _own_identifiers(ds))
+        walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id))
         out = walk.dataset(ds)
+        without_identifiers(out, _own_identifiers(ds))
         out.SpecificCharacterSet = "ISO_IR 192"
         out.PatientID = out.PatientName = walk.pseudonym
         out.PatientIdentityRemoved = "YES"
@@ -172,7 +179,6 @@ class _Walk:
     keys: Deidentifier
     pseudonym: str
     days: int
-    identifiers: frozenset[str]
     unrecognised: int = 0
 
     def dataset(self, ds: Dataset) -> Dataset:
@@ -193,10 +199,6 @@ class _Walk:
             items = [code for item in element.value if (code := standard_code(item)) is not None]
             return _with(element, items) if items else None
         if action is Action.KEEP:
-            if element.keyword in NUMBERS_THAT_NAME and not self.identifiers.isdisjoint(
-                map(str, values(element.value))
-            ):
-                return _with(element, None)
             return self._code_string(element) if element.VR == "CS" else _same(element)
         replace: dict[Action, Callable[[str], str]] = {
             Action.UID: self.keys.uid,
@@ -210,16 +212,11 @@ class _Walk:
         return _with(element, _map(element.value, replace[action]))
 
     def _code_string(self, element: DataElement) -> DataElement | None:
-        terms = ENUMERATED.get(element.keyword)
-        qualified = [self._qualifies(value) if terms is None else value in terms for value in values(element.value)]
-        if all(qualified):
-            return _same(element)
-        if len(qualified) == 1:
+        terms = [code_term(element.keyword, str(value)) for value in values(element.value)]
+        if None in terms and (len(terms) == 1 or element.keyword in ENUMERATED):
             return None
-        return _with(element, [v if ok else REMOVED for v, ok in zip(values(element.value), qualified, strict=True)])
-
-    def _qualifies(self, value: str) -> bool:
-        return bool(CODE_STRING.match(value)) and self.identifiers.isdisjoint(_words(value))
+        kept = [REMOVED if term is None else term for term in terms]
+        return _with(element, kept[0] if len(kept) == 1 else kept)
 
     def _date(self, text: str) -> str:
         try:
@@ -235,18 +232,30 @@ class _Walk:
         return f"UNRECOGNISED_{self.unrecognised}"
 
 
-def _own_identifiers(ds: Dataset) -> frozenset[str]:
-    """Words of the patient's own names and ids, in upper case: no code string that contains one of them stays."""
-    words: set[str] = set()
-    for keyword in ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID"):
-        words.update(text for value in values(ds.get(keyword)) if (text := str(value).strip().lstrip("0")))
-    for keyword in ("PatientName", "PatientID", "PatientBirthName", "OtherPatientNames", "OtherPatientIDs"):
-        words.update(word for value in values(ds.get(keyword)) for word in _words(str(value)) if len(word) >= 3)
-    return frozenset(words)
+def without_identifiers(ds: Dataset, known: Collection[str]) -> None:
+    """Empty, in place, numbers that senders assign (SENDER_NUMBERS) and shifted dates that equal a `known` identifier.
+
+    All other numbers are counts and measures: one that equals an identifier does so by chance, and stays.
+    """
+    numbers = frozenset(text for text in known if len(text) >= MIN_NUMBER_DIGITS and text.isascii() and text.isdigit())
+    if numbers:
+        _empty_numbers(ds, numbers)
 
 
-def _words(text: str) -> list[str]:
-    return re.split(r"[\W_]+", text.upper())
+def _empty_numbers(ds: Dataset, numbers: frozenset[str]) -> None:
+    for tag in list(ds.keys()):
+        action = ALLOWED.get(tag)
+        if action is Action.NESTED:
+            for item in ds[tag].value or ():
+                _empty_numbers(item, numbers)
+        elif action is Action.DATE or tag in _SENDER_TAGS:
+            element = ds[tag]
+            if not numbers.isdisjoint(str(value) for value in values(element.value)):
+                ds[tag] = DataElement(element.tag, element.VR, None)
+
+
+def _own_identifiers(ds: Dataset) -> list[str]:
+    return [_clean(value) for keyword in IDENTIFIERS for value in values(ds.get(keyword))]
 
 
 def _transfer_syntax(ds: Dataset) -> UID:

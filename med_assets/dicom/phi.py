@@ -15,34 +15,36 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
+from pydicom.uid import RLELossless
 
 from med_assets.dicom.admission import read_element, values
 from med_assets.dicom.codes import CODE_ELEMENTS, standard_codes
 from med_assets.dicom.confidentiality import (
     ALLOWED,
-    ENUMERATED,
+    CODE_TERMS,
     FILE_META,
     FIXED_VALUES,
     KNOWN_VALUES,
-    NUMBERS_THAT_NAME,
     PIXEL_CLASSES,
     REMOVED,
+    SENDER_NUMBERS,
     USUALLY_BURNED_IN,
     Action,
     registered,
 )
-from med_assets.dicom.deidentify import CODE_STRING, IMPLEMENTATION_VERSION
+from med_assets.dicom.deidentify import IDENTIFIERS, IMPLEMENTATION_VERSION, MIN_NUMBER_DIGITS
+from med_assets.dicom.known_bytes import KnownBytes
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import CaseRejected
 
-VERSION = "1"
+VERSION = "2"
 """Raised when the scan learns to find more, so that what is stored is scanned again."""
 
-MIN_KNOWN_CHARS = 4
-"""Shorter known strings are not looked for: they occur by chance in ordinary values."""
+MIN_NAME_CHARS = 3
+"""Shorter names are not looked for; neither are ids with digits of fewer than MIN_NUMBER_DIGITS characters."""
 
-MIN_KNOWN_CHARS_IN_BYTES = 8
-"""The same for binary values, compressed pixels among them, where short strings occur by chance."""
+MIN_PART_CHARS = 4
+"""Longer names are found as a part of a word too, shorter ones as a whole word."""
 
 _PSEUDONYM = re.compile(r"[0-9a-f]{16}\Z")
 _HASH = re.compile(r"[0-9a-f]{16,128}\Z")
@@ -54,9 +56,15 @@ _FORMS = {
     Action.EMPTY: re.compile(r"\Z"),
     Action.PSEUDONYM: _PSEUDONYM,
 }
-_CLOSED = {**KNOWN_VALUES, **ENUMERATED, **{keyword: frozenset({text}) for keyword, text in FIXED_VALUES.items()}}
+_CLOSED = {
+    **KNOWN_VALUES,
+    **{keyword: terms | {REMOVED} for keyword, terms in CODE_TERMS.items()},
+    **{keyword: frozenset({text}) for keyword, text in FIXED_VALUES.items()},
+}
+STRUCTURES = frozenset({"ROIName", "SegmentLabel"})
+"""Names that are text; where the vocabulary is not given, any text."""
+
 _TEXT = frozenset({"AE", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
-_IDENTIFYING = ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID", "PatientBirthDate", "PatientAddress")
 
 
 @dataclass(frozen=True, order=True)
@@ -76,7 +84,7 @@ def residual_phi(
     """What is left of identity in stored objects: sorted distinct findings, empty when there is none.
 
     `source` is a folder (searched to its depth, file and folder names included), or files and datasets. `known` are
-    strings that identify these patients, e.g. from `identifying_values`; those under MIN_KNOWN_CHARS are left out.
+    strings that identify these patients, e.g. from `identifying_values`; those that are too short are left out.
     With `roi_vocabulary`, structure names outside it are findings; without, only `known` is looked for in them.
     """
     scan = _Scan(known, roi_vocabulary)
@@ -95,17 +103,22 @@ def identifying_values(ds: Dataset) -> frozenset[str]:
             if element.tag.is_private or element.is_empty:
                 continue
             if element.VR == "PN":
-                found.update(part for value in values(element.value) for part in re.split(r"[\^=\s]+", value))
-            elif element.keyword in _IDENTIFYING or (element.VR == "UI" and element.keyword.endswith("InstanceUID")):
+                names = [str(value) for value in values(element.value)]
+                found.update(
+                    part for name in names for part in (name, *re.split(r"[\^=\s]+", name), *re.split(r"[\W_]+", name))
+                )
+            elif element.keyword in IDENTIFIERS or (element.VR == "UI" and element.keyword.endswith("InstanceUID")):
                 found.update(str(value) for value in values(element.value))
-    return frozenset(text.strip() for text in found if len(text.strip()) >= MIN_KNOWN_CHARS)
+    return frozenset(text.strip() for text in found if _can_identify(text.strip()))
 
 
 class _Scan:
     def __init__(self, known: Collection[str], roi_vocabulary: Collection[str] | None) -> None:
-        self._known = frozenset(text.strip().casefold() for text in known if len(text.strip()) >= MIN_KNOWN_CHARS)
-        self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_KNOWN_CHARS)
-        self._in_bytes = [text.encode() for text in self._known if len(text) >= MIN_KNOWN_CHARS_IN_BYTES]
+        self._known = frozenset(text.strip().casefold() for text in known if _can_identify(text.strip()))
+        self._parts = frozenset(text for text in self._known if len(text) >= MIN_PART_CHARS)
+        self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_PART_CHARS)
+        self._bytes = KnownBytes(self._known)
+        self._run_length = False
         self._structures = None if roi_vocabulary is None else Vocabulary.of(roi_vocabulary)
 
     def name(self, name: str) -> Iterator[Finding]:
@@ -119,8 +132,13 @@ class _Scan:
         for element in getattr(ds, "file_meta", ()):
             if element.keyword not in FILE_META:
                 yield Finding(str(element.tag), "file meta element that is not on the allow-list")
-            elif element.value != IMPLEMENTATION_VERSION and self._contains_known(element):
+            elif (
+                element.value != IMPLEMENTATION_VERSION
+                and self._contains_known(element)
+                and not registered(str(element.value))
+            ):
                 yield Finding(str(element.tag), "contains a known identifying string")
+        self._run_length = getattr(ds, "file_meta", {}).get("TransferSyntaxUID") == RLELossless
         yield from self._declarations(ds)
         yield from self._dataset(ds, "")
 
@@ -159,7 +177,8 @@ class _Scan:
         if verdict is False:
             name = "" if action is None else action.name.lower()
             yield Finding(where, f"{element.keyword} has a value that the profile does not let through ({name})")
-        if verdict is not True and self._contains_known(element):
+        identifies = self._equals_known if verdict is None and action is not None else self._contains_known
+        if verdict is not True and identifies(element):
             yield Finding(where, "contains a known identifying string")
 
     def _verdict(self, element: DataElement, action: Action) -> bool | None:
@@ -167,12 +186,10 @@ class _Scan:
         texts = [str(value) for value in values(element.value) if value not in ("", b"")]
         terms = _CLOSED.get(element.keyword)
         if terms is not None:
-            return all(text in terms or (text == REMOVED and element.VR == "CS") for text in texts)
+            return all(text in terms for text in texts)
         if action is Action.STRUCTURE and self._structures is not None:
             return all(_STRUCTURE.match(t) or t in self._structures for t in texts)
         form = _FORMS.get(action)
-        if action is Action.KEEP:
-            form = CODE_STRING if element.VR == "CS" else None
         if form is None or all(form.match(text) or (action is Action.UID and registered(text)) for text in texts):
             return None
         return False
@@ -191,21 +208,33 @@ class _Scan:
 
     def _contains_known(self, element: DataElement) -> bool:
         if isinstance(element.value, bytes):
-            text = element.value.lower()
-            compressed = element.keyword == "PixelData" and text.startswith(b"\xfe\xff\x00\xe0")
-            return (compressed or element.keyword != "PixelData") and any(known in text for known in self._in_bytes)
-        found = [str(value) for value in values(element.value)]
-        if element.VR not in _TEXT:  # quantities and counts meet an id by chance
-            return element.keyword in NUMBERS_THAT_NAME and any(text in self._known for text in found)
-        if element.VR == "CS":  # whole words, since PRIMARY is no Mary
-            return any(word in self._known for text in found for word in re.split(r"[\W_]+", text.casefold()))
-        return any(self._identifies(text) for text in found)
+            compressed = element.value.startswith(b"\xfe\xff\x00\xe0") and not self._run_length
+            return self._bytes.found(element.value, pixels=element.keyword == "PixelData" and not compressed)
+        return any(self._identifies(str(value)) for value in values(element.value))
+
+    def _equals_known(self, element: DataElement) -> bool:
+        """The same of an element of the right form: in a number, a UID or a date digits meet digits by chance."""
+        if isinstance(element.value, bytes) or element.keyword in STRUCTURES:
+            return self._contains_known(element)
+        if element.VR not in _TEXT and element.keyword not in SENDER_NUMBERS:
+            return False
+        return any(str(value).casefold() in self._known for value in values(element.value))
 
     def _identifies(self, text: str) -> bool:
         if _HASH.match(text) or _KEYED_UID.match(text):  # digits meet digits by chance
             return text.casefold() in self._known
         folded, squeezed = text.casefold(), _squeeze(text)
-        return any(known in folded for known in self._known) or any(known in squeezed for known in self._squeezed)
+        if not self._known.isdisjoint(re.split(r"[\W_]+", folded)) or folded in self._known:
+            return True
+        return any(known in folded for known in self._parts) or any(known in squeezed for known in self._squeezed)
+
+
+def _can_identify(text: str) -> bool:
+    """Whether a string is long enough to be looked for: names of three letters, ids with digits of four characters."""
+    name = not any(letter.isdigit() for letter in text)
+    # A name in ideographs or syllables has two characters, or one.
+    enough = 2 if name and text and min(text) > "\u2e80" else MIN_NAME_CHARS if name else MIN_NUMBER_DIGITS
+    return len(text) >= enough
 
 
 def _squeeze(text: str) -> str:

@@ -238,7 +238,7 @@ class _Intake:
         return self.row(case_id, OK, patient_id=patient, n_instances=len(case.instances), **values)
 
     def _store(self, case: programs.RawCase) -> dict[str, Any]:
-        from med_assets.dicom.deidentify import to_bytes
+        from med_assets.dicom.deidentify import to_bytes, without_identifiers
         from med_assets.dicom.discover import load
         from med_assets.dicom.phi import identifying_values, residual_phi
         from med_assets.dicom.write import is_synthetic
@@ -248,6 +248,8 @@ class _Intake:
             ds = load(instance.path)
             known |= set(identifying_values(ds))
             datasets.append(self.deidentifier.apply(ds))
+        for ds in datasets:
+            without_identifiers(ds, known)  # those of the other objects of the case too
         datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
         vocabulary = programs.get(self.program).roi_vocabulary(self.ws)
         leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary)

@@ -9,7 +9,7 @@ import pytest
 from pydicom import config, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import (
@@ -366,6 +366,45 @@ def test_an_overlay_within_the_stored_bits_is_refused(deidentifier: Deidentifier
     with pytest.raises(CaseRejected) as rejected:
         deidentifier.apply(ds)
     assert rejected.value.code == "overlay_in_pixels"
+
+
+NAMES = {"CS": "MEIER", "DA": "19470611", "DT": "19470611", "TM": "194706", "UI": "1.3.6.1.4.1.777.19470611"}
+"""A name or id in the form of each text VR; all others that hold text take it as it is."""
+
+
+def placed(tag: int, value: str, vr: str) -> Dataset:
+    """A CT with an element at the top level, and in an item where the standard has it."""
+    ds = ct(StructureSetROISequence=[Dataset()])
+    if tag not in (Tag("SOPClassUID"), Tag("SpecificCharacterSet"), Tag("BurnedInAnnotation")):
+        for place in (ds, ds.StructureSetROISequence[0]):
+            place._dict[Tag(tag)] = RawDataElement(Tag(tag), vr, len(value), value.encode(), 0, False, True)
+    return ds
+
+
+def test_a_name_in_the_form_of_its_vr_comes_out_of_no_allowed_element(deidentifier: Deidentifier) -> None:
+    texts = {tag: dictionary_VR(tag) for tag in ALLOWED if dictionary_VR(tag) in {"LO", "SH", "PN", *NAMES}}
+    assert len(texts) > 130
+    for tag, vr in texts.items():
+        for value in {NAMES.get(vr, "Meier"), "ROSE" if vr == "CS" else NAMES.get(vr, "Rose")}:
+            content = to_bytes(deidentifier.apply(placed(tag, value, vr)))
+            assert value.encode() not in content, Tag(tag)
+
+
+@pytest.mark.parametrize("text", ["Nan", "inf", "1_947", "eE", "--", "1.2.3", "12e", "Meier", "0x12"])
+def test_text_that_looks_like_a_number_is_refused(text: str, deidentifier: Deidentifier) -> None:
+    for tag in [tag for tag in ALLOWED if dictionary_VR(tag) in ("DS", "IS")]:
+        with pytest.raises(CaseRejected) as rejected:
+            deidentifier.apply(placed(tag, text, dictionary_VR(tag)))
+        assert rejected.value.code == "malformed_element", Tag(tag)
+
+
+def test_terms_stay_in_the_spelling_of_the_standard_and_others_go(deidentifier: Deidentifier) -> None:
+    with config.disable_value_validation():
+        source = ct(BodyPartExamined="chest", ScanOptions="HELICAL MODE")
+        source["ImageType"] = DataElement("ImageType", "CS", ["ORIGINAL", "PRIMARY", "MEIER", " Axial"])
+        kept = saved(deidentifier, source)
+    assert kept.ImageType == ["ORIGINAL", "PRIMARY", "REMOVED", "AXIAL"]
+    assert (kept.BodyPartExamined, kept.ScanOptions) == ("CHEST", "HELICAL MODE")
 
 
 def test_an_empty_key_is_refused() -> None:

@@ -146,3 +146,18 @@ def test_short_strings_are_not_looked_for_and_hashes_do_not_match_by_chance(clea
     (tmp_path / f"{digest}.dcm").write_bytes(to_bytes(clean))
     assert residual_phi(tmp_path, known=["CT", "1", "1234", clean.SOPInstanceUID[10:16]]) == []
     assert np.all([len(value) >= 4 for value in identifying_values(clean)])
+
+
+def test_numbers_meet_an_identifier_by_chance_but_those_that_senders_assign_are_found(clean: Dataset) -> None:
+    clean.WindowWidth, clean.ReconstructionDiameter, clean.InstanceNumber = "1500", "10008", 3
+    assert residual_phi([clean], known=["1500", "10008", "2840", "CT", "3"], roi_vocabulary=VOCABULARY) == []
+    clean.SeriesNumber = "1500"
+    findings = residual_phi([clean], known=["1500"], roi_vocabulary=VOCABULARY)
+    assert [finding.tag for finding in findings] == ["(0020,0011)"]
+
+
+def test_identifying_values_hold_names_of_three_letters() -> None:
+    ds = Dataset()
+    ds.PatientName, ds.PatientID, ds.StudyID = "Kim^Lee Ann", "123", "1500"
+    assert identifying_values(ds) >= {"Kim", "Lee", "Ann", "1500"}
+    assert "123" not in identifying_values(ds)

@@ -1,0 +1,119 @@
+"""Finds strings that identify a patient in binary values, where letters also stand side by side by chance.
+
+A hit counts by its evidence in bits: how much less likely it is in bytes at random than a byte of any value is. Each byte of the
+string, each blank or punctuation mark on its border and each printable byte beyond these adds to it; a letter or digit on a border
+(part of a longer word) rules it out. It must outweigh the number of places in the value, the number of strings looked for and
+MARGIN_BITS. So a name of three letters is found in a comment of a short value, and not in megabytes of compressed pixels unless
+text surrounds it.
+"""
+
+import math
+import re
+from collections.abc import Collection
+from itertools import groupby
+
+MARGIN_BITS = 16
+"""Chance alone gives less than one hit in 2^16 values, whatever their size."""
+
+PIXEL_CHARS = 8
+"""Uncompressed pixels are not at random: neighbours are alike and zeros are frequent. Only strings of this length are looked for."""
+
+PIXEL_DISTINCT = 4
+"""And only those with so many different bytes, since an even area repeats one."""
+
+ENCODINGS = (
+    "latin-1", "utf-8", "utf-16-le", "utf-16-be", "iso8859-2", "iso8859-5", "iso8859-6", "iso8859-7", "iso8859-8", "iso8859-9",
+    "cp1252", "tis-620", "shift-jis", "iso2022_jp", "iso2022_kr", "euc-jp", "euc-kr", "gb18030", "big5",
+)  # fmt: skip
+"""Encodings of the DICOM standard (PS3.3, C.12.1.1.2) and those that systems use beside it."""
+
+_SHIFT_BACK = re.compile(rb"\x1b\([BJ]\Z|\x0f\Z")
+_KOREAN = b"\x1b$)C"
+CONTEXT_BYTES = 16
+"""Bytes on each side of a hit whose being printable counts."""
+
+_DELIMITERS = frozenset(b"\0\t\n\r ^=,;:/\\()[]{}<>\"'_-.|&+*")
+_PRINTABLE = frozenset((*range(32, 127), 9, 10, 13, 0))
+_DELIMITER_BITS = math.log2(256 / len(_DELIMITERS))
+_PRINTABLE_BITS = math.log2(256 / len(_PRINTABLE))
+
+
+class KnownBytes:
+    """Known strings, prepared to be looked for in many values."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        numbers = {
+            text for text in known if re.fullmatch(r"[0-9]+(\.[0-9]+){2,}", text)
+        }  # UIDs, of which a case has hundreds
+        self._uids = frozenset(text.encode() for text in numbers)
+        shared = [(start, list(group)) for start, group in groupby(sorted(self._uids), lambda uid: uid[:PIXEL_CHARS])]
+        self._starts = [start for start, _ in shared]
+        others = set(known) - numbers
+        self._forms = sorted({form for text in others for form in _forms(text)})
+        self._needed = MARGIN_BITS + math.log2(max(len(others), 1))
+        self._long = [form for form in self._forms if len(form) >= PIXEL_CHARS and len(set(form)) >= PIXEL_DISTINCT]
+
+    def found(self, value: bytes, *, pixels: bool = False) -> bool:
+        """Whether a known string is in `value`; `pixels` says that it holds uncompressed (or run-length coded) pixels."""
+        folded = value.lower()
+        if any(folded.find(start) >= 0 for start in self._starts) and any(uid in folded for uid in self._uids):
+            return True
+        if pixels:
+            return any(form in folded for form in self._long)
+        needed = self._needed + math.log2(max(len(value), 1))
+        return any(_counts(value, folded, form, needed) for form in self._forms)
+
+
+def _forms(text: str) -> set[bytes]:
+    """The bytes of a string in all encodings that have its letters, in lower case where a byte is an ASCII letter."""
+    forms = set()
+    for spelling in {text, text.lower(), text.upper(), text.title()}:
+        for encoding in ENCODINGS:
+            try:
+                content = spelling.encode(encoding)
+            except UnicodeEncodeError:
+                continue
+            if encoding.startswith("utf-16"):  # without the outer zero byte it is the same in both byte orders
+                content = content.strip(b"\0")
+            elif encoding.startswith("iso2022"):
+                content = _SHIFT_BACK.sub(b"", content.removeprefix(_KOREAN))
+            forms.add(content.lower())
+    return {form for form in forms if len(form) >= 3}
+
+
+def _counts(value: bytes, folded: bytes, form: bytes, needed: float) -> bool:
+    at = folded.find(form)
+    while at >= 0:
+        if _evidence_bits(value, at, at + len(form)) >= needed:
+            return True
+        at = folded.find(form, at + 1)
+    return False
+
+
+def _evidence_bits(value: bytes, start: int, end: int) -> float:
+    word = value[start:end]
+    bits = 8.0 * len(word) - 2 if word in (word.lower(), word.upper(), word.title()) else 7.0 * len(word)
+    if word[0] < ord(" "):  # shifted into a set of ideographs, where bytes are no letters
+        return bits
+    if word[1] == 0:
+        return (
+            0.0
+            if _continues_wide(value[max(0, start - 3) : start][::-1]) or _continues_wide(value[end : end + 3])
+            else bits + 8
+        )
+    for side in (value[max(0, start - CONTEXT_BYTES) : start][::-1], value[end : end + CONTEXT_BYTES]):
+        if side[:1].isalnum():
+            return 0.0
+        if side and side[0] not in _DELIMITERS:
+            continue
+        bits += _DELIMITER_BITS
+        for byte in side[1:]:
+            if byte not in _PRINTABLE:
+                break
+            bits += _PRINTABLE_BITS
+    return bits
+
+
+def _continues_wide(side: bytes) -> bool:
+    """Whether a letter in UTF-16 is next on a side, read away from the word; zero bytes are before or behind it."""
+    return len(side) == 3 and side[0] == side[2] == 0 and side[1:2].isalnum()
