@@ -16,7 +16,7 @@ SAME_CONTOUR_PIXELS = 0.05
 """Two contours whose points all lie this near to each other's lines are one contour, sent twice."""
 
 NESTED_SHARE = 0.95
-"""Share of a contour's pixels that lie in a larger one from which it is a hole (or an island in a hole)."""
+"""Share of a contour's pixels that lie in what larger ones enclose from which it is a hole; in a hole it is an island."""
 
 
 def area(polygon: np.ndarray) -> float:
@@ -75,16 +75,15 @@ def fill_nested(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> tuple
     for polygon in sorted(polygons, key=area, reverse=True):
         if not any(_same(polygon, other) for other in distinct):
             distinct.append(polygon)
-    filled = [fill_even_odd([polygon], shape) for polygon in distinct]
     drawn, overlaps = np.zeros(shape, bool), 0
-    for number, mask in enumerate(filled):
+    for polygon in distinct:
+        mask = fill_even_odd([polygon], shape)
         pixels = int(mask.sum())
         if not pixels:
             continue
-        shares = [float((mask & larger).sum() / pixels) for larger in filled[:number]]
-        depth = sum(share >= NESTED_SHARE for share in shares)
-        overlaps += any(0 < share < NESTED_SHARE for share in shares)
-        drawn = drawn & ~mask if depth % 2 else drawn | mask
+        share = float((mask & drawn).sum() / pixels)
+        overlaps += 1 - NESTED_SHARE < share < NESTED_SHARE
+        drawn = drawn & ~mask if share >= NESTED_SHARE else drawn | mask
     return drawn, overlaps
 
 

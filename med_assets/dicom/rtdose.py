@@ -75,7 +75,9 @@ def _evenly(dose: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, float]:
     mean = float(offsets[-1] - offsets[0]) / len(gaps)
     if np.abs(offsets - offsets[0] - mean * np.arange(len(offsets))).max() <= SPACING_TOLERANCE_MM:
         return dose, mean
-    units = np.rint(np.diff(offsets) / FRAME_GRID_MM).astype(int)
+    units = np.diff(np.rint((offsets - offsets[0]) / FRAME_GRID_MM)).astype(
+        int
+    )  # of places, so that rounding can't add up
     step = FRAME_GRID_MM * int(np.gcd.reduce(units))
     frames = round(float(offsets[-1] - offsets[0]) / step) + 1
     if frames > MAX_EVEN_FRAMES:

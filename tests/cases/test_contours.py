@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from med_assets import program
 from med_assets.dicom.polygons import clipped_area, fill_even_odd, fill_nested
+from med_assets.dicom.rtdose import read_dose
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.settings import Workspace
 from tests.invented import (
@@ -315,3 +316,18 @@ def test_the_area_within_a_rectangle_is_exact() -> None:
     assert clipped_area(box(10, 20, 20) - 0.25, (0, 0), (15, 100)) == pytest.approx(100)
     assert clipped_area(box(10, 20, 20) - 0.25, (50, 50), (60, 60)) == 0
     assert clipped_area(box(10, 20, 20)[::-1] - 0.25, (0, 0), (40, 40)) == pytest.approx(400)
+
+
+def test_a_hole_in_the_overlap_of_two_united_contours_stays_a_hole() -> None:
+    drawn, overlaps = fill_nested([box(10, 20, 15), box(9, 20, 25), box(2, 20, 20)], (40, 40))
+    assert overlaps == 1
+    assert not drawn[19:21, 19:21].any()
+
+
+def test_uneven_frames_do_not_drift_by_rounding() -> None:
+    offsets = np.cumsum([0, *[3.0, 3.04] * 38])
+    case = plan_case("alternating", dose_kw={"offsets": offsets, "n": len(offsets)})
+    volume = read_dose(case[-1])
+    last = volume.geometry.to_points(np.array([[volume.array.shape[0] - 1, 0, 0]]))[0, 2]
+    first = volume.geometry.to_points(np.array([[0, 0, 0]]))[0, 2]
+    assert last - first == pytest.approx(offsets[-1], abs=0.06)

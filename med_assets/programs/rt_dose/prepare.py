@@ -195,6 +195,7 @@ def _without_uncovered(drawn: "_Drawn", covered: np.ndarray, site: Site) -> None
         mask = drawn.masks[name]
         share = float((mask & ~covered).sum() / mask.sum()) if mask.any() else 0.0
         if share <= MAX_WITHOUT_DOSE:
+            drawn.masks[name] = mask & covered
             continue
         if name in site.required:
             raise CaseRejected(
