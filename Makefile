@@ -14,7 +14,7 @@ export DAGSTER_HOME ?= $(abspath $(MED_ASSETS_HOME))/dagster
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup demo openkbp ui test test-fast fuzz lint format docs bench clean
+.PHONY: help setup demo openkbp ui test test-fast fuzz kills lint format docs bench clean
 
 help:  ## What can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -61,6 +61,9 @@ test-fast: setup  ## The tests that are not marked slow
 
 fuzz: setup  ## Take in N (1000) mutated files of all programs and print what came of them; SEED (0) repeats a run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz -n $(or $(N),1000) --seed $(or $(SEED),0)
+
+kills: setup  ## Kill intake N (100) times at random moments and compare with an undisturbed one; SEED (0) repeats a run
+	KILLS=$(or $(N),100) SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cases/test_kills.py
 
 lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/ruff check .

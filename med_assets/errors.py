@@ -8,6 +8,7 @@ MedAssetsError
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
 ├── LaunchFailed          a cluster did not take a training, or ended it without a result
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
+├── ReaderFailed          the process that reads files of the landing zone does not start
 ├── RemoteFailed          the S3 endpoint does not do what it was asked, after all retries
 ├── DiskFull              no room to write; what was there before is whole
 ├── BelowReference        the weights that a training begins with score below their reference
@@ -61,6 +62,10 @@ class LaunchFailed(MedAssetsError):
 
 class LandingUnreadable(MedAssetsError):
     """The landing folder, or an entry in it, can't be read now; it is taken in when it can."""
+
+
+class ReaderFailed(MedAssetsError):
+    """The process that reads files of the landing zone does not start, whatever the file; nothing is lost."""
 
 
 class RemoteFailed(MedAssetsError):

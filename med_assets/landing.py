@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -40,6 +40,8 @@ class Files:
     folder: Path | None
     files: list[Path]
     failures: list["Failure"] = field(default_factory=list)
+    names: Mapping[Path, str] = field(default_factory=dict)
+    """Names below the program's folder in the landing zone, as in `Landing.hashes`."""
 
 
 class Landing(Protocol):
@@ -177,8 +179,9 @@ class LocalLanding:
         return found
 
     def bring(self, program: str, name: str, scratch: Path) -> Files:
-        folder = self.folder(program) / name
-        return Files(folder if name != LOOSE and folder.is_dir() else None, self.files(program, name))
+        root, files = self.folder(program), self.files(program, name)
+        names = {path: path.relative_to(root).as_posix() for path in files}
+        return Files(root / name if name != LOOSE and (root / name).is_dir() else None, files, names=names)
 
 
 def _unreadable(folder: Path, error: OSError) -> LandingUnreadable:

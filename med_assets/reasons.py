@@ -102,6 +102,24 @@ _ALL = (
         "check permissions; if it stays, report the code that follows",
     ),
     Reason(
+        "reader_crashed",
+        "file",
+        "the process that read the file or case was ended by it, as decoders crash on damaged bytes; all beside it went through",
+        "export it again, uncompressed; read it again with `med-assets ingest PROGRAM --batch BATCH`",
+    ),
+    Reason(
+        "reader_time_limit",
+        "file",
+        "the file or case took longer to read than `MED_ASSETS_INTAKE_FILE_S` allows; all beside it went through",
+        "export it again, or allow more time and read it again with `med-assets ingest PROGRAM --batch BATCH`",
+    ),
+    Reason(
+        "out_of_memory",
+        "file",
+        "reading the file or case takes more memory than `MED_ASSETS_INTAKE_MEMORY_GB` allows",
+        "allow more and read it again with `med-assets ingest PROGRAM --batch BATCH`, or export it in parts",
+    ),
+    Reason(
         "undecodable_pixels",
         "file",
         "the pixels can't be decoded, or are not what the header says",

@@ -55,9 +55,13 @@ def remove_abandoned(home: Path) -> int:
         except BlockingIOError:
             continue
         else:
-            shutil.rmtree(lock.with_name(lock.name.removesuffix(LOCK)), ignore_errors=True)
-            lock.unlink(missing_ok=True)
-            removed += 1
+            folder = lock.with_name(lock.name.removesuffix(LOCK))
+            shutil.rmtree(folder, ignore_errors=True)
+            if (
+                not folder.exists()
+            ):  # else a process that is about to end still writes to it; the next command removes the rest
+                lock.unlink(missing_ok=True)
+                removed += 1
         finally:
             os.close(handle)
     for folder in (home / "tmp").glob("tmp*"):  # of versions before there were locks

@@ -42,6 +42,15 @@ def key_weakness(key: str) -> str | None:
     return "is a common password" if COMMON_KEY.match(key) else None
 
 
+MEMORY_SHARE = 0.75
+"""Share of the machine's memory that reading may take at intake unless the settings say otherwise."""
+
+
+def memory_gb() -> float:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
 @dataclass(frozen=True)
 class Workspace:
     """One home of data and models: landing zone, store, lake, reports and scratch."""
@@ -58,6 +67,10 @@ class Workspace:
     store_place: Place | None = None
     """Bucket and prefix of the store, if it is not the folder `store` of the home, which then caches it."""
     staging_gb: float = 50.0
+    intake_file_s: float = 60.0
+    """Seconds within which a file must be read at intake; large files and cases have more."""
+    intake_memory_gb: float = field(default_factory=lambda: MEMORY_SHARE * memory_gb())
+    """Memory that reading may take at intake."""
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -97,6 +110,8 @@ class Workspace:
             landing_place=landing_place,
             store_place=store_place,
             staging_gb=float(environ.get("MED_ASSETS_STAGING_GB", "50")),
+            intake_file_s=float(environ.get("MED_ASSETS_INTAKE_FILE_S", "60")),
+            intake_memory_gb=float(environ.get("MED_ASSETS_INTAKE_MEMORY_GB", MEMORY_SHARE * memory_gb())),
             key=key.encode(),
             purpose=purpose,
             profile=environ.get("MED_ASSETS_PROFILE", "full"),

@@ -8,7 +8,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -103,10 +103,11 @@ class Discovery:
     rejected: tuple[Rejection, ...]
 
 
-def scan(folder: Path) -> Discovery:
+def scan(folder: Path, before: Callable[[Path], None] = lambda path: None) -> Discovery:
     """Read the headers of all files under `folder`, or of one file; every file is either an instance or rejected with a reason.
 
-    Links are not followed: they may lead out of the landing zone, or round in circles.
+    Links are not followed: they may lead out of the landing zone, or round in circles. `before` is called before each file is
+    read; a CaseRejected that it raises is the reason of that file.
 
     Codes: "not_dicom", "truncated_file", "malformed_element", "missing_uid", "duplicate_instance", "directory_file",
     "file_link", "folder_link", "not_plain_file", "unreadable".
@@ -115,6 +116,7 @@ def scan(folder: Path) -> Discovery:
     rejected = []
     for path in _files(folder):
         try:
+            before(path)
             instance = _header(path)
             if first := instances.get(instance.sop_instance_uid):
                 raise _duplicate(filecmp.cmp(first.path, path, shallow=False))
@@ -122,7 +124,8 @@ def scan(folder: Path) -> Discovery:
         except CaseRejected as error:
             rejected.append(Rejection(error.code, error.message, path))
         except Exception as error:  # one file never stops its neighbours; a foreign message may hold identity
-            rejected.append(Rejection("malformed_element", _malformed(error), path))
+            foreign = _foreign(error)
+            rejected.append(Rejection(foreign.code, foreign.message, path))
     return Discovery(tuple(instances.values()), tuple(rejected))
 
 
@@ -203,6 +206,8 @@ def _header(path: Path) -> Instance:
     _require_readable(dataset, HEADER)
     try:
         instance = describe(dataset, path)
+    except MemoryError as error:
+        raise _foreign(error) from None
     except Exception as error:
         raise CaseRejected(
             "malformed_element",
@@ -264,7 +269,7 @@ def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
             "not_dicom", f"Expected DICOM elements; parsing failed ({type(error).__name__}). Send the original file."
         )
     except Exception as error:
-        refusal = CaseRejected("malformed_element", _malformed(error))
+        refusal = _foreign(error)
     if refusal is not None:
         raise refusal
     if any("end of file" in str(warning.message).lower() for warning in caught):
@@ -276,12 +281,19 @@ def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
     return dataset
 
 
-def _malformed(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "Expected sequences nested a few levels deep; these are nested deeper than can be read. Export the object again."
+def _foreign(error: Exception) -> CaseRejected:
+    """The reason for an error that is not ours, without its text."""
     if isinstance(error, MemoryError):
-        return "Expected an object that fits into memory; this declares more than that. Export the object again."
-    return f"Expected elements of the types that DICOM knows; reading failed ({type(error).__name__}). Export the object again."
+        return CaseRejected(
+            "out_of_memory",
+            "Expected an object that can be read within the memory that reading may take (MED_ASSETS_INTAKE_MEMORY_GB); this takes "
+            "more. Allow more, or export it uncompressed and in parts.",
+        )
+    if isinstance(error, RecursionError):
+        text = "Expected sequences nested a few levels deep; these are nested deeper than can be read. Export the object again."
+        return CaseRejected("malformed_element", text)
+    text = f"Expected elements of the types that DICOM knows; reading failed ({type(error).__name__}). Export the object again."
+    return CaseRejected("malformed_element", text)
 
 
 def _require_readable(dataset: Dataset, keywords: Sequence[str] | None = None) -> None:
@@ -302,6 +314,8 @@ def _require_readable(dataset: Dataset, keywords: Sequence[str] | None = None) -
                 element = dataset[tag]
             if keywords is not None and _kind(element.VR) != _kind(dictionary_VR(tag)):
                 raise ValueError
+        except MemoryError as error:
+            raise _foreign(error) from None
         except Exception as error:
             raise CaseRejected(
                 "malformed_element",

@@ -134,7 +134,8 @@ class S3Landing:
         members = self._members(program).get(name, ())
         wanted = [Wanted(name, self.place.key(key)) for key, _ in members]
         paths, failures = self.staging.fetch(wanted, scratch, self.listed(program))
-        return Files(scratch, list(paths.values()), failures)
+        names = {path: self.place.name(key).removeprefix(f"{program}/") for key, path in paths.items()}
+        return Files(scratch, list(paths.values()), failures, names)
 
 
 def by_folder(objects: Mapping[str, RemoteObject], program: str) -> list[tuple[str, str]]:

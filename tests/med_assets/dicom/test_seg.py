@@ -18,7 +18,7 @@ from med_assets.dicom.phi import identifying_values, residual_phi
 from med_assets.dicom.seg import Segment, Segments, agreement, place, read_segments, write_seg
 from med_assets.dicom.write import Identity, derived_uid, is_synthetic, write_ct
 from med_assets.errors import CaseRejected
-from med_assets.stages.intake import content_hash
+from med_assets.stages.reading import content_hash
 
 KEY = b"a key of the tests, thirty-two b"
 VOCABULARY = ("lung tumor", "Heart", "left lung upper lobe")

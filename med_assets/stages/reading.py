@@ -1,0 +1,333 @@
+"""Reading one entry of the landing zone: from files of strangers to verified, de-identified cases, each a row.
+
+This runs in a process of its own (`med_assets.stages.reader`), which a file may end: each step is announced before it begins,
+so that whoever watches knows what was being read. What ended an earlier process is refused without being read again.
+"""
+
+import hashlib
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from med_assets import program as programs
+from med_assets.batches import UNREADABLE
+from med_assets.errors import CaseRejected, DiskFull
+from med_assets.files import digest, room
+from med_assets.grouping import group_by_patient
+from med_assets.settings import Workspace
+from med_assets.stages.result import NOTE, OK, QUARANTINED
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from med_assets.dicom.deidentify import Deidentifier
+    from med_assets.dicom.discover import Instance
+
+OUT_OF_MEMORY = "out_of_memory"
+"""Reason of a case that takes more memory than reading may use."""
+
+IMAGES = ("CT", "MR", "US", "OPT")
+"""Modalities of the images of cases; the other objects of a case are labels, plans and doses."""
+
+BYTES_PER_S, PACKED_BYTES_PER_S = 10e6, 1e6
+"""The slowest reading of a file, and unpacking of an archive, that is still expected."""
+
+FILES_PER_LIMIT = 50
+"""Files of a case that are worked on together within the time limit of one file."""
+
+EMPTY = {
+    "patient_id": "",
+    "version": "",
+    "content_hash": "",
+    "images_hash": "",
+    "artifact": "",
+    "given_split": None,
+    "synthetic": False,
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One entry to read: its files, an empty folder to work in, and steps (by key) that are refused: code and message."""
+
+    ws: Workspace
+    program: str
+    batch: str
+    token: str
+    folder: Path | None
+    files: tuple[Path, ...]
+    scratch: Path
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is about to be read: a key that is the same in each attempt, and the seconds that it may take."""
+
+    key: str
+    limit_s: float
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """An accepted case: its row, and the folder with its de-identified files, which is to become its artifact."""
+
+    row: Row
+    folder: Path
+
+
+@dataclass(frozen=True)
+class FileOutcome:
+    """What came of a file: a case id, a reason code, or what else it is; `member` is its number in an archive."""
+
+    path: Path
+    member: str
+    outcome: str
+
+
+Message = Step | StoredCase | FileOutcome | Row
+
+
+def new_row(program: str, batch: str, case_id: str, status: str, **values: Any) -> Row:
+    """A row of `raw_cases` with empty values for what is not given."""
+    base = {"program": program, "batch": batch, "case_id": case_id, "status": status}
+    return base | EMPTY | {"n_instances": 0, "reason_code": None, "reason": None} | values
+
+
+def refusal_row(program: str, batch: str, case_id: str, code: str, message: str, n: int, **values: Any) -> Row:
+    """A row of what is quarantined."""
+    return new_row(program, batch, case_id, QUARANTINED, reason_code=code, reason=message, n_instances=n, **values)
+
+
+def where(error: BaseException) -> str:
+    """Type of a foreign error and the line of code where it arose; its text may hold identity and is left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        if frames
+        else type(error).__name__
+    )
+
+
+def content_hash(datasets: list["Dataset"]) -> str:
+    """Hash of pixels, positions and contours alone: equal for the same images under another name or other UIDs.
+
+    Of an object with frames, each frame's position counts, and in a segmentation the number of its segment.
+    """
+    parts = []
+    for ds in datasets:
+        contours = [
+            [list(map(float, contour.get("ContourData") or [])) for contour in getattr(roi, "ContourSequence", [])]
+            for roi in getattr(ds, "ROIContourSequence", [])
+        ]
+        position = list(map(float, getattr(ds, "ImagePositionPatient", None) or []))
+        frames = [
+            _frame_place(one)
+            for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+            for one in ds.get(keyword) or ()
+        ]
+        if "PixelData" in ds or contours:
+            content = [ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours]
+            parts.append(digest(*content, frames) if frames else digest(*content))
+    return digest(sorted(parts))
+
+
+def _frame_place(groups: "Dataset") -> list[list[float]]:
+    """Where a frame lies (or all of them, in the shared groups), and which segment it shows."""
+    names = (
+        ("PlanePositionSequence", "ImagePositionPatient"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient"),
+        ("PixelMeasuresSequence", "PixelSpacing"),
+        ("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
+    )
+    found = []
+    for sequence, keyword in names:
+        values = [one.get(keyword) for one in groups.get(sequence) or ()]
+        found.append([float(number) for value in values if value is not None for number in _several(value)])
+    return found
+
+
+def _several(value: Any) -> list[Any]:
+    return [value] if isinstance(value, int | float) else list(value)
+
+
+@dataclass
+class EntryReader:
+    """One entry being read; `report` takes each step before it begins, and each file's outcome."""
+
+    task: Task
+    deidentifier: "Deidentifier"
+    report: Callable[[Step | FileOutcome], None]
+
+    def messages(self) -> Iterator[Row | StoredCase]:
+        """Rows of the entry, and its accepted cases."""
+        from med_assets.dicom import archives
+        from med_assets.dicom.discover import scan
+
+        token, unpacked = self.task.token, self.task.scratch / "unpacked"
+        refused: Counter[tuple[str, str]] = Counter()
+        instances: list[Instance] = []
+        folders = [self.task.folder] if self.task.folder else []
+        packed = [path for path in self.task.files if self._is_archive(path)]
+        for number, path in enumerate(packed):
+            target = unpacked / str(number)
+            try:
+                self._step(f"archive {number}", path.stat().st_size / PACKED_BYTES_PER_S)
+                archives.expand(path, target)
+                folders.append(target)
+                self.report(FileOutcome(path, "", f"unpacked, {sum(1 for _ in target.iterdir())} files"))
+            except CaseRejected as rejected:
+                refused[(rejected.code, rejected.message)] += 1
+                self.report(FileOutcome(path, "", rejected.code))
+        if not self.task.folder:
+            folders += [path for path in self.task.files if path not in packed]
+        for folder in folders:
+            found = scan(folder, self._before_file)
+            instances += found.instances
+            for rejection in found.rejected:
+                if rejection.path not in packed:
+                    refused[(rejection.code, rejection.message)] += 1
+                    self._outcome(rejection.path, packed, rejection.code)
+        for (code, message), n in sorted(refused.items()):
+            yield self._refuse(f"{token}-{code}", code, message, n)
+        if not instances and not refused:
+            yield self._refuse(token, "no_dicom", "expected DICOM instances, found none; check the export", 0)
+        cases, refusals = self._grouped(instances)
+        in_case = {
+            one.path: self._case_id(case.patient_id, case.identity_uid) for case in cases for one in case.instances
+        }
+        codes = " or ".join(sorted({one.code for one in refusals})) or "in no case"
+        for one in instances:
+            self._outcome(one.path, packed, f"case {in_case[one.path]}" if one.path in in_case else codes)
+        repeats = Counter(code for code, _ in refused)
+        for refusal in refusals:
+            known = bool(refusal.identity_uid and refusal.patient_id)
+            repeats[refusal.code] += not known
+            again = f"-{repeats[refusal.code]}" if repeats[refusal.code] > 1 else ""
+            case_id = f"{token}-{refusal.code}{again}"
+            if known:
+                case_id = self._case_id(refusal.patient_id, refusal.identity_uid)
+            patient = self.deidentifier.pseudonym(refusal.patient_id) if refusal.patient_id else ""
+            row = self._refuse(case_id, refusal.code, refusal.message, refusal.n_instances, patient_id=patient)
+            yield row | {"status": NOTE if refusal.note else QUARANTINED}
+        for number, case in enumerate(cases):
+            yield self._case(case, self.task.scratch / f"case-{number}")
+
+    def _step(self, key: str, more_s: float) -> None:
+        """Announce a step that may take the time limit of one file and `more_s` seconds; raises CaseRejected if it is refused."""
+        self.report(Step(key, self.task.ws.intake_file_s + more_s))
+        if key in self.task.refused:
+            raise CaseRejected(*self.task.refused[key])
+
+    def _before_file(self, path: Path) -> None:
+        scratch = self.task.scratch
+        key = path.relative_to(scratch).as_posix() if path.is_relative_to(scratch) else str(path)
+        status = path.lstat()
+        self._step(f"file {key}", status.st_size / BYTES_PER_S)
+
+    def _is_archive(self, path: Path) -> bool:
+        from med_assets.dicom import archives
+
+        try:
+            self._before_file(path)
+            return archives.is_archive(path)
+        except (CaseRejected, OSError):  # the scan refuses it
+            return False
+
+    def _outcome(self, path: Path, packed: list[Path], outcome: str) -> None:
+        unpacked = self.task.scratch / "unpacked"
+        if path.is_relative_to(unpacked):
+            number, member = path.relative_to(unpacked).parts[:2]
+            self.report(FileOutcome(packed[int(number)], member, outcome))
+        else:
+            self.report(FileOutcome(path, "", outcome))
+
+    def _refuse(self, case_id: str, code: str, message: str, n: int, **values: Any) -> Row:
+        return refusal_row(self.task.program, self.task.batch, case_id, code, message, n, **values)
+
+    def _case_id(self, patient_id: str, identity_uid: str) -> str:
+        return digest(self.deidentifier.pseudonym(patient_id), self.deidentifier.uid(identity_uid))[:12]
+
+    def _grouped(self, instances: list["Instance"]) -> tuple[list[programs.RawCase], list[programs.Refusal]]:
+        """Cases and refusals; objects that can't be grouped are one refusal."""
+        limit_s = self.task.ws.intake_file_s
+        try:
+            self._step("grouping", limit_s * (len(instances) // FILES_PER_LIMIT))
+            return group_by_patient(programs.get(self.task.program), instances)
+        except CaseRejected as rejected:
+            return [], [programs.Refusal(rejected.code, rejected.message, len(instances))]
+        except Exception as error:
+            message = (
+                f"grouping {len(instances)} objects failed with {where(error)}; send each case in a folder of its own"
+            )
+            return [], [programs.Refusal(UNREADABLE, message, len(instances))]
+
+    def _case(self, case: programs.RawCase, folder: Path) -> Row | StoredCase:
+        """One case: verified, de-identified, scanned for residual identity, and written to `folder`."""
+        case_id, n = self._case_id(case.patient_id, case.identity_uid), len(case.instances)
+        patient = self.deidentifier.pseudonym(case.patient_id)
+        together_s = self.task.ws.intake_file_s * (n // FILES_PER_LIMIT)
+        try:
+            self._step(f"case {case_id}", together_s)
+            programs.get(self.task.program).verify(case)
+            with room(self.task.ws.home):
+                values = self._write(case, folder, f"case {case_id}", together_s)
+        except CaseRejected as rejected:
+            return self._refuse(case_id, rejected.code, rejected.message, n, patient_id=patient)
+        except DiskFull:  # no fault of the case
+            raise
+        except MemoryError:
+            message = f"expected a case that can be read within {self.task.ws.intake_memory_gb:.1f} GB of memory (MED_ASSETS_INTAKE_MEMORY_GB), this takes more"
+            return self._refuse(case_id, OUT_OF_MEMORY, message, n, patient_id=patient)
+        except Exception as error:  # one bad case never stops a batch
+            message = f"reading this case failed with {where(error)}; please report this place in the code"
+            return self._refuse(case_id, UNREADABLE, message, n, patient_id=patient)
+        row = new_row(self.task.program, self.task.batch, case_id, OK, patient_id=patient, n_instances=n, **values)
+        return StoredCase(row, folder)
+
+    def _write(self, case: programs.RawCase, folder: Path, key: str, together_s: float) -> Row:
+        """Write the de-identified files of a case to `folder`; returns the values of its row."""
+        from med_assets.dicom.deidentify import to_bytes, without_identifiers
+        from med_assets.dicom.discover import load
+        from med_assets.dicom.phi import identifying_values, residual_phi
+        from med_assets.dicom.write import is_synthetic
+
+        datasets, known = [], set()
+        for instance in case.instances:
+            self._step(key, instance.path.stat().st_size / BYTES_PER_S)
+            ds = load(instance.path)
+            known |= set(identifying_values(ds))
+            datasets.append(self.deidentifier.apply(ds))
+        self._step(key, together_s)
+        for ds in datasets:
+            without_identifiers(ds, known)  # those of the other objects of the case too
+        datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
+        vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary)
+        if leaks:
+            tags = sorted({str(leak.tag) for leak in leaks})
+            raise CaseRejected(
+                "residual_phi",
+                f"expected no identity after de-identification, found it in {tags}; nothing was stored, report the tags",
+            )
+        folder.mkdir(parents=True)
+        hashes = []
+        for number, ds in enumerate(datasets):
+            content = to_bytes(ds)
+            (folder / f"{number:04d}.dcm").write_bytes(content)
+            hashes.append(hashlib.sha256(content).hexdigest())
+        version = digest(hashes)
+        given = {str(ds.get("ClinicalTrialSiteID", "") or "") for ds in datasets if ds.get("Modality") in IMAGES}
+        return {
+            "version": version,
+            "content_hash": content_hash(datasets),
+            "images_hash": content_hash([ds for ds in datasets if ds.get("Modality") in IMAGES]),
+            "artifact": f"raw/{version}",
+            "given_split": next(iter(given - {""}), None) if len(given) == 1 else None,
+            "synthetic": any(is_synthetic(ds) for ds in datasets),
+        }

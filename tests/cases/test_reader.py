@@ -1,0 +1,131 @@
+"""A file that ends the process that reads it, or never ends, is refused, and all that lies beside it is taken in."""
+
+import csv
+import zipfile
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from med_assets import batches
+from med_assets.cli import main
+from med_assets.phantoms.breast import write_case
+from med_assets.settings import Workspace
+from med_assets.stages.intake import files_table
+
+P = "breast_us"
+
+FAULTY_DECODER = """
+import os, time
+import pydicom
+read = pydicom.dcmread
+def dcmread(stream, *args, **options):
+    content = stream.read()
+    stream.seek(0)
+    whole = not options.get("stop_before_pixels")
+    if b"ABORT-HEADER" in content or (whole and b"ABORT-PIXELS" in content):
+        os.abort()
+    if b"HANG-HEADER" in content or (whole and b"HANG-PIXELS" in content):
+        time.sleep(600)
+    return read(stream, *args, **options)
+pydicom.dcmread = dcmread
+"""
+"""pydicom as it would be with a decoder that crashes or hangs on some bytes; processes of Python import this by its name."""
+
+
+@pytest.fixture
+def faulty(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace in which processes have that decoder, and files 3 seconds."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FAULTY_DECODER)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("MED_ASSETS_INTAKE_FILE_S", "3")
+    # A process with another limit than those that wait for work, so that it is started with this environment.
+    monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.5")
+    return Workspace.from_env()
+
+
+def write(folder: Path, seed: int, mark: str = "") -> Path:
+    """Write a phantom, with a mark in the description of each file's series."""
+    write_case(folder, seed)
+    for path in sorted(folder.iterdir()):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesDescription = mark
+        dataset.save_as(path)
+    return folder
+
+
+def account(ws: Workspace) -> dict[tuple[str, str], str]:
+    """The landing zone's own list: outcome by file and member."""
+    rows = []
+    for batch in batches.known(ws, P):
+        with files_table(ws, P, batch).open(newline="", errors="surrogateescape") as stream:
+            rows += list(csv.DictReader(stream))
+    return {(row["file"], row["member"]): row["outcome"] for row in rows}
+
+
+def test_files_that_crash_or_hang_are_refused_by_count_and_name_and_cases_of_the_same_entry_are_accepted(
+    faulty: Workspace,
+) -> None:
+    entry = faulty.landing / P / "SMITH^JOHN"
+    write(entry / "good", 1)
+    write(entry / "other", 2)
+    (write(entry / "crash", 3, "ABORT-HEADER") / "us.dcm").unlink()
+    (write(entry / "hang", 4, "HANG-HEADER") / "us.dcm").unlink()
+    assert main(["ingest", P, "--now"]) == 0
+    rows = faulty.lake.rows("raw_cases", P)
+    refused = [row for row in rows if row["status"] != "ok"]
+    assert sorted((row["reason_code"], row["n_instances"]) for row in refused) == [
+        ("reader_crashed", 1),
+        ("reader_time_limit", 1),
+    ]
+    assert "SMITH" not in str(rows)
+    cases = [f"case {row['case_id']}" for row in rows if row["status"] == "ok"]
+    assert len(cases) == 2
+    outcomes = account(faulty)
+    assert outcomes.pop(("SMITH^JOHN/crash/seg.dcm", "")) == "reader_crashed"
+    assert outcomes.pop(("SMITH^JOHN/hang/seg.dcm", "")) == "reader_time_limit"
+    assert sorted(outcomes.values()) == sorted(cases * 2)
+
+
+@pytest.mark.parametrize(("mark", "code"), [("ABORT-PIXELS", "reader_crashed"), ("HANG-PIXELS", "reader_time_limit")])
+def test_a_case_whose_pixels_crash_or_hang_their_decoder_is_refused_and_the_next_case_of_its_archive_is_accepted(
+    faulty: Workspace, mark: str, code: str
+) -> None:
+    folder = faulty.home / "away"
+    write(folder / "a", 1, mark)
+    write(folder / "b", 2)
+    (faulty.landing / P).mkdir(parents=True)
+    with zipfile.ZipFile(faulty.landing / P / "a.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.dcm")):
+            archive.write(path, path.relative_to(folder))
+    assert main(["ingest", P, "--now"]) == 0
+    rows = {row["reason_code"] or "ok": row for row in faulty.lake.rows("raw_cases", P)}
+    assert set(rows) == {"ok", code}
+    assert rows[code]["patient_id"], "the case is named, not the entry alone"
+    assert not [path for path in (faulty.home / "tmp").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    outcomes = account(faulty)
+    assert outcomes.pop(("a.zip", "")) == "unpacked, 4 files"
+    assert sorted(outcomes.values()) == sorted(f"case {row['case_id']}" for row in rows.values() for _ in range(2))
+    # The decoder is mended: the batch is read again, not remembered.
+    with pytest.MonkeyPatch.context() as mended:
+        mended.delenv("PYTHONPATH")
+        mended.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.6")
+        assert main(["ingest", P, "--batch", batches.known(faulty, P)[0]]) == 0
+    assert [row["status"] for row in faulty.lake.rows("raw_cases", P)] == ["ok", "ok"]
+
+
+def test_what_takes_more_memory_than_allowed_is_refused_and_the_case_beside_it_is_accepted(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "0.4")
+    workspace = Workspace.from_env()
+    write(workspace.landing / P / "good", 1)
+    file = write(workspace.landing / P / "large", 2) / "us.dcm"
+    dataset = pydicom.dcmread(file)
+    dataset.PixelData = dataset.PixelData + bytes(300_000_000)
+    dataset.save_as(file)
+    assert main(["ingest", P, "--now"]) == 0
+    rows = workspace.lake.rows("raw_cases", P)
+    assert sorted(row["reason_code"] or "ok" for row in rows) == ["ok", "out_of_memory"]
