@@ -7,6 +7,7 @@ zone too, under `.batches/`, and only the batch's name goes further.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,27 +47,52 @@ def entries(ws: Workspace, program: str) -> list[Entry]:
     return ws.landing_zone(program).look(program)[0]
 
 
-def waiting(ws: Workspace, program: str, now: float) -> str:
+@dataclass(frozen=True)
+class Survey:
+    """One look at the landing folder of a program: entries in no batch yet, and why others are none."""
+
+    untaken: Sequence[Entry]
+    refused: Sequence[LandingUnreadable]
+
+
+def survey(ws: Workspace, program: str) -> Survey:
+    """Look at the landing folder once. Raises LandingUnreadable when it can't be read."""
+    found, refused = ws.landing_zone(program).look(program)
+    taken = _taken(ws, program)
+    names = {name for name, _ in taken}
+    return Survey(
+        # a folder that was emptied after it was taken is nothing new
+        [one for one in found if (one.name, one.fingerprint) not in taken and (one.n_files or one.name not in names)],
+        refused,
+    )
+
+
+def waiting(ws: Workspace, program: str, now: float, seen: Survey | None = None) -> str:
     """Why nothing (more) is taken at `now`, in counts: names of files can identify patients."""
     landing, said = ws.landing_zone(program), []
     try:
-        left, (_, refused) = untaken(ws, program), landing.look(program)
+        seen = seen or survey(ws, program)
     except LandingUnreadable as error:
         return str(error)
+    left, refused = seen.untaken, seen.refused
     if left:
         said.append(f"{len(left)} entries changed within the last {ws.settle_s:g} s; they are taken when they rest")
     if ahead := sum(entry.changed_at > now for entry in left):
         said.append(f"{ahead} of them bear a time in the future, and rest from when they were first seen")
     if refused:
         said.append(f"{len(refused)} entries are not taken: {refused[0]}")
-    if not said and not landing.there(program) and ws.lake.partitions("raw_cases", program):
-        said.append(f"{landing.title(program)} is not there, though cases came from it before; is it mounted?")
+    if not said and not landing.there(program):
+        before = ws.lake.partitions("raw_cases", program)
+        why = ", though cases came from it before; is it mounted?" if before else " yet; it is watched"
+        said.append(f"{landing.title(program)} is not there{why}")
     return "; ".join(said) or f"nothing new in the landing folder; {len(known(ws, program))} batches taken so far"
 
 
 def known(ws: Workspace, program: str) -> list[str]:
     """Names of all batches taken so far, oldest first."""
-    return sorted(path.stem for path in _manifests(ws, program).glob("*.json") if NAME.fullmatch(path.stem))
+    folders = ws.landing_zone(program).manifest_folders
+    found = {path.stem for folder in folders for path in (folder / program).glob("*.json")}
+    return sorted(batch for batch in found if NAME.fullmatch(batch))
 
 
 def unfinished(ws: Workspace, program: str) -> list[str]:
@@ -85,8 +111,9 @@ def unfinished(ws: Workspace, program: str) -> list[str]:
 
 def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:
     """Fingerprint by entry name of one batch."""
-    path = _manifests(ws, program) / f"{batch}.json"
-    if not NAME.fullmatch(batch) or not path.is_file():
+    paths = [folder / program / f"{batch}.json" for folder in ws.landing_zone(program).manifest_folders]
+    path = next((path for path in paths if NAME.fullmatch(batch) and path.is_file()), None)
+    if path is None:
         raise ConfigurationError(
             f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}"
         )
@@ -98,19 +125,18 @@ def _taken(ws: Workspace, program: str) -> set[tuple[str, str]]:
 
 
 def untaken(ws: Workspace, program: str) -> list[Entry]:
-    """Entries whose present content is in no batch yet."""
-    taken = _taken(ws, program)
-    return [entry for entry in entries(ws, program) if (entry.name, entry.fingerprint) not in taken]
+    """Entries whose present content is in no batch yet. Raises LandingUnreadable."""
+    return list(survey(ws, program).untaken)
 
 
-def settled(ws: Workspace, program: str, now: float) -> list[Entry]:
+def settled(ws: Workspace, program: str, now: float, seen: Survey | None = None) -> list[Entry]:
     """Untaken entries in which nothing changed for `ws.settle_s` seconds before `now` (seconds since the epoch).
 
     An entry that bears a time in the future, since a clock was wrong, has to be seen unchanged for as long.
     """
-    found = untaken(ws, program)
-    seen = _first_seen(ws, program, {_mark(entry) for entry in found if entry.changed_at > now}, now)
-    return [entry for entry in found if now - seen.get(_mark(entry), entry.changed_at) >= ws.settle_s]
+    found = (seen or survey(ws, program)).untaken
+    first = _first_seen(ws, program, {_mark(entry) for entry in found if entry.changed_at > now}, now)
+    return [entry for entry in found if now - first.get(_mark(entry), entry.changed_at) >= ws.settle_s]
 
 
 def _mark(entry: Entry) -> str:

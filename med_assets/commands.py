@@ -111,12 +111,13 @@ def ingest(options: argparse.Namespace) -> None:
         todo = [options.batch]
     else:
         todo = batches.unfinished(ws, name)
-        waiting = batches.untaken(ws, name)
-        chosen = waiting if options.now else batches.settled(ws, name, time.time())
+        seen = batches.survey(ws, name)
+        waiting = seen.untaken
+        chosen = waiting if options.now else batches.settled(ws, name, time.time(), seen)
         if chosen:
             todo.append(batches.take(ws, name, chosen, time.time()))
     if not todo:
-        print(f"{ws.landing_zone(name).title(name)}: {batches.waiting(ws, name, time.time())}")
+        print(f"{ws.landing_zone(name).title(name)}: {batches.waiting(ws, name, time.time(), seen)}")
         if waiting:
             print("wait, or use --now")
         if batches.known(

@@ -1,11 +1,12 @@
 """Where cases arrive: a folder, or a bucket (`med_assets.s3.landing`) behind the same small interface."""
 
+import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from med_assets.errors import LandingUnreadable
 from med_assets.files import digest, file_sha256, walk
@@ -49,7 +50,12 @@ class Landing(Protocol):
 
     @property
     def manifests(self) -> Path:
-        """Folder for the manifests of batches."""
+        """Folder for the manifests of new batches."""
+        ...
+
+    @property
+    def manifest_folders(self) -> tuple[Path, ...]:
+        """Folders in which manifests of batches may lie."""
         ...
 
     def title(self, program: str) -> str:
@@ -88,6 +94,12 @@ def entry_name(parts: Sequence[str]) -> str | None:
     return parts[0] if len(parts) > 1 or parts[0].lower().endswith(ARCHIVE_SUFFIXES) else LOOSE
 
 
+def _entry_of(item: os.DirEntry[str]) -> str | None:
+    """Name of the entry to which something directly in a program's folder belongs; None for what is hidden."""
+    folder = item.is_dir(follow_symlinks=False)
+    return entry_name((item.name, "") if folder else (item.name,))
+
+
 class LocalLanding:
     """The landing zone as a folder with one folder per program."""
 
@@ -97,9 +109,14 @@ class LocalLanding:
     @property
     def manifests(self) -> Path:
         """In the landing zone, or in the home where the landing zone can't be written to, such as a read-only share."""
-        own = self.root / ".batches"
+        own, other = self.manifest_folders
         there = next(path for path in (own, *own.parents) if path.exists())
-        return own if os.access(there, os.W_OK) else self.home / "landing" / ".batches"
+        return own if os.access(there, os.W_OK) else other
+
+    @property
+    def manifest_folders(self) -> tuple[Path, Path]:
+        """Both, since a share may become writable, or read-only, after the first batch."""
+        return self.root / ".batches", self.home / "landing" / ".batches"
 
     def folder(self, program: str) -> Path:
         """Where cases of a program are dropped."""
@@ -118,42 +135,47 @@ class LocalLanding:
         """All of an entry that is no folder, sorted: files, and links, pipes and the like, which intake refuses by name."""
         folder = self.folder(program)
         if name == LOOSE:
-            return sorted(
-                path
-                for path in folder.iterdir()
-                if not path.name.startswith(".")
-                and not path.name.lower().endswith(ARCHIVE_SUFFIXES)
-                and (path.is_symlink() or not path.is_dir())
-            )
+            with os.scandir(folder) as found:
+                return sorted(Path(item.path) for item in found if _entry_of(item) == LOOSE)
         root = folder / name
         return [root] if root.is_symlink() or not root.is_dir() else sorted(walk(root))
 
     def read(self, program: str, name: str) -> Entry | None:
-        """The entry as it is now, or None when it has no files or vanished while being read.
+        """The entry as it is now, or None when it vanished while being read, or when there are no loose files.
 
-        Raises LandingUnreadable when it, or all that is in it, can't be read; a part that can't is told by intake.
+        Each file costs one call of the system, so an idle landing zone costs that much per look: content that changes in place
+        does not show in the times of its folder. An empty folder is an entry without files. Raises LandingUnreadable when it,
+        or all that is in it, can't be read; intake gives the reason for a part that can't.
         """
-        seen, changed = [], 0.0
-        root = self.folder(program)
+        seen: list[tuple[Any, ...]] = []
+        changed, root = 0.0, self.folder(program)
         try:
             for path in self.files(program, name):
-                status = path.lstat()
+                relative = path.relative_to(root).as_posix()
+                try:
+                    status = path.lstat()
+                except OSError as error:
+                    if error.errno != errno.ENAMETOOLONG:
+                        raise
+                    seen.append((relative, error.errno))  # nested deeper than a path may be long
+                    continue
                 kind = [] if stat.S_ISREG(status.st_mode) else [stat.S_IFMT(status.st_mode)]
-                seen.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns, *kind))
+                seen.append((relative, status.st_size, status.st_mtime_ns, *kind))
                 changed = max(changed, status.st_mtime, status.st_ctime)
+            if not seen and name != LOOSE:
+                changed = (root / name).stat().st_mtime
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _unreadable(root, error) from None
-        return Entry(name, digest(seen), changed, len(seen)) if seen else None
+        return Entry(name, digest(seen), changed, len(seen)) if seen or name != LOOSE else None
 
     def look(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
         folder, names = self.folder(program), {LOOSE}
         try:
-            for path in folder.iterdir() if folder.is_dir() else ():
-                archive = path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES)
-                if not path.name.startswith(".") and (path.is_dir() or archive):
-                    names.add(path.name)
+            if folder.is_dir():
+                with os.scandir(folder) as listed:
+                    names |= {of for item in listed if (of := _entry_of(item)) is not None}
         except OSError as error:
             raise _unreadable(folder, error) from None
         found, refused = [], []

@@ -120,6 +120,12 @@ _ALL = (
         "allow more and read it again with `med-assets ingest PROGRAM --batch BATCH`, or export it in parts",
     ),
     Reason(
+        "path_too_long",
+        "file",
+        "folders are nested so deep that the path to what is in them is longer than the system reads",
+        "move it up; what is less deep in the same entry went through",
+    ),
+    Reason(
         "undecodable_pixels",
         "file",
         "the pixels can't be decoded, or are not what the header says",

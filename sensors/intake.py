@@ -30,12 +30,12 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
         ws = workspace.open()
         runs.end_those_of_dead_workers(context.instance)
-        known = discreetly(lambda: _taken(ws, program))
+        known, seen = discreetly(lambda: _taken(ws, program))
         started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         fresh = [batch for batch in known if batch not in started]
         if not fresh:
             return dg.SensorResult(
-                skip_reason=discreetly(lambda: batches.waiting(ws, program, time.time())), cursor=context.cursor
+                skip_reason=discreetly(lambda: batches.waiting(ws, program, time.time(), seen)), cursor=context.cursor
             )
         return dg.SensorResult(
             run_requests=[
@@ -48,10 +48,12 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
     return sensor
 
 
-def _taken(ws: Workspace, program: str) -> list[str]:
-    """All batches, after taking what has settled; those taken before go on when the landing folder can't be read."""
+def _taken(ws: Workspace, program: str) -> tuple[list[str], batches.Survey | None]:
+    """All batches, after taking what has settled, and the look that it took; those taken before go on when nothing can be read."""
+    seen = None
     with suppress(LandingUnreadable):  # the skip reason says so
-        ready = batches.settled(ws, program, time.time())
+        seen = batches.survey(ws, program)
+        ready = batches.settled(ws, program, time.time(), seen)
         if ready:
             batches.take(ws, program, ready, time.time())
-    return batches.known(ws, program)
+    return batches.known(ws, program), seen

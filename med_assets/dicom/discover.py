@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import io
 import mmap
@@ -239,6 +240,11 @@ def _read(path: Path, *, header_only: bool) -> Dataset:
             _require_dicom(stream)
             return _parse(stream, header_only)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise CaseRejected(
+                "path_too_long",
+                "Expected folders nested less deep; the path to this is longer than the system reads. Move it up.",
+            ) from None
         refusal = f"Expected a readable file; the system refused ({type(error).__name__}). Check permissions."
     raise CaseRejected("unreadable", refusal)  # outside of `except`, since a path may hold a name
 

@@ -72,6 +72,10 @@ class S3Landing:
     def manifests(self) -> Path:
         return self.home / "landing" / ".batches"
 
+    @property
+    def manifest_folders(self) -> tuple[Path, ...]:
+        return (self.manifests,)
+
     def title(self, program: str) -> str:
         return f"{self.place}/{program}"
 

@@ -97,7 +97,7 @@ class _Intake:
             )
             result = self.readers.read(task, self._keep)
             found = [(files.names[file.path], file.member, file.outcome) for file in result.files]
-            self.files.extend(found)
+            self.files.extend(found or [(name, "", str(row["reason_code"])) for row in result.rows])  # an empty folder
             key = key or self._entry_key(landing.hashes(self.program, name))
         if key and not any(row["reason_code"] in NOT_FINAL for row in result.rows):
             outcomes: dict[str, list[tuple[str, str]]] = {}
@@ -132,10 +132,10 @@ class _Intake:
         return self.refuse(source_token(self.ws, name), NOT_FETCHED, message, len(files.files))
 
     def _entry_key(self, found: list[tuple[str, str]] | None) -> str | None:
-        """Key of what intake makes of files of these names and hashes; None when they are not known."""
+        """Key of what intake makes of files of these names and hashes; None when they are not known, or there are none."""
         from med_assets.dicom.confidentiality import PROFILE_VERSION
 
-        if found is None:
+        if not found:
             return None
         chosen = programs.get(self.program)
         versions = (chosen.code_versions["intake"], PROFILE_VERSION)

@@ -227,8 +227,11 @@ class EntryReader:
     def _before_file(self, path: Path) -> None:
         scratch = self.task.scratch
         key = path.relative_to(scratch).as_posix() if path.is_relative_to(scratch) else str(path)
-        status = path.lstat()
-        self._step(f"file {key}", status.st_size / BYTES_PER_S)
+        try:
+            n_bytes = path.lstat().st_size
+        except OSError:  # reading it gives the reason
+            n_bytes = 0
+        self._step(f"file {key}", n_bytes / BYTES_PER_S)
 
     def _is_archive(self, path: Path) -> bool:
         from med_assets.dicom import archives

@@ -1,5 +1,6 @@
 """Nothing that lies in the landing zone stops what lies beside it, and nothing of it is lost."""
 
+import csv
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from med_assets.cli import main
 from med_assets.phantoms.breast import write_case
 from med_assets.scratch import remove_abandoned, scratch
 from med_assets.settings import Workspace
+from med_assets.stages.intake import files_table
 from tests.conftest import settings_of
 
 P = "breast_us"
@@ -98,6 +100,18 @@ def deep(folder: Path, good: bytes) -> None:
         os.chdir(before)
 
 
+def beyond_path_max(folder: Path, good: bytes) -> None:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for _ in range(60):
+            os.mkdir("d" * 100)
+            os.chdir("d" * 100)
+        Path("a").write_text("no image")
+    finally:
+        os.chdir(before)
+
+
 def latin1(folder: Path, good: bytes) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller")).mkdir()
     Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller/a\xff.dcm")).write_bytes(good[:-7])
@@ -112,6 +126,7 @@ KINDS: dict[Callable[[Path, bytes], None], set[str]] = {
     unix_socket: {"not_plain_file"},
     links: {"file_link", "folder_link"},
     deep: {"not_dicom"},
+    beyond_path_max: {"path_too_long"},
     latin1: {"truncated_file"},
 }
 
@@ -142,7 +157,7 @@ def test_a_hostile_entry_is_one_quarantined_row_and_the_case_beside_it_is_accept
     assert "SMITH" not in shown
     assert "7788" not in shown
     assert "Traceback" not in shown
-    if make is deep:
+    if make in (deep, beyond_path_max):
         subprocess.run(["rm", "-rf", str(landing / "bad")], check=True)  # shutil calls itself for each level
 
 
@@ -159,6 +174,70 @@ def test_a_member_with_a_name_that_no_file_can_have_stops_nothing(
     assert [row["status"] for row in rows].count("ok") == 1
     assert len(rows) == 2
     assert "Zqxname" not in str(rows)
+
+
+def test_what_is_no_file_or_has_none_is_an_entry_with_a_reason_and_a_link_that_is_replaced_is_taken(
+    workspace: Workspace, phantom: Path
+) -> None:
+    landing = workspace.landing / P
+    landing.mkdir(parents=True)
+    shutil.copytree(phantom, landing / "good")
+    (landing / "empty" / "within").mkdir(parents=True)
+    (landing / "also empty").mkdir()
+    os.mkfifo(landing / "pipe.zip")
+    (landing / "annex.tar.gz").symlink_to("nowhere")
+    (landing / "linked").symlink_to(phantom)
+    assert main(["ingest", P, "--now"]) == 0
+    rows = workspace.lake.rows("raw_cases", P)
+    assert sorted((row["reason_code"] or "ok", row["n_instances"]) for row in rows) == [
+        ("file_link", 1),
+        ("folder_link", 1),
+        ("no_dicom", 0),
+        ("no_dicom", 0),
+        ("not_plain_file", 1),
+        ("ok", 2),
+    ]
+    (batch,) = batches.known(workspace, P)
+    with files_table(workspace, P, batch).open(newline="") as stream:
+        outcomes = {row["file"]: row["outcome"] for row in csv.DictReader(stream)}
+    assert {name: code for name, code in outcomes.items() if not code.startswith("case")} == {
+        "pipe.zip": "not_plain_file",
+        "annex.tar.gz": "file_link",
+        "linked": "folder_link",
+        "empty": "no_dicom",
+        "also empty": "no_dicom",
+    }
+    assert not batches.untaken(workspace, P)
+    (landing / "linked").unlink()
+    write_case(landing / "linked", 101)
+    shutil.rmtree(landing / "good")
+    (landing / "good").mkdir()  # emptied after it was taken: nothing new
+    assert [entry.name for entry in batches.untaken(workspace, P)] == ["linked"]
+    assert main(["ingest", P, "--now"]) == 0
+    assert len(workspace.lake.rows("dataset", P)) == 2
+
+
+def test_manifests_are_found_again_when_a_share_becomes_writable_and_when_it_no_longer_is(
+    tmp_path: Path, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = tmp_path / "share"
+    shutil.copytree(phantom, share / P / "good")
+    for name, value in {**settings_of(tmp_path / "home"), "MED_ASSETS_LANDING": str(share)}.items():
+        monkeypatch.setenv(name, value)
+    access = os.access  # root, who runs some tests, may write everywhere
+    with monkeypatch.context() as mounted:
+        mounted.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(share) and access(path, mode))
+        assert main(["ingest", P, "--now"]) == 0
+    ws = Workspace.from_env()
+    assert not batches.untaken(ws, P)
+    assert len(batches.known(ws, P)) == 1
+    write_case(share / P / "later", 101)
+    assert main(["ingest", P, "--now"]) == 0
+    with monkeypatch.context() as mounted:
+        mounted.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(share) and access(path, mode))
+        assert not batches.untaken(ws, P)
+        assert len(batches.known(ws, P)) == 2
+    assert len(list((share / ".batches" / P).glob("*.json"))) == 1
 
 
 def test_a_loose_file_and_an_entry_whose_name_is_not_utf_8_are_taken(workspace: Workspace, phantom: Path) -> None:

@@ -1,7 +1,9 @@
 """The intake sensor: batches of what has settled, and none lost."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -79,3 +81,25 @@ def test_the_same_content_is_not_taken_twice_and_a_changed_entry_is(ws: Workspac
         drop(ws, "a", b"more")
         tick(instance)
         assert len(batches.known(ws, "rt_dose")) == 2
+
+
+def test_an_idle_tick_asks_the_system_once_for_each_file(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        drop(ws, f"case-{number}")
+    with dg.DagsterInstance.ephemeral() as instance:
+        tick(instance)
+        instance.add_dynamic_partitions("rt_dose_batches", batches.known(ws, "rt_dose"))
+        asked: list[str] = []
+        for name in ("stat", "lstat", "scandir"):
+            call: Callable[..., Any] = getattr(os, name)
+
+            def counting(path: Any = ".", *more: Any, call: Callable[..., Any] = call, **options: Any) -> Any:
+                asked.append(str(path))
+                return call(path, *more, **options)
+
+            monkeypatch.setattr(os, name, counting)
+        assert tick(instance).skip_reason is not None
+    files = [path for path in asked if path.endswith("1.dcm")]
+    folders = [path for path in asked if path.startswith(str(ws.landing / "rt_dose")) and not path.endswith("1.dcm")]
+    assert len(files) == 40
+    assert len(folders) <= 40 * 4 + 10
