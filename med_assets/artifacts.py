@@ -11,10 +11,18 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from med_assets.errors import ArtifactCorrupt
+from med_assets.errors import ArtifactCorrupt, ArtifactMissing
 from med_assets.files import digest, folder_hashes, read_json, room, sync, write_json
 
 MANIFEST = "manifest.json"
+
+
+def absent(key: str) -> str:
+    """What is said of an artifact that is not there."""
+    return (
+        f"expected {key} in the store, found nothing; restore it from a backup of the home, or make it again: "
+        "`med-assets verify` names the command"
+    )
 
 
 class ArtifactStore(Protocol):
@@ -25,7 +33,7 @@ class ArtifactStore(Protocol):
         ...
 
     def fetch(self, key: str) -> Path:
-        """A local, read-only folder with the artifact's files; raises KeyError when absent."""
+        """A local, read-only folder with the artifact's files; raises ArtifactMissing when absent."""
         ...
 
     def create(self, key: str) -> AbstractContextManager[Path]:
@@ -64,7 +72,7 @@ class LocalStore:
 
     def fetch(self, key: str) -> Path:
         if not self.has(key):
-            raise KeyError(f"artifact {key} is not in the store; materialize the asset that makes it")
+            raise ArtifactMissing(absent(key))
         return self._folder(key)
 
     def _scratch(self, name: str) -> Path:

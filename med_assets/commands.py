@@ -234,12 +234,13 @@ def score_folders(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> None:
     """Write the network of an experiment's checkpoint for other runtimes."""
-    from med_assets.stages.training import checkpoint_of
+    from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
     ws, (name, experiment) = Workspace.from_env(), options.experiment
-    key = checkpoint_of(ws, name, experiment)["checkpoint"]
-    ws.store.verify(key)
-    for path in program.get(name).export_model(ws.store.fetch(key), options.out):
+    row = checkpoint_of(ws, name, experiment)
+    folder = stored_checkpoint(ws, name, row)
+    ws.store.verify(row["checkpoint"])
+    for path in program.get(name).export_model(folder, options.out):
         print(path)
 
 

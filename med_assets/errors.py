@@ -6,6 +6,7 @@ MedAssetsError
 ├── ConfigurationError    a setting, experiment or program name that can't be used as given
 ├── CheckpointMismatch    weights that do not fit the network they were asked for
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
+├── ArtifactMissing       an artifact that a table names and the store does not hold
 ├── LaunchFailed          a cluster did not take a training, or ended it without a result
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── ReaderFailed          the process that reads files of the landing zone does not start
@@ -54,6 +55,10 @@ class CheckpointMismatch(MedAssetsError):
 
 class ArtifactCorrupt(MedAssetsError):
     """Stored bytes do not match the hash recorded when they were written."""
+
+
+class ArtifactMissing(MedAssetsError):
+    """An artifact that was recorded is not in the store; a backup has it, or the step that makes it."""
 
 
 class LaunchFailed(MedAssetsError):

@@ -20,8 +20,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from med_assets.artifacts import LocalStore
-from med_assets.errors import ArtifactCorrupt, RemoteFailed
+from med_assets.artifacts import LocalStore, absent
+from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
 from med_assets.files import canonical_json, digest, folder_hashes
 from med_assets.s3 import bucket, checksums
 from med_assets.s3.body import body, head
@@ -49,7 +49,7 @@ class S3Store:
         return self.place.key(f"manifests/{key}.json")
 
     def _manifest(self, key: str) -> dict[str, Any]:
-        """Folder and files of an artifact; raises KeyError when it is absent, RemoteFailed when nobody can say."""
+        """Folder and files of an artifact; raises ArtifactMissing when it is absent, RemoteFailed when nobody can say."""
         from botocore.exceptions import ClientError
 
         with in_words("reading the store"):
@@ -62,7 +62,7 @@ class S3Store:
                     raise
             except ValueError:
                 raise ArtifactCorrupt(f"artifact {key}: its manifest in the bucket is no JSON") from None
-        raise KeyError(f"artifact {key} is not in the store; materialize the asset that makes it")
+        raise ArtifactMissing(absent(key))
 
     def has(self, key: str) -> bool:
         if self.local.has(key):

@@ -17,7 +17,7 @@ from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.result import StageResult
 from med_assets.stages.runs import record_scores
-from med_assets.stages.training import checkpoint_of
+from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
 HELD_OUT = ("val", "test", "external")
 SEED = 20260101
@@ -85,12 +85,9 @@ def scores_of(
     """
     from med_assets.stages.reads import judged
 
+    folder = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
     ws.store.verify(checkpoint)
-    learned = {
-        case["case_id"]
-        for case in read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"]
-        if case["split"] == "train"
-    }
+    learned = {case["case_id"] for case in read_json(folder / "provenance.json")["cases"] if case["split"] == "train"}
     cases = [
         case
         for case in cases_of(ws, program_name)

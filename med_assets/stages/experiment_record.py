@@ -25,7 +25,7 @@ from med_assets.stages.finetuning import recorded as fine_tuning_record
 from med_assets.stages.promotion import current
 from med_assets.stages.result import StageResult
 from med_assets.stages.standing import Standing, standing_of, verdict_of
-from med_assets.stages.training import checkpoint_of
+from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
 VERSION = "1"
 """Version of the notebook's text; raised by hand when it changes."""
@@ -159,7 +159,7 @@ def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Fact
         raise ConfigurationError(
             f"{partition}: expected an evaluation of {checkpoint}, got none; run `med-assets evaluate {partition}` first"
         )
-    stored = ws.store.fetch(checkpoint)
+    stored = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
     configured = from_json(program_name, (stored / "experiment.json").read_text(encoding="utf-8"))
     runs.record_run(ws, program_name, name, checkpoint_of(ws, program_name, name), configured)
     run = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, checkpoint))[0]

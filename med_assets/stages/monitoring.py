@@ -17,6 +17,7 @@ from med_assets.stages.drift import POOLED, drift_rows, drift_table
 from med_assets.stages.evaluation import INTERVAL, SEED, cell, score_cases, score_key
 from med_assets.stages.promotion import current
 from med_assets.stages.result import StageResult, accepted
+from med_assets.stages.training import stored_checkpoint
 
 LIMITS_RULE = (
     "Limits: the mean of the earliest batches' cases, plus and minus t * s * sqrt(1/n + 1/N) for a batch of n cases, with s "
@@ -93,7 +94,9 @@ def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = No
     """
     now = current(ws, program_name)
     chosen = list(waiting(ws, program_name)) if batches is None else list(batches)
-    if now is None:
+    if now is not None:
+        stored_checkpoint(ws, program_name, now)
+    else:
         for batch in chosen:
             ws.lake.write("monitoring", f"{program_name}/{batch}", [])
         note = "there is no champion yet; nothing was scored"

@@ -9,7 +9,7 @@ from med_assets.settings import Workspace
 from med_assets.stages.evaluation import score_cases, score_key
 from med_assets.stages.promotion import current
 from med_assets.stages.result import accepted
-from med_assets.stages.training import checkpoint_of
+from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | No
     ((case_id, row),) = rows.items()
     raw = accepted(ws.lake.rows("raw_cases", f"{program_name}/{row['batch']}"))
     source = next(item["artifact"] for item in raw if item["case_id"] == case_id)
+    stored_checkpoint(ws, program_name, model)
     ws.store.verify(model["checkpoint"])
     _, _, failures = score_cases(ws, program_name, model["checkpoint"], [row])
     if failures:

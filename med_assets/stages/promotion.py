@@ -14,15 +14,17 @@ from typing import Any
 import pandas as pd
 
 from med_assets import policies, program
-from med_assets.errors import ConfigurationError
+from med_assets.errors import ArtifactMissing, ConfigurationError
 from med_assets.files import digest, read_json
 from med_assets.metrics.bootstrap import Interval, paired_difference
 from med_assets.policies import Promotion
 from med_assets.program import Metric
 from med_assets.settings import Workspace
+from med_assets.stages.configured import configuration_changed
 from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.evaluation import SEED, score_cases
 from med_assets.stages.result import StageResult
+from med_assets.stages.training import stored_checkpoint
 
 SPLIT = "val"
 """Split that decides. The test split is reported and never chooses."""
@@ -102,7 +104,7 @@ def best_candidate(ws: Workspace, program_name: str) -> dict[str, Any] | None:
 
 def judged(ws: Workspace, program_name: str, row: dict[str, Any], cases: Sequence[dict[str, Any]]) -> Judged:
     """A checkpoint with its scores of these cases; what was scored before comes from the store."""
-    record = read_json(ws.store.fetch(row["checkpoint"]) / "provenance.json")
+    record = read_json(stored_checkpoint(ws, program_name, row) / "provenance.json")
     scores, _, _ = score_cases(ws, program_name, row["checkpoint"], cases)
     return Judged(
         row["experiment"],
@@ -186,7 +188,6 @@ def _verdict(
 ) -> tuple[dict[str, Any], list[str]]:
     """Labels and numbers of one challenger, and everything that speaks against its promotion."""
     chosen, objections = program.get(program_name), []
-    ours = judged(ws, program_name, row, cases)
     verdict: dict[str, Any] = {
         "program": program_name,
         "challenger": row["experiment"],
@@ -198,11 +199,19 @@ def _verdict(
         **dict.fromkeys(("reason", "mean", "low", "high", "guards")),
         "n": 0,
     }
+    try:
+        ours = judged(ws, program_name, row, cases)
+    except ArtifactMissing as missing:  # it says nothing of the others
+        return verdict, [str(missing)]
     newest = ws.lake.rows("checkpoints", f"{program_name}/{row['experiment']}")
     if [one["checkpoint"] for one in newest] != [row["checkpoint"]]:
         objections.append(
             f"the evaluation is of {row['checkpoint']}, which is no longer the experiment's checkpoint; "
             f"run `med-assets evaluate {program_name}/{row['experiment']}`"
+        )
+    elif changed := configuration_changed(ws, program_name, row):
+        objections.append(
+            f"{changed}, so that nobody could train this checkpoint again; restore it, or train and evaluate it anew"
         )
     synthetic = {one["case_id"] for one in ws.lake.rows("raw_cases", program_name) if one["synthetic"]}
     taught, asked = len(synthetic & ours.learned), sum(case["synthetic"] for case in cases)
@@ -213,17 +222,25 @@ def _verdict(
         )
     if reference is None:
         return verdict, objections
+    against = _named(reference, row["experiment"])
     if ours.weights_sha256 == reference.weights_sha256:
         verdict["matches_reference"] = True
-        objections.append(f"its weights are those of {reference.experiment}; there is nothing to promote")
+        objections.append(f"its weights are those of {against}; there is nothing to promote")
     primary = compare(ours, reference, cases, chosen.primary_metric)
     guards = [compare(ours, reference, cases, metric) for metric in chosen.guarded_metrics]
     found = primary.difference
     if found.mean is not None:
         verdict |= {"improved": found.mean < -rule.tolerance, "regressed": found.mean > rule.tolerance}
     verdict |= {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
-    verdict |= {"guards": "; ".join(map(str, guards)), "reason": f"better than {reference.experiment} in {primary}"}
-    return verdict, objections + _objections(rule, primary, guards, reference.experiment)
+    verdict |= {"guards": "; ".join(map(str, guards)), "reason": f"better than {against} in {primary}"}
+    return verdict, objections + _objections(rule, primary, guards, against)
+
+
+def _named(reference: Judged, challenger: str) -> str:
+    """What the reference is called: an experiment that was trained anew stands against its own earlier checkpoint."""
+    if reference.experiment != challenger:
+        return reference.experiment
+    return f"its own earlier checkpoint {reference.checkpoint}"
 
 
 def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[dict[str, Any]]:
@@ -339,10 +356,18 @@ def champion(ws: Workspace, program_name: str, named: str | None = None) -> Stag
         summary={
             "champion": now["experiment"] if now else None,
             "checkpoint": now["checkpoint"] if now else None,
-            "decision": decision or {"reason": "no experiment has a validation score yet"},
+            "decision": decision or {"reason": _nothing_to_decide(ws, program_name)},
         },
         tables={"history": ws.lake.read("champions", program_name), "decisions": decision_table(verdicts)},
     )
+
+
+def _nothing_to_decide(ws: Workspace, program_name: str) -> str:
+    """Why no experiment stood before the gate."""
+    baseline = program.get(program_name).baseline
+    if baseline and ws.lake.rows("evaluation", f"{program_name}/{baseline}"):
+        return f"only the baseline {baseline} is evaluated, which others are compared with; train and evaluate another experiment"
+    return "no experiment has a validation score yet"
 
 
 def decision_table(verdicts: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from med_assets.stages.promotion import shown
 from med_assets.stages.reads import DECISION, NOTE, decided, judged
 from med_assets.stages.result import StageResult, accepted
 from med_assets.stages.thresholds import record_of, screening_of
-from med_assets.stages.training import checkpoint_of
+from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
 TABLE, QUEUE = "screening.csv", "audit_queue.csv"
 
@@ -28,8 +28,11 @@ def folder_of(ws: Workspace, program_name: str) -> Path:
 
 
 def model_of(ws: Workspace, program_name: str, experiment: str | None) -> dict[str, Any] | None:
-    """The checkpoint that screens: that of an experiment, else the one that the report shows."""
-    return checkpoint_of(ws, program_name, experiment) if experiment else shown(ws, program_name)[0]
+    """The checkpoint that screens: that of an experiment, else the one that the report shows. Raises ArtifactMissing."""
+    model = checkpoint_of(ws, program_name, experiment) if experiment else shown(ws, program_name)[0]
+    if model is not None:
+        stored_checkpoint(ws, program_name, model)
+    return model
 
 
 def screened(

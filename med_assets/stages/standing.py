@@ -1,16 +1,15 @@
 """Where every run stands: the one that is used, those before it, what the gate said, and what has changed since."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from med_assets import program
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment, load
+from med_assets.experiments import Experiment
 from med_assets.files import read_json
 from med_assets.settings import Workspace
 from med_assets.stages import runs
+from med_assets.stages.configured import composed_as
 from med_assets.stages.dataset import dataset_version
 from med_assets.stages.promotion import current
 from med_assets.stages.training import (
@@ -124,8 +123,7 @@ def _stale(ws: Workspace, program_name: str, run: Mapping[str, Any], configured:
     try:
         chosen = configured
         if run["overrides"] or run["profile"] != ws.profile:  # composing costs more than all else here
-            given = [*program.get(program_name).experiment_overrides(ws), *shlex.split(run["overrides"] or "")]
-            chosen = load(program_name, name, given, profile=run["profile"])
+            chosen = composed_as(ws, program_name, name, run["profile"], run["overrides"] or "")
     except ConfigurationError:
         return ("its configuration can't be composed any more",)
     found = []

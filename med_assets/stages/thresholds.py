@@ -11,7 +11,7 @@ from med_assets.screening import Origin, Screening
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import dataset_version
 from med_assets.stages.result import StageResult
-from med_assets.stages.training import checkpoint_of
+from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
 FITTED_ON, TESTED_ON = "val", "test"
 """Splits: the one that also chose the epoch, and the one that chose nothing."""
@@ -42,7 +42,8 @@ def thresholds(ws: Workspace, program_name: str, name: str) -> StageResult:
         raise ConfigurationError(
             f"{program_name}/{name}: its checkpoint has no scores; run `med-assets evaluate {program_name}/{name}` first"
         )
-    learned = read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"]
+    named = {"experiment": name, "checkpoint": checkpoint}
+    learned = read_json(stored_checkpoint(ws, program_name, named) / "provenance.json")["cases"]
     cases = ws.lake.rows("dataset", program_name)
     synthetic = {case["case_id"] for case in cases if case["synthetic"]}
     fitted_on, tested_on = (scores[scores["split"] == split] for split in (FITTED_ON, TESTED_ON))

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import jobs, program, weights
-from med_assets.errors import ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
+from med_assets.errors import ArtifactMissing, ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
 from med_assets.experiments import RELEASED, Experiment, load, names
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.provenance import provenance
@@ -423,3 +423,23 @@ def checkpoint_of(ws: Workspace, program_name: str, name: str) -> dict[str, Any]
             f"{program_name}/{name} has no checkpoint yet; run `med-assets train {program_name}/{name}` first"
         )
     return rows[0]
+
+
+def stored_checkpoint(ws: Workspace, program_name: str, row: Mapping[str, Any]) -> Path:
+    """Folder of a recorded checkpoint; `row` has experiment and checkpoint, as in `checkpoints` and `champions`.
+
+    Raises ArtifactMissing that names the experiment and says what to do.
+    """
+    key, named = str(row["checkpoint"]), f"{program_name}/{row['experiment']}"
+    if not ws.store.has(key):
+        champions = ws.lake.rows("champions", program_name)[-1:]
+        champion = [one["checkpoint"] for one in champions] == [key]
+        what, other = "the checkpoint", ""
+        if champion:
+            what = "the champion's checkpoint"
+            other = f", or `med-assets rollback {program_name} --reason ...` makes the champion before it the champion again"
+        raise ArtifactMissing(
+            f"expected {what} of {named}, {key}, in the store, found nothing; restore it from a backup of the home, or "
+            f"`med-assets train {named}` makes it again where its cases and code are the same{other}"
+        )
+    return ws.store.fetch(key)

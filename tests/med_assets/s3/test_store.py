@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from med_assets.artifacts import LocalStore
-from med_assets.errors import ArtifactCorrupt, RemoteFailed
+from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
 from med_assets.s3.bucket import Place
 from med_assets.s3.store import S3Store
 from med_assets.settings import Workspace
@@ -47,7 +47,7 @@ def test_what_one_machine_makes_another_has_with_the_same_hash_also_with_faults(
     faults.bodies = []
     two.fetch(two.keys("prepared")[0])
     assert faults.bodies == []
-    with pytest.raises(KeyError, match="materialize the asset"):
+    with pytest.raises(ArtifactMissing, match="prepared/ffffffffffffffff"):
         two.fetch("prepared/ffffffffffffffff")
 
 
