@@ -15,8 +15,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from med_assets import __version__
-from med_assets.dicom.frames import decoding, number, text
+from med_assets.dicom.frames import number, text
 from med_assets.dicom.objects import PHANTOM_SOFTWARE, derived_uid, save
+from med_assets.dicom.seg import frame_segment, segment_coding, stored_frames
 from med_assets.errors import CaseRejected
 
 
@@ -40,7 +41,7 @@ def write_flat_seg(
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
 
-    from med_assets.dicom.seg import plain_source
+    from med_assets.dicom.seg_write import plain_source
 
     mask = np.asarray(mask, bool)
     if mask.shape != (source.Rows, source.Columns):
@@ -94,37 +95,22 @@ def write_flat_seg(
 
 
 def read_flat_segments(ds: Dataset) -> list[FlatSegment]:
-    """Return the segments of a binary SEG of one image, by number; the frames of one segment are united.
+    """Return the segments of a SEG of one image, by number; the frames of one segment are united.
 
-    Raises CaseRejected: wrong_modality, fractional_segmentation, missing_segments, truncated_file, undecodable_pixels.
+    Raises CaseRejected: missing_segments, truncated_file, undecodable_pixels, and the codes of `segment_coding`.
     """
-    if text(ds, "Modality") != "SEG":
-        raise CaseRejected("wrong_modality", "Expected a SEG; got another modality. Send the segmentation.")
-    if text(ds, "SegmentationType") != "BINARY":
-        raise CaseRejected(
-            "fractional_segmentation", "Expected a segmentation of type BINARY; got another. Export it as binary."
-        )
-    labels = {
-        int(number(one, "SegmentNumber") or 0): text(one, "SegmentLabel") for one in ds.get("SegmentSequence") or ()
-    }
+    coding = segment_coding(ds)
     frames = list(ds.get("PerFrameFunctionalGroupsSequence") or ())
-    if not labels or not frames:
+    if not frames:
         raise CaseRejected(
             "missing_segments",
-            "Expected a numbered segment and its frame; got none. A mask without lesion has an empty frame.",
+            "Expected a frame for each numbered segment; got none. A mask without lesion has an empty frame.",
         )
-    with decoding():
-        pixels = np.asarray(ds.pixel_array).reshape(len(frames), int(ds.Rows), int(ds.Columns))
+    size = (int(number(ds, "Rows") or 0), int(number(ds, "Columns") or 0))
     shared = next(iter(ds.get("SharedFunctionalGroupsSequence") or ()), Dataset())
-    masks = {key: np.zeros(pixels.shape[1:], bool) for key in labels}
-    for frame, plane in zip(frames, pixels, strict=True):
-        groups = (
-            frame.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or [Dataset()]
-        )
-        key = int(number(groups[0], "ReferencedSegmentNumber") or 0)
-        if key not in masks:
-            raise CaseRejected(
-                "missing_segments", "Expected frames of listed segments; one belongs to none. Export again."
-            )
-        masks[key] |= plane != 0
-    return [FlatSegment(labels[key], masks[key]) for key in sorted(labels)]
+    masks = {key: np.zeros(size, bool) for key in coding.labels}
+    for frame, plane in zip(frames, stored_frames(ds, len(frames), size), strict=True):
+        number_in_file = None if coding.kind == "LABELMAP" else frame_segment(frame, shared)
+        for key, mask in coding.masks(plane, number_in_file):
+            masks[key] |= mask
+    return [FlatSegment(coding.labels[key], masks[key]) for key in sorted(coding.labels)]

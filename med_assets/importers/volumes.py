@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from med_assets.dicom.frames import quietly, text
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.seg import LABEL_CHARS, write_seg
+from med_assets.dicom.seg_write import LABEL_CHARS, write_seg
 from med_assets.dicom.write import CT_INTERCEPT_HU, write_ct
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.importers.folders import CaseFolders, content_of, identifier

@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 
 from med_assets.dicom.geometry import Geometry, Volume
-from med_assets.dicom.seg import write_seg
+from med_assets.dicom.seg_write import write_seg
 from med_assets.dicom.write import Identity, derived_uid, write_ct
 from med_assets.phantoms.grid import axes, centred_geometry
 

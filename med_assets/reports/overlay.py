@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from med_assets.dicom.geometry import Geometry
+from med_assets.dicom.geometry import SAME_AXES_TOLERANCE, Geometry
+from med_assets.dicom.seg import Planes
 from med_assets.reports.style import COLOURS, INK, figure
 
 WINDOW_HU = (-1000, 400)
 
 
-def label_mismatch(ct_hu: np.ndarray, image: Geometry, mask: np.ndarray, label: Geometry) -> bytes:
-    """Return a PNG of the CT with a label (z, y, x) on another grid where its own positions put it, axial and coronal.
+def label_mismatch(ct_hu: np.ndarray, image: Geometry, mask: np.ndarray, label: Planes) -> bytes:
+    """Return a PNG of the CT with a label (plane, row, column) on another grid where its own positions put it, axial and coronal.
 
-    The label is filled, the edge of its grid dashed. Where both grids have one shape a third panel lays voxel on voxel:
+    The label is filled, the edge of its grid dashed. Where both grids have one shape and orientation a third panel lays voxel on voxel:
     if that fits, the positions are wrong and not the label.
     """
     height = image.to_index(label.to_points(_centre(mask)))[0]
@@ -27,7 +28,8 @@ def label_mismatch(ct_hu: np.ndarray, image: Geometry, mask: np.ndarray, label: 
         ("Axial, by position", ct_hu[z], *_sampled(axial, image, mask, label, (ny, nx)), dy / dx, False),
         ("Coronal, by position", ct_hu[:, y], *_sampled(coronal, image, mask, label, (nz, nx)), dz / dx, True),
     ]
-    if mask.shape == ct_hu.shape:
+    turned = np.abs(label.direction - np.asarray(image.direction)).max() > SAME_AXES_TOLERANCE
+    if mask.shape == ct_hu.shape and not turned:
         slices = np.flatnonzero(mask.any(axis=(1, 2)))
         middle = int(slices[len(slices) // 2]) if len(slices) else z
         panels.append(("Axial, voxel on voxel", ct_hu[middle], mask[middle], None, dy / dx, False))
@@ -56,10 +58,11 @@ def _centre(mask: np.ndarray) -> np.ndarray:
 
 
 def _sampled(
-    indices: np.ndarray, image: Geometry, mask: np.ndarray, label: Geometry, shape: tuple[int, int]
+    indices: np.ndarray, image: Geometry, mask: np.ndarray, label: Planes, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The label at voxels of the image, by nearest neighbour, and which of these voxels the label's grid covers."""
-    where = np.rint(label.to_index(image.to_points(indices))).astype(int)
+    gap_mm = label.least_gap_mm() or max(image.spacing_mm)
+    where = np.rint(label.to_index(image.to_points(indices), gap_mm / 2)).astype(int)
     inside = ((where >= 0) & (where < np.array(label.shape))).all(axis=1)
     drawn = np.zeros(len(indices), bool)
     drawn[inside] = mask[tuple(where[inside].T)]

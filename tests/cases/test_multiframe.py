@@ -13,7 +13,8 @@ from pydicom.uid import UID
 from med_assets.dicom.discover import describe
 from med_assets.dicom.enhanced import single_frames
 from med_assets.dicom.geometry import read_ct_series, read_mr_series
-from med_assets.dicom.seg import place, read_segments, write_seg
+from med_assets.dicom.seg import place, read_segments
+from med_assets.dicom.seg_write import write_seg
 from med_assets.errors import CaseRejected
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.settings import Workspace

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.objects import stored
-from med_assets.dicom.seg import write_seg
+from med_assets.dicom.seg_write import write_seg
 from med_assets.nifti import write_nifti
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.scorer import read_prediction

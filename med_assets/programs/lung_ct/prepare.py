@@ -76,8 +76,7 @@ def _from_seg(dataset: "Dataset", ct: "Volume") -> tuple[list[Source], float]:
     except CaseRejected as rejected:
         if rejected.code != "grid_mismatch":
             raise
-        union = np.logical_or.reduce([one.mask for one in segments.segments])
-        picture = label_mismatch(ct.array, ct.geometry, union, segments.geometry)
+        picture = label_mismatch(ct.array, ct.geometry, segments.union(), segments.planes)
         raise CaseRejected("label_grid_mismatch", rejected.message, picture) from rejected
     found = [Source(one.number, labels.class_of(one.label), masks[str(one.number)]) for one in segments.segments]
     return found, agreement.drift_mm

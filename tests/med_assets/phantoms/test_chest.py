@@ -138,7 +138,7 @@ def test_one_patient_can_have_several_cases(tmp_path):
 def test_a_shifted_segmentation_does_not_fit_its_image(tmp_path):
     write_case(tmp_path / "case", 1, seg_shift_mm=3.0)
     ct, segments, _ = read(tmp_path / "case")
-    found = agreement(ct.geometry, segments.geometry)
+    found = agreement(ct.geometry, segments.planes)
     assert found.kind == "mismatch"
     assert found.drift_mm == pytest.approx(3.0)
     with pytest.raises(CaseRejected):

@@ -8,7 +8,7 @@ import pydicom
 
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.seg import write_seg
+from med_assets.dicom.seg_write import write_seg
 from med_assets.dicom.write import write_ct, write_rtstruct
 from tests.med_assets.programs.lung_ct.prepared_builders import TINY, write_job, write_prepared
 
