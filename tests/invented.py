@@ -23,6 +23,7 @@ RS_SOP = "1.2.840.10008.5.1.4.1.1.481.3"
 RP_SOP = "1.2.840.10008.5.1.4.1.1.481.5"
 RD_SOP = "1.2.840.10008.5.1.4.1.1.481.2"
 SEG_SOP = "1.2.840.10008.5.1.4.1.1.66.4"
+LABELMAP_SOP = "1.2.840.10008.5.1.4.1.1.66.7"
 US_SOP = "1.2.840.10008.5.1.4.1.1.6.1"
 HFS = (1, 0, 0, 0, 1, 0)
 
@@ -397,7 +398,7 @@ def flat_seg(st, image, mask, label="malignant", sop="seg"):
 def volume_seg(
     st, slices, masks, kind="BINARY", order=None, spacing="declared", iop=None, keep_empty=False, sop="seg", dz=None
 ):
-    """masks: list of (label, bool (n, rows, cols)) on `slices`. One frame per segment and non-empty slice."""
+    """masks: list of (label, bool (n, rows, cols)) on `slices`. One frame per segment and non-empty slice; of a LABELMAP one per slice."""
     ds = st.base(SEG_SOP, "SEG", uid(st.tag, "segseries", sop), uid(st.tag, sop), InstanceNumber=1)
     ds.ImageType, ds.SegmentationType = ["DERIVED", "PRIMARY"], kind
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -422,13 +423,19 @@ def volume_seg(
             PlaneOrientationSequence=[item(ImageOrientationPatient=iop or slices[0].ImageOrientationPatient)],
         )
     ]
-    frames = [(k, i, m[i]) for k, (_, m) in enumerate(masks, 1) for i in range(len(slices)) if keep_empty or m[i].any()]
+    if kind == "LABELMAP":
+        values = np.max([k * m.astype(np.uint8) for k, (_, m) in enumerate(masks, 1)], axis=0)
+        frames = [(None, i, plane) for i, plane in enumerate(values) if keep_empty or plane.any()]
+    else:
+        frames = [
+            (k, i, m[i]) for k, (_, m) in enumerate(masks, 1) for i in range(len(slices)) if keep_empty or m[i].any()
+        ]
     if order is not None:
         frames = [frames[j] for j in order(len(frames))]
     ds.PerFrameFunctionalGroupsSequence = [
         item(
-            SegmentIdentificationSequence=[item(ReferencedSegmentNumber=k)],
             PlanePositionSequence=[item(ImagePositionPatient=slices[i].ImagePositionPatient)],
+            **({"SegmentIdentificationSequence": [item(ReferencedSegmentNumber=k)]} if k else {}),
         )
         for k, i, _ in frames
     ]
@@ -439,8 +446,11 @@ def volume_seg(
         data = np.packbits(bits, bitorder="little").tobytes()
     else:
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
-        ds.SegmentationFractionalType, ds.MaximumFractionalValue = "PROBABILITY", 255
-        data = (bits * 255).astype(np.uint8).tobytes()
+        if kind == "FRACTIONAL":
+            ds.SegmentationFractionalType, ds.MaximumFractionalValue = "PROBABILITY", 255
+        else:
+            ds.SOPClassUID = LABELMAP_SOP
+        data = (bits * (255 if kind == "FRACTIONAL" else 1)).astype(np.uint8).tobytes()
     ds.PixelData = data + b"\0" * (len(data) % 2)
     return ds
 

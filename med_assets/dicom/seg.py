@@ -231,6 +231,9 @@ def _laid(image: Geometry, label: Planes, in_plane_voxels: float) -> tuple[Agree
     off = np.abs(index - expected)
     off_mm = off * image.spacing_mm
     drift_mm = float(off_mm.max())
+    beyond = (expected < 0) | (expected > np.array(image.shape) - 1)
+    if outside := len(set(np.nonzero(beyond)[0].tolist())):
+        return _mismatch(drift_mm, f"{outside} of its {len(off)} planes lie outside the image"), None
     slice_mm = image.spacing_mm[axes[0]]
     slices_mm = off_mm[..., axes[0]].max(axis=1)
     if slices_mm.max() > min(SLICE_NOISE_MM, slice_mm / 2):
@@ -247,9 +250,6 @@ def _laid(image: Geometry, label: Planes, in_plane_voxels: float) -> tuple[Agree
             f"its voxels lie up to {in_plane_mm:.3g} mm ({in_plane:.2g} voxels) beside the image's within a slice "
             f"({IN_PLANE_TOLERANCE_MM:g} mm and {in_plane_voxels:g} voxels are allowed)",
         ), None
-    outside: np.ndarray = ((expected < 0) | (expected > np.array(image.shape) - 1)).any(axis=(1, 2))
-    if outside.any():
-        return _mismatch(drift_mm, f"{outside.sum()} of its {len(outside)} planes lie outside the image"), None
     gap, declared = label.least_gap_mm(), label.declared_mm
     if gap and declared and declared > slice_mm + SLICE_NOISE_MM and gap > declared - SLICE_NOISE_MM:
         return _mismatch(
