@@ -259,6 +259,13 @@ class Experiment(Settings):
         needed = [] if given else [self.initial]
         return tuple(dict.fromkeys([*needed, *([self.teacher] if self.teacher else [])]))
 
+    def objection_to(self, before: "Experiment") -> str | None:
+        """Return why this experiment can't begin with the weights of another one of its program, though all tensors fit; None if it can.
+
+        Programs name here what a function depends on besides its tensors, such as how inputs are scaled.
+        """
+        return None
+
     def released_files(self) -> tuple[str, ...]:
         """Return the names of the released files that training reads beside the weights it begins with; none unless given."""
         return ()

@@ -13,8 +13,15 @@ from typing import Any
 import pandas as pd
 
 from med_assets import jobs, program, weights
-from med_assets.errors import ArtifactMissing, ConfigurationError, MedAssetsError, OutOfMemory, TrainingStopped
-from med_assets.experiments import RELEASED, Experiment, load, names
+from med_assets.errors import (
+    ArtifactMissing,
+    CheckpointMismatch,
+    ConfigurationError,
+    MedAssetsError,
+    OutOfMemory,
+    TrainingStopped,
+)
+from med_assets.experiments import RELEASED, Experiment, from_json, load, names
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.provenance import provenance
 from med_assets.settings import Workspace
@@ -215,6 +222,11 @@ def _prepare_job(
         else:
             ws.store.verify(initial)
             source = ws.store.fetch(initial) / "weights.pt"
+            before = from_json(program_name, source.with_name("experiment.json").read_text(encoding="utf-8"))
+            if objection := chosen.objection_to(before):
+                raise CheckpointMismatch(
+                    f"{program_name}/{chosen.name} can't begin with the weights of {chosen.initial}: {objection}; train that again"
+                )
         with replacing(job / INITIAL) as temporary:
             shutil.copyfile(source, temporary)
     for name, file in files.items():

@@ -86,8 +86,13 @@ class RetinalOct(Program):
         "intensity_low": Fact(REAL, "1", "0.1 percentile of the intensities as stored"),
         "intensity_median": Fact(REAL, "1", "median of the intensities as stored"),
         "intensity_high": Fact(REAL, "1", "99.9 percentile of the intensities as stored"),
-        "network_mean": Fact(REAL, "1", "mean of the network's input, about 0"),
-        "network_std": Fact(REAL, "1", "standard deviation of the network's input, about 1"),
+        "resized_std": Fact(
+            REAL,
+            "1",
+            "standard deviation that the resize left of 1, before the volume was normalised again; low for fine speckle",
+        ),
+        "network_mean": Fact(REAL, "1", "mean of the network's input, 0"),
+        "network_std": Fact(REAL, "1", "standard deviation of the network's input, 1"),
     }
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:

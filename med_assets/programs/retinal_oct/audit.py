@@ -10,6 +10,7 @@ import pandas as pd
 from med_assets.audit.expectations import Expectation, Severity
 from med_assets.program import ReportTable
 from med_assets.programs.retinal_oct.cohort import CLASSES, SPLITS, Cohort
+from med_assets.programs.retinal_oct.transforms import TOLERANCE
 
 BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
 
@@ -19,7 +20,7 @@ OUTLIER = 5.0
 LEAST_FOR_OUTLIERS = 8
 """Volumes of a protocol below which nothing is called an outlier, count."""
 
-WATCHED = ("intensity_median", "intensity_high", "network_std", "frame_mm", "depth_mm", "lateral_mm")
+WATCHED = ("intensity_median", "intensity_high", "resized_std", "frame_mm", "depth_mm", "lateral_mm")
 
 
 def _between(
@@ -38,9 +39,11 @@ def expectations() -> tuple[Expectation, ...]:
         _between("frame_mm", 0.002, 1.0, "0.002 to 1 mm between B-scans"),
         _between("depth_mm", 0.001, 0.03, "0.001 to 0.03 mm into the depth"),
         _between("lateral_mm", 0.002, 0.2, "0.002 to 0.2 mm along a B-scan"),
-        # What the shared transform gives; a volume scaled to 0..1 or clipped in another way is far from it.
-        _between("network_mean", -0.1, 0.1, "mean of the network's input about 0"),
-        _between("network_std", 0.5, 1.2, "standard deviation of the network's input about 1"),
+        # What the shared transform gives, as the released encoders saw it.
+        _between("network_mean", -TOLERANCE, TOLERANCE, "mean of the network's input 0"),
+        _between("network_std", 1 - TOLERANCE, 1 + TOLERANCE, "standard deviation of the network's input 1"),
+        # Below it nearly all contrast was lost in the resize: noise without a retina.
+        _between("resized_std", 0.3, None, "standard deviation of 0.3 or more after the resize", "warn"),
         Expectation("study_group", IN_SET, {"value_set": list(CLASSES)}, "error", "a study group of the cohort"),
         Expectation("laterality", IN_SET, {"value_set": ["L", "R"]}, "warn", "the eye is stated"),
         Expectation("raster", IN_SET, {"value_set": [True]}, "warn", "the frames state parallel lines on the fundus"),

@@ -58,7 +58,7 @@ class EmbeddingCache:
         waiting = list(absent.items())
         for first in range(0, len(waiting), batch):
             some = waiting[first : first + batch]
-            volumes = torch.from_numpy(np.stack([np.asarray(case.image) for _, case in some]))[:, None]
+            volumes = torch.from_numpy(np.stack([case.volume() for _, case in some]))[:, None]
             with torch.inference_mode():
                 rows = embed(encoder, volumes.to(device)).float().cpu().numpy()
             for (path, _), row in zip(some, rows, strict=True):

@@ -4,7 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from med_assets.errors import CheckpointMismatch
 from med_assets.experiments import NO_EFFECT, Experiment, Settings
+
+INPUT_SCALING = "after_resize"
+"""How volumes are prepared: see transforms.network_input."""
 
 Extent = Annotated[tuple[int, int, int], Field(description="frames, depth and width, count")]
 
@@ -97,6 +101,11 @@ class Augment(Settings):
 class RetinalExperiment(Experiment):
     """An experiment on OCT volumes: an encoder pretrained without labels, or a classifier on one."""
 
+    input_scaling: Literal["before_resize", "after_resize"] = Field(
+        default="before_resize",
+        description="where a volume is given mean 0 and standard deviation 1 last; checkpoints that don't state it saw inputs of "
+        "standard deviation .7 to .96, before_resize, and are read as records alone",
+    )
     mode: Literal["pretrain", "classify"] = Field(
         description="what is learned: an encoder without labels, or the classes"
     )
@@ -117,6 +126,21 @@ class RetinalExperiment(Experiment):
     def probe_only(self) -> bool:
         """Whether the encoder is never trained, so that volumes are embedded once."""
         return self.mode == "classify" and self.learning.unfreeze_at is None
+
+    def objection_to(self, before: Experiment) -> str | None:
+        if isinstance(before, RetinalExperiment) and before.input_scaling != self.input_scaling:
+            return (
+                f"its inputs were scaled {before.input_scaling}, and those of this experiment are {self.input_scaling}"
+            )
+        return None
+
+    def demand_known_inputs(self) -> None:
+        """Raise CheckpointMismatch for a checkpoint of inputs that are no longer prepared."""
+        if self.input_scaling != INPUT_SCALING:
+            raise CheckpointMismatch(
+                f"expected an experiment with input_scaling {INPUT_SCALING}, as volumes are prepared, got {self.input_scaling}: it saw "
+                "volumes of another standard deviation; train it again"
+            )
 
 
 EXPERIMENT = RetinalExperiment

@@ -31,8 +31,8 @@ def write_prediction(prepared: Path, predicted: Path, out: Path, model: str) -> 
     record = {name: value for name, value in found.items() if name != "true_class"}
     said = "predicted, not for clinical use" + ("; the case is synthetic" if case.synthetic else "")
     write_json(out / "prediction.json", record | {"model": model, "case": case.case_id, "note": said})
-    volume = nibabel.Nifti1Image(np.asarray(case.image), np.eye(4))
+    volume = nibabel.Nifti1Image(case.volume(), np.eye(4))
     # In the order of the array, frame, depth, width, and without a place in the patient, which OPT does not state.
-    volume.header["descrip"] = b"frame, depth, width; z-score; no patient position"
+    volume.header["descrip"] = b"frame, depth, width; normalised; no patient position"
     nibabel.save(volume, out / "input.nii.gz")
     return [out / "prediction.json", out / "input.nii.gz"]

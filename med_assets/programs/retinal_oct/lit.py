@@ -101,7 +101,7 @@ class PretrainModule(RetinalModule):
 
     def measured(self, case: PreparedCase) -> dict[str, Any]:
         """Return the prediction error of a case, and its embedding by the context encoder."""
-        volume = torch.from_numpy(np.array(case.image))[None, None].to(self.device)
+        volume = torch.from_numpy(case.volume())[None, None].to(self.device)
         with torch.no_grad():
             return {
                 "val_loss": float(self.network.loss(volume)),
@@ -191,7 +191,7 @@ class ClassModule(RetinalModule):
             if self.experiment.probe_only:
                 logits = self.network.head(self.val_embeddings[case.case_id].to(self.device)[None])
             else:
-                logits = self.network(torch.from_numpy(np.array(case.image))[None, None].to(self.device))
+                logits = self.network(torch.from_numpy(case.volume())[None, None].to(self.device))
         return {"label": case.label, "logits": logits[0].double().cpu().numpy()}
 
     def on_validation_epoch_end(self) -> None:
@@ -285,6 +285,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
     agree on the trained parameters once, at the start.
     """
     assert isinstance(experiment, RetinalExperiment)
+    experiment.demand_known_inputs()
     train, val = (_cases(experiment, cases, split) for split in ("train", "val"))
     # Volumes depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)

@@ -10,6 +10,7 @@ from med_assets.errors import CheckpointMismatch
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.experiment import Head, Network
 from med_assets.training.initial import WRAPPERS
+from med_assets.training.omegaconf_values import plain_values
 from med_assets.training.tensors import SHOWN, demand_fit
 
 RENAMED = (
@@ -24,14 +25,14 @@ RENAMED = (
 PREFIXES = ("module.", "backbone.")
 """What training on several devices and other wrappers put before names, in any order."""
 
-FAMILIES = ("context_encoder", "encoder", "target_encoder")
+FAMILIES = ("context_encoder", "encoder")
 """Where a file may hold the encoder, the first that is there: as a dictionary, or before the names of its tensors."""
 
 ASIDE = ("context_encoder", "encoder", "target_encoder", "predictor", "head")
 """Families of tensors that a file may hold besides the encoder that is taken."""
 
-SIZE_KEYS = ("image_size", "img_size")
-"""Names under which a file's `config` may state the size of the input."""
+SIZE_KEYS = ("image_size", "img_size", "patch_size")
+"""Names under which a file's `config` may state the size of the input and of a token."""
 
 
 def plain(block: nn.Module) -> nn.Module:
@@ -128,7 +129,8 @@ def read_encoder(content: Any, network: Network) -> dict[str, Tensor]:
     The file may be the project's own pretraining, a released one (`model_state_dict` with `context_encoder.`,
     `target_encoder.encoder.` and `predictor.`), an official one of V-JEPA 2 (dictionaries `encoder`, `target_encoder`,
     `predictor`), a classifier's, or bare. Raises CheckpointMismatch, naming what differs, unless every single tensor of the
-    encoder is there in its shape, and nothing is in the file that nobody knows.
+    encoder is there in its shape, and nothing is in the file that nobody knows. A file whose only encoder is the target one is
+    refused: the trainer of the release never updates it, so that it is as random as on the first day.
     """
     expected = _shapes(network)
     _check_size(content, network)
@@ -138,6 +140,11 @@ def read_encoder(content: Any, network: Network) -> dict[str, Tensor]:
             mine = {_stripped(key).removeprefix("encoder."): tensor for key, tensor in families.pop(name).items()}
             break
     else:
+        if "target_encoder" in families and not loose:
+            raise CheckpointMismatch(
+                "expected a context encoder in the file, got only target_encoder, which the trainer of these files never updated "
+                "after it was drawn at random; get the file that holds context_encoder too"
+            )
         mine, loose = loose, {}
     if loose or set(families) - set(ASIDE):
         unknown = [*sorted(loose)[:SHOWN], *sorted(set(families) - set(ASIDE))]
@@ -161,12 +168,15 @@ def _shapes(network: Network) -> dict[str, Tensor]:
 
 
 def _check_size(content: Any, network: Network) -> None:
-    config = content.get("config") if isinstance(content, Mapping) else None
+    config = plain_values(content.get("config")) if isinstance(content, Mapping) else None
     for key in SIZE_KEYS:
         stated = config.get(key) if isinstance(config, Mapping) else None
-        if isinstance(stated, list | tuple) and tuple(int(n) for n in stated) != network.size:
+        name = "patch" if key == "patch_size" else "size"
+        expected = getattr(network, name)
+        if isinstance(stated, list | tuple) and list(stated) != list(expected):
             raise CheckpointMismatch(
-                f"expected weights for volumes of {network.size}, the file's config says {key} {tuple(stated)}; set network.size"
+                f"expected weights of an encoder with {name} {tuple(expected)}, the file's config states {key} {tuple(stated)}; set "
+                f"network.{name}"
             )
 
 

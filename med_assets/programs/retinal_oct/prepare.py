@@ -49,7 +49,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
     (ds,) = stored(raw)["OPT"]
     labels, scan = read_labels(ds), read_opt(ds)
     try:
-        image = network_input(scan.array, size)
+        image, resized_std = network_input(scan.array, size)
     except ValueError as error:
         raise CaseRejected("no_contrast", f"{error}; send a volume that shows a retina") from error
     middle = scan.array[scan.array.shape[0] // 2]
@@ -74,6 +74,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
         "intensity_low": float(ends[0]),
         "intensity_median": float(ends[1]),
         "intensity_high": float(ends[2]),
+        "resized_std": resized_std,
         "network_mean": float(image.mean(dtype=np.float64)),
         "network_std": float(image.std(dtype=np.float64)),
     }

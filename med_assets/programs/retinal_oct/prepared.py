@@ -11,6 +11,7 @@ import numpy as np
 
 from med_assets.errors import ArtifactCorrupt
 from med_assets.programs.retinal_oct.cohort import CLASSES
+from med_assets.programs.retinal_oct.transforms import check_input
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,10 @@ class PreparedCase:
                 "the size is that of MED_ASSETS_PROFILE: use the profile that the cases were prepared with"
             )
         return case
+
+    def volume(self) -> np.ndarray:
+        """Return a copy of what a network sees, float32 (frame, depth, lateral). Raises ArtifactCorrupt unless its mean is 0 and its
+        standard deviation 1."""
+        image = np.array(self.image)
+        check_input(image)
+        return image

@@ -26,6 +26,7 @@ def load_scorer(checkpoint: Path, embeddings: Path) -> Scorer:
     """Return the scorer of a checkpoint folder: of a classifier, or of a pretraining. Raises CheckpointMismatch."""
     experiment, weights = read_checkpoint("retinal_oct", checkpoint)
     assert isinstance(experiment, RetinalExperiment)
+    experiment.demand_known_inputs()
     if experiment.mode == "pretrain":
         return PretrainScorer(experiment, weights)
     return ClassScorer(experiment, weights, EmbeddingCache(embeddings))
@@ -96,7 +97,7 @@ class PretrainScorer(Scorer):
         # A released encoder comes without its predictor.
         if case.protocol not in self.experiment.protocols or not self.experiment.schedule.epochs:
             return [unscored("prediction_error", case)]
-        volume = torch.from_numpy(np.array(case.image))[None, None].to(next(self.network.parameters()).device)
+        volume = torch.from_numpy(case.volume())[None, None].to(next(self.network.parameters()).device)
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(self.SEED)
             error = float(self.network.loss(volume))

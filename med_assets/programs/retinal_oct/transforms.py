@@ -1,29 +1,58 @@
-"""The one transform of a volume, for pretraining, probe and fine-tuning alike: z-score, then trilinear to the network's size.
+"""The one transform of a volume, for pretraining, probe and fine-tuning alike: z-score, trilinear to the network's size, z-score.
 
 A checkpoint is worth only what its inputs have in common with those that it was pretrained on, so there is no other.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from med_assets.errors import ArtifactCorrupt
+
+if TYPE_CHECKING:
+    import torch
 
 SIZES = {"full": (64, 384, 384), "small": (32, 96, 96), "demo": (16, 64, 64)}
 """Frames, depth and width of the network's input by profile; full is that of the released encoders."""
 
+TOLERANCE = 1e-3
+"""Largest distance of a network input's mean from 0 and of its standard deviation from 1."""
 
-def network_input(volume: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Return a volume (frame, depth, lateral) as the network sees it: float32 of `size`.
 
-    First (v - mean) / standard deviation over the whole volume, then trilinear interpolation, voxel edges aligned, as MONAI's
-    NormalizeIntensityd and Resized. Interpolation averages speckle, so the standard deviation after it is a little below 1.
-    Raises ValueError for a volume without contrast.
+def network_input(volume: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, float]:
+    """Return a volume (frame, depth, lateral) as the network sees it, float32 of `size`, and its standard deviation before the last step.
+
+    First (v - mean) / standard deviation over the whole volume, then trilinear interpolation, voxel edges aligned, then the
+    first step again, as the reader of the release, MONAI's Resized and its NormalizeIntensityd. Interpolation averages speckle:
+    without the last step the standard deviation is .7 to .96, by device.
+    Raises ValueError for a volume without contrast, before or after the interpolation.
     """
     import torch
 
-    values = torch.from_numpy(np.array(volume, dtype=np.float32))
-    spread = float(values.std(correction=0))
-    if not spread > 0:
-        raise ValueError("expected a volume with contrast, got one value in all voxels")
-    scaled = (values - values.mean()) / spread
-    resized = torch.nn.functional.interpolate(scaled[None, None], tuple(size), mode="trilinear", align_corners=False)
-    return np.asarray(resized[0, 0].numpy())
+    values = _normalised(torch.from_numpy(np.array(volume, dtype=np.float32)))[0]
+    resized = torch.nn.functional.interpolate(values[None, None], tuple(size), mode="trilinear", align_corners=False)
+    found, deviation = _normalised(resized[0, 0])
+    image = np.asarray(found.numpy())
+    check_input(image)
+    return image, deviation
+
+
+def _normalised(values: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+    """Values less their mean, over their population standard deviation, which is returned too; both in double precision."""
+    exact = values.double()
+    mean, deviation = exact.mean(), float(exact.std(correction=0))
+    if not 0 < deviation < float("inf"):
+        raise ValueError(f"expected a volume with contrast, got a standard deviation of {deviation:g}")
+    return ((exact - mean) / deviation).float(), deviation
+
+
+def check_input(image: np.ndarray) -> None:
+    """Raise ArtifactCorrupt unless a network input has mean 0 and standard deviation 1, both within TOLERANCE."""
+    mean = float(image.mean(dtype=np.float64))
+    deviation = float(image.std(dtype=np.float64))
+    if not (abs(mean) <= TOLERANCE and abs(deviation - 1) <= TOLERANCE):
+        raise ArtifactCorrupt(
+            f"expected a network input of mean 0 and standard deviation 1, each within {TOLERANCE:g}, got {mean:.4f} and "
+            f"{deviation:.4f}; it was prepared by another version: prepare the case again"
+        )

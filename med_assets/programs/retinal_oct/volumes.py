@@ -37,5 +37,5 @@ class VolumeDataset(Dataset[dict[str, Tensor]]):
         item = {"case": torch.tensor(number), "label": torch.tensor(case.label)}
         if not self.experiment.probe_only:
             rng = np.random.default_rng([self.experiment.seed, epoch, position, 1])
-            item["image"] = torch.from_numpy(augmented(np.asarray(case.image), self.experiment.augment, rng))[None]
+            item["image"] = torch.from_numpy(augmented(case.volume(), self.experiment.augment, rng))[None]
         return item

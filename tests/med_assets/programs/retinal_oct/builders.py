@@ -46,7 +46,7 @@ def write_prepared(
     volume = rng.uniform(0, 1, size)
     volume[:, 3 * label : 3 * label + 3] += 2
     folder.mkdir(parents=True)
-    np.save(folder / "image.npy", network_input(volume, size))
+    np.save(folder / "image.npy", network_input(volume, size)[0])
     np.save(folder / "bscan.npy", (volume[0] * 80).astype(np.uint8))
     facts = {
         "case_id": folder.name, "study_group": CLASSES[label], "protocol": protocol, "site": "UW", "laterality": "R",
