@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from med_assets import stages
-from med_assets.errors import ConfigurationError
+from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.files import read_json, write_json
 from med_assets.settings import Workspace
 from med_assets.stages import training
@@ -111,3 +111,17 @@ def test_experiments_are_trained_after_those_they_begin_with(ws: Workspace, monk
     assert training.in_order(ws, P, ["a", "b"]) == ["b", "c", "a"]
     with pytest.raises(ConfigurationError, match="experiments need each other: x needs y needs x"):
         training.in_order(ws, P, ["x"])
+
+
+def test_weights_of_another_function_are_not_begun_with(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from med_assets.programs.rt_dose.experiment import EXPERIMENT
+
+    model(ws, "grad_loss", constant(4.0))
+    objections = {"grad_loss": "its inputs had another scale"}
+    monkeypatch.setattr(EXPERIMENT, "objection_to", lambda self, before: objections.get(before.name))
+    with pytest.raises(
+        CheckpointMismatch, match="can't begin with the weights of grad_loss: its inputs had another scale"
+    ):
+        train(ws, "initial=grad_loss")
+    objections.clear()
+    assert train(ws, "initial=grad_loss")[1] is not None
