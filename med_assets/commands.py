@@ -391,12 +391,7 @@ def withdraw(options: argparse.Namespace) -> None:
 
 def query(options: argparse.Namespace) -> None:
     """SQL over the lake."""
-    import duckdb
-
-    try:
-        rows = Workspace.from_env().lake.query(options.sql)
-    except duckdb.Error as error:
-        raise ConfigurationError(f"the query failed: {error}") from error
+    rows = Workspace.from_env().lake.query(options.sql)
     if options.format == "csv":
         rows.to_csv(sys.stdout, index=False)
     elif options.format == "json":

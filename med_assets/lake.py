@@ -4,7 +4,6 @@ A partition is a slash-separated string such as `rt_dose/2026-11-21T09-30-00_a1b
 without a lock, since each writes its own files. Every table has a fixed schema, so equal rows give equal bytes.
 """
 
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,9 @@ import pyarrow.parquet as pq
 
 from med_assets.errors import ConfigurationError
 from med_assets.files import digest, file_sha256, replacing
+from med_assets.scratch import scratch
 
 TEXT, REAL, INT, BOOL = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-
-QUERY_MEMORY = "2GB"
-"""Memory that one query may use."""
-
-QUERY_S = 300.0
-"""Seconds after which a query is stopped."""
 
 CASE = {"program": TEXT, "batch": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT}
 OUTCOME = {"status": TEXT, "reason_code": TEXT, "reason": TEXT}
@@ -190,53 +184,31 @@ class Lake:
         """Take a partition away."""
         self._path(table, partition).unlink(missing_ok=True)
 
-    def _datasets(self) -> dict[str, Any]:
-        """Arrow datasets of all tables that have rows on disk, read when they are scanned."""
-        import pyarrow.dataset as ds
-
-        found = {}
-        for table in sorted(self.tables):
-            files = [str(self._path(table, partition)) for partition in self.partitions(table)]
-            if files:
-                found[table] = ds.dataset(files, schema=self._schema(table), format="parquet")
-        return found
-
     def query(self, sql: str) -> pd.DataFrame:
-        """Run one SELECT over all tables that have rows on disk.
+        """Run one SELECT over all tables; see `med_assets.query`. Raises ConfigurationError."""
+        from med_assets.query import query
 
-        The query sees these tables alone: no other file, no environment, no extension, no other database, and it writes
-        nothing. It may use QUERY_MEMORY and QUERY_S seconds. Raises ConfigurationError for another statement, duckdb.Error
-        for one that fails.
-        """
-        import duckdb
-
-        with duckdb.connect(config={"python_enable_replacements": "false", "temp_directory": ""}) as connection:
-            for table, dataset in self._datasets().items():
-                connection.register(table, dataset)
-            for setting in (
-                "enable_external_access = false",
-                f"memory_limit = '{QUERY_MEMORY}'",
-                "lock_configuration = true",
-            ):
-                connection.execute(f"SET {setting}")
-            statements = connection.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise ConfigurationError("expected one SELECT over the tables of the lake, got something else")
-            stop = threading.Timer(QUERY_S, connection.interrupt)
-            stop.start()
-            try:
-                return connection.execute(statements[0]).df()
-            finally:
-                stop.cancel()
+        files = {
+            table: [str(self._path(table, partition)) for partition in self.partitions(table)] for table in self.tables
+        }
+        try:
+            spill = scratch(self.root.parent)
+        except OSError:  # a home that can't be written is still read
+            spill = None
+        return query(sql, files, {table: self._schema(table) for table in sorted(self.tables)}, spill)
 
     def write_catalog(self, path: Path) -> None:
         """Write `catalog.duckdb` with a copy of each table, for any DuckDB client; it goes where the home goes."""
         import duckdb
+        import pyarrow.dataset as ds
 
         with replacing(path) as temporary:
             temporary.unlink()
             with duckdb.connect(str(temporary)) as connection:
-                for table, dataset in self._datasets().items():
-                    connection.register("source", dataset)
+                for table in sorted(self.tables):
+                    files = [str(self._path(table, partition)) for partition in self.partitions(table)]
+                    if not files:
+                        continue
+                    connection.register("source", ds.dataset(files, schema=self._schema(table), format="parquet"))
                     connection.execute(f"CREATE TABLE {sql_name(table)} AS SELECT * FROM source")
                     connection.unregister("source")
