@@ -261,12 +261,10 @@ _ALL = (
     Reason(
         "missing_rois",
         "structures",
-        "the structure set has no ROI with contours, or contours of no listed ROI",
+        "the structure set has no ROIs, or none with contours",
         "send the contoured structure set",
     ),
-    Reason("duplicate_roi", "structures", "an ROI number or point occurs twice", "keep the one that counts"),
     Reason("ambiguous_roi", "structures", "several ROIs fit one structure", "rename or remove those that do not count"),
-    Reason("malformed_contour", "structures", "a level point is not one position", "set or export it again"),
     Reason("contour_not_axial", "structures", "a contour crosses slices", "draw it in the planes of the slices"),
     Reason(
         "contour_outside_image",

@@ -6,6 +6,7 @@ Polygons are (n, 2) arrays of (y, x) in pixels; pixel centres lie at whole numbe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -63,28 +64,62 @@ def fill_even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.
     return np.asarray((np.cumsum(toggles[:, :nx], axis=1, dtype=np.uint8) & 1).astype(bool))
 
 
-def fill_nested(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
-    """Return the area of contours that are each closed by themselves, bool (y, x), and how many overlap without nesting.
+class Filled(NamedTuple):
+    """Pixels that contours enclose, bool (y, x), how many contours overlap without nesting, and the area in square pixels.
+
+    `area` is that of the polygons, not of the pixels; where they overlap, the share of pixels in both is taken for that of area.
+    """
+
+    mask: np.ndarray
+    overlaps: int
+    area: float
+
+
+def fill_nested(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> Filled:
+    """Return what contours enclose that are each closed by themselves.
 
     A contour within another is a hole, one within the hole an island. A contour that repeats another counts once. Contours that
     overlap and do not nest are united.
     """
     if len(polygons) == 1:
-        return fill_even_odd(polygons, shape), 0
+        return Filled(fill_even_odd(polygons, shape), 0, _area_within(polygons[0], shape))
     distinct: list[np.ndarray] = []
     for polygon in sorted(polygons, key=area, reverse=True):
         if not any(_same(polygon, other) for other in distinct):
             distinct.append(polygon)
-    drawn, overlaps = np.zeros(shape, bool), 0
+    drawn, overlaps, total = np.zeros(shape, bool), 0, 0.0
     for polygon in distinct:
-        mask = fill_even_odd([polygon], shape)
-        pixels = int(mask.sum())
-        if not pixels:
-            continue
-        share = float((mask & drawn).sum() / pixels)
+        mask, share = _filled_share(polygon, drawn)
         overlaps += 1 - NESTED_SHARE < share < NESTED_SHARE
-        drawn = drawn & ~mask if share >= NESTED_SHARE else drawn | mask
-    return drawn, overlaps
+        hole = share >= NESTED_SHARE
+        drawn = drawn & ~mask if hole else drawn | mask
+        total += _area_within(polygon, shape) * (-share if hole else 1 - share)
+    return Filled(drawn, overlaps, total)
+
+
+def fill_xor(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> Filled:
+    """Return what an odd number of contours encloses."""
+    drawn, total = np.zeros(shape, bool), 0.0
+    for polygon in polygons:
+        mask, share = _filled_share(polygon, drawn)
+        drawn = drawn ^ mask
+        total += _area_within(polygon, shape) * (1 - 2 * share)
+    return Filled(fill_even_odd(polygons, shape), 0, total)
+
+
+def _filled_share(polygon: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pixels of a polygon, and the share of them that is drawn already; 0 where it encloses no pixel's centre."""
+    mask = fill_even_odd([polygon], drawn.shape)
+    pixels = int(mask.sum())
+    return mask, float((mask & drawn).sum() / pixels) if pixels else 0.0
+
+
+def _area_within(polygon: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Area of the part of a polygon that lies on the pixels of an image."""
+    last = np.asarray(shape, float) - 0.5
+    if (polygon >= -0.5).all() and (polygon <= last).all():
+        return area(polygon)
+    return clipped_area(polygon, (-0.5, -0.5), (float(last[0]), float(last[1])))
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from med_assets.dicom.frames import number, numbers, text
 from med_assets.dicom.geometry import Geometry
-from med_assets.dicom.polygons import INDEX_DECIMALS, clipped_area, fill_even_odd, fill_nested
+from med_assets.dicom.polygons import INDEX_DECIMALS, clipped_area, fill_nested, fill_xor
 from med_assets.dicom.polygons import area as polygon_area
 from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected, ConfigurationError
@@ -30,7 +30,16 @@ OUTSIDE_TOLERANCE_VOXELS = 1.0
 
 SAME_PLANE_MM = 0.25
 """Contours whose heights differ by less lie on one plane, and may be holes in each other: heights carry the noise of decimal
-text and of float arithmetic, of up to 0.13 mm in files seen."""
+text and of float arithmetic, of up to 0.13 mm in files seen. Not where planes themselves are as near, see `_by_plane`."""
+
+LEAST_PLANE_MM = 1e-3
+"""Contours whose heights differ by less always lie on one plane."""
+
+IRREGULAR_SHARE = 0.2
+"""How far the distance of two planes may differ from the usual one, as a share of it, and still be the same spacing."""
+
+NOISE_STEP = 3.0
+"""Distances of planes are at least this many times the noise of heights."""
 
 EDGE_VOXELS = 1e-3
 """How near to the border of two slices a plane counts as on it; it then belongs to the slice above."""
@@ -53,18 +62,59 @@ class Roi:
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """An ROI or point that can't be used: `where` names it by its number, `name` is its own, "" where it has none."""
+
+    where: str
+    name: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class StructureSet:
+    """The ROIs of a structure set by number, and those whose contours can't be assigned."""
+
+    rois: tuple[Roi, ...]
+    unusable: tuple[Unusable, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One POINT of an ROI: LPS mm (3,). `frame` is the frame of reference that the ROI names."""
+
+    number: int
+    name: str
+    position_mm: np.ndarray
+    frame: str = ""
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """The points of a structure set by the number of their ROI, and the items that are no point."""
+
+    points: tuple[Point, ...]
+    unusable: tuple[Unusable, ...] = ()
+
+
+@dataclass(frozen=True)
 class Drawing:
     """Voxels (z, y, x) that an ROI encloses, and what drawing it showed.
 
-    `outside` is the share of the contours' area that lies beyond the image and is cut, `overlaps` the number of contours that
-    overlap others without nesting and were united, `area_ml` the volume of the contours' areas times the distance
-    that each stands for, None where planes are irregular.
+    `outside` is the share of the contours' area that lies beyond the image and is cut, `outside_mm` how far they reach beyond the
+    outer voxels' edges, `overlaps` the number of contours that overlap others without nesting and were united, `area_ml` the
+    volume of what the contours enclose within the image, each plane times the distance that it stands for, and `extent_slices`
+    the sum of these distances.
     """
 
     mask: np.ndarray
     outside: float = 0.0
+    outside_mm: float = 0.0
     overlaps: int = 0
-    area_ml: float | None = None
+    area_ml: float = 0.0
+    extent_slices: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,16 +131,17 @@ class Match:
     missing: tuple[str, ...]
 
 
-def read_rois(dataset: Dataset) -> list[Roi]:
-    """Return the ROIs of a structure set by number; one without usable closed contours has none.
+def read_structure_set(dataset: Dataset) -> StructureSet:
+    """Return the ROIs of a structure set; one without usable closed contours has none.
 
-    An item that encloses nothing costs only itself, see `Roi.left_out`. Raises `CaseRejected`: "wrong_modality",
-    "missing_rois", "duplicate_roi".
+    A contour item that encloses nothing costs only itself, see `Roi.left_out`. An ROI without a number, a number that stands
+    for several names, and contours of a number that is not listed cost only themselves, see `StructureSet.unusable`.
+    Raises `CaseRejected`: "wrong_modality", "missing_rois".
     """
-    names, outlines = _items(dataset)
-    contours: dict[int, list[np.ndarray]] = {key: [] for key in names}
-    left_out, xor = dict.fromkeys(names, 0), set()
-    for key, contour in outlines:
+    listed = _items(dataset)
+    contours: dict[int, list[np.ndarray]] = {key: [] for key in listed.names}
+    left_out, xor = dict.fromkeys(listed.names, 0), set()
+    for key, contour in listed.contours:
         kind = text(contour, "ContourGeometricType").upper()
         if kind == "POINT":
             continue
@@ -101,49 +152,89 @@ def read_rois(dataset: Dataset) -> list[Roi]:
         contours[key].append(points.reshape(-1, 3))
         if kind in XOR_TYPES:
             xor.add(key)
-    frames = {
-        _roi_number(item, "ROINumber"): text(item, "ReferencedFrameOfReferenceUID")
-        for item in dataset.StructureSetROISequence
-    }
-    return [Roi(key, names[key], tuple(contours[key]), key in xor, left_out[key], frames[key]) for key in sorted(names)]
+    rois = (
+        Roi(key, name, tuple(contours[key]), key in xor, left_out[key], listed.frames[key])
+        for key, name in sorted(listed.names.items())
+    )
+    return StructureSet(tuple(rois), listed.unusable)
 
 
-def read_points(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Return the ROIs of a structure set that are one POINT each: LPS mm (3,) by name; others are left out.
+def read_rois(dataset: Dataset) -> list[Roi]:
+    """Return the ROIs of `read_structure_set`, which says what it raises."""
+    return list(read_structure_set(dataset).rois)
 
-    Raises `CaseRejected`: "wrong_modality", "missing_rois", "duplicate_roi" (also for a name that has two points),
-    "malformed_contour".
+
+def read_points(dataset: Dataset) -> PointSet:
+    """Return the POINT items of a structure set; contours of other kinds are left out.
+
+    An item that is no single position costs only itself, see `PointSet.unusable`. Raises `CaseRejected`: "wrong_modality",
+    "missing_rois".
     """
-    names, outlines = _items(dataset)
-    points: dict[str, np.ndarray] = {}
-    for key, contour in outlines:
+    listed = _items(dataset)
+    points, unusable = [], list(listed.unusable)
+    for key, contour in listed.contours:
         if text(contour, "ContourGeometricType").upper() != "POINT":
             continue
-        if names[key] in points:
-            raise CaseRejected(
-                "duplicate_roi", "Expected one point for each name; one has several. Keep the one that counts."
+        values = numbers(contour, "ContourData")
+        if values is not None and len(values) == 3:
+            points.append(Point(key, listed.names[key], values, listed.frames[key]))
+        else:
+            what = "no finite numbers" if values is None else f"{len(values)} numbers"
+            unusable.append(
+                Unusable(f"ROI {key}", listed.names[key], f"a POINT of {what} where 3 coordinates are expected")
             )
-        (points[names[key]],) = _points(contour, at_least=1)
-    return points
+    return PointSet(tuple(points), tuple(unusable))
 
 
-def _items(dataset: Dataset) -> tuple[dict[int, str], list[tuple[int, Dataset]]]:
-    """Names of a structure set's ROIs by number, and the contours that it has with the number of their ROI."""
+@dataclass(frozen=True)
+class _Items:
+    """What a structure set lists: names and frames of ROIs by number, contours with the number of their ROI."""
+
+    names: dict[int, str]
+    frames: dict[int, str]
+    contours: list[tuple[int, Dataset]]
+    unusable: tuple[Unusable, ...]
+
+
+def _items(dataset: Dataset) -> _Items:
     if text(dataset, "Modality") != "RTSTRUCT":
         raise CaseRejected("wrong_modality", "Expected an RTSTRUCT; got another modality. Send the structure set.")
-    items = dataset.get("StructureSetROISequence") or ()
-    names = {_roi_number(item, "ROINumber"): text(item, "ROIName") for item in items}
-    if not names or not dataset.get("ROIContourSequence"):
+    items, outlines = dataset.get("StructureSetROISequence") or (), dataset.get("ROIContourSequence") or ()
+    if not items or not outlines:
         raise CaseRejected("missing_rois", "Expected ROIs with contours; got none. Send the contoured structure set.")
-    if len(names) != len(items):
-        raise CaseRejected("duplicate_roi", "Expected each ROI number once; one repeats. Export the structures again.")
-    contours = []
-    for item in dataset.ROIContourSequence:
-        key = _roi_number(item, "ReferencedROINumber")
-        if key not in names:
-            raise CaseRejected("missing_rois", "Expected contours of listed ROIs; some belong to none. Export again.")
-        contours += [(key, contour) for contour in item.get("ContourSequence") or ()]
-    return names, contours
+    entries: dict[int, dict[str, tuple[str, str]]] = {}
+    unusable = []
+    for position, item in enumerate(items, start=1):
+        name, frame = text(item, "ROIName"), text(item, "ReferencedFrameOfReferenceUID")
+        number_of = number(item, "ROINumber")
+        if number_of is None:
+            unusable.append(Unusable(f"item {position} of the list of ROIs", name, "it has no ROI number"))
+        else:
+            entries.setdefault(int(number_of), {}).setdefault(normalise(name), (name, frame))
+    for key, several in entries.items():
+        if len(several) > 1:
+            unusable += [
+                Unusable(f"ROI {key}", name, f"its number stands for {len(several)} names")
+                for name, _ in several.values()
+            ]
+    listed = {key: next(iter(one.values())) for key, one in entries.items() if len(one) == 1}
+    contours, strangers, without = [], set(), 0
+    for item in outlines:
+        of = number(item, "ReferencedROINumber")
+        drawn = list(item.get("ContourSequence") or ())
+        if of is not None and int(of) in listed:
+            contours += [(int(of), contour) for contour in drawn]
+        elif of is None:
+            without += bool(drawn)
+        elif int(of) not in entries and drawn:
+            strangers.add(int(of))
+    unusable += [
+        Unusable(f"ROI {key}", "", "it has contours and is not in the list of ROIs") for key in sorted(strangers)
+    ]
+    if without:
+        unusable.append(Unusable("contours", "", f"{without} items name no ROI number"))
+    names = {key: name for key, (name, _) in listed.items()}
+    return _Items(names, {key: frame for key, (_, frame) in listed.items()}, contours, tuple(unusable))
 
 
 def rasterise(roi: Roi, geometry: Geometry) -> np.ndarray:
@@ -153,12 +244,17 @@ def rasterise(roi: Roi, geometry: Geometry) -> np.ndarray:
     """
     drawing = draw(roi, geometry)
     if drawing.outside:
-        raise CaseRejected(
-            "contour_outside_image",
-            f"Expected contours within the image; {drawing.outside:.1%} of the area of ROI {roi.number} lies beyond it. Send the "
-            "image that was contoured, whole.",
-        )
+        raise outside_image(f"ROI {roi.number}", drawing, allowed=0.0)
     return drawing.mask
+
+
+def outside_image(name: str, drawing: Drawing, allowed: float) -> CaseRejected:
+    """The rejection of an ROI of which more than the `allowed` share of its area lies beyond the image."""
+    return CaseRejected(
+        "contour_outside_image",
+        f"expected {name} within the image, got {drawing.outside:.1%} of its area beyond it, by up to {drawing.outside_mm:.1f} mm "
+        f"({allowed:.0%} is cut); send the image that was contoured, whole",
+    )
 
 
 def draw(roi: Roi, geometry: Geometry) -> Drawing:
@@ -184,29 +280,29 @@ def draw(roi: Roi, geometry: Geometry) -> Drawing:
             "it in the planes of the slices.",
         )
     heights = np.array([index[:, 0].mean() for index in indices])
-    order = np.argsort(heights, kind="stable")
-    same = min(SAME_PLANE_MM / geometry.spacing_mm[0], 0.25)
-    groups = np.split(order, np.flatnonzero(np.diff(heights[order]) > same) + 1)
+    groups = _by_plane(heights, geometry.spacing_mm[0])
     planes = np.array([heights[group].mean() for group in groups])
     half = _plane_spacing(planes) / 2
-    overlaps = 0
-    areas: dict[int, np.ndarray] = {}
+    fill = fill_xor if roi.xor else fill_nested
+    filled = {
+        plane: fill([indices[contour][:, 1:] for contour in groups[plane]], geometry.shape[1:])
+        for plane in range(len(planes))
+        if not _beyond(planes[plane], half, geometry.shape[0])
+    }
     for index, of_slice in enumerate(_planes_of_slices(planes, geometry.shape[0], half)):
         for plane in of_slice:
-            if plane not in areas:
-                polygons = [indices[contour][:, 1:] for contour in groups[plane]]
-                if roi.xor:
-                    areas[plane] = fill_even_odd(polygons, geometry.shape[1:])
-                else:
-                    areas[plane], overlapping = fill_nested(polygons, geometry.shape[1:])
-                    overlaps += overlapping
-            mask[index] |= areas[plane] if plane == of_slice[0] else _apart(areas[plane], mask[index])
-    regular = len(planes) > 2 and bool(np.ptp(np.diff(planes)) < 0.05)
+            mask[index] |= _apart(filled[plane].mask, mask[index])
+    thickness = _thickness(planes, half)
     voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
-    area_ml = None
-    if regular and not roi.xor and len(groups) == len(indices):  # one contour a plane: no holes and no parts
-        area_ml = sum(polygon_area(index[:, 1:]) for index in indices) * 2 * half * voxel_ml
-    return Drawing(mask, _share_outside(indices, heights, half, geometry), overlaps, area_ml)
+    share, distance_mm = _outside(indices, heights, half, geometry)
+    return Drawing(
+        mask,
+        share,
+        distance_mm,
+        sum(one.overlaps for one in filled.values()),
+        sum(one.area * float(thickness[plane]) for plane, one in filled.items()) * voxel_ml,
+        float(thickness.sum()),
+    )
 
 
 def match_rois(names: Iterable[str], synonyms: Mapping[str, Sequence[str]]) -> Match:
@@ -239,22 +335,49 @@ def match_rois(names: Iterable[str], synonyms: Mapping[str, Sequence[str]]) -> M
     )
 
 
-def _roi_number(item: Dataset, keyword: str) -> int:
-    value = number(item, keyword)
-    if value is None:
-        raise CaseRejected("missing_rois", "Expected a number on every ROI; one has none. Export the structures again.")
-    return int(value)
+def _by_plane(heights: np.ndarray, slice_mm: float) -> list[np.ndarray]:
+    """Return which contours lie on one plane, planes in ascending order, from heights in slices.
+
+    Heights chained at less than SAME_PLANE_MM are one plane if they span as little as noise does: half the distance to the next
+    plane, or where there is none a quarter of a slice. A longer chain is of planes that lie nearer to each other; it
+    is divided where its gaps fall into small and large ones, and otherwise at each of them.
+    """
+    order = np.argsort(heights, kind="stable")
+    return _divided(order, heights * slice_mm, SAME_PLANE_MM, (np.inf, np.inf), slice_mm)
 
 
-def _points(contour: Dataset, at_least: int) -> np.ndarray:
-    values = numbers(contour, "ContourData")
-    if values is None or len(values) < 3 * at_least or len(values) % 3 or (at_least == 1 and len(values) != 3):
-        shape = "points of one position" if at_least == 1 else f"closed contours of at least {at_least} points"
-        raise CaseRejected(
-            "malformed_contour",
-            f"Expected {shape}, each of 3 finite numbers; one is not. Export again.",
-        )
-    return values.reshape(-1, 3)
+def _divided(
+    order: np.ndarray, heights_mm: np.ndarray, chain_mm: float, apart_mm: tuple[float, float], slice_mm: float
+) -> list[np.ndarray]:
+    """`apart_mm` is how far the contours of `order` lie from those below and above, infinite where there are none."""
+    gaps = np.diff(heights_mm[order])
+    cuts = np.flatnonzero(gaps >= chain_mm) + 1
+    around = [apart_mm[0], *gaps[cuts - 1], apart_mm[1]]
+    planes: list[np.ndarray] = []
+    for group, below, above in zip(np.split(order, cuts), around[:-1], around[1:], strict=True):
+        nearest = min(below, above)
+        noise_mm = nearest / 2 if np.isfinite(nearest) else min(2 * SAME_PLANE_MM, slice_mm / 4)
+        if np.ptp(heights_mm[group]) <= max(noise_mm, LEAST_PLANE_MM):
+            planes.append(group)
+            continue
+        sizes = np.sort(np.maximum(np.diff(heights_mm[group]), LEAST_PLANE_MM))
+        steps = sizes[1:] / sizes[:-1]
+        if len(steps) and steps.max() >= NOISE_STEP:
+            at = int(steps.argmax())
+            finer_mm = float(np.sqrt(sizes[at] * sizes[at + 1]))
+        else:
+            finer_mm = float(sizes[0])
+        planes += _divided(group, heights_mm, finer_mm, (below, above), slice_mm)
+    return planes
+
+
+def _thickness(planes: np.ndarray, half: float) -> np.ndarray:
+    """Return what each plane stands for, in slices: half the distances to its neighbours, which over a gap is `half`."""
+    gaps = np.diff(planes)
+    if not len(gaps):
+        return np.array([2 * half])
+    reach = np.where(gaps <= 2 * half * (1 + EDGE_VOXELS), gaps / 2, half)
+    return np.concatenate([reach[:1], reach]) + np.concatenate([reach, reach[-1:]])
 
 
 def _plane_spacing(planes: np.ndarray) -> float:
@@ -263,8 +386,9 @@ def _plane_spacing(planes: np.ndarray) -> float:
     if len(gaps) < 2:
         return 1.0
     # Only a distance that most neighbours share is a spacing; anything else is separate parts of the ROI.
-    regular = float(gaps.min())
-    return max(1.0, regular) if (gaps < regular + 0.05).sum() * 2 > len(gaps) else 1.0
+    usual = float(np.median(gaps))
+    shared = gaps[np.abs(gaps - usual) < max(0.05, IRREGULAR_SHARE * usual)]
+    return max(1.0, float(shared.max())) if len(shared) * 2 > len(gaps) else 1.0
 
 
 def _planes_of_slices(planes: np.ndarray, slices: int, half: float) -> list[list[int]]:
@@ -287,22 +411,31 @@ def _planes_of_slices(planes: np.ndarray, slices: int, half: float) -> list[list
 
 def _apart(area: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """The parts of an area that do not touch what is drawn already: another part of the ROI, and no second drawing of the same."""
+    if not drawn.any() or not (area & ~drawn).any():
+        return area & ~drawn
     parts, count = ndimage.label(area)
     touching = set(np.unique(parts[drawn]).tolist())
     return np.isin(parts, [part for part in range(1, count + 1) if part not in touching])
 
 
-def _share_outside(indices: list[np.ndarray], heights: np.ndarray, half: float, geometry: Geometry) -> float:
-    """Share of the area of contours that lies beyond the outer voxels by more than the tolerance."""
+def _beyond(height: float, half: float, slices: int) -> bool:
+    """Whether a plane at a height in slices lies beyond the first or last slice by more than it stands for."""
+    return bool(height <= EDGE_VOXELS - half or height > slices - 1 + half + EDGE_VOXELS)
+
+
+def _outside(indices: list[np.ndarray], heights: np.ndarray, half: float, geometry: Geometry) -> tuple[float, float]:
+    """Share of the area of contours that lies beyond the outer voxels by more than the tolerance, and by how many mm."""
     edge = 0.5 + OUTSIDE_TOLERANCE_VOXELS
     last = np.asarray(geometry.shape, float) - 1
-    beyond = (heights <= EDGE_VOXELS - half) | (heights > last[0] + half + EDGE_VOXELS)
-    points = np.concatenate(indices)[:, 1:]
-    if not beyond.any() and (points >= -edge).all() and (points <= last[1:] + edge).all():
-        return 0.0
+    beyond = np.array([_beyond(height, half, geometry.shape[0]) for height in heights])
+    points = np.concatenate(indices)
+    if not beyond.any() and (points[:, 1:] >= -edge).all() and (points[:, 1:] <= last[1:] + edge).all():
+        return 0.0, 0.0
+    distance_mm = np.maximum(-0.5 - points, points - (last + 0.5)).max(axis=0) * geometry.spacing_mm
     areas = np.array([polygon_area(index[:, 1:]) for index in indices])
     low, high = (-edge, -edge), tuple(last[1:] + edge)
     inside = np.array(
         [0.0 if out else clipped_area(index[:, 1:], low, high) for index, out in zip(indices, beyond, strict=True)]
     )
-    return float(np.clip(1 - inside.sum() / areas.sum(), 0, 1)) if areas.sum() > 0 else float(beyond.mean())
+    share = float(np.clip(1 - inside.sum() / areas.sum(), 0, 1)) if areas.sum() > 0 else float(beyond.mean())
+    return share, float(max(0.0, distance_mm.max()))

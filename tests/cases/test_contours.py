@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from med_assets import program
 from med_assets.dicom.polygons import clipped_area, fill_even_odd, fill_nested
 from med_assets.dicom.rtdose import read_dose
+from med_assets.programs.lumbar_mr.levels import ROI_NAMES
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.settings import Workspace
 from tests.invented import (
@@ -20,8 +21,10 @@ from tests.invented import (
     ct,
     ingest,
     item,
+    mr,
     plan_case,
     rt_dose_voxels,
+    rtstruct,
     square,
     structures,
     uid,
@@ -169,7 +172,7 @@ def test_an_organ_without_a_usable_contour_is_left_out_by_name_and_a_target_is_r
 def test_a_target_without_a_usable_contour_is_refused_by_name(workspace: Workspace) -> None:
     row = prepared(workspace, plan("target", lambda rois, zs: rois.update(PTV70=[np.array([(5.0, 5.0, 0.0)])])))
     assert row["reason_code"] == "no_ptv"
-    assert "['PTV70'] are there without a usable closed contour" in row["reason"]
+    assert "PTV70 is there and can't be used (no usable contour)" in row["reason"]
 
 
 def test_interpolated_planar_contours_are_closed_ones(workspace: Workspace) -> None:
@@ -196,14 +199,24 @@ def test_one_more_slice_of_the_outline_is_cut(workspace: Workspace) -> None:
     assert facts(workspace)["contour_outside_share"] == pytest.approx(1 / 26, abs=1e-3)
 
 
-def test_an_organ_beyond_the_image_is_refused_by_name_and_share(workspace: Workspace) -> None:
+def test_an_organ_beyond_the_image_is_left_out_by_name_share_and_distance(workspace: Workspace) -> None:
     def change(rois: Rois, zs: list[float]) -> None:
         rois["Rectum"] = box_contours(22.5, zs, (160, 50, 0))
 
     row = prepared(workspace, plan("beyond", change))
+    assert row["status"] == "ok", row["reason"]
+    # The pixels end at 160 mm, contours may reach one pixel of 5 mm further, and the organ ends at 182.5 mm.
+    assert facts(workspace)["structures_excluded"] == "Rectum (39% beyond the CT, by up to 22 mm)"
+    assert rt_dose_voxels(workspace, row)["Rectum"] == 0
+
+
+def test_a_target_beyond_the_image_is_refused_by_name_share_and_distance(workspace: Workspace) -> None:
+    def change(rois: Rois, zs: list[float]) -> None:
+        rois["PTV56"] = box_contours(22.5, zs, (160, 0, 0))
+
+    row = prepared(workspace, plan("target beyond", change))
     assert row["reason_code"] == "contour_outside_image"
-    assert "Rectum" in row["reason"]
-    assert "%" in row["reason"]
+    assert "expected PTV56 within the image, got 38.9% of its area beyond it, by up to 22.5 mm" in row["reason"]
 
 
 def test_a_structure_set_may_name_several_frames_of_reference_or_name_it_on_its_rois(workspace: Workspace) -> None:
@@ -227,7 +240,7 @@ def test_an_roi_of_another_frame_is_left_out_by_name(workspace: Workspace) -> No
     case[-3].StructureSetROISequence[3].ReferencedFrameOfReferenceUID = uid("another frame")
     row = prepared(workspace, case)
     assert rt_dose_voxels(workspace, row)["Rectum"] == 0
-    assert facts(workspace)["structures_excluded"] == "Rectum (no usable contour)"
+    assert facts(workspace)["structures_excluded"] == "Rectum (in another frame of reference than the CT)"
 
 
 def test_another_frame_of_reference_is_refused_with_what_came(workspace: Workspace) -> None:
@@ -244,7 +257,7 @@ def test_an_organ_beyond_the_dose_grid_has_no_dose_statistics_and_is_named(works
     row = prepared(workspace, case)
     assert row["status"] == "ok", row["reason"]
     measured = facts(workspace)
-    assert "Bladder (beyond the dose grid)" in measured["structures_excluded"]
+    assert "Bladder (89% beyond the dose grid)" in measured["structures_excluded"]
     assert measured["body_without_dose_share"] > 0.2
     prepared_case = PreparedCase.open(workspace.store.fetch(row["artifact"]))
     assert (prepared_case.dose[prepared_case.body] > 0).all()
@@ -277,7 +290,140 @@ def test_uneven_frame_offsets_are_interpolated(workspace: Workspace, order: int)
 
 def test_volumes_of_voxels_are_compared_with_those_of_their_contours(workspace: Workspace) -> None:
     prepared(workspace, plan("volumes"))
-    assert facts(workspace)["contour_volume_ratio"] == pytest.approx(1.0, abs=0.15)
+    ratios = volume_ratios(workspace)
+    assert set(ratios) == {"body", "PTV70", "PTV56", "Rectum", "Bladder"}
+    assert ratios["Rectum"] == pytest.approx(1.0, abs=0.01)
+    assert facts(workspace)["contour_volumes_off"] == ""
+
+
+def volume_ratios(ws: Workspace) -> dict[str, float]:
+    pairs = (one.rsplit(" ", 1) for one in facts(ws)["contour_volume_ratios"].split(", "))
+    return {name: float(ratio) for name, ratio in pairs}
+
+
+def test_volumes_agree_for_holes_parts_and_overlapping_contours(workspace: Workspace) -> None:
+    def change(rois: Rois, zs: list[float]) -> None:
+        rois["Rectum"] += [square(12.5, z, (0, 50)) for z in zs if abs(z) <= 12.5]
+        rois["Bladder"] = [square(17.5, z, (x, -50)) for x in (-10, 10) for z in zs if abs(z) <= 22.5]
+
+    row = prepared(workspace, plan("shapes", change))
+    ratios = volume_ratios(workspace)
+    assert ratios["Rectum"] == pytest.approx(1.0, abs=0.01)
+    assert ratios["Bladder"] == pytest.approx(1.0, abs=0.05)
+    assert facts(workspace)["contour_volumes_off"] == ""
+    assert rt_dose_voxels(workspace, row)["Rectum"] == 604
+
+
+def test_a_structure_thinner_than_pixels_is_named_for_its_lost_volume(workspace: Workspace) -> None:
+    def change(rois: Rois, zs: list[float]) -> None:
+        rois["Rectum"] = [
+            np.array([(-30.0, 51.0, z), (30.0, 51.0, z), (30.0, 52.0, z), (-30.0, 52.0, z)]) for z in zs if abs(z) <= 40
+        ]
+
+    prepared(workspace, plan("thin organ", change))
+    assert volume_ratios(workspace)["Rectum"] == 0.0
+    assert facts(workspace)["contour_volumes_off"] == "Rectum"
+
+
+def test_contours_that_belong_to_no_single_roi_cost_only_themselves(workspace: Workspace) -> None:
+    case = plan_case("strangers")
+    structure_set = case[-3]
+    stranger = copy.deepcopy(structure_set.ROIContourSequence[3])
+    stranger.ReferencedROINumber = 77
+    structure_set.ROIContourSequence.append(stranger)
+    structure_set.StructureSetROISequence.append(item(ROIName="Femur_L"))
+    structure_set.StructureSetROISequence.append(item(ROINumber=5, ROIName="Bowel"))
+    row = prepared(workspace, case)
+    assert row["status"] == "ok", row["reason"]
+    voxels = rt_dose_voxels(workspace, row)
+    assert (voxels["PTV70"], voxels["Rectum"], voxels["Bladder"]) == (729, 729, 0)
+    measured = facts(workspace)
+    assert measured["rois_unusable"] == (
+        "item 6 of the list of ROIs: it has no ROI number; ROI 5: its number stands for 2 names; ROI 5: its number stands for "
+        "2 names; ROI 77: it has contours and is not in the list of ROIs"
+    )
+    assert measured["structures_excluded"] == (
+        "Bladder (its number stands for 2 names), Bowel (its number stands for 2 names), Femur_L (it has no ROI number)"
+    )
+
+
+def test_a_target_whose_number_stands_for_two_names_is_refused_by_name(workspace: Workspace) -> None:
+    case = plan_case("target twice")
+    case[-3].StructureSetROISequence.append(item(ROINumber=2, ROIName="Bowel"))
+    row = prepared(workspace, case)
+    assert row["reason_code"] == "no_ptv"
+    assert "PTV70 is there and can't be used (its number stands for 2 names)" in row["reason"]
+
+
+L = "lumbar_mr"
+POINTS = {name: (0.0, 0.0, 60.0 - 30.0 * number) for number, name in enumerate(ROI_NAMES.values())}
+
+
+def spine(tag: str, change: Callable[[Any], object] = lambda structure_set: None) -> list[Any]:
+    """A sagittal series with a point on each level, numbers 1 to 5 from head to feet."""
+    st_ = Study(tag)
+    slices = mr(st_)
+    points = [(name, [(np.array([at]), "POINT")]) for name, at in POINTS.items()]
+    structure_set = rtstruct(st_, slices, points, contour_images=False)
+    change(structure_set)
+    return [*slices, structure_set]
+
+
+def add_point(structure_set: Any, number: int, data: list[str]) -> None:
+    structure_set.ROIContourSequence[number - 1].ContourSequence.append(
+        item(ContourGeometricType="POINT", NumberOfContourPoints=1, ContourData=data)
+    )
+
+
+def measured_spine(ws: Workspace, change: Callable[[Any], object]) -> dict[str, Any]:
+    write(spine("spine", change), ws.landing / L / "case")
+    raw, rows = ingest(ws, L)
+    assert [row["reason"] for row in rows or raw if row["status"] != "ok"] == []
+    (row,) = ws.lake.rows(program.fact_table(L), L)
+    return row
+
+
+@pytest.mark.parametrize("data", [[], ["1", "2"], ["0", "0", "0", "5", "5", "5"]])
+def test_a_malformed_point_beside_a_good_one_is_named_and_costs_nothing(workspace: Workspace, data: list[str]) -> None:
+    found = measured_spine(workspace, lambda structure_set: add_point(structure_set, 2, data))
+    assert found["levels"] == 5
+    assert found["points_left_out"].startswith("L2/L3: a POINT of ")
+
+
+def test_a_point_that_was_sent_twice_is_one_point(workspace: Workspace) -> None:
+    found = measured_spine(workspace, lambda structure_set: add_point(structure_set, 2, ["0", "0", "30"]))
+    assert (found["levels"], found["points_left_out"]) == (5, "")
+
+
+def test_a_level_with_two_positions_is_left_out_by_name_and_the_others_count(workspace: Workspace) -> None:
+    found = measured_spine(workspace, lambda structure_set: add_point(structure_set, 2, ["0", "3", "34"]))
+    assert found["levels"] == 4
+    assert found["points_left_out"] == "L2/L3: 2 points, up to 5.0 mm from the first"
+
+
+def test_a_point_without_an_roi_or_of_another_frame_is_left_out_and_named(workspace: Workspace) -> None:
+    def change(structure_set: Any) -> None:
+        stranger = copy.deepcopy(structure_set.ROIContourSequence[0])
+        stranger.ReferencedROINumber = 42
+        structure_set.ROIContourSequence.append(stranger)
+        structure_set.StructureSetROISequence[4].ReferencedFrameOfReferenceUID = uid("another frame")
+
+    found = measured_spine(workspace, change)
+    assert found["levels"] == 4
+    assert found["points_left_out"] == (
+        "ROI 42: it has contours and is not in the list of ROIs; L5/S1: in another frame of reference"
+    )
+
+
+def test_points_none_of_which_can_be_used_are_refused_with_what_was_left_out(workspace: Workspace) -> None:
+    def change(structure_set: Any) -> None:
+        for one in structure_set.ROIContourSequence:
+            one.ContourSequence[0].ContourData = ["1", "2"]
+
+    write(spine("no points", change), workspace.landing / L / "case")
+    raw, _ = ingest(workspace, L)
+    assert [row["reason_code"] for row in raw] == ["no_level_points"]
+    assert "L1/L2: a POINT of 2 numbers" in raw[0]["reason"]
 
 
 POLYGONS = st.lists(st.tuples(st.integers(1, 10), st.integers(6, 33), st.integers(6, 33)), min_size=1, max_size=4)
@@ -293,7 +439,7 @@ def box(half: float, y: float, x: float) -> np.ndarray:
 @given(POLYGONS, st.randoms())
 def test_drawing_does_not_depend_on_the_order_the_start_or_the_direction_of_contours(boxes: Any, chance: Any) -> None:
     polygons = [box(*one) for one in boxes]
-    drawn, _ = fill_nested(polygons, (40, 40))
+    drawn, _, _ = fill_nested(polygons, (40, 40))
     turned = [np.roll(polygon[:: chance.choice((1, -1))], chance.randrange(4), axis=0) for polygon in polygons]
     chance.shuffle(turned)
     np.testing.assert_array_equal(fill_nested(turned + turned[:1], (40, 40))[0], drawn)
@@ -303,12 +449,12 @@ def test_drawing_does_not_depend_on_the_order_the_start_or_the_direction_of_cont
 
 def test_rings_are_rings_however_thin() -> None:
     outer, inner = box(15, 20, 20), box(14, 20, 20)
-    drawn, overlaps = fill_nested([outer, inner], (40, 40))
+    drawn, overlaps, _ = fill_nested([outer, inner], (40, 40))
     assert (int(drawn.sum()), overlaps) == (30 * 30 - 28 * 28, 0)
 
 
 def test_an_island_in_a_hole_is_drawn() -> None:
-    drawn, _ = fill_nested([box(15, 20, 20), box(10, 20, 20), box(4, 20, 20)], (40, 40))
+    drawn, _, _ = fill_nested([box(15, 20, 20), box(10, 20, 20), box(4, 20, 20)], (40, 40))
     assert int(drawn.sum()) == 900 - 400 + 64
 
 
@@ -319,7 +465,7 @@ def test_the_area_within_a_rectangle_is_exact() -> None:
 
 
 def test_a_hole_in_the_overlap_of_two_united_contours_stays_a_hole() -> None:
-    drawn, overlaps = fill_nested([box(10, 20, 15), box(9, 20, 25), box(2, 20, 20)], (40, 40))
+    drawn, overlaps, _ = fill_nested([box(10, 20, 15), box(9, 20, 25), box(2, 20, 20)], (40, 40))
     assert overlaps == 1
     assert not drawn[19:21, 19:21].any()
 

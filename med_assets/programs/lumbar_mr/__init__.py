@@ -78,6 +78,7 @@ class LumbarMr(Program):
         "repetition_time_ms": Fact(REAL, "ms", "RepetitionTime of the series, where it is stated"),
         "levels": Fact(INT, "count", "levels with a point, 0 for a series without points"),
         "points_without_level": Fact(INT, "count", "points whose names mean nothing here; they are left out"),
+        "points_left_out": Fact(TEXT, "", "level points that can't be used, by level or ROI number, with the reason"),
         "points_outside": Fact(INT, "count", "levels whose point is outside the volume"),
         "levels_in_order": Fact(BOOL, "", "whether the points follow each other from head to feet"),
         "level_gap_min_mm": Fact(REAL, "mm", "least distance of neighbouring levels"),
@@ -104,7 +105,7 @@ class LumbarMr(Program):
         canonical(read_mr_series([load(one.path) for one in slices], sagittal_t2), SAGITTAL)
         for points in (one for one in case.instances if one.modality != "MR"):
             verify_label(points, slices, "MR series")
-            read_levels(load(points.path))
+            read_levels(load(points.path), slices[0].frame_of_reference_uid)
 
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
         from med_assets.programs.lumbar_mr.levels import vocabulary

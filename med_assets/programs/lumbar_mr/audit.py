@@ -42,6 +42,7 @@ def expectations() -> tuple[Expectation, ...]:
         _between("level_gap_min_mm", low, None, gap),
         _between("level_gap_max_mm", None, high, gap),
         _between("points_without_level", None, 0, "every point is named after a level or an anatomy", "warn"),
+        Expectation("points_left_out", IN_SET, {"value_set": [""]}, "warn", "all level points can be used"),
         Expectation("levels", IN_SET, {"value_set": [0, len(LEVELS)]}, "warn", "all levels have a point, or none"),
         _between("echo_time_ms", 60, None, "echo time of T2 weighting, 60 ms or more", "warn"),
         _between("repetition_time_ms", 1500, None, "repetition time of T2 weighting, 1500 ms or more", "warn"),

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,45 +18,84 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from med_assets.dicom.geometry import Geometry, Vector
+    from med_assets.dicom.rtstruct import Unusable
 
 
-def read_levels(dataset: "Dataset") -> tuple[dict[str, np.ndarray], str, int]:
-    """Return the points of a structure set by level, LPS mm (3,), the anatomy it states, and how many points are neither.
+SAME_POINT_MM = 0.01
+"""Two points of one name that lie this near are one point, sent twice."""
 
-    Names are compared without case, blanks, `_` and `-`. Raises CaseRejected: no_level_points, several_anatomies,
-    duplicate_roi, and the codes of `read_points`.
+
+@dataclass(frozen=True)
+class Levels:
+    """The points of a structure set by level, LPS mm (3,), and the anatomy it states.
+
+    `others` counts points whose names mean nothing here; `left_out` are level points and items that can't be used, by level or
+    by the number of their ROI, with the reason.
+    """
+
+    points: Mapping[str, np.ndarray]
+    anatomy: str
+    others: int = 0
+    left_out: tuple[str, ...] = ()
+
+
+def read_levels(dataset: "Dataset", frame: str = "") -> Levels:
+    """Return the level points of a structure set. Names are compared without case, blanks, `_` and `-`.
+
+    An item that is no single position, a level with several positions, and a point of another frame of reference than
+    `frame` cost only themselves. Raises CaseRejected: no_level_points, several_anatomies, and the codes of `read_points`.
     """
     from med_assets.dicom.rtstruct import read_points
     from med_assets.dicom.structure_names import normalise
 
     levels = {normalise(name): level for level, name in ROI_NAMES.items()}
     anatomies = {normalise(name): anatomy for anatomy, name in ANATOMY_ROIS.items()}
-    found: dict[str, np.ndarray] = {}
+    point_set = read_points(dataset)
+    placed: dict[str, list[np.ndarray]] = {}
     stated, others = set(), 0
-    for name, point in read_points(dataset).items():
-        known = normalise(name)
-        if known in anatomies:
+    left_out = [_item_left_out(item, levels) for item in point_set.unusable]
+    for point in point_set.points:
+        known = normalise(point.name)
+        if point.frame and frame and point.frame != frame:
+            left_out.append(f"{_called(point.name, f'ROI {point.number}', levels)}: in another frame of reference")
+        elif known in anatomies:
             stated.add(anatomies[known])
-        elif known not in levels:
-            others += 1
-        elif levels[known] in found:
-            raise CaseRejected(
-                "duplicate_roi", f"expected one point for {ROI_NAMES[levels[known]]}, got several; keep one"
-            )
+        elif known in levels:
+            placed.setdefault(levels[known], []).append(point.position_mm)
         else:
-            found[levels[known]] = point
+            others += 1
+    found = {}
+    for level, positions in placed.items():
+        apart_mm = max(float(np.linalg.norm(one - positions[0])) for one in positions)
+        if apart_mm <= SAME_POINT_MM:
+            found[level] = positions[0]
+        else:
+            left_out.append(f"{ROI_NAMES[level]}: {len(positions)} points, up to {apart_mm:.1f} mm from the first")
     if not found:
+        why = f"; left out: {', '.join(left_out)}" if left_out else ""
         raise CaseRejected(
             "no_level_points",
-            f"expected a POINT contour named {' or '.join(ROI_NAMES.values())}, got none among {others} points of other "
-            "names; name the points so, or send the series without the structure set",
+            f"expected a POINT contour named {' or '.join(ROI_NAMES.values())}, got none that can be used among {others} points of "
+            f"other names{why}; name the points so, or send the series without the structure set",
         )
     if len(stated) > 1:
         raise CaseRejected(
             "several_anatomies",
             f"expected one of the points {', '.join(ANATOMY_ROIS.values())}, got {len(stated)}; keep one",
         )
-    return found, next(iter(stated), UNKNOWN), others
+    return Levels(found, next(iter(stated), UNKNOWN), others, tuple(left_out))
+
+
+def _called(name: str, otherwise: str, levels: Mapping[str, str]) -> str:
+    """The name of a level, which identifies nobody, or else the number of the ROI."""
+    from med_assets.dicom.structure_names import normalise
+
+    known = normalise(name)
+    return ROI_NAMES[levels[known]] if known in levels else otherwise
+
+
+def _item_left_out(item: "Unusable", levels: Mapping[str, str]) -> str:
+    return f"{_called(item.name, item.where, levels)}: {item.problem}"
 
 
 def towards(direction: tuple["Vector", "Vector", "Vector"]) -> str:
@@ -80,9 +120,10 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
     as_stored = read_mr_series(files["MR"], sagittal_t2)
     series = canonical(as_stored, SAGITTAL)
     volume, low, high = to_eight_bit(series.array)
-    points, anatomy, others = read_levels(files["RTSTRUCT"][0]) if "RTSTRUCT" in files else ({}, UNKNOWN, 0)
+    frame = str(files["MR"][0].get("FrameOfReferenceUID") or "")
+    marked = read_levels(files["RTSTRUCT"][0], frame) if "RTSTRUCT" in files else Levels({}, UNKNOWN)
     geometry = series.geometry
-    at = {level: geometry.to_index(point)[0] for level, point in points.items()}
+    at = {level: geometry.to_index(point)[0] for level, point in marked.points.items()}
     np.save(out / "volume.npy", volume)
     np.save(out / "input.npy", network_input(volume))
     write_json(
@@ -95,7 +136,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
             "shape": list(geometry.shape),
             "levels": {level: [float(v) for v in at[level]] if level in at else None for level in LEVELS},
             "middle": _middle(at, geometry.shape[0]),
-            "lstv": anatomy,
+            "lstv": marked.anatomy,
             "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
             "settings": dict(settings),
         },
@@ -113,8 +154,9 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
         "echo_time_ms": _number(first_frame(files["MR"][0]), "EchoTime"),
         "repetition_time_ms": _number(first_frame(files["MR"][0]), "RepetitionTime"),
         "levels": len(at),
-        "points_without_level": others,
-        "lstv": anatomy,
+        "points_without_level": marked.others,
+        "points_left_out": "; ".join(marked.left_out),
+        "lstv": marked.anatomy,
         **point_facts(at, geometry),
     }
 

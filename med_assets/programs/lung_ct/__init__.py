@@ -79,6 +79,7 @@ class LungCt(Program):
         "hu_max": Fact(REAL, "HU", "highest CT number"),
         "label_kind": Fact(TEXT, "", "SEG or RTSTRUCT"),
         "label_drift_mm": Fact(REAL, "mm", "how far a voxel of the label lies from the image's at most, harmonised"),
+        "rois_left_out": Fact(TEXT, "", "ROIs and contours that can't be used, by ROI number, with the reason"),
         "labels": Fact(INT, "count", "segments or ROIs"),
         "labels_without_class": Fact(INT, "count", "of these, with a name that has no class; they are left out"),
         "classes": Fact(INT, "count", "classes that have voxels"),

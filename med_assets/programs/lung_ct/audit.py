@@ -43,6 +43,9 @@ def expectations(target: int, name: str) -> tuple[Expectation, ...]:
         _between("target_components", 1, 20, f"1 to 20 separate parts of {name}", "warn"),
         _between("target_network_voxels", 1, None, f"{name} is left on the network's grid", "warn"),
         _between("labels_without_class", None, 0, "every label's name has a class", "warn"),
+        Expectation(
+            "rois_left_out", IN_SET, {"value_set": [""]}, "warn", "all ROIs and contours can be used, and lie in the CT"
+        ),
         _between("overlap_voxels", None, 0, "no voxel has labels of two classes", "warn"),
         Expectation("orientation", IN_SET, {"value_set": ["LPS"]}, "warn", "stored as axial slices, LPS"),
     )

@@ -37,31 +37,50 @@ class Source:
     mask: np.ndarray
 
 
-def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "Volume") -> tuple[str, list[Source], float]:
-    """Return the kind of label object, its labels on the CT's grid, and how far its grid is off, in mm.
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The labels of a case on the CT's grid, how far the label's grid is off, and what of an RTSTRUCT can't be used."""
 
-    Raises CaseRejected with the codes of the readers and "label_grid_mismatch", which has a picture.
+    kind: str
+    sources: list[Source]
+    drift_mm: float = 0.0
+    left_out: tuple[str, ...] = ()
+
+
+def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "Volume", target: int) -> Labels:
+    """Return the labels of the SEG or RTSTRUCT of a case; a `target` that reaches beyond the CT is refused, other labels are cut.
+
+    Raises CaseRejected with the codes of the readers, "contour_outside_image" and "label_grid_mismatch", which has a picture.
     """
-    from med_assets.dicom.rtstruct import Drawing, draw, read_rois
-
     if "SEG" in files:
-        return ("SEG", *_from_seg(files["SEG"][0], ct))
+        return Labels("SEG", *_from_seg(files["SEG"][0], ct))
     frame = str(files["CT"][0].get("FrameOfReferenceUID") or "")
-    here = [roi for roi in read_rois(files["RTSTRUCT"][0]) if not (roi.frame and frame and roi.frame != frame)]
-    rois = [roi for roi in here if roi.contours]
+    return _from_rtstruct(files["RTSTRUCT"][0], ct, frame, target)
+
+
+def _from_rtstruct(dataset: "Dataset", ct: "Volume", frame: str, target: int) -> Labels:
+    from med_assets.dicom.rtstruct import Drawing, draw, outside_image, read_structure_set
+
+    structure_set = read_structure_set(dataset)
     found = []
-    for roi in rois:
-        value = labels.class_of(roi.name)
-        # What has no class leaves no voxel, and outlines of the body or the couch may reach beyond the CT.
-        drawing = Drawing(np.zeros(ct.geometry.shape, bool)) if value is None else draw(roi, ct.geometry)
-        if drawing.outside > MAX_OUTSIDE:
-            raise CaseRejected(
-                "contour_outside_image",
-                f"expected {roi.name} within the CT, got {drawing.outside:.1%} of its area beyond it ({MAX_OUTSIDE:.0%} is cut); send "
-                "the CT that was contoured, whole",
-            )
-        found.append(Source(roi.number, value, drawing.mask))
-    return "RTSTRUCT", found, 0.0
+    left_out = [str(one) for one in structure_set.unusable]
+    for roi in structure_set.rois:
+        if roi.left_out:
+            left_out.append(f"ROI {roi.number}: {roi.left_out} contour items that enclose nothing")
+        if roi.frame and frame and roi.frame != frame:
+            left_out.append(f"ROI {roi.number}: in another frame of reference than the CT")
+        elif roi.contours:
+            value = labels.class_of(roi.name)
+            # What has no class leaves no voxel, and outlines of the body or the couch may reach beyond the CT.
+            drawing = Drawing(np.zeros(ct.geometry.shape, bool)) if value is None else draw(roi, ct.geometry)
+            if drawing.outside > MAX_OUTSIDE and value == target:
+                raise outside_image(roi.name, drawing, MAX_OUTSIDE)
+            if drawing.outside > MAX_OUTSIDE:
+                left_out.append(
+                    f"ROI {roi.number}: {drawing.outside:.0%} beyond the CT, by up to {drawing.outside_mm:.0f} mm"
+                )
+            found.append(Source(roi.number, value, drawing.mask))
+    return Labels("RTSTRUCT", found, left_out=tuple(left_out))
 
 
 def _from_seg(dataset: "Dataset", ct: "Volume") -> tuple[list[Source], float]:
@@ -141,7 +160,8 @@ def prepare_case(
             "no_tissue",
             f"expected a CT in HU with tissue above 0, highest is {hu.max()} HU; check rescale and modality",
         )
-    kind, sources, drift_mm = read_labels(files, ct)
+    read = read_labels(files, ct, target)
+    sources = read.sources
     truth, overlap = merge(sources, target, hu.shape)
     image, label = transforms.forward_pair(hu, truth, ct.geometry, spacing_mm)
     seen = exposure(key, str(files["CT"][0].PatientID))
@@ -172,8 +192,9 @@ def prepare_case(
         "orientation": orientation(first_frame(files["CT"][0])),
         "hu_min": float(hu.min()),
         "hu_max": float(hu.max()),
-        "label_kind": kind,
-        "label_drift_mm": drift_mm,
+        "label_kind": read.kind,
+        "label_drift_mm": read.drift_mm,
+        "rois_left_out": "; ".join(read.left_out),
         "labels": len(sources),
         "labels_without_class": sum(one.value is None for one in sources),
         "classes": len(present),

@@ -94,9 +94,11 @@ class RtDose(Program):
             INT, "count", "contours that overlap others of their ROI without nesting; they are united"
         ),
         "contour_outside_share": Fact(REAL, "1", "largest share of an ROI's area that lies beyond the CT and is cut"),
-        "contour_volume_ratio": Fact(
-            REAL, "1", "volume of voxels / area of contours times their distance, where they differ most"
+        "contour_volume_ratios": Fact(TEXT, "", "volume of voxels / that of contours, of each structure"),
+        "contour_volumes_off": Fact(
+            TEXT, "", "structures whose two volumes differ by more than voxels and slices explain"
         ),
+        "rois_unusable": Fact(TEXT, "", "ROIs whose contours can't be assigned, by number, with the reason"),
         "body_without_dose_share": Fact(
             REAL, "1", "share of the body beyond the dose grid, where no dose was calculated"
         ),

@@ -5,10 +5,9 @@ that is absent stays absent, and what would need a guess is a rejection.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,26 +16,12 @@ from med_assets.files import write_json
 from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
 from med_assets.programs.rt_dose.site import Site
-
-if TYPE_CHECKING:
-    from med_assets.dicom.rtstruct import Drawing, Roi
+from med_assets.programs.rt_dose.structures import draw_structures, leave_out_uncovered
 
 BODY_THRESHOLD_HU = -300.0
 """Where no ROI outlines the patient, the body is the largest region above this with its holes filled."""
 
 INT16 = np.iinfo(np.int16)
-
-MAX_OUTSIDE = 0.01
-"""Share of the area of a target or organ that may lie beyond the CT and is cut; more would change its dose statistics."""
-
-MAX_OUTLINE_OUTSIDE = 0.5
-"""The same of the outline of the body, which often reaches beyond the field of view."""
-
-MAX_WITHOUT_DOSE = 0.01
-"""Share of a structure's voxels that may lie beyond the dose grid; more would change its dose statistics."""
-
-MIN_COMPARED_ML = 1.0
-"""Smallest volume of contours that is compared with the volume of voxels: below, voxels are too coarse."""
 
 
 def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -76,27 +61,6 @@ def body_from_ct(ct_hu: np.ndarray) -> np.ndarray:
     return np.stack([binary_fill_holes(plane) for plane in largest])
 
 
-@dataclass
-class _Drawn:
-    """The structures of a case on the CT's grid, and what drawing them showed."""
-
-    masks: dict[str, np.ndarray]
-    body: np.ndarray | None
-    """Region of interest, if one was drawn."""
-    unmatched: int
-    """ROIs that match no structure of the site."""
-    excluded: dict[str, str]
-    """Structures that were drawn and can't be used, with the reason."""
-    left_out: int
-    """Contour items that enclose nothing."""
-    overlaps: int
-    """Contours that overlap others without nesting."""
-    outside: float
-    """Largest share of an ROI's area beyond the image, which is cut."""
-    volume_ratio: float | None
-    """Volume of voxels / volume of contours, of the structure in which they differ most."""
-
-
 def _crop(masks: dict[str, np.ndarray], spacing_mm: Sequence[float], site: Site) -> tuple[slice, slice, slice]:
     """Part of the grid that is kept: the structures' extent along z with the site's margin, and its in-plane square."""
     union = np.logical_or.reduce(list(masks.values()))
@@ -115,96 +79,6 @@ def _crop(masks: dict[str, np.ndarray], spacing_mm: Sequence[float], site: Site)
             high = low + side
         kept.append(slice(low, high))
     return kept[0], kept[1], kept[2]
-
-
-def _structures(rois: Sequence["Roi"], site: Site, geometry: Any, frame: str) -> "_Drawn":
-    """Draw the structures of the site; an ROI that can't be drawn whole is left out, and refused where the site requires it.
-
-    ROIs that name another frame of reference than `frame` are of another image.
-    """
-    from med_assets.dicom.rtstruct import draw, match_rois
-
-    special = {"body": site.body_synonyms, "dose_mask": site.dose_mask_synonyms}
-    drawn = [roi for roi in rois if roi.contours and not (roi.frame and frame and roi.frame != frame)]
-    usable = {roi.number for roi in drawn}
-    match = match_rois([roi.name for roi in drawn], {**site.synonyms, **special})
-    if match.ambiguous:
-        raise CaseRejected(
-            "ambiguous_roi",
-            f"expected one ROI per structure, got several for {sorted(match.ambiguous)}; rename or remove the ones that do not count",
-        )
-    undrawn = match_rois([roi.name for roi in rois if roi.number not in usable], {**site.synonyms, **special}).found
-    missing = sorted(set(site.required) - match.found.keys())
-    if missing:
-        without = sorted(set(missing) & undrawn.keys())
-        of_these = (
-            f"; {without} are there without a usable closed contour in the CT's frame of reference" if without else ""
-        )
-        raise CaseRejected(
-            "no_ptv",
-            f"expected ROIs for {missing} (site {site.name}), none of {len(drawn)} ROIs matches; found {sorted(match.found)} and "
-            f"{len(match.unmatched)} others{of_these}; draw them, or add a synonym in conf/rt_dose/sites/{site.name}.yaml",
-        )
-    by_name = {roi.name: roi for roi in drawn}
-    drawings: dict[str, Drawing] = {}
-    excluded = dict.fromkeys(undrawn.keys() - match.found.keys(), "no usable contour")
-    for name, roi in match.found.items():
-        try:
-            drawings[name] = draw(by_name[roi], geometry)
-        except CaseRejected as rejected:
-            if name in site.required:
-                raise
-            excluded[name] = rejected.code
-            continue
-        share, allowed = drawings[name].outside, MAX_OUTLINE_OUTSIDE if name in special else MAX_OUTSIDE
-        if share > allowed:
-            raise CaseRejected(
-                "contour_outside_image",
-                f"expected {name} within the CT, got {share:.1%} of its area beyond it ({allowed:.0%} is cut); send the CT that was "
-                "contoured, whole",
-            )
-    masks = {name: drawing.mask for name, drawing in drawings.items()}
-    body = masks.pop("dose_mask", None)
-    outline = masks.pop("body", None)
-    empty = sorted(name for name in site.required if not masks[name].any())
-    if empty:
-        raise CaseRejected(
-            "empty_target", f"expected at least one voxel in {empty}, got none; check the contours against the CT"
-        )
-    voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
-    ratios = [
-        drawing.mask.sum() * voxel_ml / drawing.area_ml
-        for name, drawing in drawings.items()
-        if drawing.area_ml and drawing.area_ml > MIN_COMPARED_ML and not drawing.outside
-    ]
-    return _Drawn(
-        masks,
-        outline if body is None else body,
-        len(match.unmatched),
-        excluded,
-        sum(roi.left_out for roi in rois),
-        sum(drawing.overlaps for drawing in drawings.values()),
-        max((drawing.outside for drawing in drawings.values()), default=0.0),
-        float(max(ratios, key=lambda ratio: abs(ratio - 1))) if ratios else None,
-    )
-
-
-def _without_uncovered(drawn: "_Drawn", covered: np.ndarray, site: Site) -> None:
-    """Leave out structures that reach beyond the dose grid, where no dose was calculated; refuse where one is required."""
-    for name in sorted(drawn.masks):
-        mask = drawn.masks[name]
-        share = float((mask & ~covered).sum() / mask.sum()) if mask.any() else 0.0
-        if share <= MAX_WITHOUT_DOSE:
-            drawn.masks[name] = mask & covered
-            continue
-        if name in site.required:
-            raise CaseRejected(
-                "dose_grid_too_small",
-                f"expected a dose grid (RTDOSE) that covers {name}, got {share:.0%} of it outside, where no dose was calculated; "
-                "calculate the dose on a larger grid",
-            )
-        drawn.excluded[name] = "beyond the dose grid"
-        del drawn.masks[name]
 
 
 def _levels(masks: dict[str, np.ndarray], site: Site, prescription_gy: float) -> np.ndarray:
@@ -236,13 +110,13 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
     from med_assets.dicom.objects import is_synthetic, stored
     from med_assets.dicom.rtdose import read_dose, resample
     from med_assets.dicom.rtplan import read_plan
-    from med_assets.dicom.rtstruct import read_rois
+    from med_assets.dicom.rtstruct import read_structure_set
 
     files = stored(raw)
     ct = read_ct_series(files["CT"], describe(files["RTSTRUCT"][0]).referenced_sops)
     spacing = ct.geometry.spacing_mm
     frame = str(files["CT"][0].get("FrameOfReferenceUID") or "")
-    drawn = _structures(read_rois(files["RTSTRUCT"][0]), site, ct.geometry, frame)
+    drawn = draw_structures(read_structure_set(files["RTSTRUCT"][0]), site, ct.geometry, frame)
     body = drawn.body
     planned = read_plan(files["RTPLAN"][0])
     prescription = planned.prescription_gy or site.default_prescription_gy
@@ -254,7 +128,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
     dose = np.asarray(resample(read_dose(files["RTDOSE"][0]), ct.geometry, outside=np.nan), dtype=np.float32)
     covered = np.isfinite(dose)
     dose[~covered] = 0.0
-    _without_uncovered(drawn, covered, site)
+    leave_out_uncovered(drawn, covered, site)
     masks = drawn.masks
     if body is None:
         body = body_from_ct(ct.array)
@@ -318,7 +192,9 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
         "contours_left_out": drawn.left_out,
         "contour_overlaps": drawn.overlaps,
         "contour_outside_share": drawn.outside,
-        "contour_volume_ratio": drawn.volume_ratio,
+        "contour_volume_ratios": ", ".join(f"{name} {ratio:.2f}" for name, ratio in drawn.volume_ratios.items()),
+        "contour_volumes_off": ", ".join(drawn.volumes_off),
+        "rois_unusable": "; ".join(drawn.unusable),
         "body_without_dose_share": uncovered,
         "prescription_gy": float(prescription),
         "prescription_in_plan": planned.prescription_gy is not None,

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.contours import mask_to_contours
 from med_assets.dicom.geometry import Geometry
-from med_assets.dicom.rtstruct import Roi, match_rois, rasterise, read_rois
+from med_assets.dicom.rtstruct import Roi, draw, match_rois, rasterise, read_rois, read_structure_set
 from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected, ConfigurationError
 
@@ -184,16 +184,106 @@ def test_broken_structure_sets_are_refused():
     del broken.ROIContourSequence
     assert code(read_rois, broken) == "missing_rois"
     broken = structure_set(good)
-    broken.ROIContourSequence[0].ReferencedROINumber = 8
-    assert code(read_rois, broken) == "missing_rois"
-    broken = structure_set(good)
-    del broken.StructureSetROISequence[0].ROINumber
-    assert code(read_rois, broken) == "missing_rois"
-    broken = structure_set(good)
-    broken.StructureSetROISequence.append(broken.StructureSetROISequence[0])
-    assert code(read_rois, broken) == "duplicate_roi"
     broken.Modality = "CT"
     assert code(read_rois, broken) == "wrong_modality"
+
+
+def numbered(number, name):
+    entry = Dataset()
+    entry.ROINumber, entry.ROIName = number, name
+    return entry
+
+
+def test_contours_that_belong_to_no_single_roi_cost_only_themselves():
+    good = square(3, 4.5, 8.5)
+    stranger = structure_set(good)
+    more = structure_set(good).ROIContourSequence[0]
+    more.ReferencedROINumber = 8
+    stranger.ROIContourSequence.append(more)
+    found = read_structure_set(stranger)
+    assert [(roi.number, len(roi.contours)) for roi in found.rois] == [(7, 1)]
+    assert [(one.where, one.name) for one in found.unusable] == [("ROI 8", "")]
+
+    without = structure_set(good)
+    unnumbered = Dataset()
+    unnumbered.ROIName = "Rectum"
+    without.StructureSetROISequence.append(unnumbered)
+    found = read_structure_set(without)
+    assert [roi.number for roi in found.rois] == [7]
+    assert [(one.where, one.name) for one in found.unusable] == [("item 2 of the list of ROIs", "Rectum")]
+
+    twice = structure_set(good)
+    twice.StructureSetROISequence.append(numbered(7, "Rectum"))
+    twice.StructureSetROISequence.append(numbered(9, "Bladder"))
+    found = read_structure_set(twice)
+    assert [roi.number for roi in found.rois] == [9]
+    assert [(one.where, one.name) for one in found.unusable] == [("ROI 7", "PTV_70 Gy"), ("ROI 7", "Rectum")]
+
+    same = structure_set(good)
+    same.StructureSetROISequence.append(numbered(7, "ptv 70Gy"))
+    assert [(roi.number, len(roi.contours)) for roi in read_structure_set(same).rois] == [(7, 1)]
+    assert read_structure_set(same).unusable == ()
+
+
+def circle(z_mm, radius_mm, points=80):
+    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.column_stack([radius_mm * np.cos(angle), radius_mm * np.sin(angle), np.full(points, z_mm)])
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.08])
+@pytest.mark.parametrize("slice_mm", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("plane_mm", [0.05, 0.12, 0.2, 0.25, 0.3, 1.0])
+def test_a_tapering_hollow_structure_keeps_its_shape_however_dense_its_planes_are(plane_mm, slice_mm, jitter):
+    geometry = Geometry((int(30 / slice_mm), 40, 40), (slice_mm, 1.0, 1.0), (-19.3, -19.1, -15.0))
+    heights = np.arange(-11.97, 12, plane_mm)
+    heights += np.random.default_rng(4).uniform(-jitter, jitter, len(heights)) * plane_mm
+    contours = [circle(z, 10 + z / 3) for z in heights] + [circle(z, 4) for z in heights]
+    drawing = draw(Roi(1, "taper", tuple(contours)), geometry)
+    slices = geometry.to_index(np.array([[0, 0, z] for z in heights]))[:, 0]
+    distance = np.hypot(np.arange(40)[:, None] - 19.1, np.arange(40) - 19.3)
+    for index in range(geometry.shape[0]):
+        near = np.abs(slices - index)
+        if near.min() > 0.4:
+            continue
+        z = heights[near.argmin()]
+        expected = (distance < 10 + z / 3) & (distance > 4)
+        assert (drawing.mask[index] != expected).sum() <= 12, (index, z)
+    area = sum(np.pi * ((10 + z / 3) ** 2 - 16) for z in heights) * 24 / len(heights) / 1000
+    assert drawing.area_ml == pytest.approx(area, rel=0.03)
+    assert drawing.mask.sum() * slice_mm / 1000 == pytest.approx(area, rel=0.2)
+    assert drawing.overlaps == 0
+
+
+@pytest.mark.parametrize("noise_mm", [0.0, 0.004, 0.02, 0.134])
+@pytest.mark.parametrize(("slice_mm", "plane_mm"), [(0.3, 3.0), (3.0, 3.0), (1.0, 2.0), (5.0, 5.0)])
+def test_holes_stay_holes_whatever_the_noise_of_heights(slice_mm, plane_mm, noise_mm):
+    geometry = Geometry((int(36 / slice_mm), 40, 40), (slice_mm, 1.0, 1.0), (-19.5, -19.5, -18.0))
+    heights = np.arange(-12, 12.1, plane_mm)
+    noise = np.random.default_rng(5).uniform(-noise_mm / 2, noise_mm / 2, (2, len(heights)))
+    outer = [circle(z + d, 12) for z, d in zip(heights, noise[0], strict=True)]
+    inner = [circle(z + d, 6) for z, d in zip(heights, noise[1], strict=True)]
+    drawing = draw(Roi(1, "ring", (*outer, *inner)), geometry)
+    drawn = drawing.mask.sum(axis=(1, 2))
+    assert set(drawn[drawn > 0].tolist()) == {drawn.max()}
+    assert drawn.max() == pytest.approx(np.pi * (144 - 36), abs=14)
+
+
+def test_the_volume_of_contours_counts_holes_islands_parts_overlaps_and_xor():
+    geometry = Geometry((9, 40, 40), (1.0, 1.0, 1.0), (-19.5, -19.5, -4.0))
+
+    def box(half, z, x=0.0):
+        return np.array([(x - half, -half, z), (x + half, -half, z), (x + half, half, z), (x - half, half, z)])
+
+    heights = range(-2, 3)
+    ring = [box(half, z) for z in heights for half in (10, 6, 2)]
+    assert draw(Roi(1, "ring", tuple(ring)), geometry).area_ml == pytest.approx(5 * (400 - 144 + 16) / 1000)
+    parts = [box(3, z, x) for z in heights for x in (-6, 6)]
+    assert draw(Roi(1, "parts", tuple(parts)), geometry).area_ml == pytest.approx(5 * 72 / 1000)
+    crossed = [box(5, z, x) for z in heights for x in (-2, 2)]
+    united = draw(Roi(1, "united", tuple(crossed)), geometry)
+    assert (united.area_ml, united.overlaps) == (pytest.approx(5 * 140 / 1000), 5)
+    assert draw(Roi(1, "xor", tuple(crossed), xor=True), geometry).area_ml == pytest.approx(5 * 80 / 1000)
+    assert draw(Roi(1, "twice", tuple(parts * 2)), geometry).area_ml == pytest.approx(5 * 72 / 1000)
 
 
 def test_names_match_whatever_their_case_dashes_spaces_and_units():

@@ -18,6 +18,11 @@ SHAPE = (200, 120, 61)
 BODY, DISC = 26.0, 8.0
 
 
+def positions(path):
+    """LPS mm of the points of a structure set by name."""
+    return {point.name: point.position_mm for point in read_points(pydicom.dcmread(path)).points}
+
+
 def spine(lean_degrees: float = 0.0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Labels of five blocks along a straight line that leans, and the true middles of the gaps, L5/S1 half a gap below."""
     lean = np.radians(lean_degrees)
@@ -79,7 +84,7 @@ def test_archives_become_series_with_points_the_right_way_round(tmp_path: Path) 
     series = canonical(read_mr_series([pydicom.dcmread(path) for path in (folder / "MR").iterdir()]), SAGITTAL)
     # From left to right in the source, from right to left here.
     np.testing.assert_array_equal(series.array, image(label).transpose(2, 0, 1)[::-1])
-    points = read_points(pydicom.dcmread(folder / "points.dcm"))
+    points = positions(folder / "points.dcm")
     assert tuple(points) == LEVEL_NAMES
     for name, point in points.items():
         s, y, x = series.geometry.to_index(point)[0]
@@ -104,7 +109,7 @@ def test_real_cases_are_imported_and_their_points_lie_between_the_bodies(real_da
     assert report.imported == ("case_01", "case_13")
     for name in report.imported:
         _, label = read_case(source / f"{name}.npz.xz")
-        points = read_points(pydicom.dcmread(tmp_path / name / "points.dcm"))
+        points = positions(tmp_path / name / "points.dcm")
         at = [np.array([111.5 - z, y + 111.5, 38 - x]) for x, y, z in (points[level] for level in LEVEL_NAMES)]
         # No point is in a body, and each body is between two of them.
         assert all(label[tuple(np.rint(point).astype(int))] == 0 for point in at)

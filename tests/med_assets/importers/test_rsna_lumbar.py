@@ -22,13 +22,18 @@ REMOVED = ("SeriesDescription", "EchoTime", "RepetitionTime", "Modality", "Frame
 """What the challenge's files do not have."""
 
 
+def positions(path):
+    """LPS mm of the points of a structure set by name."""
+    return {point.name: point.position_mm for point in read_points(pydicom.dcmread(path)).points}
+
+
 def write_source(src: Path, studies: tuple[int, ...]) -> dict[int, dict[str, np.ndarray]]:
     """A challenge folder of spine phantoms, each with a T1 series beside its T2 series; returns the true points, LPS mm."""
     descriptions, coordinates, truth = [], [], {}
     for study in studies:
         phantom = src.parent / f"phantom-{study}"
         write_case(phantom, study, shape=SHAPE, spacing_mm=SPACING_MM)
-        truth[study] = read_points(pydicom.dcmread(phantom / "points.dcm"))
+        truth[study] = positions(phantom / "points.dcm")
         for kind, words in ((1, "Sagittal T1"), (2, "Sagittal T2/STIR")):
             series = study * 10 + kind
             folder = src / "train_images" / str(study) / str(series)
@@ -79,7 +84,7 @@ def test_the_t2_series_of_each_study_is_imported_with_its_points_in_patient_coor
     assert report.imported == ("RSNA-11", "RSNA-12", "RSNA-13")
     for study in (11, 12, 13):
         folder = tmp_path / "out" / f"RSNA-{study}"
-        points = read_points(pydicom.dcmread(folder / f"{study}2.dcm"))
+        points = positions(folder / f"{study}2.dcm")
         assert tuple(points) == LEVELS
         for level in LEVELS:
             np.testing.assert_allclose(points[level], truth[study][level], atol=0.01)

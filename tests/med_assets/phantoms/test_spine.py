@@ -15,8 +15,8 @@ SHAPE, SPACING_MM = (7, 96, 96), (6.0, 2.8, 2.8)
 def read(folder):
     datasets = [pydicom.dcmread(path) for path in sorted(folder.rglob("*")) if path.is_file()]
     series = canonical(read_mr_series([ds for ds in datasets if ds.Modality == "MR"]), SAGITTAL)
-    (points,) = (read_points(ds) for ds in datasets if ds.Modality == "RTSTRUCT")
-    return series, points, datasets
+    (found,) = (read_points(ds).points for ds in datasets if ds.Modality == "RTSTRUCT")
+    return series, {point.name: point.position_mm for point in found}, datasets
 
 
 @pytest.mark.parametrize("anatomy", ANATOMIES)

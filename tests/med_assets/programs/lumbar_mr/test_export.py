@@ -49,11 +49,11 @@ def test_points_come_back_as_an_rtstruct_where_they_were_and_what_was_not_found_
     raw, prepared, predicted = folders
     written = write_prediction(raw, prepared, predicted, tmp_path / "out", "k" * 64)
     assert written[0].name == "predicted_levels.dcm"
-    points, anatomy, others = read_levels(pydicom.dcmread(written[0]))
-    truth, _, _ = read_levels(stored(raw)["RTSTRUCT"][0])
-    assert set(points) == set(LEVELS) - {"l5_s1"}
-    assert (anatomy, others) == ("unknown", 0)
-    for level, point in points.items():
+    found = read_levels(pydicom.dcmread(written[0]))
+    truth = read_levels(stored(raw)["RTSTRUCT"][0]).points
+    assert set(found.points) == set(LEVELS) - {"l5_s1"}
+    assert (found.anatomy, found.others, found.left_out) == ("unknown", 0, ())
+    for level, point in found.points.items():
         assert np.abs(np.asarray(point) - truth[level]).max() < 0.01
     assert len(ROI_NAMES) == 5
 
@@ -64,7 +64,7 @@ def test_the_map_of_a_level_lies_around_its_point(folders: tuple[Path, Path, Pat
     image = nibabel.load(tmp_path / "out" / "l3_l4.nii.gz")
     inside = np.argwhere(np.asarray(image.dataobj) > 0.5)
     middle = image.affine @ [*inside.mean(axis=0), 1]
-    truth, _, _ = read_levels(stored(raw)["RTSTRUCT"][0])
+    truth = read_levels(stored(raw)["RTSTRUCT"][0]).points
     # NIfTI counts to the right and to the front; across the slices a map lies at the middle slice.
     assert np.abs(middle[1:3] - np.array([-1, 1]) * truth["l3_l4"][1:]).max() < 1.0
     case = PreparedCase.open(prepared)

@@ -1,0 +1,170 @@
+"""The structures of a site on the CT's grid: which ROI is which, what of it can be drawn, and what is left out and why."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from med_assets.errors import CaseRejected
+from med_assets.programs.rt_dose.site import Site
+
+if TYPE_CHECKING:
+    from med_assets.dicom.geometry import Geometry
+    from med_assets.dicom.rtstruct import Drawing, StructureSet
+
+MAX_OUTSIDE = 0.01
+"""Share of the area of a target or organ that may lie beyond the CT and is cut; more would change its dose statistics."""
+
+MAX_OUTLINE_OUTSIDE = 0.5
+"""The same of the outline of the body, which often reaches beyond the field of view."""
+
+MAX_WITHOUT_DOSE = 0.01
+"""Share of a structure's voxels that may lie beyond the dose grid; more would change its dose statistics."""
+
+MIN_COMPARED_ML = 1.0
+"""Smallest volume of contours that is compared with the volume of voxels: below, voxels are too coarse."""
+
+VOLUME_TOLERANCE = 0.1
+"""How far the volume of a structure's voxels may differ from that of its contours, beside what whole slices make of it."""
+
+END_SLICES = 2.0
+"""Slices by which the ends of a structure may differ from its contours: one at each end, drawn or not."""
+
+
+@dataclass
+class Structures:
+    """The structures of a case on the CT's grid (z, y, x), and what drawing them showed."""
+
+    masks: dict[str, np.ndarray]
+    body: np.ndarray | None = None
+    """Region that may get dose, or the outline of the patient, if one was drawn."""
+    unmatched: int = 0
+    """ROIs that match no structure of the site."""
+    excluded: dict[str, str] = field(default_factory=dict)
+    """Structures that were drawn and can't be used, with the reason."""
+    unusable: tuple[str, ...] = ()
+    """ROIs whose contours can't be assigned, by number, with the reason."""
+    left_out: int = 0
+    """Contour items that enclose nothing."""
+    overlaps: int = 0
+    """Contours that overlap others without nesting."""
+    outside: float = 0.0
+    """Largest share of an ROI's area beyond the image, which is cut."""
+    volume_ratios: dict[str, float] = field(default_factory=dict)
+    """Volume of voxels / volume of contours by structure."""
+    volumes_off: tuple[str, ...] = ()
+    """Structures whose volumes differ by more than voxels and slices explain."""
+
+
+def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geometry", frame: str) -> Structures:
+    """Draw the structures of the site; an ROI that can't be drawn whole is left out, and refused where the site requires it.
+
+    ROIs that name another frame of reference than `frame` are of another image. Raises CaseRejected: ambiguous_roi, no_ptv,
+    contour_not_axial, contour_outside_image, empty_target.
+    """
+    from med_assets.dicom.rtstruct import draw, match_rois, outside_image
+
+    special = {"body": site.body_synonyms, "dose_mask": site.dose_mask_synonyms}
+    synonyms: Mapping[str, Sequence[str]] = {**site.synonyms, **special}
+    rois = structure_set.rois
+    problems = {one.name: one.problem for one in structure_set.unusable if one.name}
+    usable = []
+    for roi in rois:
+        if not roi.contours:
+            problems[roi.name] = "no usable contour"
+        elif roi.frame and frame and roi.frame != frame:
+            problems[roi.name] = "in another frame of reference than the CT"
+        else:
+            usable.append(roi)
+    match = match_rois([roi.name for roi in usable], synonyms)
+    if match.ambiguous:
+        raise CaseRejected(
+            "ambiguous_roi",
+            f"expected one ROI per structure, got several for {sorted(match.ambiguous)}; rename or remove the ones that do not count",
+        )
+    undrawn = {name: problems[roi] for name, roi in match_rois(problems, synonyms).found.items()}
+    excluded = {name: why for name, why in undrawn.items() if name not in match.found}
+    _require_targets(site, match.found, match.unmatched, excluded)
+    by_name = {roi.name: roi for roi in usable}
+    drawings: dict[str, Drawing] = {}
+    for name, roi_name in match.found.items():
+        try:
+            drawing = draw(by_name[roi_name], geometry)
+            allowed = MAX_OUTLINE_OUTSIDE if name in special else MAX_OUTSIDE
+            if drawing.outside > allowed:
+                excluded[name] = f"{drawing.outside:.0%} beyond the CT, by up to {drawing.outside_mm:.0f} mm"
+                raise outside_image(name, drawing, allowed)
+            drawings[name] = drawing
+        except CaseRejected as rejected:
+            if name in site.required:
+                raise
+            excluded.setdefault(name, rejected.code)
+    masks = {name: drawing.mask for name, drawing in drawings.items()}
+    dose_mask, outline = masks.pop("dose_mask", None), masks.pop("body", None)
+    empty = sorted(name for name in site.required if not masks[name].any())
+    if empty:
+        raise CaseRejected(
+            "empty_target", f"expected at least one voxel in {empty}, got none; check the contours against the CT"
+        )
+    ratios, off = _volume_ratios(drawings, float(np.prod(geometry.spacing_mm)) / 1000)
+    return Structures(
+        masks=masks,
+        body=outline if dose_mask is None else dose_mask,
+        unmatched=len(match.unmatched),
+        excluded=excluded,
+        unusable=tuple(str(one) for one in structure_set.unusable),
+        left_out=sum(roi.left_out for roi in rois),
+        overlaps=sum(drawing.overlaps for drawing in drawings.values()),
+        outside=max((drawing.outside for drawing in drawings.values()), default=0.0),
+        volume_ratios=ratios,
+        volumes_off=off,
+    )
+
+
+def _require_targets(
+    site: Site, found: Mapping[str, str], unmatched: Sequence[str], excluded: Mapping[str, str]
+) -> None:
+    missing = sorted(set(site.required) - found.keys())
+    if not missing:
+        return
+    there = "; ".join(f"{name} is there and can't be used ({excluded[name]})" for name in missing if name in excluded)
+    raise CaseRejected(
+        "no_ptv",
+        f"expected ROIs for {missing} (site {site.name}), none of {len(found) + len(unmatched)} usable ROIs matches; found "
+        f"{sorted(found)} and {len(unmatched)} others{f'; {there}' if there else ''}; draw them, or add a synonym in "
+        f"conf/rt_dose/sites/{site.name}.yaml",
+    )
+
+
+def _volume_ratios(drawings: Mapping[str, "Drawing"], voxel_ml: float) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return the volume of voxels / that of contours by structure, and which differ by more than voxels and slices explain."""
+    ratios, off = {}, []
+    for name, drawing in sorted(drawings.items()):
+        if drawing.area_ml <= MIN_COMPARED_ML:
+            continue
+        ratios[name] = float(drawing.mask.sum() * voxel_ml / drawing.area_ml)
+        if abs(ratios[name] - 1) > VOLUME_TOLERANCE + END_SLICES / drawing.extent_slices:
+            off.append(name)
+    return ratios, tuple(off)
+
+
+def leave_out_uncovered(structures: Structures, covered: np.ndarray, site: Site) -> None:
+    """Leave out structures that reach beyond the dose grid, where no dose was calculated.
+
+    Raises CaseRejected "dose_grid_too_small" where the site requires one of them.
+    """
+    for name in sorted(structures.masks):
+        mask = structures.masks[name]
+        share = float((mask & ~covered).sum() / mask.sum()) if mask.any() else 0.0
+        if share <= MAX_WITHOUT_DOSE:
+            structures.masks[name] = mask & covered
+            continue
+        if name in site.required:
+            raise CaseRejected(
+                "dose_grid_too_small",
+                f"expected a dose grid (RTDOSE) that covers {name}, got {share:.0%} of it outside, where no dose was calculated; "
+                "calculate the dose on a larger grid",
+            )
+        structures.excluded[name] = f"{share:.0%} beyond the dose grid"
+        del structures.masks[name]
