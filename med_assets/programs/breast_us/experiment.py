@@ -29,6 +29,11 @@ class TinyUsfm(Settings):
     head: int = Field(ge=1, description="channels of the head, count")
     drop_path: Probability = Field(description="share of paths dropped in the last block, rising from 0 in the first")
     dropout: Probability = Field(description="share of channels dropped before the last convolution")
+    top_down: bool = Field(
+        default=False,
+        description="whether each level of the head is added to the next finer one, as in TinyUSFM; checkpoints that don't state it "
+        "were trained without",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -227,6 +232,16 @@ class BreastExperiment(Experiment):
 
     def fixed_steps(self) -> bool:
         return self.data.per_epoch is not None
+
+    def objection_to(self, before: Experiment) -> str | None:
+        if not isinstance(before, BreastExperiment) or before.network.kind != self.network.kind:
+            return None
+        if before.scaling != self.scaling:
+            return f"its images were scaled as {before.scaling}, and those of this experiment are as {self.scaling}"
+        mine, other = self.network, before.network
+        if isinstance(mine, TinyUsfm) and isinstance(other, TinyUsfm) and mine.top_down != other.top_down:
+            return "one of the two adds the levels of its head top-down, and the other does not (network.top_down)"
+        return None
 
 
 EXPERIMENT = BreastExperiment

@@ -156,7 +156,7 @@ def released(experiment: BreastExperiment, own: dict[str, Tensor]) -> Callable[[
     def named(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[str], bool]]:
         match experiment.network:
             case TinyUsfm():
-                return tinyusfm.from_release(found, own), lambda name: not name.startswith("net.backbone.")
+                return tinyusfm.from_release(found, own)
             case Sam():
                 return sam.from_release(found, own), sam.is_new
             case SegFormer():

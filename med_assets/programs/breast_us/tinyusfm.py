@@ -1,7 +1,11 @@
 """TinyUSFM_seg: a ViT-tiny of twelve heads, four of whose blocks feed a small feature pyramid head.
 
-Ma et al., arXiv 2510.19239. Of the released file the backbone is taken, 150 tensors; neck and head are always new.
+Ma et al., arXiv 2510.19239. Of the released file the backbone is taken, 150 tensors, and neck and head are new; a file of the whole
+segmentation network is taken whole, 216 tensors.
 """
+
+import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +18,22 @@ RESCALE = (4.0, 2.0, 1.0, 0.5)
 
 FEATURE_LEVEL = 2
 """Level that distillation and pictures look at: as many places as there are tokens."""
+
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What wrappers put before all names, in any order."""
+
+ASIDE = ("head.", "head_dist.", "fc_norm.", "dist_norm.")
+"""First parts of names of a classifier's tensors, which a file may hold beside the backbone and which are left out."""
+
+HEAD_NAMES = (
+    (r"^neck\.projections\.(\d)\.", r"neck.\1."),
+    (r"^decode_head\.lateral_convs\.(\d)\.([01])\.", r"head.levels.\1.\2."),
+    (r"^decode_head\.fpn_convs\.(\d)\.0\.", r"head.levels.\1.3."),
+    (r"^decode_head\.fpn_convs\.(\d)\.1\.", r"head.levels.\1.4."),
+    (r"^decode_head\.conv_seg\.", "head.classifier."),
+)
+"""Names of neck and head in a file of the whole segmentation network, and here."""
 
 
 class Block(nn.Module):
@@ -85,7 +105,7 @@ class Backbone(nn.Module):
         self.patch_embed = PatchEmbed(network.dim, network.patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, network.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.side**2, network.dim))
-        rates = torch.linspace(0, network.drop_path, network.depth).tolist()
+        rates = [network.drop_path * block / max(1, network.depth - 1) for block in range(network.depth)]
         self.blocks = nn.ModuleList(Block(network.dim, network.heads, rate) for rate in rates)
         # The release has it, no tapped block goes through it.
         self.norm = nn.LayerNorm(network.dim, eps=1e-6).requires_grad_(False)
@@ -103,7 +123,10 @@ class Backbone(nn.Module):
 
 
 class Head(nn.Module):
-    """Two convolutions per level, all levels summed at the size of the largest, and one logit a place."""
+    """Two convolutions per level, all levels summed at the size of the largest, and one logit a place.
+
+    With `top_down` each level is added to the next finer one between its two convolutions, the coarsest first.
+    """
 
     def __init__(self, network: TinyUsfm) -> None:
         super().__init__()
@@ -115,12 +138,18 @@ class Head(nn.Module):
             )
             for _ in RESCALE
         )  # fmt: skip
+        self.top_down = network.top_down
         self.dropout = nn.Dropout2d(network.dropout)
         self.classifier = nn.Conv2d(width, 1, 1)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         size = levels[0].shape[-2:]
-        found = [one(level) for one, level in zip(self.levels, levels, strict=True)]
+        lateral = [one[:3](level) for one, level in zip(self.levels, levels, strict=True)]  # type: ignore[index]
+        if self.top_down:
+            for coarse in range(len(lateral) - 1, 0, -1):
+                fine = lateral[coarse - 1]
+                lateral[coarse - 1] = fine + functional.interpolate(lateral[coarse], fine.shape[-2:], mode="bilinear")
+        found = [one[3:](level) for one, level in zip(self.levels, lateral, strict=True)]  # type: ignore[index]
         total = torch.stack([functional.interpolate(one, size, mode="bilinear") for one in found]).sum(0)
         logits: Tensor = self.classifier(self.dropout(total))
         return logits
@@ -146,13 +175,45 @@ class TinyUsfmSeg(nn.Module):
         return logits, levels[FEATURE_LEVEL]
 
 
-def from_release(found: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors of TinyUSFM.pth the names of TinyUsfmSeg (prefix network.net.), positions resized to its image."""
-    named = {f"net.backbone.{name.removeprefix('model.')}": tensor for name, tensor in found.items()}
+def from_release(found: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[str], bool]]:
+    """Give the tensors of TinyUSFM.pth the names of TinyUsfmSeg (prefix net.), positions resized to its image; and what is new.
+
+    New is what the file needn't have: neck and head, unless it is a file of the whole segmentation network, and the last norm,
+    which no tapped block goes through. What of the file is left out is printed.
+    """
+    plain = {_stripped(name): tensor for name, tensor in found.items()}
+    whole = any(name.startswith("decode_head.") for name in plain)
+    if not whole:
+        plain = {name.removeprefix("backbone."): tensor for name, tensor in plain.items()}
+    named, left = {}, []
+    for name, tensor in plain.items():
+        if name.startswith(ASIDE):
+            left.append(name)
+        else:
+            named[f"net.{_own_name(name)}" if whole else f"net.backbone.{name}"] = tensor
     place, wanted = "net.backbone.pos_embed", own["net.backbone.pos_embed"]
     if place in named and named[place].shape != wanted.shape and named[place].ndim == 3:
         named[place] = resized_positions(named[place], wanted.shape[1])
-    return named
+    norms = [name for name in own if name.startswith("net.backbone.norm.") and name not in named]
+    print(
+        f"tinyusfm: {'backbone, neck and head' if whole else 'the backbone'} taken from the file; left out of it: "
+        f"{sorted(left) or 'nothing'}; not in it, and used by no output: {norms or 'nothing'}",
+        flush=True,
+    )
+    return named, lambda name: name in norms or not (whole or name.startswith("net.backbone."))
+
+
+def _stripped(name: str) -> str:
+    while name.startswith(PREFIXES):
+        for prefix in PREFIXES:
+            name = name.removeprefix(prefix)
+    return name
+
+
+def _own_name(name: str) -> str:
+    for old, new in HEAD_NAMES:
+        name = re.sub(old, new, name)
+    return name
 
 
 def resized_positions(positions: Tensor, tokens: int) -> Tensor:
