@@ -214,6 +214,12 @@ _ALL = (
         "keep one, or correct the ids at the source",
     ),
     Reason(
+        "repeated_case",
+        "case",
+        "a case lies several times in one batch, with the same content; a note",
+        "nothing to do: it is taken in once",
+    ),
+    Reason(
         "two_versions", "case", "a case lies twice in one batch, with different content", "send the one that counts"
     ),
     # Geometry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import re
@@ -92,8 +93,8 @@ def expand(
         except ArchiveRejected:
             raise
         except Exception as error:  # the readers raise what they like, and quote names of members
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
+                raise  # the disk's; those two are of places before the start or beyond the end of any file
             if budget.files == 0 and isinstance(error, tarfile.ReadError):
                 raise ArchiveRejected("not_archive", "Expected a zip or tar file; got something else.") from None
             raise _corrupt(error) from None

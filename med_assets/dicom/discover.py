@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
@@ -55,6 +55,11 @@ HEADER = (
     "EchoTime", "RepetitionTime", "StructureSetROISequence", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
 )  # fmt: skip
 """All that `scan` reads."""
+
+
+_PIXEL_DATA = 0x7FE00010
+_PIXEL_REPRESENTATIONS = ("OB", "OW", "UN", None)
+"""What PixelData may be; None where the file does not say, as in implicit VR."""
 
 
 @dataclass(frozen=True)
@@ -303,23 +308,36 @@ def _foreign(error: Exception) -> CaseRejected:
 
 
 def _require_readable(dataset: Dataset, keywords: Sequence[str] | None = None) -> None:
-    """Read the value of each standard element (or those of `keywords`) once, numbers in text apart.
+    """Read the value of each standard element (or those of `keywords`) once, numbers in text apart, which readers check.
 
-    Contours and frame groups are read by those who use them: they hold a hundred thousand elements.
+    Of a header alone, contours and frame groups are left out: they hold a hundred thousand elements.
 
     Raises `CaseRejected`: "malformed_element".
     """
+    with quietly():
+        _read_values(dataset, keywords)
+
+
+def _read_values(dataset: Dataset, keywords: Sequence[str] | None) -> None:
     tags = dataset.keys() if keywords is None else [tag for word in keywords if (tag := Tag(word)) in dataset]
     for tag in list(tags):
-        if tag.is_private or keyword_for_tag(tag) in (*LAST_RESORT, "PixelData"):
+        if tag.is_private or (keywords is not None and keyword_for_tag(tag) in LAST_RESORT):
             continue
         try:
-            if dataset.get_item(tag).VR == "DS":
+            representation = dataset.get_item(tag).VR
+            if representation == "DS":
                 continue
-            with quietly():
-                element = dataset[tag]
-            if keywords is not None and _kind(element.VR) != _kind(dictionary_VR(tag)):
-                raise ValueError
+            if tag == _PIXEL_DATA:
+                if representation not in _PIXEL_REPRESENTATIONS:
+                    raise ValueError
+                continue
+            element = dataset[tag]
+            if dictionary_has_tag(tag):
+                expected = dictionary_VR(tag)
+                if (element.VR == "SQ") != (expected == "SQ"):
+                    raise ValueError
+                if keywords is not None and _kind(element.VR) != _kind(expected):
+                    raise ValueError
         except MemoryError as error:
             raise _foreign(error) from None
         except Exception as error:
@@ -330,7 +348,7 @@ def _require_readable(dataset: Dataset, keywords: Sequence[str] | None = None) -
             ) from None
         if element.VR == "SQ" and keywords is None:
             for item in element.value:
-                _require_readable(item)
+                _read_values(item, None)
 
 
 def _kind(representation: str) -> str:

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import RLELossless
 
@@ -99,7 +99,7 @@ def identifying_values(ds: Dataset) -> frozenset[str]:
     """Strings of an original object to look for afterwards: name parts of persons, ids, birth date, instance UIDs."""
     found: set[str] = set()
     with disable_value_validation():  # its warnings quote the values
-        for element in ds.iterall():
+        for element in _readable(ds):
             if element.tag.is_private or element.is_empty:
                 continue
             if element.VR == "PN":
@@ -110,6 +110,19 @@ def identifying_values(ds: Dataset) -> frozenset[str]:
             elif element.keyword in IDENTIFIERS or (element.VR == "UI" and element.keyword.endswith("InstanceUID")):
                 found.update(str(value) for value in values(element.value))
     return frozenset(text.strip() for text in found if _can_identify(text.strip()))
+
+
+def _readable(ds: Dataset) -> Iterator[DataElement]:
+    """Elements at every depth, without those whose bytes are no value of their VR: de-identification drops or refuses these."""
+    for tag in list(ds.keys()):
+        try:
+            element = ds[tag]
+        except (ValueError, TypeError, OverflowError, NotImplementedError, BytesLengthException):
+            continue
+        yield element
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _readable(item)
 
 
 class _Scan:

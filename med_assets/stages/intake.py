@@ -18,7 +18,17 @@ from med_assets.landing import Files
 from med_assets.scratch import remove_abandoned, scratch
 from med_assets.settings import Workspace
 from med_assets.stages.reader import CRASHED, TIME_LIMIT, Readers
-from med_assets.stages.reading import OUT_OF_MEMORY, UNREADABLE, Row, StoredCase, Task, refusal_row, where
+from med_assets.stages.reading import (
+    OUT_OF_MEMORY,
+    UNPACKED,
+    UNREADABLE,
+    Row,
+    StoredCase,
+    Task,
+    new_row,
+    refusal_row,
+    where,
+)
 from med_assets.stages.result import NOTE, OK, QUARANTINED, StageResult, accepted, reasons, tally
 
 if TYPE_CHECKING:
@@ -37,6 +47,25 @@ def source_token(ws: Workspace, name: str) -> str:
 
 
 @dataclass(frozen=True)
+class FileLine:
+    """A line of the batch's table of files: name in the landing zone, member of an archive, outcome, and what the line is about.
+
+    The rows of a batch count each line of kind "file" and "member" once; "archive" is one that was unpacked, and "entry" one
+    that holds no file, or of which nothing could be read.
+    """
+
+    file: str
+    member: str
+    outcome: str
+    kind: str = "file"
+
+    @classmethod
+    def read(cls, file: str, member: str, outcome: str) -> "FileLine":
+        """The line of a file that was read."""
+        return cls(file, member, outcome, "member" if member else "archive" if outcome.startswith(UNPACKED) else "file")
+
+
+@dataclass(frozen=True)
 class _Intake:
     """One batch being taken in."""
 
@@ -45,8 +74,7 @@ class _Intake:
     batch: str
     readers: Readers
     failures: list["Failure"] = field(default_factory=list)
-    files: list[tuple[str, str, str]] = field(default_factory=list)
-    """Name in the landing zone, member of an archive, and outcome of each file, for the batch's table of files."""
+    files: list[FileLine] = field(default_factory=list)
 
     def refuse(self, case_id: str, code: str, message: str, n: int) -> Row:
         return refusal_row(self.program, self.batch, case_id, code, message, n)
@@ -68,7 +96,7 @@ class _Intake:
                 f"reading this entry failed with {where(error)}; it is tried again in every run, and the others go on"
             )
         del self.files[n_before:]
-        self.files.append((name, "", code))
+        self.files.append(FileLine(name, "", code, "entry"))
         return [self.refuse(source_token(self.ws, name), code, message, 0)]
 
     def _entry(self, name: str) -> list[Row]:
@@ -83,26 +111,27 @@ class _Intake:
                 kept = read_json(folder / "files.json") if (folder / "files.json").is_file() else {}
                 for file, _ in hashes:
                     for member, outcome in kept.get(self._file_token(file), [["", "taken in by an earlier version"]]):
-                        self.files.append((file, member, outcome))
+                        self.files.append(FileLine.read(file, member, outcome))
                 return [row | {"batch": self.batch} for row in rows]
             store.remove(key)
         with room(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as brought:
             files = landing.bring(self.program, name, Path(brought))
             if files.failures:
                 self.failures.extend(files.failures)
-                self.files.extend((files.names[path], "", NOT_FETCHED) for path in files.files)
+                self.files.extend(FileLine(files.names[path], "", NOT_FETCHED) for path in files.files)
                 return [self._not_fetched(name, files)]
             task = Task(
                 self.ws, self.program, self.batch, source_token(self.ws, name), files.folder, tuple(files.files), Path()
             )
             result = self.readers.read(task, self._keep)
-            found = [(files.names[file.path], file.member, file.outcome) for file in result.files]
-            self.files.extend(found or [(name, "", str(row["reason_code"])) for row in result.rows])  # an empty folder
+            found = [FileLine.read(files.names[file.path], file.member, file.outcome) for file in result.files]
+            empty = [FileLine(name, "", str(row["reason_code"]), "entry") for row in result.rows]
+            self.files.extend(found or empty)
             key = key or self._entry_key(landing.hashes(self.program, name))
         if key and not any(row["reason_code"] in NOT_FINAL for row in result.rows):
             outcomes: dict[str, list[tuple[str, str]]] = {}
-            for file, member, outcome in found:
-                outcomes.setdefault(self._file_token(file), []).append((member, outcome))
+            for line in found:
+                outcomes.setdefault(self._file_token(line.file), []).append((line.member, line.outcome))
             with store.create(key) as folder:
                 write_json(folder / "rows.json", [row | {"batch": ""} for row in result.rows])
                 write_json(folder / "files.json", outcomes)
@@ -149,11 +178,11 @@ def files_table(ws: Workspace, program: str, batch: str) -> Path:
     return ws.landing_zone(program).manifests / program / f"{batch}.files.csv"
 
 
-def _write_files(path: Path, files: Sequence[tuple[str, str, str]]) -> None:
+def _write_files(path: Path, files: Sequence[FileLine]) -> None:
     with replacing(path) as temporary, temporary.open("w", newline="", errors="surrogateescape") as stream:
         table = csv.writer(stream)
-        table.writerow(("file", "member", "outcome"))
-        table.writerows(files)
+        table.writerow(("file", "member", "outcome", "kind"))
+        table.writerows((line.file, line.member, line.outcome, line.kind) for line in files)
 
 
 def failures_table(ws: Workspace, program: str, batch: str) -> Path:
@@ -161,23 +190,43 @@ def failures_table(ws: Workspace, program: str, batch: str) -> Path:
     return ws.landing_zone(program).manifests / program / f"{batch}.failures.csv"
 
 
-def _one_row_per_case(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most one accepted row per case id: a case that lies twice in a batch, with different content, is ambiguous."""
-    by_case: dict[str, list[dict[str, Any]]] = {}
+def _one_row_per_case(rows: Sequence[Row]) -> list[Row]:
+    """One row per case id, and one beside it for each other reason: together they count each file of the batch once.
+
+    At most one row of a case is accepted: one that lies twice in a batch, with different content, is ambiguous.
+    """
+    by_case: dict[str, list[Row]] = {}
     for row in rows:
         by_case.setdefault(row["case_id"], []).append(row)
     out = []
     for case_id in sorted(by_case):
         good = accepted(by_case[case_id])
-        versions = sorted({row["version"] for row in good})
+        versions = {row["version"] for row in good}
         if len(versions) > 1:
             message = f"expected one version of a case per batch, got {len(versions)}; send the one that counts alone"
-            out.append(
-                good[0] | {"status": QUARANTINED, "reason_code": "two_versions", "reason": message, "artifact": ""}
-            )
-        else:
-            out.append(good[0] if good else by_case[case_id][0])
+            refused = {"status": QUARANTINED, "reason_code": "two_versions", "reason": message, "artifact": ""}
+            out.append(good[0] | refused | {"n_instances": _files(good)})
+        elif good:
+            out.append(good[0])
+        if len(good) > 1 and len(versions) == 1:
+            message = f"this case lies {len(good)} times in the batch, with the same content; it is taken in once, and nothing is lost"
+            first = good[0]
+            values = {"reason_code": "repeated_case", "reason": message, "n_instances": _files(good[1:])}
+            other = f"{case_id}-repeated_case"
+            out.append(new_row(first["program"], first["batch"], other, NOTE, patient_id=first["patient_id"], **values))
+        by_code: dict[str, list[Row]] = {}
+        for row in by_case[case_id]:
+            if row["status"] != OK:
+                by_code.setdefault(row["reason_code"], []).append(row)
+        for code, alike in by_code.items():
+            row = next((row for row in alike if row["status"] == QUARANTINED), alike[0])
+            beside = bool(good) or code != next(iter(by_code))
+            out.append(row | {"n_instances": _files(alike), "case_id": f"{case_id}-{code}" if beside else case_id})
     return out
+
+
+def _files(rows: Sequence[Row]) -> int:
+    return sum(int(row["n_instances"]) for row in rows)
 
 
 def _mark_duplicates(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
@@ -224,7 +273,7 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
                 else:
                     gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
                     rows.append(taking.refuse(source_token(ws, name), "entry_changed", gone, 0))
-                    taking.files.append((name, "", "entry_changed"))
+                    taking.files.append(FileLine(name, "", "entry_changed", "entry"))
         _keep_failures(failures_table(ws, program_name, batch), taking.failures)
         _write_files(files_table(ws, program_name, batch), taking.files)
         rows = _one_row_per_case(rows)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = "out_of_memory"
 """Reason of a case that takes more memory than reading may use."""
 
+UNPACKED = "unpacked, "
+"""How the outcome of an archive begins whose members were read."""
+
 IMAGES = ("CT", "MR", "US", "OPT")
 """Modalities of the images of cases; the other objects of a case are labels, plans and doses."""
 
@@ -180,7 +183,7 @@ class EntryReader:
                 self._step(f"archive {number}", path.stat().st_size / PACKED_BYTES_PER_S)
                 archives.expand(path, target)
                 folders.append(target)
-                self.report(FileOutcome(path, "", f"unpacked, {sum(1 for _ in target.iterdir())} files"))
+                self.report(FileOutcome(path, "", f"{UNPACKED}{sum(1 for _ in target.iterdir())} files"))
             except CaseRejected as rejected:
                 refused[(rejected.code, rejected.message)] += 1
                 self.report(FileOutcome(path, "", rejected.code))
@@ -188,7 +191,8 @@ class EntryReader:
             folders += [path for path in self.task.files if path not in packed]
         for folder in folders:
             found = scan(folder, self._before_file)
-            instances += found.instances
+            # a file that is an archive and an object in one is read as an archive
+            instances += [one for one in found.instances if one.path not in packed]
             for rejection in found.rejected:
                 if rejection.path not in packed:
                     refused[(rejection.code, rejection.message)] += 1
