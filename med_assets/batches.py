@@ -9,10 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from med_assets.errors import ConfigurationError, LandingUnreadable
 from med_assets.files import digest, read_json, write_json
+from med_assets.lake import Lake
 from med_assets.landing import Entry
 from med_assets.settings import Workspace
 
@@ -99,14 +101,27 @@ def unfinished(ws: Workspace, program: str) -> list[str]:
     """Names of batches that were taken and of which this home has no rows, oldest first.
 
     Their intake was ended before its end, or belongs to tables that were lost, or to another home on the same landing zone.
-    Batches in which something could not be read are among them: it is tried again.
+    Batches in which something could not be read are among them: it is tried again. Rows are read once, so that an idle look
+    costs two calls of the system per batch.
     """
-    return [
-        batch
-        for batch in known(ws, program)
-        if not all(ws.lake.has(table, f"{program}/{batch}") for table in ("raw_cases", "prepared_cases"))
-        or any(row["reason_code"] == UNREADABLE for row in ws.lake.rows("raw_cases", f"{program}/{batch}"))
-    ]
+    return [batch for batch in known(ws, program) if without_rows(ws, program, batch) or unreadable(ws, program, batch)]
+
+
+def without_rows(ws: Workspace, program: str, batch: str) -> bool:
+    """Whether a batch has no rows of its cases in this home."""
+    return not all(ws.lake.has(table, f"{program}/{batch}") for table in ("raw_cases", "prepared_cases"))
+
+
+def unreadable(ws: Workspace, program: str, batch: str) -> bool:
+    """Whether something of a batch could not be read when it was taken in."""
+    stamp = ws.lake.stamp("raw_cases", f"{program}/{batch}")
+    return stamp is not None and _has_unreadable(ws.lake.root, program, batch, stamp)
+
+
+@lru_cache(maxsize=65536)
+def _has_unreadable(root: Path, program: str, batch: str, stamp: tuple[int, int]) -> bool:
+    """The same for rows of that stamp, which are read once."""
+    return any(row["reason_code"] == UNREADABLE for row in Lake(root).rows("raw_cases", f"{program}/{batch}"))
 
 
 def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:
@@ -117,7 +132,14 @@ def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:
         raise ConfigurationError(
             f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}"
         )
-    return dict(read_json(path)["entries"])
+    status = path.stat()
+    return dict(_entries(path, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=65536)
+def _entries(path: Path, mtime_ns: int, size: int) -> tuple[tuple[str, str], ...]:
+    """Entries of a manifest, read once as long as its time and size are these."""
+    return tuple(read_json(path)["entries"].items())
 
 
 def _taken(ws: Workspace, program: str) -> set[tuple[str, str]]:

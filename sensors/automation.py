@@ -2,7 +2,8 @@
 
 Dagster's own `eager()` and the documented variant of it lose events: a check that passes later, a dependency that
 changes while a run is going, a changed code version. The conditions here survive those; what still gets lost, the
-reconcile schedule finds by comparing versions. Trainings have no condition: they are decided, not triggered.
+reconcile schedule finds by comparing versions. One run brings all that follows from a change up to date. Trainings have
+no condition: they are decided, not triggered.
 """
 
 import dagster as dg
@@ -14,15 +15,27 @@ AC = dg.AutomationCondition
 CHANGED = AC.any_deps_match(AC.data_version_changed() & ~AC.executed_with_root_target()).with_label(
     "dep_data_version_changed"
 )
+"""An input has other content since a run that did not make this asset too."""
+
+REQUESTED = AC.any_deps_match(AC.will_be_requested()).with_label("dep_requested")
+"""An input is made in this tick: all that follows from it comes along in the same run."""
+
 HANDLED = AC.newly_requested() | AC.initial_evaluation()
+
+LEFT_OUT = (
+    AC.any_deps_match(AC.data_version_changed() & AC.executed_with_root_target())
+    .since(AC.newly_updated() | HANDLED)
+    .with_label("left_out_of_the_run")
+)
+"""An input was made by a run that should have made this asset too, and did not come to it, since another input failed."""
+
+MOVED = CHANGED | REQUESTED | AC.code_version_changed() | AC.newly_missing()
 QUIET = ~AC.any_deps_in_progress() & ~AC.in_progress() & AC.all_deps_blocking_checks_passed()
 
-FOLLOW = (
-    (CHANGED | AC.code_version_changed() | AC.newly_missing()).since(HANDLED) & ~AC.any_deps_missing() & QUIET
-).with_label("follow")
+FOLLOW = ((MOVED.since(HANDLED) | LEFT_OUT) & ~AC.any_deps_missing() & QUIET).with_label("follow")
 """Run when an input's content, or the own code, changed, once all inputs are there, at rest and past their gates."""
 
-GATHER = ((CHANGED | AC.code_version_changed() | AC.newly_missing()).since(HANDLED) & QUIET).with_label("gather")
+GATHER = ((MOVED.since(HANDLED) | LEFT_OUT) & QUIET).with_label("gather")
 """The same for assets that read what is there: one batch or experiment that failed must not stop all others."""
 
 BATCH = ((CHANGED | AC.code_version_changed()).since(HANDLED) & ~AC.any_deps_missing() & QUIET).with_label("batch")

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import dagster as dg
 
-from assets import keys
+from assets import keys, versions
 from med_assets import batches
 from med_assets.errors import LandingUnreadable
 from med_assets.settings import Workspace
@@ -16,9 +16,13 @@ from sensors.settings import tick_s
 
 
 def intake_sensor(program: str) -> dg.SensorDefinition:
-    """Sensor of one program. Its truth is the landing zone's list of batches, so a tick that dies loses no batch."""
+    """Sensor of one program; its run goes from the landing zone to the splits.
+
+    Its truth is the landing zone's list of batches, so a tick that dies loses no batch, and one whose rows this home lost, or
+    never had, is taken in again.
+    """
     partitions = keys.batches_of(program)
-    selection = [keys.key(program, "raw_cases"), keys.key(program, "prepared_cases")]
+    selection = [keys.key(program, stage) for stage in keys.DATA]
 
     @dg.sensor(
         name=f"{program}_intake",
@@ -33,16 +37,28 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
         known, seen = discreetly(lambda: _taken(ws, program))
         started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         fresh = [batch for batch in known if batch not in started]
-        if not fresh:
+        lost = [batch for batch in discreetly(lambda: batches.unfinished(ws, program)) if batch in started]
+        again = runs.batches_to_run(context.instance, ws, program, lost, versions.of_stage(program, "intake"))
+        if not fresh and not again:
             return dg.SensorResult(
                 skip_reason=discreetly(lambda: batches.waiting(ws, program, time.time(), seen)), cursor=context.cursor
             )
+
+        def request(batch: str, run_key: str, **tags: str) -> dg.RunRequest:
+            return dg.RunRequest(
+                run_key=run_key,
+                partition_key=batch,
+                asset_selection=selection,
+                tags={keys.PROGRAM_TAG: program, **tags},
+            )
+
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=batch, partition_key=batch, tags={keys.PROGRAM_TAG: program}) for batch in fresh
+                *(request(batch, batch) for batch in fresh),
+                *(request(batch, state, **{runs.STATE_TAG: state}) for batch, state in again.items()),
             ],
-            dynamic_partitions_requests=[partitions.build_add_request(fresh)],
-            cursor=fresh[-1],
+            dynamic_partitions_requests=[partitions.build_add_request(fresh)] if fresh else [],
+            cursor=(fresh or list(again))[-1],
         )
 
     return sensor

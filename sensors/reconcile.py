@@ -47,14 +47,11 @@ def outdated(
     return state if any(recorded[key] != wanted[key.to_user_string()] for key in recorded) else None
 
 
-def _missing_batches(
-    instance: dg.DagsterInstance, ws: Workspace, program: str, known: list[str], busy: set[str]
-) -> list[str]:
+def _missing_batches(instance: dg.DagsterInstance, ws: Workspace, program: str, known: list[str]) -> list[str]:
     """Batches without rows: never materialized here, or lost from the home since."""
-    prepared = keys.key(program, "prepared_cases")
-    done = instance.get_materialized_partitions(prepared)
+    done = instance.get_materialized_partitions(keys.key(program, "prepared_cases"))
     lost = set(batches.unfinished(ws, program))
-    return [batch for batch in known if (batch not in done or batch in lost) and batch not in busy]
+    return [batch for batch in known if batch not in done or batch in lost]
 
 
 def champion_elsewhere(instance: dg.DagsterInstance, ws: Workspace, program: str) -> str | None:
@@ -67,23 +64,19 @@ def champion_elsewhere(instance: dg.DagsterInstance, ws: Workspace, program: str
     return runs.state_key("champion", shown[0], version(ws, program))
 
 
-def _request(state: str, selection: list[dg.AssetKey], batch: str | None = None) -> dg.RunRequest:
-    return dg.RunRequest(run_key=state, partition_key=batch, asset_selection=selection, tags={runs.STATE_TAG: state})
-
-
 def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.ScheduleDefinition:
     """Schedule of one program over its assets."""
     specs = [spec for asset in assets for spec in asset.specs if spec.tags.get(keys.PROGRAM_TAG) == program]
     gates = {asset.key: [spec for spec in asset.check_specs if spec.blocking] for asset in assets}
     by_batch = {spec.key for spec in specs if spec.partitions_def is not None}
     followers = [spec for spec in specs if spec.automation_condition is not None and spec.key not in by_batch]
-    intake = [keys.key(program, "raw_cases"), keys.key(program, "prepared_cases")]
+    intake = [keys.key(program, stage) for stage in keys.DATA]
     partitions = keys.batches_of(program).name or ""
 
     @dg.schedule(
         name=f"{program}_reconcile",
         cron_schedule=OFTEN,
-        target=dg.AssetSelection.assets(*intake, *(spec.key for spec in followers)),
+        target=dg.AssetSelection.assets(*{*intake, *(spec.key for spec in followers)}),
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Compares versions and redoes what automation missed; does nothing when nothing changed.",
     )
@@ -99,21 +92,35 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
         absent = [batch for batch in known if batch not in there]
         if absent:
             instance.add_dynamic_partitions(partitions, absent)
-        busy = {run.tags.get("dagster/partition", "") for run in going}
         code = next(spec.code_version for spec in specs if spec.key == intake[0])
+        missing = _missing_batches(instance, ws, program, known)
+        again = runs.batches_to_run(instance, ws, program, missing, code)
         requests = [
-            _request(runs.state_key(batch, code), intake, batch)
-            for batch in _missing_batches(instance, ws, program, known, busy)
+            dg.RunRequest(run_key=state, partition_key=batch, asset_selection=intake, tags={runs.STATE_TAG: state})
+            for batch, state in again.items()
         ]
+        behind: dict[dg.AssetKey, str] = {}
         for spec in followers:
+            if again and spec.key in intake:  # those runs bring it along
+                continue
             if any(runs.targets(run, [spec.key, *(dep.asset_key for dep in spec.deps)]) for run in going):
                 continue
             state = outdated(instance, spec, gates, by_batch)
             if spec.key == keys.key(program, "champion"):
                 state = state or champion_elsewhere(instance, ws, program)
-            if state:
-                requests.append(_request(state, [spec.key]))
-        requests = [request for request in requests if not runs.tried(instance, request.tags[runs.STATE_TAG])]
+            if state and not runs.tried(instance, state, runs.state_tag(spec.key)):
+                behind[spec.key] = state
+        # What is made of an asset that is behind follows it; one that failed before holds nothing up.
+        first = {
+            spec.key: behind[spec.key]
+            for spec in followers
+            if spec.key in behind and not any(dep.asset_key in behind for dep in spec.deps)
+        }
+        if first:
+            tags = {runs.state_tag(key): state for key, state in first.items()}
+            requests.append(
+                dg.RunRequest(run_key=runs.state_key(sorted(first.values())), asset_selection=sorted(first), tags=tags)
+            )
         return requests or dg.SkipReason("every asset is made of the present versions of its inputs and code")
 
     return schedule

@@ -2,11 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 import dagster as dg
 from dagster._core.launcher import DefaultRunLauncher
 
+from assets import keys
+from med_assets import batches
 from med_assets.files import digest
+from med_assets.settings import Workspace
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -113,16 +117,43 @@ def gate_passed(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec) -> bool:
     return evaluation is not None and (evaluation.passed or evaluation.severity == dg.AssetCheckSeverity.WARN)
 
 
+def batches_to_run(
+    instance: dg.DagsterInstance, ws: Workspace, program: str, lost: Iterable[str], code: str | None
+) -> dict[str, str]:
+    """Of these batches those whose run should start, each with the key of the state that it is started for.
+
+    A batch without rows is tried once for each code version and for each time that it was made before; one in which something
+    could not be read once a day, since reading it may go well then.
+    """
+    busy = {run.tags.get("dagster/partition", "") for run in unfinished(instance)}
+    found = {}
+    for batch in lost:
+        if batch in busy:
+            continue
+        wanted = dg.AssetRecordsFilter(keys.key(program, "prepared_cases"), asset_partitions=[batch])
+        made = [record.timestamp for record in instance.fetch_materializations(wanted, limit=1).records]
+        readable = not made or batches.without_rows(ws, program, batch)
+        state = state_key(batch, code, made if readable else datetime.now(UTC).date().isoformat())
+        if not tried(instance, state):
+            found[batch] = state
+    return found
+
+
 def state_key(*parts: object) -> str:
     """A key for one state of the world."""
     return digest(*parts)
 
 
-def tried(instance: dg.DagsterInstance, state: str) -> bool:
+def state_tag(asset: dg.AssetKey) -> str:
+    """Tag of a run with the key of the state that it was to bring one asset to; a run may be started for several."""
+    return f"{STATE_TAG}/{'.'.join(asset.path)}"
+
+
+def tried(instance: dg.DagsterInstance, state: str, tag: str = STATE_TAG) -> bool:
     """Whether a run was started for a state before; Dagster compares run keys of a schedule within one tick only.
 
     A run whose process died does not count, unless that happened MAX_DEATHS times.
     """
-    started = instance.get_runs(dg.RunsFilter(tags={STATE_TAG: state}))
+    started = instance.get_runs(dg.RunsFilter(tags={tag: state}))
     died = sum(WORKER_GONE_TAG in run.tags for run in started)
     return len(started) > died or died >= MAX_DEATHS

@@ -10,6 +10,7 @@ from med_assets import program
 from med_assets.files import digest
 from med_assets.settings import Workspace
 from med_assets.splits import SplitPolicy, assign
+from med_assets.stages.alone import alone
 from med_assets.stages.result import QUARANTINED, StageResult, accepted, tally
 from med_assets.stages.scan import identity_left
 
@@ -41,7 +42,14 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
     A case in whose stored files the scan found anything that may identify a patient is left out, whatever its batch's gate
     has stopped so far: another batch may have started this run. Of cases with the same images and contours, which batches
     taken in at once or out of order do not see of each other, one is in: that of the present manifest, else the first batch's.
+
+    Of several processes at once the last to write has read what all of them prepared.
     """
+    with alone(ws, f"dataset-{program_name}"):
+        return _dataset(ws, program_name)
+
+
+def _dataset(ws: Workspace, program_name: str) -> StageResult:
     withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
     latest: dict[str, dict[str, Any]] = {}
     superseded = 0
@@ -149,7 +157,12 @@ def split_policy(program_name: str) -> SplitPolicy:
 
 
 def splits(ws: Workspace, program_name: str) -> StageResult:
-    """Assign new patients; what was assigned before stays where it is."""
+    """Assign new patients; what was assigned before stays where it is, also when another process assigns at once."""
+    with alone(ws, f"dataset-{program_name}"):
+        return _splits(ws, program_name)
+
+
+def _splits(ws: Workspace, program_name: str) -> StageResult:
     cases = ws.lake.rows("dataset", program_name)
     earlier = ws.lake.rows("splits", program_name)
     policy = split_policy(program_name)

@@ -4,7 +4,6 @@ It is a table of the lake, and rendered from there: `reports/P/EXPERIMENTS.md` a
 `reports/EXPERIMENTS.md` over all of them.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from med_assets import program
 from med_assets.files import canonical_json, digest, write_text
 from med_assets.settings import Workspace
 from med_assets.stages import runs
+from med_assets.stages.alone import alone
 from med_assets.stages.evaluation import HELD_OUT, INTERVAL, cell
 from med_assets.stages.experiment_record import EARLIER, command_of, notebook_of
 from med_assets.stages.result import StageResult
@@ -248,10 +248,7 @@ def _comparison(ws: Workspace, program_name: str) -> list[Path]:
 
 def _over_all(ws: Workspace) -> None:
     """Write the index over all programs. Of several that do so at once the last has read what all of them wrote."""
-    lock = ws.home / "tmp" / "experiments.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with alone(ws, "experiments"):
         parts = [f"# Experiments of all programs\n\n{ABOUT}\n"]
         for name in program.registered():
             rows = ws.lake.rows(TABLE, name)

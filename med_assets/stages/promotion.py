@@ -4,9 +4,7 @@ Every decision is kept: `promotions` holds a row per evaluated experiment each t
 per change of the champion, oldest first. The last row of `champions` is the champion.
 """
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +18,7 @@ from med_assets.metrics.bootstrap import Interval, paired_difference
 from med_assets.policies import Promotion
 from med_assets.program import Metric
 from med_assets.settings import Workspace
+from med_assets.stages.alone import alone
 from med_assets.stages.configured import configuration_changed
 from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.evaluation import SEED, score_cases
@@ -314,16 +313,6 @@ def decisions(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
     return [newest[row["experiment"]] for row in candidates(ws, program_name) if row["experiment"] in newest]
 
 
-@contextmanager
-def _alone(ws: Workspace, program_name: str) -> Iterator[None]:
-    """One decision at a time: two at once would each forget what the other wrote."""
-    path = ws.home / "tmp" / f"champion-{program_name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _crown(ws: Workspace, program_name: str, row: dict[str, Any], action: str, reason: str) -> None:
     kept = {name: row[name] for name in CHECKPOINT_COLUMNS}
     kept |= {"promoted_at": _now(), "action": action, "reason": reason}
@@ -336,7 +325,7 @@ def _now() -> str:
 
 def champion(ws: Workspace, program_name: str, named: str | None = None) -> StageResult:
     """Promote the best challenger, or the named one, if the gate lets it; every verdict that is new is kept."""
-    with _alone(ws, program_name):
+    with alone(ws, f"champion-{program_name}"):
         verdicts = decide(ws, program_name, named)
         history = ws.lake.rows("promotions", program_name)
         newest = {row["challenger"]: {**row, "decided_at": None} for row in history}
@@ -395,7 +384,7 @@ def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = Non
     """
     if not reason.strip():
         raise ConfigurationError("expected a reason for the rollback, got none; it is kept with the history")
-    with _alone(ws, program_name):
+    with alone(ws, f"champion-{program_name}"):
         rows, back = ws.lake.rows("champions", program_name), taken_back(ws, program_name)
         now = rows[-1]["checkpoint"] if rows else None
         earlier = [row for row in rows if row["checkpoint"] != now]

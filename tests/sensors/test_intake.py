@@ -38,6 +38,79 @@ def tick(instance: dg.DagsterInstance) -> dg.SensorResult:
     return found
 
 
+def finish(ws: Workspace, code: str | None = None) -> None:
+    """Give every batch its rows, as its run does; with `code` one of an entry that was refused so."""
+    for batch in batches.known(ws, "rt_dose"):
+        row = {"program": "rt_dose", "batch": batch, "case_id": "a", "status": "quarantined", "reason_code": code}
+        ws.lake.write("raw_cases", f"rt_dose/{batch}", [row] if code else [])
+        ws.lake.write("prepared_cases", f"rt_dose/{batch}", [])
+
+
+def materialize(instance: dg.DagsterInstance, batch: str) -> None:
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(dg.AssetKey(["rt_dose", "prepared_cases"]), partition=batch)
+    )
+
+
+def test_a_batch_that_lost_its_rows_is_taken_in_again_and_one_that_fails_is_tried_once(ws: Workspace) -> None:
+    drop(ws, "a")
+    with dg.DagsterInstance.ephemeral() as instance:
+        (request,) = tick(instance).run_requests or ()
+        batch = str(request.partition_key)
+        instance.add_dynamic_partitions("rt_dose_batches", [batch])
+        finish(ws)
+        materialize(instance, batch)
+        assert not tick(instance).run_requests
+        ws.lake.remove("prepared_cases", f"rt_dose/{batch}")
+        (again,) = tick(instance).run_requests or ()
+        assert again.partition_key == batch
+        going = instance.add_run(
+            dg.DagsterRun(
+                job_name="again",
+                status=dg.DagsterRunStatus.STARTED,
+                tags={**again.tags, "dagster/partition": batch},
+            )
+        )
+        assert not tick(instance).run_requests, "a run is going"
+        instance.report_run_failed(going)
+        assert not tick(instance).run_requests, "tried"
+        finish(ws)
+        materialize(instance, batch)
+        ws.lake.remove("raw_cases", f"rt_dose/{batch}")
+        assert [one.partition_key for one in tick(instance).run_requests or ()] == [batch], "lost once more"
+
+
+def test_what_could_not_be_read_is_tried_again_once_a_day(ws: Workspace) -> None:
+    drop(ws, "a")
+    with dg.DagsterInstance.ephemeral() as instance:
+        (request,) = tick(instance).run_requests or ()
+        batch = str(request.partition_key)
+        instance.add_dynamic_partitions("rt_dose_batches", [batch])
+        finish(ws, batches.UNREADABLE)
+        materialize(instance, batch)
+        (again,) = tick(instance).run_requests or ()
+        instance.add_run(dg.DagsterRun(job_name="again", status=dg.DagsterRunStatus.SUCCESS, tags=again.tags))
+        materialize(instance, batch)
+        assert not tick(instance).run_requests
+        finish(ws)
+        assert not tick(instance).run_requests
+
+
+def test_idle_ticks_read_no_rows_and_no_manifest_again(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        for number in range(5):
+            drop(ws, f"case-{number}")
+            tick(instance)
+        instance.add_dynamic_partitions("rt_dose_batches", batches.known(ws, "rt_dose"))
+        finish(ws)
+        tick(instance)
+        opened: list[str] = []
+        monkeypatch.setattr("pyarrow.parquet.ParquetFile", lambda path, *_: opened.append(str(path)))
+        monkeypatch.setattr(batches, "read_json", lambda path: opened.append(str(path)))
+        assert tick(instance).skip_reason is not None
+        assert opened == []
+
+
 def test_what_has_settled_becomes_one_batch_with_one_run(ws: Workspace) -> None:
     drop(ws, "SMITH^JOHN")
     drop(ws, "DOE^JANE")
@@ -69,6 +142,8 @@ def test_a_batch_whose_tick_died_before_its_run_was_requested_is_requested_next_
         (request,), (repeated,) = first.run_requests or (), again.run_requests or ()
         assert request.run_key == repeated.run_key
         instance.add_dynamic_partitions("rt_dose_batches", batches.known(ws, "rt_dose"))
+        assert [one.partition_key for one in tick(instance).run_requests or ()] == [request.partition_key]
+        finish(ws)
         assert tick(instance).skip_reason == dg.SkipReason("nothing new in the landing folder; 1 batches taken so far")
 
 
@@ -89,6 +164,7 @@ def test_an_idle_tick_asks_the_system_once_for_each_file(ws: Workspace, monkeypa
     with dg.DagsterInstance.ephemeral() as instance:
         tick(instance)
         instance.add_dynamic_partitions("rt_dose_batches", batches.known(ws, "rt_dose"))
+        finish(ws)
         asked: list[str] = []
         for name in ("stat", "lstat", "scandir"):
             call: Callable[..., Any] = getattr(os, name)

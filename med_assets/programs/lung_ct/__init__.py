@@ -87,6 +87,11 @@ class LungCt(Program):
         "target_present": Fact(BOOL, "", "whether the target has voxels"),
         "target_ml": Fact(REAL, "ml", "volume of the target"),
         "target_components": Fact(INT, "count", "parts of the target that do not touch, corners included"),
+        "target_hu_median": Fact(REAL, "HU", "median CT number in the target"),
+        "target_contrast_hu": Fact(REAL, "HU", "difference of the means in the target and in one voxel around it"),
+        "target_better_at": Fact(
+            TEXT, "", "where the contrast of the label is clearly higher: a slice beside, or mirrored; else as drawn"
+        ),
         "target_network_voxels": Fact(INT, "count", "voxels of the target on the network's grid"),
         "exposure": Fact(TEXT, "", "what the foundation model has seen of the case: unseen, selected or trained"),
     }

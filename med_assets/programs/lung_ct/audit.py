@@ -9,6 +9,7 @@ import pandas as pd
 from med_assets.audit.expectations import Expectation, Severity
 from med_assets.dicom.seg import SLICE_NOISE_MM
 from med_assets.program import ReportTable
+from med_assets.programs.lung_ct.alignment import AS_DRAWN
 
 BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
 
@@ -16,9 +17,13 @@ LUNG_TUMOUR = 23
 TUMOUR_ML = (0.05, 500.0)
 """Plausible total volume of lung tumours, ml."""
 
+TUMOUR_HU = (-700.0, 300.0)
+"""Plausible median of lung tumours, HU: from ground glass to soft tissue with calcification."""
+
 SUMMARISED = (
     "slices", "spacing_z_mm", "spacing_xy_mm", "hu_min", "hu_max", "label_drift_mm", "labels", "labels_without_class",
     "overlap_voxels", "target_ml", "target_components", "target_network_voxels",
+    "target_hu_median", "target_contrast_hu",
 )  # fmt: skip
 
 
@@ -31,6 +36,19 @@ def _between(
 
 def expectations(target: int, name: str) -> tuple[Expectation, ...]:
     """Expectations for one target: what fails an error is quarantined, what fails a warning is shown."""
+    tissue = _between(
+        "target_hu_median",
+        *TUMOUR_HU,
+        f"median of {TUMOUR_HU[0]:g} to {TUMOUR_HU[1]:g} HU in {name}; air there is a label that lies elsewhere",
+        "warn",
+    )
+    here = Expectation(
+        "target_better_at",
+        IN_SET,
+        {"value_set": [AS_DRAWN]},
+        "warn",
+        f"the edge of {name} lies on an edge of the image; a slice beside, or mirrored, it does so better",
+    )
     volume = _between("target_ml", *TUMOUR_ML, f"{TUMOUR_ML[0]} to {TUMOUR_ML[1]:g} ml of {name}")
     return (
         _between("hu_min", None, -500, "air in the CT: lowest CT number at most -500 HU"),
@@ -39,7 +57,7 @@ def expectations(target: int, name: str) -> tuple[Expectation, ...]:
         _between("spacing_z_mm", 0.3, 10, "0.3 to 10 mm between slices"),
         _between("label_drift_mm", None, SLICE_NOISE_MM, f"label within {SLICE_NOISE_MM:g} mm of the image's grid"),
         Expectation("target_present", IN_SET, {"value_set": [True]}, "error", f"the label has {name}"),
-        *((volume,) if target == LUNG_TUMOUR else ()),
+        *((volume, tissue, here) if target == LUNG_TUMOUR else ()),
         _between("target_components", 1, 20, f"1 to 20 separate parts of {name}", "warn"),
         _between("target_network_voxels", 1, None, f"{name} is left on the network's grid", "warn"),
         _between("labels_without_class", None, 0, "every label's name has a class", "warn"),

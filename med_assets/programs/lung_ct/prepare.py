@@ -14,6 +14,7 @@ import numpy as np
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
 from med_assets.programs.lung_ct import labels, transforms
+from med_assets.programs.lung_ct.alignment import better_place, contrast_hu
 from med_assets.programs.lung_ct.exposure import exposure
 
 if TYPE_CHECKING:
@@ -202,6 +203,9 @@ def prepare_case(
         "target_present": bool(wanted.any()),
         "target_ml": float(wanted.sum() * np.prod(ct.geometry.spacing_mm) / 1000),
         "target_components": int(components(wanted, np.ones((3, 3, 3)))[1]),
+        "target_hu_median": float(np.median(hu[wanted])) if wanted.any() else None,
+        "target_contrast_hu": contrast_hu(hu, wanted),
+        "target_better_at": better_place(hu, wanted),
         "target_network_voxels": int((arrays["label"] == target).sum()),
         "exposure": seen,
     }

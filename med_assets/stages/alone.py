@@ -1,0 +1,17 @@
+"""One process at a time, where two at once would each forget what the other wrote."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from med_assets.settings import Workspace
+
+
+@contextmanager
+def alone(ws: Workspace, what: str) -> Iterator[None]:
+    """Hold the lock called `what` of this home, waiting for whoever has it; the system lets it go when the process dies."""
+    path = ws.home / "tmp" / f"{what}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
