@@ -54,7 +54,8 @@ def of_learning_curve(program_name: str, experiment: Experiment) -> str:
 
 def of_gate(program_name: str) -> str:
     """Version of what a promotion is decided by: its policy in configuration."""
-    return digest(policies.of(program_name).promotion.model_dump(mode="json"))
+    found = policies.of(program_name)
+    return digest(found.promotion.model_dump(mode="json"), bool(found.demo and found.demo.promote_by_mean))
 
 
 def of_monitoring(program_name: str) -> str:

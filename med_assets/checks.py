@@ -183,6 +183,11 @@ def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
         "low",
         "high",
         "n",
+        "n_patients",
+        "p",
+        "p_adjusted",
+        "challengers",
+        "detectable",
         "guards",
     )
     return CheckOutcome(not last["refused"], last["reason"], "warn", {name: last[name] for name in names})

@@ -77,8 +77,8 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
     "promotions": {
         "program": TEXT, "challenger": TEXT, "checkpoint": TEXT, "reference": TEXT, "reference_checkpoint": TEXT,
         "dataset_version": TEXT, "promoted": BOOL, "refused": BOOL, "recommended": BOOL, "improved": BOOL, "regressed": BOOL,
-        "matches_reference": BOOL, "reason": TEXT, "mean": REAL, "low": REAL, "high": REAL, "n": INT, "guards": TEXT,
-        "decided_at": TEXT,
+        "matches_reference": BOOL, "reason": TEXT, "mean": REAL, "low": REAL, "high": REAL, "n": INT, "n_patients": INT,
+        "p": REAL, "p_adjusted": REAL, "challengers": INT, "detectable": REAL, "guards": TEXT, "decided_at": TEXT,
     },
     "checkpoints": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,

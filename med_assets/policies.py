@@ -16,20 +16,22 @@ from med_assets.experiments import Settings
 class Promotion(Settings):
     """What a challenger must show on the validation cases before it becomes the champion.
 
-    A paired difference is challenger minus reference, case by case, turned so that above 0 is worse; its interval is the
-    bootstrap interval of `metrics.bootstrap`.
+    A paired difference is challenger minus reference, case by case, turned so that above 0 is worse; it is tested by
+    `metrics.paired_test`.
     """
 
-    min_cases: int = Field(default=2, ge=2, description="least validation cases scored by both models, count")
+    min_cases: int = Field(
+        default=10, ge=10, description="least patients with a validation case that both models scored, count"
+    )
     margin: float = Field(
         default=0.0,
         ge=0,
-        description="the whole interval of the paired difference must be better by more than this, unit of the primary metric",
+        description="the paired difference must be shown to be better by more than this, unit of the primary metric",
     )
     guard_margins: dict[str, float] = Field(
         default_factory=dict,
-        description="by guarded metric: the interval must end before it is worse by this much, unit of that metric; "
-        "0 where none is given, so that the metric must be shown to be no worse at all",
+        description="by guarded metric: it must be shown to be worse by less than this, unit of that metric; "
+        "0 where none is given, so that the metric must be shown to be better, or be the same in every case",
     )
     tolerance: float = Field(
         default=0.001,
@@ -156,6 +158,11 @@ class Cohort(Settings):
     bucket: bool = Field(
         default=False,
         description="whether they arrive in a bucket, which the demo serves while it runs, or in a folder",
+    )
+    promote_by_mean: bool = Field(
+        default=False,
+        description="whether a home of purpose demo with fewer patients than promotion.min_cases promotes by the mean alone, "
+        "and says so: it shows promotion at work and is no evidence",
     )
     experiments: tuple[str, ...] = Field(
         default=(), description="what the demo trains, with those they need; all experiments unless given"

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from med_assets import policies, program
 from med_assets.files import read_json
+from med_assets.metrics.multiple import holm
 from med_assets.settings import Workspace
 from med_assets.stages.result import accepted
 
@@ -104,20 +105,6 @@ def shares(reference: Sequence[Any], new: Sequence[Any]) -> tuple[float, float]:
     found = float(distance(counts[1]))
     beyond = int((distance(drawn) >= found - 1e-12).sum())
     return found, (beyond + 1) / (PERMUTATIONS + 1)
-
-
-def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Values of p adjusted by Holm's method, which holds the chance of any false alarm; None stays None and is not counted.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
-    """
-    defined = sorted((value, place) for place, value in enumerate(p) if value is not None)
-    out: list[float | None] = [None] * len(p)
-    largest = 0.0
-    for rank, (value, place) in enumerate(defined):
-        largest = max(largest, min(1.0, value * (len(defined) - rank)))
-        out[place] = largest
-    return out
 
 
 def _summary(values: Sequence[Any], number: bool) -> str:

@@ -1,6 +1,6 @@
 """Formal evaluation: the very checkpoint that an experiment recorded, scored on fixed splits, per case and in aggregate."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -229,12 +229,25 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
 
 
 def leaderboard(ws: Workspace, program_name: str) -> StageResult:
-    """All evaluated experiments side by side, best first by the primary metric on validation."""
+    """All evaluated experiments side by side, best first by the primary metric on validation.
+
+    The champion has a row of its own where its experiment was trained again since, and so has every other seed.
+    """
     from med_assets.reports.plots import plot_leaderboard
+    from med_assets.stages.replicates import SPREAD, replicates, spread
 
     chosen = program.get(program_name)
     metrics = (chosen.primary_metric, *chosen.guarded_metrics)
     aggregates = ws.lake.rows("evaluation", program_name)
+    present = {row["checkpoint"] for row in aggregates}
+    holder, held = _champion_rows(ws, program_name, present)
+    seeds = replicates(ws, program_name)
+    shown_too = {*present, *(row["checkpoint"] for row in held)}
+    own = {"experiment": holder, "checkpoint": held[0]["checkpoint"]} if held else {}
+    aggregates += [row | own for row in aggregate(program_name, held)]
+    aggregates += [
+        {**row, "experiment": one.label} for one in seeds if one.checkpoint not in shown_too for row in one.scores
+    ]
     rows: dict[str, dict[str, Any]] = {}
     for row in aggregates:
         for metric in metrics:
@@ -257,38 +270,56 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     if not table.empty and "mean" in drawn:
         path = ws.reports / program_name / "plots" / "leaderboard.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        champions = ws.lake.rows("champions", program_name)
         images["leaderboard"] = plot_leaderboard(
             path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metrics[0].shown_unit, metric=f"{metrics[0].name} (validation)",
-            lower_is_better=metrics[0].lower_is_better, champion=champions[-1]["experiment"] if champions else None,
+            lower_is_better=metrics[0].lower_is_better, champion=holder,
         )  # fmt: skip
-    shown, pairs = (
-        _readable(ordered, metrics, costs),
-        pairwise(ws, program_name, [row["experiment"] for row in ordered]),
-    )
+    scored = primary_scores(ws, program_name, [row["experiment"] for row in ordered if row["checkpoint"] in present])
+    if held and holder:
+        scored[holder] = primary_rows(program_name, held)
+    names = [row["experiment"] for row in ordered if row["experiment"] in scored]
+    shown, pairs = _readable(ordered, metrics, costs), pairwise(program_name, names, scored)
+    over_seeds = spread(program_name, seeds)
     folder = ws.reports / program_name
     write_text(folder / "leaderboard.csv", table.to_csv(index=False))
-    write_text(folder / "leaderboard.md", f"{markdown(shown)}\n{PAIRWISE}\n\n{markdown(pairs)}")
+    more = f"\n{SPREAD}\n\n{markdown(over_seeds)}" if len(over_seeds) else ""
+    write_text(folder / "leaderboard.md", f"{markdown(shown)}\n{PAIRWISE}\n\n{markdown(pairs)}{more}")
     return StageResult(
         data_version=digest(ordered),
         counts={"experiments": len(ordered)},
         summary={"sorted_by": f"{metrics[0].name} on validation", "interval": INTERVAL},
-        tables={"leaderboard": shown, "pairwise": pairs},
+        tables={"leaderboard": shown, "pairwise": pairs} | ({"replicates": over_seeds} if len(over_seeds) else {}),
         images=images,
     )
 
 
-def primary_scores(ws: Workspace, program_name: str, names: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """By experiment and validation case, the row of the primary metric."""
+def _champion_rows(
+    ws: Workspace, program_name: str, present: Collection[str]
+) -> tuple[str | None, list[dict[str, Any]]]:
+    """The champion's name in the leaderboard and, where its checkpoint is no experiment's present one, its scores by case."""
+    from med_assets.stages.replicates import champion_label
+
+    champions = ws.lake.rows("champions", program_name)
+    if not champions:
+        return None, []
+    name, checkpoint = champions[-1]["experiment"], champions[-1]["checkpoint"]
+    if checkpoint in present or not ws.store.has(checkpoint):
+        return name, []
+    label = champion_label(name)
+    return label, [row | {"experiment": label} for row in scores_of(ws, program_name, name, checkpoint)[0]]
+
+
+def primary_rows(program_name: str, rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows of the primary metric on validation, by case."""
     metric = program.get(program_name).primary_metric
     wanted = ("val", metric.name, metric.subject)
+    return {row["case_id"]: row for row in rows if (row["split"], row["metric"], row["subject"]) == wanted}
+
+
+def primary_scores(ws: Workspace, program_name: str, names: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By experiment and validation case, the row of the primary metric."""
     return {
-        name: {
-            row["case_id"]: row
-            for row in ws.lake.rows("evaluation_cases", f"{program_name}/{name}")
-            if (row["split"], row["metric"], row["subject"]) == wanted
-        }
-        for name in names
+        name: primary_rows(program_name, ws.lake.rows("evaluation_cases", f"{program_name}/{name}")) for name in names
     }
 
 
@@ -305,10 +336,12 @@ def paired(metric: Metric, first: Mapping[str, dict[str, Any]], second: Mapping[
     )
 
 
-def pairwise(ws: Workspace, program_name: str, names: Sequence[str]) -> pd.DataFrame:
-    """The paired difference in the primary metric of each two experiments, on the validation cases that both have."""
+def pairwise(program_name: str, names: Sequence[str], values: Mapping[str, dict[str, dict[str, Any]]]) -> pd.DataFrame:
+    """The paired difference in the primary metric of each two of `names`, on the validation cases that both have.
+
+    `values` has the rows of `primary_scores` by name.
+    """
     metric = program.get(program_name).primary_metric
-    values = primary_scores(ws, program_name, names)
     rows = []
     for index, first in enumerate(names):
         for second in names[index + 1 :]:

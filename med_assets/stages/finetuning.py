@@ -31,8 +31,8 @@ RECORD = "output.json"
 ABOUT = (
     "Experiments against the weights that they began with. At the start and best: measured by training itself on the "
     "validation cases, on the grid of training; epoch 0 is the start. Formal: the mean over validation cases of the paired "
-    "difference in the primary metric, above 0 is better, with its bootstrap interval over patients. Fine-tuned weights are "
-    "recommended if that mean is above the policy's tolerance; the gate asks for more, that its whole interval is better."
+    "difference in the primary metric, above 0 is better, with its interval over patients. Fine-tuned weights are "
+    "recommended if that mean is above the policy's tolerance; the gate asks for more, that it is shown to be better."
 )
 
 

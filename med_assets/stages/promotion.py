@@ -14,7 +14,8 @@ import pandas as pd
 from med_assets import policies, program
 from med_assets.errors import ArtifactMissing, ConfigurationError
 from med_assets.files import digest, read_json
-from med_assets.metrics.bootstrap import Interval, paired_difference
+from med_assets.metrics.multiple import holm
+from med_assets.metrics.paired_test import ALPHA, PairedTest, paired_test
 from med_assets.policies import Promotion
 from med_assets.program import Metric
 from med_assets.settings import Workspace
@@ -32,6 +33,10 @@ PROMOTED, BY_NAME, ROLLED_BACK = "promoted", "promoted by name", "rolled back"
 """What changed the champion: the gate alone, a person's wish that passed the gate, or a person's rollback."""
 
 CHECKPOINT_COLUMNS = ("program", "experiment", "checkpoint", "dataset_version", "n_train")
+
+DECISION_COLUMNS = [
+    "experiment", "labels", "against", "difference", "n", "p", "adjusted p", "detectable", "reason", "checkpoint",
+]  # fmt: skip
 
 Values = dict[str, dict[tuple[str, str], float | None]]
 """By case id the value of each (metric, subject)."""
@@ -119,10 +124,13 @@ def judged(ws: Workspace, program_name: str, row: dict[str, Any], cases: Sequenc
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference in one metric, above 0 where the challenger is worse, and how many pairs only it lacks."""
+    """Paired difference in one metric, above 0 where the challenger is worse, and how many pairs only it lacks.
+
+    `difference.p` is that of "not better by more than the margin".
+    """
 
     metric: Metric
-    difference: Interval
+    difference: PairedTest
     n_lost: int
 
     def __str__(self) -> str:
@@ -130,11 +138,22 @@ class Comparison:
         if found.mean is None:
             return f"{self.metric.name}: undefined, n = {found.n}"
         ends = "no interval" if found.low is None or found.high is None else f"[{found.low:+.3f}, {found.high:+.3f}]"
-        return f"{self.metric.name}: {found.mean:+.3f} {ends}{self.metric.after} (below 0 is better), n = {found.n}"
+        p = "" if found.p is None else f", p = {found.p:.2g}"
+        return f"{self.metric.name}: {found.mean:+.3f} {ends}{self.metric.after} (below 0 is better), n = {found.n}{p}"
 
 
-def compare(ours: Judged, theirs: Judged, cases: Sequence[dict[str, Any]], metric: Metric) -> Comparison:
-    """Compare two models case by case, on the given cases that neither was trained on."""
+def compare(
+    ours: Judged,
+    theirs: Judged,
+    cases: Sequence[dict[str, Any]],
+    metric: Metric,
+    margin: float = 0.0,
+    challengers: int = 1,
+) -> Comparison:
+    """Compare two models case by case, on the given cases that neither was trained on.
+
+    The test is whether the challenger is better by more than `margin`, worse by less than it where the margin is negative.
+    """
     sign, key = (1 if metric.lower_is_better else -1), (metric.name, metric.subject)
     fair = [case for case in cases if case["case_id"] not in ours.learned | theirs.learned]
 
@@ -146,34 +165,92 @@ def compare(ours: Judged, theirs: Judged, cases: Sequence[dict[str, Any]], metri
     lost = sum(a is None and b is not None for a, b in zip(first, second, strict=True))
     groups = [case["patient_id"] for case in fair]
     classes = [ours.truths.get(case["case_id"], {}).get(key) for case in fair] if metric.by_class else None
-    return Comparison(metric, paired_difference(first, second, SEED, groups=groups, strata=classes), lost)
+    found = paired_test(first, second, SEED, groups=groups, strata=classes, margin=margin, challengers=challengers)
+    return Comparison(metric, found, lost)
 
 
-def _objections(rule: Promotion, primary: Comparison, guards: Sequence[Comparison], reference: str) -> list[str]:
-    """What the numbers say against the challenger."""
-    found: list[str] = []
-    high = primary.difference.high
-    for each in (primary, *guards):
-        if each.n_lost:
-            found.append(
-                f"{each.n_lost} validation cases have {each.metric.name} for {reference} only; "
-                "evaluate the challenger again and see its failures"
+@dataclass
+class Contest:
+    """One challenger of a decision: its verdict, what speaks against it, what the reference is called, and the comparisons."""
+
+    verdict: dict[str, Any]
+    objections: list[str]
+    against: str = ""
+    primary: Comparison | None = None
+    guards: tuple[Comparison, ...] = ()
+
+
+def _weigh(contests: Sequence[Contest], rule: Promotion, by_mean: bool) -> None:
+    """Add to each contest what its numbers say, with p adjusted over all challengers of the decision."""
+    adjusted = holm([each.primary.difference.p if each.primary else None for each in contests])
+    for contest, p in zip(contests, adjusted, strict=True):
+        if contest.primary is None:
+            continue
+        found = contest.primary.difference
+        contest.verdict["p_adjusted"] = p
+        few = found.n_patients < rule.min_cases
+        if few and by_mean:
+            contest.verdict["reason"] = (
+                f"too few cases to promote: {found.n_patients} patients of at least {rule.min_cases}; this demo promotes by the "
+                f"mean alone, which shows nothing; lower mean than {contest.against} in {contest.primary}"
             )
-    if primary.difference.n < rule.min_cases or high is None:
+            contest.objections += _objections_by_mean(rule, contest)
+        else:
+            contest.objections += _objections(rule, contest, few)
+
+
+def _lost(contest: Contest) -> list[str]:
+    assert contest.primary is not None
+    return [
+        f"{each.n_lost} validation cases have {each.metric.name} for {contest.against} only; "
+        "evaluate the challenger again and see its failures"
+        for each in (contest.primary, *contest.guards)
+        if each.n_lost
+    ]
+
+
+def _objections(rule: Promotion, contest: Contest, few: bool) -> list[str]:
+    """What the numbers say against the challenger."""
+    primary, p = contest.primary, contest.verdict["p_adjusted"]
+    assert primary is not None
+    found = _lost(contest)
+    unit, detectable = primary.metric.after, primary.difference.detectable
+    could = "" if detectable is None else f"; so many could have shown a difference of {detectable:.3g}{unit}"
+    if few or p is None:
         found.append(
-            f"expected at least {rule.min_cases} shared validation cases of two patients, got {primary.difference.n}"
+            f"too few cases to promote: expected {rule.min_cases} patients whose validation cases both scored, two of each "
+            f"class, got {primary.difference.n_patients}{could}"
         )
-    elif high >= -rule.margin:
-        wanted = f"its interval must end below {0 - rule.margin:g}{primary.metric.after}"
-        found.append(f"not better beyond doubt than {reference} in {primary}; {wanted}")
-    for each in guards:
-        margin, end = rule.guard_margins.get(each.metric.name, 0.0), each.difference.high
-        if end is None:
-            found.append(f"guarded metric {each} has no interval to judge by")
-        elif end > margin:
+    elif p > ALPHA:
+        wanted = f"better by more than {rule.margin:g}{unit}" if rule.margin else "better"
+        found.append(
+            f"not shown to be {wanted} than {contest.against} in {primary}; expected p of at most {ALPHA:g} over "
+            f"{contest.verdict['challengers']} challengers, got {p:.2g}{could}"
+        )
+    for each in contest.guards:
+        margin, guard = rule.guard_margins.get(each.metric.name, 0.0), each.difference
+        if guard.identical and guard.n:
+            continue
+        if guard.p is None:
+            found.append(f"guarded metric {each} has too few cases to be tested")
+        elif guard.p > ALPHA:
             found.append(
                 f"guarded metric {each}: may be worse by more than the margin of {margin:g}{each.metric.after}"
             )
+    return found
+
+
+def _objections_by_mean(rule: Promotion, contest: Contest) -> list[str]:
+    """What the means say against the challenger, in a demo."""
+    primary = contest.primary
+    assert primary is not None
+    found = _lost(contest)
+    if primary.difference.mean is None or primary.difference.mean >= -rule.margin:
+        found.append(f"no better mean than {contest.against} in {primary}")
+    for each in contest.guards:
+        margin, mean = rule.guard_margins.get(each.metric.name, 0.0), each.difference.mean
+        if mean is None or mean > margin:
+            found.append(f"guarded metric {each}: worse by more than the margin of {margin:g}{each.metric.after}")
     return found
 
 
@@ -184,8 +261,9 @@ def _verdict(
     row: dict[str, Any],
     reference: Judged | None,
     cases: Sequence[dict[str, Any]],
-) -> tuple[dict[str, Any], list[str]]:
-    """Labels and numbers of one challenger, and everything that speaks against its promotion."""
+    challengers: int,
+) -> Contest:
+    """Labels and numbers of one of so many challengers, and what speaks against its promotion whatever its numbers."""
     chosen, objections = program.get(program_name), []
     verdict: dict[str, Any] = {
         "program": program_name,
@@ -195,13 +273,15 @@ def _verdict(
         "reference_checkpoint": reference.checkpoint if reference else None,
         "dataset_version": dataset_version(ws.lake.rows("dataset", program_name)),
         **dict.fromkeys(("promoted", "refused", "recommended", "improved", "regressed", "matches_reference"), False),
-        **dict.fromkeys(("reason", "mean", "low", "high", "guards")),
+        **dict.fromkeys(("reason", "mean", "low", "high", "p", "p_adjusted", "detectable", "guards")),
         "n": 0,
+        "n_patients": 0,
+        "challengers": challengers,
     }
     try:
         ours = judged(ws, program_name, row, cases)
     except ArtifactMissing as missing:  # it says nothing of the others
-        return verdict, [str(missing)]
+        return Contest(verdict, [str(missing)])
     newest = ws.lake.rows("checkpoints", f"{program_name}/{row['experiment']}")
     if [one["checkpoint"] for one in newest] != [row["checkpoint"]]:
         objections.append(
@@ -220,19 +300,23 @@ def _verdict(
             "again, or set MED_ASSETS_PURPOSE=demo for a home without patients"
         )
     if reference is None:
-        return verdict, objections
+        return Contest(verdict, objections)
     against = _named(reference, row["experiment"])
     if ours.weights_sha256 == reference.weights_sha256:
         verdict["matches_reference"] = True
         objections.append(f"its weights are those of {against}; there is nothing to promote")
-    primary = compare(ours, reference, cases, chosen.primary_metric)
-    guards = [compare(ours, reference, cases, metric) for metric in chosen.guarded_metrics]
+    primary = compare(ours, reference, cases, chosen.primary_metric, rule.margin, challengers)
+    guards = tuple(
+        compare(ours, reference, cases, metric, -rule.guard_margins.get(metric.name, 0.0))
+        for metric in chosen.guarded_metrics
+    )
     found = primary.difference
     if found.mean is not None:
         verdict |= {"improved": found.mean < -rule.tolerance, "regressed": found.mean > rule.tolerance}
-    verdict |= {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
-    verdict |= {"guards": "; ".join(map(str, guards)), "reason": f"better than {against} in {primary}"}
-    return verdict, objections + _objections(rule, primary, guards, against)
+    verdict |= {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n, "n_patients": found.n_patients}
+    verdict |= {"p": found.p, "detectable": found.detectable, "guards": "; ".join(map(str, guards))}
+    verdict |= {"reason": f"better than {against} in {primary}"}
+    return Contest(verdict, objections, against, primary, guards)
 
 
 def _named(reference: Judged, challenger: str) -> str:
@@ -245,13 +329,15 @@ def _named(reference: Judged, challenger: str) -> str:
 def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[dict[str, Any]]:
     """Put every evaluated experiment before the gate; the verdicts, best first by validation.
 
-    A challenger is promoted if, on the validation cases of the present dataset that neither model was trained on, the
-    interval of its paired difference to the champion (before the first promotion, to the baseline) is better by the margin,
-    it is not inferior in any guarded metric, no synthetic case is involved in production, and its weights differ. The best
-    one that passes is promoted; if none does, the best is refused, unless the champion is better than all of them. With
-    `named` only that experiment stands, and it may be one that was rolled back.
+    A challenger is promoted if, on the validation cases of the present dataset that neither model was trained on, it is shown
+    to be better than the champion (before the first promotion, than the baseline) by the margin, with p adjusted over all
+    challengers, not inferior in any guarded metric, no synthetic case is involved in production, and its weights differ. The
+    best one that passes is promoted; if none does, the best is refused, unless the champion is better than all of them. With
+    `named` only that experiment stands, and it may be one that was rolled back; p is adjusted over all nevertheless, so that
+    naming one after the other gains nothing.
     """
-    chosen, rule = program.get(program_name), policies.of(program_name).promotion
+    chosen, policy = program.get(program_name), policies.of(program_name)
+    rule, by_mean = policy.promotion, ws.purpose == "demo" and bool(policy.demo and policy.demo.promote_by_mean)
     rows, holder = candidates(ws, program_name), current(ws, program_name)
     if named is not None and named not in [row["experiment"] for row in rows]:
         raise ConfigurationError(
@@ -266,8 +352,17 @@ def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[d
     verdicts: list[dict[str, Any]] = []
     standing: list[tuple[dict[str, Any], list[str]]] = []
     champion_leads = False
+    held = holder["checkpoint"] if holder else None
+    n_challengers = sum(row["checkpoint"] != held for row in rows)
+    contests = {
+        row["experiment"]: _verdict(ws, program_name, rule, row, reference, cases, n_challengers)
+        for row in rows
+        if row["checkpoint"] != held
+    }
+    _weigh(list(contests.values()), rule, by_mean)
     for row in rows:
-        verdict, objections = _verdict(ws, program_name, rule, row, reference, cases)
+        contest = contests.get(row["experiment"]) or _verdict(ws, program_name, rule, row, None, cases, n_challengers)
+        verdict, objections = contest.verdict, contest.objections
         verdicts.append(verdict)
         if reference is None and chosen.baseline:
             objections.append(f"expected the baseline {chosen.baseline} trained, to compare with; train it first")
@@ -367,12 +462,28 @@ def decision_table(verdicts: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "experiment": verdict["challenger"],
             "labels": ", ".join(name.replace("_", " ") for name in labels if verdict[name]),
             "against": verdict["reference"] or "",
+            "difference": _difference(verdict),
+            "n": verdict["n"],
+            "p": _rounded(verdict["p"]),
+            "adjusted p": _rounded(verdict["p_adjusted"]),
+            "detectable": _rounded(verdict["detectable"]),
             "reason": verdict["reason"],
             "checkpoint": verdict["checkpoint"],
         }
         for verdict in verdicts
     ]
-    return pd.DataFrame(rows, columns=["experiment", "labels", "against", "reason", "checkpoint"])
+    return pd.DataFrame(rows, columns=DECISION_COLUMNS)
+
+
+def _difference(verdict: dict[str, Any]) -> str:
+    if verdict["mean"] is None:
+        return ""
+    ends = "" if verdict["low"] is None else f" [{verdict['low']:+.3f}, {verdict['high']:+.3f}]"
+    return f"{verdict['mean']:+.3f}{ends}"
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
 
 
 def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = None) -> dict[str, Any]:

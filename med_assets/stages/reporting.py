@@ -31,6 +31,7 @@ from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_tabl
 from med_assets.stages.pictures import drawn, over_cases
 from med_assets.stages.prepare import pictured, quarantine_picture
 from med_assets.stages.promotion import current, decision_table, decisions, shown, stood
+from med_assets.stages.replicates import SPREAD
 from med_assets.stages.result import StageResult, reasons
 from med_assets.stages.screening import screened
 
@@ -288,6 +289,8 @@ def report(ws: Workspace, program_name: str) -> StageResult:
         f"Mean over cases, in brackets its interval: {INTERVAL}."
     )
     sections = [Section("Leaderboard", about, board.tables["leaderboard"], list(board.images.values()))]
+    if "replicates" in board.tables:
+        sections.append(Section("Replicates", SPREAD, board.tables["replicates"]))
     if lead := links(ws, program_name):
         about = "Every run with its code, data, hardware, scores and command; a notebook and figures for print of each experiment."
         sections.append(Section("Experiments", about, links=lead))
@@ -306,7 +309,12 @@ def report(ws: Workspace, program_name: str) -> StageResult:
     if not tuned.empty:
         sections.append(Section("Fine-tuning", finetuning.ABOUT, tuned))
     if verdicts:
-        text = "The newest verdict on every evaluated experiment, by the promotion policy of the program."
+        text = (
+            "The newest verdict on every evaluated experiment, by the promotion policy of the program. Difference: paired, challenger "
+            "minus reference, turned so that below 0 is better, with its 95 % interval; p: that it is not better by the "
+            "margin, and adjusted over all challengers of the decision (Holm), at most 0.025 to be promoted; detectable: the difference that as "
+            "many patients would have shown with a chance of 80 %."
+        )
         sections.append(Section("Decisions of the gate", text, decision_table(verdicts), folded=True))
     if now is not None:
         watched, trends = _monitoring_sections(ws, program_name)

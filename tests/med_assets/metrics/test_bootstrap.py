@@ -44,7 +44,15 @@ def test_repeating_each_case_of_a_patient_does_not_narrow_the_interval() -> None
 
 def test_paired_difference_uses_only_cases_defined_on_both_sides() -> None:
     difference = paired_difference([5.0, 7.0, None, 9.0], [4.0, 6.0, 1.0, None], 0)
-    assert difference == Interval(1.0, 1.0, 1.0, 2)
+    assert difference == Interval(1.0, None, None, 2)
+
+
+def test_equal_values_have_no_interval_also_by_class_and_by_patient() -> None:
+    assert mean_with_interval([0.5] * 30, 0) == Interval(0.5, None, None, 30)
+    assert mean_with_interval([1.0, 1.0], 0) == Interval(1.0, None, None, 2)
+    strata = ["a"] * 10 + ["b"] * 10
+    assert mean_with_interval([1.0] * 10 + [0.0] * 10, 0, strata=strata) == Interval(0.5, None, None, 20)
+    assert mean_with_interval([0.1, 0.3] * 6, 0, groups=[n // 2 for n in range(12)]).low is None
 
 
 def test_pairs_of_different_length_and_infinite_values_are_refused() -> None:

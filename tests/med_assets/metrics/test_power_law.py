@@ -16,7 +16,8 @@ def errors(sizes: tuple[int, ...] = SIZES) -> np.ndarray:
 def test_an_exact_power_law_is_found_in_every_resample() -> None:
     law = fit(errors(), SIZES, list("abcd"), 0)
     assert isinstance(law, PowerLaw)
-    assert [law.exponent.mean, law.exponent.low, law.exponent.high] == pytest.approx([0.5, 0.5, 0.5])
+    assert law.exponent.mean == pytest.approx(0.5)
+    assert (law.exponent.low, law.exponent.high) == (None, None)  # it is the same in every resample
     assert law.change_percent.mean == pytest.approx(100 * (2**-0.5 - 1))
     assert (law.n, law.score.n) == (24, 4)
     assert law.score.mean == pytest.approx(5 * 24**-0.5)
@@ -68,4 +69,4 @@ def test_the_luck_of_the_draw_of_training_patients_widens_the_interval_where_it_
     assert repeated.exponent.low is not None
     assert repeated.exponent.high is not None
     assert repeated.exponent.low < 0.5 < steepest.exponent.mean <= repeated.exponent.high  # type: ignore[operator]  # it has a mean
-    assert (alone.exponent.low, alone.exponent.high) == pytest.approx((alone.exponent.mean, alone.exponent.mean))
+    assert (alone.exponent.low, alone.exponent.high) == (None, None)

@@ -20,7 +20,7 @@ from tests.med_assets.stages.builders import P
 
 PRIMARY, GUARDED = "openkbp_dose_score", "openkbp_dvh_score"
 SUBJECTS = {PRIMARY: "body", GUARDED: "all"}
-VAL = tuple(f"v{number}" for number in range(8))
+VAL = tuple(f"v{number:02}" for number in range(30))
 TRAIN = ("t0", "t1", "t2")
 
 

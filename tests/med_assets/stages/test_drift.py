@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from med_assets import checks, stages
+from med_assets.metrics.multiple import holm
 from med_assets.settings import Workspace
-from med_assets.stages.drift import POOLED, drift_rows, drifted_facts, holm, ks, shares
+from med_assets.stages.drift import POOLED, drift_rows, drifted_facts, ks, shares
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import VAL, cases, configure, constant, facts, model, score
 

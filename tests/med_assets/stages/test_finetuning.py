@@ -19,7 +19,7 @@ def ws(workspace: Workspace) -> Workspace:
 
 def test_a_gain_is_recorded_with_its_interval_and_recommended(ws: Workspace) -> None:
     first = model(ws, "baseline", constant(5.0))
-    tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.2, 4.4, 4.1, 4.6])
+    tuned = model(ws, "grad_loss", constant(4.0, step=0.02), initial=first, history=[5.2, 4.4, 4.1, 4.6])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
     out = record["output"]
@@ -27,10 +27,11 @@ def test_a_gain_is_recorded_with_its_interval_and_recommended(ws: Workspace) -> 
     assert out["improvement_over_baseline"] == pytest.approx(1.1)
     assert (out["improved"], out["regressed"]) == (True, False)
     assert out["val_mae_gy_per_epoch"] == [5.2, 4.4, 4.1, 4.6]
-    assert out["formal_pretrained_val_openkbp_dose_score"] == pytest.approx(5.035)
-    assert out["formal_finetuned_val_openkbp_dose_score"] == pytest.approx(4.035)
-    assert out["formal_improvement_over_pretrained"] == pytest.approx(1.0)
-    assert out["formal_improvement_interval"] == pytest.approx([1.0, 1.0])
+    assert out["formal_pretrained_val_openkbp_dose_score"] == pytest.approx(5.145)
+    assert out["formal_finetuned_val_openkbp_dose_score"] == pytest.approx(4.29)
+    assert out["formal_improvement_over_pretrained"] == pytest.approx(0.855)
+    low, high = out["formal_improvement_interval"]
+    assert 0.75 < low < 0.855 < high < 0.95
     assert (out["formal_n"], out["recommended_ckpt"], out["finetuned_ckpt"]) == (len(VAL), tuned, tuned)
     assert out["checkpoint_comparisons_to_pretrained"]["changed"] == 1
     assert not out["finetuned_ckpt_matches_pretrained_weights"]
@@ -38,7 +39,7 @@ def test_a_gain_is_recorded_with_its_interval_and_recommended(ws: Workspace) -> 
     assert json.loads(finetuning.record_path(ws, P, "grad_loss").read_text()) == json.loads(json.dumps(record))
     outcome = checks.fine_tuning(ws, P, "grad_loss")
     assert outcome.passed
-    assert outcome.reason == "formal improvement +1.0000 [+1.0000, +1.0000], n = 8"
+    assert outcome.reason == f"formal improvement +0.8550 [{low:+.4f}, {high:+.4f}], n = {len(VAL)}"
     row = finetuning.table(ws, P).iloc[0]
     assert (row["recommended"], row["every epoch worse"]) == ("fine-tuned", "no")
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -62,7 +63,7 @@ def test_a_worse_challenger_is_refused_and_the_failed_check_says_why(ws: Workspa
     assert labels(found["baseline"]) == {"refused", "regressed"}
     outcome = checks.champion_regression(ws, P)
     assert not outcome.passed
-    assert "not better beyond doubt than mean_dose in openkbp_dose_score: +0." in outcome.reason
+    assert "not shown to be better than mean_dose in openkbp_dose_score: +0." in outcome.reason
     assert outcome.metadata["n"] == len(VAL)
 
 
@@ -72,6 +73,55 @@ def test_a_better_mean_without_a_better_interval_is_not_enough(ws: Workspace) ->
     found = decided(ws)["baseline"]
     assert found["mean"] < 0 < found["high"]
     assert labels(found) == {"refused", "improved"}
+
+
+def test_p_is_adjusted_over_all_challengers_of_a_decision_also_of_one_that_is_named(ws: Workspace) -> None:
+    gain = np.random.default_rng(3).normal(0.55, 1.0, len(VAL))
+    model(ws, "baseline", {name: 5.0 + 0.02 * place - gain[place] for place, name in enumerate(VAL)})
+    alone = decided(ws)["baseline"]
+    assert alone["challengers"] == 1
+    assert alone["p"] == alone["p_adjusted"] <= 0.025
+    assert alone["high"] < 0
+    ws.lake.write("champions", P, [])
+    for value, experiment in ((5.1, "dvh_aware"), (5.2, "grad_loss"), (5.3, "residual"), (5.4, "cascade")):
+        model(ws, experiment, constant(value))
+    found = decided(ws, "baseline")["baseline"]
+    assert found["challengers"] == 5
+    assert found["p"] == alone["p"]
+    assert found["p_adjusted"] == pytest.approx(5 * alone["p"])
+    assert "refused" in labels(found)
+    assert "over 5 challengers" in found["reason"]
+    assert f"{found['detectable']:.3g} Gy" in found["reason"]
+    assert champion_of(ws) is None
+
+
+def test_too_few_patients_promote_nobody_and_a_demo_says_that_it_goes_by_the_mean(workspace: Workspace) -> None:
+    few = VAL[:4]
+    cases(workspace, {"train": TRAIN, "val": few})
+    model(workspace, "mean_dose", constant(5.0, few))
+    model(workspace, "baseline", {name: value - 0.1 * len(name) for name, value in constant(4.0, few).items() if value})
+    trial = dataclasses.replace(workspace, purpose="research")
+    found = decided(trial)["baseline"]
+    assert labels(found) == {"refused", "improved"}
+    assert found["reason"].startswith("too few cases to promote: expected 29 patients")
+    assert champion_of(trial) is None
+    found = decided(workspace)["baseline"]
+    assert "promoted" in labels(found)
+    assert (
+        "too few cases to promote: 4 patients of at least 29; this demo promotes by the mean alone" in found["reason"]
+    )
+    model(workspace, "grad_loss", constant(4.9, few))
+    assert "refused" in labels(decided(workspace, "grad_loss")["grad_loss"])
+
+
+def test_a_champion_trained_again_is_compared_with_itself_as_it_is_in_place(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(4.0))
+    decided(ws)
+    second = model(ws, "baseline", constant(3.0))
+    found = decided(ws)["baseline"]
+    assert (found["checkpoint"], found["reference_checkpoint"]) == (second, first)
+    assert found["mean"] == pytest.approx(-1.0)
+    assert "promoted" in labels(found)
 
 
 def test_a_guarded_metric_may_be_worse_by_its_margin_at_the_end_of_the_interval_and_no_more(

@@ -1,0 +1,54 @@
+"""The leaderboard keeps the champion's row, and shows the seeds of one experiment side by side."""
+
+import numpy as np
+import pytest
+
+from med_assets import stages
+from med_assets.experiments import load
+from med_assets.settings import Workspace
+from med_assets.stages import runs
+from med_assets.stages.dataset import dataset_version
+from med_assets.stages.evaluation import aggregate, scores_of
+from med_assets.stages.replicates import replicates, spread
+from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
+
+
+@pytest.fixture
+def ws(workspace: Workspace) -> Workspace:
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    model(workspace, "mean_dose", constant(5.0, step=0.02))
+    return workspace
+
+
+def test_a_champion_whose_experiment_was_trained_again_keeps_its_row(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(4.0))
+    stages.champion(ws, P)
+    noise = np.random.default_rng(1).normal(0, 1, len(VAL))
+    second = model(ws, "baseline", {name: 4.0 + noise[place] for place, name in enumerate(VAL)})
+    tables = stages.leaderboard(ws, P).tables
+    board = dict(zip(tables["leaderboard"]["experiment"], tables["leaderboard"]["checkpoint"], strict=True))
+    assert board["baseline (champion)"] == first
+    assert board["baseline"] == second
+    pairs = {frozenset(pair) for pair in tables["pairwise"][["first", "second"]].itertuples(index=False, name=None)}
+    assert frozenset({"baseline", "baseline (champion)"}) in pairs
+
+
+def test_seeds_of_one_experiment_are_replicates_and_other_settings_are_not(ws: Workspace) -> None:
+    for value, overrides in ((4.0, ["seed=1"]), (4.4, ["seed=2"]), (9.0, ["seed=2", "optimiser.lr=0.5"])):
+        checkpoint = model(ws, "baseline", constant(value), overrides=overrides)
+        row = ws.lake.rows("checkpoints", f"{P}/baseline")[0]
+        runs.record_run(ws, P, "baseline", row, load(P, "baseline", overrides, profile=ws.profile), overrides)
+        version = {"dataset_version": dataset_version(ws.lake.rows("dataset", P))}
+        rows, _, _ = scores_of(ws, P, "baseline", checkpoint)
+        runs.record_scores(ws, P, "baseline", checkpoint, [one | version for one in aggregate(P, rows)])
+    found = replicates(ws, P)
+    assert sorted(one.seed for one in found) == [1, 2]
+    over = spread(P, found).iloc[0]
+    assert (over["experiment"], over["seeds"]) == ("baseline", "1, 2")
+    assert float(over["mean over seeds"]) == pytest.approx(4.2 + 0.145, abs=1e-3)
+    assert float(over["SD between seeds"]) == pytest.approx(0.4 / 2**0.5, abs=1e-3)
+    tables = stages.leaderboard(ws, P).tables
+    names = set(tables["leaderboard"]["experiment"])
+    assert {"baseline", "baseline (seed 1)", "baseline (seed 2)"} <= names
+    assert len(tables["replicates"]) == 2
