@@ -29,7 +29,7 @@ def ws(workspace: Workspace) -> Workspace:
         ("monitor", P),
         ("evaluate", f"{P}/baseline"),
         ("report", P),
-        ("predict", P, "v0", "--out", "out"),
+        ("predict", P, "v00", "--out", "out"),
         ("record", f"{P}/baseline"),
         ("export", f"{P}/baseline", "--out", "out"),
     ],
