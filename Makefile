@@ -38,6 +38,8 @@ demo: setup  ## Make synthetic cases and materialize the whole graph of PROGRAMS
 
 openkbp: export MED_ASSETS_HOME := $(or $(OPENKBP_HOME),.med_assets_openkbp)
 openkbp: export MED_ASSETS_PSEUDONYM_KEY ?= key-for-the-published-openkbp-patients
+# This key stands here for everybody to read, as the patients are published; such keys are for homes without other patients.
+openkbp: export MED_ASSETS_PURPOSE ?= demo
 openkbp: export MED_ASSETS_PROFILE ?= full
 openkbp: export MED_ASSETS_RT_DOSE_SITE := head_neck
 openkbp: export MED_ASSETS_RT_DOSE_SPLIT_POLICY := given

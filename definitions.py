@@ -17,7 +17,7 @@ graph = [sensors.automated(asset) for asset in assets.build()]
 
 defs = dg.Definitions(
     assets=graph,
-    sensors=sensors.build_sensors(),
+    sensors=sensors.build_sensors(graph),
     schedules=sensors.build_schedules(graph),
     resources=resources.build(),
     # A step in a process of its own costs 6-7 s before it does anything, and a training has its own process anyway.

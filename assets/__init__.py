@@ -1,11 +1,13 @@
 """The asset graph: written once, built for every registered program. Stages do their work in med_assets."""
 
 import logging
+from collections.abc import Sequence
 
 import dagster as dg
 
 from assets import data, experiment, intake, keys, outcome
 from med_assets import analysis, program
+from med_assets.errors import ConfigurationError
 from med_assets.settings import Workspace
 from med_assets.stages import learning_curves, training
 
@@ -45,5 +47,20 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
 
 
 def build() -> list[dg.AssetsDefinition]:
-    """The assets of all registered programs."""
-    return [asset for name in program.registered() for asset in build_program(name)]
+    """The assets of all registered programs; one whose files in conf/ have a mistake is left out, with a warning.
+
+    Raises ConfigurationError for settings of the workspace that can't be used: all programs have these.
+    """
+    Workspace.configuration()
+    built: list[dg.AssetsDefinition] = []
+    for name in program.registered():
+        try:
+            built += build_program(name)
+        except ConfigurationError as error:
+            log.warning("%s is left out of the graph: %s", name, error)
+    return built
+
+
+def programs(graph: Sequence[dg.AssetsDefinition]) -> tuple[str, ...]:
+    """Names of the programs that a graph has, sorted."""
+    return tuple(sorted({key.path[0] for asset in graph for key in asset.keys}))

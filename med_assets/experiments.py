@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
+from med_assets.files import read_yaml
 
 CONF_VARIABLE = "MED_ASSETS_CONF"
 """Environment variable that names another folder than the `conf` beside the package."""
@@ -37,8 +38,21 @@ GROUPS = {"profile": "profiles", "site": "sites@site"}
 RESOLVER = re.compile(r"\$\{(?![\w.\[\]]+\})")
 """An interpolation that is more than the name of a field, such as a resolver, whose name may itself be interpolated."""
 
-OVERRIDE_KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/]*")
-"""The left side of an override."""
+OVERRIDE_KEY = re.compile(r"(\+\+?|~)?([A-Za-z]\w*)((?:\.[A-Za-z]\w*)*)")
+"""The left side of an override: what Hydra is to do, and a field, whose first name may be a group of files."""
+
+OPTION = re.compile(r"\w+(-\w+)*")
+"""Name of a file within a group."""
+
+PART = re.compile(r"(\w+/)*\w+(@[A-Za-z_][\w.]*)?(: (\w+|\$\{\w+\}))?")
+"""An entry of a `defaults` list: a file beside the experiment, or a group, a package within the experiment, and the name of a
+file of it, which may be that of another group's choice."""
+
+PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
+"""Line of a file that says where in the configuration its content goes."""
+
+RESERVED = re.compile(r"hydra|_(target|args|partial|recursive|convert|call|name|method)_")
+"""Keys by which Hydra finds files and calls functions."""
 
 BEGINNINGS = ("random", "champion")
 """What an experiment can begin with that is no other experiment and no released file."""
@@ -431,7 +445,8 @@ def _compose(folder: Path, name: str, overrides: tuple[str, ...], state: str) ->
     from yaml import YAMLError
 
     for override in overrides:
-        _refuse_power(override)
+        _refuse_power(override, folder)
+    _check_files(folder, name)
     with _hydra_lock:
         GlobalHydra.instance().clear()
         try:
@@ -446,21 +461,86 @@ def _compose(folder: Path, name: str, overrides: tuple[str, ...], state: str) ->
     return {str(key): value for key, value in content.items()}
 
 
-def _refuse_power(override: str) -> None:
+def _refuse_power(override: str, folder: Path) -> None:
     """Raise ConfigurationError for an override that reaches beyond the configuration; overrides also come from Dagster's launchpad."""
     key, _, value = override.partition("=")
-    chosen = GROUPS.get(key, key)
     if RESOLVER.search(override):
         raise ConfigurationError(
-            f"expected an override of {key} that refers to the configuration alone, as in ${{schedule.epochs}}, got a resolver; "
-            "environment, files and functions are out of reach"
+            "expected an override that refers to the configuration alone, as in ${schedule.epochs}, got a resolver; environment, "
+            "files and functions are out of reach"
         )
-    if not OVERRIDE_KEY.fullmatch(chosen) or chosen.lstrip("+~").startswith("hydra"):
+    parsed = OVERRIDE_KEY.fullmatch(key)
+    if not parsed or any(RESERVED.fullmatch(part) or part == "defaults" for part in key.lstrip("+~").split(".")):
         raise ConfigurationError(
-            "expected overrides as key=value with a field of the experiment as key, got another key"
+            "expected overrides as key=value with a field of the experiment as key, such as schedule.epochs=2, got another key"
         )
-    if (".." in value and "/" in value) or value.startswith("/"):
+    prefix, first, more = parsed.groups()
+    group = folder / GROUPS.get(first, first).partition("@")[0]
+    if group.is_dir() and not more:
+        options = sorted(path.stem for path in group.glob("*.yaml"))
+        if prefix or not OPTION.fullmatch(value):
+            raise ConfigurationError(
+                f"expected {first}=NAME with one of the files conf/{folder.name}/{group.name}/NAME.yaml ({', '.join(options)})"
+            )
+    elif (".." in value and "/" in value) or value.lstrip("'\"[ ").startswith("/"):
         raise ConfigurationError(f"expected a value of {key} that is no path, got one; files are named in conf/")
+    elif key.lstrip("+") == "launch.options" and "/" in value:
+        raise ConfigurationError(
+            "expected options of sbatch without a path in an override; those with one stand in conf/"
+        )
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Raise ConfigurationError for a file of an experiment that is no YAML, or reaches out of the configuration.
+
+    These are the experiment's own file and all that its `defaults` lists lead to: each lies below `folder`, none sets anything
+    of Hydra, which could add folders to search, and none names a function. Files that an override chooses are among them.
+    """
+    waiting, checked = [folder / f"{name}.yaml"], set()
+    while waiting:
+        path = waiting.pop()
+        if path in checked or not path.is_file():  # Hydra says what is missing, and where it looked
+            continue
+        checked.add(path)
+        where = f"conf/{folder.name}/{path.relative_to(folder).as_posix()}"
+        if not path.resolve().is_relative_to(folder):
+            raise ConfigurationError(
+                f"{where}: expected a file within conf/{folder.name}, got a link that leads out of it"
+            )
+        content = read_yaml(path)
+        if not isinstance(content, dict):
+            raise ConfigurationError(f"{where}: expected fields with values, got {type(content).__name__}")
+        packages = PACKAGE.findall(path.read_text(encoding="utf-8"))
+        if any(RESERVED.search(package) for package in packages) or _reserved(content):
+            raise ConfigurationError(
+                f"{where}: expected fields of the experiment, got settings of Hydra or a function to call"
+            )
+        for entry in content.get("defaults") or ():
+            (group, option), *others = entry.items() if isinstance(entry, dict) and entry else [(entry, None)]
+            text = f"{group}" if option is None else f"{group}: {option}"
+            if others or not PART.fullmatch(text) or RESERVED.search(text):
+                raise ConfigurationError(
+                    f"{where}: expected entries of defaults to be files of this folder, such as _base or `profiles: full`, got another"
+                )
+            own = path.parent / str(group).partition("@")[0]
+            if option is None:
+                waiting.append(own.with_name(f"{own.name}.yaml"))
+            else:
+                waiting += own.glob("*.yaml")
+
+
+def _reserved(content: Any) -> bool:
+    """Whether a key, at any depth, is one of Hydra's own."""
+    waiting = [content]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if any(isinstance(key, str) and RESERVED.fullmatch(key) for key in part):
+                return True
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return False
 
 
 def _refuse_resolvers(content: Any, name: str) -> None:

@@ -367,9 +367,14 @@ def get(name: str) -> Program:
 
 
 def config(name: str) -> dict[str, Any]:
-    """Content of `conf/<program>/_program.yaml`: what holds for all experiments of a program."""
+    """Content of `conf/<program>/_program.yaml`: what holds for all experiments of a program. Raises ConfigurationError."""
     path = conf_folder(name) / "_program.yaml"
-    return dict(read_yaml(path) or {}) if path.is_file() else {}
+    content = read_yaml(path) if path.is_file() else None
+    if content is not None and not isinstance(content, dict):
+        raise ConfigurationError(
+            f"conf/{name}/_program.yaml: expected fields with values, got {type(content).__name__}"
+        )
+    return content or {}
 
 
 def fact_table(name: str) -> str:

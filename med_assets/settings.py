@@ -1,15 +1,14 @@
 """Where things are and under which key: read from the environment once, in one place."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 from med_assets.artifacts import ArtifactStore, LocalStore
 from med_assets.errors import ConfigurationError
+from med_assets.keys import key_weakness, published
 from med_assets.lake import TABLES, Lake
 from med_assets.landing import Landing, LocalLanding
 from med_assets.s3.bucket import Place, place
@@ -17,29 +16,11 @@ from med_assets.s3.bucket import Place, place
 MIN_KEY_CHARS = 16
 """Shortest pseudonym key accepted: below it, patient ids could be recovered by trying keys."""
 
-MIN_DISTINCT_CHARS = 7
-"""Fewest different characters of a pseudonym key: 32 random hexadecimal digits have fewer once in a thousand million keys."""
-
-MAX_RUN_SHARE = 0.8
-"""Largest share of characters that may repeat the one before or stand beside it in the alphabet."""
-
-COMMON_KEY = re.compile(r"(?i)(pass(word|wort)?|secret|changeme|admin|qwert[yz]|letmein)+[\W\d_]*\Z")
-"""Words that are no key, with digits and signs after them."""
+NO_KEY = "no key is needed to read configuration"
+"""What stands for the key where only configuration is read."""
 
 PURPOSES = ("production", "demo")
 LAUNCHERS = ("local", "slurm")
-
-
-def key_weakness(key: str) -> str | None:
-    """Why a pseudonym key holds next to nothing that must be guessed, None where nothing of the kind shows."""
-    if len(set(key)) < MIN_DISTINCT_CHARS:
-        return f"has {len(set(key))} different characters, fewer than {MIN_DISTINCT_CHARS}"
-    if any(key == (key[:period] * len(key))[: len(key)] for period in range(1, len(key) // 2 + 1)):
-        return "repeats one pattern"
-    beside = [abs(ord(after) - ord(before)) <= 1 for before, after in pairwise(key)]
-    if sum(beside) > MAX_RUN_SHARE * len(beside):
-        return "counts through the alphabet"
-    return "is a common password" if COMMON_KEY.match(key) else None
 
 
 MEMORY_SHARE = 0.75
@@ -82,14 +63,17 @@ class Workspace:
                 f"expected MED_ASSETS_PSEUDONYM_KEY with at least {MIN_KEY_CHARS} characters, got {len(key)}; make one with "
                 "`python -c 'import secrets; print(secrets.token_hex(32))'`, keep it safe: the same key gives the same pseudonyms"
             )
-        if weakness := key_weakness(key):
+        purpose = environ.get("MED_ASSETS_PURPOSE", "production")
+        if purpose not in PURPOSES:
+            raise ConfigurationError(f"expected MED_ASSETS_PURPOSE to be one of {PURPOSES}, got {purpose!r}")
+        weakness = (
+            "is that of an example, which everybody has" if published(key) and purpose != "demo" else key_weakness(key)
+        )
+        if weakness:
             raise ConfigurationError(
                 f"expected MED_ASSETS_PSEUDONYM_KEY to be random, got one that {weakness}; whoever guesses it knows all patients. Make "
                 "one with `python -c 'import secrets; print(secrets.token_hex(32))'`"
             )
-        purpose = environ.get("MED_ASSETS_PURPOSE", "production")
-        if purpose not in PURPOSES:
-            raise ConfigurationError(f"expected MED_ASSETS_PURPOSE to be one of {PURPOSES}, got {purpose!r}")
         launcher = environ.get("MED_ASSETS_LAUNCHER", "local")
         if launcher not in LAUNCHERS:
             raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {LAUNCHERS}, got {launcher!r}")
@@ -117,13 +101,17 @@ class Workspace:
             profile=environ.get("MED_ASSETS_PROFILE", "full"),
             settle_s=float(environ.get("MED_ASSETS_SETTLE_S", "30")),
             launcher=launcher,
-            options={name: value for name, value in environ.items() if name.startswith("MED_ASSETS_")},
+            options={
+                name: value
+                for name, value in environ.items()
+                if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_PSEUDONYM_KEY"
+            },
         )
 
     @classmethod
     def configuration(cls) -> "Workspace":
         """The workspace as far as configuration goes: it needs no pseudonym key, and must not be used to take in cases."""
-        return cls.from_env({**os.environ, "MED_ASSETS_PSEUDONYM_KEY": "no key is needed to read configuration"})
+        return cls.from_env({**os.environ, "MED_ASSETS_PSEUDONYM_KEY": NO_KEY})
 
     def option(self, program: str, name: str, default: str) -> str:
         """A program's own setting, e.g. MED_ASSETS_RT_DOSE_SITE for ("rt_dose", "site")."""

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from med_assets import program
+from assets import programs
 from sensors.automation import automated
 from sensors.intake import intake_sensor
 from sensors.monitoring import monitoring_schedule
@@ -13,8 +13,8 @@ from sensors.settings import tick_s
 __all__ = ["automated", "build_schedules", "build_sensors"]
 
 
-def build_sensors() -> list[dg.SensorDefinition]:
-    """Intake and retraining of every program, and the sensor that evaluates all automation conditions."""
+def build_sensors(graph: list[dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
+    """Intake and retraining of every program of the graph, and the sensor that evaluates all automation conditions."""
     following = dg.AutomationConditionSensorDefinition(
         "automation",
         target=dg.AssetSelection.all(),
@@ -22,10 +22,10 @@ def build_sensors() -> list[dg.SensorDefinition]:
         minimum_interval_seconds=tick_s(),
         description="Lets cheap assets follow their inputs.",
     )
-    return [following, *(make(name) for name in program.registered() for make in (intake_sensor, retrain_sensor))]
+    return [following, *(make(name) for name in programs(graph) for make in (intake_sensor, retrain_sensor))]
 
 
-def build_schedules(assets: list[dg.AssetsDefinition]) -> list[dg.ScheduleDefinition]:
-    """Nightly monitoring and the reconcile pass of every program."""
-    nightly = [monitoring_schedule(name) for name in program.registered()]
-    return [*nightly, *(reconcile_schedule(name, assets) for name in program.registered())]
+def build_schedules(graph: list[dg.AssetsDefinition]) -> list[dg.ScheduleDefinition]:
+    """Nightly monitoring and the reconcile pass of every program of the graph."""
+    nightly = [monitoring_schedule(name) for name in programs(graph)]
+    return [*nightly, *(reconcile_schedule(name, graph) for name in programs(graph))]

@@ -1,7 +1,6 @@
 """Law 9: overrides reach nothing but the configuration."""
 
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -13,9 +12,9 @@ import pytest
 from med_assets import experiments
 from med_assets.cli import main
 from med_assets.errors import ConfigurationError
-from med_assets.settings import Workspace, key_weakness
+from med_assets.settings import Workspace
 from med_assets.stages import training
-from tests.conftest import REPOSITORY, TEST_KEY
+from tests.conftest import REPOSITORY
 
 ROW = {"program": "rt_dose", "case_id": "c", "reason": "moved away"}
 
@@ -57,12 +56,89 @@ def test_a_home_with_any_name_is_queried_and_its_catalog_moves_with_it(tmp_path:
         "profile=../../rt_dose/profiles/demo",
         "profile=/etc/passwd",
         "profile=${oc.env:HOME}",
+        "profiles=${oc.env:HOME}",
+        "profile=file:///etc/passwd",
+        "profile=pkg://hydra.conf/x",
+        "profiles@hydra=full",
+        "profiles@_global_=../x",
+        "+profiles=full",
+        "++nets/sam=full",
+        "~profiles",
+        "profiles=[full,../x]",
+        "++hydra.searchpath=[pkg://x]",
+        "~hydra",
+        "hydra/launcher=x",
+        "hydra.run.dir=/tmp/x",
+        "hydra.job.chdir=true",
+        "override hydra/output=x",
+        "defaults=[/etc/passwd]",
+        "+_target_=os.system",
+        "++schedule._target_=os.system",
+        "+schedule={_target_:os.system,_args_:[id]}",
+        "schedule.epochs=glob(*)",
+        "schedule.epochs=1,2",
+        "schedule.epochs=range(1,3)",
+        "schedule.epochs=choice(1,2)",
+        "title='/etc/passwd'",
+        "title=[/etc/passwd]",
+        "title=../../etc/passwd",
+        "title=${.}",
+        "title=\\${oc.env:HOME}",
+        "title=${oc.create:{a:${oc.env:HOME}}}",
+        "title=${oc.dict.values:schedule}",
+        "title=${oc.env:MED_ASSETS_PSEUDONYM_KEY",
+        "${oc.env:HOME}=1",
+        "launch.options=['--error=/tmp/x']",
+        "launch.options=[--export-file=../x]",
+        "",
+        "title",
+        "=",
+        "a b=1",
     ],
 )
 def test_an_override_reaches_nothing_but_the_configuration(workspace: Workspace, override: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         training.experiment(workspace, "breast_us", "tinyusfm", [override])
     assert "a-key-that-only" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "schedule.epochs=2",
+        "profile=small",
+        "profiles=demo",
+        "title='U-Net: a/b, ${schedule.epochs} epochs'",
+        "+launch.partition=gpu",
+        "launch.options=['--account=imaging']",
+        "~launch",
+        "optimiser={lr: 0.1}",
+    ],
+)
+def test_an_override_of_a_field_is_taken(workspace: Workspace, override: str) -> None:
+    assert training.experiment(workspace, "breast_us", "tinyusfm", [override]).program == "breast_us"
+
+
+def test_an_override_from_the_launchpad_shows_no_secret(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster as dg
+
+    from assets import experiment
+    from resources import build
+
+    monkeypatch.setenv("MED_ASSETS_PSEUDONYM_KEY", "a-key-that-only-the-tests-know")
+    chosen = training.experiment(workspace, "breast_us", "tinyusfm")
+    asset = experiment.checkpoint("breast_us", chosen)
+    overrides = ["title=${oc.env:MED_ASSETS_PSEUDONYM_KEY}"]
+    result = dg.materialize(
+        [asset],
+        resources=build(),
+        run_config={"ops": {"__".join(asset.key.path): {"config": {"overrides": overrides}}}},
+        raise_on_error=False,
+    )
+    assert not result.success
+    shown = "".join(str(event) for event in result.all_events)
+    assert "got a resolver" in shown
+    assert "a-key-that-only-the-tests-know" not in shown
 
 
 def conf_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -78,6 +154,23 @@ def conf_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Non
         ("defaults:\n  - _base\n  - _self_\n  - profiles: full\nscedule: {epochs: 2}\n", "scedule"),
         ("defaults:\n  - _base\n  - _self_\n  - profiles: full\ntitle: ${oc.env:HOME}\n", "resolver"),
         ("title: \x00\n", "mine"),
+        ("title: [\n\nseed: {\n", "line 4"),
+        ("- a\n", "fields with values"),
+        ("", "fields with values"),
+        ("defaults: [_base, /etc/passwd]\n", "files of this folder"),
+        ("defaults: [_base, ../rt_dose/_base]\n", "files of this folder"),
+        ("defaults: [_base, 'pkg://hydra.conf/x']\n", "files of this folder"),
+        ("defaults: [_base, 'file:///etc/passwd']\n", "files of this folder"),
+        ("defaults: [_base, {profiles: ../../rt_dose/profiles/demo}]\n", "files of this folder"),
+        ("defaults: [_base, {profiles: '${oc.env:HOME}'}]\n", "files of this folder"),
+        ("defaults: [_base, {profiles@hydra: full}]\n", "files of this folder"),
+        ("defaults: [_base, {override hydra/job_logging: none}]\n", "files of this folder"),
+        ("defaults: [_base, {optional profiles: full, nets: x}]\n", "files of this folder"),
+        ("hydra: {searchpath: [file:///tmp]}\n", "settings of Hydra"),
+        ("# @package hydra\nsearchpath: [file:///tmp]\n", "settings of Hydra"),
+        ("optimiser: {_target_: os.system, _args_: [id]}\n", "a function to call"),
+        ("defaults: [_base, _self_, {profiles: full}]\ntitle: ${oc.${profile}:HOME}\n", "resolver"),
+        ("title: !!python/object/apply:os.system [id]\n", "mine"),
     ],
 )
 def test_one_broken_experiment_is_named_and_takes_nothing_else_away(
@@ -104,30 +197,39 @@ def test_one_broken_experiment_is_named_and_takes_nothing_else_away(
     assert keys.experiment_key("lumbar_mr", "mine", "checkpoint") not in built
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "a" * 40,
-        "ab" * 20,
-        "abcabcabc" * 5,
-        "1234567890123456",
-        "abcdefghijklmnopqrst",
-        "Password12345678!",
-        "zyxwvutsrqponmlkjihg",
-    ],
-)
-def test_a_pseudonym_key_of_no_entropy_is_refused_without_being_shown(key: str) -> None:
-    with pytest.raises(ConfigurationError, match="random") as refused:
-        Workspace.from_env({"MED_ASSETS_PSEUDONYM_KEY": key})
-    assert key not in str(refused.value)
+def test_a_file_of_an_experiment_is_no_link_out_of_the_configuration(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf_with(tmp_path, monkeypatch, "defaults: [other]\n")
+    (tmp_path / "secret.yaml").write_text("title: a-secret\n")
+    (tmp_path / "conf" / "lumbar_mr" / "other.yaml").symlink_to(tmp_path / "secret.yaml")
+    refused = training.broken(workspace, "lumbar_mr")
+    assert set(refused) == {"mine", "other"}
+    assert all("leads out of it" in why and "a-secret" not in why for why in refused.values())
 
 
-def test_random_keys_and_those_of_the_demo_and_the_tests_are_taken() -> None:
-    for key in (*(secrets.token_hex(32) for _ in range(200)), *(secrets.token_hex(8) for _ in range(50)), TEST_KEY):
-        assert key_weakness(key) is None, key
-    for line in (REPOSITORY / "Makefile").read_text().splitlines():
-        if "MED_ASSETS_PSEUDONYM_KEY" in line:
-            assert key_weakness(line.rpartition("=")[2].strip()) is None
+@pytest.mark.parametrize("file", ["lumbar_mr/_program", "rt_dose/sites/prostate_sib", "lung_ct/_labels"])
+def test_a_file_of_a_program_with_a_mistake_is_named_and_costs_that_program_alone(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, file: str
+) -> None:
+    import assets
+    from med_assets import policies, program
+
+    conf_with(tmp_path, monkeypatch, "defaults: [_base]\n")
+    (tmp_path / "conf" / f"{file}.yaml").write_text("a: [b\nc: d\n")
+    name = file.partition("/")[0]
+    for cached in (program.get, *(one for one in vars(policies).values() if hasattr(one, "cache_clear"))):
+        cached.cache_clear()
+    if name == "lung_ct":
+        from med_assets.programs.lung_ct import labels
+
+        labels.table.cache_clear()
+        labels._known.cache_clear()
+    graph = assets.build()
+    assert set(assets.programs(graph)) == set(program.registered()) - {name}
+    assert f"{name} is left out of the graph" in caplog.text
+    assert f"{file.rpartition('/')[2]}.yaml, line 2" in caplog.text
+    assert main(["cases", "breast_us"]) == 0
 
 
 def test_all_that_a_command_writes_is_for_its_owner_alone(workspace: Workspace, tmp_path: Path) -> None:
