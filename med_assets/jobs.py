@@ -19,6 +19,9 @@ TEACHER = "teacher.json"
 RELEASED = "released"
 """Folder of a job with the released files that training reads beside its initial weights, each under its name."""
 
+ADAPTERS = "adapters.pt"
+"""File beside the weights with the adapters alone, for a network that is another's weights and these."""
+
 SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", *bucket.SECRETS)
 """Variables that a training is started without: it needs none, and Slurm would keep them on disk."""
 

@@ -32,8 +32,8 @@ from med_assets.training import status
 
 LEARNING = ("train", "val")
 PUBLISHED = ("weights.pt", "experiment.json", "history.csv", "result.json")
-SOMETIMES = ("profile.txt",)
-"""What a checkpoint has of its training, and what it has where it was asked for."""
+SOMETIMES = ("profile.txt", jobs.ADAPTERS)
+"""What a checkpoint has of its training, and what some have: a profile, and the adapters alone."""
 
 INITIAL = "initial.pt"
 """File of a job folder with the weights to begin with, as in `training.initial`, which needs torch."""

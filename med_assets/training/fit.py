@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import Experiment
+from med_assets.jobs import ADAPTERS
 from med_assets.training import callbacks
 from med_assets.training.accelerator import Plan
 from med_assets.training.checkpoints import Checkpoints, Found
@@ -113,6 +114,8 @@ def fit(
         return {}
     weights = torch.load(best.path, map_location="cpu", weights_only=True)
     callbacks.save_tensors(job / "weights.pt", weights)
+    if task.adapters is not None:
+        callbacks.save_tensors(job / ADAPTERS, task.adapters(weights))
     history.write()
     return {
         "best_epoch": best.epoch,

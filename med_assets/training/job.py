@@ -21,7 +21,7 @@ import torch
 from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory, TrainingStopped
 from med_assets.experiments import Experiment, Rung, from_json
 from med_assets.files import disk_full, file_sha256, read_json, write_json
-from med_assets.jobs import RELEASED, TEACHER
+from med_assets.jobs import ADAPTERS, RELEASED, TEACHER
 from med_assets.provenance import git_state
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
@@ -257,7 +257,7 @@ def _finished(job: Path, key: str) -> dict[str, Any] | None:
 
 
 def _start_over(job: Path) -> None:
-    old = [job / name for name in (FOLDER, "tensorboard", "result.json", "weights.pt", "history.csv", EVENTS)]
+    old = [job / name for name in (FOLDER, "tensorboard", "result.json", "weights.pt", ADAPTERS, "history.csv", EVENTS)]
     if present := [path for path in old if path.exists()]:
         shutil.rmtree(job / DISCARDED, ignore_errors=True)
         (job / DISCARDED).mkdir()

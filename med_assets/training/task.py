@@ -57,6 +57,8 @@ class Task:
     reads: "Callable[[Any], dict[str, Tensor]] | None" = None
     """Finds the tensors of `begins`, by their names here, in the content of any file to begin with; None where it is a state
     dict. Raises CheckpointMismatch."""
+    adapters: "Callable[[dict[str, Tensor]], dict[str, Tensor]] | None" = None
+    """Gives, of the final weights, the tensors of an adapter-only file, published beside them; None where all weights are trained."""
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,9 @@ class BreastUs(Program):
         return costs(checkpoint)
 
     def export_model(self, checkpoint: Path, out: Path) -> list[Path]:
-        from med_assets.programs.breast_us.export import export_onnx
+        from med_assets.programs.breast_us.export import export_network
 
-        return export_onnx(checkpoint, out)
+        return export_network(checkpoint, out)
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.breast_us.scorer import draw

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import Experiment, Settings
+from med_assets.experiments import CAME_LATER, RELEASED, Experiment, Settings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -61,6 +61,18 @@ class Sam(Settings):
         description="where queries and values are adapted: nowhere, in the encoder, or in encoder and mask decoder"
     )
     rank: int = Field(ge=1, description="rank of the adapters, count")
+    multimask_outputs: int = Field(
+        default=3,
+        ge=1,
+        description="masks of the decoder beside the first, count; 3 in SAM's release, and in SAMed as many as it has classes",
+        json_schema_extra=CAME_LATER,
+    )
+    answer: Literal["first", "classes"] = Field(
+        default="first",
+        description="the lesion's logit: the first mask, or, as in SAMed with several classes, all other masks against the first, "
+        "which is the background",
+        json_schema_extra=CAME_LATER,
+    )
     trained: tuple[str, ...] = Field(
         description="first parts of names of parameters that are trained beside the adapters; '' is all of them"
     )
@@ -215,6 +227,25 @@ class BreastExperiment(Experiment):
     loss: Loss = Field(description="what is minimised")
     rates: Rates = Field(description="how the learning rate goes")
     distil: Distil | None = Field(default=None, description="what is learnt from the teacher; none without one")
+    adapters: str | None = Field(
+        default=None,
+        description="released/NAME, an adapter-only file of SAMed that is put onto the released SAM in initial; none without one",
+        json_schema_extra=CAME_LATER,
+    )
+
+    @model_validator(mode="after")
+    def _adapts_a_release(self) -> Self:
+        if self.adapters is None:
+            return self
+        released = self.adapters.startswith(RELEASED) and self.initial.startswith(RELEASED)
+        if not (released and isinstance(self.network, Sam) and self.network.lora != "none"):
+            raise ValueError(
+                "expected adapters released/NAME of a SAM with network.lora, and its initial released/NAME too"
+            )
+        return self
+
+    def released_files(self) -> tuple[str, ...]:
+        return (self.adapters.removeprefix(RELEASED),) if self.adapters else ()
 
     @model_validator(mode="after")
     def _has_a_teacher_to_learn_from(self) -> Self:

@@ -9,6 +9,8 @@ from med_assets.dicom.flat_seg import write_flat_seg
 from med_assets.dicom.objects import stored
 from med_assets.errors import ConfigurationError
 from med_assets.files import replacing
+from med_assets.jobs import ADAPTERS
+from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
 from med_assets.programs.breast_us.prepare import NORMAL
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.scorer import read_probability
@@ -37,6 +39,28 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     write_flat_seg(segmentation, mask, label, stored(raw)["US"][0], made_by=model, synthetic=case.synthetic)
     Image.fromarray(mask.astype(np.uint8) * 255).save(picture)
     return [segmentation, picture]
+
+
+def export_network(checkpoint: Path, out: Path) -> list[Path]:
+    """Write what other tools can run: of an adapted SAM `adapters.pt`, the adapter-only file of SAMed, of any other network ONNX.
+
+    Raises ConfigurationError as `export_onnx`.
+    """
+    from med_assets.experiments import from_json
+
+    experiment = from_json("breast_us", (checkpoint / "experiment.json").read_text(encoding="utf-8"))
+    if isinstance(experiment, BreastExperiment) and isinstance(experiment.network, Sam):
+        import torch
+
+        from med_assets.programs.breast_us.samed import holds_all_that_is_trained, write_adapters
+        from med_assets.training.callbacks import save_tensors
+
+        weights = torch.load(checkpoint / "weights.pt", map_location="cpu", weights_only=True)
+        if experiment.initial != "random" and holds_all_that_is_trained(experiment.network, weights):
+            out.mkdir(parents=True, exist_ok=True)
+            save_tensors(out / ADAPTERS, write_adapters(weights))
+            return [out / ADAPTERS]
+    return export_onnx(checkpoint, out)
 
 
 def export_onnx(checkpoint: Path, out: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """The ultrasound training task: loss, learning rates, distillation, and Dice on the validation images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch.nn import functional
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import Experiment
-from med_assets.programs.breast_us import distil
-from med_assets.programs.breast_us.experiment import BreastExperiment, Loss, Part
+from med_assets.programs.breast_us import distil, samed
+from med_assets.programs.breast_us.experiment import BreastExperiment, Loss, Part, Sam
 from med_assets.programs.breast_us.images import ImageDataset, as_mask
 from med_assets.programs.breast_us.network import Segmenter, layer_of, released
 from med_assets.programs.breast_us.predict import both_of
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.splits import draw
+from med_assets.training.initial import state_dict
 from med_assets.training.module import PatchModule, case_loader, patch_loader
 from med_assets.training.task import Task, Teacher, TrainingCase
 
@@ -173,7 +175,12 @@ def chosen_cases(
     return found
 
 
-def task(experiment: Experiment, cases: Sequence[TrainingCase], teacher: Teacher | None = None) -> Task:
+def task(
+    experiment: Experiment,
+    cases: Sequence[TrainingCase],
+    teacher: Teacher | None = None,
+    files: Mapping[str, Path] | None = None,
+) -> Task:
     """Return what the training process runs for an experiment of this program. Raises ConfigurationError."""
     assert isinstance(experiment, BreastExperiment)
     train = chosen_cases(cases, experiment)
@@ -200,6 +207,14 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase], teacher: Teacher
     module = BreastModule(experiment, len(val), channels)
     loader = patch_loader(dataset, len(dataset), experiment)
     own = dict(module.network.state_dict())
+    given = None
+    if experiment.adapters is not None:
+        (path,) = (files or {}).values()
+        given = state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network = experiment.network
+    adapted = isinstance(network, Sam) and samed.holds_all_that_is_trained(network, own)
+    alone = adapted and experiment.initial != "random"
     return Task(
-        module, loader, case_loader(val), MONITOR, lambda: dict(module.network.state_dict()), released(experiment, own)
-    )
+        module, loader, case_loader(val), MONITOR, lambda: dict(module.network.state_dict()), released(experiment, own, given),
+        adapters=samed.write_adapters if alone else None,
+    )  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from med_assets.errors import CheckpointMismatch
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam, Sam3, SegFormer, TinyUsfm
 from med_assets.training.tensors import demand_fit
 
@@ -145,20 +146,28 @@ def _net(experiment: BreastExperiment) -> nn.Module:
             return Sam3Seg(network, experiment.input_px)
 
 
-def released(experiment: BreastExperiment, own: dict[str, Tensor]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+def released(
+    experiment: BreastExperiment, own: dict[str, Tensor], adapters: dict[str, Tensor] | None = None
+) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     """Return what gives the tensors of a family's released file the names that they have in a Segmenter.
 
     What no release can have, such as a new head or adapters, is taken from `own`; every other tensor must be there and fit, and
-    none may be left over, else the file is refused with CheckpointMismatch.
+    none may be left over, else the file is refused with CheckpointMismatch. `adapters` (an adapter-only file) are put onto it.
     """
-    from med_assets.programs.breast_us import sam, tinyusfm
+    from med_assets.programs.breast_us import sam, sam_names, samed, tinyusfm
 
     def named(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[str], bool]]:
         match experiment.network:
             case TinyUsfm():
                 return tinyusfm.from_release(found, own)
             case Sam():
-                return sam.from_release(found, own), sam.is_new
+                if samed.is_adapter_file(found):
+                    raise CheckpointMismatch(
+                        f"expected a whole SAM in {experiment.initial}, got an adapter-only file of SAMed; name it in adapters, and SAM "
+                        "itself in initial"
+                    )
+                taken, anew = sam_names.from_release(found, own)
+                return taken, lambda name: sam.is_new(name) or bool(anew and name.startswith(anew))
             case SegFormer():
                 given = {f"net.segformer.{_segformer_name(name)}": tensor for name, tensor in found.items()}
                 classes = "net.segformer.decode_head.classifier."
@@ -174,7 +183,11 @@ def released(experiment: BreastExperiment, own: dict[str, Tensor]) -> Callable[[
         demand_fit(
             expected, given, f"the release {experiment.initial}", "give the experiment the network that it is of"
         )
-        return own | given
+        more = {}
+        if adapters is not None:
+            assert isinstance(experiment.network, Sam)
+            more = samed.read_adapters(adapters, own, experiment.network)
+        return own | given | more
 
     return completed
 

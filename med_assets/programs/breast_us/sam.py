@@ -1,4 +1,4 @@
-"""SAM without prompts, with adapters of low rank on queries and values, as SAMed; and the names of the original release.
+"""SAM without prompts, with adapters of low rank on queries and values, as SAMed.
 
 Kirillov et al. 2023 (SAM), Zhang and Liu 2023 (SAMed), Hu et al. 2021 (LoRA). Here the released mask decoder stays whole: its
 first mask, the one that SAM answers without a choice, is the lesion, so that no part of it begins anew.
@@ -12,34 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from med_assets.programs.breast_us.experiment import Sam
-
-RENAMED = (
-    ("iou_prediction_head.layers.0", "iou_prediction_head.proj_in"),
-    ("iou_prediction_head.layers.1", "iou_prediction_head.layers.0"),
-    ("iou_prediction_head.layers.2", "iou_prediction_head.proj_out"),
-    ("mask_decoder.output_upscaling.0", "mask_decoder.upscale_conv1"),
-    ("mask_decoder.output_upscaling.1", "mask_decoder.upscale_layer_norm"),
-    ("mask_decoder.output_upscaling.3", "mask_decoder.upscale_conv2"),
-    ("mask_downscaling.0", "mask_embed.conv1"),
-    ("mask_downscaling.1", "mask_embed.layer_norm1"),
-    ("mask_downscaling.3", "mask_embed.conv2"),
-    ("mask_downscaling.4", "mask_embed.layer_norm2"),
-    ("mask_downscaling.6", "mask_embed.conv3"),
-    ("point_embeddings", "point_embed"),
-    ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
-    ("image_encoder", "vision_encoder"),
-    ("neck.0", "neck.conv1"),
-    ("neck.1", "neck.layer_norm1"),
-    ("neck.2", "neck.conv2"),
-    ("neck.3", "neck.layer_norm2"),
-    ("patch_embed.proj", "patch_embed.projection"),
-    (".norm", ".layer_norm"),
-    ("blocks", "layers"),
-)
-"""Parts of names in the original release and in transformers, replaced in this order."""
-
-HYPERNETWORKS = "mask_decoder.output_hypernetworks_mlps."
-MLP_LAYERS = {"layers.0": "proj_in", "layers.1": "layers.0", "layers.2": "proj_out"}
 
 DECODER_ATTENTIONS = (
     "self_attn",
@@ -78,6 +50,7 @@ class SamSeg(nn.Module):
 
     def __init__(self, network: Sam, side: int) -> None:
         super().__init__()
+        self.answer = network.answer
         self.sam = _sam(network, side)
         _begin(self.sam)
         if network.lora != "none":
@@ -87,8 +60,16 @@ class SamSeg(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Not get_image_embeddings, which keeps no gradient.
         features = self.sam.vision_encoder(images).last_hidden_state
-        masks = self.sam(image_embeddings=features, multimask_output=False).pred_masks[:, 0]
-        return functional.interpolate(masks, images.shape[-2:], mode="bilinear"), features
+        first = self._masks(features, images.shape[-2:], others=False)
+        if self.answer == "first":
+            return first, features
+        classes = self._masks(features, images.shape[-2:], others=True)
+        return classes.logsumexp(1, keepdim=True) - first, features
+
+    def _masks(self, features: Tensor, size: torch.Size, others: bool) -> Tensor:
+        """The first mask (b, 1, *size), or all others (b, n, *size)."""
+        masks = self.sam(image_embeddings=features, multimask_output=others).pred_masks[:, 0]
+        return functional.interpolate(masks, size, mode="bilinear")
 
 
 def _sam(network: Sam, side: int) -> Any:
@@ -108,7 +89,9 @@ def _sam(network: Sam, side: int) -> Any:
     prompts = SamPromptEncoderConfig(hidden_size=network.decoder_dim, image_size=side, patch_size=network.patch)
     decoder = SamMaskDecoderConfig(
         hidden_size=network.decoder_dim, mlp_dim=network.decoder_mlp, num_attention_heads=network.decoder_heads,
-        iou_head_hidden_dim=network.decoder_dim,
+        iou_head_hidden_dim=network.decoder_dim, num_multimask_outputs=network.multimask_outputs,
+        # As the original's, whose two-way transformer has torch's default; transformers' is 1e-6.
+        layer_norm_eps=1e-5,
     )  # fmt: skip
     return SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
 
@@ -148,47 +131,6 @@ def _freeze(sam: Any, network: Sam) -> None:
         adapter = ".down." in name or ".up." in name
         chosen = name.startswith(network.trained) and not (network.frozen and name.startswith(network.frozen))
         parameter.requires_grad_(adapter or (bool(network.trained) and chosen))
-
-
-def original_names(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors of SAM's original release the names of transformers' SamModel; other names stay."""
-    named = {}
-    for name, tensor in found.items():
-        for old, new in RENAMED:
-            name = name.replace(old, new)
-        if name.startswith(HYPERNETWORKS):
-            number, _, rest = name.removeprefix(HYPERNETWORKS).partition(".")
-            layer = next((old for old in MLP_LAYERS if rest.startswith(old)), None)
-            rest = rest if layer is None else MLP_LAYERS[layer] + rest.removeprefix(layer)
-            name = f"{HYPERNETWORKS}{number}.{rest}"
-        named[name] = tensor
-    place = "prompt_encoder.shared_embedding.positional_embedding"
-    if place in named:
-        named["shared_image_embedding.positional_embedding"] = named[place]
-    return named
-
-
-def from_release(found: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give SAM's original tensors the names of SamSeg (prefix net.sam.), with positions resized to its image."""
-    named = {}
-    for name, tensor in original_names(found).items():
-        name = f"net.sam.{name}"
-        first, _, last = name.rpartition(".")
-        name = name if name in own else f"{first}.base.{last}"
-        if name in own and own[name].shape != tensor.shape and tensor.ndim == own[name].ndim:
-            tensor = _resized(name, tensor, own[name].shape)
-        named[name] = tensor
-    return named
-
-
-def _resized(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Positions for another image: of the grid bicubic, of differences along an axis linear; all else stays as it is."""
-    if name.endswith("pos_embed"):
-        grid = functional.interpolate(tensor.permute(0, 3, 1, 2), tuple(shape[1:3]), mode="bicubic", antialias=True)
-        return grid.permute(0, 2, 3, 1)
-    if name.endswith(("rel_pos_h", "rel_pos_w")):
-        return functional.interpolate(tensor.T[None], shape[0], mode="linear")[0].T
-    return tensor
 
 
 def is_new(name: str) -> bool:

@@ -12,7 +12,8 @@ from med_assets.programs.breast_us import sam as sam_module
 from med_assets.programs.breast_us.experiment import BreastExperiment, TinyUsfm
 from med_assets.programs.breast_us.lit import lr_factor
 from med_assets.programs.breast_us.network import Segmenter, layer_of, released
-from med_assets.programs.breast_us.sam import LoraLinear, original_names
+from med_assets.programs.breast_us.sam import LoraLinear
+from med_assets.programs.breast_us.sam_names import original_name, original_names
 from med_assets.programs.breast_us.tinyusfm import TinyUsfmSeg, resized_positions
 
 FAMILIES = ("sam_lora", "segformer", "sam3", "tinyusfm")
@@ -88,32 +89,6 @@ def test_an_adapter_begins_as_nothing_and_changes_queries_and_values_alone() -> 
     assert changed.tolist() == [True] * 3 + [False] * 3 + [True] * 3
 
 
-def renamed_back(name: str) -> str:
-    """The name in SAM's original release of a tensor of transformers: the table the other way round."""
-    layers = {"proj_in": "layers.0", "layers.0": "layers.1", "proj_out": "layers.2"}
-    if ".output_hypernetworks_mlps." in name or ".iou_prediction_head." in name:
-        start, _, rest = name.rpartition(".")
-        tail = next(one for one in layers if start.endswith(one))
-        return f"{start.removesuffix(tail)}{layers[tail]}.{rest}"
-    if name.startswith(("vision_encoder.layers", "mask_decoder.transformer.layers")):
-        name = name.replace(".layer_norm", ".norm")
-        name = name.replace("vision_encoder.layers", "image_encoder.blocks")
-    for new, old in (
-        ("transformer.layer_norm_final_attn", "transformer.norm_final_attn"),
-        ("vision_encoder.patch_embed.projection", "image_encoder.patch_embed.proj"), ("vision_encoder", "image_encoder"),
-        ("neck.conv1", "neck.0"), ("neck.layer_norm1", "neck.1"), ("neck.conv2", "neck.2"), ("neck.layer_norm2", "neck.3"),
-        ("mask_embed.conv1", "mask_downscaling.0"), ("mask_embed.layer_norm1", "mask_downscaling.1"),
-        ("mask_embed.conv2", "mask_downscaling.3"), ("mask_embed.layer_norm2", "mask_downscaling.4"),
-        ("mask_embed.conv3", "mask_downscaling.6"), ("point_embed.", "point_embeddings."),
-        ("upscale_conv1", "output_upscaling.0"), ("upscale_layer_norm", "output_upscaling.1"), ("upscale_conv2", "output_upscaling.3"),
-        ("shared_embedding.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
-    ):  # fmt: skip
-        if new == "mask_embed.conv1" and "no_mask_embed" in name:
-            continue
-        name = name.replace(new, old)
-    return name
-
-
 def sam_release(experiment: BreastExperiment) -> dict[str, torch.Tensor]:
     """A file as SAM's authors would have written it, of a small SAM."""
     network = Segmenter(experiment)
@@ -121,7 +96,7 @@ def sam_release(experiment: BreastExperiment) -> dict[str, torch.Tensor]:
     for name, tensor in network.state_dict().items():
         plain = name.removeprefix("net.sam.").replace(".base.", ".")
         if not sam_module.is_new(name) and not plain.startswith("shared_image_embedding"):
-            found[renamed_back(plain)] = torch.randn_like(tensor)
+            found[original_name(plain)] = torch.randn_like(tensor)
     return found
 
 
