@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from med_assets import policies
-from med_assets.errors import ConfigurationError
+from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.files import file_sha256
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Released:
 
 
 def released(ws: "Workspace", program_name: str, name: str) -> Released:
-    """Released weights by name. Raises ConfigurationError, saying where to get them and where to put them."""
+    """Released weights by name. Raises ConfigurationError, saying where to get them and where to put them,
+    CheckpointMismatch for a folder of that name."""
     known = policies.of(program_name).released
     if name not in known:
         raise ConfigurationError(
@@ -35,6 +36,10 @@ def released(ws: "Workspace", program_name: str, name: str) -> Released:
             f"add it to conf/{program_name}/_program.yaml"
         )
     path = ws.home / FOLDER / known[name].file
+    if path.is_dir():
+        raise CheckpointMismatch(
+            f"expected the released weights {name!r} of {program_name} at {path}, got a folder of that name; put the file itself there"
+        )
     if not path.is_file():
         raise ConfigurationError(
             f"expected the released weights {name!r} of {program_name} at {path}, found nothing there. Get them from "

@@ -9,36 +9,46 @@ import torch
 from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.experiments import RELEASED, Experiment
 from med_assets.training.ranks import rank
+from med_assets.training.reading import open_weights
 from med_assets.training.task import ClosedForm, Task
-from med_assets.training.tensors import SHOWN, demand_fit
+from med_assets.training.tensors import SHOWN, demand_fit, demand_values
 
 INITIAL = "initial.pt"
 """File of a job folder with the weights to begin with; without it a training begins with random ones."""
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "network")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "network", "net", "module", "weights")
 """Keys under which a released file may hold its state dict, next to an optimiser and other things."""
 
-PREFIX = "module."
-"""What training on several devices puts before all names."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What training on several devices and compiling put before all names, in any order."""
 
 
 def state_dict(content: Any) -> dict[str, torch.Tensor]:
-    """The tensors of a file: bare, or under one of WRAPPERS; PREFIX is taken off where all have it.
+    """The tensors of a file: bare, or under one or more of WRAPPERS; PREFIXES are taken off where all names have them.
 
     Raises CheckpointMismatch where there is no such thing.
     """
-    for name in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    found = dict(content) if isinstance(content, Mapping) else {}
-    if not found or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+    inner = content
+    while isinstance(inner, Mapping):
+        name = next((name for name in WRAPPERS if isinstance(inner.get(name), Mapping)), None)
+        if name is None:
+            break
+        inner = inner[name]
+    found = dict(inner) if isinstance(inner, Mapping) else {}
+    if not found or not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()):
         raise CheckpointMismatch(
-            f"expected a file of tensors by name, alone or under one of {', '.join(WRAPPERS)}; got {type(content).__name__} "
-            f"with {sorted(map(str, found))[:SHOWN]}"
+            f"expected a file of tensors by name, alone or under one of {', '.join(WRAPPERS)}; got {type(inner).__name__} "
+            f"with {sorted(map(str, found))[:SHOWN]}; take the file that holds the weights"
         )
-    if all(name.startswith(PREFIX) for name in found):
-        found = {name.removeprefix(PREFIX): tensor for name, tensor in found.items()}
-    return found
+    return unwrapped(found)
+
+
+def unwrapped(found: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Take PREFIXES off where all names have them, and `_orig_mod.` from within names, where a part was compiled alone."""
+    names = {name: name.replace("._orig_mod.", ".") for name in found}
+    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in names.values())), None):
+        names = {name: short.removeprefix(prefix) for name, short in names.items()}
+    return {short: found[name] for name, short in names.items()}
 
 
 def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> None:
@@ -48,13 +58,13 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
     the part of it that begins so.
     """
     path = job / INITIAL
-    if not path.is_file():
+    if not path.exists():
         return
     if isinstance(task, ClosedForm):
         raise ConfigurationError(
             "this experiment is computed without a loop and begins with nothing; use initial=random"
         )
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = open_weights(path, f"the weights of initial={experiment.initial}")
     found = state_dict(content) if task.reads is None else task.reads(content)
     if task.released is not None and experiment.initial.startswith(RELEASED):
         found = task.released(found)
@@ -63,6 +73,7 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
         expected, found, f"the weights of initial={experiment.initial}",
         "train with initial=random, or give the experiment the network that these weights are of",
     )  # fmt: skip
+    demand_values(expected, found)
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(found[name])

@@ -63,9 +63,29 @@ def demand_fit(expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]", 
     return fit
 
 
+def demand_values(expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]") -> None:
+    """Raise CheckpointMismatch unless each tensor of a fit is of real numbers where one is expected, and all are finite."""
+    for name, like in expected.items():
+        tensor = found[name]
+        if str(tensor.layout) != "torch.strided" or tensor.is_quantized:
+            raise CheckpointMismatch(
+                f"expected a dense tensor {name}, got one that is sparse or quantised; take the weights in full precision"
+            )
+        if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex() != like.is_complex():
+            raise CheckpointMismatch(
+                f"expected the tensor {name} as {like.dtype}, got {tensor.dtype}; take the weights as floating-point numbers, "
+                "not quantised"
+            )
+        if tensor.is_floating_point() and (wrong := int((~tensor.isfinite()).sum())):
+            raise CheckpointMismatch(
+                f"expected finite weights, got {wrong} of {tensor.numel()} numbers of {name} that are NaN or infinite; get the file "
+                "again, or the weights of an earlier epoch"
+            )
+
+
 def read_checkpoint(program: str, folder: Path) -> "tuple[Experiment, dict[str, Tensor]]":
     """Read `experiment.json` and `weights.pt` of a checkpoint folder. Raises CheckpointMismatch when one is missing."""
-    import torch
+    from med_assets.training.reading import open_weights
 
     paths = {name: folder / name for name in ("experiment.json", "weights.pt")}
     if missing := [name for name, path in paths.items() if not path.is_file()]:
@@ -73,4 +93,9 @@ def read_checkpoint(program: str, folder: Path) -> "tuple[Experiment, dict[str, 
             f"a checkpoint folder holds experiment.json and weights.pt; missing: {', '.join(missing)}"
         )
     experiment = from_json(program, paths["experiment.json"].read_text(encoding="utf-8"))
-    return experiment, torch.load(paths["weights.pt"], map_location="cpu", weights_only=True)
+    content = open_weights(paths["weights.pt"], "weights.pt of a checkpoint")
+    if not isinstance(content, dict) or not all(hasattr(value, "shape") for value in content.values()):
+        raise CheckpointMismatch(
+            f"expected weights.pt of a checkpoint to hold tensors by name, got {type(content).__name__}; train the experiment again"
+        )
+    return experiment, content

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from med_assets.training.initial import state_dict
 from med_assets.training.ranks import rank
-from med_assets.training.tensors import demand_fit
+from med_assets.training.reading import open_weights
+from med_assets.training.tensors import demand_fit, demand_values
 
 CONVOLUTIONS = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
 """Number of each 3x3 convolution among torchvision's `vgg16().features`, and its channels; a ReLU follows each."""
@@ -46,19 +47,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointMismatch when one is missing, has another shape, or is of another network.
     """
-    found = state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    found = state_dict(open_weights(path, "the released weights vgg16"))
     later = [name for name in found if NOT_NEEDED.match(name)]
-    kept = {name: tensor.float() for name, tensor in found.items() if name not in later}
+    kept = {name: tensor for name, tensor in found.items() if name not in later}
     demand_fit(
         expected(), kept, "the released weights vgg16",
         "take torchvision's vgg16, with its names features.N.weight and features.N.bias",
     )  # fmt: skip
+    demand_values(expected(), kept)
     if rank() == 0:
         print(
             f"perceptual loss: {len(kept)} tensors of VGG16; {len(later)} of its later layers are not needed",
             flush=True,
         )
-    return kept
+    return {name: tensor.float() for name, tensor in kept.items()}
 
 
 def random_weights(seed: int) -> dict[str, Tensor]:
