@@ -99,7 +99,7 @@ def conv2d(image: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     padded = np.pad(image, ((0, 0), (reach, reach), (reach, reach)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[-2:], axis=(1, 2))
     bias = weights.get(f"{name}.bias", np.zeros(len(kernel)))
-    return np.einsum("chwij,ocij->ohw", windows, kernel) + bias[:, None, None]
+    return np.tensordot(kernel, windows, ([1, 2, 3], [0, 3, 4])) + bias[:, None, None]
 
 
 def batch_norm(image: np.ndarray, weights: Weights, name: str, eps: float = 1e-5) -> np.ndarray:

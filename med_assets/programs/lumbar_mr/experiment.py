@@ -19,6 +19,11 @@ class Network(Settings):
     )
     widths: Widths = Field(description="channels of the small encoder at 1/2, 1/4, 1/8, 1/16 and 1/32, count")
     decoder: Widths = Field(description="channels of the decoder at 1/16, 1/8, 1/4, 1/2 and the full size, count")
+    stem_pool: Literal["average", "maximum"] = Field(
+        default="maximum",
+        description="what halves the map after the stem of a resnet50d: the average of 2 x 2, as in the released Point Net, or the "
+        "maximum of 3 x 3; checkpoints that don't state it were trained with the maximum",
+    )
 
 
 class Target(Settings):
@@ -87,6 +92,16 @@ class LumbarExperiment(Experiment):
     augment: Augment = Field(description="random changes of a training slice")
     loss: Loss = Field(description="what is minimised")
     inference: Inference = Field(description="how a case is predicted")
+
+    def objection_to(self, before: Experiment) -> str | None:
+        if not isinstance(before, LumbarExperiment) or {before.network.kind, self.network.kind} != {"resnet50d"}:
+            return None
+        if before.network.stem_pool != self.network.stem_pool:
+            return (
+                f"its stem is pooled by the {before.network.stem_pool}, that of this experiment by the {self.network.stem_pool} "
+                "(network.stem_pool)"
+            )
+        return None
 
     def text(self) -> str:
         """What a score's convention says of how a case was predicted."""

@@ -1,7 +1,8 @@
 """Point Net: a U-Net whose maps say where the five levels are, as released on a resnet50d, and small ones like it.
 
 The names and shapes of all tensors are those of the released checkpoint, so that it fits or is refused. The encoder is the
-resnet50d of timm (He et al., arXiv 1812.01187: deep stem, average-pool downsampling), written here.
+resnet50d of timm (He et al., arXiv 1812.01187: deep stem, average-pool downsampling), written here; after the stem the released
+Point Net takes the average of 2 x 2 where a resnet takes the maximum of 3 x 3, which no tensor shows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ class ResNet50D(nn.Module):
 
     widths = (64, 256, 512, 1024, 2048)
 
-    def __init__(self) -> None:
+    def __init__(self, stem_pool: str = "average") -> None:
         super().__init__()
         self.conv1 = nn.Sequential(
             nn.Conv2d(3, 32, 3, 2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True),
@@ -68,7 +69,7 @@ class ResNet50D(nn.Module):
         )  # fmt: skip
         self.bn1 = nn.BatchNorm2d(64)
         self.act1 = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        self.pool = nn.AvgPool2d(2, 2) if stem_pool == "average" else nn.MaxPool2d(3, 2, padding=1)
         inputs = 64
         for number, (width, blocks, stride) in enumerate(RESNET50, 1):
             stage = [Bottleneck(inputs if first == 0 else EXPANSION * width, width, stride if first == 0 else 1)
@@ -78,7 +79,7 @@ class ResNet50D(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = [self.act1(self.bn1(self.conv1(x)))]
-        out = self.maxpool(maps[0])
+        out = self.pool(maps[0])
         for number in range(1, len(RESNET50) + 1):
             out = self.get_submodule(f"layer{number}")(out)
             maps.append(out)
@@ -170,7 +171,7 @@ class PointNet(nn.Module):
 
 def build_network(network: Network) -> PointNet:
     """Return the untrained network of an experiment, resnet50d or small."""
-    encoder = ResNet50D() if network.kind == "resnet50d" else SmallEncoder(network.widths)
+    encoder = ResNet50D(network.stem_pool) if network.kind == "resnet50d" else SmallEncoder(network.widths)
     return PointNet(encoder, network.decoder)
 
 

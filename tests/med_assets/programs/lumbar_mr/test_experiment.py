@@ -17,7 +17,9 @@ def loaded(name: str, *overrides: str, profile: str = "full") -> LumbarExperimen
 def test_each_experiment_keeps_its_method_in_each_profile(profile: str) -> None:
     kinds = {name: loaded(name, profile=profile).network.kind for name in experiments.names("lumbar_mr")}
     trained = "resnet50d" if profile == "full" else "small"
-    assert kinds == {"mean_position": "mean_position", "middle_slice": trained, "point_net": trained}
+    assert kinds == {
+        "mean_position": "mean_position", "middle_slice": trained, "point_net": trained, "zero_shot": "resnet50d",
+    }  # fmt: skip
     blind = loaded("middle_slice", profile=profile).slices
     assert (blind.combine, blind.middle) == (1, "series")
     assert loaded("point_net", profile=profile).slices.combine > 1
