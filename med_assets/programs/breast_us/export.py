@@ -46,20 +46,17 @@ def export_network(checkpoint: Path, out: Path) -> list[Path]:
 
     Raises ConfigurationError as `export_onnx`.
     """
-    from med_assets.experiments import from_json
+    from med_assets.programs.breast_us.samed import holds_all_that_is_trained, write_adapters
+    from med_assets.training.callbacks import save_tensors
+    from med_assets.training.tensors import read_checkpoint
 
-    experiment = from_json("breast_us", (checkpoint / "experiment.json").read_text(encoding="utf-8"))
-    if isinstance(experiment, BreastExperiment) and isinstance(experiment.network, Sam):
-        import torch
-
-        from med_assets.programs.breast_us.samed import holds_all_that_is_trained, write_adapters
-        from med_assets.training.callbacks import save_tensors
-
-        weights = torch.load(checkpoint / "weights.pt", map_location="cpu", weights_only=True)
-        if experiment.initial != "random" and holds_all_that_is_trained(experiment.network, weights):
-            out.mkdir(parents=True, exist_ok=True)
-            save_tensors(out / ADAPTERS, write_adapters(weights))
-            return [out / ADAPTERS]
+    experiment, weights = read_checkpoint("breast_us", checkpoint)
+    assert isinstance(experiment, BreastExperiment)
+    network = experiment.network
+    if isinstance(network, Sam) and experiment.initial != "random" and holds_all_that_is_trained(network, weights):
+        out.mkdir(parents=True, exist_ok=True)
+        save_tensors(out / ADAPTERS, write_adapters(weights))
+        return [out / ADAPTERS]
     return export_onnx(checkpoint, out)
 
 

@@ -21,6 +21,7 @@ from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.splits import draw
 from med_assets.training.initial import state_dict
 from med_assets.training.module import PatchModule, case_loader, patch_loader
+from med_assets.training.reading import open_weights
 from med_assets.training.task import Task, Teacher, TrainingCase
 
 DICE = "val_dice"
@@ -210,7 +211,7 @@ def task(
     given = None
     if experiment.adapters is not None:
         (path,) = (files or {}).values()
-        given = state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        given = state_dict(open_weights(path, f"the adapters {experiment.adapters}"))
     network = experiment.network
     adapted = isinstance(network, Sam) and samed.holds_all_that_is_trained(network, own)
     alone = adapted and experiment.initial != "random"

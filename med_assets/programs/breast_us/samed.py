@@ -14,7 +14,7 @@ from med_assets.errors import CheckpointMismatch
 from med_assets.programs.breast_us.experiment import Sam
 from med_assets.programs.breast_us.sam import is_new
 from med_assets.programs.breast_us.sam_names import IMAGE_PLACE, PLACE, TOKENS, original_name, without_prefixes
-from med_assets.training.tensors import demand_fit
+from med_assets.training.tensors import demand_fit, demand_values
 
 START = "net.sam."
 TRANSFORMER = "mask_decoder.transformer."
@@ -106,6 +106,7 @@ def read_adapters(found: dict[str, Tensor], own: dict[str, Tensor], network: Sam
     kept = file_names(own)
     expected = {written: own[name] for name, written in kept.items()}
     fit = demand_fit(expected, given, "the adapters in this file", "give the experiment the network that they are of")
+    demand_values(expected, given)
     print(f"adapters: {len(fit.matched)} tensors taken", flush=True)
     read = {name: given[written] for name, written in kept.items()}
     # SAM has it once, and transformers twice.

@@ -11,9 +11,14 @@ from torch import Tensor
 from med_assets.errors import CheckpointMismatch
 from med_assets.programs.retinal_oct.experiment import Network
 from med_assets.programs.retinal_oct.jepa import Jepa
+from med_assets.programs.retinal_oct.lit import task
 from med_assets.programs.retinal_oct.network import build_encoder, embed, read_encoder, to_monai, to_released, tokens
-from med_assets.training.omegaconf_values import plain_values, safe_classes
+from med_assets.training.initial import start_from
+from med_assets.training.omegaconf_values import plain_values
+from med_assets.training.reading import open_weights
+from med_assets.training.task import Task, TrainingCase
 from tests import reference_layers as reference
+from tests.med_assets.programs.retinal_oct.builders import write_prepared
 from tests.med_assets.programs.retinal_oct.experiments import tiny
 
 torch.set_num_threads(1)
@@ -188,8 +193,7 @@ def upstream_embedding(tensors: dict[str, Tensor], volume: np.ndarray, network: 
 def test_each_released_file_computes_what_upstream_computes(seed: int, tmp_path: Path) -> None:
     written = upstream_file(seed)
     torch.save(written, tmp_path / "best_checkpoint.pt")
-    with torch.serialization.safe_globals(list(safe_classes())):
-        content = torch.load(tmp_path / "best_checkpoint.pt", weights_only=True)
+    content = open_weights(tmp_path / "best_checkpoint.pt")
     encoder = build_encoder(SMALL).eval()
     found = read_encoder(content, SMALL)
     encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in found.items()}, strict=True)
@@ -217,8 +221,7 @@ def test_the_configuration_of_a_file_is_read_without_resolving_anything(tmp_path
     torch.save(
         {"config": OmegaConf.create({"home": "${oc.env:HOME}", "sizes": [1, [2.5, "x", True]]})}, tmp_path / "a.pt"
     )
-    with torch.serialization.safe_globals(list(safe_classes())):
-        content = torch.load(tmp_path / "a.pt", weights_only=True)
+    content = open_weights(tmp_path / "a.pt")
     assert plain_values(content["config"]) == {"home": "${oc.env:HOME}", "sizes": [1, [2.5, "x", True]]}
 
 
@@ -238,3 +241,28 @@ def test_a_released_encoder_has_149_tensors_of_known_shapes() -> None:
         "patch_embed.proj.bias": (768,),
     }
     assert shapes == expected | {"norm.weight": (768,), "norm.bias": (768,)}
+
+
+@pytest.mark.parametrize("seed", range(3), ids=CHECKPOINTS)
+def test_each_pretraining_and_its_probe_begin_with_the_released_file(seed: int, tmp_path: Path) -> None:
+    written = upstream_file(seed, tiny().network)
+    for name in (f"pretrain_{CHECKPOINTS[seed]}", f"probe_{CHECKPOINTS[seed]}"):
+        experiment = tiny(name, f"initial=released/{CHECKPOINTS[seed]}")
+        job = tmp_path / name
+        cases = [
+            TrainingCase(split, split, split, write_prepared(job / split, number, protocol=experiment.protocols[0]))
+            for number, split in enumerate(("train", "val"))
+        ]
+        torch.save(written, job / "initial.pt")
+        begun = task(experiment, cases)
+        assert isinstance(begun, Task)
+        start_from(job, experiment, begun)
+        encoder = (
+            begun.module.network.context_encoder if experiment.mode == "pretrain" else begun.module.network.encoder
+        )
+        assert encoder is not None
+        volume = np.random.default_rng(seed).normal(size=experiment.network.size)
+        with torch.no_grad():
+            found = embed(encoder, torch.from_numpy(volume).float()[None, None])[0].numpy()
+        expected = upstream_embedding(written["model_state_dict"], volume, experiment.network)
+        np.testing.assert_allclose(found, expected, atol=5e-6)
