@@ -69,6 +69,9 @@ MASKS = ("mask_decoder.mask_tokens.", HYPERNETWORKS, "mask_decoder.iou_predictio
 
 TOKENS = "mask_decoder.mask_tokens.weight"
 
+RELEASED_MASKS = 4
+"""Masks that the release answers, count: the first, and three for a choice."""
+
 
 def without_prefixes(name: str) -> str:
     """A tensor's name without what wrappers put before it."""
@@ -115,13 +118,14 @@ def original_name(name: str) -> str:
 def from_release(found: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Give SAM's tensors, original or of transformers, the names of SamSeg (prefix net.sam.), with positions resized to its image.
 
-    Returned too are first parts of names that the file can't give: where its decoder answers another number of masks, the parts
-    that depend on it are left out and printed, as SAMed does.
+    Returned too are first parts of names that begin anew: where the experiment asks for another number of masks than the release
+    answers, the parts that depend on it are left out, as SAMed does, and that is printed.
     """
     named, left = {}, []
     given = original_names(found)
     tokens = own[f"net.sam.{TOKENS}"]
-    begins_anew = MASKS if TOKENS in given and given[TOKENS].shape[:1] != tokens.shape[:1] else ()
+    anew = len(tokens) != RELEASED_MASKS and TOKENS in given and given[TOKENS].shape[:1] == (RELEASED_MASKS,)
+    begins_anew = MASKS if anew else ()
     for plain, tensor in given.items():
         name = f"net.sam.{plain}"
         first, _, last = name.rpartition(".")
@@ -134,7 +138,8 @@ def from_release(found: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict
         named[name] = tensor
     if left:
         print(
-            f"sam: the decoder has {len(tokens)} masks, so that {len(left)} tensors of the file are left out: {left}",
+            f"sam: the decoder has {len(tokens)} masks and the release {RELEASED_MASKS}, so that {len(left)} tensors of {', '.join(MASKS)} "
+            "are left out and begin at random",
             flush=True,
         )
     return named, tuple(f"net.sam.{part}" for part in begins_anew)
@@ -145,6 +150,9 @@ def resized(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 
     The grid is resized bilinearly, the tables of differences along an axis linearly, both without a filter and with aligned edges.
     """
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    tensor = tensor.float()
     if name.endswith("pos_embed"):
         grid = functional.interpolate(tensor.permute(0, 3, 1, 2), tuple(shape[1:3]), mode="bilinear")
         return grid.permute(0, 2, 3, 1)

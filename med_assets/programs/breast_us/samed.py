@@ -94,11 +94,12 @@ def read_adapters(found: dict[str, Tensor], own: dict[str, Tensor], network: Sam
     lora = "both" if "sa_a_000" in given else "encoder"
     wanted = {
         "network.lora": (lora, network.lora),
-        "network.rank": (len(given["w_a_000"]) if "w_a_000" in given else network.rank, network.rank),
+        "network.rank": (_rows(given, "w_a_000", network.rank), network.rank),
         "network.multimask_outputs": (
-            len(given[TOKENS]) - 1 if TOKENS in given else network.multimask_outputs, network.multimask_outputs,
+            _rows(given, TOKENS, network.multimask_outputs + 1) - 1,
+            network.multimask_outputs,
         ),
-    }  # fmt: skip
+    }
     if advice := [f"{field}={of_file}" for field, (of_file, here) in wanted.items() if of_file != here]:
         raise CheckpointMismatch(
             f"expected adapters of this experiment's network, the file's are of {' '.join(advice)}; set that"
@@ -112,3 +113,8 @@ def read_adapters(found: dict[str, Tensor], own: dict[str, Tensor], network: Sam
     # SAM has it once, and transformers twice.
     read[START + IMAGE_PLACE] = read[START + PLACE]
     return read
+
+
+def _rows(given: dict[str, Tensor], name: str, otherwise: int) -> int:
+    """Rows of a tensor, where it is there and has some."""
+    return len(given[name]) if name in given and given[name].ndim else otherwise

@@ -217,8 +217,14 @@ def _own_name(name: str) -> str:
 
 
 def resized_positions(positions: Tensor, tokens: int) -> Tensor:
-    """Return learnt positions (1, 1 + n, dim) of a square grid for another one, bicubic; that of the class token stays."""
+    """Return learnt positions (1, 1 + n, dim) of a square grid for another one, bicubic; that of the class token stays.
+
+    Positions of no square grid are returned as they are.
+    """
+    old, new = round(max(0, positions.shape[1] - 1) ** 0.5), round((tokens - 1) ** 0.5)
+    if not old or old**2 != positions.shape[1] - 1 or not positions.numel() or not positions.is_floating_point():
+        return positions
+    positions = positions.float()
     grid = positions[:, 1:].transpose(1, 2)
-    old, new = round(grid.shape[-1] ** 0.5), round((tokens - 1) ** 0.5)
     grid = functional.interpolate(grid.unflatten(-1, (old, old)), (new, new), mode="bicubic", antialias=True)
     return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], 1)

@@ -224,6 +224,32 @@ def test_a_file_in_the_place_of_another_kind_is_named() -> None:
         loaded(chosen, base, adapters)
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("image_encoder.pos_embed", torch.zeros(1, 0, 0, 48)),
+        ("image_encoder.pos_embed", torch.zeros(1, 7, 9, 48, dtype=torch.int64)),
+        ("image_encoder.pos_embed", torch.zeros(1, 7, 9, 47)),
+        ("image_encoder.blocks.0.attn.rel_pos_h", torch.zeros(0, 12)),
+        ("mask_decoder.mask_tokens.weight", torch.zeros(())),
+        ("image_encoder.blocks.1.mlp.lin1.weight", torch.zeros(3)),
+    ],
+)
+def test_odd_tensors_are_refused(name: str, tensor: Tensor) -> None:
+    chosen = experiment()
+    with pytest.raises(CheckpointMismatch):
+        loaded(chosen, sam_file(chosen) | {name: tensor})
+    for adapter in ("w_a_000", "mask_decoder.mask_tokens.weight"):
+        with pytest.raises(CheckpointMismatch):
+            loaded(chosen, sam_file(chosen), samed_file(chosen) | {adapter: torch.zeros(())})
+
+
+def test_positions_in_half_precision_are_resized() -> None:
+    large, small = experiment(side=96), experiment()
+    given = {name: one.bfloat16() if "pos_embed" in name else one for name, one in sam_file(large).items()}
+    assert np.isfinite(answer(loaded(small, given), GREY)[0]).all()
+
+
 def test_adapters_without_a_release_under_them_are_no_experiment() -> None:
     with pytest.raises((ConfigurationError, ValidationError), match="initial released/NAME too"):
         experiment("sam_lora", "adapters=released/samed", "initial=random")

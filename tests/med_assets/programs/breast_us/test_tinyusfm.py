@@ -171,7 +171,16 @@ def test_every_layout_of_the_backbone_gives_the_same_features(prefix: str, capsy
 
 @pytest.mark.parametrize(
     "change",
-    ["a block's tensor missing", "something unknown", "another width", "positions missing", "a head's tensor missing"],
+    [
+        "a block's tensor missing",
+        "something unknown",
+        "another width",
+        "positions missing",
+        "a head's tensor missing",
+        "positions of no square",
+        "positions of whole numbers",
+        "no positions",
+    ],
 )
 def test_anything_else_is_refused(change: str) -> None:
     given: dict[str, Any] = backbone_file()
@@ -184,6 +193,12 @@ def test_anything_else_is_refused(change: str) -> None:
             given["model.norm.weight"] = torch.zeros(5)
         case "positions missing":
             del given["model.pos_embed"]
+        case "positions of no square":
+            given["model.pos_embed"] = torch.zeros(1, 12, 24)
+        case "positions of whole numbers":
+            given["model.pos_embed"] = torch.zeros(1, 10, 24, dtype=torch.int64)
+        case "no positions":
+            given["model.pos_embed"] = torch.zeros(1, 0, 24)
         case "a head's tensor missing":
             given = segmentation_file()
             del given["decode_head.conv_seg.bias"]
