@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from med_assets.analysis import Analysis
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.geometry import TiltPolicy
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.metrics.score import Score
     from med_assets.s3.landing import RemoteFiles
@@ -66,6 +67,43 @@ COMMON_FACTS = {
     ),
 }
 """Facts that every program has; the preparation stage measures them."""
+
+
+CT_FACTS = {
+    "gantry_tilt_deg": Fact(
+        pa.float64(), "degrees", "tilt of the gantry, whose slices were shifted onto an upright grid; 0 where none was"
+    ),
+    "oblique_deg": Fact(pa.float64(), "degrees", "angle of the grid to the axes of the patient"),
+}
+"""Facts of each program that reads a CT."""
+
+OBLIQUE_DEG = 1.0
+"""Angle to the patient's axes from which the audit warns of an oblique CT; up to 45 degrees it counts as axial."""
+
+
+def tilt_policy(ws: "Workspace", program: str) -> "TiltPolicy":
+    """Return what a program does with a CT of a tilted gantry, as its setting MED_ASSETS_<PROGRAM>_GANTRY_TILT says.
+
+    Raises ConfigurationError for a value other than refuse (which it is without one) and resample.
+    """
+    from med_assets.dicom.geometry import TiltPolicy
+
+    name = f"MED_ASSETS_{program}_GANTRY_TILT".upper()
+    value = ws.option(program, "gantry_tilt", "refuse")
+    if value not in ("refuse", "resample"):
+        raise ConfigurationError(f"expected {name} to be refuse or resample, got {value!r}")
+    return TiltPolicy(value == "resample", f"{name}=resample")
+
+
+def ct_expectations() -> "tuple[Expectation, ...]":
+    """Return what the facts of CT_FACTS are held against: warnings."""
+    from med_assets.audit.expectations import Expectation
+
+    between = "ExpectColumnValuesToBeBetween"
+    return (
+        Expectation("gantry_tilt_deg", between, {"max_value": 0}, "warn", "a CT of an upright gantry, not resampled"),
+        Expectation("oblique_deg", between, {"max_value": OBLIQUE_DEG}, "warn", "slices along the axes of the patient"),
+    )
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,12 @@ _ALL = (
         "slices do not lie where a regular stack has them",
         "send one series with one slice spacing",
     ),
+    Reason(
+        "gantry_tilt",
+        "geometry",
+        "the gantry was tilted, so that slices shift against each other; this needs resampling",
+        "send a series reconstructed without tilt, or set MED_ASSETS_<PROGRAM>_GANTRY_TILT=resample",
+    ),
     Reason("not_axial", "geometry", "the volume is turned against the axial axes", "export an axial series"),
     Reason("not_sagittal", "geometry", "the volume is turned against the sagittal axes", "export a sagittal series"),
     Reason(

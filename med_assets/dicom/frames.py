@@ -26,7 +26,10 @@ DUPLICATE_DISTANCE_MM = 0.01
 """Slices nearer than this are two pictures of one place."""
 
 SPACING_TOLERANCE_MM = 0.12
-"""How far a gap between slices may be from the usual one: positions written with one decimal move a gap by 0.1."""
+"""How far a slice may lie from its place in an even stack: positions written with one decimal move it by 0.05, and a gap by 0.1."""
+
+FIT_DECIMALS = 9
+"""Decimals of a mm that a fitted position keeps, so that an even stack has the spacing that its positions are written with."""
 
 
 @contextmanager
@@ -145,36 +148,63 @@ def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
     return pixels
 
 
+_PLACE = (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
+"""Elements that say where an image lies, and how many numbers each has."""
+
+
+def _finite(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
+    values = numbers(dataset, keyword)
+    if values is None or values.size != count:
+        if not text(dataset, keyword):
+            what = "none"
+        else:
+            what = f"{values.size}" if values is not None else "values that are no finite numbers"
+        raise CaseRejected(
+            "missing_geometry",
+            f"Expected {count} finite numbers in {keyword} of every image; got {what}. Export the original images: no position is "
+            "made up here.",
+        )
+    return values
+
+
 def image_axes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return origin (x, y, z) mm, the unit vectors (3, 3) of frames, rows' stacking and columns, and (dy, dx) mm.
 
     Raises `CaseRejected`: "missing_geometry" where a tag is absent, "inconsistent_geometry" where it makes no frame.
     """
-    origin, cosines, spacing = (
-        numbers(dataset, keyword) for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    )
-    if origin is None or cosines is None or spacing is None or (origin.size, cosines.size, spacing.size) != (3, 6, 2):
-        raise CaseRejected(
-            "missing_geometry",
-            "Expected ImagePositionPatient, ImageOrientationPatient and PixelSpacing of 3, 6 and 2 finite numbers in "
-            "every image; at least one is absent or not that. Export the original images: no position is made up here.",
-        )
+    origin, cosines, spacing = (_finite(dataset, keyword, count) for keyword, count in _PLACE)
     columns, rows = cosines[:3], cosines[3:]
     lengths = np.linalg.norm(columns), np.linalg.norm(rows)
-    if max(abs(length - 1) for length in lengths) > DIRECTION_TOLERANCE or abs(columns @ rows) > DIRECTION_TOLERANCE:
+    if max(abs(length - 1) for length in lengths) > DIRECTION_TOLERANCE:
         raise CaseRejected(
             "inconsistent_geometry",
-            "Expected two perpendicular unit vectors in ImageOrientationPatient; got something else. Export again.",
+            f"Expected two unit vectors in ImageOrientationPatient; got lengths of {lengths[0]:.4g} and {lengths[1]:.4g} "
+            f"({DIRECTION_TOLERANCE:g} of 1 is allowed). Export the original images.",
+        )
+    if abs(columns @ rows) > DIRECTION_TOLERANCE:
+        angle = np.degrees(np.arccos(np.clip(columns @ rows, -1, 1)))
+        raise CaseRejected(
+            "inconsistent_geometry",
+            f"Expected two vectors at a right angle in ImageOrientationPatient; got {angle:.2f} degrees. Export the original images.",
         )
     if spacing.min() <= 0:
-        raise CaseRejected("inconsistent_geometry", "Expected PixelSpacing above 0 mm; got 0 or less. Export again.")
+        raise CaseRejected(
+            "inconsistent_geometry",
+            f"Expected PixelSpacing above 0 mm; got {spacing[0]:.4g} and {spacing[1]:.4g}. Export the original images.",
+        )
     columns, rows = columns / lengths[0], rows / lengths[1]
     return origin, np.array([np.cross(columns, rows), rows, columns]), spacing
 
 
 def regular_spacing(positions_mm: np.ndarray) -> float:
-    """Return the one distance in mm between neighbours in ascending `positions_mm`, (n,) with n >= 2.
+    """Return the one distance in mm between neighbours in ascending `positions_mm`, (n,) with n >= 2, see `even_stack`."""
+    return even_stack(positions_mm)[1]
 
+
+def even_stack(positions_mm: np.ndarray) -> tuple[float, float]:
+    """Return where the even stack begins that fits ascending `positions_mm` best, (n,) with n >= 2, and its spacing, both in mm.
+
+    The line is fitted to all positions (least squares), since the noise of a first or last one would bend it for all others.
     Raises `CaseRejected`: "duplicate_slice", "missing_slice" (a gap of a whole multiple), "nonuniform_spacing".
     """
     gaps = np.diff(positions_mm)
@@ -188,7 +218,7 @@ def regular_spacing(positions_mm: np.ndarray) -> float:
         )
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     steps = np.maximum(np.round(gaps / usual), 1)
-    if (np.abs(gaps - steps * usual) > SPACING_TOLERANCE_MM).any():
+    if (np.abs(gaps - steps * usual) > 2 * SPACING_TOLERANCE_MM).any():
         raise CaseRejected(
             "nonuniform_spacing",
             f"Expected slices {usual:.3f} mm apart throughout; gaps go from {gaps.min():.3f} to {gaps.max():.3f} mm. "
@@ -200,12 +230,14 @@ def regular_spacing(positions_mm: np.ndarray) -> float:
             f"Expected a slice every {usual:.3f} mm; {int((steps - 1).sum())} are missing between {len(positions_mm)} "
             "present. Send the whole series: slices are not interpolated.",
         )
-    mean = float(gaps.mean())
-    off = np.abs(positions_mm - positions_mm[0] - mean * np.arange(len(positions_mm)))
+    index = np.arange(len(positions_mm)) - (len(positions_mm) - 1) / 2
+    middle = float(positions_mm.mean())
+    spacing = float(index @ (positions_mm - middle) / (index @ index))
+    off = np.abs(positions_mm - middle - spacing * index)
     if off.max() > SPACING_TOLERANCE_MM:
         raise CaseRejected(
             "nonuniform_spacing",
-            f"Expected slices {mean:.3f} mm apart throughout; slice {int(off.argmax()) + 1} of {len(off)} lies {off.max():.2f} mm from "
+            f"Expected slices {spacing:.3f} mm apart throughout; slice {int(off.argmax()) + 1} of {len(off)} lies {off.max():.2f} mm from "
             f"its place in an even stack ({SPACING_TOLERANCE_MM:g} mm are allowed). Send one series with one slice spacing.",
         )
-    return mean
+    return round(middle + spacing * float(index[0]), FIT_DECIMALS), round(spacing, FIT_DECIMALS)

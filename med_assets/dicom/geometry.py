@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from med_assets.dicom.frames import Axes, decoded, image_axes, number, regular_spacing, text
+from med_assets.dicom.frames import FIT_DECIMALS, Axes, decoded, even_stack, image_axes, number, text
 from med_assets.errors import CaseRejected
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 
 IN_PLANE_TOLERANCE_MM = 0.1
 """How far the corner of a slice may lie off the straight line of the stack before it counts as tilted or shifted."""
+
+MAX_TILT_DEG = 45.0
+"""Slices that shift by more against each other are no stack of a tilted gantry, which turns by 30 degrees at most."""
 
 SAME_AXES_TOLERANCE = 1e-3
 """How far orientation cosines and pixel spacings (mm) of two slices of one series may differ."""
@@ -78,6 +81,11 @@ class Geometry:
         indices = np.asarray(indices, float).reshape(-1, 3)
         return np.asarray(indices @ self.affine()[:3, :3].T + np.asarray(self.origin_mm))
 
+    def oblique_deg(self) -> float:
+        """Return the angle in degrees between the axes of the grid and those of the patient, of the axis that is turned most."""
+        across = np.sort(np.abs(np.asarray(self.direction, float)), axis=1)[:, :2]
+        return float(np.degrees(np.arcsin(np.clip(np.linalg.norm(across, axis=1).max(), 0, 1))))
+
     def same_grid(self, other: Geometry, tolerance_mm: float = 1e-3) -> bool:
         """Say whether every voxel centre of both grids coincides within `tolerance_mm`."""
         if self.shape != other.shape:
@@ -116,6 +124,69 @@ class Volume:
                 f"A volume's array must have its geometry's shape: expected {self.geometry.shape}, "
                 f"got {tuple(self.array.shape)}."
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Where the frames of a segmentation, or the slices of a series, lie: distinct planes in ascending order along their normal.
+
+    `origins_mm` (n, 3) is the LPS centre of the first voxel of each; the rows of `direction` are the unit vectors along the normal,
+    along a column and along a row, and `spacing_mm` and `size` belong to the latter two. `declared_mm` is SpacingBetweenSlices,
+    None where the file has none: frames lie where they say, and planes without voxels may have been left out.
+    """
+
+    origins_mm: np.ndarray
+    direction: np.ndarray
+    spacing_mm: tuple[float, float]
+    size: tuple[int, int]
+    declared_mm: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Planes, rows and columns."""
+        return (len(self.origins_mm), *self.size)
+
+    def heights_mm(self) -> np.ndarray:
+        """Return the distance of each plane from the first along the normal, (n,)."""
+        return np.asarray((self.origins_mm - self.origins_mm[0]) @ self.direction[0])
+
+    def least_gap_mm(self) -> float | None:
+        """Return the smallest distance of two planes, None of one plane."""
+        return float(np.diff(self.heights_mm()).min()) if len(self.origins_mm) > 1 else None
+
+    def to_points(self, indices: np.ndarray) -> np.ndarray:
+        """Return LPS points in mm, (n, 3), of (plane, row, column) indices, (n, 3); the plane is rounded."""
+        indices = np.asarray(indices, float).reshape(-1, 3)
+        in_plane = (indices[:, 1:] * self.spacing_mm) @ self.direction[1:]
+        return np.asarray(self.origins_mm[np.rint(indices[:, 0]).astype(int)] + in_plane)
+
+    def to_index(self, points_mm: np.ndarray, reach_mm: float) -> np.ndarray:
+        """Return (plane, row, column) indices, (n, 3), of LPS points in mm: of the nearest plane, -1 where none is within `reach_mm`."""
+        points = np.asarray(points_mm, float).reshape(-1, 3)
+        along = np.abs((points - self.origins_mm[0]) @ self.direction[0] - self.heights_mm()[:, None])
+        nearest = along.argmin(axis=0)
+        in_plane = (points - self.origins_mm[nearest]) @ self.direction[1:].T / self.spacing_mm
+        return np.column_stack([np.where(along.min(axis=0) <= reach_mm, nearest, -1), in_plane])
+
+
+@dataclass(frozen=True)
+class CtSeries(Volume):
+    """A CT series in HU on one canonical grid.
+
+    Of a tilted gantry `gantry_tilt_deg` is the angle, else 0, and `slices` is where the slices lay before they were shifted onto the
+    grid, else None.
+    """
+
+    gantry_tilt_deg: float = 0.0
+    slices: Planes | None = None
+
+
+@dataclass(frozen=True)
+class TiltPolicy:
+    """What to do with a CT of a tilted gantry: refuse it, or shift its slices onto an upright grid. `setting` says so in a message."""
+
+    resample: bool = False
+    setting: str = "the program's option gantry_tilt"
 
 
 def _vector(values: Any) -> Vector:
@@ -190,20 +261,26 @@ def _as_stored(array: np.ndarray, axes: Axes, slice_spacing_mm: float) -> Volume
     return Volume(array, geometry)
 
 
-def read_ct_series(datasets: Sequence[Dataset], referenced: Collection[str] = ()) -> Volume:
+def read_ct_series(
+    datasets: Sequence[Dataset], referenced: Collection[str] = (), tilt: TiltPolicy | None = None
+) -> CtSeries:
     """Return one CT series as float32 Hounsfield units on a canonical (z, y, x) grid; datasets come in any order.
 
-    Slice positions and spacing are those of ImagePositionPatient along the slice normal; SliceThickness is not used.
+    Slice positions and spacing are those of ImagePositionPatient along the slice normal; SliceThickness is not used. Slices of a
+    tilted gantry are refused, or as `tilt` says each shifted within its own plane (linear interpolation) onto one upright grid, which
+    reaches as far as all of them and has the series' lowest value beyond a slice.
     Multi-frame objects are read frame by frame; of several acquisitions the one with the SOP instances `referenced` by a
     label is taken. Values outside the scanned circle (PixelPaddingValue) stay as stored. Raises `CaseRejected`: "zero_slices",
     "single_slice", "wrong_modality", "mixed_series", "missing_geometry", "inconsistent_geometry", "not_axial",
     "duplicate_slice", "missing_slice", "nonuniform_spacing", "missing_rescale", "truncated_file",
-    "undecodable_pixels", "several_acquisitions".
+    "undecodable_pixels", "several_acquisitions", "gantry_tilt".
     """
     from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
 
     frames = one_volume(single_frames(datasets), referenced=referenced)
-    return canonical(_stacked(frames, "CT", CT_IMAGE_STORAGE, _hounsfield))
+    volume, tilt_deg, slices = _stacked(frames, "CT", CT_IMAGE_STORAGE, _hounsfield, tilt or TiltPolicy())
+    turned = canonical(volume)
+    return CtSeries(turned.array, turned.geometry, tilt_deg, slices if tilt_deg else None)
 
 
 def read_mr_series(datasets: Sequence[Dataset], wanted: Callable[[Dataset], bool] | None = None) -> Volume:
@@ -215,32 +292,98 @@ def read_mr_series(datasets: Sequence[Dataset], wanted: Callable[[Dataset], bool
     """
     from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
 
-    return _stacked(one_volume(single_frames(datasets), wanted), "MR", MR_IMAGE_STORAGE, _intensity)
+    return _stacked(one_volume(single_frames(datasets), wanted), "MR", MR_IMAGE_STORAGE, _intensity, None)[0]
 
 
 def _stacked(
-    datasets: Sequence[Dataset], modality: str, sop_class: str, values: Callable[[Dataset, tuple[int, ...]], np.ndarray]
-) -> Volume:
-    """The slices of one series in order of their positions, on the grid that they are stored on."""
+    datasets: Sequence[Dataset],
+    modality: str,
+    sop_class: str,
+    values: Callable[[Dataset, tuple[int, ...]], np.ndarray],
+    tilt: TiltPolicy | None,
+) -> tuple[Volume, float, Planes]:
+    """The slices of one series in order of their positions, on the grid that they are stored on, the tilt of the gantry, and their places.
+
+    Slices that shift against each other are refused where nothing says what to do with a `tilt`.
+    """
     _require_one_series(datasets, modality, sop_class)
     frames = [image_axes(dataset) for dataset in datasets]
     _require_same_axes(datasets, frames)
-    normal = frames[0][1][0]
-    along = np.array([origin @ normal for origin, _, _ in frames])
+    direction, pixel_mm = frames[0][1:]
+    along = np.array([origin @ direction[0] for origin, _, _ in frames])
     order = np.argsort(along, kind="stable")
-    spacing_mm = regular_spacing(along[order])
+    start, spacing_mm = even_stack(along[order])
     origins = np.array([frames[index][0] for index in order])
-    drift = origins - origins[0] - np.outer(along[order] - along[order[0]], normal)
-    if np.abs(drift).max() > IN_PLANE_TOLERANCE_MM:
+    shifts_mm = (origins - origins[0]) @ direction[1:].T
+    tilt_deg = _tilt_deg(shifts_mm, spacing_mm)
+    if tilt_deg and not (tilt and tilt.resample):
+        raise CaseRejected(
+            "gantry_tilt" if tilt else "inconsistent_geometry",
+            f"Expected slices stacked straight along their normal; each lies beside the one before, as of a gantry tilted by "
+            f"{tilt_deg:.1f} degrees. Send a series reconstructed without tilt"
+            f"{f', or allow to shift slices onto an upright grid with {tilt.setting}' if tilt else ''}.",
+        )
+    size = (int(datasets[0].Rows), int(datasets[0].Columns))
+    slices = Planes(origins, direction, (float(pixel_mm[0]), float(pixel_mm[1])), size)
+    array = np.empty(slices.shape, np.float32)
+    for row, index in enumerate(order):
+        array[row] = values(datasets[index], size)
+    beside_mm = np.zeros(2)
+    if tilt_deg:
+        array, first = _upright(array, shifts_mm / pixel_mm)
+        beside_mm = first * pixel_mm
+    elif len(shifts_mm):
+        beside_mm = shifts_mm.mean(axis=0)
+    offset = np.round([start - along[order[0]], *beside_mm], FIT_DECIMALS)
+    volume = _as_stored(array, (origins[0] + offset @ direction, direction, pixel_mm), spacing_mm)
+    return volume, tilt_deg, slices
+
+
+def _tilt_deg(shifts_mm: np.ndarray, spacing_mm: float) -> float:
+    """The angle between the normal of slices and the line of their corners, degrees; 0 of a straight stack.
+
+    `shifts_mm` (n, 2) are where the corners lie within the plane. Raises `CaseRejected("inconsistent_geometry")` where they lie on no
+    line.
+    """
+    if np.abs(shifts_mm - shifts_mm.mean(axis=0)).max() <= IN_PLANE_TOLERANCE_MM:
+        return 0.0
+    index = np.arange(len(shifts_mm)) - (len(shifts_mm) - 1) / 2
+    slope = index @ shifts_mm / (index @ index)
+    off = np.abs(shifts_mm - shifts_mm.mean(axis=0) - np.outer(index, slope))
+    tilt_deg = float(np.degrees(np.arctan(np.linalg.norm(slope) / spacing_mm)))
+    if off.max() > IN_PLANE_TOLERANCE_MM or tilt_deg > MAX_TILT_DEG:
         raise CaseRejected(
             "inconsistent_geometry",
-            f"Expected slices stacked straight along their normal; corners shift by up to {np.abs(drift).max():.2f} mm "
-            "(a tilted gantry or a moved table). Send a series reconstructed without tilt.",
+            f"Expected slices stacked straight along their normal; slice {int(off.max(axis=1).argmax()) + 1} of {len(off)} lies "
+            f"{off.max():.2f} mm beside the line of the others and the line is turned by {tilt_deg:.1f} degrees, as of a moved table. "
+            "Send a series of one stack.",
         )
-    array = np.empty((len(datasets), int(datasets[0].Rows), int(datasets[0].Columns)), np.float32)
-    for row, index in enumerate(order):
-        array[row] = values(datasets[index], array.shape[1:])
-    return _as_stored(array, frames[order[0]], spacing_mm)
+    return tilt_deg
+
+
+def _upright(array: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slices (z, y, x) shifted by (n, 2) pixels onto one grid, and how many pixels before the first slice's that begins.
+
+    Between pixels values are linear; beyond a slice they are the lowest of the array.
+    """
+    first, last = np.floor(shifts.min(axis=0)).astype(int), np.ceil(shifts.max(axis=0)).astype(int)
+    size = np.array(array.shape[1:]) + last - first
+    lowest = float(array.min())
+    upright = np.empty((len(array), *size), np.float32)
+    for row, (plane, shift) in enumerate(zip(array, shifts - first, strict=True)):
+        upright[row] = _shifted(_shifted(plane, shift[0], int(size[0]), lowest).T, shift[1], int(size[1]), lowest).T
+    return upright, first.astype(float)
+
+
+def _shifted(plane: np.ndarray, shift: float, size: int, beyond: float) -> np.ndarray:
+    """A plane moved along its first axis by a part of its pixels into `size` pixels, by linear interpolation."""
+    last = len(plane) - 1
+    at = np.round(np.arange(size) - shift, FIT_DECIMALS)
+    low = np.clip(np.floor(at).astype(int), 0, last)
+    share = (at - low).astype(np.float32)[:, None]
+    moved = plane[low] * (1 - share) + plane[np.minimum(low + 1, last)] * share
+    moved[(at < 0) | (at > last)] = beyond
+    return np.asarray(moved)
 
 
 def _require_one_series(datasets: Sequence[Dataset], modality: str, sop_class: str) -> None:

@@ -23,7 +23,7 @@ from med_assets.dicom.frames import (
     number,
     text,
 )
-from med_assets.dicom.geometry import IN_PLANE_TOLERANCE_MM, SAME_AXES_TOLERANCE, Geometry
+from med_assets.dicom.geometry import IN_PLANE_TOLERANCE_MM, SAME_AXES_TOLERANCE, Geometry, Planes
 from med_assets.dicom.pixel_data import require_syntax
 from med_assets.errors import CaseRejected
 
@@ -36,58 +36,12 @@ IN_PLANE_NOISE_VOXELS = 0.1
 SLICE_NOISE_MM = 2 * SPACING_TOLERANCE_MM
 """How far a frame of a label may lie from its slice of the image: each may be off its even stack by the tolerance of the readers."""
 
-RESAMPLED_VOXELS = 0.5 + IN_PLANE_NOISE_VOXELS
-"""The same as IN_PLANE_NOISE_VOXELS on an image whose slices were shifted onto an upright grid: a frame goes to the nearest voxels."""
-
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 _PLACE = (
     ("PlanePositionSequence", "ImagePositionPatient"),
     ("PlaneOrientationSequence", "ImageOrientationPatient"),
     ("PixelMeasuresSequence", "PixelSpacing"),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Planes:
-    """Where the frames of a segmentation lie: its distinct planes in ascending order along their normal.
-
-    `origins_mm` (n, 3) is the LPS centre of the first voxel of each; the rows of `direction` are the unit vectors along the normal,
-    along a column and along a row, and `spacing_mm` and `size` belong to the latter two. `declared_mm` is SpacingBetweenSlices,
-    None where the file has none: frames lie where they say, and planes without voxels may have been left out.
-    """
-
-    origins_mm: np.ndarray
-    direction: np.ndarray
-    spacing_mm: tuple[float, float]
-    size: tuple[int, int]
-    declared_mm: float | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Planes, rows and columns."""
-        return (len(self.origins_mm), *self.size)
-
-    def heights_mm(self) -> np.ndarray:
-        """Return the distance of each plane from the first along the normal, (n,)."""
-        return np.asarray((self.origins_mm - self.origins_mm[0]) @ self.direction[0])
-
-    def least_gap_mm(self) -> float | None:
-        """Return the smallest distance of two planes, None of one plane."""
-        return float(np.diff(self.heights_mm()).min()) if len(self.origins_mm) > 1 else None
-
-    def to_points(self, indices: np.ndarray) -> np.ndarray:
-        """Return LPS points in mm, (n, 3), of (plane, row, column) indices, (n, 3); the plane is rounded."""
-        indices = np.asarray(indices, float).reshape(-1, 3)
-        in_plane = (indices[:, 1:] * self.spacing_mm) @ self.direction[1:]
-        return np.asarray(self.origins_mm[np.rint(indices[:, 0]).astype(int)] + in_plane)
-
-    def to_index(self, points_mm: np.ndarray, reach_mm: float) -> np.ndarray:
-        """Return (plane, row, column) indices, (n, 3), of LPS points in mm: of the nearest plane, -1 where none is within `reach_mm`."""
-        points = np.asarray(points_mm, float).reshape(-1, 3)
-        along = np.abs((points - self.origins_mm[0]) @ self.direction[0] - self.heights_mm()[:, None])
-        nearest = along.argmin(axis=0)
-        in_plane = (points - self.origins_mm[nearest]) @ self.direction[1:].T / self.spacing_mm
-        return np.column_stack([np.where(along.min(axis=0) <= reach_mm, nearest, -1), in_plane])
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,23 +109,22 @@ def read_segments(dataset: Dataset) -> Segments:
     return Segments(planes, segments, describe(dataset).referenced_sops)
 
 
-def agreement(image: Geometry, label: Planes, in_plane_voxels: float = IN_PLANE_NOISE_VOXELS) -> Agreement:
+def agreement(image: Geometry, label: Planes, slices: Planes | None = None) -> Agreement:
     """Say whether each frame of a label lies on a slice of the image, along whichever axis of it, and by how much it is off.
 
-    Slices may be off as the image's reader allows, and voxels within a slice by `in_plane_voxels`.
+    Slices may be off as the image's reader allows, and voxels within a slice by IN_PLANE_NOISE_VOXELS. Of an image whose `slices` were
+    shifted onto its grid, a label may lie on these: each frame then follows its slice, to the nearest voxel.
     """
-    return _laid(image, label, in_plane_voxels)[0]
+    return _laid(image, label, slices)[0]
 
 
-def place(
-    segments: Segments, image: Geometry, in_plane_voxels: float = IN_PLANE_NOISE_VOXELS
-) -> tuple[dict[str, np.ndarray], Agreement]:
+def place(segments: Segments, image: Geometry, slices: Planes | None = None) -> tuple[dict[str, np.ndarray], Agreement]:
     """Return the bool masks (z, y, x) by label on the image's grid; segments of one label are united.
 
     Each frame is laid on the slice that it lies on; nothing is resampled. Raises `CaseRejected("grid_mismatch")` where a frame
     lies on none, see `agreement`.
     """
-    found, layout = _laid(image, segments.planes, in_plane_voxels)
+    found, layout = _laid(image, segments.planes, slices)
     if layout is None:
         raise CaseRejected("grid_mismatch", found.text)
     masks: dict[str, np.ndarray] = {}
@@ -203,7 +156,7 @@ class _Layout:
         mask[tuple(where)] |= turned if self.axes[1] < self.axes[2] else turned.T
 
 
-def _laid(image: Geometry, label: Planes, in_plane_voxels: float) -> tuple[Agreement, _Layout | None]:
+def _laid(image: Geometry, label: Planes, slices: Planes | None) -> tuple[Agreement, _Layout | None]:
     """How the frames of a label lie on an image, and where they go if each lies on a slice."""
     along = label.direction @ np.asarray(image.direction, float).T
     nearest = np.abs(along).argmax(axis=1)
@@ -213,7 +166,12 @@ def _laid(image: Geometry, label: Planes, in_plane_voxels: float) -> tuple[Agree
     signs = [1 if along[axis, nearest[axis]] > 0 else -1 for axis in range(3)]
     rows, columns = label.size
     shape = (image.shape[axes[1]], image.shape[axes[2]])
-    if label.size != shape and in_plane_voxels < 0.5:
+    follows = (
+        slices is not None
+        and label.size == slices.size
+        and bool(np.abs(label.direction - slices.direction).max() <= SAME_AXES_TOLERANCE)
+    )
+    if label.size != shape and not follows:
         return _mismatch(
             np.inf,
             f"its frames have {rows} by {columns} voxels (rows, columns) and the image's {shape[0]} by {shape[1]}",
@@ -222,13 +180,16 @@ def _laid(image: Geometry, label: Planes, in_plane_voxels: float) -> tuple[Agree
     points = label.origins_mm[:, None] + (corners * label.spacing_mm) @ label.direction[1:]
     index = image.to_index(points.reshape(-1, 3)).reshape(*points.shape)
     first = np.rint(index[:, 0])
-    if label.size == shape:
+    if label.size == shape and not follows:
         first[:, axes[1:]] = [0 if sign > 0 else size - 1 for sign, size in zip(signs[1:], shape, strict=True)]
     first[:, axes[0]] = np.rint(index[:, :, axes[0]].mean(axis=1))
     expected = np.repeat(first[:, None], len(corners), axis=1)
     for axis, sign, steps in zip(axes[1:], signs[1:], corners.T, strict=True):
         expected[..., axis] += sign * steps
     off = np.abs(index - expected)
+    if slices is not None and follows:
+        own = slices.to_index(points.reshape(-1, 3), np.inf).reshape(*points.shape)[..., 1:]
+        off[..., axes[1:]] = np.abs(own - corners)
     off_mm = off * image.spacing_mm
     drift_mm = float(off_mm.max())
     beyond = (expected < 0) | (expected > np.array(image.shape) - 1)
@@ -244,11 +205,11 @@ def _laid(image: Geometry, label: Planes, in_plane_voxels: float) -> tuple[Agree
             f"allowed; slices are {slice_mm:.6g} mm apart)",
         ), None
     in_plane, in_plane_mm = (np.delete(values, axes[0], axis=2).max() for values in (off, off_mm))
-    if in_plane > in_plane_voxels or (in_plane_mm > IN_PLANE_TOLERANCE_MM and in_plane_voxels < 0.5):
+    if in_plane > IN_PLANE_NOISE_VOXELS or in_plane_mm > IN_PLANE_TOLERANCE_MM:
         return _mismatch(
             drift_mm,
             f"its voxels lie up to {in_plane_mm:.3g} mm ({in_plane:.2g} voxels) beside the image's within a slice "
-            f"({IN_PLANE_TOLERANCE_MM:g} mm and {in_plane_voxels:g} voxels are allowed)",
+            f"({IN_PLANE_TOLERANCE_MM:g} mm and {IN_PLANE_NOISE_VOXELS:g} voxels are allowed)",
         ), None
     gap, declared = label.least_gap_mm(), label.declared_mm
     if gap and declared and declared > slice_mm + SLICE_NOISE_MM and gap > declared - SLICE_NOISE_MM:
@@ -257,8 +218,8 @@ def _laid(image: Geometry, label: Planes, in_plane_voxels: float) -> tuple[Agree
             f"its slices are {declared:.6g} mm apart and the image's {slice_mm:.6g} mm: nothing says what lies between",
         ), None
     kind: Literal["identical", "float_noise"] = "identical" if drift_mm <= IDENTICAL_MM else "float_noise"
-    slices = np.unique(first[:, axes[0]]).astype(int)
-    where = "" if len(slices) == image.shape[axes[0]] else f", {len(slices)} slices of {image.shape[axes[0]]}"
+    labelled = len(np.unique(first[:, axes[0]]))
+    where = "" if labelled == image.shape[axes[0]] else f", {labelled} slices of {image.shape[axes[0]]}"
     noise = "" if kind == "identical" else f", but for noise of {drift_mm:.2g} mm"
     layout = _Layout(axes, (signs[0], signs[1], signs[2]), first.astype(int))
     return Agreement(kind, drift_mm, f"The label lies on the image's grid{noise}{where}."), layout

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from med_assets.dicom.geometry import SAME_AXES_TOLERANCE, Geometry
-from med_assets.dicom.seg import Planes
+from med_assets.dicom.geometry import SAME_AXES_TOLERANCE, Geometry, Planes
 from med_assets.reports.style import COLOURS, INK, figure
 
 WINDOW_HU = (-1000, 400)

@@ -10,7 +10,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 from med_assets.files import digest, read_yaml
 from med_assets.grouping import Others, Picked, around_ct, referring
-from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
+from med_assets.program import CT_FACTS, Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer, tilt_policy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +74,7 @@ class LungCt(Program):
         "slices": Fact(INT, "count", "slices of the CT series"),
         "spacing_z_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
         "spacing_xy_mm": Fact(REAL, "mm", "pixel spacing"),
+        **CT_FACTS,
         "orientation": Fact(TEXT, "", "where stored columns, rows and slice normal run to, as in LPS"),
         "hu_min": Fact(REAL, "HU", "lowest CT number"),
         "hu_max": Fact(REAL, "HU", "highest CT number"),
@@ -101,7 +102,7 @@ class LungCt(Program):
 
     def verify(self, case: RawCase) -> None:
         from med_assets.dicom.discover import load
-        from med_assets.dicom.geometry import read_ct_series
+        from med_assets.dicom.geometry import TiltPolicy, read_ct_series
         from med_assets.dicom.links import verify_label
         from med_assets.dicom.rtstruct import read_rois
         from med_assets.dicom.seg import read_segments
@@ -109,8 +110,8 @@ class LungCt(Program):
         slices = [one for one in case.instances if one.modality == "CT"]
         label = next(one for one in case.instances if one.modality != "CT")
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
-        # since a lost slice also breaks references, and that it is lost is the better answer.
-        read_ct_series([load(one.path) for one in slices], label.referenced_sops)
+        # since a lost slice also breaks references, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
+        read_ct_series([load(one.path) for one in slices], label.referenced_sops, TiltPolicy(resample=True))
         verify_label(label, slices)
         (read_segments if label.modality == "SEG" else read_rois)(load(label.path))
 
@@ -145,6 +146,7 @@ class LungCt(Program):
         return {
             "target": labels.name_of(self.target(ws)),
             "spacing_mm": list(self.spacing_mm(ws)),
+            "resample_tilt": tilt_policy(ws, self.name).resample,
             "labels": digest(labels.table().model_dump(mode="json")),
             "exposure": digest(exposure.TRAINED, exposure.SELECTED, exposure.PATIENT_PREFIX),
         }
@@ -160,6 +162,7 @@ class LungCt(Program):
             spacing_mm=self.spacing_mm(ws),
             target=self.target(ws),
             settings=self.settings(ws),
+            tilt=tilt_policy(ws, self.name),
         )
 
     def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from med_assets.audit.expectations import Expectation, Severity
 from med_assets.dicom.seg import SLICE_NOISE_MM
-from med_assets.program import ReportTable
+from med_assets.program import ReportTable, ct_expectations
 from med_assets.programs.lung_ct.alignment import AS_DRAWN
 
 BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
@@ -65,6 +65,7 @@ def expectations(target: int, name: str) -> tuple[Expectation, ...]:
             "rois_left_out", IN_SET, {"value_set": [""]}, "warn", "all ROIs and contours can be used, and lie in the CT"
         ),
         _between("overlap_voxels", None, 0, "no voxel has labels of two classes", "warn"),
+        *ct_expectations(),
         Expectation("orientation", IN_SET, {"value_set": ["LPS"]}, "warn", "stored as axial slices, LPS"),
     )
 

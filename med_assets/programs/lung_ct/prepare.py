@@ -20,7 +20,7 @@ from med_assets.programs.lung_ct.exposure import exposure
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from med_assets.dicom.geometry import Volume
+    from med_assets.dicom.geometry import CtSeries, TiltPolicy
 
 INT16 = np.iinfo(np.int16)
 BACKGROUND = 0
@@ -48,7 +48,7 @@ class Labels:
     left_out: tuple[str, ...] = ()
 
 
-def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "Volume", target: int) -> Labels:
+def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "CtSeries", target: int) -> Labels:
     """Return the labels of the SEG or RTSTRUCT of a case; a `target` that reaches beyond the CT is refused, other labels are cut.
 
     Raises CaseRejected with the codes of the readers, "contour_outside_image" and "label_grid_mismatch", which has a picture.
@@ -59,7 +59,7 @@ def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "Volume", target: 
     return _from_rtstruct(files["RTSTRUCT"][0], ct, frame, target)
 
 
-def _from_rtstruct(dataset: "Dataset", ct: "Volume", frame: str, target: int) -> Labels:
+def _from_rtstruct(dataset: "Dataset", ct: "CtSeries", frame: str, target: int) -> Labels:
     from med_assets.dicom.rtstruct import Drawing, draw, outside_image, read_structure_set
 
     structure_set = read_structure_set(dataset)
@@ -84,7 +84,7 @@ def _from_rtstruct(dataset: "Dataset", ct: "Volume", frame: str, target: int) ->
     return Labels("RTSTRUCT", found, left_out=tuple(left_out))
 
 
-def _from_seg(dataset: "Dataset", ct: "Volume") -> tuple[list[Source], float]:
+def _from_seg(dataset: "Dataset", ct: "CtSeries") -> tuple[list[Source], float]:
     from med_assets.dicom.seg import place, read_segments
     from med_assets.reports.overlay import label_mismatch
 
@@ -92,7 +92,7 @@ def _from_seg(dataset: "Dataset", ct: "Volume") -> tuple[list[Source], float]:
     # By number, since `place` unites segments of one label, and labels unknown to intake may share a name.
     numbered = tuple(replace(one, label=str(one.number)) for one in segments.segments)
     try:
-        masks, agreement = place(replace(segments, segments=numbered), ct.geometry)
+        masks, agreement = place(replace(segments, segments=numbered), ct.geometry, ct.slices)
     except CaseRejected as rejected:
         if rejected.code != "grid_mismatch":
             raise
@@ -139,6 +139,7 @@ def prepare_case(
     spacing_mm: Sequence[float],
     target: int,
     settings: Mapping[str, Any],
+    tilt: "TiltPolicy | None" = None,
 ) -> dict[str, Any]:
     """Write the prepared arrays of the case under `raw` to `out` and return its facts.
 
@@ -154,7 +155,7 @@ def prepare_case(
 
     files = stored(raw)
     label_object = next(one for kind in ("SEG", "RTSTRUCT") for one in files.get(kind, ()))
-    ct = read_ct_series(files["CT"], describe(label_object).referenced_sops)
+    ct = read_ct_series(files["CT"], describe(label_object).referenced_sops, tilt)
     hu = np.clip(np.rint(ct.array), INT16.min, INT16.max).astype(np.int16)
     if not (hu > 0).any():
         raise CaseRejected(
@@ -190,6 +191,8 @@ def prepare_case(
         "slices": int(hu.shape[0]),
         "spacing_z_mm": float(ct.geometry.spacing_mm[0]),
         "spacing_xy_mm": float(ct.geometry.spacing_mm[2]),
+        "gantry_tilt_deg": ct.gantry_tilt_deg,
+        "oblique_deg": ct.geometry.oblique_deg(),
         "orientation": orientation(first_frame(files["CT"][0])),
         "hu_min": float(hu.min()),
         "hu_max": float(hu.max()),

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
 from med_assets.grouping import Others, Picked, around_ct, referring
-from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
+from med_assets.program import CT_FACTS, Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer, tilt_policy
 from med_assets.programs.rt_dose.site import Site, load_site
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class RtDose(Program):
         "slices": Fact(INT, "count", "slices of the CT series"),
         "spacing_z_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
         "spacing_xy_mm": Fact(REAL, "mm", "pixel spacing"),
+        **CT_FACTS,
         "hu_min": Fact(REAL, "HU", "lowest CT number"),
         "hu_max": Fact(REAL, "HU", "highest CT number"),
         "body_ml": Fact(REAL, "ml", "volume of the body, or of the region that may get dose where one was drawn"),
@@ -132,7 +133,7 @@ class RtDose(Program):
 
     def verify(self, case: RawCase) -> None:
         from med_assets.dicom.discover import describe, load
-        from med_assets.dicom.geometry import read_ct_series
+        from med_assets.dicom.geometry import TiltPolicy, read_ct_series
         from med_assets.dicom.links import verify_chain
         from med_assets.dicom.rtdose import read_dose
 
@@ -142,18 +143,21 @@ class RtDose(Program):
                 first[instance.modality] = load(instance.path)
         slices = [one for one in case.instances if one.modality == "CT"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
-        # since a lost slice also breaks the chain, and that it is lost is the better answer.
-        read_ct_series([load(one.path) for one in slices], describe(first["RTSTRUCT"]).referenced_sops)
+        # since a lost slice also breaks the chain, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
+        read_ct_series(
+            [load(one.path) for one in slices], describe(first["RTSTRUCT"]).referenced_sops, TiltPolicy(resample=True)
+        )
         verify_chain(first["RTPLAN"], first["RTSTRUCT"], first["RTDOSE"], slices)
         read_dose(first["RTDOSE"])
 
     def settings(self, ws: "Workspace") -> dict[str, Any]:
-        return self.site(ws).model_dump(mode="json", exclude={"limits", "title"})
+        site = self.site(ws).model_dump(mode="json", exclude={"limits", "title"})
+        return site | {"resample_tilt": tilt_policy(ws, self.name).resample}
 
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.rt_dose.prepare import prepare_case
 
-        return prepare_case(case_id, raw, out, self.site(ws))
+        return prepare_case(case_id, raw, out, self.site(ws), tilt_policy(ws, self.name))
 
     def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
         from med_assets.programs.rt_dose.audit import expectations

@@ -1,6 +1,7 @@
 """What the facts of an acceptable radiotherapy case look like."""
 
 from med_assets.audit.expectations import Expectation
+from med_assets.program import ct_expectations
 from med_assets.programs.rt_dose.site import Site
 
 BETWEEN, NOT_NULL = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToNotBeNull"
@@ -49,6 +50,7 @@ def expectations(site: Site) -> tuple[Expectation, ...]:
             f"D95 of the main target at least {0.914 * prescribed:.0f} Gy",
             "warn",
         ),
+        *ct_expectations(),
         _between("contours_left_out", None, 0, "no contour item that encloses nothing", "warn"),
         _between("contour_overlaps", None, 0, "no contours of an ROI that overlap without nesting", "warn"),
         _between("contour_outside_share", None, 0, "all contours within the CT", "warn"),

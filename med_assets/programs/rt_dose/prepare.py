@@ -7,7 +7,7 @@ that is absent stays absent, and what would need a guess is a rejection.
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
 from med_assets.programs.rt_dose.site import Site
 from med_assets.programs.rt_dose.structures import draw_structures, leave_out_uncovered
+
+if TYPE_CHECKING:
+    from med_assets.dicom.geometry import TiltPolicy
 
 BODY_THRESHOLD_HU = -300.0
 """Where no ROI outlines the patient, the body is the largest region above this with its holes filled."""
@@ -99,7 +102,7 @@ def _organs(masks: dict[str, np.ndarray], site: Site) -> np.ndarray:
     return np.asarray(organs & ~targets)
 
 
-def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, Any]:
+def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPolicy | None" = None) -> dict[str, Any]:
     """Write the prepared arrays of the case under `raw` to `out` and return its facts.
 
     Raises CaseRejected with the codes of the DICOM readers and no_ptv, empty_target, contour_outside_image,
@@ -113,7 +116,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
     from med_assets.dicom.rtstruct import read_structure_set
 
     files = stored(raw)
-    ct = read_ct_series(files["CT"], describe(files["RTSTRUCT"][0]).referenced_sops)
+    ct = read_ct_series(files["CT"], describe(files["RTSTRUCT"][0]).referenced_sops, tilt)
     spacing = ct.geometry.spacing_mm
     frame = str(files["CT"][0].get("FrameOfReferenceUID") or "")
     drawn = draw_structures(read_structure_set(files["RTSTRUCT"][0]), site, ct.geometry, frame)
@@ -181,6 +184,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site) -> dict[str, An
         "slices": int(ct.geometry.shape[0]),
         "spacing_z_mm": float(spacing[0]),
         "spacing_xy_mm": float(spacing[2]),
+        "gantry_tilt_deg": ct.gantry_tilt_deg,
+        "oblique_deg": ct.geometry.oblique_deg(),
         "hu_min": float(hu.min()),
         "hu_max": float(hu.max()),
         "body_ml": float(body.sum() * voxel_ml),

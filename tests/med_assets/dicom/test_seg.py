@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.discover import describe, scan
-from med_assets.dicom.geometry import Geometry, Volume, read_ct_series
+from med_assets.dicom.geometry import Geometry, Planes, Volume, read_ct_series
 from med_assets.dicom.phi import identifying_values, residual_phi
-from med_assets.dicom.seg import Planes, Segment, Segments, agreement, place, read_segments
+from med_assets.dicom.seg import Segment, Segments, agreement, place, read_segments
 from med_assets.dicom.seg_write import write_seg
 from med_assets.dicom.write import Identity, derived_uid, is_synthetic, write_ct
 from med_assets.errors import CaseRejected
