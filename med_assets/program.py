@@ -63,8 +63,9 @@ class Fact:
 
 COMMON_FACTS = {
     "lossy": Fact(
-        pa.bool_(), "", "whether an image was compressed with loss, as its header or its transfer syntax says"
+        pa.bool_(), "", "whether an image was compressed with loss, as its header, transfer syntax or stream says"
     ),
+    "lossy_ratio": Fact(pa.float64(), "1", "greatest ratio of a compression with loss that an image states"),
 }
 """Facts that every program has; the preparation stage measures them."""
 

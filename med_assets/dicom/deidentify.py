@@ -27,6 +27,7 @@ from pydicom.uid import UID
 
 from med_assets.dicom.admission import read_element, refuse_unsafe, values
 from med_assets.dicom.codes import code_item, standard_code
+from med_assets.dicom.compression import lost_values
 from med_assets.dicom.confidentiality import (
     ALLOWED,
     ENUMERATED,
@@ -39,7 +40,7 @@ from med_assets.dicom.confidentiality import (
     known_value,
     registered,
 )
-from med_assets.dicom.frames import LOSSY_SYNTAXES, identifier
+from med_assets.dicom.frames import identifier
 from med_assets.dicom.pixel_data import clean_pixels, require_syntax
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.dicom.ultrasound import without_burnt_in_text
@@ -122,6 +123,7 @@ class Deidentifier:
         refuse_unsafe(ds)
         received = _transfer_syntax(ds)
         require_syntax(received)
+        lossy = lost_values(ds)  # before text is blanked, which leaves the pixels uncompressed
         if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN:
             ds, blanked = without_burnt_in_text(ds)
             methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
@@ -143,7 +145,7 @@ class Deidentifier:
         out.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
         out.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
         pixels, syntax = clean_pixels(ds, _transfer_syntax(ds)), _transfer_syntax(ds)
-        if received in LOSSY_SYNTAXES:  # pixels may be stored uncompressed, and have lost values all the same
+        if lossy:  # pixels may be stored uncompressed, and have lost values all the same
             out.LossyImageCompression = "01"
         if pixels is not None:
             pixels.put_into(out)

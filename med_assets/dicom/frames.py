@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,32 +89,35 @@ def numbers(dataset: Dataset, keyword: str) -> np.ndarray | None:
     return values if values.size and np.isfinite(values).all() else None
 
 
-LOSSY_SYNTAXES = frozenset(
-    {
-        "1.2.840.10008.1.2.4.50",  # JPEG baseline
-        "1.2.840.10008.1.2.4.51",  # JPEG extended
-        "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
-    }
-)
-"""Transfer syntaxes that lose values whatever the header says; JPEG 2000 (.91) may or may not, which LossyImageCompression says."""
+_NEWER_SYNTAXES = {"1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression"}
+"""Transfer syntaxes of the standard that pydicom 3.0 does not know."""
 
 
-def is_lossy(folder: Path) -> bool:
-    """Whether an image of a stored case was compressed with loss at any time (PS3.3 C.7.6.1.1.5), from headers alone."""
-    from pydicom import dcmread
+def syntax_name(syntax: str) -> str:
+    """Return the name of a transfer syntax for a message; a UID that the standard does not register is not quoted."""
+    from pydicom.uid import UID
 
-    tags = ["LossyImageCompression"]
-    for path in sorted(folder.glob("*.dcm")):
-        with quietly():
-            ds = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        if text(ds, "LossyImageCompression") == "01" or text(ds.file_meta, "TransferSyntaxUID") in LOSSY_SYNTAXES:
-            return True
-    return False
+    known = UID(syntax)
+    if known.type == "Transfer Syntax":
+        return str(known.name)
+    if not syntax.startswith("1.2.840.10008."):
+        return "one that the standard does not register"
+    return f"{syntax} ({_NEWER_SYNTAXES.get(syntax, 'unknown here')})"
+
+
+def uncompressed(syntax: str) -> str:
+    """Return what to do about pixels of a transfer syntax that cannot be decoded: never to export in this one again."""
+    from pydicom.uid import UID
+
+    known = UID(syntax)
+    if known.type == "Transfer Syntax" and not known.is_encapsulated:
+        return "export the object again"
+    return "export it uncompressed (Explicit VR Little Endian)"
 
 
 @contextmanager
-def decoding() -> Iterator[None]:
-    """Around the decoding of pixels. Raises `CaseRejected`: "truncated_file", "undecodable_pixels", see `decoded`."""
+def decoding(syntax: str) -> Iterator[None]:
+    """Around the decoding of pixels in a transfer syntax. Raises `CaseRejected`: "truncated_file", "undecodable_pixels", see `decoded`."""
     try:
         with quietly():
             yield
@@ -126,8 +128,8 @@ def decoding() -> Iterator[None]:
             ) from error
         raise CaseRejected(
             "undecodable_pixels",
-            f"Expected pixels in a transfer syntax that can be decoded here; decoding failed ({type(error).__name__}). "
-            "Export uncompressed, or in JPEG, JPEG-LS, JPEG 2000 or RLE.",
+            f"Expected pixels that can be decoded here; decoding {syntax_name(syntax)} failed ({type(error).__name__}). To do: "
+            f"{uncompressed(syntax)}.",
         ) from error
 
 
@@ -138,7 +140,7 @@ def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
     """
     if "PixelData" not in getattr(dataset, "source", dataset):  # of a frame of a multi-frame object, see `enhanced`
         raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
-    with decoding():
+    with decoding(text(getattr(dataset, "source", dataset).file_meta, "TransferSyntaxUID")):
         pixels = np.asarray(dataset.pixel_array)
     if pixels.shape != shape:
         raise CaseRejected(

@@ -6,6 +6,7 @@ stream, fragments behind the last frame, tables of offsets and of colours. The v
 
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +19,7 @@ from pydicom.uid import UID
 from med_assets.dicom.admission import read_element
 from med_assets.dicom.codestreams import JPEG_START, Codestream, cut_off, rebuilt_jpeg, unsafe
 from med_assets.dicom.confidentiality import LABELMAP_STORAGE, PIXEL_CLASSES, USUALLY_BURNED_IN
-from med_assets.dicom.frames import decoding, quietly
+from med_assets.dicom.frames import decoding, quietly, syntax_name, uncompressed
 from med_assets.dicom.jpeg2000 import JPEG_2000_STARTS, rebuilt_jpeg_2000
 from med_assets.errors import CaseRejected
 
@@ -32,6 +33,9 @@ _JPEG = frozenset({
 _JPEG_2000 = frozenset({
     uids.JPEG2000Lossless, uids.JPEG2000, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL, uids.HTJ2K,
 })  # fmt: skip
+DEFLATED_FRAMES = UID("1.2.840.10008.1.2.8.1")
+"""Deflated Image Frame Compression, a transfer syntax that pydicom 3.0 does not know."""
+
 _LAYOUT = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _RLE_HEADER_BYTES = 64
@@ -90,22 +94,13 @@ class Pixels:
         ds.add_new("PixelData", self.vr, self.data)
 
 
-_STANDARD = "1.2.840.10008."
-_NEWER_SYNTAXES = {"1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression"}
-"""Transfer syntaxes of the standard that pydicom 3.0 does not know."""
-
-
 def require_syntax(syntax: UID) -> None:
     """Raise CaseRejected("undecodable_pixels") for a transfer syntax that cannot be read here, or that nobody registered."""
     if syntax in _NATIVE | _JPEG | _JPEG_2000 or syntax == uids.RLELossless:
         return
-    known = syntax.type == "Transfer Syntax"
-    standard = f"{syntax} ({_NEWER_SYNTAXES.get(syntax, 'unknown here')})" if syntax.startswith(_STANDARD) else ""
-    name = syntax.name if known else standard or "one that the standard does not register"
     raise CaseRejected(
         "undecodable_pixels",
-        f"expected a transfer syntax that can be decoded here, got {name}; export uncompressed, or in JPEG, JPEG-LS, JPEG 2000 "
-        "or RLE",
+        f"expected a transfer syntax that can be decoded here, got {syntax_name(syntax)}; {uncompressed(syntax)}",
     )
 
 
@@ -279,7 +274,7 @@ def _require_no_text_at_end(stream: Codestream, layout: Layout, syntax: UID) -> 
     if not texts:
         return
     one = replace(layout, frames=1)
-    with decoding():
+    with decoding(syntax):
         expected = _decode(Pixels(encapsulate([stream.data], has_bot=False), syntax), one)
     for text in texts:
         for start in range(text.start(), min(text.start() + _READ_AS_TEXT_BY_CHANCE, text.end() - 4)):
@@ -310,7 +305,7 @@ def _decode(pixels: Pixels, layout: Layout) -> bytes:
 
 def _decoded(pixels: Pixels, layout: Layout) -> bytes:
     """Decoded frames of one sample as words of the allocated bits, without any correction."""
-    with decoding():
+    with decoding(pixels.syntax):
         data = _decode(pixels, layout)
     if len(data) != layout.length():
         raise CaseRejected(
@@ -322,7 +317,7 @@ def _decoded(pixels: Pixels, layout: Layout) -> bytes:
 
 def normalise_pixels(ds: Dataset) -> None:
     """Leave PixelData alone of the elements with pixels; of compressed frames make one fragment each, without what lies behind the
-    last one and without tables of offsets.
+    last one and without tables of offsets. Deflated frames, which pydicom does not know, are inflated, and the syntax is set so.
 
     Raises CaseRejected: malformed_element, truncated_file, unsafe_pixel_stream.
     """
@@ -330,11 +325,41 @@ def normalise_pixels(ds: Dataset) -> None:
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData"):
         if keyword in ds:
             del ds[keyword]
+    if syntax == DEFLATED_FRAMES and "PixelData" in ds:
+        _inflate(ds)
     if syntax not in _JPEG | _JPEG_2000 | {uids.RLELossless} or "PixelData" not in ds:
         return
     raw, count = ds.get_item("PixelData").value, _frame_count(ds)
     if isinstance(raw, bytes) and raw:
         ds["PixelData"].value = encapsulate(_frames(raw, count, rle=syntax == uids.RLELossless), has_bot=False)
+
+
+def _inflate(ds: Dataset) -> None:
+    """Put native pixels in place of frames that were deflated one by one (PS3.5, A.4.13; RFC 1951)."""
+    layout = _layout(ds)
+    raw = ds.get_item("PixelData").value
+    fragments = list(_items(raw))[1:] if isinstance(raw, bytes) else []
+    streams = [b"".join(fragments)] if layout.frames == 1 else fragments[: layout.frames]
+    length = layout.frame_pixels * layout.allocated + 7 >> 3
+    frames = []
+    for stream in streams:
+        try:
+            frame = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, length)
+        except zlib.error as error:
+            raise CaseRejected(
+                "undecodable_pixels",
+                f"expected deflated frames (RFC 1951) in {syntax_name(DEFLATED_FRAMES)}, got others; {uncompressed(DEFLATED_FRAMES)}",
+            ) from error
+        frames.append(frame)
+    if len(frames) < layout.frames or any(len(frame) < length for frame in frames):
+        raise cut_off(syntax_name(DEFLATED_FRAMES))
+    data = b"".join(frames)
+    if layout.allocated == 1:  # each frame ends with a whole byte, while native ones follow bit by bit
+        bits = np.unpackbits(np.frombuffer(data, np.uint8).reshape(len(frames), -1), axis=1, bitorder="little")
+        data = np.packbits(bits[:, : layout.frame_pixels].ravel(), bitorder="little").tobytes()
+    del ds["PixelData"]
+    ds.add_new("PixelData", "OW" if layout.allocated > 8 else "OB", data + b"\0" * (len(data) % 2))
+    ds.file_meta.TransferSyntaxUID = uids.ExplicitVRLittleEndian
 
 
 def _frames(raw: bytes, count: int, *, rle: bool = False) -> list[bytes]:
@@ -417,7 +442,7 @@ def _unpacked(segment: bytes, length: int) -> bytes:
             count = head + 1 if head < 128 else 257 - head if head > 128 else 0
             unpacked += count
             position += 1 + (count if head < 128 else head != 128)
-    with decoding():
+    with decoding(uids.RLELossless):
         return bytes(decode_segment(segment[:position]))
 
 
@@ -439,7 +464,7 @@ def _without_palette(pixels: Pixels, ds: Dataset, layout: Layout) -> Pixels:
         raise _wrong_layout("PhotometricInterpretation")
     data = pixels.data if pixels.syntax in _NATIVE else _decoded(pixels, layout)
     numbers = np.frombuffer(data, f"{order}u{layout.allocated // 8}", layout.frame_pixels * layout.frames)
-    with decoding():
+    with decoding(pixels.syntax):
         colours = apply_color_lut(numbers, ds)
     data = (colours >> 8 * (colours.dtype.itemsize - 1)).astype(np.uint8).tobytes()
     elements: dict[str, str | int] = {

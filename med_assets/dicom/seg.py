@@ -384,7 +384,7 @@ def stored_frames(dataset: Dataset, count: int, shape: tuple[int, ...]) -> Itera
         return
     frames = iter_pixels(dataset, raw=True)
     for _ in range(count):
-        with decoding():
+        with decoding(dataset.file_meta.TransferSyntaxUID):
             pixels = np.asarray(next(frames))
         if pixels.shape != shape:
             raise CaseRejected("undecodable_pixels", f"Expected frames of {shape}; decoding gave {pixels.shape}.")

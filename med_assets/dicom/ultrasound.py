@@ -128,7 +128,7 @@ def _pixels(ds: Dataset) -> np.ndarray:
 
     if "PixelData" not in ds:
         raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
-    with decoding():
+    with decoding(text(ds.file_meta, "TransferSyntaxUID")):
         return np.asarray(pixel_array(ds))
 
 

@@ -35,7 +35,7 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
     """Row, facts and label (new, reused or quarantined) of one case."""
     columns = ("program", "batch", "case_id", "patient_id", "version", "content_hash", "given_split", "synthetic")
     row = {name: raw[name] for name in columns} | {"status": OK, "reason_code": None, "reason": None}
-    from med_assets.dicom.frames import is_lossy
+    from med_assets.dicom.compression import loss_of
 
     key, label = prepared_key(ws, program_name, raw), "reused"
     try:
@@ -45,7 +45,8 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
             with ws.store.create(key) as folder:
                 stored = ws.store.fetch(raw["artifact"])
                 facts = program.get(program_name).prepare(ws, raw["case_id"], stored, folder)
-                write_json(folder / FACTS_FILE, {**facts, "lossy": is_lossy(stored)})
+                loss = loss_of(stored)
+                write_json(folder / FACTS_FILE, {**facts, "lossy": loss.lossy, "lossy_ratio": loss.ratio})
             label = "new"
         return row | {"artifact": key}, read_json(ws.store.fetch(key) / FACTS_FILE), label
     except CaseRejected as rejected:
