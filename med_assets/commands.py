@@ -12,7 +12,7 @@ import pandas as pd
 
 from med_assets import analysis, batches, doctor, integrity, program, stages
 from med_assets.errors import ConfigurationError
-from med_assets.explain import explain_case
+from med_assets.explain import batches_by_version, explain_case
 from med_assets.settings import Workspace
 from med_assets.stages.result import NOTE, QUARANTINED, StageResult
 
@@ -120,11 +120,9 @@ def ingest(options: argparse.Namespace) -> None:
         print(f"{ws.landing_zone(name).title(name)}: {batches.waiting(ws, name, time.time(), seen)}")
         if waiting:
             print("wait, or use --now")
-        if batches.known(
-            ws, name
-        ):  # a run that was ended before its end may have left these behind; unchanged they cost nothing
-            stages.dataset(ws, name)
-            stages.splits(ws, name)
+        if not stages.up_to_date(ws, name):  # a run was ended before its end
+            _show("dataset", stages.dataset(ws, name))
+            _show("splits", stages.splits(ws, name))
         return
     for batch in todo:
         print(f"batch {batch}")
@@ -314,10 +312,11 @@ def cases(options: argparse.Namespace) -> None:
     for row in ws.lake.rows("prepared_cases", name):
         if row["version"] == newest.get(row["case_id"], row)["version"]:
             newest[row["case_id"]] = row
+    accepted_in = batches_by_version(ws, name)
     rows = [
         {
             "case_id": case_id,
-            "state": row["status"] if row["status"] != "ok" or case_id in included else "not in the dataset",
+            "state": _state(row, included.get(case_id), accepted_in),
             "split": splits.get(row["patient_id"], "-") if case_id in included else "-",
             "batch": row["batch"],
             "reason": row["reason"] or "",
@@ -327,6 +326,15 @@ def cases(options: argparse.Namespace) -> None:
         if not options.quarantined or row["status"] == QUARANTINED
     ]
     print(table(rows))
+
+
+def _state(row: Mapping[str, Any], counts: str | None, accepted_in: Mapping[tuple[str, str], str]) -> str:
+    """State of a case by its newest row; `counts` is the version of it that the dataset holds, if any."""
+    if row["status"] == "ok":
+        return "ok" if counts else "not in the dataset"
+    if counts is None:
+        return str(row["status"])
+    return f"{row['status']}; version {counts} of batch {accepted_in.get((row['case_id'], counts), '-')} counts"
 
 
 def explain(options: argparse.Namespace) -> None:

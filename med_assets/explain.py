@@ -6,7 +6,7 @@ from med_assets import program
 from med_assets.errors import ConfigurationError
 from med_assets.reasons import remedy
 from med_assets.settings import Workspace
-from med_assets.stages.result import NOTE
+from med_assets.stages.result import NOTE, QUARANTINED, accepted
 
 
 def find_case(ws: Workspace, start: str) -> tuple[str, str]:
@@ -72,6 +72,19 @@ def _facts(ws: Workspace, name: str, case_id: str) -> list[str]:
     return ["facts measured:"] + [f"  {fact}: {spec.written(rows[-1][fact])}" for fact, spec in specs.items()]
 
 
+def batches_by_version(ws: Workspace, name: str) -> dict[tuple[str, str], str]:
+    """By case id and version of an accepted case the newest batch that brought it."""
+    rows = sorted(accepted(ws.lake.rows("prepared_cases", name)), key=lambda row: row["batch"])
+    return {(row["case_id"], row["version"]): row["batch"] for row in rows}
+
+
+def _newest(ws: Workspace, name: str, case_id: str) -> dict[str, Any]:
+    """The row of what came last of a case, as prepared where it came so far."""
+    raw = _of(ws, "raw_cases", name, case_id)[-1]
+    prepared = [row for row in _of(ws, "prepared_cases", name, case_id) if row["batch"] == raw["batch"]]
+    return prepared[-1] if prepared and raw["status"] == "ok" else raw
+
+
 def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:
     withdrawn = _of(ws, "withdrawals", name, case_id)
     member = _of(ws, "dataset", name, case_id)
@@ -79,7 +92,15 @@ def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:
         return [f"withdrawn: {withdrawn[-1]['reason']}"]
     if not member:
         return ["not in the dataset"]
-    lines = [f"in the dataset as version {member[0]['version']}"]
+    version = member[0]["version"]
+    lines = [f"in the dataset as version {version}"]
+    newest = _newest(ws, name, case_id)
+    if newest["status"] == QUARANTINED:
+        counts = batches_by_version(ws, name).get((case_id, version), "-")
+        lines.append(
+            f"  what came last, in batch {newest['batch']}, is quarantined and changed nothing: version {version} of batch {counts} "
+            "counts, for training and evaluation, until a correction is accepted or the case is withdrawn"
+        )
     places = [row for row in ws.lake.rows("splits", name) if row["patient_id"] == member[0]["patient_id"]]
     lines += [
         f"its patient is in split {row['split']} (fold {row['fold']}), assigned by: {row['assigned_by']}"

@@ -2,7 +2,7 @@
 
 from med_assets.stages.analysis import analyse
 from med_assets.stages.crossvalidation import crossval
-from med_assets.stages.dataset import dataset, splits, withdraw
+from med_assets.stages.dataset import dataset, splits, up_to_date, withdraw
 from med_assets.stages.evaluation import evaluate, leaderboard
 from med_assets.stages.experiment_record import record as record_experiment
 from med_assets.stages.index import index
@@ -22,5 +22,5 @@ from med_assets.stages.training import train
 __all__ = [
     "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "index", "intake", "leaderboard",
     "learning_curve", "monitor", "predict", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
-    "withdraw",
+    "up_to_date", "withdraw",
 ]  # fmt: skip

@@ -190,6 +190,25 @@ def _splits(ws: Workspace, program_name: str) -> StageResult:
     )
 
 
+def up_to_date(ws: Workspace, program_name: str) -> bool:
+    """Whether dataset and splits were written after all that they are made of, by the times of files, and every patient is assigned."""
+    lake = ws.lake
+    inputs = [
+        stamp[0]
+        for table in ("prepared_cases", "withdrawals")
+        for partition in lake.partitions(table, program_name)
+        if (stamp := lake.stamp(table, partition)) is not None
+    ]
+    made, assigned = (lake.stamp(table, program_name) for table in ("dataset", "splits"))
+    if not inputs:
+        return True
+    if made is None or assigned is None or made[0] < max(inputs) or assigned[0] < made[0]:
+        return False
+    return {row["patient_id"] for row in lake.rows("dataset", program_name)} <= {
+        row["patient_id"] for row in lake.rows("splits", program_name)
+    }
+
+
 def cases_of(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
     """Rows of the dataset with the split and fold of their patient; cases of unassigned patients are left out."""
     places = {row["patient_id"]: row for row in ws.lake.rows("splits", program_name)}

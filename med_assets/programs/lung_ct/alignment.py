@@ -1,7 +1,5 @@
 """Whether a label lies where the image has its edge, or a slice beside it, or mirrored."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 AS_DRAWN = "as drawn"
@@ -32,27 +30,29 @@ def contrast_hu(hu: np.ndarray, mask: np.ndarray) -> float | None:
     return abs(float(values[inside].mean()) - float(values[shell].mean())) if shell.any() else None
 
 
-def _elsewhere(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
-    """The mask where mistakes of exporters put it, and how many times the contrast must be higher there."""
-    for step, name in ((1, "one slice higher"), (-1, "one slice lower")):
-        moved = np.zeros_like(mask)
-        moved[max(step, 0) : mask.shape[0] + min(step, 0)] = mask[max(-step, 0) : mask.shape[0] + min(-step, 0)]
-        yield name, moved, 1 + GAIN
-    for axis, name in enumerate(("mirrored head to feet", "mirrored front to back", "mirrored left to right")):
-        yield name, np.flip(mask, axis), MIRRORED_GAIN
+def _moved(mask: np.ndarray, step: int) -> np.ndarray:
+    """The mask moved by a number of slices; what leaves the image is cut."""
+    moved = np.zeros_like(mask)
+    moved[max(step, 0) : mask.shape[0] + min(step, 0)] = mask[max(-step, 0) : mask.shape[0] + min(-step, 0)]
+    return moved
 
 
 def better_place(hu: np.ndarray, mask: np.ndarray) -> str | None:
     """Where the contrast of the mask is clearly higher than as drawn, else AS_DRAWN; None where the mask has no contrast.
 
-    A right label has its edge on an edge of the image; one that is a slice off or mirrored has less contrast than at its place.
+    A right label has its edge on an edge of the image. One that is a slice off has more contrast a slice on and less a slice
+    back, while one that is too narrow or too wide has as much on both sides; a mirrored one has hardly any.
     """
     drawn = contrast_hu(hu, mask)
     if drawn is None:
         return None
-    found = [
-        (value, name)
-        for name, moved, times in _elsewhere(mask)
-        if (value := contrast_hu(hu, moved)) is not None and value > max(times * drawn, drawn + LEAST_GAIN_HU)
-    ]
-    return max(found, default=(0.0, AS_DRAWN))[1]
+    higher, lower = (contrast_hu(hu, _moved(mask, step)) or 0.0 for step in (1, -1))
+    found = [(higher, lower, "one slice higher"), (lower, higher, "one slice lower")]
+    for value, back, name in found:
+        if back < drawn and value > drawn + max(GAIN * drawn, LEAST_GAIN_HU):
+            return name
+    for axis, name in enumerate(("mirrored head to feet", "mirrored front to back", "mirrored left to right")):
+        value = contrast_hu(hu, np.flip(mask, axis)) or 0.0
+        if value > max(MIRRORED_GAIN * drawn, drawn + LEAST_GAIN_HU):
+            return name
+    return AS_DRAWN
