@@ -70,7 +70,9 @@ def import_cases(options: argparse.Namespace) -> int:
     elif remote is not None:
         ws = Workspace.configuration()
         with ai_readi.from_bucket(S3Landing(remote, ws.home, ws.settle_s, ws.staging_gb * 1e9)) as fetch:
-            report = ai_readi.import_participants(fetch, options.dest, options.patients, options.limit)
+            report = ai_readi.import_participants(
+                fetch, options.dest, options.patients, options.limit, address=str(options.src[0])
+            )
     elif options.source == "ai-readi":
         report = ai_readi.import_participants(options.src[0], options.dest, options.patients, options.limit)
     elif options.source in breast.SETS:

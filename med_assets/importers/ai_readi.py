@@ -7,7 +7,6 @@ and NumPy arrays (B-scan, depth, along the B-scan) become OPT objects, the spaci
 """
 
 import ast
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +19,7 @@ import pandas as pd
 
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.files import write_text
+from med_assets.importers.folders import CaseFolders, content_of
 from med_assets.importers.report import ImportReport
 from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
 from med_assets.s3.landing import S3Landing
@@ -46,6 +46,9 @@ LABELLED = "labelled.dcm"
 
 AT_ONCE = 64
 """Participants whose files are fetched together, count."""
+
+Views = Sequence[tuple[View, Mapping[str, str]]]
+"""The row of the manifest for each view that a participant has."""
 
 Fetch = Callable[[Sequence[str]], tuple[Mapping[str, Path], Mapping[str, str]]]
 """Takes paths relative to the data set; returns local files by path, and the failure of each that could not be had."""
@@ -79,12 +82,17 @@ def from_bucket(landing: S3Landing) -> Iterator[Fetch]:
 
 
 def import_participants(
-    src: Path | Fetch, dest: Path, participants: Collection[str] | None = None, limit: int | None = None
+    src: Path | Fetch,
+    dest: Path,
+    participants: Collection[str] | None = None,
+    limit: int | None = None,
+    address: str = "",
 ) -> ImportReport:
     """Write dest/<participant>/ with the chosen scans of each participant that has an OCT.
 
-    `src` is the data set's folder, or fetches from elsewhere; `participants` and `limit` take a part of it. A folder appears
-    only when complete, one that is there already is left alone, and what can't be used is reported and goes into
+    `src` is the data set's folder, or fetches from elsewhere, which is `address`; `participants` and `limit` take a part of it.
+    A folder appears only when complete, one of the same content is left alone, one whose files or row in a table were
+    corrected in the same data set is replaced, and what can't be used is reported and goes into
     `dest/.ai_readi/data_errors.csv` (participant_id, key, exception), without stopping the others. Raises ConfigurationError
     for tables that are missing or say what they can't, and, after all others are imported, where fewer participants than
     `min_located` of the asked for have their labelled scan.
@@ -102,37 +110,40 @@ def import_participants(
     skipped = {
         name: "not in participants.tsv, or without retinal_oct" for name in participants or () if name not in ids
     }
-    imported, existing = [], []
+    made, listed = CaseFolders(dest), mine.to_dict("records")
+    made.skipped |= skipped
+    source = src if isinstance(src, Path) else address
     errors: list[tuple[str, str, str]] = []
-    located: set[str] = set()
-    waiting = []
-    for person in mine.to_dict("records"):
-        name = str(person["participant_id"])
-        if (dest / name).exists():
-            existing.append(name)
-            located.add(name)
-        else:
-            waiting.append(person)
-    for first in range(0, len(waiting), AT_ONCE):
-        some = waiting[first : first + AT_ONCE]
+    for first in range(0, len(listed), AT_ONCE):
+        some = listed[first : first + AT_ONCE]
         picks = {str(one["participant_id"]): pick(by_person.get(str(one["participant_id"]), []), rules) for one in some}
         keys = [_key(row) for views in picks.values() for _, row in views]
         paths, absent = fetch(keys) if keys else ({}, {})
         for person in some:
             name = str(person["participant_id"])
-            part = dest / f".{name}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            try:
-                failures = write_participant(part, person, picks[name], rules, paths, absent)
-                errors += [(name, key, reason) for key, reason in failures.items()]
-                if (part / LABELLED).is_file():
-                    part.rename(dest / name)
-                    imported.append(name)
-                    located.add(name)
-                else:
-                    skipped[name] = next(iter(failures.values()))
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+            views = picks[name]
+
+            def write(part: Path, name: str = name, person: Mapping[Any, Any] = person, views: Views = views) -> None:
+                if (dest / name / LABELLED).is_file() and any(
+                    _key(row) not in paths  # noqa: B023 - called at once
+                    for _, row in views
+                ):
+                    raise CaseRejected(
+                        "missing_file", "expected all chosen scans, some did not come; what was imported before stays"
+                    )
+                failures = write_participant(part, person, views, rules, paths, absent)  # noqa: B023 - called at once
+                errors.extend((name, key, reason) for key, reason in failures.items())
+                if not (part / LABELLED).is_file():
+                    raise CaseRejected("missing_file", f"no labelled scan: {next(iter(failures.values()))}")
+
+            content = content_of(
+                [paths[key] for _, row in views if (key := _key(row)) in paths],
+                sorted((str(column), str(value)) for column, value in person.items()),
+                [[view.protocol, sorted(row.items())] for view, row in views],
+            )
+            made.write(name, source, content, write)
+    located = {*made.imported, *made.existing, *made.updated}
+    located |= {name for name, why in made.skipped.items() if "imported before stays" in why}
     _record(dest, mine, located, errors)
     share = len(located) / max(1, len(mine))
     if share < rules.min_located:
@@ -142,7 +153,7 @@ def import_participants(
             f"({share:.1%}); missing by site: {missing}. {RECORDS}/data_errors.csv in the landing folder says why; what was "
             "located is there"
         )
-    return ImportReport(tuple(imported), tuple(existing), skipped)
+    return made.report()
 
 
 def read_tables(fetch: Fetch, rules: Cohort) -> tuple[pd.DataFrame, pd.DataFrame]:

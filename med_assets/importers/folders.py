@@ -17,6 +17,11 @@ RECORDS = ".imported"
 MAX_CHARS = 64
 """Longest identifier: what VR LO holds, the type of PatientID."""
 
+NAME_TAKEN = (
+    "expected a new name, or the source that this folder was imported from; a case from another source, or of an earlier "
+    "version, has this name and other content. Rename the source, or remove the folder"
+)
+
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 
 
@@ -52,15 +57,18 @@ class CaseFolders:
         self.updated: list[str] = []
         self.skipped: dict[str, str] = {}
 
-    def write(self, name: str, source: Path, content: str, write: Callable[[Path], None]) -> bool:
+    def write(self, name: str, source: Path | str, content: str, write: Callable[[Path], None]) -> bool:
         """Make `dest/name` by `write(folder)`, which appears only when complete; False where the case is skipped.
 
-        `source` is where the case comes from and `content` the hash of what it is made of. The same content is left alone. Other
-        content replaces the folder only where it comes from the same source, as a corrected label does; from elsewhere
-        it may be another patient, and is skipped as `name_taken`. Whatever fails skips this case alone.
+        `source` is where the case comes from, a path or the address of a bucket, and `content` the hash of what it is made of.
+        The same content is left alone. Other content replaces the folder only where it comes from the same source, as a
+        corrected label does; from elsewhere it may be another patient, and is skipped as `name_taken`. A folder without a record
+        is one of an earlier version: it stays where it holds the very files that would be written. Whatever fails skips this
+        case alone.
         """
         folder, record = self.dest / name, self.dest / RECORDS / f"{name}.json"
-        made_of = {"source": digest(str(source.resolve())), "content": content}
+        address = str(source.resolve()) if isinstance(source, Path) else source
+        made_of = {"source": digest(address), "content": content}
         before = read_json(record) if record.is_file() else {}
         part = self.dest / f".{name}.part"
         try:
@@ -68,14 +76,19 @@ class CaseFolders:
                 if before.get("content") == content:
                     self.existing.append(name)
                     return True
-                if before.get("source") != made_of["source"]:
+                if before and before.get("source") != made_of["source"]:
                     raise CaseRejected(
                         "name_taken",
-                        "expected a new name, or the source that this folder was imported from; a case from another source, or of "
-                        "an earlier version, has this name and other content. Rename the source, or remove the folder",
+                        NAME_TAKEN,
                     )
             shutil.rmtree(part, ignore_errors=True)
             write(part)
+            if folder.exists() and not before:
+                if content_of([part]) != content_of([folder]):
+                    raise CaseRejected("name_taken", NAME_TAKEN)
+                write_json(record, made_of)
+                self.existing.append(name)
+                return True
             replaced = folder.exists()
             if replaced:
                 old = self.dest / f".{name}.old"

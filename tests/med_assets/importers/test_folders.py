@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import struct
 import unicodedata
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from med_assets.cli import main
 from med_assets.errors import ConfigurationError
 from med_assets.importers.breast import import_images
-from med_assets.importers.folders import identifier
+from med_assets.importers.folders import RECORDS, identifier
 from med_assets.importers.volumes import datalist_pairs, import_pairs, pair, write_pair
 from med_assets.settings import Workspace
 from tests.invented import ingest
@@ -119,6 +120,8 @@ def test_a_corrected_label_replaces_its_case_and_another_source_of_the_same_name
     one = pair(save(tmp_path / "P1" / "ct" / "image.nii.gz", hu), save(tmp_path / "P1" / "label.nii.gz", label))
     out = tmp_path / "out"
     assert import_pairs([one], out).imported == ("ct-image",)
+    assert import_pairs([one], out).existing == ("ct-image",)
+    shutil.rmtree(out / RECORDS)  # as an earlier version left it
     assert import_pairs([one], out).existing == ("ct-image",)
     label[7, 4, 4] = 1
     save(one.label, label)

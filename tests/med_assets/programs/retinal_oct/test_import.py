@@ -61,6 +61,41 @@ def test_every_participant_of_every_site_is_located_whatever_the_form_of_its_id(
     assert (len(again.imported), len(again.existing)) == (0, 13)
 
 
+def test_a_corrected_row_or_scan_replaces_its_participant_and_another_data_set_does_not(
+    source: Path, tmp_path: Path
+) -> None:
+    landing, chosen = tmp_path / "landing", ["1001", "4002", "7003"]
+    manifest, participants = tables(source)
+    ids = list(participants["participant_id"])
+    chosen = ids[:3]
+    folder = copied(source, tmp_path / "src", manifest, participants)
+    assert import_participants(folder, landing, chosen).imported == tuple(chosen)
+
+    groups = sorted(set(participants["study_group"]))
+    mine = participants["participant_id"] == chosen[0]
+    group = next(one for one in groups if one != participants.loc[mine, "study_group"].item())
+    participants.loc[mine, "study_group"] = group
+    participants.to_csv(folder / "participants.tsv", sep="\t", index=False)
+    again = import_participants(folder, landing, chosen)
+    assert (again.updated, again.existing) == ((chosen[0],), tuple(chosen[1:]))
+    (path,) = (landing / chosen[0]).iterdir()
+    found = str(pydicom.dcmread(path, stop_before_pixels=True).AdmittingDiagnosesDescription)
+    assert cohort().classes[found] == group
+
+    before = path.read_bytes()
+    participants.loc[mine, "study_group"] = next(one for one in groups if one != group)
+    other = copied(source, tmp_path / "other", manifest, participants)
+    with pytest.raises(ConfigurationError, match="located 2"):
+        import_participants(other, landing, chosen)
+    assert path.read_bytes() == before
+
+    manifest.loc[manifest["participant_id"] == chosen[0], "filepath"] = "/oct/heidelberg_spectralis/gone.dcm"
+    manifest.to_csv(folder / "manifest.tsv", sep="\t", index=False)
+    report = import_participants(folder, landing, chosen)
+    assert report.skipped[chosen[0]].startswith("missing_file")
+    assert path.read_bytes() == before, "what was imported before stays"
+
+
 def test_a_scan_carries_its_labels_past_de_identification(source: Path, tmp_path: Path) -> None:
     import_participants(source, tmp_path / "landing", ["1001"])
     (path,) = (tmp_path / "landing" / "1001").iterdir()
