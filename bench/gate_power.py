@@ -2,7 +2,7 @@
 
 Differences of a challenger to the reference are drawn with mean 0 (no challenger is better: any promotion is false) and with
 one challenger better by 0.5 or 1 SD beside others that are not. p comes from `metrics.paired_test` and is adjusted by Holm's method
-over the challengers, as `stages.promotion` does. One core, about ten minutes. `--write` puts the table into docs/promotion.md.
+over the challengers, as `stages.promotion` does. One core, 10 to 25 minutes. `--write` puts the table into docs/promotion.md.
 """
 
 import argparse

@@ -210,9 +210,12 @@ def parser() -> argparse.ArgumentParser:
         "Fit what calls a case unusual on the normal validation cases of an evaluation, and count false alarms on the test cases.",
     )
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as lumbar_mr/point_net")
-    add = command("score", commands.score_folders, "Score a folder of mask pictures against another, from anywhere.")
+    add = command("score", commands.score_folders, "Score a folder of masks against another, from anywhere.")
     add.add_argument(
-        "predicted", type=Path, metavar="PRED_DIR", help="predicted masks, or probabilities as grey values"
+        "predicted",
+        type=Path,
+        metavar="PRED_DIR",
+        help="predicted masks or probabilities: pictures, NIfTI, NRRD, DICOM SEG",
     )
     add.add_argument(
         "truth", type=Path, metavar="GT_DIR", help="true masks of the same names; NAME_mask, NAME_mask_1 are united"
@@ -221,8 +224,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--values",
         choices=("labels", "probabilities"),
-        help="what predicted pictures hold (default: labels where they have two values, probabilities otherwise)",
+        help="what predicted files hold (default: probabilities in floating-point files, labels in others)",
     )
+    add.add_argument("--against", type=Path, metavar="PRED_DIR", help="other predictions, to compare image by image")
     add.add_argument("--out", type=Path, metavar="CSV", help="write the scores of every image here")
 
     add = command("export", commands.export, "Write the network of an experiment for other runtimes, as ONNX.")

@@ -221,12 +221,17 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def score_folders(options: argparse.Namespace) -> int:
     """Score masks against masks, and print the means; a pair that can't be scored is listed and fails the command."""
-    from med_assets.metrics.folders import aggregate, score_folders
+    from med_assets.metrics.folders import aggregate, compare, score_folders
 
     scores, problems = score_folders(options.predicted, options.truth, options.pixel_mm, options.values)
     if options.out is not None:
         scores.to_csv(options.out, index=False)
     print(table(aggregate(scores)))
+    if options.against is not None:
+        others, more = score_folders(options.against, options.truth, options.pixel_mm, options.values)
+        print("paired differences, PRED_DIR minus --against, not corrected for their number")
+        print(table(compare(scores, others)))
+        problems |= {f"{name} (--against)": reason for name, reason in more.items()}
     if problems:
         print(table({"not scored": name, "reason": reason} for name, reason in problems.items()))
     return int(bool(problems))

@@ -1,191 +1,291 @@
-"""Scores of folders of mask pictures, whoever made them."""
+"""Scores of folders of masks, whoever made them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from med_assets.errors import ConfigurationError
+from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.mask_files import MOST_CLASSES, SUFFIXES, Coding, MaskFile, grid_of, read_mask, refused, stem
 from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.metrics.flat import flat_scores
-from med_assets.metrics.score import to_frame
+from med_assets.metrics.paired_test import paired_test
+from med_assets.metrics.score import Score, to_frame
+from med_assets.metrics.segmentation import segmentation_scores
 
-SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+if TYPE_CHECKING:
+    from med_assets.dicom.geometry import Geometry
+
 SEED = 20260101
 """Seed of the bootstrap, so that the same scores give the same interval."""
 
+SURFACE_TOLERANCE_MM = 1.0
+"""Tolerance of the surface Dice of volumes, mm."""
+
+LESION = "lesion"
+"""Subject of the union of all classes."""
+
 Values = Literal["labels", "probabilities"]
-"""What the values of predicted pictures are."""
+"""What the values of predicted files are."""
 
 _PART = re.compile(r"_mask(_\d+)?\Z|_pred(iction)?\Z")
 
+_SAY = "say which by --values labels or --values probabilities"
+
 
 @dataclass(frozen=True)
-class _Picture:
-    """Grey values (rows, columns) as a picture holds them, and the largest that its kind can hold: 1 for 1 bit and for indices."""
+class _Meaning:
+    """What the files of two folders hold: how classes are named, whether there are several, and of predictions why not, if so."""
 
-    values: np.ndarray
-    largest: int
+    coding: Coding | None
+    several: bool
+    unclear: str = ""
 
 
-def masks_of(folder: Path) -> dict[str, list[Path]]:
-    """Return the mask files of a folder by the name of their image, without `_mask`, `_mask_1` or `_pred`, searched to its depth.
+def masks_of(folder: Path) -> dict[Path, list[Path]]:
+    """Return the mask files of a folder, searched to its depth, by their place in it without `_mask`, `_mask_1` or `_pred`.
 
-    Files of one name in different folders are different images, named with their folder. Where a folder holds masks by
-    that name, other pictures beside them are images and left out. Raises ConfigurationError.
+    Where a folder holds masks by that name, other files beside them are images and left out. Raises ConfigurationError.
     """
     if not folder.is_dir():
         raise ConfigurationError(f"expected a folder of masks, got {folder}")
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    named = [path for path in paths if _PART.search(path.stem)]
+    paths = [path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(SUFFIXES) and path.is_file()]
+    named = [path for path in paths if _PART.search(stem(path))]
     by_place: dict[Path, list[Path]] = {}
     for path in named or paths:
-        by_place.setdefault(path.relative_to(folder).with_name(_PART.sub("", path.stem)), []).append(path)
+        by_place.setdefault(path.relative_to(folder).with_name(_PART.sub("", stem(path))), []).append(path)
     if not by_place:
-        raise ConfigurationError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, got none")
-    names = {place.name for place in by_place}
-    return {
-        (place.name if len(names) == len(by_place) else place.as_posix()): found for place, found in by_place.items()
-    }
+        raise ConfigurationError(f"expected masks ({', '.join(SUFFIXES)}) in {folder}, got none")
+    return by_place
+
+
+def _by_name(*folders: Mapping[Path, list[Path]]) -> list[dict[str, list[Path]]]:
+    """The files of each folder by the name of the image: with its folder where a name comes twice, as files of different ones."""
+    alone = all(len({place.name for place in found}) == len(found) for found in folders)
+    return [{(place.name if alone else place.as_posix()): paths for place, paths in found.items()} for found in folders]
 
 
 def score_folders(
     predicted: Path, truth: Path, pixel_mm: float | None = None, values: Values | None = None
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return the scores, a row per image and metric (column `image`), and why others could not be scored, by image.
+    """Return the scores, a row per image, metric and subject (column `image`), and why others could not be scored, by image.
 
-    A true mask is lesion where it is not background: any value but 0 of a mask of two values, above half of the largest
-    value otherwise. `values` says what predictions hold: "labels" as true masks, "probabilities" as shares of the largest
-    value that the picture can have, lesion above half. Unless given, a picture of more than two values holds probabilities. One of
-    0 and 1 alone is a label where the folder holds no other grey value and some true mask has a lesion; where neither can
-    be told (1 of 255 is a probability of 0.004 too) the image is not scored, and the reason says to give `values`.
+    Numbers, colours, entries of a palette and segments are classes. Where a folder has several, each class is scored beside
+    their union, the subject "lesion". True masks are always labels; one of more than 32 grey values is lesion above half of
+    the largest value that its kind can have. `values` says what predictions hold: "labels", or "probabilities" as shares of
+    the largest value that the kind can have, lesion above half. Unless given, floating-point fractions are probabilities and integers
+    are labels; where integers can't be labels of these true masks, or may be faint probabilities, the images are not scored and the
+    reason says to give `values`. Nothing is stretched to the highest value that is there, and nothing is resampled.
     """
-    theirs, ours = masks_of(truth), masks_of(predicted)
-    pixel = None if pixel_mm is None else (pixel_mm, pixel_mm)
+    theirs, ours = _by_name(masks_of(truth), masks_of(predicted))
     problems = dict.fromkeys(sorted(ours.keys() - theirs.keys()), "no true mask of this name")
-    faint: dict[
-        str, bool
-    ] = {}  # of the images that can be scored; their pixels are read again, since all may not fit in memory
-    grey = lesions = False
-    for name in sorted(theirs):
-        if name not in ours:
-            problems[name] = "no predicted mask of this name"
-            continue
+    problems |= dict.fromkeys(sorted(theirs.keys() - ours.keys()), "no predicted mask of this name")
+    both, seen = [], _Seen()
+    for name in sorted(theirs.keys() & ours.keys()):
         try:
-            true, found = _labelled(_read(theirs[name])), _read(ours[name])
-        except ValueError as error:
-            problems[name] = str(error)
+            seen.add(_read(theirs[name]), _read(ours[name]))
+        except (CaseRejected, ValueError) as error:
+            problems[name] = refused(error)
+        else:
+            both.append(name)
+    meaning, frames = seen.meaning(), []
+    for name in both:  # pixels are read again, since all may not fit in memory
+        try:
+            scores = _scores(_read(theirs[name]), _read(ours[name]), meaning, values, pixel_mm)
+        except (CaseRejected, ValueError) as error:
+            problems[name] = refused(error)
             continue
-        if true.shape != found[0].values.shape:
-            size = found[0].values.shape
-            problems[name] = f"expected a mask of {true.shape} pixels, got {size}; masks are not resized"
-            continue
-        faint[name] = _is_faint(found)
-        grey |= any(picture.values.max() > 1 for picture in found)
-        lesions |= bool(true.any())
-    frames = []
-    for name, is_faint in faint.items():
-        kind = values
-        if kind is None and is_faint:
-            if grey:
-                kind = "probabilities"
-            elif lesions:
-                kind = "labels"
-            else:
-                problems[name] = (
-                    "its values are 0 and 1 of 255, which may be labels or probabilities of 0.004; say which by --values"
-                )
-                continue
-        mask, chance = _predicted(_read(ours[name]), kind)
-        frame = to_frame(
-            flat_scores(_labelled(_read(theirs[name])), mask, "lesion", pixel_mm=pixel, probability=chance)
-        )
+        frame = to_frame(scores)
         frame.insert(0, "image", name)
         frames.append(frame)
     return (pd.concat(frames, ignore_index=True) if frames else to_frame([]).assign(image=[])), problems
 
 
+class _Seen:
+    """The classes of all files of two folders, by coding."""
+
+    def __init__(self) -> None:
+        self.true: dict[Coding, set[str]] = {}
+        self.said: dict[Coding, set[str]] = {}
+        self.codings: set[Coding] | None = None
+        self.grey = self.faint = False
+
+    def add(self, truth: Sequence[MaskFile], prediction: Sequence[MaskFile]) -> None:
+        """Take in the files of an image."""
+        for files, found in ((truth, self.true), (prediction, self.said)):
+            for file in files:
+                if file.floating:  # fractions have no classes
+                    continue
+                own = set(file.codings)
+                self.codings = own if self.codings is None else self.codings & own
+                for coding in file.codings:
+                    classes = file.classes(coding)
+                    if len(classes) > MOST_CLASSES:
+                        self.grey |= found is self.said
+                        classes = set()
+                    found.setdefault(coding, set()).update(classes)
+                if found is self.said and file.shares is not None and "value" in file.codes:
+                    self.faint |= bool(file.classes("value")) and file.shares.max() < 0.5
+
+    def meaning(self) -> _Meaning:
+        """What the folders hold."""
+        order: tuple[Coding, ...] = ("label", "value", "colour")
+        coding = next((one for one in order if one in (self.codings or ())), None)
+        true, said = (max((len(classes) for classes in found.values()), default=0) for found in (self.true, self.said))
+        several = true > 1 or said > 1
+        unclear = ""
+        shared = self.true.get(coding, set()) & self.said.get(coding, set()) if coding else set()
+        if self.grey:
+            unclear = f"predictions hold more than {MOST_CLASSES} different values; {_SAY}"
+        elif said and not true and self.faint:
+            unclear = f"its values are low and no true mask has a lesion, so they may be labels or faint probabilities; {_SAY}"
+        elif several and coding is None:
+            unclear = "true and predicted masks name several classes in different ways (numbers, colours, segments); save both alike"
+        elif several and said and (not shared or (said > 1 and true <= 1)):
+            unclear = f"predictions hold {said} values, which are not the {true} of the true masks; {_SAY}"
+        return _Meaning(coding, several, unclear)
+
+
+def _scores(
+    truth: Sequence[MaskFile],
+    prediction: Sequence[MaskFile],
+    meaning: _Meaning,
+    values: Values | None,
+    pixel_mm: float | None,
+) -> list[Score]:
+    floating = all(file.floating for file in prediction)
+    chances = values == "probabilities" or (values is None and floating)
+    if values is None and not floating and meaning.unclear:
+        raise ValueError(meaning.unclear)
+    grid = grid_of((*truth, *prediction))
+    _same_grid((*truth, *prediction))
+    true = _labelled(truth, meaning.coding, grid)
+    if chances:
+        shares = [file.shares for file in prediction]
+        if any(share is None for share in shares):
+            raise ValueError(
+                "integers of a volume or segments are no probabilities; save them as floating-point fractions"
+            )
+        chance = np.maximum.reduce([share for share in shares if share is not None])
+        said = {LESION: chance > 0.5}
+    else:
+        chance, said = None, _labelled(prediction, meaning.coding, grid)
+    shape = _shape(truth) if grid is None else grid.shape
+    sizes = [size for files in (truth, prediction) if (size := _shape(files))]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"expected a mask of {sizes[0]} pixels, got {sizes[1]}; masks are not resized")
+    whole_true, whole_said = (_union(masks, shape) for masks in (true, said))
+    found = _measured(whole_true, whole_said, LESION, grid, pixel_mm, chance)
+    if meaning.several and not chances:
+        for name in sorted(true.keys() | said.keys()):
+            empty = np.zeros(whole_true.shape, bool)
+            found += _measured(true.get(name, empty), said.get(name, empty), f"class {name}", grid, pixel_mm, None)
+    return found
+
+
+def _measured(
+    truth: np.ndarray,
+    said: np.ndarray,
+    subject: str,
+    grid: "Geometry | None",
+    pixel_mm: float | None,
+    chance: np.ndarray | None,
+) -> list[Score]:
+    if grid is not None:
+        return segmentation_scores(
+            truth,
+            said,
+            grid.spacing_mm,
+            subject,
+            surface_tolerance_mm=SURFACE_TOLERANCE_MM,
+        )
+    pixel = None if pixel_mm is None else (pixel_mm, pixel_mm)
+    return flat_scores(truth, said, subject, pixel_mm=pixel, probability=chance)
+
+
+def _labelled(files: Sequence[MaskFile], coding: Coding | None, grid: "Geometry | None") -> dict[str, np.ndarray]:
+    """Masks by class of the files of an image, those of one class united."""
+    found: dict[str, np.ndarray] = {}
+    for file in files:
+        own = coding if coding in file.codings else next(iter(file.codings), None)
+        if own is None:
+            assert file.shares is not None
+            masks = {"1": file.shares > 0.5}
+        elif file.shares is not None and len(file.classes(own)) > MOST_CLASSES:
+            masks = {"1": file.shares > 0.5}
+        else:
+            masks = file.masks(own, grid)
+        for name, mask in masks.items():
+            if name in found and found[name].shape != mask.shape:
+                raise ValueError("its masks are of several sizes")
+            found[name] = found[name] | mask if name in found else mask
+    return found
+
+
+def _union(masks: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(np.logical_or.reduce(list(masks.values()))) if masks else np.zeros(shape, bool)
+
+
+def _shape(files: Sequence[MaskFile]) -> tuple[int, ...]:
+    for file in files:
+        if file.shares is not None:
+            return file.shares.shape
+        for array, _ in file.codes.values():
+            return array.shape
+    return ()
+
+
+def _same_grid(files: Sequence[MaskFile]) -> None:
+    volumes = [file.geometry for file in files if file.geometry is not None]
+    if any(not volumes[0].same_grid(one, 1e-2) for one in volumes[1:]):
+        raise ValueError(
+            f"expected volumes on one grid, got shapes {[one.shape for one in volumes]} at other places or spacings; masks are "
+            "not resampled"
+        )
+
+
+def _read(paths: Sequence[Path]) -> list[MaskFile]:
+    """The files of one image. Raises CaseRejected or ValueError that say why one can't be used."""
+    files = [read_mask(path) for path in paths]
+    shapes = {shape for file in files if (shape := _shape([file]))}
+    if len(shapes) > 1:
+        raise ValueError("its masks are of several sizes")
+    return files
+
+
 def aggregate(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean of each metric over the images that have it, with its bootstrap interval and n."""
+    """Return the mean of each metric and subject over the images that have it, with its bootstrap interval and n."""
     rows = []
-    for metric, group in scores.groupby("metric", sort=False):
+    for (subject, metric), group in scores.groupby(["subject", "metric"], sort=False):
         found = mean_with_interval([None if pd.isna(value) else float(value) for value in group["value"]], SEED)
-        row = {"metric": metric, "mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+        row = {"metric": metric, "subject": subject}
+        row |= {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
         rows.append(row | {"unit": group["unit"].iloc[0], "convention": group["convention"].iloc[0]})
     return pd.DataFrame(rows)
 
 
-def _is_faint(pictures: Sequence[_Picture]) -> bool:
-    """Whether the values are 0 and 1 alone, with 1, where larger ones could be."""
-    highest = max(int(picture.values.max()) for picture in pictures)
-    return highest == 1 and all(picture.largest > 1 for picture in pictures)
+def compare(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Return the paired difference, first minus second, of the scores of two folders, over the images that both have.
 
-
-def _labelled(pictures: Sequence[_Picture]) -> np.ndarray:
-    """Union of masks, bool."""
-    masks = []
-    for picture in pictures:
-        found = np.unique(picture.values)
-        label = len(found) == 1 or (len(found) == 2 and found[0] == 0)
-        masks.append(picture.values > 0 if label else picture.values > picture.largest / 2)
-    return np.asarray(np.logical_or.reduce(masks))
-
-
-def _predicted(pictures: Sequence[_Picture], kind: Values | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mask and, where the values are probabilities, these."""
-    if kind is None:
-        grey = len(pictures) == 1 and len(np.unique(pictures[0].values)) > 2
-        kind = "probabilities" if grey else "labels"
-    if kind == "labels":
-        return _labelled(pictures), None
-    chance = np.maximum.reduce([picture.values / picture.largest for picture in pictures])
-    return chance > 0.5, chance
-
-
-def _read(paths: Sequence[Path]) -> list[_Picture]:
-    """The pictures of one image. Raises ValueError that says why one can't be used."""
-    from PIL import Image, UnidentifiedImageError
-
-    pictures = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                image.load()
-                pictures.append(_grey(image))
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"a file can't be read ({type(error).__name__})") from error
-    if len({picture.values.shape for picture in pictures}) > 1:
-        raise ValueError("its masks are of several sizes")
-    return pictures
-
-
-def _grey(image: Any) -> _Picture:
-    """Values of a picture of any kind: the greater of its colours, the index of a palette of colours, or its transparency alone."""
-    mode = image.mode
-    if mode == "1":
-        return _Picture(np.asarray(image).astype(np.uint8), 1)
-    if mode.startswith("I;16"):
-        return _Picture(np.asarray(image).astype(np.int64), 65535)
-    if mode == "P":
-        colours = np.asarray(image.convert("RGB"))
-        if (colours.max(axis=-1) == colours.min(axis=-1)).all():
-            return _Picture(colours[..., 0].astype(np.int64), 255)
-        return _Picture((np.asarray(image) > 0).astype(np.uint8), 1)
-    if mode in ("L", "RGB"):
-        array = np.asarray(image).astype(np.int64)
-        return _Picture(array if mode == "L" else array.max(axis=-1), 255)
-    if mode in ("LA", "RGBA"):
-        array = np.asarray(image).astype(np.int64)
-        colours, alpha = array[..., :-1].max(axis=-1), array[..., -1]
-        if alpha.min() == alpha.max():
-            return _Picture(colours, 255)
-        if colours.min() == colours.max():
-            return _Picture(alpha, 255)
-        raise ValueError("both colours and transparency vary, so what is lesion is not stated; save a grey mask")
-    raise ValueError(
-        f"expected a grey, colour or palette picture of 1, 8 or 16 bits, got Pillow's mode {mode}; save it as one"
-    )
+    The interval and the two-sided p are those of `paired_test`, each image its own patient; they are not corrected for the
+    number of metrics.
+    """
+    keys = ["image", "subject", "metric"]
+    both = first.merge(second, on=keys, suffixes=("_first", "_second"))
+    rows = []
+    for (subject, metric), group in both.groupby(["subject", "metric"], sort=False):
+        a, b = (
+            [None if pd.isna(value) else float(value) for value in group[f"value_{side}"]]
+            for side in ("first", "second")
+        )
+        below, above = paired_test(a, b, SEED), paired_test(b, a, SEED)
+        p = None if below.p is None or above.p is None else min(1.0, 2 * min(below.p, above.p))
+        rows.append(
+            {"metric": metric, "subject": subject, "difference": below.mean, "low": below.low, "high": below.high}
+            | {"n": below.n, "p": p, "unit": group["unit_first"].iloc[0]}
+        )
+    return pd.DataFrame(rows)
