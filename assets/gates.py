@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.show import picture, value
+from med_assets.escaping import inert
 
 if TYPE_CHECKING:
     from med_assets.checks import CheckOutcome
@@ -36,7 +37,7 @@ class Gate:
             asset_key=asset,
             check_name=self.name,
             severity=severity,
-            description=outcome.reason,
+            description=inert(outcome.reason),
             metadata={name: value(content) for name, content in outcome.metadata.items()}
             | {f"plot/{number}": picture(path, name) for number, (name, path) in enumerate(outcome.images.items())},
         )

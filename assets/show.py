@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from med_assets.escaping import inline, visible
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -55,7 +57,7 @@ def value(content: Any) -> dg.MetadataValue:
         case Mapping() | list() | tuple() | set() | frozenset():
             return dg.MetadataValue.json(plain(content))
         case _:
-            return dg.MetadataValue.text(str(content))
+            return dg.MetadataValue.text(visible(str(content)))
 
 
 def plain(content: Any) -> Any:
@@ -100,7 +102,7 @@ def _column_type(column: "pd.Series[Any]") -> str:
 
 def picture(path: Path, title: str) -> dg.MetadataValue:
     """A PNG file inside markdown, shrunk to what a panel of the UI can show."""
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(shrunk(path)).decode()})")
+    return dg.MetadataValue.md(f"![{inline(title)}](data:image/png;base64,{base64.b64encode(shrunk(path)).decode()})")
 
 
 def shrunk(path: Path) -> bytes:

@@ -6,16 +6,19 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import TextIO
 
 from med_assets import __version__, commands, program
 from med_assets.errors import MedAssetsError
+from med_assets.escaping import VisibleText
 from med_assets.files import keep_private
 from med_assets.scratch import remove_abandoned
 from med_assets.settings import LAUNCHERS
 
-FAILED, MISUSED = 1, 2
-"""Exit codes: what was asked for did not work; the command line itself was not understood."""
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes: what was asked for did not work; the command line itself was not understood; somebody pressed Ctrl-C."""
 
 
 def _source(text: str) -> Path | str:
@@ -348,18 +351,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = parser().parse_args(arguments)
     keep_private()
+    with redirect_stdout(VisibleText(sys.stdout)), redirect_stderr(VisibleText(sys.stderr)):
+        return _run(parser().parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
     # Libraries tell in hundreds of lines what they do, pymedphys under no name of its own; only ours are for people.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("med_assets").setLevel(logging.DEBUG if options.debug else logging.INFO)
     try:
         remove_abandoned(Path(os.environ.get("MED_ASSETS_HOME", ".med_assets")))
-        return int(options.run(options) or 0)
+        code = int(options.run(options) or 0)
+        sys.stdout.flush()  # not at exit, where a closed pipe could no longer be caught
+        return code
     except MedAssetsError as error:
         return _failed(options, error, str(error))
     except BrokenPipeError:  # who read our output has gone, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _into_nothing(sys.stdout)
         return FAILED
     except OSError as error:
         return _failed(
@@ -368,11 +377,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{os.strerror(error.errno or 0)} ({type(error).__name__}); is the home writable, and the disk whole?",
         )
     except KeyboardInterrupt:
-        return 130
+        print(
+            f"med-assets {options.command}: interrupted; what was written is whole, and the same command goes on",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
     except Exception as error:
         return _failed(
             options, error, f"failed with {type(error).__name__}; `med-assets --debug` shows where in the code"
         )
+
+
+def _into_nothing(stream: TextIO) -> None:
+    """Let what is still to be written to a stream whose reader has gone be written nowhere."""
+    with suppress(OSError, ValueError):  # ValueError: a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _failed(options: argparse.Namespace, error: Exception, message: str) -> int:

@@ -1,7 +1,6 @@
 """What each command of `med-assets` does. Tables for people go to stdout, progress to stderr."""
 
 import argparse
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ import pandas as pd
 
 from med_assets import analysis, batches, doctor, integrity, program, stages
 from med_assets.errors import ConfigurationError
+from med_assets.escaping import csv
 from med_assets.explain import batches_by_version, explain_case
 from med_assets.settings import Workspace
 from med_assets.stages.result import NOTE, QUARANTINED, StageResult
@@ -225,7 +225,7 @@ def score_folders(options: argparse.Namespace) -> int:
 
     scores, problems = score_folders(options.predicted, options.truth, options.pixel_mm, options.values)
     if options.out is not None:
-        scores.to_csv(options.out, index=False)
+        options.out.write_text(csv(scores))
     print(table(aggregate(scores)))
     if options.against is not None:
         others, more = score_folders(options.against, options.truth, options.pixel_mm, options.values)
@@ -408,7 +408,7 @@ def query(options: argparse.Namespace) -> None:
     """SQL over the lake."""
     rows = Workspace.from_env().lake.query(options.sql)
     if options.format == "csv":
-        rows.to_csv(sys.stdout, index=False)
+        print(csv(rows), end="")
     elif options.format == "json":
         print(rows.to_json(orient="records", indent=1))
     else:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.escaping import csv
 from med_assets.files import write_text
 from med_assets.importers.folders import CaseFolders, content_of
 from med_assets.importers.report import ImportReport
@@ -314,7 +315,7 @@ def _pair(text: str) -> Iterable[Any]:
 def _record(dest: Path, people: pd.DataFrame, located: set[str], errors: Sequence[tuple[str, str, str]]) -> None:
     """The failures, one row each, and how many participants were located by site and split; both stay in the landing zone."""
     frame = pd.DataFrame(errors, columns=["participant_id", "key", "exception"])
-    write_text(dest / RECORDS / "data_errors.csv", frame.to_csv(index=False))
+    write_text(dest / RECORDS / "data_errors.csv", csv(frame))
     counted = people.assign(located=people["participant_id"].isin(located), expected=True)
     table = counted.groupby(["clinical_site", "recommended_split"])[["expected", "located"]].sum().reset_index()
-    write_text(dest / RECORDS / "located.csv", table.to_csv(index=False))
+    write_text(dest / RECORDS / "located.csv", csv(table))

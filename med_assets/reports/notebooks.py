@@ -5,6 +5,7 @@ between two of them, so that none sees what another left.
 """
 
 import atexit
+import json
 import shutil
 import sys
 import tempfile
@@ -70,7 +71,7 @@ def write_notebook(path: Path, cells: Sequence[Cell], private: Sequence[str] = (
                 output.execution_count = count
     nbformat.validate(made)
     text = nbformat.writes(made)
-    if any(one and one in text for one in private):
+    if any(one and (one in text or json.dumps(one, ensure_ascii=False)[1:-1] in text) for one in private):
         raise MedAssetsError(f"{path.name}: expected a notebook without paths of this machine, got one with some")
     write_text(path, text + "\n")
 

@@ -10,6 +10,7 @@ import pandas as pd
 from med_assets import analysis, experiments
 from med_assets.analysis import Analysis
 from med_assets.errors import DiskFull, RemoteFailed
+from med_assets.escaping import csv
 from med_assets.files import digest, folder_hashes, read_json, replacing, write_json, write_text
 from med_assets.program import ReportTable
 from med_assets.provenance import git_state
@@ -135,7 +136,7 @@ def _keep(folder: Path, tables: "Any") -> None:
     content = []
     for number, table in enumerate(tables, start=1):
         name = f"{number:02d}_{''.join(one if one.isalnum() else '_' for one in table.title.lower()).strip('_')}.csv"
-        write_text(folder / name, table.rows.to_csv(index=False))
+        write_text(folder / name, csv(table.rows))
         for image in table.images:
             if image.parent != folder:
                 shutil.copyfile(image, folder / image.name)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from med_assets import policies, program
 from med_assets.errors import DiskFull, RemoteFailed
+from med_assets.escaping import code, csv, inline
 from med_assets.files import digest, read_json, replacing, write_json, write_text
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.score import PooledScore
@@ -281,7 +282,7 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     shown, pairs = _readable(ordered, metrics, costs), pairwise(program_name, names, scored)
     over_seeds = spread(program_name, seeds)
     folder = ws.reports / program_name
-    write_text(folder / "leaderboard.csv", table.to_csv(index=False))
+    write_text(folder / "leaderboard.csv", csv(table))
     more = f"\n{SPREAD}\n\n{markdown(over_seeds)}" if len(over_seeds) else ""
     write_text(folder / "leaderboard.md", f"{markdown(shown)}\n{PAIRWISE}\n\n{markdown(pairs)}{more}")
     return StageResult(
@@ -365,9 +366,18 @@ def pairwise(program_name: str, names: Sequence[str], values: Mapping[str, dict[
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown."""
-    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *(map(str, row) for row in table.to_numpy())]
+    """A table as Markdown; all but code, in backticks, shows as it is."""
+    lines = [
+        list(map(_shown, table.columns)),
+        ["---"] * len(table.columns),
+        *(map(_shown, row) for row in table.to_numpy()),
+    ]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) if len(table) else "none\n"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return code(text[1:-1]) if len(text) > 1 and text[0] == text[-1] == "`" else inline(text)
 
 
 def cell(row: Mapping[str, Any]) -> str:

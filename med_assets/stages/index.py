@@ -9,10 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
 from med_assets import program
+from med_assets.escaping import code, inline
 from med_assets.files import canonical_json, digest, write_text
 from med_assets.settings import Workspace
 from med_assets.stages import runs
@@ -166,10 +168,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     from med_assets.reports.html import Link
 
     def text(name: str, value: Any) -> str:
-        told = str(value).replace("|", "\\|").replace("\n", " ")
         if isinstance(value, Link):
-            return f"[{told}]({value.target})"
-        return f"`{told}`" if name == "command" else told
+            return f"[{inline(value)}]({quote(value.target)})"
+        return code(value) if name == "command" else inline(value)
 
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([text(*item) for item in row.items()] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from med_assets import policies, program
+from med_assets.escaping import inline
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric
 from med_assets.stages.experiment_record import Facts
@@ -65,8 +66,8 @@ def analysis(facts: Facts) -> list[str]:
             )
     if facts.crossval:
         found.append(f"It was cross-validated on {facts.crossval} cases; the report has the folds.")
-    found += [f"Doubtful: {doubt}." for doubt in facts.doubts]
-    found += [f"Changed since it was trained: {reason}." for reason in facts.standing.stale]
+    found += [f"Doubtful: {inline(doubt)}." for doubt in facts.doubts]
+    found += [f"Changed since it was trained: {inline(reason)}." for reason in facts.standing.stale]
     return [*found, f"Limitations of every model of this program: {'; '.join(chosen.limitations)}."]
 
 
@@ -80,7 +81,7 @@ def conclusions(facts: Facts) -> list[str]:
     else:
         named = ("promoted", "refused", "recommended", "improved", "regressed", "matches_reference")
         labels = ", ".join(name.replace("_", " ") for name in named if facts.verdict[name]) or "no label"
-        found.append(f"The gate's verdict is: {labels}. {facts.verdict['reason']}.")
+        found.append(f"The gate's verdict is: {labels}. {inline(facts.verdict['reason'])}.")
     for other, paired in facts.differences.items():
         found.append(f"It is {_against(metric, paired)} {other} on the validation cases.")
     if facts.run["synthetic"]:
@@ -102,7 +103,7 @@ def next_steps(facts: Facts) -> list[str]:
     run, found = facts.run, []
     name = f"{facts.program}/{facts.name}"
     if facts.standing.stale:
-        found.append(f"Train it again: {'; '.join(facts.standing.stale)} (`med-assets train {name}`).")
+        found.append(f"Train it again: {inline('; '.join(facts.standing.stale))} (`med-assets train {name}`).")
     if run["dirty"]:
         found.append("Commit the working tree and train it again, so that the commit gives the result.")
     if run["profile"] != "full":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import yaml
 
 from med_assets import program
+from med_assets.escaping import code, fenced, inline
 from med_assets.experiments import Experiment
 from med_assets.reports.notebooks import Cell
 from med_assets.stages.evaluation import HELD_OUT, INTERVAL, cell, markdown
@@ -22,13 +23,16 @@ COMMON = tuple(Experiment.model_fields)
 START = """from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 # The folder of the lake is found from here upwards, so that the notebook runs wherever the home is.
 home = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "lake").is_dir())
 
 
 def table(name, partition):
-    return f"read_parquet('{(home / 'lake' / name / partition).as_posix()}.parquet')"
+    # A path within SQL would be a pattern.
+    duckdb.register(f"{name}/{partition}", pq.ParquetFile(home / "lake" / name / f"{partition}.parquet").read())
+    return f'"{name}/{partition}"'
 
 
 def rows(query):
@@ -44,7 +48,7 @@ def cells(facts: Facts) -> list[Cell]:
     for title, write in zip(SECTIONS, writers, strict=True):
         first, *others = write(facts)
         found += [Cell(f"## {title}\n\n{first.text}"), *others]
-    return [Cell(f"# {facts.program}/{facts.name}: {facts.configured.title}"), *found]
+    return [Cell(f"# {facts.program}/{facts.name}: {inline(facts.configured.title)}"), *found]
 
 
 def _rows(facts: Facts, table: str, partition: str, query: str) -> Cell:
@@ -81,10 +85,10 @@ def _scores(facts: Facts) -> str:
 
 def _overview(facts: Facts) -> Iterator[Cell]:
     metric = program.get(facts.program).primary_metric
-    told = [f"**Status**: {facts.standing.told}."]
-    told += [f"**{difference(metric, found, other)}**" for other, found in facts.differences.items()]
+    told = [f"**Status**: {inline(facts.standing.told)}."]
+    told += [f"**{inline(difference(metric, found, other))}**" for other, found in facts.differences.items()]
     yield _lines(
-        f"**Objective.** {facts.configured.description}",
+        f"**Objective.** {inline(facts.configured.description)}",
         "",
         f"**Key results.** Mean over held-out cases; in brackets its interval, {INTERVAL}.",
         "",
@@ -155,11 +159,8 @@ def _dataset(facts: Facts) -> Iterator[Cell]:
 
 
 def _yaml(values: dict[str, object]) -> str:
-    return (
-        "```yaml\n"
-        + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-        + "```"
-    )
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    return fenced(text.rstrip("\n"), "yaml")
 
 
 def _model(facts: Facts) -> Iterator[Cell]:
@@ -207,7 +208,7 @@ def _results(facts: Facts) -> Iterator[Cell]:
     for image, caption in facts.figures.captions.items():
         # The address ends in a part of the picture's hash, which makes the cell another when the picture is.
         yield Cell(
-            f"![{caption}](figures/{image})\n\n{caption} ([PDF](figures/{image.removesuffix('.png')}.pdf); "
+            f"![{inline(caption)}](figures/{image})\n\n{inline(caption)} ([PDF](figures/{image.removesuffix('.png')}.pdf); "
             f"{facts.figures.hashes[image][:12]})"
         )
 
@@ -233,7 +234,7 @@ def _next_steps(facts: Facts) -> Iterator[Cell]:
 
 
 def _artifacts(facts: Facts) -> Iterator[Cell]:
-    rows = [{"What": what, "Path in the home": f"`{facts.relative(path)}`"} for what, path in facts.artifacts.items()]
+    rows = [{"What": what, "Path in the home": code(facts.relative(path))} for what, path in facts.artifacts.items()]
     rows += [
         {"What": f"figure {file}", "Path in the home": f"`{facts.relative(facts.folder / 'figures' / file)}`"}
         for file in facts.figures.hashes
@@ -245,4 +246,4 @@ def _artifacts(facts: Facts) -> Iterator[Cell]:
         f"Checkpoint `{run['checkpoint']}`, SHA-256 of its weights `{run['weights_sha256']}`. The store's manifest says of them:",
     )
     stored = facts.relative(next(iter(facts.artifacts.values())))
-    yield Cell(f'import json\n\njson.loads((home / "{stored}" / "manifest.json").read_text())', code=True)
+    yield Cell(f'import json\n\njson.loads((home / {stored!r} / "manifest.json").read_text())', code=True)

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from med_assets.errors import ConfigurationError
-from med_assets.files import digest, file_sha256, read_json, replacing
+from med_assets.escaping import csv
+from med_assets.files import digest, file_sha256, read_json, write_text
 from med_assets.screening import RISK, Screened
 from med_assets.settings import Workspace
 from med_assets.stages.evaluation import record_failures, score_cases, score_key
@@ -87,8 +88,7 @@ def screening(
     queue = table[table["read"].isna()].head(top).drop(columns="read").assign(**{DECISION: "", NOTE: ""})
     folder = folder_of(ws, program_name)
     for name, rows in ((TABLE, table), (QUEUE, queue)):
-        with replacing(folder / name) as temporary:
-            rows.to_csv(temporary, index=False)
+        write_text(folder / name, csv(rows))
     return StageResult(
         data_version=digest(file_sha256(folder / TABLE), file_sha256(folder / QUEUE)),
         counts=counts | {"cases": len(table), "failed": len(failures), "read": len(reads)},
