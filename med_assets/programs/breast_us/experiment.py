@@ -103,6 +103,16 @@ class Sam3(Settings):
     fusion_layers: int = Field(
         ge=1, description="layers of the fusion of image and text, and of the query decoder, count"
     )
+    geometry_layers: int | None = Field(
+        default=None,
+        ge=1,
+        description="layers of the geometry encoder, count; none is as many as fusion_layers, as in checkpoints that don't state it",
+    )
+    of: Literal["official", "transformers"] = Field(
+        default="transformers",
+        description="whose function it is: official appends the geometry encoder's own token to the text, as the released model "
+        "always does; transformers leaves it out, as checkpoints that don't state it",
+    )
     text_dim: int = Field(ge=8, description="channels of the text encoder, count")
     text_layers: int = Field(ge=1, description="layers of the text encoder, count")
     text_heads: int = Field(ge=1, description="attention heads of the text encoder, count")
@@ -272,6 +282,8 @@ class BreastExperiment(Experiment):
         mine, other = self.network, before.network
         if isinstance(mine, TinyUsfm) and isinstance(other, TinyUsfm) and mine.top_down != other.top_down:
             return "one of the two adds the levels of its head top-down, and the other does not (network.top_down)"
+        if isinstance(mine, Sam3) and isinstance(other, Sam3) and mine.of != other.of:
+            return f"its SAM3 is the one of {other.of}, and that of this experiment of {mine.of} (network.of)"
         return None
 
 

@@ -81,55 +81,6 @@ class SegFormerSeg(nn.Module):
         return functional.interpolate(found.logits, images.shape[-2:], mode="bilinear"), found.hidden_states[-1]
 
 
-class Sam3Seg(nn.Module):
-    """SAM3 of transformers asked by one text: its semantic logits, taken up; features of the image encoder's last level."""
-
-    prompt: Tensor
-
-    def __init__(self, network: Sam3, side: int) -> None:
-        from transformers.models.sam3.configuration_sam3 import Sam3Config
-        from transformers.models.sam3.modeling_sam3 import Sam3Model
-
-        super().__init__()
-        tokens, width = side // network.patch, network.fusion_dim
-        heads = max(1, min(8, width // 8))
-        backbone = {
-            "model_type": "sam3_vit_model", "hidden_size": network.dim, "intermediate_size": network.mlp,
-            "num_hidden_layers": network.depth, "num_attention_heads": network.heads, "image_size": side,
-            "patch_size": network.patch, "window_size": network.window, "global_attn_indexes": list(network.global_blocks),
-            "pretrain_image_size": min(336, side),
-        }  # fmt: skip
-        fused = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 8 * width}
-        begin, end = network.vocabulary - 2, network.vocabulary - 1
-        config = Sam3Config(
-            vision_config={
-                "backbone_config": backbone, "fpn_hidden_size": width,
-                "backbone_feature_sizes": [[tokens * factor] * 2 for factor in (4, 2, 1)],
-            },
-            text_config={
-                "model_type": "clip_text_model", "vocab_size": network.vocabulary, "hidden_size": network.text_dim,
-                "intermediate_size": 4 * network.text_dim, "projection_dim": min(512, network.text_dim),
-                "num_hidden_layers": network.text_layers, "num_attention_heads": network.text_heads,
-                "max_position_embeddings": 32, "hidden_act": "gelu", "bos_token_id": begin, "eos_token_id": end,
-            },
-            geometry_encoder_config=fused | {"num_layers": network.fusion_layers},
-            detr_encoder_config=fused | {"num_layers": network.fusion_layers},
-            detr_decoder_config=fused | {"num_layers": network.fusion_layers},
-            mask_decoder_config={"hidden_size": width, "num_attention_heads": heads},
-        )  # fmt: skip
-        self.sam3 = Sam3Model(config)
-        self.register_buffer("prompt", torch.tensor([[begin, *network.prompt, end]]), persistent=False)
-        for name, parameter in self.sam3.named_parameters():
-            parameter.requires_grad_(not (network.frozen and name.startswith(network.frozen)))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        vision = self.sam3.get_vision_features(images)
-        asked = self.prompt.expand(len(images), -1)
-        found = self.sam3(vision_embeds=vision, input_ids=asked, attention_mask=torch.ones_like(asked))
-        logits = functional.interpolate(found.semantic_seg, images.shape[-2:], mode="bilinear")
-        return logits, vision.fpn_hidden_states[-1]
-
-
 def _net(experiment: BreastExperiment) -> nn.Module:
     match experiment.network:
         case TinyUsfm() as network:
@@ -143,6 +94,8 @@ def _net(experiment: BreastExperiment) -> nn.Module:
         case SegFormer() as network:
             return SegFormerSeg(network)
         case Sam3() as network:
+            from med_assets.programs.breast_us.sam3 import Sam3Seg
+
             return Sam3Seg(network, experiment.input_px)
 
 
@@ -154,7 +107,7 @@ def released(
     What no release can have, such as a new head or adapters, is taken from `own`; every other tensor must be there and fit, and
     none may be left over, else the file is refused with CheckpointMismatch. `adapters` (an adapter-only file) are put onto it.
     """
-    from med_assets.programs.breast_us import sam, sam_names, samed, tinyusfm
+    from med_assets.programs.breast_us import sam, sam3, sam_names, samed, tinyusfm
 
     def named(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[str], bool]]:
         match experiment.network:
@@ -175,7 +128,7 @@ def released(
                     classes
                 )
             case Sam3():
-                return {f"net.sam3.{name}": tensor for name, tensor in found.items()}, lambda name: False
+                return sam3.from_release(found)
 
     def completed(found: dict[str, Tensor]) -> dict[str, Tensor]:
         given, is_new = named(found)
