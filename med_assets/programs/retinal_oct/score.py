@@ -104,14 +104,17 @@ def doubts(rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any
             f"expected several classes to be predicted for {len(table)} validation cases, got {only} for all: it collapsed"
         )
     if not table.empty:
-        from med_assets.metrics.bootstrap import mean_with_interval
+        from med_assets.metrics.bootstrap import CONFIDENCE, mean_with_interval
 
         right = (table["y_true"] == table["y_pred"]).astype(float).tolist()
         found = mean_with_interval(
             right, BOOTSTRAP_SEED, groups=table["patient_id"].tolist(), strata=table["y_true"].tolist()
         )
         chance = 1 / len(CLASSES)
-        if found.mean is not None and (found.low is None or found.low <= chance):
+        # Equal scores have no interval by resampling; that all are right by chance has a probability of its own.
+        lucky = chance ** table["patient_id"].nunique() if all(right) else 1.0
+        shown = lucky <= (1 - CONFIDENCE) / 2 if found.low is None else found.low > chance
+        if found.mean is not None and not shown:
             ends = "no interval" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
             said.append(
                 f"balanced accuracy on validation, {found.mean:.2f} {ends}, is not shown to be above chance ({chance:.2f})"

@@ -90,6 +90,7 @@ def test_a_collapse_and_a_broken_head_are_told() -> None:
     truth = np.repeat(np.arange(4), 6)
     fine = [{"metric": "overfit_loss", "value": 0.001}]
     assert doubts(rows(truth, np.eye(4)[truth]), fine, 0.05) == []
+    assert "above chance" in doubts(rows(truth[[0, 6]], np.eye(4)[truth[[0, 6]]]), fine, 0.05)[0]
     said = doubts(rows(truth, np.eye(4)[np.zeros(24, int)]), [{"metric": "overfit_loss", "value": 1.3}], 0.05)
     assert len(said) == 3
     assert "collapsed" in said[0]
