@@ -118,6 +118,13 @@ def _experiments() -> Iterator[Finding]:
         yield Finding(GOOD if found else BAD, f"experiments of {name}", ", ".join(found) or "none can be used")
 
 
+def configurations() -> Iterator[Finding]:
+    """What is wrong with the configuration files of programs."""
+    for name in program.registered():
+        for error in program.get(name).configuration_errors():
+            yield Finding(BAD, f"configuration of {name}", error, "correct the YAML file")
+
+
 def _dagster_home() -> Finding:
     home = os.environ.get("DAGSTER_HOME")
     if not home:
@@ -150,4 +157,4 @@ def _buckets() -> list[Finding]:
 def examine() -> list[Finding]:
     """All findings, in the order in which a person should act on them."""
     findings = [_python(), *(_package(name, BAD) for name in NEEDED), *(_package(name, WARN) for name in CODECS)]
-    return [*findings, _accelerator(), *_workspace(), *_buckets(), *_experiments(), _dagster_home()]
+    return [*findings, _accelerator(), *_workspace(), *_buckets(), *_experiments(), *configurations(), _dagster_home()]

@@ -12,6 +12,7 @@ MedAssetsError
 ├── ReaderFailed          the process that reads files of the landing zone does not start
 ├── RemoteFailed          the S3 endpoint does not do what it was asked, after all retries
 ├── DiskFull              no room to write; what was there before is whole
+├── ScoringFailed         no case of an evaluation could be scored
 ├── BelowReference        the weights that a training begins with score below their reference
 ├── TrainingStopped       training was told to stop and saved what it had; the same command goes on
 ├── AcceleratorFailed     the accelerator or its driver failed; a new process may go on
@@ -79,6 +80,10 @@ class RemoteFailed(MedAssetsError):
 
 class DiskFull(MedAssetsError):
     """There is no room on the disk; nothing that was there is damaged."""
+
+
+class ScoringFailed(MedAssetsError):
+    """Not one case of an evaluation could be scored; the message has the first failure."""
 
 
 class BelowReference(MedAssetsError):

@@ -233,6 +233,10 @@ class Program(ABC):
         Intake calls it through `grouping.group_by_patient`, which sees to it that all instances are of one patient and study.
         """
 
+    def configuration_errors(self) -> list[str]:
+        """What is wrong with the program's own configuration files, each naming file and key; `doctor` shows it."""
+        return []
+
     def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
         """Hydra overrides that every experiment of this workspace gets."""
         return ()

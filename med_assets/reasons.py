@@ -290,6 +290,12 @@ _ALL = (
         "a structure that the site requires was not found",
         "add a synonym to the site's configuration, or correct the name",
     ),
+    Reason(
+        "missing_structure",
+        "structures",
+        "a structure that the site expects of every case is missing, and the site refuses such cases",
+        "draw it, add its name to the site's synonyms, or set `expected_missing: exclude`",
+    ),
     Reason("empty_target", "structures", "a target encloses no voxel centre", "check its contours"),
     Reason("no_body", "structures", "the CT shows no body", "check RescaleIntercept and modality"),
     # Dose

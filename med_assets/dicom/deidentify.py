@@ -103,9 +103,9 @@ class Deidentifier:
         number = int.from_bytes(self._digest("days", _clean(patient_id))[:8])
         return -(MIN_SHIFT_DAYS + number % (MAX_SHIFT_DAYS - MIN_SHIFT_DAYS + 1))
 
-    def keeps_structure(self, name: str) -> bool:
-        """Whether a structure name is in the vocabulary."""
-        return name in self._vocabulary
+    def structure(self, name: str) -> str | None:
+        """The name that a structure keeps, which is that of the vocabulary where a pattern matches; None for one of no meaning."""
+        return self._vocabulary.kept(name)
 
     def apply(self, ds: Dataset) -> Dataset:
         """A de-identified copy of `ds` with fixed file meta; pixels keep their values, and nothing but these (`clean_pixels`). In
@@ -228,8 +228,9 @@ class _Walk:
         return f"{date:%Y%m%d}" if date.year >= 1000 else ""
 
     def _structure(self, name: str) -> str:
-        if self.keys.keeps_structure(name):
-            return name
+        kept = self.keys.structure(name)
+        if kept is not None:
+            return kept
         self.unrecognised += 1
         return f"UNRECOGNISED_{self.unrecognised}"
 

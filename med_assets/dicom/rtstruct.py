@@ -1,8 +1,7 @@
-"""Structure sets: their ROIs and points, the voxels that contours enclose, and which ROI is which structure of a program."""
+"""Structure sets: their ROIs and points, and the voxels that contours enclose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from med_assets.dicom.geometry import Geometry
 from med_assets.dicom.polygons import INDEX_DECIMALS, clipped_area, fill_nested, fill_xor
 from med_assets.dicom.polygons import area as polygon_area
 from med_assets.dicom.structure_names import normalise
-from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.errors import CaseRejected
 
 XOR_TYPES = ("CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 """Geometric types of an ROI whose area is that of an odd number of its contours (PS3.3 C.8.8.6.3)."""
@@ -115,20 +114,6 @@ class Drawing:
     overlaps: int = 0
     area_ml: float = 0.0
     extent_slices: float = 0.0
-
-
-@dataclass(frozen=True)
-class Match:
-    """Which ROI is which structure.
-
-    `found` maps structures to ROI names, `ambiguous` structures to the several ROI names that would fit, `unmatched`
-    are ROI names that no structure claims, and `missing` structures without any ROI.
-    """
-
-    found: dict[str, str]
-    unmatched: tuple[str, ...]
-    ambiguous: dict[str, tuple[str, ...]]
-    missing: tuple[str, ...]
 
 
 def read_structure_set(dataset: Dataset) -> StructureSet:
@@ -302,36 +287,6 @@ def draw(roi: Roi, geometry: Geometry) -> Drawing:
         sum(one.overlaps for one in filled.values()),
         sum(one.area * float(thickness[plane]) for plane, one in filled.items()) * voxel_ml,
         float(thickness.sum()),
-    )
-
-
-def match_rois(names: Iterable[str], synonyms: Mapping[str, Sequence[str]]) -> Match:
-    """Return which of the ROI `names` is which structure of `synonyms` (structure -> other names it goes by).
-
-    A structure also goes by its own name. Two ROIs that fit one structure are ambiguous: none of them is chosen.
-    Raises `ConfigurationError` where two structures claim one name.
-    """
-    owner: dict[str, str] = {}
-    for structure, others in synonyms.items():
-        for name in (structure, *others):
-            if owner.setdefault(normalise(name), structure) != structure:
-                raise ConfigurationError(
-                    f"Expected each synonym to name one structure; {name!r} stands for {structure!r} and for "
-                    f"{owner[normalise(name)]!r}. Remove one."
-                )
-    candidates: dict[str, list[str]] = {structure: [] for structure in synonyms}
-    unmatched = []
-    for name in names:
-        structure_or_none = owner.get(normalise(name))
-        if structure_or_none is None:
-            unmatched.append(name)
-        else:
-            candidates[structure_or_none].append(name)
-    return Match(
-        found={structure: fits[0] for structure, fits in candidates.items() if len(fits) == 1},
-        unmatched=tuple(unmatched),
-        ambiguous={structure: tuple(fits) for structure, fits in candidates.items() if len(fits) > 1},
-        missing=tuple(structure for structure, fits in candidates.items() if not fits),
     )
 
 

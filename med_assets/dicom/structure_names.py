@@ -1,8 +1,11 @@
 """How names of structures are compared: ROIs, segments, points and labels, in de-identification and in preparation alike."""
 
+import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from med_assets.errors import ConfigurationError
 
 
 def normalise(name: str) -> str:
@@ -13,10 +16,15 @@ def normalise(name: str) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary(Collection[str]):
-    """Names that mean something to a program; a name is in it when `compare` makes the same of it and of one of them."""
+    """Names that mean something to a program; a name is in it when `compare` makes the same of it and of one of them.
+
+    `patterns` are pairs of a regular expression, without regard to case, and the name that stands for what matches it as a
+    whole, since such a name may hold more than it means.
+    """
 
     names: frozenset[str]
     compare: Callable[[str], str] = normalise
+    patterns: tuple[tuple[str, str], ...] = ()
     _compared: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -27,6 +35,13 @@ class Vocabulary(Collection[str]):
         """The names as a vocabulary; one that is given stays as it is."""
         return names if isinstance(names, Vocabulary) else Vocabulary(frozenset(names))
 
+    def kept(self, name: str) -> str | None:
+        """The name itself if it is in the vocabulary, what stands for it if it matches a pattern, else None."""
+        if name in self:
+            return name
+        text = " ".join(str(name).split())
+        return next((known for pattern, known in self.patterns if re.fullmatch(pattern, text, re.IGNORECASE)), None)
+
     def __contains__(self, name: object) -> bool:
         return self.compare(str(name)) in self._compared
 
@@ -35,3 +50,72 @@ class Vocabulary(Collection[str]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which ROI is which structure, by its place in the given names.
+
+    `found` maps structures to the ROI that is taken, `ambiguous` to the several that would fit and of which none is preferred,
+    `passed_over` to those that fit and were not taken. `unmatched` are those that no structure claims.
+    """
+
+    found: dict[str, int]
+    ambiguous: dict[str, tuple[int, ...]]
+    passed_over: dict[str, tuple[int, ...]]
+    unmatched: tuple[int, ...]
+
+
+def match_rois(
+    names: Sequence[str],
+    synonyms: Mapping[str, Sequence[str]],
+    preferred: Mapping[str, Sequence[str]] | None = None,
+    fallback: Mapping[str, Sequence[str]] | None = None,
+) -> Match:
+    """Return which of the ROI `names` is which structure of `synonyms` (structure -> other names it goes by).
+
+    A structure also goes by its own name, and where no ROI has any of these by those of `fallback`, the first that is there. Where
+    several ROIs fit, the first name of `preferred` that one of them has decides; without one, and where two have the same
+    name, they are ambiguous and none is chosen. Raises `ConfigurationError` where two structures claim one name.
+    """
+    preferred, fallback = preferred or {}, fallback or {}
+    owner: dict[str, str] = {}
+    for structure, others in synonyms.items():
+        for name in (structure, *others, *fallback.get(structure, ())):
+            if owner.setdefault(normalise(name), structure) != structure:
+                raise ConfigurationError(
+                    f"Expected each synonym to name one structure; {name!r} stands for {structure!r} and for "
+                    f"{owner[normalise(name)]!r}. Remove one."
+                )
+    fits: dict[str, list[int]] = {}
+    unmatched = []
+    for place, name in enumerate(names):
+        structure_or_none = owner.get(normalise(name))
+        if structure_or_none is None:
+            unmatched.append(place)
+        else:
+            fits.setdefault(structure_or_none, []).append(place)
+    found, ambiguous, passed_over = {}, {}, {}
+    for structure, places in fits.items():
+        last = {normalise(name) for name in fallback.get(structure, ())}
+        named = [place for place in places if normalise(names[place]) not in last]
+        order = preferred.get(structure, ()) if named else fallback[structure]
+        chosen = _first(named or places, names, order)
+        if chosen is None:
+            ambiguous[structure] = tuple(named or places)
+            continue
+        found[structure] = chosen
+        if len(places) > 1:
+            passed_over[structure] = tuple(place for place in places if place != chosen)
+    return Match(found, ambiguous, passed_over, tuple(unmatched))
+
+
+def _first(places: Sequence[int], names: Sequence[str], order: Sequence[str]) -> int | None:
+    """The one of several ROIs that is taken, None where nothing decides."""
+    if len(places) == 1:
+        return places[0]
+    for wanted in order:
+        having = [place for place in places if normalise(names[place]) == normalise(wanted)]
+        if having:
+            return having[0] if len(having) == 1 else None
+    return None

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from med_assets.errors import MedAssetsError
-from med_assets.metrics.dvh import dose_at_volume
 
 OPENKBP_TARGET_CRITERIA = ("D1", "D95", "D99")
 """DVH criteria of targets in the OpenKBP score."""
@@ -51,12 +50,15 @@ def openkbp_criterion(doses_gy: ArrayLike, criterion: str, voxel_ml: float) -> f
     """Return one DVH criterion in Gy as the OpenKBP challenge computes it; None where it is undefined.
 
     D99, D95 and D1 are the 1st, 5th and 99th percentile with linear interpolation (numpy's default), unlike the
-    clinical D95 of `metrics.dvh`. D0.1cc is the dose of the k-th hottest voxel. Raises KeyError for other criteria.
-    Source: Babier et al., OpenKBP: the open-access knowledge-based planning grand challenge, Med Phys 2021.
+    clinical D95 of `metrics.dvh`. D0.1cc is the percentile 100 (1 - k / n) of the n doses, k = max(1, round(0.1 cc / voxel
+    volume)), and so lies between the k-th hottest dose and the next one. Raises KeyError for other criteria.
+    Source: Babier et al., OpenKBP: the open-access knowledge-based planning grand challenge, Med Phys 2021, and the challenge's
+    own evaluation (github.com/ababier/open-kbp, provided_code/dose_evaluation_class.py, commit 3c91f12).
     """
     doses = np.asarray(doses_gy, dtype=np.float64).ravel()
     if criterion == "D0.1cc":
-        return dose_at_volume(doses, 0.1, voxel_ml)
+        voxels = max(1, round(0.1 / voxel_ml))
+        return float(np.percentile(doses, 100 - voxels / doses.size * 100)) if doses.size >= voxels else None
     if criterion == "Dmean":
         return float(doses.mean()) if doses.size else None
     percentile = _OPENKBP_PERCENTILE[criterion]

@@ -15,13 +15,18 @@ RELIABLE_VOXELS = 100
 """A structure of fewer voxels has a DVH too coarse to judge by (the VMAT program's own rule, PROGRAMS 4.5)."""
 
 _CRITERION = re.compile(
-    r"^(?:D(?P<stat>mean|max|min)|D(?P<cc>\d+(\.\d+)?)cc|D(?P<percent>\d+(\.\d+)?)%?|V(?P<gy>\d+(\.\d+)?)(?:Gy)?)$"
+    r"^(?:D(?P<stat>mean|max|min)|D(?P<cc>\d+(\.\d+)?)cc|D(?P<percent>\d+(\.\d+)?)%?|V(?P<gy>\d+(\.\d+)?)(?:Gy)?"
+    r"|V(?P<rx>\d+(\.\d+)?)%Rx|(?P<index>HI))$"
 )
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A parsed DVH criterion. `kind` is mean, max, min, dose_at_cc, dose_at_percent or volume_at_dose."""
+    """A parsed DVH criterion.
+
+    `kind` is mean, max, min, dose_at_cc, dose_at_percent, volume_at_dose, volume_at_share or homogeneity. `unit` is that of the
+    value: Gy, % or cc, and 1 for the homogeneity index.
+    """
 
     name: str
     kind: str
@@ -30,14 +35,15 @@ class Criterion:
 
     @staticmethod
     def parse(name: str, volume_unit: str = "%") -> "Criterion":
-        """Parse `Dmean`, `Dmax`, `Dmin`, `D95`, `D0.1cc` (all in Gy) or `V70` (in `volume_unit`, % or cc).
+        """Parse `Dmean`, `Dmax`, `Dmin`, `D95`, `D0.1cc` (all in Gy), `V70` (at 70 Gy or more) or `V95%Rx` (at 95 % of the
+        prescribed dose or more; both in `volume_unit`, % or cc), or `HI`.
 
         Raises ValueError for any other text.
         """
         match = _CRITERION.match(name)
         if match is None or volume_unit not in ("%", "cc"):
             raise ValueError(
-                f"expected a DVH criterion such as Dmean, Dmax, Dmin, D95, D0.1cc or V70 with % or cc, "
+                f"expected a DVH criterion such as Dmean, Dmax, Dmin, D95, D0.1cc, HI, or V70 or V95%Rx with % or cc, "
                 f"got {name!r} in {volume_unit!r}"
             )
         if match["stat"]:
@@ -45,18 +51,35 @@ class Criterion:
         if match["cc"]:
             return Criterion(name, "dose_at_cc", float(match["cc"]), "Gy")
         if match["percent"]:
-            return Criterion(name, "dose_at_percent", float(match["percent"]), "Gy")
+            percent = float(match["percent"])
+            if percent > 100:
+                raise ValueError(f"expected a share of the volume of at most 100 %, got {name!r}")
+            return Criterion(name, "dose_at_percent", percent, "Gy")
+        if match["rx"]:
+            return Criterion(name, "volume_at_share", float(match["rx"]), volume_unit)
+        if match["index"]:
+            return Criterion(name, "homogeneity", None, "1")
         return Criterion(name, "volume_at_dose", float(match["gy"]), volume_unit)
 
-    def measure(self, doses_gy: ArrayLike, voxel_ml: float) -> float | None:
-        """Return the criterion of a structure's doses, in `self.unit`; None where it is undefined."""
+    def measure(self, doses_gy: ArrayLike, voxel_ml: float, prescribed_gy: float | None = None) -> float | None:
+        """Return the criterion of a structure's doses, in `self.unit`; None where it is undefined.
+
+        `prescribed_gy` is what V95%Rx is a share of. Raises ValueError where it is needed and not given.
+        """
         doses = np.asarray(doses_gy, dtype=np.float64).ravel()
         if self.kind == "dose_at_percent":
             return dose_at_percent(doses, self.amount or 0.0)
         if self.kind == "dose_at_cc":
             return dose_at_volume(doses, self.amount or 0.0, voxel_ml)
-        if self.kind == "volume_at_dose":
-            share = volume_percent(doses, self.amount or 0.0)
+        if self.kind == "homogeneity":
+            return homogeneity_index(doses)
+        if self.kind in ("volume_at_dose", "volume_at_share"):
+            level_gy = self.amount or 0.0
+            if self.kind == "volume_at_share":
+                if prescribed_gy is None:
+                    raise ValueError(f"expected the prescribed dose for {self.name}, got none")
+                level_gy *= prescribed_gy / 100
+            share = volume_percent(doses, level_gy)
             return share if share is None or self.unit == "%" else share / 100 * doses.size * voxel_ml
         if doses.size == 0:
             return None
@@ -76,6 +99,10 @@ class Criterion:
                 f"dose of the k-th hottest voxel, k = max(1, round({self.amount:g} cc / voxel volume)); undefined in a "
                 "smaller structure"
             )
+        if self.kind == "homogeneity":
+            return "homogeneity index of ICRU report 83: (D2 - D98) / D50, 0 for a uniform dose"
+        if self.kind == "volume_at_share":
+            return f"volume in {self.unit} that receives {self.amount:g}% of the prescribed dose or more"
         if self.kind == "volume_at_dose":
             return f"volume in {self.unit} that receives {self.amount:g} Gy or more"
         return f"{self.kind} dose over the voxels"
@@ -95,7 +122,7 @@ def dose_at_percent(doses_gy: ArrayLike, percent: float) -> float | None:
 def dose_at_volume(doses_gy: ArrayLike, volume_ml: float, voxel_ml: float) -> float | None:
     """Return the dose in Gy of the k-th hottest voxel, k = max(1, round(volume / voxel volume)), e.g. D0.1cc.
 
-    None when the structure has fewer than k voxels. Source: the OpenKBP evaluation (Babier et al., Med Phys 2021).
+    None when the structure has fewer than k voxels. The OpenKBP challenge interpolates instead, see `metrics.dose`.
     """
     if volume_ml <= 0 or voxel_ml <= 0:
         raise ValueError(f"expected volumes above 0 ml, got {volume_ml} and a voxel of {voxel_ml}")
@@ -110,6 +137,33 @@ def volume_percent(doses_gy: ArrayLike, dose_gy: float) -> float | None:
     """Return V_dose: the percentage of the volume that receives `dose_gy` or more; None when empty."""
     doses = np.asarray(doses_gy, dtype=np.float64).ravel()
     return float(100.0 * np.count_nonzero(doses >= dose_gy) / doses.size) if doses.size else None
+
+
+def homogeneity_index(doses_gy: ArrayLike) -> float | None:
+    """Return (D2 - D98) / D50, which is 0 for a uniform dose; None when the structure is empty or its D50 is 0.
+
+    Source: ICRU report 83, Prescribing, recording, and reporting photon-beam IMRT (2010), section 3.
+    """
+    doses = np.asarray(doses_gy, dtype=np.float64).ravel()
+    hot, middle, cold = (dose_at_percent(doses, percent) for percent in (2, 50, 98))
+    return (hot - cold) / middle if hot is not None and cold is not None and middle else None
+
+
+def conformity_index(
+    dose_gy: NDArray[np.floating], target: NDArray[np.bool_], region: NDArray[np.bool_], prescribed_gy: float
+) -> float | None:
+    """Return TV_PIV^2 / (TV PIV): 1 where the target gets the prescribed dose and nothing else does.
+
+    TV is the volume of `target`, PIV that of the voxels of `region` at `prescribed_gy` or more, TV_PIV what they share. All arrays
+    are of one shape. None when the target is empty, and 0 when nothing gets the dose.
+    Source: Paddick, A simple scoring ratio to index the conformity of radiosurgical treatment plans, J Neurosurg 93 (2000) S3.
+    """
+    isodose = (dose_gy >= prescribed_gy) & (region | target)
+    volume, treated = int(np.count_nonzero(target)), int(np.count_nonzero(isodose))
+    if not volume:
+        return None
+    both = int(np.count_nonzero(isodose & target))
+    return both**2 / (volume * treated) if treated else 0.0
 
 
 def cumulative_dvh(doses_gy: ArrayLike, levels_gy: ArrayLike) -> NDArray[np.float64]:

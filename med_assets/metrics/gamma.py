@@ -55,6 +55,11 @@ class GammaSettings(BaseModel):
     )
     seed: int = Field(default=0, ge=0, description="seed of the sample of reference voxels")
 
+    @property
+    def name(self) -> str:
+        """Name of the rate as a metric."""
+        return f"gamma_{self.dose_percent_threshold:g}pct_{self.distance_mm_threshold:g}mm"
+
     def convention(self) -> str:
         """Return the settings as one sentence that is stored with the number."""
         sample = (

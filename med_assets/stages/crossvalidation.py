@@ -17,7 +17,7 @@ from med_assets.files import digest, read_json
 from med_assets.settings import Workspace
 from med_assets.splits import SPLITS, draw
 from med_assets.stages.dataset import cases_of, dataset_version
-from med_assets.stages.evaluation import aggregate, record_failures, score_cases, side_by_side
+from med_assets.stages.evaluation import aggregate, demand_scores, record_failures, score_cases, side_by_side
 from med_assets.stages.reads import judged
 from med_assets.stages.result import StageResult
 from med_assets.stages.training import Launch, experiment, trained
@@ -129,6 +129,7 @@ def crossval(
         )
     scores = judged(ws, program_name, scores)
     record_failures(ws, program_name, "crossval", name, "", failures)
+    demand_scores(scores, failures, program_name)
     ws.lake.write("crossval_cases", f"{program_name}/{name}", scores)
     ws.lake.write("crossval", f"{program_name}/{name}", table)
     aggregates = aggregate(program_name, scores)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import policies, program
-from med_assets.errors import DiskFull, RemoteFailed
+from med_assets.errors import DiskFull, RemoteFailed, ScoringFailed
 from med_assets.escaping import code, csv, inline
 from med_assets.files import digest, read_json, replacing, write_json, write_text
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
@@ -113,6 +113,16 @@ def record_failures(
     ws.lake.write("failures", f"{program_name}/{stage}/{name}", rows)
 
 
+def demand_scores(scored: Collection[Any], failures: Mapping[str, str], program_name: str) -> None:
+    """Raise ScoringFailed where all cases failed, as no number can stand for them."""
+    if failures and not scored:
+        case, error = sorted(failures.items())[0]
+        raise ScoringFailed(
+            f'expected scores of {len(failures)} cases, all of them failed; the first, {case}: {error}. `med-assets query "select * '
+            f"from failures where program = '{program_name}'\"` lists them"
+        )
+
+
 def checkpoint_facts(ws: Workspace, program_name: str, checkpoint: str, *, measure: bool = False) -> dict[str, float]:
     """What a checkpoint costs, by name with unit, as it was measured once; empty where it was not, or a program measures nothing.
 
@@ -138,6 +148,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
     rows, counts, failures = scores_of(ws, program_name, name, checkpoint)
     record_failures(ws, program_name, "evaluation", name, checkpoint, failures)
+    demand_scores(rows, failures, program_name)
     version = dataset_version(ws.lake.rows("dataset", program_name))
     keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint}
     made = {"dataset_version": version, "git_commit": git_state()}

@@ -23,7 +23,7 @@ from med_assets.settings import Workspace
 from med_assets.splits import draw
 from med_assets.stages.crossvalidation import demand_untaught
 from med_assets.stages.dataset import dataset_version
-from med_assets.stages.evaluation import SEED, record_failures, score_cases
+from med_assets.stages.evaluation import SEED, demand_scores, record_failures, score_cases
 from med_assets.stages.reads import judged
 from med_assets.stages.result import StageResult
 from med_assets.stages.training import Launch, experiment, learning_cases, trained
@@ -185,6 +185,7 @@ def learning_curve(
             | {"steps": result.get("steps"), "epochs": result.get("epochs_run"), "best_epoch": result.get("best_epoch")}
         )
     record_failures(ws, program_name, STAGE, name, "", failures)
+    demand_scores(scores, failures, program_name)
     partition = f"{program_name}/{name}"
     ws.lake.write("learning_curve_cases", partition, scores)
     ws.lake.write("learning_curve", partition, table)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from med_assets.errors import ConfigurationError
 from med_assets.grouping import Others, Picked, around_ct, referring
 from med_assets.program import CT_FACTS, Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer, tilt_policy
-from med_assets.programs.rt_dose.site import Site, load_site
+from med_assets.programs.rt_dose.site import Site, load_site, site_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,9 @@ REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 PARTS = {"RTSTRUCT": "no_rtstruct", "RTPLAN": "no_rtplan", "RTDOSE": "no_rtdose"}
 PHANTOM_SHAPE, PHANTOM_MM = (32, 48, 48), (6.0, 6.5, 6.5)
 """Grid of synthetic cases (z, y, x): coarse, so that a small network learns them on a CPU within a minute."""
+
+SCORED_BY = frozenset({"limits", "criteria", "gamma"})
+"""Fields of a site that scores depend on, and preparing does not."""
 
 SEVERAL = {"RTSTRUCT": "several_structure_sets", "RTPLAN": "several_plans", "RTDOSE": "several_doses"}
 
@@ -87,6 +90,8 @@ class RtDose(Program):
         "structures_present": Fact(INT, "count", "structures of the site that have voxels"),
         "rois_unmatched": Fact(INT, "count", "ROIs that match no structure of the site"),
         "structures_missing": Fact(TEXT, "", "structures of the site without voxels"),
+        "structures_expected_missing": Fact(TEXT, "", "of these, those that the site expects of every case"),
+        "rois_passed_over": Fact(TEXT, "", "ROIs that fit a structure beside the one that was preferred, by number"),
         "structures_excluded": Fact(TEXT, "", "structures that are drawn and can't be used, with the reason"),
         "contours_left_out": Fact(
             INT, "count", "contour items that enclose nothing, such as points, lines and empty ones"
@@ -100,15 +105,17 @@ class RtDose(Program):
             TEXT, "", "structures whose two volumes differ by more than voxels and slices explain"
         ),
         "rois_unusable": Fact(TEXT, "", "ROIs whose contours can't be assigned, by number, with the reason"),
-        "body_without_dose_share": Fact(
-            REAL, "1", "share of the body beyond the dose grid, where no dose was calculated"
+        "dose_coverage": Fact(
+            REAL, "1", "share of the body that the dose grid covers; elsewhere no dose was calculated"
         ),
         "prescription_gy": Fact(REAL, "Gy", "prescription used for normalising"),
         "prescription_in_plan": Fact(BOOL, "", "whether the plan states it (else the site's default)"),
         "fractions": Fact(INT, "count", "fractions planned"),
         "dose_max_gy": Fact(REAL, "Gy", "highest dose"),
+        "dose_max_ratio": Fact(REAL, "1", "highest dose / prescription"),
         "target_mean_ratio": Fact(REAL, "1", "mean dose of the main target / prescription"),
         "target_d95_gy": Fact(REAL, "Gy", "dose that 95% of the main target gets at least"),
+        "target_d95_ratio": Fact(REAL, "1", "that dose / prescription"),
         "dose_outside_ratio": Fact(REAL, "1", "mean dose in the body outside targets / mean dose of the main target"),
         "sdf_sign_agreement": Fact(REAL, "1", "least share of voxels whose signed distance agrees with the mask"),
     }
@@ -117,16 +124,21 @@ class RtDose(Program):
         """The treatment site that this workspace is set to (MED_ASSETS_RT_DOSE_SITE)."""
         return load_site(ws.option(self.name, "site", "prostate_sib"))
 
+    def configuration_errors(self) -> list[str]:
+        found = []
+        for name in site_names():
+            try:
+                load_site(name)
+            except ConfigurationError as error:
+                found.append(str(error))
+        return found
+
     def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
         """Overrides that every experiment of this workspace gets: the site."""
         return (f"site={ws.option(self.name, 'site', 'prostate_sib')}",)
 
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
-        from med_assets.dicom.structure_names import Vocabulary
-
-        site = self.site(ws)
-        groups = [*site.synonyms.values(), site.structures, site.body_synonyms, site.dose_mask_synonyms]
-        return Vocabulary(frozenset(name for group in groups for name in group))
+        return self.site(ws).vocabulary()
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         return around_ct(instances, PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")
@@ -151,7 +163,7 @@ class RtDose(Program):
         read_dose(first["RTDOSE"])
 
     def settings(self, ws: "Workspace") -> dict[str, Any]:
-        site = self.site(ws).model_dump(mode="json", exclude={"limits", "title"})
+        site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY})
         return site | {"resample_tilt": tilt_policy(ws, self.name).resample}
 
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
@@ -168,8 +180,8 @@ class RtDose(Program):
         from med_assets.programs.rt_dose.score import EvaluationSettings
 
         return {
-            "scores": EvaluationSettings.for_profile(ws.profile).model_dump(mode="json"),
-            "limits": [limit.model_dump(mode="json") for limit in self.site(ws).limits],
+            "scores": EvaluationSettings.for_profile(ws.profile, self.site(ws)).model_dump(mode="json"),
+            **self.site(ws).model_dump(mode="json", include={*SCORED_BY} - {"gamma"}),
         }
 
     def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
@@ -196,13 +208,13 @@ class RtDose(Program):
         from med_assets.programs.rt_dose.score import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import DoseScorer
 
-        return DoseScorer(checkpoint, self.site(ws), EvaluationSettings.for_profile(ws.profile))
+        return DoseScorer(checkpoint, self.site(ws), EvaluationSettings.for_profile(ws.profile, self.site(ws)))
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.rt_dose.score import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import draw
 
-        return draw(prepared, predicted, out, EvaluationSettings.for_profile(ws.profile))
+        return draw(prepared, predicted, out, EvaluationSettings.for_profile(ws.profile, self.site(ws)))
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.rt_dose.export import write_prediction

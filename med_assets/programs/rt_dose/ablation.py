@@ -68,7 +68,7 @@ def measure(
     an empty region.
     """
     predictor: Predictor | None = None
-    margin_mm = EvaluationSettings.for_profile(ws.profile).ptv_margin_mm
+    margin_mm = EvaluationSettings().ptv_margin_mm
     for case in cases:
         for steps in wanted.steps:
             settings = {"steps": steps, "ensembles": sorted(wanted.ensembles), "ptv_margin_mm": margin_mm}

@@ -51,6 +51,7 @@ def rotate(
         "target": turned(item["target"], "bilinear"),
         "masks": turned(item["masks"], "nearest") > 0.5,
         "body": turned(item["body"], "nearest") > 0.5,
+        "valid": turned(item["valid"], "bilinear") > 1 - 1e-6,  # no dose that a voxel without one went into
     }
 
 

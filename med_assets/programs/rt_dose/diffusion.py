@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from med_assets.errors import ConfigurationError
 from med_assets.programs.rt_dose.experiment import Diffusion, DoseExperiment, Losses
+from med_assets.programs.rt_dose.losses import mean_within
 from med_assets.programs.rt_dose.networks import GROUPS
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import CONSTRAINT_COUNT
@@ -85,9 +86,9 @@ def noise_loss(
         wanted, estimate = (
             scheduler.get_velocity(dose, noise, time), signal.sqrt() * noisy - (1 - signal).sqrt() * found
         )  # fmt: skip
-    terms = {"mse": nn.functional.mse_loss(found, wanted)}
+    terms = {"mse": mean_within((found - wanted) ** 2, batch["valid"])}
     if losses.negative:
-        terms["negative"] = nn.functional.relu(-estimate.clamp(*CLAMP)).mean()
+        terms["negative"] = mean_within(nn.functional.relu(-estimate.clamp(*CLAMP)), batch["valid"])
     return torch.stack([getattr(losses, name) * value for name, value in terms.items()]).sum(), terms
 
 

@@ -13,7 +13,8 @@ from med_assets.programs.rt_dose.scorer import PREDICTION
 
 
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
-    """Write predicted_dose.dcm, and CT, planned and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case.
+    """Write predicted_dose.dcm, and CT, planned and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case; NaN where
+    no dose was planned.
 
     `raw` is the case's de-identified DICOM, whose pseudonym, study, frame of reference and plan the RTDOSE refers to.
     Returns the paths.
@@ -34,7 +35,8 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     out.mkdir(parents=True, exist_ok=True)
     dose = out / "predicted_dose.dcm"
     write_rtdose(dose, Volume(prediction, geometry), identity, str(plan.SOPInstanceUID), predicted_by=model)
-    images = {"ct": case.ct, "planned_dose": case.dose, "predicted_dose": prediction}
+    planned = np.where(case.valid, case.dose, np.float32(np.nan))
+    images = {"ct": case.ct, "planned_dose": planned, "predicted_dose": prediction}
     return [
         dose,
         *(write_nifti(out / f"{name}.nii.gz", np.asarray(array), geometry) for name, array in images.items()),

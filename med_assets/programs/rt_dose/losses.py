@@ -49,10 +49,8 @@ def gradient_error(predicted: Tensor, truth: Tensor) -> Tensor:
     return functional.conv3d(predicted - truth, sobel_kernels().to(predicted)).abs().mean()
 
 
-def mean_within(error: Tensor, counted: Tensor | None) -> Tensor:
-    """Return the mean of an error over the voxels that count, or over all; 0 where none counts."""
-    if counted is None:
-        return error.mean()
+def mean_within(error: Tensor, counted: Tensor) -> Tensor:
+    """Return the mean of an error over the voxels that count; 0 where none does."""
     return (error * counted).sum() / counted.sum().clamp(min=1)
 
 
@@ -142,7 +140,7 @@ def structure_weights(sdf: Tensor, masks: Tensor, site: Site, losses: Losses) ->
 
 def weighted_error(predicted: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted mean squared error: its scale does not depend on how much of a patch is target."""
-    return (weights * (predicted - truth) ** 2).sum() / weights.sum()
+    return (weights * (predicted - truth) ** 2).sum() / weights.sum().clamp(min=1e-12)
 
 
 class DoseLoss(nn.Module):
@@ -176,9 +174,11 @@ class DoseLoss(nn.Module):
 
         With an adversarial term the loss has that of the discriminator in it.
         """
-        losses, site, predicted = self.losses, self.site, predicted.float()
+        losses, site, valid = self.losses, self.site, batch["valid"]
         truth, masks = batch["target"], batch["masks"]
-        counted = batch["body"] if losses.body_only else None
+        # Where no dose was calculated there is nothing to learn: no term sees an error or a slope there.
+        predicted = torch.where(valid, predicted.float(), truth)
+        counted = batch["body"] if losses.body_only else valid
         terms: dict[str, Tensor] = {}
         if losses.mae:
             terms["mae"] = mean_within((predicted - truth).abs(), counted)
@@ -194,7 +194,7 @@ class DoseLoss(nn.Module):
             terms["dvh_curves"] = dvh_distance(predicted, truth, masks, losses.dvh_min_voxels)
         if losses.structure:
             weights = structure_weights(batch["input"][:, 1 : site.channels], masks, site, losses)
-            terms["structure"] = weighted_error(predicted, truth, weights)
+            terms["structure"] = weighted_error(predicted, truth, weights * valid)
         if losses.perceptual:
             assert self.perceptual is not None
             terms["perceptual"] = self.perceptual(predicted, truth).float()

@@ -36,7 +36,7 @@ def centre_mm(case: PreparedCase, site: Site) -> np.ndarray:
 
 
 def fit(folders: Sequence[Path], site: Site, template_mm: float) -> dict[str, Tensor]:
-    """Return the weights: at each offset from the target the mean over the cases that reach it, 0 where none does."""
+    """Return the weights: at each offset from the target the mean over the cases that have a dose there, 0 where none does."""
     first, last = np.full(3, np.inf), np.full(3, -np.inf)
     for folder in folders:
         case = PreparedCase.open(folder)
@@ -54,7 +54,10 @@ def fit(folders: Sequence[Path], site: Site, template_mm: float) -> dict[str, Te
         value = ndimage.affine_transform(
             case.target().astype(np.float64), scale, offset=offset, output_shape=shape, order=1, mode="nearest"
         )
-        inside = _inside(shape, scale, offset, case.shape)
+        calculated = ndimage.affine_transform(
+            np.asarray(case.valid, np.float64), scale, offset=offset, output_shape=shape, order=1, mode="nearest"
+        )
+        inside = _inside(shape, scale, offset, case.shape) & (calculated > 1 - 1e-6)
         total += np.where(inside, value, 0.0)
         count += inside
     template = np.divide(total, count, out=np.zeros(shape), where=count > 0)

@@ -22,7 +22,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
     """Patches of the training cases, indexed by (epoch, position).
 
     An item has `input` (channels, z, y, x), `target` (1, z, y, x) dose / prescription, `masks` bool (S, z, y, x),
-    `body` bool (1, z, y, x), `constraints` (13,) and `prescription_gy` (). `beams` adds the crude plan to the input;
+    `body` and `valid` bool (1, z, y, x), `constraints` (13,) and `prescription_gy` (). `beams` adds the crude plan to the input;
     `noisy` adds `noise` (1, z, y, x), standard normal, and `time` (), 0 to 1.
     """
 
@@ -126,6 +126,7 @@ def cut(
         "target": np.pad(case.target(inside)[None], [(0, 0), *pads]),
         "masks": np.pad(case.all_masks(inside), [(0, 0), *pads]),
         "body": np.pad(np.asarray(case.body[inside])[None], [(0, 0), *pads]),
+        "valid": np.pad(np.asarray(case.valid[inside])[None], [(0, 0), *pads], constant_values=True),
         "constraints": np.asarray(case.constraints, dtype=np.float32),
         "prescription_gy": np.asarray(case.prescription_gy, dtype=np.float32),
     }
@@ -134,12 +135,13 @@ def cut(
 def flip_x(item: dict[str, np.ndarray], mirrored: Sequence[int]) -> dict[str, np.ndarray]:
     """Mirror a patch left to right (the last axis): a left structure becomes a right one, so their channels swap."""
     order = list(mirrored)
-    flipped = {name: item[name][..., ::-1] for name in ("target", "masks", "body")}
+    flipped = {name: item[name][..., ::-1] for name in ("target", "masks", "body", "valid")}
     return {
         **item,
         "input": mirrored_input(item["input"], mirrored),
         "target": flipped["target"],
         "body": flipped["body"],
+        "valid": flipped["valid"],
         "masks": flipped["masks"][order],
     }
 

@@ -16,7 +16,7 @@ from med_assets.files import write_json
 from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
 from med_assets.programs.rt_dose.site import Site
-from med_assets.programs.rt_dose.structures import draw_structures, leave_out_uncovered
+from med_assets.programs.rt_dose.structures import draw_structures, leave_out_uncovered, missing_structures
 
 if TYPE_CHECKING:
     from med_assets.dicom.geometry import TiltPolicy
@@ -84,13 +84,13 @@ def _crop(masks: dict[str, np.ndarray], spacing_mm: Sequence[float], site: Site)
     return kept[0], kept[1], kept[2]
 
 
-def _levels(masks: dict[str, np.ndarray], site: Site, prescription_gy: float) -> np.ndarray:
+def _levels(masks: dict[str, np.ndarray], site: Site) -> np.ndarray:
     """Prescribed level of each voxel / prescription, 0 outside the targets; where they overlap the higher one holds."""
     shape = next(iter(masks.values())).shape
     level = np.zeros(shape, dtype=np.float32)
     for name, gy in site.targets.items():
         if name in masks:
-            level = np.where(masks[name], np.maximum(level, gy / prescription_gy), level)
+            level = np.where(masks[name], np.maximum(level, gy / site.targets[site.main_target]), level)
     return level
 
 
@@ -105,8 +105,8 @@ def _organs(masks: dict[str, np.ndarray], site: Site) -> np.ndarray:
 def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPolicy | None" = None) -> dict[str, Any]:
     """Write the prepared arrays of the case under `raw` to `out` and return its facts.
 
-    Raises CaseRejected with the codes of the DICOM readers and no_ptv, empty_target, contour_outside_image,
-    dose_grid_too_small, no_prescription, no_body.
+    Raises CaseRejected with the codes of the DICOM readers and no_ptv, ambiguous_roi, empty_target,
+    contour_outside_image, missing_structure, dose_grid_too_small, no_prescription, no_body.
     """
     from med_assets.dicom.discover import describe
     from med_assets.dicom.geometry import read_ct_series
@@ -135,11 +135,11 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     masks = drawn.masks
     if body is None:
         body = body_from_ct(ct.array)
-    uncovered = float((body & ~covered).sum() / max(1, body.sum()))
-    body = body & covered  # what no dose was calculated for is no 0 Gy
+    coverage = float((body & covered).sum() / max(1, body.sum()))
+    body = body & covered
     kept = _crop(masks, spacing, site)
     masks = {name: mask[kept] for name, mask in masks.items()}
-    hu, dose, body = ct.array[kept], dose[kept], body[kept]
+    hu, dose, body, valid = ct.array[kept], dose[kept], body[kept], covered[kept]
     bits = np.zeros(hu.shape, dtype=np.uint16)
     sdf = np.empty((len(site.structures), *hu.shape), dtype=np.int8)
     for index, name in enumerate(site.structures):
@@ -147,13 +147,15 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         bits |= mask.astype(np.uint16) << np.uint16(index)
         sdf[index] = signed_distance(mask, spacing)
     present = [name for name in site.structures if name in masks and masks[name].any()]
-    beams = plan(hu, body, _levels(masks, site, prescription), _organs(masks, site), spacing, site.beam_plan)
+    missing = missing_structures(site, present, drawn.excluded)
+    beams = plan(hu, body, _levels(masks, site), _organs(masks, site), spacing, site.beam_plan)
     for name, array in {
         "ct": np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16),
         "dose": dose,
         "masks": bits,
         "sdf": sdf,
         "body": body,
+        "valid": valid,
         "beams": beams.astype(np.float16),
     }.items():
         np.save(out / f"{name}.npy", np.ascontiguousarray(array))
@@ -180,6 +182,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     main = masks[site.main_target]
     targets = np.logical_or.reduce([masks[name] for name in site.targets if name in masks])
     agreement = [float(((sdf[site.structures.index(name)] < 0) == masks[name]).mean()) for name in present]
+    d95_gy = float(np.percentile(dose[main], 5, method="lower"))
     return {
         "slices": int(ct.geometry.shape[0]),
         "spacing_z_mm": float(spacing[0]),
@@ -193,6 +196,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         "structures_present": len(present),
         "rois_unmatched": drawn.unmatched,
         "structures_missing": ", ".join(name for name in site.structures if name not in present),
+        "structures_expected_missing": ", ".join(missing),
+        "rois_passed_over": "; ".join(drawn.passed_over),
         "structures_excluded": ", ".join(f"{name} ({why})" for name, why in sorted(drawn.excluded.items())),
         "contours_left_out": drawn.left_out,
         "contour_overlaps": drawn.overlaps,
@@ -200,13 +205,15 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         "contour_volume_ratios": ", ".join(f"{name} {ratio:.2f}" for name, ratio in drawn.volume_ratios.items()),
         "contour_volumes_off": ", ".join(drawn.volumes_off),
         "rois_unusable": "; ".join(drawn.unusable),
-        "body_without_dose_share": uncovered,
+        "dose_coverage": coverage,
         "prescription_gy": float(prescription),
         "prescription_in_plan": planned.prescription_gy is not None,
         "fractions": planned.fractions,
         "dose_max_gy": float(dose.max()),
+        "dose_max_ratio": float(dose.max() / prescription),
         "target_mean_ratio": float(dose[main].mean() / prescription),
-        "target_d95_gy": float(np.percentile(dose[main], 5, method="lower")),
+        "target_d95_gy": d95_gy,
+        "target_d95_ratio": d95_gy / prescription,
         "dose_outside_ratio": float(dose[body & ~targets].mean() / dose[main].mean())
         if dose[main].mean() > 0
         else None,

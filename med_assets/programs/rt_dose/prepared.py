@@ -1,8 +1,9 @@
 """A prepared case on disk, opened as memory maps so that a patch read touches only its own pages.
 
 A folder holds `ct.npy` int16 HU, `dose.npy` float32 Gy, `masks.npy` uint16 whose bit k is structure k, `sdf.npy` int8
-(structure, z, y, x) with 127 = 50 mm outside and negative inside, `body.npy` bool, `beams.npy` float16, the crude plan of
-`beams` (channel, z, y, x), and `case.json`. Axes are (z, y, x).
+(structure, z, y, x) with 127 = 50 mm outside and negative inside, `body.npy` bool, `valid.npy` bool, False where no dose was
+calculated (`dose.npy` is 0 there, and body and structures leave it out), `beams.npy` float16, the crude plan of `beams`
+(channel, z, y, x), and `case.json`. Axes are (z, y, x).
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ _ARRAYS = {
     "masks": np.dtype(np.uint16),
     "sdf": np.dtype(np.int8),
     "body": np.dtype(np.bool_),
+    "valid": np.dtype(np.bool_),
     "beams": np.dtype(np.float16),
 }
 
@@ -56,6 +58,7 @@ class PreparedCase:
     masks: np.ndarray
     sdf: np.ndarray
     body: np.ndarray
+    valid: np.ndarray
     beams: np.ndarray
 
     @classmethod

@@ -45,7 +45,7 @@ class Resident:
     def _case(self, number: int, device: torch.device) -> dict[str, Tensor]:
         if number not in self._kept:
             case = self.patches.cases[number]
-            arrays = {"ct": case.ct, "dose": case.dose, "body": case.body, "sdf": case.sdf, "beams": case.beams}
+            arrays = {name: getattr(case, name) for name in ("ct", "dose", "body", "valid", "sdf", "beams")}
             arrays["masks"] = case.masks.astype(np.int32)
             kept = {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
             kept["constraints"] = torch.tensor(case.constraints, dtype=torch.float32, device=device)
@@ -75,18 +75,19 @@ class Resident:
         masks = (part("masks")[None] & bits[:, None, None, None]) != 0
         beams = part("beams").float() if self.patches.beams else air[:0][None].expand(0, *size)
         target = part("dose")[None] / case["prescription_gy"]
-        body = part("body")[None]
+        body, valid = part("body")[None], part("valid", True)[None]
         if flip:
             swap = self._mirrored.to(device)
             distances, masks = distances[swap], masks[swap]
-            air, distances, masks, beams, target, body = (
-                one.flip(-1) for one in (air, distances, masks, beams, target, body)
+            air, distances, masks, beams, target, body, valid = (
+                one.flip(-1) for one in (air, distances, masks, beams, target, body, valid)
             )
         return {
             "input": torch.cat([air[None], distances, beams]),
             "target": target,
             "masks": masks,
             "body": body,
+            "valid": valid,
             "constraints": case["constraints"],
             "prescription_gy": case["prescription_gy"],
         }

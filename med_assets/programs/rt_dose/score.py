@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from med_assets.errors import ConfigurationError
 from med_assets.metrics import dose as dose_metrics
-from med_assets.metrics.dvh import RELIABLE_VOXELS, Criterion
+from med_assets.metrics.dvh import RELIABLE_VOXELS, Criterion, conformity_index
 from med_assets.metrics.gamma import GammaSettings, gamma_rates
 from med_assets.metrics.score import Score
 from med_assets.programs.rt_dose.prepared import PreparedCase
-from med_assets.programs.rt_dose.site import Limit, Site
+from med_assets.programs.rt_dose.site import Limit, Site, conformity_share
 
 TARGET_CRITERIA = ("D99", "D98", "D95", "D50", "D2", "D1", "Dmean")
 """Rows of the DVH table of a target (ICRU 83 reports D98, D50 and D2; the programs' limits use D95 and D99)."""
@@ -26,11 +26,11 @@ OPENKBP_TERM = "openkbp_dvh_"
 """Prefix of the metrics whose pooled mean over cases is the OpenKBP DVH score."""
 
 PROFILES = {
-    "full": GammaSettings(),
-    "small": GammaSettings(),
-    "demo": GammaSettings(max_points=1000, interp_fraction=5),
+    "full": None,
+    "small": None,
+    "demo": (1000, 5),
 }
-"""How gamma is sampled in each profile."""
+"""Most points of a region and most steps of the search with which gamma is computed in each profile, where it has such limits."""
 
 _RELIABILITY = f"n is the voxels of the structure, reliable from {RELIABLE_VOXELS} up"
 
@@ -40,20 +40,34 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gamma: GammaSettings = Field(default=GammaSettings(), description="choices behind the gamma passing rates")
+    gamma: tuple[GammaSettings, ...] = Field(
+        default=(GammaSettings(),), min_length=1, description="choices behind the gamma passing rates"
+    )
     ptv_margin_mm: float = Field(
         default=5.0, ge=0, description="the gamma region around the targets reaches this far, mm"
     )
 
     @classmethod
-    def for_profile(cls, profile: str) -> Self:
-        """Return the settings of a profile of `conf/rt_dose/profiles`; small ones sample gamma thinly, to take seconds.
+    def for_profile(cls, profile: str, site: Site) -> Self:
+        """Return the site's settings in a profile of `conf/rt_dose/profiles`; small ones sample gamma thinly, to take seconds.
 
         Raises ConfigurationError for a profile without settings.
         """
         if profile not in PROFILES:
             raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {sorted(PROFILES)}, got {profile!r}")
-        return cls(gamma=PROFILES[profile])
+        return cls(gamma=tuple(_sampled(one, PROFILES[profile]) for one in site.gamma))
+
+
+def _sampled(gamma: GammaSettings, most: tuple[int, int] | None) -> GammaSettings:
+    if most is None:
+        return gamma
+    points, steps = most
+    return gamma.model_copy(
+        update={
+            "max_points": min(points, gamma.max_points or points),
+            "interp_fraction": min(steps, gamma.interp_fraction),
+        }
+    )
 
 
 def score_case(
@@ -76,10 +90,18 @@ def score_case(
     scores = [*_errors("body", truth[body], prediction[body], "the body (or the possible dose mask)")]
     for name, (planned, predicted) in pairs.items():
         scores += _errors(name, planned, predicted, "the structure")
+    levels = {name: site.prescribed_gy(name, prepared.prescription_gy) for name in site.structures}
     for name, (planned, predicted) in pairs.items():
         for criterion in _criteria(name, site):
-            scores.append(_dvh(name, criterion, planned, predicted, voxel_ml))
-    limits = [_limit(limit, *pairs[limit.structure], voxel_ml) for limit in site.limits]
+            scores.append(_dvh(name, criterion, planned, predicted, voxel_ml, levels[name]))
+        for criterion_name in site.criteria.get(name, ()):
+            if (percent := conformity_share(criterion_name)) is not None:
+                scores.append(
+                    _conformity(
+                        name, criterion_name, truth, prediction, masks[name], body, levels[name] * percent / 100
+                    )
+                )
+    limits = [_limit(limit, *pairs[limit.structure], voxel_ml, levels[limit.structure]) for limit in site.limits]
     scores += limits
     scores.append(_agreement(limits))
     scores += _openkbp(site, pairs, truth[body], prediction[body], voxel_ml)
@@ -101,19 +123,21 @@ def _errors(
 def _criteria(name: str, site: Site) -> list[Criterion]:
     """Return the criteria of a structure's DVH rows: the usual ones, then those that only its limits ask for."""
     usual = [*TARGET_CRITERIA, f"V{0.95 * site.targets[name]:g}"] if name in site.targets else [*OAR_CRITERIA]
-    wanted = [(criterion, "%") for criterion in usual]
-    wanted += [(limit.metric, _volume_unit(limit)) for limit in site.limits if limit.structure == name]
-    return [Criterion.parse(criterion, unit) for criterion, unit in dict.fromkeys(wanted)]
-
-
-def _volume_unit(limit: Limit) -> str:
-    return "cc" if limit.unit == "cc" else "%"
+    usual += [one for one in site.criteria.get(name, ()) if conformity_share(one) is None]
+    wanted = [Criterion.parse(criterion) for criterion in usual]
+    wanted += [limit.criterion for limit in site.limits if limit.structure == name]
+    return list(dict.fromkeys(wanted))
 
 
 def _dvh(
-    name: str, criterion: Criterion, planned: NDArray[np.floating], predicted: NDArray[np.floating], voxel_ml: float
+    name: str,
+    criterion: Criterion,
+    planned: NDArray[np.floating],
+    predicted: NDArray[np.floating],
+    voxel_ml: float,
+    prescribed_gy: float,
 ) -> Score:
-    sides = criterion.measure(planned, voxel_ml), criterion.measure(predicted, voxel_ml)
+    sides = [criterion.measure(doses, voxel_ml, prescribed_gy) for doses in (planned, predicted)]
     convention = f"predicted minus planned {criterion.name}: {criterion.convention}; {_RELIABILITY}"
     return Score(
         f"dvh_{criterion.name}", name, _minus(sides[1], sides[0]), criterion.unit, convention,
@@ -121,9 +145,33 @@ def _dvh(
     )  # fmt: skip
 
 
-def _limit(limit: Limit, planned: NDArray[np.floating], predicted: NDArray[np.floating], voxel_ml: float) -> Score:
-    criterion = Criterion.parse(limit.metric, _volume_unit(limit))
-    planned_value, predicted_value = criterion.measure(planned, voxel_ml), criterion.measure(predicted, voxel_ml)
+def _conformity(
+    name: str,
+    criterion: str,
+    planned_gy: NDArray[np.floating],
+    predicted_gy: NDArray[np.floating],
+    target: NDArray[np.bool_],
+    body: NDArray[np.bool_],
+    level_gy: float,
+) -> Score:
+    sides = [conformity_index(dose, target, body, level_gy) for dose in (planned_gy, predicted_gy)]
+    return Score(
+        f"dvh_{criterion}", name, _minus(sides[1], sides[0]), "1",
+        f"predicted minus planned conformity index of Paddick, TV_PIV^2 / (TV PIV) in the body at {level_gy:g} Gy or more; "
+        f"{_RELIABILITY}",
+        truth=sides[0], prediction=sides[1], n=int(np.count_nonzero(target)),
+    )  # fmt: skip
+
+
+def _limit(
+    limit: Limit,
+    planned: NDArray[np.floating],
+    predicted: NDArray[np.floating],
+    voxel_ml: float,
+    prescribed_gy: float,
+) -> Score:
+    criterion = limit.criterion
+    planned_value, predicted_value = (criterion.measure(one, voxel_ml, prescribed_gy) for one in (planned, predicted))
     sign = ">=" if limit.bound == "min" else "<="
     return Score(
         f"limit_{limit.metric}", limit.structure, predicted_value, limit.unit,
@@ -171,7 +219,7 @@ def _openkbp(
         terms.append(None if difference is None else abs(difference))
         yield Score(
             f"{OPENKBP_TERM}{criterion}", name, terms[-1], "Gy",
-            f"|predicted - planned| {criterion} as OpenKBP has it: linear percentiles, k-th hottest voxel for D0.1cc",
+            f"|predicted - planned| {criterion} as OpenKBP has it: linear percentiles, 100 (1 - k / n) with k = max(1, round(0.1 cc / voxel)) for D0.1cc",
             truth=sides[0], prediction=sides[1], n=planned.size,
         )  # fmt: skip
     yield Score(
@@ -192,12 +240,13 @@ def _gamma(
     settings: EvaluationSettings,
 ) -> Iterator[Score]:
     near = gamma_regions(body, masks, prepared.spacing_mm, site, settings.ptv_margin_mm)
-    chosen = settings.gamma
-    rates = gamma_rates(truth, prediction, prepared.spacing_mm, near, chosen, prescription_gy=prepared.prescription_gy)
-    name = f"gamma_{chosen.dose_percent_threshold:g}pct_{chosen.distance_mm_threshold:g}mm"
-    for region, rate in rates.items():
-        convention = f"% of reference voxels with gamma <= 1; {chosen.convention()}"
-        yield Score(name, region, rate.passing_percent, "%", convention, n=rate.n)
+    for chosen in settings.gamma:
+        rates = gamma_rates(
+            truth, prediction, prepared.spacing_mm, near, chosen, prescription_gy=prepared.prescription_gy
+        )
+        for region, rate in rates.items():
+            convention = f"% of reference voxels with gamma <= 1; {chosen.convention()}"
+            yield Score(chosen.name, region, rate.passing_percent, "%", convention, n=rate.n)
 
 
 def gamma_regions(

@@ -48,6 +48,6 @@ def draw(prepared: Path, predicted: Path, out: Path, settings: EvaluationSetting
     dvh = plot_dvh(out / f"{case.case_id}_dvh.png", truth, prediction, masks, title=f"case {case.case_id}")
     gamma = plot_gamma(
         out / f"{case.case_id}_gamma.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, np.asarray(case.body),
-        settings.gamma, prescription_gy=case.prescription_gy, outlines=targets, title=f"case {case.case_id}",
+        settings.gamma[0], prescription_gy=case.prescription_gy, outlines=targets, title=f"case {case.case_id}",
     )  # fmt: skip
     return [wash, dvh, gamma]

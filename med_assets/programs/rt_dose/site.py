@@ -4,15 +4,21 @@ A site is one file `conf/rt_dose/sites/<name>.yaml`. An experiment carries its w
 used years later with the channel order it was trained with, whatever the file says then.
 """
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
+from med_assets.dicom.structure_names import Match, Vocabulary, match_rois
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
-from med_assets.files import read_yaml
+from med_assets.files import digest, read_yaml
+from med_assets.metrics.dvh import Criterion
+from med_assets.metrics.gamma import GammaSettings
 
 PRESENTATION: JsonDict = {"affects_result": False}
 """Marks a field that changes no weight of a network, so that it stays out of the hash of an experiment."""
@@ -22,6 +28,23 @@ CONSTRAINT_COUNT = 13
 
 VOLUME_SCALE_CC = 500.0
 """Volumes in the constraint vector are divided by this, so that all entries are of order one."""
+
+BODY, DOSE_MASK = "body", "dose_mask"
+"""What the outline of the patient and the region that may receive dose are called beside the structures of a site."""
+
+_CONFORMITY = re.compile(r"CI(?P<percent>\d+(\.\d+)?)%Rx")
+
+
+def conformity_share(name: str) -> float | None:
+    """Return of a criterion such as CI95%Rx the percentage of the prescribed dose, None for any other."""
+    match = _CONFORMITY.fullmatch(name)
+    return float(match["percent"]) if match else None
+
+
+def stand_in(structure: str, pattern: str) -> str:
+    """Return the name that an ROI gets at intake whose own name matches a pattern, since that may hold more than the structure."""
+    return f"{structure} by pattern {digest(pattern)[:8]}"
+
 
 Gy = Annotated[float, Field(gt=0, description="dose, Gy")]
 
@@ -35,11 +58,25 @@ class Limit(_Frozen):
 
     structure: str = Field(description="structure that the limit is for")
     metric: str = Field(
-        description="D95, D99, Dmean, Dmax, D0.1cc (Gy) or Vx (% or cc of the structure at x Gy or more)"
+        description="D95, D99, Dmean, Dmax, D0.1cc (Gy), Vx (% or cc of the structure at x Gy or more), Vx%Rx (the same at x % of "
+        "the prescribed dose or more) or HI (homogeneity index, 1)"
     )
     bound: Literal["min", "max"] = Field(description="whether the value is the least or the most allowed")
     value: float = Field(description="the limit, in `unit`")
-    unit: Literal["Gy", "%", "cc"] = Field(description="unit of `value` and of the metric")
+    unit: Literal["Gy", "%", "cc", "1"] = Field(description="unit of `value` and of the metric")
+
+    @property
+    def criterion(self) -> Criterion:
+        """How the limited value is computed."""
+        return Criterion.parse(self.metric, "cc" if self.unit == "cc" else "%")
+
+    @model_validator(mode="after")
+    def _can_be_computed(self) -> Self:
+        if self.criterion.unit != self.unit:
+            raise ValueError(
+                f"{self.metric} of {self.structure} is in {self.criterion.unit} and its limit in {self.unit}; correct the unit"
+            )
+        return self
 
 
 class Constraint(_Frozen):
@@ -85,6 +122,21 @@ class Site(_Frozen):
     required: tuple[str, ...] = Field(
         description="structures without which a case is rejected", json_schema_extra=PRESENTATION
     )
+    expected: tuple[str, ...] = Field(
+        default=(), description="structures that every case should have", json_schema_extra=PRESENTATION
+    )
+    expected_missing: Literal["exclude", "refuse"] = Field(
+        default="exclude",
+        description="what an expected structure that is missing costs: its own metrics (a warning names it), or the case",
+        json_schema_extra=PRESENTATION,
+    )
+    min_dose_coverage: float = Field(
+        default=0.98,
+        ge=0,
+        le=1,
+        description="share of the body that the dose grid covers at least, else a warning",
+        json_schema_extra=PRESENTATION,
+    )
     oars: tuple[str, ...] = Field(description="organs at risk among the structures")
     left_right: tuple[tuple[str, str], ...] = Field(
         description="pairs that swap when a patient is mirrored left to right"
@@ -93,11 +145,22 @@ class Site(_Frozen):
         description="ROI names that mean a structure; compared without case, spaces, '_', '-' and 'gy'",
         json_schema_extra=PRESENTATION,
     )
+    patterns: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="regular expressions, without regard to case, that the whole name of a structure's ROI matches; used where no "
+        "ROI has one of its names, the first that fits",
+        json_schema_extra=PRESENTATION,
+    )
+    preferred: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="which ROI is taken where several have a name of the structure: the first of these that is there",
+        json_schema_extra=PRESENTATION,
+    )
     body_synonyms: tuple[str, ...] = Field(
-        description="ROI names of the outline of the patient", json_schema_extra=PRESENTATION
+        description="ROI names of the outline of the patient, the first that is there", json_schema_extra=PRESENTATION
     )
     dose_mask_synonyms: tuple[str, ...] = Field(
-        description="ROI names of the region that may receive dose, used in place of the body",
+        description="ROI names of the region that may receive dose, used in place of the body; the first that is there",
         json_schema_extra=PRESENTATION,
     )
     default_prescription_gy: Gy | None = Field(
@@ -111,6 +174,17 @@ class Site(_Frozen):
         gt=0, description="side of the kept square in y and x, mm; null keeps all", json_schema_extra=PRESENTATION
     )
     limits: tuple[Limit, ...] = Field(description="clinical limits that reports check", json_schema_extra=PRESENTATION)
+    criteria: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="further DVH rows by structure: those of limits, and CIx%Rx, Paddick's conformity index at x % of the prescribed dose",
+        json_schema_extra=PRESENTATION,
+    )
+    gamma: tuple[GammaSettings, ...] = Field(
+        default=(GammaSettings(),),
+        min_length=1,
+        description="criteria and sampling of gamma; plots show the first",
+        json_schema_extra=PRESENTATION,
+    )
     beam_plan: BeamPlan = Field(
         description="crude plan of each case, an input of networks that use it", json_schema_extra=PRESENTATION
     )
@@ -129,9 +203,13 @@ class Site(_Frozen):
         used = {
             "targets": set(self.targets),
             "required": set(self.required),
+            "expected": set(self.expected),
             "oars": set(self.oars),
             "left_right": {name for pair in self.left_right for name in pair},
             "synonyms": set(self.synonyms),
+            "patterns": set(self.patterns),
+            "preferred": set(self.preferred),
+            "criteria": set(self.criteria),
             "limits": {limit.structure for limit in self.limits},
             "dvh_volumes": {objective.structure for objective in self.dvh_volumes},
             "dvh_means": set(self.dvh_means),
@@ -147,6 +225,47 @@ class Site(_Frozen):
                 f"constraint_targets and constraint_limits must hold {CONSTRAINT_COUNT} together, found {count}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _all_can_be_computed(self) -> Self:
+        self.match(())
+        for structure, texts in self.patterns.items():
+            for pattern in texts:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(
+                        f"patterns of {structure}: {pattern!r} is no regular expression: {error}"
+                    ) from error
+        for structure, names in self.criteria.items():
+            for name in names:
+                try:
+                    conformity_share(name) or Criterion.parse(name)
+                except ValueError as error:
+                    raise ValueError(f"criteria of {structure}: {error}") from error
+        repeated = [name for name, count in Counter(one.name for one in self.gamma).items() if count > 1]
+        if repeated:
+            raise ValueError(f"gamma must have each criterion once, found {repeated} several times")
+        return self
+
+    def match(self, names: Sequence[str]) -> Match:
+        """Return which of the ROI names that intake stored is which structure; BODY and DOSE_MASK are two beside the site's."""
+        outlines = {BODY: self.body_synonyms, DOSE_MASK: self.dose_mask_synonyms}
+        stand_ins = {name: tuple(stand_in(name, one) for one in found) for name, found in self.patterns.items()}
+        synonyms = {name: self.synonyms.get(name, ()) for name in self.structures} | outlines
+        return match_rois(names, synonyms, {**self.preferred, **outlines}, stand_ins)
+
+    def vocabulary(self) -> Vocabulary:
+        """Return the ROI names that mean something at this site; what matches a pattern is replaced by its stand-in."""
+        groups = (self.structures, *self.synonyms.values(), self.body_synonyms, self.dose_mask_synonyms)
+        patterns = tuple((one, stand_in(name, one)) for name, found in self.patterns.items() for one in found)
+        names = {name for group in groups for name in group} | {name for _, name in patterns}
+        return Vocabulary(frozenset(names), patterns=patterns)
+
+    def prescribed_gy(self, structure: str, prescription_gy: float) -> float:
+        """Return what a plan prescribes to a structure, Gy: a target's level in proportion to the plan's, and the plan's elsewhere."""
+        level = self.targets.get(structure)
+        return prescription_gy if level is None else level * prescription_gy / self.targets[self.main_target]
 
     @property
     def channels(self) -> int:
@@ -189,5 +308,5 @@ def load_site(name: str, conf_root: Path | None = None) -> Site:
     content: Any = read_yaml(path)
     try:
         return Site.model_validate(content)
-    except ValidationError as error:
+    except (ValidationError, ConfigurationError) as error:
         raise ConfigurationError(f"conf/rt_dose/sites/{name}.yaml: {error}") from error

@@ -1,13 +1,13 @@
 """The structures of a site on the CT's grid: which ROI is which, what of it can be drawn, and what is left out and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from med_assets.errors import CaseRejected
-from med_assets.programs.rt_dose.site import Site
+from med_assets.programs.rt_dose.site import BODY, DOSE_MASK, Site
 
 if TYPE_CHECKING:
     from med_assets.dicom.geometry import Geometry
@@ -43,6 +43,8 @@ class Structures:
     """ROIs that match no structure of the site."""
     excluded: dict[str, str] = field(default_factory=dict)
     """Structures that were drawn and can't be used, with the reason."""
+    passed_over: tuple[str, ...] = ()
+    """ROIs that fit a structure beside the one that was preferred."""
     unusable: tuple[str, ...] = ()
     """ROIs whose contours can't be assigned, by number, with the reason."""
     left_out: int = 0
@@ -63,34 +65,39 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
     ROIs that name another frame of reference than `frame` are of another image. Raises CaseRejected: ambiguous_roi, no_ptv,
     contour_not_axial, contour_outside_image, empty_target.
     """
-    from med_assets.dicom.rtstruct import draw, match_rois, outside_image
+    from med_assets.dicom.rtstruct import draw, outside_image
 
-    special = {"body": site.body_synonyms, "dose_mask": site.dose_mask_synonyms}
-    synonyms: Mapping[str, Sequence[str]] = {**site.synonyms, **special}
+    special = (BODY, DOSE_MASK)
     rois = structure_set.rois
-    problems = {one.name: one.problem for one in structure_set.unusable if one.name}
+    problems = [(one.name, one.problem) for one in structure_set.unusable if one.name]
     usable = []
     for roi in rois:
         if not roi.contours:
-            problems[roi.name] = "no usable contour"
+            problems.append((roi.name, "no usable contour"))
         elif roi.frame and frame and roi.frame != frame:
-            problems[roi.name] = "in another frame of reference than the CT"
+            problems.append((roi.name, "in another frame of reference than the CT"))
         else:
             usable.append(roi)
-    match = match_rois([roi.name for roi in usable], synonyms)
-    if match.ambiguous:
-        raise CaseRejected(
-            "ambiguous_roi",
-            f"expected one ROI per structure, got several for {sorted(match.ambiguous)}; rename or remove the ones that do not count",
-        )
-    undrawn = {name: problems[roi] for name, roi in match_rois(problems, synonyms).found.items()}
-    excluded = {name: why for name, why in undrawn.items() if name not in match.found}
-    _require_targets(site, match.found, match.unmatched, excluded)
-    by_name = {roi.name: roi for roi in usable}
+    match = site.match([roi.name for roi in usable])
+    excluded = {}
+    for name, places in match.ambiguous.items():
+        numbers = " and ".join(str(usable[place].number) for place in places)
+        if name in site.required:
+            raise CaseRejected(
+                "ambiguous_roi",
+                f"expected one ROI for {name}, got ROIs {numbers}, which all have a name of it; rename or remove those that do not "
+                f"count, or set an order of preference in conf/rt_dose/sites/{site.name}.yaml",
+            )
+        excluded[name] = f"ROIs {numbers} fit it"
+    undrawn = site.match([name for name, _ in problems])
+    for name, places in {**undrawn.ambiguous, **{one: (place,) for one, place in undrawn.found.items()}}.items():
+        if name not in match.found:
+            excluded.setdefault(name, problems[places[0]][1])
+    _require_targets(site, match.found, len(usable), excluded)
     drawings: dict[str, Drawing] = {}
-    for name, roi_name in match.found.items():
+    for name, place in match.found.items():
         try:
-            drawing = draw(by_name[roi_name], geometry)
+            drawing = draw(usable[place], geometry)
             allowed = MAX_OUTLINE_OUTSIDE if name in special else MAX_OUTSIDE
             if drawing.outside > allowed:
                 excluded[name] = f"{drawing.outside:.0%} beyond the CT, by up to {drawing.outside_mm:.0f} mm"
@@ -101,7 +108,7 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
                 raise
             excluded.setdefault(name, rejected.code)
     masks = {name: drawing.mask for name, drawing in drawings.items()}
-    dose_mask, outline = masks.pop("dose_mask", None), masks.pop("body", None)
+    dose_mask, outline = masks.pop(DOSE_MASK, None), masks.pop(BODY, None)
     empty = sorted(name for name in site.required if not masks[name].any())
     if empty:
         raise CaseRejected(
@@ -113,6 +120,9 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
         body=outline if dose_mask is None else dose_mask,
         unmatched=len(match.unmatched),
         excluded=excluded,
+        passed_over=tuple(
+            f"{name}: ROI {usable[place].number}" for name, places in match.passed_over.items() for place in places
+        ),
         unusable=tuple(str(one) for one in structure_set.unusable),
         left_out=sum(roi.left_out for roi in rois),
         overlaps=sum(drawing.overlaps for drawing in drawings.values()),
@@ -122,19 +132,33 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
     )
 
 
-def _require_targets(
-    site: Site, found: Mapping[str, str], unmatched: Sequence[str], excluded: Mapping[str, str]
-) -> None:
+def _require_targets(site: Site, found: Mapping[str, int], usable: int, excluded: Mapping[str, str]) -> None:
     missing = sorted(set(site.required) - found.keys())
     if not missing:
         return
     there = "; ".join(f"{name} is there and can't be used ({excluded[name]})" for name in missing if name in excluded)
     raise CaseRejected(
         "no_ptv",
-        f"expected ROIs for {missing} (site {site.name}), none of {len(found) + len(unmatched)} usable ROIs matches; found "
-        f"{sorted(found)} and {len(unmatched)} others{f'; {there}' if there else ''}; draw them, or add a synonym in "
-        f"conf/rt_dose/sites/{site.name}.yaml",
+        f"expected ROIs for {missing} (site {site.name}), none of {usable} usable ROIs matches; found {sorted(found)}"
+        f"{f'; {there}' if there else ''}; draw them, or add a synonym in conf/rt_dose/sites/{site.name}.yaml, "
+        "`med-assets explain` proposes some",
     )
+
+
+def missing_structures(site: Site, present: Collection[str], excluded: Mapping[str, str]) -> list[str]:
+    """Return the structures that the site expects of every case and that are not present.
+
+    Raises CaseRejected "missing_structure" where that costs the case.
+    """
+    missing = [name for name in site.expected if name not in present]
+    if missing and site.expected_missing == "refuse":
+        why = "".join(f"; {name}: {excluded[name]}" for name in missing if name in excluded)
+        raise CaseRejected(
+            "missing_structure",
+            f"expected {', '.join(missing)} beside {', '.join(sorted(present))} (site {site.name}), got no usable ROI{why}; draw "
+            "what is missing, or add the names that your clinic uses to the site",
+        )
+    return missing
 
 
 def _volume_ratios(drawings: Mapping[str, "Drawing"], voxel_ml: float) -> tuple[dict[str, float], tuple[str, ...]]:

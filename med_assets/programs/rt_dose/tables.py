@@ -57,15 +57,16 @@ def dvh_errors(rows: pd.DataFrame) -> ReportTable:
 
 
 def gamma_rates(rows: pd.DataFrame) -> ReportTable:
-    """Mean gamma passing rate by region, with its interval."""
+    """Mean gamma passing rate by criterion and region, with its interval."""
     found = rows[rows["metric"].str.startswith("gamma_")]
     table = [
-        {"region": str(subject), "cases": int(group["value"].notna().sum()), "passing, %": with_interval(group)}
-        for subject, group in found.groupby("subject", sort=False)
+        {"criterion": str(metric), "region": str(subject), "cases": int(group["value"].notna().sum())}
+        | {"passing, %": with_interval(group)}
+        for (metric, subject), group in found.groupby(["metric", "subject"], sort=False)
     ]
-    convention = str(found["convention"].iloc[0]) if len(found) else "no case has one"
-    text = f"Mean over cases, in brackets its 95 % bootstrap interval over patients. Of each case: {convention}."
-    return ReportTable("Gamma", text, pd.DataFrame(table, columns=["region", "cases", "passing, %"]))
+    conventions = "; ".join(str(one) for one in found["convention"].unique()) or "no case has one"
+    text = f"Mean over cases, in brackets its 95 % bootstrap interval over patients. Of each case: {conventions}."
+    return ReportTable("Gamma", text, pd.DataFrame(table, columns=["criterion", "region", "cases", "passing, %"]))
 
 
 def with_interval(group: pd.DataFrame) -> str:

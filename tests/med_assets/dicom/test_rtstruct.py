@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.contours import mask_to_contours
 from med_assets.dicom.geometry import Geometry
-from med_assets.dicom.rtstruct import Roi, draw, match_rois, rasterise, read_rois, read_structure_set
-from med_assets.dicom.structure_names import normalise
+from med_assets.dicom.rtstruct import Roi, draw, rasterise, read_rois, read_structure_set
+from med_assets.dicom.structure_names import match_rois, normalise
 from med_assets.errors import CaseRejected, ConfigurationError
 
 GRID = Geometry((9, 20, 24), (2.5, 1.5, 0.75), (-10.0, -20.0, -30.0))
@@ -288,14 +288,22 @@ def test_the_volume_of_contours_counts_holes_islands_parts_overlaps_and_xor():
 
 def test_names_match_whatever_their_case_dashes_spaces_and_units():
     assert {normalise(name) for name in ("PTV70", "ptv_70", "PTV 70 Gy", "Ptv-70GY")} == {"ptv70"}
-    match = match_rois(
-        ["PTV_70Gy", "Rectum", "rectum 2", "Fem Head L", "CouchSurface", "Blase", "BLADDER"],
-        {"PTV70": (), "Rectum": (), "Femur_L": ("FemHead_L",), "Bladder": ("Blase",), "Bowel": ()},
-    )
-    assert match.found == {"PTV70": "PTV_70Gy", "Rectum": "Rectum", "Femur_L": "Fem Head L"}
-    assert match.unmatched == ("rectum 2", "CouchSurface")
-    assert match.ambiguous == {"Bladder": ("Blase", "BLADDER")}
-    assert match.missing == ("Bowel",)
+    names = ["PTV_70Gy", "Rectum", "rectum 2", "Fem Head L", "CouchSurface", "Blase", "BLADDER"]
+    synonyms = {"PTV70": (), "Rectum": (), "Femur_L": ("FemHead_L",), "Bladder": ("Blase",), "Bowel": ()}
+    match = match_rois(names, synonyms)
+    assert match.found == {"PTV70": 0, "Rectum": 1, "Femur_L": 3}
+    assert match.unmatched == (2, 4)
+    assert match.ambiguous == {"Bladder": (5, 6)}
+    preferred = match_rois(names, synonyms, {"Bladder": ("Harnblase", "Blase", "Bladder")})
+    assert (preferred.found["Bladder"], preferred.passed_over) == (5, {"Bladder": (6,)})
+    assert match_rois(["Rectum", "rectum"], synonyms, {"Rectum": ("Rectum",)}).ambiguous == {"Rectum": (0, 1)}
+
+
+def test_what_fits_a_pattern_counts_only_where_no_name_does():
+    fallback = {"Rectum": ("first", "second")}
+    assert match_rois(["second", "first"], {"Rectum": ()}, None, fallback).found == {"Rectum": 1}
+    assert match_rois(["first", "Rectum"], {"Rectum": ()}, None, fallback).found == {"Rectum": 1}
+    assert match_rois(["first", "first"], {"Rectum": ()}, None, fallback).ambiguous == {"Rectum": (0, 1)}
 
 
 def test_a_synonym_of_two_structures_is_an_error_of_configuration():

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from med_assets.metrics.dvh import Criterion, cumulative_dvh, dose_at_percent, dose_at_volume, volume_percent
+from med_assets.metrics.dvh import (
+    Criterion,
+    conformity_index,
+    cumulative_dvh,
+    dose_at_percent,
+    dose_at_volume,
+    homogeneity_index,
+    volume_percent,
+)
 
 TEN = np.arange(1.0, 11.0)[::-1]
 
@@ -29,6 +37,43 @@ def test_d01cc_is_the_dose_of_the_kth_hottest_voxel(voxel_ml: float, expected: f
 
 def test_d01cc_is_undefined_in_a_structure_smaller_than_a_tenth_of_a_cc() -> None:
     assert dose_at_volume(TEN, 0.1, 0.005) is None
+
+
+def test_the_share_of_a_prescription_is_a_level_in_gy() -> None:
+    assert Criterion.parse("V80%Rx").measure(TEN, 0.5, prescribed_gy=10.0) == 30.0
+    assert Criterion.parse("V80%Rx", "cc").measure(TEN, 0.5, prescribed_gy=10.0) == 1.5
+    with pytest.raises(ValueError, match="prescribed dose"):
+        Criterion.parse("V80%Rx").measure(TEN, 0.5)
+
+
+def test_the_homogeneity_index_is_that_of_icru_83() -> None:
+    assert homogeneity_index(np.full(50, 70.0)) == 0.0
+    # A ramp of 101 doses from 65 to 75 Gy: D2 = 74.8, D98 = 65.2, D50 = 70.
+    assert homogeneity_index(np.linspace(65, 75, 101)) == pytest.approx((74.8 - 65.2) / 70)
+    assert Criterion.parse("HI").measure([], 1.0) is None
+    assert homogeneity_index(np.zeros(5)) is None
+
+
+def test_the_conformity_index_is_that_of_paddick() -> None:
+    """Paddick's own cases: perfect, half of the target missed, twice the volume treated, and a miss."""
+    target, body = np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)
+    target[1] = True
+    dose = np.where(target, 70.0, 10.0)
+    assert conformity_index(dose, target, body, 70.0) == 1.0
+    half = dose.copy()
+    half[1, :2] = 10
+    assert conformity_index(half, target, body, 70.0) == 0.5
+    twice = dose.copy()
+    twice[2] = 70
+    assert conformity_index(twice, target, body, 70.0) == 0.5
+    assert conformity_index(np.roll(dose, 1, axis=0), target, body, 70.0) == 0.0
+    assert conformity_index(dose, np.zeros_like(target), body, 70.0) is None
+
+
+@pytest.mark.parametrize("name", ["V95%", "D101", "D", "V", "HI2", "V70cc", "D95Gy", "v70", ""])
+def test_what_is_no_criterion_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Criterion.parse(name)
 
 
 def test_vx_counts_voxels_at_the_level_itself() -> None:

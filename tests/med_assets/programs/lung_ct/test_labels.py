@@ -75,7 +75,7 @@ def test_every_class_can_be_mapped_to_and_resolved_by_its_name() -> None:
 
 
 def test_names_of_anatomy_pass_deidentification_in_the_order_of_other_tools_too() -> None:
-    keeps = Deidentifier(b"any key", labels.vocabulary()).keeps_structure
+    keeps = Deidentifier(b"any key", labels.vocabulary()).structure
     for name in (
         "Lung Tumor",
         "GTV-1",

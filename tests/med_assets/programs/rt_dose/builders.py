@@ -57,7 +57,14 @@ def write_case(
     bits = sum(masks[name].astype(np.uint16) << index for index, name in enumerate(spec.structures))
     folder.mkdir(parents=True)
     ct = np.where(body, rng.normal(0, 20, shape), -1000)
-    arrays = {"ct": ct.astype(np.int16), "dose": dose, "masks": bits.astype(np.uint16), "sdf": sdf, "body": body}
+    arrays = {
+        "ct": ct.astype(np.int16),
+        "dose": dose,
+        "masks": bits.astype(np.uint16),
+        "sdf": sdf,
+        "body": body,
+        "valid": np.ones(shape, bool),
+    }
     arrays["beams"] = np.stack([dose / 100, dose / 70]).astype(np.float16)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)

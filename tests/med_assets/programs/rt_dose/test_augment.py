@@ -31,7 +31,13 @@ def ramps(wide: tuple[int, int, int], spacing_mm: tuple[float, float, float]) ->
         for side, step, shape in zip(wide[1:], spacing_mm[1:], ((1, -1, 1), (1, 1, -1)), strict=True)
     )
     masks = np.stack([y > 0, x > 0])
-    return {"input": np.stack([y, x]), "target": (y + 2 * x)[None], "masks": masks, "body": masks[:1]}
+    return {
+        "input": np.stack([y, x]),
+        "target": (y + 2 * x)[None],
+        "masks": masks,
+        "body": masks[:1],
+        "valid": masks[:1] | True,
+    }
 
 
 def test_a_turn_is_one_in_mm_whatever_the_spacing() -> None:
@@ -93,7 +99,7 @@ def test_a_changed_patch_depends_only_on_seed_epoch_and_position(tmp_path: Path)
     first, again = (PatchDataset([case], SITE, patches, seed=1, noisy=True)[(3, 2)] for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert {name: tuple(value.shape) for name, value in first.items()} == {
-        "input": (9, 16, 16, 16), "target": (1, 16, 16, 16), "masks": (8, 16, 16, 16), "body": (1, 16, 16, 16), "constraints": (13,),
+        "input": (9, 16, 16, 16), "target": (1, 16, 16, 16), "masks": (8, 16, 16, 16), "body": (1, 16, 16, 16), "valid": (1, 16, 16, 16), "constraints": (13,),
         "prescription_gy": (), "time": (), "noise": (1, 16, 16, 16),
     }  # fmt: skip
     plain = PatchDataset([case], SITE, patches.model_copy(update={"rotate_deg": 0.0}), seed=1)[(3, 2)]

@@ -114,6 +114,7 @@ def test_the_loss_is_the_error_of_the_noise_and_the_negative_part_of_the_clamped
     experiment, scheduler = loaded(), schedule(Diffusion())
     batch = {
         "target": torch.tensor([0.0, 0.5]).view(2, 1, 1, 1, 1),
+        "valid": torch.ones(2, 1, 1, 1, 1, dtype=torch.bool),
         "noise": torch.tensor([-3.0, 1.0]).view(2, 1, 1, 1, 1),
         "time": torch.tensor([0.999, 0.0]),
         "input": torch.zeros(2, 9, 1, 1, 1),
@@ -131,6 +132,7 @@ def test_the_velocity_is_learned_where_it_is_asked_for() -> None:
     scheduler = schedule(experiment.diffusion)
     batch = {name: torch.zeros(1, channels, 1, 1, 1) for name, channels in (("target", 1), ("input", 9))}
     batch |= {"target": torch.full((1, 1, 1, 1, 1), 0.5), "noise": torch.full((1, 1, 1, 1, 1), 2.0)}
+    batch["valid"] = torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)
     batch |= {"constraints": torch.zeros(1, 13), "time": torch.tensor([0.5])}
     signal = float(scheduler.alphas_cumprod[500])
     wanted = (signal**0.5 * 2.0 - (1 - signal) ** 0.5 * 0.5) ** 2

@@ -145,6 +145,7 @@ def test_the_loss_is_the_weighted_sum_of_the_terms_that_have_a_weight(experiment
         "input": torch.ones(shape),
         "target": grid(0.5),
         "masks": torch.zeros((1, len(experiment.site.structures), 6, 6, 6), dtype=torch.bool),
+        "valid": torch.ones((*shape[:1], 1, 6, 6, 6), dtype=torch.bool),
         "prescription_gy": torch.tensor([70.0]),
     }
     total, terms = L.DoseLoss(experiment.losses, experiment.site)(grid(-0.5), batch)
@@ -187,6 +188,7 @@ def test_learned_weights_begin_with_those_of_the_experiment_and_negative_dose_ha
     loss = learned(experiment)
     assert sorted(loss.log_variances) == ["gradient", "mse"]
     batch = {"input": torch.ones(1, 9, 6, 6, 6), "target": grid(0.5), "masks": torch.zeros(1, 8, 6, 6, 6).bool()}
+    batch["valid"] = torch.ones(1, 1, 6, 6, 6).bool()
     total, terms = loss(grid(-0.5), batch)
     assert float(terms["weight_mse"]) == pytest.approx(0.5)
     assert float(terms["weight_gradient"]) == pytest.approx(0.25)
@@ -213,7 +215,7 @@ def test_errors_count_in_the_body_alone_where_asked() -> None:
     error = torch.zeros((1, 1, 6, 6, 6))
     error[..., 2:4] = 0.6  # one of the body's three columns, and one outside it
     assert float(L.mean_within(error, body)) == pytest.approx(0.2)
-    assert float(L.mean_within(error, None)) == pytest.approx(0.2)
+    assert float(L.mean_within(error, torch.ones_like(body))) == pytest.approx(0.2)
     assert float(L.mean_within(error[..., 3:], body[..., 3:])) == 0.0
 
 

@@ -16,7 +16,7 @@ from med_assets.programs.rt_dose.site import Site, load_site
 
 SPACING_MM = (4.0, 5.0, 5.0)
 SHAPE = (12, 16, 20)
-FAST = EvaluationSettings(gamma=GammaSettings(max_points=300, interp_fraction=3))
+FAST = EvaluationSettings(gamma=(GammaSettings(max_points=300, interp_fraction=3),))
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def prepared(tmp_path: Path, site: Site) -> PreparedCase:
         "masks": bits,
         "sdf": np.zeros((len(site.structures), *SHAPE), np.int8),
         "body": box(1, 11, 1, 15, 1, 19),
+        "valid": np.ones(SHAPE, bool),
         "beams": np.zeros((2, *SHAPE), np.float16),
     }
     for name, array in arrays.items():
@@ -142,8 +143,8 @@ def test_growing_by_a_margin_respects_anisotropic_spacing() -> None:
 
 
 def test_settings_of_a_profile_are_recorded_in_the_convention(prepared: PreparedCase, site: Site) -> None:
-    assert EvaluationSettings.for_profile("full") == EvaluationSettings()
-    rows = by_name(score_case(prepared, np.asarray(prepared.dose), site, EvaluationSettings.for_profile("demo")))
+    assert EvaluationSettings.for_profile("full", site) == EvaluationSettings()
+    rows = by_name(score_case(prepared, np.asarray(prepared.dose), site, EvaluationSettings.for_profile("demo", site)))
     assert "1000 random" in rows["gamma_3pct_3mm", "body"].convention
     with pytest.raises(ConfigurationError, match="MED_ASSETS_PROFILE"):
-        EvaluationSettings.for_profile("fast")
+        EvaluationSettings.for_profile("fast", site)
