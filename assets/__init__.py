@@ -20,12 +20,12 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = program.get(name).screening() is not None
     analyses = analysis.of(name)
-    curve = learning_curves.configured(name)
+    configured = list(training.usable(ws, name).values())
+    chosen = tuple(each.name for each in configured)
+    curve = _learning_curve(name, chosen)
     more = [*([keys.SCREENING] if screened else []), *([keys.LEARNING_CURVE] if curve else [])]
     for each, why in training.broken(ws, name).items():
         log.warning("%s/%s is left out of the graph: %s", name, each, why)
-    configured = list(training.usable(ws, name).values())
-    chosen = tuple(each.name for each in configured)
     return [
         intake.raw_cases(name),
         intake.prepared_cases(name),
@@ -44,6 +44,16 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         outcome.experiments(name, chosen),
         outcome.report(name, [*more, *analyses]),
     ]
+
+
+def _learning_curve(name: str, chosen: Sequence[str]) -> str | None:
+    """The experiment of a program's learning curve; one whose file is gone or has a mistake costs this curve alone."""
+    try:
+        curve = learning_curves.configured(name)
+    except ConfigurationError as error:
+        log.warning("the learning curve of %s is left out of the graph: %s", name, error)
+        return None
+    return curve if curve in chosen else None
 
 
 def build() -> list[dg.AssetsDefinition]:

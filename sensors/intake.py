@@ -34,6 +34,8 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
         ws = workspace.open()
         runs.end_those_of_dead_workers(context.instance)
+        if warning := runs.two_daemons(context.instance):
+            context.log.warning(warning)
         known, seen = discreetly(lambda: _taken(ws, program))
         started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         fresh = [batch for batch in known if batch not in started]

@@ -83,6 +83,32 @@ def end_those_of_dead_workers(instance: dg.DagsterInstance) -> list[str]:
     return [run.run_id for run in ended]
 
 
+_daemons: dict[str, list[str]] = {}
+"""By instance the ids of the daemons that this process has seen at work, in the order of their last change."""
+
+
+def two_daemons(instance: dg.DagsterInstance) -> str | None:
+    """What to do where two daemons work on one instance, else None.
+
+    Dagster keeps the newest heartbeat alone. A daemon that was started anew has another id once; two at a time take turns, so
+    that an id comes back.
+    """
+    beat = instance.get_daemon_heartbeats().get("SENSOR")
+    if beat is None or beat.daemon_id is None:
+        return None
+    seen = _daemons.setdefault(instance.root_directory if instance.is_persistent else str(id(instance)), [])
+    if seen and seen[-1] == beat.daemon_id:
+        return None
+    back = beat.daemon_id in seen
+    seen.append(beat.daemon_id)
+    del seen[:-4]
+    if not back:
+        return None
+    return (
+        "two daemons work on this instance: nothing is taken in twice, but stop one of them (`make ui` starts only one)"
+    )
+
+
 def targets(run: dg.DagsterRun, assets: Iterable[dg.AssetKey]) -> bool:
     """Whether a run was started to materialize one of these assets; a run of a whole job counts as one that does."""
     return run.asset_selection is None or not run.asset_selection.isdisjoint(assets)

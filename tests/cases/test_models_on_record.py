@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import assets
 from med_assets import stages
 from med_assets.cli import main
 from med_assets.experiments import conf_folder
@@ -119,3 +120,24 @@ def test_the_baseline_alone_is_no_challenger_and_that_is_said(workspace: Workspa
     cases(workspace, {"train": TRAIN, "val": VAL})
     model(workspace, "mean_dose", constant(5.0))
     assert "only the baseline mean_dose is evaluated" in stages.champion(workspace, P).summary["decision"]["reason"]
+
+
+def test_the_experiment_of_the_learning_curve_may_be_deleted_or_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
+) -> None:
+    configure(tmp_path, monkeypatch)
+    path = conf_folder(P) / "baseline.yaml"
+    for other in conf_folder(P).glob("[a-z]*.yaml"):
+        if other.stem not in ("mean_dose", "baseline"):
+            other.unlink()
+
+    def graph() -> set[str]:
+        return {"/".join(key.path[1:]) for asset in assets.build_program(P) for key in asset.keys}
+
+    whole = graph()
+    path.write_text("defaults: [_base\n")
+    broken = graph()
+    path.unlink()
+    assert broken == graph() == whole - {
+        "learning_curve", "baseline/checkpoint", "baseline/evaluation", "baseline/record",
+    }  # fmt: skip

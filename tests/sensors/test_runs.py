@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._daemon.types import DaemonHeartbeat
 
 from sensors import runs
 
@@ -53,3 +54,15 @@ def test_a_run_whose_process_was_killed_is_ended_and_its_state_tried_again(
     assert run.status == dg.DagsterRunStatus.FAILURE
     assert not runs.tried(instance, "one")
     assert runs.end_those_of_dead_workers(instance) == []
+
+
+def test_two_daemons_on_one_instance_are_seen_and_a_restart_is_not(instance: dg.DagsterInstance) -> None:
+    def beat(daemon: str) -> str | None:
+        instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", daemon))
+        return runs.two_daemons(instance)
+
+    assert runs.two_daemons(instance) is None
+    assert [beat(daemon) for daemon in ("a", "a", "b", "b", "c")] == [None] * 5, "started anew, twice"
+    assert "two daemons" in (beat("b") or "")
+    assert "two daemons" in (beat("c") or "")
+    assert beat("c") is None

@@ -21,12 +21,11 @@ SAMPLING_VERSION = "1"
 
 def _samplings(ws: "Workspace") -> dict[str, Any]:
     """What is sampled of every diffusion model, and the regions; the models themselves are what the analysis reads."""
-    from med_assets import experiments, program
-    from med_assets.stages.training import experiment
+    from med_assets import program
+    from med_assets.stages.training import usable
 
     asked = {}
-    for name in experiments.names("rt_dose"):
-        one = experiment(ws, "rt_dose", name)
+    for name, one in usable(ws, "rt_dose").items():
         if isinstance(one, DoseExperiment) and one.network.kind == "ddpm":
             asked[name] = one.diffusion.ablation.model_dump()
     return {"ablation": asked, "scores": program.get("rt_dose").evaluation_settings(ws)}

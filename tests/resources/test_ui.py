@@ -1,0 +1,54 @@
+"""One Dagster for each instance."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(home: Path, tools: Path) -> subprocess.Popen[str]:
+    env = {**os.environ, "DAGSTER_HOME": str(home), "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "resources.ui"],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    program = tools / "dagster"
+    program.write_text('#!/bin/sh\necho "$@"\nexec sleep 600\n')
+    program.chmod(0o755)
+    home, other = tmp_path / "dagster", tmp_path / "other"
+    first = start(home, tools)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "dev -w workspace.yaml\n"
+        second = start(home, tools)
+        out, said = second.communicate(timeout=60)
+        assert (second.returncode, out) == (1, "")
+        assert said.count("\n") == 1
+        assert f"process {first.pid}" in said
+        elsewhere = start(other, tools)
+        assert elsewhere.stdout is not None
+        assert elsewhere.stdout.readline() == "dev -w workspace.yaml\n"
+        elsewhere.kill()
+        elsewhere.communicate()
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.communicate()
+    time.sleep(0.1)
+    third = start(home, tools)
+    assert third.stdout is not None
+    assert third.stdout.readline() == "dev -w workspace.yaml\n"
+    third.kill()
+    third.communicate()
