@@ -290,6 +290,7 @@ def test_the_full_networks_are_the_released_ones_and_their_adapters_are_small(
     chosen = load("breast_us", name, ["input_px=1024"], profile="full")
     assert isinstance(chosen, BreastExperiment)
     assert isinstance(chosen.network, Sam)
+    assert chosen.scaling == "imagenet"
     with torch.device("meta"):
         network = Segmenter(chosen)
     shapes = {name: tuple(one.shape) for name, one in network.state_dict().items()}
