@@ -29,7 +29,7 @@ from pydicom.uid import (
 from pydicom.valuerep import STR_VR
 
 from med_assets.dicom.bounds import measure
-from med_assets.dicom.enhanced import first_frame
+from med_assets.dicom.enhanced import all_frames, first_frame, is_multi_frame
 from med_assets.dicom.frames import identifier, number, numbers, quietly, text, texts
 from med_assets.dicom.pixel_data import normalise_pixels
 from med_assets.errors import CaseRejected
@@ -63,6 +63,15 @@ _PIXEL_REPRESENTATIONS = ("OB", "OW", "UN", None)
 
 
 @dataclass(frozen=True)
+class Weighting:
+    """Orientation (six cosines), echo and repetition time of some frames of a multi-frame image."""
+
+    orientation: tuple[float, ...]
+    echo_time_ms: float | None
+    repetition_time_ms: float | None
+
+
+@dataclass(frozen=True)
 class Instance:
     """One DICOM object, the identifiers that say to what it belongs (an absent one is empty text), and what kind of image it is.
 
@@ -90,6 +99,9 @@ class Instance:
     frames: int = 1
     frames_of_reference: tuple[str, ...] = ()
     """All frames of reference that the object names; a structure set may name several."""
+
+    weightings: tuple[Weighting, ...] = ()
+    """What the frames of a multi-frame MR image show, each kind once."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +185,8 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
             references = _references(dataset, LAST_RESORT if segmentation else LAST_RESORT[:1])
     with quietly():
         shown = first_frame(dataset)
-    series_number, cosines = number(dataset, "SeriesNumber"), numbers(shown, "ImageOrientationPatient")
+        frames_shown = all_frames(dataset) if text(dataset, "Modality") == "MR" and is_multi_frame(dataset) else []
+    series_number = number(dataset, "SeriesNumber")
     return Instance(
         path=path,
         sop_class_uid=text(dataset, "SOPClassUID"),
@@ -187,13 +200,25 @@ def describe(dataset: Dataset, path: Path = Path()) -> Instance:
         referenced_sops=tuple(dict.fromkeys(references)),
         description=text(dataset, "SeriesDescription"),
         series_number=None if series_number is None else int(series_number),
-        orientation=() if cosines is None or cosines.size != 6 else tuple(float(value) for value in cosines),
+        orientation=_cosines(shown),
         echo_time_ms=number(shown, "EchoTime"),
         repetition_time_ms=number(shown, "RepetitionTime"),
         issuer=identifier(text(dataset, "IssuerOfPatientID")),
         image_type=tuple(value.upper() for value in texts(dataset, "ImageType")),
         frames=max(1, int(number(dataset, "NumberOfFrames") or 1)),
+        weightings=tuple(
+            dict.fromkeys(
+                Weighting(_cosines(frame), number(frame, "EchoTime"), number(frame, "RepetitionTime"))
+                for frame in frames_shown
+            )
+        ),
     )
+
+
+def _cosines(dataset: Dataset) -> tuple[float, ...]:
+    """The six cosines of ImageOrientationPatient, empty where they are absent or not six numbers."""
+    cosines = numbers(dataset, "ImageOrientationPatient")
+    return () if cosines is None or cosines.size != 6 else tuple(float(value) for value in cosines)
 
 
 def _references(dataset: Dataset, keywords: Sequence[str]) -> list[str]:

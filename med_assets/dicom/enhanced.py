@@ -96,6 +96,25 @@ def first_frame(dataset: Dataset) -> Dataset:
     return _frame(dataset, groups[0], 0) if is_multi_frame(dataset) and groups else dataset
 
 
+def all_frames(dataset: Dataset) -> list[Dataset]:
+    """Return the frames of a multi-frame object as far as its header says; any other dataset as it is."""
+    groups = dataset.get(_PER_FRAME)
+    if not is_multi_frame(dataset) or not groups:
+        return [dataset]
+    return [_frame(dataset, one, index) for index, one in enumerate(groups)]
+
+
+def referenced_frames(label: Dataset) -> frozenset[tuple[str, int]]:
+    """Return the frames that a label refers to: SOP instance UID and number of the frame, from 1."""
+    found: set[tuple[str, int]] = set()
+    if uid := text(label, "ReferencedSOPInstanceUID"):
+        found |= {(uid, int(value)) for value in texts(label, "ReferencedFrameNumber") if value.isdecimal()}
+    for element in label:
+        if element.VR == "SQ":
+            found = found.union(*(referenced_frames(one) for one in element.value))
+    return frozenset(found)
+
+
 def _frames(dataset: Dataset) -> list[Frame]:
     groups = dataset.get(_PER_FRAME) or ()
     count = int(number(dataset, "NumberOfFrames") or 0)
@@ -144,13 +163,16 @@ def _copy(source: Dataset, keyword: str, frame: Frame) -> None:
 
 
 def one_volume(
-    frames: Sequence[Dataset], wanted: Callable[[Dataset], bool] | None = None, referenced: Collection[str] = ()
+    frames: Sequence[Dataset],
+    wanted: Callable[[Dataset], bool] | None = None,
+    referenced: Collection[str] = (),
+    label: Dataset | None = None,
 ) -> list[Dataset]:
     """Return the frames of the one volume of a series that is meant.
 
     Frames on one regular stack are all returned. Otherwise stacks of several orientations in a multi-frame object, and
     acquisitions, echoes, b-values or phases whose positions repeat, are told apart; of several volumes that one is taken
-    whose frames are all `wanted`, or that has the SOP instances `referenced` by a label. What can't be told apart is returned
+    whose frames are all `wanted`, or that has the SOP instances `referenced` by a label, or the frames by number. What can't be told apart is returned
     as it is. Raises `CaseRejected`: "several_acquisitions", "duplicate_slice", and the codes of `image_axes`.
     """
     parts, names = _split(list(frames))
@@ -160,6 +182,8 @@ def one_volume(
     sops = set(referenced)
     if len(fitting) > 1 and sops:
         fitting = [part for part in fitting if any(frame.get("SOPInstanceUID") in sops for frame in part)] or fitting
+    if len(fitting) > 1 and label is not None and (numbered := referenced_frames(label)):
+        fitting = [part for part in fitting if any(_numbered(frame) in numbered for frame in part)] or fitting
     if len(fitting) > 1:
         sizes = sorted({len(part) for part in fitting})
         of = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -169,6 +193,10 @@ def one_volume(
             f"{', '.join(names)}. Send one.",
         )
     return fitting[0]
+
+
+def _numbered(frame: Dataset) -> tuple[str, int]:
+    return text(frame, "SOPInstanceUID"), getattr(frame, "index", 0) + 1
 
 
 def _split(frames: list[Dataset]) -> tuple[list[list[Dataset]], list[str]]:

@@ -262,7 +262,10 @@ def _as_stored(array: np.ndarray, axes: Axes, slice_spacing_mm: float) -> Volume
 
 
 def read_ct_series(
-    datasets: Sequence[Dataset], referenced: Collection[str] = (), tilt: TiltPolicy | None = None
+    datasets: Sequence[Dataset],
+    referenced: Collection[str] = (),
+    tilt: TiltPolicy | None = None,
+    label: Dataset | None = None,
 ) -> CtSeries:
     """Return one CT series as float32 Hounsfield units on a canonical (z, y, x) grid; datasets come in any order.
 
@@ -270,29 +273,33 @@ def read_ct_series(
     tilted gantry are refused, or as `tilt` says each shifted within its own plane (linear interpolation) onto one upright grid, which
     reaches as far as all of them and has the series' lowest value beyond a slice.
     Multi-frame objects are read frame by frame; of several acquisitions the one with the SOP instances `referenced` by a
-    label is taken. Values outside the scanned circle (PixelPaddingValue) stay as stored. Raises `CaseRejected`: "zero_slices",
+    label, or with the frames that the `label` itself names, is taken. Values outside the scanned circle (PixelPaddingValue) stay as stored. Raises `CaseRejected`: "zero_slices",
     "single_slice", "wrong_modality", "mixed_series", "missing_geometry", "inconsistent_geometry", "not_axial",
     "duplicate_slice", "missing_slice", "nonuniform_spacing", "missing_rescale", "truncated_file",
     "undecodable_pixels", "several_acquisitions", "gantry_tilt".
     """
     from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
 
-    frames = one_volume(single_frames(datasets), referenced=referenced)
+    frames = one_volume(single_frames(datasets), referenced=referenced, label=label)
     volume, tilt_deg, slices = _stacked(frames, "CT", CT_IMAGE_STORAGE, _hounsfield, tilt or TiltPolicy())
     turned = canonical(volume)
     return CtSeries(turned.array, turned.geometry, tilt_deg, slices if tilt_deg else None)
 
 
-def read_mr_series(datasets: Sequence[Dataset], wanted: Callable[[Dataset], bool] | None = None) -> Volume:
+def read_mr_series(
+    datasets: Sequence[Dataset], wanted: Callable[[Dataset], bool] | None = None, label: Dataset | None = None
+) -> Volume:
     """Return one MR series of any orientation as float32 on its own grid; datasets come in any order.
 
     Slices are ordered along their normal, the cross product of row and column directions; rows and columns stay as
     stored (`canonical` turns them). Values are in the unit of the scanner, after RescaleSlope and RescaleIntercept where
-    those are there. Of several volumes in the series the one whose frames are `wanted` is taken. Raises `CaseRejected` with the codes of `read_ct_series`, without "not_axial" and "missing_rescale".
+    those are there. Of several volumes in the series the one whose frames are `wanted` is taken, and of several such the one
+    that a `label` refers to. Raises `CaseRejected` with the codes of `read_ct_series`, without "not_axial" and "missing_rescale".
     """
     from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
 
-    return _stacked(one_volume(single_frames(datasets), wanted), "MR", MR_IMAGE_STORAGE, _intensity, None)[0]
+    frames = one_volume(single_frames(datasets), wanted, label=label)
+    return _stacked(frames, "MR", MR_IMAGE_STORAGE, _intensity, None)[0]
 
 
 def _stacked(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydicom.uid import OphthalmicTomographyImageStorage
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PARALLEL_DEGREES = 5.0
 """How far the line of a B-scan on the fundus may be turned against the first one's in a raster scan."""
 
+SAME_DISTANCE = 1e-3
+"""Share by which distances of frames may differ that are stated frame by frame."""
+
 LATERALITIES = ("R", "L")
 
 
@@ -28,8 +31,8 @@ LATERALITIES = ("R", "L")
 class Tomogram:
     """B-scans as float32 (frame, row, column): across the retina, into its depth, along a B-scan.
 
-    `spacing_mm` is in that order. `frames_from` says what the distance of frames was read from: "positions" of the frames, or
-    "thickness", which is what the standard has where frames carry no position. `laterality` is R, L or empty.
+    `spacing_mm` is in that order. `frames_from` says what the distance of frames was read from: "positions" of the frames,
+    "spacing" between slices as stated, or "thickness", a nominal one, of which the audit warns. `laterality` is R, L or empty.
     `raster` is None where the frames do not say where on the fundus they lie.
     """
 
@@ -55,7 +58,7 @@ def read_opt(ds: Dataset) -> Tomogram:
             "single_frame", f"Expected a volume of 2 B-scans or more; got {frames}. Send the volume scan."
         )
     shared, per_frame = _groups(ds, "Shared"), _groups(ds, "PerFrame")
-    pixel, thickness = _measures(shared, per_frame)
+    pixel, stated, stated_from = _measures(shared, per_frame)
     positions = [numbers(one, "ImagePositionPatient") for group in per_frame for one in _in(group, "PlanePosition")]
     distance: float | None
     order = _stored_order(per_frame)
@@ -65,11 +68,11 @@ def read_opt(ds: Dataset) -> Tomogram:
         distance, source = regular_spacing(np.sort(along)), "positions"
         order = np.argsort(along, kind="stable")
     else:
-        distance, source = thickness, "thickness"
+        distance, source = stated, stated_from
     if distance is None or distance <= 0:
         raise CaseRejected(
             "missing_geometry",
-            "Expected the distance of frames in PlanePosition or SliceThickness of the functional groups; got none. Export the "
+            "Expected the distance of frames in PlanePosition, SpacingBetweenSlices or SliceThickness of the functional groups; got none. Export the "
             "original object: no spacing is made up here.",
         )
     raster = _is_raster(per_frame)
@@ -180,10 +183,11 @@ def _in(group: Dataset, name: str) -> list[Dataset]:
     return list(group.get(f"{name}Sequence") or ())
 
 
-def _measures(shared: list[Dataset], per_frame: list[Dataset]) -> tuple[tuple[float, float], float | None]:
-    """Pixel spacing (into the depth, along the B-scan) and slice thickness, mm: of the shared groups, else of all frames alike."""
-    given = [one for group in shared for one in _in(group, "PixelMeasures")]
-    given = given or [one for group in per_frame for one in _in(group, "PixelMeasures")]
+def _measures(
+    shared: list[Dataset], per_frame: list[Dataset]
+) -> tuple[tuple[float, float], float | None, Literal["spacing", "thickness"]]:
+    """Pixel spacing (into the depth, along the B-scan), the stated distance of frames, mm, and which element states it."""
+    given = [one for group in (*shared, *per_frame) for one in _in(group, "PixelMeasures")]
     spacings = {tuple(map(float, found)) for one in given if (found := numbers(one, "PixelSpacing")) is not None}
     if len(spacings) != 1 or len(only := next(iter(spacings))) != 2 or min(only) <= 0:
         raise CaseRejected(
@@ -191,7 +195,22 @@ def _measures(shared: list[Dataset], per_frame: list[Dataset]) -> tuple[tuple[fl
             f"Expected one PixelSpacing of two numbers above 0 in PixelMeasuresSequence (5200,9229); got {len(spacings)}. Export "
             "the original object: no spacing is made up here.",
         )
-    return (only[0], only[1]), next((value for one in given if (value := number(one, "SliceThickness"))), None)
+    spacing = _one_distance(given, "SpacingBetweenSlices")
+    if spacing is not None:
+        return (only[0], only[1]), abs(spacing), "spacing"
+    return (only[0], only[1]), _one_distance(given, "SliceThickness"), "thickness"
+
+
+def _one_distance(measures: list[Dataset], keyword: str) -> float | None:
+    """The one value that all frames state, None where none does."""
+    values = {value for one in measures if (value := number(one, keyword))}
+    if values and max(values) - min(values) > SAME_DISTANCE * abs(max(values)):
+        raise CaseRejected(
+            "inconsistent_geometry",
+            f"Expected one {keyword} for all frames; got {len(values)} values from {min(values):.4g} to {max(values):.4g} mm. Export the "
+            "original object with positions of its frames.",
+        )
+    return max(values, default=None)
 
 
 def _along_the_stack(places: np.ndarray) -> np.ndarray:

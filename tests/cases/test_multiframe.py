@@ -178,6 +178,55 @@ def test_of_two_acquisitions_of_a_series_a_label_decides(workspace: Workspace) -
     assert np.array_equal(case.ct, read_ct_series(first).array)
 
 
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_of_two_phases_in_one_object_the_frames_that_a_label_numbers_decide(workspace: Workspace, chosen: int) -> None:
+    st = Study("phases")
+    phases = [ct(st), ct(st, hu=lambda p: np.where(np.abs(p[..., 0]) < 100, 30.0, -900.0))]
+    both = enhanced(st, phases[0] + phases[1])
+    for k, groups in enumerate(both.PerFrameFunctionalGroupsSequence):
+        groups.FrameContentSequence[0].TemporalPositionIndex = k // 25 + 1
+    seg = volume_seg(st, phases[0], [("lung tumor", NODULE)])
+    reference = {"ReferencedSOPClassUID": both.SOPClassUID, "ReferencedSOPInstanceUID": both.SOPInstanceUID}
+    seg.ReferencedSeriesSequence = [
+        item(SeriesInstanceUID=both.SeriesInstanceUID, ReferencedInstanceSequence=[item(**reference)])
+    ]
+    write([both, seg], workspace.landing / "lung_ct" / "unnumbered")
+    (raw,), _ = ingest(workspace, "lung_ct")
+    assert raw["reason_code"] == "several_acquisitions"
+    for k, groups in enumerate(seg.PerFrameFunctionalGroupsSequence):
+        source = item(**reference, ReferencedFrameNumber=25 * chosen + 9 + k)
+        groups.DerivationImageSequence = [item(SourceImageSequence=[source])]
+    write([both, seg], workspace.landing / "lung_ct" / "numbered")
+    (raw,), (row,) = ingest(workspace, "lung_ct")
+    assert (raw["reason"], row["reason"]) == (None, None)
+    case = PreparedCase.open(workspace.store.fetch(row["artifact"]))
+    assert np.array_equal(case.ct, read_ct_series(phases[chosen]).array)
+
+
+@pytest.mark.parametrize("description", ["", "T2 SAG"])
+def test_a_sagittal_t2_that_is_not_the_first_stack_of_its_object_is_taken(
+    workspace: Workspace, description: str
+) -> None:
+    st = Study("later stack")
+    axial, sagittal = mr(st, n=5, iop=(1, 0, 0, 0, 1, 0)), mr(st)
+    frames = [*axial, *sagittal]
+    both = enhanced(
+        st,
+        frames,
+        per_frame=lambda k: {
+            "PlaneOrientationSequence": [item(ImageOrientationPatient=frames[k].ImageOrientationPatient)],
+            "MREchoSequence": [item(EffectiveEchoTime=15.0 if k < 5 else 95.0)],
+        },
+        MRTimingAndRelatedParametersSequence=[item(RepetitionTime="3500")],
+    )
+    both.SeriesDescription = description
+    write([both], workspace.landing / "lumbar_mr" / "a")
+    (raw,), (row,) = ingest(workspace, "lumbar_mr")
+    assert (raw["reason"], row["reason"]) == (None, None)
+    (facts,) = workspace.lake.rows("lumbar_mr_facts", f"lumbar_mr/{row['batch']}")
+    assert (facts["slices"], facts["echo_time_ms"]) == (12, 95.0)
+
+
 def test_two_acquisitions_that_nothing_tells_apart_are_repeated_slices(workspace: Workspace) -> None:
     st = Study("c22")
     first = ct(st)

@@ -94,6 +94,7 @@ class LumbarMr(Program):
 
     def verify(self, case: RawCase) -> None:
         from med_assets.dicom.discover import load
+        from med_assets.dicom.enhanced import is_multi_frame
         from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
         from med_assets.dicom.links import verify_label
         from med_assets.programs.lumbar_mr.grouping import sagittal_t2
@@ -102,7 +103,10 @@ class LumbarMr(Program):
         slices = [one for one in case.instances if one.modality == "MR"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the series comes
         # first, since a lost slice also breaks references, and that it is lost is the better answer.
-        canonical(read_mr_series([load(one.path) for one in slices], sagittal_t2), SAGITTAL)
+        images = [load(one.path) for one in slices]
+        several = any(is_multi_frame(one) for one in images)
+        label = next((load(one.path) for one in case.instances if several and one.modality != "MR"), None)
+        canonical(read_mr_series(images, sagittal_t2, label), SAGITTAL)
         for points in (one for one in case.instances if one.modality != "MR"):
             verify_label(points, slices, "MR series")
             read_levels(load(points.path), slices[0].frame_of_reference_uid)

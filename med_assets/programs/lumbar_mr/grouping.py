@@ -6,6 +6,7 @@ This is decided before de-identification, which takes SeriesDescription away.
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +48,19 @@ def weighted(one: "Instance") -> bool:
     return (one.echo_time_ms or 0) >= T2_ECHO_MS and (one.repetition_time_ms or 0) >= T2_REPETITION_MS
 
 
+def shown(one: "Instance") -> list["Instance"]:
+    """Return an image as each kind of its frames shows it: one of a single-frame image."""
+    return [
+        replace(
+            one,
+            orientation=kind.orientation,
+            echo_time_ms=kind.echo_time_ms,
+            repetition_time_ms=kind.repetition_time_ms,
+        )
+        for kind in one.weightings
+    ] or [one]
+
+
 def sagittal_t2(frame: "Dataset") -> bool:
     """Whether one frame is sagittal and, where its echo time is stated, T2-weighted: of several volumes that one is taken."""
     from med_assets.dicom.discover import describe
@@ -59,18 +73,19 @@ def candidates(series: Mapping[str, Sequence["Instance"]]) -> tuple[list[str], s
     """UIDs of the series that can be the sagittal T2 of a study, or none and code and message of why.
 
     Those that are described so and not stored otherwise; where there are none, those that are sagittal and T2-weighted by
-    their headers. A series is judged by its first image in order of SOP instance UIDs.
+    their headers. The first image of a series in order of SOP instance UIDs
+    decides, and any frame of a multi-frame one.
     """
-    first = {uid: min(slices, key=lambda one: one.sop_instance_uid) for uid, slices in series.items()}
-    named = [uid for uid, one in first.items() if described(one)]
-    found = [uid for uid in named if is_sagittal(first[uid]) is not False]
-    found = found or [uid for uid, one in first.items() if is_sagittal(one) and weighted(one)]
+    first = {uid: shown(min(slices, key=lambda one: one.sop_instance_uid)) for uid, slices in series.items()}
+    named = [uid for uid, ones in first.items() if described(ones[0])]
+    found = [uid for uid in named if any(is_sagittal(one) is not False for one in first[uid])]
+    found = found or [uid for uid, ones in first.items() if any(is_sagittal(one) and weighted(one) for one in ones)]
     if found:
         return found, "", ""
     if named:
         text = f"expected sagittal slices in the series described as sagittal T2, got another orientation in all {len(named)}; send the sagittal series"
         return [], "not_sagittal", text
-    sagittal = sum(bool(is_sagittal(one)) for one in first.values())
+    sagittal = sum(any(is_sagittal(one) for one in ones) for ones in first.values())
     text = (
         f"expected a sagittal T2 series, by its description or by orientation and times (echo {T2_ECHO_MS:g} ms or more, "
         f"repetition {T2_REPETITION_MS:g} ms or more), got {len(series)} MR series, {sagittal} of them sagittal; send it"

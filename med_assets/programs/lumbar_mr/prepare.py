@@ -112,12 +112,14 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
 
     Raises CaseRejected with the codes of the DICOM readers and of `read_levels`, not_sagittal and no_contrast.
     """
-    from med_assets.dicom.enhanced import first_frame
+    from med_assets.dicom.enhanced import one_volume, single_frames
     from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
     from med_assets.dicom.objects import is_synthetic, stored
 
     files = stored(raw)
-    as_stored = read_mr_series(files["MR"], sagittal_t2)
+    label = next(iter(files.get("RTSTRUCT", ())), None)
+    as_stored = read_mr_series(files["MR"], sagittal_t2, label)
+    shown = one_volume(single_frames(files["MR"]), sagittal_t2, label=label)[0]
     series = canonical(as_stored, SAGITTAL)
     volume, low, high = to_eight_bit(series.array)
     frame = str(files["MR"][0].get("FrameOfReferenceUID") or "")
@@ -151,8 +153,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
         "orientation": towards(as_stored.geometry.direction),
         "intensity_low": low,
         "intensity_high": high,
-        "echo_time_ms": _number(first_frame(files["MR"][0]), "EchoTime"),
-        "repetition_time_ms": _number(first_frame(files["MR"][0]), "RepetitionTime"),
+        "echo_time_ms": _number(shown, "EchoTime"),
+        "repetition_time_ms": _number(shown, "RepetitionTime"),
         "levels": len(at),
         "points_without_level": marked.others,
         "points_left_out": "; ".join(marked.left_out),

@@ -102,6 +102,7 @@ class LungCt(Program):
 
     def verify(self, case: RawCase) -> None:
         from med_assets.dicom.discover import load
+        from med_assets.dicom.enhanced import is_multi_frame
         from med_assets.dicom.geometry import TiltPolicy, read_ct_series
         from med_assets.dicom.links import verify_label
         from med_assets.dicom.rtstruct import read_rois
@@ -111,7 +112,9 @@ class LungCt(Program):
         label = next(one for one in case.instances if one.modality != "CT")
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks references, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
-        read_ct_series([load(one.path) for one in slices], label.referenced_sops, TiltPolicy(resample=True))
+        images = [load(one.path) for one in slices]
+        numbered = load(label.path) if any(is_multi_frame(one) for one in images) else None
+        read_ct_series(images, label.referenced_sops, TiltPolicy(resample=True), numbered)
         verify_label(label, slices)
         (read_segments if label.modality == "SEG" else read_rois)(load(label.path))
 

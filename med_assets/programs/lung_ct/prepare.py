@@ -155,7 +155,7 @@ def prepare_case(
 
     files = stored(raw)
     label_object = next(one for kind in ("SEG", "RTSTRUCT") for one in files.get(kind, ()))
-    ct = read_ct_series(files["CT"], describe(label_object).referenced_sops, tilt)
+    ct = read_ct_series(files["CT"], describe(label_object).referenced_sops, tilt, label_object)
     hu = np.clip(np.rint(ct.array), INT16.min, INT16.max).astype(np.int16)
     if not (hu > 0).any():
         raise CaseRejected(

@@ -74,7 +74,7 @@ class RetinalOct(Program):
         "frame_mm": Fact(REAL, "mm", "distance of neighbouring B-scans"),
         "depth_mm": Fact(REAL, "mm", "pixel spacing into the depth"),
         "lateral_mm": Fact(REAL, "mm", "pixel spacing along a B-scan"),
-        "frames_from": Fact(TEXT, "", "what the distance of B-scans was read from: positions or thickness"),
+        "frames_from": Fact(TEXT, "", "what the distance of B-scans was read from: positions, spacing or thickness"),
         "raster": Fact(
             BOOL, "", "whether the frames state parallel lines on the fundus; nothing where they state none"
         ),

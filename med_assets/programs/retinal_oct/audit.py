@@ -45,6 +45,13 @@ def expectations() -> tuple[Expectation, ...]:
         # Below it nearly all contrast was lost in the resize: noise without a retina.
         _between("resized_std", 0.3, None, "standard deviation of 0.3 or more after the resize", "warn"),
         Expectation("study_group", IN_SET, {"value_set": list(CLASSES)}, "error", "a study group of the cohort"),
+        Expectation(
+            "frames_from",
+            IN_SET,
+            {"value_set": ["positions", "spacing"]},
+            "warn",
+            "the distance of B-scans is stated, and not taken from the nominal SliceThickness",
+        ),
         Expectation("laterality", IN_SET, {"value_set": ["L", "R"]}, "warn", "the eye is stated"),
         Expectation("raster", IN_SET, {"value_set": [True]}, "warn", "the frames state parallel lines on the fundus"),
     )

@@ -156,9 +156,8 @@ class RtDose(Program):
         slices = [one for one in case.instances if one.modality == "CT"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks the chain, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
-        read_ct_series(
-            [load(one.path) for one in slices], describe(first["RTSTRUCT"]).referenced_sops, TiltPolicy(resample=True)
-        )
+        images, structures = [load(one.path) for one in slices], first["RTSTRUCT"]
+        read_ct_series(images, describe(structures).referenced_sops, TiltPolicy(resample=True), structures)
         verify_chain(first["RTPLAN"], first["RTSTRUCT"], first["RTDOSE"], slices)
         read_dose(first["RTDOSE"])
 

@@ -116,7 +116,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     from med_assets.dicom.rtstruct import read_structure_set
 
     files = stored(raw)
-    ct = read_ct_series(files["CT"], describe(files["RTSTRUCT"][0]).referenced_sops, tilt)
+    ct = read_ct_series(files["CT"], describe(files["RTSTRUCT"][0]).referenced_sops, tilt, files["RTSTRUCT"][0])
     spacing = ct.geometry.spacing_mm
     frame = str(files["CT"][0].get("FrameOfReferenceUID") or "")
     drawn = draw_structures(read_structure_set(files["RTSTRUCT"][0]), site, ct.geometry, frame)

@@ -161,6 +161,40 @@ def test_one_slice_that_differs_or_lacks_a_tag_refuses_the_series(keyword, value
     assert code(datasets) == expected
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "says"),
+    [
+        (
+            "ImagePositionPatient",
+            b"1\\nan\\3",
+            "3 finite numbers in ImagePositionPatient of every image; got values that are no",
+        ),
+        ("PixelSpacing", b"inf\\1", "2 finite numbers in PixelSpacing of every image; got values that are no finite"),
+        (
+            "ImageOrientationPatient",
+            b"1\\0\\0\\0\\1",
+            "6 finite numbers in ImageOrientationPatient of every image; got 5",
+        ),
+        ("ImageOrientationPatient", b"1\\0\\0\\0\\0\\0", "lengths of 1 and 0"),
+        ("ImageOrientationPatient", b"1\\0\\0\\1\\0\\0", "got 0.00 degrees"),
+        (
+            "ImageOrientationPatient",
+            b"1\\0\\0\\0.5\\0.8660254\\0",
+            "right angle in ImageOrientationPatient; got 60.00 degrees",
+        ),
+        ("ImageOrientationPatient", b"2\\0\\0\\0\\1\\0", "lengths of 2 and 1"),
+        ("PixelSpacing", b"0.7\\-0.7", "PixelSpacing above 0 mm; got 0.7 and -0.7"),
+    ],
+)
+def test_a_place_that_is_none_is_named_by_element_and_value(keyword, value, says):
+    datasets = slices()
+    raw = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(keyword), "DS", len(value), value, 0, False, True)
+    datasets[2][pydicom.tag.Tag(keyword)] = raw
+    with pytest.raises(CaseRejected, match=says) as caught:
+        read_ct_series(datasets)
+    assert caught.value.code in ("missing_geometry", "inconsistent_geometry")
+
+
 def test_an_unknown_compression_is_named_as_undecodable():
     datasets = slices()
     datasets[2].file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"

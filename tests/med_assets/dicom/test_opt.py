@@ -46,6 +46,30 @@ def test_the_positions_of_frames_come_before_their_thickness(tmp_path: Path) -> 
     assert (found.spacing_mm[0], found.frames_from) == (pytest.approx(0.25), "positions")
 
 
+def test_a_stated_spacing_comes_before_the_nominal_thickness(tmp_path: Path) -> None:
+    ds, _ = written(tmp_path / "a.dcm")
+    ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = "0.2"
+    found = read_opt(ds)
+    assert (found.spacing_mm[0], found.frames_from) == (pytest.approx(0.2), "spacing")
+
+
+@pytest.mark.parametrize("keyword", ["SliceThickness", "SpacingBetweenSlices"])
+def test_distances_that_differ_between_frames_are_refused_with_both(keyword: str, tmp_path: Path) -> None:
+    ds, _ = written(tmp_path / "a.dcm")
+    shared = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    del ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    for index, one in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        measures = pydicom.Dataset()
+        measures.PixelSpacing = shared.PixelSpacing
+        setattr(measures, keyword, "0.12" if index < 3 else "0.24")
+        one.PixelMeasuresSequence = [measures]
+    with pytest.raises(
+        CaseRejected, match=f"one {keyword} for all frames; got 2 values from 0.12 to 0.24 mm"
+    ) as caught:
+        read_opt(ds)
+    assert caught.value.code == "inconsistent_geometry"
+
+
 def test_a_radial_scan_is_refused(tmp_path: Path) -> None:
     ds, _ = written(tmp_path / "a.dcm")
     for index, one in enumerate(ds.PerFrameFunctionalGroupsSequence):
