@@ -92,7 +92,8 @@ def read_segments(dataset: Dataset) -> Segments:
     if not frames or len(frames) != count:
         raise CaseRejected(
             "missing_geometry",
-            f"Expected functional groups for each of {count} frames of a segmentation; got {len(frames)}. Export again.",
+            f"Expected NumberOfFrames in a segmentation and functional groups for each; got {count or 'none'} and {len(frames)} groups. "
+            "Export again.",
         )
     shared = next(iter(dataset.get(_SHARED) or ()), Dataset())
     size = (int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
