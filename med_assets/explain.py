@@ -4,6 +4,7 @@ from typing import Any
 
 from med_assets import program
 from med_assets.errors import ConfigurationError
+from med_assets.original_names import original_roi_names
 from med_assets.reasons import remedy
 from med_assets.settings import Workspace
 from med_assets.stages.result import NOTE, QUARANTINED, accepted
@@ -85,6 +86,16 @@ def _newest(ws: Workspace, name: str, case_id: str) -> dict[str, Any]:
     return prepared[-1] if prepared and raw["status"] == "ok" else raw
 
 
+def _roi_names(ws: Workspace, name: str, case_id: str) -> list[str]:
+    """Names of the original structure set that mean nothing here, with proposals; they may identify a patient and go no further."""
+    rows = _of(ws, "raw_cases", name, case_id)
+    names = original_roi_names(ws, name, rows[-1]["batch"], case_id) if rows else []
+    found = program.get(name).roi_proposals(ws, names)
+    lines = [f"  {one!r}: {f'perhaps {proposal}' if proposal else 'close to no structure'}" for one, proposal in found]
+    head = "ROI names of the original file that match no structure (read from the landing folder now, stored nowhere):"
+    return [head, *lines] if lines else []
+
+
 def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:
     withdrawn = _of(ws, "withdrawals", name, case_id)
     member = _of(ws, "dataset", name, case_id)
@@ -128,6 +139,6 @@ def explain_case(ws: Workspace, start: str) -> str:
     """The story of the case whose id starts so, as lines for a person."""
     name, case_id = find_case(ws, start)
     lines = [f"case {case_id} of {name}"]
-    lines += _arrivals(ws, name, case_id) + _facts(ws, name, case_id)
+    lines += _arrivals(ws, name, case_id) + _facts(ws, name, case_id) + _roi_names(ws, name, case_id)
     lines += _membership(ws, name, case_id) + _models(ws, name, case_id)
     return "\n".join(lines)

@@ -237,6 +237,10 @@ class Program(ABC):
         """What is wrong with the program's own configuration files, each naming file and key; `doctor` shows it."""
         return []
 
+    def roi_proposals(self, ws: "Workspace", names: Sequence[str]) -> list[tuple[str, str]]:
+        """Of ROI names as senders wrote them those that mean nothing here, each with what it may be; none unless given."""
+        return []
+
     def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
         """Hydra overrides that every experiment of this workspace gets."""
         return ()

@@ -1,5 +1,6 @@
 """How names of structures are compared: ROIs, segments, points and labels, in de-identification and in preparation alike."""
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,46 @@ def normalise(name: str) -> str:
     """Return a name in the form that names are compared in: no case, `_`, `-`, blanks and "gy", compatibility forms as one."""
     folded = unicodedata.normalize("NFKC", str(name)).casefold()
     return "".join(folded.translate(str.maketrans("", "", "_-\0")).split()).replace("gy", "")
+
+
+CLOSE_NAME = 0.7
+"""Likeness of two names, 0 to 1, from which one is proposed for the other."""
+
+_WORDS = {
+    "lt": "l", "left": "l", "li": "l", "rt": "r", "right": "r", "re": "r", "fem": "femur", "femoral": "femur", "hd": "head",
+    "bldr": "bladder", "bl": "bladder", "rect": "rectum", "prost": "prostate", "parot": "parotid", "oesophagus": "esophagus",
+    "cord": "spinalcord", "sc": "spinalcord", "bs": "brainstem",
+}  # fmt: skip
+"""Abbreviations that clinics use, and what they stand for."""
+
+
+def closest(name: str, known: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
+    """Return structures that an ROI `name` may mean, likeliest first, each with the known name that is close to it.
+
+    `known` maps structures to their names. Words are compared whatever their order, case and usual abbreviation; what names a
+    side is close to nothing of the other side.
+    """
+    words = _words(name)
+    found = []
+    for structure, names in known.items():
+        likeness, best = max(((_likeness(words, _words(one)), one) for one in (structure, *names)), default=(0.0, ""))
+        if likeness >= CLOSE_NAME:
+            found.append((likeness, structure, best))
+    return [(structure, best) for _, structure, best in sorted(found, key=lambda one: (-one[0], one[1]))]
+
+
+def _words(name: str) -> list[str]:
+    folded = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
+    found = re.findall(r"[^\W\d_]+|\d+", folded.casefold())
+    return sorted(_WORDS.get(word, word) for word in found)
+
+
+def _likeness(one: list[str], other: list[str]) -> float:
+    if {"l", "r"} <= {*one, *other} or not one or not other:
+        return 0.0
+    if set(other) <= set(one):  # a known name with more beside it, such as a version
+        return 1.0 - 0.01 * (len(one) - len(other))
+    return difflib.SequenceMatcher(None, " ".join(one), " ".join(other)).ratio()
 
 
 @dataclass(frozen=True)

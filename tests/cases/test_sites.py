@@ -14,6 +14,7 @@ from med_assets import doctor, program
 from med_assets.audit.expectations import run_suite
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder, load
+from med_assets.explain import explain_case
 from med_assets.programs.rt_dose.losses import DoseLoss
 from med_assets.programs.rt_dose.patches import cut
 from med_assets.programs.rt_dose.prepared import PreparedCase
@@ -22,7 +23,7 @@ from med_assets.programs.rt_dose.site import Site, load_site, stand_in
 from med_assets.settings import Workspace
 from med_assets.stages import reader
 from tests.cases.test_contours import P, Rois, facts, plan, prepared, rt_dose_voxels
-from tests.invented import box_contours, plan_case
+from tests.invented import box_contours, ingest, plan_case, write
 
 FAST = {"max_points": 200, "interp_fraction": 3}
 
@@ -258,3 +259,46 @@ def test_criteria_of_a_prescription_conformity_and_gamma_are_those_of_the_site(w
     assert conformity.truth == pytest.approx(volume / treated)
     assert conformity.prediction == 0.0
     assert {"gamma_3pct_3mm", "gamma_2pct_2mm"} <= {one.metric for one in scores}
+
+
+def odd_names(rois: Rois, zs: list[float]) -> None:
+    complete(rois, zs)
+    rois["Rectum_final"] = rois.pop("Rectum")
+    rois["FemHead Lt"] = rois.pop("Femur_L")
+    rois["Jane Doe\x1b[2J"] = box_contours(7.5, zs)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_explain_shows_unmatched_names_of_the_original_with_proposals_and_the_home_holds_none(
+    workspace: Workspace, packed: bool, tmp_path: Path
+) -> None:
+    case = plan("odd", odd_names)
+    if packed:
+        write(case, tmp_path / "packed" / "case")
+        (workspace.landing / P).mkdir(parents=True)
+        shutil.make_archive(str(workspace.landing / P / "case"), "zip", tmp_path / "packed")
+        raw, _ = ingest(workspace, P)
+        case_id = raw[0]["case_id"]
+    else:
+        case_id = prepared(workspace, case)["case_id"]
+    assert facts(workspace)["structures_expected_missing"] == "Rectum, Femur_L"
+    lines = explain_case(workspace, case_id).splitlines()
+    shown = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines if line.startswith("  '")}
+    assert list(shown) == ["'Rectum_final'", "'FemHead Lt'", r"'Jane Doe\x1b[2J'"]
+    assert shown["'Rectum_final'"].startswith("perhaps Rectum (as Rectum)")
+    assert shown["'FemHead Lt'"].startswith("perhaps Femur_L (as ")
+    assert shown["'FemHead Lt'"].endswith("Femur_Head_L in TG-263")
+    assert shown[r"'Jane Doe\x1b[2J'"] == "close to no structure"
+    stored = [one for one in workspace.home.rglob("*") if one.is_file() and workspace.landing not in one.parents]
+    assert not [path for path in stored if b"Jane" in path.read_bytes()]
+
+
+def test_no_proposal_is_of_the_other_side() -> None:
+    found = dict(
+        load_site("prostate_sib").proposals(["FemHead Rt", "Femur li", "Harnblase", "Bladder 2", "CouchSurface"])
+    )
+    assert found["FemHead Rt"].startswith("Femur_R")
+    assert found["Femur li"].startswith("Femur_L")
+    assert "Femur_L" not in found["FemHead Rt"]
+    assert found["Bladder 2"].startswith("Bladder (as Bladder)")
+    assert found["CouchSurface"] == ""

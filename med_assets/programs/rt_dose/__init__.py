@@ -133,6 +133,9 @@ class RtDose(Program):
                 found.append(str(error))
         return found
 
+    def roi_proposals(self, ws: "Workspace", names: Sequence[str]) -> list[tuple[str, str]]:
+        return self.site(ws).proposals(names)
+
     def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
         """Overrides that every experiment of this workspace gets: the site."""
         return (f"site={ws.option(self.name, 'site', 'prostate_sib')}",)

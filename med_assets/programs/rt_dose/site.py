@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
-from med_assets.dicom.structure_names import Match, Vocabulary, match_rois
+from med_assets.dicom.structure_names import Match, Vocabulary, closest, match_rois
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 from med_assets.files import digest, read_yaml
@@ -145,6 +145,11 @@ class Site(_Frozen):
         description="ROI names that mean a structure; compared without case, spaces, '_', '-' and 'gy'",
         json_schema_extra=PRESENTATION,
     )
+    tg263: dict[str, str] = Field(
+        default={},
+        description="name of each structure in the nomenclature of AAPM TG-263, which matches it and is proposed to people",
+        json_schema_extra=PRESENTATION,
+    )
     patterns: dict[str, tuple[str, ...]] = Field(
         default={},
         description="regular expressions, without regard to case, that the whole name of a structure's ROI matches; used where no "
@@ -207,6 +212,7 @@ class Site(_Frozen):
             "oars": set(self.oars),
             "left_right": {name for pair in self.left_right for name in pair},
             "synonyms": set(self.synonyms),
+            "tg263": set(self.tg263),
             "patterns": set(self.patterns),
             "preferred": set(self.preferred),
             "criteria": set(self.criteria),
@@ -252,12 +258,33 @@ class Site(_Frozen):
         """Return which of the ROI names that intake stored is which structure; BODY and DOSE_MASK are two beside the site's."""
         outlines = {BODY: self.body_synonyms, DOSE_MASK: self.dose_mask_synonyms}
         stand_ins = {name: tuple(stand_in(name, one) for one in found) for name, found in self.patterns.items()}
-        synonyms = {name: self.synonyms.get(name, ()) for name in self.structures} | outlines
+        synonyms = {name: (*self.synonyms.get(name, ()), *self._tg263(name)) for name in self.structures} | outlines
         return match_rois(names, synonyms, {**self.preferred, **outlines}, stand_ins)
+
+    def proposals(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the ROI names, as senders wrote them, that match no structure, each with the structures that it may mean."""
+        vocabulary = self.vocabulary()
+        known = {name: (*self.synonyms.get(name, ()), *self._tg263(name)) for name in self.structures}
+        found = []
+        for name in names:
+            if vocabulary.kept(name) is None:
+                close = [f"{one} (as {best})" for one, best in closest(name, known)[:2]]
+                standard = [f"{self.tg263[one]} in TG-263" for one, _ in closest(name, known)[:1] if one in self.tg263]
+                found.append((name, "; ".join([" or ".join(close), *standard]) if close else ""))
+        return found
+
+    def _tg263(self, structure: str) -> tuple[str, ...]:
+        return (self.tg263[structure],) if structure in self.tg263 else ()
 
     def vocabulary(self) -> Vocabulary:
         """Return the ROI names that mean something at this site; what matches a pattern is replaced by its stand-in."""
-        groups = (self.structures, *self.synonyms.values(), self.body_synonyms, self.dose_mask_synonyms)
+        groups = (
+            self.structures,
+            tuple(self.tg263.values()),
+            *self.synonyms.values(),
+            self.body_synonyms,
+            self.dose_mask_synonyms,
+        )
         patterns = tuple((one, stand_in(name, one)) for name, found in self.patterns.items() for one in found)
         names = {name for group in groups for name in group} | {name for _, name in patterns}
         return Vocabulary(frozenset(names), patterns=patterns)
