@@ -328,7 +328,7 @@ _ALL = (
     Reason(
         "fractional_segmentation",
         "segmentation",
-        "a SEG of probabilities, which no threshold turns into labels here",
+        "a SEG with values between 0 and the greatest, which no threshold turns into labels here",
         "export it as a binary segmentation",
     ),
     Reason("missing_segments", "segmentation", "the SEG has no numbered segment with a label", _SEND_AGAIN),

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
+from med_assets.dicom.flat_seg import read_flat_segments
 from med_assets.dicom.geometry import Volume, read_ct_series
 from med_assets.dicom.seg import place, read_segments
 from med_assets.errors import CaseRejected
 from med_assets.settings import Workspace
-from tests.invented import Study, ct, grid_points, ingest, uid, volume_seg, write
+from tests.invented import Study, ct, flat_seg, grid_points, ingest, uid, us, volume_seg, write
 
 AXES = [np.eye(3)[axis] * sign for axis in range(3) for sign in (1, -1)]
 ORIENTATIONS = [
@@ -168,3 +169,19 @@ def test_a_sparse_segmentation_of_another_plane_goes_through_intake(
     (facts,) = workspace.lake.rows("lung_ct_facts", "lung_ct")
     assert facts["target_ml"] == pytest.approx(int(mask.sum()) * 0.125)
     assert facts["target_components"] == 2
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_a_mask_of_one_picture_is_the_same_in_every_coding(kind: str) -> None:
+    study = Study("flat")
+    mask = np.random.default_rng(3).random(SIZE) < 0.5
+    seg = flat_seg(study, us(study, np.zeros(SIZE, np.uint8)), mask)
+    seg.SegmentationType = kind
+    if kind != "BINARY":
+        seg.BitsAllocated, seg.BitsStored, seg.HighBit = 8, 8, 7
+        seg.MaximumFractionalValue = 200
+        data = (mask * (200 if kind == "FRACTIONAL" else 1)).astype(np.uint8).tobytes()
+        seg.PixelData = data + b"\0" * (len(data) % 2)
+    (found,) = read_flat_segments(seg)
+    assert found.label == "malignant"
+    np.testing.assert_array_equal(found.mask, mask)
