@@ -10,7 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TextIO
 
-from med_assets import __version__, commands, program
+from med_assets import __version__, commands, commands_weights, program
 from med_assets.errors import MedAssetsError
 from med_assets.escaping import VisibleText
 from med_assets.files import keep_private
@@ -280,6 +280,30 @@ def parser() -> argparse.ArgumentParser:
         "cases", commands.cases, "List cases with their state, split and reason for quarantine.", program_first=True
     )
     add.add_argument("--quarantined", action="store_true", help="only cases that can't be used")
+
+    add = command(
+        "weights",
+        commands_weights.weights,
+        "Say what a file of released weights is, which experiment takes it, and what a network computes with it.",
+    )
+    add.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="file of weights, or tokenizer.json with --prompt"
+    )
+    add.add_argument(
+        "--experiment",
+        type=_experiment,
+        metavar="PROGRAM/EXPERIMENT",
+        help="try it in this experiment instead of the one that takes such files",
+    )
+    add.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override of the experiment, such as profiles=demo",
+    )
+    add.add_argument("--prompt", metavar="TEXT", help="print the tokens of a text, for network.prompt of SAM3")
+    add.add_argument("--table", type=Path, metavar="PAGE", help="write the table of released weights into this page")
 
     add = command("explain", commands.explain, "Tell what happened to one case, from file to model.")
     add.add_argument("case", metavar="CASE", help="case id, or its first characters")

@@ -11,7 +11,7 @@ from med_assets.experiments import RELEASED, Experiment
 from med_assets.training.ranks import rank
 from med_assets.training.reading import open_weights
 from med_assets.training.task import ClosedForm, Task
-from med_assets.training.tensors import SHOWN, demand_fit, demand_values
+from med_assets.training.tensors import SHOWN, Fit, demand_fit, demand_values
 
 INITIAL = "initial.pt"
 """File of a job folder with the weights to begin with; without it a training begins with random ones."""
@@ -65,15 +65,13 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
             "this experiment is computed without a loop and begins with nothing; use initial=random"
         )
     content = open_weights(path, f"the weights of initial={experiment.initial}")
-    found = state_dict(content) if task.reads is None else task.reads(content)
-    if task.released is not None and experiment.initial.startswith(RELEASED):
-        found = task.released(found)
     expected = (task.begins or task.weights)()
-    fit = demand_fit(
-        expected, found, f"the weights of initial={experiment.initial}",
-        "train with initial=random, or give the experiment the network that these weights are of",
-    )  # fmt: skip
-    demand_values(expected, found)
+    try:
+        found, fit = _fitting(content, experiment, task, expected)
+    except CheckpointMismatch as error:
+        from med_assets.training.released import described
+
+        raise CheckpointMismatch(f"{error}; {described(content)}") from error
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(found[name])
@@ -81,3 +79,18 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
         print(
             f"begins with initial={experiment.initial}: {len(fit.matched)} of {len(expected)} tensors match", flush=True
         )
+
+
+def _fitting(
+    content: Any, experiment: Experiment, task: Task, expected: Mapping[str, torch.Tensor]
+) -> tuple[Mapping[str, torch.Tensor], Fit]:
+    """The tensors of a file's content by the names of the task, and how they fit. Raises CheckpointMismatch unless all do."""
+    found = state_dict(content) if task.reads is None else task.reads(content)
+    if task.released is not None and experiment.initial.startswith(RELEASED):
+        found = task.released(found)
+    fit = demand_fit(
+        expected, found, f"the weights of initial={experiment.initial}",
+        "train with initial=random, or give the experiment the network that these weights are of",
+    )  # fmt: skip
+    demand_values(expected, found)
+    return found, fit

@@ -7,6 +7,7 @@ layout (`features.N.weight`, `features.N.bias`); torchvision itself is not neede
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointMismatch when one is missing, has another shape, or is of another network.
     """
-    found = state_dict(open_weights(path, "the released weights vgg16"))
+    return needed(open_weights(path, "the released weights vgg16"))
+
+
+def needed(content: Any) -> dict[str, Tensor]:
+    """Return the tensors that are needed of the content of a file. Raises CheckpointMismatch, as `read_weights`."""
+    found = state_dict(content)
     later = [name for name in found if NOT_NEEDED.match(name)]
     kept = {name: tensor for name, tensor in found.items() if name not in later}
     demand_fit(
