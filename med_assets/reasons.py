@@ -353,7 +353,10 @@ _ALL = (
         "the reason names each fact, its value and what was expected",
     ),
     Reason(
-        "preparation_failed", "program", "preparing the case failed unexpectedly", "read the run's log, and report it"
+        "preparation_failed",
+        "program",
+        "preparing the case failed unexpectedly",
+        "report the place in the code that the reason names",
     ),
     Reason(
         "raw_missing",

@@ -1,6 +1,5 @@
 """Preparation: stored DICOM of a batch becomes arrays and measured facts; cases that fail the audit are quarantined."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
-from med_assets.errors import CaseRejected, DiskFull, RemoteFailed
-from med_assets.files import digest, read_json, replacing, write_json
+from med_assets.errors import CaseRejected
+from med_assets.files import digest, read_json, replacing
 from med_assets.settings import Workspace
+from med_assets.stages.reader import Readers
+from med_assets.stages.reading import FACTS_FILE, Preparation
 from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
 
-log = logging.getLogger(__name__)
-FACTS_FILE = "facts.json"
 RAW_MISSING = (
     "expected the case's stored DICOM, but it is no longer in the store; `med-assets verify` says how to get it back"
 )
@@ -31,22 +30,19 @@ def prepared_key(ws: Workspace, program_name: str, raw: dict[str, Any]) -> str:
     return "prepared/" + digest(raw["artifact"], raw["case_id"], chosen.settings(ws), chosen.code_versions["prepare"])
 
 
-def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
+def _prepare_case(
+    ws: Workspace, readers: Readers, program_name: str, raw: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Row, facts and label (new, reused or quarantined) of one case."""
     columns = ("program", "batch", "case_id", "patient_id", "version", "content_hash", "given_split", "synthetic")
     row = {name: raw[name] for name in columns} | {"status": OK, "reason_code": None, "reason": None}
-    from med_assets.dicom.compression import loss_of
-
     key, label = prepared_key(ws, program_name, raw), "reused"
     try:
         if not ws.store.has(key):
             if not ws.store.has(raw["artifact"]):
                 raise CaseRejected("raw_missing", RAW_MISSING)
             with ws.store.create(key) as folder:
-                stored = ws.store.fetch(raw["artifact"])
-                facts = program.get(program_name).prepare(ws, raw["case_id"], stored, folder)
-                loss = loss_of(stored)
-                write_json(folder / FACTS_FILE, {**facts, "lossy": loss.lossy, "lossy_ratio": loss.ratio})
+                readers.prepare(Preparation(ws, program_name, raw["case_id"], ws.store.fetch(raw["artifact"]), folder))
             label = "new"
         return row | {"artifact": key}, read_json(ws.store.fetch(key) / FACTS_FILE), label
     except CaseRejected as rejected:
@@ -56,14 +52,6 @@ def _prepare_case(ws: Workspace, program_name: str, raw: dict[str, Any]) -> tupl
             with replacing(path) as temporary:
                 temporary.write_bytes(rejected.picture)
             failure["reason"] += f" See {path.relative_to(ws.home).as_posix()}."
-    except (DiskFull, RemoteFailed):  # no fault of the case
-        raise
-    except Exception as error:  # one bad case never stops a batch
-        log.exception("case %s could not be prepared", raw["case_id"])
-        failure = {
-            "reason_code": "preparation_failed",
-            "reason": f"{type(error).__name__} while preparing; see the run's log",
-        }
     return row | failure | {"status": QUARANTINED, "artifact": ""}, {}, "quarantined"
 
 
@@ -98,13 +86,14 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Prepare and audit the accepted cases of one batch; work already in the store is not done again."""
     partition = f"{program_name}/{batch}"
     rows, facts, labels = [], [], []
-    for raw in accepted(ws.lake.rows("raw_cases", partition)):
-        row, measured, label = _prepare_case(ws, program_name, raw)
-        rows.append(row)
-        labels.append(label)
-        if row["status"] == OK:
-            keys = {name: row[name] for name in ("program", "batch", "case_id", "version")}
-            facts.append(keys | {name: measured.get(name) for name in program.get(program_name).facts})
+    with Readers(ws) as readers:
+        for raw in accepted(ws.lake.rows("raw_cases", partition)):
+            row, measured, label = _prepare_case(ws, readers, program_name, raw)
+            rows.append(row)
+            labels.append(label)
+            if row["status"] == OK:
+                keys = {name: row[name] for name in ("program", "batch", "case_id", "version")}
+                facts.append(keys | {name: measured.get(name) for name in program.get(program_name).facts})
     _audit(ws, program_name, rows, facts)
     rejected = sum(row["status"] == QUARANTINED for row in rows)
     ws.lake.write(program.fact_table(program_name), partition, facts)

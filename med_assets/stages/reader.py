@@ -6,6 +6,7 @@ come from us; answers are JSON, since what parses files of strangers may have be
 """
 
 import atexit
+import base64
 import ctypes
 import json
 import os
@@ -29,13 +30,27 @@ from med_assets.errors import CaseRejected, DiskFull, ReaderFailed
 from med_assets.jobs import without_secrets
 from med_assets.scratch import scratch
 from med_assets.settings import Workspace
-from med_assets.stages.reading import EntryReader, FileOutcome, Row, Step, StoredCase, Task, where
+from med_assets.stages.reading import (
+    FILES_PER_LIMIT,
+    EntryReader,
+    FileOutcome,
+    Preparation,
+    Row,
+    Step,
+    StoredCase,
+    Task,
+    prepare_case,
+    where,
+)
 
 START_LIMIT_S = 300.0
 """Seconds within which the process has imported what it needs; usually one."""
 
 END_LIMIT_S = 10.0
 """Seconds to wait for the end of a process that was killed."""
+
+PREPARATION_LIMITS = 10
+"""Preparation may take this many times the time limit of a file for each 50 files of a case: it draws structures and resamples."""
 
 MAX_REFUSED = 20
 """Steps of an entry that may end the process, or their time, before the whole entry is refused."""
@@ -157,6 +172,33 @@ class Readers:
                         raise CaseRejected(*reason) from None
                     refused[ended.key] = reason
 
+    def prepare(self, task: Preparation) -> None:
+        """Prepare a stored case, which parses and decodes what strangers sent, with the limits of reading.
+
+        Raises CaseRejected, DiskFull, ReaderFailed.
+        """
+        n_files = sum(1 for _ in task.stored.iterdir())
+        limit_s = PREPARATION_LIMITS * self.ws.intake_file_s * (1 + n_files // FILES_PER_LIMIT)
+        process, step = self._running(), Step(f"case {task.case_id}", limit_s)
+        process.connection.send((without_secrets(), replace(task, ws=replace(task.ws))))
+        try:
+            if not process.connection.poll(step.limit_s):
+                raise self._ended(step, TIME_LIMIT)
+            kind, values = json.loads(process.connection.recv_bytes())
+        except (EOFError, OSError):
+            ended: _Ended | None = self._ended(step, CRASHED)
+        except _Ended as error:
+            ended = error
+        else:
+            ended = None
+        if ended is not None:
+            raise CaseRejected(ended.code, ended.message)
+        if kind == "rejected":
+            picture = base64.b64decode(values["picture"]) if values["picture"] else None
+            raise CaseRejected(values["code"], values["message"], picture)
+        if kind == "full":
+            raise DiskFull(values)
+
     def _attempt(self, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
         process, done, step = self._running(), EntryResult(), Step("", self.ws.intake_file_s)
         process.connection.send(
@@ -181,6 +223,8 @@ class Readers:
                 done.rows.append(values)
             elif kind == "full":
                 raise DiskFull(values)
+            elif kind == "rejected":
+                raise CaseRejected(values["code"], values["message"])
             elif kind == "failed":
                 raise CaseRejected(
                     UNREADABLE, f"reading this entry failed with {values}; please report this place in the code"
@@ -246,6 +290,11 @@ def _serve(connection: Connection) -> None:
         os.environ.clear()
         os.environ.update(environment)
         try:
+            if isinstance(task, Preparation):
+                with quietly():
+                    prepare_case(task)
+                answer("done", None)
+                continue
             with quietly():  # warnings of pydicom quote values
                 vocabulary = get(task.program).roi_vocabulary(task.ws)
                 for message in EntryReader(task, Deidentifier(task.ws.key, vocabulary), report).messages():
@@ -255,6 +304,9 @@ def _serve(connection: Connection) -> None:
                         answer("row", message)
         except DiskFull as error:
             answer("full", str(error))
+        except CaseRejected as rejected:
+            picture = base64.b64encode(rejected.picture).decode() if rejected.picture else ""
+            answer("rejected", {"code": rejected.code, "message": rejected.message, "picture": picture})
         except Exception as error:
             answer("failed", where(error))
         else:

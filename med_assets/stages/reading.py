@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from med_assets import program as programs
 from med_assets.batches import UNREADABLE
 from med_assets.errors import CaseRejected, DiskFull
-from med_assets.files import digest, room
+from med_assets.files import digest, room, write_json
 from med_assets.grouping import group_by_patient
 from med_assets.settings import Workspace
 from med_assets.stages.result import NOTE, OK, QUARANTINED
@@ -31,6 +31,9 @@ OUT_OF_MEMORY = "out_of_memory"
 
 UNPACKED = "unpacked, "
 """How the outcome of an archive begins whose members were read."""
+
+FACTS_FILE = "facts.json"
+"""What preparation measured, in the folder of a prepared case."""
 
 IMAGES = ("CT", "MR", "US", "OPT")
 """Modalities of the images of cases; the other objects of a case are labels, plans and doses."""
@@ -66,6 +69,40 @@ class Task:
     files: tuple[Path, ...]
     scratch: Path
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A stored case to prepare: `folder`, which is empty, gets the arrays and the facts."""
+
+    ws: Workspace
+    program: str
+    case_id: str
+    stored: Path
+    folder: Path
+
+
+def prepare_case(task: Preparation) -> None:
+    """Prepare one case. Raises CaseRejected, also "out_of_memory" and "preparation_failed", and DiskFull."""
+    from med_assets.dicom.compression import loss_of
+
+    try:
+        with room(task.ws.home):
+            facts = programs.get(task.program).prepare(task.ws, task.case_id, task.stored, task.folder)
+            loss = loss_of(task.stored)
+            write_json(task.folder / FACTS_FILE, {**facts, "lossy": loss.lossy, "lossy_ratio": loss.ratio})
+    except (CaseRejected, DiskFull):
+        raise
+    except MemoryError:
+        raise CaseRejected(OUT_OF_MEMORY, _beyond_memory(task.ws, "a case that can be prepared")) from None
+    except Exception as error:  # one bad case never stops a batch; a foreign message may hold identity
+        message = f"preparing this case failed with {where(error)}; please report this place in the code"
+        raise CaseRejected("preparation_failed", message) from None
+
+
+def _beyond_memory(ws: Workspace, expected: str) -> str:
+    limit = f"{ws.intake_memory_gb:.1f} GB of memory (MED_ASSETS_INTAKE_MEMORY_GB)"
+    return f"expected {expected} within {limit}, this takes more"
 
 
 @dataclass(frozen=True)
@@ -289,7 +326,7 @@ class EntryReader:
         except DiskFull:  # no fault of the case
             raise
         except MemoryError:
-            message = f"expected a case that can be read within {self.task.ws.intake_memory_gb:.1f} GB of memory (MED_ASSETS_INTAKE_MEMORY_GB), this takes more"
+            message = _beyond_memory(self.task.ws, "a case that can be read")
             return self._refuse(case_id, OUT_OF_MEMORY, message, n, patient_id=patient)
         except Exception as error:  # one bad case never stops a batch
             message = f"reading this case failed with {where(error)}; please report this place in the code"

@@ -19,8 +19,9 @@ from med_assets.cli import main
 from med_assets.errors import DiskFull
 from med_assets.files import folder_hashes
 from med_assets.settings import Workspace
+from med_assets.stages.reading import Preparation, prepare_case
 from tests.conftest import settings_of
-from tests.med_assets.stages.builders import P, drop, edit, files, ingest, intake, take
+from tests.med_assets.stages.builders import P, drop, edit, files, ingest, take
 from tests.med_assets.stages.processes import at_once, start
 
 
@@ -182,16 +183,13 @@ def test_a_full_disk_while_an_array_is_saved_is_no_fault_of_the_case(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """numpy reports a short write without an errno."""
-    drop(workspace, 1)
-    batch, _ = intake(workspace)
 
     def short(*_: object) -> dict[str, object]:
         raise OSError("12800 requested and 3000 written")
 
     monkeypatch.setattr(type(program.get(P)), "prepare", short)
     with pytest.raises(DiskFull):
-        stages.prepare(workspace, P, batch)
-    assert not workspace.lake.has("prepared_cases", f"{P}/{batch}")
+        prepare_case(Preparation(workspace, P, "case", workspace.home, workspace.home))
 
 
 def written(ws: Workspace) -> int:
