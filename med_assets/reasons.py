@@ -45,6 +45,12 @@ _ALL = (
     Reason("archive_corrupt", "archive", "the archive is cut or damaged", "pack and send it again"),
     Reason("archive_device", "archive", "the archive holds a device, pipe or socket", "pack plain files and folders"),
     Reason("archive_encrypted", "archive", "the archive has a password", "pack it without a password"),
+    Reason(
+        "archive_in_parts",
+        "archive",
+        "the file is one part of an archive in several parts",
+        "join the parts, or pack it in one",
+    ),
     Reason("archive_link", "archive", "the archive holds a symbolic or hard link", "pack the files themselves"),
     Reason(
         "archive_too_large",
@@ -77,6 +83,15 @@ _ALL = (
     Reason("folder_link", "archive", "a symbolic link to a folder, which is not followed", "copy the folder itself"),
     Reason("not_plain_file", "archive", "a pipe, socket or device", "remove it"),
     # Files
+    Reason(
+        "nested_archive", "file", "the file is an archive within an archive, which stays packed", "unpack the inner one"
+    ),
+    Reason(
+        "pixels_too_large",
+        "file",
+        "compressed pixels of more than 2^25 samples a frame or 4 GiB, or of more than their stream can hold",
+        "export the object again, or in parts",
+    ),
     Reason("not_dicom", "file", "the file is no DICOM object", "leave it out, or send the original file"),
     Reason("truncated_file", "file", "the file ends before its dataset or its pixels do", _RECEIVED),
     Reason(
@@ -507,6 +522,12 @@ _ALL = (
     ),
     Reason("unreadable_csv", "import", "a table can't be read", "export it again"),
     Reason("unreadable_image", "import", "a picture can't be read", "export it again"),
+    Reason(
+        "volume_too_large",
+        "import",
+        "a volume has more than 2^30 voxels, or more than its file can hold",
+        "check the file, or export it in parts",
+    ),
     Reason("unreadable_volume", "import", "a volume can't be read", "export it again"),
     Reason("values_out_of_range", "import", "values lie outside what the layout allows", "export the original values"),
 )

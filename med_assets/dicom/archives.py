@@ -5,17 +5,20 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
+import io
 import lzma
+import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from med_assets.errors import ArchiveRejected
 
@@ -30,7 +33,18 @@ MAX_FILES = 200_000
 MAX_RATIO = 200.0
 """Unpacked bytes per byte of archive unless the caller says otherwise: real studies stay under 50, bombs pass 1000."""
 
+MAX_DIRECTORY_BYTES = 32 << 20
+"""List of members of a zip, all of which is held in memory: that of some hundred thousand files."""
+
+MAX_HEADER_BYTES = 1 << 20
+"""One extended header of a tar, which holds names and times of one member."""
+
+MAX_DICTIONARY_BYTES = 128 << 20
+"""Memory of an LZMA decoder for what it may refer back to: `xz -9` asks for half of it."""
+
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
+_SPLIT_ZIP_START = b"PK\x07\x08"
+_VOLUME_LABEL, _CONTINUED = b"V", b"M"
 
 
 def is_archive(path: Path) -> bool:
@@ -42,7 +56,7 @@ def is_archive(path: Path) -> bool:
             start = stream.read(512)
     except OSError:
         return False
-    if start.startswith(ZIP_STARTS):
+    if start.startswith((*ZIP_STARTS, _SPLIT_ZIP_START)):
         return True
     if start[128:132] == b"DICM":
         return False
@@ -50,16 +64,59 @@ def is_archive(path: Path) -> bool:
     try:
         with _opened(path, start) as raw:
             tarfile.TarInfo.frombuf(raw.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-    except (EOFError, OSError, ValueError, tarfile.TarError, lzma.LZMAError, zlib.error):
+    except lzma.LZMAError as error:
+        return _asks_for_memory(error)
+    except (EOFError, OSError, ValueError, tarfile.TarError, zlib.error):
         return False
     return True
 
 
 def _opened(path: Path, start: bytes) -> IO[bytes]:
     """The bytes of a tar whose file starts with `start`, decompressed."""
-    opener = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open, b"BZ": bz2.open}.get(start[:2], open)
+    opener = {b"\x1f\x8b": gzip.open, b"\xfd7": _opened_xz, b"BZ": bz2.open}.get(start[:2], open)
     opened: IO[bytes] = opener(path, "rb")  # type: ignore[operator]  # each opener has its own signature
     return opened
+
+
+def _opened_xz(path: Path, _mode: str) -> IO[bytes]:
+    return io.BufferedReader(_Xz(path.open("rb")))
+
+
+class _Xz(io.RawIOBase):
+    """The bytes of an xz file, whose decoder takes no more memory than MAX_DICTIONARY_BYTES."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._decoder = stream, _xz_decoder()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            packed = self._stream.read(CHUNK_BYTES) if self._decoder.needs_input else b""
+            if self._decoder.needs_input and not packed:
+                raise EOFError
+            data = self._decoder.decompress(packed, len(buffer))
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+            if self._decoder.eof:
+                rest = (self._decoder.unused_data + self._stream.read(CHUNK_BYTES)).lstrip(b"\0")
+                if not rest:
+                    return 0
+                self._decoder = _xz_decoder()
+                data = self._decoder.decompress(rest, len(buffer))
+                buffer[: len(data)] = data
+                if data:
+                    return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _xz_decoder() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY_BYTES)
 
 
 def expand(
@@ -76,7 +133,7 @@ def expand(
     longer or deeper than the system allows, and may identify a patient. An archive within an archive stays packed.
     At most `max_bytes` in at most `max_files` files, and at most `max_ratio` times the archive's own bytes, counted
     as they are unpacked and not as declared. Raises `ArchiveRejected`: "archive_traversal" (a name outside the
-    folder), "archive_link", "archive_device", "archive_encrypted", "archive_too_large",
+    folder), "archive_link", "archive_device", "archive_encrypted", "archive_too_large", "archive_in_parts",
     "archive_too_many_files", "archive_corrupt", "not_archive".
     """
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -86,12 +143,18 @@ def expand(
             start = stream.read(8)
         budget = _Budget(temporary, max_bytes, max_files, max_ratio, archive.stat().st_size)
         try:
+            if start.startswith(_SPLIT_ZIP_START):
+                raise _in_parts()
             if start.startswith(ZIP_STARTS):
                 _expand_zip(archive, budget)
             else:
                 _expand_tar(archive, start, budget)
         except ArchiveRejected:
             raise
+        except MemoryError:
+            raise
+        except lzma.LZMAError as error:
+            raise (_large_dictionary() if _asks_for_memory(error) else _corrupt(error)) from None
         except Exception as error:  # the readers raise what they like, and quote names of members
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
                 raise  # the disk's; those two are of places before the start or beyond the end of any file
@@ -157,6 +220,15 @@ class _Metered:
 
 
 def _expand_zip(archive: Path, budget: _Budget) -> None:
+    with archive.open("rb") as stream:
+        record = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # what ZipFile reads first, and then all of the list
+    if record and record[1] != record[2]:  # number of this part, and of that with the list
+        raise _in_parts()
+    if record and record[5] > MAX_DIRECTORY_BYTES:
+        raise ArchiveRejected(
+            "archive_too_many_files",
+            f"Expected a list of members of at most {MAX_DIRECTORY_BYTES} bytes; got {record[5]}. Split the archive.",
+        )
     with zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
             _require_plain(stat.S_IFMT(member.external_attr >> 16), member.is_dir())
@@ -164,14 +236,75 @@ def _expand_zip(archive: Path, budget: _Budget) -> None:
                 raise ArchiveRejected("archive_encrypted", "Expected a zip without password. Pack it without.")
             _require_inside(member.filename)
             if not member.is_dir():
+                if member.compress_type == zipfile.ZIP_LZMA:
+                    _require_small_dictionary(archive, member)
                 with opened.open(member) as source:
                     budget.write(source, metered=True)
 
 
+def _require_small_dictionary(archive: Path, member: zipfile.ZipInfo) -> None:
+    """Of LZMA data in a zip: four bytes of version and length, one of properties, four of the dictionary's size."""
+    with archive.open("rb") as stream:
+        stream.seek(member.header_offset)
+        header = stream.read(30)
+        if len(header) < 30:
+            raise EOFError
+        stream.seek(sum(struct.unpack("<HH", header[26:])), os.SEEK_CUR)
+        start = stream.read(9)
+    if int.from_bytes(start[5:], "little") > MAX_DICTIONARY_BYTES:
+        raise _large_dictionary()
+
+
+def _large_dictionary() -> ArchiveRejected:
+    return ArchiveRejected(
+        "archive_too_large",
+        f"Expected an archive that unpacks with at most {MAX_DICTIONARY_BYTES} bytes of memory; it asks for more. Pack it with "
+        "the usual compression.",
+    )
+
+
+def _asks_for_memory(error: lzma.LZMAError) -> bool:
+    return "emory" in str(error)  # there is no other sign of the limit
+
+
+def _in_parts() -> ArchiveRejected:
+    return ArchiveRejected(
+        "archive_in_parts", "Expected a whole archive; this is one part of several. Join the parts, or pack it in one."
+    )
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar that holds no more than names and times."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        extended = (
+            tarfile.XHDTYPE,
+            tarfile.XGLTYPE,
+            tarfile.SOLARIS_XHDTYPE,
+            tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK,
+        )
+        if header.type in extended and header.size > MAX_HEADER_BYTES:
+            raise ArchiveRejected(
+                "archive_too_large",
+                f"Expected headers of at most {MAX_HEADER_BYTES} bytes; one has {header.size}. Pack the files again.",
+            )
+        return header
+
+
 def _expand_tar(archive: Path, start: bytes, budget: _Budget) -> None:
     # _Metered is the readable part of a file, which is all that a stream needs.
-    with _opened(archive, start) as raw, tarfile.open(fileobj=_Metered(raw, budget), mode="r|") as opened:  # type: ignore[call-overload]
+    with (
+        _opened(archive, start) as raw,
+        tarfile.open(fileobj=_Metered(raw, budget), mode="r|", tarinfo=_Header) as opened,  # type: ignore[call-overload]
+    ):
         for member in opened:
+            if member.type == _VOLUME_LABEL:
+                continue
+            if member.type == _CONTINUED:
+                raise _in_parts()
             kind = stat.S_IFLNK if member.issym() or member.islnk() else 0
             kind = kind or (0 if member.isreg() or member.isdir() else stat.S_IFCHR)
             _require_plain(kind, member.isdir())

@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import STR_VR
 
+from med_assets.dicom.archives import is_archive
 from med_assets.dicom.bounds import measure
 from med_assets.dicom.enhanced import all_frames, first_frame, is_multi_frame
 from med_assets.dicom.frames import identifier, number, numbers, quietly, text, texts
@@ -267,7 +268,7 @@ def _read(path: Path, *, header_only: bool) -> Dataset:
         if path.exists() and not path.is_file():
             raise CaseRejected("not_plain_file", "Expected a plain file; got a pipe, socket or device. Remove it.")
         with path.open("rb") as stream:
-            _require_dicom(stream)
+            _require_dicom(stream, path)
             return _parse(stream, header_only)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
@@ -381,11 +382,15 @@ def _kind(representation: str) -> str:
     return "text" if representation in STR_VR else representation
 
 
-def _require_dicom(stream: BinaryIO) -> None:
+def _require_dicom(stream: BinaryIO, path: Path) -> None:
     start = stream.read(132)
     stream.seek(0)
     # Without the preamble a dataset starts with an element of group 0002 or 0008, in either byte order.
     if start[128:] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+        if is_archive(path):
+            raise CaseRejected(
+                "nested_archive", "Expected files in an archive; this is an archive within one. Unpack the inner one."
+            )
         raise CaseRejected("not_dicom", "Expected a DICOM file; its first bytes are of something else. Leave it out.")
 
 

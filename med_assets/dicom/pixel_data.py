@@ -48,6 +48,28 @@ _READ_AS_TEXT_BY_CHANCE = 6
 _PALETTE = "PALETTE COLOR"
 
 
+MAX_DECODED_BYTES = 4 << 30
+"""Pixels of one object: thousands of frames of CT, hundreds of mammograms."""
+
+MAX_FRAME_SAMPLES = 1 << 25
+"""Samples of one compressed frame, whose decoders take up to thirty bytes for each: 5800 x 5800 in grey."""
+
+FREE_DECODED_BYTES = 256 << 20
+"""Decoded bytes that need no ratio where a stream can hold any number of pixels of one value."""
+
+MOST_DECODED_PER_BYTE = {
+    uids.RLELossless: 64,  # two bytes are a run of 128
+    uids.JPEGBaseline8Bit: 256,  # a block of 64 pixels takes two bits
+    uids.JPEGExtended12Bit: 512,
+    uids.JPEGLossless: 16,  # a pixel takes a bit
+    uids.JPEGLosslessSV1: 16,
+}
+"""What a byte of a compressed stream can decode to at most."""
+
+USUAL_DECODED_PER_BYTE = 4000
+"""The same above `FREE_DECODED_BYTES` of the others (JPEG-LS, JPEG 2000), which pack an even image into nothing."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How pixels lie in memory, by the elements of the image pixel module."""
@@ -331,6 +353,7 @@ def normalise_pixels(ds: Dataset) -> None:
         return
     raw, count = ds.get_item("PixelData").value, _frame_count(ds)
     if isinstance(raw, bytes) and raw:
+        _require_decodable_size(len(raw), _layout(ds), syntax)
         ds["PixelData"].value = encapsulate(_frames(raw, count, rle=syntax == uids.RLELossless), has_bot=False)
 
 
@@ -378,6 +401,24 @@ def _frames(raw: bytes, count: int, *, rle: bool = False) -> list[bytes]:
             "truncated_file", f"expected {count} compressed frames, got {sum(map(bool, frames))}; send the file again"
         )
     return frames
+
+
+def _require_decodable_size(n_bytes: int, layout: Layout, syntax: UID) -> None:
+    """Refuse pixels that decode to more than may be, or than `n_bytes` of compressed data can hold, before they are decoded."""
+    decoded = layout.length()
+    if layout.frame_pixels > MAX_FRAME_SAMPLES:
+        got = f"{layout.rows} x {layout.columns} of {layout.samples}"
+        raise _too_large(f"compressed frames of at most {MAX_FRAME_SAMPLES} samples, got {got}")
+    most = MOST_DECODED_PER_BYTE.get(syntax)
+    limit = most * n_bytes if most else max(FREE_DECODED_BYTES, USUAL_DECODED_PER_BYTE * n_bytes)
+    limit = min(MAX_DECODED_BYTES, limit)
+    if decoded > limit:
+        got = f"{decoded} ({layout.frames} frames of {layout.rows} x {layout.columns})"
+        raise _too_large(f"pixels of at most {limit} bytes in {n_bytes} bytes of {syntax.name}, got {got}")
+
+
+def _too_large(expected: str) -> CaseRejected:
+    return CaseRejected("pixels_too_large", f"expected {expected}; export the object again, or in parts")
 
 
 def _items(raw: bytes) -> Iterator[bytes]:

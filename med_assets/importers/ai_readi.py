@@ -20,6 +20,7 @@ import pandas as pd
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.escaping import csv
 from med_assets.files import write_text
+from med_assets.importers.bounds import require_volume
 from med_assets.importers.folders import CaseFolders, content_of
 from med_assets.importers.report import ImportReport
 from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
@@ -283,16 +284,21 @@ def _array(source: Path, row: Mapping[str, str]) -> tuple[np.ndarray, tuple[floa
     """A volume (B-scan, depth, along the B-scan), scaled to 16 bit, and its spacing in mm."""
     try:
         if source.suffix == ".npy":
-            array = np.load(source, allow_pickle=False)
+            array = np.load(source, allow_pickle=False, mmap_mode="r")  # no more than the file holds
             depth, lateral = (float(one) for one in _pair(row["pixel_spacing"]))
             spacing = (float(row["slice_thickness"]), depth, lateral)
         else:
             import nibabel
 
             image: Any = nibabel.load(source)
+            require_volume(
+                source, image.shape, image.header.get_data_dtype().itemsize, packed=source.name.endswith(".gz")
+            )
             array, (first, second, third) = np.asarray(image.dataobj), image.header.get_zooms()[:3]
             spacing = (float(first), float(second), float(third))
-    except (OSError, ValueError, SyntaxError) as error:
+    except CaseRejected:
+        raise
+    except Exception as error:  # each format's reader raises what it likes
         raise CaseRejected(
             "unreadable_volume", f"expected a volume with spacing, reading failed ({type(error).__name__})"
         ) from error

@@ -11,6 +11,7 @@ nearly the same picture are one patient, so that no split can part them; all oth
 
 import csv
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from med_assets.dicom.flat_seg import write_flat_seg
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.ultrasound import write_us
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.importers.bounds import MAX_PICTURE_PIXELS
 from med_assets.importers.folders import CaseFolders, content_of, identifier
 from med_assets.importers.report import ImportReport
 
@@ -70,8 +72,13 @@ def busbra(src: Path) -> Iterator[Source]:
         raise ConfigurationError(
             f"expected bus_data.csv beside Images and Masks in {src}, got none; copy the set whole"
         )
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        pathology = {row["ID"].strip(): row["Pathology"].strip().lower() for row in csv.DictReader(stream)}
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            pathology = {row["ID"].strip(): row["Pathology"].strip().lower() for row in csv.DictReader(stream)}
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
+        raise ConfigurationError(
+            f"expected bus_data.csv with the columns ID and Pathology, reading failed ({type(error).__name__}); copy it again"
+        ) from None
     for image in sorted((src / "Images").glob("bus_*.png")):
         tail = image.stem.removeprefix("bus_")
         mask = src / "Masks" / f"mask_{tail}.png"
@@ -186,10 +193,18 @@ def _picture(path: Path, mode: str) -> np.ndarray:
 
     16 bits are scaled to 8 by their full range, 65535 to 255.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        quiet = warnings.catch_warnings(
+            action="ignore", category=Image.DecompressionBombWarning
+        )  # the limit here is lower
+        with quiet, Image.open(path) as image:
+            if image.width * image.height > MAX_PICTURE_PIXELS:
+                raise CaseRejected(
+                    "unreadable_image",
+                    f"expected a picture of at most {MAX_PICTURE_PIXELS} pixels, got {image.width} x {image.height}",
+                )
             if image.mode in ("I", "F") or (
                 image.mode in ("RGBA", "LA") and np.asarray(image.getchannel("A")).min() < 255
             ):
@@ -202,7 +217,9 @@ def _picture(path: Path, mode: str) -> np.ndarray:
                 grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
                 return grey if mode == "L" else np.repeat(grey[..., None], 3, axis=-1)
             return np.asarray(image.convert(mode))
-    except (OSError, UnidentifiedImageError) as error:
+    except CaseRejected:
+        raise
+    except Exception as error:  # each format's reader raises what it likes
         raise CaseRejected(
             "unreadable_image", f"expected a picture, reading failed ({type(error).__name__})"
         ) from error

@@ -29,6 +29,7 @@ import numpy as np
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.write import Identity, derived_uid, write_mr, write_points
 from med_assets.errors import CaseRejected
+from med_assets.importers.bounds import MAX_VOXELS, require_members, unpacked_xz
 from med_assets.importers.folders import CaseFolders, content_of, identifier
 from med_assets.importers.report import ImportReport
 
@@ -73,7 +74,9 @@ def read_case(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         content = path.read_bytes()
-        with np.load(io.BytesIO(lzma.decompress(content) if path.suffix == ".xz" else content)) as archive:
+        content = unpacked_xz(content, 2 * MAX_VOXELS) if path.suffix == ".xz" else content
+        require_members(content, 2 * MAX_VOXELS)
+        with np.load(io.BytesIO(content)) as archive:
             image, label = archive["image"], archive["label"]
     except (OSError, EOFError, KeyError, ValueError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise CaseRejected(

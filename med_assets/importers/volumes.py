@@ -6,6 +6,7 @@ folder of DICOM slices is copied; only identifiers that an anonymiser took out a
 """
 
 import json
+import math
 import random
 import shutil
 import zlib
@@ -25,6 +26,7 @@ from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.seg_write import LABEL_CHARS, write_seg
 from med_assets.dicom.write import CT_INTERCEPT_HU, write_ct
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.importers.bounds import require_inflated, require_volume
 from med_assets.importers.folders import CaseFolders, content_of, identifier
 from med_assets.importers.report import ImportReport
 
@@ -47,6 +49,9 @@ SPLIT_OF_LIST = {
     "training": "train", "train": "train", "validation": "validation", "val": "validation", "testing": "test", "test": "test",
 }  # fmt: skip
 """Split that each list of a datalist gives."""
+
+LARGEST_VOXEL_BYTES = 8
+"""A double, or an integer of 64 bits."""
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 _LPS_PER = {
@@ -236,6 +241,7 @@ def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with nibabel.openers.ImageOpener(str(path)) as stream:  # `load` mends the header as it reads
         header = type(image.header).from_fileobj(stream, check=False)
     affine = nifti_affine(header, image.shape)
+    require_volume(path, image.shape, image.header.get_data_dtype().itemsize, packed=path.name.endswith(".gz"))
     return np.asanyarray(image.dataobj), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
@@ -295,6 +301,17 @@ def nifti_affine(header: Any, shape: Sequence[int]) -> np.ndarray:
 def _nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import nrrd
 
+    with path.open("rb") as stream:
+        described = nrrd.read_header(stream)
+        if "data file" in described or "datafile" in described:
+            raise CaseRejected(
+                "unreadable_volume",
+                "expected header and voxels in one file, got a header that names another file; save it as one",
+            )
+        shape, encoding = described.get("sizes", ()), described.get("encoding", "raw")
+        require_volume(path, shape, 1, packed=encoding != "raw")
+        if encoding in ("gzip", "gz", "bzip2", "bz2"):
+            require_inflated(stream, encoding, math.prod(int(size) for size in shape) * LARGEST_VOXEL_BYTES)
     array, header = nrrd.read(str(path))
     signs = _LPS_PER.get(str(header.get("space", "")).lower())
     directions, origin = header.get("space directions"), header.get("space origin")
@@ -455,7 +472,7 @@ def _complete(ds: Dataset, one: Pair, file_name: str) -> bool:
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"expected a JSON file {path.name} that can be read; {type(error).__name__}"
         ) from error
