@@ -92,23 +92,20 @@ class _Xz(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while True:
-            packed = self._stream.read(CHUNK_BYTES) if self._decoder.needs_input else b""
-            if self._decoder.needs_input and not packed:
-                raise EOFError
-            data = self._decoder.decompress(packed, len(buffer))
-            if data:
-                buffer[: len(data)] = data
-                return len(data)
+        data = b""
+        while not data:
             if self._decoder.eof:
-                rest = (self._decoder.unused_data + self._stream.read(CHUNK_BYTES)).lstrip(b"\0")
-                if not rest:
+                packed = (self._decoder.unused_data or self._stream.read(CHUNK_BYTES)).lstrip(b"\0")
+                if not packed:
                     return 0
                 self._decoder = _xz_decoder()
-                data = self._decoder.decompress(rest, len(buffer))
-                buffer[: len(data)] = data
-                if data:
-                    return len(data)
+            else:
+                packed = self._stream.read(CHUNK_BYTES) if self._decoder.needs_input else b""
+                if not packed and self._decoder.needs_input:
+                    raise EOFError
+            data = self._decoder.decompress(packed, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         self._stream.close()
