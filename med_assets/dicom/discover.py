@@ -58,6 +58,8 @@ HEADER = (
 """All that `scan` reads."""
 
 
+_NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
+_WORDS = frozenset(STR_VR) - _NUMBERS
 _PIXEL_DATA = 0x7FE00010
 _PIXEL_REPRESENTATIONS = ("OB", "OW", "UN", None)
 """What PixelData may be; None where the file does not say, as in implicit VR."""
@@ -360,7 +362,7 @@ def _read_values(dataset: Dataset, keywords: Sequence[str] | None) -> None:
             element = dataset[tag]
             if dictionary_has_tag(tag):
                 expected = dictionary_VR(tag)
-                if (element.VR == "SQ") != (expected == "SQ"):
+                if (element.VR == "SQ") != (expected == "SQ") or (element.VR in _WORDS and expected in _NUMBERS):
                     raise ValueError
                 if keywords is not None and _kind(element.VR) != _kind(expected):
                     raise ValueError

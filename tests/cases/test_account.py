@@ -86,7 +86,13 @@ def test_a_member_whose_place_lies_before_the_archive_is_a_corrupt_archive(works
 
 
 @pytest.mark.parametrize(
-    ("keyword", "vr"), [("DimensionIndexValues", "FD"), ("DimensionIndexValues", "ZZ"), ("PixelMeasuresSequence", "US")]
+    ("keyword", "vr"),
+    [
+        ("DimensionIndexValues", "FD"),
+        ("DimensionIndexValues", "PN"),
+        ("DimensionIndexValues", "ZZ"),
+        ("PixelMeasuresSequence", "US"),
+    ],
 )
 def test_a_value_of_a_frame_that_is_none_of_its_kind_is_malformed(workspace: Workspace, keyword: str, vr: str) -> None:
     st = Study("frames")
