@@ -180,13 +180,13 @@ def _grey(array: np.ndarray, largest: int) -> MaskFile:
 
 
 def _picture(path: Path) -> MaskFile:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             image.load()
             return _of_mode(image)
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"a file can't be read ({type(error).__name__})") from error
 
 
