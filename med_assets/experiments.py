@@ -121,6 +121,14 @@ class Schedule(Settings):
             raise ValueError("epochs of 0 and reference are about epoch 0: set validate_first to true")
         return self
 
+    @model_validator(mode="after")
+    def _looks_at_all(self) -> Self:
+        if not self.validate_first and self.epochs < self.val_every:
+            raise ValueError(
+                f"expected val_every of at most the {self.epochs} epochs, got {self.val_every}: no epoch would be validated, and none kept"
+            )
+        return self
+
 
 class Thermal(Settings):
     """Pauses for a machine with weak cooling."""

@@ -7,7 +7,8 @@ import pytest
 import assets
 from med_assets import stages
 from med_assets.cli import main
-from med_assets.experiments import conf_folder
+from med_assets.errors import ConfigurationError
+from med_assets.experiments import conf_folder, load
 from med_assets.settings import Workspace
 from med_assets.stages.promotion import current, decisions
 from tests.med_assets.stages.builders import P
@@ -141,3 +142,9 @@ def test_the_experiment_of_the_learning_curve_may_be_deleted_or_broken(
     assert broken == graph() == whole - {
         "learning_curve", "baseline/checkpoint", "baseline/evaluation", "baseline/record",
     }  # fmt: skip
+
+
+def test_a_training_that_would_never_validate_is_refused_before_it_starts(workspace: Workspace) -> None:
+    with pytest.raises(ConfigurationError, match="val_every of at most the 2 epochs, got 3"):
+        load(P, "baseline", ["schedule.epochs=2", "schedule.val_every=3"], profile="demo")
+    assert load(P, "baseline", ["schedule.epochs=3", "schedule.val_every=3"], profile="demo").schedule.val_every == 3

@@ -27,6 +27,7 @@ TINY = (
     "initial=random",
     "schedule.epochs=2",
     "schedule.batch=2",
+    "schedule.val_every=1",
 )
 """Overrides that make a fine-tuning of a few steps whose encoder is unfrozen in its second epoch."""
 
