@@ -186,7 +186,7 @@ def _picture(path: Path) -> MaskFile:
         with Image.open(path) as image:
             image.load()
             return _of_mode(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"a file can't be read ({type(error).__name__})") from error
 
 
