@@ -38,6 +38,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         outcome.leaderboard(name, chosen),
         outcome.champion(name),
         outcome.monitoring(name),
+        outcome.predictions(name),
         *([outcome.screening(name, chosen)] if screened else []),
         *(experiment.learning_curve(name, each) for each in configured if each.name == curve),
         *(outcome.analysis(name, each, chosen) for each in analyses.values()),

@@ -8,7 +8,7 @@ POOL = "gpu"
 """Pool of trainings; `dagster instance concurrency set gpu 1` lets one run at a time."""
 
 DATA = ("raw_cases", "prepared_cases", "dataset", "splits")
-OUTCOME = ("leaderboard", "champion", "monitoring", "experiments", "report")
+OUTCOME = ("leaderboard", "champion", "monitoring", "predictions", "experiments", "report")
 PER_PROGRAM = (*DATA, *OUTCOME)
 PER_EXPERIMENT = ("checkpoint", "evaluation", "record")
 INDEX, RECORD = "experiments", "record"

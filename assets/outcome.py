@@ -1,4 +1,4 @@
-"""P/leaderboard, P/champion, P/monitoring and P/report: which model is used, how it does, and what people read."""
+"""P/leaderboard, P/champion, P/monitoring, P/predictions and P/report: which model is used, how it does, and what people read."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -110,6 +110,30 @@ def monitoring(program: str) -> dg.AssetsDefinition:
     )
 
 
+def predictions(program: str) -> dg.AssetsDefinition:
+    """The champion on cases that came without a label; a sensor fills it as they arrive."""
+
+    def run(call: Call) -> "StageResult":
+        from med_assets.stages.predictions import predictions
+
+        return predictions(call.ws, program, call.batches)
+
+    return build(
+        Stage(
+            program,
+            "predictions",
+            "The champion on the cases of each intake batch that came without a label, many batches in one run: DICOM and NIfTI "
+            "files, pictures, and how sure the model is.",
+            versions.of_predictions(program),
+            run,
+            deps=(keys.key(program, "champion"), keys.key(program, "prepared_cases")),
+            kinds=frozenset({"dicom", "parquet"}),
+            by_batch=True,
+            single_run=True,
+        )
+    )
+
+
 def screening(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
     """All cases by risk, of a program that looks for unusual cases."""
 
@@ -128,6 +152,7 @@ def screening(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
             deps=(
                 keys.key(program, "champion"),
                 keys.key(program, "dataset"),
+                keys.key(program, "prepared_cases"),
                 *(keys.experiment_key(program, name, keys.THRESHOLDS) for name in experiments),
             ),
             kinds=frozenset({"csv"}),

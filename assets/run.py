@@ -110,8 +110,9 @@ def materialize(
         step("leaderboard and champion", "leaderboard", "champion")
         if taken:
             every = instance.get_dynamic_partitions(keys.batches_of(program_name).name or "")
-            title, tags = f"monitoring of {len(every)} batches", keys.one_run(every, every)
-            _step(instance, program_name, title, [keys.key(program_name, "monitoring")], tags=tags)
+            title, tags = f"monitoring and predictions of {len(every)} batches", keys.one_run(every, every)
+            pair = [keys.key(program_name, stage) for stage in ("monitoring", "predictions")]
+            _step(instance, program_name, title, pair, tags=tags)
         if cheap := [one.name for one in analysis.of(program_name).values() if not one.expensive]:
             step("analyses", *cheap)
         evaluated = [name for name in known if ws.lake.has("evaluation", f"{program_name}/{name}")]

@@ -11,10 +11,12 @@ from med_assets.settings import Workspace
 
 
 def of_stage(program_name: str, stage: str) -> str:
-    """Code version of one of a program's stages (intake, prepare, train, evaluate) and of its configuration."""
+    """Code version of one of a program's stages (intake, prepare, train, predict, evaluate) and of its configuration."""
     chosen, ws = program.get(program_name), Workspace.configuration()
     configured = {"prepare": chosen.settings, "evaluate": chosen.evaluation_settings}.get(stage)
     version = chosen.code_versions[stage]
+    if stage == "evaluate":
+        version = f"{chosen.code_versions['predict']}.{version}"
     return f"{version}-{digest(configured(ws))}" if configured else version
 
 
@@ -56,6 +58,11 @@ def of_gate(program_name: str) -> str:
     """Version of what a promotion is decided by: its policy in configuration."""
     found = policies.of(program_name)
     return digest(found.promotion.model_dump(mode="json"), bool(found.demo and found.demo.promote_by_mean))
+
+
+def of_predictions(program_name: str) -> str:
+    """Code version of predictions for cases without a label: that of predicting."""
+    return program.get(program_name).code_versions["predict"]
 
 
 def of_monitoring(program_name: str) -> str:

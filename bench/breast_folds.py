@@ -100,12 +100,13 @@ def main(src: Path, names: list[str], overrides: list[str]) -> None:
                 begun = time.process_time()
                 job = trained(ws, cases, name, fold, overrides)
                 costs = get(P).checkpoint_facts(ws, job) if fold == 0 else {}
-                scorer = get(P).scorer(ws, job)
+                predictor = get(P).predictor(ws, job)
                 for case in cases:
                     if case["fold"] == fold:
                         out = job / "scores" / str(case["case_id"])
                         out.mkdir(parents=True)
-                        for score in scorer.score(ws.store.fetch(case["artifact"]), out):
+                        predictor.predict(ws.store.fetch(case["artifact"]), out)
+                        for score in get(P).score(ws, ws.store.fetch(case["artifact"]), out):
                             rows.append(
                                 {
                                     "experiment": name,

@@ -44,6 +44,10 @@ class ArtifactStore(Protocol):
         """Hash of the artifact's file names and bytes, from its manifest."""
         ...
 
+    def file_hashes(self, key: str) -> dict[str, str]:
+        """SHA-256 of each file by name, from the artifact's manifest; raises KeyError when it is absent."""
+        ...
+
     def keys(self, kind: str) -> list[str]:
         """Keys of one kind, sorted."""
         ...
@@ -110,7 +114,10 @@ class LocalStore:
             temporary.rename(target)
 
     def content_hash(self, key: str) -> str:
-        return digest(read_json(self.fetch(key) / MANIFEST))
+        return digest(self.file_hashes(key))
+
+    def file_hashes(self, key: str) -> dict[str, str]:
+        return dict(read_json(self.fetch(key) / MANIFEST))
 
     def keys(self, kind: str) -> list[str]:
         return sorted(f"{kind}/{path.parent.name}" for path in (self.root / kind).glob(f"*/*/{MANIFEST}"))

@@ -11,7 +11,8 @@ from med_assets import policies, program
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, described, finding_pictures, findings
 from med_assets.stages.finetuning import recorded
-from med_assets.stages.result import NOTE, QUARANTINED, accepted
+from med_assets.stages.prepare import suite
+from med_assets.stages.result import NOTE, OK, QUARANTINED, usable
 from med_assets.stages.scan import identity_left
 
 MAX_QUARANTINED_SHARE = 0.5
@@ -32,7 +33,7 @@ class CheckOutcome:
 def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     """Scan every stored file of the batch for anything that could identify a patient; the same bytes only once."""
     found: dict[str, int] = defaultdict(int)
-    cases = accepted(ws.lake.rows("raw_cases", f"{program_name}/{batch}"))
+    cases = usable(ws.lake.rows("raw_cases", f"{program_name}/{batch}"))
     for row in cases:
         for finding in identity_left(ws, program_name, row["artifact"]):
             found[finding] += 1
@@ -51,16 +52,25 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
 
     partition = f"{program_name}/{batch}"
     rows, raw = ws.lake.rows("prepared_cases", partition), ws.lake.rows("raw_cases", partition)
-    good = {row["case_id"] for row in accepted(rows)}
+    status = {row["case_id"]: row["status"] for row in usable(rows)}
+    good = set(status)
     refused = sum(row["status"] == QUARANTINED for row in [*raw, *rows])
     facts = ws.lake.read(program.fact_table(program_name), partition)
     facts = facts[facts["case_id"].isin(good)]
     metadata: dict[str, Any] = {"accepted": len(good), "quarantined": refused}
     if not good:
         return CheckOutcome(True, f"no accepted case to audit, {refused} quarantined", metadata=metadata)
-    result = run_suite(facts, program.get(program_name).audit(ws))
-    failed = [one for one in result.results if one.failing]
-    metadata["expectations"] = {one.expectation.meaning: len(one.failing) for one in result.results}
+    results = [
+        one
+        for labelled in (True, False)
+        for one in run_suite(
+            facts[(facts["case_id"].map(status) == OK) == labelled], suite(ws, program_name, labelled=labelled)
+        ).results
+    ]
+    failed = [one for one in results if one.failing]
+    metadata["expectations"] = dict.fromkeys((one.expectation.meaning for one in results), 0)
+    for one in results:
+        metadata["expectations"][one.expectation.meaning] += len(one.failing)
     if errors := [one for one in failed if one.expectation.severity == "error"]:
         return CheckOutcome(
             False, "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in errors), metadata=metadata
@@ -68,7 +78,9 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     if failed:
         text = "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in failed)
         return CheckOutcome(False, f"worth a look: {text}", "warn", metadata)
-    return CheckOutcome(True, f"{len(good)} accepted cases meet {len(result.results)} expectations", metadata=metadata)
+    return CheckOutcome(
+        True, f"{len(good)} accepted cases meet {len(metadata['expectations'])} expectations", metadata=metadata
+    )
 
 
 def quarantine_share(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:

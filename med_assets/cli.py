@@ -311,10 +311,19 @@ def parser() -> argparse.ArgumentParser:
     add = command(
         "predict",
         commands.predict,
-        "Predict one case, and write it as DICOM and NIfTI for viewers and planning systems.",
+        "Predict one case, or every case in a folder of files, and write DICOM and NIfTI for viewers and planning systems.",
         program_first=True,
     )
-    add.add_argument("case", metavar="CASE", help="case id, or its first characters")
+    add.add_argument(
+        "case",
+        metavar="CASE|FOLDER",
+        help="case id, or its first characters; or a folder, of which nothing is taken in",
+    )
+    add.add_argument(
+        "--relink",
+        action="store_true",
+        help="of a folder: give the written DICOM the patient and UIDs of the files instead of pseudonyms",
+    )
     add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
     add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
 

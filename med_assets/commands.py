@@ -350,10 +350,23 @@ def explain(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Write the prediction of one case."""
-    paths = stages.predict(Workspace.from_env(), options.program, options.case, options.model, options.out)
-    for path in paths:
-        print(path)
+    """Write the prediction of one case, or of every case in a folder; exits with 1 when none of a folder could be predicted."""
+    ws, folder = Workspace.from_env(), Path(options.case)
+    if not folder.is_dir():
+        if options.relink:
+            raise ConfigurationError(
+                "--relink needs the original files: give the folder with them in place of a case id"
+            )
+        for path in stages.predict(ws, options.program, options.case, options.model, options.out):
+            print(path)
+        return
+    found = stages.predict_folder(ws, options.program, folder, options.model, options.out, relink=options.relink)
+    for one in found:
+        print(f"{one.case_id}: {one.reason or ', '.join(f'{name} {value}' for name, value in one.measured.items())}")
+        for text in (*(f"worth a look: {warning}" for warning in one.warnings), *map(str, one.paths)):
+            print(f"  {text}")
+    if not any(one.paths for one in found):
+        raise SystemExit(1)
 
 
 def thresholds(options: argparse.Namespace) -> None:

@@ -70,6 +70,10 @@ class LandingUnreadable(MedAssetsError):
     """The landing folder, or an entry in it, can't be read now; it is taken in when it can."""
 
 
+class NoTruth(MedAssetsError):
+    """What needs a label was asked of a case that came without one and is to be predicted."""
+
+
 class ReaderFailed(MedAssetsError):
     """The process that reads files of the landing zone does not start, whatever the file; nothing is lost."""
 

@@ -70,6 +70,11 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
     "failures": {
         "program": TEXT, "stage": TEXT, "experiment": TEXT, "checkpoint": TEXT, "case_id": TEXT, "error": TEXT,
     },
+    "predictions": {
+        "program": TEXT, "batch": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT, "synthetic": BOOL,
+        "experiment": TEXT, "checkpoint": TEXT, "prediction": TEXT, "status": TEXT, "error": TEXT, "measured": TEXT,
+        "folder": TEXT,
+    },
     "champions": {
         "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "dataset_version": TEXT, "n_train": INT,
         "promoted_at": TEXT, "action": TEXT, "reason": TEXT,

@@ -208,7 +208,9 @@ class Program(ABC):
     owners: tuple[str, ...]
     modalities: tuple[str, ...]
     code_versions: Mapping[str, str]
-    """Version of the code of each stage (intake, prepare, train, evaluate): raised by hand when results change."""
+    """Version of the code of each stage (intake, prepare, train, predict, evaluate): raised by hand when results change."""
+    inputs: tuple[str, ...]
+    """Files of a prepared case that a prediction depends on; what people said of it is in others."""
     facts: Mapping[str, Fact]
     primary_metric: Metric
     guarded_metrics: tuple[Metric, ...]
@@ -265,12 +267,18 @@ class Program(ABC):
         """All configuration that preparing depends on; part of every prepared case's key."""
 
     @abstractmethod
-    def verify(self, case: RawCase) -> None:
-        """Check that the files of a case belong together; raises CaseRejected."""
+    def verify(self, case: RawCase) -> bool:
+        """Check that the files of a case belong together; raises CaseRejected.
+
+        Returns whether people said of it what models learn; a case without is to be predicted.
+        """
 
     @abstractmethod
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
-        """Convert de-identified DICOM under `raw` to arrays under `out`; returns the facts. Raises CaseRejected."""
+        """Convert de-identified DICOM under `raw` to arrays under `out`; returns the facts. Raises CaseRejected.
+
+        A case that came without labels has no facts about them.
+        """
 
     @abstractmethod
     def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
@@ -334,8 +342,12 @@ class Program(ABC):
         return []
 
     @abstractmethod
-    def scorer(self, ws: "Workspace", checkpoint: Path) -> "Scorer":
-        """Load a checkpoint once, to score many cases. Raises CheckpointMismatch."""
+    def predictor(self, ws: "Workspace", checkpoint: Path) -> "CasePredictor":
+        """Load a checkpoint once, to predict many cases. Raises CheckpointMismatch."""
+
+    @abstractmethod
+    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+        """Score what `CasePredictor.predict` kept of a case. Raises NoTruth for a case to predict."""
 
     def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
         """What a model costs, by name with unit, such as parameters; measured once per checkpoint. Nothing unless given."""
@@ -351,6 +363,10 @@ class Program(ABC):
         """Plots of one model over all its held-out cases, written under `out`, each with a caption; none unless given."""
         return []
 
+    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+        """What a prediction says in a few numbers and how sure it is, by name with unit, for tables; nothing unless given."""
+        return {}
+
     @abstractmethod
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """Plots of one case for people, written under `out`."""
@@ -361,7 +377,7 @@ class Program(ABC):
 
     @abstractmethod
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
-        """Write what `Scorer.score` kept under `predicted` as files for other tools (DICOM, NIfTI); returns the paths.
+        """Write what `CasePredictor.predict` kept under `predicted` as files for other tools (DICOM, NIfTI); returns the paths.
 
         `model` is the key of the checkpoint, which the files name.
         """
@@ -383,12 +399,15 @@ class Program(ABC):
         """Write `n` synthetic cases, as real DICOM files, marked synthetic in the data."""
 
 
-class Scorer(ABC):
+class CasePredictor(ABC):
     """A loaded checkpoint."""
 
     @abstractmethod
-    def score(self, prepared: Path, out: Path) -> list["Score"]:
-        """Predict one prepared case, keep under `out` what its report needs, and return its scores."""
+    def predict(self, prepared: Path, out: Path) -> None:
+        """Predict one prepared case, and keep under `out` what its scores, its report and its files for others need.
+
+        Only the program's `inputs` are read.
+        """
 
 
 PROGRAMS_VARIABLE = "MED_ASSETS_PROGRAMS"

@@ -166,7 +166,6 @@ _ALL = (
     Reason("no_rtstruct", "case", "there is no structure set for the CT series", "send the RTSTRUCT"),
     Reason("no_rtplan", "case", "there is no plan for the structure set", "send the RTPLAN"),
     Reason("no_rtdose", "case", "there is no dose for the plan", "send the RTDOSE"),
-    Reason("no_label", "case", "there is no label for the CT series", "send its SEG or RTSTRUCT"),
     Reason(
         "several_structure_sets", "case", "several structure sets fit; none is guessed", "send the approved one alone"
     ),
@@ -477,6 +476,12 @@ _ALL = (
         "export the image uncompressed, or compress it again",
     ),
     # Import
+    Reason(
+        "not_relinked",
+        "import",
+        "the original files of a prediction are not there as they were read",
+        "unpack archives, and predict the folder again",
+    ),
     Reason("bad_label_name", "import", "a label's name can't be written as a segment label", "rename it"),
     Reason("bad_entry", "import", "an entry of a list does not name one image and one label", "correct the entry"),
     Reason(

@@ -51,7 +51,7 @@ class Screened:
     """What is known of all cases under one model.
 
     `rows` has a row per case and score, with `split`, `synthetic` and `seen_in_training`. `record` is that of the model's
-    thresholds, None where it has none, and `thresholds` their rows of the lake. `raw` and `prepared` are folders by case, `predicted` what `Scorer.score` kept.
+    thresholds, None where it has none, and `thresholds` their rows of the lake. `raw` and `prepared` are folders by case, `predicted` what `CasePredictor.predict` kept.
     """
 
     rows: "pd.DataFrame"

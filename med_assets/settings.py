@@ -167,6 +167,11 @@ class Workspace:
         return self.home / "reports"
 
     @property
+    def predictions(self) -> Path:
+        """Folder of the files of predictions for cases without a label, by program and case."""
+        return self.home / "predictions"
+
+    @property
     def jobs(self) -> Path:
         """Folder of training jobs; each job's folder is named by its checkpoint's key."""
         return self.home / "tmp" / "jobs"

@@ -1,4 +1,4 @@
-"""What starts runs: intake and retraining sensors, automation conditions, nightly evaluation, reconcile pass."""
+"""What starts runs: sensors of intake, retraining and predictions, automation conditions, nightly evaluation, reconcile pass."""
 
 import dagster as dg
 
@@ -6,6 +6,7 @@ from assets import programs
 from sensors.automation import automated
 from sensors.intake import intake_sensor
 from sensors.monitoring import monitoring_schedule
+from sensors.predictions import predictions_sensor
 from sensors.reconcile import reconcile_schedule
 from sensors.retrain import retrain_sensor
 from sensors.settings import tick_s
@@ -14,7 +15,7 @@ __all__ = ["automated", "build_schedules", "build_sensors"]
 
 
 def build_sensors(graph: list[dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
-    """Intake and retraining of every program of the graph, and the sensor that evaluates all automation conditions."""
+    """Intake, retraining and predictions of every program of the graph, and the sensor that evaluates all automation conditions."""
     following = dg.AutomationConditionSensorDefinition(
         "automation",
         target=dg.AssetSelection.all(),
@@ -22,7 +23,8 @@ def build_sensors(graph: list[dg.AssetsDefinition]) -> list[dg.SensorDefinition]
         minimum_interval_seconds=tick_s(),
         description="Lets cheap assets follow their inputs.",
     )
-    return [following, *(make(name) for name in programs(graph) for make in (intake_sensor, retrain_sensor))]
+    of_program = (intake_sensor, retrain_sensor, predictions_sensor)
+    return [following, *(make(name) for name in programs(graph) for make in of_program)]
 
 
 def build_schedules(graph: list[dg.AssetsDefinition]) -> list[dg.ScheduleDefinition]:

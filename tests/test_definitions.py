@@ -82,7 +82,7 @@ def test_only_what_trains_or_is_expensive_waits_for_a_decision_and_for_the_accel
         stage = asset.key.path[-1]
         assert (asset.op.pool == keys.POOL) == (stage in {"checkpoint", "learning_curve"} or asset.key in expensive)
         follows = any(spec.automation_condition is not None for spec in asset.specs)
-        waits = stage in {"raw_cases", "monitoring"} or asset.op.pool == keys.POOL
+        waits = stage in {"raw_cases", "monitoring", "predictions"} or asset.op.pool == keys.POOL
         assert follows == (not waits), asset.key
 
 

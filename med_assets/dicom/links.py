@@ -11,24 +11,26 @@ from med_assets.errors import CaseRejected
 
 
 def verify_chain(
-    plan: Instance | Dataset,
+    plan: Instance | Dataset | None,
     structure_set: Instance | Dataset,
-    dose: Instance | Dataset,
+    dose: Instance | Dataset | None,
     ct_instances: Sequence[Instance | Dataset],
 ) -> None:
     """Return where dose refers to plan, plan to structure set and structure set to images of the CT, of one patient.
 
     Raises `CaseRejected`: "wrong_patient", "missing_patient_id", "broken_uid_chain", "frame_of_reference_mismatch",
-    "zero_slices". A plan may leave its frame of reference out; all others must name the same one.
+    "zero_slices". A plan may leave its frame of reference out; all others must name the same one. A plan, a dose or both may
+    be None where there is none yet.
     """
     if not ct_instances:
         raise CaseRejected("zero_slices", "Expected a CT series; got no slices. Send the planning CT with the plan.")
-    the_plan, the_structures, the_dose = _instance(plan), _instance(structure_set), _instance(dose)
-    images = [_instance(image) for image in ct_instances]
-    _require_one_patient([the_plan, the_structures, the_dose, *images])
-    if the_plan.sop_instance_uid not in the_dose.referenced_sops:
+    the_structures, images = _instance(structure_set), [_instance(image) for image in ct_instances]
+    the_plan, the_dose = (None if one is None else _instance(one) for one in (plan, dose))
+    made = [one for one in (the_plan, the_dose) if one is not None]
+    _require_one_patient([*made, the_structures, *images])
+    if the_dose and (the_plan is None or the_plan.sop_instance_uid not in the_dose.referenced_sops):
         raise _broken("the dose to refer to this plan", "Send the dose that was calculated for it.")
-    if the_structures.sop_instance_uid not in the_plan.referenced_sops:
+    if the_plan and the_structures.sop_instance_uid not in the_plan.referenced_sops:
         raise _broken("the plan to refer to this structure set", "Send the structure set that was planned on.")
     present = {image.sop_instance_uid for image in images}
     absent = sum(uid not in present for uid in the_structures.referenced_sops)
@@ -39,8 +41,8 @@ def verify_chain(
             f"{len(the_structures.referenced_sops)} images, {absent} of which are not there. Send the CT that was "
             "contoured, whole.",
         )
-    framed = [*images, the_structures, the_dose, *([the_plan] if the_plan.frame_of_reference_uid else [])]
-    _require_one_frame(framed, "CT, structure set and dose")
+    framed = [one for one in made if one is the_dose or one.frame_of_reference_uid]
+    _require_one_frame([*images, the_structures, *framed], "CT, structure set and dose")
 
 
 def verify_label(label: Instance | Dataset, images: Sequence[Instance | Dataset], kind: str = "CT") -> None:

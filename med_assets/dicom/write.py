@@ -243,12 +243,12 @@ def _write_structure_set(
 def write_rtplan(
     path: Path,
     prescription_gy: float,
-    fractions: int,
+    fractions: int | None,
     targets: Mapping[int, float],
     identity: Identity,
     structure_set_uid: str,
 ) -> str:
-    """Write a plan without beams: prescription, dose per target (ROI number -> Gy) and fractions. Returns its UID."""
+    """Write a plan without beams: prescription, dose per target (ROI number -> Gy) and fractions, if known. Returns its UID."""
     ds = new_object(identity, RTPlanStorage, "RTPLAN", identity.uid("RTPLAN series"), identity.uid("RTPLAN"))
     ds.SeriesNumber, ds.InstanceNumber = 3, 1
     ds.RTPlanLabel, ds.RTPlanDate, ds.RTPlanTime = "plan", identity.study_date, ""

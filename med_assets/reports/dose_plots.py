@@ -23,7 +23,7 @@ _CT_WINDOW_HU = (-160, 240)
 def plot_dose(
     path: Path,
     ct_hu: NDArray[Any],
-    truth_gy: NDArray[np.floating],
+    truth_gy: NDArray[np.floating] | None,
     prediction_gy: NDArray[np.floating],
     spacing_mm: tuple[float, float, float],
     prescription_gy: float,
@@ -34,33 +34,36 @@ def plot_dose(
 ) -> Path:
     """Draw planned dose, predicted dose and their difference in three planes through `centre`; return `path`.
 
+    Without a planned dose the predicted one alone.
+
     Arrays are (z, y, x) with axes to superior, posterior and patient left (radiological view: patient right at the left
     of the picture). `outlines` are structure masks drawn as lines. `centre` is a voxel index (z, y, x); without it, the
-    centroid of the planned dose above 90% of its maximum.
+    centroid of the planned (else the predicted) dose above 90% of its maximum.
     """
     from matplotlib.lines import Line2D
 
-    if not ct_hu.shape == truth_gy.shape == prediction_gy.shape:
-        raise ValueError(
-            f"expected CT and doses on one grid, got {ct_hu.shape}, {truth_gy.shape} and {prediction_gy.shape}"
-        )
+    shapes = [array.shape for array in (ct_hu, truth_gy, prediction_gy) if array is not None]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"expected CT and doses on one grid, got {shapes}")
     structures = dict(outlines or {})
-    middle = centre or hot_centre(truth_gy)
+    middle = centre or hot_centre(prediction_gy if truth_gy is None else truth_gy)
     box = bounding_box(np.asarray(ct_hu) > BODY_HU)
     panels = [Panel.cut(plane, middle, box, spacing_mm) for plane in PLANES]
     widths = [panel.width_mm / panel.height_mm for panel in panels]
     top = 1.2 * prescription_gy
-    difference = prediction_gy - truth_gy
-    swing = max(5.0, float(np.percentile(np.abs(difference[truth_gy > 0.1 * prescription_gy]), 99)))
-    rows = (
-        ("Planned", truth_gy, "inferno", 0.0, top),
-        ("Predicted", prediction_gy, "inferno", 0.0, top),
-        ("Predicted - planned", difference, "RdBu_r", -swing, swing),
-    )
+    rows = [("Predicted", prediction_gy, "inferno", 0.0, top)]
+    if truth_gy is not None:
+        difference = prediction_gy - truth_gy
+        swing = max(5.0, float(np.percentile(np.abs(difference[truth_gy > 0.1 * prescription_gy]), 99)))
+        rows.insert(0, ("Planned", truth_gy, "inferno", 0.0, top))
+        rows.append(("Predicted - planned", difference, "RdBu_r", -swing, swing))
     row_height = min(2.5, 10.2 / sum(widths))
-    with figure(path, row_height * sum(widths) + 1.3, row_height * 3 + (1.0 if title else 0.7), print_scale=1.0) as fig:
-        axes = fig.subplots(3, 3, width_ratios=widths, squeeze=False)
+    with figure(
+        path, row_height * sum(widths) + 1.3, row_height * len(rows) + (1.0 if title else 0.7), print_scale=1.0
+    ) as fig:
+        axes = fig.subplots(len(rows), 3, width_ratios=widths, squeeze=False)
         for row, (label, volume, cmap, low, high) in enumerate(rows):
+            washed = cmap == "inferno"
             for column, panel in enumerate(panels):
                 axis = axes[row][column]
                 axis.grid(False)
@@ -68,7 +71,7 @@ def plot_dose(
                 axis.spines[:].set_visible(False)
                 shown = panel(volume)
                 frame = {"extent": panel.extent, "origin": "upper", "aspect": "equal"}
-                if row < 2:
+                if washed:
                     low_hu, high_hu = _CT_WINDOW_HU
                     axis.imshow(panel(ct_hu), cmap="gray", vmin=low_hu, vmax=high_hu, interpolation="bilinear", **frame)
                     cold = shown < WASH_FROM_PERCENT / 100 * prescription_gy
@@ -86,9 +89,9 @@ def plot_dose(
                 for number, mask in enumerate(structures.values()):
                     cut = panel(mask)
                     if cut.any():
-                        line = {"levels": [0.5], "colors": [outline(number, row < 2)], "linewidths": 1.4}
+                        line = {"levels": [0.5], "colors": [outline(number, washed)], "linewidths": 1.4}
                         axis.contour(panel.x_mm, panel.y_mm, cut.astype(float), **line)
-                letters(axis, EDGES[panel.plane], "#c8d0d8" if row < 2 else MUTED)
+                letters(axis, EDGES[panel.plane], "#c8d0d8" if washed else MUTED)
                 if row == 0:
                     axis.set_title(panel.plane, fontweight="normal", color=MUTED)
                 if column == 0:
@@ -96,7 +99,7 @@ def plot_dose(
             bar = fig.colorbar(wash, ax=list(axes[row]), shrink=0.85, pad=0.01, aspect=22)
             bar.outline.set_visible(False)
             bar.set_label("Gy")
-            if row < 2:
+            if washed:
                 bar.ax.axhline(prescription_gy, color="white", linewidth=1.2)
         handles = [
             Line2D([], [], color=outline(i, False), linewidth=2.4, label=name) for i, name in enumerate(structures)
@@ -111,30 +114,36 @@ def plot_dose(
 
 def plot_dvh(
     path: Path,
-    truth_gy: NDArray[np.floating],
+    truth_gy: NDArray[np.floating] | None,
     prediction_gy: NDArray[np.floating],
     structures: Mapping[str, NDArray[np.bool_]],
     *,
     title: str = "Dose-volume histogram",
 ) -> Path:
-    """Draw cumulative DVHs, planned solid and predicted dashed, for every structure that has voxels; return `path`."""
+    """Draw cumulative DVHs, planned (if there is one) solid and predicted dashed, for every structure that has voxels; return `path`."""
     from matplotlib.lines import Line2D
 
     present = {name: mask for name, mask in structures.items() if mask.any()}
-    top = 1.03 * max(float(truth_gy.max()), float(prediction_gy.max()), 1.0)
+    doses = [dose for dose in (truth_gy, prediction_gy) if dose is not None]
+    top = 1.03 * max(1.0, *(float(dose.max()) for dose in doses))
     levels = np.linspace(0, top, 400)
     with figure(path, 8.6, 4.6) as fig:
         axis = fig.subplots()
         for number, (name, mask) in enumerate(present.items()):
             tone = outline(number, False)  # as the outlines of the dose wash, where the targets come first too
-            axis.plot(levels, cumulative_dvh(truth_gy[mask], levels), color=tone, linewidth=1.9, label=name)
+            planned = None if truth_gy is None else cumulative_dvh(truth_gy[mask], levels)
+            if planned is not None:
+                axis.plot(levels, planned, color=tone, linewidth=1.9, label=name)
             predicted = cumulative_dvh(prediction_gy[mask], levels)
-            axis.plot(levels, predicted, color=tone, linewidth=1.7, linestyle=(0, (4, 2)))
+            label = name if planned is None else None
+            axis.plot(levels, predicted, color=tone, linewidth=1.7, linestyle=(0, (4, 2)), label=label)
         axis.set(xlim=(0, top), ylim=(0, 102), xlabel="Dose (Gy)", ylabel="Volume (%)", title=title)
         styles = [
             Line2D([], [], color=INK, linewidth=1.9, label="planned"),
             Line2D([], [], color=INK, linewidth=1.7, linestyle=(0, (4, 2)), label="predicted"),
         ]
+        styles = styles if truth_gy is not None else styles[1:]
         names, labels = axis.get_legend_handles_labels()
-        fig.legend(handles=[*styles, *names], labels=["planned", "predicted", *labels], loc="outside right upper")
+        shown = [str(style.get_label()) for style in styles]
+        fig.legend(handles=[*styles, *names], labels=[*shown, *labels], loc="outside right upper")
     return path

@@ -1,7 +1,7 @@
 """Pictures of a segmentation: true and predicted outlines on axial slices of the CT."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,13 @@ TRUE_COLOUR, PREDICTED_COLOUR = "#3DF59B", "#FF8AE2"
 def plot_masks(
     path: Path,
     ct_hu: NDArray[Any],
-    truth: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | None,
     prediction: NDArray[np.bool_],
     spacing_mm: tuple[float, float, float],
     *,
     title: str = "",
 ) -> Path:
-    """Draw both masks as outlines on three axial slices through the largest lesion; return `path`.
+    """Draw both masks as outlines on three axial slices through the largest lesion; return `path`. Without `truth`, one.
 
     Arrays are (z, y, x) with axes to superior, posterior and patient left (radiological view: patient right at the left
     of the picture). The lesion is the largest component of the truth, or of the prediction where there is no truth;
@@ -34,9 +34,13 @@ def plot_masks(
     """
     from matplotlib.lines import Line2D
 
-    if not ct_hu.shape == truth.shape == prediction.shape:
-        raise ValueError(f"expected CT and masks on one grid, got {ct_hu.shape}, {truth.shape} and {prediction.shape}")
-    slices, rows, columns = _around(_largest(truth if truth.any() else prediction), spacing_mm)
+    masks: list[tuple[NDArray[np.bool_], str, Literal["solid", "dashed"], str]]
+    masks = [(prediction, PREDICTED_COLOUR, "dashed", "predicted")]
+    if truth is not None:
+        masks.insert(0, (truth, TRUE_COLOUR, "solid", "true"))
+    if any(mask.shape != ct_hu.shape for mask, *_ in masks):
+        raise ValueError(f"expected CT and masks on one grid, got {[ct_hu.shape, *(mask.shape for mask, *_ in masks)]}")
+    slices, rows, columns = _around(_largest(next((m for m, *_ in masks if m.any()), prediction)), spacing_mm)
     _, dy, dx = spacing_mm
     height, width = (rows.stop - rows.start) * dy, (columns.stop - columns.start) * dx
     y_mm = (np.arange(rows.stop - rows.start) + 0.5) * dy
@@ -51,7 +55,7 @@ def plot_masks(
             axis.imshow(
                 shown, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0), interpolation="bilinear", aspect="equal"
             )  # fmt: skip
-            for mask, tone, style in ((truth, TRUE_COLOUR, "solid"), (prediction, PREDICTED_COLOUR, "dashed")):
+            for mask, tone, style, _ in masks:
                 cut = mask[index, rows, columns]
                 if cut.any():
                     # A border of zeros closes outlines that the picture's edge cuts.
@@ -61,8 +65,7 @@ def plot_masks(
                     )  # fmt: skip
             axis.set_title(f"slice {index}", fontweight="normal")
         handles = [
-            Line2D([], [], color=TRUE_COLOUR, linewidth=2.2, label="true"),
-            Line2D([], [], color=PREDICTED_COLOUR, linewidth=2.2, linestyle="dashed", label="predicted"),
+            Line2D([], [], color=tone, linewidth=2.2, linestyle=style, label=label) for _, tone, style, label in masks
         ]
         fig.legend(handles=handles, loc="outside lower center", ncols=2)
         fig.suptitle(title, x=0.01, ha="left", fontsize=10.5, color=INK)

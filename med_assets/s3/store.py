@@ -157,7 +157,10 @@ class S3Store:
         return True
 
     def content_hash(self, key: str) -> str:
-        return self.local.content_hash(key) if self.local.has(key) else digest(self._manifest(key)["files"])
+        return digest(self.file_hashes(key))
+
+    def file_hashes(self, key: str) -> dict[str, str]:
+        return self.local.file_hashes(key) if self.local.has(key) else dict(self._manifest(key)["files"])
 
     def keys(self, kind: str) -> list[str]:
         start = self.place.key("manifests/")

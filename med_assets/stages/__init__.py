@@ -9,7 +9,9 @@ from med_assets.stages.index import index
 from med_assets.stages.intake import intake
 from med_assets.stages.learning_curves import learning_curve
 from med_assets.stages.monitoring import monitor
+from med_assets.stages.predict_folder import predict_folder
 from med_assets.stages.prediction import debug, predict
+from med_assets.stages.predictions import predictions
 from med_assets.stages.prepare import prepare
 from med_assets.stages.promotion import champion, rollback
 from med_assets.stages.reads import decisions_of, record
@@ -21,6 +23,6 @@ from med_assets.stages.training import train
 
 __all__ = [
     "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "index", "intake", "leaderboard",
-    "learning_curve", "monitor", "predict", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
+    "learning_curve", "monitor", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
     "up_to_date", "withdraw",
 ]  # fmt: skip

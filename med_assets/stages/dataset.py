@@ -11,7 +11,7 @@ from med_assets.files import digest
 from med_assets.settings import Workspace
 from med_assets.splits import SplitPolicy, assign
 from med_assets.stages.alone import alone
-from med_assets.stages.result import QUARANTINED, StageResult, accepted, tally
+from med_assets.stages.result import QUARANTINED, StageResult, accepted, tally, to_predict, usable
 from med_assets.stages.scan import identity_left
 
 DATASET_COLUMNS = (
@@ -92,6 +92,23 @@ def _dataset(ws: Workspace, program_name: str) -> StageResult:
             "cases": pd.DataFrame(rows, columns=list(DATASET_COLUMNS)),
         },
     )
+
+
+def unlabelled(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+    """Rows like those of the dataset of the cases to predict: the newest version of each that never came with a label.
+
+    What was withdrawn, or may hold identity, is left out, as are copies of cases of the dataset.
+    """
+    prepared = ws.lake.rows("prepared_cases", program_name)
+    latest = {row["case_id"]: row for row in sorted(to_predict(prepared), key=lambda row: row["batch"])}
+    raw = {(row["batch"], row["case_id"]): row["artifact"] for row in usable(ws.lake.rows("raw_cases", program_name))}
+    left_out = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
+    left_out |= {row["case_id"] for row in accepted(prepared)}
+    return [
+        {name: row[name] for name in (*DATASET_COLUMNS, "batch")}
+        for case_id, row in sorted(latest.items())
+        if case_id not in left_out and not identity_left(ws, program_name, raw[row["batch"], case_id])
+    ]
 
 
 def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:

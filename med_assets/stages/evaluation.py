@@ -16,6 +16,7 @@ from med_assets.program import Metric
 from med_assets.provenance import git_state
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, dataset_version
+from med_assets.stages.predicting import Predicting
 from med_assets.stages.result import StageResult
 from med_assets.stages.runs import record_scores
 from med_assets.stages.training import checkpoint_of, stored_checkpoint
@@ -46,14 +47,15 @@ def opened(ws: Workspace, program_name: str, checkpoint: str) -> tuple[str, ...]
 def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
     """Key of one case's scores: the checkpoint, the prepared case, the settings and the code."""
     chosen = program.get(program_name)
-    return "score/" + digest(checkpoint, prepared, chosen.evaluation_settings(ws), chosen.code_versions["evaluate"])
+    versions = [chosen.code_versions[stage] for stage in ("predict", "evaluate")]
+    return "score/" + digest(checkpoint, prepared, chosen.evaluation_settings(ws), versions)
 
 
 def score_cases(
     ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[dict[str, Any]]
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int], dict[str, str]]:
-    """Scores by case id, counts, and failures by case id. The model is loaded only if a case is not scored yet."""
-    scorer = None
+    """Scores by case id, counts, and failures by case id. The model is loaded only if a case was not predicted yet."""
+    predicting, chosen = Predicting(ws, program_name, checkpoint), program.get(program_name)
     scores: dict[str, list[dict[str, Any]]] = {}
     counts = {"new": 0, "reused": 0}
     failures: dict[str, str] = {}
@@ -61,10 +63,10 @@ def score_cases(
         key = score_key(ws, program_name, checkpoint, case["artifact"])
         fresh = not ws.store.has(key)
         if fresh:
-            scorer = scorer or program.get(program_name).scorer(ws, ws.store.fetch(checkpoint))
             try:
+                predicted, _ = predicting(case["artifact"])
                 with ws.store.create(key) as folder:
-                    found = scorer.score(ws.store.fetch(case["artifact"]), folder)
+                    found = chosen.score(ws, ws.store.fetch(case["artifact"]), ws.store.fetch(predicted))
                     write_json(folder / "scores.json", [asdict(score) for score in found])
             except (DiskFull, RemoteFailed):  # no fault of the case
                 raise

@@ -29,7 +29,7 @@ from med_assets.stages.reading import (
     refusal_row,
     where,
 )
-from med_assets.stages.result import NOTE, OK, QUARANTINED, StageResult, accepted, reasons, tally
+from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT, StageResult, accepted, reasons, tally, usable
 
 if TYPE_CHECKING:
     from med_assets.s3.staging import Failure
@@ -107,7 +107,7 @@ class _Intake:
         if hashes is not None and key and store.has(key):
             folder = store.fetch(key)
             rows = read_json(folder / "rows.json")
-            if all(store.has(row["artifact"]) for row in accepted(rows)):
+            if all(store.has(row["artifact"]) for row in usable(rows)):
                 kept = read_json(folder / "files.json") if (folder / "files.json").is_file() else {}
                 for file, _ in hashes:
                     for member, outcome in kept.get(self._file_token(file), [["", "taken in by an earlier version"]]):
@@ -193,14 +193,15 @@ def failures_table(ws: Workspace, program: str, batch: str) -> Path:
 def _one_row_per_case(rows: Sequence[Row]) -> list[Row]:
     """One row per case id, and one beside it for each other reason: together they count each file of the batch once.
 
-    At most one row of a case is accepted: one that lies twice in a batch, with different content, is ambiguous.
+    At most one row of a case is accepted: one that lies twice in a batch, with different content, is ambiguous. One with a
+    label counts before one without.
     """
     by_case: dict[str, list[Row]] = {}
     for row in rows:
         by_case.setdefault(row["case_id"], []).append(row)
     out = []
     for case_id in sorted(by_case):
-        good = accepted(by_case[case_id])
+        good = accepted(by_case[case_id]) or usable(by_case[case_id])
         versions = {row["version"] for row in good}
         if len(versions) > 1:
             message = f"expected one version of a case per batch, got {len(versions)}; send the one that counts alone"
@@ -208,15 +209,18 @@ def _one_row_per_case(rows: Sequence[Row]) -> list[Row]:
             out.append(good[0] | refused | {"n_instances": _files(good)})
         elif good:
             out.append(good[0])
-        if len(good) > 1 and len(versions) == 1:
+        unlabelled = [row for row in usable(by_case[case_id]) if row not in good]
+        if (len(good) > 1 and len(versions) == 1) or unlabelled:
             message = f"this case lies {len(good)} times in the batch, with the same content; it is taken in once, and nothing is lost"
-            first = good[0]
-            values = {"reason_code": "repeated_case", "reason": message, "n_instances": _files(good[1:])}
+            if unlabelled:
+                message = "this case also lies without its label in the batch; it is taken in once, with the label"
+            first, again = good[0], [*(good[1:] if len(versions) == 1 else []), *unlabelled]
+            values = {"reason_code": "repeated_case", "reason": message, "n_instances": _files(again)}
             other = f"{case_id}-repeated_case"
             out.append(new_row(first["program"], first["batch"], other, NOTE, patient_id=first["patient_id"], **values))
         by_code: dict[str, list[Row]] = {}
         for row in by_case[case_id]:
-            if row["status"] != OK:
+            if row["status"] not in (OK, TO_PREDICT):
                 by_code.setdefault(row["reason_code"], []).append(row)
         for code, alike in by_code.items():
             row = next((row for row in alike if row["status"] == QUARANTINED), alike[0])
@@ -235,7 +239,7 @@ def _mark_duplicates(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -
     Labels do not count: the same scan with the labels of two readers is the same scan.
     """
     owner = {row["images_hash"] or row["content_hash"]: row["case_id"] for row in others}
-    for row in accepted(rows):
+    for row in usable(rows):
         first = owner.setdefault(row["images_hash"] or row["content_hash"], row["case_id"])
         if first != row["case_id"]:
             target = next(item for item in rows if item["case_id"] == row["case_id"])
@@ -277,7 +281,7 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         _keep_failures(failures_table(ws, program_name, batch), taking.failures)
         _write_files(files_table(ws, program_name, batch), taking.files)
         rows = _one_row_per_case(rows)
-        _mark_duplicates(rows, accepted(others))
+        _mark_duplicates(rows, usable(others))
     else:
         rows = earlier
     lake.write("raw_cases", partition, rows)
@@ -286,7 +290,7 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     labels = []
     for row in rows:
         if row["status"] != OK:
-            labels.append(row["status"])
+            labels.append(row["status"].replace(" ", "_"))
             continue
         labels.append("reused" if row["version"] in seen else "new")
         if older.get(row["case_id"], row["version"]) != row["version"]:

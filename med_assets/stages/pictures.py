@@ -10,7 +10,7 @@ from med_assets.files import read_json
 from med_assets.program import Metric, Predicted
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, described
-from med_assets.stages.evaluation import score_key
+from med_assets.stages.predicting import prediction_key
 
 
 def typical_cases(scores: pd.DataFrame, metric: Metric, labels: Collection[str]) -> dict[str, pd.Series]:
@@ -51,8 +51,10 @@ def drawn(
         artifact = artifacts.get(row["case_id"])
         if artifact is None:  # taken out of the dataset since it was scored
             continue
-        key = score_key(ws, program_name, checkpoint, artifact)
-        if ws.store.has(key) and ws.store.has(artifact):
+        if not ws.store.has(artifact):
+            continue
+        key = prediction_key(ws, program_name, checkpoint, artifact)
+        if ws.store.has(key):
             folder = out or ws.reports / program_name / "plots" / checkpoint.rpartition("/")[2]
             caption = (
                 f"{label.capitalize()} held-out case ({row['split']}): {metric.name} {row['value']:.2f}{metric.after}"
@@ -75,9 +77,11 @@ def over_cases(ws: Workspace, program_name: str, checkpoint: str, scores: pd.Dat
     }  # fmt: skip
     cases = []
     for row in described(ws, program_name):
-        key = score_key(ws, program_name, checkpoint, row["artifact"])
-        if row["case_id"] in values and ws.store.has(key):
-            theirs = score_key(ws, program_name, teacher, row["artifact"]) if teacher else ""
+        if row["case_id"] not in values or not ws.store.has(row["artifact"]):
+            continue
+        key = prediction_key(ws, program_name, checkpoint, row["artifact"])
+        if ws.store.has(key):
+            theirs = prediction_key(ws, program_name, teacher, row["artifact"]) if teacher else ""
             taught = ws.store.fetch(theirs) if theirs and ws.store.has(theirs) else None
             places = ws.store.fetch(row["artifact"]), ws.store.fetch(key)
             cases.append(Predicted(row, *places, values[row["case_id"]], taught))

@@ -6,9 +6,9 @@ from pathlib import Path
 from med_assets import program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.settings import Workspace
-from med_assets.stages.evaluation import score_cases, score_key
+from med_assets.stages.predicting import predict_cases
 from med_assets.stages.promotion import current
-from med_assets.stages.result import accepted
+from med_assets.stages.result import usable
 from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
 
@@ -25,7 +25,7 @@ class Predicted:
 def predict(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
     """Predict an accepted case (its id or the first characters of it) with the champion, or the model of an experiment.
 
-    A prediction that an evaluation made before is taken from the store. Raises ConfigurationError when no or several cases
+    A prediction that was made before is taken from the store. Raises ConfigurationError when no or several cases
     match, when there is no champion, and MedAssetsError when the case can't be predicted.
     """
     found = _predicted(ws, program_name, case, experiment)
@@ -41,7 +41,7 @@ def debug(ws: Workspace, program_name: str, case: str, experiment: str | None, o
 def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | None) -> Predicted:
     rows = {
         row["case_id"]: row
-        for row in sorted(accepted(ws.lake.rows("prepared_cases", program_name)), key=lambda row: row["batch"])
+        for row in sorted(usable(ws.lake.rows("prepared_cases", program_name)), key=lambda row: row["batch"])
         if row["case_id"].startswith(case)
     }
     if len(rows) != 1:
@@ -52,12 +52,12 @@ def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | No
     if model is None:
         raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
     ((case_id, row),) = rows.items()
-    raw = accepted(ws.lake.rows("raw_cases", f"{program_name}/{row['batch']}"))
+    raw = usable(ws.lake.rows("raw_cases", f"{program_name}/{row['batch']}"))
     source = next(item["artifact"] for item in raw if item["case_id"] == case_id)
     stored_checkpoint(ws, program_name, model)
     ws.store.verify(model["checkpoint"])
-    _, _, failures = score_cases(ws, program_name, model["checkpoint"], [row])
+    keys, _, failures = predict_cases(ws, program_name, model["checkpoint"], [row])
     if failures:
         raise MedAssetsError(f"case {case_id} could not be predicted: {failures[case_id]}")
-    kept = ws.store.fetch(score_key(ws, program_name, model["checkpoint"], row["artifact"]))
-    return Predicted(model["checkpoint"], ws.store.fetch(source), ws.store.fetch(row["artifact"]), kept)
+    places = (ws.store.fetch(key) for key in (source, row["artifact"], keys[case_id]))
+    return Predicted(model["checkpoint"], *places)

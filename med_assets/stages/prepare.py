@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,7 +12,10 @@ from med_assets.files import digest, read_json, replacing
 from med_assets.settings import Workspace
 from med_assets.stages.reader import Readers
 from med_assets.stages.reading import FACTS_FILE, Preparation
-from med_assets.stages.result import OK, QUARANTINED, StageResult, accepted, reasons, tally
+from med_assets.stages.result import OK, QUARANTINED, TO_PREDICT, StageResult, reasons, tally, usable
+
+if TYPE_CHECKING:
+    from med_assets.audit.expectations import Expectation
 
 RAW_MISSING = (
     "expected the case's stored DICOM, but it is no longer in the store; `med-assets verify` says how to get it back"
@@ -35,7 +38,7 @@ def _prepare_case(
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Row, facts and label (new, reused or quarantined) of one case."""
     columns = ("program", "batch", "case_id", "patient_id", "version", "content_hash", "given_split", "synthetic")
-    row = {name: raw[name] for name in columns} | {"status": OK, "reason_code": None, "reason": None}
+    row = {name: raw[name] for name in (*columns, "status")} | {"reason_code": None, "reason": None}
     key, label = prepared_key(ws, program_name, raw), "reused"
     try:
         if not ws.store.has(key):
@@ -55,19 +58,50 @@ def _prepare_case(
     return row | failure | {"status": QUARANTINED, "artifact": ""}, {}, "quarantined"
 
 
+def suite(ws: Workspace, program_name: str, *, labelled: bool) -> list["Expectation"]:
+    """What the facts of a case are held against; that a fact is known at all is asked of labelled cases alone."""
+    return [
+        one for one in program.get(program_name).audit(ws) if labelled or one.kind != "ExpectColumnValuesToNotBeNull"
+    ]
+
+
+def audited(ws: Workspace, program_name: str, case_id: str, facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What the facts of one case without a label fail of the audit: expectations of severity error, and those worth a look."""
+    from med_assets.audit.expectations import run_suite
+
+    chosen = program.get(program_name)
+    frame = pd.DataFrame([{"case_id": case_id} | {name: facts.get(name) for name in chosen.facts}])
+    failed: dict[str, list[str]] = {"error": [], "warn": []}
+    for one in run_suite(frame, suite(ws, program_name, labelled=False)).results:
+        if one.failing:
+            expectation = one.expectation
+            value = chosen.facts[expectation.column].written(facts.get(expectation.column))
+            failed[expectation.severity].append(f"expected {expectation.meaning}, got {expectation.column} = {value}")
+    return failed["error"], failed["warn"]
+
+
 def pictured(ws: Workspace, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Quarantined rows of which there is a picture."""
     return [row for row in rows if row["status"] == QUARANTINED and quarantine_picture(ws, row).is_file()]
 
 
 def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> None:
-    """Quarantine accepted rows whose facts fail an expectation of severity error."""
+    """Quarantine rows whose facts fail an expectation of severity error."""
+    for status in (OK, TO_PREDICT):
+        chosen = [row for row in rows if row["status"] == status]
+        known = {row["case_id"] for row in chosen}
+        _audit_alike(ws, program_name, chosen, [row for row in facts if row["case_id"] in known], status == OK)
+
+
+def _audit_alike(
+    ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: list[dict[str, Any]], labelled: bool
+) -> None:
     from med_assets.audit.expectations import run_suite
 
     if not facts:
         return
     specs, of_case = program.get(program_name).facts, {row["case_id"]: row for row in facts}
-    result = run_suite(pd.DataFrame(facts), program.get(program_name).audit(ws))
+    result = run_suite(pd.DataFrame(facts), suite(ws, program_name, labelled=labelled))
     failed: dict[str, list[str]] = {}
     for outcome in result.results:
         expectation = outcome.expectation
@@ -78,7 +112,7 @@ def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: 
                     f"expected {expectation.meaning}, got {expectation.column} = {value}"
                 )
     for row in rows:
-        if row["status"] == OK and row["case_id"] in failed:
+        if row["case_id"] in failed:
             row |= {"status": QUARANTINED, "reason_code": "audit_failed", "reason": "; ".join(failed[row["case_id"]])}
 
 
@@ -87,11 +121,11 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     partition = f"{program_name}/{batch}"
     rows, facts, labels = [], [], []
     with Readers(ws) as readers:
-        for raw in accepted(ws.lake.rows("raw_cases", partition)):
+        for raw in usable(ws.lake.rows("raw_cases", partition)):
             row, measured, label = _prepare_case(ws, readers, program_name, raw)
             rows.append(row)
             labels.append(label)
-            if row["status"] == OK:
+            if row["status"] != QUARANTINED:
                 keys = {name: row[name] for name in ("program", "batch", "case_id", "version")}
                 facts.append(keys | {name: measured.get(name) for name in program.get(program_name).facts})
     _audit(ws, program_name, rows, facts)

@@ -18,7 +18,7 @@ from med_assets.errors import CaseRejected, DiskFull
 from med_assets.files import digest, room, write_json
 from med_assets.grouping import group_by_patient
 from med_assets.settings import Workspace
-from med_assets.stages.result import NOTE, OK, QUARANTINED
+from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -318,7 +318,7 @@ class EntryReader:
         together_s = self.task.ws.intake_file_s * (n // FILES_PER_LIMIT)
         try:
             self._step(f"case {case_id}", together_s)
-            programs.get(self.task.program).verify(case)
+            labelled = programs.get(self.task.program).verify(case)
             with room(self.task.ws.home):
                 values = self._write(case, folder, f"case {case_id}", together_s)
         except CaseRejected as rejected:
@@ -331,7 +331,8 @@ class EntryReader:
         except Exception as error:  # one bad case never stops a batch
             message = f"reading this case failed with {where(error)}; please report this place in the code"
             return self._refuse(case_id, UNREADABLE, message, n, patient_id=patient)
-        row = new_row(self.task.program, self.task.batch, case_id, OK, patient_id=patient, n_instances=n, **values)
+        status = OK if labelled else TO_PREDICT
+        row = new_row(self.task.program, self.task.batch, case_id, status, patient_id=patient, n_instances=n, **values)
         return StoredCase(row, folder)
 
     def _write(self, case: programs.RawCase, folder: Path, key: str, together_s: float) -> Row:

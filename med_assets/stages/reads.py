@@ -10,7 +10,7 @@ import pandas as pd
 from med_assets.errors import ConfigurationError
 from med_assets.screening import Decision
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import withdraw
+from med_assets.stages.dataset import unlabelled, withdraw
 from med_assets.stages.thresholds import screening_of
 
 DECISION, NOTE = "decision", "note"
@@ -24,12 +24,18 @@ def decisions_of(program_name: str) -> Mapping[str, Decision]:
 
 def decided(ws: Workspace, program_name: str) -> dict[str, str]:
     """The newest decision by case, of the version of the case that is in the dataset: a corrected case is read again."""
-    versions = {row["case_id"]: row["version"] for row in ws.lake.rows("dataset", program_name)}
+    versions = _versions(ws, program_name)
     return {
         row["case_id"]: row["decision"]
         for row in ws.lake.rows("reads", program_name)
         if versions.get(row["case_id"]) == row["version"]
     }
+
+
+def _versions(ws: Workspace, program_name: str) -> dict[str, str]:
+    """The version that counts of each case of the dataset, and of those to predict."""
+    rows = [*ws.lake.rows("dataset", program_name), *unlabelled(ws, program_name)]
+    return {row["case_id"]: row["version"] for row in rows}
 
 
 def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
@@ -50,7 +56,7 @@ def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
         str(case): str(answer).strip().lower() for case, answer in zip(made["case_id"], made[DECISION], strict=True)
     }
     notes = dict(zip(made["case_id"], made[NOTE], strict=True)) if NOTE in made else {}
-    versions = {row["case_id"]: row["version"] for row in ws.lake.rows("dataset", program_name)}
+    versions = _versions(ws, program_name)
     lines = [(int(str(index)) + 2, row) for index, row in made.iterrows()]
     wrong = [f"line {line}: unknown case" for line, row in lines if row["case_id"] not in versions]
     wrong += [

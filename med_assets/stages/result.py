@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-OK, QUARANTINED, NOTE = "ok", "quarantined", "note"
-"""What a row of `raw_cases` is: a case, something that failed, or files that a case does not need, such as a localizer."""
+OK, TO_PREDICT, QUARANTINED, NOTE = "ok", "to predict", "quarantined", "note"
+"""What a row of `raw_cases` is: a case, a case that came without a label, something that failed, or files that a case does not
+need, such as a localizer."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,18 @@ class StageResult:
 
 
 def accepted(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose case was not quarantined."""
+    """Rows of cases that models learn from and are scored on: not quarantined, and labelled."""
     return [dict(row) for row in rows if row["status"] == OK]
+
+
+def to_predict(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of cases that came without a label."""
+    return [dict(row) for row in rows if row["status"] == TO_PREDICT]
+
+
+def usable(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of both."""
+    return [dict(row) for row in rows if row["status"] in (OK, TO_PREDICT)]
 
 
 def reasons(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -10,10 +10,12 @@ from med_assets.escaping import csv
 from med_assets.files import digest, file_sha256, read_json, write_text
 from med_assets.screening import RISK, Screened
 from med_assets.settings import Workspace
-from med_assets.stages.evaluation import record_failures, score_cases, score_key
+from med_assets.stages.dataset import unlabelled
+from med_assets.stages.evaluation import record_failures, score_cases
+from med_assets.stages.predicting import prediction_key
 from med_assets.stages.promotion import shown
 from med_assets.stages.reads import DECISION, NOTE, decided, judged
-from med_assets.stages.result import StageResult, accepted
+from med_assets.stages.result import StageResult, usable
 from med_assets.stages.thresholds import record_of, screening_of
 from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
@@ -39,9 +41,10 @@ def model_of(ws: Workspace, program_name: str, experiment: str | None) -> dict[s
 def screened(
     ws: Workspace, program_name: str, model: dict[str, Any], limit: int | None = None
 ) -> tuple[Screened, dict[str, int], dict[str, str]]:
-    """Score all cases of the dataset, or the first `limit` by id, with a model; scores in the store are reused."""
+    """Score all cases of the dataset and those to predict, or the first `limit` by id, with a model; scores in the store are reused."""
     key = model["checkpoint"]
-    cases = sorted(ws.lake.rows("dataset", program_name), key=lambda case: str(case["case_id"]))[:limit]
+    everything = [*ws.lake.rows("dataset", program_name), *unlabelled(ws, program_name)]
+    cases = sorted(everything, key=lambda case: str(case["case_id"]))[:limit]
     scores, counts, failures = score_cases(ws, program_name, key, cases)
     seen = {case["case_id"] for case in read_json(ws.store.fetch(key) / "provenance.json")["cases"]}
     places = {row["patient_id"]: row["split"] for row in ws.lake.rows("splits", program_name)}
@@ -53,14 +56,14 @@ def screened(
         for score in scores.get(case["case_id"], [])
     ]
     done = [case for case in cases if case["case_id"] in scores]
-    raw = {row["version"]: row["artifact"] for row in accepted(ws.lake.rows("raw_cases", program_name))}
+    raw = {row["version"]: row["artifact"] for row in usable(ws.lake.rows("raw_cases", program_name))}
     found = Screened(
         pd.DataFrame(judged(ws, program_name, rows)),
         record_of(ws, program_name, model["experiment"], key),
         ws.lake.read("thresholds", f"{program_name}/{model['experiment']}"),
         {case["case_id"]: ws.store.fetch(raw[case["version"]]) for case in done},
         {case["case_id"]: ws.store.fetch(case["artifact"]) for case in done},
-        {case["case_id"]: ws.store.fetch(score_key(ws, program_name, key, case["artifact"])) for case in done},
+        {case["case_id"]: ws.store.fetch(prediction_key(ws, program_name, key, case["artifact"])) for case in done},
     )
     return found, counts, failures
 
@@ -73,7 +76,7 @@ def screening(
     The queue has a column for the decision and one for a note, see `reads.record`. Without a model nothing is written.
     """
     program_screening, model = screening_of(program_name), model_of(ws, program_name, experiment)
-    if model is None or not ws.lake.rows("dataset", program_name):
+    if model is None or not (ws.lake.rows("dataset", program_name) or unlabelled(ws, program_name)):
         return StageResult(digest("no model"), {"cases": 0}, {"note": "there is no model or no case yet"})
     found, counts, failures = screened(ws, program_name, model, limit)
     record_failures(ws, program_name, "screening", model["experiment"], model["checkpoint"], failures)

@@ -198,8 +198,8 @@ def test_images_that_a_label_refers_to_are_kept_whatever_their_type_says() -> No
     other = ct(st, n=4, size=(8, 8), series=uid("kept", "other"))
     label = volume_seg(st, slices, [("lung tumor", np.ones((4, 8, 8), bool))])
     cases, refusals = group_by_patient(program.get("lung_ct"), [describe(ds) for ds in [*slices, *other, label]])
-    assert [len(case.instances) for case in cases] == [5]
-    assert [(one.code, one.note) for one in refusals] == [("no_label", False)]
+    assert sorted(len(case.instances) for case in cases) == [4, 5]  # the other series is to be predicted
+    assert not refusals
 
 
 def test_the_text_of_a_modality_is_not_repeated() -> None:

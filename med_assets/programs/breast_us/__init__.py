@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.program import Fact, Finding, Metric, Predicted, Program, RawCase, Refusal, ReportTable, Scorer
+from med_assets.program import CasePredictor, Fact, Finding, Metric, Predicted, Program, RawCase, Refusal, ReportTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,8 @@ class BreastUs(Program):
     )
     owners = ("team:breast",)
     modalities = ("US", "SEG")
-    code_versions = {"intake": "2", "prepare": "2", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    inputs = ("case.json", "image.npy")
     primary_metric = Metric("dice", "lesion", "1", False, "Dice of the lesion, over the images that have one")
     # Dice says nothing of images without a lesion, and an alarm on each of them would not lower it.
     guarded_metrics = (
@@ -71,7 +72,7 @@ class BreastUs(Program):
 
         return group(instances)
 
-    def verify(self, case: RawCase) -> None:
+    def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.flat_seg import read_flat_segments
         from med_assets.dicom.ultrasound import read_us_image
@@ -83,6 +84,7 @@ class BreastUs(Program):
                 read_us_image(ds)
             else:
                 read_flat_segments(ds)
+        return any(one.modality != "US" for one in case.instances)
 
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
         from med_assets.dicom.structure_names import Vocabulary
@@ -130,11 +132,16 @@ class BreastUs(Program):
 
         return pooled(rows)
 
-    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
-        from med_assets.programs.breast_us.score import EvaluationSettings
-        from med_assets.programs.breast_us.scorer import BreastScorer
+    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+        from med_assets.programs.breast_us.scorer import LesionPredictor
 
-        return BreastScorer(checkpoint, EvaluationSettings.for_profile(ws.profile))
+        return LesionPredictor(checkpoint)
+
+    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+        from med_assets.programs.breast_us.score import EvaluationSettings
+        from med_assets.programs.breast_us.scorer import score
+
+        return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
 
     def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
         from med_assets.programs.breast_us.cost import costs
@@ -145,6 +152,11 @@ class BreastUs(Program):
         from med_assets.programs.breast_us.export import export_network
 
         return export_network(checkpoint, out)
+
+    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+        from med_assets.programs.breast_us.scorer import facts
+
+        return facts(prepared, predicted, self._threshold(ws))
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.breast_us.scorer import draw

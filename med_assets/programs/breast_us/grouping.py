@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def group(instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
-    """Group instances into a case per image; what does not make a case is refused with a reason."""
+    """Group instances into a case per image, to be predicted where no SEG is of it; what makes no case is refused with a reason."""
     by_kind: dict[str, list[Instance]] = defaultdict(list)
     for instance in instances:
         by_kind[instance.modality].append(instance)
@@ -25,9 +25,6 @@ def group(instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]
             found = [one for one in masks if not one.referenced_sops]
         used |= {one.sop_instance_uid for one in found}
         whole, code, text = (image, *found), "", ""
-        if not found:
-            code = "no_label"
-            text = "expected a SEG that names this image, got none; send the mask with it, an empty one for a normal breast"
         if not image.patient_id.strip():
             code, text = (
                 "missing_patient_id",

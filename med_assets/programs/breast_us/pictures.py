@@ -21,10 +21,10 @@ def _plain(axis: Any, title: str = "") -> None:
         axis.set_title(title, color=INK, fontsize=8.5, fontweight="normal")
 
 
-def _outlined(axis: Any, image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> None:
+def _outlined(axis: Any, image: NDArray[Any], truth: NDArray[Any] | None, prediction: NDArray[Any]) -> None:
     axis.imshow(image, cmap="gray", vmin=0, vmax=255)
     for mask, tone, style in ((truth, TRUE_COLOUR, "solid"), (prediction, PREDICTED_COLOUR, "dashed")):
-        if np.any(mask):
+        if mask is not None and np.any(mask):
             # A border of zeros closes outlines that the picture's edge cuts.
             edge = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
             axis.contour(*edge, np.pad(mask, 1), levels=[0.5], colors=[tone], linewidths=1.2, linestyles=style)
@@ -41,13 +41,13 @@ def side_by_side(path: Path, images: Mapping[str, NDArray[Any]]) -> Path:
 
 
 def case_picture(
-    path: Path, image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any], probability: NDArray[Any], features: NDArray[Any], title: str
+    path: Path, image: NDArray[Any], truth: NDArray[Any] | None, prediction: NDArray[Any], probability: NDArray[Any], features: NDArray[Any], title: str
 ) -> Path:  # fmt: skip
     """Draw an image with both outlines, the probability of a lesion, and how strong the network's features are at each place."""
     with figure(path, 9.6, 3.5) as fig:
         outlines, chances, strength = fig.subplots(1, 3)
         _outlined(outlines, image, truth, prediction)
-        _plain(outlines, f"{title}\ntrue: solid, predicted: dashed")
+        _plain(outlines, f"{title}\n{'' if truth is None else 'true: solid, '}predicted: dashed")
         chances.imshow(probability, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         _plain(chances, "probability of a lesion")
         strength.imshow(features, cmap="magma", aspect="auto")

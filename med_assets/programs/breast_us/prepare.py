@@ -12,6 +12,7 @@ import numpy as np
 from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.prepared import TRUTH
 from med_assets.programs.breast_us.similarity import dhash
 
 if TYPE_CHECKING:
@@ -84,12 +85,10 @@ def box_of_tissue(ds: "Dataset") -> tuple[slice, slice]:
 
 
 def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the prepared arrays of the case under `raw` to `out` and return its facts.
+    """Write the prepared arrays of the case under `raw` to `out` and return its facts; those of the mask where it has one.
 
     Raises CaseRejected with the codes of the DICOM readers and of `united`, no_contrast, too_small, mask_outside_tissue.
     """
-    from scipy.ndimage import label as components
-
     from med_assets.dicom.flat_seg import read_flat_segments
     from med_assets.dicom.objects import is_synthetic, stored
     from med_assets.dicom.ultrasound import pixel_size_mm, read_us_image
@@ -97,31 +96,23 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
     files = stored(raw)
     source = files["US"][0]
     picture = read_us_image(source)
-    segments = [one for ds in files["SEG"] for one in read_flat_segments(ds)]
-    label, mask = united(segments, (picture.shape[0], picture.shape[1]))
-    box = box_of_tissue(source)
-    image, truth = picture[box], mask[box]
-    if truth.sum() < mask.sum():
-        raise CaseRejected(
-            "mask_outside_tissue",
-            f"expected the mask within the region of tissue, got {int(mask.sum() - truth.sum())} pixels outside of it; check "
-            "the regions of the image, or the mask",
-        )
+    box, pixel = box_of_tissue(source), pixel_size_mm(source)
+    image, of_lesion = picture[box], {}
+    if "SEG" in files:
+        segments = [one for ds in files["SEG"] for one in read_flat_segments(ds)]
+        of_lesion = _truth(*united(segments, (picture.shape[0], picture.shape[1])), box, pixel, out)
     if min(image.shape) < LEAST_SIDE:
         raise CaseRejected(
             "too_small", f"expected {LEAST_SIDE} x {LEAST_SIDE} pixels of tissue or more, got {image.shape}"
         )
     if image.max() - image.min() < 10:
         raise CaseRejected("no_contrast", "expected a picture, got one grey value; export the image again")
-    pixel = pixel_size_mm(source)
     dataset = str(source.get("ClinicalTrialProtocolID") or "") or UNKNOWN
     np.save(out / "image.npy", np.ascontiguousarray(image))
-    np.save(out / "truth.npy", truth.astype(np.uint8))
     write_json(
         out / "case.json",
         {
             "case_id": case_id,
-            "label": label,
             "dataset": dataset,
             "pixel_mm": pixel,
             "corner": [box[0].start, box[1].start],
@@ -130,19 +121,39 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
             "settings": dict(settings),
         },
     )
-    edge = truth.copy()
-    edge[1:-1, 1:-1] = False
     return {
         "rows": int(image.shape[0]),
         "columns": int(image.shape[1]),
         "pixel_mm": None if pixel is None else float(pixel[1]),
-        "label": label,
         "dataset": dataset,
+        "mean_grey": float(image.mean()),
+        "dhash": dhash(image),
+        **of_lesion,
+    }
+
+
+def _truth(
+    label: str, mask: np.ndarray, box: tuple[slice, slice], pixel: tuple[float, float] | None, out: Path
+) -> dict[str, Any]:
+    """Write the mask within the region of tissue and its label, and return their facts. Raises CaseRejected."""
+    from scipy.ndimage import label as components
+
+    truth = mask[box]
+    if truth.sum() < mask.sum():
+        raise CaseRejected(
+            "mask_outside_tissue",
+            f"expected the mask within the region of tissue, got {int(mask.sum() - truth.sum())} pixels outside of it; check "
+            "the regions of the image, or the mask",
+        )
+    np.save(out / "truth.npy", truth.astype(np.uint8))
+    write_json(out / TRUTH, {"label": label})
+    edge = truth.copy()
+    edge[1:-1, 1:-1] = False
+    return {
+        "label": label,
         "lesion_pixels": int(truth.sum()),
         "lesion_share": float(truth.mean()),
         "lesion_mm2": None if pixel is None else float(truth.sum() * pixel[0] * pixel[1]),
         "lesion_components": int(components(truth, np.ones((3, 3)))[1]),
         "lesion_at_edge": bool(edge.any()),
-        "mean_grey": float(image.mean()),
-        "dhash": dhash(image),
     }

@@ -1,4 +1,4 @@
-"""A loaded model applied to prepared images: scores, what the report needs, and its pictures."""
+"""A loaded model applied to prepared images: what is kept of a prediction, its scores, and its pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.metrics.score import Score
-from med_assets.program import Predicted, Scorer
+from med_assets.program import CasePredictor, Predicted
 from med_assets.programs.breast_us.pictures import case_picture, disagreement, feature_plane, gallery
 from med_assets.programs.breast_us.predict import load_predictor, on_pixels
 from med_assets.programs.breast_us.prepared import PreparedCase
@@ -14,33 +14,48 @@ from med_assets.programs.breast_us.score import EvaluationSettings, score_case
 from med_assets.training.accelerator import inference_device
 
 PROBABILITY, FEATURES, STRENGTH = "probability.npy", "features.npy", "strength.npy"
-"""Probability times 255 at each pixel, uint8; the mean of each feature over the image, float32; and the strength of the features at
+"""Probability at each pixel, float16; the mean of each feature over the image, float32; and the strength of the features at
 each place of their map, float32: the root mean square over channels."""
 
 SHOWN = 6
 """Images in each row of a gallery."""
 
 
-class BreastScorer(Scorer):
-    """Predicts images with one checkpoint and scores them on the machine's own pixels."""
+class LesionPredictor(CasePredictor):
+    """Predicts images with one checkpoint, on the machine's own pixels."""
 
-    def __init__(self, checkpoint: Path, settings: EvaluationSettings) -> None:
+    def __init__(self, checkpoint: Path) -> None:
         self.predictor = load_predictor(checkpoint, inference_device())
-        self.settings = settings
 
-    def score(self, prepared: Path, out: Path) -> list[Score]:
+    def predict(self, prepared: Path, out: Path) -> None:
         case = PreparedCase.open(prepared)
         logits, features = self.predictor.both(case.image)
         probability = 1 / (1 + np.exp(-on_pixels(logits, case.image.shape).astype(np.float64)))
-        np.save(out / PROBABILITY, np.rint(probability * 255).astype(np.uint8))
+        np.save(out / PROBABILITY, probability.astype(np.float16))
         np.save(out / FEATURES, features.mean((1, 2)).numpy())
         np.save(out / STRENGTH, features.square().mean(0).sqrt().numpy())
-        return score_case(case, probability, self.settings)
+
+
+def score(prepared: Path, predicted: Path, settings: EvaluationSettings) -> list[Score]:
+    """Score what `LesionPredictor.predict` kept. Raises NoTruth for a case to predict."""
+    return score_case(PreparedCase.open(prepared), read_probability(predicted).astype(np.float64), settings)
+
+
+def facts(prepared: Path, predicted: Path, threshold: float) -> dict[str, float | str | None]:
+    """Size of the predicted lesion, and how sure the model is of it."""
+    pixel, probability = PreparedCase.open(prepared).pixel_mm, read_probability(predicted)
+    n = int(np.count_nonzero(probability > threshold))
+    return {
+        "lesion, pixels": float(n),
+        "lesion, mm2": None if pixel is None else n * pixel[0] * pixel[1],
+        "highest probability": float(probability.max()),
+        "pixels between 0.1 and 0.9, share": float(np.mean((probability > 0.1) & (probability < 0.9))),
+    }
 
 
 def read_probability(predicted: Path) -> np.ndarray:
-    """Return the probability that `BreastScorer.score` kept, float32 (rows, columns), to a part in 255."""
-    return np.load(predicted / PROBABILITY).astype(np.float32) / 255
+    """Return the probability that `LesionPredictor.predict` kept, float32 (rows, columns), to a part in 2000."""
+    return np.load(predicted / PROBABILITY).astype(np.float32)
 
 
 def draw(prepared: Path, predicted: Path, out: Path, threshold: float) -> list[Path]:
@@ -49,8 +64,9 @@ def draw(prepared: Path, predicted: Path, out: Path, threshold: float) -> list[P
     out.mkdir(parents=True, exist_ok=True)
     return [
         case_picture(
-            out / f"{case.case_id}_lesion.png", np.asarray(case.image), np.asarray(case.truth), probability > threshold,
-            probability, np.load(predicted / STRENGTH), f"case {case.case_id}, {case.label}",
+            out / f"{case.case_id}_lesion.png", np.asarray(case.image), np.asarray(case.truth) if case.labelled else None,
+            probability > threshold, probability, np.load(predicted / STRENGTH),
+            f"case {case.case_id}" + (f", {case.label}" if case.labelled else ""),
         )
     ]  # fmt: skip
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
 from med_assets.files import digest
-from med_assets.program import Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer
+from med_assets.program import CasePredictor, Fact, Metric, Program, RawCase, Refusal, ReportTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.metrics.score import Score
     from med_assets.screening import Screening
     from med_assets.settings import Workspace
 
@@ -36,7 +37,8 @@ class LumbarMr(Program):
     description = "Locates the lumbar discs in sagittal T2 MR, and finds transitional vertebrae (LSTV) by the model's uncertainty."
     owners = ("team:spine",)
     modalities = ("MR", "RTSTRUCT")
-    code_versions = {"intake": "2", "prepare": "2", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    inputs = ("case.json", "volume.npy", "input.npy")
     primary_metric = Metric(
         "localisation_error",
         "all",
@@ -92,7 +94,7 @@ class LumbarMr(Program):
 
         return group(instances)
 
-    def verify(self, case: RawCase) -> None:
+    def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
         from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
@@ -110,6 +112,7 @@ class LumbarMr(Program):
         for points in (one for one in case.instances if one.modality != "MR"):
             verify_label(points, slices, "MR series")
             read_levels(load(points.path), slices[0].frame_of_reference_uid)
+        return len(slices) < len(case.instances)
 
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
         from med_assets.programs.lumbar_mr.levels import vocabulary
@@ -154,11 +157,21 @@ class LumbarMr(Program):
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
 
-    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
-        from med_assets.programs.lumbar_mr.score import EvaluationSettings
-        from med_assets.programs.lumbar_mr.scorer import LevelScorer
+    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+        from med_assets.programs.lumbar_mr.scorer import LevelPredictor
 
-        return LevelScorer(checkpoint, EvaluationSettings.for_profile(ws.profile))
+        return LevelPredictor(checkpoint)
+
+    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+        from med_assets.programs.lumbar_mr.score import EvaluationSettings
+        from med_assets.programs.lumbar_mr.scorer import score
+
+        return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
+
+    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+        from med_assets.programs.lumbar_mr.scorer import facts
+
+        return facts(predicted)
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.lumbar_mr.pictures import draw

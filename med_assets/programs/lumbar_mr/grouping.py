@@ -94,7 +94,7 @@ def candidates(series: Mapping[str, Sequence["Instance"]]) -> tuple[list[str], s
 
 
 def group(instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
-    """Group instances into a case per study, known by its patient and its study.
+    """Group instances into a case per study, known by its patient and its study; one without points is to be predicted.
 
     Of several sagittal T2 series the one that has points is taken, then the one of most slices, of the lowest series
     number, and of the first UID. Refusals: no_sagittal_t2, not_sagittal, several_point_sets, missing_patient_id,

@@ -10,6 +10,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.prepared import TRUTH
 from med_assets.programs.lumbar_mr.grouping import sagittal_t2
 from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, LEVELS, ROI_NAMES, UNKNOWN
 from med_assets.programs.lumbar_mr.transforms import network_input, to_eight_bit
@@ -108,7 +109,7 @@ def towards(direction: tuple["Vector", "Vector", "Vector"]) -> str:
 
 
 def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the prepared arrays of the case under `raw` to `out` and return its facts.
+    """Write the prepared arrays of the case under `raw` to `out` and return its facts; those of points where it has some.
 
     Raises CaseRejected with the codes of the DICOM readers and of `read_levels`, not_sagittal and no_contrast.
     """
@@ -122,10 +123,21 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
     shown = one_volume(single_frames(files["MR"]), sagittal_t2, label=label)[0]
     series = canonical(as_stored, SAGITTAL)
     volume, low, high = to_eight_bit(series.array)
-    frame = str(files["MR"][0].get("FrameOfReferenceUID") or "")
-    marked = read_levels(files["RTSTRUCT"][0], frame) if "RTSTRUCT" in files else Levels({}, UNKNOWN)
     geometry = series.geometry
-    at = {level: geometry.to_index(point)[0] for level, point in marked.points.items()}
+    of_points = {}
+    if "RTSTRUCT" in files:
+        frame = str(files["MR"][0].get("FrameOfReferenceUID") or "")
+        marked = read_levels(files["RTSTRUCT"][0], frame)
+        at = {level: geometry.to_index(point)[0] for level, point in marked.points.items()}
+        levels = {level: [float(v) for v in at[level]] if level in at else None for level in LEVELS}
+        write_json(out / TRUTH, {"levels": levels, "middle": _middle(at, geometry.shape[0]), "lstv": marked.anatomy})
+        of_points = {
+            "levels": len(at),
+            "points_without_level": marked.others,
+            "points_left_out": "; ".join(marked.left_out),
+            "lstv": marked.anatomy,
+            **point_facts(at, geometry),
+        }
     np.save(out / "volume.npy", volume)
     np.save(out / "input.npy", network_input(volume))
     write_json(
@@ -136,9 +148,6 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
             "pixel_mm": list(geometry.spacing_mm[1:]),
             "slice_mm": geometry.spacing_mm[0],
             "shape": list(geometry.shape),
-            "levels": {level: [float(v) for v in at[level]] if level in at else None for level in LEVELS},
-            "middle": _middle(at, geometry.shape[0]),
-            "lstv": marked.anatomy,
             "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
             "settings": dict(settings),
         },
@@ -155,11 +164,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
         "intensity_high": high,
         "echo_time_ms": _number(shown, "EchoTime"),
         "repetition_time_ms": _number(shown, "RepetitionTime"),
-        "levels": len(at),
-        "points_without_level": marked.others,
-        "points_left_out": "; ".join(marked.left_out),
-        "lstv": marked.anatomy,
-        **point_facts(at, geometry),
+        **of_points,
     }
 
 

@@ -2,7 +2,7 @@
 
 `volume.npy` is uint8 (s, y, x): the series between its 0.1 and 99.9 percentiles, slices from the patient's right to the left,
 rows from head to feet, columns from front to back. `input.npy` is uint8 (s, 160, 160), each slice as the network sees it.
-`case.json` says the rest.
+`case.json` says the rest, and `truth.json` what people marked; a case to predict has none.
 """
 
 from collections.abc import Mapping
@@ -64,9 +64,9 @@ class PreparedCase:
             pixel_mm=(dy, dx),
             slice_mm=float(facts["slice_mm"]),
             shape=(slices, rows, columns),
-            levels={level: _point(facts["levels"][level]) for level in LEVELS},
-            middle=int(facts["middle"]),
-            lstv=str(facts["lstv"]),
+            levels={level: _point(facts["levels"][level] if "levels" in facts else None) for level in LEVELS},
+            middle=int(facts.get("middle", (slices - 1) // 2)),
+            lstv=str(facts.get("lstv", UNKNOWN)),
             synthetic=bool(facts["synthetic"]),
             settings=facts["settings"],
             volume=volume,

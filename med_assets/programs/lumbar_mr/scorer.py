@@ -1,4 +1,4 @@
-"""A loaded Point Net applied to prepared cases: scores, and the maps and measures kept for the report and for export."""
+"""A loaded Point Net applied to prepared cases: the maps and measures that are kept, and their scores."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ import numpy as np
 
 from med_assets.files import read_json, write_json
 from med_assets.metrics.score import Score
-from med_assets.program import Scorer
+from med_assets.program import CasePredictor
 from med_assets.programs.lumbar_mr.maps import map_pixel_mm
 from med_assets.programs.lumbar_mr.predict import Prediction, load_predictor
-from med_assets.programs.lumbar_mr.prepared import PreparedCase
+from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
 from med_assets.programs.lumbar_mr.score import EvaluationSettings, score_case
-from med_assets.programs.lumbar_mr.uncertainty import measure
+from med_assets.programs.lumbar_mr.uncertainty import PUBLISHED, least_certain, measure
 from med_assets.training.accelerator import inference_device
 
 HEATS, SLICE_HEATS = "heats.npy", "slice_heats.npy"
@@ -22,14 +22,13 @@ SUMMARY = "prediction.json"
 """Points, slices, uncertainty by level and measure, and how the case was predicted."""
 
 
-class LevelScorer(Scorer):
+class LevelPredictor(CasePredictor):
     """Locates the levels of cases with one checkpoint and says how sure it is of each."""
 
-    def __init__(self, checkpoint: Path, settings: EvaluationSettings) -> None:
+    def __init__(self, checkpoint: Path) -> None:
         self.predictor = load_predictor(checkpoint, inference_device())
-        self.settings = settings
 
-    def score(self, prepared: Path, out: Path) -> list[Score]:
+    def predict(self, prepared: Path, out: Path) -> None:
         case = PreparedCase.open(prepared)
         found = self.predictor(case)
         experiment = self.predictor.experiment
@@ -39,7 +38,23 @@ class LevelScorer(Scorer):
         np.save(out / HEATS, found.heats.astype(np.float16))
         np.save(out / SLICE_HEATS, found.slice_heats.astype(np.float16))
         write_json(out / SUMMARY, summary(case, found) | {"uncertainty": table, "how": experiment.text()})
-        return score_case(case, found.points, table, self.settings, experiment.text())
+
+
+def score(prepared: Path, predicted: Path, settings: EvaluationSettings) -> list[Score]:
+    """Score what `LevelPredictor.predict` kept: a case without points has scores of uncertainty alone."""
+    kept = read_json(predicted / SUMMARY)
+    points: dict[str, Point | None] = {
+        level: None if place is None else tuple(place["voxel"]) for level, place in kept["points"].items()
+    }
+    return score_case(PreparedCase.open(prepared), points, kept["uncertainty"], settings, kept["how"])
+
+
+def facts(predicted: Path) -> dict[str, float | str | None]:
+    """Which levels were found, and each measure of uncertainty at the least certain level, None where one is not found."""
+    kept = read_json(predicted / SUMMARY)
+    found = [level for level, point in kept["points"].items() if point is not None]
+    least = {f"{name} of the least certain level": least_certain(kept["uncertainty"], name) for name in PUBLISHED}
+    return {"levels found": " ".join(found) or "none", **least}
 
 
 def summary(case: PreparedCase, found: Prediction) -> dict[str, Any]:
@@ -60,6 +75,6 @@ def summary(case: PreparedCase, found: Prediction) -> dict[str, Any]:
 
 
 def read_prediction(predicted: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Return what `LevelScorer.score` kept: the summary, the combined maps and those of single slices, float32."""
+    """Return what `LevelPredictor.predict` kept: the summary, the combined maps and those of single slices, float32."""
     heats, singles = (np.load(predicted / name).astype(np.float32) for name in (HEATS, SLICE_HEATS))
     return dict(read_json(predicted / SUMMARY)), heats, singles

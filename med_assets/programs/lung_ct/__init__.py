@@ -10,7 +10,17 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 from med_assets.files import digest, read_yaml
 from med_assets.grouping import Others, Picked, around_ct, referring
-from med_assets.program import CT_FACTS, Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer, tilt_policy
+from med_assets.program import (
+    CT_FACTS,
+    CasePredictor,
+    Fact,
+    Metric,
+    Program,
+    RawCase,
+    Refusal,
+    ReportTable,
+    tilt_policy,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
@@ -29,13 +40,10 @@ PHANTOM_SHAPE, PHANTOM_MM = (48, 64, 64), (5.0, 5.0, 5.0)
 
 
 def _label(slices: list["Instance"], others: Others, alone: bool) -> Picked:
-    """The one segmentation or structure set of a CT series."""
+    """The one segmentation or structure set of a CT series; a series without one is to be predicted."""
     targets, frame = {one.sop_instance_uid for one in slices}, slices[0].frame_of_reference_uid
     candidates = [one for kind in LABEL_KINDS for one in others.get(kind, ())]
     found = referring(candidates, targets, frame, alone)
-    if not found:
-        text = f"expected a SEG or RTSTRUCT that refers to the CT series of {len(slices)} slices, got none; send its label with it"
-        return [], "no_label", text
     if len(found) > 1:
         counts = ", ".join(f"{sum(one.modality == kind for one in found)} {kind}" for kind in LABEL_KINDS)
         text = f"expected one SEG or RTSTRUCT for the CT series, got {counts}; send the one that counts"
@@ -51,7 +59,8 @@ class LungCt(Program):
     description = "Segments lung tumours, or another target, in chest CT by fine-tuning the foundation model VISTA3D."
     owners = ("team:thorax",)
     modalities = ("CT", *LABEL_KINDS)
-    code_versions = {"intake": "2", "prepare": "2", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    inputs = ("case.json", "ct.npy", "image.npy")
     primary_metric = Metric("dice", "target", "1", False, "formal Dice of the target, on the scanner's own grid")
     # Dice hardly falls when a small lesion is missed, so that is guarded. HD95 is not: it is undefined where nothing was
     # predicted, and a guard would pass over the worst cases.
@@ -100,7 +109,7 @@ class LungCt(Program):
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         return around_ct(instances, LABEL_KINDS, _label, "CT with a SEG or RTSTRUCT")
 
-    def verify(self, case: RawCase) -> None:
+    def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
         from med_assets.dicom.geometry import TiltPolicy, read_ct_series
@@ -109,14 +118,17 @@ class LungCt(Program):
         from med_assets.dicom.seg import read_segments
 
         slices = [one for one in case.instances if one.modality == "CT"]
-        label = next(one for one in case.instances if one.modality != "CT")
+        labels = [one for one in case.instances if one.modality != "CT"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks references, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
         images = [load(one.path) for one in slices]
-        numbered = load(label.path) if any(is_multi_frame(one) for one in images) else None
-        read_ct_series(images, label.referenced_sops, TiltPolicy(resample=True), numbered)
-        verify_label(label, slices)
-        (read_segments if label.modality == "SEG" else read_rois)(load(label.path))
+        numbered = load(labels[0].path) if labels and any(is_multi_frame(one) for one in images) else None
+        referenced = [uid for one in labels for uid in one.referenced_sops]
+        read_ct_series(images, referenced, TiltPolicy(resample=True), numbered)
+        for label in labels:
+            verify_label(label, slices)
+            (read_segments if label.modality == "SEG" else read_rois)(load(label.path))
+        return bool(labels)
 
     def target(self, ws: "Workspace") -> int:
         """Class that this workspace is after (MED_ASSETS_LUNG_CT_TARGET, by name). Raises ConfigurationError."""
@@ -196,11 +208,21 @@ class LungCt(Program):
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
 
-    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
-        from med_assets.programs.lung_ct.score import EvaluationSettings
-        from med_assets.programs.lung_ct.scorer import SegmentationScorer
+    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+        from med_assets.programs.lung_ct.scorer import TargetPredictor
 
-        return SegmentationScorer(checkpoint, EvaluationSettings.for_profile(ws.profile))
+        return TargetPredictor(checkpoint)
+
+    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+        from med_assets.programs.lung_ct.score import EvaluationSettings
+        from med_assets.programs.lung_ct.scorer import score
+
+        return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
+
+    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+        from med_assets.programs.lung_ct.scorer import facts
+
+        return facts(predicted)
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.lung_ct.scorer import draw

@@ -13,6 +13,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.prepared import TRUTH
 from med_assets.programs.lung_ct import labels, transforms
 from med_assets.programs.lung_ct.alignment import better_place, contrast_hu
 from med_assets.programs.lung_ct.exposure import exposure
@@ -141,36 +142,33 @@ def prepare_case(
     settings: Mapping[str, Any],
     tilt: "TiltPolicy | None" = None,
 ) -> dict[str, Any]:
-    """Write the prepared arrays of the case under `raw` to `out` and return its facts.
+    """Write the prepared arrays of the case under `raw` to `out` and return its facts; those of the label where it has one.
 
     `spacing_mm` is the network's, (x, y, z). Raises CaseRejected with the codes of the DICOM readers, no_tissue and
     label_grid_mismatch.
     """
-    from scipy.ndimage import label as components
-
     from med_assets.dicom.discover import describe
     from med_assets.dicom.enhanced import first_frame
     from med_assets.dicom.geometry import read_ct_series
     from med_assets.dicom.objects import is_synthetic, stored
 
     files = stored(raw)
-    label_object = next(one for kind in ("SEG", "RTSTRUCT") for one in files.get(kind, ()))
-    ct = read_ct_series(files["CT"], describe(label_object).referenced_sops, tilt, label_object)
+    label = next((one for kind in ("SEG", "RTSTRUCT") for one in files.get(kind, ())), None)
+    ct = read_ct_series(files["CT"], describe(label).referenced_sops if label else (), tilt, label)
     hu = np.clip(np.rint(ct.array), INT16.min, INT16.max).astype(np.int16)
     if not (hu > 0).any():
         raise CaseRejected(
             "no_tissue",
             f"expected a CT in HU with tissue above 0, highest is {hu.max()} HU; check rescale and modality",
         )
-    read = read_labels(files, ct, target)
-    sources = read.sources
-    truth, overlap = merge(sources, target, hu.shape)
-    image, label = transforms.forward_pair(hu, truth, ct.geometry, spacing_mm)
     seen = exposure(key, str(files["CT"][0].PatientID))
-    arrays = {"ct": hu, "truth": truth, "image": image[0].numpy(), "label": label[0].numpy()}
+    arrays, of_label = {"ct": hu}, {}
+    if label is not None:
+        of_label = _truth(files, ct, hu, target, spacing_mm, arrays, out)
+    else:
+        arrays["image"] = transforms.forward(hu, ct.geometry, spacing_mm)[0].numpy()
     for name, array in arrays.items():
         np.save(out / f"{name}.npy", np.ascontiguousarray(array))
-    present = [int(value) for value in np.unique(truth) if value not in (BACKGROUND, labels.UNLABELLED)]
     write_json(
         out / "case.json",
         {
@@ -179,14 +177,11 @@ def prepare_case(
             "spacing_mm": list(spacing_mm),
             "target": labels.name_of(target),
             "target_id": target,
-            "names": {str(value): labels.name_of(value) for value in present},
-            "source_values": {str(one.number): one.value for one in sources},
             "exposure": seen,
             "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
             "settings": dict(settings),
         },
     )
-    wanted = truth == target
     return {
         "slices": int(hu.shape[0]),
         "spacing_z_mm": float(ct.geometry.spacing_mm[0]),
@@ -196,6 +191,33 @@ def prepare_case(
         "orientation": orientation(first_frame(files["CT"][0])),
         "hu_min": float(hu.min()),
         "hu_max": float(hu.max()),
+        "exposure": seen,
+        **of_label,
+    }
+
+
+def _truth(
+    files: Mapping[str, Sequence["Dataset"]],
+    ct: "CtSeries",
+    hu: np.ndarray,
+    target: int,
+    spacing_mm: Sequence[float],
+    arrays: dict[str, np.ndarray],
+    out: Path,
+) -> dict[str, Any]:
+    """Add the labels and the network's image to `arrays`, write `truth.json`, and return the facts of the label."""
+    from scipy.ndimage import label as components
+
+    read = read_labels(files, ct, target)
+    sources = read.sources
+    truth, overlap = merge(sources, target, hu.shape)
+    image, label = transforms.forward_pair(hu, truth, ct.geometry, spacing_mm)
+    arrays |= {"truth": truth, "image": image[0].numpy(), "label": label[0].numpy()}
+    present = [int(value) for value in np.unique(truth) if value not in (BACKGROUND, labels.UNLABELLED)]
+    names = {str(value): labels.name_of(value) for value in present}
+    write_json(out / TRUTH, {"names": names, "source_values": {str(one.number): one.value for one in sources}})
+    wanted = truth == target
+    return {
         "label_kind": read.kind,
         "label_drift_mm": read.drift_mm,
         "rois_left_out": "; ".join(read.left_out),
@@ -210,5 +232,4 @@ def prepare_case(
         "target_contrast_hu": contrast_hu(hu, wanted),
         "target_better_at": better_place(hu, wanted),
         "target_network_voxels": int((arrays["label"] == target).sum()),
-        "exposure": seen,
     }

@@ -2,7 +2,8 @@
 
 On the scanner's grid, (z, y, x): `ct.npy` int16 HU and `truth.npy` uint8, whose values are ids of classes, 0 for background
 (with what was labelled by a name that has no class), and 255 where the source says that nobody knows. On the network's grid,
-(x, y, z) towards Right, Anterior and Superior: `image.npy` float32 in [0, 1] and `label.npy` uint8. `case.json` says the rest.
+(x, y, z) towards Right, Anterior and Superior: `image.npy` float32 in [0, 1] and `label.npy` uint8. `case.json` and
+`truth.json` say the rest; a case to predict has neither `truth.json` nor `truth.npy` and `label.npy`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from med_assets.dicom.geometry import Geometry
-from med_assets.prepared import demand, open_case, reading_fields
+from med_assets.prepared import demand, known, open_case, reading_fields
 from med_assets.programs.lung_ct.exposure import Exposure
 
 _ARRAYS = {
@@ -44,23 +45,22 @@ class PreparedCase:
     synthetic: bool
     settings: Mapping[str, Any]
     ct: np.ndarray
-    truth: np.ndarray
     image: np.ndarray
-    label: np.ndarray
+    truths: Mapping[str, np.ndarray]
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit."""
-        facts, arrays = open_case(folder, _ARRAYS)
+        facts, arrays = open_case(folder, [name for name in _ARRAYS if name not in _SAME_SHAPE], _SAME_SHAPE)
         with reading_fields():
             return cls._from(facts, arrays)
 
     @classmethod
     def _from(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         geometry = Geometry.from_dict(facts["geometry"])
-        for name, dtype in _ARRAYS.items():
+        for name, array in arrays.items():
             expected = geometry.shape if name == "ct" else arrays[_SAME_SHAPE.get(name, name)].shape
-            demand(facts["case_id"], name, arrays[name], dtype, expected[:3])
+            demand(facts["case_id"], name, array, _ARRAYS[name], expected[:3])
         x, y, z = (float(step) for step in facts["spacing_mm"])
         return cls(
             case_id=str(facts["case_id"]),
@@ -68,10 +68,22 @@ class PreparedCase:
             spacing_mm=(x, y, z),
             target=str(facts["target"]),
             target_id=int(facts["target_id"]),
-            names={int(number): str(name) for number, name in facts["names"].items()},
-            source_values={int(value): number for value, number in facts["source_values"].items()},
+            names={int(number): str(name) for number, name in facts.get("names", {}).items()},
+            source_values={int(value): number for value, number in facts.get("source_values", {}).items()},
             exposure=facts["exposure"],
             synthetic=bool(facts["synthetic"]),
             settings=facts["settings"],
-            **arrays,
+            ct=arrays["ct"],
+            image=arrays["image"],
+            truths={name: array for name, array in arrays.items() if name in _SAME_SHAPE},
         )
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Classes on the scanner's grid (z, y, x). Raises NoTruth for a case to predict."""
+        return known(self.truths.get("truth"), self.case_id)
+
+    @property
+    def label(self) -> np.ndarray:
+        """Classes on the network's grid (x, y, z). Raises NoTruth for a case to predict."""
+        return known(self.truths.get("label"), self.case_id)

@@ -46,11 +46,11 @@ class EvaluationSettings(BaseModel):
 def score_case(
     case: PreparedCase,
     prediction: np.ndarray,
-    logits: np.ndarray,
+    on_training_grid: np.ndarray,
     inference: Inference,
     settings: EvaluationSettings,
 ) -> list[Score]:
-    """Score a predicted mask, bool (z, y, x) on the scanner's grid, and its logits (x, y, z) on the training grid.
+    """Score a predicted mask, bool (z, y, x) on the scanner's grid, and that (x, y, z) on the training grid.
 
     The formal rows are those of `segmentation_scores`, which raises for a mask on another grid; then comes
     `dice_training_grid`. Each convention ends with the class, the grid and how the volume was predicted.
@@ -63,15 +63,15 @@ def score_case(
     )  # fmt: skip
     there = "on the scanner's grid, labels resampled by nearest neighbour"
     scores = [replace(one, convention=f"{one.convention}; {there}; {said}") for one in formal]
-    return [*scores, _on_training_grid(case, logits, said)]
+    return [*scores, _on_training_grid(case, on_training_grid, said)]
 
 
-def _on_training_grid(case: PreparedCase, logits: np.ndarray, said: str) -> Score:
+def _on_training_grid(case: PreparedCase, predicted: np.ndarray, said: str) -> Score:
     label = np.asarray(case.label)
     steps = " x ".join(f"{step:g}" for step in case.spacing_mm)
     convention = (
         f"2 |T and P| / (|T| + |P|) on the training grid of {steps} mm, as in validation during training, not comparable "
         f"with dice; undefined where the labels there have no such voxel; voxels outside the labelled region are left out; {said}"
     )
-    number = int(np.count_nonzero((label == case.target_id) | (logits > 0)))
-    return Score(TRAINING_GRID_DICE, SUBJECT, dice_on_grid(logits, label, case.target_id), "1", convention, n=number)
+    number = int(np.count_nonzero((label == case.target_id) | predicted))
+    return Score(TRAINING_GRID_DICE, SUBJECT, dice_on_grid(predicted, label, case.target_id), "1", convention, n=number)

@@ -1,13 +1,14 @@
-"""A loaded VISTA3D model applied to prepared cases: scores, the predicted mask kept for the report, and its picture."""
+"""A loaded VISTA3D model applied to prepared cases: the predicted mask that is kept, its scores, and its picture."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from med_assets.files import write_json
+from med_assets.files import read_json, write_json
 from med_assets.metrics.score import Score
-from med_assets.program import Scorer
+from med_assets.program import CasePredictor
+from med_assets.programs.lung_ct.experiment import Inference
 from med_assets.programs.lung_ct.predict import load_predictor
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import EvaluationSettings, score_case
@@ -16,18 +17,20 @@ from med_assets.training.accelerator import inference_device
 PREDICTION = "prediction.npy"
 """The predicted mask on the scanner's grid, eight voxels to a byte in C order."""
 
+ON_TRAINING_GRID = "training_grid.npy"
+"""The same on the network's grid, (x, y, z)."""
+
 SUMMARY = "prediction.json"
 """Class, volume, probabilities and how the volume was predicted."""
 
 
-class SegmentationScorer(Scorer):
-    """Predicts the target in whole volumes with one checkpoint and scores it on the scanner's grid."""
+class TargetPredictor(CasePredictor):
+    """Predicts the target in whole volumes with one checkpoint."""
 
-    def __init__(self, checkpoint: Path, settings: EvaluationSettings) -> None:
+    def __init__(self, checkpoint: Path) -> None:
         self.predictor = load_predictor(checkpoint, inference_device())
-        self.settings = settings
 
-    def score(self, prepared: Path, out: Path) -> list[Score]:
+    def predict(self, prepared: Path, out: Path) -> None:
         from med_assets.programs.lung_ct.transforms import forward, to_scanner_grid
 
         case = PreparedCase.open(prepared)
@@ -37,8 +40,19 @@ class SegmentationScorer(Scorer):
         prediction = to_scanner_grid((logits > 0).astype(np.uint8), image).astype(bool)
         inference = self.predictor.experiment.inference
         np.save(out / PREDICTION, np.packbits(prediction))
+        np.save(out / ON_TRAINING_GRID, np.packbits(np.asarray(logits) > 0))
         write_json(out / SUMMARY, _summary(case, prediction, logits) | {"inference": inference.model_dump()})
-        return score_case(case, prediction, logits, inference, self.settings)
+
+
+def score(prepared: Path, predicted: Path, settings: EvaluationSettings) -> list[Score]:
+    """Score what `TargetPredictor.predict` kept, on the scanner's grid. Raises NoTruth for a case to predict."""
+    case = PreparedCase.open(prepared)
+    inference = Inference.model_validate(read_json(predicted / SUMMARY)["inference"])
+    prediction, on_training_grid = (
+        _unpacked(predicted / name, shape)
+        for name, shape in ((PREDICTION, case.ct.shape), (ON_TRAINING_GRID, case.image.shape))
+    )
+    return score_case(case, prediction, on_training_grid, inference, settings)
 
 
 def _summary(case: PreparedCase, prediction: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
@@ -55,10 +69,25 @@ def _summary(case: PreparedCase, prediction: np.ndarray, logits: np.ndarray) -> 
     }
 
 
+def facts(predicted: Path) -> dict[str, float | str | None]:
+    """What a prediction says in a few numbers, and how sure it is."""
+    kept = read_json(predicted / SUMMARY)
+    return {
+        "target": str(kept["name"]),
+        "volume, ml": float(kept["volume_ml"]),
+        "highest probability": float(kept["highest_probability"]),
+        "mean probability inside": kept["mean_probability_inside"],
+        "voxels between 0.1 and 0.9, share": float(kept["uncertain_share"]),
+    }
+
+
 def read_prediction(predicted: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the mask that `SegmentationScorer.score` kept, bool (z, y, x) of the shape of the CT."""
-    packed = np.load(predicted / PREDICTION)
-    return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
+    """Return the mask that `TargetPredictor.predict` kept, bool (z, y, x) of the shape of the CT."""
+    return _unpacked(predicted / PREDICTION, shape)
+
+
+def _unpacked(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.unpackbits(np.load(path), count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
 def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
@@ -67,7 +96,7 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
 
     case = PreparedCase.open(prepared)
     prediction = read_prediction(predicted, case.ct.shape)
-    truth = np.asarray(case.truth) == case.target_id
+    truth = np.asarray(case.truth) == case.target_id if case.truths else None
     out.mkdir(parents=True, exist_ok=True)
     title = f"case {case.case_id}, {case.target}"
     return [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.program import Fact, Finding, Metric, Program, RawCase, Refusal, ReportTable, Scorer
+from med_assets.program import CasePredictor, Fact, Finding, Metric, Program, RawCase, Refusal, ReportTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,8 @@ class RetinalOct(Program):
     description = "Classifies diabetes status in four groups from macular OCT, to compare encoders that were pretrained on OCT volumes."
     owners = ("team:eye",)
     modalities = ("OPT",)
-    code_versions = {"intake": "2", "prepare": "2", "train": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    inputs = ("case.json", "image.npy")
     primary_metric = Metric(
         "balanced_accuracy",
         "all",
@@ -100,16 +101,16 @@ class RetinalOct(Program):
 
         return group(instances)
 
-    def verify(self, case: RawCase) -> None:
+    def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.opt import read_opt
         from med_assets.programs.retinal_oct.prepare import read_labels
 
         # Pixels are read once before anything is stored, so that broken files are refused at intake.
-        for one in case.instances:
-            ds = load(one.path)
-            read_opt(ds)
-            read_labels(ds)
+        (one,) = case.instances
+        ds = load(one.path)
+        read_opt(ds)
+        return bool(read_labels(ds)["study_group"])
 
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
         from med_assets.dicom.structure_names import Vocabulary
@@ -171,11 +172,21 @@ class RetinalOct(Program):
 
         return doubts(rows, history, OVERFIT_BELOW)
 
-    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
+    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
         from med_assets.programs.retinal_oct.embeddings import FOLDER
-        from med_assets.programs.retinal_oct.scorer import load_scorer
+        from med_assets.programs.retinal_oct.scorer import load_predictor
 
-        return load_scorer(checkpoint, ws.jobs / FOLDER)
+        return load_predictor(checkpoint, ws.jobs / FOLDER)
+
+    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+        from med_assets.programs.retinal_oct.scorer import score
+
+        return score(prepared, predicted)
+
+    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+        from med_assets.programs.retinal_oct.scorer import facts
+
+        return facts(predicted)
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.retinal_oct.pictures import draw

@@ -28,9 +28,10 @@ def write_prediction(prepared: Path, predicted: Path, out: Path, model: str) -> 
     import nibabel
 
     out.mkdir(parents=True, exist_ok=True)
-    record = {name: value for name, value in found.items() if name != "true_class"}
     said = "predicted, not for clinical use" + ("; the case is synthetic" if case.synthetic else "")
-    write_json(out / "prediction.json", record | {"model": model, "case": case.case_id, "note": said})
+    if not case.protocol:
+        said += f"; the volume states no protocol, and the model was trained on {', '.join(found['trained_on'])}"
+    write_json(out / "prediction.json", found | {"model": model, "case": case.case_id, "note": said})
     volume = nibabel.Nifti1Image(case.volume(), np.eye(4))
     # In the order of the array, frame, depth, width, and without a place in the patient, which OPT does not state.
     volume.header["descrip"] = b"frame, depth, width; normalised; no patient position"

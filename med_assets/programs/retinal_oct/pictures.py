@@ -28,14 +28,17 @@ def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
         height, width = (n * step for n, step in zip(case.bscan.shape, case.spacing_mm[1:], strict=True))
         image.imshow(np.asarray(case.bscan), cmap="gray", extent=(0, width, height, 0), aspect="auto", vmin=0, vmax=255)
         image.set_title(
-            f"middle B-scan, {width:.1f} x {height:.1f} mm, {case.protocol}", fontweight="normal", fontsize=8
+            f"middle B-scan, {width:.1f} x {height:.1f} mm, {case.protocol or 'no protocol'}",
+            fontweight="normal",
+            fontsize=8,
         )
         chances = [found["probabilities"][name] for name in CLASSES]
-        colours = [COLOURS[1] if name == found["true_class"] else COLOURS[0] for name in CLASSES]
+        true_class = None if case.stated_label is None else CLASSES[case.stated_label]
+        colours = [COLOURS[1] if name == true_class else COLOURS[0] for name in CLASSES]
         bars.barh(range(len(CLASSES)), chances, color=colours)
         bars.set(yticks=range(len(CLASSES)), yticklabels=list(CLASSES), xlim=(0, 1))
         bars.invert_yaxis()
-        bars.set_title(f"probability; true class: {found['true_class']}", fontweight="normal", fontsize=8)
+        bars.set_title(f"probability; true class: {true_class or 'unknown'}", fontweight="normal", fontsize=8)
         said = ", synthetic" if case.synthetic else ""
         fig.suptitle(f"case {case.case_id}{said}", x=0.01, ha="left", fontsize=10.5, color=INK)
     return [path]

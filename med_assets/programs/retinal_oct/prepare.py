@@ -8,6 +8,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.prepared import TRUTH
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.transforms import network_input
 
@@ -19,7 +20,10 @@ SHOWN = (1.0, 99.5)
 
 
 def read_labels(ds: "Dataset") -> dict[str, str]:
-    """Return study_group, site and protocol that an import put into a volume. Raises CaseRejected("no_study_group")."""
+    """Return study_group, site and protocol that an import put into a volume; all empty where there is no group: to be predicted.
+
+    Raises CaseRejected("no_study_group") where only a part of these is known.
+    """
     from med_assets.dicom.confidentiality import known_value
     from med_assets.dicom.frames import text
 
@@ -29,6 +33,8 @@ def read_labels(ds: "Dataset") -> dict[str, str]:
         "protocol": "ClinicalTrialSeriesID",
     }
     found = {name: known_value(keyword, text(ds, keyword)) for name, keyword in elements.items()}
+    if not found["study_group"] and not (text(ds, elements["study_group"]) and found["protocol"]):
+        return found  # the diagnoses that a clinic states are no study groups
     if found["study_group"] not in CLASSES or not found["protocol"] or not found["site"]:
         raise CaseRejected(
             "no_study_group",
@@ -57,7 +63,9 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
     np.save(out / "image.npy", image)
     np.save(out / "bscan.npy", (np.clip((middle - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8))
     place = {"case_id": case_id, "laterality": scan.laterality, "spacing_mm": list(scan.spacing_mm)}
-    write_json(out / "case.json", {**place, **labels, "synthetic": is_synthetic(ds)})
+    write_json(out / "case.json", {**place, "protocol": labels["protocol"], "synthetic": is_synthetic(ds)})
+    if labels["study_group"]:
+        write_json(out / TRUTH, {"study_group": labels["study_group"], "site": labels["site"]})
     ends = np.percentile(scan.array, (0.1, 50, 99.9))
     return {
         "frames": scan.array.shape[0],
@@ -70,7 +78,9 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
         "raster": scan.raster,
         "laterality": scan.laterality,
         "device": str(ds.get("ManufacturerModelName") or ""),
-        **labels,
+        "protocol": labels["protocol"],
+        "site": labels["site"] or None,
+        "study_group": labels["study_group"] or None,
         "intensity_low": float(ends[0]),
         "intensity_median": float(ends[1]),
         "intensity_high": float(ends[2]),

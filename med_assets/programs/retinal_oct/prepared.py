@@ -1,25 +1,28 @@
 """A prepared case on disk: `image.npy`, float32 (frame, depth, lateral) as the network sees it, `bscan.npy`, uint8, the middle
-B-scan as it was stored, between its 1st and 99.5th percentile, and `case.json`."""
+B-scan as it was stored, between its 1st and 99.5th percentile, `case.json`, and `truth.json` where the class is known."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from med_assets.errors import ArtifactCorrupt
+from med_assets.prepared import known, open_case
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.transforms import check_input
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case ready for training and scoring. `label` is 0 to 3; `spacing_mm` is that of the volume as it was stored."""
+    """One case ready for training and scoring. `spacing_mm` is that of the volume as it was stored.
+
+    `stated_label` is the class, 0 to 3, None for a case to predict; `protocol` is empty where nobody stated it.
+    """
 
     case_id: str
-    label: int
+    stated_label: int | None
     protocol: str
     site: str
     laterality: str
@@ -32,14 +35,14 @@ class PreparedCase:
     def open(cls, folder: Path, size: Sequence[int] | None = None) -> Self:
         """Open a folder in the prepared format; `size` is what the network expects. Raises ArtifactCorrupt."""
         try:
-            facts: Mapping[str, Any] = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-            image, bscan = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "bscan"))
+            facts, arrays = open_case(folder, ("image", "bscan"))
+            image, bscan = arrays["image"], arrays["bscan"]
             frame, depth, lateral = (float(step) for step in facts["spacing_mm"])
             case = cls(
                 case_id=str(facts["case_id"]),
-                label=CLASSES.index(facts["study_group"]),
+                stated_label=CLASSES.index(facts["study_group"]) if facts.get("study_group") else None,
                 protocol=str(facts["protocol"]),
-                site=str(facts["site"]),
+                site=str(facts.get("site", "")),
                 laterality=str(facts["laterality"]),
                 spacing_mm=(frame, depth, lateral),
                 synthetic=bool(facts["synthetic"]),
@@ -63,3 +66,8 @@ class PreparedCase:
         image = np.array(self.image)
         check_input(image)
         return image
+
+    @property
+    def label(self) -> int:
+        """The class, 0 to 3. Raises NoTruth for a case to predict."""
+        return known(self.stated_label, self.case_id)

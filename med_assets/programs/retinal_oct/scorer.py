@@ -1,4 +1,4 @@
-"""A loaded checkpoint applied to prepared cases, and the prediction kept for the report and for files."""
+"""A loaded checkpoint applied to prepared cases: the prediction that is kept, and its scores."""
 
 import math
 from pathlib import Path
@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.files import write_json
+from med_assets.files import read_json, write_json
 from med_assets.metrics.score import Score
-from med_assets.program import Scorer
+from med_assets.program import CasePredictor
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
@@ -22,14 +22,14 @@ from med_assets.training.tensors import demand_fit, read_checkpoint
 PREDICTION = "prediction.json"
 
 
-def load_scorer(checkpoint: Path, embeddings: Path) -> Scorer:
-    """Return the scorer of a checkpoint folder: of a classifier, or of a pretraining. Raises CheckpointMismatch."""
+def load_predictor(checkpoint: Path, embeddings: Path) -> CasePredictor:
+    """Return the predictor of a checkpoint folder: of a classifier, or of a pretraining. Raises CheckpointMismatch."""
     experiment, weights = read_checkpoint("retinal_oct", checkpoint)
     assert isinstance(experiment, RetinalExperiment)
     experiment.demand_known_inputs()
     if experiment.mode == "pretrain":
-        return PretrainScorer(experiment, weights)
-    return ClassScorer(experiment, weights, EmbeddingCache(embeddings))
+        return PretrainPredictor(experiment, weights)
+    return ClassPredictor(experiment, weights, EmbeddingCache(embeddings))
 
 
 def unscored(metric: str, case: PreparedCase) -> Score:
@@ -37,8 +37,8 @@ def unscored(metric: str, case: PreparedCase) -> Score:
     return Score(metric, ALL, None, "1", f"undefined: volumes of {case.protocol} are not scored by this model")
 
 
-class ClassScorer(Scorer):
-    """Predicts the class of the volumes of the experiment's protocols; the scores of others are undefined."""
+class ClassPredictor(CasePredictor):
+    """Predicts the class of the volumes of the experiment's protocols, and of those that state none; not of others."""
 
     def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor], cache: EmbeddingCache) -> None:
         self.experiment, self.cache = experiment, cache
@@ -49,32 +49,33 @@ class ClassScorer(Scorer):
         self.network.load_state_dict(weights, strict=True)
         self.network.to(inference_device()).eval()
 
-    def score(self, prepared: Path, out: Path) -> list[Score]:
+    def predict(self, prepared: Path, out: Path) -> None:
         experiment = self.experiment
         case = PreparedCase.open(prepared, experiment.network.size)
-        if case.protocol not in experiment.protocols:
-            return [unscored(BALANCED, case), unscored(LOG_LOSS, case)]
+        if case.protocol and case.protocol not in experiment.protocols:
+            write_json(out / PREDICTION, {"protocol": case.protocol})
+            return
         embedding = self.cache.of(self.network.encoder, experiment.network, [case], 1)
         with torch.inference_mode():
             logits = self.network.head(embedding.to(next(self.network.parameters()).device))[0].double().cpu().numpy()
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
+        trained = "frozen" if experiment.probe_only else "fine-tuned"
+        size = " x ".join(map(str, experiment.network.size))
         write_json(
             out / PREDICTION,
             {
                 "class": CLASSES[int(logits.argmax())],
-                "true_class": CLASSES[case.label],
                 "probabilities": dict(zip(CLASSES, map(float, chances), strict=True)),
                 "logits": dict(zip(CLASSES, map(float, logits), strict=True)),
                 "protocol": case.protocol,
+                "trained_on": list(experiment.protocols),
+                "how": f"z-score, {size}; {trained} encoder",
             },
         )
-        trained = "frozen" if experiment.probe_only else "fine-tuned"
-        size = " x ".join(map(str, experiment.network.size))
-        return score_case(case.label, logits, f"one volume of {case.protocol}, z-score, {size}; {trained} encoder")
 
 
-class PretrainScorer(Scorer):
+class PretrainPredictor(CasePredictor):
     """Measures how well a pretraining predicts hidden tokens of a volume, under masks that are the same for all encoders."""
 
     SEED = 0
@@ -92,11 +93,12 @@ class PretrainScorer(Scorer):
                 tensor.copy_(weights[name])
         self.network.to(inference_device()).eval()
 
-    def score(self, prepared: Path, out: Path) -> list[Score]:
+    def predict(self, prepared: Path, out: Path) -> None:
         case = PreparedCase.open(prepared, self.experiment.network.size)
         # A released encoder comes without its predictor.
         if case.protocol not in self.experiment.protocols or not self.experiment.schedule.epochs:
-            return [unscored("prediction_error", case)]
+            write_json(out / PREDICTION, {"protocol": case.protocol, "prediction_error": None})
+            return
         volume = torch.from_numpy(case.volume())[None, None].to(next(self.network.parameters()).device)
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(self.SEED)
@@ -104,8 +106,30 @@ class PretrainScorer(Scorer):
         if not math.isfinite(error):
             raise CheckpointMismatch(f"expected a finite prediction error, got {error}: the weights are of no use")
         write_json(out / PREDICTION, {"prediction_error": error, "protocol": case.protocol})
+
+
+def facts(predicted: Path) -> dict[str, float | str | None]:
+    """The predicted class, and the probability of each."""
+    kept = read_json(predicted / PREDICTION)
+    if "probabilities" not in kept:
+        return {}
+    chances = {f"probability of {name}": float(chance) for name, chance in kept["probabilities"].items()}
+    return {"class": str(kept["class"]), **chances}
+
+
+def score(prepared: Path, predicted: Path) -> list[Score]:
+    """Score what was kept of a prediction. Raises NoTruth for a case whose class nobody stated."""
+    case, kept = PreparedCase.open(prepared), read_json(predicted / PREDICTION)
+    if "prediction_error" in kept:
+        error = kept["prediction_error"]
+        if error is None:
+            return [unscored("prediction_error", case)]
         said = (
             "mean absolute difference of predicted and normalised target tokens, under fixed masks; comparable within one "
             "pretraining alone, since each encoder sets its own target"
         )
         return [Score("prediction_error", ALL, error, "1", said)]
+    if "logits" not in kept:
+        return [unscored(BALANCED, case), unscored(LOG_LOSS, case)]
+    logits = np.array([kept["logits"][name] for name in CLASSES])
+    return score_case(case.label, logits, f"one volume of {case.protocol}, {kept['how']}")

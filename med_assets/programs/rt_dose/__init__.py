@@ -8,7 +8,17 @@ import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
 from med_assets.grouping import Others, Picked, around_ct, referring
-from med_assets.program import CT_FACTS, Fact, Metric, Program, RawCase, Refusal, ReportTable, Scorer, tilt_policy
+from med_assets.program import (
+    CT_FACTS,
+    CasePredictor,
+    Fact,
+    Metric,
+    Program,
+    RawCase,
+    Refusal,
+    ReportTable,
+    tilt_policy,
+)
 from med_assets.programs.rt_dose.site import Site, load_site, site_names
 
 if TYPE_CHECKING:
@@ -33,7 +43,10 @@ SEVERAL = {"RTSTRUCT": "several_structure_sets", "RTPLAN": "several_plans", "RTD
 
 
 def _parts(slices: list["Instance"], others: Others, alone: bool) -> Picked:
-    """Structure set, plan and dose of one CT series, each by its reference to the one before."""
+    """Structure set, plan and dose of one CT series, each by its reference to the one before.
+
+    A series without a dose is to be predicted, with a plan or without one.
+    """
     targets, frame = {one.sop_instance_uid for one in slices}, slices[0].frame_of_reference_uid
     parts: list[Instance] = []
     code = text = ""
@@ -42,7 +55,7 @@ def _parts(slices: list["Instance"], others: Others, alone: bool) -> Picked:
         if (modality == "RTDOSE" and len(linked) == 1) or (modality != "RTDOSE" and linked):
             targets = {one.sop_instance_uid for one in linked}
         parts += linked
-        if not linked and not code:
+        if not linked and not code and (modality == "RTSTRUCT" or others.get("RTDOSE")):
             code = PARTS[modality]
             text = (
                 f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan"
@@ -54,14 +67,15 @@ def _parts(slices: list["Instance"], others: Others, alone: bool) -> Picked:
 
 
 class RtDose(Program):
-    """CT, RTSTRUCT, RTPLAN and RTDOSE of one plan are one case, known by its patient and its CT series."""
+    """CT, RTSTRUCT, RTPLAN and RTDOSE of one plan are one case, known by its patient and its CT series; to predict without RTDOSE."""
 
     name = "rt_dose"
     title = "Radiotherapy dose prediction"
     description = "Predicts the dose of a radiotherapy plan from the planning CT and its contours."
     owners = ("team:radiotherapy",)
     modalities = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
-    code_versions = {"intake": "2", "prepare": "3", "train": "2", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "4", "train": "2", "predict": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    inputs = ("case.json", "ct.npy", "masks.npy", "sdf.npy", "body.npy", "beams.npy")
     primary_metric = Metric(
         "openkbp_dose_score", "body", "Gy", True, "mean absolute dose error over the region that may get dose"
     )
@@ -146,7 +160,7 @@ class RtDose(Program):
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         return around_ct(instances, PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")
 
-    def verify(self, case: RawCase) -> None:
+    def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import describe, load
         from med_assets.dicom.geometry import TiltPolicy, read_ct_series
         from med_assets.dicom.links import verify_chain
@@ -161,8 +175,10 @@ class RtDose(Program):
         # since a lost slice also breaks the chain, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
         images, structures = [load(one.path) for one in slices], first["RTSTRUCT"]
         read_ct_series(images, describe(structures).referenced_sops, TiltPolicy(resample=True), structures)
-        verify_chain(first["RTPLAN"], first["RTSTRUCT"], first["RTDOSE"], slices)
-        read_dose(first["RTDOSE"])
+        verify_chain(first.get("RTPLAN"), first["RTSTRUCT"], first.get("RTDOSE"), slices)
+        if "RTDOSE" in first:
+            read_dose(first["RTDOSE"])
+        return "RTDOSE" in first
 
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY})
@@ -206,11 +222,21 @@ class RtDose(Program):
             )
         ]
 
-    def scorer(self, ws: "Workspace", checkpoint: Path) -> Scorer:
-        from med_assets.programs.rt_dose.score import EvaluationSettings
-        from med_assets.programs.rt_dose.scorer import DoseScorer
+    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+        from med_assets.programs.rt_dose.scorer import DosePredictor
 
-        return DoseScorer(checkpoint, self.site(ws), EvaluationSettings.for_profile(ws.profile, self.site(ws)))
+        return DosePredictor(checkpoint)
+
+    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+        from med_assets.programs.rt_dose.score import EvaluationSettings
+        from med_assets.programs.rt_dose.scorer import score
+
+        return score(prepared, predicted, self.site(ws), EvaluationSettings.for_profile(ws.profile, self.site(ws)))
+
+    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+        from med_assets.programs.rt_dose.scorer import facts
+
+        return facts(prepared, predicted)
 
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.rt_dose.score import EvaluationSettings

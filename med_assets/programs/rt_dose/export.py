@@ -6,22 +6,22 @@ import numpy as np
 
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, stored
-from med_assets.dicom.write import write_rtdose
+from med_assets.dicom.write import write_rtdose, write_rtplan
 from med_assets.nifti import write_nifti
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.scorer import PREDICTION
 
 
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
-    """Write predicted_dose.dcm, and CT, planned and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case; NaN where
-    no dose was planned.
+    """Write predicted_dose.dcm, and CT, planned (if known) and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case; NaN
+    where no dose was planned.
 
-    `raw` is the case's de-identified DICOM, whose pseudonym, study, frame of reference and plan the RTDOSE refers to.
-    Returns the paths.
+    `raw` is the case's de-identified DICOM, whose pseudonym, study, frame of reference and plan the RTDOSE refers to. A case
+    without a plan gets one, predicted_plan.dcm: prescription and structure set, no beams. Returns the paths.
     """
     case = PreparedCase.open(prepared)
     files = stored(raw)
-    ct, plan = files["CT"][0], files["RTPLAN"][0]
+    ct = files["CT"][0]
     identity = Identity(
         patient_id=str(ct.PatientID),
         patient_name=str(ct.PatientName),
@@ -33,11 +33,19 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     geometry = Geometry.from_dict(case.geometry)
     prediction = np.load(predicted / PREDICTION)
     out.mkdir(parents=True, exist_ok=True)
-    dose = out / "predicted_dose.dcm"
-    write_rtdose(dose, Volume(prediction, geometry), identity, str(plan.SOPInstanceUID), predicted_by=model)
-    planned = np.where(case.valid, case.dose, np.float32(np.nan))
-    images = {"ct": case.ct, "planned_dose": planned, "predicted_dose": prediction}
+    dose, plan, objects = out / "predicted_dose.dcm", out / "predicted_plan.dcm", []
+    if "RTPLAN" in files:
+        plan_uid = str(files["RTPLAN"][0].SOPInstanceUID)
+    else:
+        structures = str(files["RTSTRUCT"][0].SOPInstanceUID)
+        plan_uid = write_rtplan(plan, case.prescription_gy, case.fractions, {}, identity, structures)
+        objects.append(plan)
+    write_rtdose(dose, Volume(prediction, geometry), identity, plan_uid, predicted_by=model)
+    images = {"ct": case.ct, "predicted_dose": prediction}
+    if case.planned_dose is not None:
+        images["planned_dose"] = np.where(case.valid, case.dose, np.float32(np.nan))
     return [
+        *objects,
         dose,
         *(write_nifti(out / f"{name}.nii.gz", np.asarray(array), geometry) for name, array in images.items()),
     ]

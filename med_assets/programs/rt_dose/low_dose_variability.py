@@ -58,7 +58,7 @@ def model_errors(
 ) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """Moments of predicted minus planned dose by experiment, as (patient, moments) of each case that the experiment was scored on."""
     from med_assets.programs.rt_dose.scorer import PREDICTION
-    from med_assets.stages.evaluation import score_key
+    from med_assets.stages.predicting import prediction_key
 
     rows = ws.lake.read("evaluation_cases", "rt_dose")
     scored = rows[rows["split"] == "val"][["experiment", "checkpoint", "case_id"]].drop_duplicates()
@@ -83,7 +83,7 @@ def model_errors(
         for experiment, checkpoint in scored[scored["case_id"] == case["case_id"]][
             ["experiment", "checkpoint"]
         ].itertuples(index=False, name=None):
-            key = score_key(ws, "rt_dose", checkpoint, case["artifact"])
+            key = prediction_key(ws, "rt_dose", checkpoint, case["artifact"])
             values = measuring.of(case["case_id"], [case["artifact"], key], partial(differences, key, experiment))
             if values is not None:
                 found.setdefault(experiment, []).append((case["patient_id"], values))

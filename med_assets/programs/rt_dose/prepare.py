@@ -4,7 +4,7 @@ Masks are rasterised on the CT grid and never resampled; the dose is interpolate
 that is absent stays absent, and what would need a guess is a rejection.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.prepared import TRUTH
 from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
 from med_assets.programs.rt_dose.site import Site
@@ -103,7 +104,7 @@ def _organs(masks: dict[str, np.ndarray], site: Site) -> np.ndarray:
 
 
 def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPolicy | None" = None) -> dict[str, Any]:
-    """Write the prepared arrays of the case under `raw` to `out` and return its facts.
+    """Write the prepared arrays of the case under `raw` to `out` and return its facts; those of the dose where it has one.
 
     Raises CaseRejected with the codes of the DICOM readers and no_ptv, ambiguous_roi, empty_target,
     contour_outside_image, missing_structure, dose_grid_too_small, no_prescription, no_body.
@@ -121,16 +122,18 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     frame = str(files["CT"][0].get("FrameOfReferenceUID") or "")
     drawn = draw_structures(read_structure_set(files["RTSTRUCT"][0]), site, ct.geometry, frame)
     body = drawn.body
-    planned = read_plan(files["RTPLAN"][0])
-    prescription = planned.prescription_gy or site.default_prescription_gy
+    planned = read_plan(files["RTPLAN"][0]) if "RTPLAN" in files else None
+    prescription = (planned and planned.prescription_gy) or site.default_prescription_gy
     if prescription is None:
         raise CaseRejected(
             "no_prescription",
             "expected a target prescription dose in the RTPLAN, got none; add it or set the site's default",
         )
-    dose = np.asarray(resample(read_dose(files["RTDOSE"][0]), ct.geometry, outside=np.nan), dtype=np.float32)
-    covered = np.isfinite(dose)
-    dose[~covered] = 0.0
+    dose, covered = None, np.ones(ct.array.shape, bool)
+    if "RTDOSE" in files:
+        dose = np.asarray(resample(read_dose(files["RTDOSE"][0]), ct.geometry, outside=np.nan), dtype=np.float32)
+        covered = np.isfinite(dose)
+        dose[~covered] = 0.0
     leave_out_uncovered(drawn, covered, site)
     masks = drawn.masks
     if body is None:
@@ -139,7 +142,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     body = body & covered
     kept = _crop(masks, spacing, site)
     masks = {name: mask[kept] for name, mask in masks.items()}
-    hu, dose, body, valid = ct.array[kept], dose[kept], body[kept], covered[kept]
+    hu, body, valid = ct.array[kept], body[kept], covered[kept]
     bits = np.zeros(hu.shape, dtype=np.uint16)
     sdf = np.empty((len(site.structures), *hu.shape), dtype=np.int8)
     for index, name in enumerate(site.structures):
@@ -151,11 +154,9 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     beams = plan(hu, body, _levels(masks, site), _organs(masks, site), spacing, site.beam_plan)
     for name, array in {
         "ct": np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16),
-        "dose": dose,
         "masks": bits,
         "sdf": sdf,
         "body": body,
-        "valid": valid,
         "beams": beams.astype(np.float16),
     }.items():
         np.save(out / f"{name}.npy", np.ascontiguousarray(array))
@@ -173,16 +174,17 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
             "structures": list(site.structures),
             "present": present,
             "prescription_gy": prescription,
-            "fractions": planned.fractions,
+            "fractions": planned and planned.fractions,
             "constraints": site.constraints(present, prescription),
             "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
         },
     )
+    of_dose = {}
+    if dose is not None:
+        of_dose = {"dose_coverage": coverage, **_truth(dose[kept], valid, masks, body, site, prescription, out)}
     voxel_ml = float(np.prod(spacing)) / 1000
     main = masks[site.main_target]
-    targets = np.logical_or.reduce([masks[name] for name in site.targets if name in masks])
     agreement = [float(((sdf[site.structures.index(name)] < 0) == masks[name]).mean()) for name in present]
-    d95_gy = float(np.percentile(dose[main], 5, method="lower"))
     return {
         "slices": int(ct.geometry.shape[0]),
         "spacing_z_mm": float(spacing[0]),
@@ -205,17 +207,38 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         "contour_volume_ratios": ", ".join(f"{name} {ratio:.2f}" for name, ratio in drawn.volume_ratios.items()),
         "contour_volumes_off": ", ".join(drawn.volumes_off),
         "rois_unusable": "; ".join(drawn.unusable),
-        "dose_coverage": coverage,
         "prescription_gy": float(prescription),
-        "prescription_in_plan": planned.prescription_gy is not None,
-        "fractions": planned.fractions,
+        "prescription_in_plan": planned is not None and planned.prescription_gy is not None,
+        "fractions": planned and planned.fractions,
+        "sdf_sign_agreement": min(agreement),
+        **of_dose,
+    }
+
+
+def _truth(
+    dose: np.ndarray,
+    valid: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    body: np.ndarray,
+    site: Site,
+    prescription: float,
+    out: Path,
+) -> dict[str, Any]:
+    """Write the planned dose and where there is one, and return its facts.
+
+    All arrays are (z, y, x) on the grid that is kept, the dose in Gy.
+    """
+    for name, array in (("dose", dose), ("valid", valid)):
+        np.save(out / f"{name}.npy", np.ascontiguousarray(array))
+    write_json(out / TRUTH, {})
+    main = dose[masks[site.main_target]]
+    targets = np.logical_or.reduce([masks[name] for name in site.targets if name in masks])
+    d95_gy = float(np.percentile(main, 5, method="lower"))
+    return {
         "dose_max_gy": float(dose.max()),
         "dose_max_ratio": float(dose.max() / prescription),
-        "target_mean_ratio": float(dose[main].mean() / prescription),
+        "target_mean_ratio": float(main.mean() / prescription),
         "target_d95_gy": d95_gy,
         "target_d95_ratio": d95_gy / prescription,
-        "dose_outside_ratio": float(dose[body & ~targets].mean() / dose[main].mean())
-        if dose[main].mean() > 0
-        else None,
-        "sdf_sign_agreement": min(agreement),
+        "dose_outside_ratio": float(dose[body & ~targets].mean() / main.mean()) if main.mean() > 0 else None,
     }

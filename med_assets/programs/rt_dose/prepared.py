@@ -3,7 +3,7 @@
 A folder holds `ct.npy` int16 HU, `dose.npy` float32 Gy, `masks.npy` uint16 whose bit k is structure k, `sdf.npy` int8
 (structure, z, y, x) with 127 = 50 mm outside and negative inside, `body.npy` bool, `valid.npy` bool, False where no dose was
 calculated (`dose.npy` is 0 there, and body and structures leave it out), `beams.npy` float16, the crude plan of `beams`
-(channel, z, y, x), and `case.json`. Axes are (z, y, x).
+(channel, z, y, x), and `case.json`. Axes are (z, y, x). A case to predict has no `dose.npy`, `valid.npy` and `truth.json`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from med_assets.prepared import demand, open_case, reading_fields
+from med_assets.prepared import demand, known, open_case, reading_fields
 from med_assets.programs.rt_dose.beams import CHANNELS
 
 CT_RANGE_HU = (-1000.0, 3000.0)
@@ -38,6 +38,8 @@ _ARRAYS = {
     "beams": np.dtype(np.float16),
 }
 
+_TRUTHS = ("dose", "valid")
+
 
 @dataclass(frozen=True)
 class PreparedCase:
@@ -54,17 +56,17 @@ class PreparedCase:
     constraints: tuple[float, ...]
     synthetic: bool
     ct: np.ndarray
-    dose: np.ndarray
+    planned_dose: np.ndarray | None
     masks: np.ndarray
     sdf: np.ndarray
     body: np.ndarray
-    valid: np.ndarray
+    where_planned: np.ndarray | None
     beams: np.ndarray
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open a folder in the prepared format. Raises ArtifactCorrupt when a file is missing or does not fit."""
-        facts, arrays = open_case(folder, _ARRAYS)
+        facts, arrays = open_case(folder, [name for name in _ARRAYS if name not in _TRUTHS], _TRUTHS)
         with reading_fields():
             return cls._from(facts, arrays)
 
@@ -72,9 +74,9 @@ class PreparedCase:
     def _from(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         shape = arrays["ct"].shape
         structures = tuple(facts["structures"])
-        for name, dtype in _ARRAYS.items():
+        for name, array in arrays.items():
             expected = {"sdf": (len(structures), *shape), "beams": (len(CHANNELS), *shape)}.get(name, shape)
-            demand(facts["case_id"], name, arrays[name], dtype, expected)
+            demand(facts["case_id"], name, array, _ARRAYS[name], expected)
         dz, dy, dx = (float(value) for value in facts["spacing_mm"])
         return cls(
             case_id=str(facts["case_id"]),
@@ -87,8 +89,20 @@ class PreparedCase:
             fractions=facts["fractions"],
             constraints=tuple(float(value) for value in facts["constraints"]),
             synthetic=bool(facts["synthetic"]),
-            **arrays,
+            planned_dose=arrays.get("dose"),
+            where_planned=arrays.get("valid"),
+            **{name: array for name, array in arrays.items() if name not in _TRUTHS},
         )
+
+    @property
+    def dose(self) -> np.ndarray:
+        """The planned dose, Gy (z, y, x). Raises NoTruth for a case to predict."""
+        return known(self.planned_dose, self.case_id)
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Where a dose was calculated, bool (z, y, x). Raises NoTruth for a case to predict."""
+        return known(self.where_planned, self.case_id)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,11 +1,11 @@
-"""A loaded dose model applied to prepared cases: scores, the predicted dose kept for the report, and its plots."""
+"""A loaded dose model applied to prepared cases: the predicted dose that is kept, its scores, and its plots."""
 
 from pathlib import Path
 
 import numpy as np
 
 from med_assets.metrics.score import Score
-from med_assets.program import Scorer
+from med_assets.program import CasePredictor
 from med_assets.programs.rt_dose.predict import load_predictor
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import EvaluationSettings, score_case
@@ -15,23 +15,33 @@ from med_assets.training.accelerator import inference_device
 PREDICTION = "prediction_gy.npy"
 
 
-class DoseScorer(Scorer):
-    """Predicts whole volumes with one checkpoint and scores them for one site."""
+class DosePredictor(CasePredictor):
+    """Predicts whole volumes with one checkpoint."""
 
-    def __init__(self, checkpoint: Path, site: Site, settings: EvaluationSettings) -> None:
+    def __init__(self, checkpoint: Path) -> None:
         self.predictor = load_predictor(checkpoint, inference_device())
-        self.site = site
-        self.settings = settings
 
-    def score(self, prepared: Path, out: Path) -> list[Score]:
-        case = PreparedCase.open(prepared)
-        prediction = self.predictor(case)
-        np.save(out / PREDICTION, prediction)
-        return score_case(case, prediction, self.site, self.settings)
+    def predict(self, prepared: Path, out: Path) -> None:
+        np.save(out / PREDICTION, self.predictor(PreparedCase.open(prepared)))
+
+
+def facts(prepared: Path, predicted: Path) -> dict[str, float | str | None]:
+    """The highest dose, and the mean dose of each structure that the case has, Gy."""
+    case, dose = PreparedCase.open(prepared), np.load(predicted / PREDICTION)
+    means = {f"mean of {name}, Gy": float(dose[case.mask(name)].mean()) for name in case.present}
+    return {"prescription, Gy": case.prescription_gy, "highest dose, Gy": float(dose.max()), **means}
+
+
+def score(prepared: Path, predicted: Path, site: Site, settings: EvaluationSettings) -> list[Score]:
+    """Score what `DosePredictor.predict` kept for one site. Raises NoTruth for a case to predict."""
+    return score_case(PreparedCase.open(prepared), np.load(predicted / PREDICTION), site, settings)
 
 
 def draw(prepared: Path, predicted: Path, out: Path, settings: EvaluationSettings) -> list[Path]:
-    """Dose colour wash, DVH and gamma map of one case, predicted against planned, as PNG files under `out`."""
+    """Dose colour wash, DVH and gamma map of one case, predicted against planned, as PNG files under `out`.
+
+    Of a case to predict the colour wash and the DVH of the prediction alone.
+    """
     from med_assets.reports.dose_plots import plot_dose, plot_dvh
     from med_assets.reports.gamma_plots import plot_gamma
 
@@ -39,13 +49,15 @@ def draw(prepared: Path, predicted: Path, out: Path, settings: EvaluationSetting
     prediction = np.load(predicted / PREDICTION)
     masks = {name: case.mask(name) for name in case.present}
     out.mkdir(parents=True, exist_ok=True)
-    truth = np.asarray(case.dose)
+    truth = None if case.planned_dose is None else np.asarray(case.dose)
     targets = {name: mask for name, mask in masks.items() if name.startswith("PTV")}
     wash = plot_dose(
         out / f"{case.case_id}_dose.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, case.prescription_gy,
         outlines=targets, title=f"case {case.case_id}",
     )  # fmt: skip
     dvh = plot_dvh(out / f"{case.case_id}_dvh.png", truth, prediction, masks, title=f"case {case.case_id}")
+    if truth is None:
+        return [wash, dvh]
     gamma = plot_gamma(
         out / f"{case.case_id}_gamma.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, np.asarray(case.body),
         settings.gamma[0], prescription_gy=case.prescription_gy, outlines=targets, title=f"case {case.case_id}",

@@ -51,6 +51,7 @@ def write_prepared(
         "settings": {},
     }
     (folder / "case.json").write_text(json.dumps(facts | changes))
+    (folder / "truth.json").write_text("{}")
     return folder
 
 

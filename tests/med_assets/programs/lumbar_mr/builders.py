@@ -82,6 +82,7 @@ def write_prepared(
         "settings": {},
     }
     (folder / "case.json").write_text(json.dumps(facts | dict(changes or {})))
+    (folder / "truth.json").write_text("{}")
     return folder
 
 

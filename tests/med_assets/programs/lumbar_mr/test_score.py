@@ -1,4 +1,4 @@
-"""Scores of a located case, what the scorer keeps, and the tables of the report."""
+"""Scores of a located case, what the predictor keeps, and the tables of the report."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.pictures import draw
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.score import EvaluationSettings, score_case
-from med_assets.programs.lumbar_mr.scorer import LevelScorer, read_prediction
+from med_assets.programs.lumbar_mr.scorer import LevelPredictor, read_prediction, score
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, fit, tables_of, with_anatomy
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES
 from med_assets.training.job import run
@@ -66,13 +66,13 @@ def test_a_case_without_points_has_uncertainty_and_no_error(tmp_path: Path) -> N
     assert found["confidence", "all"].value == 0.0
 
 
-def test_the_scorer_keeps_maps_and_measures_and_its_scores_come_back_as_a_table(tmp_path: Path) -> None:
+def test_the_predictor_keeps_maps_and_measures_and_its_scores_come_back_as_a_table(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", overrides=TINY)
     run(job)
-    scorer = LevelScorer(job, SETTINGS)
     out = tmp_path / "out"
     out.mkdir()
-    scores = scorer.score(job / "cases" / "case2", out)
+    LevelPredictor(job).predict(job / "cases" / "case2", out)
+    scores = score(job / "cases" / "case2", out, SETTINGS)
     summary, heats, singles = read_prediction(out)
     assert (heats.shape, singles.shape) == ((5, 160, 160), (len(summary["slices"]), 5, 160, 160))
     assert np.load(out / "heats.npy").dtype == np.float16

@@ -36,10 +36,12 @@ def test_phantoms_are_accepted_and_bad_studies_beside_them_are_quarantined_with_
     assert audited.startswith("expected 0.2 to 3 mm pixels, got pixel_mm = ")
     accepted = [row for row in workspace.lake.rows("prepared_cases", P) if row["status"] == "ok"]
     cases = [PreparedCase.open(workspace.store.fetch(row["artifact"])) for row in accepted]
-    assert sorted(case.lstv for case in cases) == ["lumbarised", "normal", "sacralised", "unknown"]
+    assert sorted(case.lstv for case in cases) == ["lumbarised", "normal", "sacralised"]
+    (bare,) = [row for row in workspace.lake.rows("prepared_cases", P) if row["status"] == "to predict"]
+    assert PreparedCase.open(workspace.store.fetch(bare["artifact"])).lstv == "unknown"
     assert all(case.synthetic for case in cases)
     facts = workspace.lake.rows(program.fact_table(P), P)
-    assert {row["levels"] for row in facts if row["case_id"] in {case.case_id for case in cases}} == {0, 5}
+    assert {row["levels"] for row in facts if row["case_id"] in {case.case_id for case in cases}} == {5}
     seen = "".join(map(str, rows + facts))
     assert "Spine" not in seen
     assert "PHANTOM-" not in seen

@@ -91,6 +91,7 @@ def write_prepared(
         "settings": {},
     }
     (folder / "case.json").write_text(json.dumps(facts | dict(changes or {})))
+    (folder / "truth.json").write_text("{}")
     return folder
 
 

@@ -177,7 +177,6 @@ def test_a_prepared_folder_that_does_not_fit_is_corrupt(workspace: Workspace, tm
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"label": "none"}, "no_label"),
         ({"copies": 2}, "several_labels"),
         ({"patient_id": " "}, "missing_patient_id"),
     ],

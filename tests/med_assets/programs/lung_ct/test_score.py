@@ -12,7 +12,7 @@ from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lung_ct.experiment import Inference
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import EvaluationSettings, score_case
-from med_assets.programs.lung_ct.scorer import SegmentationScorer, draw, read_prediction
+from med_assets.programs.lung_ct.scorer import TargetPredictor, draw, read_prediction, score
 from med_assets.programs.lung_ct.tables import lesions, per_case
 from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 from tests.med_assets.programs.lung_ct.test_predict import save
@@ -22,10 +22,9 @@ torch.set_num_threads(1)
 INFERENCE = Inference(window=(32, 32, 32), overlap=0.25, mode="constant", padding="replicate", batch=1)
 
 
-def scored(case: PreparedCase, prediction: np.ndarray, logits: np.ndarray | None = None) -> dict[str, Score]:
-    if logits is None:
-        logits = np.where(case.label == 23, 1.0, -1.0)
-    return {one.metric: one for one in score_case(case, prediction, logits, INFERENCE, EvaluationSettings())}
+def scored(case: PreparedCase, prediction: np.ndarray, on_grid: np.ndarray | None = None) -> dict[str, Score]:
+    on_grid = case.label == 23 if on_grid is None else on_grid
+    return {one.metric: one for one in score_case(case, prediction, on_grid, INFERENCE, EvaluationSettings())}
 
 
 def test_the_formal_dice_and_that_of_the_training_grid_are_two_metrics(case: PreparedCase) -> None:
@@ -51,22 +50,22 @@ def test_unlabelled_voxels_are_left_out(tmp_path: Path) -> None:
 
 def test_a_case_without_the_target_has_no_dice(tmp_path: Path) -> None:
     case = PreparedCase.open(write_prepared(tmp_path / "c", tumours=0))
-    found = scored(case, np.zeros(case.truth.shape, bool), np.full(case.label.shape, -1.0))
+    found = scored(case, np.zeros(case.truth.shape, bool), np.zeros(case.label.shape, bool))
     assert found["dice"].value is None
     assert found["dice_training_grid"].value is None
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> tuple[Path, list[Score]]:
-    """Folder with the prepared case, what the scorer kept, and its scores; the network is untrained."""
+    """Folder with the prepared case, what the predictor kept, and its scores; the network is untrained."""
     write_prepared(tmp_path / "prepared")
     save(tmp_path / "checkpoint")
     (tmp_path / "kept").mkdir()
-    scorer = SegmentationScorer(tmp_path / "checkpoint", EvaluationSettings())
-    return tmp_path, scorer.score(tmp_path / "prepared", tmp_path / "kept")
+    TargetPredictor(tmp_path / "checkpoint").predict(tmp_path / "prepared", tmp_path / "kept")
+    return tmp_path, score(tmp_path / "prepared", tmp_path / "kept", EvaluationSettings())
 
 
-def test_the_scorer_keeps_the_mask_that_it_scored(kept: tuple[Path, list[Score]]) -> None:
+def test_the_mask_that_is_kept_is_the_one_that_is_scored(kept: tuple[Path, list[Score]]) -> None:
     folder, scores = kept
     case = PreparedCase.open(folder / "prepared")
     mask = read_prediction(folder / "kept", case.ct.shape)
@@ -90,7 +89,7 @@ def test_the_tables_show_both_dices_and_count_lesions(tmp_path: Path, case: Prep
     healthy = PreparedCase.open(write_prepared(tmp_path / "healthy", tumours=0))
     truth = np.asarray(case.truth) == 23
     parts = [
-        to_frame(score_case(one, mask, np.where(one.label == 23, 1.0, -1.0), INFERENCE, EvaluationSettings())).assign(
+        to_frame(score_case(one, mask, one.label == 23, INFERENCE, EvaluationSettings())).assign(
             case_id=one.case_id, patient_id=one.case_id
         )
         for one, mask in ((healthy, np.zeros_like(truth)), (case, truth))

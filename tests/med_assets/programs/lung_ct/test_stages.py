@@ -44,7 +44,7 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
 
     assert len(workspace.lake.rows("dataset", P)) == 3
     codes = {row["reason_code"]: row for row in refused(workspace, P)}
-    assert set(codes) == {"no_label", "several_labels", "label_grid_mismatch", "audit_failed"}
+    assert set(codes) == {"several_labels", "label_grid_mismatch", "audit_failed"}
     audited = {row["reason"] for row in refused(workspace, P) if row["reason_code"] == "audit_failed"}
     assert audited == {
         "expected the label has lung tumor, got target_present = False; expected 0.05 to 500 ml of lung tumor, got target_ml = 0 ml",
@@ -63,10 +63,8 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
     assert again.images == {f"quarantine {mismatch['case_id']}": picture}
 
     found = summary(described(workspace, P), refused(workspace, P))
-    assert (found["accepted"], found["skipped"]) == (3, 5)
-    assert found["skipped_by_reason"] == {
-        "audit_failed": 2, "label_grid_mismatch": 1, "no_label": 1, "several_labels": 1,
-    }  # fmt: skip
+    assert (found["accepted"], found["skipped"]) == (3, 4)
+    assert found["skipped_by_reason"] == {"audit_failed": 2, "label_grid_mismatch": 1, "several_labels": 1}
     assert found["label_kinds"] == {"RTSTRUCT": 1, "SEG": 2}
     assert found["ranges"]["labels_without_class"] == [0, 0, 1]
     outcome = checks.audit(workspace, P, batch)

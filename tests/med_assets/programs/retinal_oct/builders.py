@@ -54,6 +54,7 @@ def write_prepared(
         "spacing_mm": [0.1, 0.01, 0.1], "synthetic": True,
     }  # fmt: skip
     (folder / "case.json").write_text(json.dumps(facts | dict(changes or {})))
+    (folder / "truth.json").write_text("{}")
     return folder
 
 

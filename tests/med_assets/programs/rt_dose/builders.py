@@ -82,6 +82,7 @@ def write_case(
         "synthetic": True,
     }
     (folder / "case.json").write_text(json.dumps(facts))
+    (folder / "truth.json").write_text("{}")
     return folder
 
 

@@ -27,7 +27,7 @@ from med_assets.programs.rt_dose.voxel_classes import (
 )
 from med_assets.settings import Workspace
 from med_assets.stages.analysis import sections as analysis_sections
-from med_assets.stages.evaluation import score_key
+from med_assets.stages.predicting import prediction_key
 from tests.med_assets.programs.rt_dose.builders import write_case
 from tests.med_assets.stages import models
 
@@ -184,7 +184,7 @@ def ws(workspace: Workspace, tmp_path: Path) -> Workspace:
             shutil.copytree(made, folder, dirs_exist_ok=True)
     scored = []
     for name, error in (("v0", 3.0), ("v1", -3.0)):
-        with workspace.store.create(score_key(workspace, P, "checkpoint/0", models.artifact(name))) as folder:
+        with workspace.store.create(prediction_key(workspace, P, "checkpoint/0", models.artifact(name))) as folder:
             np.save(folder / "prediction_gy.npy", np.full((32, 32, 32), 30.0 + error, np.float32))
         keys = {"program": P, "experiment": "baseline", "checkpoint": "checkpoint/0", "split": "val"}
         scored.append(keys | {"case_id": name, "patient_id": f"p-{name}", "metric": "mae", "subject": "body"})
@@ -225,7 +225,7 @@ def test_moments_are_measured_in_units_of_the_prescription_within_the_body(
 
 
 def test_a_prediction_that_is_not_in_the_store_is_named(ws: Workspace) -> None:
-    ws.store.remove(score_key(ws, P, "checkpoint/0", models.artifact("v1")))
+    ws.store.remove(prediction_key(ws, P, "checkpoint/0", models.artifact("v1")))
     failures = stages.analyse(ws, P, "low_dose_variability").summary["failures"]
     assert "run `med-assets evaluate rt_dose/baseline`" in failures["v1"]
 

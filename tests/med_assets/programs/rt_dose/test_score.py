@@ -54,6 +54,7 @@ def prepared(tmp_path: Path, site: Site) -> PreparedCase:
         "present": list(masks), "prescription_gy": 70.0, "fractions": 28, "constraints": [0.0] * 13, "synthetic": True,
     }  # fmt: skip
     (tmp_path / "case.json").write_text(json.dumps(facts))
+    (tmp_path / "truth.json").write_text("{}")
     return PreparedCase.open(tmp_path)
 
 

@@ -1,0 +1,307 @@
+"""Cases that came without a label, in every program: predicted as they arrive, never learned from, and scored once a label comes."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from torch import nn
+
+from med_assets import cli, experiments, program, stages
+from med_assets.experiments import Experiment
+from med_assets.files import digest, write_json, write_text
+from med_assets.settings import Workspace
+from med_assets.stages.dataset import unlabelled
+from med_assets.stages.predicting import prediction_key
+from med_assets.stages.predictions import folder_of, waiting
+from med_assets.training.callbacks import save_tensors
+from tests.invented import ingest
+
+EXPERIMENTS = {
+    "breast_us": "tinyusfm",
+    "lumbar_mr": "point_net",
+    "lung_ct": "foundation",
+    "retinal_oct": "random_probe",
+    "rt_dose": "baseline",
+}
+WRITTEN = {
+    "breast_us": {"predicted_lesion.dcm", "predicted_lesion.png"},
+    "lumbar_mr": {"predicted_levels.dcm", "series.nii.gz"},
+    "lung_ct": {"predicted_target.dcm", "predicted_target.nii.gz", "ct.nii.gz"},
+    "retinal_oct": {"prediction.json", "input.nii.gz"},
+    "rt_dose": {"predicted_dose.dcm", "predicted_dose.nii.gz", "ct.nii.gz"},
+}
+"""Some of the files that each program writes of a prediction."""
+
+TRUTHS = {"breast_us": ("SEG",), "lumbar_mr": ("RTSTRUCT",), "lung_ct": ("SEG", "RTSTRUCT"), "rt_dose": ("RTDOSE",)}
+"""Modalities of what people say of a case."""
+
+EVERY = sorted(EXPERIMENTS)
+
+
+def network_of(name: str, experiment: Experiment) -> nn.Module:
+    """The untrained network of an experiment."""
+    if name == "lung_ct":
+        from med_assets.programs.lung_ct.network import build_network
+    elif name == "lumbar_mr":
+        from med_assets.programs.lumbar_mr.network import build_network
+    elif name == "retinal_oct":
+        from med_assets.programs.retinal_oct.network import Classifier
+
+        return Classifier(experiment.network, experiment.head)  # type: ignore[attr-defined]
+    elif name == "breast_us":
+        from med_assets.programs.breast_us.network import Segmenter
+
+        return Segmenter(experiment)  # type: ignore[arg-type]
+    else:
+        from med_assets.programs.rt_dose.predict import build_network as build_dose
+
+        return build_dose(experiment)  # type: ignore[arg-type]
+    return build_network(experiment.network)  # type: ignore[attr-defined]
+
+
+def champion(ws: Workspace, name: str, seed: int = 0) -> str:
+    """An untrained champion in the store; returns the key of its checkpoint."""
+    # An untrained network is sure of nothing, and a level that is not found has no point.
+    found = ("inference.found_above=0",) if name == "lumbar_mr" else ()
+    given = (*program.get(name).experiment_overrides(ws), *found)
+    experiment = experiments.load(name, EXPERIMENTS[name], given, profile=ws.profile)
+    torch.manual_seed(seed)
+    weights = network_of(name, experiment).state_dict()
+    key = "checkpoint/" + digest(name, seed)
+    with ws.store.create(key) as folder:
+        save_tensors(folder / "weights.pt", dict(weights))
+        write_text(folder / "experiment.json", experiment.to_json())
+        write_json(folder / "provenance.json", {"cases": [], "weights_sha256": key, "initial": None})
+    row = {"program": name, "experiment": EXPERIMENTS[name], "checkpoint": key, "dataset_version": "d", "n_train": 0}
+    row |= {"promoted_at": f"2026-01-0{seed + 1}", "action": "promoted", "reason": "a test"}
+    ws.lake.write("champions", name, [*ws.lake.rows("champions", name), row])
+    return key
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def strip(folder: Path, name: str) -> Path:
+    """Take out of a case what people say of it."""
+    for path in files_of(folder):
+        ds = pydicom.dcmread(path)
+        if ds.Modality in TRUTHS.get(name, ()):
+            path.unlink()
+        elif name == "retinal_oct":
+            del ds.AdmittingDiagnosesDescription
+            ds.save_as(path)
+    return folder
+
+
+def phantoms(folder: Path, name: str, n: int, seed: int) -> list[Path]:
+    """Folders of labelled phantoms, of retinal volumes one each."""
+    program.get(name).write_phantoms(folder, n, seed)
+    if name == "retinal_oct":
+        shutil.rmtree(folder / ".ai_readi")
+        for path in files_of(folder):
+            if path.name != "labelled.dcm":
+                path.unlink()
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def refuse_to_load(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """From here on no model of the program can be loaded: nothing is inferred."""
+
+    def loaded(self: object, ws: Workspace, checkpoint: Path) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(type(program.get(name)), "predictor", loaded)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inference_when_the_label_comes(
+    name: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, landing = workspace, workspace.landing / name
+    (source,) = phantoms(tmp_path / "cases", name, 1, 5)
+    whole = tmp_path / "whole"
+    shutil.copytree(source, whole)
+    landing.mkdir(parents=True)
+    strip(source, name).rename(landing / "new")
+    raw, prepared = ingest(ws, name)
+    assert [row["status"] for row in raw] == ["to predict"]
+    assert [row["status"] for row in prepared] == ["to predict"], prepared[0]["reason"]
+    stages.dataset(ws, name)
+    stages.splits(ws, name)
+    assert ws.lake.rows("dataset", name) == ws.lake.rows("splits", name) == []
+    assert not waiting(ws, name)
+    assert stages.predictions(ws, name).summary["note"].startswith("there is no champion")
+
+    checkpoint = champion(ws, name)
+    batch = raw[0]["batch"]
+    assert list(waiting(ws, name)) == [batch]
+    result = stages.predictions(ws, name)
+    assert result.summary["failures"] == {}
+    assert (result.counts["new"], result.counts["failed"]) == (1, 0)
+    (row,) = ws.lake.rows("predictions", name)
+    case_id = row["case_id"]
+    assert {path.name for path in folder_of(ws, name, case_id).iterdir()} >= WRITTEN[name]
+    assert json.loads(row["measured"])
+    assert result.images
+    assert not waiting(ws, name)
+    refuse_to_load(monkeypatch, name)
+    assert stages.predictions(ws, name, [batch]).counts["reused"] == 1
+
+    whole.rename(landing / "with its label")
+    raw, prepared = ingest(ws, name)
+    assert [(row["case_id"], row["status"]) for row in prepared] == [(case_id, "ok")], prepared[0]["reason"]
+    assert unlabelled(ws, name) == []
+    from med_assets.stages.evaluation import score_cases
+
+    assert prediction_key(ws, name, checkpoint, prepared[0]["artifact"]) == row["prediction"]
+    scores, _, failures = score_cases(ws, name, checkpoint, prepared)
+    assert failures == {}
+    assert {one["metric"] for one in scores[case_id]} >= {program.get(name).primary_metric.name}
+
+
+def test_a_new_champion_predicts_again_and_a_case_that_fails_is_a_row_beside_the_others(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    name = "breast_us"
+    for source in phantoms(tmp_path / "cases", name, 2, 5):
+        (workspace.landing / name).mkdir(parents=True, exist_ok=True)
+        strip(source, name).rename(workspace.landing / name / source.name)
+    _, prepared = ingest(workspace, name)
+    champion(workspace, name)
+    assert stages.predictions(workspace, name).counts["new"] == 2
+    champion(workspace, name, seed=1)
+    broken = workspace.store.fetch(prepared[0]["artifact"]) / "image.npy"
+    broken.chmod(0o600)
+    broken.write_bytes(b"broken")
+    result = stages.predictions(workspace, name)
+    assert (result.counts["new"], result.counts["failed"]) == (1, 1)
+    assert list(result.summary["failures"]) == [prepared[0]["case_id"]]
+    rows = {row["case_id"]: row for row in workspace.lake.rows("predictions", name)}
+    assert {row["status"] for row in rows.values()} == {"predicted", "failed"}
+    assert "ArtifactCorrupt" in rows[prepared[0]["case_id"]]["error"]
+    assert not waiting(workspace, name)
+
+
+def test_a_copy_without_its_label_changes_nothing_about_a_labelled_case(workspace: Workspace, tmp_path: Path) -> None:
+    name = "breast_us"
+    landing = workspace.landing / name
+    (source,) = phantoms(tmp_path / "cases", name, 1, 5)
+    shutil.copytree(source, tmp_path / "bare")
+    landing.mkdir(parents=True)
+    source.rename(landing / "whole")
+    ingest(workspace, name)
+    stages.dataset(workspace, name)
+    before = workspace.lake.rows("dataset", name)
+    strip(tmp_path / "bare", name).rename(landing / "bare")
+    _, prepared = ingest(workspace, name)
+    assert [row["status"] for row in prepared] == ["to predict"]
+    stages.dataset(workspace, name)
+    assert workspace.lake.rows("dataset", name) == before
+    assert unlabelled(workspace, name) == []
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_folder_is_predicted_by_one_command_and_nothing_of_it_is_kept(
+    name: str, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion(workspace, name)
+    cases = phantoms(tmp_path / "cases", name, 2, 5)
+    strip(cases[0], name)
+    (tmp_path / "cases" / "notes.dcm").write_bytes(b"no DICOM")
+    before = {path for path in workspace.home.rglob("*") if path.is_file()}
+    cli.main(["predict", name, str(tmp_path / "cases"), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    folders = sorted(path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} >= WRITTEN[name]
+        assert folder.name in said
+    table = (tmp_path / "out" / "predictions.csv").read_text()
+    assert table.count("predicted,") == 2
+    assert "not_dicom" in table or "DICOM" in table
+    assert {path for path in workspace.home.rglob("*") if path.is_file()} - before <= _locks(workspace)
+    assert not workspace.lake.rows("raw_cases", name)
+
+
+def _locks(ws: Workspace) -> set[Path]:
+    return {path for path in ws.home.rglob("*") if path.is_file() and path.stat().st_size == 0}
+
+
+RELINKED: Mapping[str, Callable[[list[pydicom.Dataset]], set[str]]] = {
+    "lung_ct": lambda files: {str(ds.SOPInstanceUID) for ds in files if ds.Modality == "CT"},
+    "rt_dose": lambda files: {str(ds.SOPInstanceUID) for ds in files if ds.Modality in ("RTPLAN", "RTSTRUCT")},
+    "lumbar_mr": lambda files: {str(ds.SOPInstanceUID) for ds in files if ds.Modality == "MR"},
+    "breast_us": lambda files: {str(ds.SOPInstanceUID) for ds in files if ds.Modality == "US"},
+}
+"""Instances of the clinic that a written object refers to, by program."""
+
+
+@pytest.mark.parametrize("name", sorted(RELINKED))
+def test_relinked_objects_are_of_the_clinics_own_patient_study_and_images(
+    name: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    champion(workspace, name)
+    (source,) = phantoms(tmp_path / "cases", name, 1, 5)
+    strip(source, name)
+    files = [pydicom.dcmread(path) for path in files_of(source)]
+    for path, ds in zip(files_of(source), files, strict=True):
+        ds.SpecificCharacterSet = "ISO_IR 100"
+        ds.PatientName, ds.AccessionNumber = "Phäntom^One", "A7"
+        ds.save_as(path)
+    found = stages.predict_folder(workspace, name, source, None, tmp_path / "out", relink=True)
+    assert [one.reason for one in found] == [""]
+    written = [pydicom.dcmread(path) for path in found[0].paths if path.suffix == ".dcm"]
+    assert written
+    for ds in written:
+        assert (ds.PatientID, str(ds.PatientName), ds.AccessionNumber) == (files[0].PatientID, "Phäntom^One", "A7")
+        assert ds.StudyInstanceUID == files[0].StudyInstanceUID
+        if "FrameOfReferenceUID" in files[0] and "FrameOfReferenceUID" in ds:
+            assert ds.FrameOfReferenceUID == files[0].FrameOfReferenceUID
+        assert ds.SOPInstanceUID not in {one.SOPInstanceUID for one in files}
+        named = {str(element.value) for element in ds.iterall() if element.keyword == "ReferencedSOPInstanceUID"}
+        assert named & RELINKED[name](files), "the object refers to none of the clinic's own instances"
+    plain = stages.predict_folder(workspace, name, source, None, tmp_path / "plain")
+    ds = pydicom.dcmread(next(path for path in plain[0].paths if path.suffix == ".dcm"))
+    assert ds.PatientID != files[0].PatientID
+    assert ds.StudyInstanceUID != files[0].StudyInstanceUID
+
+
+def test_a_dose_is_predicted_for_a_structure_set_without_plan_and_gets_one(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    name = "rt_dose"
+    champion(workspace, name)
+    (source,) = phantoms(tmp_path / "cases", name, 1, 5)
+    strip(source, name)
+    for path in files_of(source):
+        if pydicom.dcmread(path, stop_before_pixels=True).Modality == "RTPLAN":
+            path.unlink()
+    (one,) = stages.predict_folder(workspace, name, source, None, tmp_path / "out", relink=True)
+    assert one.reason == ""
+    structures = next(ds for ds in map(pydicom.dcmread, files_of(source)) if ds.Modality == "RTSTRUCT")
+    folder = one.paths[0].parent
+    plan, dose = (pydicom.dcmread(folder / f"predicted_{kind}.dcm") for kind in ("plan", "dose"))
+    assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+    assert plan.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID == structures.SOPInstanceUID
+    assert plan.DoseReferenceSequence[0].TargetPrescriptionDose == 70.0
+    assert np.isfinite(dose.pixel_array).all()
+
+
+def test_a_folder_that_holds_no_case_ends_with_a_reason_and_a_failure(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion(workspace, "lung_ct")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["predict", "lung_ct", str(tmp_path / "empty"), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 1
+    assert (
+        "no DICOM" in capsys.readouterr().out or "expected DICOM" in (tmp_path / "out" / "predictions.csv").read_text()
+    )
