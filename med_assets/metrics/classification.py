@@ -7,6 +7,9 @@ import numpy as np
 
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES
 
+PERMUTATIONS = 9999
+"""Permutations of the patients of both sides: the least p is 1 in 10,000."""
+
 
 @dataclass(frozen=True)
 class Auroc:
@@ -17,6 +20,8 @@ class Auroc:
     high: float | None
     n_positive: int
     n_negative: int
+    p: float | None = None
+    """Two-sided p of 0.5, by permutation of the patients of both sides; None where there is no interval."""
 
 
 def auroc(
@@ -32,7 +37,8 @@ def auroc(
 
     None and NaN are undefined values: they are left out, and `n_positive` and `n_negative` count the rest. The value is
     None where one side has none, the ends also where one has fewer than two. The interval is the percentile bootstrap
-    within each side, over groups (one patient per value) where these are given. The same input and seed give the same.
+    within each side, over groups (one patient per value) where these are given, and None where it would have no width. p is that of
+    the rank sum of the patients' means, by permutation (Mann and Whitney 1947). The same input and seed give the same.
 
     Raises ValueError when groups and values differ in length. Source of the value: scikit-learn, `roc_auc_score`.
     """
@@ -52,8 +58,24 @@ def auroc(
     pairs = drawn[0].sum(axis=1) * drawn[1].sum(axis=1)
     areas = ((drawn[0] @ wins) * drawn[1]).sum(axis=1) / pairs
     tail = 100 * (1 - CONFIDENCE) / 2
-    first, last = np.percentile(areas, [tail, 100 - tail])
-    return Auroc(value, float(first), float(last), len(high), len(low))
+    first, last = (float(end) for end in np.percentile(areas, [tail, 100 - tail]))
+    apart = first < last
+    p = _rank_sum_p(_patient_means(high, high_codes), _patient_means(low, low_codes), rng)
+    return Auroc(value, first if apart else None, last if apart else None, len(high), len(low), p)
+
+
+def _patient_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    return np.asarray(np.bincount(codes, values) / np.bincount(codes))
+
+
+def _rank_sum_p(high: np.ndarray, low: np.ndarray, rng: np.random.Generator) -> float:
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([high, low]))
+    middle = len(high) * (len(ranks) + 1) / 2
+    off = abs(ranks[: len(high)].sum() - middle)
+    drawn = rng.permuted(np.tile(ranks, (PERMUTATIONS, 1)), axis=1)[:, : len(high)].sum(axis=1)
+    return float((np.count_nonzero(np.abs(drawn - middle) >= off - 1e-9) + 1) / (PERMUTATIONS + 1))
 
 
 def _defined(values: Sequence[float | None], groups: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from med_assets.metrics.classification import Auroc, auroc
+from med_assets.metrics.multiple import holm
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.score import ALL, ERROR, FOUND, TRANSITIONAL, within
@@ -16,6 +17,9 @@ SEED = 0
 
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Ends of the bins of confidence."""
+
+NOISE = 0.05
+"""Chance that any measure of pure noise is said to carry information."""
 
 NEAR_MM, FAR_MM = 5.0, 10.0
 """Distances within which a level counts as located, mm."""
@@ -76,35 +80,37 @@ def calibration(rows: pd.DataFrame) -> ReportTable:
 
 def separation(rows: pd.DataFrame) -> ReportTable:
     """AUROC of each measure at L5/S1 and of the least certain level, transitional against normal anatomy."""
+    areas = {(name, subject): auroc_of(rows, name, subject) for name in MEASURES for subject in (LEVELS[-1], ALL)}
+    areas = {key: found for key, found in areas.items() if found.value is not None}
     table = []
-    for name in MEASURES:
-        for subject in (LEVELS[-1], ALL):
-            found = auroc_of(rows, name, subject)
-            if found.value is None:
-                continue
-            table.append(
-                {
-                    "measure": name,
-                    "published": "yes" if name in PUBLISHED else "",
-                    "level": "least certain" if subject == ALL else subject,
-                    "transitional": found.n_positive,
-                    "normal": found.n_negative,
-                    "AUROC": number(found.value, 3),
-                    "95 % interval": "" if found.low is None else f"{found.low:.3f} to {found.high:.3f}",
-                    "tells them apart": verdict(found),
-                }
-            )
+    for ((name, subject), found), p in zip(areas.items(), holm([one.p for one in areas.values()]), strict=True):
+        table.append(
+            {
+                "measure": name,
+                "published": "yes" if name in PUBLISHED else "",
+                "level": "least certain" if subject == ALL else subject,
+                "transitional": found.n_positive,
+                "normal": found.n_negative,
+                "AUROC": number(found.value, 3),
+                "95 % interval": "" if found.low is None else f"{found.low:.3f} to {found.high:.3f}",
+                "adjusted p": "" if p is None else f"{p:.2g}",
+                "tells them apart": verdict(found, p),
+            }
+        )
     informative = [f"{row['measure']} ({row['level']})" for row in table if row["tells them apart"] == "yes"]
-    judged = any(row["95 % interval"] for row in table)
+    judged = any(row["adjusted p"] for row in table)
     said = "Which measures carry information can't be said here: too few cases are known to be transitional, or to be normal."
     if judged:
         said = (
-            "Carry information here, their whole interval being above 0.5: " + (", ".join(informative) or "none") + "."
+            f"Carry information here, with p of at most {NOISE:g} over all {len(table)} rows: "
+            + (", ".join(informative) or "none")
+            + "."
         )
     text = (
         f"{said}\n\nAUROC: the probability that a transitional spine is less certain than a normal one, 0.5 for a measure that says "
         "nothing; bootstrap "
-        "over patients. Cases whose anatomy nobody judged, and those without a value, are left out; a measure without a case on one side too."
+        "over patients. p by permutation of patients, two-sided, adjusted over all rows (Holm): measures of pure noise are called "
+        "informative in at most 5 % of such tables. Cases whose anatomy nobody judged, and those without a value, are left out; a measure without a case on one side too."
     )
     return ReportTable("Transitional against normal anatomy", text, pd.DataFrame(table))
 
@@ -122,15 +128,15 @@ def auroc_of(rows: pd.DataFrame, measure: str, subject: str) -> Auroc:
     return auroc(values[0], values[1], SEED, positive_groups=groups[0], negative_groups=groups[1])
 
 
-def verdict(found: Auroc) -> str:
-    """Say in words what an AUROC shows."""
+def verdict(found: Auroc, p: float | None) -> str:
+    """Say in words what an AUROC shows, by its p adjusted over all measures."""
     if found.value is None:
         return "undefined: one side has no case"
-    if found.low is None or found.high is None:
+    if p is None:
         return "too few cases"
-    if found.low > 0.5:
-        return "yes"
-    return "the wrong way" if found.high < 0.5 else "not shown"
+    if p > NOISE:
+        return "not shown"
+    return "yes" if found.value > 0.5 else "the wrong way"
 
 
 def values(rows: pd.DataFrame, metric: str, subject: str) -> pd.Series:

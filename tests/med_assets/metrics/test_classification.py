@@ -40,3 +40,23 @@ def test_a_side_without_values_leaves_the_area_undefined_and_one_value_its_inter
     assert (found.value, found.low, found.high) == (1.0, None, None)
     with pytest.raises(ValueError, match="one group per value"):
         auroc([1.0], [2.0], 0, positive_groups=[1, 2])
+
+
+def test_p_of_an_auroc_is_that_of_permuted_patients_and_noise_is_seldom_below_its_level() -> None:
+    generator = np.random.default_rng(4)
+    few = auroc([4.0, 5.0, 6.0], [1.0, 2.0, 3.0], 0)
+    assert few.value == 1.0
+    assert (few.low, few.high) == (None, None)
+    assert few.p == pytest.approx(2 / 20, abs=0.01)
+    assert auroc([1.0], [2.0, 3.0], 0).p is None
+    apart = auroc([float(n) for n in range(10, 20)], [float(n) for n in range(10)], 0)
+    assert apart.p is not None
+    assert apart.p < 0.001
+    noise = [
+        auroc(generator.normal(size=8).tolist(), generator.normal(size=12).tolist(), n, resamples=10).p
+        for n in range(100)
+    ]
+    assert sum(p is not None and p <= 0.05 for p in noise) <= 10
+    once = auroc([4.0, 5.0, 6.0], [1.0, 2.0, 3.0], 0)
+    twice = auroc([4.0, 5.0, 6.0] * 2, [1.0, 2.0, 3.0], 0, positive_groups=["a", "b", "c"] * 2)
+    assert twice.p == pytest.approx(once.p)
