@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -53,3 +54,12 @@ def versions() -> dict[str, str]:
 def provenance() -> dict[str, Any]:
     """Code and library versions as one JSON-able value."""
     return {"git_commit": git_state(), "versions": versions()}
+
+
+def used_cases(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cases of a checkpoint's provenance that it learned from or was selected on, rows with `case_id` and `split`.
+
+    Cases that its experiment leaves out are in the record too, so that they count as known when training is scheduled. In a record
+    without that mark all were used.
+    """
+    return [case for case in record["cases"] if case.get("used", True)]

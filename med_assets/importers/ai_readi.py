@@ -265,7 +265,7 @@ def write_scan(path: Path, source: Path, row: Mapping[str, str], patient_id: str
         )
         return
     from med_assets.dicom.discover import load
-    from med_assets.dicom.frames import quietly
+    from med_assets.dicom.frames import decoded, quietly
 
     ds = load(source)
     own = str(ds.get("PatientID") or "")
@@ -273,6 +273,8 @@ def write_scan(path: Path, source: Path, row: Mapping[str, str], patient_id: str
         raise CaseRejected(
             "other_patient", "expected the participant's own PatientID in the file, got another; fetch it again"
         )
+    frames, size = int(ds.get("NumberOfFrames") or 1), (int(ds.get("Rows") or 0), int(ds.get("Columns") or 0))
+    decoded(ds, (frames, *size) if frames > 1 else size)  # a file that was cut is a failure here, with its key
     ds.PatientID = patient_id
     for keyword, value in labels.items():
         setattr(ds, keyword, value)

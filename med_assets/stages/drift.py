@@ -12,6 +12,7 @@ import pyarrow as pa
 from med_assets import policies, program
 from med_assets.files import read_json
 from med_assets.metrics.multiple import holm
+from med_assets.provenance import used_cases
 from med_assets.settings import Workspace
 from med_assets.stages.result import accepted
 
@@ -49,7 +50,7 @@ def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) ->
     """
     rule, facts = policies.of(program_name).monitoring, program.get(program_name).facts
     frame = _facts(ws, program_name)
-    cases = read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"]
+    cases = used_cases(read_json(ws.store.fetch(checkpoint) / "provenance.json"))
     trained = {case["case_id"] for case in cases if case["split"] == "train"}
     known = frame["case_id"].isin(trained)
     reference = frame[known]

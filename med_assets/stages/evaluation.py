@@ -13,7 +13,7 @@ from med_assets.files import digest, read_json, replacing, write_json, write_tex
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.score import PooledScore
 from med_assets.program import Metric
-from med_assets.provenance import git_state
+from med_assets.provenance import git_state, used_cases
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.predicting import Predicting
@@ -90,7 +90,9 @@ def scores_of(
 
     folder = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
     ws.store.verify(checkpoint)
-    learned = {case["case_id"] for case in read_json(folder / "provenance.json")["cases"] if case["split"] == "train"}
+    learned = {
+        case["case_id"] for case in used_cases(read_json(folder / "provenance.json")) if case["split"] == "train"
+    }
     cases = [
         case
         for case in cases_of(ws, program_name)

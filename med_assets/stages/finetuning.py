@@ -13,12 +13,14 @@ from typing import Any
 import pandas as pd
 
 from med_assets import policies, program
+from med_assets.errors import CheckpointMismatch
 from med_assets.experiments import from_json, names
 from med_assets.files import read_json, write_json
 from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.program import Metric
-from med_assets.provenance import provenance
+from med_assets.provenance import provenance, used_cases
 from med_assets.settings import Workspace
+from med_assets.stages import runs
 from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.promotion import SPLIT, Comparison, Judged, compare, judged
 from med_assets.stages.result import QUARANTINED
@@ -124,11 +126,11 @@ def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
             "dataset_version": dataset_version(dataset),
             "pretrained": made["initial"],
             "dataset_audit": {"accepted": len(dataset), "quarantined": dict(sorted(refused.items()))},
-            "cases": dict(Counter(case["split"] for case in made["cases"])),
+            "cases": dict(Counter(case["split"] for case in used_cases(made))),
         },
         "environment": {key: result.get(key) for key in ("python", "torch", "lightning", "device", "precision")},
         "plan": {key: result[key] for key in ("batch", "patch", "accumulate", "rung") if key in result},
-        "invocation": f"med-assets train {program_name}/{name}",
+        "invocation": _invocation(ws, program_name, name, checkpoint),
         "output": out,
         "runtime": {
             "wall_seconds": result.get("seconds"),
@@ -142,6 +144,14 @@ def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     return record
+
+
+def _invocation(ws: Workspace, program_name: str, name: str, checkpoint: str) -> str:
+    """The command that ran, with its overrides and the variables that it depended on."""
+    from med_assets.stages.experiment_record import command_of
+
+    rows = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, checkpoint))
+    return command_of(rows[0]) if rows else f"med-assets train {program_name}/{name}"
 
 
 def _training(metric: Metric, epochs: list[dict[str, Any]], tolerance: float) -> dict[str, Any]:
@@ -186,10 +196,15 @@ def _formal(ws: Workspace, program_name: str, name: str, checkpoint: str, made: 
     if not ws.store.has(initial):  # a released file, or a checkpoint that is gone: nothing to score
         return out
     cases = [case for case in cases_of(ws, program_name) if case["split"] == SPLIT]
-    ours, theirs = (
-        judged(ws, program_name, {"experiment": label, "checkpoint": key}, cases)
-        for label, key in ((name, checkpoint), ("what it began with", initial))
-    )
+    ours = judged(ws, program_name, {"experiment": name, "checkpoint": checkpoint}, cases)
+    able = _able(ours, metric)
+    try:
+        theirs = judged(ws, program_name, {"experiment": "what it began with", "checkpoint": initial}, cases)
+    except CheckpointMismatch as error:  # an encoder alone, say, predicts nothing
+        return out | {"recommended_ckpt": checkpoint if able else None, "pretrained_cannot": str(error)}
+    if not _able(theirs, metric):
+        why = f"it gives no {metric.name} on any {SPLIT} case"
+        return out | {"recommended_ckpt": checkpoint if able else None, "pretrained_cannot": why}
     found = compare(ours, theirs, cases, metric)
     gain = None if found.difference.mean is None else -found.difference.mean
     same = ours.weights_sha256 == theirs.weights_sha256
@@ -207,6 +222,11 @@ def _formal(ws: Workspace, program_name: str, name: str, checkpoint: str, made: 
         "formal_n": found.difference.n,
         "formal_convention": f"{metric.name} of {metric.subject}: {metric.meaning}; mean over the {SPLIT} cases that both have",
     }
+
+
+def _able(side: Judged, metric: Metric) -> bool:
+    """Whether a model does the task: it has the primary metric on some case."""
+    return any(values.get((metric.name, metric.subject)) is not None for values in side.values.values())
 
 
 def _mean(side: Judged, found: Comparison, cases: list[dict[str, Any]]) -> float | None:

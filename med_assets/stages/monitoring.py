@@ -12,6 +12,7 @@ from med_assets import policies, program
 from med_assets.files import digest, read_json
 from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.program import Metric
+from med_assets.provenance import used_cases
 from med_assets.settings import Workspace
 from med_assets.stages.drift import POOLED, drift_rows, drift_table
 from med_assets.stages.evaluation import INTERVAL, SEED, cell, score_cases, score_key
@@ -131,7 +132,7 @@ def _score(
 ) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, str]]:
     cases = _cases(ws, program_name, checkpoint, batch)
     keys = {case["case_id"]: case["score"] for case in cases}
-    seen = {case["case_id"] for case in read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"]}
+    seen = {case["case_id"] for case in used_cases(read_json(ws.store.fetch(checkpoint) / "provenance.json"))}
     scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
     wanted = {(metric.name, metric.subject) for metric in deciding_metrics(program_name)}
     rows = [

@@ -18,6 +18,7 @@ from med_assets.metrics.multiple import holm
 from med_assets.metrics.paired_test import ALPHA, PairedTest, paired_test
 from med_assets.policies import Promotion
 from med_assets.program import Metric
+from med_assets.provenance import used_cases
 from med_assets.settings import Workspace
 from med_assets.stages.alone import alone
 from med_assets.stages.configured import configuration_changed
@@ -114,7 +115,7 @@ def judged(ws: Workspace, program_name: str, row: dict[str, Any], cases: Sequenc
         row["experiment"],
         row["checkpoint"],
         record["weights_sha256"],
-        frozenset(case["case_id"] for case in record["cases"] if case["split"] == "train"),
+        frozenset(case["case_id"] for case in used_cases(record) if case["split"] == "train"),
         *(
             {id: {(one["metric"], one["subject"]): one[side] for one in rows} for id, rows in scores.items()}
             for side in ("value", "truth")

@@ -8,6 +8,7 @@ import pandas as pd
 from med_assets.errors import ConfigurationError
 from med_assets.escaping import csv
 from med_assets.files import digest, file_sha256, read_json, write_text
+from med_assets.provenance import used_cases
 from med_assets.screening import RISK, Screened
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import unlabelled
@@ -46,7 +47,7 @@ def screened(
     everything = [*ws.lake.rows("dataset", program_name), *unlabelled(ws, program_name)]
     cases = sorted(everything, key=lambda case: str(case["case_id"]))[:limit]
     scores, counts, failures = score_cases(ws, program_name, key, cases)
-    seen = {case["case_id"] for case in read_json(ws.store.fetch(key) / "provenance.json")["cases"]}
+    seen = {case["case_id"] for case in used_cases(read_json(ws.store.fetch(key) / "provenance.json"))}
     places = {row["patient_id"]: row["split"] for row in ws.lake.rows("splits", program_name)}
     rows = [
         {"case_id": case["case_id"], "patient_id": case["patient_id"], "split": places.get(case["patient_id"])}

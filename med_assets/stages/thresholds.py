@@ -7,6 +7,7 @@ import pandas as pd
 from med_assets import program
 from med_assets.errors import ConfigurationError
 from med_assets.files import digest, read_json, write_json
+from med_assets.provenance import used_cases
 from med_assets.screening import Origin, Screening
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import dataset_version
@@ -43,7 +44,7 @@ def thresholds(ws: Workspace, program_name: str, name: str) -> StageResult:
             f"{program_name}/{name}: its checkpoint has no scores; run `med-assets evaluate {program_name}/{name}` first"
         )
     named = {"experiment": name, "checkpoint": checkpoint}
-    learned = read_json(stored_checkpoint(ws, program_name, named) / "provenance.json")["cases"]
+    learned = used_cases(read_json(stored_checkpoint(ws, program_name, named) / "provenance.json"))
     cases = ws.lake.rows("dataset", program_name)
     synthetic = {case["case_id"] for case in cases if case["synthetic"]}
     fitted_on, tested_on = (scores[scores["split"] == split] for split in (FITTED_ON, TESTED_ON))

@@ -23,7 +23,7 @@ from med_assets.errors import (
 )
 from med_assets.experiments import RELEASED, Experiment, from_json, load, names
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
-from med_assets.provenance import provenance
+from med_assets.provenance import provenance, used_cases
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
 from med_assets.stages.result import StageResult
@@ -362,6 +362,8 @@ def _publish(
         {name: case[name] for name in ("case_id", "patient_id", "split", "version")}
         for case in read_json(job / "cases.json")
     ]
+    if (learned := result.get("used")) is not None:
+        cases = [case | {"used": case["case_id"] in learned} for case in cases]
     with ws.store.create(key) as folder:
         for name in (*PUBLISHED, *(name for name in SOMETIMES if (job / name).is_file())):
             shutil.copyfile(job / name, folder / name)
@@ -400,8 +402,8 @@ def _record(
         "checkpoint": key,
         "experiment_hash": chosen.hash(),
         "dataset_version": dataset_version(dataset),
-        "n_train": sum(split == "train" for split in ids.values()),
-        "n_val": sum(split == "val" for split in ids.values()),
+        "n_train": sum(case["split"] == "train" for case in used_cases(record)),
+        "n_val": read_json(folder / "result.json").get("n_val", sum(split == "val" for split in ids.values())),
         "synthetic": any(case["synthetic"] for case in dataset if case["case_id"] in ids),
         "weights_sha256": record["weights_sha256"],
         "git_commit": record["git_commit"],

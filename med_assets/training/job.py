@@ -34,7 +34,7 @@ from med_assets.training.initial import start_from
 from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
 from med_assets.training.ranks import rank
 from med_assets.training.saving import StopRequest
-from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build
+from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build, used
 
 RESUME = ("auto", "must", "never")
 """auto continues if there is a checkpoint, must refuses if there is none, never starts over."""
@@ -107,6 +107,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         heartbeat.stop("end")
     if rank():
         return {}
+    learned = set(used(probe, experiment.schedule.epochs, cases))
     result: dict[str, Any] = {
         "status": "completed",
         "program": program,
@@ -114,8 +115,9 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
         "experiment_hash": experiment.hash(),
         "job_key": key,
         "monitor": monitor,
-        "n_train": sum(case.split == "train" for case in cases),
-        "n_val": sum(case.split == "val" for case in cases),
+        "n_train": sum(case.split == "train" and case.case_id in learned for case in cases),
+        "n_val": sum(case.split == "val" and case.case_id not in probe.left_out for case in cases),
+        "used": sorted(learned),
         "weights_sha256": file_sha256(job / "weights.pt"),
         "seconds": round(time.monotonic() - started + sum(event.get("seconds", 0.0) for event in events(job)), 2),
         "torch": torch.__version__,

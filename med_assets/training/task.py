@@ -54,6 +54,8 @@ class Task:
     """Gives the tensors of a released file the names that they have here; None where they have them already."""
     begins: "Callable[[], dict[str, Tensor]] | None" = None
     """The weights that initial ones take the place of; None where these are all, as without a head of its own."""
+    left_out: tuple[str, ...] = ()
+    """Ids of the cases that it neither learns from nor is selected on."""
     reads: "Callable[[Any], dict[str, Tensor]] | None" = None
     """Finds the tensors of `begins`, by their names here, in the content of any file to begin with; None where it is a state
     dict. Raises CheckpointMismatch."""
@@ -67,6 +69,20 @@ class ClosedForm:
 
     monitor: str
     compute: Callable[[], "tuple[dict[str, Tensor], dict[str, float]]"]
+    left_out: tuple[str, ...] = ()
+    """Ids of the cases that it does not learn from."""
+
+
+def used(task: Task | ClosedForm, epochs: int, cases: Sequence[TrainingCase]) -> tuple[str, ...]:
+    """Return the ids of the cases that a training of so many epochs learns from or is selected on.
+
+    Weights that need no loop are selected on no case, and those of no epoch are as they came.
+    """
+    closed = isinstance(task, ClosedForm)
+    if not closed and not epochs:
+        return ()
+    kept = [case for case in cases if case.case_id not in task.left_out and not (closed and case.split != "train")]
+    return tuple(case.case_id for case in kept)
 
 
 def build(

@@ -76,14 +76,24 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
     """
     assert isinstance(experiment, LumbarExperiment)
     train, val = (_usable(cases, split, experiment.anatomy) for split in ("train", "val"))
+    kept = {case.case_id for case in (*train, *val)}
+    left_out = tuple(case.case_id for case in cases if case.case_id not in kept)
     if experiment.network.kind == "mean_position":
-        return ClosedForm(MONITOR, lambda: _mean_position(experiment, train, val))
+        return ClosedForm(MONITOR, lambda: _mean_position(experiment, train, val), left_out)
     dataset = SliceDataset(train, experiment)
     # The slices depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
     module = LumbarModule(experiment, len(val))
     loader = patch_loader(dataset, len(dataset), experiment)
-    return Task(module, loader, case_loader(val), MONITOR, lambda: dict(module.network.state_dict()), released)
+    return Task(
+        module,
+        loader,
+        case_loader(val),
+        MONITOR,
+        lambda: dict(module.network.state_dict()),
+        released,
+        left_out=left_out,
+    )
 
 
 def _usable(cases: Sequence[TrainingCase], split: str, anatomy: str) -> list[PreparedCase]:

@@ -287,6 +287,8 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
     assert isinstance(experiment, RetinalExperiment)
     experiment.demand_known_inputs()
     train, val = (_cases(experiment, cases, split) for split in ("train", "val"))
+    kept = {case.case_id for case in (*train, *val)}
+    left_out = tuple(case.case_id for case in cases if case.case_id not in kept)
     # Volumes depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
     dataset = VolumeDataset(train, experiment)
@@ -300,7 +302,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
 
         return Task(
             pretrain, loader, case_loader(val), EPOCHS_LEFT, lambda: published(jepa, experiment),
-            begins=own, reads=lambda content: read_encoder(content, experiment.network),
+            begins=own, reads=lambda content: read_encoder(content, experiment.network), left_out=left_out,
         )  # fmt: skip
     if experiment.runtime.devices > 1 and experiment.learning.unfreeze_at:
         raise ConfigurationError("expected runtime.devices of 1 where learning.unfreeze_at is above 0; set one of them")
@@ -314,6 +316,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
         lambda: dict(weights()),
         begins=lambda: {name: tensor for name, tensor in weights().items() if name.startswith("encoder.")},
         reads=lambda content: read_encoder(content, experiment.network),
+        left_out=left_out,
     )
 
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from med_assets import checks
+from med_assets.experiments import load
 from med_assets.settings import Workspace
-from med_assets.stages import finetuning
+from med_assets.stages import finetuning, runs
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 
@@ -99,3 +100,26 @@ def test_what_began_with_a_released_file_has_no_formal_comparison(ws: Workspace)
     assert record is not None
     assert record["output"]["recommended_ckpt"] is None
     assert checks.fine_tuning(ws, P, "grad_loss").reason == "what it began with can't be scored here"
+
+
+def test_weights_that_can_not_do_the_task_are_not_recommended(ws: Workspace) -> None:
+    first = model(ws, "baseline", dict.fromkeys(VAL))
+    tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.0])
+    record = finetuning.finetuning(ws, P, "grad_loss", tuned)
+    assert record is not None
+    assert record["output"]["recommended_ckpt"] == tuned
+    assert "openkbp_dose_score" in record["output"]["pretrained_cannot"]
+    neither = model(ws, "dvh_aware", dict.fromkeys(VAL), initial=first, history=[5.0, 4.0], weights="other")
+    record = finetuning.finetuning(ws, P, "dvh_aware", neither)
+    assert record is not None
+    assert record["output"]["recommended_ckpt"] is None
+
+
+def test_the_invocation_repeats_what_ran(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(5.0))
+    tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.0], overrides=["seed=7"])
+    row = ws.lake.rows("checkpoints", f"{P}/grad_loss")[0]
+    runs.record_run(ws, P, "grad_loss", row, load(P, "grad_loss", ["seed=7"], profile=ws.profile), ["seed=7"])
+    record = finetuning.finetuning(ws, P, "grad_loss", tuned)
+    assert record is not None
+    assert record["invocation"].endswith("med-assets train rt_dose/grad_loss seed=7")

@@ -1,6 +1,7 @@
 """From the tables and files of AI-READI to landed cases, and what must hold of a cohort."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,21 @@ def test_a_missing_object_is_a_row_and_stops_no_other(source: Path, tmp_path: Pa
     assert (row["participant_id"], row["key"]) == ("1001", "oct/heidelberg_spectralis/gone.dcm")
     assert "FileNotFoundError" in row["exception"]
     assert sum(not path.name.startswith(".") for path in (tmp_path / "landing").iterdir()) == 12
+
+
+def test_a_file_that_was_cut_is_a_row_and_is_not_located(source: Path, tmp_path: Path) -> None:
+    manifest, _ = tables(source)
+    own = manifest[manifest["participant_id"] == "1001"]["filepath"].iloc[0].lstrip("/")
+    folder = tmp_path / "src"
+    shutil.copytree(source, folder)
+    content = (folder / own).read_bytes()
+    (folder / own).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConfigurationError, match="located 12"):
+        import_participants(folder, tmp_path / "landing")
+    with (tmp_path / "landing" / ".ai_readi" / "data_errors.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["participant_id"], row["key"]) == ("1001", own)
+    assert "truncated_file" in row["exception"]
 
 
 def test_those_without_an_oct_are_not_expected(source: Path, tmp_path: Path) -> None:
