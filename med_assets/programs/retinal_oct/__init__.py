@@ -36,7 +36,7 @@ class RetinalOct(Program):
     description = "Classifies diabetes status in four groups from macular OCT, to compare encoders that were pretrained on OCT volumes."
     owners = ("team:eye",)
     modalities = ("OPT",)
-    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "3", "train": "2", "predict": "1", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "image.npy")
     primary_metric = Metric(
         "balanced_accuracy",

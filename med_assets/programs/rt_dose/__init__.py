@@ -74,7 +74,7 @@ class RtDose(Program):
     description = "Predicts the dose of a radiotherapy plan from the planning CT and its contours."
     owners = ("team:radiotherapy",)
     modalities = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
-    code_versions = {"intake": "3", "prepare": "4", "train": "2", "predict": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "4", "train": "3", "predict": "1", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "ct.npy", "masks.npy", "sdf.npy", "body.npy", "beams.npy")
     primary_metric = Metric(
         "openkbp_dose_score", "body", "Gy", True, "mean absolute dose error over the region that may get dose"
