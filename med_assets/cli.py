@@ -311,13 +311,14 @@ def parser() -> argparse.ArgumentParser:
     add = command(
         "predict",
         commands.predict,
-        "Predict one case, or every case in a folder of files, and write DICOM and NIfTI for viewers and planning systems.",
+        "Predict all cases without a label, one case, or every case in a folder, and write DICOM and NIfTI for viewers and planning systems.",
         program_first=True,
     )
     add.add_argument(
         "case",
+        nargs="?",
         metavar="CASE|FOLDER",
-        help="case id, or its first characters; or a folder, of which nothing is taken in",
+        help="case id, or its first characters; or a folder, of which nothing is taken in; all that wait for the champion by default",
     )
     add.add_argument(
         "--relink",
@@ -325,7 +326,7 @@ def parser() -> argparse.ArgumentParser:
         help="of a folder: give the written DICOM the patient and UIDs of the files instead of pseudonyms",
     )
     add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
-    add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
+    add.add_argument("--out", type=Path, metavar="FOLDER", help="folder to write to, of one case or folder")
 
     add = command(
         "debug",

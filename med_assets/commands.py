@@ -14,7 +14,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.escaping import csv
 from med_assets.explain import batches_by_version, explain_case
 from med_assets.settings import Workspace
-from med_assets.stages.result import NOTE, QUARANTINED, StageResult
+from med_assets.stages.result import NOTE, QUARANTINED, TO_PREDICT, StageResult
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -141,7 +141,7 @@ def list_batches(options: argparse.Namespace) -> None:
     for batch in batches.known(ws, name):
         raw = ws.lake.rows("raw_cases", f"{name}/{batch}")
         states = Counter(row["status"] for row in raw)
-        counted = {"quarantined": states[QUARANTINED], "notes": states[NOTE]}
+        counted = {"to predict": states[TO_PREDICT], "quarantined": states[QUARANTINED], "notes": states[NOTE]}
         rows.append({"batch": batch, "cases": len(raw) - states[NOTE], **counted})
     print(table(rows))
     print(f"waiting in the landing folder: {len(batches.untaken(ws, name))}")
@@ -350,8 +350,24 @@ def explain(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Write the prediction of one case, or of every case in a folder; exits with 1 when none of a folder could be predicted."""
-    ws, folder = Workspace.from_env(), Path(options.case)
+    """Write predictions: of all cases that wait for the champion, of one case, or of every case in a folder.
+
+    Exits with 1 when none of those asked for could be predicted.
+    """
+    ws = Workspace.from_env()
+    if options.case is None:
+        if options.out or options.model or options.relink:
+            raise ConfigurationError("--out, --model and --relink are of one case or folder: name it")
+        result = stages.predictions(ws, options.program)
+        _show("predictions", result)
+        if len(result.tables.get("predictions", ())):
+            print(table(result.tables["predictions"]))
+        if result.counts.get("failed") and not (result.counts["new"] or result.counts["reused"]):
+            raise SystemExit(1)
+        return
+    if options.out is None:
+        raise ConfigurationError("expected --out FOLDER, where to write the prediction")
+    folder = Path(options.case)
     if not folder.is_dir():
         if options.relink:
             raise ConfigurationError(

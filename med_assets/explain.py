@@ -1,5 +1,6 @@
 """What happened to one case, from file to model, told from the lake alone."""
 
+import json
 from typing import Any
 
 from med_assets import program
@@ -7,7 +8,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.original_names import original_roi_names
 from med_assets.reasons import remedy
 from med_assets.settings import Workspace
-from med_assets.stages.result import NOTE, QUARANTINED, accepted
+from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT, accepted
 
 
 def find_case(ws: Workspace, start: str) -> tuple[str, str]:
@@ -34,8 +35,8 @@ def _of(ws: Workspace, table: str, prefix: str, case_id: str) -> list[dict[str, 
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    if row["status"] == "ok":
-        return "accepted"
+    if row["status"] in (OK, TO_PREDICT):
+        return "accepted" if row["status"] == OK else "accepted without a label, to be predicted"
     if row["status"] == NOTE:
         return f"note ({row['reason_code']}): {row['reason']}"
     advice = remedy(row["reason_code"])
@@ -54,7 +55,7 @@ def _arrivals(ws: Workspace, name: str, case_id: str) -> list[str]:
         after = prepared.get((row["batch"], row["version"]))
         if after:
             lines.append(f"  prepared as {after['artifact'] or '-'}: {_outcome(after)}")
-        elif row["status"] == "ok":
+        elif row["status"] in (OK, TO_PREDICT):
             lines.append("  not prepared yet")
     return lines
 
@@ -83,7 +84,7 @@ def _newest(ws: Workspace, name: str, case_id: str) -> dict[str, Any]:
     """The row of what came last of a case, as prepared where it came so far."""
     raw = _of(ws, "raw_cases", name, case_id)[-1]
     prepared = [row for row in _of(ws, "prepared_cases", name, case_id) if row["batch"] == raw["batch"]]
-    return prepared[-1] if prepared and raw["status"] == "ok" else raw
+    return prepared[-1] if prepared and raw["status"] in (OK, TO_PREDICT) else raw
 
 
 def _roi_names(ws: Workspace, name: str, case_id: str) -> list[str]:
@@ -102,7 +103,7 @@ def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:
     if withdrawn:
         return [f"withdrawn: {withdrawn[-1]['reason']}"]
     if not member:
-        return ["not in the dataset"]
+        return _prediction(ws, name, case_id) or ["not in the dataset"]
     version = member[0]["version"]
     lines = [f"in the dataset as version {version}"]
     newest = _newest(ws, name, case_id)
@@ -118,6 +119,23 @@ def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:
         for row in places
     ]
     return lines or ["its patient has no split yet"]
+
+
+def _prediction(ws: Workspace, name: str, case_id: str) -> list[str]:
+    """What the champion says of a case to predict; nothing for other cases."""
+    if _newest(ws, name, case_id)["status"] != TO_PREDICT:
+        return []
+    rows = _of(ws, "predictions", name, case_id)
+    if not rows:
+        return [f"in no dataset, since it has no label; it waits for the champion: `med-assets predict {name}`"]
+    row = rows[-1]
+    if row["error"]:
+        return [f"in no dataset, since it has no label; {row['experiment']} failed on it: {row['error']}"]
+    said = [f"  {what}: {value}" for what, value in json.loads(row["measured"] or "{}").items()]
+    return [
+        f"in no dataset, since it has no label; predicted by {row['experiment']} ({row['checkpoint']}), files in {row['folder']}",
+        *said,
+    ]
 
 
 def _models(ws: Workspace, name: str, case_id: str) -> list[str]:

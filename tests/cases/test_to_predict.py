@@ -13,6 +13,7 @@ from torch import nn
 
 from med_assets import cli, experiments, program, stages
 from med_assets.experiments import Experiment
+from med_assets.explain import explain_case
 from med_assets.files import digest, write_json, write_text
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import unlabelled
@@ -151,6 +152,9 @@ def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inferen
     assert json.loads(row["measured"])
     assert result.images
     assert not waiting(ws, name)
+    told = explain_case(ws, case_id)
+    assert "accepted without a label, to be predicted" in told
+    assert f"predicted by {EXPERIMENTS[name]} ({checkpoint})" in told
     refuse_to_load(monkeypatch, name)
     assert stages.predictions(ws, name, [batch]).counts["reused"] == 1
 
@@ -305,3 +309,23 @@ def test_a_folder_that_holds_no_case_ends_with_a_reason_and_a_failure(
     assert (
         "no DICOM" in capsys.readouterr().out or "expected DICOM" in (tmp_path / "out" / "predictions.csv").read_text()
     )
+
+
+def test_all_that_wait_are_predicted_by_one_command(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "breast_us"
+    (source,) = phantoms(tmp_path / "cases", name, 1, 5)
+    (workspace.landing / name).mkdir(parents=True)
+    strip(source, name).rename(workspace.landing / name / "new")
+    ingest(workspace, name)
+    cli.main(["predict", name])
+    assert "there is no champion yet" in capsys.readouterr().out
+    champion(workspace, name)
+    cli.main(["predict", name])
+    (row,) = workspace.lake.rows("predictions", name)
+    said = capsys.readouterr().out
+    assert row["case_id"] in said
+    assert row["folder"] in said
+    cli.main(["cases", name])
+    assert "to predict" in capsys.readouterr().out
