@@ -51,8 +51,8 @@ openkbp: setup  ## OpenKBP: import SRC=folder (all, or PATIENTS="pt_1 ..."), the
 
 # The demo leaves its settings in demo.env of its home, so that only a home made by the demo is opened with the demo's key.
 ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedules running
-	mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
-	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; $(BIN)/python -m resources.ui
+	umask 077; mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
+	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; umask 077; $(BIN)/python -m resources.ui
 
 test: setup  ## Types and all tests, style and import contracts among them (about 11 minutes on two cores)
 	$(BIN)/mypy

@@ -4,6 +4,8 @@ A partition is a slash-separated string such as `rt_dose/2026-11-21T09-30-00_a1b
 without a lock, since each writes its own files. Every table has a fixed schema, so equal rows give equal bytes.
 """
 
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -215,9 +217,10 @@ class Lake:
         import duckdb
         import pyarrow.dataset as ds
 
-        with replacing(path) as temporary:
-            temporary.unlink()
-            with duckdb.connect(str(temporary)) as connection:
+        with replacing(path) as temporary, tempfile.TemporaryDirectory() as plain:
+            # DuckDB takes what follows a question mark in a path for options, so it writes to a path without one.
+            made = Path(plain) / "catalog.duckdb"
+            with duckdb.connect(str(made)) as connection:
                 for table in sorted(self.tables):
                     files = [str(self._path(table, partition)) for partition in self.partitions(table)]
                     if not files:
@@ -225,3 +228,4 @@ class Lake:
                     connection.register("source", ds.dataset(files, schema=self._schema(table), format="parquet"))
                     connection.execute(f"CREATE TABLE {sql_name(table)} AS SELECT * FROM source")
                     connection.unregister("source")
+            shutil.copyfile(made, temporary)

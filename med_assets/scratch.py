@@ -48,7 +48,7 @@ def remove_abandoned(home: Path) -> int:
     for lock in (home / "tmp").glob(f"{PREFIX}*{LOCK}"):
         try:
             handle = os.open(lock, os.O_RDWR)
-        except FileNotFoundError:
+        except OSError:  # gone already, or in a home that can't be written and so not cleaned, but still be read
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
