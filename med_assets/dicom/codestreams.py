@@ -85,9 +85,10 @@ class _Jpeg:
         elif marker == _DRI:
             self.restart = segment_bytes(_DRI, self._exactly(body, 2, "DRI"))
         elif marker == _DNL:
-            rows = struct.unpack(">H", self._exactly(body, 2, "DNL"))[0]
-            self.shape = (self.shape[0] or rows, *self.shape[1:])
-            self.scans.append(segment_bytes(_DNL, body))
+            rows = self._exactly(body, 2, "DNL")
+            if self.frame and not self.shape[0]:  # decoders that look for the end of no rows may never find it
+                self.frame = self.frame[:5] + rows + self.frame[7:]
+                self.shape = (int.from_bytes(rows), *self.shape[1:])
         elif marker == _LSE:
             if len(body) != _LSE_THRESHOLDS_LENGTH - 2 or body[0] != 1:
                 raise unsafe(f"a mapping table in {self.name}")

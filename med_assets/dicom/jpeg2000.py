@@ -22,6 +22,9 @@ _NOT_NEEDED = frozenset({0x55, 0x57, 0x58, 0x59, 0x63, 0x64})
 _NOT_IN_PACKETS = re.compile(rb"\xff[\x90\x93-\xff]")
 """Codes above FF8F do not occur in packets, other than the markers of their starts and headers (FF91, FF92)."""
 
+MAX_TILES = 65535
+"""Tiles of an image (15444-1, A.5.1); a decoder takes memory for each before it reads one."""
+
 _PALETTE_BOXES = (b"pclr", b"cmap")
 
 
@@ -126,6 +129,8 @@ def rebuilt_jpeg_2000(stream: bytes, name: str) -> Codestream:
     if len(size) != 36 + 3 * samples or not samples or not tile_width or not tile_height:
         raise unsafe(f"a SIZ segment of another length in {name}")
     tiles = -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height)
+    if not 0 < tiles <= MAX_TILES:
+        raise unsafe(f"{tiles} tiles in {name}")
     reading.samples = samples
     parts = [segment_bytes(0x51, size), reading.header(_SOT)]
     marker = _SOT

@@ -256,13 +256,7 @@ def _encapsulated(raw: bytes, layout: Layout, syntax: UID) -> tuple[Pixels, Layo
     """Rebuilt frames; stored uncompressed where the streams hold bits above the stored ones that are no sign."""
     streams = []
     for frame in _frames(raw, layout.frames):
-        stream = _rebuilt(frame, syntax.name)
-        if stream.shape != (layout.rows, layout.columns, layout.samples):
-            raise CaseRejected(
-                "undecodable_pixels",
-                f"expected compressed images of {layout.rows} x {layout.columns} pixels of {layout.samples} samples as the header "
-                f"says, got {stream.shape[0]} x {stream.shape[1]} of {stream.shape[2]}; export the object again",
-            )
+        stream = _rebuilt(frame, layout, syntax)
         _require_no_text_at_end(stream, layout, syntax)
         streams.append(stream)
     pixels = Pixels(encapsulate([stream.data for stream in streams], has_bot=False), syntax)
@@ -277,12 +271,21 @@ def _encapsulated(raw: bytes, layout: Layout, syntax: UID) -> tuple[Pixels, Layo
     return Pixels(native, uids.ExplicitVRLittleEndian, vr="OW" if layout.allocated > 8 else "OB"), cleaned
 
 
-def _rebuilt(frame: bytes, name: str) -> Codestream:
+def _rebuilt(frame: bytes, layout: Layout, syntax: UID) -> Codestream:
+    """The stream of a frame, whose size is that of the layout: a decoder goes by the stream's own, and may never end with it."""
     if frame.startswith(JPEG_2000_STARTS):
-        return rebuilt_jpeg_2000(frame, name)
-    if frame.startswith(JPEG_START):
-        return rebuilt_jpeg(frame, name)
-    raise unsafe(f"no start of an image in {name}")
+        stream = rebuilt_jpeg_2000(frame, syntax.name)
+    elif frame.startswith(JPEG_START):
+        stream = rebuilt_jpeg(frame, syntax.name)
+    else:
+        raise unsafe(f"no start of an image in {syntax.name}")
+    if stream.shape != (layout.rows, layout.columns, layout.samples):
+        raise CaseRejected(
+            "undecodable_pixels",
+            f"expected compressed images of {layout.rows} x {layout.columns} pixels of {layout.samples} samples as the header "
+            f"says, got {stream.shape[0]} x {stream.shape[1]} of {stream.shape[2]}; export the object again",
+        )
+    return stream
 
 
 def _require_no_text_at_end(stream: Codestream, layout: Layout, syntax: UID) -> None:
@@ -338,8 +341,8 @@ def _decoded(pixels: Pixels, layout: Layout) -> bytes:
 
 
 def normalise_pixels(ds: Dataset) -> None:
-    """Leave PixelData alone of the elements with pixels; of compressed frames make one fragment each, without what lies behind the
-    last one and without tables of offsets. Deflated frames, which pydicom does not know, are inflated, and the syntax is set so.
+    """Leave PixelData alone of the elements with pixels; of compressed frames make one fragment each, rebuilt, without what lies
+    behind the last one and without tables of offsets. Deflated frames, which pydicom does not know, are inflated, and the syntax is set so.
 
     Raises CaseRejected: malformed_element, truncated_file, unsafe_pixel_stream.
     """
@@ -351,10 +354,14 @@ def normalise_pixels(ds: Dataset) -> None:
         _inflate(ds)
     if syntax not in _JPEG | _JPEG_2000 | {uids.RLELossless} or "PixelData" not in ds:
         return
-    raw, count = ds.get_item("PixelData").value, _frame_count(ds)
+    raw = ds.get_item("PixelData").value
     if isinstance(raw, bytes) and raw:
-        _require_decodable_size(len(raw), _layout(ds), syntax)
-        ds["PixelData"].value = encapsulate(_frames(raw, count, rle=syntax == uids.RLELossless), has_bot=False)
+        layout = _layout(ds)
+        _require_decodable_size(len(raw), layout, syntax)
+        frames = _frames(raw, layout.frames, rle=syntax == uids.RLELossless)
+        if syntax != uids.RLELossless:
+            frames = [_rebuilt(frame, layout, syntax).data for frame in frames]
+        ds["PixelData"].value = encapsulate(frames, has_bot=False)
 
 
 def _inflate(ds: Dataset) -> None:
