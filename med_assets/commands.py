@@ -4,6 +4,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def import_cases(options: argparse.Namespace) -> int:
             case _:
                 pairs = [volumes.pair(options.src[0], options.src[1], options.name)]
         report = volumes.import_pairs(pairs, options.dest, names)
+    if report.labels:
+        meaning = program.get("lung_ct").label_meaning  # whose importers read label volumes
+        print(table(replace(row, maps_to=meaning(row.name)).shown() for row in report.labels))
+        if any(not meaning(row.name) for row in report.labels):
+            print(
+                "a label that maps to - is trained only where labels.mapping of an experiment names its source value; give it the "
+                "name of a class with --names VALUE=NAME where it is one"
+            )
     replaced = f", {len(report.updated)} replaced by corrected content" if report.updated else ""
     print(f"imported {len(report.imported)} cases, {len(report.existing)} were there already{replaced}")
     if report.skipped:

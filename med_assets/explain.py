@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pandas as pd
+
 from med_assets import program
 from med_assets.errors import ConfigurationError
 from med_assets.original_names import original_roi_names
@@ -72,6 +74,15 @@ def _facts(ws: Workspace, name: str, case_id: str) -> list[str]:
         return []
     specs = program.get(name).facts
     return ["facts measured:"] + [f"  {fact}: {spec.written(rows[-1][fact])}" for fact, spec in specs.items()]
+
+
+def _labels(ws: Workspace, name: str, case_id: str) -> list[str]:
+    """The labels of the newest version that was prepared, as its source has them; of one that is still in the store."""
+    rows_of = _of(ws, "prepared_cases", name, case_id)
+    kept = [row["artifact"] for row in rows_of if row["artifact"] and ws.store.has(row["artifact"])]
+    rows = program.get(name).label_rows(ws.store.fetch(kept[-1])) if kept else []
+    lines = pd.DataFrame([row.shown() for row in rows]).to_string(index=False).splitlines() if rows else []
+    return ["labels of its source:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def batches_by_version(ws: Workspace, name: str) -> dict[tuple[str, str], str]:
@@ -157,6 +168,7 @@ def explain_case(ws: Workspace, start: str) -> str:
     """The story of the case whose id starts so, as lines for a person."""
     name, case_id = find_case(ws, start)
     lines = [f"case {case_id} of {name}"]
-    lines += _arrivals(ws, name, case_id) + _facts(ws, name, case_id) + _roi_names(ws, name, case_id)
+    lines += _arrivals(ws, name, case_id) + _facts(ws, name, case_id) + _labels(ws, name, case_id)
+    lines += _roi_names(ws, name, case_id)
     lines += _membership(ws, name, case_id) + _models(ws, name, case_id)
     return "\n".join(lines)

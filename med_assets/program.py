@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.geometry import TiltPolicy
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.experiments import Experiment
+    from med_assets.label_rows import LabelRow
     from med_assets.metrics.score import Score
     from med_assets.s3.landing import RemoteFiles
     from med_assets.screening import Screening
@@ -241,6 +243,21 @@ class Program(ABC):
 
     def roi_proposals(self, ws: "Workspace", names: Sequence[str]) -> list[tuple[str, str]]:
         """Of ROI names as senders wrote them those that mean nothing here, each with what it may be; none unless given."""
+        return []
+
+    def label_meaning(self, name: str) -> str:
+        """What a segment or ROI of this name counts as; empty for one that means nothing, and unless given."""
+        return ""
+
+    def label_rows(self, prepared: Path) -> "list[LabelRow]":
+        """The labels of a prepared case as its source has them, and what each counts as; none unless given."""
+        return []
+
+    def training_warnings(self, experiment: "Experiment", prepared: Sequence[Path]) -> list[str]:
+        """What a user should know before an experiment is trained on these prepared cases; nothing unless given.
+
+        Raises ConfigurationError where it can't be trained on them as it is meant.
+        """
         return []
 
     def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:

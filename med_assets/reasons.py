@@ -346,7 +346,10 @@ _ALL = (
         "export it as a binary segmentation",
     ),
     Reason("missing_segments", "segmentation", "the SEG has no numbered segment with a label", _SEND_AGAIN),
-    Reason("duplicate_segment", "segmentation", "a segment number occurs twice", _SEND_AGAIN),
+    Reason(
+        "duplicate_segment", "segmentation", "a segment number, or a value of the label file, occurs twice", _SEND_AGAIN
+    ),
+    Reason("too_many_labels", "segmentation", "its labels overlap in more ways than can be kept", "send fewer labels"),
     Reason(
         "grid_mismatch",
         "segmentation",

@@ -9,6 +9,7 @@ no way in. Held against table E.1-1 of edition 2026c (as dicom-anonymizer 2.1 ha
 is remapped, shifted, emptied, replaced, or a sequence of references whose items are treated by these rules.
 """
 
+import re
 from enum import Enum
 
 from pydicom import uid
@@ -30,6 +31,7 @@ class Action(Enum):
     FIXED = "replaced by the text in FIXED_VALUES"
     NESTED = "kept, each item treated by these same rules"
     PIXELS = "rebuilt at the top level of an image (pixel_data.py), removed elsewhere"
+    SOURCE_VALUE = "kept when it is in the form of SOURCE_VALUE, otherwise removed"
     CODED = "kept when its code is in the standard's own dictionaries, with the dictionary's meaning"
 
 
@@ -185,6 +187,15 @@ protocol, the diagnosis its study group: of a closed list, never free text."""
 
 _SPELLINGS = {keyword: {term.casefold(): term for term in sorted(terms)} for keyword, terms in KNOWN_VALUES.items()}
 
+SOURCE_VALUE = re.compile(r"source value ([0-9]{1,5})\Z")
+"""Form of a SegmentDescription that may stay: the value that a segment has in the label file that it was imported from.
+
+Segments of a binary SEG are numbered from 1 without gaps (PS3.3 C.8.20.4), so that SegmentNumber can't hold it.
+"""
+
+LARGEST_SOURCE_VALUE = 65535
+"""Largest label value that is written so: labels of 16 bits, as label maps of DICOM have."""
+
 FIXED_VALUES = {
     "StructureSetLabel": "STRUCTURES",
     "RTPlanLabel": "PLAN",
@@ -266,6 +277,7 @@ def _table() -> dict[int, Action]:
         (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(KNOWN_VALUES), Action.VOCABULARY),
         (" ".join(FIXED_VALUES), Action.FIXED), ("PixelData", Action.PIXELS),
         ("PatientID PatientName", Action.PSEUDONYM), ("ROIName SegmentLabel", Action.STRUCTURE),
+        ("SegmentDescription", Action.SOURCE_VALUE),
     ]  # fmt: skip
     table: dict[int, Action] = {}
     for keywords, action in groups:

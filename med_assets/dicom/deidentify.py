@@ -34,6 +34,7 @@ from med_assets.dicom.confidentiality import (
     FIXED_VALUES,
     REMOVED,
     SENDER_NUMBERS,
+    SOURCE_VALUE,
     USUALLY_BURNED_IN,
     Action,
     code_term,
@@ -200,6 +201,8 @@ class _Walk:
         if action is Action.CODED:
             items = [code for item in element.value if (code := standard_code(item)) is not None]
             return _with(element, items) if items else None
+        if action is Action.SOURCE_VALUE:
+            return _same(element) if SOURCE_VALUE.match(str(element.value)) else None
         if action is Action.KEEP:
             return self._code_string(element) if element.VR == "CS" else _same(element)
         replace: dict[Action, Callable[[str], str]] = {

@@ -28,6 +28,7 @@ from med_assets.dicom.confidentiality import (
     PIXEL_CLASSES,
     REMOVED,
     SENDER_NUMBERS,
+    SOURCE_VALUE,
     USUALLY_BURNED_IN,
     Action,
     registered,
@@ -55,6 +56,7 @@ _FORMS = {
     Action.DATE: re.compile(r"[0-9]{8}\Z"),
     Action.EMPTY: re.compile(r"\Z"),
     Action.PSEUDONYM: _PSEUDONYM,
+    Action.SOURCE_VALUE: SOURCE_VALUE,
 }
 _CLOSED = {
     **KNOWN_VALUES,

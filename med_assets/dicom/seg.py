@@ -6,13 +6,14 @@ that is not in the program's vocabulary is `UNRECOGNISED_<k>` afterwards, and is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from pydicom.dataset import Dataset
 
+from med_assets.dicom.confidentiality import SOURCE_VALUE
 from med_assets.dicom.discover import describe
 from med_assets.dicom.frames import (
     DUPLICATE_DISTANCE_MM,
@@ -46,11 +47,17 @@ _PLACE = (
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """One segment: its number in the file, its label, and its frames: the index of the plane, and a bool mask (row, column)."""
+    """One segment: its number in the file, its label, and its frames: the index of the plane, and a bool mask (row, column).
+
+    `value` is the value that it has in its source: that of the label file that it was imported from, else its number.
+    `concept` is its coded type, as in `SCT:108369006`, empty where it has none.
+    """
 
     number: int
     label: str
     frames: Mapping[int, np.ndarray]
+    value: int
+    concept: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +113,8 @@ def read_segments(dataset: Dataset) -> Segments:
         for segment, mask in coding.masks(pixels, key):
             before = found[segment].get(int(plane))
             found[segment][int(plane)] = mask if before is None else before | mask
-    segments = tuple(Segment(key, coding.labels[key], found[key]) for key in sorted(coding.labels))
+    origins = _origins(dataset, coding.labels)
+    segments = tuple(Segment(key, coding.labels[key], found[key], *origins[key]) for key in sorted(coding.labels))
     return Segments(planes, segments, describe(dataset).referenced_sops)
 
 
@@ -313,6 +321,31 @@ def segment_coding(dataset: Dataset) -> SegmentCoding:
     if not coding.labels:
         raise CaseRejected("missing_segments", "Expected at least one numbered segment; got none. Export it again.")
     return coding
+
+
+def _origins(dataset: Dataset, listed: Collection[int]) -> dict[int, tuple[int, str]]:
+    """By number of the `listed` segments the value in the source, and the coded type. Raises CaseRejected: "duplicate_segment"."""
+    found = {}
+    for one in dataset.get("SegmentSequence") or ():
+        key = int(number(one, "SegmentNumber") or 0)
+        if key not in listed:
+            continue
+        imported = SOURCE_VALUE.match(text(one, "SegmentDescription"))
+        found[key] = (int(imported[1]) if imported else key, coded_concept(one, "SegmentedPropertyTypeCodeSequence"))
+    values = [value for value, _ in found.values()]
+    if repeated := sorted({value for value in values if values.count(value) > 1}):
+        raise CaseRejected(
+            "duplicate_segment",
+            f"Expected a source value of its own for each segment; {repeated} stand for two. Import the label file again.",
+        )
+    return found
+
+
+def coded_concept(item: Dataset, keyword: str) -> str:
+    """Return the first code of a sequence as `SCHEME:CODE`, empty where there is none."""
+    code = next(iter(item.get(keyword) or ()), Dataset())
+    scheme, value = text(code, "CodingSchemeDesignator"), text(code, "CodeValue")
+    return f"{scheme}:{value}" if scheme and value else ""
 
 
 def _positive(labels: Mapping[int, str]) -> dict[int, str]:

@@ -38,12 +38,14 @@ def write_seg(
     *,
     made_by: str | None = None,
     synthetic: bool = False,
+    values: Mapping[str, int] | None = None,
 ) -> None:
     """Write masks (z, y, x) on `geometry` as one binary SEG of the `source` series; the same input gives the same bytes.
 
     Segments are numbered from 1 in the order of `masks`, which is gone through once. Empty frames are left out, save
     the first and the last slice, so that the file tells the extent of its grid. `made_by` names the model of a
-    predicted segmentation; without it the segments are declared manual. Dates are the source's. Raises ValueError where
+    predicted segmentation; without it the segments are declared manual. `values` are the values that the masks have in the
+    label file that they come from, and are kept as SegmentDescription. Dates are the source's. Raises ValueError where
     the masks are not on the grid, or something has no place in a SEG: no mask, a label or name of over 64 characters.
     """
     if not masks or not source:
@@ -58,6 +60,9 @@ def write_seg(
     originals = _as_images(sources) if several else {}
     ds = _segmentation(pixels, list(masks), geometry, [plain_source(one) for one in sources], made_by)
     _clear(ds, geometry, marked)
+    for segment, name in zip(ds.SegmentSequence, masks, strict=True):
+        if values is not None:
+            segment.SegmentDescription = f"source value {values[name]}"
     if several:
         _refer_to_frames(ds, originals)
     first = source[0]
@@ -73,7 +78,9 @@ def write_seg(
     for keyword in ("ClinicalTrialProtocolID", "ClinicalTrialSiteID"):
         if text(first, keyword):
             setattr(ds, keyword, text(first, keyword))
-    content = hashlib.sha256(ds.PixelData + repr((list(masks), geometry)).encode()).hexdigest()
+    content = hashlib.sha256(
+        ds.PixelData + repr((list(masks), geometry, *([values] if values else []))).encode()
+    ).hexdigest()
     organization = derived_uid(ds.SeriesInstanceUID, "dimensions", content)
     ds.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for index in ds.DimensionIndexSequence:

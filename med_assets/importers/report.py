@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from med_assets.label_rows import LabelRow
+
 
 @dataclass(frozen=True)
 class ImportReport:
@@ -11,3 +13,5 @@ class ImportReport:
     existing: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     updated: tuple[str, ...] = ()
+    labels: tuple[LabelRow, ...] = ()
+    """The labels of all cases that are there, summed by value and name; of label volumes alone."""

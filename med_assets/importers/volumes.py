@@ -20,6 +20,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from med_assets.dicom.confidentiality import LARGEST_SOURCE_VALUE
 from med_assets.dicom.frames import quietly, text
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, derived_uid
@@ -29,6 +30,7 @@ from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.importers.bounds import require_inflated, require_volume
 from med_assets.importers.folders import CaseFolders, content_of, identifier
 from med_assets.importers.report import ImportReport
+from med_assets.label_rows import LabelRow, summed
 
 FOLDS = 5
 """Folds of the split that a decathlon task gets."""
@@ -49,6 +51,9 @@ SPLIT_OF_LIST = {
     "training": "train", "train": "train", "validation": "validation", "val": "validation", "testing": "test", "test": "test",
 }  # fmt: skip
 """Split that each list of a datalist gives."""
+
+LAYOUT = "2: segments say their value in the label file"
+"""What a case folder holds beyond its source: raised when that changes, so that importing again replaces the folder."""
 
 LARGEST_VOXEL_BYTES = 8
 """A double, or an integer of 64 bits."""
@@ -157,19 +162,30 @@ def import_pairs(pairs: Sequence[Pair], dest: Path, names: Mapping[int, str] | N
     and a pair that can't be used is reported as skipped. The same input gives the same bytes.
     """
     cases = CaseFolders(dest)
+    rows: list[LabelRow] = []
+    written: dict[str, list[LabelRow]] = {}
     for one in pairs:
         called = {**one.names, **(names or {})}
 
         def write(part: Path, one: Pair = one, called: Mapping[int, str] = called) -> None:
-            write_pair(part, one, called)
+            written[one.name] = write_pair(part, one, called)
 
         files = [] if one.problem else [path for path in (one.image, one.label) if path is not None]
-        cases.write(one.name, one.image, content_of(files, sorted(called.items()), one.trial), write)
-    return cases.report()
+        content = content_of(files, sorted(called.items()), one.trial, LAYOUT)
+        if cases.write(one.name, one.image, content, write) and one.label is not None:
+            # Of a case that was imported before, nothing was written now.
+            rows += written.get(one.name) or label_rows(one.label, called)
+    return replace(cases.report(), labels=tuple(summed(rows)))
 
 
-def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> None:
-    """Write one pair as CT/ and SEG.dcm in `folder`.
+def label_rows(label: Path, names: Mapping[int, str]) -> list[LabelRow]:
+    """Return what a label volume holds, by value. Raises CaseRejected as `read_volume` does, not_integer_labels, no_labels."""
+    volume = read_volume(label)
+    return _masks(volume.array, names).rows(float(np.prod(volume.geometry.spacing_mm)) / 1000)
+
+
+def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> list[LabelRow]:
+    """Write one pair as CT/ and SEG.dcm in `folder`, and return its labels. Each segment says its value in the label file.
 
     Raises CaseRejected: bad_entry, missing_file, missing_label, unreadable_volume, not_a_volume, missing_geometry,
     contradictory_affine, sheared_affine, not_hounsfield, not_integer_labels, no_labels, bad_label_name, label_shape_mismatch,
@@ -202,7 +218,8 @@ def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> None:
         intercept = CT_INTERCEPT_HU if ct.array.min() >= CT_INTERCEPT_HU else DEEP_INTERCEPT_HU
         write_ct(folder / "CT", ct, identity, identity.uid("CT series"), intercept_hu=intercept)
         source = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted((folder / "CT").iterdir())]
-    write_seg(folder / "SEG.dcm", masks, labels.geometry, source)
+    write_seg(folder / "SEG.dcm", masks, labels.geometry, source, values=masks.values_of)
+    return masks.rows(float(np.prod(labels.geometry.spacing_mm)) / 1000)
 
 
 def read_volume(path: Path) -> Volume:
@@ -384,19 +401,24 @@ def _hounsfield(volume: Volume) -> Volume:
 
 
 class _Masks(Mapping[str, np.ndarray]):
-    """Masks by name, each made when it is asked for: all at once may be larger than memory."""
+    """Masks by name, each made when it is asked for: all at once may be larger than memory. `values_of` are theirs in the file."""
 
     def __init__(self, labels: np.ndarray, values: Mapping[str, int]) -> None:
-        self._labels, self._values = labels, values
+        self._labels, self.values_of = labels, values
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return np.asarray(self._labels == self._values[name])
+        return np.asarray(self._labels == self.values_of[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self.values_of)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.values_of)
+
+    def rows(self, voxel_ml: float) -> list[LabelRow]:
+        """What the labels are: value, name, voxels and ml."""
+        counts = {name: int(mask.sum()) for name, mask in self.items()}
+        return [LabelRow(self.values_of[name], name, count, count * voxel_ml) for name, count in counts.items()]
 
 
 def _masks(array: np.ndarray, names: Mapping[int, str]) -> _Masks:
@@ -404,9 +426,15 @@ def _masks(array: np.ndarray, names: Mapping[int, str]) -> _Masks:
     if not np.issubdtype(array.dtype, np.integer):
         array = np.where(np.isnan(array), UNLABELLED, array)
     values = np.unique(array)
-    if not np.isfinite(values).all() or (values != np.rint(values)).any() or values.min() < 0:
+    if (
+        not np.isfinite(values).all()
+        or (values != np.rint(values)).any()
+        or not 0 <= values.min() <= values.max() <= LARGEST_SOURCE_VALUE
+    ):
         raise CaseRejected(
-            "not_integer_labels", "expected labels of whole numbers from 0 (NaN and 255: not labelled), got others"
+            "not_integer_labels",
+            f"expected labels of whole numbers from 0 to {LARGEST_SOURCE_VALUE} (NaN and 255: not labelled), got others from "
+            f"{np.min(values):g} to {np.max(values):g}",
         )
     present = {int(value) for value in values} | set(names)
     found = {names.get(value, f"label_{value}"): value for value in sorted(present - {0, UNLABELLED})}

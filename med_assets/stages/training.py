@@ -284,7 +284,10 @@ def train(
     A job that another process is training is waited for. Raises TrainingStopped, OutOfMemory, ConfigurationError or MedAssetsError.
     """
     chosen = experiment(ws, program_name, name, overrides)
-    key, fresh = trained(ws, program_name, chosen, learning_cases(ws, program_name), launch, resume)
+    cases = learning_cases(ws, program_name)
+    folders = [ws.store.fetch(case["artifact"]) for case in cases]
+    warnings = program.get(program_name).training_warnings(chosen, folders)
+    key, fresh = trained(ws, program_name, chosen, cases, launch, resume)
     folder = ws.store.fetch(key)
     result = read_json(folder / "result.json")
     record = read_json(folder / "provenance.json")
@@ -301,6 +304,7 @@ def train(
             "cases": {split: sum(case["split"] == split for case in record["cases"]) for split in LEARNING},
             "result": result,
             "git_commit": record["git_commit"],
+            **({"warnings": "; ".join(warnings)} if warnings else {}),
         },
         tables={"history": history},
         images=_curves(ws, program_name, name, history),

@@ -10,6 +10,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 from med_assets.files import digest, read_yaml
 from med_assets.grouping import Others, Picked, around_ct, referring
+from med_assets.label_rows import LabelRow
 from med_assets.program import (
     CT_FACTS,
     CasePredictor,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.experiments import Experiment
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
@@ -154,6 +156,30 @@ class LungCt(Program):
         from med_assets.programs.lung_ct.labels import vocabulary
 
         return vocabulary()
+
+    def label_meaning(self, name: str) -> str:
+        from med_assets.programs.lung_ct.labels import class_of, meaning
+
+        return meaning(class_of(name))
+
+    def label_rows(self, prepared: Path) -> list[LabelRow]:
+        from med_assets.programs.lung_ct.labels import meaning
+        from med_assets.programs.lung_ct.prepared import PreparedCase
+
+        return [
+            LabelRow(one.value, one.name, one.voxels, one.ml, meaning(one.class_id))
+            for one in PreparedCase.open(prepared).labels
+        ]
+
+    def training_warnings(self, experiment: "Experiment", prepared: Sequence[Path]) -> list[str]:
+        from med_assets.programs.lung_ct.classes import check_mapping
+        from med_assets.programs.lung_ct.experiment import LungExperiment
+        from med_assets.programs.lung_ct.prepared import PreparedCase
+
+        assert isinstance(experiment, LungExperiment)
+        if experiment.labels.mode != "mapping":
+            return []
+        return check_mapping([PreparedCase.open(folder) for folder in prepared], experiment.labels)
 
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         from med_assets.programs.lung_ct import exposure, labels

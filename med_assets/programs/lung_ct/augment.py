@@ -8,7 +8,7 @@ from med_assets.programs.lung_ct.experiment import Augment
 
 
 class Augmentation:
-    """Changes {image, label}, each a float32 or uint8 tensor (1, x, y, z); the shape stays."""
+    """Changes {image, sources}, a float32 and an int16 tensor (1, x, y, z); the shape stays."""
 
     def __init__(self, settings: Augment) -> None:
         from monai.transforms.compose import Compose
@@ -24,7 +24,7 @@ class Augmentation:
         image, sigma = "image", (smooth.low, smooth.high)
         self._changes = Compose(
             [
-                RandZoomd(("image", "label"), prob=zoom.p, min_zoom=zoom.low, max_zoom=zoom.high, mode=("trilinear", "nearest")),
+                RandZoomd(("image", "sources"), prob=zoom.p, min_zoom=zoom.low, max_zoom=zoom.high, mode=("trilinear", "nearest")),
                 RandSimulateLowResolutiond(image, prob=low.p, zoom_range=(low.low, low.high)),
                 RandGaussianSmoothd(image, prob=smooth.p, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma),
                 RandScaleIntensityd(image, factors=settings.scale.by, prob=settings.scale.p),

@@ -41,9 +41,10 @@ class Labels(Settings):
     mode: Literal["target", "mapping", "auto"] = Field(
         description="target: the workspace's target class alone; mapping: as listed; auto: every labelled class"
     )
-    mapping: tuple[tuple[int, int], ...] = Field(
+    mapping: tuple[tuple[int | str, int | str], ...] = Field(
         default=(),
-        description="pairs of a label's value in its source and the class id that it is trained as; mapping only",
+        description="pairs of a label of the source (its value there, its name, or its coded concept such as SCT:108369006) and "
+        "the class that it is trained as (id or name; ids from 133 to 254 are free for classes of your own); mapping only",
     )
 
     @model_validator(mode="after")
@@ -54,6 +55,11 @@ class Labels(Settings):
             )
         if len({source for source, _ in self.mapping}) < len(self.mapping):
             raise ValueError(f"each source value can be mapped once, got {[list(pair) for pair in self.mapping]}")
+        for source, _ in self.mapping:
+            if isinstance(source, str) and source.startswith("UNRECOGNISED_"):
+                raise ValueError(
+                    f"{source} counts names that intake does not know in the order of a file and names no label; map it by its value"
+                )
         return self
 
 

@@ -23,7 +23,10 @@ UNLABELLED = 255
 """Value of voxels of which the source says that nobody knows what is there: neither target nor background."""
 
 CLASS_EMBEDDINGS = 512
-"""Class embeddings of the network; ids from 133 on name no anatomy."""
+"""Class embeddings of the network; ids from FIRST_FREE on name no anatomy."""
+
+FIRST_FREE = 133
+"""Ids from here to below UNLABELLED are free: the network has a class embedding for each, which no released weights trained."""
 
 SHOWN = 5
 """Candidates named when a name is not known."""
@@ -116,6 +119,13 @@ def class_of(name: str) -> int | None:
     return _known().get(compared(name))
 
 
+def meaning(class_id: int | None) -> str:
+    """Return what a label of this class counts as, for people: `23 lung tumor`; empty for one without a class."""
+    if class_id is None:
+        return ""
+    return "not labelled" if class_id == UNLABELLED else f"{class_id} {name_of(class_id)}"
+
+
 def name_of(number: int) -> str:
     """Return the name of a class or superclass. Raises ConfigurationError for an id that has none."""
     if number in _names():
@@ -171,13 +181,13 @@ def is_tumour_like(number: int) -> bool:
 
 def everything() -> tuple[int, ...]:
     """Return the ids asked for when everything is asked for, ascending."""
-    return tuple(n for n in range(1, max(table().classes.values()) + 1) if n not in table().not_in_everything)
+    return tuple(n for n in sorted(table().classes.values()) if n not in table().not_in_everything)
 
 
 def check_target(number: int) -> int:
-    """Return an id that a label may be mapped to.
+    """Return an id that a label may be mapped to: a class, or one from FIRST_FREE on, which needs no name.
 
-    Raises ConfigurationError for a superclass, an unsupported id, one without a name, and one from 255 on.
+    Raises ConfigurationError for a superclass, an unsupported id, one below FIRST_FREE without a name, and one from 255 on.
     """
     if number >= UNLABELLED:
         raise ConfigurationError(f"expected an id below {UNLABELLED}, which means unlabelled, got {number}")
@@ -188,7 +198,8 @@ def check_target(number: int) -> int:
         )
     if number in table().unsupported:
         raise ConfigurationError(f"expected a class that the network knows, got {number}, which none was trained on")
-    name_of(number)
+    if number < FIRST_FREE:
+        name_of(number)
     return number
 
 

@@ -99,7 +99,7 @@ class LungModule(PatchModule):
     def measured(self, case: PreparedCase) -> dict[str, float]:
         """Return the training-time Dice of one whole case; empty where it has none of the classes."""
         relabel = self._relabel[case.case_id]
-        label = relabel(case.label)
+        label = relabel(case.sources)
         present = [value for value in relabel.classes if (label == value).any()]
         if not present:
             return {}
@@ -134,9 +134,10 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
         raise ConfigurationError(
             f"expected cases prepared for one target at one spacing, got {kinds}; prepare them again with the same settings"
         )
-    check_mapping((*train, *val), experiment.labels)
+    for warning in check_mapping((*train, *val), experiment.labels):
+        print(f"warning: {warning}", flush=True)
     relabels = [relabelling(case, experiment.labels) for case in val]
-    if not any(np.isin(one.classes, one(case.label)).any() for case, one in zip(val, relabels, strict=True)):
+    if not any(np.isin(one.classes, one(case.sources)).any() for case, one in zip(val, relabels, strict=True)):
         wanted = sorted({value for one in relabels for value in one.classes})
         raise ConfigurationError(
             f"expected a validation case with labels of {wanted} ({val[0].target if val else 'no case at all'}), got none "

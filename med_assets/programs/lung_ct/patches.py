@@ -43,7 +43,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         item = cut(self.cases[number], corner, self.patches.size)
         item = self.augmentation(item, int(rng.integers(2**32)))
         relabel = self.relabellings[number]
-        label = relabel(item["label"].numpy())
+        label = relabel(item["sources"].numpy())
         prompts = choose(relabel, label, self.max_absent, rng)
         padded = np.zeros(self.width, dtype=np.int64)
         padded[: len(prompts)] = prompts
@@ -61,7 +61,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         Labels that the experiment does not train are background here, as in the recipe, whose cases have no others.
         """
         if number not in self._centres:
-            flat = self.relabellings[number](self.cases[number].label).reshape(-1)
+            flat = self.relabellings[number](self.cases[number].sources).reshape(-1)
             self._centres[number] = [
                 _thinned(np.flatnonzero(flat == value), self.centres_per_class)
                 for value in np.unique(flat)
@@ -95,7 +95,7 @@ def place(centres: Sequence[np.ndarray], shape: Sequence[int], patches: Patches,
 
 
 def cut(case: PreparedCase, corner: Place, size: Sequence[int]) -> dict[str, Tensor]:
-    """Read one patch of image and label, (1, x, y, z). What lies beyond the volume is air and background."""
+    """Read one patch of image and sources, (1, x, y, z). What lies beyond the volume is air and background."""
     spans = [
         slice(max(start, 0), min(start + side, extent))
         for start, side, extent in zip(corner, size, case.image.shape, strict=True)
@@ -103,7 +103,7 @@ def cut(case: PreparedCase, corner: Place, size: Sequence[int]) -> dict[str, Ten
     pads = [
         (span.start - start, start + side - span.stop) for span, start, side in zip(spans, corner, size, strict=True)
     ]
-    arrays = {"image": np.float32, "label": np.uint8}
+    arrays = {"image": np.float32, "sources": np.int16}
     return {
         name: torch.from_numpy(np.pad(np.asarray(getattr(case, name)[tuple(spans)], dtype), pads)[None])
         for name, dtype in arrays.items()

@@ -5,7 +5,7 @@ Nothing is resampled but what the network sees.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from med_assets.prepared import TRUTH
 from med_assets.programs.lung_ct import labels, transforms
 from med_assets.programs.lung_ct.alignment import better_place, contrast_hu
 from med_assets.programs.lung_ct.exposure import exposure
+from med_assets.programs.lung_ct.prepared import SourceLabel
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -32,11 +33,21 @@ MAX_OUTSIDE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One label as it came: the number of its segment or ROI, its class if its name has one, and its mask (z, y, x)."""
+    """One label as it came: its value in the source, its class if its name has one, its mask (z, y, x), name and concept.
 
-    number: int
-    value: int | None
+    The value is that of the label file that a segment was imported from, else the number of the segment or ROI.
+    """
+
+    value: int
+    class_id: int | None
     mask: np.ndarray
+    name: str = ""
+    concept: str = ""
+
+    def label(self, voxel_ml: float) -> SourceLabel:
+        """What is kept of it beside its voxels."""
+        voxels = int(self.mask.sum())
+        return SourceLabel(self.value, self.name, self.concept, self.class_id, voxels, voxels * voxel_ml)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +72,15 @@ def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "CtSeries", target
 
 
 def _from_rtstruct(dataset: "Dataset", ct: "CtSeries", frame: str, target: int) -> Labels:
-    from med_assets.dicom.rtstruct import Drawing, draw, outside_image, read_structure_set
+    from med_assets.dicom.frames import number
+    from med_assets.dicom.rtstruct import draw, outside_image, read_structure_set
+    from med_assets.dicom.seg import coded_concept
 
     structure_set = read_structure_set(dataset)
+    concepts = {
+        int(number(one, "ReferencedROINumber") or 0): coded_concept(one, "RTROIIdentificationCodeSequence")
+        for one in dataset.get("RTROIObservationsSequence") or ()
+    }
     found = []
     left_out = [str(one) for one in structure_set.unusable]
     for roi in structure_set.rois:
@@ -72,16 +89,22 @@ def _from_rtstruct(dataset: "Dataset", ct: "CtSeries", frame: str, target: int) 
         if roi.frame and frame and roi.frame != frame:
             left_out.append(f"ROI {roi.number}: in another frame of reference than the CT")
         elif roi.contours:
-            value = labels.class_of(roi.name)
-            # What has no class leaves no voxel, and outlines of the body or the couch may reach beyond the CT.
-            drawing = Drawing(np.zeros(ct.geometry.shape, bool)) if value is None else draw(roi, ct.geometry)
-            if drawing.outside > MAX_OUTSIDE and value == target:
+            class_id = labels.class_of(roi.name)
+            try:
+                drawing = draw(roi, ct.geometry)
+            except CaseRejected as rejected:
+                if class_id is not None:
+                    raise
+                left_out.append(f"ROI {roi.number}: {rejected.code}")
+                continue
+            if drawing.outside > MAX_OUTSIDE and class_id == target:
                 raise outside_image(roi.name, drawing, MAX_OUTSIDE)
-            if drawing.outside > MAX_OUTSIDE:
+            # Outlines of the body or the couch, which have no class, may reach beyond the CT.
+            if drawing.outside > MAX_OUTSIDE and class_id is not None:
                 left_out.append(
                     f"ROI {roi.number}: {drawing.outside:.0%} beyond the CT, by up to {drawing.outside_mm:.0f} mm"
                 )
-            found.append(Source(roi.number, value, drawing.mask))
+            found.append(Source(roi.number, class_id, drawing.mask, roi.name, concepts.get(roi.number, "")))
     return Labels("RTSTRUCT", found, left_out=tuple(left_out))
 
 
@@ -99,24 +122,49 @@ def _from_seg(dataset: "Dataset", ct: "CtSeries") -> tuple[list[Source], float]:
             raise
         picture = label_mismatch(ct.array, ct.geometry, segments.union(), segments.planes)
         raise CaseRejected("label_grid_mismatch", rejected.message, picture) from rejected
-    found = [Source(one.number, labels.class_of(one.label), masks[str(one.number)]) for one in segments.segments]
+    found = [
+        Source(one.value, labels.class_of(one.label), masks[str(one.number)], one.label, one.concept)
+        for one in segments.segments
+    ]
     return found, agreement.drift_mm
 
 
-def merge(sources: Sequence[Source], target: int, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
-    """Return one array of class ids, uint8 (z, y, x), and how many voxels are in labels of different classes.
+def overlay(sources: Sequence[Source], shape: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """Return which labels each voxel is in, exactly: positions int16 (z, y, x) in a list of sets of values, the empty one first.
 
-    Where labels overlap the target wins, then the lower number, and what is declared unlabelled gives way to all. Labels
+    The list does not depend on the order of the sources. Raises CaseRejected: "too_many_labels".
+    """
+    indices = np.zeros(shape, np.int16)
+    combinations: list[tuple[int, ...]] = [()]
+    for one in sorted(sources, key=lambda one: one.value):
+        before, of = np.unique(indices[one.mask], return_inverse=True)
+        if len(combinations) + len(before) > INT16.max:
+            raise CaseRejected(
+                "too_many_labels",
+                f"expected labels that overlap in at most {INT16.max} ways, got more among {len(sources)}; send fewer of them",
+            )
+        after = np.arange(len(combinations), len(combinations) + len(before), dtype=np.int16)
+        combinations += [(*combinations[index], one.value) for index in before.tolist()]
+        indices[one.mask] = after[of]
+    return indices, combinations
+
+
+def classes_of(
+    combinations: Sequence[tuple[int, ...]], sources: Sequence[Source], target: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the class id of each combination, uint8 (n,), and whether it has labels of different classes, bool (n,).
+
+    Where labels overlap the target wins, then the lower value, and what is declared unlabelled gives way to all. Labels
     without a class are background.
     """
-    truth = np.zeros(shape, np.uint8)
-    conflict = np.zeros(shape, bool)
-    known = [(one.value, one.number, one.mask) for one in sources if one.value is not None]
-    for value, _, mask in sorted(known, key=lambda one: (one[0] != target, one[0] == labels.UNLABELLED, one[1])):
-        if value != labels.UNLABELLED:
-            conflict |= mask & (truth != BACKGROUND) & (truth != value)
-        truth[mask & (truth == BACKGROUND)] = value
-    return truth, int(conflict.sum())
+    known = {one.value: one.class_id for one in sources if one.class_id is not None}
+    classes, conflicts = np.zeros(len(combinations), np.uint8), np.zeros(len(combinations), bool)
+    for index, values in enumerate(combinations):
+        here = [known[value] for value in values if value in known]
+        named = [class_id for class_id in here if class_id != labels.UNLABELLED]
+        conflicts[index] = len(set(named)) > 1
+        classes[index] = next(iter([*([target] if target in named else []), *named, *here]), BACKGROUND)
+    return classes, conflicts
 
 
 def orientation(dataset: "Dataset") -> str:
@@ -209,24 +257,28 @@ def _truth(
     from scipy.ndimage import label as components
 
     read = read_labels(files, ct, target)
-    sources = read.sources
-    truth, overlap = merge(sources, target, hu.shape)
-    image, label = transforms.forward_pair(hu, truth, ct.geometry, spacing_mm)
-    arrays |= {"truth": truth, "image": image[0].numpy(), "label": label[0].numpy()}
+    sources, voxel_ml = read.sources, float(np.prod(ct.geometry.spacing_mm)) / 1000
+    indices, combinations = overlay(sources, hu.shape)
+    classes, conflicts = classes_of(combinations, sources, target)
+    truth, overlap = classes[indices], int(conflicts[indices].sum())
+    image, seen = transforms.forward_pair(hu, indices, ct.geometry, spacing_mm)
+    at_network = seen[0].numpy()
+    arrays |= {"truth": truth, "image": image[0].numpy(), "label": classes[at_network], "sources": at_network}
     present = [int(value) for value in np.unique(truth) if value not in (BACKGROUND, labels.UNLABELLED)]
     names = {str(value): labels.name_of(value) for value in present}
-    write_json(out / TRUTH, {"names": names, "source_values": {str(one.number): one.value for one in sources}})
+    kept = [asdict(one.label(voxel_ml)) for one in sorted(sources, key=lambda one: one.value)]
+    write_json(out / TRUTH, {"names": names, "labels": kept, "combinations": combinations})
     wanted = truth == target
     return {
         "label_kind": read.kind,
         "label_drift_mm": read.drift_mm,
         "rois_left_out": "; ".join(read.left_out),
         "labels": len(sources),
-        "labels_without_class": sum(one.value is None for one in sources),
+        "labels_without_class": sum(one.class_id is None for one in sources),
         "classes": len(present),
         "overlap_voxels": overlap,
         "target_present": bool(wanted.any()),
-        "target_ml": float(wanted.sum() * np.prod(ct.geometry.spacing_mm) / 1000),
+        "target_ml": float(wanted.sum()) * voxel_ml,
         "target_components": int(components(wanted, np.ones((3, 3, 3)))[1]),
         "target_hu_median": float(np.median(hu[wanted])) if wanted.any() else None,
         "target_contrast_hu": contrast_hu(hu, wanted),

@@ -2,8 +2,10 @@
 
 On the scanner's grid, (z, y, x): `ct.npy` int16 HU and `truth.npy` uint8, whose values are ids of classes, 0 for background
 (with what was labelled by a name that has no class), and 255 where the source says that nobody knows. On the network's grid,
-(x, y, z) towards Right, Anterior and Superior: `image.npy` float32 in [0, 1] and `label.npy` uint8. `case.json` and
-`truth.json` say the rest; a case to predict has neither `truth.json` nor `truth.npy` and `label.npy`.
+(x, y, z) towards Right, Anterior and Superior: `image.npy` float32 in [0, 1], `label.npy` uint8 with the ids of `truth.npy`,
+and `sources.npy` int16, whose values are positions in `combinations`: which labels of the source a voxel is in, all of them where
+some overlap, those without a class included. `case.json` and `truth.json` say the rest; a case to predict has neither
+`truth.json` nor `truth.npy`, `label.npy` and `sources.npy`.
 """
 
 from collections.abc import Mapping
@@ -22,16 +24,32 @@ _ARRAYS = {
     "truth": np.dtype(np.uint8),
     "image": np.dtype(np.float32),
     "label": np.dtype(np.uint8),
+    "sources": np.dtype(np.int16),
 }
-_SAME_SHAPE = {"truth": "ct", "label": "image"}
+_SAME_SHAPE = {"truth": "ct", "label": "image", "sources": "image"}
+
+
+@dataclass(frozen=True)
+class SourceLabel:
+    """One segment or ROI of the source: its own value there (label value, segment or ROI number), its name as far as intake
+    keeps it, its coded concept (`SCT:108369006`, else empty), its class, None where its name has none, and its voxels and
+    volume on the scanner's grid.
+    """
+
+    value: int
+    name: str
+    concept: str
+    class_id: int | None
+    voxels: int
+    ml: float
 
 
 @dataclass(frozen=True)
 class PreparedCase:
     """One case ready for training and scoring. Arrays are read-only memory maps.
 
-    `spacing_mm` is the network's, (x, y, z). `names` are the classes present by id. `source_values` maps the number of a
-    segment or ROI to its class, None where its name has none. `exposure` is what the foundation model has seen of the case.
+    `spacing_mm` is the network's, (x, y, z). `names` are the classes present by id. `labels` are the labels of the
+    source, by value, and `combinations` the sets of their values that voxels of `sources` are in, the empty one first. `exposure` is what the foundation model has seen of the case.
     """
 
     case_id: str
@@ -40,7 +58,8 @@ class PreparedCase:
     target: str
     target_id: int
     names: Mapping[int, str]
-    source_values: Mapping[int, int | None]
+    labels: tuple[SourceLabel, ...]
+    combinations: tuple[tuple[int, ...], ...]
     exposure: Exposure
     synthetic: bool
     settings: Mapping[str, Any]
@@ -69,7 +88,8 @@ class PreparedCase:
             target=str(facts["target"]),
             target_id=int(facts["target_id"]),
             names={int(number): str(name) for number, name in facts.get("names", {}).items()},
-            source_values={int(value): number for value, number in facts.get("source_values", {}).items()},
+            labels=tuple(SourceLabel(**one) for one in facts.get("labels", ())),
+            combinations=tuple(tuple(int(value) for value in one) for one in facts.get("combinations", ((),))),
             exposure=facts["exposure"],
             synthetic=bool(facts["synthetic"]),
             settings=facts["settings"],
@@ -87,3 +107,8 @@ class PreparedCase:
     def label(self) -> np.ndarray:
         """Classes on the network's grid (x, y, z). Raises NoTruth for a case to predict."""
         return known(self.truths.get("label"), self.case_id)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Positions in `combinations` on the network's grid (x, y, z). Raises NoTruth for a case to predict."""
+        return known(self.truths.get("sources"), self.case_id)

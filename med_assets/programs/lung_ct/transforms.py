@@ -65,11 +65,11 @@ def forward(ct_hu: np.ndarray, geometry: Geometry, spacing_mm: Sequence[float]) 
 def forward_pair(
     ct_hu: np.ndarray, labels: np.ndarray, geometry: Geometry, spacing_mm: Sequence[float]
 ) -> tuple["MetaTensor", "MetaTensor"]:
-    """Return what `forward` does, and the labels (z, y, x) on that same grid by nearest neighbour, uint8 (1, x, y, z)."""
+    """Return what `forward` does, and the labels (z, y, x) on that same grid by nearest neighbour, of their own integer type (1, x, y, z)."""
     import torch
 
     done = _run({IMAGE: _traced(ct_hu, geometry), LABEL: _traced(labels, geometry)}, ct_hu, spacing_mm)
-    return done[IMAGE], done[LABEL].round().to(torch.uint8)
+    return done[IMAGE], done[LABEL].round().to(getattr(torch, str(labels.dtype)))
 
 
 def _run(data: dict[str, Any], ct_hu: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:

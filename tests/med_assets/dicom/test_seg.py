@@ -332,7 +332,7 @@ def test_segments_of_one_label_are_united_and_a_mismatch_is_not_placed():
     one[0, 0, 0], two[1, 1, 1] = True, True
     segments = Segments(
         planes_of(geometry),
-        (Segment(1, "nodule", dict(enumerate(one))), Segment(2, "nodule", dict(enumerate(two)))),
+        (Segment(1, "nodule", dict(enumerate(one)), 1), Segment(2, "nodule", dict(enumerate(two)), 2)),
         (),
     )
     masks, _ = place(segments, geometry)

@@ -27,6 +27,9 @@ TINY = (
 NAMES = {28: "left lung upper lobe", 30: "right lung upper lobe", 115: "heart", 42: "vertebrae T7", 23: "lung tumor"}
 """Class id to name, in the order of the segments of the source."""
 
+VALUES = {2: 28, 4: 30, 7: 115, 9: 42, 12: 23, 255: 255}
+"""Value in the source to class id, with gaps: the order of the segments is none of them."""
+
 HU = {28: -820, 30: -820, 115: 60, 42: 400, 23: 30}
 
 
@@ -73,9 +76,19 @@ def write_prepared(
     if unlabelled:
         truth[:4, :4, :4] = 255
     geometry = Geometry(shape, spacing_mm, (0.0, 0.0, 0.0))
-    image, label = forward_pair(ct.astype(np.int16), truth, geometry, training_mm)
+    indices = np.zeros(shape, np.int16)
+    for index, class_id in enumerate(VALUES.values(), 1):
+        indices[truth == class_id] = index
+    image, sources = forward_pair(ct.astype(np.int16), indices, geometry, training_mm)
+    label = np.array([0, *VALUES.values()], np.uint8)[sources[0].numpy()]
     folder.mkdir(parents=True)
-    arrays = {"ct": ct.astype(np.int16), "truth": truth, "image": image[0].numpy(), "label": label[0].numpy()}
+    arrays = {
+        "ct": ct.astype(np.int16),
+        "truth": truth,
+        "image": image[0].numpy(),
+        "label": label,
+        "sources": sources[0].numpy(),
+    }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", np.ascontiguousarray(array))
     facts = {
@@ -85,7 +98,18 @@ def write_prepared(
         "target": "lung tumor",
         "target_id": 23,
         "names": {number: name for number, name in NAMES.items() if (truth == number).any()},
-        "source_values": dict(enumerate(NAMES, 1)),
+        "labels": [
+            {
+                "value": value,
+                "name": NAMES.get(class_id, "ignore"),
+                "concept": "SCT:80891009" if class_id == 115 else "",
+                "class_id": class_id,
+                "voxels": int((truth == class_id).sum()),
+                "ml": float((truth == class_id).sum() * np.prod(spacing_mm) / 1000),
+            }
+            for value, class_id in VALUES.items()
+        ],
+        "combinations": [[], *([value] for value in VALUES)],
         "exposure": "unseen",
         "synthetic": True,
         "settings": {},

@@ -71,8 +71,8 @@ def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(
     assert "its weights are those" in reason
     assert "every epoch of training was worse" in reason
 
-    # A lung, source value 1, is taken for the tumour: training itself sees its Dice rise, the formal evaluation does not.
-    trained(ws, "task06_sanity", "schedule.epochs=2", "labels.mapping=[[1,23]]")
+    # A lung, source value 2, is taken for the tumour: training itself sees its Dice rise, the formal evaluation does not.
+    trained(ws, "task06_sanity", "schedule.epochs=2", "labels.mapping=[[2,23]]")
     mistaken = output(ws, "task06_sanity")
     assert mistaken["improvement_over_baseline"] > 0
     assert mistaken["formal_improvement_over_pretrained"] < 0

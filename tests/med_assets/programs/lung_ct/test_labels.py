@@ -62,11 +62,16 @@ def test_everything_leaves_out_tumours_superclasses_and_what_no_network_knows() 
 
 @pytest.mark.parametrize(
     ("number", "why"),
-    [(255, "below 255"), (300, "below 255"), (20, "map to one of them"), (16, "none was trained"), (140, "no name")],
+    [(255, "below 255"), (300, "below 255"), (20, "map to one of them"), (16, "none was trained"), (0, "no name")],
 )
 def test_no_label_is_mapped_to_what_is_no_class(number: int, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         labels.check_target(number)
+
+
+@pytest.mark.parametrize("number", [133, 254])
+def test_ids_above_those_of_the_foundation_are_free_to_be_mapped_to(number: int) -> None:
+    assert labels.check_target(number) == number
 
 
 def test_every_class_can_be_mapped_to_and_resolved_by_its_name() -> None:

@@ -142,3 +142,15 @@ def test_cases_prepared_for_different_spacings_are_refused(tmp_path: Path) -> No
     facts.write_text(facts.read_text().replace('"spacing_mm": [8.0, 8.0, 8.0]', '"spacing_mm": [7.0, 8.0, 8.0]'))
     with pytest.raises(ConfigurationError, match="expected cases prepared for one target at one spacing"):
         built(job)
+
+
+def test_a_class_of_ones_own_trains_its_free_embedding_row(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", overrides=(*TINY[:-1], "labels={mode:mapping,mapping:[[7,133]]}"))
+    found = built(job)
+    batch = batch_of(found)
+    assert set(batch["label"].unique().tolist()) <= {0, 133}
+    assert batch["prompts"].tolist() == [[133], [133]]
+    loss, _ = found.module.losses(batch)
+    loss.backward()
+    gradient = found.module.network.class_head.class_embeddings.weight.grad
+    assert gradient.abs().sum(1).nonzero().flatten().tolist() == [133]

@@ -70,7 +70,7 @@ def test_a_class_has_at_most_so_many_centres_spread_over_it(cases: list[Prepared
 def test_beyond_the_volume_there_is_air_and_background(cases: list[PreparedCase]) -> None:
     item = cut(cases[0], (-8, 0, 0), (16, 16, 16))
     assert not item["image"][0, :8].any()
-    assert not item["label"][0, :8].any()
+    assert not item["sources"][0, :8].any()
     np.testing.assert_array_equal(item["image"][0, 8:], cases[0].image[:8, :16, :16])
 
 
@@ -79,7 +79,7 @@ def test_augmentation_changes_the_image_and_keeps_shape_and_label_values(cases: 
     changed = Augmentation(experiment(*ALWAYS).augment)(item, 1)
     assert not torch.equal(changed["image"], item["image"])
     assert {name: (t.shape, t.dtype) for name, t in changed.items()} == {n: (t.shape, t.dtype) for n, t in item.items()}
-    assert set(changed["label"].unique().tolist()) <= set(item["label"].unique().tolist())
+    assert set(changed["sources"].unique().tolist()) <= set(item["sources"].unique().tolist())
 
 
 def test_labels_are_mapped_after_everything_else(cases: list[PreparedCase]) -> None:

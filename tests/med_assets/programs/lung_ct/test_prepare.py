@@ -11,7 +11,7 @@ from med_assets import program
 from med_assets.dicom.discover import scan
 from med_assets.errors import ArtifactCorrupt, CaseRejected
 from med_assets.programs.lung_ct import exposure, transforms
-from med_assets.programs.lung_ct.prepare import Source, merge, orientation
+from med_assets.programs.lung_ct.prepare import Source, classes_of, orientation, overlay
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.settings import Workspace
 from tests.med_assets.programs.lung_ct.builders import GEOMETRY, SPACING_MM, ball, ct_hu, masks, write_case
@@ -45,7 +45,15 @@ def test_arrays_hold_hounsfield_units_and_classes_on_both_grids(
     assert case.spacing_mm == (5.0, 5.0, 5.0)
     assert (case.target, case.target_id) == ("lung tumor", 23)
     assert case.names == {23: "lung tumor", 115: "heart"}
-    assert case.source_values == {1: 23, 2: 115}
+    counts = {name: int(mask.sum()) for name, mask in masks().items()}
+    concepts = {"lung tumor": "SCT:108369006", "heart": "SCT:80891009"} if kind == "SEG" else dict.fromkeys(counts, "")
+    assert [(one.value, one.name, one.concept, one.class_id, one.voxels) for one in case.labels] == [
+        (1, "lung tumor", concepts["lung tumor"], 23, counts["lung tumor"]),
+        (2, "heart", concepts["heart"], 115, counts["heart"]),
+    ]
+    assert case.labels[1].ml == pytest.approx(counts["heart"] * 0.08)
+    assert case.combinations == ((), (1,), (2,))
+    np.testing.assert_array_equal(np.array([0, 23, 115])[case.sources], case.label)
     assert case.synthetic
     assert facts["label_kind"] == kind
 
@@ -105,7 +113,8 @@ def test_labels_without_a_class_are_background_and_counted(workspace: Workspace,
     facts = prepare(workspace, write_case(tmp_path / "in", labels=labels), tmp_path / "out")
     case = PreparedCase.open(tmp_path / "out")
     assert facts["labels_without_class"] == 1
-    assert case.source_values == {1: None, 2: 23, 3: 115, 4: 255}
+    assert {one.value: one.class_id for one in case.labels} == {1: None, 2: 23, 3: 115, 4: 255}
+    assert case.labels[0].voxels == labels["strange thing"].sum()
     assert not case.truth[labels["strange thing"]].any()
     assert (case.truth[labels["ignore"] & (case.truth != 23)] == 255).all()
     assert set(case.names) == {23, 115}
@@ -114,7 +123,14 @@ def test_labels_without_a_class_are_background_and_counted(workspace: Workspace,
 def test_where_labels_overlap_the_target_wins_then_the_lower_number() -> None:
     tumour, heart, aorta = (ball(centre, 12.0) for centre in ((12, 20, 14), (12, 20, 18), (12, 24, 18)))
     sources = [Source(1, 6, aorta), Source(2, 115, heart), Source(3, 23, tumour), Source(4, None, heart)]
-    truth, overlap = merge(sources, 23, heart.shape)
+    indices, combinations = overlay(sources, heart.shape)
+    classes, conflicts = classes_of(combinations, sources, 23)
+    truth, overlap = classes[indices], conflicts[indices].sum()
+    backwards, same = overlay(sources[::-1], heart.shape)
+    assert combinations == same
+    np.testing.assert_array_equal(indices, backwards)
+    for one in sources:
+        np.testing.assert_array_equal(np.array([one.value in values for values in combinations])[indices], one.mask)
     assert (truth[tumour] == 23).all()
     assert (truth[aorta & heart & ~tumour] == 6).all()
     assert overlap == ((tumour.astype(int) + heart + aorta) > 1).sum()
@@ -122,9 +138,11 @@ def test_where_labels_overlap_the_target_wins_then_the_lower_number() -> None:
 
 def test_segments_of_one_class_are_united_without_being_a_conflict() -> None:
     first, second = ball((12, 20, 14), 12.0), ball((12, 20, 16), 12.0)
-    truth, overlap = merge([Source(1, 23, first), Source(2, 23, second)], 23, first.shape)
-    assert ((truth == 23) == (first | second)).all()
-    assert overlap == 0
+    sources = [Source(1, 23, first), Source(2, 23, second)]
+    indices, combinations = overlay(sources, first.shape)
+    classes, conflicts = classes_of(combinations, sources, 23)
+    assert ((classes[indices] == 23) == (first | second)).all()
+    assert not conflicts.any()
 
 
 def test_another_target_can_be_chosen_by_name(
