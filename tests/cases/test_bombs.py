@@ -136,8 +136,8 @@ def nested(folder: Path) -> None:
         archive.writestr("b", inner.getvalue())
 
 
-def declared_large(syntax: str, rows: int = 65535) -> Callable[[Path], None]:
-    """A small compressed image whose header, and stream, say that it is of 65535 x 65535 pixels."""
+def declared_large(syntax: str, rows: int = 65535, *, header: bool = True) -> Callable[[Path], None]:
+    """A small compressed image whose stream, and with `header` its header, say that it is of 65535 x 65535 pixels."""
 
     def make(folder: Path) -> None:
         write_case(folder, 2)
@@ -157,11 +157,12 @@ def declared_large(syntax: str, rows: int = 65535) -> Callable[[Path], None]:
             stream = stream[:at] + grid + stream[at + 8 : at + 16] + grid + stream[at + 24 :]
         elif syntax != RLELossless:
             stream = stream.replace(old, size, 1)
-        ds.Rows = ds.Columns = rows
+        if header:
+            ds.Rows = ds.Columns = rows
         ds.PixelData = stream
         ds.save_as(path)
 
-    make.__name__ = f"declared_large_{pydicom.uid.UID(syntax).keyword}_{rows}"
+    make.__name__ = f"declared_{'large' if header else 'otherwise'}_{pydicom.uid.UID(syntax).keyword}_{rows}"
     return make
 
 
@@ -184,6 +185,10 @@ BOMBS: dict[Callable[[Path], None], str] = {
     declared_large(JPEGLSLossless): "pixels_too_large",
     declared_large(JPEG2000Lossless): "pixels_too_large",
     declared_large(JPEG2000Lossless, 12000): "pixels_too_large",
+    declared_large(JPEGLosslessSV1, header=False): "undecodable_pixels",
+    declared_large(JPEGLSLossless, header=False): "undecodable_pixels",
+    declared_large(JPEGLSLossless, 0, header=False): "undecodable_pixels",
+    declared_large(JPEG2000Lossless, header=False): "undecodable_pixels",
 }
 
 

@@ -59,7 +59,7 @@ def _in_syntax(plain: Case, syntax: UID) -> Iterator[tuple[str, bytes]]:
             if ds.Modality not in ("CT", "MR", "US", "OPT"):
                 yield name, content
                 continue
-            _compress(ds, syntax)
+            compressed(ds, syntax)
         else:
             ds.file_meta.TransferSyntaxUID = syntax
         target = io.BytesIO()
@@ -67,7 +67,8 @@ def _in_syntax(plain: Case, syntax: UID) -> Iterator[tuple[str, bytes]]:
         yield name, target.getvalue()
 
 
-def _compress(ds: Dataset, syntax: UID) -> None:
+def compressed(ds: Dataset, syntax: str) -> None:
+    """Compress the pixels of an object in place."""
     if syntax in (JPEGBaseline8Bit, JPEGLosslessSV1):
         frames = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
         if syntax == JPEGBaseline8Bit:
