@@ -58,7 +58,11 @@ class MaskFile:
     @property
     def codings(self) -> tuple[Coding, ...]:
         """How its classes can be named."""
-        return ("label", "value") if self.segments is not None else tuple(self.codes)
+        if self.segments is None:
+            return tuple(self.codes)
+        # De-identification numbers names that it does not know in the order of each file: they name no class.
+        counted = any(one.label.startswith("UNRECOGNISED_") for one in self.segments.segments)
+        return ("value",) if counted else ("label", "value")
 
 
 def read_mask(path: Path) -> MaskFile:
@@ -76,7 +80,7 @@ def stem(path: Path) -> str:
 
 
 def _volume(path: Path) -> MaskFile:
-    from med_assets.importers.volumes import read_volume
+    from med_assets.importers.volume_files import read_volume
 
     found = read_volume(path)
     array = np.asarray(found.array)
@@ -115,7 +119,7 @@ def _shown(segment: Any) -> bool:
 
 
 def _segment_name(segment: Any, coding: Coding) -> str:
-    return str(segment.label) if coding == "label" else str(segment.number)
+    return str(segment.label) if coding == "label" else str(segment.value)
 
 
 def _placed(segments: "Segments", coding: Coding, grid: "Geometry | None") -> dict[str, np.ndarray]:

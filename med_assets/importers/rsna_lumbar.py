@@ -7,6 +7,7 @@ finds none. `train_label_coordinates.csv` gives the column x and the row y, coun
 level in a numbered image; those of the spinal canal stenosis are set in the sagittal T2 series. `train.csv` lists the studies.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -151,6 +152,7 @@ def write_levels(path: Path, rows: pd.DataFrame, slices: list[Dataset]) -> None:
     finite place in the image.
     """
     numbered = {number(ds, "InstanceNumber"): ds for ds in slices}
+    counts = Counter(number(ds, "InstanceNumber") for ds in slices)
     points: dict[str, np.ndarray] = {}
     for row in rows.to_dict("records"):
         level = str(row["level"])
@@ -163,6 +165,12 @@ def write_levels(path: Path, rows: pd.DataFrame, slices: list[Dataset]) -> None:
                 "bad_point",
                 f"expected one point for each of {', '.join(LEVELS)}, in an image of its series, got an unknown or repeated "
                 f"level, or image {at:g} that is not there",
+            )
+        if counts[at] > 1:
+            raise CaseRejected(
+                "bad_point",
+                f"expected InstanceNumber {at:g}, where the point at {level} lies, in one image of its series, got it in "
+                f"{counts[at]}; fetch the study again",
             )
         ds = numbered[at]
         if not (-0.5 <= x <= int(ds.Columns) - 0.5 and -0.5 <= y <= int(ds.Rows) - 0.5):

@@ -27,7 +27,8 @@ from med_assets.dicom.archives import MAX_DIRECTORY_BYTES
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.importers.breast import import_images
 from med_assets.importers.lumbar_t2 import read_case
-from med_assets.importers.volumes import datalist_pairs, read_volume
+from med_assets.importers.volume_files import read_volume
+from med_assets.importers.volumes import datalist_pairs
 from med_assets.phantoms.breast import write_case
 from med_assets.settings import Workspace
 from tests.cases.test_hostile import CT_CLASS, dicom

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import nibabel
+import nrrd
 import numpy as np
 import pydicom
 import pytest
@@ -13,12 +14,15 @@ from med_assets.dicom.deidentify import Deidentifier
 from med_assets.dicom.phi import residual_phi
 from med_assets.dicom.seg import read_segments
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.experiments import load
 from med_assets.explain import explain_case
 from med_assets.importers.volumes import datalist_pairs, import_pairs
 from med_assets.label_rows import LabelRow
+from med_assets.mask_files import read_mask
 from med_assets.programs.lung_ct.classes import relabelling
 from med_assets.programs.lung_ct.experiment import Labels
 from med_assets.programs.lung_ct.prepared import PreparedCase
+from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.settings import Workspace
 from med_assets.stages.training import train
 from med_assets.training.job import run
@@ -213,3 +217,49 @@ def test_a_mapping_that_hits_nothing_ends_before_training_and_what_it_leaves_out
     assert result.summary["warnings"] == (
         f"labels.mapping leaves out source value 7 (heart): {2 * HEART} voxels in 2 of 2 cases are background"
     )
+
+
+def test_dose_weights_of_the_same_structures_in_another_order_are_no_start() -> None:
+    chosen = load("rt_dose", "adversarial")
+    assert isinstance(chosen, DoseExperiment)
+    first, second, *others = chosen.site.structures
+    turned = chosen.site.model_copy(update={"structures": (second, first, *others)})
+    before = chosen.model_copy(update={"site": turned})
+    assert chosen.objection_to(chosen) is None
+    objection = chosen.objection_to(before)
+    assert objection is not None
+    assert f"{second}, {first}" in objection
+
+
+def test_names_of_a_slicer_segmentation_are_by_label_value_and_not_by_segment(tmp_path: Path) -> None:
+    file = datalist(tmp_path, names={"40": "oesophagus"})
+    label = np.asarray(nibabel.load(tmp_path / "l" / "c0.nii.gz").dataobj)
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": np.diag([3.0, 3.0, 5.0]),
+        "space origin": [0, 0, 0],
+    }
+    for place, (value, name) in enumerate([(40, "heart"), (7, "heart"), (2, "lung tumor")]):
+        header |= {f"Segment{place}_LabelValue": str(value), f"Segment{place}_Name": name, f"Segment{place}_Layer": "0"}
+    nrrd.write(str(tmp_path / "l" / "c0.seg.nrrd"), label, header)
+    content = json.loads(file.read_text())
+    content["training"][0]["label"] = "l/c0.seg.nrrd"
+    file.write_text(json.dumps(content))
+    report = import_pairs(datalist_pairs(file), tmp_path / "out")
+    assert [(row.value, row.name, row.voxels) for row in report.labels] == [
+        (2, "lung tumor", TUMOUR),
+        (7, "heart", HEART),
+        (40, "oesophagus", STRANGE),
+    ]
+
+
+def test_masks_of_an_imported_segmentation_are_scored_by_the_values_of_its_file(tmp_path: Path) -> None:
+    import_pairs(datalist_pairs(datalist(tmp_path)), tmp_path / "out")
+    seg = read_mask(tmp_path / "out" / "list-c0" / "SEG.dcm")
+    assert seg.classes("value") == read_mask(tmp_path / "l" / "c0.nii.gz").classes("value") == {"2", "7", "40"}
+    assert seg.codings == ("label", "value")
+    stored = Deidentifier(b"key", ["lung tumor", "heart"]).apply(
+        pydicom.dcmread(tmp_path / "out" / "list-c0" / "SEG.dcm")
+    )
+    stored.save_as(tmp_path / "stored.dcm", enforce_file_format=True)
+    assert read_mask(tmp_path / "stored.dcm").codings == ("value",)

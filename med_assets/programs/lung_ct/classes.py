@@ -5,6 +5,7 @@ the number of a name that intake did not know (`UNRECOGNISED_<k>`), say nothing 
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -123,6 +124,12 @@ def check_mapping(cases: Sequence[PreparedCase], settings: Labels) -> list[str]:
             warnings.append(
                 f"labels.mapping: {key!r} has no voxel in {len(absent)} of {len(cases)} cases: {', '.join(absent)}"
             )
+        called = Counter(_called(label) for found in hit.values() for label in found if label.voxels)
+        if isinstance(key, int) and len(called) > 1:
+            counts = ", ".join(f"{name} in {n} cases" for name, n in sorted(called.items()))
+            warnings.append(
+                f"labels.mapping: source value {key} is not the same label everywhere ({counts}); map it by name or concept"
+            )
     left: dict[int, list[SourceLabel]] = {}
     for case in cases:
         taken = mapped(case, settings)
@@ -134,6 +141,13 @@ def check_mapping(cases: Sequence[PreparedCase], settings: Labels) -> list[str]:
         f"{sum(one.voxels for one in found)} voxels in {len(found)} of {len(cases)} cases are background"
         for value, found in sorted(left.items())
     ]
+
+
+def _called(label: SourceLabel) -> str:
+    """The class of a label, or its name; the numbers of names that intake does not know say nothing."""
+    if label.class_id is not None:
+        return labels.meaning(label.class_id)
+    return "a name without a class" if label.name.startswith("UNRECOGNISED_") else label.name
 
 
 def _names(cases: Sequence[PreparedCase]) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import CAME_LATER, NO_EFFECT, RELEASED, PatchExperiment, Rung, Settings
+from med_assets.experiments import CAME_LATER, NO_EFFECT, RELEASED, Experiment, PatchExperiment, Rung, Settings
 from med_assets.programs.rt_dose.site import Site
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (z, y, x)")]
@@ -275,6 +275,16 @@ class DoseExperiment(PatchExperiment):
                 f"network.kind=ddpm learns the noise, with losses.mse and losses.negative; set to 0: {', '.join(wrong)}"
             )
         return self
+
+    def objection_to(self, before: Experiment) -> str | None:
+        """The weights are of channels that stand for structures by their place; tensors fit whatever they stand for."""
+        assert isinstance(before, DoseExperiment)
+        if self.site.structures == before.site.structures:
+            return None
+        return (
+            f"its input channels are {', '.join(self.site.structures)} (site {self.site.name}), and those of the weights "
+            f"{', '.join(before.site.structures)}"
+        )
 
     def released_files(self) -> tuple[str, ...]:
         wanted = self.losses.perceptual_weights

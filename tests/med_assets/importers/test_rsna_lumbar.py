@@ -155,3 +155,19 @@ def test_a_missing_table_or_column_stops_the_import(source, tmp_path) -> None:
     (src / "train.csv").unlink()
     with pytest.raises(ConfigurationError, match=r"expected train\.csv"):
         import_studies(src, tmp_path / "out")
+
+
+def test_a_point_in_an_image_number_that_two_images_have_is_refused(source, tmp_path) -> None:
+    src, _ = source
+    table = pd.read_csv(src / "train_label_coordinates.csv")
+    mine = table[(table["study_id"] == 11) & (table["condition"] == CONDITION)].iloc[0]
+    folder = src / "train_images" / "11" / str(mine["series_id"])
+    paths = {int(pydicom.dcmread(path).InstanceNumber): path for path in folder.glob("*.dcm")}
+    other = next(path for number, path in sorted(paths.items()) if number != mine["instance_number"])
+    ds = pydicom.dcmread(other)
+    ds.InstanceNumber = int(mine["instance_number"])
+    ds.save_as(other)
+    report = import_studies(src, tmp_path / "out", ["11"])
+    assert report.skipped["RSNA-11"].startswith("bad_point: ")
+    assert f"InstanceNumber {mine['instance_number']}" in report.skipped["RSNA-11"]
+    assert "got it in 2" in report.skipped["RSNA-11"]

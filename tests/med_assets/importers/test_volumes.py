@@ -15,7 +15,8 @@ from med_assets.dicom.discover import scan
 from med_assets.dicom.geometry import Volume, read_ct_series
 from med_assets.dicom.seg import agreement, place, read_segments
 from med_assets.errors import ConfigurationError
-from med_assets.importers.volumes import datalist_pairs, import_pairs, msd_pairs, pair, read_volume
+from med_assets.importers.volume_files import read_volume
+from med_assets.importers.volumes import datalist_pairs, import_pairs, msd_pairs, pair
 
 FOLD_0 = "015 020 022 046 048 062 064 071 073 079 086 092 096"
 TASK06 = (

@@ -105,3 +105,22 @@ def test_what_a_mapping_misses_is_listed(case: PreparedCase, tmp_path: Path) -> 
     ]
     with pytest.raises(ConfigurationError, match="got 12, which is empty in all 1 cases"):
         check_mapping([healthy], mapping((12, 23)))
+
+
+def test_a_value_that_stands_for_different_labels_in_different_cases_is_listed(case: PreparedCase) -> None:
+    swapped = {7: 115, 12: 23}
+    other = replace(
+        case,
+        case_id="other",
+        labels=tuple(
+            replace(one, class_id=swapped[19 - one.value], name="") if one.value in swapped else one
+            for one in case.labels
+        ),
+    )
+    warnings = check_mapping([case, other], mapping((12, 23), (2, 28), (4, 30), (7, 115), (9, 42)))
+    assert warnings == [
+        f"labels.mapping: source value {value} is not the same label everywhere (115 heart in 1 cases, 23 lung tumor in 1 cases); "
+        "map it by name or concept"
+        for value in (12, 7)
+    ]
+    assert check_mapping([case, other], mapping(("heart", 115), ("lung tumor", 23), (2, 28), (4, 30), (9, 42))) == []
