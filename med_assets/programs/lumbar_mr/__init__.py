@@ -37,7 +37,7 @@ class LumbarMr(Program):
     description = "Locates the lumbar discs in sagittal T2 MR, and finds transitional vertebrae (LSTV) by the model's uncertainty."
     owners = ("team:spine",)
     modalities = ("MR", "RTSTRUCT")
-    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "1", "evaluate": "1"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "2", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "volume.npy", "input.npy")
     primary_metric = Metric(
         "localisation_error",

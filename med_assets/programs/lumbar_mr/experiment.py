@@ -77,6 +77,17 @@ class Inference(Settings):
     scale: Share = Field(description="largest change of size of a view, fraction")
     shift: Share = Field(description="largest shift of a view along an axis, fraction of the side")
     batch: int = Field(ge=1, description="slices at a time, count", json_schema_extra=NO_EFFECT)
+    decoding: Literal["peaks", "sequence"] = Field(
+        default="peaks",
+        description="peaks is the strongest connected peak of each level's map alone; sequence chooses a peak of each level so that "
+        "their probabilities and the distances of neighbouring levels together are most probable",
+    )
+    gap_mm: float = Field(
+        default=36.0, gt=0, description="expected distance of neighbouring levels, for the sequence alone, mm"
+    )
+    gap_sd_mm: float = Field(
+        default=6.0, gt=0, description="standard deviation of this distance, for the sequence alone, mm"
+    )
 
 
 class LumbarExperiment(Experiment):
@@ -108,8 +119,11 @@ class LumbarExperiment(Experiment):
         if self.network.kind == "mean_position":
             return "mean position of the training cases"
         middle = "the model's own middle" if self.slices.middle == "model" else "the middle slice of the series"
+        point = "strongest connected peak of its map"
+        if self.inference.decoding == "sequence":
+            point = f"peak chosen with those of the other levels, {self.inference.gap_mm:g} mm apart (SD {self.inference.gap_sd_mm:g} mm)"
         return (
-            f"mean probability of {self.slices.combine} slices within {self.slices.combine_mm:g} mm of {middle}; a level is "
+            f"point of a level: {point}, centroid at or above half the peak's height; mean probability of {self.slices.combine} slices within {self.slices.combine_mm:g} mm of {middle}; a level is "
             f"found where it is above {self.inference.found_above:g}"
         )
 

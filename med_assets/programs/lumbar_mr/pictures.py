@@ -84,8 +84,11 @@ def draw_distributions(rows: pd.DataFrame, record: Thresholds | None, settings: 
     """Draw each measure at the deciding level, a dot per study by anatomy, with the thresholds; return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known = anatomies(rows)
-    with figure(path, 9.6, 7.2) as fig:
-        for axis, (name, spec) in zip(fig.subplots(3, 3).flat, MEASURES.items(), strict=True):
+    with figure(path, 9.6, 9.6) as fig:
+        panels = fig.subplots(4, 3).ravel()
+        for unused in panels[len(MEASURES) :]:
+            unused.set_axis_off()
+        for axis, (name, spec) in zip(panels, MEASURES.items(), strict=False):
             own = rows[(rows["metric"] == name) & (rows["subject"] == settings.level)]
             for place, (anatomy, (colour, marker)) in enumerate(LOOKS.items()):
                 found = own[own["case_id"].map(known) == anatomy]["value"].astype(float).dropna().to_numpy()

@@ -1,6 +1,6 @@
 """From a checkpoint folder to the maps and points of the levels of a whole case; its labels are never looked at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from med_assets.errors import CheckpointMismatch
 from med_assets.programs.lumbar_mr import mean_position
-from med_assets.programs.lumbar_mr.experiment import LumbarExperiment, Slices
+from med_assets.programs.lumbar_mr.experiment import Inference, LumbarExperiment, Slices
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.maps import Change
+from med_assets.programs.lumbar_mr.maps import Change, map_pixel_mm
 from med_assets.programs.lumbar_mr.network import build_network
+from med_assets.programs.lumbar_mr.peaks import Peak, peaks, strongest
 from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
+from med_assets.programs.lumbar_mr.sequence import Gaps, decode
 from med_assets.programs.lumbar_mr.slices import as_images
 from med_assets.programs.lumbar_mr.transforms import from_input
-from med_assets.programs.lumbar_mr.uncertainty import centroid, confidence
+from med_assets.programs.lumbar_mr.uncertainty import confidence
 from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
 
 
@@ -93,10 +95,7 @@ def _predict(network: nn.Module, case: PreparedCase, experiment: LumbarExperimen
     heats = single.mean(dim=0).numpy()
     seen = [_view(network, images, experiment, number) for number in range(experiment.inference.views if views else 0)]
     view_heats = np.stack([heats, *seen]) if seen else np.zeros((0, *heats.shape), np.float32)
-    points = {
-        level: _point(heats[index], single[:, index].numpy(), chosen, case, experiment.inference.found_above)
-        for index, level in enumerate(LEVELS)
-    }
+    points = level_points(heats, single.numpy(), chosen, case, experiment.inference)
     return Prediction(heats, single.numpy(), chosen, view_heats, points, middle)
 
 
@@ -117,16 +116,32 @@ def _view(network: nn.Module, images: Tensor, experiment: LumbarExperiment, numb
     return view
 
 
-def _point(
-    heat: np.ndarray, single: np.ndarray, slices: tuple[int, ...], case: PreparedCase, found_above: float
-) -> Point | None:
-    """The centroid in the plane, and across it the mean of the slices by the level's mass; None where it is not found."""
-    where = centroid(heat) if confidence(heat) > found_above else None
-    if where is None:
-        return None
-    y, x = from_input(np.array(where), *case.shape[1:])
-    masses = single.sum(axis=(1, 2), dtype=np.float64)
-    return (float(np.average(slices, weights=masses)), float(y), float(x))
+def level_points(
+    heats: np.ndarray, slice_heats: np.ndarray, slices: Sequence[int], case: PreparedCase, settings: Inference
+) -> dict[str, Point | None]:
+    """Return the point (s, y, x) of each level in voxels of the volume, decoded as `settings` say; None where it is not found.
+
+    `heats` (level, y, x) are the combined maps, `slice_heats` (slice, level, y, x) those of each of `slices`. In the plane it is the
+    centroid of a peak. Across it, it is the centroid of the strongest peak of the level's mass in each slice, of the mass that lies
+    within the peak in the plane.
+    """
+    found = [peaks(heat) if confidence(heat) > settings.found_above else [] for heat in heats]
+    chosen: list[Peak | None] = [own[0] if own else None for own in found]
+    if settings.decoding == "sequence":
+        chosen = decode(found, map_pixel_mm(case), Gaps(settings.gap_mm, settings.gap_sd_mm))
+    return {
+        level: None if peak is None else _place(peak, slice_heats[:, index], slices, case)
+        for index, (level, peak) in enumerate(zip(LEVELS, chosen, strict=True))
+    }
+
+
+def _place(peak: Peak, single: np.ndarray, slices: Sequence[int], case: PreparedCase) -> Point:
+    """The peak of a level as (s, y, x) in voxels of the volume; `single` are the level's maps (slice, y, x)."""
+    y, x = from_input(np.array(peak.point), *case.shape[1:])
+    across = strongest(single[:, peak.inside].sum(axis=1, dtype=np.float64))
+    assert across is not None, "a peak of the mean of slices has mass in one of them"
+    s = np.interp(across.centre[0], np.arange(len(slices)), slices)
+    return (float(s), float(y), float(x))
 
 
 class Predictor:

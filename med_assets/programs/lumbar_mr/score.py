@@ -79,7 +79,7 @@ def score_case(
     plane = {level: plane_error_mm(case, level, points[level]) for level in marked}
     offsets = {level: _offset_mm(case, level, points[level]) for level in marked}
     space = {level: None if one is None else float(np.linalg.norm(one)) for level, one in offsets.items()}
-    grid = f"on the scanner's grid; point: centroid of the map at or above half its maximum; {how}"
+    grid = f"on the scanner's grid; {how}"
     texts = {
         ERROR: f"distance of the predicted from the marked point in the sagittal plane, undefined where the level is not found; {grid}",
         ERROR_3D: f"the same in space, across the slices too; {grid}",

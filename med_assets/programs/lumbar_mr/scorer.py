@@ -11,8 +11,8 @@ from med_assets.program import CasePredictor
 from med_assets.programs.lumbar_mr.maps import map_pixel_mm
 from med_assets.programs.lumbar_mr.predict import Prediction, load_predictor
 from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
-from med_assets.programs.lumbar_mr.score import EvaluationSettings, score_case
-from med_assets.programs.lumbar_mr.uncertainty import PUBLISHED, least_certain, measure
+from med_assets.programs.lumbar_mr.score import EvaluationSettings, Table, score_case
+from med_assets.programs.lumbar_mr.uncertainty import PUBLISHED, least_certain, measure, shifted_levels
 from med_assets.training.accelerator import inference_device
 
 HEATS, SLICE_HEATS = "heats.npy", "slice_heats.npy"
@@ -50,11 +50,22 @@ def score(prepared: Path, predicted: Path, settings: EvaluationSettings) -> list
 
 
 def facts(predicted: Path) -> dict[str, float | str | None]:
-    """Which levels were found, and each measure of uncertainty at the least certain level, None where one is not found."""
+    """Which levels were found, and each measure of uncertainty at the least certain level, None where one is not found.
+
+    `warning` says when the count of levels may be shifted.
+    """
     kept = read_json(predicted / SUMMARY)
     found = [level for level, point in kept["points"].items() if point is not None]
     least = {f"{name} of the least certain level": least_certain(kept["uncertainty"], name) for name in PUBLISHED}
-    return {"levels found": " ".join(found) or "none", **least}
+    return {"levels found": " ".join(found) or "none", **least, "warning": count_warning(kept["uncertainty"])}
+
+
+def count_warning(table: Table) -> str:
+    """Return the warning that the count of levels may be shifted, with the levels that say so, or nothing."""
+    shifted = shifted_levels(table)
+    return (
+        f"the count may be shifted: strong second peak about one level away at {', '.join(shifted)}" if shifted else ""
+    )
 
 
 def summary(case: PreparedCase, found: Prediction) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from med_assets.programs.lumbar_mr.thresholds import (
     risk_settings,
     tables_of,
 )
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES
+from med_assets.programs.lumbar_mr.uncertainty import MEASURES, shifted_levels
 from med_assets.screening import RANK, RISK, Decision, Fitted, Origin, Screened, Screening
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class LumbarScreening(Screening):
                 {"study_id": study, "series_id": series}
                 | wide.loc[case].to_dict()
                 | {RANK: rank, RISK: record.risk(table) if record else "Unknown", "not_found": " ".join(missing)}
+                | {"count_may_be_shifted": " ".join(shifted_levels(table))}
                 | {"anatomy": known.get(case, UNKNOWN), "synthetic": bool(facts.at[case, "synthetic"])}
                 | {"seen_in_training": bool(facts.at[case, "seen_in_training"]), "split": facts.at[case, "split"]}
                 | {"case_id": case, "thresholds": record.version if record else None}

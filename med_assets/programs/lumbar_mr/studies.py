@@ -17,7 +17,10 @@ from med_assets.programs.lumbar_mr.thresholds import (
     normal_cases,
     tables_of,
 )
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES, PUBLISHED
+from med_assets.programs.lumbar_mr.uncertainty import MEASURES, PUBLISHED, shifted_levels
+
+SHIFTED = "count may be shifted at"
+"""Column of the levels with a strong second peak about one level away."""
 
 
 def wide(rows: pd.DataFrame) -> pd.DataFrame:
@@ -85,10 +88,11 @@ def candidates(rows: pd.DataFrame, settings: RiskSettings, record: Thresholds | 
         }
         | {name: number(value, 3)}
         | {f"{level} {measure}": number(own[level][measure], 3) for measure in others}
+        | {SHIFTED: " ".join(shifted_levels(own))}
         for rank, (case, own, value) in enumerate(ordered(rows, settings)[:most], 1)
     ]
     text = f"The {len(table)} least certain studies by {name} at {level}: {MEASURES[name].meaning}. {promise(record)}"
-    columns = ["rank", "case", "risk", "anatomy", name, *(f"{level} {measure}" for measure in others)]
+    columns = ["rank", "case", "risk", "anatomy", name, *(f"{level} {measure}" for measure in others), SHIFTED]
     return ReportTable("Candidates for a radiologist", text, pd.DataFrame(table, columns=columns))
 
 

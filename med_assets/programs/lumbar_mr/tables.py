@@ -10,7 +10,7 @@ from med_assets.metrics.multiple import holm
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.score import ALL, ERROR, FOUND, TRANSITIONAL, within
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES, PUBLISHED
+from med_assets.programs.lumbar_mr.uncertainty import MEASURES, ONE_LEVEL_MM, PUBLISHED, STRONG_SHARE
 
 SEED = 0
 """Seed of the bootstrap of these tables."""
@@ -27,7 +27,7 @@ NEAR_MM, FAR_MM = 5.0, 10.0
 
 def tables(rows: pd.DataFrame) -> list[ReportTable]:
     """What the report says of one model on one split."""
-    return [localisation(rows), calibration(rows)]
+    return [localisation(rows), calibration(rows), second_peaks(rows)]
 
 
 def localisation(rows: pd.DataFrame) -> ReportTable:
@@ -76,6 +76,33 @@ def calibration(rows: pd.DataFrame) -> ReportTable:
         "the model is surer than it should be. The confidence is that of a pixel, not of a distance, so the two need not be equal."
     )
     return ReportTable("Calibration of the confidence", text, pd.DataFrame(table))
+
+
+def second_peaks(rows: pd.DataFrame) -> ReportTable:
+    """How many levels have a strong second peak about one level away, and how many of those are within 10 mm."""
+    wide = rows[
+        rows["subject"].isin(LEVELS)
+        & rows["metric"].isin(["second_peak_share", "second_peak_distance", within(FAR_MM)])
+    ].pivot_table(index=["case_id", "subject"], columns="metric", values="value")
+    wide = wide.reindex(columns=["second_peak_share", "second_peak_distance", within(FAR_MM)])
+    strong = (wide["second_peak_share"] >= STRONG_SHARE) & wide["second_peak_distance"].between(*ONE_LEVEL_MM)
+    subject = wide.index.get_level_values("subject")
+    table = [
+        {
+            "level": level,
+            "found": int(wide.loc[subject == level, "second_peak_share"].notna().sum()),
+            "the count may be shifted": int((strong & (subject == level)).sum()),
+            "of these within 10 mm": share(wide.loc[strong & (subject == level), within(FAR_MM)]),
+            "of the others within 10 mm": share(wide.loc[~strong & (subject == level), within(FAR_MM)]),
+        }
+        for level in LEVELS
+    ]
+    low, high = ONE_LEVEL_MM
+    text = (
+        f"The count of levels may be shifted where the map of a level has a second peak with {STRONG_SHARE:g} or more of the mass, "
+        f"{low:g} to {high:g} mm from the strongest, which is about one level."
+    )
+    return ReportTable("Second peaks", text, pd.DataFrame(table))
 
 
 def separation(rows: pd.DataFrame) -> ReportTable:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.programs.lumbar_mr.peaks import Peak, Point, peaks, second_peak, strongest
 
 EPSILON = 1e-9
 """Added to sums and inside logarithms, as published."""
@@ -23,7 +24,12 @@ GRID = 10
 ABOVE = 0.5
 """Probability that a pixel of the published point must exceed, as published."""
 
-Point = tuple[float, float]
+STRONG_SHARE = 0.2
+"""Share of the mass from which a second peak is strong: one to four of the strongest."""
+
+ONE_LEVEL_MM = (20.0, 50.0)
+"""Distance of a second peak that is about one level away: a vertebral body of 20 to 35 mm and a disc of 5 to 15 mm, with no room
+for two levels."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,13 @@ MEASURES = {
     "entropy": Measure("nat", True, "-sum p ln(p + 1e-9), p the map over its sum + 1e-9 (published); ln(area) of a crisp disc"),
     "spatial_entropy": Measure("nat", True, "the same of the map's sums over a grid of 10 x 10 cells (published)"),
     "excess_entropy": Measure("nat", True, "entropy - ln(pixels above 0.5): 0 for a crisp disc of any size"),
-    "level_entropy": Measure("nat", True, "entropy of the five levels' probabilities at the level's point, as shares of their sum"),
+    "level_entropy": Measure("nat", True, "entropy of the five levels' probabilities at the level's strongest peak, as shares of their sum"),
     "region_entropy": Measure("nat", True, "entropy of the five levels' mass within the level's map above half its maximum"),
     "slice_spread": Measure("mm", True, "root mean square distance of the points of single slices from their mean"),
     "augmented_spread": Measure("mm", True, "root mean square distance of the points of augmented views from their mean"),
     "augmented_divergence": Measure("nat", True, "Jensen-Shannon divergence of the maps of augmented views"),
+    "second_peak_share": Measure("1", True, "mass of the level's second peak as a share of that of the strongest and the second; 0 where there is one peak"),
+    "second_peak_distance": Measure("mm", True, "distance of the second peak from the strongest, 0 where there is one peak"),
 }  # fmt: skip
 """All measures of a level; the first three are the published ones. A measure that is undefined is None."""
 
@@ -92,16 +100,6 @@ def num_pixels_above_threshold(heat: np.ndarray) -> int:
     return int(np.count_nonzero(np.asarray(heat) > ABOVE))
 
 
-def centroid(heat: np.ndarray) -> Point | None:
-    """Return the probability-weighted centroid (y, x) of the pixels at or above half the map's maximum; None when empty."""
-    weights = core(heat)
-    total = float(weights.sum())
-    if total <= 0:
-        return None
-    rows, columns = np.indices(weights.shape)
-    return float((rows * weights).sum() / total), float((columns * weights).sum() / total)
-
-
 def core(heat: np.ndarray) -> np.ndarray:
     """Return the map, float64, with all below half its maximum set to 0."""
     values = np.asarray(heat, np.float64)
@@ -128,15 +126,18 @@ def share_entropy(amounts: Sequence[float] | np.ndarray) -> float | None:
 
 
 def level_entropy(heats: np.ndarray, index: int) -> float | None:
-    """Return the entropy over the levels of maps (level, y, x) at the centroid of one of them, nat; None if it is empty."""
-    where = centroid(heats[index])
-    return None if where is None else share_entropy(heats[:, round(where[0]), round(where[1])])
+    """Return the entropy over the levels of maps (level, y, x) at the strongest peak of one of them, nat; None if it is empty."""
+    return _entropy_at(heats, strongest(heats[index]))
+
+
+def _entropy_at(heats: np.ndarray, peak: Peak | None) -> float | None:
+    return None if peak is None else share_entropy(heats[:, round(peak.point[0]), round(peak.point[1])])
 
 
 def region_entropy(heats: np.ndarray, index: int) -> float | None:
     """Return the entropy over the levels of their mass where one map is at or above half its maximum, nat.
 
-    The centroid of a map with two peaks lies between them; this looks where the map really is. None if it is empty.
+    All of its peaks that are so high count, not the strongest alone. None if it is empty.
     """
     inside = core(heats[index]) > 0
     return share_entropy(np.asarray(heats, np.float64)[:, inside].sum(axis=1)) if inside.any() else None
@@ -191,22 +192,42 @@ def measure(
         row["confidence"] = confidence(heat)
         if confidence(heat) > found_above:
             own = [[_point(one[index], found_above) for one in maps] for maps in (slices, views)]
+            places = peaks(heat)
+            second = second_peak(places, pixel_mm)
             row |= {
                 "entropy": entropy(heat),
                 "spatial_entropy": spatial_entropy(heat),
                 "excess_entropy": excess_entropy(heat),
-                "level_entropy": level_entropy(heats, index),
+                "level_entropy": _entropy_at(heats, places[0]),
                 "region_entropy": region_entropy(heats, index),
                 "slice_spread": spread_mm(own[0], pixel_mm),
                 "augmented_spread": spread_mm(own[1], pixel_mm),
                 "augmented_divergence": divergence(views[:, index]) if len(views) else None,
+                "second_peak_share": second.share,
+                "second_peak_distance": second.distance_mm,
             }
         table[level] = row
     return table
 
 
 def _point(heat: np.ndarray, found_above: float) -> Point | None:
-    return centroid(heat) if confidence(heat) > found_above else None
+    peak = strongest(heat) if confidence(heat) > found_above else None
+    return None if peak is None else peak.point
+
+
+def shifted_levels(table: Mapping[str, Mapping[str, float | None]]) -> tuple[str, ...]:
+    """Return the levels whose second peak is strong and about one level away: there the count of levels may be shifted.
+
+    A second peak is strong from STRONG_SHARE of the mass on. `table` has the measures by level.
+    """
+    low, high = ONE_LEVEL_MM
+    found = []
+    for level in LEVELS:
+        row = table[level]
+        share, distance_mm = row["second_peak_share"], row["second_peak_distance"]
+        if share is not None and distance_mm is not None and share >= STRONG_SHARE and low <= distance_mm <= high:
+            found.append(level)
+    return tuple(found)
 
 
 def least_certain(table: Mapping[str, Mapping[str, float | None]], name: str) -> float | None:

@@ -15,7 +15,7 @@ from med_assets.programs.lumbar_mr.experiment import LumbarExperiment, Slices
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.lit import task
 from med_assets.programs.lumbar_mr.maps import discs, map_points
-from med_assets.programs.lumbar_mr.predict import load_predictor, predict_case, richest, spread
+from med_assets.programs.lumbar_mr.predict import level_points, load_predictor, predict_case, richest, spread
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.training.job import read_job
 from med_assets.training.task import Task
@@ -136,3 +136,40 @@ def test_the_mean_position_is_a_fraction_of_the_image(tmp_path: Path) -> None:
     assert found == pytest.approx((marked[0], 2 * marked[1] + 0.5, 2 * marked[2] + 0.5), abs=1e-3)
     assert heats.shape == (5, 160, 160)
     assert set(np.unique(heats)) == {0, 1}
+
+
+def two_peaks(case: PreparedCase) -> np.ndarray:
+    """Maps of single slices (3, level, y, x): L1/L2 is highest 36 mm below its place, and there in the last slice alone."""
+    points = map_points(case)
+    single = np.zeros((3, 5, 160, 160), np.float32)
+    for index, point in enumerate(points):
+        single[:, index] = 0.9 * (discs(point[None], 7) > 0)
+    place, lower = (discs(points[:1] + np.array([rows, 0]), 7) > 0 for rows in (0, 24))
+    single[:, 0] = 0.5 * place
+    single[2, 0] += 1.0 * lower
+    single[1, 0] += 0.6 * lower
+    return single
+
+
+def test_a_point_is_one_peak_in_the_plane_and_across_it_and_a_sequence_may_take_another(tmp_path: Path) -> None:
+    case = PreparedCase.open(write_prepared(tmp_path / "case"))
+    single, slices = two_peaks(case), (2, 4, 6)
+    # 24 pixels of the map are 36 mm; the combined maximum is 1.6 / 3 of the lower place, against 0.5 at the level's own.
+    heats = single.mean(axis=0)
+    inference = loaded().inference
+    alone = level_points(heats, single, slices, case, inference)
+    together = level_points(heats, single, slices, case, inference.model_copy(update={"decoding": "sequence"}))
+    marked = case.levels["l1_l2"]
+    assert marked is not None
+    # Slice 2 has none of the lower peak, 4 has 0.6 and 6 has 1 of it: the mean weighted over both, at or above half.
+    assert alone["l1_l2"] == pytest.approx(((4 * 0.6 + 6) / 1.6, marked[1] + 18, marked[2]), abs=0.35)
+    assert together["l1_l2"] == pytest.approx((4.0, marked[1], marked[2]), abs=0.35)
+    assert {level: alone[level] for level in LEVELS[1:]} == {level: together[level] for level in LEVELS[1:]}
+
+
+def test_neither_decoding_finds_a_level_in_an_empty_map(tmp_path: Path) -> None:
+    case = PreparedCase.open(write_prepared(tmp_path / "case"))
+    empty, inference = np.zeros((3, 5, 160, 160), np.float32), loaded().inference
+    for decoding in ("peaks", "sequence"):
+        settings = inference.model_copy(update={"decoding": decoding})
+        assert level_points(empty.mean(axis=0), empty, (2, 4, 6), case, settings) == dict.fromkeys(LEVELS)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from med_assets.files import write_json
 from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lumbar_mr import studies, tables
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.pictures import draw
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.score import EvaluationSettings, score_case
-from med_assets.programs.lumbar_mr.scorer import LevelPredictor, read_prediction, score
+from med_assets.programs.lumbar_mr.scorer import LevelPredictor, facts, read_prediction, score
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, fit, tables_of, with_anatomy
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES
 from med_assets.training.job import run
@@ -110,7 +111,8 @@ def cohort(n: int) -> pd.DataFrame:
 
 def test_the_report_tells_a_measure_that_carries_information_from_one_that_does_not() -> None:
     rows = cohort(40)
-    error, trust = (table.rows for table in tables.tables(rows))
+    error, trust, second = (table.rows for table in tables.tables(rows))
+    assert second["the count may be shifted"].tolist() == [0] * 5
     apart = tables.separation(rows).rows
     spread = studies.statistics(rows).rows
     last = error[error["level"] == "l5_s1"].iloc[0]
@@ -154,3 +156,31 @@ def test_candidates_are_ranked_by_the_fitted_measure_and_those_not_found_come_fi
     assert found.rows["case"].tolist() == ["c4", "c1", "c3", "c5"]
     assert found.rows["risk"].tolist() == ["Not found", "Medium", "Medium", "Medium"]
     assert "no rate below 0.333" in found.text
+
+
+def test_a_strong_second_peak_one_level_away_is_a_warning_of_a_prediction_in_lists_and_in_the_report(
+    tmp_path: Path,
+) -> None:
+    table: dict[str, dict[str, float | None]] = {level: dict.fromkeys(MEASURES, 0.0) for level in LEVELS}
+    summary = {"points": {level: {"voxel": [1.0, 2.0, 3.0]} for level in LEVELS}, "uncertainty": table}
+    write_json(tmp_path / "prediction.json", summary)
+    assert facts(tmp_path)["warning"] == ""
+    for level in ("l1_l2", "l2_l3"):
+        table[level] |= {"second_peak_share": 0.4, "second_peak_distance": 35.0}
+    write_json(tmp_path / "prediction.json", summary)
+    assert facts(tmp_path)["warning"] == (
+        "the count may be shifted: strong second peak about one level away at l1_l2, l2_l3"
+    )
+    scores = [Score(name, level, value, "", "") for level, row in table.items() for name, value in row.items()]
+    scores += [Score("within_10mm", level, float(level != "l1_l2"), "1", "") for level in LEVELS]
+    rows = to_frame(scores).assign(case_id="c", patient_id="p")
+    report = tables.second_peaks(rows).rows.set_index("level")
+    assert report["the count may be shifted"].tolist() == [1, 1, 0, 0, 0]
+    assert report["found"].tolist() == [1] * 5
+    assert report.loc["l1_l2", "of these within 10 mm"] == "0 of 1"
+    assert report.loc["l2_l3", "of these within 10 mm"] == "1 of 1"
+    assert report.loc["l5_s1", "of the others within 10 mm"] == "1 of 1"
+    listed = studies.candidates(
+        rows, RiskSettings(high_rate=0.1, medium_rate=0.4, measure="confidence", level="l5_s1"), None
+    )
+    assert listed.rows[studies.SHIFTED].tolist() == ["l1_l2 l2_l3"]

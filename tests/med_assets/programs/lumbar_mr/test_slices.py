@@ -9,9 +9,9 @@ import torch
 from med_assets import experiments
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment
 from med_assets.programs.lumbar_mr.maps import Change, discs, map_pixel_mm, map_points
+from med_assets.programs.lumbar_mr.peaks import peaks
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.slices import SliceDataset, as_images, training_slices
-from med_assets.programs.lumbar_mr.uncertainty import centroid
 from tests.med_assets.programs.lumbar_mr.builders import TINY, write_prepared
 
 torch.set_num_threads(1)
@@ -69,10 +69,10 @@ def test_discs_follow_the_image_through_a_change() -> None:
     image = torch.from_numpy(np.stack([discs(one[None], 4).astype(np.float32) for one in points]))[None]
     moved = change.maps(image)[0].numpy()
     for heat, expected in zip(moved, change.points(points), strict=True):
-        assert centroid(heat) == pytest.approx(tuple(expected), abs=0.2)
+        assert peaks(heat)[0].point == pytest.approx(tuple(expected), abs=0.2)
     back = change.inverse().maps(change.maps(image), "zeros")[0].numpy()
     for heat, expected in zip(back, points, strict=True):
-        assert centroid(heat) == pytest.approx(tuple(expected), abs=0.2)
+        assert peaks(heat)[0].point == pytest.approx(tuple(expected), abs=0.2)
 
 
 def test_a_head_stays_above_and_a_front_before_whatever_is_drawn() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from med_assets.programs.lumbar_mr import uncertainty as u
 from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.programs.lumbar_mr.peaks import strongest
 
 SIDE = 160
 
@@ -14,6 +15,12 @@ SIDE = 160
 def disc(y: float, x: float, radius: float, value: float = 1.0) -> np.ndarray:
     rows, columns = np.indices((SIDE, SIDE))
     return np.where((rows - y) ** 2 + (columns - x) ** 2 <= radius**2, value, 0.0)
+
+
+def centre(heat: np.ndarray) -> tuple[float, float]:
+    peak = strongest(heat)
+    assert peak is not None
+    return peak.point
 
 
 def five(radius: float = 7.0, value: float = 1.0) -> np.ndarray:
@@ -52,7 +59,7 @@ def test_an_empty_map_is_not_found_and_has_no_entropy() -> None:
     empty = np.zeros((SIDE, SIDE))
     assert u.confidence(empty) == 0.0
     assert u.num_pixels_above_threshold(empty) == 0
-    for found in (u.entropy, u.spatial_entropy, u.excess_entropy, u.point, u.centroid):
+    for found in (u.entropy, u.spatial_entropy, u.excess_entropy, u.point, strongest):
         assert found(empty) is None, found
     maps = np.zeros((5, SIDE, SIDE))
     rows = u.measure(maps, maps[None], maps[None], (1.0, 1.0), 0.1)
@@ -73,9 +80,9 @@ def test_the_published_point_is_a_rounded_mean_and_ours_is_weighted() -> None:
     heat = np.zeros((SIDE, SIDE))
     heat[10, 20], heat[10, 21], heat[10, 25] = 0.9, 0.6, 0.3
     assert u.point(heat) == (10, 20)
-    assert u.centroid(heat) == pytest.approx((10.0, (20 * 0.9 + 21 * 0.6) / 1.5))
+    assert centre(heat) == pytest.approx((10.0, (20 * 0.9 + 21 * 0.6) / 1.5))
     assert u.point(heat * 0.5) is None
-    assert u.centroid(heat * 0.5) == pytest.approx((10.0, 20.4))
+    assert centre(heat * 0.5) == pytest.approx((10.0, 20.4))
 
 
 def test_two_equal_peaks_have_the_excess_entropy_of_none_but_the_region_tells_levels_apart() -> None:
@@ -88,10 +95,8 @@ def test_two_equal_peaks_have_the_excess_entropy_of_none_but_the_region_tells_le
     expected = u.share_entropy([0.5 * 149, 149])
     assert u.region_entropy(unsure, 4) == pytest.approx(expected)
     assert expected == pytest.approx(-(1 / 3) * math.log(1 / 3) - (2 / 3) * math.log(2 / 3))
-    # No pixel is above 0.5, so there is no disc to compare with; and between the peaks there is no level at all.
+    # No pixel is above 0.5, so there is no disc to compare with; at the first of two equal peaks both levels are as probable.
     assert u.excess_entropy(unsure[4]) is None
-    assert u.level_entropy(unsure, 4) is None
-    unsure[3:] += 0.1
     assert u.level_entropy(unsure, 4) == pytest.approx(math.log(2))
 
 
@@ -122,3 +127,30 @@ def test_each_level_has_every_measure_and_a_moved_slice_spreads_only_its_own() -
     assert rows["l3_l4"]["slice_spread"] == 0.0
     assert rows["l2_l3"]["augmented_divergence"] == 0.0
     assert u.least_certain(rows, "slice_spread") == pytest.approx(4.0)
+
+
+def test_a_second_peak_has_its_share_of_the_mass_and_its_distance_in_mm() -> None:
+    maps = five()
+    maps[2] = disc(76, 80, 7, 0.9) + disc(104, 80, 7, 0.3)
+    rows = u.measure(maps, maps[None], maps[None], (1.5, 2.0), 0.1)
+    assert rows["l3_l4"]["second_peak_share"] == pytest.approx(0.25)
+    assert rows["l3_l4"]["second_peak_distance"] == pytest.approx(42.0)
+    assert (rows["l2_l3"]["second_peak_share"], rows["l2_l3"]["second_peak_distance"]) == (0.0, 0.0)
+    assert u.least_certain(rows, "second_peak_distance") == pytest.approx(42.0)
+    assert u.shifted_levels(rows) == ("l3_l4",)
+
+
+@pytest.mark.parametrize(
+    ("share", "distance_mm", "warned"),
+    [
+        (0.2, 36.0, True), (0.19, 36.0, False), (0.5, 19.9, False), (0.5, 20.0, True), (0.5, 50.0, True),
+        (0.5, 50.1, False), (0.0, 0.0, False), (None, None, False),
+    ],
+)  # fmt: skip
+def test_the_count_may_be_shifted_where_the_second_peak_is_strong_and_one_level_away(
+    share: float | None, distance_mm: float | None, warned: bool
+) -> None:
+    rows: dict[str, dict[str, float | None]] = {level: dict.fromkeys(u.MEASURES, 0.0) for level in LEVELS}
+    rows["l4_l5"] |= {"second_peak_share": share, "second_peak_distance": distance_mm}
+    rows["all"] = dict.fromkeys(u.MEASURES, 30.0)
+    assert u.shifted_levels(rows) == (("l4_l5",) if warned else ())
