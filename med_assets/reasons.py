@@ -87,6 +87,12 @@ _ALL = (
         "nested_archive", "file", "the file is an archive within an archive, which stays packed", "unpack the inner one"
     ),
     Reason(
+        "trailing_bytes",
+        "file",
+        "files have bytes behind their dataset, which are stored nowhere; a note",
+        "nothing to do: the objects are read without",
+    ),
+    Reason(
         "pixels_too_large",
         "file",
         "compressed pixels of more than 2^25 samples a frame or 4 GiB, or of more than their stream can hold",

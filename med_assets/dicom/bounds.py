@@ -39,6 +39,7 @@ class Extent:
     """Where the dataset of a file ends, in bytes from its start; what lies behind is no part of the object."""
 
     end: int
+    trailing_bytes: int
     inflated: bytes | None = None
     """The file with its dataset inflated and cut at its end, where it was deflated."""
 
@@ -62,11 +63,14 @@ def measure(data: Sequence[int] | bytes) -> Extent:
         content = _inflate(bytes(data[start:]))
         end = _Walk(content, 0, order="<").end()
         if end == len(content):
-            return Extent(len(data))
+            return Extent(len(data), 0)
         packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-        return Extent(len(data), bytes(data[:start]) + packer.compress(content[:end]) + packer.flush())
+        return Extent(
+            len(data), len(content) - end, bytes(data[:start]) + packer.compress(content[:end]) + packer.flush()
+        )
     big = syntax == "1.2.840.10008.1.2.2" or (not syntax and bytes(data[start : start + 2]) == b"\x00\x08")
-    return Extent(_Walk(data, start, order=">" if big else "<").end())
+    end = _Walk(data, start, order=">" if big else "<").end()
+    return Extent(end, len(data) - end)
 
 
 def _meta(data: Sequence[int] | bytes) -> tuple[int, str]:

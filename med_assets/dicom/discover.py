@@ -10,7 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,6 +106,9 @@ class Instance:
     weightings: tuple[Weighting, ...] = ()
     """What the frames of a multi-frame MR image show, each kind once."""
 
+    trailing_bytes: int = 0
+    """Bytes of the file behind its dataset, which are read and stored nowhere."""
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -158,8 +161,10 @@ def load(path: Path) -> Dataset:
     Raises `CaseRejected`: "not_dicom", "truncated_file", "folder_link", "not_plain_file", "unreadable", "malformed_element",
     "unsafe_pixel_stream".
     """
-    _require_readable(_read(path, header_only=True), HEADER)  # sees missing pixels too, which a full read passes over
-    dataset = _read(path, header_only=False)
+    _require_readable(
+        _read(path, header_only=True)[0], HEADER
+    )  # sees missing pixels too, which a full read passes over
+    dataset, _ = _read(path, header_only=False)
     _require_readable(dataset)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
@@ -234,12 +239,12 @@ def _files(root: Path) -> list[Path]:
 
 
 def _header(path: Path) -> Instance:
-    dataset = _read(path, header_only=True)
+    dataset, trailing_bytes = _read(path, header_only=True)
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise CaseRejected("directory_file", "A DICOMDIR lists other files, which are read directly. Nothing to do.")
     _require_readable(dataset, HEADER)
     try:
-        instance = describe(dataset, path)
+        instance = replace(describe(dataset, path), trailing_bytes=trailing_bytes)
     except MemoryError as error:
         raise _foreign(error) from None
     except Exception as error:
@@ -256,7 +261,8 @@ def _header(path: Path) -> Instance:
     return instance
 
 
-def _read(path: Path, *, header_only: bool) -> Dataset:
+def _read(path: Path, *, header_only: bool) -> tuple[Dataset, int]:
+    """The dataset of a file, and the number of bytes behind it."""
     try:
         if path.is_symlink():
             code = "folder_link" if path.is_dir() else "file_link"
@@ -282,13 +288,15 @@ def _read(path: Path, *, header_only: bool) -> Dataset:
     raise CaseRejected("unreadable", refusal)  # outside of `except`, since a path may hold a name
 
 
-def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
-    """The errors of pydicom are not chained: their texts quote values, which may identify a patient."""
+def _parse(stream: BinaryIO, header_only: bool) -> tuple[Dataset, int]:
+    """The dataset, and the bytes behind it. The errors of pydicom are not chained: their texts quote values, which may identify a patient."""
     size = os.fstat(stream.fileno()).st_size
+    trailing_bytes = 0
     refusal: CaseRejected | None = None
     try:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             extent = measure(data)  # type: ignore[arg-type]  # a memory map slices to bytes
+            trailing_bytes = extent.trailing_bytes
             if extent.inflated is not None:
                 stream = io.BytesIO(extent.inflated)
             elif extent.end < size:
@@ -317,7 +325,7 @@ def _parse(stream: BinaryIO, header_only: bool) -> Dataset:
         little = syntax != ExplicitVRBigEndian
         if stream.tell() > size or (header_only and not _pixels_complete(stream, size, little)):
             raise _truncated()
-    return dataset
+    return dataset, trailing_bytes
 
 
 def _foreign(error: Exception) -> CaseRejected:

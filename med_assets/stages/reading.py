@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = "out_of_memory"
 """Reason of a case that takes more memory than reading may use."""
 
+TRAILING = "trailing_bytes"
+"""Reason of a note: files had bytes behind their dataset."""
+
 UNPACKED = "unpacked, "
 """How the outcome of an archive begins whose members were read."""
 
@@ -238,6 +241,12 @@ class EntryReader:
             yield self._refuse(f"{token}-{code}", code, message, n)
         if not instances and not refused:
             yield self._refuse(token, "no_dicom", "expected DICOM instances, found none; check the export", 0)
+        if trailing := [one.trailing_bytes for one in instances if one.trailing_bytes]:
+            message = (
+                f"expected files that end with their dataset, got {sum(trailing)} bytes behind it in {len(trailing)} of "
+                f"{len(instances)} objects; they are stored nowhere. Nothing to do"
+            )
+            yield self._refuse(f"{token}-{TRAILING}", TRAILING, message, 0) | {"status": NOTE}
         cases, refusals = self._grouped(instances)
         in_case = {
             one.path: self._case_id(case.patient_id, case.identity_uid) for case in cases for one in case.instances

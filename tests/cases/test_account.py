@@ -112,3 +112,23 @@ def test_a_value_of_a_frame_that_is_none_of_its_kind_is_malformed(workspace: Wor
     codes, listed, counted = account(workspace, "lung_ct")
     assert codes == Counter(malformed_element=1)
     assert listed == counted == 13
+
+
+@pytest.mark.parametrize("behind", [bytes(512), b"QUIMBYZELDA47", b"\1"])
+def test_bytes_behind_a_dataset_are_a_note_and_stored_nowhere(workspace: Workspace, behind: bytes) -> None:
+    folder = workspace.landing / "breast_us" / "a"
+    program.get("breast_us").write_phantoms(folder, 1, 3)
+    n_files = 0
+    for path in (path for path in folder.rglob("*.dcm") if path.is_file()):
+        path.write_bytes(path.read_bytes() + behind)
+        n_files += 1
+    assert main(["ingest", "breast_us", "--now"]) == 0
+    codes, lines, counted = account(workspace, "breast_us")
+    assert codes == {"ok": 1, "trailing_bytes": 1}
+    assert lines == counted
+    (note,) = [row for row in workspace.lake.rows("raw_cases", "breast_us") if row["reason_code"] == "trailing_bytes"]
+    assert note["status"] == "note"
+    assert f"{n_files * len(behind)} bytes behind it in {n_files} of {n_files} objects" in note["reason"]
+    assert not any(
+        b"QUIMBYZELDA47" in path.read_bytes() for path in (workspace.home / "store").rglob("*") if path.is_file()
+    )
