@@ -131,7 +131,9 @@ def errors(case: PreparedCase, kept: Path, settings: Inference, gaps: Gaps) -> l
             points[MEAN][level] = (0.0, float(y), float(x))
     for name, chosen in ((PEAK, settings), (SEQUENCE, sequence), (FITTED, fitted)):
         points[name] = level_points(heats, single, slices, case, chosen)
-    shifted = shifted_levels(measure(heats, single, heats[:0][None], map_pixel_mm(case), settings.found_above))
+    shifted = shifted_levels(
+        measure(heats, single, np.zeros((0, *heats.shape)), map_pixel_mm(case), settings.found_above)
+    )
     return [
         {"decoding": name, "level": level, "shifted": level in shifted, "case": case.case_id}
         | {"error": np.nan if (error := plane_error_mm(case, level, found[level])) is None else error}
