@@ -140,7 +140,7 @@ PLANTS: tuple[Callable[[Dataset], None], ...] = (private, text, bulk, overlays, 
 
 
 def read(folder: Path) -> dict[Path, Dataset]:
-    found = {}
+    found: dict[Path, Dataset] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             found[path] = dcmread(path)

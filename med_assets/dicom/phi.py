@@ -198,13 +198,15 @@ class _Scan:
 
     def _verdict(self, element: DataElement, action: Action) -> bool | None:
         """False: not let through; True: from a closed vocabulary; None: of the right form, but could hold a name."""
+        terms, form = _CLOSED.get(element.keyword), _FORMS.get(action)
+        structure = action is Action.STRUCTURE and self._structures is not None
+        if terms is None and form is None and not structure:
+            return None  # before the text of megabytes of pixels is made
         texts = [str(value) for value in values(element.value) if value not in ("", b"")]
-        terms = _CLOSED.get(element.keyword)
         if terms is not None:
             return all(text in terms for text in texts)
         if action is Action.STRUCTURE and self._structures is not None:
             return all(_STRUCTURE.match(t) or t in self._structures for t in texts)
-        form = _FORMS.get(action)
         if form is None or all(form.match(text) or (action is Action.UID and registered(text)) for text in texts):
             return None
         return False

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.pixels import compress
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from med_assets.cli import main
 from med_assets.dicom.archives import MAX_DIRECTORY_BYTES
@@ -137,7 +137,7 @@ def nested(folder: Path) -> None:
         archive.writestr("b", inner.getvalue())
 
 
-def declared_large(syntax: str, rows: int = 65535, *, header: bool = True) -> Callable[[Path], None]:
+def declared_large(syntax: UID, rows: int = 65535, *, header: bool = True) -> Callable[[Path], None]:
     """A small compressed image whose stream, and with `header` its header, say that it is of 65535 x 65535 pixels."""
 
     def make(folder: Path) -> None:
@@ -163,7 +163,7 @@ def declared_large(syntax: str, rows: int = 65535, *, header: bool = True) -> Ca
         ds.PixelData = stream
         ds.save_as(path)
 
-    make.__name__ = f"declared_{'large' if header else 'otherwise'}_{pydicom.uid.UID(syntax).keyword}_{rows}"
+    make.__name__ = f"declared_{'large' if header else 'otherwise'}_{syntax.keyword}_{rows}"
     return make
 
 

@@ -15,7 +15,7 @@ import pytest
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import HTJ2KLossless, JPEGBaseline8Bit, JPEGLosslessSV1
+from pydicom.uid import UID, HTJ2KLossless, JPEGBaseline8Bit, JPEGLosslessSV1
 
 import resources
 from assets import build_program, keys, run
@@ -161,7 +161,7 @@ def test_nothing_planted_is_left_by_an_intake_that_was_killed(
     assert "Traceback" not in said(capfd)
 
 
-def streamed(ds: Dataset, syntax: str) -> None:
+def streamed(ds: Dataset, syntax: UID) -> None:
     """Compress the pixels, with the marker wherever a stream has room beside them."""
     compressed(ds, syntax)
     frames = list(generate_frames(ds.PixelData, number_of_frames=int(ds.get("NumberOfFrames") or 1)))
@@ -171,7 +171,7 @@ def streamed(ds: Dataset, syntax: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGLosslessSV1, HTJ2KLossless])
-def test_nothing_planted_in_a_stream_of_jpeg_is_left(syntax: str, workspace: Workspace) -> None:
+def test_nothing_planted_in_a_stream_of_jpeg_is_left(syntax: UID, workspace: Workspace) -> None:
     folder = workspace.landing / P / "one"
     write_case(folder, 2)
     for path, ds in read(folder).items():

@@ -67,7 +67,7 @@ def _in_syntax(plain: Case, syntax: UID) -> Iterator[tuple[str, bytes]]:
         yield name, target.getvalue()
 
 
-def compressed(ds: Dataset, syntax: str) -> None:
+def compressed(ds: Dataset, syntax: UID) -> None:
     """Compress the pixels of an object in place."""
     if syntax in (JPEGBaseline8Bit, JPEGLosslessSV1):
         frames = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
