@@ -1,18 +1,27 @@
 """One label of a case as its source has it, for the tables of `med-assets import` and `med-assets explain`."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from med_assets.files import read_json, write_json
+
+FILE = "labels.json"
+"""File of a prepared case with its rows, in programs whose arrays do not say them."""
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """A label: its value in the source (label value, segment or ROI number), its name, its volume, and what it counts as here."""
+    """A label: its value in the source (label value, segment or ROI number), its name, its volume, and what it counts as here.
+
+    `voxels` and `ml` are None of what was not drawn, since it counts as nothing.
+    """
 
     value: int
     name: str
-    voxels: int
-    ml: float
+    voxels: int | None
+    ml: float | None
     maps_to: str = ""
     cases: int | None = None
     """Cases that have voxels of it, in a table of several."""
@@ -23,8 +32,8 @@ class LabelRow:
             "source value": self.value,
             "name": self.name,
             **({} if self.cases is None else {"cases": self.cases}),
-            "voxels": self.voxels,
-            "ml": f"{self.ml:.3f}",
+            "voxels": "-" if self.voxels is None else self.voxels,
+            "ml": "-" if self.ml is None else f"{self.ml:.3f}",
             "maps to": self.maps_to or "-",
         }
 
@@ -36,8 +45,18 @@ def summed(rows: Iterable[LabelRow]) -> list[LabelRow]:
         before = found.get((row.value, row.name), replace(row, voxels=0, ml=0.0))
         found[row.value, row.name] = replace(
             row,
-            voxels=before.voxels + row.voxels,
-            ml=before.ml + row.ml,
-            cases=(before.cases or 0) + (row.voxels > 0),
+            voxels=(before.voxels or 0) + (row.voxels or 0),
+            ml=(before.ml or 0.0) + (row.ml or 0.0),
+            cases=(before.cases or 0) + bool(row.voxels),
         )
     return [found[key] for key in sorted(found)]
+
+
+def write_rows(folder: Path, rows: Iterable[LabelRow]) -> None:
+    """Keep the labels of a prepared case, by value."""
+    write_json(folder / FILE, [asdict(row) for row in sorted(rows, key=lambda row: row.value)])
+
+
+def read_rows(folder: Path) -> list[LabelRow]:
+    """Return what `write_rows` kept; nothing of a case that was prepared by an earlier version."""
+    return [LabelRow(**row) for row in read_json(folder / FILE)] if (folder / FILE).is_file() else []

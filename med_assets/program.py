@@ -250,8 +250,10 @@ class Program(ABC):
         return ""
 
     def label_rows(self, prepared: Path) -> "list[LabelRow]":
-        """The labels of a prepared case as its source has them, and what each counts as; none unless given."""
-        return []
+        """The labels of a prepared case as its source has them, and what each counts as: what preparing wrote of them."""
+        from med_assets.label_rows import read_rows
+
+        return read_rows(prepared)
 
     def training_warnings(self, experiment: "Experiment", prepared: Sequence[Path]) -> list[str]:
         """What a user should know before an experiment is trained on these prepared cases; nothing unless given.

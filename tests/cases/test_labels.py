@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from med_assets import program
 from med_assets.cli import main
 from med_assets.dicom.deidentify import Deidentifier
 from med_assets.dicom.phi import residual_phi
@@ -26,7 +27,7 @@ from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.settings import Workspace
 from med_assets.stages.training import train
 from med_assets.training.job import run
-from tests.invented import Study, box_contours, chest_case, ct, ingest, square, write
+from tests.invented import Study, box_contours, chest_case, ct, ingest, plan_case, square, write
 
 TUMOUR, HEART, STRANGE = 27, 392, 12
 VOXEL_ML = 0.045
@@ -263,3 +264,38 @@ def test_masks_of_an_imported_segmentation_are_scored_by_the_values_of_its_file(
     )
     stored.save_as(tmp_path / "stored.dcm", enforce_file_format=True)
     assert read_mask(tmp_path / "stored.dcm").codings == ("value",)
+
+
+def test_explain_shows_which_roi_of_a_plan_is_which_structure(workspace: Workspace) -> None:
+    case = plan_case("rois")
+    numbers = {"BODY": 12, "PTV70": 3, "PTV56": 40, "Rectum": 7, "Bladder": 1}
+    for sequence, keyword in (
+        ("StructureSetROISequence", "ROINumber"),
+        ("ROIContourSequence", "ReferencedROINumber"),
+        ("RTROIObservationsSequence", "ReferencedROINumber"),
+    ):
+        for one, number in zip(case[-3][sequence].value, numbers.values(), strict=True):
+            setattr(one, keyword, number)
+    case[-3].StructureSetROISequence[4].ROIName = "Something else"
+    write(case, workspace.landing / "rt_dose" / "a")
+    ingest(workspace, "rt_dose")
+    (row,) = workspace.lake.rows("prepared_cases", "rt_dose")
+    lines = [line.split() for line in explain_case(workspace, row["case_id"]).splitlines()]
+    start = lines.index(["labels", "of", "its", "source:"])
+    shown = {int(one[0]): (one[1], one[-1]) for one in lines[start + 2 : start + 7]}
+    assert shown == {
+        1: ("UNRECOGNISED_1", "-"),
+        3: ("PTV70", "PTV70"),
+        7: ("Rectum", "Rectum"),
+        12: ("BODY", "body"),
+        40: ("PTV56", "PTV56"),
+    }
+    rows = program.get("rt_dose").label_rows(workspace.store.fetch(row["artifact"]))
+    assert [(one.value, one.voxels) for one in rows] == [
+        (1, None),
+        (3, 729),
+        (7, 729),
+        (12, rows[3].voxels),
+        (40, 2197),
+    ]
+    assert rows[3].voxels == pytest.approx(np.pi * 125 * 95, rel=0.02)

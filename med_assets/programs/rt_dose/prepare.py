@@ -13,6 +13,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.label_rows import write_rows
 from med_assets.prepared import TRUTH
 from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
@@ -179,6 +180,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
             "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
         },
     )
+    write_rows(out, drawn.rois)
     of_dose = {}
     if dose is not None:
         of_dose = {"dose_coverage": coverage, **_truth(dose[kept], valid, masks, body, site, prescription, out)}

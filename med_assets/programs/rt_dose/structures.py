@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from med_assets.errors import CaseRejected
+from med_assets.label_rows import LabelRow
 from med_assets.programs.rt_dose.site import BODY, DOSE_MASK, Site
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Structures:
     """Volume of voxels / volume of contours by structure."""
     volumes_off: tuple[str, ...] = ()
     """Structures whose volumes differ by more than voxels and slices explain."""
+    rois: tuple[LabelRow, ...] = ()
+    """All ROIs of the structure set by their numbers, and the structure that each was drawn as."""
 
 
 def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geometry", frame: str) -> Structures:
@@ -107,6 +110,15 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
             if name in site.required:
                 raise
             excluded.setdefault(name, rejected.code)
+    voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
+    drawn = {usable[place].number: name for name, place in match.found.items() if name in drawings}
+    counts = {number: int(drawings[name].mask.sum()) for number, name in drawn.items()}
+    listed = tuple(
+        LabelRow(roi.number, roi.name, counts[roi.number], counts[roi.number] * voxel_ml, drawn[roi.number])
+        if roi.number in drawn
+        else LabelRow(roi.number, roi.name, None, None)
+        for roi in rois
+    )
     masks = {name: drawing.mask for name, drawing in drawings.items()}
     dose_mask, outline = masks.pop(DOSE_MASK, None), masks.pop(BODY, None)
     empty = sorted(name for name in site.required if not masks[name].any())
@@ -114,7 +126,7 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
         raise CaseRejected(
             "empty_target", f"expected at least one voxel in {empty}, got none; check the contours against the CT"
         )
-    ratios, off = _volume_ratios(drawings, float(np.prod(geometry.spacing_mm)) / 1000)
+    ratios, off = _volume_ratios(drawings, voxel_ml)
     return Structures(
         masks=masks,
         body=outline if dose_mask is None else dose_mask,
@@ -129,6 +141,7 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
         outside=max((drawing.outside for drawing in drawings.values()), default=0.0),
         volume_ratios=ratios,
         volumes_off=off,
+        rois=listed,
     )
 
 
