@@ -15,6 +15,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.escaping import csv
 from med_assets.explain import batches_by_version, explain_case
 from med_assets.settings import Workspace
+from med_assets.stages.prepare import warnings_of
 from med_assets.stages.result import NOTE, QUARANTINED, TO_PREDICT, StageResult
 
 Command = Callable[[argparse.Namespace], int | None]
@@ -34,7 +35,7 @@ def table(rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> str:
 
 
 def _show(title: str, result: StageResult) -> None:
-    """One stage's outcome: counts, then what was quarantined and why."""
+    """One stage's outcome: counts, then what was quarantined and why, and what the audit warns of."""
     counts = ", ".join(f"{number} {label}" for label, number in result.counts.items())
     print(f"{title}: {counts}" if counts else title)
     for name, value in result.summary.items():
@@ -42,6 +43,9 @@ def _show(title: str, result: StageResult) -> None:
     quarantined = result.tables.get("quarantine")
     if quarantined is not None and not quarantined.empty:
         print(table(quarantined))
+    warned = result.tables.get("warnings")
+    if warned is not None and not warned.empty:
+        print(table(warned))
 
 
 def import_cases(options: argparse.Namespace) -> int:
@@ -335,6 +339,7 @@ def cases(options: argparse.Namespace) -> None:
             "state": _state(row, included.get(case_id), accepted_in),
             "split": splits.get(row["patient_id"], "-") if case_id in included else "-",
             "batch": row["batch"],
+            "warnings": len(warnings_of(row)),
             "reason": row["reason"] or "",
         }
         | ({"read": reads.get(case_id, "-")} if reads else {})

@@ -10,6 +10,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.original_names import original_roi_names
 from med_assets.reasons import remedy
 from med_assets.settings import Workspace
+from med_assets.stages.prepare import warnings_of
 from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT, accepted
 
 
@@ -57,6 +58,7 @@ def _arrivals(ws: Workspace, name: str, case_id: str) -> list[str]:
         after = prepared.get((row["batch"], row["version"]))
         if after:
             lines.append(f"  prepared as {after['artifact'] or '-'}: {_outcome(after)}")
+            lines += [f"  audit warning: {text}" for text in warnings_of(after)]
         elif row["status"] in (OK, TO_PREDICT):
             lines.append("  not prepared yet")
     return lines

@@ -34,7 +34,10 @@ TABLES: dict[str, Mapping[str, pa.DataType]] = {
     "raw_cases": CASE
     | {"content_hash": TEXT, "images_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "n_instances": INT, "synthetic": BOOL}
     | OUTCOME,
-    "prepared_cases": CASE | {"content_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "synthetic": BOOL} | OUTCOME,
+    "prepared_cases": CASE
+    | {"content_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "synthetic": BOOL}
+    | OUTCOME
+    | {"warnings": TEXT},
     "dataset": {
         "program": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT, "content_hash": TEXT, "artifact": TEXT,
         "given_split": TEXT, "synthetic": BOOL,

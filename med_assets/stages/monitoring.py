@@ -15,7 +15,15 @@ from med_assets.program import Metric
 from med_assets.provenance import used_cases
 from med_assets.settings import Workspace
 from med_assets.stages.drift import POOLED, drift_rows, drift_table
-from med_assets.stages.evaluation import INTERVAL, SEED, cell, score_cases, score_key
+from med_assets.stages.evaluation import (
+    INTERVAL,
+    SEED,
+    cell,
+    demand_scores,
+    record_failures,
+    score_cases,
+    score_key,
+)
 from med_assets.stages.promotion import current
 from med_assets.stages.result import StageResult, accepted
 from med_assets.stages.training import stored_checkpoint
@@ -91,7 +99,7 @@ def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = No
 
     Cases that the champion was trained on, or chosen by, are marked `seen_in_training` and stay out of the headline, which
     is over all batches that were ever scored with this champion. Drift of each batch, and of all new cases together, goes
-    along.
+    along. Raises ScoringFailed where every case failed; what failed is in the table `failures`.
     """
     now = current(ws, program_name)
     chosen = list(waiting(ws, program_name)) if batches is None else list(batches)
@@ -104,13 +112,17 @@ def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = No
         return StageResult(digest("no champion"), {"new": 0, "reused": 0}, {"note": note})
     counts, written = {"new": 0, "reused": 0}, []
     failures: dict[str, str] = {}
+    scored: set[str] = set()
     for batch in chosen:
         rows, done, failed = _score(ws, program_name, now["checkpoint"], batch)
         ws.lake.write("monitoring", f"{program_name}/{batch}", rows)
         ws.lake.write("drift", f"{program_name}/{batch}", drift_rows(ws, program_name, now["checkpoint"], batch))
         counts = {name: counts[name] + done[name] for name in counts}
         failures |= failed
+        scored |= {row["case_id"] for row in rows}
         written.append([batch, rows])
+    record_failures(ws, program_name, "monitoring", now["experiment"], now["checkpoint"], failures)
+    demand_scores(scored, failures, program_name)
     ws.lake.write("drift", f"{program_name}/{POOLED}", drift_rows(ws, program_name, now["checkpoint"], POOLED))
     return StageResult(
         data_version=digest(now["checkpoint"], written),

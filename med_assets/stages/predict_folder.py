@@ -13,7 +13,7 @@ from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
 from med_assets.files import read_json, replacing, walk
 from med_assets.scratch import remove_abandoned, scratch
 from med_assets.settings import Workspace
-from med_assets.stages.prepare import audited
+from med_assets.stages.prepare import Audited, audited
 from med_assets.stages.promotion import current
 from med_assets.stages.reader import Readers
 from med_assets.stages.reading import FACTS_FILE, Preparation, StoredCase, Task
@@ -124,9 +124,10 @@ def _predicted(
             made.mkdir(parents=True)
         with Readers(ws) as readers:
             readers.prepare(Preparation(ws, program_name, case_id, case.folder, prepared))
-        errors, warnings = audited(ws, program_name, case_id, read_json(prepared / FACTS_FILE))
-        if errors:
-            return Outcome(case_id, "; ".join(errors))
+        facts = {"case_id": case_id} | read_json(prepared / FACTS_FILE)
+        audit = audited(ws, program_name, [facts], labelled=False).get(case_id, Audited())
+        if audit.errors:
+            return Outcome(case_id, "; ".join(audit.errors))
         predictor.predict(prepared, predicted)
         paths = chosen.write_prediction(case.folder, prepared, predicted, out / case_id, checkpoint)
         pictures = chosen.report_images(ws, prepared, predicted, out / case_id)
@@ -137,7 +138,7 @@ def _predicted(
         return Outcome(case_id, str(rejected))
     except Exception as error:  # one bad case never stops the others
         return Outcome(case_id, f"predicting failed with {type(error).__name__}: {error}")
-    return Outcome(case_id, "", (*paths, *pictures), measured, tuple(warnings))
+    return Outcome(case_id, "", (*paths, *pictures), measured, audit.warnings)
 
 
 def _relinked(ws: Workspace, folder: Path, outcomes: list[Outcome]) -> None:

@@ -1,6 +1,7 @@
 """Preparation: stored DICOM of a batch becomes arrays and measured facts; cases that fail the audit are quarantined."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,19 +66,40 @@ def suite(ws: Workspace, program_name: str, *, labelled: bool) -> list["Expectat
     ]
 
 
-def audited(ws: Workspace, program_name: str, case_id: str, facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What the facts of one case without a label fail of the audit: expectations of severity error, and those worth a look."""
-    from med_assets.audit.expectations import run_suite
+@dataclass(frozen=True)
+class Audited:
+    """What the facts of one case fail of the audit, as "expected ..., got FACT = VALUE": errors, and warnings."""
 
-    chosen = program.get(program_name)
-    frame = pd.DataFrame([{"case_id": case_id} | {name: facts.get(name) for name in chosen.facts}])
-    failed: dict[str, list[str]] = {"error": [], "warn": []}
-    for one in run_suite(frame, suite(ws, program_name, labelled=False)).results:
-        if one.failing:
-            expectation = one.expectation
-            value = chosen.facts[expectation.column].written(facts.get(expectation.column))
-            failed[expectation.severity].append(f"expected {expectation.meaning}, got {expectation.column} = {value}")
-    return failed["error"], failed["warn"]
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def audited(
+    ws: Workspace, program_name: str, facts: Sequence[Mapping[str, Any]], *, labelled: bool
+) -> dict[str, Audited]:
+    """Hold the facts of cases, with the id of each as `case_id`, against the audit; the cases that fail any of it, by id."""
+    from med_assets.audit.expectations import INDEX, run_suite
+
+    specs = program.get(program_name).facts
+    frame = pd.DataFrame([dict(row) for row in facts], columns=[INDEX, *specs])
+    of_case = {row[INDEX]: row for row in facts}
+    found: dict[str, Audited] = {}
+    for outcome in run_suite(frame, suite(ws, program_name, labelled=labelled)).results:
+        expectation, column = outcome.expectation, outcome.expectation.column
+        for case_id in outcome.failing:
+            value = specs[column].written(of_case[case_id].get(column))
+            text, before = f"expected {expectation.meaning}, got {column} = {value}", found.get(case_id, Audited())
+            found[case_id] = (
+                replace(before, errors=(*before.errors, text))
+                if expectation.severity == "error"
+                else replace(before, warnings=(*before.warnings, text))
+            )
+    return found
+
+
+def warnings_of(row: Mapping[str, Any]) -> list[str]:
+    """The audit's warnings in a row of `prepared_cases`."""
+    return (row.get("warnings") or "").splitlines()
 
 
 def pictured(ws: Workspace, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -86,34 +108,17 @@ def pictured(ws: Workspace, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[s
 
 
 def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> None:
-    """Quarantine rows whose facts fail an expectation of severity error."""
+    """Quarantine rows whose facts fail an expectation of severity error, and write the warnings into the others."""
     for status in (OK, TO_PREDICT):
-        chosen = [row for row in rows if row["status"] == status]
-        known = {row["case_id"] for row in chosen}
-        _audit_alike(ws, program_name, chosen, [row for row in facts if row["case_id"] in known], status == OK)
-
-
-def _audit_alike(
-    ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: list[dict[str, Any]], labelled: bool
-) -> None:
-    from med_assets.audit.expectations import run_suite
-
-    if not facts:
-        return
-    specs, of_case = program.get(program_name).facts, {row["case_id"]: row for row in facts}
-    result = run_suite(pd.DataFrame(facts), suite(ws, program_name, labelled=labelled))
-    failed: dict[str, list[str]] = {}
-    for outcome in result.results:
-        expectation = outcome.expectation
-        if expectation.severity == "error":
-            for case_id in outcome.failing:
-                value = specs[expectation.column].written(of_case[case_id][expectation.column])
-                failed.setdefault(case_id, []).append(
-                    f"expected {expectation.meaning}, got {expectation.column} = {value}"
-                )
-    for row in rows:
-        if row["case_id"] in failed:
-            row |= {"status": QUARANTINED, "reason_code": "audit_failed", "reason": "; ".join(failed[row["case_id"]])}
+        chosen = {row["case_id"]: row for row in rows if row["status"] == status}
+        measured = [row for row in facts if row["case_id"] in chosen]
+        found = audited(ws, program_name, measured, labelled=status == OK) if measured else {}
+        for case_id, failed in found.items():
+            if failed.errors:
+                reason = {"reason_code": "audit_failed", "reason": "; ".join(failed.errors)}
+                chosen[case_id] |= {"status": QUARANTINED} | reason
+            else:
+                chosen[case_id]["warnings"] = "\n".join(failed.warnings)
 
 
 def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
@@ -130,13 +135,22 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
                 facts.append(keys | {name: measured.get(name) for name in program.get(program_name).facts})
     _audit(ws, program_name, rows, facts)
     rejected = sum(row["status"] == QUARANTINED for row in rows)
+    warned = [{"case_id": row["case_id"], "warning": text} for row in rows for text in warnings_of(row)]
     ws.lake.write(program.fact_table(program_name), partition, facts)
     ws.lake.write("prepared_cases", partition, rows)
     versions = [[row["case_id"], row["version"], row["status"], row["artifact"], row["reason_code"]] for row in rows]
     return StageResult(
         data_version=digest(versions),
         counts=tally(labels) | {"quarantined": rejected},
-        summary={"cases": len(rows), "accepted": len(rows) - rejected},
-        tables={"quarantine": reasons(rows), "facts": pd.DataFrame(facts)},
+        summary={
+            "cases": len(rows),
+            "accepted": len(rows) - rejected,
+            "accepted with audit warnings": len({row["case_id"] for row in warned}),
+        },
+        tables={
+            "quarantine": reasons(rows),
+            "warnings": pd.DataFrame(warned, columns=["case_id", "warning"]),
+            "facts": pd.DataFrame(facts),
+        },
         images={f"quarantine {row['case_id']}": quarantine_picture(ws, row) for row in pictured(ws, rows)},
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from med_assets import checks, stages
+from med_assets.errors import ScoringFailed
 from med_assets.settings import Workspace
 from med_assets.stages.monitoring import headline, trend, waiting
 from tests.med_assets.stages.builders import P
@@ -151,3 +152,18 @@ def test_the_report_shows_trend_and_drift_of_the_champion(ws: Workspace, monkeyp
     page = (ws.reports / P / "report.html").read_text()
     for part in ("Monitoring", "prediction interval", "Drift", "Decisions of the gate", "recommended"):
         assert part in page, part
+
+
+def test_a_champion_that_no_case_can_be_scored_with_ends_with_an_error_and_lists_the_failures(ws: Workspace) -> None:
+    cases(ws, {"train": ["b2-0", "b2-1"]}, batch="b2")  # their artifacts hold nothing that could be predicted
+    with pytest.raises(ScoringFailed, match="scores of 2 cases, all of them failed"):
+        stages.monitor(ws, P)
+    failed = ws.lake.read("failures", f"{P}/monitoring")
+    assert set(failed["case_id"]) == {"b2-0", "b2-1"}
+    assert list(waiting(ws, P)) == ["b2"]
+
+
+def test_some_failures_beside_scores_are_counted(ws: Workspace) -> None:
+    arrive(ws, "b2", [4.0])
+    cases(ws, {"train": ["b3-0"]}, batch="b3")
+    assert stages.monitor(ws, P).counts["failed"] == 1
