@@ -99,7 +99,7 @@ def _inflate(content: bytes) -> bytes:
             raise CaseRejected(
                 "malformed_element",
                 f"Expected a deflated dataset of at most {limit} bytes ({len(content)} deflated, at most "
-                f"{MAX_INFLATED_RATIO} times that); it inflates to more. Send the object uncompressed.",
+                f"{MAX_INFLATED_RATIO} times that); got more than {size} bytes, inflating. Send the object uncompressed.",
             )
         parts.append(part)
         content = unpacker.unconsumed_tail
@@ -171,7 +171,7 @@ class _Walk:
         if depth > MAX_DEPTH:
             raise CaseRejected(
                 "malformed_element",
-                f"Expected sequences nested at most {MAX_DEPTH} deep; they go deeper. Export the object again.",
+                f"Expected sequences nested at most {MAX_DEPTH} deep; got {depth} or more. Export the object again.",
             )
         return True
 

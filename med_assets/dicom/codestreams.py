@@ -38,7 +38,7 @@ def unsafe(detail: str) -> CaseRejected:
 def cut_off(name: str) -> CaseRejected:
     """The refusal of a stream that ends too early."""
     return CaseRejected(
-        "truncated_file", f"expected a whole {name} stream, its bytes end too early; send the file again"
+        "truncated_file", f"expected a whole {name} stream, got one whose bytes end too early; send the file again"
     )
 
 

@@ -241,7 +241,10 @@ def _files(root: Path) -> list[Path]:
 def _header(path: Path) -> Instance:
     dataset, trailing_bytes = _read(path, header_only=True)
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise CaseRejected("directory_file", "A DICOMDIR lists other files, which are read directly. Nothing to do.")
+        raise CaseRejected(
+            "directory_file",
+            "Expected DICOM objects; got a DICOMDIR, which lists other files that are read directly. Nothing to do.",
+        )
     _require_readable(dataset, HEADER)
     try:
         instance = replace(describe(dataset, path), trailing_bytes=trailing_bytes)
@@ -250,13 +253,14 @@ def _header(path: Path) -> Instance:
     except Exception as error:
         raise CaseRejected(
             "malformed_element",
-            f"Expected references in sequences of items; reading them failed ({type(error).__name__}). Export it again.",
+            f"Expected references in sequences of items; got {type(error).__name__} from reading them. Export it again.",
         ) from None
     if not instance.sop_class_uid:
         raise CaseRejected("not_dicom", "Expected a DICOM object with a SOPClassUID; got a file without. Leave it out.")
     if not (instance.sop_instance_uid and instance.series_uid and instance.study_uid):
         raise CaseRejected(
-            "missing_uid", "Expected SOP instance, series and study UIDs; one is absent. Export the file again."
+            "missing_uid",
+            "Expected SOP instance, series and study UIDs; got none for one of them. Export the file again.",
         )
     return instance
 
@@ -271,7 +275,7 @@ def _read(path: Path, *, header_only: bool) -> tuple[Dataset, int]:
             )
         if path.is_dir():
             raise CaseRejected(
-                "unreadable", "Expected a folder that can be listed; the system refused. Check permissions."
+                "unreadable", "Expected a folder that can be listed; got a refusal of the system. Check permissions."
             )
         if path.exists() and not path.is_file():
             raise CaseRejected("not_plain_file", "Expected a plain file; got a pipe, socket or device. Remove it.")
@@ -282,9 +286,9 @@ def _read(path: Path, *, header_only: bool) -> tuple[Dataset, int]:
         if error.errno == errno.ENAMETOOLONG:
             raise CaseRejected(
                 "path_too_long",
-                "Expected folders nested less deep; the path to this is longer than the system reads. Move it up.",
+                "Expected folders nested less deep; got a path that is longer than the system reads. Move it up.",
             ) from None
-        refusal = f"Expected a readable file; the system refused ({type(error).__name__}). Check permissions."
+        refusal = f"Expected a readable file; got {type(error).__name__} from the system. Check permissions."
     raise CaseRejected("unreadable", refusal)  # outside of `except`, since a path may hold a name
 
 
@@ -313,7 +317,7 @@ def _parse(stream: BinaryIO, header_only: bool) -> tuple[Dataset, int]:
         raise
     except (InvalidDicomError, KeyError, TypeError, ValueError, struct.error) as error:
         refusal = CaseRejected(
-            "not_dicom", f"Expected DICOM elements; parsing failed ({type(error).__name__}). Send the original file."
+            "not_dicom", f"Expected DICOM elements; got {type(error).__name__} from parsing. Send the original file."
         )
     except Exception as error:
         refusal = _foreign(error)
@@ -333,13 +337,13 @@ def _foreign(error: Exception) -> CaseRejected:
     if isinstance(error, MemoryError):
         return CaseRejected(
             "out_of_memory",
-            "Expected an object that can be read within the memory that reading may take (MED_ASSETS_INTAKE_MEMORY_GB); this takes "
-            "more. Allow more, or export it uncompressed and in parts.",
+            "Expected an object that can be read within the memory that reading may take (MED_ASSETS_INTAKE_MEMORY_GB); got one "
+            "that takes more. Allow more, or export it uncompressed and in parts.",
         )
     if isinstance(error, RecursionError):
-        text = "Expected sequences nested a few levels deep; these are nested deeper than can be read. Export the object again."
+        text = "Expected sequences nested a few levels deep; got deeper ones than can be read. Export the object again."
         return CaseRejected("malformed_element", text)
-    text = f"Expected elements of the types that DICOM knows; reading failed ({type(error).__name__}). Export the object again."
+    text = f"Expected elements of the types that DICOM knows; got {type(error).__name__} from reading. Export the object again."
     return CaseRejected("malformed_element", text)
 
 
@@ -380,7 +384,7 @@ def _read_values(dataset: Dataset, keywords: Sequence[str] | None) -> None:
             raise CaseRejected(
                 "malformed_element",
                 f"Expected element {tag} ({keyword_for_tag(tag) or 'unknown'}) to hold a value of its value representation; "
-                f"reading it failed ({type(error).__name__}). Export the object again.",
+                f"got {type(error).__name__} from reading it. Export the object again.",
             ) from None
         if element.VR == "SQ" and keywords is None:
             for item in element.value:
@@ -399,9 +403,9 @@ def _require_dicom(stream: BinaryIO, path: Path) -> None:
     if start[128:] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         if is_archive(path):
             raise CaseRejected(
-                "nested_archive", "Expected files in an archive; this is an archive within one. Unpack the inner one."
+                "nested_archive", "Expected files in an archive; got an archive within one. Unpack the inner one."
             )
-        raise CaseRejected("not_dicom", "Expected a DICOM file; its first bytes are of something else. Leave it out.")
+        raise CaseRejected("not_dicom", "Expected a DICOM file; got the first bytes of something else. Leave it out.")
 
 
 def _pixels_complete(stream: BinaryIO, size: int, little: bool) -> bool:
@@ -449,16 +453,19 @@ def _referenced(dataset: Dataset) -> Iterator[str]:
 
 
 def _truncated() -> CaseRejected:
-    return CaseRejected("truncated_file", "Expected a whole DICOM file; its bytes end too early. Send it again.")
+    return CaseRejected(
+        "truncated_file", "Expected a whole DICOM file; got one whose bytes end too early. Send it again."
+    )
 
 
 def _duplicate(same: bool) -> CaseRejected:
     if same:
         return CaseRejected(
-            "duplicate_instance", "A copy of a file that is read already, byte for byte. Nothing is lost; send it once."
+            "duplicate_instance",
+            "Expected each file once; got a copy of one that is read already, byte for byte. Nothing is lost.",
         )
     return CaseRejected(
         "duplicate_instance",
-        "Expected one object per SOPInstanceUID; this file has the UID of another and different content. The first is read: "
+        "Expected one object per SOPInstanceUID; got the UID of another file with different content. The first is read: "
         "export them again with a UID each.",
     )

@@ -124,11 +124,11 @@ def decoding(syntax: str) -> Iterator[None]:
     except Exception as error:  # decoders of compressed syntaxes raise what they like; the cause is kept
         if "less than" in str(error) or "end of" in str(error).lower() or isinstance(error, EOFError):
             raise CaseRejected(
-                "truncated_file", "Expected all pixels of the image; the file ends before. Send it again."
+                "truncated_file", "Expected all pixels of the image; got a file that ends before. Send it again."
             ) from error
         raise CaseRejected(
             "undecodable_pixels",
-            f"Expected pixels that can be decoded here; decoding {syntax_name(syntax)} failed ({type(error).__name__}). To do: "
+            f"Expected pixels that can be decoded here; got {type(error).__name__} from decoding {syntax_name(syntax)}. To do: "
             f"{uncompressed(syntax)}.",
         ) from error
 
@@ -145,7 +145,7 @@ def decoded(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
     if pixels.shape != shape:
         raise CaseRejected(
             "undecodable_pixels",
-            f"Expected a grey image of {shape} pixels; decoding gave {pixels.shape}. Export again.",
+            f"Expected a grey image of {shape} pixels; got {pixels.shape} from decoding. Export again.",
         )
     return pixels
 
@@ -215,7 +215,7 @@ def even_stack(positions_mm: np.ndarray) -> tuple[float, float]:
     if repeats := int((gaps < max(noise, DUPLICATE_DISTANCE_MM)).sum()):
         raise CaseRejected(
             "duplicate_slice",
-            f"Expected one slice per position; {repeats} of {len(positions_mm)} lie within {noise:.2g} mm of another, as in "
+            f"Expected one slice per position; got {repeats} of {len(positions_mm)} that lie within {noise:.2g} mm of another, as in "
             "two acquisitions or reconstructions in one series. Send one, once.",
         )
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
@@ -223,14 +223,14 @@ def even_stack(positions_mm: np.ndarray) -> tuple[float, float]:
     if (np.abs(gaps - steps * usual) > 2 * SPACING_TOLERANCE_MM).any():
         raise CaseRejected(
             "nonuniform_spacing",
-            f"Expected slices {usual:.3f} mm apart throughout; gaps go from {gaps.min():.3f} to {gaps.max():.3f} mm. "
+            f"Expected slices {usual:.3f} mm apart throughout; got gaps from {gaps.min():.3f} to {gaps.max():.3f} mm. "
             "Send one series with one slice spacing.",
         )
     if (steps > 1).any():
         raise CaseRejected(
             "missing_slice",
-            f"Expected a slice every {usual:.3f} mm; {int((steps - 1).sum())} are missing between {len(positions_mm)} "
-            "present. Send the whole series: slices are not interpolated.",
+            f"Expected a slice every {usual:.3f} mm; got {len(positions_mm)}, between which {int((steps - 1).sum())} are "
+            "missing. Send the whole series: slices are not interpolated.",
         )
     index = np.arange(len(positions_mm)) - (len(positions_mm) - 1) / 2
     middle = float(positions_mm.mean())
@@ -239,7 +239,7 @@ def even_stack(positions_mm: np.ndarray) -> tuple[float, float]:
     if off.max() > SPACING_TOLERANCE_MM:
         raise CaseRejected(
             "nonuniform_spacing",
-            f"Expected slices {spacing:.3f} mm apart throughout; slice {int(off.argmax()) + 1} of {len(off)} lies {off.max():.2f} mm from "
+            f"Expected slices {spacing:.3f} mm apart throughout; got slice {int(off.argmax()) + 1} of {len(off)} that lies {off.max():.2f} mm from "
             f"its place in an even stack ({SPACING_TOLERANCE_MM:g} mm are allowed). Send one series with one slice spacing.",
         )
     return round(middle + spacing * float(index[0]), FIT_DECIMALS), round(spacing, FIT_DECIMALS)

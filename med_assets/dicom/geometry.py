@@ -241,7 +241,7 @@ def _turned(normal: int, degrees: float) -> CaseRejected:
     wanted = "sagittal" if normal == 0 else "axial"
     return CaseRejected(
         f"not_{wanted}",
-        f"Expected slices along the axes of the body; these are turned by {degrees:.0f} degrees, half-way between two axes. Export "
+        f"Expected slices along the axes of the body; got slices turned by {degrees:.0f} degrees, half-way between two axes. Export "
         f"{'a' if normal == 0 else 'an'} {wanted} series.",
     )
 
@@ -326,7 +326,7 @@ def _stacked(
     if tilt_deg and not (tilt and tilt.resample):
         raise CaseRejected(
             "gantry_tilt" if tilt else "inconsistent_geometry",
-            f"Expected slices stacked straight along their normal; each lies beside the one before, as of a gantry tilted by "
+            f"Expected slices stacked straight along their normal; got each beside the one before, as of a gantry tilted by "
             f"{tilt_deg:.1f} degrees. Send a series reconstructed without tilt"
             f"{f', or allow to shift slices onto an upright grid with {tilt.setting}' if tilt else ''}.",
         )
@@ -361,7 +361,7 @@ def _tilt_deg(shifts_mm: np.ndarray, spacing_mm: float) -> float:
     if off.max() > IN_PLANE_TOLERANCE_MM or tilt_deg > MAX_TILT_DEG:
         raise CaseRejected(
             "inconsistent_geometry",
-            f"Expected slices stacked straight along their normal; slice {int(off.max(axis=1).argmax()) + 1} of {len(off)} lies "
+            f"Expected slices stacked straight along their normal; got slice {int(off.max(axis=1).argmax()) + 1} of {len(off)} "
             f"{off.max():.2f} mm beside the line of the others and the line is turned by {tilt_deg:.1f} degrees, as of a moved table. "
             "Send a series of one stack.",
         )
@@ -405,7 +405,7 @@ def _require_one_series(datasets: Sequence[Dataset], modality: str, sop_class: s
     if wrong:
         raise CaseRejected(
             "wrong_modality",
-            f"Expected single-frame {modality} images only; {wrong} of {len(datasets)} are of another kind. "
+            f"Expected single-frame {modality} images only; got {wrong} of {len(datasets)} of another kind. "
             f"Send {modality} slices.",
         )
     for keyword in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
@@ -413,7 +413,7 @@ def _require_one_series(datasets: Sequence[Dataset], modality: str, sop_class: s
         if len(values) != 1:
             raise CaseRejected(
                 "mixed_series",
-                f"Expected one {modality} series; the slices carry {len(values)} different {keyword}. Send one.",
+                f"Expected one {modality} series; got slices with {len(values)} different {keyword}. Send one.",
             )
 
 
@@ -433,7 +433,7 @@ def _require_same_axes(datasets: Sequence[Dataset], frames: Sequence[Axes]) -> N
     if off:
         raise CaseRejected(
             "inconsistent_geometry",
-            f"Expected one orientation and pixel spacing in a series; {off} of {len(frames)} slices differ from the "
+            f"Expected one orientation and pixel spacing in a series; got {off} of {len(frames)} slices that differ from the "
             "first (a localizer among them?). Send the slices of one stack only.",
         )
 
@@ -443,7 +443,8 @@ def _hounsfield(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
     if slope is None or intercept is None or slope == 0:
         raise CaseRejected(
             "missing_rescale",
-            "Expected RescaleSlope and RescaleIntercept in every CT slice; without them values are not HU. "
+            f"Expected a RescaleSlope other than 0 and a RescaleIntercept in every CT slice, without which values are not HU; got "
+            f"{'none' if slope is None else f'{slope:g}'} and {'none' if intercept is None else f'{intercept:g}'}. "
             "Export the original images.",
         )
     return decoded(dataset, shape).astype(np.float32) * np.float32(slope) + np.float32(intercept)

@@ -37,7 +37,7 @@ def verify_chain(
     if absent or not the_structures.referenced_sops:
         raise CaseRejected(
             "broken_uid_chain",
-            f"Expected the structure set to refer to slices of this CT only; it names "
+            f"Expected the structure set to refer to slices of this CT only; got references to "
             f"{len(the_structures.referenced_sops)} images, {absent} of which are not there. Send the CT that was "
             "contoured, whole.",
         )
@@ -75,17 +75,18 @@ def _require_one_frame(instances: Sequence[Instance], what: str) -> None:
     others = len(set().union(images, *named) - {""})
     raise CaseRejected(
         "frame_of_reference_mismatch",
-        f"Expected {what} in one named frame of reference; the images and the dose name {len(images - {''})}, all objects "
-        f"{others}{f', and {without} objects name none' if without else ''}. Export them from one registration.",
+        f"Expected {what} in one named frame of reference; got {len(images - {''})} in the images and the dose, {others} in all "
+        f"objects{f', and {without} objects name none' if without else ''}. Export them from one registration.",
     )
 
 
 def _require_one_patient(instances: Sequence[Instance]) -> None:
     patients = {instance.patient_id for instance in instances}
-    if "" in patients:
+    without = sum(not one.patient_id for one in instances)
+    if without:
         raise CaseRejected(
             "missing_patient_id",
-            "Expected a PatientID in every object; at least one has none, and patients must be told apart. Export with "
+            f"Expected a PatientID in every object, by which patients are kept apart; got {without} of {len(instances)} objects without. Export with "
             "an id or a pseudonym.",
         )
     if len(patients) != 1:
@@ -100,4 +101,4 @@ def _instance(item: Instance | Dataset) -> Instance:
 
 
 def _broken(expected: str, remedy: str) -> CaseRejected:
-    return CaseRejected("broken_uid_chain", f"Expected {expected}; it names another or none. {remedy}")
+    return CaseRejected("broken_uid_chain", f"Expected {expected}; got a reference to another or none. {remedy}")

@@ -77,9 +77,7 @@ def read_opt(ds: Dataset) -> Tomogram:
         )
     raster = _is_raster(per_frame)
     if raster is False:
-        raise CaseRejected(
-            "not_raster", "Expected parallel B-scans; these are a ring or radial scan. Send the raster scan."
-        )
+        raise CaseRejected("not_raster", "Expected parallel B-scans; got a ring or radial scan. Send the raster scan.")
     array = decoded(ds, (frames, rows, columns))[order].astype(np.float32)
     side = text(ds, "ImageLaterality") or next(
         (text(one, "FrameLaterality") for one in _in(shared[0], "FrameAnatomy")), ""

@@ -48,12 +48,14 @@ def read_dose(dataset: Dataset) -> Volume:
     if not np.isfinite(dose).all():
         raise CaseRejected(
             "nan_dose",
-            f"Expected finite dose; {int((~np.isfinite(dose)).sum())} voxels are not. Export the dose again.",
+            f"Expected finite dose; got {int((~np.isfinite(dose)).sum())} voxels that are not. Export the dose again.",
         )
     if dose.min() < 0:
         raise CaseRejected("negative_dose", f"Expected dose of 0 Gy or more; got {dose.min():.3g} Gy. Export again.")
     if not dose.any():
-        raise CaseRejected("empty_dose", "Expected a calculated dose; all voxels are 0 Gy. Calculate and export again.")
+        raise CaseRejected(
+            "empty_dose", "Expected a calculated dose; got 0 Gy in all voxels. Calculate and export again."
+        )
     origin = axes[0] + offsets[order[0]] * axes[1][0]
     dose, spacing_mm = _evenly(dose, offsets[order])
     return placed(dose, (origin, axes[1], axes[2]), spacing_mm)
@@ -69,7 +71,7 @@ def _evenly(dose: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, float]:
     if gaps.min() < FRAME_GRID_MM:
         raise CaseRejected(
             "inconsistent_geometry",
-            f"Expected a GridFrameOffsetVector of different offsets in the RTDOSE; two frames lie {gaps.min():.3f} mm apart. Export "
+            f"Expected a GridFrameOffsetVector of different offsets in the RTDOSE; got two frames {gaps.min():.3f} mm apart. Export "
             "the dose again.",
         )
     mean = float(offsets[-1] - offsets[0]) / len(gaps)
@@ -133,7 +135,7 @@ def _require_plan_dose(dataset: Dataset) -> None:
 
 def _scaling(dataset: Dataset) -> float:
     if "DoseGridScaling" not in dataset or text(dataset, "DoseGridScaling") == "":
-        raise CaseRejected("missing_dose_scaling", "Expected DoseGridScaling; it is absent. Export the dose again.")
+        raise CaseRejected("missing_dose_scaling", "Expected DoseGridScaling; got none. Export the dose again.")
     scaling = number(dataset, "DoseGridScaling")
     if scaling is None:
         raise CaseRejected("nan_dose", "Expected a finite DoseGridScaling; got no such number. Export the dose again.")
@@ -155,6 +157,6 @@ def _frame_offsets(dataset: Dataset, frames: int, origin: np.ndarray, normal: np
         return np.asarray((offsets - offsets[0]) * normal[2])
     raise CaseRejected(
         "inconsistent_geometry",
-        f"Expected frame offsets of the RTDOSE that start at 0 or at the z of ImagePositionPatient; they start at {offsets[0]:g} mm. "
+        f"Expected frame offsets of the RTDOSE that start at 0 or at the z of ImagePositionPatient; got {offsets[0]:g} mm. "
         "Export the dose again.",
     )

@@ -261,7 +261,7 @@ def draw(roi: Roi, geometry: Geometry) -> Drawing:
     if tilt_mm > PLANAR_TOLERANCE_MM:
         raise CaseRejected(
             "contour_not_axial",
-            f"Expected contours in the planes of the slices; one of ROI {roi.number} spans {tilt_mm:.1f} mm across them. Redraw "
+            f"Expected contours in the planes of the slices; got one of ROI {roi.number} that spans {tilt_mm:.1f} mm across them. Redraw "
             "it in the planes of the slices.",
         )
     heights = np.array([index[:, 0].mean() for index in indices])

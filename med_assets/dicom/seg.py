@@ -263,7 +263,9 @@ class SegmentCoding:
         if self.kind != "LABELMAP":
             if segment is None or segment not in self.labels:
                 raise CaseRejected(
-                    "missing_segments", "Expected frames of listed segments; some belong to none. Export again."
+                    "missing_segments",
+                    f"Expected frames of listed segments, {sorted(self.labels)}; got a frame of {'none' if segment is None else segment}. "
+                    "Export again.",
                 )
             if self.kind == "FRACTIONAL" and (between := int(((pixels != 0) & (pixels != self.full)).sum())):
                 raise CaseRejected(
@@ -280,7 +282,7 @@ class SegmentCoding:
             elif value != self.background:
                 raise CaseRejected(
                     "missing_segments",
-                    f"Expected a segment for each value of a label map; value {value} has none. Export again.",
+                    f"Expected a segment for each value of a label map; got value {value} without one. Export again.",
                 )
 
 
@@ -298,7 +300,7 @@ def segment_coding(dataset: Dataset) -> SegmentCoding:
     if None in numbers or len(set(numbers)) != len(numbers):
         raise CaseRejected(
             "duplicate_segment" if None not in numbers else "missing_segments",
-            f"Expected a SegmentNumber of its own for each of {len(numbers)} segments; one repeats or is absent. Export it again.",
+            f"Expected a SegmentNumber of its own for each of {len(numbers)} segments; got {len(set(numbers) - {None})} numbers. Export it again.",
         )
     found = {int(key): text(one, "SegmentLabel") for key, one in zip(numbers, items, strict=True) if key is not None}
     match kind:
@@ -389,7 +391,7 @@ def _planes(frames: Sequence[Axes], size: tuple[int, int], declared_mm: float | 
     if off:
         raise CaseRejected(
             "inconsistent_geometry",
-            f"Expected one orientation and pixel spacing in a segmentation; {off} of {len(frames)} frames differ from the first. "
+            f"Expected one orientation and pixel spacing in a segmentation; got {off} of {len(frames)} frames that differ from the first. "
             "Export the segments of one series.",
         )
     origins = np.array([origin for origin, _, _ in frames])
@@ -421,7 +423,9 @@ def stored_frames(dataset: Dataset, count: int, shape: tuple[int, ...]) -> Itera
         with decoding(dataset.file_meta.TransferSyntaxUID):
             pixels = np.asarray(next(frames))
         if pixels.shape != shape:
-            raise CaseRejected("undecodable_pixels", f"Expected frames of {shape}; decoding gave {pixels.shape}.")
+            raise CaseRejected(
+                "undecodable_pixels", f"Expected frames of {shape}; got {pixels.shape} from decoding. Export again."
+            )
         yield pixels
 
 
@@ -429,7 +433,9 @@ def _bits(data: bytes, count: int, shape: tuple[int, ...]) -> Iterator[np.ndarra
     """Frames of one bit per voxel, packed without a gap, so that a frame may begin within a byte."""
     size = int(np.prod(shape))
     if len(data) * 8 < count * size:
-        raise CaseRejected("truncated_file", "Expected all frames of a segmentation; some are missing. Send it again.")
+        raise CaseRejected(
+            "truncated_file", f"Expected {count} frames of a segmentation; got {len(data) * 8 // size}. Send it again."
+        )
     for start in range(0, count * size, size):
         packed = np.frombuffer(data, np.uint8, (start % 8 + size + 7) // 8, start // 8)
         yield np.unpackbits(packed, bitorder="little")[start % 8 : start % 8 + size].reshape(shape)

@@ -146,7 +146,8 @@ def read_us_image(ds: Dataset) -> np.ndarray:
     pixels = _pixels(ds)
     if pixels.shape[:2] != (int(ds.Rows), int(ds.Columns)):
         raise CaseRejected(
-            "undecodable_pixels", f"Expected {ds.Rows} x {ds.Columns} pixels; decoding gave {pixels.shape}."
+            "undecodable_pixels",
+            f"Expected {ds.Rows} x {ds.Columns} pixels; got {pixels.shape} from decoding. Export again.",
         )
     if pixels.ndim == 3:
         pixels = np.rint(pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)

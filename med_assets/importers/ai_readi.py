@@ -131,12 +131,15 @@ def import_participants(
                     for _, row in views
                 ):
                     raise CaseRejected(
-                        "missing_file", "expected all chosen scans, some did not come; what was imported before stays"
+                        "missing_file",
+                        "expected all chosen scans, got fewer; what was imported before stays; fetch the others",
                     )
                 failures = write_participant(part, person, views, rules, paths, absent)  # noqa: B023 - called at once
                 errors.extend((name, key, reason) for key, reason in failures.items())
                 if not (part / LABELLED).is_file():
-                    raise CaseRejected("missing_file", f"no labelled scan: {next(iter(failures.values()))}")
+                    raise CaseRejected(
+                        "missing_file", f"expected a labelled scan, got none: {next(iter(failures.values()))}"
+                    )
 
             content = content_of(
                 [paths[key] for _, row in views if (key := _key(row)) in paths],
@@ -302,7 +305,8 @@ def _array(source: Path, row: Mapping[str, str]) -> tuple[np.ndarray, tuple[floa
         raise
     except Exception as error:  # each format's reader raises what it likes
         raise CaseRejected(
-            "unreadable_volume", f"expected a volume with spacing, reading failed ({type(error).__name__})"
+            "unreadable_volume",
+            f"expected a volume with spacing, got {type(error).__name__} from reading; fetch it again",
         ) from error
     if array.ndim != 3 or min(spacing) <= 0 or not np.isfinite(array).all():
         raise CaseRejected(

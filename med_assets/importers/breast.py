@@ -221,5 +221,5 @@ def _picture(path: Path, mode: str) -> np.ndarray:
         raise
     except Exception as error:  # each format's reader raises what it likes
         raise CaseRejected(
-            "unreadable_image", f"expected a picture, reading failed ({type(error).__name__})"
+            "unreadable_image", f"expected a picture, got {type(error).__name__} from reading; copy it again"
         ) from error

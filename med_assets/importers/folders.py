@@ -18,8 +18,8 @@ MAX_CHARS = 64
 """Longest identifier: what VR LO holds, the type of PatientID."""
 
 NAME_TAKEN = (
-    "expected a new name, or the source that this folder was imported from; a case from another source, or of an earlier "
-    "version, has this name and other content. Rename the source, or remove the folder"
+    "expected a new name, or the source that this folder was imported from; got a case from another source, or of an "
+    "earlier version, with this name and other content. Rename the source, or remove the folder"
 )
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")

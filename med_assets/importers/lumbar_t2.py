@@ -81,7 +81,7 @@ def read_case(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, EOFError, KeyError, ValueError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise CaseRejected(
             "unreadable_volume",
-            f"expected a NumPy archive with image and label, reading failed ({type(error).__name__}); copy it again",
+            f"expected a NumPy archive with image and label, got {type(error).__name__} from reading; copy it again",
         ) from error
     if image.ndim != 3 or image.shape != label.shape or min(image.shape) < 2:
         raise CaseRejected(

@@ -83,7 +83,9 @@ def read_patient(folder: Path) -> Patient:
     try:
         steps = np.loadtxt(_existing(folder / "voxel_dimensions.csv"), dtype=float, ndmin=1)
     except ValueError as error:
-        raise CaseRejected("unreadable_csv", "expected three numbers (mm) in voxel_dimensions.csv") from error
+        raise CaseRejected(
+            "unreadable_csv", "expected three numbers (mm) in voxel_dimensions.csv, got other text; copy it again"
+        ) from error
     if steps.shape != (3,) or not np.isfinite(steps).all() or (steps <= 0).any():
         raise CaseRejected("inconsistent_geometry", f"expected three voxel sizes above 0 mm, got {steps.tolist()}")
     geometry = _geometry(*steps.tolist())
@@ -99,7 +101,10 @@ def read_patient(folder: Path) -> Patient:
         if (folder / f"{name}.csv").exists()
     }
     if not set(masks) & set(TARGETS_GY):
-        raise CaseRejected("no_target", f"expected at least one of {', '.join(TARGETS_GY)}")
+        raise CaseRejected(
+            "no_target",
+            f"expected at least one of {', '.join(TARGETS_GY)}, got {', '.join(masks) or 'none'}; fetch the patient again",
+        )
     masks[DOSE_MASK] = _turned(_mask(folder / f"{DOSE_MASK}.csv"))
     ct_hu = (ct - CT_OFFSET).astype(np.float32)
     return Patient(Volume(ct_hu, geometry), Volume(dose, geometry), masks)
@@ -156,18 +161,29 @@ def _table(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(_existing(path), dtype={0: np.int64, 1: np.float64})
     except (ValueError, pd.errors.ParserError) as error:
-        raise CaseRejected("unreadable_csv", f"expected lines 'index,value' in {path.name}; copy it again") from error
+        raise CaseRejected(
+            "unreadable_csv", f"expected lines 'index,value' in {path.name}, got others; copy it again"
+        ) from error
     size = int(np.prod(GRID))
     if table.shape[1] != 2 or table.empty or not table.iloc[:, 0].between(0, size - 1).all():
-        raise CaseRejected("unreadable_csv", f"expected rows with indices from 0 to {size - 1} in {path.name}")
+        raise CaseRejected(
+            "unreadable_csv",
+            f"expected rows with an index from 0 to {size - 1} and a value in {path.name}, got {table.shape[1]} columns and {len(table)} "
+            f"rows, {int((~table.iloc[:, 0].between(0, size - 1)).sum())} of them beyond; copy it again",
+        )
     if table.iloc[:, 0].duplicated().any():
-        raise CaseRejected("unreadable_csv", f"expected each index once in {path.name}; copy it again")
+        raise CaseRejected(
+            "unreadable_csv",
+            f"expected each index once in {path.name}, got {int(table.iloc[:, 0].duplicated().sum())} again; copy it again",
+        )
     return table
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise CaseRejected("missing_file", f"expected {path.name}; fetch the patient again from the challenge")
+        raise CaseRejected(
+            "missing_file", f"expected {path.name}, got no such file; fetch the patient again from the challenge"
+        )
     return path
 
 

@@ -108,7 +108,7 @@ def write_study(folder: Path, images: Path, study: str, tables: Tables) -> None:
     if absent:
         raise CaseRejected(
             "missing_images",
-            f"expected images of {len(wanted)} sagittal T2 series, {len(absent)} have none; fetch them again",
+            f"expected images of {len(wanted)} sagittal T2 series, got none of {len(absent)}; fetch them again",
         )
     points = tables["train_label_coordinates.csv"]
     points = points[(points["study_id"] == study) & (points["condition"] == CONDITION)]
@@ -132,7 +132,7 @@ def copy_series(source: Path, folder: Path, study: str, description: str) -> lis
                 ds = pydicom.dcmread(path)
         except (InvalidDicomError, EOFError, ValueError, OSError) as error:
             raise CaseRejected(
-                "not_dicom", f"expected DICOM images, reading one failed ({type(error).__name__}); fetch it again"
+                "not_dicom", f"expected DICOM images, got {type(error).__name__} from reading one; fetch it again"
             ) from error
         _complete(ds, study, source.name, path.stem, description)
         with quietly():

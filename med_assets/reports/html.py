@@ -13,6 +13,9 @@ from med_assets.files import write_text
 UNDEFINED = "–"
 """What a table shows where a value is undefined."""
 
+LONG_TEXT = 60
+"""Characters above which a cell is a sentence, whose column is kept wide enough to read."""
+
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
@@ -147,7 +150,8 @@ def _cell(column: str, value: Any) -> dict[str, str]:
         return {"text": value.text, "kind": "link", "target": value.target}
     text = _text(value)
     judged = "pass" in column.lower() and text in ("yes", "no")
-    return {"text": text, "kind": text if judged else "undefined" if text == UNDEFINED else ""}
+    look = "undefined" if text == UNDEFINED else "long" if len(text) > LONG_TEXT else ""
+    return {"text": text, "kind": text if judged else look}
 
 
 def _text(value: Any) -> str:

@@ -18,9 +18,7 @@ from med_assets.stages.result import OK, QUARANTINED, TO_PREDICT, StageResult, r
 if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
 
-RAW_MISSING = (
-    "expected the case's stored DICOM, but it is no longer in the store; `med-assets verify` says how to get it back"
-)
+RAW_MISSING = "expected the case's stored DICOM, got nothing, as it is no longer in the store; `med-assets verify` says how to get it back"
 
 
 def quarantine_picture(ws: Workspace, row: Mapping[str, Any]) -> Path:

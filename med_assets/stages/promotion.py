@@ -42,6 +42,9 @@ DECISION_COLUMNS = [
 Values = dict[str, dict[tuple[str, str], float | None]]
 """By case id the value of each (metric, subject)."""
 
+TOO_FEW = "too few cases to promote"
+"""How the reason of a promotion by the mean alone begins, in a demo with fewer patients than the gate asks for."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -192,8 +195,8 @@ def _weigh(contests: Sequence[Contest], rule: Promotion, by_mean: bool) -> None:
         few = found.n_patients < rule.min_cases
         if few and by_mean:
             contest.verdict["reason"] = (
-                f"too few cases to promote: {found.n_patients} patients of at least {rule.min_cases}; this demo promotes by the "
-                f"mean alone, which shows nothing; lower mean than {contest.against} in {contest.primary}"
+                f"{TOO_FEW}: {found.n_patients} patients of at least {rule.min_cases}; this demo promotes by the "
+                f"mean alone, which shows nothing; better mean than {contest.against} in {contest.primary}"
             )
             contest.objections += _objections_by_mean(rule, contest)
         else:

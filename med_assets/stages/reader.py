@@ -227,7 +227,8 @@ class Readers:
                 raise CaseRejected(values["code"], values["message"])
             elif kind == "failed":
                 raise CaseRejected(
-                    UNREADABLE, f"reading this entry failed with {values}; please report this place in the code"
+                    UNREADABLE,
+                    f"expected an entry that can be read, got {values}; please report this place in the code",
                 )
             else:
                 return done

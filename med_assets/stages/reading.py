@@ -99,13 +99,13 @@ def prepare_case(task: Preparation) -> None:
     except MemoryError:
         raise CaseRejected(OUT_OF_MEMORY, _beyond_memory(task.ws, "a case that can be prepared")) from None
     except Exception as error:  # one bad case never stops a batch; a foreign message may hold identity
-        message = f"preparing this case failed with {where(error)}; please report this place in the code"
+        message = f"expected a case that can be prepared, got {where(error)}; please report this place in the code"
         raise CaseRejected("preparation_failed", message) from None
 
 
 def _beyond_memory(ws: Workspace, expected: str) -> str:
     limit = f"{ws.intake_memory_gb:.1f} GB of memory (MED_ASSETS_INTAKE_MEMORY_GB)"
-    return f"expected {expected} within {limit}, this takes more"
+    return f"expected {expected} within {limit}, got one that takes more; allow more, or send it in parts"
 
 
 @dataclass(frozen=True)
@@ -367,7 +367,7 @@ class EntryReader:
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(
                 "residual_phi",
-                f"expected no identity after de-identification, found it in {tags}; nothing was stored, report the tags",
+                f"expected no identity after de-identification, got some in {tags}; nothing was stored, report the tags",
             )
         folder.mkdir(parents=True)
         hashes = []

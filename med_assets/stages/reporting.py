@@ -30,7 +30,7 @@ from med_assets.stages.index import links
 from med_assets.stages.monitoring import LIMITS_RULE, draw, headline, trend_table
 from med_assets.stages.pictures import drawn, over_cases
 from med_assets.stages.prepare import pictured, quarantine_picture
-from med_assets.stages.promotion import current, decision_table, decisions, shown, stood
+from med_assets.stages.promotion import TOO_FEW, current, decision_table, decisions, shown, stood
 from med_assets.stages.replicates import SPREAD
 from med_assets.stages.result import StageResult, reasons
 from med_assets.stages.screening import screened
@@ -86,7 +86,7 @@ def _model_sections(
     standing = "The champion" if promoted else "The best candidate, not promoted,"
     text = f"{standing} is {name}, checkpoint {model['checkpoint']}.\n\nLast decision of the gate: {decision}."
     images = [image for image, _ in pictures]
-    history = ws.lake.read("champions", program_name) if promoted else None
+    history = ws.lake.read("champions", program_name).drop(columns="program") if promoted else None
     sections = [
         Section(
             "Champion" if promoted else "Best candidate", text, history, images, [caption for _, caption in pictures]
@@ -184,8 +184,20 @@ def _highlights(
     if model is None:
         return [*tiles, Highlight("Champion", "none", "no experiment has been evaluated", "warn")]
     name = str(model["experiment"])
-    note = "promoted by the gate" if promoted else "the gate has promoted none"
-    tiles.append(Highlight("Champion" if promoted else "Best candidate", name, note, "good" if promoted else "warn"))
+    now = current(ws, program_name) if promoted else None
+    by_mean = now is not None and str(now["reason"]).startswith(TOO_FEW)
+    note = (
+        f"{TOO_FEW}: promoted by the demo's policy"
+        if by_mean
+        else "promoted by the gate"
+        if promoted
+        else "the gate has promoted none"
+    )
+    tiles.append(
+        Highlight(
+            "Champion" if promoted else "Best candidate", name, note, "good" if promoted and not by_mean else "warn"
+        )
+    )
     metric, baseline = program.get(program_name).primary_metric, program.get(program_name).baseline
     ours = aggregate(program_name, scores_of(ws, program_name, name, model["checkpoint"])[0])
     theirs = ws.lake.rows("evaluation", f"{program_name}/{baseline}") if baseline else []

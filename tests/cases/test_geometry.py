@@ -23,7 +23,7 @@ def test_a_drift_that_no_single_gap_shows_is_refused_with_its_size(workspace: Wo
     raw, _ = ingest(workspace, "rt_dose")
     (row,) = raw
     assert row["reason_code"] == "nonuniform_spacing"
-    assert "slice 60 of 120 lies 1.50 mm" in row["reason"]
+    assert "slice 60 of 120 that lies 1.50 mm" in row["reason"]
 
 
 def test_noise_of_single_positions_is_accepted() -> None:

@@ -70,3 +70,21 @@ def test_a_reason_is_never_cut_in_a_table() -> None:
     )
     assert reason.strip() in lines
     assert len(lines.splitlines()) == 3
+
+
+def test_each_rejection_reads_forwards_expected_got_and_what_to_do() -> None:
+    texts = [
+        "".join(
+            str(part.value) if isinstance(part, ast.Constant) else "{}"
+            for part in (node.values if isinstance(node, ast.JoinedStr) else [node])
+        )
+        for name, call in _calls()
+        if name == "CaseRejected" and len(call.args) > 1
+        for node in call.args[1:2]
+        if isinstance(node, ast.Constant | ast.JoinedStr)
+    ]
+    written = [
+        text for text in texts if re.match("[a-z]", text, re.IGNORECASE)
+    ]  # the others pass the text of a cause on
+    assert len(written) > 150
+    assert [text for text in written if not re.match(r"expected (\{\}|.* got )", text, re.IGNORECASE | re.DOTALL)] == []

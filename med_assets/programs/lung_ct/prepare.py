@@ -207,7 +207,7 @@ def prepare_case(
     if not (hu > 0).any():
         raise CaseRejected(
             "no_tissue",
-            f"expected a CT in HU with tissue above 0, highest is {hu.max()} HU; check rescale and modality",
+            f"expected a CT in HU with tissue above 0, got at most {hu.max()} HU; check rescale and modality",
         )
     seen = exposure(key, str(files["CT"][0].PatientID))
     arrays, of_label = {"ct": hu}, {}

@@ -58,7 +58,8 @@ def body_from_ct(ct_hu: np.ndarray) -> np.ndarray:
     regions, n = label(ct_hu > BODY_THRESHOLD_HU)
     if n == 0:
         raise CaseRejected(
-            "no_body", f"expected tissue above {BODY_THRESHOLD_HU:g} HU in the CT, found none; check RescaleIntercept"
+            "no_body",
+            f"expected tissue above {BODY_THRESHOLD_HU:g} HU in the CT, got at most {ct_hu.max():g} HU; check RescaleIntercept",
         )
     sizes = np.bincount(regions.ravel())
     sizes[0] = 0

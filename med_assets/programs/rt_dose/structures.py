@@ -152,7 +152,7 @@ def _require_targets(site: Site, found: Mapping[str, int], usable: int, excluded
     there = "; ".join(f"{name} is there and can't be used ({excluded[name]})" for name in missing if name in excluded)
     raise CaseRejected(
         "no_ptv",
-        f"expected ROIs for {missing} (site {site.name}), none of {usable} usable ROIs matches; found {sorted(found)}"
+        f"expected ROIs for {missing} (site {site.name}), got {sorted(found) or 'none'} from {usable} usable ROIs"
         f"{f'; {there}' if there else ''}; draw them, or add a synonym in conf/rt_dose/sites/{site.name}.yaml, "
         "`med-assets explain` proposes some",
     )

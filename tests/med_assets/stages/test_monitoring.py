@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from med_assets import checks, stages
@@ -129,6 +130,23 @@ def test_limits_are_the_prediction_interval_of_a_mean_from_the_baseline_cases(
     # mean 4.25, s 0.957427, t(0.975, 3) = 3.182446
     assert points["b4"].upper == pytest.approx(4.25 + 3.182446 * 0.957427 * (1 / 2 + 1 / 4) ** 0.5, abs=1e-5)
     assert points["b5"].lower == pytest.approx(4.25 - 3.182446 * 0.957427 * (1 / 1 + 1 / 4) ** 0.5, abs=1e-5)
+
+
+def test_the_limits_have_the_published_factors_of_hahn_and_meeker(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """95 % prediction intervals from five values: 3.04 s for one value, 1.76 s for the mean of five."""
+    configure(tmp_path, monkeypatch, monitoring={"control_cases": 5, "control_alpha": 0.05})
+    arrive(ws, "b2", [3.0, 4.0, 6.5, 5.2])  # with the test case of b1, 5 Gy
+    arrive(ws, "b3", [4.0])
+    arrive(ws, "b4", [4.0, 4.5, 5.0, 5.5, 6.0])
+    stages.monitor(ws, P)
+    points = {point.batch: point for point in trend(ws, P)[PRIMARY]}
+    baseline = np.array([5.0, 3.0, 4.0, 6.5, 5.2])
+    for batch, factor in (("b3", 3.04), ("b4", 1.76)):
+        upper = points[batch].upper
+        assert upper is not None
+        assert (upper - baseline.mean()) / baseline.std(ddof=1) == pytest.approx(factor, abs=5e-3)
 
 
 def test_without_a_champion_nothing_is_scored_and_that_is_said(workspace: Workspace) -> None:
