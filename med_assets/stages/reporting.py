@@ -86,7 +86,7 @@ def _model_sections(
     standing = "The champion" if promoted else "The best candidate, not promoted,"
     text = f"{standing} is {name}, checkpoint {model['checkpoint']}.\n\nLast decision of the gate: {decision}."
     images = [image for image, _ in pictures]
-    history = ws.lake.read("champions", program_name).drop(columns="program") if promoted else None
+    history = ws.lake.read("champions", program_name).drop(columns=["program", "dataset_version"]) if promoted else None
     sections = [
         Section(
             "Champion" if promoted else "Best candidate", text, history, images, [caption for _, caption in pictures]
@@ -327,7 +327,9 @@ def report(ws: Workspace, program_name: str) -> StageResult:
             "margin, and adjusted over all challengers of the decision (Holm), at most 0.025 to be promoted; detectable: the difference that as "
             "many patients would have shown with a chance of 80 %."
         )
-        sections.append(Section("Decisions of the gate", text, decision_table(verdicts), folded=True))
+        sections.append(
+            Section("Decisions of the gate", text, decision_table(verdicts).drop(columns="checkpoint"), folded=True)
+        )
     if now is not None:
         watched, trends = _monitoring_sections(ws, program_name)
         sections += watched
