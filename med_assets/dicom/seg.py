@@ -338,7 +338,7 @@ def _origins(dataset: Dataset, listed: Collection[int]) -> dict[int, tuple[int, 
     if repeated := sorted({value for value in values if values.count(value) > 1}):
         raise CaseRejected(
             "duplicate_segment",
-            f"Expected a source value of its own for each segment; {repeated} stand for two. Import the label file again.",
+            f"Expected a source value of its own for each segment; got {repeated} for two. Import the label file again.",
         )
     return found
 

@@ -41,7 +41,9 @@ def read_volume(path: Path) -> Volume:
     if not path.is_file():
         raise CaseRejected("missing_file", "expected a volume at the place that is named for it, got no file; copy it")
     if not path.name.endswith(VOLUME_SUFFIXES):
-        raise CaseRejected("unreadable_volume", f"expected a file that ends in {', '.join(VOLUME_SUFFIXES)}")
+        raise CaseRejected(
+            "unreadable_volume", f"expected a file that ends in {', '.join(VOLUME_SUFFIXES)}, got another; convert it"
+        )
     unreadable = (
         nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, nrrd.NRRDError, OSError, EOFError,
         ValueError, TypeError, zlib.error,
@@ -50,7 +52,7 @@ def read_volume(path: Path) -> Volume:
         array, affine = _nrrd(path) if path.name.endswith(".nrrd") else _nifti(path)
     except unreadable as error:
         raise CaseRejected(
-            "unreadable_volume", f"expected a whole volume, reading failed ({type(error).__name__}); copy it again"
+            "unreadable_volume", f"expected a whole volume, got {type(error).__name__} from reading; copy it again"
         ) from error
     return _on_dicom_axes(array, affine)
 
@@ -167,7 +169,8 @@ def _nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise CaseRejected(
             "missing_geometry",
             "expected a space of left-posterior-superior, right-anterior-superior or left-anterior-superior with three "
-            "directions and an origin; no position is made up here",
+            f"directions and an origin, got {'another or no space' if signs is None else 'no three directions' if np.shape(directions) != (3, 3) else 'no origin'}; "
+            "no position is made up here",
         )
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = np.asarray(directions, float).T, np.asarray(origin, float)
@@ -193,7 +196,9 @@ def _on_dicom_axes(array: np.ndarray, affine: np.ndarray) -> Volume:
         or not np.allclose(affine[3], (0, 0, 0, 1))
     ):
         raise CaseRejected(
-            "missing_geometry", "expected an affine of finite numbers, three axes above 0 mm and a last row of 0 0 0 1"
+            "missing_geometry",
+            f"expected an affine of finite numbers, three independent axes above 0 mm and a last row of 0 0 0 1, got axes of "
+            f"{sizes.round(4).tolist()} mm and the last row {affine[3].tolist()}; export it with its position",
         )
     axes = affine[:3, :3] / sizes
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())

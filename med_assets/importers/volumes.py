@@ -271,7 +271,9 @@ def _masks(array: np.ndarray, names: Mapping[int, str]) -> _Masks:
         )
     if len(found) != len(present - {0, UNLABELLED}) or any(len(name) > LABEL_CHARS for name in found):
         raise CaseRejected(
-            "bad_label_name", f"expected a name of its own, of at most {LABEL_CHARS} characters, for each label"
+            "bad_label_name",
+            f"expected a name of its own, of at most {LABEL_CHARS} characters, for each of the labels {sorted(present - {0, UNLABELLED})}, "
+            f"got {len(found)} names of up to {max(map(len, found))} characters; rename the labels",
         )
     return _Masks(array, found)
 
@@ -288,7 +290,7 @@ def _copy_slices(one: Pair, folder: Path) -> list[Dataset]:
         except (InvalidDicomError, EOFError, ValueError, OSError) as error:
             raise CaseRejected(
                 "not_dicom",
-                f"expected DICOM slices alone in the image's folder, file {number + 1} of {len(paths)} is none",
+                f"expected DICOM slices alone in the image's folder, got another file as number {number + 1} of {len(paths)}; take it away",
             ) from error
         target = folder / f"{number:04d}.dcm"
         if _complete(ds, one, path.name):
