@@ -24,11 +24,12 @@ class Action(Enum):
     KEEP = "kept when its value has the form that its VR demands"
     UID = "replaced by a keyed UID, except UIDs that the DICOM standard registers"
     DATE = "shifted by the patient's number of days; the time of day is dropped"
-    EMPTY = "emptied (a type 2 element: it must be there, its value need not)"
+    EMPTY = "emptied (a type 2 element: it must be there, its value need not); a sequence keeps no item"
     PSEUDONYM = "replaced by the keyed pseudonym of the patient"
     VOCABULARY = "kept when the value is in KNOWN_VALUES, otherwise emptied"
     STRUCTURE = "kept when it is in the structure vocabulary, otherwise UNRECOGNISED_<k>"
     FIXED = "replaced by the text in FIXED_VALUES"
+    STAND_IN = "removed; where a multi-frame object needs it, the text in REQUIRED_TEXTS stands for it"
     NESTED = "kept, each item treated by these same rules"
     PIXELS = "rebuilt at the top level of an image (pixel_data.py), removed elsewhere"
     SOURCE_VALUE = "kept when it is in the form of SOURCE_VALUE, otherwise removed"
@@ -71,6 +72,8 @@ _KEEP = """
     RegionLocationMaxY1 ReferencePixelX0 ReferencePixelY0 PhysicalUnitsXDirection PhysicalUnitsYDirection
     PhysicalDeltaX PhysicalDeltaY TransducerFrequency AxialLengthOfTheEye HorizontalFieldOfView
     IlluminationWaveLength OphthalmicAxialLength FrameTime CineRate ReferenceCoordinates OphthalmicImageOrientation
+    DetectorType PupilDilated IntraOcularPressure EmmetropicMagnification AcquisitionDuration FrameAcquisitionDuration
+    PresentationLUTShape
 
     FrameAcquisitionNumber DimensionIndexValues DimensionIndexPointer FunctionalGroupPointer InStackPositionNumber
     DimensionOrganizationType InConcatenationNumber InConcatenationTotalNumber ConcatenationFrameOffsetNumber
@@ -123,7 +126,8 @@ _DATE = """
 _EMPTY = """
     PatientBirthDate PatientSex ReferringPhysicianName AccessionNumber StudyID StudyTime ContentTime
     StructureSetTime RTPlanTime OperatorsName PositionReferenceIndicator ROIInterpreter TreatmentMachineName
-    SourceApplicatorID
+    SourceApplicatorID ContentDescription ClinicalTrialProtocolName ClinicalTrialCoordinatingCenterName
+    AcquisitionContextSequence RefractiveStateSequence LightPathFilterTypeStackCodeSequence
 """
 
 _NESTED = """
@@ -151,7 +155,7 @@ _CODED = """
     AnatomicRegionSequence AnatomicRegionModifierSequence PrimaryAnatomicStructureSequence
     RTROIIdentificationCodeSequence SegmentedPropertyCategoryCodeSequence SegmentedPropertyTypeCodeSequence
     SegmentedPropertyTypeModifierCodeSequence DeidentificationMethodCodeSequence DerivationCodeSequence
-    PurposeOfReferenceCodeSequence ViewCodeSequence PatientOrientationCodeSequence
+    PurposeOfReferenceCodeSequence ViewCodeSequence PatientOrientationCodeSequence AcquisitionDeviceTypeCodeSequence
 """
 
 MSD_TASKS = (
@@ -160,6 +164,10 @@ MSD_TASKS = (
 )  # fmt: skip
 """Folder names of the Medical Segmentation Decathlon."""
 
+_PROTOCOLS = frozenset({
+    "OpenKBP", "datalist", "AI-READI", "BUSI", "BUSBRA", "BUS-UCLM", "BUID", *(f"MSD {task}" for task in MSD_TASKS),
+})  # fmt: skip
+
 KNOWN_VALUES: dict[str, frozenset[str]] = {
     "Manufacturer": frozenset({
         "SIEMENS", "Siemens", "Siemens Healthineers", "Siemens HealthCare GmbH", "GE MEDICAL SYSTEMS", "TOSHIBA",
@@ -167,13 +175,13 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
         "Elekta", "RaySearch Laboratories", "Accuray", "Heidelberg Engineering", "Topcon", "Carl Zeiss Meditec",
         "med_assets", "Heidelberg", "Zeiss",
     }),
-    "ManufacturerModelName": frozenset({"med_assets phantom", "Spectralis", "Maestro2", "Triton", "Cirrus"}),
-    "SoftwareVersions": frozenset({"med_assets phantom"}),
+    "ManufacturerModelName": frozenset({"med_assets phantom", "med_assets", "Spectralis", "Maestro2", "Triton", "Cirrus"}),
+    "SoftwareVersions": frozenset({"med_assets phantom", "med_assets"}),
     "ImagedNucleus": frozenset({"1H"}),
     "RescaleType": frozenset({"HU", "US", "HU_MOD", "MGML", "Z_EFF", "ED", "EDW"}),
-    "ClinicalTrialProtocolID": frozenset({
-        "OpenKBP", "datalist", "AI-READI", "BUSI", "BUSBRA", "BUS-UCLM", "BUID", *(f"MSD {task}" for task in MSD_TASKS),
-    }),
+    "ClinicalTrialProtocolID": _PROTOCOLS,
+    "ClinicalTrialSponsorName": _PROTOCOLS,
+    "StackID": frozenset(map(str, range(1, 65))),
     "ClinicalTrialSiteID": frozenset({"train", "validation", "test", "external"}),
     "ClinicalTrialSiteName": frozenset({"UW", "UCSD", "UAB"}),
     "ClinicalTrialSeriesID": frozenset({
@@ -196,10 +204,17 @@ Segments of a binary SEG are numbered from 1 without gaps (PS3.3 C.8.20.4), so t
 LARGEST_SOURCE_VALUE = 65535
 """Largest label value that is written so: labels of 16 bits, as label maps of DICOM have."""
 
+REQUIRED_TEXTS: dict[str, str] = {
+    "ContentTime": "000000", "Manufacturer": REMOVED, "ManufacturerModelName": REMOVED, "DeviceSerialNumber": REMOVED,
+    "SoftwareVersions": REMOVED,
+}  # fmt: skip
+"""Elements that are required with a value in multi-frame objects (PS3.3 C.7.5.2, C.7.6.16), and what stands for one that goes."""
+
 FIXED_VALUES = {
     "StructureSetLabel": "STRUCTURES",
     "RTPlanLabel": "PLAN",
     "ContentLabel": "CONTENT",
+    "SegmentAlgorithmName": "ALGORITHM",
     "DeidentificationMethod": f"med_assets allow-list {PROFILE_VERSION}",
 }
 """Labels that the standard requires (type 1), which planners fill with names and diagnoses."""
@@ -276,8 +291,8 @@ def _table() -> dict[int, Action]:
         (_KEEP, Action.KEEP), (_UID, Action.UID), (_DATE, Action.DATE), (_EMPTY, Action.EMPTY),
         (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(KNOWN_VALUES), Action.VOCABULARY),
         (" ".join(FIXED_VALUES), Action.FIXED), ("PixelData", Action.PIXELS),
-        ("PatientID PatientName", Action.PSEUDONYM), ("ROIName SegmentLabel", Action.STRUCTURE),
-        ("SegmentDescription", Action.SOURCE_VALUE),
+        ("PatientID PatientName ClinicalTrialSubjectID", Action.PSEUDONYM), ("ROIName SegmentLabel", Action.STRUCTURE),
+        ("SegmentDescription", Action.SOURCE_VALUE), ("DeviceSerialNumber", Action.STAND_IN),
     ]  # fmt: skip
     table: dict[int, Action] = {}
     for keywords, action in groups:

@@ -33,6 +33,7 @@ from med_assets.dicom.confidentiality import (
     ENUMERATED,
     FIXED_VALUES,
     REMOVED,
+    REQUIRED_TEXTS,
     SENDER_NUMBERS,
     SOURCE_VALUE,
     USUALLY_BURNED_IN,
@@ -139,6 +140,8 @@ class Deidentifier:
         walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id))
         out = walk.dataset(ds)
         without_identifiers(out, _own_identifiers(ds))
+        if "PerFrameFunctionalGroupsSequence" in out:
+            _fill_required(ds, out)
         out.SpecificCharacterSet = "ISO_IR 192"
         out.PatientID = out.PatientName = walk.pseudonym
         out.PatientIdentityRemoved = "YES"
@@ -188,7 +191,7 @@ class _Walk:
         out = Dataset()
         for tag in sorted(ds.keys()):
             action = ALLOWED.get(tag)
-            if action is None or action is Action.PIXELS:
+            if action is None or action in (Action.PIXELS, Action.STAND_IN):
                 continue
             element = self.element(read_element(ds, tag), action)
             if element is not None:
@@ -203,6 +206,8 @@ class _Walk:
             return _with(element, items) if items else None
         if action is Action.SOURCE_VALUE:
             return _same(element) if SOURCE_VALUE.match(str(element.value)) else None
+        if action is Action.EMPTY and element.VR == "SQ":
+            return _with(element, [])
         if action is Action.KEEP:
             return self._code_string(element) if element.VR == "CS" else _same(element)
         replace: dict[Action, Callable[[str], str]] = {
@@ -258,6 +263,13 @@ def _empty_numbers(ds: Dataset, numbers: frozenset[str]) -> None:
             element = ds[tag]
             if not numbers.isdisjoint(str(value) for value in values(element.value)):
                 ds[tag] = DataElement(element.tag, element.VR, None)
+
+
+def _fill_required(source: Dataset, out: Dataset) -> None:
+    """Put a value of no meaning where the source has one that may not stay, and a multi-frame object needs one."""
+    for keyword, value in REQUIRED_TEXTS.items():
+        if source.get(keyword) and not out.get(keyword):
+            setattr(out, keyword, value)
 
 
 def _own_identifiers(ds: Dataset) -> list[str]:

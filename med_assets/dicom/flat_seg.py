@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from med_assets import __version__
 from med_assets.dicom.frames import number, text
-from med_assets.dicom.objects import PHANTOM_SOFTWARE, derived_uid, save
+from med_assets.dicom.objects import PHANTOM_SOFTWARE, derived_uid, save, set_dates, set_trial
 from med_assets.dicom.seg import frame_segment, segment_coding, stored_frames
 from med_assets.errors import CaseRejected
 
@@ -75,18 +75,15 @@ def write_flat_seg(
             content_label="SEGMENTATION",
             omit_empty_frames=False,
         )
-    date = text(source, "StudyDate")
-    for keyword in ("InstanceCreation", "Content", "Series"):
-        setattr(ds, f"{keyword}Date", date)
-        setattr(ds, f"{keyword}Time", "000000" if date else "")
+    set_dates(ds, text(source, "StudyDate"))
+    ds.PatientOrientation = ""  # an image without a place in the patient need not say
     ds.SeriesDescription = "PREDICTED SEGMENTATION, NOT FOR CLINICAL USE" if made_by else "SEGMENTATION"
     for equipment in ds.get("ContributingEquipmentSequence") or ():
         equipment.pop("ContributionDateTime", None)  # the time of writing
     if synthetic:
         ds.ManufacturerModelName = ds.SoftwareVersions = PHANTOM_SOFTWARE
-    for keyword in ("ClinicalTrialProtocolID", "ClinicalTrialSiteID"):
-        if text(source, keyword):
-            setattr(ds, keyword, text(source, keyword))
+    if protocol := text(source, "ClinicalTrialProtocolID"):
+        set_trial(ds, protocol, text(source, "ClinicalTrialSiteID"))
     organization = derived_uid(series_uid, "dimensions")
     ds.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for index in ds.get("DimensionIndexSequence") or ():

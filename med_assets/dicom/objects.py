@@ -1,5 +1,6 @@
 """What the DICOM objects of one case share: whose they are, their UIDs, and how they are put together and saved."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from med_assets.dicom.geometry import Geometry
 
 PHANTOM_SOFTWARE = "med_assets phantom"
 """SoftwareVersions of every synthetic object; a standard tag, since private ones do not survive de-identification."""
+
+UNDATED = "20000101"
+"""ContentDate of multi-frame objects made from images without a date: the standard requires one."""
 
 SYNTHETIC_IMAGE_TYPE = "SYNTHETIC"
 """Third value of ImageType of every synthetic CT."""
@@ -60,6 +64,18 @@ def stored(folder: Path) -> dict[str, list[Dataset]]:
     return found
 
 
+def identity_of(ds: Dataset, *, synthetic: bool) -> Identity:
+    """Whose a de-identified image is, for objects that are made from it."""
+    return Identity(
+        patient_id=str(ds.PatientID),
+        patient_name=str(ds.PatientName),
+        study_uid=str(ds.StudyInstanceUID),
+        frame_of_reference_uid=str(ds.FrameOfReferenceUID),
+        study_date=str(ds.get("StudyDate", "") or ""),
+        synthetic=synthetic,
+    )
+
+
 def new_object(identity: Identity, sop_class: str, modality: str, series_uid: str, sop_uid: str) -> Dataset:
     """The elements that every object of a case carries; the caller adds its module's own."""
     ds = item(
@@ -88,8 +104,42 @@ def new_object(identity: Identity, sop_class: str, modality: str, series_uid: st
         ds.ManufacturerModelName = PHANTOM_SOFTWARE
         ds.SoftwareVersions = PHANTOM_SOFTWARE
     if identity.trial is not None:
-        ds.ClinicalTrialProtocolID, ds.ClinicalTrialSiteID = identity.trial
+        set_trial(ds, *identity.trial)
     return ds
+
+
+def set_dates(ds: Dataset, date: str) -> None:
+    """Give an object made from others their date, YYYYMMDD or empty, at midnight: the time of writing would vary."""
+    ds.InstanceCreationDate = ds.SeriesDate = date
+    ds.InstanceCreationTime = ds.SeriesTime = "000000" if date else ""
+    ds.ContentDate, ds.ContentTime = date or UNDATED, "000000"
+
+
+def set_trial(ds: Dataset, protocol: str, site_id: str, **others: str) -> None:
+    """Say of which research set an object is, with all that the modules of clinical trials require. `others` are by keyword.
+
+    DICOM PS3.3 C.7.1.3 and C.7.3.2: a sponsor is required, and these sets have none but themselves.
+    """
+    ds.ClinicalTrialSponsorName = ds.ClinicalTrialProtocolID = protocol
+    ds.ClinicalTrialSiteID, ds.ClinicalTrialSubjectID = site_id, ds.PatientID
+    for keyword, value in others.items():
+        setattr(ds, keyword, value)
+    if "ClinicalTrialSeriesID" in ds:
+        ds.ClinicalTrialCoordinatingCenterName = ""
+    for keyword in ("ClinicalTrialProtocolName", "ClinicalTrialSiteName"):
+        if keyword not in ds:
+            setattr(ds, keyword, "")
+
+
+def set_labels(ds: Dataset, values: Mapping[str, str]) -> None:
+    """Set elements by keyword; those of clinical trials with all that their modules require."""
+    trial = {keyword: value for keyword, value in values.items() if keyword.startswith("ClinicalTrial")}
+    for keyword, value in values.items():
+        if keyword not in trial:
+            setattr(ds, keyword, value)
+    if trial:
+        protocol, site_id = (trial.pop(f"ClinicalTrial{name}", "") for name in ("ProtocolID", "SiteID"))
+        set_trial(ds, protocol, site_id, **trial)
 
 
 def item(**values: object) -> Dataset:
@@ -103,6 +153,17 @@ def item(**values: object) -> Dataset:
 def reference(sop_class: str, sop_uid: str) -> Dataset:
     """A reference to one SOP instance."""
     return item(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=sop_uid)
+
+
+def image_reference(ds: Dataset) -> Dataset:
+    """A reference to an object, of a frame of a multi-frame one with its number."""
+    from med_assets.dicom.enhanced import Frame
+
+    if not isinstance(ds, Frame):
+        return reference(str(ds.SOPClassUID), str(ds.SOPInstanceUID))
+    found = reference(str(ds.source.SOPClassUID), str(ds.source.SOPInstanceUID))
+    found.ReferencedFrameNumber = ds.index + 1
+    return found
 
 
 def set_plane(ds: Dataset, geometry: Geometry, position: np.ndarray) -> None:

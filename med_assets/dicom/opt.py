@@ -11,8 +11,18 @@ import numpy as np
 from pydicom.uid import OphthalmicTomographyImageStorage
 from pydicom.valuerep import format_number_as_ds
 
+from med_assets.dicom.codes import code_item
 from med_assets.dicom.frames import decoded, number, numbers, regular_spacing, text
-from med_assets.dicom.objects import SYNTHETIC_IMAGE_TYPE, Identity, item, new_object, save, set_pixels
+from med_assets.dicom.objects import (
+    SYNTHETIC_IMAGE_TYPE,
+    UNDATED,
+    Identity,
+    item,
+    new_object,
+    save,
+    set_labels,
+    set_pixels,
+)
 from med_assets.errors import CaseRejected
 
 if TYPE_CHECKING:
@@ -25,6 +35,9 @@ SAME_DISTANCE = 1e-3
 """Share by which distances of frames may differ that are stated frame by frame."""
 
 LATERALITIES = ("R", "L")
+
+FRAME_S = 0.001
+"""Duration of a written B-scan in seconds, which the standard requires and no source states: that of a nominal device."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +110,9 @@ def write_opt(
 ) -> str:
     """Write frames (frame, row, column), rounded to unsigned 16 bit, as one OPT raster scan; returns the SOP instance UID.
 
-    `role` tells several scans of one study apart. `extra` sets elements at the top, by keyword. Raises ValueError for values
-    that do not fit, or a laterality other than R and L.
+    `role` tells several scans of one study apart. `extra` sets elements at the top, by keyword. The frame of reference is the
+    scan's own: the first frame lies at its origin, and nothing is said of its place in the patient. Raises ValueError for
+    values that do not fit, or a laterality other than R and L.
     """
     stored = np.rint(np.asarray(array, dtype=np.float64))
     if stored.ndim != 3 or not np.isfinite(stored).all() or stored.min() < 0 or stored.max() > np.iinfo(np.uint16).max:
@@ -111,10 +125,20 @@ def write_opt(
     ds = new_object(identity, OphthalmicTomographyImageStorage, "OPT", series, uid)
     frames, _, columns = stored.shape
     organisation = identity.uid("OPT dimensions", role)
-    when = f"{identity.study_date or '20200101'}000000"
+    when = f"{identity.study_date or UNDATED}000000"
     ds.ImageType = ["ORIGINAL", "PRIMARY", SYNTHETIC_IMAGE_TYPE] if identity.synthetic else ["ORIGINAL", "PRIMARY"]
     ds.SeriesNumber, ds.InstanceNumber, ds.ImageLaterality = 1, 1, laterality
-    ds.ContentDate, ds.ContentTime, ds.AcquisitionDateTime = identity.study_date, "", when
+    ds.ContentDate, ds.ContentTime, ds.AcquisitionDateTime = when[:8], "000000", when
+    # Enumerated as 1 of 1 for OPT (PS3.3 C.8.17.7), though dciodvfy takes them for a concatenation.
+    ds.InConcatenationNumber, ds.InConcatenationTotalNumber, ds.ConcatenationFrameOffsetNumber = 1, 1, 0
+    ds.AcquisitionNumber, ds.AcquisitionDuration, ds.DetectorType = 1, FRAME_S * frames, "CCD"
+    ds.AcquisitionDeviceTypeCodeSequence = [code_item("392012008", "SCT", "Optical Coherence Tomography Scanner")]
+    ds.AcquisitionContextSequence = ds.RefractiveStateSequence = ds.LightPathFilterTypeStackCodeSequence = []
+    ds.PupilDilated, ds.IntraOcularPressure, ds.EmmetropicMagnification = "", None, None
+    ds.DeviceSerialNumber = "0"
+    for keyword in ("ManufacturerModelName", "SoftwareVersions"):
+        if keyword not in ds:
+            setattr(ds, keyword, "med_assets")
     ds.BurnedInAnnotation, ds.LossyImageCompression, ds.PresentationLUTShape = "NO", "00", "IDENTITY"
     ds.AxialLengthOfTheEye = ds.HorizontalFieldOfView = None
     ds.AnatomicRegionSequence = [_retina()]
@@ -126,6 +150,7 @@ def write_opt(
     ds.SharedFunctionalGroupsSequence = [
         item(
             PixelMeasuresSequence=[item(PixelSpacing=[depth_mm, lateral_mm], SliceThickness=frame_mm)],
+            PlaneOrientationSequence=[item(ImageOrientationPatient=["1", "0", "0", "0", "1", "0"])],
             FrameAnatomySequence=[item(FrameLaterality=laterality, AnatomicRegionSequence=[_retina()])],
         )
     ]
@@ -138,11 +163,14 @@ def write_opt(
                 item(
                     FrameAcquisitionDateTime=when,
                     FrameReferenceDateTime=when,
-                    FrameAcquisitionDuration=0.0,
+                    FrameAcquisitionDuration=FRAME_S * 1000,
                     StackID="1",
                     InStackPositionNumber=index + 1,
                     DimensionIndexValues=[index + 1],
                 )
+            ],
+            PlanePositionSequence=[
+                item(ImagePositionPatient=["0", "0", format_number_as_ds(round(index * float(spacing_mm[0]), 9))])
             ],
             OphthalmicFrameLocationSequence=[
                 item(
@@ -157,8 +185,7 @@ def write_opt(
     ]
     ds.NumberOfFrames = frames
     set_pixels(ds, stored.astype("<u2"))
-    for keyword, value in (extra or {}).items():
-        setattr(ds, keyword, value)
+    set_labels(ds, extra or {})
     save(ds, path)
     return uid
 

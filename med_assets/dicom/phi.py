@@ -27,6 +27,7 @@ from med_assets.dicom.confidentiality import (
     KNOWN_VALUES,
     PIXEL_CLASSES,
     REMOVED,
+    REQUIRED_TEXTS,
     SENDER_NUMBERS,
     SOURCE_VALUE,
     USUALLY_BURNED_IN,
@@ -62,6 +63,7 @@ _CLOSED = {
     **KNOWN_VALUES,
     **{keyword: terms | {REMOVED} for keyword, terms in CODE_TERMS.items()},
     **{keyword: frozenset({text}) for keyword, text in FIXED_VALUES.items()},
+    **{keyword: KNOWN_VALUES.get(keyword, frozenset()) | {text} for keyword, text in REQUIRED_TEXTS.items()},
 }
 STRUCTURES = frozenset({"ROIName", "SegmentLabel"})
 """Names that are text; where the vocabulary is not given, any text."""

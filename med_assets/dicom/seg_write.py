@@ -17,7 +17,7 @@ from med_assets import __version__
 from med_assets.dicom.enhanced import Frame, is_multi_frame, single_frames
 from med_assets.dicom.frames import number, text
 from med_assets.dicom.geometry import SAME_AXES_TOLERANCE, Geometry
-from med_assets.dicom.objects import PHANTOM_SOFTWARE, derived_uid, item, save
+from med_assets.dicom.objects import PHANTOM_SOFTWARE, derived_uid, item, save, set_dates, set_trial
 from med_assets.dicom.seg import frame_axes, frame_segment
 
 LABEL_CHARS = 64
@@ -67,17 +67,15 @@ def write_seg(
         _refer_to_frames(ds, originals)
     first = source[0]
     date = next((text(first, key) for key in ("ContentDate", "SeriesDate", "StudyDate") if text(first, key)), "")
-    ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = date
-    ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = "000000" if date else ""
+    set_dates(ds, date)
     ds.SeriesDescription = "PREDICTED SEGMENTATION, NOT FOR CLINICAL USE" if made_by else "SEGMENTATION"
     ds.ContentDescription = f"predicted by {made_by}"[:LABEL_CHARS] if made_by else None
     for equipment in ds.get("ContributingEquipmentSequence") or ():
         equipment.pop("ContributionDateTime", None)  # the time of writing
     if synthetic:
         ds.ManufacturerModelName = ds.SoftwareVersions = PHANTOM_SOFTWARE
-    for keyword in ("ClinicalTrialProtocolID", "ClinicalTrialSiteID"):
-        if text(first, keyword):
-            setattr(ds, keyword, text(first, keyword))
+    if protocol := text(first, "ClinicalTrialProtocolID"):
+        set_trial(ds, protocol, text(first, "ClinicalTrialSiteID"))
     content = hashlib.sha256(
         ds.PixelData + repr((list(masks), geometry, *([values] if values else []))).encode()
     ).hexdigest()

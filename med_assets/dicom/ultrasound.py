@@ -187,7 +187,7 @@ def write_us(
     # An image has no place in the patient, so it belongs to no frame of reference.
     del ds.FrameOfReferenceUID, ds.PositionReferenceIndicator
     ds.ImageType = ["DERIVED", "SECONDARY", SYNTHETIC_IMAGE_TYPE if identity.synthetic else "ABDOMINAL"]
-    ds.SeriesNumber, ds.InstanceNumber, ds.PatientOrientation = 1, 1, ""
+    ds.SeriesNumber, ds.InstanceNumber, ds.PatientOrientation, ds.Laterality = 1, 1, "", ""
     ds.BurnedInAnnotation = "YES" if burnt_in else "NO"
     set_pixels(ds, pixels)
     if len(ds.PixelData) % 2:

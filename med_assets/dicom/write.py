@@ -12,12 +12,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, RTDoseStorage, RTPlanStorage, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
 
+from med_assets.dicom.codes import code_item
 from med_assets.dicom.contours import mask_to_contours
+from med_assets.dicom.enhanced import single_frames
+from med_assets.dicom.frames import image_axes, text
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import (
     SYNTHETIC_IMAGE_TYPE,
     Identity,
     derived_uid,
+    image_reference,
     is_synthetic,
     item,
     new_object,
@@ -35,6 +39,7 @@ __all__ = [
     "write_ct",
     "write_mr",
     "write_points",
+    "write_predicted_masks",
     "write_rtdose",
     "write_rtplan",
     "write_rtstruct",
@@ -43,9 +48,15 @@ __all__ = [
 CT_INTERCEPT_HU = -1024
 """Default RescaleIntercept of written CT. Stored values are unsigned 16 bit, so no HU below the intercept can be written."""
 
-DOSE_SCALING_GY = 1e-4
-"""Default DoseGridScaling: a written dose is off by at most 0.05 mGy. It is coarser than float32 at 70 Gy (0.004 mGy),
-so that reading back into float32 does not exceed the stated error."""
+SAME_PLANE_MM = 0.01
+"""How far a contour may lie off a slice that it names: positions are written to a micrometre or better."""
+
+DOSE_STEP_GY = 1e-4
+"""Finest DoseGridScaling. Doses are written in 16 bit, which every planning system, viewer and validator reads (dciodvfy
+aborts at 32 bit): over 6.5535 Gy the step is 1/65535 of the largest dose, so that one of 80 Gy is off by at most 0.6 mGy."""
+
+DOSE_STEP_DIGITS = 9
+"""Decimals of a DoseGridScaling in Gy, rounded up, so that the largest dose fits."""
 
 
 def write_ct(
@@ -126,7 +137,7 @@ def _write_slices(
         uids.append(identity.uid(modality, series_uid, str(index)))
         ds = new_object(identity, sop_class, modality, series_uid, uids[-1])
         ds.SeriesNumber, ds.AcquisitionNumber, ds.InstanceNumber = 1, 1, index + 1
-        ds.PatientPosition = "HFS"
+        ds.PatientPosition, ds.Laterality = "HFS", ""
         ds.SliceThickness = format_number_as_ds(geometry.spacing_mm[0])
         set_plane(ds, geometry, affine @ (index, 0, 0, 1))
         set_pixels(ds, pixels)
@@ -158,6 +169,43 @@ def write_rtstruct(
     return _write_structure_set(path, drawn, identity, ct_series_uid, images)
 
 
+def write_predicted_masks(
+    path: Path,
+    rois: Mapping[str, np.ndarray],
+    geometry: Geometry,
+    identity: Identity,
+    source: Sequence[Dataset],
+    model: str,
+) -> str:
+    """Write predicted masks (z, y, x) as an RTSTRUCT of the `source` series, holes as keyholes; returns the SOP instance UID.
+
+    Keyholes are what the standard has for CLOSED_PLANAR and what systems without CLOSEDPLANAR_XOR read. A contour names the
+    slice in whose plane it lies. ROIs are of no interpreted type, generated automatically and unapproved.
+    """
+    frames = single_frames(source)
+    planes = _slices_in(frames, geometry)
+    drawn = {
+        name: ("", [_contour(points, geometry, planes) for points in mask_to_contours(mask, geometry, keyholes=True)])
+        for name, mask in rois.items()
+    }
+    images = [image for image in planes if image is not None]
+    return _write_structure_set(path, drawn, identity, text(frames[0], "SeriesInstanceUID"), images, predicted_by=model)
+
+
+def _slices_in(frames: Sequence[Dataset], geometry: Geometry) -> list[Dataset | None]:
+    """A reference to the image in each plane of the grid, None where none lies in it."""
+    _, rows, columns = geometry.shape
+    placed = [(origin, axes[0]) for origin, axes, _ in map(image_axes, frames)]
+    origins, normals = (np.array(each) for each in zip(*placed, strict=True))
+    found: list[Dataset | None] = []
+    for plane in range(geometry.shape[0]):
+        corners = geometry.to_points(np.array([[plane, 0, 0], [plane, rows - 1, 0], [plane, 0, columns - 1]], float))
+        off_mm = np.abs(np.einsum("fcx,fx->fc", corners[None] - origins[:, None], normals)).max(axis=1)
+        nearest = int(off_mm.argmin())
+        found.append(image_reference(frames[nearest]) if off_mm[nearest] <= SAME_PLANE_MM else None)
+    return found
+
+
 def write_points(
     path: Path,
     points_mm: Mapping[str, np.ndarray],
@@ -185,9 +233,7 @@ def write_points(
     for name, point in points_mm.items():
         nearest = int(np.abs((positions - np.asarray(point, dtype=float)) @ stack).argmin())
         drawn[name] = ("MARKER", [_outline("POINT", np.asarray(point, dtype=float)[None], references[nearest])])
-    role = (series_uid, "predicted", predicted_by) if predicted_by else (series_uid,)
-    said = f"PREDICTED BY {predicted_by}, NOT FOR CLINICAL USE" if predicted_by else ""
-    return _write_structure_set(path, drawn, identity, series_uid, references, role, said)
+    return _write_structure_set(path, drawn, identity, series_uid, references, (series_uid,), predicted_by)
 
 
 def _write_structure_set(
@@ -197,9 +243,11 @@ def _write_structure_set(
     series_uid: str,
     images: Sequence[Dataset],
     role: tuple[str, ...] = (),
-    description: str = "",
+    predicted_by: str = "",
 ) -> str:
     """Write ROIs, each an interpreted type and contours; `role` tells several structure sets of one study apart."""
+    if predicted_by:
+        role = (series_uid, "predicted", predicted_by)
     ds = new_object(
         identity,
         RTStructureSetStorage,
@@ -209,8 +257,9 @@ def _write_structure_set(
     )
     ds.SeriesNumber, ds.InstanceNumber = 2, 1
     ds.StructureSetLabel = "contours"
-    if description:
-        ds.SeriesDescription, ds.StructureSetDescription = description[:64], description
+    if predicted_by:
+        ds.StructureSetDescription = f"PREDICTED BY {predicted_by}, NOT FOR CLINICAL USE"
+        ds.SeriesDescription, ds.ApprovalStatus = ds.StructureSetDescription[:64], "UNAPPROVED"
     ds.StructureSetDate, ds.StructureSetTime = identity.study_date, ""
     series = item(SeriesInstanceUID=series_uid, ContourImageSequence=list(images))
     # Detached Study Management, retired but still what this sequence refers to.
@@ -226,7 +275,7 @@ def _write_structure_set(
                 ROINumber=number,
                 ReferencedFrameOfReferenceUID=identity.frame_of_reference_uid,
                 ROIName=name,
-                ROIGenerationAlgorithm="SEMIAUTOMATIC",
+                ROIGenerationAlgorithm="AUTOMATIC" if predicted_by else "SEMIAUTOMATIC",
             )
         )
         outline = item(ReferencedROINumber=number)
@@ -277,20 +326,20 @@ def write_rtdose(
     identity: Identity,
     plan_uid: str,
     *,
-    scaling_gy: float = DOSE_SCALING_GY,
     predicted_by: str = "",
+    structures: Sequence[Dataset] = (),
+    images: Sequence[Dataset] = (),
 ) -> str:
-    """Write the dose of a whole plan as unsigned 32 bit; it reads back within `scaling_gy` / 2. Returns its UID.
+    """Write the dose of a whole plan as unsigned 16 bit; it reads back within half of `dose_step_gy`. Returns its UID.
 
     `predicted_by` (at most 29 characters) names the model of a predicted dose: it gets a series of its own, and says that it was predicted in
-    SeriesDescription and DoseComment. Raises ValueError when a dose is negative, not finite, or too large for the scaling.
+    SeriesDescription and DoseComment. `structures` and `images` are the structure sets and slices that it is of, to refer to. Raises ValueError when a dose is negative or not finite.
     """
-    levels = np.rint(np.asarray(dose_gy.array, dtype=np.float64) / scaling_gy)
-    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > np.iinfo(np.uint32).max:
-        raise ValueError(
-            f"expected finite dose from 0 to {np.iinfo(np.uint32).max * scaling_gy:.0f} Gy, "
-            f"got {np.min(dose_gy.array)} to {np.max(dose_gy.array)}; clamp the dose or raise scaling_gy"
-        )
+    dose = np.asarray(dose_gy.array, dtype=np.float64)
+    if not np.isfinite(dose).all() or dose.min() < 0:
+        raise ValueError(f"expected finite dose from 0 Gy, got {dose.min()} to {dose.max()}; clamp the dose")
+    step_gy = dose_step_gy(float(dose.max()))
+    levels = np.rint(dose / step_gy)
     geometry = dose_gy.geometry
     role = ("RTDOSE", "predicted", predicted_by) if predicted_by else ("RTDOSE",)
     series_uid = identity.uid(" ".join([*role, "series"]))
@@ -301,27 +350,40 @@ def write_rtdose(
         ds.DoseComment = f"predicted by {predicted_by}, not for clinical use"
     ds.SliceThickness = format_number_as_ds(geometry.spacing_mm[0])
     set_plane(ds, geometry, np.append(geometry.origin_mm, 1.0))
-    set_pixels(ds, levels.astype("<u4"))
+    set_pixels(ds, levels.astype("<u2"))
     normal = np.cross(geometry.direction[2], geometry.direction[1])
     step_mm = geometry.spacing_mm[0] * (1 if normal @ np.asarray(geometry.direction[0]) > 0 else -1)
     ds.NumberOfFrames = geometry.shape[0]
     ds.FrameIncrementPointer = 0x3004000C
     ds.GridFrameOffsetVector = [format_number_as_ds(round(k * step_mm, 9)) for k in range(geometry.shape[0])]
     ds.DoseUnits, ds.DoseType, ds.DoseSummationType = "GY", "PHYSICAL", "PLAN"
-    ds.DoseGridScaling = format_number_as_ds(scaling_gy)
+    ds.DoseGridScaling = format_number_as_ds(step_gy)
     ds.ReferencedRTPlanSequence = [reference(RTPlanStorage, plan_uid)]
+    if structures:
+        # Not ReferencedStructureSetSequence, which belongs to the module of DVHs.
+        ds.ReferencedInstanceSequence = [image_reference(one) for one in structures]
+        for one in ds.ReferencedInstanceSequence:
+            one.PurposeOfReferenceCodeSequence = [code_item("128211", "DCM", "RT Treatment Planning Input Used")]
+    if images:
+        ds.ReferencedImageSequence = [image_reference(one) for one in images]
     save(ds, path)
     return str(ds.SOPInstanceUID)
 
 
-def _contour(points_mm: np.ndarray, geometry: Geometry, images: Sequence[Dataset]) -> Dataset:
+def dose_step_gy(largest_gy: float) -> float:
+    """The DoseGridScaling, Gy, at which a dose of up to `largest_gy` fits into 16 bit."""
+    scale = 10.0**DOSE_STEP_DIGITS
+    return max(DOSE_STEP_GY, float(np.ceil(largest_gy / np.iinfo(np.uint16).max * scale) / scale))
+
+
+def _contour(points_mm: np.ndarray, geometry: Geometry, images: Sequence[Dataset | None]) -> Dataset:
     plane = int(np.rint(geometry.to_index(points_mm[:1])[0, 0]))
     return _outline("CLOSED_PLANAR", points_mm, images[plane])
 
 
-def _outline(kind: str, points_mm: np.ndarray, image: Dataset) -> Dataset:
+def _outline(kind: str, points_mm: np.ndarray, image: Dataset | None) -> Dataset:
     return item(
-        ContourImageSequence=[image],
+        **({} if image is None else {"ContourImageSequence": [image]}),
         ContourGeometricType=kind,
         NumberOfContourPoints=len(points_mm),
         # 1 nm, which keeps each number within the 16 characters of a DS.

@@ -269,6 +269,7 @@ def write_scan(path: Path, source: Path, row: Mapping[str, str], patient_id: str
         return
     from med_assets.dicom.discover import load
     from med_assets.dicom.frames import decoded, quietly
+    from med_assets.dicom.objects import set_labels
 
     ds = load(source)
     own = str(ds.get("PatientID") or "")
@@ -279,8 +280,7 @@ def write_scan(path: Path, source: Path, row: Mapping[str, str], patient_id: str
     frames, size = int(ds.get("NumberOfFrames") or 1), (int(ds.get("Rows") or 0), int(ds.get("Columns") or 0))
     decoded(ds, (frames, *size) if frames > 1 else size)  # a file that was cut is a failure here, with its key
     ds.PatientID = patient_id
-    for keyword, value in labels.items():
-        setattr(ds, keyword, value)
+    set_labels(ds, labels)
     with quietly():
         ds.save_as(path, enforce_file_format=True)
 

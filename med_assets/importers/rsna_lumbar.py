@@ -119,6 +119,14 @@ def write_study(folder: Path, images: Path, study: str, tables: Tables) -> None:
             write_levels(folder / f"{name}.dcm", mine, slices)
 
 
+MAY_BE_EMPTY = (
+    "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "ReferringPhysicianName", "SeriesNumber", "Laterality", "PositionReferenceIndicator", "Manufacturer", "ScanOptions",
+    "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength", "SliceThickness",
+)  # fmt: skip
+"""Elements that an MR image must have and whose values it need not know (type 2)."""
+
+
 def copy_series(source: Path, folder: Path, study: str, description: str) -> list[Dataset]:
     """Copy the files of one series with their description, and identifiers where they are absent; returns their headers.
 
@@ -205,3 +213,6 @@ def _complete(ds: Dataset, study: str, series: str, instance: str, description: 
     for keyword, value in expected.items():
         if not text(ds, keyword):
             setattr(ds, keyword, value)
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in ds:
+            setattr(ds, keyword, None)

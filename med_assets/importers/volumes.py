@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from med_assets.dicom.confidentiality import LARGEST_SOURCE_VALUE
 from med_assets.dicom.frames import quietly, text
 from med_assets.dicom.geometry import Volume
-from med_assets.dicom.objects import Identity, derived_uid
+from med_assets.dicom.objects import Identity, derived_uid, set_trial
 from med_assets.dicom.seg_write import LABEL_CHARS, write_seg
 from med_assets.dicom.write import CT_INTERCEPT_HU, write_ct
 from med_assets.errors import CaseRejected, ConfigurationError
@@ -319,11 +319,11 @@ def _complete(ds: Dataset, one: Pair, file_name: str) -> bool:
         "PatientID": one.patient_id,
     }
     absent = {keyword: value for keyword, value in expected.items() if not text(ds, keyword)}
-    if one.trial is not None:
-        absent |= dict(zip(("ClinicalTrialProtocolID", "ClinicalTrialSiteID"), one.trial, strict=True))
     for keyword, value in absent.items():
         setattr(ds, keyword, value)
-    return bool(absent)
+    if one.trial is not None:
+        set_trial(ds, *one.trial)
+    return bool(absent) or one.trial is not None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from med_assets.dicom.enhanced import single_frames
 from med_assets.dicom.geometry import Geometry
-from med_assets.dicom.objects import Identity, stored
+from med_assets.dicom.objects import identity_of, stored
 from med_assets.dicom.write import write_points
 from med_assets.nifti import write_nifti
 from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
@@ -24,14 +24,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     summary, heats, _ = read_prediction(predicted)
     slices = stored(raw)["MR"]
     first = slices[0]
-    identity = Identity(
-        patient_id=str(first.PatientID),
-        patient_name=str(first.PatientName),
-        study_uid=str(first.StudyInstanceUID),
-        frame_of_reference_uid=str(first.FrameOfReferenceUID),
-        study_date=str(first.get("StudyDate", "") or ""),
-        synthetic=case.synthetic,
-    )
+    identity = identity_of(first, synthetic=case.synthetic)
     out.mkdir(parents=True, exist_ok=True)
     found = {ROI_NAMES[level]: np.array(point["mm"]) for level, point in summary["points"].items() if point is not None}
     written = []

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.geometry import Geometry, Volume
-from med_assets.dicom.objects import Identity, stored
+from med_assets.dicom.objects import identity_of, stored
 from med_assets.dicom.write import write_rtdose, write_rtplan
 from med_assets.nifti import write_nifti
 from med_assets.programs.rt_dose.prepared import PreparedCase
@@ -16,20 +16,12 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     """Write predicted_dose.dcm, and CT, planned (if known) and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case; NaN
     where no dose was planned.
 
-    `raw` is the case's de-identified DICOM, whose pseudonym, study, frame of reference and plan the RTDOSE refers to. A case
+    `raw` is the case's de-identified DICOM, whose pseudonym, study, frame of reference, CT, structure set and plan the RTDOSE refers to. A case
     without a plan gets one, predicted_plan.dcm: prescription and structure set, no beams. Returns the paths.
     """
     case = PreparedCase.open(prepared)
     files = stored(raw)
-    ct = files["CT"][0]
-    identity = Identity(
-        patient_id=str(ct.PatientID),
-        patient_name=str(ct.PatientName),
-        study_uid=str(ct.StudyInstanceUID),
-        frame_of_reference_uid=str(ct.FrameOfReferenceUID),
-        study_date=str(ct.get("StudyDate", "") or ""),
-        synthetic=case.synthetic,
-    )
+    identity = identity_of(files["CT"][0], synthetic=case.synthetic)
     geometry = Geometry.from_dict(case.geometry)
     prediction = np.load(predicted / PREDICTION)
     out.mkdir(parents=True, exist_ok=True)
@@ -40,7 +32,10 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
         structures = str(files["RTSTRUCT"][0].SOPInstanceUID)
         plan_uid = write_rtplan(plan, case.prescription_gy, case.fractions, {}, identity, structures)
         objects.append(plan)
-    write_rtdose(dose, Volume(prediction, geometry), identity, plan_uid, predicted_by=model)
+    write_rtdose(
+        dose, Volume(prediction, geometry), identity, plan_uid,
+        predicted_by=model, structures=files["RTSTRUCT"], images=files["CT"],
+    )  # fmt: skip
     images = {"ct": case.ct, "predicted_dose": prediction}
     if case.planned_dose is not None:
         images["planned_dose"] = np.where(case.valid, case.dose, np.float32(np.nan))

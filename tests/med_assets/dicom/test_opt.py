@@ -18,12 +18,17 @@ def written(path: Path) -> tuple[pydicom.Dataset, np.ndarray]:
     return pydicom.dcmread(path), array
 
 
+def without_positions(ds: pydicom.Dataset) -> None:
+    for one in ds.PerFrameFunctionalGroupsSequence:
+        del one.PlanePositionSequence
+
+
 def test_a_volume_reads_back_with_the_spacing_of_its_shared_groups(tmp_path: Path) -> None:
     ds, array = written(tmp_path / "a.dcm")
     found = read_opt(ds)
     assert np.array_equal(found.array, array)
     assert found.spacing_mm == pytest.approx(SPACING)
-    assert (found.laterality, found.raster, found.frames_from) == ("L", True, "thickness")
+    assert (found.laterality, found.raster, found.frames_from) == ("L", True, "positions")
     assert "PixelSpacing" not in ds
     assert all("PixelMeasuresSequence" not in one for one in ds.PerFrameFunctionalGroupsSequence)
 
@@ -31,6 +36,7 @@ def test_a_volume_reads_back_with_the_spacing_of_its_shared_groups(tmp_path: Pat
 @pytest.mark.parametrize("absent", ["PixelSpacing", "SliceThickness"])
 def test_no_spacing_is_made_up(absent: str, tmp_path: Path) -> None:
     ds, _ = written(tmp_path / "a.dcm")
+    without_positions(ds)
     del ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0][absent]
     with pytest.raises(CaseRejected, match="no spacing is made up"):
         read_opt(ds)
@@ -48,6 +54,8 @@ def test_the_positions_of_frames_come_before_their_thickness(tmp_path: Path) -> 
 
 def test_a_stated_spacing_comes_before_the_nominal_thickness(tmp_path: Path) -> None:
     ds, _ = written(tmp_path / "a.dcm")
+    without_positions(ds)
+    assert read_opt(ds).frames_from == "thickness"
     ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = "0.2"
     found = read_opt(ds)
     assert (found.spacing_mm[0], found.frames_from) == (pytest.approx(0.2), "spacing")
@@ -56,6 +64,7 @@ def test_a_stated_spacing_comes_before_the_nominal_thickness(tmp_path: Path) -> 
 @pytest.mark.parametrize("keyword", ["SliceThickness", "SpacingBetweenSlices"])
 def test_distances_that_differ_between_frames_are_refused_with_both(keyword: str, tmp_path: Path) -> None:
     ds, _ = written(tmp_path / "a.dcm")
+    without_positions(ds)
     shared = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     del ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
     for index, one in enumerate(ds.PerFrameFunctionalGroupsSequence):

@@ -12,8 +12,9 @@ from med_assets.dicom.rtplan import read_plan
 from med_assets.dicom.rtstruct import rasterise, read_points, read_rois
 from med_assets.dicom.write import (
     CT_INTERCEPT_HU,
-    DOSE_SCALING_GY,
+    DOSE_STEP_GY,
     Identity,
+    dose_step_gy,
     is_synthetic,
     mask_to_contours,
     write_ct,
@@ -91,9 +92,11 @@ def test_dose_comes_back_within_half_a_scaling_step(tmp_path):
     read, _, dose = write_case(tmp_path)
     volume = read_dose(read["rd"])
     error = np.abs(volume.array.astype(np.float64) - dose.array.astype(np.float64))
-    assert float(read["rd"].DoseGridScaling) == DOSE_SCALING_GY
+    step = float(read["rd"].DoseGridScaling)
+    assert step == dose_step_gy(float(dose.array.max())) < 75.1 / 65535
+    assert read["rd"].BitsAllocated == 16
     # One float32 step at 75 Gy comes on top, since the volume is read as float32.
-    assert error.max() <= DOSE_SCALING_GY / 2 + np.spacing(np.float32(75))
+    assert error.max() <= step / 2 + np.spacing(np.float32(75))
     assert volume.geometry.same_grid(GEOMETRY)
     assert volume.geometry.spacing_mm == GEOMETRY.spacing_mm
 
@@ -107,7 +110,8 @@ def test_an_image_whose_axes_run_backwards_is_written_where_it_is(tmp_path):
     write_rtdose(tmp_path / "rd", Volume(array, backwards), IDENTITY, "1.2.3.7")
     ct = read_ct_series([pydicom.dcmread(path) for path in sorted((tmp_path / "CT").iterdir())])
     dose = read_dose(pydicom.dcmread(tmp_path / "rd"))
-    np.testing.assert_allclose(dose.array, array[::-1], atol=DOSE_SCALING_GY)
+    np.testing.assert_allclose(dose.array, array[::-1], atol=dose_step_gy(float(array.max())) / 2 + 1e-5)
+    assert dose_step_gy(0.0) == dose_step_gy(6.5) == DOSE_STEP_GY
     np.testing.assert_array_equal(ct.array, np.rint(array[::-1]))
     assert dose.geometry.same_grid(ct.geometry)
 

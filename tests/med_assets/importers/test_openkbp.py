@@ -66,7 +66,7 @@ def test_arrays_turn_to_superior_posterior_left_and_ct_to_hu(source, tmp_path):
     expected = np.full(GRID, -1024.0)
     expected[58:68, 40:80, 50:90] = 36
     np.testing.assert_array_equal(ct.array, expected)
-    np.testing.assert_allclose(dose.array[60:66, 45:60, 55:80], 63.217, atol=1e-5)
+    np.testing.assert_allclose(dose.array[60:66, 45:60, 55:80], 63.217, atol=5e-4)  # 16 bit
     assert (plan.prescription_gy, plan.target_prescriptions) == (63.0, ((1, 63.0),))
     np.testing.assert_array_equal(masks["possible_dose_mask"], expected > 0)
 
@@ -160,7 +160,7 @@ def test_real_patients_come_back_as_they_were(real_source, tmp_path):
         np.testing.assert_array_equal(ct.array, before.ct_hu.array)
         assert ct.geometry.spacing_mm == before.ct_hu.geometry.spacing_mm
         assert dose.geometry.same_grid(ct.geometry)
-        assert np.abs(dose.array - before.dose_gy.array).max() < 1e-5
+        assert np.abs(dose.array - before.dose_gy.array).max() <= 6.5e-4  # half a step of 16 bit
         assert plan.prescription_gy == 70.0
         assert list(masks) == list(before.masks)
         for name, mask in before.masks.items():
