@@ -119,7 +119,7 @@ def padding(ds: Dataset) -> None:
     ds.add_new(0xFFFCFFFC, "OB", block())
     ds.preamble = RAW.ljust(128, b"\0")
     ds.file_meta.SourceApplicationEntityTitle = ds.file_meta.ImplementationVersionName = MARKER
-    ds.file_meta.PrivateInformationCreatorUID, ds.file_meta.PrivateInformation = "1.2.3", block()
+    ds.add_new("SOPClassUID", "UI", f"{ds.SOPClassUID}\0")
     ds.SOPClassUID += "\0"
 
 
