@@ -109,7 +109,7 @@ def phantoms(folder: Path, name: str, n: int, seed: int) -> list[Path]:
         for path in files_of(folder):
             if path.name != "labelled.dcm":
                 path.unlink()
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def refuse_to_load(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
