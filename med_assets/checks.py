@@ -10,6 +10,7 @@ import pandas as pd
 from med_assets import policies, program
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of, described, finding_pictures, findings
+from med_assets.stages.evaluation import NO_CASE
 from med_assets.stages.finetuning import recorded
 from med_assets.stages.prepare import suite
 from med_assets.stages.result import NOTE, OK, QUARANTINED, usable
@@ -141,7 +142,7 @@ def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
     """Warn where a program knows that the scores of an experiment mean less than they seem to."""
     rows = ws.lake.rows("evaluation_cases", f"{program_name}/{name}")
     history = ws.lake.rows("training_history", f"{program_name}/{name}")
-    said = program.get(program_name).doubts(rows, history)
+    said = program.get(program_name).doubts(rows, history) if rows else [NO_CASE]
     return CheckOutcome(
         not said, "; ".join(said) or "nothing known makes these scores doubtful", "warn", {"doubts": said}
     )

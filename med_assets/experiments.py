@@ -292,6 +292,11 @@ class Experiment(Settings):
         """Return the names of the released files that training reads beside the weights it begins with; none unless given."""
         return ()
 
+    @property
+    def untrained(self) -> bool:
+        """Whether it publishes the weights that it begins with: cases can validate them, and none is needed."""
+        return self.initial != "random" and self.schedule.epochs == 0
+
     def fine_tunes(self) -> bool:
         """Whether training changes weights that were trained before."""
         return self.initial != "random" and self.schedule.epochs > 0

@@ -27,6 +27,10 @@ SEED = 20260101
 
 PAIRWISE = "Paired differences in the primary metric, first minus second, on the validation cases that both have; not corrected for their number."
 
+NO_CASE = (
+    "no case to score: none with a label is held out and opened for this checkpoint; nothing is known of how good it is"
+)
+
 INTERVAL = f"{CONFIDENCE:.0%} percentile bootstrap over patients, {RESAMPLES} resamples, seed {SEED}"
 
 
@@ -144,7 +148,7 @@ def checkpoint_facts(ws: Workspace, program_name: str, checkpoint: str, *, measu
 def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals.
 
-    The pictures are of the median case; the report has the best and the worst too.
+    Without any such case the tables are empty and the summary says so. The pictures are of the median case; the report has the best and the worst too.
     """
     from med_assets.stages.finetuning import finetuning
     from med_assets.stages.pictures import drawn, over_cases
@@ -178,11 +182,20 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
         ),
         counts=counts | {"failed": len(failures)},
         summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL}
+        | ({} if rows else {"note": NO_CASE})
         | ({"fine_tuning": record["output"]} if record else {})
         | ({"cost": costs} if costs else {}),
         tables={"scores": side_by_side(aggregates, deciding)},
         images={image.stem: image for image, _ in pictures},
     )
+
+
+def found_no_case(ws: Workspace, program_name: str, name: str) -> bool:
+    """Whether the last evaluation of an experiment is of its present checkpoint and had no case to score."""
+    partition = f"{program_name}/{name}"
+    trained, evaluated = (ws.lake.stamp(table, partition) for table in ("checkpoints", "evaluation_cases"))
+    current = trained is not None and evaluated is not None and trained[0] <= evaluated[0]
+    return current and not ws.lake.rows("evaluation_cases", partition)
 
 
 def write_predictions(ws: Workspace, program_name: str, name: str, rows: Sequence[dict[str, Any]]) -> None:

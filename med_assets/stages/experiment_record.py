@@ -19,7 +19,7 @@ from med_assets.metrics.bootstrap import Interval
 from med_assets.settings import Workspace
 from med_assets.stages import runs
 from med_assets.stages.dataset import dataset_version
-from med_assets.stages.evaluation import checkpoint_facts, paired, primary_scores
+from med_assets.stages.evaluation import NO_CASE, checkpoint_facts, found_no_case, paired, primary_scores
 from med_assets.stages.figures import Drawn, draw
 from med_assets.stages.finetuning import recorded as fine_tuning_record
 from med_assets.stages.promotion import current
@@ -101,7 +101,7 @@ def command_of(run: Mapping[str, Any]) -> str:
 def record(ws: Workspace, program_name: str, name: str) -> StageResult:
     """Draw the figures of an experiment's checkpoint and write its notebook, executed.
 
-    Raises ConfigurationError when it was not trained, or not evaluated since; MedAssetsError when a cell of the notebook fails.
+    Nothing is written where no case could be scored. Raises ConfigurationError when it was not trained, or not evaluated since; MedAssetsError when a cell of the notebook fails.
     """
     from med_assets.reports.notebooks import write_notebook
     from med_assets.stages.notebook import cells
@@ -109,6 +109,10 @@ def record(ws: Workspace, program_name: str, name: str) -> StageResult:
     checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
     folder = folder_of(ws, program_name, name)
     _set_aside(folder, checkpoint)
+    if found_no_case(ws, program_name, name):
+        return StageResult(
+            digest(checkpoint, NO_CASE), {"executed": 0, "drawn": 0}, {"note": NO_CASE, "checkpoint": checkpoint}
+        )
     facts = gather(ws, program_name, name, checkpoint)
     written = cells(facts)
     path = folder / f"{(facts.run['trained_at'] or 'undated')[:10]}_{name}.ipynb"

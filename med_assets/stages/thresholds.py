@@ -11,6 +11,7 @@ from med_assets.provenance import used_cases
 from med_assets.screening import Origin, Screening
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import dataset_version
+from med_assets.stages.evaluation import found_no_case
 from med_assets.stages.result import StageResult
 from med_assets.stages.training import checkpoint_of, stored_checkpoint
 
@@ -39,7 +40,7 @@ def thresholds(ws: Workspace, program_name: str, name: str) -> StageResult:
     screening, checkpoint = screening_of(program_name), checkpoint_of(ws, program_name, name)["checkpoint"]
     scores = ws.lake.read("evaluation_cases", f"{program_name}/{name}")
     scores = scores[scores["checkpoint"] == checkpoint]
-    if scores.empty:
+    if scores.empty and not found_no_case(ws, program_name, name):
         raise ConfigurationError(
             f"{program_name}/{name}: its checkpoint has no scores; run `med-assets evaluate {program_name}/{name}` first"
         )

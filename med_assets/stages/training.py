@@ -208,7 +208,7 @@ def _prepare_job(
         for case in learning
     ]
     counts = {split: sum(case["split"] == split for case in cases) for split in LEARNING}
-    if not all(counts.values()):
+    if not all(counts.values()) and not (initial and chosen.untrained):
         raise ConfigurationError(
             f"{program_name}: expected at least one training and one validation case, got {counts}; take in more patients, or set "
             f"fractions in conf/{program_name}/_program.yaml before the first split"

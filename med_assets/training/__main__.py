@@ -66,8 +66,9 @@ def _train(job: Path, resume: str) -> int:
         print(error, file=sys.stderr)
         return status.REQUEUE
     if result:
-        best = f"best {result['monitor']} {result['best_value']:.4f} at epoch {result['best_epoch']}"
-        print(f"{result['status']}: {best}")
+        value, epoch = result["best_value"], result["best_epoch"]
+        best = f"best {result['monitor']} {value:.4f} at epoch {epoch}"
+        print(f"{result['status']}: {best if value is not None else 'the weights as they came, validated on no case'}")
     return status.DONE
 
 

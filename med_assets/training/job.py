@@ -30,7 +30,7 @@ from med_assets.training.checkpoints import FOLDER, Checkpoints
 from med_assets.training.events import EVENTS, events, note
 from med_assets.training.fit import fit
 from med_assets.training.hardware import hardware
-from med_assets.training.initial import start_from
+from med_assets.training.initial import INITIAL, start_from
 from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
 from med_assets.training.ranks import rank
 from med_assets.training.saving import StopRequest
@@ -88,6 +88,9 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
                 if isinstance(probe, ClosedForm):
                     start_from(job, experiment, probe)
                     monitor, outcome = probe.monitor, _closed_form(job, probe)
+                elif probe.val is None:
+                    start_from(job, experiment, probe)
+                    monitor, outcome = probe.monitor, _as_it_came(job, probe)
                 else:
                     plan = _plan(job, experiment, probe, began=found is not None)
                     torch.manual_seed(experiment.seed)
@@ -191,7 +194,8 @@ def read_job(job: Path) -> tuple[str, Experiment, list[TrainingCase]]:
         raise ConfigurationError(
             f"cases.json: a split is train or val, found {other}; a test case has no place in a training"
         )
-    if empty := [split for split in SPLITS if not patients[split]]:
+    empty = [split for split in SPLITS if not patients[split]]
+    if empty and not (experiment.untrained and (job / INITIAL).is_file()):
         raise ConfigurationError(
             f"cases.json: no case in {' and '.join(empty)}; training needs at least one in train and in val"
         )
@@ -241,6 +245,25 @@ def _closed_form(job: Path, task: ClosedForm) -> dict[str, Any]:
         "best_value": metrics[task.monitor],
         "best_metrics": metrics,
         "epochs_run": 1,
+        "stopped_early": False,
+        "resumed": False,
+        "device": "cpu",
+        "precision": "32-true",
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+    }
+
+
+def _as_it_came(job: Path, task: Task) -> dict[str, Any]:
+    weights = task.weights()
+    save_tensors(job / "weights.pt", weights)
+    if task.adapters is not None:
+        save_tensors(job / ADAPTERS, task.adapters(weights))
+    History(job / "history.csv").add({"epoch": 0, "step": 0})
+    return {
+        "best_epoch": 0,
+        "best_value": None,
+        "best_metrics": {},
+        "epochs_run": 0,
         "stopped_early": False,
         "resumed": False,
         "device": "cpu",

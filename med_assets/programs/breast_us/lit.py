@@ -184,15 +184,18 @@ def task(
 ) -> Task:
     """Return what the training process runs for an experiment of this program. Raises ConfigurationError."""
     assert isinstance(experiment, BreastExperiment)
-    train = chosen_cases(cases, experiment)
+    train = [] if experiment.untrained else chosen_cases(cases, experiment)
     val = [PreparedCase.open(case.folder) for case in cases if case.split == "val"]
-    if not any(case.truth.any() for case in val):
+    scored = any(case.truth.any() for case in val)
+    kept = {case.case_id for case, _ in train} | {case.case_id for case in cases if case.split == "val" and scored}
+    left_out = tuple(case.case_id for case in cases if case.case_id not in kept)
+    if not scored and not experiment.untrained:
         raise ConfigurationError(
             f"expected a validation image with a lesion, got none among {len(val)}: {DICE} would be undefined in every epoch; "
             "take in more images"
         )
     extra, channels = None, None
-    if experiment.distil is not None:
+    if experiment.distil is not None and train:
         assert teacher is not None
         folders = distil.answers(teacher, [case for case, _ in train])
         wanted = [distil.LOGIT, *([distil.FEATURE] if experiment.distil.feature or experiment.distil.attention else [])]
@@ -202,11 +205,9 @@ def task(
 
         if experiment.distil.feature:
             channels = int(extra(0)[distil.FEATURE].shape[0])
-    dataset = ImageDataset([prepared for _, prepared in train], experiment, extra)
     # The images depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
     module = BreastModule(experiment, len(val), channels)
-    loader = patch_loader(dataset, len(dataset), experiment)
     own = dict(module.network.state_dict())
     given = None
     if experiment.adapters is not None:
@@ -215,7 +216,12 @@ def task(
     network = experiment.network
     adapted = isinstance(network, Sam) and samed.holds_all_that_is_trained(network, own)
     alone = adapted and experiment.initial != "random"
+    loaders: tuple[Any, Any, Any] = None, None, None
+    if scored:
+        # Where nothing is trained, only a step's memory is measured with them.
+        dataset = ImageDataset([prepared for _, prepared in train] or val, experiment, extra)
+        loaders = module, patch_loader(dataset, len(dataset), experiment), case_loader(val)
     return Task(
-        module, loader, case_loader(val), MONITOR, lambda: dict(module.network.state_dict()), released(experiment, own, given),
-        adapters=samed.write_adapters if alone else None,
+        *loaders, MONITOR, lambda: dict(module.network.state_dict()), released(experiment, own, given),
+        left_out=left_out, adapters=samed.write_adapters if alone else None,
     )  # fmt: skip

@@ -72,15 +72,19 @@ class LumbarModule(PatchModule):
 def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | ClosedForm:
     """Return what the training process runs; cases without any marked level are left out, and by `anatomy` others.
 
-    Raises ConfigurationError when no case is left for training, or none for validation.
+    Raises ConfigurationError when no case is left for training, or none for validation, unless it is untrained.
     """
     assert isinstance(experiment, LumbarExperiment)
-    train, val = (_usable(cases, split, experiment.anatomy) for split in ("train", "val"))
+    train, val = (_usable(cases, split, experiment) for split in ("train", "val"))
     kept = {case.case_id for case in (*train, *val)}
     left_out = tuple(case.case_id for case in cases if case.case_id not in kept)
     if experiment.network.kind == "mean_position":
         return ClosedForm(MONITOR, lambda: _mean_position(experiment, train, val), left_out)
-    dataset = SliceDataset(train, experiment)
+    if not val:
+        network = build_network(experiment.network)
+        return Task(None, None, None, MONITOR, lambda: dict(network.state_dict()), released, left_out=left_out)
+    # Where nothing is trained, only a step's memory is measured with them.
+    dataset = SliceDataset(train or val, experiment)
     # The slices depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
     module = LumbarModule(experiment, len(val))
@@ -96,16 +100,16 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
     )
 
 
-def _usable(cases: Sequence[TrainingCase], split: str, anatomy: str) -> list[PreparedCase]:
+def _usable(cases: Sequence[TrainingCase], split: str, experiment: LumbarExperiment) -> list[PreparedCase]:
     opened = [PreparedCase.open(case.folder) for case in cases if case.split == split]
     found = [
         case
         for case in opened
         if any(point is not None for point in case.levels.values())
-        and (anatomy == "all" or case.lstv in ("normal", UNKNOWN))
+        and (experiment.anatomy == "all" or case.lstv in ("normal", UNKNOWN))
     ]
-    if not found:
-        said = "" if anatomy == "all" else " and an anatomy that is not known to be transitional"
+    if not found and not experiment.untrained:
+        said = "" if experiment.anatomy == "all" else " and an anatomy that is not known to be transitional"
         raise ConfigurationError(
             f"expected a case of split {split} with a marked level{said}, got none among {len(opened)}; send an RTSTRUCT with "
             f"points for one, or assign a case that has some to {split}"

@@ -123,7 +123,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
     """Return what the training process runs for an experiment of this program.
 
     Raises ConfigurationError when cases were prepared for different targets or spacings, when a label mapping can't be
-    meant, and when no validation case has any of the classes.
+    meant, and, unless it is untrained, when no validation case has any of the classes.
     """
     assert isinstance(experiment, LungExperiment)
     train, val = (
@@ -138,12 +138,17 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
         print(f"warning: {warning}", flush=True)
     relabels = [relabelling(case, experiment.labels) for case in val]
     if not any(np.isin(one.classes, one(case.sources)).any() for case, one in zip(val, relabels, strict=True)):
+        if experiment.untrained:
+            network = build_network(experiment.network)
+            left_out = tuple(case.case_id for case in cases)
+            return Task(None, None, None, MONITOR, lambda: dict(network.state_dict()), left_out=left_out)
         wanted = sorted({value for one in relabels for value in one.classes})
         raise ConfigurationError(
             f"expected a validation case with labels of {wanted} ({val[0].target if val else 'no case at all'}), got none "
             f"among {len(val)}: {DICE} would be undefined in every epoch; assign a case that has some to validation"
         )
-    dataset = PatchDataset(train, experiment)
+    # Where nothing is trained, only a step's memory is measured with them.
+    dataset = PatchDataset(train or val, experiment)
     # The patches depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
     module = LungModule(experiment, val)

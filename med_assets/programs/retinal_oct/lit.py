@@ -281,7 +281,7 @@ def validation_metrics(labels: Sequence[int], logits: np.ndarray) -> dict[str, f
 def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
     """Return what the training process runs, on the cases of the experiment's protocols.
 
-    Raises ConfigurationError where a split has none, and for a fine-tuning that unfreezes on several devices, whose processes
+    Raises ConfigurationError where a split has none, unless it is a pretraining of no epoch, and for a fine-tuning that unfreezes on several devices, whose processes
     agree on the trained parameters once, at the start.
     """
     assert isinstance(experiment, RetinalExperiment)
@@ -291,21 +291,26 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
     left_out = tuple(case.case_id for case in cases if case.case_id not in kept)
     # Volumes depend on no global random state, so the weights are the only thing this seed decides.
     torch.manual_seed(experiment.seed)
-    dataset = VolumeDataset(train, experiment)
-    loader = patch_loader(dataset, len(dataset), experiment)
     if experiment.mode == "pretrain":
         jepa = Jepa(experiment)
-        pretrain = PretrainModule(experiment, jepa, len(val))
 
         def own() -> dict[str, Tensor]:
             return {f"encoder.{name}": tensor for name, tensor in jepa.context_encoder.state_dict().items()}
 
+        loaders: tuple[Any, Any, Any] = None, None, None
+        if val:
+            # Where nothing is trained, only a step's memory is measured with them.
+            unlabelled = VolumeDataset(train or val, experiment)
+            pretrain = PretrainModule(experiment, jepa, len(val))
+            loaders = pretrain, patch_loader(unlabelled, len(unlabelled), experiment), case_loader(val)
         return Task(
-            pretrain, loader, case_loader(val), EPOCHS_LEFT, lambda: published(jepa, experiment),
+            *loaders, EPOCHS_LEFT, lambda: published(jepa, experiment),
             begins=own, reads=lambda content: read_encoder(content, experiment.network), left_out=left_out,
         )  # fmt: skip
     if experiment.runtime.devices > 1 and experiment.learning.unfreeze_at:
         raise ConfigurationError("expected runtime.devices of 1 where learning.unfreeze_at is above 0; set one of them")
+    dataset = VolumeDataset(train, experiment)
+    loader = patch_loader(dataset, len(dataset), experiment)
     module = ClassModule(experiment, train, val)
     weights = module.network.state_dict
     return Task(
@@ -331,7 +336,8 @@ def published(jepa: Jepa, experiment: RetinalExperiment) -> dict[str, Tensor]:
 def _cases(experiment: RetinalExperiment, cases: Sequence[TrainingCase], split: str) -> list[PreparedCase]:
     opened = [PreparedCase.open(case.folder, experiment.network.size) for case in cases if case.split == split]
     found = [case for case in opened if case.protocol in experiment.protocols]
-    if not found:
+    # A head is random: that of no epoch is published only with what validation says of it.
+    if not found and not (experiment.untrained and experiment.mode == "pretrain"):
         raise ConfigurationError(
             f"expected a case of split {split} with a protocol of {list(experiment.protocols)}, got none among {len(opened)}; "
             "import such scans, or change protocols"

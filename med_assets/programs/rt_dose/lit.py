@@ -118,9 +118,13 @@ def task(
             )
     if experiment.network.kind == "mean_dose":
         return ClosedForm(MONITOR, lambda: _mean_dose(experiment, folders["train"], opened["val"]))
+    if experiment.untrained and not opened["val"]:
+        network = build_network(experiment)
+        left_out = tuple(case.case_id for case in cases)
+        return Task(None, None, None, MONITOR, lambda: dict(network.state_dict()), left_out=left_out)
     noisy = experiment.network.kind == "ddpm"
     dataset = PatchDataset(
-        opened["train"],
+        opened["train"] or opened["val"],  # of an untrained one, to measure a step's memory
         experiment.site,
         experiment.patches,
         experiment.seed,
