@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from med_assets.settings import Workspace
     from med_assets.stages.result import StageResult
 
-GATE_VERSION, REPORT_VERSION = "3", "5"
+GATE_VERSION, REPORT_VERSION = "3", "6"
 """Versions of the rule that promotes and of the report's layout; raised by hand when they change."""
 
 

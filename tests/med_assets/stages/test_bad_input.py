@@ -76,7 +76,7 @@ BAD = {
     "mixed_series": (_second_series, {"missing_slice", "no_rtstruct"}),
     "wrong_modality": (lambda folder: _each(folder, Modality="MR"), {"wrong_modality"}),
     "no_rtstruct": (_drop("RTSTRUCT"), {"no_rtstruct"}),
-    "no_rtdose": (_drop("RTDOSE"), {"no_rtdose"}),
+    "no_rtplan": (_drop("RTPLAN"), {"no_rtplan"}),
     "wrong_patient": (
         lambda folder: edit(files(folder, "RTSTRUCT")[0], lambda ds: setattr(ds, "PatientID", "SOMEBODY-ELSE")),
         {"wrong_patient"},

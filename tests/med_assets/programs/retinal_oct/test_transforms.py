@@ -14,7 +14,7 @@ from med_assets.programs.retinal_oct.export import write_prediction
 from med_assets.programs.retinal_oct.lit import task
 from med_assets.programs.retinal_oct.network import Classifier, build_encoder
 from med_assets.programs.retinal_oct.prepared import PreparedCase
-from med_assets.programs.retinal_oct.scorer import PREDICTION, load_scorer
+from med_assets.programs.retinal_oct.scorer import PREDICTION, load_predictor
 from med_assets.programs.retinal_oct.transforms import TOLERANCE, check_input, network_input
 from med_assets.programs.retinal_oct.volumes import VolumeDataset
 from med_assets.training.task import TrainingCase
@@ -78,7 +78,7 @@ def test_every_reader_refuses_a_volume_of_another_scale(tmp_path: Path, scale: f
         lambda: check_input(np.asarray(case.image)),
         lambda: VolumeDataset([case], experiment)[0, 0],
         lambda: EmbeddingCache(tmp_path / "cache").of(build_encoder(experiment.network), experiment.network, [case], 1),
-        lambda: load_scorer(checkpoint, tmp_path / "cache").score(folder, tmp_path),
+        lambda: load_predictor(checkpoint, tmp_path / "cache").predict(folder, tmp_path),
         lambda: built.module.measured(case),  # type: ignore[union-attr]
         lambda: pretraining.module.measured(case),  # type: ignore[union-attr]
         lambda: write_prediction(folder, tmp_path / "predicted", tmp_path / "out", "model"),
@@ -106,10 +106,10 @@ def test_a_checkpoint_of_inputs_before_this_scale_is_refused_with_the_reason(tmp
     save_checkpoint(checkpoint, experiment)
     record = json.loads((checkpoint / "experiment.json").read_text())
     assert record.pop("input_scaling") == "after_resize"
-    load_scorer(checkpoint, tmp_path / "cache")
+    load_predictor(checkpoint, tmp_path / "cache")
     (checkpoint / "experiment.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointMismatch, match="train it again"):
-        load_scorer(checkpoint, tmp_path / "cache")
+        load_predictor(checkpoint, tmp_path / "cache")
     before = RetinalExperiment.model_validate(record)
     assert before.hash() != experiment.hash()
     assert "before_resize" in str(experiment.objection_to(before))
