@@ -36,7 +36,7 @@ class Action(Enum):
     CODED = "kept when its code is in the standard's own dictionaries, with the dictionary's meaning"
 
 
-PROFILE_VERSION = "4"
+PROFILE_VERSION = "5"
 """Part of what makes an intake's result: raise it when this list changes what survives."""
 
 REMOVED = "REMOVED"

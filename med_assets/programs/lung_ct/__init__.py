@@ -61,7 +61,7 @@ class LungCt(Program):
     description = "Segments lung tumours, or another target, in chest CT by fine-tuning the foundation model VISTA3D."
     owners = ("team:thorax",)
     modalities = ("CT", *LABEL_KINDS)
-    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "1", "evaluate": "2"}  # noqa: RUF012 - read only
+    code_versions = {"intake": "3", "prepare": "3", "train": "2", "predict": "1", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "ct.npy", "image.npy")
     primary_metric = Metric("dice", "target", "1", False, "formal Dice of the target, on the scanner's own grid")
     # Dice hardly falls when a small lesion is missed, so that is guarded. HD95 is not: it is undefined where nothing was

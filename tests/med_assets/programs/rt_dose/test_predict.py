@@ -74,7 +74,8 @@ def mirrored_case(case: PreparedCase) -> PreparedCase:
     order = list(load_site(case.site).mirrored())
     bits = [((np.asarray(case.masks) >> index) & 1) << place for place, index in enumerate(order)]
     flipped = {
-        name: np.ascontiguousarray(getattr(case, name)[..., ::-1]) for name in ("ct", "dose", "body", "valid", "beams")
+        name: np.ascontiguousarray(getattr(case, name)[..., ::-1])
+        for name in ("ct", "planned_dose", "body", "where_planned", "beams")
     }
     masks = np.ascontiguousarray(sum(bits)[..., ::-1]).astype(np.uint16)
     return replace(case, **flipped, masks=masks, sdf=np.ascontiguousarray(case.sdf[order][..., ::-1]))
