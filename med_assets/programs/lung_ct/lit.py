@@ -14,7 +14,7 @@ from med_assets.programs.lung_ct.classes import check_mapping, relabelling
 from med_assets.programs.lung_ct.dice import dice_on_grid
 from med_assets.programs.lung_ct.experiment import LungExperiment
 from med_assets.programs.lung_ct.labels import UNLABELLED
-from med_assets.programs.lung_ct.network import build_network, class_logits, freeze_unused
+from med_assets.programs.lung_ct.network import build_network, class_logits, freeze_unused, released
 from med_assets.programs.lung_ct.patches import PatchDataset
 from med_assets.programs.lung_ct.predict import predict_logits
 from med_assets.programs.lung_ct.prepared import PreparedCase
@@ -141,7 +141,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
         if experiment.untrained:
             network = build_network(experiment.network)
             left_out = tuple(case.case_id for case in cases)
-            return Task(None, None, None, MONITOR, lambda: dict(network.state_dict()), left_out=left_out)
+            return Task(None, None, None, MONITOR, lambda: dict(network.state_dict()), released, left_out=left_out)
         wanted = sorted({value for one in relabels for value in one.classes})
         raise ConfigurationError(
             f"expected a validation case with labels of {wanted} ({val[0].target if val else 'no case at all'}), got none "
@@ -153,4 +153,4 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
     torch.manual_seed(experiment.seed)
     module = LungModule(experiment, val)
     loader = patch_loader(dataset, len(dataset), experiment)
-    return Task(module, loader, case_loader(val), MONITOR, lambda: dict(module.network.state_dict()))
+    return Task(module, loader, case_loader(val), MONITOR, lambda: dict(module.network.state_dict()), released)

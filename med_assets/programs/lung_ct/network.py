@@ -1,5 +1,8 @@
 """VISTA3D as MONAI has it: the released architecture, and small ones like it. He et al., arXiv 2406.05285."""
 
+import re
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +37,26 @@ def build_network(network: Network) -> nn.Module:
         class_head=ClassMappingClassify(n_classes=CLASSES, feature_size=width, use_mlp=True),
         point_head=PointMappingSAM(feature_size=width, n_classes=CLASSES, last_supported=LAST_SUPPORTED),
     )
+
+
+RESEARCH_NAMES = (
+    (r"^network\.", ""),
+    (r"(point_head\.transformer\.layers\.\d+\.mlp)\.lin([12])\.", r"\1.linear\2."),
+)
+"""Parts of names in `model_monai1.3.pt`, which is of the classes in VISTA's research repository, and in MONAI since 1.4."""
+
+NEVER_USED = "point_head.output_add_hypernetworks_mlps."
+"""Tensors of the research classes whose layers no forward pass calls, and which MONAI's class does not have."""
+
+
+def released(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of a released file, of MONAI's or of the research classes, MONAI's names; those never used are left out."""
+    named = {}
+    for name, tensor in found.items():
+        for old, new in RESEARCH_NAMES:
+            name = re.sub(old, new, name)
+        named[name] = tensor
+    return {name: tensor for name, tensor in named.items() if not name.startswith(NEVER_USED)}
 
 
 def freeze_unused(network: nn.Module, prompts: Prompts) -> list[str]:

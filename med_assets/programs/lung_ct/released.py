@@ -5,7 +5,7 @@ from torch import Tensor
 
 from med_assets.experiments import Experiment
 from med_assets.programs.lung_ct.experiment import LungExperiment
-from med_assets.programs.lung_ct.network import build_network, class_logits
+from med_assets.programs.lung_ct.network import build_network, class_logits, released
 from med_assets.programs.lung_ct.transforms import HU_RANGE
 from med_assets.training.initial import state_dict
 from med_assets.training.released import Trial, ramp
@@ -22,7 +22,7 @@ def trial(experiment: Experiment) -> Trial:
     own = network.state_dict()
 
     def take(content: object) -> dict[str, Tensor]:
-        found = state_dict(content)
+        found = released(state_dict(content))
         demand_fit(own, found, "the file", "give the experiment the network that it is of")
         return found
 
