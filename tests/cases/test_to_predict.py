@@ -32,7 +32,7 @@ EXPERIMENTS = {
 WRITTEN = {
     "breast_us": {"predicted_lesion.dcm", "predicted_lesion.png"},
     "lumbar_mr": {"predicted_levels.dcm", "series.nii.gz"},
-    "lung_ct": {"predicted_target.dcm", "predicted_target.nii.gz", "ct.nii.gz"},
+    "lung_ct": {"predicted_target.dcm", "predicted_contours.dcm", "predicted_target.nii.gz", "ct.nii.gz"},
     "retinal_oct": {"prediction.json", "input.nii.gz"},
     "rt_dose": {"predicted_dose.dcm", "predicted_dose.nii.gz", "ct.nii.gz"},
 }
