@@ -16,8 +16,13 @@ if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
 
 import pytest
 from dagster._core.storage.defs_state.base import DefsStateStorage
+from hypothesis import HealthCheck, settings
 
 from med_assets.settings import Workspace
+
+# How long a test takes says nothing about what it tests, on a machine that others use too.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 TEST_KEY = "a-key-that-only-the-tests-know"
 REPOSITORY = Path(__file__).resolve().parent.parent
