@@ -51,7 +51,8 @@ def _describe(file: Path, chosen: tuple[str, str] | None, overrides: list[str]) 
     if chosen is None and family is None:
         return
     program, experiment = chosen or (family.program, family.experiment)  # type: ignore[union-attr]
-    on = released.trial(program, load(program, experiment, overrides))
+    asked = family.given if family is not None and (program, experiment) == (family.program, family.experiment) else ()
+    on = released.trial(program, load(program, experiment, [*asked, *overrides]))
     taken = released.take(on, content)
     print(f"{program}/{experiment}: {taken.matched} of the network's {taken.tensors} tensors are taken from the file")
     print(f"preprocessing: {taken.check}")

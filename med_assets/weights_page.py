@@ -11,7 +11,7 @@ BEGIN, END = "<!-- table: med-assets weights --table -->", "<!-- end of the tabl
 """Lines of the page between which the table stands."""
 
 HEAD = (
-    "| weights | file | size, MB | licence | experiment | released file opened | keys matched | digest of the release | preprocessing | "
+    "| weights | file | size, MB | licence | experiment | released file opened | keys expected | keys matched | digest of the release | preprocessing | "
     "tensors, and digest of the small network filled by the recipe |"
 )  # fmt: skip
 
@@ -24,6 +24,8 @@ def page(text: str) -> str:
 
 def table() -> str:
     """Return the rows of all families of released files as Markdown."""
+    import torch
+
     from med_assets.experiments import load
     from med_assets.training import released
     from med_assets.training.reading import open_weights
@@ -33,16 +35,22 @@ def table() -> str:
         file = policies.of(family.program).released[family.release].file
         path = Path(os.environ.get("MED_ASSETS_HOME", ".med_assets")) / FOLDER / file
         opened, matched, digest = "no", "-", "-"
+        chosen = load(family.program, family.experiment, family.given)
+        with torch.device("meta"):
+            empty = released.trial(family.program, chosen)
+        expected = sum(not empty.begun_anew(name) for name in empty.weights)
         if path.is_file():
-            whole = released.trial(family.program, load(family.program, family.experiment))
+            whole = released.trial(family.program, chosen)
             try:
                 taken = released.take(whole, open_weights(path))
-                opened, matched, digest = "yes", f"{taken.matched} of {taken.tensors}", taken.digest
+                opened, matched, digest = "yes", str(taken.matched), taken.digest
             except CheckpointMismatch:
                 opened = "yes, and refused"
-        small = released.trial(family.program, load(family.program, family.experiment, ["profiles=demo"]))
+        small = released.trial(
+            family.program, load(family.program, family.experiment, ["profiles=demo", *family.given])
+        )
         cells = (
-            family.title, f"`weights/{file}`", str(family.size_mb), family.licence, f"`{family.program}/{family.experiment}`", opened, matched,
+            family.title, f"`weights/{file}`", str(family.size_mb), family.licence, f"`{family.program}/{family.experiment}`", opened, str(expected), matched,
             digest, small.check, f"{len(small.weights)}; {released.filled(small)}",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

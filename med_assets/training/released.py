@@ -32,6 +32,10 @@ class Family:
     size_mb: int
     """Of the released file, as stated at its source or computed from its tensors; rounded."""
     licence: str
+    given: tuple[str, ...] = ()
+    """What an experiment is asked for on top, in every profile, to take such a file."""
+    base: str = ""
+    """Name in _program.yaml of the release that the file is put onto, where it is nothing alone."""
 
 
 FAMILIES = (
@@ -40,6 +44,8 @@ FAMILIES = (
     Family("OCT encoder", "retinal_oct", "finetune_multi_domain", "multi_domain", r"context_encoder|target_encoder", 1501, "none: ask the authors"),
     Family("TinyUSFM", "breast_us", "tinyusfm", "tinyusfm", r"(?:^|\.)cls_token$", 22, "Apache-2.0"),
     Family("SAM3", "breast_us", "sam3", "sam3", r"^detector(?:_model)?\.|^vision_encoder\.backbone\.|vision_backbone", 3440, "SAM License, at the source"),
+    Family("SAM adapters (SAMed)", "breast_us", "sam_adapters", "samed", r"^w_a_\d{3}$", 3, "Apache-2.0", (
+        "adapters=released/samed", "initial=released/sam_vit_b"), "sam_vit_b"),
     Family("SAM", "breast_us", "sam_lora", "sam_vit_b", r"^image_encoder\.neck|^vision_encoder\.neck|iou_prediction_head", 375, "Apache-2.0"),
     Family("SegFormer", "breast_us", "segformer", "segformer_b2", r"^segformer\.", 110, "NVIDIA's own, at the source"),
     Family("VGG16", "rt_dose", "grad_vgg", "vgg16", r"^features\.28\.|^features\.0\.weight", 528, "BSD-3-Clause"),
@@ -48,7 +54,6 @@ FAMILIES = (
 
 OTHERS = (
     ("SAM 2", r"sam_mask_decoder|image_encoder\.trunk", "this project takes SAM (sam_vit_b) and SAM3"),
-    ("an adapter of SAMed", r"^w_[ab]_\d", "name it in `adapters` of a SAM experiment, and SAM itself in `initial`"),
     ("an adapter of PEFT", r"lora_[AB]\.", "merge it into its base model first (merge_and_unload), and save the state dict"),
     ("the official V-JEPA 2", r"^backbone\.blocks|predictor_blocks", "it has three colour channels and rotary positions; get the OCT encoder"),
     ("transformers' ViT, DINOv2 or V-JEPA 2", r"encoder\.layer\.\d+\.(?:attention|layernorm)", "no experiment has such a network"),
@@ -71,6 +76,8 @@ class Trial:
     take: Callable[[Any], Mapping[str, Tensor]]
     forward: Callable[[], Tensor]
     check: str
+    begun_anew: Callable[[str], bool] = lambda name: False
+    """Whether the release has no tensor for one of `weights`, such as a new head or an adapter."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,13 @@ def described(content: Any) -> str:
     family = family_of(content)
     if family is None:
         return "the file has a layout that is not known here"
+    if family.base:
+        blocks = sum(bool(re.search(family.names, name)) for name in names) // 2
+        return (
+            f"the file has the layout of {family.title}, of {blocks} blocks, and is nothing alone: {family.program}/{family.experiment} takes it "
+            f"as adapters=released/{family.release}, onto the SAM that it was trained on (12 blocks sam_vit_b, 24 sam_vit_l, 32 sam_vit_h) "
+            f"as initial=released/{family.base}"
+        )
     return f"the file has the layout of {family.title}, which {family.program}/{family.experiment} takes as initial=released/{family.release}"
 
 
@@ -133,15 +147,21 @@ def take(on: Trial, content: Any) -> Taken:
 
 
 def filled(on: Trial) -> str:
-    """Fill a trial's network by a recipe, and return its digest: what this version of the code computes, without any file.
+    """Fill a trial's network by a recipe, and return its digest: what this version of the code computes, without any file."""
+    fill(on.weights)
+    return digest(on.forward())
+
+
+def fill(weights: Mapping[str, Tensor]) -> None:
+    """Fill tensors in place by a recipe.
 
     NumPy's default_rng(0), the names sorted, each tensor from N(0, 0.05) in the order of memory; weights of norms are that plus 1,
     running variances its square plus 0.5, counters 0.
     """
     rng = np.random.default_rng(0)
     with torch.no_grad():
-        for name in sorted(on.weights):
-            tensor = on.weights[name]
+        for name in sorted(weights):
+            tensor = weights[name]
             drawn = rng.normal(0, 0.05, tuple(tensor.shape))
             if not tensor.is_floating_point():
                 drawn = np.zeros(tuple(tensor.shape))
@@ -150,7 +170,6 @@ def filled(on: Trial) -> str:
             elif name.endswith("weight") and tensor.ndim == 1:
                 drawn = drawn + 1
             tensor.copy_(torch.from_numpy(np.asarray(drawn)))
-    return digest(on.forward())
 
 
 def ramp(*shape: int) -> Tensor:

@@ -37,6 +37,10 @@ SEGFORMER_NAMES = (
 """Names in the released SegFormer, and in transformers since version 5; both are taken."""
 
 
+SEGFORMER_CLASSES = "net.segformer.decode_head.classifier."
+"""First part of the names of what depends on the classes, which here are others than the release's."""
+
+
 class Segmenter(nn.Module):
     """Grey images (b, 1, side, side) in 0..1 to logits (b, 1, side, side); `both` returns the features too."""
 
@@ -123,10 +127,8 @@ def released(
                 return taken, lambda name: sam.is_new(name) or bool(anew and name.startswith(anew))
             case SegFormer():
                 given = {f"net.segformer.{_segformer_name(name)}": tensor for name, tensor in found.items()}
-                classes = "net.segformer.decode_head.classifier."
-                return {k: v for k, v in given.items() if not k.startswith(classes)}, lambda name: name.startswith(
-                    classes
-                )
+                kept = {k: v for k, v in given.items() if not k.startswith(SEGFORMER_CLASSES)}
+                return kept, lambda name: name.startswith(SEGFORMER_CLASSES)
             case Sam3():
                 return sam3.from_release(found)
 
@@ -143,6 +145,20 @@ def released(
         return own | given | more
 
     return completed
+
+
+def begins_anew(network: object, name: str) -> bool:
+    """Whether the release of a network's family has no tensor for that one of a Segmenter."""
+    from med_assets.programs.breast_us import sam
+
+    match network:
+        case TinyUsfm():
+            return not name.startswith("net.backbone.")
+        case Sam():
+            return sam.is_new(name)
+        case SegFormer():
+            return name.startswith(SEGFORMER_CLASSES)
+    return False
 
 
 def _segformer_name(name: str) -> str:

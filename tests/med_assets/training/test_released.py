@@ -8,10 +8,12 @@ import torch
 from med_assets import cli, policies
 from med_assets.errors import CheckpointMismatch
 from med_assets.experiments import load, names
+from med_assets.programs.breast_us.samed import file_names
 from med_assets.programs.rt_dose.perceptual import expected, random_weights
 from med_assets.training.initial import INITIAL, start_from
 from med_assets.training.released import FAMILIES, described, digest, family_of, filled, ramp, take, trial
 from med_assets.training.task import Task
+from med_assets.weights_page import table
 
 torch.set_num_threads(1)
 
@@ -27,11 +29,12 @@ def test_a_digest_is_of_known_numbers() -> None:
     assert digest(torch.tensor([[1.0, 2.0, 6.0]])) == "1x3: 3 2.6458 1 2 6"
 
 
-@pytest.mark.parametrize("title", ["VGG16", "OCT encoder", "SegFormer", "SAM3", "SAM"])
+@pytest.mark.parametrize("title", ["VGG16", "OCT encoder", "SegFormer", "SAM3", "SAM", "SAM adapters (SAMed)"])
 def test_a_network_filled_by_the_recipe_computes_the_same_again(title: str) -> None:
     family = next(one for one in FAMILIES if one.title == title)
     found = [
-        filled(trial(family.program, load(family.program, family.experiment, ["profiles=demo"]))) for _ in range(2)
+        filled(trial(family.program, load(family.program, family.experiment, ["profiles=demo", *family.given])))
+        for _ in range(2)
     ]
     assert found[0] == found[1]
     assert "nan" not in found[0]
@@ -42,6 +45,7 @@ LAYOUTS = {
     "Point Net": "decoder.block.0.conv1.0.weight",
     "TinyUSFM": "model.cls_token",
     "SAM3": "detector.backbone.vision_backbone.trunk.pos_embed",
+    "SAM adapters (SAMed)": "w_a_000",
     "SAM": "mask_decoder.iou_prediction_head.layers.0.weight",
     "SegFormer": "segformer.encoder.patch_embeddings.0.proj.weight",
     "VGG16": "features.0.weight",
@@ -61,7 +65,7 @@ def test_a_layout_is_known_by_its_names(title: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("w_a_000", "adapter of SAMed"),
+        ("w_a_000", "adapters=released/samed, onto the SAM"),
         ("sam_mask_decoder.x", "SAM 2"),
         ("base_model.model.q.lora_A.weight", "PEFT"),
         ("vision_encoder.neck.conv1.weight", "SAM, which breast_us/sam_lora"),
@@ -113,3 +117,37 @@ def test_tokens_of_a_prompt_come_from_the_tokenizer_file(tmp_path: Path, capsys:
     assert capsys.readouterr().out.split() == ["4", "7"]
     (tmp_path / "other").write_text("{}")
     assert cli.main(["weights", str(tmp_path / "other"), "--prompt", "breast lesion"]) != 0
+
+
+def test_the_page_has_a_row_of_each_of_the_nine_kinds_and_counts_their_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_HOME", str(tmp_path))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table().splitlines()]
+    head, body = rows[0], rows[2:]
+    counted = {row[0]: (row[head.index("released file opened")], row[head.index("keys expected")]) for row in body}
+    assert counted == {
+        "VISTA3D": ("no", "259"), "Point Net": ("no", "395"), "OCT encoder": ("no", "149"), "TinyUSFM": ("no", "150"), "SAM3": ("no", "1468"),
+        "SAM adapters (SAMed)": ("no", "125"), "SAM": ("no", "315"), "SegFormer": ("no", "378"), "VGG16": ("no", "14"),
+    }  # fmt: skip
+    assert {row[head.index("keys matched")] for row in body} == {"-"}
+
+
+def test_the_command_says_which_experiment_and_base_adapters_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights: SAMed's names of the demo's SAM, filled by the recipe."""
+    asked = ["profiles=demo", "adapters=released/samed", "initial=released/sam_vit_b"]
+    on = trial("breast_us", load("breast_us", "sam_adapters", asked))
+    filled(on)
+    torch.save(
+        {written: on.weights[name].clone() for name, written in file_names(on.weights).items()}, tmp_path / "lora.pth"
+    )
+    assert cli.main(["weights", str(tmp_path / "lora.pth"), "--set", "profiles=demo"]) == 0
+    said = capsys.readouterr().out
+    assert "breast_us/sam_adapters takes it as adapters=released/samed" in said
+    assert "initial=released/sam_vit_b" in said
+    assert f"{len(on.weights)} of the network's {len(on.weights)} tensors" in said
+    assert digest(on.forward()) in said
+    assert cli.main(["weights", str(tmp_path / "lora.pth"), "--set", "profiles=demo", "--set", "network.rank=2"]) != 0
+    assert "network.rank=4" in capsys.readouterr().err
