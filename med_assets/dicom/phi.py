@@ -39,7 +39,7 @@ from med_assets.dicom.known_bytes import KnownBytes
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import CaseRejected
 
-VERSION = "2"
+VERSION = "3"
 """Raised when the scan learns to find more, so that what is stored is scanned again."""
 
 MIN_NAME_CHARS = 3
