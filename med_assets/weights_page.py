@@ -51,7 +51,7 @@ def table() -> str:
         )
         cells = (
             family.title, f"`weights/{file}`", str(family.size_mb), family.licence, f"`{family.program}/{family.experiment}`", opened, str(expected), matched,
-            digest, small.check, f"{len(small.weights)}; {released.filled(small)}",
+            digest, empty.check, f"{len(small.weights)}; {released.filled(small)}",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
