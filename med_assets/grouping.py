@@ -47,9 +47,14 @@ def around_ct(
         (series[instance.series_uid] if instance.modality == "CT" else others[instance.modality]).append(instance)
     cases, refusals = [], []
     used: set[str] = set()
+    owner = _owners(others, series)
     for uid in sorted(series):
         slices = series[uid]
-        found, code, text = pick(slices, others, len(series) == 1)
+        own = {
+            modality: [one for one in found if owner.get(one.sop_instance_uid, uid) == uid]
+            for modality, found in others.items()
+        }
+        found, code, text = pick(slices, own, len(series) == 1)
         patient = slices[0].patient_id
         if not patient.strip():
             code = "missing_patient_id"
@@ -69,6 +74,17 @@ def around_ct(
             text = f"expected {expected}, got {len(left)} instances of {shown(modality)}; they are not used"
             refusals.append(Refusal("wrong_modality", text, len(left)))
     return cases, refusals
+
+
+def _owners(others: Others, series: Mapping[str, Sequence["Instance"]]) -> dict[str, str]:
+    """By SOP instance UID of what refers to slices the UID of the series that it refers to most: it is in one case alone."""
+    holder = {one.sop_instance_uid: uid for uid, slices in series.items() for one in slices}
+    found = {}
+    for one in (one for of_modality in others.values() for one in of_modality):
+        named = Counter(holder[sop] for sop in one.referenced_sops if sop in holder)
+        if named:
+            found[one.sop_instance_uid] = min(named, key=lambda uid: (-named[uid], uid))
+    return found
 
 
 LEFT_OVER = ("other_series", "wrong_modality")

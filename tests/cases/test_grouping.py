@@ -210,3 +210,13 @@ def test_the_text_of_a_modality_is_not_repeated() -> None:
     for name in program.registered():
         _, refusals = group_by_patient(program.get(name), [describe(stray)])
         assert "DOE" not in refusals[0].message
+
+
+def test_a_label_of_slices_that_lie_in_two_series_is_in_the_case_of_most_of_them() -> None:
+    st = Study("moved")
+    slices = ct(st, n=6, size=(8, 8))
+    label = volume_seg(st, slices, [("lung tumor", np.ones((6, 8, 8), bool))])
+    slices[2].SeriesInstanceUID = uid("moved", "another")
+    cases, refusals = group_by_patient(program.get("lung_ct"), [describe(ds) for ds in [*slices, label]])
+    assert sorted(sorted(one.modality for one in case.instances) for case in cases) == [["CT"], ["CT"] * 5 + ["SEG"]]
+    assert not refusals
