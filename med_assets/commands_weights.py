@@ -48,10 +48,12 @@ def _describe(file: Path, chosen: tuple[str, str] | None, overrides: list[str]) 
     print(f"tensors: {len(names)}, SHA-256 {file_sha256(file)}")
     print(released.described(content))
     family = released.family_of(content)
-    if chosen is None and family is None:
+    usual = None if family is None else (family.program, family.experiment)
+    program_and_experiment = chosen or usual
+    if program_and_experiment is None:
         return
-    program, experiment = chosen or (family.program, family.experiment)  # type: ignore[union-attr]
-    asked = family.given if family is not None and (program, experiment) == (family.program, family.experiment) else ()
+    program, experiment = program_and_experiment
+    asked = family.given if family is not None and program_and_experiment == usual else ()
     on = released.trial(program, load(program, experiment, [*asked, *overrides]))
     taken = released.take(on, content)
     print(f"{program}/{experiment}: {taken.matched} of the network's {taken.tensors} tensors are taken from the file")

@@ -11,7 +11,7 @@ NIGHT = "0 2 * * *"
 
 def monitoring_schedule(program: str) -> dg.ScheduleDefinition:
     """Schedule of one program: a run over the batches whose scores are missing, or of another champion or content."""
-    monitoring, prepared = keys.key(program, "monitoring"), keys.key(program, "prepared_cases")
+    monitoring = keys.key(program, "monitoring")
 
     @dg.schedule(
         name=f"{program}_monitoring",
@@ -22,23 +22,14 @@ def monitoring_schedule(program: str) -> dg.ScheduleDefinition:
     )
     def schedule(context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource) -> dg.SkipReason | dg.RunRequest:
         from med_assets.stages.monitoring import waiting
-        from med_assets.stages.promotion import current
 
         ws, instance = workspace.open(), context.instance
-        if current(ws, program) is None:
-            return dg.SkipReason("there is no champion yet")
-        if any(runs.targets(run, [monitoring]) for run in runs.unfinished(instance)):
-            return dg.SkipReason("the champion is being scored")
-        ready = instance.get_materialized_partitions(prepared)
-        known = [
-            batch for batch in instance.get_dynamic_partitions(keys.batches_of(program).name or "") if batch in ready
-        ]
-        shown = instance.get_materialized_partitions(monitoring)
-        missing = waiting(ws, program)
-        wanted = {batch for batch in known if batch in missing or batch not in shown}
-        if not wanted:
-            return dg.SkipReason("the champion was scored on every batch")
-        state = sorted((batch, missing.get(batch, "")) for batch in wanted)
-        return dg.RunRequest(run_key=runs.state_key(state), tags=keys.one_run(known, wanted))
+
+        def missing() -> dict[str, str]:
+            shown = instance.get_materialized_partitions(monitoring)
+            batches = instance.get_dynamic_partitions(keys.batches_of(program).name or "")
+            return dict.fromkeys(set(batches) - shown, "") | waiting(ws, program)
+
+        return runs.over_batches(ws, instance, program, monitoring, missing, "the champion was scored on every batch")
 
     return schedule

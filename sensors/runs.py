@@ -1,7 +1,7 @@
 """What is going on: questions to Dagster's record of runs and materializations."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -183,3 +183,31 @@ def tried(instance: dg.DagsterInstance, state: str, tag: str = STATE_TAG) -> boo
     started = instance.get_runs(dg.RunsFilter(tags={tag: state}))
     died = sum(WORKER_GONE_TAG in run.tags for run in started)
     return len(started) > died or died >= MAX_DEATHS
+
+
+def over_batches(
+    ws: Workspace,
+    instance: dg.DagsterInstance,
+    program: str,
+    asset: dg.AssetKey,
+    missing: Callable[[], Mapping[str, str]],
+    done: str,
+) -> dg.SkipReason | dg.RunRequest:
+    """One run of an asset by batch over the prepared batches that wait for the champion; why there is none otherwise.
+
+    `missing` gives the batches that wait, each with a hash of what is to be there; `done` is said when none does.
+    """
+    from med_assets.stages.promotion import current
+
+    if current(ws, program) is None:
+        return dg.SkipReason("there is no champion yet")
+    if any(targets(run, [asset]) for run in unfinished(instance)):
+        return dg.SkipReason("the champion is at work on them")
+    ready = instance.get_materialized_partitions(keys.key(program, "prepared_cases"))
+    known = [batch for batch in instance.get_dynamic_partitions(keys.batches_of(program).name or "") if batch in ready]
+    waiting = missing()
+    wanted = {batch for batch in known if batch in waiting}
+    if not wanted:
+        return dg.SkipReason(done)
+    state = sorted((batch, waiting[batch]) for batch in wanted)
+    return dg.RunRequest(run_key=state_key(state), tags=keys.one_run(known, wanted))
