@@ -248,7 +248,7 @@ def test_another_frame_of_reference_is_refused_with_what_came(workspace: Workspa
     case[-1].FrameOfReferenceUID = uid("another frame")
     row = prepared(workspace, case)
     assert row["reason_code"] == "frame_of_reference_mismatch"
-    assert "name 2" in row["reason"]
+    assert "got 2 in the images and the dose" in row["reason"]
 
 
 def test_an_organ_beyond_the_dose_grid_has_no_dose_statistics_and_is_named(workspace: Workspace) -> None:

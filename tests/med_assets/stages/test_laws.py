@@ -63,7 +63,7 @@ def test_a_corrected_case_supersedes_its_earlier_version_and_its_patient_stays_i
     workspace = ingested
     folder = workspace.landing / P / "export-1"
     before, split = workspace.lake.rows("dataset", P), workspace.lake.rows("splits", P)
-    edit(files(folder, "RTDOSE")[0], lambda ds: setattr(ds, "DoseGridScaling", "0.000099"))
+    edit(files(folder, "RTDOSE")[0], lambda ds: setattr(ds, "DoseGridScaling", f"{0.99 * ds.DoseGridScaling:.9f}"))
     batch = ingest(workspace)
     after = workspace.lake.rows("dataset", P)
     assert len(before) == len(after) == 1

@@ -200,7 +200,7 @@ def test_variability_of_doses_with_a_known_sd_is_that_sd_and_a_broken_case_is_le
     assert set(judged["n"]) == {2}
     free = judged.loc["free of constraints"]
     assert free["MAE"].startswith("3.00")
-    assert free["RMSE"].startswith("3.00 ")
+    assert free["RMSE"].startswith("3.00")
     assert free["natural SD"].startswith(f"{sd:.2f} [")
     assert free["ratio"].startswith(f"{3 / sd:.2f} [")
     assert free["within natural variation"] == "no"
