@@ -296,11 +296,21 @@ def write_rtplan(
     targets: Mapping[int, float],
     identity: Identity,
     structure_set_uid: str,
+    *,
+    predicted_by: str = "",
 ) -> str:
-    """Write a plan without beams: prescription, dose per target (ROI number -> Gy) and fractions, if known. Returns its UID."""
-    ds = new_object(identity, RTPlanStorage, "RTPLAN", identity.uid("RTPLAN series"), identity.uid("RTPLAN"))
+    """Write a plan without beams: prescription, dose per target (ROI number -> Gy) and fractions, if known. Returns its UID.
+
+    `predicted_by` names the model of the predicted dose that the plan carries: nobody planned it, and it says so.
+    """
+    role = ("RTPLAN", "predicted", predicted_by) if predicted_by else ("RTPLAN",)
+    series_uid = identity.uid(" ".join([*role, "series"]))
+    ds = new_object(identity, RTPlanStorage, "RTPLAN", series_uid, identity.uid(*role))
     ds.SeriesNumber, ds.InstanceNumber = 3, 1
     ds.RTPlanLabel, ds.RTPlanDate, ds.RTPlanTime = "plan", identity.study_date, ""
+    if predicted_by:
+        ds.RTPlanLabel, ds.SeriesDescription = "PREDICTED", "PREDICTED DOSE, NOT FOR CLINICAL USE"
+        ds.RTPlanDescription = f"carries a dose predicted by {predicted_by}, no beams, not for clinical use"
     ds.RTPlanGeometry = "PATIENT"
     ds.ReferencedStructureSetSequence = [reference(RTStructureSetStorage, structure_set_uid)]
     ds.DoseReferenceSequence = [_target(gy, roi) for roi, gy in targets.items()]

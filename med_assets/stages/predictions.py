@@ -4,7 +4,6 @@ A case that gets its label later leaves this list; its prediction stays in the s
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,6 +139,6 @@ def write_files(
         paths = program.get(program_name).write_prediction(raw, prepared, predicted, made, checkpoint)
         names = [path.relative_to(made) for path in paths]
         if out.exists():
-            shutil.rmtree(out)
-        shutil.move(made, out)
+            out.rename(Path(folder) / "earlier")
+        made.rename(out)
     return [out / name for name in names]

@@ -295,6 +295,9 @@ def test_a_dose_is_predicted_for_a_structure_set_without_plan_and_gets_one(
     assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
     assert plan.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID == structures.SOPInstanceUID
     assert plan.DoseReferenceSequence[0].TargetPrescriptionDose == 70.0
+    assert plan.RTPlanLabel == "PREDICTED"
+    for ds in (plan, dose):
+        assert ds.SeriesDescription == "PREDICTED DOSE, NOT FOR CLINICAL USE"
     assert np.isfinite(dose.pixel_array).all()
 
 

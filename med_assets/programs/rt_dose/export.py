@@ -30,7 +30,9 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
         plan_uid = str(files["RTPLAN"][0].SOPInstanceUID)
     else:
         structures = str(files["RTSTRUCT"][0].SOPInstanceUID)
-        plan_uid = write_rtplan(plan, case.prescription_gy, case.fractions, {}, identity, structures)
+        plan_uid = write_rtplan(
+            plan, case.prescription_gy, case.fractions, {}, identity, structures, predicted_by=model
+        )
         objects.append(plan)
     write_rtdose(
         dose, Volume(prediction, geometry), identity, plan_uid,
