@@ -60,7 +60,7 @@ def read_opt(ds: Dataset) -> Tomogram:
     """Return the frames of an OPT object and their spacing, which stands in its functional groups.
 
     Frames come in the order of their positions, else of their numbers in the stack, whatever the order that they are stored in.
-    Raises CaseRejected: "wrong_modality", "single_frame", "missing_geometry" (no spacing is ever made up), "not_raster" (a
+    Raises CaseRejected: "wrong_modality", "single_frame", "missing_geometry" (no spacing is ever made up, nor a group of a frame), "not_raster" (a
     ring or radial scan), and the codes of `decoded` and `regular_spacing`.
     """
     if text(ds, "SOPClassUID") != OphthalmicTomographyImageStorage:
@@ -71,6 +71,11 @@ def read_opt(ds: Dataset) -> Tomogram:
             "single_frame", f"Expected a volume of 2 B-scans or more; got {frames}. Send the volume scan."
         )
     shared, per_frame = _groups(ds, "Shared"), _groups(ds, "PerFrame")
+    if len(per_frame) != frames:
+        raise CaseRejected(
+            "missing_geometry",
+            f"Expected functional groups for each of {frames} frames; got {len(per_frame)}. Export the original object.",
+        )
     pixel, stated, stated_from = _measures(shared, per_frame)
     positions = [numbers(one, "ImagePositionPatient") for group in per_frame for one in _in(group, "PlanePosition")]
     distance: float | None

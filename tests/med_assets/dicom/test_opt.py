@@ -42,6 +42,19 @@ def test_no_spacing_is_made_up(absent: str, tmp_path: Path) -> None:
         read_opt(ds)
 
 
+@pytest.mark.parametrize("stated", [3, 5])
+@pytest.mark.parametrize("with_positions", [True, False])
+def test_a_frame_without_its_functional_groups_is_refused(stated: int, with_positions: bool, tmp_path: Path) -> None:
+    ds, _ = written(tmp_path / "a.dcm")
+    if not with_positions:
+        without_positions(ds)
+    ds.NumberOfFrames = stated
+    with pytest.raises(CaseRejected) as refused:
+        read_opt(ds)
+    assert refused.value.code == "missing_geometry"
+    assert f"{stated} frames; got 4" in refused.value.message
+
+
 def test_the_positions_of_frames_come_before_their_thickness(tmp_path: Path) -> None:
     ds, _ = written(tmp_path / "a.dcm")
     for index, one in enumerate(ds.PerFrameFunctionalGroupsSequence):
