@@ -83,7 +83,8 @@ def _labels(ws: Workspace, name: str, case_id: str) -> list[str]:
     rows_of = _of(ws, "prepared_cases", name, case_id)
     kept = [row["artifact"] for row in rows_of if row["artifact"] and ws.store.has(row["artifact"])]
     rows = program.get(name).label_rows(ws.store.fetch(kept[-1])) if kept else []
-    lines = pd.DataFrame([row.shown() for row in rows]).to_string(index=False).splitlines() if rows else []
+    frame = pd.DataFrame([row.shown() for row in rows])
+    lines = frame.to_string(index=False, na_rep="-").splitlines() if rows else []
     return ["labels of its source:", *(f"  {line}" for line in lines)] if lines else []
 
 

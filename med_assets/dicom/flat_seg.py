@@ -23,8 +23,9 @@ from med_assets.errors import CaseRejected
 
 @dataclass(frozen=True, eq=False)
 class FlatSegment:
-    """One segment: its label and its mask, bool (rows, columns)."""
+    """One segment: its number in the file, its label and its mask, bool (rows, columns)."""
 
+    number: int
     label: str
     mask: np.ndarray
 
@@ -110,4 +111,4 @@ def read_flat_segments(ds: Dataset) -> list[FlatSegment]:
         number_in_file = None if coding.kind == "LABELMAP" else frame_segment(frame, shared)
         for key, mask in coding.masks(plane, number_in_file):
             masks[key] |= mask
-    return [FlatSegment(coding.labels[key], masks[key]) for key in sorted(coding.labels)]
+    return [FlatSegment(key, coding.labels[key], masks[key]) for key in sorted(coding.labels)]

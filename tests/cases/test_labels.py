@@ -20,6 +20,7 @@ from med_assets.explain import explain_case
 from med_assets.importers.volumes import datalist_pairs, import_pairs
 from med_assets.label_rows import LabelRow
 from med_assets.mask_files import read_mask
+from med_assets.programs.lumbar_mr.levels import ROI_NAMES
 from med_assets.programs.lung_ct.classes import relabelling
 from med_assets.programs.lung_ct.experiment import Labels
 from med_assets.programs.lung_ct.prepared import PreparedCase
@@ -27,7 +28,20 @@ from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.settings import Workspace
 from med_assets.stages.training import train
 from med_assets.training.job import run
-from tests.invented import Study, box_contours, chest_case, ct, ingest, plan_case, square, write
+from tests.invented import (
+    Study,
+    box_contours,
+    chest_case,
+    ct,
+    flat_seg,
+    ingest,
+    mr,
+    plan_case,
+    rtstruct,
+    square,
+    us,
+    write,
+)
 
 TUMOUR, HEART, STRANGE = 27, 392, 12
 VOXEL_ML = 0.045
@@ -299,3 +313,69 @@ def test_explain_shows_which_roi_of_a_plan_is_which_structure(workspace: Workspa
         (40, 2197),
     ]
     assert rows[3].voxels == pytest.approx(np.pi * 125 * 95, rel=0.02)
+
+
+def rows_shown(ws: Workspace, name: str) -> list[dict[str, object]]:
+    """The label table of the only prepared case, which `explain` prints too."""
+    (raw,) = ws.lake.rows("raw_cases", name)
+    assert raw["status"] == "ok", raw["reason"]
+    (row,) = ws.lake.rows("prepared_cases", name)
+    assert row["status"] == "ok", row["reason"]
+    assert "labels of its source:" in explain_case(ws, row["case_id"])
+    return [one.shown() for one in program.get(name).label_rows(ws.store.fetch(row["artifact"]))]
+
+
+def test_explain_shows_each_mask_of_an_image_and_how_they_were_united(workspace: Workspace) -> None:
+    st = Study("masks")
+    pixels = np.random.default_rng(0).integers(20, 200, (80, 100))
+    image = us(st, pixels, bia="NO", region=(0, 0, 99, 79))
+    first, second = np.zeros((2, 80, 100), bool)
+    first[10:20, 10:20] = second[15:25, 10:20] = True
+    masks = [flat_seg(st, image, one, sop=str(number)) for number, one in enumerate((first, second))]
+    write([image, *masks], workspace.landing / "breast_us" / "a")
+    ingest(workspace, "breast_us")
+    counts_as = "malignant: 150 pixels of 2 masks united"
+    of_each = {"source value": 1, "name": "malignant", "pixels": 100, "mm2": "1.00", "maps to": counts_as}
+    assert rows_shown(workspace, "breast_us") == [
+        of_each | {"mask": "1 of 2"},
+        of_each | {"mask": "2 of 2"},
+    ]
+
+
+def test_explain_shows_which_point_marks_which_level(workspace: Workspace) -> None:
+    st = Study("points")
+    series = mr(st)
+    at = {name: (0.0, 0.0, 60.0 - 30.0 * number) for number, name in enumerate(ROI_NAMES.values())}
+    points = [(name, [(np.array([place]), "POINT")]) for name, place in at.items()]
+    points[0][1].append((np.array([(0.0, 9.0, 9.0)]), "POINT"))  # a level with two points has none
+    points += [("Mrs Smith", [(np.array([(0.0, 0.0, 0.0)]), "POINT")]), ("LSTV normal", [(np.zeros((1, 3)), "POINT")])]
+    write([*series, rtstruct(st, series, points)], workspace.landing / "lumbar_mr" / "a")
+    ingest(workspace, "lumbar_mr")
+    shown = rows_shown(workspace, "lumbar_mr")
+    assert [(one["source value"], one["name"], one["maps to"]) for one in shown] == [
+        (1, "L1/L2", "left out"),
+        (1, "L1/L2", "left out"),
+        (2, "L2/L3", "L2/L3"),
+        (3, "L3/L4", "L3/L4"),
+        (4, "L4/L5", "L4/L5"),
+        (5, "L5/S1", "L5/S1"),
+        (6, "UNRECOGNISED_1", "-"),
+        (7, "LSTV normal", "LSTV normal"),
+    ]
+    (row,) = workspace.lake.rows("prepared_cases", "lumbar_mr")
+    truth = json.loads((workspace.store.fetch(row["artifact"]) / "truth.json").read_text())["levels"]["l5_s1"]
+    assert [shown[5][axis] for axis in ("slice", "row", "column")] == [f"{value:.1f}" for value in truth]
+
+
+def test_explain_shows_the_labels_of_a_volume(workspace: Workspace) -> None:
+    program.get("retinal_oct").write_phantoms(workspace.landing / "retinal_oct", 1, 3)
+    ingest(workspace, "retinal_oct")
+    row = next(row for row in workspace.lake.rows("prepared_cases", "retinal_oct") if row["status"] == "ok")
+    group, site = program.get("retinal_oct").label_rows(workspace.store.fetch(row["artifact"]))
+    facts = next(
+        one for one in workspace.lake.rows("retinal_oct_facts", "retinal_oct") if one["case_id"] == row["case_id"]
+    )
+    assert (group.value, group.name) == (facts["study_group"], "study group")
+    assert group.maps_to.startswith("class ")
+    assert site.value == facts["site"]
+    assert group.measured == {"eye": facts["laterality"], "protocol": facts["protocol"]}

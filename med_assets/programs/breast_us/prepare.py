@@ -12,6 +12,7 @@ import numpy as np
 from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.label_rows import LabelRow, Shown, write_rows
 from med_assets.prepared import TRUTH
 from med_assets.programs.breast_us.similarity import dhash
 
@@ -99,8 +100,11 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
     box, pixel = box_of_tissue(source), pixel_size_mm(source)
     image, of_lesion = picture[box], {}
     if "SEG" in files:
-        segments = [one for ds in files["SEG"] for one in read_flat_segments(ds)]
-        of_lesion = _truth(*united(segments, (picture.shape[0], picture.shape[1])), box, pixel, out)
+        by_file = [read_flat_segments(ds) for ds in files["SEG"]]
+        segments = [one for of_file in by_file for one in of_file]
+        label, mask = united(segments, (picture.shape[0], picture.shape[1]))
+        of_lesion = _truth(label, mask, box, pixel, out)
+        write_rows(out, _rows(by_file, label, int(mask.sum()), pixel))
     if min(image.shape) < LEAST_SIDE:
         raise CaseRejected(
             "too_small", f"expected {LEAST_SIDE} x {LEAST_SIDE} pixels of tissue or more, got {image.shape}"
@@ -130,6 +134,22 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
         "dhash": dhash(image),
         **of_lesion,
     }
+
+
+def _rows(
+    by_file: Sequence[Sequence["FlatSegment"]], label: str, united_pixels: int, pixel: tuple[float, float] | None
+) -> list[LabelRow]:
+    """The segments of each mask file, whose pixels are united where there are several."""
+    n = sum(map(len, by_file))
+    counts_as = label if n == 1 else f"{label}: {united_pixels} pixels of {n} masks united"
+    rows = []
+    for number, of_file in enumerate(by_file, start=1):
+        for one in of_file:
+            pixels = int(one.mask.sum())
+            area = "-" if pixel is None else f"{pixels * pixel[0] * pixel[1]:.2f}"
+            measured: dict[str, Shown] = {"mask": f"{number} of {len(by_file)}", "pixels": pixels, "mm2": area}
+            rows.append(LabelRow(one.number, one.label, maps_to=counts_as, measured=measured))
+    return rows
 
 
 def _truth(

@@ -10,6 +10,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.files import write_json
+from med_assets.label_rows import LabelRow, write_rows
 from med_assets.prepared import TRUTH
 from med_assets.programs.lumbar_mr.grouping import sagittal_t2
 from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, LEVELS, ROI_NAMES, UNKNOWN
@@ -19,11 +20,23 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from med_assets.dicom.geometry import Geometry, Vector
-    from med_assets.dicom.rtstruct import Unusable
+    from med_assets.dicom.rtstruct import Point, Unusable
 
 
 SAME_POINT_MM = 0.01
 """Two points of one name that lie this near are one point, sent twice."""
+
+
+LEFT_OUT = "left out"
+"""What a point of a level counts as that can't be used."""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A point of a structure set, and the name of the level or anatomy that it marks; LEFT_OUT, or "" of one that means nothing."""
+
+    point: "Point"
+    marks: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,8 @@ class Levels:
     anatomy: str
     others: int = 0
     left_out: tuple[str, ...] = ()
+    marked: tuple[Marked, ...] = ()
+    """Every point, by the number of its ROI."""
 
 
 def read_levels(dataset: "Dataset", frame: str = "") -> Levels:
@@ -84,7 +99,14 @@ def read_levels(dataset: "Dataset", frame: str = "") -> Levels:
             "several_anatomies",
             f"expected one of the points {', '.join(ANATOMY_ROIS.values())}, got {len(stated)}; keep one",
         )
-    return Levels(found, next(iter(stated), UNKNOWN), others, tuple(left_out))
+    marked = []
+    for point in sorted(point_set.points, key=lambda one: one.number):
+        known = normalise(point.name)
+        means = known in anatomies or known in levels
+        used = not (point.frame and frame and point.frame != frame) and levels.get(known, "") in ("", *found)
+        name = ANATOMY_ROIS[anatomies[known]] if known in anatomies else _called(point.name, "", levels)
+        marked.append(Marked(point, "" if not means else name if used else LEFT_OUT))
+    return Levels(found, next(iter(stated), UNKNOWN), others, tuple(left_out), tuple(marked))
 
 
 def _called(name: str, otherwise: str, levels: Mapping[str, str]) -> str:
@@ -131,6 +153,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
         at = {level: geometry.to_index(point)[0] for level, point in marked.points.items()}
         levels = {level: [float(v) for v in at[level]] if level in at else None for level in LEVELS}
         write_json(out / TRUTH, {"levels": levels, "middle": _middle(at, geometry.shape[0]), "lstv": marked.anatomy})
+        write_rows(out, _rows(marked, geometry))
         of_points = {
             "levels": len(at),
             "points_without_level": marked.others,
@@ -185,6 +208,16 @@ def point_facts(at: Mapping[str, np.ndarray], geometry: "Geometry") -> dict[str,
         "level_gap_max_mm": max(gaps, default=None),
         "level_slices": max(slices) - min(slices) if at else None,
     }
+
+
+def _rows(levels: Levels, geometry: "Geometry") -> list[LabelRow]:
+    """The points, placed in voxels of the prepared volume."""
+    rows = []
+    for one in levels.marked:
+        s, y, x = (f"{value:.1f}" for value in geometry.to_index(one.point.position_mm)[0])
+        measured = {"slice": s, "row": y, "column": x}
+        rows.append(LabelRow(one.point.number, one.point.name, maps_to=one.marks, measured=measured))
+    return rows
 
 
 def _middle(at: Mapping[str, np.ndarray], slices: int) -> int:

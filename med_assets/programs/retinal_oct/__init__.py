@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.label_rows import LabelRow
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
 
@@ -171,6 +172,21 @@ class RetinalOct(Program):
         from med_assets.programs.retinal_oct.score import doubts
 
         return doubts(rows, history, OVERFIT_BELOW)
+
+    def label_rows(self, prepared: Path) -> "list[LabelRow]":
+        from med_assets.label_rows import LabelRow
+        from med_assets.programs.retinal_oct.cohort import CLASSES
+        from med_assets.programs.retinal_oct.prepared import PreparedCase
+
+        case = PreparedCase.open(prepared)
+        if case.stated_label is None:
+            return []
+        group = CLASSES[case.stated_label]
+        of_volume = {"eye": case.laterality, "protocol": case.protocol}
+        return [
+            LabelRow(group, "study group", maps_to=f"class {case.stated_label} of {len(CLASSES)}", measured=of_volume),
+            LabelRow(case.site, "site", measured=of_volume),
+        ]
 
     def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
         from med_assets.programs.retinal_oct.embeddings import FOLDER

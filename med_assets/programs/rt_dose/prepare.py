@@ -181,7 +181,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
             "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
         },
     )
-    write_rows(out, drawn.rois)
+    write_rows(out, sorted(drawn.rois, key=lambda row: row.value))
     of_dose = {}
     if dose is not None:
         of_dose = {"dose_coverage": coverage, **_truth(dose[kept], valid, masks, body, site, prescription, out)}
