@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from med_assets.settings import Workspace
     from med_assets.stages.result import StageResult
 
-MANIFEST_VERSION = "1"
-"""Version of the rule that picks the cases of a dataset; raised by hand when the rule changes."""
-
 
 def dataset(program: str) -> dg.AssetsDefinition:
     """Manifest of the accepted case versions."""
@@ -35,7 +32,7 @@ def dataset(program: str) -> dg.AssetsDefinition:
             program,
             "dataset",
             "One manifest of the newest accepted version of every case; its data version is the hash of its content.",
-            MANIFEST_VERSION,
+            versions.of_dataset(),
             run,
             deps=(keys.key(program, "prepared_cases"),),
             kinds=frozenset({"parquet"}),

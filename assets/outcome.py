@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from med_assets.settings import Workspace
     from med_assets.stages.result import StageResult
 
-GATE_VERSION, REPORT_VERSION = "3", "6"
-"""Versions of the rule that promotes and of the report's layout; raised by hand when they change."""
-
 
 def leaderboard(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
     """All experiments side by side."""
@@ -58,7 +55,7 @@ def champion(program: str) -> dg.AssetsDefinition:
             program,
             "champion",
             "The promoted checkpoint. It changes only for one better beyond doubt and worse in nothing guarded.",
-            f"{GATE_VERSION}-{versions.of_gate(program)}",
+            versions.of_gate(program),
             run,
             deps=(keys.key(program, "leaderboard"),),
             kinds=frozenset({"parquet"}),
@@ -226,7 +223,7 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
             program,
             "report",
             "One HTML file for people: tables, plots, images and the champion's model card.",
-            REPORT_VERSION,
+            versions.of_report(),
             run,
             deps=tuple(
                 keys.key(program, name)

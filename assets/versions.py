@@ -8,6 +8,7 @@ from med_assets.analysis import Analysis
 from med_assets.experiments import Experiment
 from med_assets.files import digest
 from med_assets.settings import Workspace
+from med_assets.versions import version_of
 
 
 def of_stage(program_name: str, stage: str) -> str:
@@ -31,7 +32,8 @@ def of_record(program_name: str) -> str:
     """Code version of an experiment's record and of the index: their text and figures, and what pictures depend on."""
     from med_assets.stages import experiment_record, figures
 
-    return f"{experiment_record.VERSION}.{figures.VERSION}-{of_stage(program_name, 'evaluate')}"
+    code = f"{version_of(experiment_record.record)}.{version_of(figures.draw)}"
+    return f"{code}-{of_stage(program_name, 'evaluate')}"
 
 
 def of_splits(program_name: str) -> str:
@@ -54,10 +56,27 @@ def of_learning_curve(program_name: str, experiment: Experiment) -> str:
     return f"{of_training(program_name, experiment)}-{digest(of_stage(program_name, 'evaluate'), sizes)}"
 
 
+def of_dataset() -> str:
+    """Code version of a dataset: the rule that picks its cases."""
+    from med_assets.stages import dataset
+
+    return version_of(dataset)
+
+
+def of_report() -> str:
+    """Code version of the report."""
+    from med_assets.stages import report
+
+    return version_of(report)
+
+
 def of_gate(program_name: str) -> str:
-    """Version of what a promotion is decided by: its policy in configuration."""
+    """Code version of the champion: the rule that promotes, and its policy in configuration."""
+    from med_assets.stages import champion
+
     found = policies.of(program_name)
-    return digest(found.promotion.model_dump(mode="json"), bool(found.demo and found.demo.promote_by_mean))
+    policy = digest(found.promotion.model_dump(mode="json"), bool(found.demo and found.demo.promote_by_mean))
+    return f"{version_of(champion)}-{policy}"
 
 
 def of_predictions(program_name: str) -> str:

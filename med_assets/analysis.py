@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from med_assets import program
 from med_assets.errors import ConfigurationError
+from med_assets.versions import version_of
 
 if TYPE_CHECKING:
     from med_assets.program import ReportTable
@@ -23,37 +23,30 @@ def no_settings(ws: "Workspace") -> Mapping[str, Any]:
     return {}
 
 
-def late(where: str) -> "Callable[[Workspace, Path], Sequence[ReportTable]]":
-    """The `run` of an analysis given as `module:function`, imported when it runs: loading the graph imports no heavy library."""
-
-    def run(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
-        module, _, name = where.partition(":")
-        found: Sequence[ReportTable] = getattr(import_module(module), name)(ws, out)
-        return found
-
-    return run
-
-
 @dataclass(frozen=True)
 class Analysis:
     """What a program wants to know of all cases or models at once; it becomes the asset `P/<name>` and a part of the report.
 
     `reads` names the stages it is made of: "dataset", "splits", "leaderboard" or "champion"; "evaluation" or "checkpoint" of
     all experiments, or of one as "baseline/evaluation". It runs again when one of them has other content, when `settings`
-    have, or when `version`, which is raised by hand with its code, has changed.
+    have, or when the version of `run` has changed.
 
-    `run` writes its pictures under the folder it is given and returns tables that name them; no table where there is nothing
-    to say yet. An `expensive` one is never started by itself, and waits for the accelerator.
+    `run`, a function with `@versioned`, writes its pictures under the folder it is given and returns tables that name them; no table where there is nothing
+    to say yet. It imports heavy libraries when it runs, not before. An `expensive` one is never started by itself, and waits for the accelerator.
     """
 
     name: str
     title: str
     description: str
     reads: tuple[str, ...]
-    version: str
     run: "Callable[[Workspace, Path], Sequence[ReportTable]]"
     settings: "Callable[[Workspace], Mapping[str, Any]]" = no_settings
     expensive: bool = False
+
+    @property
+    def version(self) -> str:
+        """Version of the code of `run`."""
+        return version_of(self.run)
 
     def inputs(self, experiments: Sequence[str]) -> list[tuple[str, ...]]:
         """Parts of the keys, after the program, of all assets it reads. Raises ConfigurationError for what can't be read."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from med_assets import versions
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 from med_assets.files import read_yaml
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from med_assets.s3.landing import RemoteFiles
     from med_assets.screening import Screening
     from med_assets.settings import Workspace
+    from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REGISTRY = {
     "breast_us": "med_assets.programs.breast_us:BreastUs",
@@ -210,7 +212,7 @@ class Program(ABC):
     owners: tuple[str, ...]
     modalities: tuple[str, ...]
     code_versions: Mapping[str, str]
-    """Version of the code of each stage (intake, prepare, train, predict, evaluate): raised by hand when results change."""
+    """Version of the code of each stage (intake, prepare, train, predict, evaluate), as the methods in versions.METHODS say."""
     inputs: tuple[str, ...]
     """Files of a prepared case that a prediction depends on; what people said of it is in others."""
     facts: Mapping[str, Fact]
@@ -229,6 +231,7 @@ class Program(ABC):
         super().__init_subclass__(**kwargs)
         if "facts" in cls.__dict__:
             cls.facts = {**cls.facts, **COMMON_FACTS}
+        cls.code_versions = versions.of_program(cls)
 
     @abstractmethod
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
@@ -359,6 +362,14 @@ class Program(ABC):
         `rows` are those of its held-out cases, `history` (epoch, metric, value) of its training.
         """
         return []
+
+    @abstractmethod
+    def task(self, experiment: "Experiment", cases: Sequence["TrainingCase"], **given: Any) -> "Task | ClosedForm":
+        """What the training process runs for an experiment: a training by Lightning, or weights that need none.
+
+        `given` has `teacher`, a Teacher, for an experiment with one, and `files`, paths by name, for one with `released_files`.
+        Raises ConfigurationError, and CheckpointMismatch for a file that does not fit.
+        """
 
     @abstractmethod
     def predictor(self, ws: "Workspace", checkpoint: Path) -> "CasePredictor":

@@ -16,6 +16,7 @@ from pydicom import uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from med_assets.dicom.terms import TERMS
+from med_assets.versions import version_of, versioned
 
 
 class Action(Enum):
@@ -35,9 +36,6 @@ class Action(Enum):
     SOURCE_VALUE = "kept when it is in the form of SOURCE_VALUE, otherwise removed"
     CODED = "kept when its code is in the standard's own dictionaries, with the dictionary's meaning"
 
-
-PROFILE_VERSION = "5"
-"""Part of what makes an intake's result: raise it when this list changes what survives."""
 
 REMOVED = "REMOVED"
 """Stands in a multi-valued code string for a component that did not qualify, so that positions do not move."""
@@ -210,15 +208,6 @@ REQUIRED_TEXTS: dict[str, str] = {
 }  # fmt: skip
 """Elements that are required with a value in multi-frame objects (PS3.3 C.7.5.2, C.7.6.16), and what stands for one that goes."""
 
-FIXED_VALUES = {
-    "StructureSetLabel": "STRUCTURES",
-    "RTPlanLabel": "PLAN",
-    "ContentLabel": "CONTENT",
-    "SegmentAlgorithmName": "ALGORITHM",
-    "DeidentificationMethod": f"med_assets allow-list {PROFILE_VERSION}",
-}
-"""Labels that the standard requires (type 1), which planners fill with names and diagnoses."""
-
 ENUMERATED: dict[str, frozenset[str]] = {
     "Modality": frozenset({"CT", "MR", "RTSTRUCT", "RTDOSE", "RTPLAN", "SEG", "OPT", "US"}),
     "PatientPosition": frozenset({
@@ -286,7 +275,9 @@ def registered(text: str) -> bool:
     return bool(uid.UID(text).type) or text in SUPPORTED_CLASSES
 
 
-def _table() -> dict[int, Action]:
+@versioned("5")
+def profile() -> dict[int, Action]:
+    """Return what happens to each allowed element, by tag. Its version is part of what makes an intake's result."""
     groups = [
         (_KEEP, Action.KEEP), (_UID, Action.UID), (_DATE, Action.DATE), (_EMPTY, Action.EMPTY),
         (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(KNOWN_VALUES), Action.VOCABULARY),
@@ -312,5 +303,14 @@ def code_term(keyword: str, text: str) -> str | None:
     return term if not term or term in CODE_TERMS[keyword] else None
 
 
-ALLOWED: dict[int, Action] = _table()
+FIXED_VALUES = {
+    "StructureSetLabel": "STRUCTURES",
+    "RTPlanLabel": "PLAN",
+    "ContentLabel": "CONTENT",
+    "SegmentAlgorithmName": "ALGORITHM",
+    "DeidentificationMethod": f"med_assets allow-list {version_of(profile)}",
+}
+"""Labels that the standard requires (type 1), which planners fill with names and diagnoses."""
+
+ALLOWED: dict[int, Action] = profile()
 """Tag -> action, for every element that may be in a stored object. Everything else is removed."""

@@ -47,6 +47,7 @@ from med_assets.dicom.pixel_data import clean_pixels, require_syntax
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.dicom.ultrasound import without_burnt_in_text
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.versions import part_of
 
 MIN_SHIFT_DAYS, MAX_SHIFT_DAYS = 366, 3650
 """Bounds of the per-patient date shift, always into the past: over a year, so that the season does not survive."""
@@ -76,6 +77,7 @@ CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 """The same of an ultrasound image whose pixels outside of the regions of tissue were blanked."""
 
 
+@part_of("dicom.confidentiality.profile")
 class Deidentifier:
     """De-identifies objects of any number of patients under one key: same key and input, same output, on any machine.
 

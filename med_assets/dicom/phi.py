@@ -38,9 +38,7 @@ from med_assets.dicom.deidentify import IDENTIFIERS, IMPLEMENTATION_VERSION, MIN
 from med_assets.dicom.known_bytes import KnownBytes
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import CaseRejected
-
-VERSION = "3"
-"""Raised when the scan learns to find more, so that what is stored is scanned again."""
+from med_assets.versions import versioned
 
 MIN_NAME_CHARS = 3
 """Shorter names are not looked for; neither are ids with digits of fewer than MIN_NUMBER_DIGITS characters."""
@@ -79,6 +77,7 @@ class Finding:
     reason: str
 
 
+@versioned("3")
 def residual_phi(
     source: Path | Iterable[Dataset | Path],
     *,

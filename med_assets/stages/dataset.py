@@ -13,6 +13,7 @@ from med_assets.splits import SplitPolicy, assign
 from med_assets.stages.alone import alone
 from med_assets.stages.result import QUARANTINED, StageResult, accepted, tally, to_predict, usable
 from med_assets.stages.scan import identity_left
+from med_assets.versions import versioned
 
 DATASET_COLUMNS = (
     "program",
@@ -36,6 +37,7 @@ def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> Non
     ws.lake.write("withdrawals", f"{program_name}/{case_id}", [row])
 
 
+@versioned("1")
 def dataset(ws: Workspace, program_name: str) -> StageResult:
     """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
 

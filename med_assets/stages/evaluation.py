@@ -20,6 +20,7 @@ from med_assets.stages.predicting import Predicting
 from med_assets.stages.result import StageResult
 from med_assets.stages.runs import record_scores
 from med_assets.stages.training import checkpoint_of, stored_checkpoint
+from med_assets.versions import part_of
 
 HELD_OUT = ("val", "test", "external")
 SEED = 20260101
@@ -55,6 +56,7 @@ def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) 
     return "score/" + digest(checkpoint, prepared, chosen.evaluation_settings(ws), versions)
 
 
+@part_of("evaluate")
 def score_cases(
     ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[dict[str, Any]]
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int], dict[str, str]]:
@@ -209,6 +211,7 @@ def write_predictions(ws: Workspace, program_name: str, name: str, rows: Sequenc
                 table.to_parquet(temporary, index=False)
 
 
+@part_of("evaluate")
 def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per split, metric and subject: mean over cases with its interval over patients."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}

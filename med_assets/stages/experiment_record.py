@@ -26,9 +26,7 @@ from med_assets.stages.promotion import current
 from med_assets.stages.result import StageResult
 from med_assets.stages.standing import Standing, standing_of, verdict_of
 from med_assets.stages.training import checkpoint_of, stored_checkpoint
-
-VERSION = "1"
-"""Version of the notebook's text; raised by hand when it changes."""
+from med_assets.versions import version_of, versioned
 
 RECORD = "record.json"
 
@@ -98,6 +96,7 @@ def command_of(run: Mapping[str, Any]) -> str:
     return " ".join(filter(None, (run["environment"], shlex.join(words), run["overrides"])))
 
 
+@versioned("1")
 def record(ws: Workspace, program_name: str, name: str) -> StageResult:
     """Draw the figures of an experiment's checkpoint and write its notebook, executed.
 
@@ -119,7 +118,9 @@ def record(ws: Workspace, program_name: str, name: str) -> StageResult:
     parts = [ws.lake.root / table / f"{program_name}/{name}.parquet" for table in READ[:3]]
     parts += [ws.lake.root / table / f"{program_name}.parquet" for table in ("dataset", "splits")]
     key = digest(
-        VERSION, [dataclasses.astuple(cell) for cell in written], [file_sha256(one) for one in parts if one.is_file()]
+        version_of(record),
+        [dataclasses.astuple(cell) for cell in written],
+        [file_sha256(one) for one in parts if one.is_file()],
     )
     kept = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
     fresh = kept.get("key") != key or not path.is_file() or kept.get("sha256") != file_sha256(path)

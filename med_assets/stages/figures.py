@@ -18,9 +18,7 @@ from med_assets.files import digest, file_sha256, read_json, write_json
 from med_assets.settings import Workspace
 from med_assets.stages.pictures import drawn, typical_cases
 from med_assets.stages.training import curve_panels
-
-VERSION = "1"
-"""Version of how figures look; raised by hand, since no picture is drawn again without a reason."""
+from med_assets.versions import version_of, versioned
 
 RECORD = "figures.json"
 """File beside the figures: what they were made of, their captions, and the hash of each."""
@@ -50,6 +48,7 @@ def history_of(ws: Workspace, program_name: str, name: str) -> pd.DataFrame:
     return wide.reset_index().rename_axis(columns=None)
 
 
+@versioned("1")
 def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Drawn:
     """Draw the figures of an experiment's checkpoint, unless what they show is as it was; `best` is the epoch that was kept."""
     out = folder_of(ws, program_name, name)
@@ -57,7 +56,7 @@ def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int
     scores = ws.lake.read("evaluation_cases", f"{program_name}/{name}")
     shown = typical_cases(scores, chosen.primary_metric, [LABEL])
     case = [[row["case_id"], row["split"], row["value"]] for row in shown.values()]
-    code = [VERSION, chosen.code_versions["evaluate"], chosen.evaluation_settings(ws)]
+    code = [version_of(draw), chosen.code_versions["evaluate"], chosen.evaluation_settings(ws)]
     key = digest(code, checkpoint, best, history.to_csv(index=False), case)
     kept = read_json(out / RECORD) if (out / RECORD).is_file() else {}
     if kept.get("key") == key and all((out / file).is_file() for file in kept["files"]):

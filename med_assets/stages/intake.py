@@ -30,6 +30,7 @@ from med_assets.stages.reading import (
     where,
 )
 from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT, StageResult, accepted, reasons, tally, usable
+from med_assets.versions import version_of
 
 if TYPE_CHECKING:
     from med_assets.s3.staging import Failure
@@ -162,12 +163,12 @@ class _Intake:
 
     def _entry_key(self, found: list[tuple[str, str]] | None) -> str | None:
         """Key of what intake makes of files of these names and hashes; None when they are not known, or there are none."""
-        from med_assets.dicom.confidentiality import PROFILE_VERSION
+        from med_assets.dicom.confidentiality import profile
 
         if not found:
             return None
         chosen = programs.get(self.program)
-        versions = (chosen.code_versions["intake"], PROFILE_VERSION)
+        versions = (chosen.code_versions["intake"], version_of(profile))
         made_of = digest(self.program, versions, sorted(chosen.roi_vocabulary(self.ws)), found)
         # File names can identify patients and short ones can be guessed, so the key is keyed like every pseudonym.
         return f"intake/{hmac.new(self.ws.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]}"

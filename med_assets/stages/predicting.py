@@ -11,6 +11,7 @@ from med_assets import program
 from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.files import digest
 from med_assets.settings import Workspace
+from med_assets.versions import part_of
 
 
 def prediction_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
@@ -21,6 +22,7 @@ def prediction_key(ws: Workspace, program_name: str, checkpoint: str, prepared: 
     return "prediction/" + digest(checkpoint, seen, chosen.code_versions["predict"])
 
 
+@part_of("predict")
 class Predicting:
     """A checkpoint that is loaded only when a case was not predicted yet."""
 

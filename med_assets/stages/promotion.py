@@ -26,6 +26,7 @@ from med_assets.stages.dataset import cases_of, dataset_version
 from med_assets.stages.evaluation import SEED, score_cases
 from med_assets.stages.result import StageResult
 from med_assets.stages.training import stored_checkpoint
+from med_assets.versions import versioned
 
 SPLIT = "val"
 """Split that decides. The test split is reported and never chooses."""
@@ -422,6 +423,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@versioned("3")
 def champion(ws: Workspace, program_name: str, named: str | None = None) -> StageResult:
     """Promote the best challenger, or the named one, if the gate lets it; every verdict that is new is kept."""
     with alone(ws, f"champion-{program_name}"):

@@ -19,6 +19,7 @@ from med_assets.files import digest, room, write_json
 from med_assets.grouping import group_by_patient
 from med_assets.settings import Workspace
 from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT
+from med_assets.versions import part_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -85,6 +86,7 @@ class Preparation:
     folder: Path
 
 
+@part_of("prepare")
 def prepare_case(task: Preparation) -> None:
     """Prepare one case. Raises CaseRejected, also "out_of_memory" and "preparation_failed", and DiskFull."""
     from med_assets.dicom.compression import loss_of
@@ -199,6 +201,7 @@ def _several(value: Any) -> list[Any]:
     return [value] if isinstance(value, int | float) else list(value)
 
 
+@part_of("intake")
 @dataclass
 class EntryReader:
     """One entry being read; `report` takes each step before it begins, and each file's outcome."""

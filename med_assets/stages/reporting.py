@@ -34,6 +34,7 @@ from med_assets.stages.promotion import TOO_FEW, current, decision_table, decisi
 from med_assets.stages.replicates import SPREAD
 from med_assets.stages.result import StageResult, reasons
 from med_assets.stages.screening import screened
+from med_assets.versions import versioned
 
 if TYPE_CHECKING:
     from med_assets.reports.html import Highlight, Section
@@ -279,6 +280,7 @@ def _data_sections(ws: Workspace, program_name: str, refused: Sequence[dict[str,
     return sections
 
 
+@versioned("6")
 def report(ws: Workspace, program_name: str) -> StageResult:
     """Write `reports/<program>/report.html` and return its path, plots and hash."""
     from med_assets.reports.html import Section, render_report

@@ -3,6 +3,7 @@
 from med_assets import program
 from med_assets.files import digest, read_json, write_json
 from med_assets.settings import Workspace
+from med_assets.versions import version_of
 
 
 def identity_left(ws: Workspace, program_name: str, artifact: str) -> list[str]:
@@ -10,7 +11,7 @@ def identity_left(ws: Workspace, program_name: str, artifact: str) -> list[str]:
     from med_assets.dicom import phi
 
     vocabulary = program.get(program_name).roi_vocabulary(ws)
-    key = f"scan/{digest(artifact, phi.VERSION, sorted(vocabulary))}"
+    key = f"scan/{digest(artifact, version_of(phi.residual_phi), sorted(vocabulary))}"
     if not ws.store.has(key):
         files = sorted(ws.store.fetch(artifact).glob("*.dcm"))
         findings = phi.residual_phi(files, roi_vocabulary=vocabulary)

@@ -35,6 +35,7 @@ from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memor
 from med_assets.training.ranks import rank
 from med_assets.training.saving import StopRequest
 from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build, used
+from med_assets.versions import part_of
 
 RESUME = ("auto", "must", "never")
 """auto continues if there is a checkpoint, must refuses if there is none, never starts over."""
@@ -45,6 +46,7 @@ DISCARDED = "discarded"
 SPLITS = ("train", "val")
 
 
+@part_of("train")
 def run(job: Path, resume: str = "auto") -> dict[str, Any]:
     """Train the job and return its result; a job that is done already returns the result it has.
 

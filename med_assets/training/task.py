@@ -1,6 +1,6 @@
 """What a program hands to the training process: either a module that Lightning trains, or weights computed at once.
 
-Each program has `med_assets.programs.<program>.lit.task(experiment, cases)` that returns one of the two.
+`Program.task` returns one of the two.
 """
 
 import importlib
@@ -93,12 +93,9 @@ def build(
     teacher: Teacher | None = None,
     files: Mapping[str, Path] | None = None,
 ) -> Task | ClosedForm:
-    """Return the task of a program.
-
-    That of an experiment with a teacher takes it as a third argument, and that of one with `released_files` takes their
-    paths by name as `files`.
-    """
-    module = importlib.import_module(f"med_assets.programs.{program}.lit")
-    more = {"files": files} if files else {}
-    built: Task | ClosedForm = module.task(experiment, cases, *([teacher] if teacher else []), **more)
+    """Return the task of a program, with the teacher and the paths of the `released_files` of an experiment that has them."""
+    given = ({"teacher": teacher} if teacher else {}) | ({"files": files} if files else {})
+    # Imported by name, since the import contracts count the late imports of that module, among them that of Great Expectations.
+    contract = importlib.import_module("med_assets.program")
+    built: Task | ClosedForm = contract.get(program).task(experiment, cases, **given)
     return built

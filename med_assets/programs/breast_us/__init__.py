@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Predicted, Program, RawCase, Refusal, ReportTable
+from med_assets.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.experiments import Experiment
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
+    from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 
@@ -31,7 +34,6 @@ class BreastUs(Program):
     )
     owners = ("team:breast",)
     modalities = ("US", "SEG")
-    code_versions = {"intake": "3", "prepare": "3", "train": "2", "predict": "1", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "image.npy")
     primary_metric = Metric("dice", "lesion", "1", False, "Dice of the lesion, over the images that have one")
     # Dice says nothing of images without a lesion, and an alarm on each of them would not lower it.
@@ -72,6 +74,7 @@ class BreastUs(Program):
 
         return group(instances)
 
+    @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.flat_seg import read_flat_segments
@@ -95,6 +98,7 @@ class BreastUs(Program):
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         return {}
 
+    @versioned("3")
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.breast_us.prepare import prepare_case
 
@@ -132,11 +136,19 @@ class BreastUs(Program):
 
         return pooled(rows)
 
+    @versioned("2")
+    def task(self, experiment: "Experiment", cases: Sequence["TrainingCase"], **given: Any) -> "Task | ClosedForm":
+        from med_assets.programs.breast_us.lit import task
+
+        return task(experiment, cases, **given)
+
+    @versioned("1")
     def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
         from med_assets.programs.breast_us.scorer import LesionPredictor
 
         return LesionPredictor(checkpoint)
 
+    @versioned("2")
     def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.breast_us.score import EvaluationSettings
         from med_assets.programs.breast_us.scorer import score

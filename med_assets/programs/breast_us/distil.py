@@ -19,9 +19,7 @@ from med_assets.programs.breast_us.experiment import Distil
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.training.accelerator import inference_device
 from med_assets.training.task import Teacher, TrainingCase
-
-ANSWER_VERSION = "1"
-"""Version of what an answer holds; raised by hand when it changes."""
+from med_assets.versions import version_of, versioned
 
 LOGIT, FEATURE = "teacher_logit", "teacher_feature"
 """Names of the maps that an answer adds to an image, and of their files, float16."""
@@ -29,9 +27,10 @@ LOGIT, FEATURE = "teacher_logit", "teacher_feature"
 
 def answer_key(teacher: Teacher, version: str) -> str:
     """Key of a teacher's answer to an image, by the version of its prepared content."""
-    return f"answer/{digest(teacher.key, version, ANSWER_VERSION)}"
+    return f"answer/{digest(teacher.key, version, version_of(answers))}"
 
 
+@versioned("1")
 def answers(teacher: Teacher, cases: Sequence[TrainingCase]) -> list[Path]:
     """Return the folders of the teacher's answers to the cases, computing those that are not there; it is loaded only for those."""
     from med_assets.programs.breast_us.predict import load_predictor

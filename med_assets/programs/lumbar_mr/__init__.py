@@ -9,6 +9,7 @@ import pyarrow as pa
 from med_assets.errors import ConfigurationError
 from med_assets.files import digest
 from med_assets.program import CasePredictor, Fact, Metric, Program, RawCase, Refusal, ReportTable
+from med_assets.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.experiments import Experiment
     from med_assets.metrics.score import Score
     from med_assets.screening import Screening
     from med_assets.settings import Workspace
+    from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 
@@ -37,7 +40,6 @@ class LumbarMr(Program):
     description = "Locates the lumbar discs in sagittal T2 MR, and finds transitional vertebrae (LSTV) by the model's uncertainty."
     owners = ("team:spine",)
     modalities = ("MR", "RTSTRUCT")
-    code_versions = {"intake": "3", "prepare": "3", "train": "1", "predict": "2", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "volume.npy", "input.npy")
     primary_metric = Metric(
         "localisation_error",
@@ -94,6 +96,7 @@ class LumbarMr(Program):
 
         return group(instances)
 
+    @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
@@ -130,6 +133,7 @@ class LumbarMr(Program):
             "points": digest(ROI_NAMES, ANATOMY_ROIS),
         }
 
+    @versioned("3")
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.lumbar_mr.prepare import prepare_case
 
@@ -157,11 +161,19 @@ class LumbarMr(Program):
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
 
+    @versioned("1")
+    def task(self, experiment: "Experiment", cases: Sequence["TrainingCase"], **given: Any) -> "Task | ClosedForm":
+        from med_assets.programs.lumbar_mr.lit import task
+
+        return task(experiment, cases, **given)
+
+    @versioned("2")
     def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
         from med_assets.programs.lumbar_mr.scorer import LevelPredictor
 
         return LevelPredictor(checkpoint)
 
+    @versioned("2")
     def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.lumbar_mr.score import EvaluationSettings
         from med_assets.programs.lumbar_mr.scorer import score

@@ -22,6 +22,7 @@ from med_assets.program import (
     ReportTable,
     tilt_policy,
 )
+from med_assets.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from med_assets.experiments import Experiment
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
+    from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 LABEL_KINDS = ("SEG", "RTSTRUCT")
@@ -61,7 +63,6 @@ class LungCt(Program):
     description = "Segments lung tumours, or another target, in chest CT by fine-tuning the foundation model VISTA3D."
     owners = ("team:thorax",)
     modalities = ("CT", *LABEL_KINDS)
-    code_versions = {"intake": "3", "prepare": "3", "train": "2", "predict": "1", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "ct.npy", "image.npy")
     primary_metric = Metric("dice", "target", "1", False, "formal Dice of the target, on the scanner's own grid")
     # Dice hardly falls when a small lesion is missed, so that is guarded. HD95 is not: it is undefined where nothing was
@@ -111,6 +112,7 @@ class LungCt(Program):
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         return around_ct(instances, LABEL_KINDS, _label, "CT with a SEG or RTSTRUCT")
 
+    @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
@@ -192,6 +194,7 @@ class LungCt(Program):
             "exposure": digest(exposure.TRAINED, exposure.SELECTED, exposure.PATIENT_PREFIX),
         }
 
+    @versioned("3")
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.lung_ct.prepare import prepare_case
 
@@ -234,11 +237,19 @@ class LungCt(Program):
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
 
+    @versioned("2")
+    def task(self, experiment: "Experiment", cases: Sequence["TrainingCase"], **given: Any) -> "Task | ClosedForm":
+        from med_assets.programs.lung_ct.lit import task
+
+        return task(experiment, cases, **given)
+
+    @versioned("1")
     def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
         from med_assets.programs.lung_ct.scorer import TargetPredictor
 
         return TargetPredictor(checkpoint)
 
+    @versioned("2")
     def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.lung_ct.score import EvaluationSettings
         from med_assets.programs.lung_ct.scorer import score

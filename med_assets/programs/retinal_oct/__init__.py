@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Program, RawCase, Refusal, ReportTable
+from med_assets.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.experiments import Experiment
     from med_assets.label_rows import LabelRow
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
+    from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 
@@ -37,7 +40,6 @@ class RetinalOct(Program):
     description = "Classifies diabetes status in four groups from macular OCT, to compare encoders that were pretrained on OCT volumes."
     owners = ("team:eye",)
     modalities = ("OPT",)
-    code_versions = {"intake": "3", "prepare": "3", "train": "2", "predict": "1", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "image.npy")
     primary_metric = Metric(
         "balanced_accuracy",
@@ -102,6 +104,7 @@ class RetinalOct(Program):
 
         return group(instances)
 
+    @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.opt import read_opt
@@ -129,6 +132,7 @@ class RetinalOct(Program):
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         return {"size": list(self.size(ws))}
 
+    @versioned("3")
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.retinal_oct.prepare import prepare_case
 
@@ -188,12 +192,20 @@ class RetinalOct(Program):
             LabelRow(case.site, "site", measured=of_volume),
         ]
 
+    @versioned("2")
+    def task(self, experiment: "Experiment", cases: Sequence["TrainingCase"], **given: Any) -> "Task | ClosedForm":
+        from med_assets.programs.retinal_oct.lit import task
+
+        return task(experiment, cases, **given)
+
+    @versioned("1")
     def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
         from med_assets.programs.retinal_oct.embeddings import FOLDER
         from med_assets.programs.retinal_oct.scorer import load_predictor
 
         return load_predictor(checkpoint, ws.jobs / FOLDER)
 
+    @versioned("2")
     def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.retinal_oct.scorer import score
 

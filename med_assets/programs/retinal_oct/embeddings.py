@@ -13,17 +13,15 @@ from med_assets.files import digest, replacing
 from med_assets.programs.retinal_oct.experiment import Network
 from med_assets.programs.retinal_oct.network import embed
 from med_assets.programs.retinal_oct.prepared import PreparedCase
+from med_assets.versions import version_of
 
 FOLDER = "embeddings"
 """Folder beside the jobs of a home; what is in it can always be computed again."""
 
-VERSION = "1"
-"""Raised when the same encoder and volume give another embedding."""
-
 
 def encoder_key(network: Network, weights: Mapping[str, Tensor]) -> str:
     """Hash of an encoder: its sizes, and names and values of all its tensors."""
-    found = hashlib.sha256(digest(VERSION, network.model_dump(mode="json")).encode())
+    found = hashlib.sha256(digest(version_of(embed), network.model_dump(mode="json")).encode())
     for name in sorted(weights):
         found.update(name.encode())
         found.update(weights[name].detach().cpu().contiguous().numpy().tobytes())

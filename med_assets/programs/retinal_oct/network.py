@@ -12,6 +12,7 @@ from med_assets.programs.retinal_oct.experiment import Head, Network
 from med_assets.training.initial import WRAPPERS
 from med_assets.training.omegaconf_values import plain_values
 from med_assets.training.tensors import SHOWN, demand_fit
+from med_assets.versions import versioned
 
 RENAMED = (
     ("pos_embed", "patch_embedding.position_embeddings"),
@@ -68,6 +69,7 @@ def tokens(encoder: nn.Module, volumes: Tensor, kept: Tensor | None = None) -> T
     return found
 
 
+@versioned("1")
 def embed(encoder: nn.Module, volumes: Tensor) -> Tensor:
     """Return the mean token of each volume, (b, hidden)."""
     return tokens(encoder, volumes).mean(dim=1)

@@ -20,6 +20,7 @@ from med_assets.program import (
     tilt_policy,
 )
 from med_assets.programs.rt_dose.site import Site, load_site, site_names
+from med_assets.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.experiments import Experiment
     from med_assets.metrics.score import Score
     from med_assets.settings import Workspace
+    from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 PARTS = {"RTSTRUCT": "no_rtstruct", "RTPLAN": "no_rtplan", "RTDOSE": "no_rtdose"}
@@ -74,7 +77,6 @@ class RtDose(Program):
     description = "Predicts the dose of a radiotherapy plan from the planning CT and its contours."
     owners = ("team:radiotherapy",)
     modalities = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
-    code_versions = {"intake": "3", "prepare": "4", "train": "3", "predict": "1", "evaluate": "2"}  # noqa: RUF012 - read only
     inputs = ("case.json", "ct.npy", "masks.npy", "sdf.npy", "body.npy", "beams.npy")
     primary_metric = Metric(
         "openkbp_dose_score", "body", "Gy", True, "mean absolute dose error over the region that may get dose"
@@ -160,6 +162,7 @@ class RtDose(Program):
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         return around_ct(instances, PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")
 
+    @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import describe, load
         from med_assets.dicom.geometry import TiltPolicy, read_ct_series
@@ -184,6 +187,7 @@ class RtDose(Program):
         site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY})
         return site | {"resample_tilt": tilt_policy(ws, self.name).resample}
 
+    @versioned("4")
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.rt_dose.prepare import prepare_case
 
@@ -222,11 +226,19 @@ class RtDose(Program):
             )
         ]
 
+    @versioned("3")
+    def task(self, experiment: "Experiment", cases: Sequence["TrainingCase"], **given: Any) -> "Task | ClosedForm":
+        from med_assets.programs.rt_dose.lit import task
+
+        return task(experiment, cases, **given)
+
+    @versioned("1")
     def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
         from med_assets.programs.rt_dose.scorer import DosePredictor
 
         return DosePredictor(checkpoint)
 
+    @versioned("2")
     def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.rt_dose.score import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import score

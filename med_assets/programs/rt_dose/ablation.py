@@ -9,10 +9,11 @@ import pandas as pd
 from med_assets import experiments
 from med_assets.files import digest, read_json, write_json
 from med_assets.program import ReportTable
-from med_assets.programs.rt_dose.analyses import SAMPLING_VERSION
+from med_assets.programs.rt_dose.analyses import diffusion_sampling
 from med_assets.programs.rt_dose.experiment import Ablation, DoseExperiment
 from med_assets.programs.rt_dose.score import EvaluationSettings
 from med_assets.programs.rt_dose.tables import with_interval
+from med_assets.versions import version_of
 
 if TYPE_CHECKING:
     from med_assets.programs.rt_dose.predict import Predictor
@@ -72,7 +73,7 @@ def measure(
     for case in cases:
         for steps in wanted.steps:
             settings = {"steps": steps, "ensembles": sorted(wanted.ensembles), "ptv_margin_mm": margin_mm}
-            key = "ablation/" + digest(checkpoint, case["artifact"], settings, SAMPLING_VERSION)
+            key = "ablation/" + digest(checkpoint, case["artifact"], settings, version_of(diffusion_sampling))
             if not ws.store.has(key):
                 from med_assets.programs.rt_dose.predict import load_predictor
                 from med_assets.training.accelerator import inference_device

@@ -1,22 +1,17 @@
 """The analyses of rt_dose; what each does is imported when it runs."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from med_assets.analysis import Analysis, late
+from med_assets.analysis import Analysis
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.site import load_site
+from med_assets.versions import versioned
 
 if TYPE_CHECKING:
+    from med_assets.program import ReportTable
     from med_assets.settings import Workspace
-
-
-HERE = "med_assets.programs.rt_dose"
-
-VARIABILITY_VERSION = "1"
-"""Version of the code of low_dose_variability, and of what it measures of each case."""
-
-SAMPLING_VERSION = "1"
-"""Version of the code of ablation, and of what it measures of each case."""
 
 
 def _samplings(ws: "Workspace") -> dict[str, Any]:
@@ -39,22 +34,44 @@ def _site_and_scores(ws: "Workspace") -> dict[str, Any]:
     return {"targets": site.targets, "oars": site.oars, "scores": chosen.evaluation_settings(ws)}
 
 
+@versioned("1")
+def gamma_by_region(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
+    """Gamma passing rates by region."""
+    from med_assets.programs.rt_dose.gamma_by_region import gamma_by_region
+
+    return gamma_by_region(ws, out)
+
+
+@versioned("1")
+def low_dose_variability(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
+    """Natural variability; the version is also that of what is measured of each case."""
+    from med_assets.programs.rt_dose.low_dose_variability import low_dose_variability
+
+    return low_dose_variability(ws, out)
+
+
+@versioned("1")
+def diffusion_sampling(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
+    """Sampling of diffusion models; the version is also that of what is measured of each case."""
+    from med_assets.programs.rt_dose.ablation import ablation
+
+    return ablation(ws, out)
+
+
 ANALYSES = (
     Analysis(
         "gamma_by_region",
         "Gamma by region",
         "Gamma passing rates of all evaluated experiments near targets, in organs at risk and elsewhere, with intervals.",
         ("evaluation",),
-        "1",
-        late(f"{HERE}.gamma_by_region:gamma_by_region"),
+        gamma_by_region,
     ),
     Analysis(
         "low_dose_variability",
         "Natural variability",
         "How far planned doses of other patients lie apart at the same geometry, and whether models err by more than that.",
         ("dataset", "splits", "evaluation"),
-        VARIABILITY_VERSION,
-        late(f"{HERE}.low_dose_variability:low_dose_variability"),
+        low_dose_variability,
         _site_and_scores,
     ),
     Analysis(
@@ -62,8 +79,7 @@ ANALYSES = (
         "Sampling of diffusion models",
         "Dose score by steps and ensemble size of the diffusion models, and how much their samples differ in each region.",
         ("splits", "checkpoint"),
-        SAMPLING_VERSION,
-        late(f"{HERE}.ablation:ablation"),
+        diffusion_sampling,
         _samplings,
         expensive=True,
     ),

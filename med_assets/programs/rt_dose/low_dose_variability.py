@@ -10,13 +10,14 @@ import numpy as np
 
 from med_assets.errors import MedAssetsError
 from med_assets.program import ReportTable
-from med_assets.programs.rt_dose.analyses import VARIABILITY_VERSION
+from med_assets.programs.rt_dose import analyses
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Site, load_site
 from med_assets.programs.rt_dose.spread import Patients
 from med_assets.programs.rt_dose.variability_tables import tables
 from med_assets.programs.rt_dose.voxel_classes import FINE_MM, classify, moments, planned_moments
 from med_assets.settings import Workspace
+from med_assets.versions import version_of
 
 NAME = "low_dose_variability"
 
@@ -31,7 +32,7 @@ def low_dose_variability(ws: Workspace, out: Path) -> list[ReportTable]:
     from med_assets.stages.dataset import cases_of
 
     site = _site(ws)
-    measuring = Measuring(ws, NAME, VARIABILITY_VERSION, site.targets, site.oars, FINE_MM)
+    measuring = Measuring(ws, NAME, version_of(analyses.low_dose_variability), site.targets, site.oars, FINE_MM)
     cases, doses, prescriptions = cases_of(ws, "rt_dose"), [], []
     for case in (one for one in cases if one["split"] == "train"):
         folder = ws.store.fetch(case["artifact"])

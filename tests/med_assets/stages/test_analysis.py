@@ -18,6 +18,7 @@ from med_assets.program import ReportTable
 from med_assets.settings import Workspace
 from med_assets.stages.analysis import Measuring, folder_of, sections
 from med_assets.stages.dataset import cases_of
+from med_assets.versions import versioned
 from resources import LocalLauncher, WorkspaceResource
 from sensors.automation import GATHER, automated
 from tests.med_assets.stages import models
@@ -26,6 +27,7 @@ from tests.med_assets.stages.builders import P
 CASES = ("t0", "t1", "t2")
 
 
+@versioned("1")
 def lengths(ws: Workspace, out: Path) -> list[ReportTable]:
     """An analysis of one number per case, which a case named bad has not."""
     measuring, rows = Measuring(ws, "lengths", "1"), []
@@ -49,8 +51,8 @@ def settings(ws: Workspace) -> Mapping[str, Any]:
     return {"unit": ws.option(P, "unit", "letters")}
 
 
-LENGTHS = Analysis("lengths", "Lengths", "How long names are.", ("dataset", "splits"), "1", lengths, settings)
-ABLATION = Analysis("ablation", "Ablation", "Takes long.", ("baseline/checkpoint",), "1", lengths, expensive=True)
+LENGTHS = Analysis("lengths", "Lengths", "How long names are.", ("dataset", "splits"), lengths, settings)
+ABLATION = Analysis("ablation", "Ablation", "Takes long.", ("baseline/checkpoint",), lengths, expensive=True)
 
 
 @pytest.fixture
@@ -171,8 +173,8 @@ def test_every_analysis_reads_what_there_is_and_says_what_it_is(name: str) -> No
 
 
 def test_what_can_not_be_read_is_named() -> None:
-    wrong = Analysis("wrong", "", "", ("basline/evaluation",), "1", lengths)
+    wrong = Analysis("wrong", "", "", ("basline/evaluation",), lengths)
     with pytest.raises(ConfigurationError, match="or of one of baseline, other, got 'basline/evaluation'"):
         wrong.inputs(["baseline", "other"])
-    everything = Analysis("all", "", "", ("evaluation", "dataset"), "1", lengths)
+    everything = Analysis("all", "", "", ("evaluation", "dataset"), lengths)
     assert everything.inputs(["a", "b"]) == [("a", "evaluation"), ("b", "evaluation"), ("dataset",)]
