@@ -16,113 +16,8 @@ import pyarrow.parquet as pq
 
 from med_assets.errors import ConfigurationError
 from med_assets.files import digest, file_sha256, replacing
+from med_assets.records import tables as record_tables
 from med_assets.scratch import scratch
-
-TEXT, REAL, INT, BOOL = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-
-CASE = {"program": TEXT, "batch": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT}
-OUTCOME = {"status": TEXT, "reason_code": TEXT, "reason": TEXT}
-
-SCORES = {
-    "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "case_id": TEXT, "patient_id": TEXT, "split": TEXT,
-    "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "convention": TEXT, "truth": REAL,
-    "prediction": REAL, "limit": REAL, "passed": BOOL, "passed_truth": BOOL, "n": INT,
-}  # fmt: skip
-"""A score of one case by one checkpoint."""
-
-TABLES: dict[str, Mapping[str, pa.DataType]] = {
-    "raw_cases": CASE
-    | {"content_hash": TEXT, "images_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "n_instances": INT, "synthetic": BOOL}
-    | OUTCOME,
-    "prepared_cases": CASE
-    | {"content_hash": TEXT, "artifact": TEXT, "given_split": TEXT, "synthetic": BOOL}
-    | OUTCOME
-    | {"warnings": TEXT},
-    "dataset": {
-        "program": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT, "content_hash": TEXT, "artifact": TEXT,
-        "given_split": TEXT, "synthetic": BOOL,
-    },
-    "withdrawals": {"program": TEXT, "case_id": TEXT, "reason": TEXT},
-    "splits": {"program": TEXT, "patient_id": TEXT, "split": TEXT, "fold": INT, "assigned_by": TEXT},
-    "training_history": {"program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "epoch": INT, "metric": TEXT, "value": REAL},
-    "evaluation_cases": SCORES,
-    "evaluation": {
-        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "split": TEXT, "metric": TEXT, "subject": TEXT,
-        "mean": REAL, "low": REAL, "high": REAL, "n": INT, "unit": TEXT, "convention": TEXT, "interval": TEXT,
-        "dataset_version": TEXT, "code_version": TEXT, "git_commit": TEXT,
-    },
-    "crossval_cases": SCORES | {"fold": INT},
-    "crossval": {
-        "program": TEXT, "experiment": TEXT, "fold": INT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,
-        "n_train": INT, "n_inner": INT, "n_held_out": INT, "n_failed": INT, "synthetic": BOOL, "epoch": INT, "epochs": INT,
-        "monitor": TEXT, "inner_value": REAL,
-    },
-    "learning_curve": {
-        "program": TEXT, "experiment": TEXT, "repeat": INT, "n_patients": INT, "n_train": INT, "n_val": INT, "n_failed": INT,
-        "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT, "synthetic": BOOL, "steps": INT, "epochs": INT,
-        "best_epoch": INT,
-    },
-    "learning_curve_cases": {
-        "program": TEXT, "experiment": TEXT, "repeat": INT, "n_patients": INT, "checkpoint": TEXT, "case_id": TEXT,
-        "patient_id": TEXT, "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "truth": REAL,
-    },
-    "thresholds": {
-        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "artifact": TEXT, "dataset_version": TEXT, "synthetic": BOOL,
-        "measure": TEXT, "subject": TEXT, "unit": TEXT, "rate": REAL, "value": REAL, "promised_rate": REAL, "n": INT,
-        "undefined": INT, "tested": INT, "flagged": INT,
-    },
-    "reads": {"program": TEXT, "case_id": TEXT, "version": TEXT, "decision": TEXT, "note": TEXT, "read_at": TEXT},
-    "failures": {
-        "program": TEXT, "stage": TEXT, "experiment": TEXT, "checkpoint": TEXT, "case_id": TEXT, "error": TEXT,
-    },
-    "predictions": {
-        "program": TEXT, "batch": TEXT, "case_id": TEXT, "patient_id": TEXT, "version": TEXT, "synthetic": BOOL,
-        "experiment": TEXT, "checkpoint": TEXT, "prediction": TEXT, "status": TEXT, "error": TEXT, "measured": TEXT,
-        "folder": TEXT,
-    },
-    "champions": {
-        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "dataset_version": TEXT, "n_train": INT,
-        "promoted_at": TEXT, "action": TEXT, "reason": TEXT,
-    },
-    "promotions": {
-        "program": TEXT, "challenger": TEXT, "checkpoint": TEXT, "reference": TEXT, "reference_checkpoint": TEXT,
-        "dataset_version": TEXT, "promoted": BOOL, "refused": BOOL, "recommended": BOOL, "improved": BOOL, "regressed": BOOL,
-        "matches_reference": BOOL, "reason": TEXT, "mean": REAL, "low": REAL, "high": REAL, "n": INT, "n_patients": INT,
-        "p": REAL, "p_adjusted": REAL, "challengers": INT, "detectable": REAL, "guards": TEXT, "decided_at": TEXT,
-    },
-    "checkpoints": {
-        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,
-        "n_train": INT, "n_val": INT, "synthetic": BOOL, "weights_sha256": TEXT, "git_commit": TEXT,
-    },
-    "analyses": {
-        "program": TEXT, "analysis": TEXT, "artifact": TEXT, "dataset_version": TEXT, "code_version": TEXT, "synthetic": BOOL,
-        "failed": INT, "git_commit": TEXT,
-    },
-    "runs": {
-        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "experiment_hash": TEXT, "dataset_version": TEXT,
-        "n_train": INT, "n_val": INT, "synthetic": BOOL, "weights_sha256": TEXT, "git_commit": TEXT, "dirty": BOOL,
-        "trained_at": TEXT, "seconds": REAL, "device": TEXT, "processor": TEXT, "cores": INT, "memory_gb": INT,
-        "accelerator": TEXT, "precision": TEXT, "profile": TEXT, "overrides": TEXT, "environment": TEXT, "initial": TEXT,
-        "teacher": TEXT, "best_epoch": INT, "epochs": INT, "stopped_early": BOOL, "parameters": INT, "python": TEXT, "torch": TEXT,
-    },
-    "run_scores": {
-        "program": TEXT, "experiment": TEXT, "checkpoint": TEXT, "split": TEXT, "metric": TEXT, "subject": TEXT, "mean": REAL,
-        "low": REAL, "high": REAL, "n": INT, "unit": TEXT, "interval": TEXT, "dataset_version": TEXT, "code_version": TEXT,
-    },
-    "experiments": {
-        "program": TEXT, "experiment": TEXT, "title": TEXT, "status": TEXT, "note": TEXT, "trained": TEXT, "checkpoint": TEXT,
-        "git_commit": TEXT, "dirty": BOOL, "dataset_version": TEXT, "experiment_hash": TEXT, "hardware": TEXT, "seconds": REAL,
-        "metrics": TEXT, "notebook": TEXT, "artifacts": TEXT, "command": TEXT,
-    },
-    "drift": {
-        "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "fact": TEXT, "unit": TEXT, "convention": TEXT, "reference": TEXT,
-        "found": TEXT, "n_reference": INT, "n": INT, "distance": REAL, "p": REAL, "p_adjusted": REAL, "drifted": BOOL,
-    },
-    "monitoring": {
-        "program": TEXT, "batch": TEXT, "checkpoint": TEXT, "case_id": TEXT, "score": TEXT, "seen_in_training": BOOL,
-        "metric": TEXT, "subject": TEXT, "value": REAL, "unit": TEXT, "truth": REAL,
-    },
-}  # fmt: skip
 
 
 def sql_name(identifier: str) -> str:
@@ -133,9 +28,9 @@ def sql_name(identifier: str) -> str:
 class Lake:
     """The tables under one folder."""
 
-    def __init__(self, root: Path, tables: Mapping[str, Mapping[str, pa.DataType]] = TABLES) -> None:
+    def __init__(self, root: Path, tables: Mapping[str, Mapping[str, pa.DataType]] | None = None) -> None:
         self.root = root
-        self.tables = dict(tables)
+        self.tables = dict(record_tables() if tables is None else tables)
 
     def _schema(self, table: str) -> pa.Schema:
         if table not in self.tables:

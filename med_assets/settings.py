@@ -9,7 +9,7 @@ from pathlib import Path
 from med_assets.artifacts import ArtifactStore, LocalStore
 from med_assets.errors import ConfigurationError
 from med_assets.keys import key_weakness, published
-from med_assets.lake import TABLES, Lake
+from med_assets.lake import Lake
 from med_assets.landing import Landing, LocalLanding
 from med_assets.s3.bucket import Place, place
 
@@ -157,9 +157,9 @@ class Workspace:
     @cached_property
     def lake(self) -> Lake:
         """Tables of this home, those of the programs' facts included."""
-        from med_assets import program
+        from med_assets import program, records
 
-        return Lake(self.home / "lake", {**TABLES, **program.fact_tables()})
+        return Lake(self.home / "lake", {**records.tables(), **program.fact_tables()})
 
     @property
     def reports(self) -> Path:

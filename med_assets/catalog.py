@@ -1,0 +1,268 @@
+"""`Catalog`: typed questions about one program's cases, models and scores, and the one place where they are written.
+
+No other module names a table or a partition. A record's class stands for its table, and the values of its `PARTITION`
+fields, in order, for a partition: `catalog.rows(CaseVersion, batch)`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import pandas as pd
+
+from med_assets.errors import ConfigurationError
+from med_assets.files import digest
+from med_assets.lake import Lake
+from med_assets.records import (
+    USABLE,
+    CaseVersion,
+    Champion,
+    Checkpoint,
+    DatasetCase,
+    PreparedCase,
+    Record,
+    SplitAssignment,
+    Status,
+    Withdrawal,
+)
+from med_assets.settings import Workspace
+
+R = TypeVar("R", bound=Record)
+S = TypeVar("S", CaseVersion, PreparedCase)
+
+FACT_KEYS = ("program", "batch", "case_id", "version")
+
+FactValue = str | float | int | bool | None
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """The measured facts of a prepared case, by name."""
+
+    batch: str
+    case_id: str
+    version: str
+    values: Mapping[str, FactValue]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case of the dataset, with split and fold of its patient (None before it has one) and its facts where they were read."""
+
+    program: str
+    case_id: str
+    patient_id: str
+    version: str
+    content_hash: str
+    artifact: str
+    given_split: str
+    synthetic: bool
+    split: str | None = None
+    fold: int | None = None
+    facts: Mapping[str, FactValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The accepted, current case versions of a program, sorted by case."""
+
+    cases: tuple[DatasetCase, ...]
+
+    @cached_property
+    def version(self) -> str:
+        """Hash of what the cases are: ids, patients, versions and prepared content."""
+        return digest(
+            [[case.case_id, case.patient_id, case.version, case.artifact, case.synthetic] for case in self.cases]
+        )
+
+    @property
+    def synthetic(self) -> frozenset[str]:
+        """Ids of the synthetic cases."""
+        return frozenset(case.case_id for case in self.cases if case.synthetic)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+
+def accepted(rows: Iterable[S]) -> list[S]:
+    """Cases that models learn from and are scored on: not quarantined, and labelled."""
+    return [row for row in rows if row.status == Status.OK]
+
+
+def to_predict(rows: Iterable[S]) -> list[S]:
+    """Cases that came without a label."""
+    return [row for row in rows if row.status == Status.TO_PREDICT]
+
+
+def usable(rows: Iterable[S]) -> list[S]:
+    """Cases of both kinds."""
+    return [row for row in rows if row.status in USABLE]
+
+
+def frame(of: type[Record], rows: Iterable[Record]) -> pd.DataFrame:
+    """Records as a data frame with all columns of their table."""
+    return pd.DataFrame([row.row() for row in rows], columns=[each.name for each in of.columns()])
+
+
+class Catalog:
+    """What is known of one program in a home."""
+
+    def __init__(self, ws: Workspace, program: str) -> None:
+        self.ws, self.program = ws, program
+
+    @property
+    def _lake(self) -> Lake:
+        return self.ws.lake
+
+    def _partition(self, of: type[Record], values: Sequence[str], *, whole: bool) -> str:
+        n = len(of.PARTITION)
+        if len(values) > n or (whole and len(values) != n):
+            raise ConfigurationError(
+                f"{of.__name__}: expected values of {', '.join(of.PARTITION) or 'nothing'}, got {len(values)}"
+            )
+        return "/".join((self.program, *values))
+
+    def rows(self, of: type[R], *under: str) -> list[R]:
+        """Records in the order of their partitions and rows; `under` gives values of the first fields of `PARTITION`."""
+        return [of.of(row) for row in self._lake.rows(of.TABLE, self._partition(of, under, whole=False))]
+
+    def frame(self, of: type[Record], *under: str) -> pd.DataFrame:
+        """The same as a data frame with the types of the columns."""
+        return self._lake.read(of.TABLE, self._partition(of, under, whole=False))
+
+    def replace(self, of: type[R], rows: Iterable[R], *key: str) -> str:
+        """Write the records of a partition over those that were there; returns the SHA-256 of the file.
+
+        Raises ConfigurationError for an empty value in a column that cannot be empty, and for a record of another partition.
+        """
+        rows, wanted = list(rows), {"program": self.program, **dict(zip(of.PARTITION, key, strict=True))}
+        partition = self._partition(of, key, whole=True)
+        required = [each.name for each in of.columns() if not each.nullable]
+        for row in rows:
+            if empty := [name for name in required if getattr(row, name) is None]:
+                raise ConfigurationError(f"{of.__name__}: expected values of {', '.join(empty)}, got none")
+            if strays := [name for name, value in wanted.items() if getattr(row, name) != value]:
+                raise ConfigurationError(
+                    f"{of.__name__}: expected rows of {partition}, got others in {', '.join(strays)}"
+                )
+        return self._lake.write(of.TABLE, partition, [row.row() for row in rows])
+
+    def append(self, of: type[R], rows: Iterable[R], *key: str) -> None:
+        """Write records after those that are there. The caller holds a lock."""
+        self.replace(of, [*self.rows(of, *key), *rows], *key)
+
+    def has(self, of: type[Record], *key: str) -> bool:
+        """Whether a partition was ever written, also with no rows."""
+        return self._lake.has(of.TABLE, self._partition(of, key, whole=True))
+
+    def stamp(self, of: type[Record], *key: str) -> tuple[int, int] | None:
+        """Time (ns) and size of a partition's file, which change when it is written anew; None where it never was."""
+        return self._lake.stamp(of.TABLE, self._partition(of, key, whole=True))
+
+    def keys(self, of: type[Record], *under: str) -> list[tuple[str, ...]]:
+        """Values of `PARTITION` of all partitions, sorted."""
+        found = self._lake.partitions(of.TABLE, self._partition(of, under, whole=False))
+        return [tuple(each.split("/")[1:]) for each in found]
+
+    def batches(self) -> list[str]:
+        """Batches whose cases were prepared, oldest first."""
+        return [batch for (batch,) in self.keys(PreparedCase)]
+
+    def content(self, of: type[Record], *under: str) -> str:
+        """Hash of the names and bytes of all partitions."""
+        return self._lake.version(of.TABLE, self._partition(of, under, whole=False))
+
+    # -- facts: a table with the columns that the program states
+
+    @property
+    def _facts_table(self) -> str:
+        return f"{self.program}_facts"
+
+    @property
+    def _fact_names(self) -> list[str]:
+        return [name for name in self._lake.tables[self._facts_table] if name not in FACT_KEYS]
+
+    def facts(self, batch: str | None = None) -> list[CaseFacts]:
+        """The facts of all prepared cases, or of those of a batch."""
+        rows = self._lake.rows(self._facts_table, "/".join(filter(None, (self.program, batch))))
+        return [
+            CaseFacts(row["batch"], row["case_id"], row["version"], {name: row[name] for name in self._fact_names})
+            for row in rows
+        ]
+
+    def facts_frame(self, batch: str | None = None) -> pd.DataFrame:
+        """The facts as a data frame: program, batch, case_id, version, and a column per fact."""
+        return self._lake.read(self._facts_table, "/".join(filter(None, (self.program, batch))))
+
+    def replace_facts(self, rows: Iterable[CaseFacts], batch: str) -> None:
+        """Write the facts of a batch over those that were there."""
+        found = [
+            {"program": self.program, "batch": batch, "case_id": row.case_id, "version": row.version, **row.values}
+            for row in rows
+        ]
+        self._lake.write(self._facts_table, f"{self.program}/{batch}", found)
+
+    # -- questions
+
+    def case_versions(self, batch: str | None = None) -> list[CaseVersion]:
+        """What intake wrote, of all batches or one."""
+        return self.rows(CaseVersion, *filter(None, (batch,)))
+
+    def prepared(self, batch: str | None = None) -> list[PreparedCase]:
+        """What preparation wrote, of all batches or one."""
+        return self.rows(PreparedCase, *filter(None, (batch,)))
+
+    def quarantined(self) -> list[CaseVersion | PreparedCase]:
+        """Everything that intake or preparation refused."""
+        rows: list[CaseVersion | PreparedCase] = [*self.case_versions(), *self.prepared()]
+        return [row for row in rows if row.status == Status.QUARANTINED]
+
+    def raw_artifacts(self) -> dict[tuple[str, str], str]:
+        """Key of the de-identified files by batch and case, of all usable cases."""
+        return {(row.batch, row.case_id): row.artifact for row in usable(self.case_versions())}
+
+    def withdrawn(self) -> frozenset[str]:
+        """Ids of the cases that were taken out of the dataset for good."""
+        return frozenset(row.case_id for row in self.rows(Withdrawal))
+
+    def dataset(self) -> Dataset:
+        """The dataset as it was last written."""
+        return Dataset(tuple(self.rows(DatasetCase)))
+
+    def assignments(self) -> dict[str, SplitAssignment]:
+        """Split and fold by patient."""
+        return {row.patient_id: row for row in self.rows(SplitAssignment)}
+
+    def described(self) -> list[Case]:
+        """All cases of the dataset with split, fold and facts."""
+        facts, places = {(row.case_id, row.version): row.values for row in self.facts()}, self.assignments()
+        unknown: Mapping[str, FactValue] = dict.fromkeys(self._fact_names)
+        return [
+            self._case(case, places.get(case.patient_id), facts.get((case.case_id, case.version), unknown))
+            for case in self.dataset().cases
+        ]
+
+    def cases(self, *splits: str) -> list[Case]:
+        """Cases of the dataset whose patient has a split, of these splits or of all."""
+        places = self.assignments()
+        found = [(case, places[case.patient_id]) for case in self.dataset().cases if case.patient_id in places]
+        return [self._case(case, place) for case, place in found if not splits or place.split in splits]
+
+    @staticmethod
+    def _case(case: DatasetCase, place: SplitAssignment | None, facts: Mapping[str, FactValue] | None = None) -> Case:
+        return Case(
+            **case.row(), split=place.split if place else None, fold=place.fold if place else None, facts=facts or {}
+        )
+
+    def checkpoint(self, experiment: str) -> Checkpoint | None:
+        """The present checkpoint of an experiment; None before its training."""
+        return next(iter(self.rows(Checkpoint, experiment)), None)
+
+    def champions(self) -> list[Champion]:
+        """Every change of the champion, oldest first."""
+        return self.rows(Champion)
+
+    def champion(self) -> Champion | None:
+        """The champion; None before the first promotion."""
+        return next(reversed(self.champions()), None)

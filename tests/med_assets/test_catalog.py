@@ -1,0 +1,146 @@
+from dataclasses import FrozenInstanceError, replace
+
+import pyarrow as pa
+import pytest
+
+from med_assets.catalog import CaseFacts, Catalog, accepted, to_predict, usable
+from med_assets.errors import ConfigurationError
+from med_assets.records import (
+    RECORDS,
+    CaseVersion,
+    Champion,
+    DatasetCase,
+    EpochMetric,
+    Failure,
+    SplitAssignment,
+    Status,
+    Withdrawal,
+)
+from med_assets.settings import Workspace
+
+P = "rt_dose"
+
+
+def version(case_id: str, batch: str = "b1", status: str = "ok") -> CaseVersion:
+    return CaseVersion(
+        program=P, batch=batch, case_id=case_id, patient_id=f"p-{case_id}", version=f"v-{case_id}", content_hash="c",
+        images_hash=None, artifact=f"raw/{case_id}", given_split="", n_instances=3, synthetic=True, status=status,
+        reason_code=None, reason=None,
+    )  # fmt: skip
+
+
+def dataset_case(case_id: str) -> DatasetCase:
+    return DatasetCase(
+        program=P, case_id=case_id, patient_id=f"p-{case_id}", version="v", content_hash="c", artifact=f"prepared/{case_id}",
+        given_split="", synthetic=case_id == "a",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def catalog(workspace: Workspace) -> Catalog:
+    return Catalog(workspace, P)
+
+
+def test_records_come_back_as_they_were_written(catalog: Catalog) -> None:
+    rows = [version("a"), version("b", status=Status.TO_PREDICT), version("c", status=Status.QUARANTINED)]
+    catalog.replace(CaseVersion, rows, "b1")
+    catalog.replace(CaseVersion, [version("d", "b2")], "b2")
+    assert catalog.rows(CaseVersion, "b1") == rows
+    assert [row.case_id for row in catalog.case_versions()] == ["a", "b", "c", "d"]
+    assert [row.case_id for row in accepted(rows)] == ["a"]
+    assert [row.case_id for row in to_predict(rows)] == ["b"]
+    assert [row.case_id for row in usable(rows)] == ["a", "b"]
+    assert [row.case_id for row in catalog.quarantined()] == ["c"]
+    assert catalog.keys(CaseVersion) == [("b1",), ("b2",)]
+    assert catalog.raw_artifacts() == {("b1", "a"): "raw/a", ("b1", "b"): "raw/b", ("b2", "d"): "raw/d"}
+
+
+def test_an_empty_value_where_one_is_needed_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(ConfigurationError, match="artifact"):
+        catalog.replace(CaseVersion, [replace(version("a"), artifact=None)], "b1")
+    assert not catalog.has(CaseVersion, "b1")
+
+
+def test_a_row_of_another_partition_or_program_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(ConfigurationError, match="batch"):
+        catalog.replace(CaseVersion, [version("a", "b2")], "b1")
+    with pytest.raises(ConfigurationError, match="program"):
+        catalog.replace(CaseVersion, [replace(version("a"), program="lung_ct")], "b1")
+
+
+@pytest.mark.parametrize("key", [(), ("evaluation",), ("evaluation", "baseline", "more")])
+def test_a_partition_needs_all_of_its_values(catalog: Catalog, key: tuple[str, ...]) -> None:
+    with pytest.raises((ConfigurationError, ValueError)):
+        catalog.replace(Failure, [], *key)
+
+
+def test_the_values_of_a_partition_lie_within_its_table(catalog: Catalog) -> None:
+    with pytest.raises(ConfigurationError):
+        catalog.replace(Withdrawal, [Withdrawal(program=P, case_id="..", reason="x")], "..")
+
+
+def test_append_keeps_what_was_there(catalog: Catalog) -> None:
+    first = Champion(
+        program=P, experiment="a", checkpoint="checkpoint/1", dataset_version="d", n_train=1, promoted_at="t",
+        action="promoted", reason="r",
+    )  # fmt: skip
+    assert catalog.champion() is None
+    catalog.append(Champion, [first])
+    second = replace(first, checkpoint="checkpoint/2")
+    catalog.append(Champion, [second])
+    assert catalog.champions() == [first, second]
+    assert catalog.champion() == second
+
+
+def test_cases_have_the_split_of_their_patient_and_their_facts(catalog: Catalog) -> None:
+    catalog.replace(DatasetCase, [dataset_case("a"), dataset_case("b")])
+    place = SplitAssignment(program=P, patient_id="p-a", split="val", fold=2, assigned_by="hashed")
+    catalog.replace(SplitAssignment, [place])
+    catalog.replace_facts([CaseFacts("b1", "a", "v", {"lossy": True})], "b1")
+    assert [(case.case_id, case.split, case.fold) for case in catalog.cases()] == [("a", "val", 2)]
+    assert catalog.cases("train") == []
+    first, second = catalog.described()
+    assert (first.split, first.facts["lossy"]) == ("val", True)
+    assert (second.split, second.fold, second.facts["lossy"]) == (None, None, None)
+    assert catalog.dataset().synthetic == {"a"}
+    assert len(catalog.dataset()) == 2
+
+
+def test_the_version_of_a_dataset_changes_with_its_content_alone(catalog: Catalog) -> None:
+    catalog.replace(DatasetCase, [dataset_case("a")])
+    before = catalog.dataset().version
+    catalog.replace(DatasetCase, [replace(dataset_case("a"), given_split="val")])
+    assert catalog.dataset().version == before
+    catalog.replace(DatasetCase, [replace(dataset_case("a"), artifact="prepared/other")])
+    assert catalog.dataset().version != before
+
+
+def test_a_column_that_an_earlier_version_did_not_write_is_empty(workspace: Workspace, catalog: Catalog) -> None:
+    row = version("a").row()
+    del row["images_hash"]
+    path = workspace.lake.root / "raw_cases" / P / "b1.parquet"
+    path.parent.mkdir(parents=True)
+    pa.parquet.write_table(pa.Table.from_pylist([row]), path)
+    assert catalog.case_versions("b1") == [version("a")]
+
+
+def test_records_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        version("a").status = Status.QUARANTINED  # type: ignore[misc]  # that is what is tested
+
+
+@pytest.mark.parametrize("of", RECORDS)
+def test_every_column_says_what_it_means(of: type) -> None:
+    assert of.TABLE
+    assert of.__doc__
+    assert all(each.meaning for each in of.columns())
+    names = [each.name for each in of.columns()]
+    assert names[0] == "program"
+    assert set(of.PARTITION) <= set(names)
+
+
+def test_types_and_emptiness_follow_the_annotations() -> None:
+    found = {each.name: (each.type, each.nullable) for each in CaseVersion.columns()}
+    assert found["n_instances"] == (pa.int64(), False)
+    assert found["reason"] == (pa.string(), True)
+    assert {each.name: each.type for each in EpochMetric.columns()}["value"] == pa.float64()
