@@ -56,7 +56,7 @@ class Case:
     version: str
     content_hash: str
     artifact: str
-    given_split: str
+    given_split: str | None
     synthetic: bool
     split: str | None = None
     fold: int | None = None

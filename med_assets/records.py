@@ -69,7 +69,7 @@ class Record:
     @classmethod
     def columns(cls) -> tuple[Column, ...]:
         """The columns, in the order of the fields."""
-        return _columns(cls)
+        return _columns(typing.cast(typing.Any, cls))  # its hash is that of a class, which mypy mistakes for its rows'
 
     @classmethod
     def schema(cls) -> dict[str, pa.DataType]:
@@ -88,7 +88,7 @@ class Record:
 
 
 @cache
-def _columns(cls: type) -> tuple[Column, ...]:
+def _columns(cls: Any) -> tuple[Column, ...]:
     hints = typing.get_type_hints(cls)
     out = []
     for each in fields(cls):
@@ -102,16 +102,12 @@ def _columns(cls: type) -> tuple[Column, ...]:
     return tuple(out)
 
 
-# -- cases ---------------------------------------------------------------------------------------------------------------
-
-
 @record
 class CaseVersion(Record):
     """A case as it was sent once, or files that came with it: what intake accepted or refused."""
 
     TABLE = "raw_cases"
     PARTITION = ("batch",)
-
     batch: str = column("intake batch, the Dagster partition")
     case_id: str = column("keyed hash of patient and identity UID; of refused files a token of their place")
     patient_id: str = column("pseudonym of the patient")
@@ -119,7 +115,7 @@ class CaseVersion(Record):
     content_hash: str = column("hash of pixels, positions and contours; empty unless accepted")
     images_hash: str | None = column("hash of pixels and positions alone")
     artifact: str = column("key of the de-identified files in the store; empty unless accepted")
-    given_split: str = column("split that the sender gave; empty for none")
+    given_split: str | None = column("split that the sender gave")
     n_instances: int = column("DICOM objects or files", "count")
     synthetic: bool = column("whether it is marked as synthetic")
     status: str = column("ok, to predict, quarantined or note")
@@ -133,14 +129,13 @@ class PreparedCase(Record):
 
     TABLE = "prepared_cases"
     PARTITION = ("batch",)
-
     batch: str = column("intake batch")
     case_id: str = column("case")
     patient_id: str = column("pseudonym of the patient")
     version: str = column("version of the case")
     content_hash: str = column("hash of pixels, positions and contours")
     artifact: str = column("key of the arrays in the store; empty where preparing failed")
-    given_split: str = column("split that the sender gave; empty for none")
+    given_split: str | None = column("split that the sender gave")
     synthetic: bool = column("whether it is marked as synthetic")
     status: str = column("ok, to predict or quarantined")
     reason_code: str | None = column("code of the reason")
@@ -153,13 +148,12 @@ class DatasetCase(Record):
     """A case of the dataset: the accepted, current version."""
 
     TABLE = "dataset"
-
     case_id: str = column("case")
     patient_id: str = column("pseudonym of the patient")
     version: str = column("version of the case")
     content_hash: str = column("hash of pixels, positions and contours")
     artifact: str = column("key of the prepared arrays in the store")
-    given_split: str = column("split that the sender gave; empty for none")
+    given_split: str | None = column("split that the sender gave")
     synthetic: bool = column("whether it is marked as synthetic")
 
 
@@ -169,7 +163,6 @@ class Withdrawal(Record):
 
     TABLE = "withdrawals"
     PARTITION = ("case_id",)
-
     case_id: str = column("case")
     reason: str = column("why")
 
@@ -179,7 +172,6 @@ class SplitAssignment(Record):
     """The split and cross-validation fold of a patient, once for all."""
 
     TABLE = "splits"
-
     patient_id: str = column("pseudonym of the patient")
     split: str = column("train, val, test or external")
     fold: int | None = column("cross-validation fold")
@@ -192,15 +184,11 @@ class ReaderDecision(Record):
 
     TABLE = "reads"
     PARTITION = ("case_id",)
-
     case_id: str = column("case")
     version: str = column("version of the case that was read")
     decision: str = column("one of the program's decisions")
     note: str = column("what the reader wrote")
     read_at: str = column("time, UTC")
-
-
-# -- training ------------------------------------------------------------------------------------------------------------
 
 
 @record
@@ -209,7 +197,6 @@ class Checkpoint(Record):
 
     TABLE = "checkpoints"
     PARTITION = ("experiment",)
-
     experiment: str = column("experiment")
     checkpoint: str = column("key of the checkpoint in the store")
     experiment_hash: str = column("hash of the configuration")
@@ -227,7 +214,6 @@ class TrainingRun(Record):
 
     TABLE = "runs"
     PARTITION = ("experiment", "checkpoint")
-
     experiment: str = column("experiment")
     checkpoint: str = column("key of the checkpoint in the store")
     experiment_hash: str = column("hash of the configuration")
@@ -265,15 +251,11 @@ class EpochMetric(Record):
 
     TABLE = "training_history"
     PARTITION = ("experiment",)
-
     experiment: str = column("experiment")
     checkpoint: str = column("key of the checkpoint")
     epoch: int = column("epoch")
     metric: str = column("metric")
     value: float = column("value")
-
-
-# -- evaluation ----------------------------------------------------------------------------------------------------------
 
 
 @record
@@ -282,7 +264,6 @@ class CaseScore(Record):
 
     TABLE = "evaluation_cases"
     PARTITION = ("experiment",)
-
     experiment: str = column("experiment")
     checkpoint: str = column("key of the checkpoint")
     case_id: str = column("case")
@@ -307,7 +288,6 @@ class AggregateScore(Record):
 
     TABLE = "evaluation"
     PARTITION = ("experiment",)
-
     experiment: str = column("experiment")
     checkpoint: str = column("key of the checkpoint")
     split: str = column("split")
@@ -331,7 +311,6 @@ class RunScore(Record):
 
     TABLE = "run_scores"
     PARTITION = ("experiment", "checkpoint")
-
     experiment: str = column("experiment")
     checkpoint: str = column("key of the checkpoint")
     split: str = column("split")
@@ -352,7 +331,6 @@ class FoldScore(CaseScore):
     """A metric of one case by the model of the fold that held it out."""
 
     TABLE = "crossval_cases"
-
     fold: int = column("fold")
 
 
@@ -362,7 +340,6 @@ class Fold(Record):
 
     TABLE = "crossval"
     PARTITION = ("experiment",)
-
     experiment: str = column("experiment")
     fold: int = column("fold that is held out")
     checkpoint: str = column("key of the checkpoint")
@@ -385,7 +362,6 @@ class CurvePoint(Record):
 
     TABLE = "learning_curve"
     PARTITION = ("experiment",)
-
     experiment: str = column("experiment")
     repeat: int = column("repeat")
     n_patients: int = column("patients it was trained on", "count")
@@ -407,7 +383,6 @@ class CurveScore(Record):
 
     TABLE = "learning_curve_cases"
     PARTITION = ("experiment",)
-
     experiment: str = column("experiment")
     repeat: int = column("repeat")
     n_patients: int = column("patients it was trained on", "count")
@@ -427,7 +402,6 @@ class Threshold(Record):
 
     TABLE = "thresholds"
     PARTITION = ("experiment",)
-
     experiment: str = column("experiment")
     checkpoint: str = column("key of the checkpoint")
     artifact: str = column("key of the record in the store")
@@ -451,7 +425,6 @@ class Failure(Record):
 
     TABLE = "failures"
     PARTITION = ("stage", "experiment")
-
     stage: str = column("stage, such as evaluation")
     experiment: str = column("experiment or analysis")
     checkpoint: str = column("key of the checkpoint; empty where there is none")
@@ -465,7 +438,6 @@ class AnalysisResult(Record):
 
     TABLE = "analyses"
     PARTITION = ("analysis",)
-
     analysis: str = column("analysis")
     artifact: str = column("key of the result in the store")
     dataset_version: str = column("version of the dataset")
@@ -475,15 +447,11 @@ class AnalysisResult(Record):
     git_commit: str = column("commit of the code")
 
 
-# -- promotion and after -------------------------------------------------------------------------------------------------
-
-
 @record
 class Champion(Record):
     """A change of the champion; the last is the champion."""
 
     TABLE = "champions"
-
     experiment: str = column("experiment")
     checkpoint: str = column("key of the checkpoint")
     dataset_version: str = column("version of the dataset at its training")
@@ -498,7 +466,6 @@ class Verdict(Record):
     """The gate's decision on a challenger."""
 
     TABLE = "promotions"
-
     challenger: str = column("experiment")
     checkpoint: str = column("key of its checkpoint")
     reference: str | None = column("experiment that it was compared with")
@@ -530,7 +497,6 @@ class MonitoredScore(Record):
 
     TABLE = "monitoring"
     PARTITION = ("batch",)
-
     batch: str = column("intake batch")
     checkpoint: str = column("key of the checkpoint")
     case_id: str = column("case")
@@ -549,7 +515,6 @@ class Drift(Record):
 
     TABLE = "drift"
     PARTITION = ("batch",)
-
     batch: str = column("intake batch, or all cases since training")
     checkpoint: str = column("key of the champion's checkpoint")
     fact: str = column("fact")
@@ -571,7 +536,6 @@ class Prediction(Record):
 
     TABLE = "predictions"
     PARTITION = ("batch",)
-
     batch: str = column("intake batch")
     case_id: str = column("case")
     patient_id: str = column("pseudonym of the patient")
@@ -591,7 +555,6 @@ class ExperimentEntry(Record):
     """A row of the index of experiments, for people."""
 
     TABLE = "experiments"
-
     experiment: str = column("experiment")
     title: str = column("title")
     status: str = column("run status")

@@ -12,6 +12,7 @@ import pytest
 from med_assets import experiments
 from med_assets.cli import parser
 from med_assets.cli_reference import reference, subcommands
+from med_assets.tables_page import page
 from tests.docs_blocks import Block, blocks, run_block
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -81,6 +82,10 @@ def test_each_dependency_says_why_it_is_there() -> None:
 
 def test_every_command_is_documented_as_it_is() -> None:
     assert (REPOSITORY / "docs" / "cli.md").read_text() == reference(), "docs/cli.md is out of date; run `make docs`"
+
+
+def test_the_page_of_tables_is_that_of_the_records() -> None:
+    assert (REPOSITORY / "docs" / "tables.md").read_text() == page(), "docs/tables.md is out of date; run `make docs`"
 
 
 def test_every_command_and_argument_has_a_help_text() -> None:

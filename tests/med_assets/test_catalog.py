@@ -12,6 +12,7 @@ from med_assets.records import (
     DatasetCase,
     EpochMetric,
     Failure,
+    Record,
     SplitAssignment,
     Status,
     Withdrawal,
@@ -57,7 +58,7 @@ def test_records_come_back_as_they_were_written(catalog: Catalog) -> None:
 
 def test_an_empty_value_where_one_is_needed_is_refused(catalog: Catalog) -> None:
     with pytest.raises(ConfigurationError, match="artifact"):
-        catalog.replace(CaseVersion, [replace(version("a"), artifact=None)], "b1")
+        catalog.replace(CaseVersion, [CaseVersion.of({**version("a").row(), "artifact": None})], "b1")
     assert not catalog.has(CaseVersion, "b1")
 
 
@@ -130,7 +131,7 @@ def test_records_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("of", RECORDS)
-def test_every_column_says_what_it_means(of: type) -> None:
+def test_every_column_says_what_it_means(of: type[Record]) -> None:
     assert of.TABLE
     assert of.__doc__
     assert all(each.meaning for each in of.columns())
