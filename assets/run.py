@@ -18,7 +18,7 @@ import dagster as dg
 import resources
 from assets import build_program, keys
 from assets.recorded import report_checkpoints
-from med_assets import analysis, batches, program
+from med_assets import analysis, batches, names, program
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.files import keep_private
 from med_assets.settings import Workspace
@@ -80,7 +80,7 @@ def materialize(
     computed before stays, and the same command goes on from there.
     """
     known = tuple(usable(ws, program_name))
-    unknown = sorted(set(chosen) - set(known))
+    unknown = sorted(set(map(names.EXPERIMENT.check, chosen)) - set(known))
     if unknown:
         raise ConfigurationError(f"expected experiments of {program_name} among {known}, got {unknown}")
     screened = program.get(program_name).screening() is not None

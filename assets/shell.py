@@ -11,7 +11,7 @@ from pydantic import Field
 from assets import keys
 from assets.gates import Gate
 from assets.show import metadata, value
-from med_assets import program
+from med_assets import names, program
 from med_assets.provenance import provenance
 from resources.discretion import discreetly
 from resources.launcher import Launcher
@@ -115,7 +115,7 @@ def build(stage: Stage) -> dg.AssetsDefinition:
         launcher: Launcher,
         overrides: Sequence[str] = (),
     ) -> dg.MaterializeResult:
-        batches = tuple(context.partition_keys) if stage.by_batch else ()
+        batches = tuple(map(names.BATCH.check, context.partition_keys)) if stage.by_batch else ()
         batch = batches[0] if len(batches) == 1 else None
 
         def now() -> dg.MaterializeResult:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from med_assets import program
+from med_assets import names, program
 from med_assets.errors import ConfigurationError
 from med_assets.versions import version_of
 
@@ -74,6 +74,7 @@ def find(program_name: str, name: str) -> Analysis:
     """One analysis of a program; raises ConfigurationError that lists those there are."""
     known = of(program_name)
     if name not in known:
+        names.ANALYSIS.check(name)
         raise ConfigurationError(
             f"expected an analysis of {program_name} ({', '.join(known) or 'it has none'}), got {name!r}"
         )

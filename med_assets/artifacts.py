@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from med_assets import names
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing
 from med_assets.files import digest, folder_hashes, read_json, room, sync, write_json
 
@@ -68,7 +69,7 @@ class LocalStore:
         self.root = root
 
     def _folder(self, key: str) -> Path:
-        kind, name = key.split("/")
+        kind, name = names.ARTIFACT.check(key).split("/")
         return self.root / kind / name[:2] / name
 
     def has(self, key: str) -> bool:

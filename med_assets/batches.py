@@ -5,13 +5,13 @@ one entry) is taken once per content. File names can identify patients, so the m
 zone too, under `.batches/`, and only the batch's name goes further.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
+from med_assets import names
 from med_assets.errors import ConfigurationError, LandingUnreadable
 from med_assets.files import digest, read_json, write_json
 from med_assets.lake import Lake
@@ -22,9 +22,6 @@ TIME_FORMAT = "%Y-%m-%dT%H-%M-%S"
 
 UNREADABLE = "unreadable"
 """Reason of what may read well another time, such as a folder without permission: it is tried again by the next intake."""
-
-NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d_[0-9a-f]{6}")
-"""The form of a batch's name, which becomes the name of a partition; nothing else is taken for one."""
 
 
 def landing_folder(ws: Workspace, program: str) -> Path:
@@ -94,7 +91,7 @@ def known(ws: Workspace, program: str) -> list[str]:
     """Names of all batches taken so far, oldest first."""
     folders = ws.landing_zone(program).manifest_folders
     found = {path.stem for folder in folders for path in (folder / program).glob("*.json")}
-    return sorted(batch for batch in found if NAME.fullmatch(batch))
+    return sorted(batch for batch in found if names.BATCH.fits(batch))
 
 
 def unfinished(ws: Workspace, program: str) -> list[str]:
@@ -126,8 +123,9 @@ def _has_unreadable(root: Path, program: str, batch: str, stamp: tuple[int, int]
 
 def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:
     """Fingerprint by entry name of one batch."""
+    names.BATCH.check(batch)
     paths = [folder / program / f"{batch}.json" for folder in ws.landing_zone(program).manifest_folders]
-    path = next((path for path in paths if NAME.fullmatch(batch) and path.is_file()), None)
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise ConfigurationError(
             f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}"

@@ -5,13 +5,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TextIO
 
-from med_assets import __version__, commands, commands_weights, program
-from med_assets.errors import MedAssetsError
+from med_assets import __version__, commands, commands_weights, names, program
+from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.escaping import VisibleText
 from med_assets.files import keep_private
 from med_assets.scratch import remove_abandoned
@@ -25,15 +25,29 @@ def _source(text: str) -> Path | str:
     return text if "://" in text else Path(text)
 
 
+def _name(kind: names.Kind) -> Callable[[str], str]:
+    """The check of an argument that is a name."""
+
+    def check(text: str) -> str:
+        try:
+            return kind.check(text)
+        except ConfigurationError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return check
+
+
 def _experiment(text: str) -> tuple[str, str]:
     name, slash, experiment = text.partition("/")
     if not (name and slash and experiment):
-        raise argparse.ArgumentTypeError(f"expected PROGRAM/EXPERIMENT such as rt_dose/baseline, got {text!r}")
-    return name, experiment
+        raise argparse.ArgumentTypeError(
+            f"expected PROGRAM/EXPERIMENT such as rt_dose/baseline, got {names.escaped(text)}"
+        )
+    return _name(names.PROGRAM)(name), _name(names.EXPERIMENT)(experiment)
 
 
 def _program_or_experiment(text: str) -> tuple[str, str | None]:
-    return _experiment(text) if "/" in text else (text, None)
+    return _experiment(text) if "/" in text else (_name(names.PROGRAM)(text), None)
 
 
 def _label_name(text: str) -> tuple[int, str]:
@@ -59,7 +73,11 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         if program_first:
             added.add_argument(
-                "program", metavar="PROGRAM", choices=program.registered(), help="program, such as rt_dose"
+                "program",
+                type=_name(names.PROGRAM),
+                metavar="PROGRAM",
+                choices=program.registered(),
+                help="program, such as rt_dose",
             )
         return added
 
@@ -139,7 +157,9 @@ def parser() -> argparse.ArgumentParser:
         program_first=True,
     )
     add.add_argument("--now", action="store_true", help="do not wait for files to settle")
-    add.add_argument("--batch", metavar="BATCH", help="do one known batch again instead of taking a new one")
+    add.add_argument(
+        "--batch", type=_name(names.BATCH), metavar="BATCH", help="do one known batch again instead of taking a new one"
+    )
 
     command(
         "batches",
@@ -249,11 +269,19 @@ def parser() -> argparse.ArgumentParser:
         program_first=True,
     )
     add.add_argument(
-        "--experiment", metavar="NAME", help="only this one stands, also after its checkpoint was rolled back"
+        "--experiment",
+        type=_name(names.EXPERIMENT),
+        metavar="NAME",
+        help="only this one stands, also after its checkpoint was rolled back",
     )
 
     add = command("rollback", commands.rollback, "Make an earlier champion the champion again.", program_first=True)
-    add.add_argument("--to", metavar="CHECKPOINT", help="this earlier champion (default: the one before the present)")
+    add.add_argument(
+        "--to",
+        type=_name(names.ARTIFACT),
+        metavar="CHECKPOINT",
+        help="this earlier champion (default: the one before the present)",
+    )
     add.add_argument(
         "--reason",
         required=True,
@@ -273,7 +301,13 @@ def parser() -> argparse.ArgumentParser:
         "Run the analyses of a program, or one of them, and write tables and plots.",
         program_first=True,
     )
-    add.add_argument("name", nargs="?", metavar="NAME", help="only this one; all that are not expensive by default")
+    add.add_argument(
+        "name",
+        nargs="?",
+        type=_name(names.ANALYSIS),
+        metavar="NAME",
+        help="only this one; all that are not expensive by default",
+    )
     command("report", commands.report, "Write the HTML report and print where it is.", program_first=True)
 
     add = command(
@@ -306,7 +340,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--table", type=Path, metavar="PAGE", help="write the table of released weights into this page")
 
     add = command("explain", commands.explain, "Tell what happened to one case, from file to model.")
-    add.add_argument("case", metavar="CASE", help="case id, or its first characters")
+    add.add_argument("case", type=_name(names.CASE), metavar="CASE", help="case id, or its first characters")
 
     add = command(
         "predict",
@@ -325,7 +359,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of a folder: give the written DICOM the patient and UIDs of the files instead of pseudonyms",
     )
-    add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
+    add.add_argument(
+        "--model",
+        type=_name(names.EXPERIMENT),
+        metavar="EXPERIMENT",
+        help="model of this experiment; the champion by default",
+    )
     add.add_argument("--out", type=Path, metavar="FOLDER", help="folder to write to, of one case or folder")
 
     add = command(
@@ -334,8 +373,13 @@ def parser() -> argparse.ArgumentParser:
         "Draw every step of one case, from arrays to scores.",
         program_first=True,
     )
-    add.add_argument("case", metavar="CASE", help="case id, or its first characters")
-    add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the champion by default")
+    add.add_argument("case", type=_name(names.CASE), metavar="CASE", help="case id, or its first characters")
+    add.add_argument(
+        "--model",
+        type=_name(names.EXPERIMENT),
+        metavar="EXPERIMENT",
+        help="model of this experiment; the champion by default",
+    )
     add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write to")
 
     add = command(
@@ -345,12 +389,17 @@ def parser() -> argparse.ArgumentParser:
         program_first=True,
     )
     add.add_argument("--read", type=Path, metavar="FILE", help="take over the column decision of this CSV")
-    add.add_argument("--model", metavar="EXPERIMENT", help="model of this experiment; the one of the report by default")
+    add.add_argument(
+        "--model",
+        type=_name(names.EXPERIMENT),
+        metavar="EXPERIMENT",
+        help="model of this experiment; the one of the report by default",
+    )
     add.add_argument("--top", type=int, default=60, metavar="N", help="cases in the queue (default 60)")
     add.add_argument("--limit", type=int, metavar="N", help="only the first N cases by id, for a trial run")
 
     add = command("withdraw", commands.withdraw, "Take a case out of the dataset from now on.", program_first=True)
-    add.add_argument("case", metavar="CASE", help="case id, in full")
+    add.add_argument("case", type=_name(names.CASE), metavar="CASE", help="case id, in full")
     add.add_argument(
         "--reason",
         required=True,

@@ -1,6 +1,7 @@
 """What each command of `med-assets` does. Tables for people go to stdout, progress to stderr."""
 
 import argparse
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets import analysis, batches, doctor, integrity, program, stages
+from med_assets import analysis, batches, doctor, integrity, names, program, stages
 from med_assets.errors import ConfigurationError
 from med_assets.escaping import csv
 from med_assets.explain import batches_by_version, explain_case
@@ -382,7 +383,11 @@ def predict(options: argparse.Namespace) -> None:
     if options.out is None:
         raise ConfigurationError("expected --out FOLDER, where to write the prediction")
     folder = Path(options.case)
-    if not folder.is_dir():
+    if not os.path.isdir(options.case):  # False too for nothing, for a path that is too long, and for one with a NUL
+        if not names.CASE.fits(options.case):
+            raise ConfigurationError(
+                f"expected the id of a case or a folder that is there, got {names.escaped(options.case)}"
+            )
         if options.relink:
             raise ConfigurationError(
                 "--relink needs the original files: give the folder with them in place of a case id"

@@ -22,6 +22,7 @@ from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
 from med_assets.files import read_yaml
+from med_assets.names import EXPERIMENT, MAX_PARTITION, OPTION, PROGRAM
 
 CONF_VARIABLE = "MED_ASSETS_CONF"
 """Environment variable that names another folder than the `conf` beside the package."""
@@ -38,11 +39,8 @@ GROUPS = {"profile": "profiles", "site": "sites@site"}
 RESOLVER = re.compile(r"\$\{(?![\w.\[\]]+\})")
 """An interpolation that is more than the name of a field, such as a resolver, whose name may itself be interpolated."""
 
-OVERRIDE_KEY = re.compile(r"(\+\+?|~)?([A-Za-z]\w*)((?:\.[A-Za-z]\w*)*)")
+OVERRIDE_KEY = re.compile(r"(\+\+?|~)?([A-Za-z]\w*)((?:\.[A-Za-z]\w*)*)", re.ASCII)
 """The left side of an override: what Hydra is to do, and a field, whose first name may be a group of files."""
-
-OPTION = re.compile(r"\w+(-\w+)*")
-"""Name of a file within a group."""
 
 PART = re.compile(r"(\w+/)*\w+(@[A-Za-z_][\w.]*)?(: (\w+|\$\{\w+\}))?")
 """An entry of a `defaults` list: a file beside the experiment, or a group, a package within the experiment, and the name of a
@@ -379,7 +377,7 @@ def _jsonable(value: Any) -> Any:
 def conf_folder(program: str, conf_root: Path | None = None) -> Path:
     """Return a program's folder of experiments: under `conf_root`, MED_ASSETS_CONF, or `conf` beside the package."""
     root = conf_root or Path(os.environ.get(CONF_VARIABLE) or Path(__file__).resolve().parent.parent / "conf")
-    folder = root / program
+    folder = root / PROGRAM.check(program)
     if not folder.is_dir():
         raise ConfigurationError(f"no folder conf/{program}; set {CONF_VARIABLE} to the folder that holds it")
     return folder.resolve()
@@ -422,7 +420,7 @@ def load(
     """
     folder = conf_folder(program, conf_root)
     known = names(program, conf_root)
-    if name not in known:
+    if EXPERIMENT.check(name) not in known:
         raise ConfigurationError(f"program {program} has no experiment {name!r}; known: {', '.join(known) or 'none'}")
     chosen = [] if profile is None else [f"profile={profile}"]
     composed = copy.deepcopy(_compose(folder, name, (*chosen, *overrides), _state(folder)))
@@ -483,7 +481,12 @@ def _refuse_power(override: str, folder: Path) -> None:
             "files and functions are out of reach"
         )
     parsed = OVERRIDE_KEY.fullmatch(key)
-    if not parsed or any(RESERVED.fullmatch(part) or part == "defaults" for part in key.lstrip("+~").split(".")):
+    too_long = len(key) > MAX_PARTITION
+    if (
+        not parsed
+        or too_long
+        or any(RESERVED.fullmatch(part) or part == "defaults" for part in key.lstrip("+~").split("."))
+    ):
         raise ConfigurationError(
             "expected overrides as key=value with a field of the experiment as key, such as schedule.epochs=2, got another key"
         )
@@ -491,7 +494,7 @@ def _refuse_power(override: str, folder: Path) -> None:
     group = folder / GROUPS.get(first, first).partition("@")[0]
     if group.is_dir() and not more:
         options = sorted(path.stem for path in group.glob("*.yaml"))
-        if prefix or not OPTION.fullmatch(value):
+        if prefix or not OPTION.fits(value):
             raise ConfigurationError(
                 f"expected {first}=NAME with one of the files conf/{folder.name}/{group.name}/NAME.yaml ({', '.join(options)})"
             )

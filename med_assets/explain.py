@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets import program
+from med_assets import names, program
 from med_assets.errors import ConfigurationError
 from med_assets.original_names import original_roi_names
 from med_assets.reasons import remedy
@@ -16,6 +16,7 @@ from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT, accepted
 
 def find_case(ws: Workspace, start: str) -> tuple[str, str]:
     """Program and full id of the only case whose id starts so; raises ConfigurationError for none or several."""
+    names.CASE.check(start)
     found = sorted(
         {
             (name, row["case_id"])

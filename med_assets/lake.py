@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from med_assets import names
 from med_assets.errors import ConfigurationError
 from med_assets.files import digest, file_sha256, replacing
 from med_assets.records import tables as record_tables
@@ -34,22 +35,19 @@ class Lake:
 
     def _schema(self, table: str) -> pa.Schema:
         if table not in self.tables:
-            raise ConfigurationError(f"expected one of the tables {sorted(self.tables)}, got {table!r}")
+            raise ConfigurationError(f"expected one of the tables {sorted(self.tables)}, got {names.escaped(table)}")
         return pa.schema(list(self.tables[table].items()))
 
     def _path(self, table: str, partition: str) -> Path:
-        if any(part in ("", ".", "..") for part in partition.split("/")) or "\0" in partition or "\\" in partition:
-            raise ConfigurationError(f"expected a partition within its table, got {partition!r}")
-        return self.root / table / f"{partition}.parquet"
+        return self.root / names.TABLE.check(table) / f"{names.PARTITION.check(partition)}.parquet"
 
     def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]]) -> str:
         """Replace a partition by these rows, in their order; returns the SHA-256 of the file."""
-        rows, schema = list(rows), self._schema(table)
+        rows, schema, path = list(rows), self._schema(table), self._path(table, partition)
         extra = {key for row in rows for key in row} - set(schema.names)
         if extra:
             raise ConfigurationError(f"table {table}: unknown columns {sorted(extra)}, expected {schema.names}")
         columns = pa.Table.from_pylist(rows, schema=schema)
-        path = self._path(table, partition)
         with replacing(path) as temporary:
             pq.write_table(columns, temporary, compression="zstd")
         return file_sha256(path)
@@ -68,8 +66,9 @@ class Lake:
 
     def partitions(self, table: str, prefix: str = "") -> list[str]:
         """Partitions of a table that equal the prefix or lie under it, sorted."""
-        root = self.root / table
+        root = self.root / names.TABLE.check(table)
         found = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.parquet"))
+        found = [name for name in found if names.PARTITION.fits(name)]  # nor what a file manager left
         return [name for name in found if not prefix or name == prefix or name.startswith(prefix.rstrip("/") + "/")]
 
     def rows(self, table: str, prefix: str = "") -> list[dict[str, Any]]:

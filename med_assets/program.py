@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from med_assets import versions
+from med_assets import names, versions
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 from med_assets.files import read_yaml
@@ -455,7 +455,7 @@ def registered() -> tuple[str, ...]:
 @cache
 def get(name: str) -> Program:
     """The program of that name; raises ConfigurationError listing those there are."""
-    if name not in REGISTRY:
+    if names.PROGRAM.check(name) not in REGISTRY:
         raise ConfigurationError(f"expected one of the programs {sorted(REGISTRY)}, got {name!r}")
     module, _, attribute = REGISTRY[name].partition(":")
     program: Program = getattr(import_module(module), attribute)()

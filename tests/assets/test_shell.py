@@ -95,6 +95,8 @@ def test_a_batch_stage_gets_its_partition() -> None:
         return StageResult("v")
 
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("rt_dose_batches", ["b1"])
-        assert materialize(build(stage(run, by_batch=True)), instance=instance, partition_key="b1").success
-    assert seen == ["b1"]
+        instance.add_dynamic_partitions("rt_dose_batches", ["2026-01-31T09-30-00_0a1b2c"])
+        assert materialize(
+            build(stage(run, by_batch=True)), instance=instance, partition_key="2026-01-31T09-30-00_0a1b2c"
+        ).success
+    assert seen == ["2026-01-31T09-30-00_0a1b2c"]

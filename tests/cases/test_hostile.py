@@ -290,8 +290,8 @@ def test_a_batch_is_named_as_intake_names_it_or_not_at_all(workspace: Workspace,
     evil.mkdir(parents=True)
     (evil / "pwn.json").write_text('{"entries": {}}')
     before = sorted(workspace.home.rglob("*"))
-    if batch:
-        assert main(["ingest", P, "--batch", batch]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["ingest", P, "--batch", batch])
     assert sorted(workspace.home.rglob("pwn*")) == [evil / "pwn.json"]
     assert not set(workspace.home.rglob("*.parquet")) - set(before)
 

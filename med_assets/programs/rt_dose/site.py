@@ -19,6 +19,7 @@ from med_assets.experiments import conf_folder
 from med_assets.files import digest, read_yaml
 from med_assets.metrics.dvh import Criterion
 from med_assets.metrics.gamma import GammaSettings
+from med_assets.names import OPTION
 
 PRESENTATION: JsonDict = {"affects_result": False}
 """Marks a field that changes no weight of a network, so that it stays out of the hash of an experiment."""
@@ -328,7 +329,7 @@ def site_names(conf_root: Path | None = None) -> tuple[str, ...]:
 
 def load_site(name: str, conf_root: Path | None = None) -> Site:
     """Read and check `conf/rt_dose/sites/<name>.yaml`. Raises ConfigurationError, naming the field that is wrong."""
-    path = conf_folder("rt_dose", conf_root) / "sites" / f"{name}.yaml"
+    path = conf_folder("rt_dose", conf_root) / "sites" / f"{OPTION.check(name)}.yaml"
     if not path.is_file():
         known = ", ".join(site_names(conf_root)) or "none"
         raise ConfigurationError(f"no site named {name!r} in conf/rt_dose/sites; known: {known}")
