@@ -55,25 +55,33 @@ def launch(instance: dg.DagsterInstance, request: dg.RunRequest | str) -> dg.Exe
 
 
 def test_the_night_scores_all_batches_that_wait_in_one_run(workspace: Workspace, instance: dg.DagsterInstance) -> None:
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    prepared(instance, "b1")
+    cases(workspace, {"train": TRAIN, "val": VAL}, batch="2026-01-01T00-00-00_000001")
+    prepared(instance, "2026-01-01T00-00-00_000001")
     assert night(instance) == "there is no champion yet"
     model(workspace, "mean_dose", constant(5.0))
     champion(workspace, "baseline", 4.0)
-    arrive(workspace, instance, "b2")
-    arrive(workspace, instance, "b3")
+    arrive(workspace, instance, "2026-01-02T00-00-00_000002")
+    arrive(workspace, instance, "2026-01-03T00-00-00_000003")
 
     done = launch(instance, night(instance))
     assert done.success
-    assert instance.get_materialized_partitions(MONITORING) == {"b1", "b2", "b3"}
-    assert {row["batch"] for row in workspace.lake.rows("monitoring", P)} == {"b1", "b2", "b3"}
+    assert instance.get_materialized_partitions(MONITORING) == {
+        "2026-01-01T00-00-00_000001",
+        "2026-01-02T00-00-00_000002",
+        "2026-01-03T00-00-00_000003",
+    }
+    assert {row["batch"] for row in workspace.lake.rows("monitoring", P)} == {
+        "2026-01-01T00-00-00_000001",
+        "2026-01-02T00-00-00_000002",
+        "2026-01-03T00-00-00_000003",
+    }
     assert {check.check_name for check in done.get_asset_check_evaluations()} == {"in_control", "drift"}
     assert night(instance) == "the champion was scored on every batch"
 
-    arrive(workspace, instance, "b4")
+    arrive(workspace, instance, "2026-01-04T00-00-00_000004")
     only = night(instance)
     assert isinstance(only, dg.RunRequest)
-    assert set(only.tags.values()) == {"b4"}
+    assert set(only.tags.values()) == {"2026-01-04T00-00-00_000004"}
     launch(instance, only)
     assert night(instance) == "the champion was scored on every batch"
 
@@ -81,23 +89,33 @@ def test_the_night_scores_all_batches_that_wait_in_one_run(workspace: Workspace,
 def test_after_a_promotion_the_earlier_batches_are_scored_again_and_a_manual_run_of_one_batch_works(
     workspace: Workspace, instance: dg.DagsterInstance
 ) -> None:
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    prepared(instance, "b1")
+    cases(workspace, {"train": TRAIN, "val": VAL}, batch="2026-01-01T00-00-00_000001")
+    prepared(instance, "2026-01-01T00-00-00_000001")
     model(workspace, "mean_dose", constant(5.0))
     champion(workspace, "baseline", 4.0)
-    arrive(workspace, instance, "b2")
+    arrive(workspace, instance, "2026-01-02T00-00-00_000002")
     launch(instance, night(instance))
     champion(workspace, "grad_loss", 3.0)
     again = night(instance)
     assert isinstance(again, dg.RunRequest)
-    assert sorted(again.tags.values()) == ["b1", "b2"]
+    assert sorted(again.tags.values()) == ["2026-01-01T00-00-00_000001", "2026-01-02T00-00-00_000002"]
     given = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
-    assert dg.materialize([outcome.monitoring(P)], instance=instance, partition_key="b2", resources=given).success
+    assert dg.materialize(
+        [outcome.monitoring(P)], instance=instance, partition_key="2026-01-02T00-00-00_000002", resources=given
+    ).success
     left = night(instance)
     assert isinstance(left, dg.RunRequest)
-    assert set(left.tags.values()) == {"b1"}
+    assert set(left.tags.values()) == {"2026-01-01T00-00-00_000001"}
 
 
 def test_a_batch_between_two_that_wait_comes_along_in_the_one_run() -> None:
-    tags = keys.one_run(["b1", "b2", "b3", "b4"], {"b1", "b3"})
-    assert sorted(tags.values()) == ["b1", "b3"]
+    tags = keys.one_run(
+        [
+            "2026-01-01T00-00-00_000001",
+            "2026-01-02T00-00-00_000002",
+            "2026-01-03T00-00-00_000003",
+            "2026-01-04T00-00-00_000004",
+        ],
+        {"2026-01-01T00-00-00_000001", "2026-01-03T00-00-00_000003"},
+    )
+    assert sorted(tags.values()) == ["2026-01-01T00-00-00_000001", "2026-01-03T00-00-00_000003"]

@@ -79,9 +79,9 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[World]:
     monkeypatch.setenv("MED_ASSETS_HOME", str(tmp_path))
     monkeypatch.setenv("MED_ASSETS_PSEUDONYM_KEY", "a key for tests that is long enough")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        instance.add_dynamic_partitions(f"{P}_batches", ["b1"])
+        instance.add_dynamic_partitions(f"{P}_batches", ["2026-01-01T00-00-00_000001"])
         made = World(instance)
-        made.make("raw_cases", "prepared_cases", batch="b1")
+        made.make("raw_cases", "prepared_cases", batch="2026-01-01T00-00-00_000001")
         yield made
 
 
@@ -118,8 +118,8 @@ def test_nothing_passes_a_closed_gate(world: World) -> None:
 
 def test_a_batch_prepared_after_the_dataset_was_made_is_found(world: World) -> None:
     world.make("dataset", "splits")
-    world.instance.add_dynamic_partitions(f"{P}_batches", ["b2"])
-    world.make("raw_cases", "prepared_cases", batch="b2")
+    world.instance.add_dynamic_partitions(f"{P}_batches", ["2026-01-02T00-00-00_000002"])
+    world.make("raw_cases", "prepared_cases", batch="2026-01-02T00-00-00_000002")
     assert world.reconcile() == ["dataset"]
 
 
