@@ -15,8 +15,8 @@ from med_assets import analysis, batches, doctor, integrity, names, program, sta
 from med_assets.errors import ConfigurationError
 from med_assets.escaping import csv
 from med_assets.explain import batches_by_version, explain_case
+from med_assets.records import PreparedCase
 from med_assets.settings import Workspace
-from med_assets.stages.prepare import warnings_of
 from med_assets.stages.result import NOTE, QUARANTINED, TO_PREDICT, StageResult
 
 Command = Callable[[argparse.Namespace], int | None]
@@ -340,7 +340,7 @@ def cases(options: argparse.Namespace) -> None:
             "state": _state(row, included.get(case_id), accepted_in),
             "split": splits.get(row["patient_id"], "-") if case_id in included else "-",
             "batch": row["batch"],
-            "warnings": len(warnings_of(row)),
+            "warnings": len(PreparedCase.of(row).warning_lines),
             "reason": row["reason"] or "",
         }
         | ({"read": reads.get(case_id, "-")} if reads else {})

@@ -9,8 +9,8 @@ from med_assets import names, program
 from med_assets.errors import ConfigurationError
 from med_assets.original_names import original_roi_names
 from med_assets.reasons import remedy
+from med_assets.records import PreparedCase
 from med_assets.settings import Workspace
-from med_assets.stages.prepare import warnings_of
 from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT, accepted
 
 
@@ -59,7 +59,7 @@ def _arrivals(ws: Workspace, name: str, case_id: str) -> list[str]:
         after = prepared.get((row["batch"], row["version"]))
         if after:
             lines.append(f"  prepared as {after['artifact'] or '-'}: {_outcome(after)}")
-            lines += [f"  audit warning: {text}" for text in warnings_of(after)]
+            lines += [f"  audit warning: {text}" for text in PreparedCase.of(after).warning_lines]
         elif row["status"] in (OK, TO_PREDICT):
             lines.append("  not prepared yet")
     return lines

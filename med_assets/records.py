@@ -142,6 +142,11 @@ class PreparedCase(Record):
     reason: str | None = column("why it was refused, and what to do")
     warnings: str | None = column("the audit's warnings, a line each")
 
+    @property
+    def warning_lines(self) -> list[str]:
+        """The audit's warnings."""
+        return (self.warnings or "").splitlines()
+
 
 @record
 class DatasetCase(Record):

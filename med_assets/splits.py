@@ -5,12 +5,13 @@ not on the order of arrival. What was once assigned is kept as recorded, even wh
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_assets.errors import CaseRejected
+from med_assets.records import DatasetCase, SplitAssignment
 
 SPLITS = ("train", "val", "test", "external")
 GIVEN = {
@@ -67,21 +68,22 @@ def _assign(patient_id: str, given: str | None, policy: SplitPolicy) -> tuple[st
 
 
 def assign(
-    cases: Sequence[Mapping[str, Any]],
-    earlier: Sequence[Mapping[str, Any]],
+    program: str,
+    cases: Iterable[DatasetCase],
+    earlier: Iterable[SplitAssignment],
     policy: SplitPolicy,
     fixed: Mapping[str, tuple[str, int]] | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Rows (patient_id, split, fold, assigned_by) of every patient, and reasons by patient that could not be assigned.
+) -> tuple[list[SplitAssignment], dict[str, str]]:
+    """Split and fold of every patient, sorted by patient, and reasons by patient that could not be assigned.
 
-    `cases` have `patient_id` and `given_split`; `earlier` rows are kept as they are, also of patients no longer present.
+    `earlier` assignments are kept as they are, also of patients no longer present.
     Patients whose cases carry two different given splits are not assigned. `fixed` is a program's own list for the policy
     "fixed", split and fold by patient; the policy's list comes first, and who is in neither is drawn.
     """
-    rows = {row["patient_id"]: dict(row) for row in earlier}
+    rows = {row.patient_id: row for row in earlier}
     given: dict[str, set[str]] = {}
     for case in cases:
-        given.setdefault(case["patient_id"], set()).add(case["given_split"] or "")
+        given.setdefault(case.patient_id, set()).add(case.given_split or "")
     problems: dict[str, str] = {}
     for patient_id in sorted(given.keys() - rows.keys()):
         wishes = given[patient_id]
@@ -95,5 +97,7 @@ def assign(
         fold = int(draw(patient_id, policy.salt + "|fold") * policy.folds)
         if policy.policy == "fixed" and how != "fixed" and patient_id in (fixed or {}):
             split, fold, how = *(fixed or {})[patient_id], "fixed"
-        rows[patient_id] = {"patient_id": patient_id, "split": split, "fold": fold, "assigned_by": how}
+        rows[patient_id] = SplitAssignment(
+            program=program, patient_id=patient_id, split=split, fold=fold, assigned_by=how
+        )
     return [rows[patient_id] for patient_id in sorted(rows)], problems

@@ -1,31 +1,21 @@
 """The dataset's manifest and the split of its patients."""
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from med_assets import program
+from med_assets.catalog import Catalog, Dataset, accepted, frame, to_predict
 from med_assets.files import digest
+from med_assets.records import DatasetCase, PreparedCase, SplitAssignment, Withdrawal
 from med_assets.settings import Workspace
 from med_assets.splits import SplitPolicy, assign
 from med_assets.stages.alone import alone
-from med_assets.stages.result import QUARANTINED, StageResult, accepted, tally, to_predict, usable
+from med_assets.stages.result import StageResult, tally
 from med_assets.stages.scan import identity_left
-from med_assets.versions import versioned
-
-DATASET_COLUMNS = (
-    "program",
-    "case_id",
-    "patient_id",
-    "version",
-    "content_hash",
-    "artifact",
-    "given_split",
-    "synthetic",
-)
-
 
 MAX_PICTURED = 6
 """Findings between cases that are shown as pictures; all are told."""
@@ -33,11 +23,10 @@ MAX_PICTURED = 6
 
 def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> None:
     """Take a case out of the dataset for good; its rows and artifacts stay for those who ask what happened."""
-    row = {"program": program_name, "case_id": case_id, "reason": reason}
-    ws.lake.write("withdrawals", f"{program_name}/{case_id}", [row])
+    row = Withdrawal(program=program_name, case_id=case_id, reason=reason)
+    Catalog(ws, program_name).replace(Withdrawal, [row], case_id)
 
 
-@versioned("1")
 def dataset(ws: Workspace, program_name: str) -> StageResult:
     """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
 
@@ -52,32 +41,34 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
 
 
 def _dataset(ws: Workspace, program_name: str) -> StageResult:
-    withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
-    latest: dict[str, dict[str, Any]] = {}
+    catalog = Catalog(ws, program_name)
+    withdrawn = catalog.withdrawn()
+    latest: dict[str, PreparedCase] = {}
     superseded = 0
-    for row in sorted(accepted(ws.lake.rows("prepared_cases", program_name)), key=lambda row: row["batch"]):
-        earlier = latest.get(row["case_id"])
-        superseded += earlier is not None and earlier["version"] != row["version"]
-        latest[row["case_id"]] = row
-    raw = {(row["batch"], row["case_id"]): row["artifact"] for row in accepted(ws.lake.rows("raw_cases", program_name))}
+    for case in sorted(accepted(catalog.prepared()), key=lambda case: case.batch):
+        earlier = latest.get(case.case_id)
+        superseded += earlier is not None and earlier.version != case.version
+        latest[case.case_id] = case
+    raw = catalog.raw_artifacts()
     identified = {
-        case_id
-        for case_id, row in latest.items()
-        if (row["batch"], case_id) in raw and identity_left(ws, program_name, raw[row["batch"], case_id])
+        case.case_id
+        for case in latest.values()
+        if (key := raw.get((case.batch, case.case_id))) and identity_left(ws, program_name, key)
     }
-    before = {row["case_id"]: row["artifact"] for row in ws.lake.rows("dataset", program_name)}
+    before = {case.case_id: case.artifact for case in catalog.dataset().cases}
     duplicates = _duplicates(latest, before)
-    rows = [
-        {name: latest[case_id][name] for name in DATASET_COLUMNS}
-        for case_id in sorted(latest)
-        if case_id not in withdrawn | identified | duplicates
-    ]
-    ws.lake.write("dataset", program_name, rows)
+    found = Dataset(
+        tuple(
+            DatasetCase.of(latest[case_id].row())
+            for case_id in sorted(latest)
+            if case_id not in withdrawn | identified | duplicates
+        )
+    )
+    catalog.replace(DatasetCase, found.cases)
     ws.lake.write_catalog(ws.home / "catalog.duckdb")
-    labels = ["reused" if before.get(row["case_id"]) == row["artifact"] else "new" for row in rows]
     return StageResult(
-        data_version=dataset_version(rows),
-        counts=tally(labels)
+        data_version=found.version,
+        counts=tally("reused" if before.get(case.case_id) == case.artifact else "new" for case in found.cases)
         | {
             "superseded": superseded,
             "withdrawn": len(withdrawn),
@@ -85,31 +76,30 @@ def _dataset(ws: Workspace, program_name: str) -> StageResult:
             "duplicates": len(duplicates),
         },
         summary={
-            "cases": len(rows),
-            "patients": len({row["patient_id"] for row in rows}),
-            "synthetic": sum(row["synthetic"] for row in rows),
+            "cases": len(found),
+            "patients": len({case.patient_id for case in found.cases}),
+            "synthetic": len(found.synthetic),
         },
         tables={
             **{table.title: table.rows for table in _data_tables(ws, program_name)},
-            "cases": pd.DataFrame(rows, columns=list(DATASET_COLUMNS)),
+            "cases": frame(DatasetCase, found.cases),
         },
     )
 
 
-def unlabelled(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
-    """Rows like those of the dataset of the cases to predict: the newest version of each that never came with a label.
+def unlabelled(ws: Workspace, program_name: str) -> list[PreparedCase]:
+    """The cases to predict: the newest version of each that never came with a label.
 
     What was withdrawn, or may hold identity, is left out, as are copies of cases of the dataset.
     """
-    prepared = ws.lake.rows("prepared_cases", program_name)
-    latest = {row["case_id"]: row for row in sorted(to_predict(prepared), key=lambda row: row["batch"])}
-    raw = {(row["batch"], row["case_id"]): row["artifact"] for row in usable(ws.lake.rows("raw_cases", program_name))}
-    left_out = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
-    left_out |= {row["case_id"] for row in accepted(prepared)}
+    catalog = Catalog(ws, program_name)
+    prepared = catalog.prepared()
+    latest = {case.case_id: case for case in sorted(to_predict(prepared), key=lambda case: case.batch)}
+    raw, left_out = catalog.raw_artifacts(), catalog.withdrawn() | {case.case_id for case in accepted(prepared)}
     return [
-        {name: row[name] for name in (*DATASET_COLUMNS, "batch")}
-        for case_id, row in sorted(latest.items())
-        if case_id not in left_out and not identity_left(ws, program_name, raw[row["batch"], case_id])
+        case
+        for case_id, case in sorted(latest.items())
+        if case_id not in left_out and not identity_left(ws, program_name, raw[case.batch, case_id])
     ]
 
 
@@ -119,16 +109,9 @@ def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:
 
 def described(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
     """Rows of the dataset with split and fold, None where the patient has none yet, and the facts of the case."""
-    places = {row["patient_id"]: row for row in ws.lake.rows("splits", program_name)}
-    facts = {
-        (row["case_id"], row["version"]): row for row in ws.lake.rows(program.fact_table(program_name), program_name)
-    }
-    names = program.get(program_name).facts
+    cases = Catalog(ws, program_name).described()
     return [
-        row
-        | {name: places.get(row["patient_id"], {}).get(name) for name in ("split", "fold")}
-        | {name: facts.get((row["case_id"], row["version"]), {}).get(name) for name in names}
-        for row in ws.lake.rows("dataset", program_name)
+        {name: value for name, value in asdict(case).items() if name != "facts"} | dict(case.facts) for case in cases
     ]
 
 
@@ -151,23 +134,20 @@ def finding_pictures(ws: Workspace, program_name: str, found: Sequence[program.F
 
 def refused(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
     """Rows of everything that intake or preparation quarantined."""
-    rows = [*ws.lake.rows("raw_cases", program_name), *ws.lake.rows("prepared_cases", program_name)]
-    return [row for row in rows if row["status"] == QUARANTINED]
+    return [case.row() for case in Catalog(ws, program_name).quarantined()]
 
 
-def _duplicates(latest: Mapping[str, Mapping[str, Any]], present: Container[str]) -> set[str]:
+def _duplicates(latest: Mapping[str, PreparedCase], present: Container[str]) -> set[str]:
     """Cases whose images and contours another case has too, all but the one that counts."""
     owner: dict[str, str] = {}
-    for case_id in sorted(latest, key=lambda case_id: (case_id not in present, latest[case_id]["batch"], case_id)):
-        owner.setdefault(latest[case_id]["content_hash"], case_id)
-    return {case_id for case_id, row in latest.items() if owner[row["content_hash"]] != case_id}
+    for case_id in sorted(latest, key=lambda case_id: (case_id not in present, latest[case_id].batch, case_id)):
+        owner.setdefault(latest[case_id].content_hash, case_id)
+    return {case_id for case_id, case in latest.items() if owner[case.content_hash] != case_id}
 
 
 def dataset_version(rows: list[dict[str, Any]]) -> str:
     """Hash of what the cases are: ids, patients, versions and prepared content."""
-    return digest(
-        [[row["case_id"], row["patient_id"], row["version"], row["artifact"], row["synthetic"]] for row in rows]
-    )
+    return Dataset(tuple(map(DatasetCase.of, rows))).version
 
 
 def split_policy(program_name: str) -> SplitPolicy:
@@ -182,57 +162,46 @@ def splits(ws: Workspace, program_name: str) -> StageResult:
 
 
 def _splits(ws: Workspace, program_name: str) -> StageResult:
-    cases = ws.lake.rows("dataset", program_name)
-    earlier = ws.lake.rows("splits", program_name)
+    catalog = Catalog(ws, program_name)
+    cases, earlier = catalog.dataset(), catalog.assignments()
     policy = split_policy(program_name)
     given = ws.option(program_name, "split_policy", policy.policy)
     policy = SplitPolicy.model_validate(policy.model_dump() | {"policy": given})
     fixed = program.get(program_name).fixed_splits(ws) if given == "fixed" else {}
-    rows, problems = assign(cases, earlier, policy, fixed)
-    rows = [{"program": program_name} | row for row in rows]
-    ws.lake.write("splits", program_name, rows)
-    present = {case["patient_id"] for case in cases}
-    sizes = (
-        pd.Series([row["split"] for row in rows if row["patient_id"] in present], dtype=str).value_counts().to_dict()
-    )
+    rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
+    catalog.replace(SplitAssignment, rows)
+    present = {case.patient_id for case in cases.cases}
+    sizes = pd.Series([row.split for row in rows if row.patient_id in present], dtype=str).value_counts().to_dict()
     return StageResult(
         # What depends on the splits reads their cases too: a corrected label of a held-out case changes no assignment.
-        data_version=digest(dataset_version(cases), rows, sorted(problems)),
-        counts=tally(
-            "new" if row["patient_id"] not in {old["patient_id"] for old in earlier} else "reused" for row in rows
-        ),
+        data_version=digest(cases.version, [row.row() for row in rows], sorted(problems)),
+        counts=tally("reused" if row.patient_id in earlier else "new" for row in rows),
         summary={"patients_per_split": sizes, "unassigned": problems},
         tables={
             **{table.title: table.rows for table in _data_tables(ws, program_name)},
-            "splits": pd.DataFrame(rows),
+            "splits": frame(SplitAssignment, rows),
         },
     )
 
 
 def up_to_date(ws: Workspace, program_name: str) -> bool:
     """Whether dataset and splits were written after all that they are made of, by the times of files, and every patient is assigned."""
-    lake = ws.lake
+    catalog = Catalog(ws, program_name)
     inputs = [
         stamp[0]
-        for table in ("prepared_cases", "withdrawals")
-        for partition in lake.partitions(table, program_name)
-        if (stamp := lake.stamp(table, partition)) is not None
+        for table in (PreparedCase, Withdrawal)
+        for key in catalog.keys(table)
+        if (stamp := catalog.stamp(table, *key)) is not None
     ]
-    made, assigned = (lake.stamp(table, program_name) for table in ("dataset", "splits"))
+    made, assigned = (catalog.stamp(table) for table in (DatasetCase, SplitAssignment))
     if not inputs:
         return True
     if made is None or assigned is None or made[0] < max(inputs) or assigned[0] < made[0]:
         return False
-    return {row["patient_id"] for row in lake.rows("dataset", program_name)} <= {
-        row["patient_id"] for row in lake.rows("splits", program_name)
-    }
+    return {case.patient_id for case in catalog.dataset().cases} <= catalog.assignments().keys()
 
 
 def cases_of(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
     """Rows of the dataset with the split and fold of their patient; cases of unassigned patients are left out."""
-    places = {row["patient_id"]: row for row in ws.lake.rows("splits", program_name)}
-    return [
-        row | {"split": places[row["patient_id"]]["split"], "fold": places[row["patient_id"]]["fold"]}
-        for row in ws.lake.rows("dataset", program_name)
-        if row["patient_id"] in places
-    ]
+    cases = Catalog(ws, program_name).cases()
+    return [{name: value for name, value in asdict(case).items() if name != "facts"} for case in cases]

@@ -6,15 +6,17 @@ import hmac
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from med_assets import batches
 from med_assets import program as programs
+from med_assets.catalog import Catalog, accepted, usable
 from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, ReaderFailed, RemoteFailed
 from med_assets.files import digest, read_json, replacing, room, write_json
 from med_assets.landing import Files
+from med_assets.records import USABLE, CaseVersion, Status
 from med_assets.scratch import remove_abandoned, scratch
 from med_assets.settings import Workspace
 from med_assets.stages.reader import CRASHED, TIME_LIMIT, Readers
@@ -22,14 +24,12 @@ from med_assets.stages.reading import (
     OUT_OF_MEMORY,
     UNPACKED,
     UNREADABLE,
-    Row,
     StoredCase,
     Task,
-    new_row,
-    refusal_row,
+    refusal,
     where,
 )
-from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT, StageResult, accepted, reasons, tally, usable
+from med_assets.stages.result import StageResult, reasons, tally
 from med_assets.versions import version_of
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ class _Intake:
     failures: list["Failure"] = field(default_factory=list)
     files: list[FileLine] = field(default_factory=list)
 
-    def refuse(self, case_id: str, code: str, message: str, n: int) -> Row:
-        return refusal_row(self.program, self.batch, case_id, code, message, n)
+    def refuse(self, case_id: str, code: str, message: str, n: int) -> CaseVersion:
+        return refusal(self.program, self.batch, case_id, code, message, n)
 
-    def entry(self, name: str) -> list[Row]:
-        """Rows of one entry of the landing zone. Whatever happens while it is read is a row of its own, and the others go on."""
+    def entry(self, name: str) -> list[CaseVersion]:
+        """Cases of one entry of the landing zone. Whatever happens while it is read is a refusal of its own, and the others go on."""
         n_before = len(self.files)
         try:
             return self._entry(name)
@@ -100,20 +100,20 @@ class _Intake:
         self.files.append(FileLine(name, "", code, "entry"))
         return [self.refuse(source_token(self.ws, name), code, message, 0)]
 
-    def _entry(self, name: str) -> list[Row]:
-        """Rows of one entry; the same files are never de-identified twice."""
+    def _entry(self, name: str) -> list[CaseVersion]:
+        """Cases of one entry; the same files are never de-identified twice."""
         landing, store = self.ws.landing_zone(self.program), self.ws.store
         hashes = landing.hashes(self.program, name)
         key = self._entry_key(hashes)
         if hashes is not None and key and store.has(key):
             folder = store.fetch(key)
-            rows = read_json(folder / "rows.json")
-            if all(store.has(row["artifact"]) for row in usable(rows)):
+            cases = [CaseVersion.of({**row, "batch": self.batch}) for row in read_json(folder / "rows.json")]
+            if all(store.has(case.artifact) for case in usable(cases)):
                 kept = read_json(folder / "files.json") if (folder / "files.json").is_file() else {}
                 for file, _ in hashes:
                     for member, outcome in kept.get(self._file_token(file), [["", "taken in by an earlier version"]]):
                         self.files.append(FileLine.read(file, member, outcome))
-                return [row | {"batch": self.batch} for row in rows]
+                return cases
             store.remove(key)
         with room(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as brought:
             files = landing.bring(self.program, name, Path(brought))
@@ -126,32 +126,32 @@ class _Intake:
             )
             result = self.readers.read(task, self._keep)
             found = [FileLine.read(files.names[file.path], file.member, file.outcome) for file in result.files]
-            empty = [FileLine(name, "", str(row["reason_code"]), "entry") for row in result.rows]
+            empty = [FileLine(name, "", str(case.reason_code), "entry") for case in result.cases]
             self.files.extend(found or empty)
             key = key or self._entry_key(landing.hashes(self.program, name))
-        if key and not any(row["reason_code"] in NOT_FINAL for row in result.rows):
+        if key and not any(case.reason_code in NOT_FINAL for case in result.cases):
             outcomes: dict[str, list[tuple[str, str]]] = {}
             for line in found:
                 outcomes.setdefault(self._file_token(line.file), []).append((line.member, line.outcome))
             with store.create(key) as folder:
-                write_json(folder / "rows.json", [row | {"batch": ""} for row in result.rows])
+                write_json(folder / "rows.json", [replace(case, batch="").row() for case in result.cases])
                 write_json(folder / "files.json", outcomes)
-        return result.rows
+        return result.cases
 
-    def _keep(self, case: StoredCase) -> None:
+    def _keep(self, stored: StoredCase) -> None:
         """Make the files of an accepted case an artifact."""
-        key = str(case.row["artifact"])
+        key = stored.case.artifact
         if not self.ws.store.has(key):
             with room(self.ws.home), self.ws.store.create(key) as folder:
-                for path in sorted(case.folder.iterdir()):
+                for path in sorted(stored.folder.iterdir()):
                     path.rename(folder / path.name)
 
     def _file_token(self, name: str) -> str:
         """Keyed token for a file's name, which may identify a patient and so is never stored."""
         return hmac.new(self.ws.key, os.fsencode(name), hashlib.sha256).hexdigest()[:16]
 
-    def _not_fetched(self, name: str, files: Files) -> Row:
-        """Row of an entry of which a part did not come: what did may look like a whole case and is not one."""
+    def _not_fetched(self, name: str, files: Files) -> CaseVersion:
+        """Refusal of an entry of which a part did not come: what did may look like a whole case and is not one."""
         from med_assets.s3.staging import counted
 
         message = (
@@ -191,23 +191,22 @@ def failures_table(ws: Workspace, program: str, batch: str) -> Path:
     return ws.landing_zone(program).manifests / program / f"{batch}.failures.csv"
 
 
-def _one_row_per_case(rows: Sequence[Row]) -> list[Row]:
+def _one_row_per_case(rows: Sequence[CaseVersion]) -> list[CaseVersion]:
     """One row per case id, and one beside it for each other reason: together they count each file of the batch once.
 
     At most one row of a case is accepted: one that lies twice in a batch, with different content, is ambiguous. One with a
     label counts before one without.
     """
-    by_case: dict[str, list[Row]] = {}
+    by_case: dict[str, list[CaseVersion]] = {}
     for row in rows:
-        by_case.setdefault(row["case_id"], []).append(row)
+        by_case.setdefault(row.case_id, []).append(row)
     out = []
     for case_id in sorted(by_case):
         good = accepted(by_case[case_id]) or usable(by_case[case_id])
-        versions = {row["version"] for row in good}
+        versions = {row.version for row in good}
         if len(versions) > 1:
             message = f"expected one version of a case per batch, got {len(versions)}; send the one that counts alone"
-            refused = {"status": QUARANTINED, "reason_code": "two_versions", "reason": message, "artifact": ""}
-            out.append(good[0] | refused | {"n_instances": _files(good)})
+            out.append(_quarantined(replace(good[0], n_instances=_files(good)), "two_versions", message))
         elif good:
             out.append(good[0])
         unlabelled = [row for row in usable(by_case[case_id]) if row not in good]
@@ -216,36 +215,46 @@ def _one_row_per_case(rows: Sequence[Row]) -> list[Row]:
             if unlabelled:
                 message = "this case also lies without its label in the batch; it is taken in once, with the label"
             first, again = good[0], [*(good[1:] if len(versions) == 1 else []), *unlabelled]
-            values = {"reason_code": "repeated_case", "reason": message, "n_instances": _files(again)}
-            other = f"{case_id}-repeated_case"
-            out.append(new_row(first["program"], first["batch"], other, NOTE, patient_id=first["patient_id"], **values))
-        by_code: dict[str, list[Row]] = {}
+            code, other = "repeated_case", f"{case_id}-repeated_case"
+            out.append(
+                refusal(first.program, first.batch, other, code, message, _files(again), first.patient_id, Status.NOTE)
+            )
+        by_code: dict[str | None, list[CaseVersion]] = {}
         for row in by_case[case_id]:
-            if row["status"] not in (OK, TO_PREDICT):
-                by_code.setdefault(row["reason_code"], []).append(row)
-        for code, alike in by_code.items():
-            row = next((row for row in alike if row["status"] == QUARANTINED), alike[0])
-            beside = bool(good) or code != next(iter(by_code))
-            out.append(row | {"n_instances": _files(alike), "case_id": f"{case_id}-{code}" if beside else case_id})
+            if row.status not in USABLE:
+                by_code.setdefault(row.reason_code, []).append(row)
+        for code_of, alike in by_code.items():
+            row = next((row for row in alike if row.status == Status.QUARANTINED), alike[0])
+            beside = bool(good) or code_of != next(iter(by_code))
+            case = f"{case_id}-{code_of}" if beside else case_id
+            out.append(replace(row, n_instances=_files(alike), case_id=case))
     return out
 
 
-def _files(rows: Sequence[Row]) -> int:
-    return sum(int(row["n_instances"]) for row in rows)
+def _quarantined(case: CaseVersion, code: str, message: str) -> CaseVersion:
+    return replace(case, status=Status.QUARANTINED, reason_code=code, reason=message, artifact="")
 
 
-def _mark_duplicates(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
+def _files(rows: Sequence[CaseVersion]) -> int:
+    return sum(row.n_instances for row in rows)
+
+
+def _without_duplicates(rows: list[CaseVersion], others: list[CaseVersion]) -> list[CaseVersion]:
     """Quarantine cases whose images are already there under another case id: else one patient could sit in two splits.
 
     Labels do not count: the same scan with the labels of two readers is the same scan.
     """
-    owner = {row["images_hash"] or row["content_hash"]: row["case_id"] for row in others}
-    for row in usable(rows):
-        first = owner.setdefault(row["images_hash"] or row["content_hash"], row["case_id"])
-        if first != row["case_id"]:
-            target = next(item for item in rows if item["case_id"] == row["case_id"])
+    owner = {row.images_hash or row.content_hash: row.case_id for row in others}
+    out = []
+    for row in rows:
+        first = (
+            owner.setdefault(row.images_hash or row.content_hash, row.case_id) if row.status in USABLE else row.case_id
+        )
+        if first != row.case_id:
             message = f"same images as case {first} under another patient or study; keep one, or correct the ids at the source"
-            target |= {"status": QUARANTINED, "reason_code": "duplicate_case", "reason": message, "artifact": ""}
+            row = _quarantined(row, "duplicate_case", message)
+        out.append(row)
+    return out
 
 
 def _keep_failures(path: Path, failures: list["Failure"]) -> None:
@@ -258,10 +267,10 @@ def _keep_failures(path: Path, failures: list["Failure"]) -> None:
 def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them."""
     remove_abandoned(ws.home)
-    lake, partition = ws.lake, f"{program_name}/{batch}"
-    earlier = lake.rows("raw_cases", partition)
-    others = [row for row in lake.rows("raw_cases", program_name) if row["batch"] < batch]
-    rows: list[Row] = []
+    catalog = Catalog(ws, program_name)
+    earlier = catalog.case_versions(batch)
+    others = [row for row in catalog.case_versions() if row.batch < batch]
+    rows: list[CaseVersion] = []
     present = {}
     for name, fingerprint in batches.manifest(ws, program_name, batch).items():
         try:
@@ -281,27 +290,23 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
                     taking.files.append(FileLine(name, "", "entry_changed", "entry"))
         _keep_failures(failures_table(ws, program_name, batch), taking.failures)
         _write_files(files_table(ws, program_name, batch), taking.files)
-        rows = _one_row_per_case(rows)
-        _mark_duplicates(rows, usable(others))
+        rows = _without_duplicates(_one_row_per_case(rows), usable(others))
     else:
         rows = earlier
-    lake.write("raw_cases", partition, rows)
-    seen = {row["version"] for row in [*earlier, *others] if row["status"] == OK}
-    older = {row["case_id"]: row["version"] for row in others if row["status"] == OK}
+    catalog.replace(CaseVersion, rows, batch)
+    seen = {row.version for row in accepted([*earlier, *others])}
+    older = {row.case_id: row.version for row in accepted(others)}
     labels = []
     for row in rows:
-        if row["status"] != OK:
-            labels.append(row["status"].replace(" ", "_"))
+        if row.status != Status.OK:
+            labels.append(row.status.replace(" ", "_"))
             continue
-        labels.append("reused" if row["version"] in seen else "new")
-        if older.get(row["case_id"], row["version"]) != row["version"]:
+        labels.append("reused" if row.version in seen else "new")
+        if older.get(row.case_id, row.version) != row.version:
             labels.append("superseded")
     return StageResult(
-        data_version=digest([[row["case_id"], row["version"], row["status"], row["reason_code"]] for row in rows]),
+        data_version=digest([[row.case_id, row.version, row.status, row.reason_code] for row in rows]),
         counts=tally(labels),
-        summary={
-            "cases": sum(row["status"] != NOTE for row in rows),
-            "instances": sum(row["n_instances"] for row in rows),
-        },
+        summary={"cases": sum(row.status != Status.NOTE for row in rows), "instances": _files(rows)},
         tables={"quarantine": reasons(rows)},
     )

@@ -95,16 +95,16 @@ def _cases(ws: Workspace, program_name: str, folder: Path, place: Path) -> list[
     def keep(case: StoredCase) -> None:
         kept = place / f"raw-{len(found)}"
         case.folder.rename(kept)
-        found.append(StoredCase(case.row, kept))
+        found.append(StoredCase(case.case, kept))
 
     task = Task(ws, program_name, "", "files", folder, tuple(sorted(walk(folder))), Path())
     try:
         with Readers(ws) as readers:
-            rows = readers.read(task, keep).rows
+            cases = readers.read(task, keep).cases
     except CaseRejected as rejected:
         return [Outcome("files", str(rejected))]
-    kept = {one.row["case_id"] for one in found if isinstance(one, StoredCase)}
-    found += [Outcome(row["case_id"], row["reason"]) for row in rows if row["case_id"] not in kept]
+    kept = {one.case.case_id for one in found if isinstance(one, StoredCase)}
+    found += [Outcome(case.case_id, case.reason or "") for case in cases if case.case_id not in kept]
     return found
 
 
@@ -117,7 +117,7 @@ def _predicted(
     work: Path,
     out: Path,
 ) -> Outcome:
-    chosen, case_id = program.get(program_name), str(case.row["case_id"])
+    chosen, case_id = program.get(program_name), case.case.case_id
     prepared, predicted = work / "prepared", work / "predicted"
     try:
         for made in (prepared, predicted):

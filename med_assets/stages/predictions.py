@@ -35,7 +35,7 @@ def folder_of(ws: Workspace, program_name: str, case_id: str) -> Path:
 def _expected(ws: Workspace, program_name: str, checkpoint: str) -> dict[str, list[dict[str, Any]]]:
     """By batch the cases to predict, each with the key of its prediction."""
     by_batch: dict[str, list[dict[str, Any]]] = {}
-    for case in unlabelled(ws, program_name):
+    for case in (case.row() for case in unlabelled(ws, program_name)):
         key = prediction_key(ws, program_name, checkpoint, case["artifact"])
         by_batch.setdefault(case["batch"], []).append(case | {"prediction": key})
     return by_batch

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.catalog import CaseFacts, Catalog, FactValue, usable
 from med_assets.errors import CaseRejected
 from med_assets.files import digest, read_json, replacing
+from med_assets.records import USABLE, CaseVersion, PreparedCase, Status
 from med_assets.settings import Workspace
 from med_assets.stages.reader import Readers
 from med_assets.stages.reading import FACTS_FILE, Preparation
-from med_assets.stages.result import OK, QUARANTINED, TO_PREDICT, StageResult, reasons, tally, usable
+from med_assets.stages.result import StageResult, reasons, tally
 
 if TYPE_CHECKING:
     from med_assets.audit.expectations import Expectation
@@ -21,40 +23,41 @@ if TYPE_CHECKING:
 RAW_MISSING = "expected the case's stored DICOM, got nothing, as it is no longer in the store; `med-assets verify` says how to get it back"
 
 
-def quarantine_picture(ws: Workspace, row: Mapping[str, Any]) -> Path:
+def quarantine_picture(ws: Workspace, case: CaseVersion | PreparedCase) -> Path:
     """Where the picture of a quarantined case version is, if its rejection came with one."""
-    return ws.reports / row["program"] / "quarantine" / f"{row['case_id']}-{row['version']}.png"
+    return ws.reports / case.program / "quarantine" / f"{case.case_id}-{case.version}.png"
 
 
-def prepared_key(ws: Workspace, program_name: str, raw: dict[str, Any]) -> str:
+def prepared_key(ws: Workspace, program_name: str, raw: CaseVersion) -> str:
     """Key of a prepared case: the raw content, the configuration and the code that prepares it."""
     chosen = program.get(program_name)
-    return "prepared/" + digest(raw["artifact"], raw["case_id"], chosen.settings(ws), chosen.code_versions["prepare"])
+    return "prepared/" + digest(raw.artifact, raw.case_id, chosen.settings(ws), chosen.code_versions["prepare"])
 
 
 def _prepare_case(
-    ws: Workspace, readers: Readers, program_name: str, raw: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Row, facts and label (new, reused or quarantined) of one case."""
-    columns = ("program", "batch", "case_id", "patient_id", "version", "content_hash", "given_split", "synthetic")
-    row = {name: raw[name] for name in (*columns, "status")} | {"reason_code": None, "reason": None}
+    ws: Workspace, readers: Readers, program_name: str, raw: CaseVersion
+) -> tuple[PreparedCase, Mapping[str, FactValue], str]:
+    """The case, its facts, and a label (new, reused or quarantined)."""
     key, label = prepared_key(ws, program_name, raw), "reused"
+    kept = {each.name: getattr(raw, each.name) for each in PreparedCase.columns() if hasattr(raw, each.name)}
+    case = PreparedCase(**{**kept, "artifact": key, "warnings": None})
     try:
         if not ws.store.has(key):
-            if not ws.store.has(raw["artifact"]):
+            if not ws.store.has(raw.artifact):
                 raise CaseRejected("raw_missing", RAW_MISSING)
             with ws.store.create(key) as folder:
-                readers.prepare(Preparation(ws, program_name, raw["case_id"], ws.store.fetch(raw["artifact"]), folder))
+                readers.prepare(Preparation(ws, program_name, raw.case_id, ws.store.fetch(raw.artifact), folder))
             label = "new"
-        return row | {"artifact": key}, read_json(ws.store.fetch(key) / FACTS_FILE), label
+        return case, read_json(ws.store.fetch(key) / FACTS_FILE), label
     except CaseRejected as rejected:
-        failure = {"reason_code": rejected.code, "reason": rejected.message}
+        code, reason = rejected.code, rejected.message
         if rejected.picture is not None:
-            path = quarantine_picture(ws, row)
+            path = quarantine_picture(ws, case)
             with replacing(path) as temporary:
                 temporary.write_bytes(rejected.picture)
-            failure["reason"] += f" See {path.relative_to(ws.home).as_posix()}."
-    return row | failure | {"status": QUARANTINED, "artifact": ""}, {}, "quarantined"
+            reason += f" See {path.relative_to(ws.home).as_posix()}."
+    refused = replace(case, status=Status.QUARANTINED, reason_code=code, reason=reason, artifact="")
+    return refused, {}, "quarantined"
 
 
 def suite(ws: Workspace, program_name: str, *, labelled: bool) -> list["Expectation"]:
@@ -95,60 +98,65 @@ def audited(
     return found
 
 
-def warnings_of(row: Mapping[str, Any]) -> list[str]:
-    """The audit's warnings in a row of `prepared_cases`."""
-    return (row.get("warnings") or "").splitlines()
+def pictured(ws: Workspace, cases: Iterable[CaseVersion | PreparedCase]) -> list[CaseVersion | PreparedCase]:
+    """Quarantined cases of which there is a picture."""
+    return [case for case in cases if case.status == Status.QUARANTINED and quarantine_picture(ws, case).is_file()]
 
 
-def pictured(ws: Workspace, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Quarantined rows of which there is a picture."""
-    return [row for row in rows if row["status"] == QUARANTINED and quarantine_picture(ws, row).is_file()]
-
-
-def _audit(ws: Workspace, program_name: str, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> None:
-    """Quarantine rows whose facts fail an expectation of severity error, and write the warnings into the others."""
-    for status in (OK, TO_PREDICT):
-        chosen = {row["case_id"]: row for row in rows if row["status"] == status}
-        measured = [row for row in facts if row["case_id"] in chosen]
-        found = audited(ws, program_name, measured, labelled=status == OK) if measured else {}
-        for case_id, failed in found.items():
-            if failed.errors:
-                reason = {"reason_code": "audit_failed", "reason": "; ".join(failed.errors)}
-                chosen[case_id] |= {"status": QUARANTINED} | reason
-            else:
-                chosen[case_id]["warnings"] = "\n".join(failed.warnings)
+def _audit(
+    ws: Workspace, program_name: str, cases: Sequence[PreparedCase], facts: Mapping[str, Mapping[str, FactValue]]
+) -> list[PreparedCase]:
+    """The cases, those quarantined whose facts fail an expectation of severity error, and the others with their warnings."""
+    found: dict[str, Audited] = {}
+    for status in USABLE:
+        measured = [{"case_id": case.case_id, **facts[case.case_id]} for case in cases if case.status == status]
+        if measured:
+            found |= audited(ws, program_name, measured, labelled=status == Status.OK)
+    out = []
+    for case in cases:
+        failed = found.get(case.case_id) if case.status in USABLE else None
+        if failed is not None and failed.errors:
+            reason = "; ".join(failed.errors)
+            out.append(replace(case, status=Status.QUARANTINED, reason_code="audit_failed", reason=reason))
+        else:
+            out.append(case if failed is None else replace(case, warnings="\n".join(failed.warnings)))
+    return out
 
 
 def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Prepare and audit the accepted cases of one batch; work already in the store is not done again."""
-    partition = f"{program_name}/{batch}"
-    rows, facts, labels = [], [], []
+    catalog = Catalog(ws, program_name)
+    cases: list[PreparedCase] = []
+    facts: dict[str, dict[str, FactValue]] = {}
+    labels = []
     with Readers(ws) as readers:
-        for raw in usable(ws.lake.rows("raw_cases", partition)):
-            row, measured, label = _prepare_case(ws, readers, program_name, raw)
-            rows.append(row)
+        for raw in usable(catalog.case_versions(batch)):
+            case, measured, label = _prepare_case(ws, readers, program_name, raw)
+            cases.append(case)
             labels.append(label)
-            if row["status"] != QUARANTINED:
-                keys = {name: row[name] for name in ("program", "batch", "case_id", "version")}
-                facts.append(keys | {name: measured.get(name) for name in program.get(program_name).facts})
-    _audit(ws, program_name, rows, facts)
-    rejected = sum(row["status"] == QUARANTINED for row in rows)
-    warned = [{"case_id": row["case_id"], "warning": text} for row in rows for text in warnings_of(row)]
-    ws.lake.write(program.fact_table(program_name), partition, facts)
-    ws.lake.write("prepared_cases", partition, rows)
-    versions = [[row["case_id"], row["version"], row["status"], row["artifact"], row["reason_code"]] for row in rows]
+            if case.status != Status.QUARANTINED:
+                facts[case.case_id] = {name: measured.get(name) for name in program.get(program_name).facts}
+    versions = {case.case_id: case.version for case in cases}
+    cases = _audit(ws, program_name, cases, facts)
+    rejected = sum(case.status == Status.QUARANTINED for case in cases)
+    warned = [{"case_id": case.case_id, "warning": text} for case in cases for text in case.warning_lines]
+    kept = [CaseFacts(batch, case_id, versions[case_id], values) for case_id, values in facts.items()]
+    catalog.replace_facts(kept, batch)
+    catalog.replace(PreparedCase, cases, batch)
     return StageResult(
-        data_version=digest(versions),
+        data_version=digest(
+            [[case.case_id, case.version, case.status, case.artifact, case.reason_code] for case in cases]
+        ),
         counts=tally(labels) | {"quarantined": rejected},
         summary={
-            "cases": len(rows),
-            "accepted": len(rows) - rejected,
+            "cases": len(cases),
+            "accepted": len(cases) - rejected,
             "accepted with audit warnings": len({row["case_id"] for row in warned}),
         },
         tables={
-            "quarantine": reasons(rows),
+            "quarantine": reasons(cases),
             "warnings": pd.DataFrame(warned, columns=["case_id", "warning"]),
-            "facts": pd.DataFrame(facts),
+            "facts": catalog.facts_frame(batch),
         },
-        images={f"quarantine {row['case_id']}": quarantine_picture(ws, row) for row in pictured(ws, rows)},
+        images={f"quarantine {case.case_id}": quarantine_picture(ws, case) for case in pictured(ws, cases)},
     )

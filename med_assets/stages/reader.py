@@ -28,6 +28,7 @@ from typing import Any
 from med_assets.batches import UNREADABLE
 from med_assets.errors import CaseRejected, DiskFull, ReaderFailed
 from med_assets.jobs import without_secrets
+from med_assets.records import CaseVersion
 from med_assets.scratch import scratch
 from med_assets.settings import Workspace
 from med_assets.stages.reading import (
@@ -35,7 +36,6 @@ from med_assets.stages.reading import (
     EntryReader,
     FileOutcome,
     Preparation,
-    Row,
     Step,
     StoredCase,
     Task,
@@ -66,9 +66,9 @@ _idle: list["_Process"] = []
 
 @dataclass
 class EntryResult:
-    """What came of an entry: rows of what was refused, accepted cases are given to `keep`, and the outcome of each file."""
+    """What came of an entry: its cases and what was refused, accepted cases are given to `keep`, and the outcome of each file."""
 
-    rows: list[Row] = field(default_factory=list)
+    cases: list[CaseVersion] = field(default_factory=list)
     files: list[FileOutcome] = field(default_factory=list)
 
 
@@ -216,11 +216,11 @@ class Readers:
             elif kind == "file":
                 done.files.append(FileOutcome(**{**values, "path": Path(values["path"])}))
             elif kind == "case":
-                case = StoredCase(values["row"], Path(values["folder"]))
-                keep(case)
-                done.rows.append(case.row)
-            elif kind == "row":
-                done.rows.append(values)
+                stored = StoredCase(CaseVersion.of(values["case"]), Path(values["folder"]))
+                keep(stored)
+                done.cases.append(stored.case)
+            elif kind == "refused":
+                done.cases.append(CaseVersion.of(values))
             elif kind == "full":
                 raise DiskFull(values)
             elif kind == "rejected":
@@ -302,7 +302,7 @@ def _serve(connection: Connection) -> None:
                     if isinstance(message, StoredCase):
                         answer("case", asdict(message))
                     else:
-                        answer("row", message)
+                        answer("refused", message.row())
         except DiskFull as error:
             answer("full", str(error))
         except CaseRejected as rejected:

@@ -1,4 +1,4 @@
-"""Reading one entry of the landing zone: from files of strangers to verified, de-identified cases, each a row.
+"""Reading one entry of the landing zone: from files of strangers to verified, de-identified cases.
 
 This runs in a process of its own (`med_assets.stages.reader`), which a file may end: each step is announced before it begins,
 so that whoever watches knows what was being read. What ended an earlier process is refused without being read again.
@@ -8,7 +8,7 @@ import hashlib
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ from med_assets.batches import UNREADABLE
 from med_assets.errors import CaseRejected, DiskFull
 from med_assets.files import digest, room, write_json
 from med_assets.grouping import group_by_patient
+from med_assets.records import CaseVersion, Status
 from med_assets.settings import Workspace
-from med_assets.stages.result import NOTE, OK, QUARANTINED, TO_PREDICT
 from med_assets.versions import part_of
 
 if TYPE_CHECKING:
@@ -48,17 +48,17 @@ BYTES_PER_S, PACKED_BYTES_PER_S = 10e6, 1e6
 FILES_PER_LIMIT = 50
 """Files of a case that are worked on together within the time limit of one file."""
 
-EMPTY = {
-    "patient_id": "",
-    "version": "",
-    "content_hash": "",
-    "images_hash": "",
-    "artifact": "",
-    "given_split": None,
-    "synthetic": False,
-}
 
-Row = dict[str, Any]
+@dataclass(frozen=True)
+class Content:
+    """What the stored files of a case are: hashes, key of the artifact, and what their headers say of the whole case."""
+
+    version: str = ""
+    content_hash: str = ""
+    images_hash: str = ""
+    artifact: str = ""
+    given_split: str | None = None
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class Step:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """An accepted case: its row, and the folder with its de-identified files, which is to become its artifact."""
+    """An accepted case, and the folder with its de-identified files, which is to become its artifact."""
 
-    row: Row
+    case: CaseVersion
     folder: Path
 
 
@@ -135,18 +135,21 @@ class FileOutcome:
     outcome: str
 
 
-Message = Step | StoredCase | FileOutcome | Row
-
-
-def new_row(program: str, batch: str, case_id: str, status: str, **values: Any) -> Row:
-    """A row of `raw_cases` with empty values for what is not given."""
-    base = {"program": program, "batch": batch, "case_id": case_id, "status": status}
-    return base | EMPTY | {"n_instances": 0, "reason_code": None, "reason": None} | values
-
-
-def refusal_row(program: str, batch: str, case_id: str, code: str, message: str, n: int, **values: Any) -> Row:
-    """A row of what is quarantined."""
-    return new_row(program, batch, case_id, QUARANTINED, reason_code=code, reason=message, n_instances=n, **values)
+def refusal(
+    program: str,
+    batch: str,
+    case_id: str,
+    code: str,
+    message: str,
+    n_instances: int,
+    patient_id: str = "",
+    status: Status = Status.QUARANTINED,
+) -> CaseVersion:
+    """What is refused, or of which a note is kept: no content."""
+    return CaseVersion(
+        program=program, batch=batch, case_id=case_id, patient_id=patient_id, n_instances=n_instances, status=status,
+        reason_code=code, reason=message, **asdict(Content()),
+    )  # fmt: skip
 
 
 def where(error: BaseException) -> str:
@@ -210,8 +213,8 @@ class EntryReader:
     deidentifier: "Deidentifier"
     report: Callable[[Step | FileOutcome], None]
 
-    def messages(self) -> Iterator[Row | StoredCase]:
-        """Rows of the entry, and its accepted cases."""
+    def messages(self) -> Iterator[CaseVersion | StoredCase]:
+        """What is refused of the entry, and its accepted cases."""
         from med_assets.dicom import archives
         from med_assets.dicom.discover import scan
 
@@ -249,7 +252,7 @@ class EntryReader:
                 f"expected files that end with their dataset, got {sum(trailing)} bytes behind it in {len(trailing)} of "
                 f"{len(instances)} objects; they are stored nowhere. Nothing to do"
             )
-            yield self._refuse(f"{token}-{TRAILING}", TRAILING, message, 0) | {"status": NOTE}
+            yield self._refuse(f"{token}-{TRAILING}", TRAILING, message, 0, status=Status.NOTE)
         cases, refusals = self._grouped(instances)
         in_case = {
             one.path: self._case_id(case.patient_id, case.identity_uid) for case in cases for one in case.instances
@@ -258,16 +261,17 @@ class EntryReader:
         for one in instances:
             self._outcome(one.path, packed, f"case {in_case[one.path]}" if one.path in in_case else codes)
         repeats = Counter(code for code, _ in refused)
-        for refusal in refusals:
-            known = bool(refusal.identity_uid and refusal.patient_id)
-            repeats[refusal.code] += not known
-            again = f"-{repeats[refusal.code]}" if repeats[refusal.code] > 1 else ""
-            case_id = f"{token}-{refusal.code}{again}"
+        for refused_case in refusals:
+            known = bool(refused_case.identity_uid and refused_case.patient_id)
+            repeats[refused_case.code] += not known
+            again = f"-{repeats[refused_case.code]}" if repeats[refused_case.code] > 1 else ""
+            case_id = f"{token}-{refused_case.code}{again}"
             if known:
-                case_id = self._case_id(refusal.patient_id, refusal.identity_uid)
-            patient = self.deidentifier.pseudonym(refusal.patient_id) if refusal.patient_id else ""
-            row = self._refuse(case_id, refusal.code, refusal.message, refusal.n_instances, patient_id=patient)
-            yield row | {"status": NOTE if refusal.note else QUARANTINED}
+                case_id = self._case_id(refused_case.patient_id, refused_case.identity_uid)
+            patient = self.deidentifier.pseudonym(refused_case.patient_id) if refused_case.patient_id else ""
+            status = Status.NOTE if refused_case.note else Status.QUARANTINED
+            n, code, message = refused_case.n_instances, refused_case.code, refused_case.message
+            yield self._refuse(case_id, code, message, n, patient_id=patient, status=status)
         for number, case in enumerate(cases):
             yield self._case(case, self.task.scratch / f"case-{number}")
 
@@ -303,8 +307,16 @@ class EntryReader:
         else:
             self.report(FileOutcome(path, "", outcome))
 
-    def _refuse(self, case_id: str, code: str, message: str, n: int, **values: Any) -> Row:
-        return refusal_row(self.task.program, self.task.batch, case_id, code, message, n, **values)
+    def _refuse(
+        self,
+        case_id: str,
+        code: str,
+        message: str,
+        n: int,
+        patient_id: str = "",
+        status: Status = Status.QUARANTINED,
+    ) -> CaseVersion:
+        return refusal(self.task.program, self.task.batch, case_id, code, message, n, patient_id, status)
 
     def _case_id(self, patient_id: str, identity_uid: str) -> str:
         return digest(self.deidentifier.pseudonym(patient_id), self.deidentifier.uid(identity_uid))[:12]
@@ -323,7 +335,7 @@ class EntryReader:
             )
             return [], [programs.Refusal(UNREADABLE, message, len(instances))]
 
-    def _case(self, case: programs.RawCase, folder: Path) -> Row | StoredCase:
+    def _case(self, case: programs.RawCase, folder: Path) -> CaseVersion | StoredCase:
         """One case: verified, de-identified, scanned for residual identity, and written to `folder`."""
         case_id, n = self._case_id(case.patient_id, case.identity_uid), len(case.instances)
         patient = self.deidentifier.pseudonym(case.patient_id)
@@ -332,7 +344,7 @@ class EntryReader:
             self._step(f"case {case_id}", together_s)
             labelled = programs.get(self.task.program).verify(case)
             with room(self.task.ws.home):
-                values = self._write(case, folder, f"case {case_id}", together_s)
+                content = self._write(case, folder, f"case {case_id}", together_s)
         except CaseRejected as rejected:
             return self._refuse(case_id, rejected.code, rejected.message, n, patient_id=patient)
         except DiskFull:  # no fault of the case
@@ -343,12 +355,14 @@ class EntryReader:
         except Exception as error:  # one bad case never stops a batch
             message = f"reading this case failed with {where(error)}; please report this place in the code"
             return self._refuse(case_id, UNREADABLE, message, n, patient_id=patient)
-        status = OK if labelled else TO_PREDICT
-        row = new_row(self.task.program, self.task.batch, case_id, status, patient_id=patient, n_instances=n, **values)
-        return StoredCase(row, folder)
+        accepted = CaseVersion(
+            program=self.task.program, batch=self.task.batch, case_id=case_id, patient_id=patient, n_instances=n,
+            status=Status.OK if labelled else Status.TO_PREDICT, reason_code=None, reason=None, **asdict(content),
+        )  # fmt: skip
+        return StoredCase(accepted, folder)
 
-    def _write(self, case: programs.RawCase, folder: Path, key: str, together_s: float) -> Row:
-        """Write the de-identified files of a case to `folder`; returns the values of its row."""
+    def _write(self, case: programs.RawCase, folder: Path, key: str, together_s: float) -> Content:
+        """Write the de-identified files of a case to `folder`."""
         from med_assets.dicom.deidentify import to_bytes, without_identifiers
         from med_assets.dicom.discover import load
         from med_assets.dicom.phi import identifying_values, residual_phi
@@ -380,11 +394,11 @@ class EntryReader:
             hashes.append(hashlib.sha256(content).hexdigest())
         version = digest(hashes)
         given = {str(ds.get("ClinicalTrialSiteID", "") or "") for ds in datasets if ds.get("Modality") in IMAGES}
-        return {
-            "version": version,
-            "content_hash": content_hash(datasets),
-            "images_hash": content_hash([ds for ds in datasets if ds.get("Modality") in IMAGES]),
-            "artifact": f"raw/{version}",
-            "given_split": next(iter(given - {""}), None) if len(given) == 1 else None,
-            "synthetic": any(is_synthetic(ds) for ds in datasets),
-        }
+        return Content(
+            version,
+            content_hash(datasets),
+            content_hash([ds for ds in datasets if ds.get("Modality") in IMAGES]),
+            f"raw/{version}",
+            next(iter(given - {""}), None) if len(given) == 1 else None,
+            any(is_synthetic(ds) for ds in datasets),
+        )

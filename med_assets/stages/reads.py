@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
+from med_assets.records import DatasetCase, PreparedCase
 from med_assets.screening import Decision
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import unlabelled, withdraw
@@ -34,8 +36,11 @@ def decided(ws: Workspace, program_name: str) -> dict[str, str]:
 
 def _versions(ws: Workspace, program_name: str) -> dict[str, str]:
     """The version that counts of each case of the dataset, and of those to predict."""
-    rows = [*ws.lake.rows("dataset", program_name), *unlabelled(ws, program_name)]
-    return {row["case_id"]: row["version"] for row in rows}
+    cases: list[DatasetCase | PreparedCase] = [
+        *Catalog(ws, program_name).dataset().cases,
+        *unlabelled(ws, program_name),
+    ]
+    return {case.case_id: case.version for case in cases}
 
 
 def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:

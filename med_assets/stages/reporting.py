@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
 from med_assets.files import digest, file_sha256
 from med_assets.program import Metric
@@ -267,14 +268,15 @@ def _data_sections(ws: Workspace, program_name: str, refused: Sequence[dict[str,
             Section("Between cases", "What one case says of another.", rows, list(pictures.values()), list(pictures))
         )
     if refused:
-        shown = pictured(ws, refused)[-MAX_PICTURES:]
+        quarantined = Catalog(ws, program_name).quarantined()
+        shown = pictured(ws, quarantined)[-MAX_PICTURES:]
         sections.append(
             Section(
                 "Quarantine",
                 "What could not be used, and why.",
-                reasons(refused),
-                [quarantine_picture(ws, row) for row in shown],
-                [f"{row['case_id']}: {row['reason_code']}" for row in shown],
+                reasons(quarantined),
+                [quarantine_picture(ws, case) for case in shown],
+                [f"{case.case_id}: {case.reason_code}" for case in shown],
             )
         )
     return sections

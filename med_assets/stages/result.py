@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from med_assets.records import CaseVersion, PreparedCase, Status
+
 OK, TO_PREDICT, QUARANTINED, NOTE = "ok", "to predict", "quarantined", "note"
 """What a row of `raw_cases` is: a case, a case that came without a label, something that failed, or files that a case does not
 need, such as a localizer."""
@@ -39,9 +41,9 @@ def usable(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(row) for row in rows if row["status"] in (OK, TO_PREDICT)]
 
 
-def reasons(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def reasons(cases: Iterable[CaseVersion | PreparedCase]) -> pd.DataFrame:
     """Quarantined cases with code and reason, for people."""
-    found = [(row["case_id"], row["reason_code"], row["reason"]) for row in rows if row["status"] == QUARANTINED]
+    found = [(case.case_id, case.reason_code, case.reason) for case in cases if case.status == Status.QUARANTINED]
     return pd.DataFrame(found, columns=["case_id", "reason_code", "reason"])
 
 

@@ -44,7 +44,7 @@ def screened(
 ) -> tuple[Screened, dict[str, int], dict[str, str]]:
     """Score all cases of the dataset and those to predict, or the first `limit` by id, with a model; scores in the store are reused."""
     key = model["checkpoint"]
-    everything = [*ws.lake.rows("dataset", program_name), *unlabelled(ws, program_name)]
+    everything = [*ws.lake.rows("dataset", program_name), *(case.row() for case in unlabelled(ws, program_name))]
     cases = sorted(everything, key=lambda case: str(case["case_id"]))[:limit]
     scores, counts, failures = score_cases(ws, program_name, key, cases)
     seen = {case["case_id"] for case in used_cases(read_json(ws.store.fetch(key) / "provenance.json"))}

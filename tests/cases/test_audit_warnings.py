@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from med_assets.cli import main
+from med_assets.records import PreparedCase
 from med_assets.settings import Workspace
-from med_assets.stages.prepare import warnings_of
 from tests.conftest import settings_of
 from tests.invented import Study, ct, ingest, volume_seg, write
 
@@ -23,7 +23,7 @@ def test_an_accepted_case_keeps_its_warnings_with_the_measured_value(workspace: 
     _, (row,) = ingest(workspace, "lung_ct")
     (facts,) = workspace.lake.rows("lung_ct_facts", "lung_ct")
     assert (row["status"], row["reason"]) == ("ok", None)
-    (tilted,) = [text for text in warnings_of(row) if "oblique_deg" in text]
+    (tilted,) = [text for text in PreparedCase.of(row).warning_lines if "oblique_deg" in text]
     assert (
         tilted == f"expected slices along the axes of the patient, got oblique_deg = {facts['oblique_deg']:g} degrees"
     )
@@ -42,6 +42,8 @@ def test_the_command_line_counts_warnings_and_explains_them(
     (row,) = workspace.lake.rows("prepared_cases", "lung_ct")
     assert main(["cases", "lung_ct"]) == 0
     head, line = capsys.readouterr().out.splitlines()
-    assert dict(zip(head.split(), line.split(), strict=False))["warnings"] == str(len(warnings_of(row)))
+    assert dict(zip(head.split(), line.split(), strict=False))["warnings"] == str(
+        len(PreparedCase.of(row).warning_lines)
+    )
     assert main(["explain", row["case_id"]]) == 0
-    assert capsys.readouterr().out.count("audit warning: expected") == len(warnings_of(row))
+    assert capsys.readouterr().out.count("audit warning: expected") == len(PreparedCase.of(row).warning_lines)

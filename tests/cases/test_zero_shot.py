@@ -84,7 +84,7 @@ def test_studies_without_labels_are_ranked_and_predicted_by_the_release_alone(
     assert cli.main(["audit-queue", name, "--model", "zero_shot"]) == 0
     queue = pd.read_csv(ws.reports / name / "screening" / "audit_queue.csv")
     assert sorted(queue["rank"]) == [1, 2]
-    assert set(queue["case_id"]) == {case["case_id"] for case in unlabelled(ws, name)}
+    assert set(queue["case_id"]) == {case.case_id for case in unlabelled(ws, name)}
     assert not queue["seen_in_training"].any()
 
     phantoms(tmp_path / "new", name, 1, 9)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from med_assets import batches, checks, program, stages
+from med_assets.catalog import Catalog
 from med_assets.programs.lung_ct import exposure
 from med_assets.programs.lung_ct.audit import summary, warnings
 from med_assets.settings import Workspace
@@ -43,9 +44,9 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
     batch = ingest(workspace)
 
     assert len(workspace.lake.rows("dataset", P)) == 3
-    codes = {row["reason_code"]: row for row in refused(workspace, P)}
+    codes = {case.reason_code: case for case in Catalog(workspace, P).quarantined()}
     assert set(codes) == {"several_labels", "label_grid_mismatch", "audit_failed"}
-    audited = {row["reason"] for row in refused(workspace, P) if row["reason_code"] == "audit_failed"}
+    audited = {case.reason for case in Catalog(workspace, P).quarantined() if case.reason_code == "audit_failed"}
     assert audited == {
         "expected the label has lung tumor, got target_present = False; expected 0.05 to 500 ml of lung tumor, got target_ml = 0 ml",
         "expected air in the CT: lowest CT number at most -500 HU, got hu_min = -400 HU",
@@ -53,14 +54,14 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
 
     mismatch = codes["label_grid_mismatch"]
     picture = quarantine_picture(workspace, mismatch)
-    assert pictured(workspace, refused(workspace, P)) == [mismatch]
+    assert pictured(workspace, Catalog(workspace, P).quarantined()) == [mismatch]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert mismatch["reason"].endswith(f"See {picture.relative_to(workspace.home).as_posix()}.")
+    assert mismatch.reason.endswith(f"See {picture.relative_to(workspace.home).as_posix()}.")
     stages.report(workspace, P)
     page = report_path(workspace, P).read_text()
-    assert f"<figcaption>{mismatch['case_id']}: label_grid_mismatch</figcaption>" in page
+    assert f"<figcaption>{mismatch.case_id}: label_grid_mismatch</figcaption>" in page
     again = stages.prepare(workspace, P, batch)
-    assert again.images == {f"quarantine {mismatch['case_id']}": picture}
+    assert again.images == {f"quarantine {mismatch.case_id}": picture}
 
     found = summary(described(workspace, P), refused(workspace, P))
     assert (found["accepted"], found["skipped"]) == (3, 4)
