@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from med_assets.cli import parser
+from med_assets.arguments import parser
 
 HEADER = """# The command line
 

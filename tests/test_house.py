@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from med_assets import experiments
-from med_assets.cli import parser
+from med_assets.arguments import parser
 from med_assets.cli_reference import reference, subcommands
 from med_assets.tables_page import page
 from tests.docs_blocks import Block, blocks, run_block
