@@ -1,0 +1,94 @@
+"""Where code versions go: the keys of artifacts and the code versions of assets, spelled out once more with the versions on record."""
+
+import hashlib
+import hmac
+from pathlib import Path
+
+import pytest
+
+from assets import versions
+from med_assets import analysis, experiments, policies, program
+from med_assets.dicom.confidentiality import FIXED_VALUES
+from med_assets.files import digest
+from med_assets.programs.breast_us.distil import answer_key
+from med_assets.settings import Workspace
+from med_assets.stages.evaluation import score_key
+from med_assets.stages.intake import _Intake
+from med_assets.stages.predicting import prediction_key
+from med_assets.stages.prepare import prepared_key
+from med_assets.stages.reader import Readers
+from med_assets.stages.scan import identity_left
+from med_assets.stages.training import checkpoint_key
+from med_assets.training.task import Teacher
+from tests.record_versions import read
+
+V = {name: entry.version for name, entry in read().items()}
+PROGRAMS = program.registered()
+PREPARED = "prepared/of-a-test"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_keys_of_artifacts(name: str, workspace: Workspace) -> None:
+    chosen = program.get(name)
+    raw = {"artifact": "raw/1", "case_id": "c"}
+    assert prepared_key(workspace, name, raw) == "prepared/" + digest(
+        "raw/1", "c", chosen.settings(workspace), V[f"{name}/prepare"]
+    )
+    with workspace.store.create(PREPARED) as folder:
+        for file in (*chosen.inputs, "label.npy"):
+            (folder / file).write_text(file)
+    seen = {file: hashlib.sha256(file.encode()).hexdigest() for file in chosen.inputs}
+    assert prediction_key(workspace, name, "checkpoint/1", PREPARED) == "prediction/" + digest(
+        "checkpoint/1", seen, V[f"{name}/predict"]
+    )
+    both = [V[f"{name}/predict"], V[f"{name}/evaluate"]]
+    assert score_key(workspace, name, "checkpoint/1", PREPARED) == "score/" + digest(
+        "checkpoint/1", PREPARED, chosen.evaluation_settings(workspace), both
+    )
+    experiment = experiments.load(name, experiments.names(name)[0])
+    case = {"case_id": "c", "version": "v", "artifact": PREPARED, "split": "train"}
+    assert checkpoint_key(name, experiment, [case], "checkpoint/0") == "checkpoint/" + digest(
+        [["c", "v", PREPARED, "train"]], experiment.hash(), V[f"{name}/train"], "checkpoint/0"
+    )
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_key_of_an_intake(name: str, workspace: Workspace) -> None:
+    files = [("a.dcm", "0" * 64)]
+    vocabulary = sorted(program.get(name).roi_vocabulary(workspace))
+    made_of = digest(name, (V[f"{name}/intake"], V["dicom.confidentiality.profile"]), vocabulary, files)
+    with Readers(workspace) as readers:
+        key = _Intake(workspace, name, "b", readers)._entry_key(files)
+    assert key == "intake/" + hmac.new(workspace.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]
+    assert FIXED_VALUES["DeidentificationMethod"] == f"med_assets allow-list {V['dicom.confidentiality.profile']}"
+
+
+def test_keys_of_a_scan_and_of_a_teachers_answer(workspace: Workspace, tmp_path: Path) -> None:
+    with workspace.store.create("raw/1"):
+        pass
+    assert identity_left(workspace, "rt_dose", "raw/1") == []
+    vocabulary = sorted(program.get("rt_dose").roi_vocabulary(workspace))
+    assert workspace.store.has("scan/" + digest("raw/1", V["dicom.phi.residual_phi"], vocabulary))
+    teacher = Teacher("checkpoint/1", tmp_path, tmp_path)
+    assert answer_key(teacher, "v") == f"answer/{digest('checkpoint/1', 'v', V['programs.breast_us.distil.answers'])}"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_code_versions_of_assets(name: str) -> None:
+    ws, chosen, written = Workspace.configuration(), program.get(name), policies.of(name)
+    evaluate = f"{V[f'{name}/predict']}.{V[f'{name}/evaluate']}-{digest(chosen.evaluation_settings(ws))}"
+    by_mean = bool(written.demo and written.demo.promote_by_mean)
+    record = f"{V['stages.experiment_record.record']}.{V['stages.figures.draw']}"
+    experiment = experiments.load(name, experiments.names(name)[0])
+    assert versions.of_stage(name, "intake") == V[f"{name}/intake"]
+    assert versions.of_stage(name, "prepare") == f"{V[f'{name}/prepare']}-{digest(chosen.settings(ws))}"
+    assert versions.of_stage(name, "evaluate") == evaluate
+    assert versions.of_predictions(name) == V[f"{name}/predict"]
+    assert versions.of_training(name, experiment).startswith(f"{V[f'{name}/train']}-{experiment.hash()[:16]}")
+    assert versions.of_record(name) == f"{record}-{evaluate}"
+    policy = digest(written.promotion.model_dump(mode="json"), by_mean)
+    assert versions.of_gate(name) == f"{V['stages.promotion.champion']}-{policy}"
+    assert (versions.of_dataset(), versions.of_report()) == (V["stages.dataset.dataset"], V["stages.reporting.report"])
+    for one in analysis.of(name).values():
+        version = V[f"programs.{name}.analyses.{one.run.__name__}"]
+        assert versions.of_analysis(one) == f"{version}-{digest(one.settings(ws))}"

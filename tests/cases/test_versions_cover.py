@@ -1,0 +1,90 @@
+"""What runs when a case is taken in, prepared, trained on, predicted and scored is what the versions of these stages cover."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Collection
+from inspect import CO_OPTIMIZED
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from med_assets import program
+from med_assets.dicom.deidentify import Deidentifier
+from med_assets.settings import Workspace
+from med_assets.stages.reading import EntryReader, Preparation, StoredCase, Task, prepare_case
+from tests.reach import Definition
+from tests.record_versions import Code
+
+PLUMBING = {"med_assets.settings", "med_assets.versions"}
+"""Modules whose values enter keys themselves."""
+
+
+@pytest.fixture(scope="module")
+def code() -> Code:
+    return Code()
+
+
+def ran(work: Callable[[], object]) -> set[Definition]:
+    """Return the functions of the package that are called while something is done."""
+    found: set[Definition] = set()
+
+    def called(frame: FrameType, event: str, _: object) -> None:
+        module, function = str(frame.f_globals.get("__name__")), frame.f_code
+        # neither the body of a class or module, nor a method that dataclasses makes
+        if event == "call" and function.co_flags & CO_OPTIMIZED and not function.co_filename.startswith("<"):
+            name = function.co_qualname.partition(".<locals>")[0]
+            if module.startswith("med_assets.") and not name.startswith("<"):
+                found.add(Definition(module, name))
+
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    assert found
+    return found
+
+
+def not_covered(code: Code, called: Collection[Definition], *names: str) -> list[Definition]:
+    covered = {one for name in names for one in code.package.reached(code.versions[name].roots)}
+    return sorted(one for one in called if one not in covered and one.module not in PLUMBING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", program.registered())
+def test_intake_and_preparation(code: Code, name: str, workspace: Workspace, tmp_path: Path) -> None:
+    chosen, landed, out = program.get(name), tmp_path / "landed", tmp_path / "prepared"
+    chosen.write_phantoms(landed, 1, 3)
+    out.mkdir()
+    files = tuple(sorted(path for path in landed.rglob("*") if path.is_file()))
+    task = Task(workspace, name, "b", "token", landed, files, tmp_path / "scratch")
+    reader = EntryReader(task, Deidentifier(workspace.key, chosen.roi_vocabulary(workspace)), lambda step: None)
+    cases: list[StoredCase] = []
+
+    def take_in() -> None:
+        cases.extend(one for one in reader.messages() if isinstance(one, StoredCase))
+
+    called = ran(take_in)
+    assert not not_covered(code, called, f"{name}/intake", "dicom.confidentiality.profile")
+    called = ran(lambda: prepare_case(Preparation(workspace, name, "c", cases[0].folder, out)))
+    assert not not_covered(code, called, f"{name}/prepare")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["breast_us", "lumbar_mr", "retinal_oct", "rt_dose"])
+def test_training_prediction_and_scores(code: Code, name: str, workspace: Workspace, tmp_path: Path) -> None:
+    from med_assets.training.job import run
+
+    builders = importlib.import_module(f"tests.med_assets.programs.{name}.builders")
+    job, out, chosen = tmp_path / "job", tmp_path / "predicted", program.get(name)
+    builders.write_job(job, overrides=(*builders.TINY, "schedule.epochs=2"))
+    out.mkdir()
+    called = ran(lambda: run(job)) - {Definition("med_assets.program", "get")}
+    assert not not_covered(code, called, f"{name}/train")
+    case = job / json.loads((job / "cases.json").read_text())[-1]["folder"]
+    called = ran(lambda: chosen.predictor(workspace, job).predict(case, out))
+    assert not not_covered(code, called, f"{name}/predict")
+    called = ran(lambda: chosen.score(workspace, case, out))
+    assert not not_covered(code, called, f"{name}/evaluate")
