@@ -16,6 +16,7 @@ from med_assets.splits import SplitPolicy, assign
 from med_assets.stages.alone import alone
 from med_assets.stages.result import StageResult, tally
 from med_assets.stages.scan import identity_left
+from med_assets.versions import versioned
 
 MAX_PICTURED = 6
 """Findings between cases that are shown as pictures; all are told."""
@@ -27,6 +28,7 @@ def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> Non
     Catalog(ws, program_name).replace(Withdrawal, [row], case_id)
 
 
+@versioned("1")
 def dataset(ws: Workspace, program_name: str) -> StageResult:
     """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
 
