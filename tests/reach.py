@@ -10,7 +10,7 @@ the annotations of functions do not count. What is imported by a computed name i
 import ast
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -24,6 +24,9 @@ MARKS = {"versioned", "part_of"}
 
 PLAIN_BASES = {"ABC", "Protocol", "Generic", "object"}
 """Bases outside the package that call no method of a class."""
+
+MODEL_BASES = {"BaseModel"}
+"""Bases outside the package for which fields do what their annotations say, and that call decorated methods only."""
 
 PLAIN_DECORATORS = {"property", "cached_property", "staticmethod", "classmethod", "abstractmethod", "override", *MARKS}
 """Decorators that leave it to callers to call a method, by its name."""
@@ -288,7 +291,7 @@ class Module:
             reader = Reader(found, self)
             for node in nodes:
                 reader.visit(node)
-            if name in self.classes and self.package.foreign(Definition(self.name, name)):
+            if name in self.classes and self.package.bases(Definition(self.name, name)):
                 for one in nodes[0].body:  # of a model of Pydantic a field does what its annotation says
                     if isinstance(one, ast.AnnAssign):
                         reader.visit(one.annotation)
@@ -351,20 +354,21 @@ class Package:
         return self.find(module, name, *attributes) if module.split(".")[0] == self.name else []
 
     @cache  # noqa: B019 - a package is read once
-    def foreign(self, definition: Definition) -> bool:
-        """Whether a class has a base outside of the package, directly or not, that may call any of its methods."""
+    def bases(self, definition: Definition) -> frozenset[str]:
+        """Return the names of the bases outside of the package that a class has, directly or not, but the plain ones."""
         source = self.module(definition.module)
         assert source is not None
+        out: set[str] = set()
         for base in source.classes[definition.name].bases:
             reader = Reader(Facts(""), source)
             reader.visit(base)
             chains = [one for one in reader.facts.chains if one[-1] == label(base)]
             found = [one for chain in chains for one in self.find(source.name, *chain)]
-            if not found and label(base) not in PLAIN_BASES:
-                return True
-            if any(self.is_class(one) and self.foreign(one) for one in found):
-                return True
-        return False
+            if not found:
+                out.add(label(base))
+            for one in found:
+                out |= self.bases(one) if self.is_class(one) else set()
+        return frozenset(out - PLAIN_BASES)
 
     def is_class(self, definition: Definition) -> bool:
         source = self.module(definition.module)
@@ -376,8 +380,11 @@ class Package:
         assert source is not None
         return source.members(definition.name)
 
-    def reached(self, roots: Iterable[Definition]) -> dict[Definition, str]:
-        """Return all that the roots reach, themselves included, each with the hash of its source; all methods of a class that is one."""
+    def reached(self, roots: Iterable[Definition], plumbing: Set[str] = frozenset()) -> dict[Definition, str]:
+        """Return all that the roots reach, themselves included, each with the hash of its source; all methods of a class that is one.
+
+        `plumbing` are modules, and names in modules, that are not followed.
+        """
         todo, seen = list(roots), dict[Definition, str]()
         for one in [one for one in todo if self.is_class(one)]:
             todo += [Definition(one.module, f"{one.name}.{name}") for name in self.members(one)]
@@ -385,7 +392,7 @@ class Package:
         waiting: dict[str, list[Definition]] = defaultdict(list)
         while todo:
             one = todo.pop()
-            if one in seen:
+            if one in seen or not plumbing.isdisjoint({one.module, f"{one.module}.{one.name}"}):
                 continue
             source = self.module(one.module)
             assert source is not None, one
@@ -406,6 +413,7 @@ class Package:
                     path.read_bytes()
                 ).hexdigest()
             if self.is_class(one):
+                library = bool(self.bases(one) - MODEL_BASES)
                 for name, nodes in self.members(one).items():
                     marks = {
                         label(mark) for node in nodes if isinstance(node, FUNCTIONS) for mark in node.decorator_list
@@ -413,7 +421,7 @@ class Package:
                     if "versioned" in marks:  # another stage's
                         continue
                     member = Definition(one.module, f"{one.name}.{name}")
-                    always = self.foreign(one) or name.startswith("__") or not marks <= PLAIN_DECORATORS
+                    always = library or name.startswith("__") or name == "model_config" or not marks <= PLAIN_DECORATORS
                     (todo if always or name in attributes else waiting[name]).append(member)
             named = facts.attributes
             if any(chain[0] in ("getattr", "hasattr", "attrgetter") for chain in facts.chains):

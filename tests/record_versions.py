@@ -19,6 +19,25 @@ from med_assets.versions import METHODS
 from tests.reach import FUNCTIONS, Definition, Module, Package, label
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PLUMBING = {
+    "errors": "says why there is no result",
+    "names": "refuses names",
+    "settings": "what results depend on is in keys, by its value",
+    "versions": "is what this is about",
+    "artifacts": "keeps results, by key and hash",
+    "scratch": "keeps what is thrown away",
+    "provenance": "describes results",
+    "stages.alone": "lets one process at a time in",
+    "files.room": "turns a full disk into an error",
+    "files.disk_full": "turns a full disk into an error",
+    "files.sync": "writes through to the disk",
+    "files.replacing": "lets a file appear whole",
+    "program.get": "finds a program by its name",
+    "program.REGISTRY": "finds a program by its name",
+    "program.Program.__init_subclass__": "gathers facts and versions",
+}
+"""Modules, and names in modules, below the package that are not followed, as no result depends on how they do what they do."""
+
 PACKAGE, RECORD = REPOSITORY / "med_assets", REPOSITORY / "tests" / "versions.json"
 
 
@@ -99,11 +118,16 @@ class Code:
             for name, one in sorted(found.items())
         }  # fmt: skip
 
+    def covered(self, name: str) -> dict[Definition, str]:
+        """All that a version covers, each with the hash of its source."""
+        plumbing = {f"{self.package.name}.{one}" for one in PLUMBING}
+        return self.package.reached(self.versions[name].roots, plumbing)
+
     def entry(self, name: str, reason: str = "") -> Entry:
         """What a version is now."""
         one = self.versions[name]
         by_module: dict[str, list[str]] = defaultdict(list)
-        for definition, content in sorted(self.package.reached(one.roots).items()):
+        for definition, content in sorted(self.covered(name).items()):
             by_module[definition.module].append(f"{definition.name} {content}")
         sources = {module: _hash(lines)[:12] for module, lines in sorted(by_module.items())}
         return Entry(one.version, _hash(f"{module} {text}" for module, text in sources.items())[:16], reason, sources)

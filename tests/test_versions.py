@@ -8,7 +8,7 @@ import pytest
 from med_assets import program
 from med_assets.versions import METHODS, of_program, version_of, versioned
 from tests.reach import Definition, Package
-from tests.record_versions import Code, advice, changed, main, read
+from tests.record_versions import PLUMBING, Code, advice, changed, main, read
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +19,13 @@ def code() -> Code:
 def test_the_code_that_each_version_covers_is_as_it_is_recorded(code: Code) -> None:
     found = changed(code, read())
     assert not found, advice(found)
+
+
+def test_all_plumbing_is_there(code: Code) -> None:
+    for name in PLUMBING:
+        module, _, member = f"med_assets.{name}".removesuffix(".__init_subclass__").rpartition(".")
+        there = code.package.module(f"med_assets.{name}") or code.package.find(module, member)
+        assert there, name
 
 
 def test_each_record_has_a_reason() -> None:

@@ -11,6 +11,7 @@ from med_assets import analysis, experiments, policies, program
 from med_assets.dicom.confidentiality import FIXED_VALUES
 from med_assets.files import digest
 from med_assets.programs.breast_us.distil import answer_key
+from med_assets.records import CaseVersion
 from med_assets.settings import Workspace
 from med_assets.stages.evaluation import score_key
 from med_assets.stages.intake import _Intake
@@ -30,7 +31,10 @@ PREPARED = "prepared/of-a-test"
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_keys_of_artifacts(name: str, workspace: Workspace) -> None:
     chosen = program.get(name)
-    raw = {"artifact": "raw/1", "case_id": "c"}
+    raw = CaseVersion(
+        program=name, batch="b", case_id="c", patient_id="p", version="v", content_hash="h", images_hash=None, artifact="raw/1",
+        given_split=None, n_instances=1, synthetic=True, status="ok", reason_code=None, reason=None,
+    )  # fmt: skip
     assert prepared_key(workspace, name, raw) == "prepared/" + digest(
         "raw/1", "c", chosen.settings(workspace), V[f"{name}/prepare"]
     )
