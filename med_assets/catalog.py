@@ -4,10 +4,10 @@ No other module names a table or a partition. A record's class stands for its ta
 fields, in order, for a partition: `catalog.rows(CaseVersion, batch)`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from med_assets.files import digest
 from med_assets.lake import Lake
 from med_assets.records import (
     USABLE,
+    ByName,
     CaseVersion,
     Champion,
     Checkpoint,
@@ -46,8 +47,8 @@ class CaseFacts:
     values: Mapping[str, FactValue]
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, eq=False)
+class Case(ByName):
     """A case of the dataset, with split and fold of its patient (None before it has one) and its facts where they were read."""
 
     program: str
@@ -61,6 +62,15 @@ class Case:
     split: str | None = None
     fold: int | None = None
     facts: Mapping[str, FactValue] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.facts[name] if name in self.facts else super().__getitem__(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*(name for name in super().__iter__() if name != "facts"), *self.facts))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,14 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (path for path, is_folder in found if not is_folder)
 
 
+def _plain(value: Any) -> Any:
+    """What JSON holds of a value that it has no form for: a record as its row, all else as text."""
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
 
 
 def digest(*parts: Any) -> str:
@@ -140,7 +145,7 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write JSON atomically, indented and with sorted keys."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", durable=durable)
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> Any:

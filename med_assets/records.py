@@ -6,6 +6,7 @@ A field states what it means, its unit and whether it can be empty (`| None`); t
 
 import types
 import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -56,8 +57,36 @@ def record(cls: type[T]) -> type[T]:
     return dataclass(frozen=True, kw_only=True, slots=True)(cls)
 
 
+class ByName(Mapping[str, Any]):
+    """Reading a record by the name of a column, as rows were read: for code that does not use the fields yet."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _names(type(self)):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_names(type(self)))
+
+    def __len__(self) -> int:
+        return len(_names(type(self)))
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self}
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(cls))
+
+
 @record
-class Record:
+class Record(ByName):
     """A row of a table, of one program."""
 
     TABLE: ClassVar[str] = ""
@@ -77,7 +106,7 @@ class Record:
         return {each.name: each.type for each in cls.columns()}
 
     @classmethod
-    def of(cls, row: typing.Mapping[str, Any]) -> Self:
+    def of(cls, row: Mapping[str, Any]) -> Self:
         """Make the record of a row; columns that it lacks are empty, and those that the record lacks are left out."""
         values: dict[str, Any] = {each.name: row.get(each.name) for each in cls.columns()}
         return cls(**values)

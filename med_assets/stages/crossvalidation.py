@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.catalog import Case
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import RELEASED, Experiment
 from med_assets.files import digest, read_json
@@ -37,12 +38,12 @@ RULE = (
 )
 
 
-def folds_of(ws: Workspace, program_name: str) -> dict[int, list[dict[str, Any]]]:
+def folds_of(ws: Workspace, program_name: str) -> dict[int, list[Case]]:
     """Cases by the fold of their patient; external test sets take no part.
 
     Raises ConfigurationError for fewer than two folds with cases, and for the same images in two of them.
     """
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[int, list[Case]] = defaultdict(list)
     where: dict[str, set[int]] = defaultdict(set)
     for case in cases_of(ws, program_name):
         if case["split"] in SPLITS[:3]:

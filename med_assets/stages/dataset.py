@@ -1,16 +1,15 @@
 """The dataset's manifest and the split of its patients."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from med_assets import program
-from med_assets.catalog import Catalog, Dataset, accepted, frame, to_predict
+from med_assets.catalog import Case, Catalog, Dataset, accepted, frame, to_predict
 from med_assets.files import digest
-from med_assets.records import DatasetCase, PreparedCase, SplitAssignment, Withdrawal
+from med_assets.records import CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
 from med_assets.settings import Workspace
 from med_assets.splits import SplitPolicy, assign
 from med_assets.stages.alone import alone
@@ -109,12 +108,9 @@ def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:
     return program.get(program_name).data_tables(described(ws, program_name), refused(ws, program_name))
 
 
-def described(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
-    """Rows of the dataset with split and fold, None where the patient has none yet, and the facts of the case."""
-    cases = Catalog(ws, program_name).described()
-    return [
-        {name: value for name, value in asdict(case).items() if name != "facts"} | dict(case.facts) for case in cases
-    ]
+def described(ws: Workspace, program_name: str) -> list[Case]:
+    """Cases of the dataset with split and fold, None where the patient has none yet, and facts."""
+    return Catalog(ws, program_name).described()
 
 
 def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
@@ -134,9 +130,9 @@ def finding_pictures(ws: Workspace, program_name: str, found: Sequence[program.F
     return pictures
 
 
-def refused(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
-    """Rows of everything that intake or preparation quarantined."""
-    return [case.row() for case in Catalog(ws, program_name).quarantined()]
+def refused(ws: Workspace, program_name: str) -> list[CaseVersion | PreparedCase]:
+    """Everything that intake or preparation quarantined."""
+    return Catalog(ws, program_name).quarantined()
 
 
 def _duplicates(latest: Mapping[str, PreparedCase], present: Container[str]) -> set[str]:
@@ -203,7 +199,6 @@ def up_to_date(ws: Workspace, program_name: str) -> bool:
     return {case.patient_id for case in catalog.dataset().cases} <= catalog.assignments().keys()
 
 
-def cases_of(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
-    """Rows of the dataset with the split and fold of their patient; cases of unassigned patients are left out."""
-    cases = Catalog(ws, program_name).cases()
-    return [{name: value for name, value in asdict(case).items() if name != "facts"} for case in cases]
+def cases_of(ws: Workspace, program_name: str) -> list[Case]:
+    """Cases of the dataset with the split and fold of their patient; cases of unassigned patients are left out."""
+    return Catalog(ws, program_name).cases()

@@ -58,7 +58,7 @@ def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) 
 
 @part_of("evaluate")
 def score_cases(
-    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[dict[str, Any]]
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[Mapping[str, Any]]
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int], dict[str, str]]:
     """Scores by case id, counts, and failures by case id. The model is loaded only if a case was not predicted yet."""
     predicting, chosen = Predicting(ws, program_name, checkpoint), program.get(program_name)

@@ -7,6 +7,7 @@ on the grid of training (`baseline_*`, `best_*`), and the formal evaluation's (`
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def _able(side: Judged, metric: Metric) -> bool:
     return any(values.get((metric.name, metric.subject)) is not None for values in side.values.values())
 
 
-def _mean(side: Judged, found: Comparison, cases: list[dict[str, Any]]) -> float | None:
+def _mean(side: Judged, found: Comparison, cases: Sequence[Mapping[str, Any]]) -> float | None:
     key = (found.metric.name, found.metric.subject)
     values = [side.values.get(case["case_id"], {}).get(key) for case in cases]
     if found.metric.by_class:

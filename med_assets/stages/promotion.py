@@ -4,7 +4,7 @@ Every decision is kept: `promotions` holds a row per evaluated experiment each t
 per change of the champion, oldest first. The last row of `champions` is the champion.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import policies, program
+from med_assets.catalog import Catalog
 from med_assets.errors import ArtifactMissing, ConfigurationError
 from med_assets.files import digest, read_json
 from med_assets.metrics.multiple import holm
@@ -19,6 +20,7 @@ from med_assets.metrics.paired_test import ALPHA, PairedTest, paired_test
 from med_assets.policies import Promotion
 from med_assets.program import Metric
 from med_assets.provenance import used_cases
+from med_assets.records import AggregateScore, Champion, Checkpoint, Verdict
 from med_assets.settings import Workspace
 from med_assets.stages.alone import alone
 from med_assets.stages.configured import configuration_changed
@@ -33,8 +35,6 @@ SPLIT = "val"
 
 PROMOTED, BY_NAME, ROLLED_BACK = "promoted", "promoted by name", "rolled back"
 """What changed the champion: the gate alone, a person's wish that passed the gate, or a person's rollback."""
-
-CHECKPOINT_COLUMNS = ("program", "experiment", "checkpoint", "dataset_version", "n_train")
 
 DECISION_COLUMNS = [
     "experiment", "labels", "against", "difference", "n", "p", "adjusted p", "detectable", "reason", "checkpoint",
@@ -60,18 +60,17 @@ class Judged:
     """By case id the true side of each (metric, subject), where it has one."""
 
 
-def current(ws: Workspace, program_name: str) -> dict[str, Any] | None:
-    """The champion's row, or None before the first promotion."""
-    rows = ws.lake.rows("champions", program_name)
-    return rows[-1] if rows else None
+def current(ws: Workspace, program_name: str) -> Champion | None:
+    """The champion, or None before the first promotion."""
+    return Catalog(ws, program_name).champion()
 
 
-def shown(ws: Workspace, program_name: str) -> tuple[dict[str, Any] | None, bool]:
+def shown(ws: Workspace, program_name: str) -> tuple[Champion | Checkpoint | None, bool]:
     """The checkpoint that people are shown, the champion or else the best candidate, and whether it is the champion."""
     if (now := current(ws, program_name)) is not None:
         return now, True
     best = best_candidate(ws, program_name)
-    return (ws.lake.rows("checkpoints", f"{program_name}/{best['experiment']}")[0] if best else None), False
+    return (Catalog(ws, program_name).checkpoint(best.experiment) if best else None), False
 
 
 def version(ws: Workspace, program_name: str) -> str:
@@ -80,38 +79,38 @@ def version(ws: Workspace, program_name: str) -> str:
     return digest(now["checkpoint"] if now else None)
 
 
-def taken_back(ws: Workspace, program_name: str) -> dict[str, dict[str, Any]]:
-    """Checkpoints that were rolled back and not promoted again since, each with the row of the rollback."""
-    found: dict[str, dict[str, Any]] = {}
+def taken_back(ws: Workspace, program_name: str) -> dict[str, Champion]:
+    """Checkpoints that were rolled back and not promoted again since, each with the rollback."""
+    found: dict[str, Champion] = {}
     previous = None
-    for row in ws.lake.rows("champions", program_name):
-        if row["action"] == ROLLED_BACK and previous is not None:
-            found[previous["checkpoint"]] = row
-        found.pop(row["checkpoint"], None)
+    for row in Catalog(ws, program_name).champions():
+        if row.action == ROLLED_BACK and previous is not None:
+            found[previous.checkpoint] = row
+        found.pop(row.checkpoint, None)
         previous = row
     return found
 
 
-def candidates(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+def candidates(ws: Workspace, program_name: str) -> list[AggregateScore]:
     """The evaluated experiments, the baseline aside, best first by the mean of the primary metric on the deciding split."""
     chosen = program.get(program_name)
     metric, sign = chosen.primary_metric, 1 if chosen.primary_metric.lower_is_better else -1
     rows = [
         row
-        for row in ws.lake.rows("evaluation", program_name)
-        if (row["split"], row["metric"], row["subject"]) == (SPLIT, metric.name, metric.subject)
-        and row["mean"] is not None
-        and row["experiment"] != chosen.baseline
+        for row in Catalog(ws, program_name).rows(AggregateScore)
+        if (row.split, row.metric, row.subject) == (SPLIT, metric.name, metric.subject)
+        and row.mean is not None
+        and row.experiment != chosen.baseline
     ]
-    return sorted(rows, key=lambda row: (sign * row["mean"], row["experiment"]))
+    return sorted(rows, key=lambda row: (sign * (row.mean or 0.0), row.experiment))
 
 
-def best_candidate(ws: Workspace, program_name: str) -> dict[str, Any] | None:
+def best_candidate(ws: Workspace, program_name: str) -> AggregateScore | None:
     """The first of the candidates, or None."""
     return next(iter(candidates(ws, program_name)), None)
 
 
-def judged(ws: Workspace, program_name: str, row: dict[str, Any], cases: Sequence[dict[str, Any]]) -> Judged:
+def judged(ws: Workspace, program_name: str, row: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> Judged:
     """A checkpoint with its scores of these cases; what was scored before comes from the store."""
     record = read_json(stored_checkpoint(ws, program_name, row) / "provenance.json")
     scores, _, _ = score_cases(ws, program_name, row["checkpoint"], cases)
@@ -150,7 +149,7 @@ class Comparison:
 def compare(
     ours: Judged,
     theirs: Judged,
-    cases: Sequence[dict[str, Any]],
+    cases: Sequence[Mapping[str, Any]],
     metric: Metric,
     margin: float = 0.0,
     challengers: int = 1,
@@ -263,9 +262,9 @@ def _verdict(
     ws: Workspace,
     program_name: str,
     rule: Promotion,
-    row: dict[str, Any],
+    row: Mapping[str, Any],
     reference: Judged | None,
-    cases: Sequence[dict[str, Any]],
+    cases: Sequence[Mapping[str, Any]],
     challengers: int,
 ) -> Contest:
     """Labels and numbers of one of so many challengers, and what speaks against its promotion whatever its numbers."""
@@ -398,7 +397,7 @@ def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[d
     return verdicts
 
 
-def stood(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def stood(verdicts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The verdict that a decision is about: who was promoted or refused, else the champion that stayed."""
     for wanted in ("promoted", "refused", "recommended"):
         found = next((verdict for verdict in verdicts if verdict[wanted]), None)
@@ -407,16 +406,15 @@ def stood(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return None
 
 
-def decisions(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+def decisions(ws: Workspace, program_name: str) -> list[Verdict]:
     """The newest recorded verdict of every experiment, those of the last decision, best first by validation."""
-    newest = {row["challenger"]: row for row in ws.lake.rows("promotions", program_name)}
-    return [newest[row["experiment"]] for row in candidates(ws, program_name) if row["experiment"] in newest]
+    newest = {row.challenger: row for row in Catalog(ws, program_name).rows(Verdict)}
+    return [newest[row.experiment] for row in candidates(ws, program_name) if row.experiment in newest]
 
 
-def _crown(ws: Workspace, program_name: str, row: dict[str, Any], action: str, reason: str) -> None:
-    kept = {name: row[name] for name in CHECKPOINT_COLUMNS}
-    kept |= {"promoted_at": _now(), "action": action, "reason": reason}
-    ws.lake.write("champions", program_name, [*ws.lake.rows("champions", program_name), kept])
+def _crown(ws: Workspace, program_name: str, row: Mapping[str, Any], action: str, reason: str) -> None:
+    promoted = {"promoted_at": _now(), "action": action, "reason": reason}
+    Catalog(ws, program_name).append(Champion, [Champion.of({**row, **promoted})])
 
 
 def _now() -> str:
@@ -460,7 +458,7 @@ def _nothing_to_decide(ws: Workspace, program_name: str) -> str:
     return "no experiment has a validation score yet"
 
 
-def decision_table(verdicts: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def decision_table(verdicts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Verdicts for people: an experiment a row, its labels in words."""
     labels = ("recommended", "promoted", "refused", "improved", "regressed", "matches_reference")
     rows = [
@@ -481,7 +479,7 @@ def decision_table(verdicts: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 
-def _difference(verdict: dict[str, Any]) -> str:
+def _difference(verdict: Mapping[str, Any]) -> str:
     if verdict["mean"] is None:
         return ""
     ends = "" if verdict["low"] is None else f" [{verdict['low']:+.3f}, {verdict['high']:+.3f}]"
@@ -492,7 +490,7 @@ def _rounded(value: float | None) -> str:
     return "" if value is None else f"{value:.2g}"
 
 
-def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = None) -> dict[str, Any]:
+def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = None) -> Champion:
     """Make an earlier champion the champion again, as a new row of the history; returns that row.
 
     Without `to` it is the one before the present champion, those aside that were rolled back themselves. What is rolled
@@ -502,7 +500,7 @@ def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = Non
     if not reason.strip():
         raise ConfigurationError("expected a reason for the rollback, got none; it is kept with the history")
     with alone(ws, f"champion-{program_name}"):
-        rows, back = ws.lake.rows("champions", program_name), taken_back(ws, program_name)
+        rows, back = Catalog(ws, program_name).champions(), taken_back(ws, program_name)
         now = rows[-1]["checkpoint"] if rows else None
         earlier = [row for row in rows if row["checkpoint"] != now]
         allowed = [row for row in earlier if (row["checkpoint"] == to if to else row["checkpoint"] not in back)]
@@ -524,4 +522,4 @@ def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = Non
             )
         ws.store.verify(chosen["checkpoint"])
         _crown(ws, program_name, chosen, ROLLED_BACK, reason.strip())
-    return ws.lake.rows("champions", program_name)[-1]
+    return Catalog(ws, program_name).champions()[-1]

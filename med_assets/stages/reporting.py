@@ -13,6 +13,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.files import digest, file_sha256
 from med_assets.program import Metric
 from med_assets.provenance import provenance
+from med_assets.records import CaseVersion, Champion, Checkpoint, PreparedCase
 from med_assets.settings import Workspace
 from med_assets.stages import analysis, crossvalidation, finetuning, learning_curves
 from med_assets.stages.dataset import cases_of, dataset_version, described, finding_pictures, findings
@@ -76,7 +77,7 @@ def _cell(aggregates: Sequence[dict[str, Any]], split: str, metric: Metric) -> s
 
 
 def _model_sections(
-    ws: Workspace, program_name: str, model: dict[str, Any], promoted: bool, decision: str
+    ws: Workspace, program_name: str, model: Champion | Checkpoint, promoted: bool, decision: str
 ) -> tuple[list["Section"], list[Path]]:
     """What the report says of one model: its cases, its tables, all its scores and its model card."""
     from med_assets.reports.html import Section, model_card
@@ -124,7 +125,7 @@ def _model_sections(
     return [*sections, card], images
 
 
-def _screening_sections(ws: Workspace, program_name: str, model: dict[str, Any]) -> list["Section"]:
+def _screening_sections(ws: Workspace, program_name: str, model: Champion | Checkpoint) -> list["Section"]:
     """What a program that looks for unusual cases says of all of them under one model."""
     from med_assets.reports.html import Section
 
@@ -176,7 +177,7 @@ def _monitoring_sections(ws: Workspace, program_name: str) -> tuple[list["Sectio
 
 
 def _highlights(
-    ws: Workspace, program_name: str, model: dict[str, Any] | None, promoted: bool, n_cases: int, n_refused: int
+    ws: Workspace, program_name: str, model: Champion | Checkpoint | None, promoted: bool, n_cases: int, n_refused: int
 ) -> list["Highlight"]:
     from med_assets.reports.html import Highlight
 
@@ -247,7 +248,9 @@ def _case_links(ws: Workspace, program_name: str) -> dict[str, str]:
     return links
 
 
-def _data_sections(ws: Workspace, program_name: str, refused: Sequence[dict[str, Any]], total: int) -> list["Section"]:
+def _data_sections(
+    ws: Workspace, program_name: str, refused: Sequence[CaseVersion | PreparedCase], total: int
+) -> list["Section"]:
     from med_assets.reports.html import Section
 
     text = (

@@ -1,5 +1,6 @@
 """All cases by risk under one model: the table, and the queue that a person reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def folder_of(ws: Workspace, program_name: str) -> Path:
     return ws.reports / program_name / "screening"
 
 
-def model_of(ws: Workspace, program_name: str, experiment: str | None) -> dict[str, Any] | None:
+def model_of(ws: Workspace, program_name: str, experiment: str | None) -> Mapping[str, Any] | None:
     """The checkpoint that screens: that of an experiment, else the one that the report shows. Raises ArtifactMissing."""
     model = checkpoint_of(ws, program_name, experiment) if experiment else shown(ws, program_name)[0]
     if model is not None:
@@ -40,7 +41,7 @@ def model_of(ws: Workspace, program_name: str, experiment: str | None) -> dict[s
 
 
 def screened(
-    ws: Workspace, program_name: str, model: dict[str, Any], limit: int | None = None
+    ws: Workspace, program_name: str, model: Mapping[str, Any], limit: int | None = None
 ) -> tuple[Screened, dict[str, int], dict[str, str]]:
     """Score all cases of the dataset and those to predict, or the first `limit` by id, with a model; scores in the store are reused."""
     key = model["checkpoint"]

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import jobs, program, weights
+from med_assets.catalog import Case, Catalog
 from med_assets.errors import (
     ArtifactMissing,
     CheckpointMismatch,
@@ -24,6 +25,7 @@ from med_assets.errors import (
 from med_assets.experiments import RELEASED, Experiment, from_json, load, names
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.provenance import provenance, used_cases
+from med_assets.records import Checkpoint
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
 from med_assets.stages.result import StageResult
@@ -86,7 +88,7 @@ def in_order(ws: Workspace, program_name: str, wanted: Sequence[str]) -> list[st
     return ordered
 
 
-def learning_cases(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+def learning_cases(ws: Workspace, program_name: str) -> list[Case]:
     """Cases that training sees, sorted: those of the splits train and val."""
     return [case for case in cases_of(ws, program_name) if case["split"] in LEARNING]
 
@@ -433,14 +435,14 @@ def _record(
     return pd.DataFrame(epochs).apply(pd.to_numeric, errors="coerce") if epochs else pd.DataFrame({"epoch": []})
 
 
-def checkpoint_of(ws: Workspace, program_name: str, name: str) -> dict[str, Any]:
+def checkpoint_of(ws: Workspace, program_name: str, name: str) -> Checkpoint:
     """The recorded checkpoint of an experiment; raises ConfigurationError when it was never trained."""
-    rows = ws.lake.rows("checkpoints", f"{program_name}/{name}")
-    if not rows:
+    found = Catalog(ws, program_name).checkpoint(name)
+    if found is None:
         raise ConfigurationError(
             f"{program_name}/{name} has no checkpoint yet; run `med-assets train {program_name}/{name}` first"
         )
-    return rows[0]
+    return found
 
 
 def stored_checkpoint(ws: Workspace, program_name: str, row: Mapping[str, Any]) -> Path:

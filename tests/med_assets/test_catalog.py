@@ -5,6 +5,7 @@ import pytest
 
 from med_assets.catalog import CaseFacts, Catalog, accepted, to_predict, usable
 from med_assets.errors import ConfigurationError
+from med_assets.files import digest
 from med_assets.records import (
     RECORDS,
     CaseVersion,
@@ -145,3 +146,8 @@ def test_types_and_emptiness_follow_the_annotations() -> None:
     assert found["n_instances"] == (pa.int64(), False)
     assert found["reason"] == (pa.string(), True)
     assert {each.name: each.type for each in EpochMetric.columns()}["value"] == pa.float64()
+
+
+def test_a_record_hashes_as_its_row() -> None:
+    assert digest(version("a")) == digest(version("a").row())
+    assert digest([version("a")]) != digest([version("b")])

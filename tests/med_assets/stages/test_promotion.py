@@ -300,7 +300,7 @@ def test_history_of_a_home_from_before_these_columns_is_read(ws: Workspace) -> N
     path = ws.lake.root / "champions" / f"{P}.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist([row]), path)
-    assert current(ws, P) == row | {"dataset_version": None, "n_train": None, "action": None}
+    assert dict(current(ws, P) or {}) == row | {"dataset_version": None, "n_train": None, "action": None}
     assert decided(ws)["baseline"]["reason"] == "baseline is the champion"
 
 
