@@ -77,10 +77,11 @@ format: setup  ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup  ## Write docs/cli.md, docs/tables.md and the reasons of docs/intake.md anew from the code
+docs: setup  ## Write docs/cli.md, docs/tables.md, the reasons of docs/intake.md and the figure of docs/architecture.md anew from the code
 	$(BIN)/python -m med_assets.cli_reference docs/cli.md
 	$(BIN)/python -m med_assets.reasons docs/intake.md
 	$(BIN)/python -m med_assets.tables_page docs/tables.md
+	$(BIN)/python -W ignore -m assets.figure docs/architecture.md
 
 bench: setup  ## Run the benchmarks, or those named in BENCH, and print their tables (about an hour)
 	for name in $(or $(BENCH),definitions_load intake s3_transfer patch_loader training_overhead ticks latency vista3d_step oct_encoder incremental); do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m bench.$$name; done
