@@ -84,7 +84,7 @@ docs: setup  ## Write docs/cli.md, docs/tables.md, the reasons of docs/intake.md
 	$(BIN)/python -W ignore -m assets.figure docs/architecture.md
 
 bench: setup  ## Run the benchmarks, or those named in BENCH, and print their tables (about an hour)
-	for name in $(or $(BENCH),definitions_load intake s3_transfer patch_loader training_overhead ticks latency vista3d_step oct_encoder incremental); do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m bench.$$name; done
+	for name in $(or $(BENCH),definitions_load intake s3_transfer patch_loader training_overhead ticks latency residual_scan vista3d_step oct_encoder incremental); do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m bench.$$name; done
 
 clean:  ## Remove caches and build files (data in MED_ASSETS_HOME stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

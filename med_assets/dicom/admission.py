@@ -2,6 +2,7 @@
 
 import re
 import struct
+from functools import cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
@@ -87,7 +88,7 @@ def read_element(ds: Dataset, tag: BaseTag) -> DataElement:
         element = ds[tag]
     except (ValueError, TypeError, OverflowError, NotImplementedError, BytesLengthException):
         raise _malformed(tag) from None  # the first error quotes the value
-    expected = frozenset({*dictionary_VR(tag).split(" or "), dictionary_VR(tag)})
+    expected = _expected(tag)
     if element.VR not in expected and not (element.VR in _NUMBERS and expected & _NUMBERS):
         raise _malformed(tag)
     if element.VR in _BINARY and not _measures(element):
@@ -95,6 +96,11 @@ def read_element(ds: Dataset, tag: BaseTag) -> DataElement:
     if element.VR in ("DS", "IS") and not all(_is_number(value) for value in values(element.value)):
         raise _malformed(tag)
     return element
+
+
+@cache
+def _expected(tag: BaseTag) -> frozenset[str]:
+    return frozenset({*dictionary_VR(tag).split(" or "), dictionary_VR(tag)})
 
 
 def values(value: Any) -> list[Any]:

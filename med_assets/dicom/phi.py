@@ -7,11 +7,13 @@ through, and every occurrence of strings that are known to identify the patients
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.config import disable_value_validation
-from pydicom.dataelem import DataElement
+from pydicom.datadict import dictionary_has_tag, dictionary_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import BaseTag
@@ -135,6 +137,7 @@ class _Scan:
         self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_PART_CHARS)
         self._bytes = KnownBytes(self._known)
         self._run_length = False
+        self._reasons: dict[tuple[BaseTag, str, str], tuple[str, ...]] = {}
         self._structures = None if roi_vocabulary is None else Vocabulary.of(roi_vocabulary)
 
     def name(self, name: str) -> Iterator[Finding]:
@@ -168,7 +171,7 @@ class _Scan:
             yield Finding("(0028,0301)", "the pixels hold text, or do not say that they hold none")
 
     def _dataset(self, ds: Dataset, path: str) -> Iterator[Finding]:
-        for tag in sorted(ds.keys()):
+        for tag in sorted(ds.keys(), key=int):
             yield from self._element(ds, tag, f"{path}{tag}")
 
     def _element(self, ds: Dataset, tag: BaseTag, where: str) -> Iterator[Finding]:
@@ -189,17 +192,30 @@ class _Scan:
                 else:
                     yield from self._dataset(item, f"{where}[{number}]")
             return
+        for reason in self._texts(element, action) if isinstance(element.value, str) else self._value(element, action):
+            yield Finding(where, reason)
+
+    def _texts(self, element: DataElement, action: Action | None) -> tuple[str, ...]:
+        """What is wrong with a text, which is the same in most slices of a series."""
+        key = (element.tag, element.VR, str(element.value))
+        reasons = self._reasons.get(key)
+        if reasons is None:
+            reasons = self._reasons[key] = tuple(self._value(element, action))
+        return reasons
+
+    def _value(self, element: DataElement, action: Action | None) -> Iterator[str]:
+        """What is wrong with a value, from its tag, VR and content alone."""
         verdict = None if action is None else self._verdict(element, action)
         if verdict is False:
             name = "" if action is None else action.name.lower()
-            yield Finding(where, f"{element.keyword} has a value that the profile does not let through ({name})")
+            yield f"{_keyword(element.tag)} has a value that the profile does not let through ({name})"
         identifies = self._equals_known if verdict is None and action is not None else self._contains_known
         if verdict is not True and identifies(element):
-            yield Finding(where, "contains a known identifying string")
+            yield "contains a known identifying string"
 
     def _verdict(self, element: DataElement, action: Action) -> bool | None:
         """False: not let through; True: from a closed vocabulary; None: of the right form, but could hold a name."""
-        terms, form = _CLOSED.get(element.keyword), _FORMS.get(action)
+        terms, form = _CLOSED.get(_keyword(element.tag)), _FORMS.get(action)
         structure = action is Action.STRUCTURE and self._structures is not None
         if terms is None and form is None and not structure:
             return None  # before the text of megabytes of pixels is made
@@ -217,7 +233,11 @@ class _Scan:
         if meaning is None or item.get("CodeMeaning") != meaning:
             yield Finding(path, "a code, or its text, that is not in the standard's dictionaries")
             yield from self._known_in(item, path)
-        yield from self._dataset(Dataset({e.tag: e for e in item if e.keyword not in CODE_ELEMENTS}), path)
+        more: dict[BaseTag, DataElement | RawDataElement] = {
+            tag: item[tag] for tag in list(item.keys()) if _keyword(tag) not in CODE_ELEMENTS
+        }
+        if more:
+            yield from self._dataset(Dataset(more), path)
 
     def _known_in(self, item: Dataset, path: str) -> Iterator[Finding]:
         for keyword in sorted(CODE_ELEMENTS & set(item.dir())):
@@ -227,14 +247,14 @@ class _Scan:
     def _contains_known(self, element: DataElement) -> bool:
         if isinstance(element.value, bytes):
             compressed = element.value.startswith(b"\xfe\xff\x00\xe0") and not self._run_length
-            return self._bytes.found(element.value, pixels=element.keyword == "PixelData" and not compressed)
+            return self._bytes.found(element.value, pixels=_keyword(element.tag) == "PixelData" and not compressed)
         return any(self._identifies(str(value)) for value in values(element.value))
 
     def _equals_known(self, element: DataElement) -> bool:
         """The same of an element of the right form: in a number, a UID or a date digits meet digits by chance."""
-        if isinstance(element.value, bytes) or element.keyword in STRUCTURES:
+        if isinstance(element.value, bytes) or _keyword(element.tag) in STRUCTURES:
             return self._contains_known(element)
-        if element.VR not in _TEXT and element.keyword not in SENDER_NUMBERS:
+        if element.VR not in _TEXT and _keyword(element.tag) not in SENDER_NUMBERS:
             return False
         return any(str(value).casefold() in self._known for value in values(element.value))
 
@@ -245,6 +265,11 @@ class _Scan:
         if not self._known.isdisjoint(re.split(r"[\W_]+", folded)) or folded in self._known:
             return True
         return any(known in folded for known in self._parts) or any(known in squeezed for known in self._squeezed)
+
+
+@cache
+def _keyword(tag: BaseTag) -> str:
+    return dictionary_keyword(tag) if dictionary_has_tag(tag) else ""
 
 
 def _can_identify(text: str) -> bool:

@@ -161,3 +161,12 @@ def test_identifying_values_hold_names_of_three_letters() -> None:
     ds.PatientName, ds.PatientID, ds.StudyID = "Kim^Lee Ann", "123", "1500"
     assert identifying_values(ds) >= {"Kim", "Lee", "Ann", "1500"}
     assert "123" not in identifying_values(ds)
+
+
+def test_what_is_remembered_of_one_object_changes_nothing_in_the_next() -> None:
+    first, second = Dataset(), Dataset()
+    first.StudyDescription, second.StudyDescription = "Kowalski", "Kowalski"
+    second.Manufacturer, second.PatientComments = "KOWALSKI", "Kowalski"
+    known = ["Kowalski"]
+    apart = {finding for ds in (first, second) for finding in residual_phi([ds], known=known)}
+    assert residual_phi([first, second], known=known) == sorted(apart)
