@@ -48,8 +48,8 @@ def busi(src: Path) -> Iterator[Source]:
     """Images of BUSI."""
     for label in (*LESIONS, NORMAL):
         for image in sorted(_pictures(src / label), key=_number):
-            if "_mask" not in image.stem:
-                pattern = re.compile(re.escape(image.stem) + r"_mask(_\d+)?\Z")
+            if "_mask" not in image.stem.lower():
+                pattern = re.compile(re.escape(image.stem) + r"_mask(_\d+)?\Z", re.IGNORECASE)
                 masks = tuple(path for path in _pictures(src / label) if pattern.match(path.stem))
                 number = _number(image)[0]
                 yield Source(f"{label}-{number:04d}" if number else image.stem, image, masks, label, None)
@@ -79,14 +79,17 @@ def busbra(src: Path) -> Iterator[Source]:
         raise ConfigurationError(
             f"expected bus_data.csv with the columns ID and Pathology, reading failed ({type(error).__name__}); copy it again"
         ) from None
-    for image in sorted((src / "Images").glob("bus_*.png")):
-        tail = image.stem.removeprefix("bus_")
-        mask = src / "Masks" / f"mask_{tail}.png"
+    masks = {path.stem.lower(): path for path in _pictures(src / "Masks")}
+    for image in _pictures(src / "Images"):
+        if not image.stem.lower().startswith("bus_"):
+            continue
+        tail = image.stem[len("bus_") :]
+        mask = masks.get(f"mask_{tail}".lower())
         label = pathology.get(image.stem, "lesion")
         yield Source(
             image.stem,
             image,
-            (mask,) if mask.is_file() else (),
+            (mask,) if mask else (),
             label if label in LESIONS else "lesion",
             tail.partition("-")[0],
         )
@@ -94,11 +97,10 @@ def busbra(src: Path) -> Iterator[Source]:
 
 def bus_uclm(src: Path) -> Iterator[Source]:
     """Images of BUS-UCLM, whose masks tell what a lesion is by its colour."""
-    for image in sorted((src / "images").glob("*.png")):
-        mask = src / "masks" / image.name
-        yield Source(
-            image.stem, image, (mask,) if mask.is_file() else (), None, image.stem.rpartition("_")[0] or image.stem
-        )
+    masks = {path.stem.lower(): path for path in _pictures(src / "masks")}
+    for image in _pictures(src / "images"):
+        mask = masks.get(image.stem.lower())
+        yield Source(image.stem, image, (mask,) if mask else (), None, image.stem.rpartition("_")[0] or image.stem)
 
 
 SETS: dict[str, tuple[str, Callable[[Path], Iterator[Source]]]] = {

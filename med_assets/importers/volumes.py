@@ -329,6 +329,8 @@ def _complete(ds: Dataset, one: Pair, file_name: str) -> bool:
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"expected {path.name} as UTF-8, got another encoding; save it as UTF-8") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"expected a JSON file {path.name} that can be read; {type(error).__name__}"
@@ -362,6 +364,10 @@ def _entries(data: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
     if not isinstance(listed, list) or (part == "training" and not listed):
         raise ConfigurationError(
             f"expected a list '{part}' of objects with image and label, got {type(listed).__name__}"
+        )
+    if any(isinstance(entry, list) for entry in listed):
+        raise ConfigurationError(
+            f"expected a list '{part}' of objects with image and label, got lists within it; make it one list"
         )
     entries = [entry if isinstance(entry, dict) else {"image": entry} for entry in listed]
     return [entry for entry in entries if not Path(str(entry.get("image", ""))).name.startswith("._")]

@@ -95,6 +95,27 @@ def test_bus_uclm_tells_the_lesion_by_the_colour_of_its_mask(tmp_path: Path) -> 
     assert found == [("BUS-UCLM-AB", "benign", 200), ("BUS-UCLM-AB", "malignant", 200), ("BUS-UCLM-CD", "normal", 0)]
 
 
+@pytest.mark.parametrize(
+    ("name", "pictures"),
+    [
+        ("busi", {"benign/Benign (1).PNG": None, "benign/benign (1)_MASK.Png": 1, "benign/Benign (1)_Mask_1.png": 1}),
+        ("busbra", {"Images/BUS_0001-l.PNG": None, "Masks/Mask_0001-L.png": 1}),
+        ("bus-uclm", {"images/AB_000.PNG": None, "masks/ab_000.png": 1}),
+    ],
+)
+def test_capitals_in_names_of_files_hide_no_image_and_no_mask(
+    tmp_path: Path, name: str, pictures: dict[str, int | None]
+) -> None:
+    src = tmp_path / "src"
+    for path, lesion in pictures.items():
+        mask(src / path, (0, 255, 0)) if lesion else grey(src / path, 0)
+    (src / "bus_data.csv").write_text("ID,Case,Pathology\nBUS_0001-l,1,benign\n")
+    report = import_images(name, src, tmp_path / "out")
+    assert report.skipped == {}
+    (case,) = report.imported
+    assert told(tmp_path / "out" / case)[1:] == ("benign", 200)
+
+
 def test_a_wrong_size_a_missing_mask_and_a_broken_file_are_skipped_with_a_reason(tmp_path: Path) -> None:
     src = tmp_path / "src" / "benign"
     for name, seed in (("benign (1)", 0), ("benign (2)", 2), ("benign (3)", 5), ("benign (4)", 7)):

@@ -376,3 +376,30 @@ def test_a_small_real_volume_reads_as_a_volume(real_data):
     assert isinstance(found, Volume)
     assert found.array.shape == (30, 101, 122)
     assert found.geometry.spacing_mm == pytest.approx((3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "expected"),
+    [
+        ('{"training": [[{"image": "a.nii.gz", "label": "b.nii.gz"}]]}', "utf-8", "make it one list"),
+        ('{"training": [{"image": "a.nii.gz"}, ["a.nii.gz", "b.nii.gz"]]}', "utf-8", "make it one list"),
+        ('{"training": [{"image": "a.nii.gz"}]}', "utf-16", "save it as UTF-8"),
+    ],
+)
+def test_a_list_within_a_list_and_another_encoding_are_refused_in_words(tmp_path, text, encoding, expected):
+    (tmp_path / "list.json").write_text(text, encoding=encoding)
+    with pytest.raises(ConfigurationError, match=expected):
+        datalist_pairs(tmp_path / "list.json")
+
+
+def test_a_datalist_with_a_byte_order_mark_lists_of_one_path_and_names_of_any_script(tmp_path):
+    people = ["\u5f20\u4f1f", "\u738b\u82b3", "\u674e\u5a1c", "\u5218\u6d0b"]
+    entries = [
+        {"image": [f"{one}.nii.gz"], "label": [f"{one}_label.nii.gz"], "fold": k} for k, one in enumerate(people)
+    ]
+    entries.append({"image": "a.nii.gz", "label": [["a_label.nii.gz"], ["b_label.nii.gz"]], "fold": 0})
+    (tmp_path / "list.json").write_text("\ufeff" + json.dumps({"training": entries}, ensure_ascii=False), "utf-8")
+    *named, nested = datalist_pairs(tmp_path / "list.json")
+    assert [(one.image.name, one.problem) for one in named] == [(f"{one}.nii.gz", "") for one in people]
+    assert len({one.name for one in named}) == len({one.patient_id for one in named}) == 4
+    assert nested.problem == "expected one path as label, got list of 2"
