@@ -14,7 +14,7 @@ from assets.show import metadata, value
 from med_assets import names, program
 from med_assets.provenance import provenance
 from resources.discretion import discreetly
-from resources.launcher import Launcher
+from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Call:
     batches: tuple[str, ...]
     """All partitions of the run, oldest first."""
     overrides: tuple[str, ...]
-    launcher: Launcher
+    launcher: LauncherResource
     context: dg.AssetExecutionContext
 
 
@@ -112,7 +112,7 @@ def build(stage: Stage) -> dg.AssetsDefinition:
     def work(
         context: dg.AssetExecutionContext,
         workspace: WorkspaceResource,
-        launcher: Launcher,
+        launcher: LauncherResource,
         overrides: Sequence[str] = (),
     ) -> dg.MaterializeResult:
         batches = tuple(map(names.BATCH.check, context.partition_keys)) if stage.by_batch else ()
@@ -124,12 +124,12 @@ def build(stage: Stage) -> dg.AssetsDefinition:
         return discreetly(now) if stage.touches_raw_files else now()
 
     def plain(
-        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: Launcher
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
         return work(context, workspace, launcher)
 
     def with_overrides(
-        context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: Launcher
+        context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
         return work(context, workspace, launcher, config.overrides)
 

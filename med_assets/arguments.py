@@ -6,7 +6,7 @@ from pathlib import Path
 
 from med_assets import __version__, commands, commands_weights, names, program
 from med_assets.errors import ConfigurationError
-from med_assets.settings import LAUNCHERS
+from med_assets.launch.configuration import LAUNCHERS
 
 
 def _source(text: str) -> Path | str:
@@ -176,7 +176,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("experiment", type=_experiment, metavar="PROGRAM/EXPERIMENT", help="such as rt_dose/baseline")
     add.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change fields, such as schedule.epochs=2")
     add.add_argument(
-        "--launcher", choices=LAUNCHERS, default="local", help="train on this machine (default), or as a Slurm job"
+        "--launcher",
+        choices=tuple(LAUNCHERS),
+        help="what runs the training; without it launch.launcher of the experiment, else MED_ASSETS_LAUNCHER",
     )
     add.add_argument(
         "--resume",

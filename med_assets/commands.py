@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,20 +189,13 @@ def experiments(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train, or adopt what was trained with the same inputs; a job that Slurm has already is followed."""
-    from med_assets import slurm
-    from med_assets.stages.training import run_training
+    """Train, or adopt what was trained with the same inputs; a job that runs already is followed."""
+    from med_assets.launch.follow import finish
 
-    def launch(job: Path) -> None:
-        on_slurm = options.launcher == "slurm" or (slurm.recorded(job) and slurm.find(job) is not None)
-        if on_slurm and options.resume != "auto":
-            raise ConfigurationError(
-                f"expected --resume auto on Slurm, where a requeued job goes on, got {options.resume}"
-            )
-        slurm.run(job) if on_slurm else run_training(job, options.resume)
-
+    ws = Workspace.from_env()
+    launch = partial(finish, default=ws.launcher, asked=options.launcher, resume=options.resume)
     name, experiment = options.experiment
-    result = stages.train(Workspace.from_env(), name, experiment, tuple(options.overrides), launch)
+    result = stages.train(ws, name, experiment, tuple(options.overrides), launch)
     _show(f"trained {name}/{experiment}", result)
 
 

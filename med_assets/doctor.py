@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_assets import experiments, program, slurm
+from med_assets import experiments, program
 from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
+from med_assets.launch.configuration import launcher_class
 from med_assets.settings import Workspace
 
 GOOD, WARN, BAD = "ok", "warn", "bad"
@@ -76,8 +77,7 @@ def _workspace() -> Iterator[Finding]:
         yield Finding(BAD, "settings", str(error), "set the variable; docs/settings.md lists all of them")
         return
     yield Finding(GOOD, "settings", f"home {ws.home}, purpose {ws.purpose}, profile {ws.profile}")
-    if ws.launcher == "slurm":
-        yield _slurm()
+    yield from _launcher(ws.launcher)
     folders = [("home", ws.home)] + [("landing folder", ws.landing)] * (ws.landing_place is None)
     for label, folder in folders:
         yield _writable(label, folder)
@@ -89,11 +89,13 @@ def _workspace() -> Iterator[Finding]:
     yield Finding(WARN if advice else GOOD, "disk", f"{free_gb:.1f} GB free", advice)
 
 
-def _slurm() -> Finding:
+def _launcher(name: str) -> Iterator[Finding]:
     try:
-        return Finding(GOOD, "Slurm", f"partitions {slurm.partitions()}")
+        launcher = launcher_class(name)
+        if (found := launcher(launcher.configuration_type()).examine()) is not None:
+            yield Finding(GOOD, "launcher", found)
     except LaunchFailed as error:
-        return Finding(BAD, "Slurm", str(error), "trainings can't be submitted from here; see docs/slurm.md")
+        yield Finding(BAD, "launcher", str(error), f"trainings can't be started with {name}; see its page in docs")
 
 
 def _writable(label: str, folder: Path) -> Finding:

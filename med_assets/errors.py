@@ -7,7 +7,7 @@ MedAssetsError
 ├── CheckpointMismatch    weights that do not fit the network they were asked for
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
 ├── ArtifactMissing       an artifact that a table names and the store does not hold
-├── LaunchFailed          a cluster did not take a training, or ended it without a result
+├── LaunchFailed          a launcher could not start a training, or it ended without a result
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── ReaderFailed          the process that reads files of the landing zone does not start
 ├── RemoteFailed          the S3 endpoint does not do what it was asked, after all retries
@@ -63,7 +63,7 @@ class ArtifactMissing(MedAssetsError):
 
 
 class LaunchFailed(MedAssetsError):
-    """A cluster does not answer, did not take a training, or ended it without a result."""
+    """A launcher does not answer or could not start a training, or the training ended without a result."""
 
 
 class LandingUnreadable(MedAssetsError):

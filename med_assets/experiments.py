@@ -15,13 +15,14 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
 from med_assets.files import read_yaml
+from med_assets.launch.configuration import Launch
 from med_assets.names import EXPERIMENT, MAX_PARTITION, OPTION, PROGRAM
 
 CONF_VARIABLE = "MED_ASSETS_CONF"
@@ -193,49 +194,6 @@ class Runtime(Settings):
         description="rung of the ladder to use, 0 for the whole batch at once; chosen from free memory unless given",
         json_schema_extra=NO_EFFECT,
     )
-
-
-FIXED_OPTIONS = (
-    "--array", "--job-name", "--no-requeue", "--open-mode", "--output", "--parsable", "--requeue", "--signal", "--wait", "--wrap",
-)  # fmt: skip
-"""Options of sbatch by which a training is found, followed and requeued; an experiment can't give them."""
-
-
-class Launch(Settings):
-    """Where a training runs and what it asks a cluster for. It changes no result, so another partition is the same training.
-
-    What is None is not asked for: the cluster's own default holds, or that of sbatch's variables (SBATCH_PARTITION, ...).
-    """
-
-    launcher: Literal["local", "slurm"] | None = Field(
-        default=None,
-        description="what starts the training in the graph: local or slurm; none takes MED_ASSETS_LAUNCHER",
-    )
-    partition: str | None = Field(default=None, description="Slurm partition")
-    time_min: int | None = Field(default=None, ge=1, description="wall-clock limit of one start, min")
-    memory_gb: int | None = Field(default=None, ge=1, description="memory of the node, GiB")
-    cpus: int | None = Field(default=None, ge=1, description="CPU cores, count; at least runtime.workers + 1")
-    gpus: int | None = Field(default=None, ge=0, description="GPUs of the node, count")
-    stop_before_limit_s: int = Field(
-        default=300,
-        ge=1,
-        le=65535,
-        description="how long before the wall-clock limit to stop and requeue, s; up to 60 s more",
-    )
-    options: tuple[str, ...] = Field(default=(), description="more options of sbatch, such as --account=imaging")
-
-    @model_validator(mode="after")
-    def _can_be_asked_for(self) -> Self:
-        if self.time_min is not None and self.time_min * 60 <= self.stop_before_limit_s:
-            raise ValueError(
-                f"time_min ({self.time_min} min) must be longer than stop_before_limit_s ({self.stop_before_limit_s} s)"
-            )
-        for option in self.options:
-            if not option.startswith("--"):
-                raise ValueError(f"expected an option of sbatch in one word, such as --account=imaging, got {option!r}")
-            if option.split("=")[0] in FIXED_OPTIONS:
-                raise ValueError(f"{option} is set by the launcher itself and can't be given")
-        return self
 
 
 class Experiment(Settings):

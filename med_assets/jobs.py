@@ -1,13 +1,10 @@
-"""What all that starts and follows a training agrees on: the files of its job folder, its command, and its state."""
+"""What all that starts and follows a training agrees on: the files of its job folder, its command, and its environment."""
 
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from med_assets.experiments import Launch
-from med_assets.files import read_json
 from med_assets.s3 import bucket
 
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
@@ -29,15 +26,6 @@ TAIL_LINES = 20
 """Lines of the log that a failure quotes."""
 
 
-@dataclass(frozen=True)
-class State:
-    """What is known of a training: whether it goes on, in words, and if it ended, whether starting it again may help."""
-
-    going_on: bool
-    told: str
-    again: bool = False
-
-
 def command(job: Path, resume: str = "auto") -> list[str]:
     """The training command, as a person would type it."""
     return [sys.executable, "-m", "med_assets.training", str(job), "--resume", resume]
@@ -46,12 +34,6 @@ def command(job: Path, resume: str = "auto") -> list[str]:
 def without_secrets(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment that a training is started with."""
     return {name: text for name, text in environ.items() if name not in SECRETS}
-
-
-def launch_of(job: Path) -> Launch:
-    """The `launch` section of a job's experiment; the defaults for one that has none."""
-    path = job / "experiment.json"
-    return Launch.model_validate(read_json(path).get("launch", {})) if path.is_file() else Launch()
 
 
 def tail(job: Path) -> str:

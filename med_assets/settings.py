@@ -11,6 +11,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.keys import key_weakness, published
 from med_assets.lake import Lake
 from med_assets.landing import Landing, LocalLanding
+from med_assets.launch.configuration import LAUNCHERS
 from med_assets.s3.bucket import Place, place
 
 MIN_KEY_CHARS = 16
@@ -20,7 +21,6 @@ NO_KEY = "no key is needed to read configuration"
 """What stands for the key where only configuration is read."""
 
 PURPOSES = ("production", "demo")
-LAUNCHERS = ("local", "slurm")
 
 
 MEMORY_SHARE = 0.75
@@ -76,7 +76,7 @@ class Workspace:
             )
         launcher = environ.get("MED_ASSETS_LAUNCHER", "local")
         if launcher not in LAUNCHERS:
-            raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {LAUNCHERS}, got {launcher!r}")
+            raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {tuple(LAUNCHERS)}, got {launcher!r}")
         home = Path(environ.get("MED_ASSETS_HOME", ".med_assets")).absolute()
         landing_place, landing = cls._landing(
             environ.get("MED_ASSETS_LANDING", str(home / "landing")), "MED_ASSETS_LANDING", home

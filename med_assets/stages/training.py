@@ -3,7 +3,6 @@
 import csv
 import fcntl
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -20,17 +19,16 @@ from med_assets.errors import (
     ConfigurationError,
     MedAssetsError,
     OutOfMemory,
-    TrainingStopped,
 )
 from med_assets.experiments import RELEASED, Experiment, from_json, load, names
 from med_assets.files import digest, file_sha256, read_json, replacing, write_json, write_text
+from med_assets.launch.follow import finish
 from med_assets.provenance import provenance, used_cases
 from med_assets.records import Checkpoint
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import cases_of
 from med_assets.stages.result import StageResult
 from med_assets.stages.runs import record_run
-from med_assets.training import status
 
 LEARNING = ("train", "val")
 PUBLISHED = ("weights.pt", "experiment.json", "history.csv", "result.json")
@@ -165,28 +163,6 @@ def checkpoint_key(
     return "checkpoint/" + digest(rows, chosen.hash(), program.get(program_name).code_versions["train"], *warm)
 
 
-def run_training(job: Path, resume: str = "auto") -> None:
-    """Run the training command for a job folder to its end, in a process of its own; output goes to `job/log.txt`.
-
-    Raises TrainingStopped when it was told to stop and saved, MedAssetsError when it failed.
-    """
-    with (job / jobs.LOG).open("ab") as log:
-        done = subprocess.run(
-            jobs.command(job, resume),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=jobs.without_secrets(),
-            check=False,
-        )
-    if done.returncode == status.REQUEUE:
-        raise TrainingStopped("training was told to stop and saved what it had; give the same command again to go on")
-    if done.returncode and not (job / jobs.RESULT).is_file():
-        raise MedAssetsError(
-            f"training ended with exit status {done.returncode}; the end of its log:\n{jobs.tail(job)}"
-        )
-
-
 def _prepare_job(
     ws: Workspace,
     program_name: str,
@@ -266,7 +242,7 @@ def trained(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if ws.store.has(key):
             return key, False
-        (launch or partial(run_training, resume=resume))(job)
+        (launch or partial(finish, default=ws.launcher, resume=resume))(job)
         _publish(ws, program_name, key, job, initial, teacher, read)
     return key, True
 
@@ -282,7 +258,7 @@ def train(
     """Train an experiment on the present dataset and splits, or reuse the checkpoint that the same inputs gave before.
 
     `resume` is about a job that was begun and not finished: `auto` goes on with it if there is one, `must` refuses to
-    begin, `never` begins anew. `launch` replaces the process that is started here, and `resume` then has no effect.
+    begin, `never` begins anew. `launch` replaces the launcher that the experiment or the workspace names, and `resume` then has no effect.
     A job that another process is training is waited for. Raises TrainingStopped, OutOfMemory, ConfigurationError or MedAssetsError.
     """
     chosen = experiment(ws, program_name, name, overrides)

@@ -10,7 +10,7 @@ from assets.gates import Gate
 from assets.shell import Call, Stage, build
 from med_assets.checks import CheckOutcome
 from med_assets.stages.result import StageResult
-from resources import LocalLauncher, WorkspaceResource
+from resources import LauncherResource, WorkspaceResource
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def stage(run: object, gates: Sequence[Gate] = (), **more: object) -> Stage:
 
 
 def materialize(*assets: dg.AssetsDefinition, **more: object) -> dg.ExecuteInProcessResult:
-    given = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
+    given = {"workspace": WorkspaceResource(), "launcher": LauncherResource()}
     return dg.materialize(list(assets), resources=given, raise_on_error=False, **more)  # type: ignore[arg-type]  # the variety is the point of the test
 
 

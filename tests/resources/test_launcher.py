@@ -14,8 +14,11 @@ import dagster as dg
 import psutil
 import pytest
 
-from med_assets.jobs import RESULT, State
-from resources.launcher import PROCESS, LocalLauncher, running, started_s
+from med_assets.jobs import RESULT
+from med_assets.launch.follow import Event, Submitted
+from med_assets.launch.launcher import Handle, Launcher
+from med_assets.launch.local import PROCESS, LocalLauncher, running, started_s
+from resources.launcher import LauncherResource, _cancel_if_cancelled
 
 TRAINING = """
 import os, sys, time
@@ -36,7 +39,7 @@ for epoch in range(3):
 """
 
 
-class Scripted(LocalLauncher):
+class Scripted(LauncherResource):
     """The launcher with a small script in place of the training command."""
 
     def command(self, job: Path) -> list[str]:
@@ -47,6 +50,14 @@ def job_of(folder: Path, body: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "training.py").write_text(TRAINING.format(body=body))
     return folder
+
+
+def submit(job: Path, launcher: LocalLauncher) -> Handle:
+    return launcher.submit(job, Scripted().command(job), dict(os.environ))
+
+
+def end(handle: Handle, launcher: LocalLauncher) -> None:
+    launcher._children[handle.id].wait(10)
 
 
 def run(job: Path, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -89,13 +100,12 @@ def test_a_finished_job_is_taken_over_without_starting_anything(tmp_path: Path) 
 
 def test_a_running_job_is_followed_and_not_started_twice(tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", "time.sleep(1.5)" + EPOCHS)
-    first = Scripted().submit(job, dict(os.environ))
-    assert first.own is not None
-    second = Scripted().submit(job, dict(os.environ))
-    assert (first.started_here, second.started_here, second.pid) == (True, False, first.pid)
+    launcher = LocalLauncher()
+    first, second = submit(job, launcher), submit(job, LocalLauncher())
+    assert (first.started_here, second.started_here, second.id) == (True, False, first.id)
     with dg.DagsterInstance.ephemeral() as instance:
         assert run(job, instance).success
-    first.own.wait()
+    end(first, launcher)
     assert starts(job) == 1
 
 
@@ -121,11 +131,14 @@ def test_a_training_that_ends_by_itself_without_a_result_fails_with_the_end_of_i
 def test_an_interrupted_run_leaves_its_training_running(tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", "time.sleep(30)")
 
-    left: list[subprocess.Popen[bytes]] = []
+    launcher = LocalLauncher()
 
     class Interrupting(Scripted):
-        def _follow(self, context: Any, training: Any, reader: Any) -> State:
-            left.append(training.own)
+        def of(self, job: Path) -> Launcher:
+            return launcher
+
+        def show(self, context: dg.AssetExecutionContext, event: Event) -> None:
+            assert isinstance(event, Submitted)
             raise KeyboardInterrupt
 
     @dg.asset
@@ -139,7 +152,8 @@ def test_an_interrupted_run_leaves_its_training_running(tmp_path: Path) -> None:
     process = running(job)
     assert process is not None
     os.killpg(process.pid, signal.SIGKILL)
-    left[0].wait(10)
+    for child in launcher._children.values():
+        child.wait(10)
 
 
 def test_a_reused_pid_is_not_taken_for_the_training(tmp_path: Path) -> None:
@@ -165,18 +179,17 @@ signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 time.sleep(60)
 """
     job = job_of(tmp_path / "job", body)
-    launcher = Scripted(poll_s=0.05)
-    training = launcher.submit(job, dict(os.environ))
-    process = training.own
-    assert process is not None
+    launcher = LocalLauncher()
+    handle = submit(job, launcher)
+    process = launcher._children[handle.id]
     try:
-        end = time.monotonic() + 60
-        while not (job / "ready").exists() and time.monotonic() < end:
+        until = time.monotonic() + 60
+        while not (job / "ready").exists() and time.monotonic() < until:
             time.sleep(0.05)
         record = SimpleNamespace(status=status)
         instance = SimpleNamespace(get_run_by_id=lambda run_id: record)
         context: Any = SimpleNamespace(instance=instance, run=SimpleNamespace(run_id="a run"))
-        launcher._stop_if_cancelled(context, training)
+        _cancel_if_cancelled(context, launcher, handle)
         if stops:
             assert process.wait(timeout=10) == -signal.SIGTERM
         else:

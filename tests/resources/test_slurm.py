@@ -15,14 +15,18 @@ import pytest
 
 import resources
 from assets import build_program, keys
-from med_assets import doctor, slurm
+from med_assets import doctor
 from med_assets.cli import main
 from med_assets.files import read_json
-from med_assets.jobs import LOG, RESULT, State
+from med_assets.jobs import LOG, RESULT, command
+from med_assets.launch import slurm
+from med_assets.launch.configuration import build, launch_of
+from med_assets.launch.follow import Event, Submitted
+from med_assets.launch.launcher import Handle, Phase, State
+from med_assets.launch.local import LocalLauncher
 from med_assets.settings import Workspace
 from med_assets.training import status
-from resources.launcher import TRAINING_TAG, LocalLauncher
-from resources.slurm import ChosenLauncher, SlurmLauncher
+from resources.launcher import TRAINING_TAG, LauncherResource
 from tests.med_assets.programs.rt_dose.builders import write_job
 from tests.med_assets.stages.builders import P, drop, ingest
 from tests.resources.slurm_cluster import Cluster, until
@@ -54,7 +58,7 @@ if start == 1:
 )
 
 
-class Scripted(SlurmLauncher):
+class Scripted(LauncherResource):
     """The launcher with a small script in place of the training command."""
 
     def command(self, job: Path) -> list[str]:
@@ -67,23 +71,22 @@ TINY = (
     "patches.size=[16,16,16]", "patches.per_epoch=4", "inference.window=[32,32,32]", "schedule.val_every=1",
     "schedule.patience=12", "network.base_channels=8",
 )  # fmt: skip
-LAUNCHER = Scripted(poll_s=0.1, ask_s=0.2)
+LAUNCHER = Scripted(launcher="slurm", poll_s=0.1)
+SLURM = slurm.SlurmLauncher(slurm.Configuration(ask_s=0.2))
 
 
 def job_of(folder: Path, body: str, **launch: Any) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "training.py").write_text(TRAINING.format(body=body))
-    (folder / "experiment.json").write_text(json.dumps({"launch": {"cpus": 1, **launch}}))
+    (folder / "experiment.json").write_text(json.dumps({"launch": {"cpus": 1, "ask_s": 0.2, **launch}}))
     return folder
 
 
-def submit(job: Path) -> slurm.SlurmJob:
-    found = LAUNCHER.submit(job, dict(os.environ))
-    assert isinstance(found, slurm.SlurmJob)
-    return found
+def submit(job: Path) -> Handle:
+    return build("slurm", job).submit(job, LAUNCHER.command(job), dict(os.environ))
 
 
-def run(job: Path, instance: dg.DagsterInstance, launcher: SlurmLauncher = LAUNCHER) -> dg.ExecuteInProcessResult:
+def run(job: Path, instance: dg.DagsterInstance, launcher: LauncherResource = LAUNCHER) -> dg.ExecuteInProcessResult:
     @dg.asset
     def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         launcher.run(context, job)
@@ -135,14 +138,15 @@ def test_a_run_that_died_leaves_its_job_and_the_next_one_finds_it(
     job = job_of(tmp_path / "job", "while not (job / 'go').exists(): time.sleep(0.05)" + EPOCHS)
 
     class Dying(Scripted):
-        def _follow(self, context: Any, training: Any, reader: Any) -> State:
+        def show(self, context: dg.AssetExecutionContext, event: Event) -> None:
+            assert isinstance(event, Submitted)
             until(lambda: starts(job), "the job runs")
             raise KeyboardInterrupt
 
     @dg.asset
     def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         with pytest.raises(KeyboardInterrupt):
-            Dying().run(context, job)
+            Dying(launcher="slurm").run(context, job)
         return dg.MaterializeResult()
 
     with dg.DagsterInstance.ephemeral() as instance:
@@ -161,14 +165,15 @@ def test_cancelling_the_run_cancels_the_job(slurm_cluster: Cluster, tmp_path: Pa
     job = job_of(tmp_path / "job", "time.sleep(300)")
 
     class Cancelled(Scripted):
-        def _follow(self, context: Any, training: Any, reader: Any) -> State:
+        def show(self, context: dg.AssetExecutionContext, event: Event) -> None:
+            assert isinstance(event, Submitted)
             context.instance.report_run_canceling(context.run)
             raise KeyboardInterrupt
 
     @dg.asset
     def checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         with pytest.raises(KeyboardInterrupt):
-            Cancelled().run(context, job)
+            Cancelled(launcher="slurm").run(context, job)
         return dg.MaterializeResult()
 
     with dg.DagsterInstance.ephemeral() as instance:
@@ -224,7 +229,7 @@ def test_a_requeued_job_goes_on_as_the_same_job(
         assert done.success
         assert "requeued 1 times so far" in messages(instance, done.run_id)
     assert starts(job) == 2
-    assert of_slurm(job, "JobId") == training.job_id
+    assert of_slurm(job, "JobId") == training.id
 
 
 @pytest.mark.slow
@@ -244,13 +249,13 @@ def test_a_real_training_stops_before_the_limit_and_resumes_from_its_last_epoch(
     slurm_cluster: Cluster, tmp_path: Path
 ) -> None:
     job = write_job(tmp_path / "job", overrides=(*TINY, "schedule.epochs=12"))
-    training = slurm.submit(job, ask_s=0.2)
+    training = SLURM.submit(job, command(job), os.environ)
     until(lambda: any((job / "checkpoints").glob("*.ckpt")), "the first checkpoint is written", 120)
     # What Slurm sends before the limit, and to the batch script alone.
-    slurm_cluster.run("scancel", "--batch", "--signal=USR1", training.job_id)
-    until(lambda: "requeued 1 times" in training.look().told, "the job is requeued")
+    slurm_cluster.run("scancel", "--batch", "--signal=USR1", training.id)
+    until(lambda: "requeued 1 times" in SLURM.state(training).message, "the job is requeued")
     epochs = len((job / "history.csv").read_text().splitlines()) - 1
-    until(lambda: not training.look().going_on, "the training is done", 120)
+    until(lambda: SLURM.state(training).phase is not Phase.RUNNING, "the training is done", 120)
     result = read_json(job / RESULT)
     assert (result["status"], result["resumed"], result["epochs_run"]) == ("completed", True, 12)
     assert 1 <= epochs < 12
@@ -263,27 +268,27 @@ def test_while_slurm_does_not_answer_a_job_is_taken_to_go_on(slurm_cluster: Clus
     training = submit(job)
     until(lambda: starts(job), "the job runs")
     slurm_cluster.stop("slurmctld")
-    state = training.look()
-    assert state.going_on
-    assert "Slurm does not answer" in state.told
+    state = SLURM.state(training)
+    assert state.phase is Phase.RUNNING
+    assert "Slurm does not answer" in state.message
     with pytest.raises(slurm.LaunchFailed):
         submit(job)
     slurm_cluster.start_controller()
     (job / "go").touch()
-    until(lambda: not training.look().going_on, "the job ended")
-    assert "exit code 7" in training.look().told
+    until(lambda: SLURM.state(training).phase is not Phase.RUNNING, "the job ended")
+    assert "exit code 7" in SLURM.state(training).message
     assert starts(job) == 1
 
 
 def test_why_a_job_waits_and_who_ended_it_is_told_in_words(slurm_cluster: Cluster, tmp_path: Path) -> None:
     training = submit(job_of(tmp_path / "job", EPOCHS, options=["--hold"]))
-    waits = training.look()
-    assert waits.going_on
-    assert f"Slurm job {training.job_id} is pending (JobHeldUser): is held; `scontrol release` lets it go" in waits.told
-    training.cancel()
-    until(lambda: not training.look().going_on, "the job is cancelled")
-    assert "was cancelled by a person" in training.look().told
-    assert not training.look().again
+    waits = SLURM.state(training)
+    assert waits.phase is Phase.RUNNING
+    assert f"Slurm job {training.id} is pending (JobHeldUser): is held; `scontrol release` lets it go" in waits.message
+    SLURM.cancel(training)
+    until(lambda: SLURM.state(training).phase is not Phase.RUNNING, "the job is cancelled")
+    assert "was cancelled by a person" in SLURM.state(training).message
+    assert SLURM.state(training).phase is Phase.ENDED
 
 
 def test_what_slurm_does_not_take_fails_with_its_words(slurm_cluster: Cluster, tmp_path: Path) -> None:
@@ -297,14 +302,14 @@ def test_what_slurm_does_not_take_fails_with_its_words(slurm_cluster: Cluster, t
 
 def test_of_a_job_that_slurm_forgot_the_folder_says_how_it_ended(slurm_cluster: Cluster, tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", EPOCHS)
-    forgotten = slurm.SlurmJob(job, "999999")
+    forgotten = Handle(job, "999999", "Slurm job 999999")
     (job / slurm.EXIT).write_text("999999 1\n")
-    assert "exit code 1" in forgotten.look().told
+    assert "exit code 1" in slurm.SlurmLauncher().state(forgotten).message
     (job / slurm.EXIT).write_text("5 1\n")
-    gone = slurm.SlurmJob(job, "999999").look()
-    assert gone == State(False, "Slurm job 999999 is no longer known to Slurm, and ended without a result", again=True)
+    gone = slurm.SlurmLauncher().state(forgotten)
+    assert gone == State(Phase.RESUMABLE, "Slurm job 999999 is no longer known to Slurm, and ended without a result")
     (job / slurm.JOB).write_text(json.dumps({"job_id": "999999", "name": slurm.job_name(job)}))
-    assert slurm.find(job) is None
+    assert SLURM.find(job) is None
 
 
 @pytest.mark.slow
@@ -316,7 +321,7 @@ def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
     ingest(workspace)
     assert main(["train", f"{P}/mean_dose", "launch.cpus=1", "--launcher", "slurm"]) == 0
     said = capsys.readouterr()
-    assert "submitted" in said.err
+    assert "training started as Slurm job" in said.err
     assert "completed: best val_mae_gy" in said.err
     assert "1 new, 0 reused" in said.out
     monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
@@ -353,7 +358,7 @@ def test_at_the_limit_without_a_new_checkpoint_a_job_is_not_requeued(
 
 
 @pytest.mark.parametrize(
-    ("fields", "told", "again"),
+    ("fields", "message", "again"),
     [
         ("JobState=TIMEOUT ExitCode=0:15", "raise launch.stop_before_limit_s", True),
         ("JobState=OUT_OF_MEMORY ExitCode=0:125", "raise launch.memory_gb", False),
@@ -367,10 +372,11 @@ def test_at_the_limit_without_a_new_checkpoint_a_job_is_not_requeued(
         ("JobState=FAILED ExitCode=1:0", "exit code 1", False),
     ],
 )
-def test_ends_are_told_apart(tmp_path: Path, fields: str, told: str, again: bool) -> None:
-    state = slurm.SlurmJob(tmp_path, "7")._judged(dict(slurm.FIELD.findall(fields)), 0.0)
-    assert told in state.told
-    assert (state.going_on, state.again) == (False, again)
+def test_ends_are_told_apart(tmp_path: Path, fields: str, message: str, again: bool) -> None:
+    state = slurm.state_of(Handle(tmp_path, "7", "Slurm job 7"), dict(slurm.FIELD.findall(fields)))
+    assert state is not None
+    assert message in state.message
+    assert state.phase is (Phase.RESUMABLE if again else Phase.ENDED)
 
 
 def test_reasons_with_blanks_are_read_whole() -> None:
@@ -380,16 +386,22 @@ def test_reasons_with_blanks_are_read_whole() -> None:
     assert fields["Restarts"] == "0"
 
 
+def slurm_configuration(job: Path) -> slurm.Configuration:
+    found = launch_of(job).configuration("slurm")
+    assert isinstance(found, slurm.Configuration)
+    return found
+
+
 def test_what_an_experiment_asks_for_reaches_sbatch_and_what_it_does_not_is_left_to_the_cluster(tmp_path: Path) -> None:
     job = job_of(
         tmp_path / "job", "", partition="gpu", time_min=90, memory_gb=64, cpus=8, gpus=2, options=["--account=imaging"]
     )
-    asked = slurm.options(job, slurm.launch_of(job))
+    asked = slurm.options(job, slurm_configuration(job))
     wanted = {"--partition=gpu", "--time=90", "--mem=64G", "--cpus-per-task=8", "--gres=gpu:2", "--account=imaging"}
     assert wanted <= set(asked)
     assert "--signal=B:USR1@300" in asked
     (job / "experiment.json").unlink()
-    names = {option.split("=")[0] for option in slurm.options(job, slurm.launch_of(job))}
+    names = {option.split("=")[0] for option in slurm.options(job, slurm_configuration(job))}
     assert not names & {"--partition", "--time", "--mem", "--cpus-per-task", "--gres"}
 
 
@@ -397,9 +409,9 @@ def test_what_an_experiment_asks_for_reaches_sbatch_and_what_it_does_not_is_left
     ("of_experiment", "of_environment", "chosen"),
     [
         (None, None, LocalLauncher),
-        (None, "slurm", SlurmLauncher),
+        (None, "slurm", slurm.SlurmLauncher),
         ("local", "slurm", LocalLauncher),
-        ("slurm", "local", SlurmLauncher),
+        ("slurm", "local", slurm.SlurmLauncher),
     ],
 )
 def test_the_experiment_chooses_its_launcher_before_the_environment(
@@ -409,17 +421,17 @@ def test_the_experiment_chooses_its_launcher_before_the_environment(
     if of_environment:
         monkeypatch.setenv("MED_ASSETS_LAUNCHER", of_environment)
     job = job_of(tmp_path / "job", "", launcher=of_experiment)
-    assert type(ChosenLauncher().of(job)) is chosen
+    assert type(LauncherResource().of(job)) is chosen
 
 
 def test_a_training_that_goes_on_stays_where_it_is(slurm_cluster: Cluster, tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", EPOCHS, launcher="slurm", options=["--hold"])
     training = submit(job)
     job_of(tmp_path / "job", EPOCHS, launcher="local")
-    assert type(ChosenLauncher().of(job)) is SlurmLauncher
-    training.cancel()
-    until(lambda: slurm.find(job) is None, "the job is over")
-    assert type(ChosenLauncher().of(job)) is LocalLauncher
+    assert type(LauncherResource().of(job)) is slurm.SlurmLauncher
+    SLURM.cancel(training)
+    until(lambda: SLURM.find(job) is None, "the job is over")
+    assert type(LauncherResource().of(job)) is LocalLauncher
 
 
 def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,8 +446,8 @@ def test_the_doctor_asks_slurm_when_trainings_go_there(
 ) -> None:
     monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
     found = {finding.subject: finding for finding in doctor.examine()}
-    assert (found["Slurm"].state, found["Slurm"].found) == (doctor.GOOD, "partitions main*, urgent")
+    assert (found["launcher"].state, found["launcher"].found) == (doctor.GOOD, "Slurm partitions main*, urgent")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert {finding.subject: finding.state for finding in doctor.examine()}["Slurm"] == doctor.BAD
+    assert {finding.subject: finding.state for finding in doctor.examine()}["launcher"] == doctor.BAD
     monkeypatch.setenv("MED_ASSETS_LAUNCHER", "cloud")
     assert {finding.subject: finding.state for finding in doctor.examine()}["settings"] == doctor.BAD

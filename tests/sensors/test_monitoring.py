@@ -5,7 +5,7 @@ import dagster as dg
 from assets import keys, outcome
 from med_assets import stages
 from med_assets.settings import Workspace
-from resources import LocalLauncher, WorkspaceResource
+from resources import LauncherResource, WorkspaceResource
 from sensors.monitoring import monitoring_schedule
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model, score
@@ -50,7 +50,7 @@ def night(instance: dg.DagsterInstance) -> dg.RunRequest | str:
 def launch(instance: dg.DagsterInstance, request: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
     """Run what the schedule asked for."""
     assert isinstance(request, dg.RunRequest)
-    given = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
+    given = {"workspace": WorkspaceResource(), "launcher": LauncherResource()}
     return dg.materialize([outcome.monitoring(P)], instance=instance, tags=dict(request.tags), resources=given)
 
 
@@ -99,7 +99,7 @@ def test_after_a_promotion_the_earlier_batches_are_scored_again_and_a_manual_run
     again = night(instance)
     assert isinstance(again, dg.RunRequest)
     assert sorted(again.tags.values()) == ["2026-01-01T00-00-00_000001", "2026-01-02T00-00-00_000002"]
-    given = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
+    given = {"workspace": WorkspaceResource(), "launcher": LauncherResource()}
     assert dg.materialize(
         [outcome.monitoring(P)], instance=instance, partition_key="2026-01-02T00-00-00_000002", resources=given
     ).success

@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets import keys, outcome
 from med_assets.settings import Workspace
-from resources import LocalLauncher, WorkspaceResource
+from resources import LauncherResource, WorkspaceResource
 from sensors.predictions import predictions_sensor
 from tests.cases.test_to_predict import champion, phantoms, strip
 from tests.invented import ingest
@@ -28,7 +28,7 @@ def tick(instance: dg.DagsterInstance) -> dg.RunRequest | str:
 def launch(instance: dg.DagsterInstance, request: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
     """Run what the sensor asked for."""
     assert isinstance(request, dg.RunRequest)
-    given = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
+    given = {"workspace": WorkspaceResource(), "launcher": LauncherResource()}
     return dg.materialize([outcome.predictions(P)], instance=instance, tags=dict(request.tags), resources=given)
 
 

@@ -19,7 +19,7 @@ from med_assets.settings import Workspace
 from med_assets.stages.analysis import Measuring, folder_of, sections
 from med_assets.stages.dataset import cases_of
 from med_assets.versions import versioned
-from resources import LocalLauncher, WorkspaceResource
+from resources import LauncherResource, WorkspaceResource
 from sensors.automation import GATHER, automated
 from tests.med_assets.stages import models
 from tests.med_assets.stages.builders import P
@@ -155,7 +155,7 @@ def test_each_is_an_asset_and_an_expensive_one_waits_for_a_person_and_the_accele
     assert {dep.asset_key for dep in waiting.deps} == {keys.experiment_key(P, "baseline", "checkpoint")}
     read = {dep.asset_key for spec in graph[keys.key(P, "report")].specs for dep in spec.deps}
     assert {cheap.key, expensive.key} <= read
-    resources = {"workspace": WorkspaceResource(), "launcher": LocalLauncher()}
+    resources = {"workspace": WorkspaceResource(), "launcher": LauncherResource()}
     done = dg.materialize([*graph.values()], selection=[cheap.key], resources=resources)
     (event,) = done.get_asset_materialization_events()
     assert event.materialization.tags is not None

@@ -1,25 +1,32 @@
-"""Trainings as Slurm jobs: submit, find again, look, cancel. Needs Slurm's commands, and no accounting database.
+"""Jobs on a Slurm cluster: submit, find again, ask for the state, cancel. Needs Slurm's commands, and no accounting database.
 
 A job folder on a file system that submit host and nodes share is all they say to each other: `slurm.sh` is what the node
 runs, `slurm.json` which job that is, `slurm.exit` how its script ended. The job's name is made of the folder's path, so a
 job that was submitted by a process that died before it wrote `slurm.json` is found too, and nothing is submitted twice.
+
+dagster-slurm (1.22, Apache-2.0, marked alpha) was read first and not taken. It reaches the cluster over SSH and ships an
+environment there, which a shared file system makes needless; it finds a job again by tags of earlier runs, not by what goes
+into the training, so the command line or a later run would submit a second one; and it does not requeue before the limit.
 """
 
 import fcntl
-import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 import med_assets
 from med_assets.errors import LaunchFailed
-from med_assets.experiments import Launch
 from med_assets.files import digest, read_json, write_json, write_text
-from med_assets.jobs import LOCK, LOG, RESULT, State, command, launch_of, tail, without_secrets
+from med_assets.jobs import LOCK, LOG, RESULT
+from med_assets.launch import launcher
+from med_assets.launch.launcher import Handle, Phase, State
 from med_assets.training import status
 
 JOB, SCRIPT, EXIT = "slurm.json", "slurm.sh", "slurm.exit"
@@ -93,12 +100,54 @@ ENDS = {
 FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(.*?)(?=\s+[A-Za-z][\w/:]*=|\s*$)")
 
 
+FIXED_OPTIONS = (
+    "--array", "--job-name", "--no-requeue", "--open-mode", "--output", "--parsable", "--requeue", "--signal", "--wait", "--wrap",
+)  # fmt: skip
+"""Options of sbatch by which a training is found, followed and requeued; an experiment can't give them."""
+
+
+class Configuration(launcher.Configuration):
+    """What a job asks Slurm for.
+
+    What is None is not asked for: the cluster's own default holds, or that of sbatch's variables (SBATCH_PARTITION, ...).
+    """
+
+    launcher: Literal["slurm"] = "slurm"
+    partition: str | None = Field(default=None, description="Slurm partition")
+    time_min: int | None = Field(default=None, ge=1, description="wall-clock limit of one start, min")
+    memory_gb: int | None = Field(default=None, ge=1, description="memory of the node, GiB")
+    cpus: int | None = Field(default=None, ge=1, description="CPU cores, count; at least runtime.workers + 1")
+    gpus: int | None = Field(default=None, ge=0, description="GPUs of the node, count")
+    stop_before_limit_s: int = Field(
+        default=300,
+        ge=1,
+        le=65535,
+        description="how long before the wall-clock limit to stop and requeue, s; up to 60 s more",
+    )
+    options: tuple[str, ...] = Field(default=(), description="more options of sbatch, such as --account=imaging")
+
+    ask_s: float = Field(default=10.0, ge=0, description="least time between two questions to Slurm about one job, s")
+
+    @model_validator(mode="after")
+    def _can_be_asked_for(self) -> Self:
+        if self.time_min is not None and self.time_min * 60 <= self.stop_before_limit_s:
+            raise ValueError(
+                f"time_min ({self.time_min} min) must be longer than stop_before_limit_s ({self.stop_before_limit_s} s)"
+            )
+        for option in self.options:
+            if not option.startswith("--"):
+                raise ValueError(f"expected an option of sbatch in one word, such as --account=imaging, got {option!r}")
+            if option.split("=")[0] in FIXED_OPTIONS:
+                raise ValueError(f"{option} is set by the launcher itself and can't be given")
+        return self
+
+
 def job_name(job: Path) -> str:
     """Name of the Slurm job of a folder: the folder's own name, and a hash of where it is."""
     return f"med-assets-{job.name}-{digest(str(job))[:8]}"
 
 
-def options(job: Path, launch: Launch) -> list[str]:
+def options(job: Path, launch: Configuration) -> list[str]:
     """Options of sbatch for a job; those of the experiment come last, so that they win."""
     asked = {
         "--partition": launch.partition,
@@ -163,64 +212,6 @@ def show(job_id: str) -> dict[str, str] | None:
     return dict(FIELD.findall(text))
 
 
-class SlurmJob:
-    """The Slurm job of a job folder."""
-
-    def __init__(self, job: Path, job_id: str, *, started_here: bool = False, ask_s: float = 10.0) -> None:
-        self.job, self.job_id, self.started_here, self.ask_s = job, job_id, started_here, ask_s
-        self._state = State(True, f"Slurm job {job_id} is submitted")
-        self._asked_at = self._ended_at = -float("inf")
-
-    @property
-    def title(self) -> str:
-        """Name for people."""
-        return f"Slurm job {self.job_id}"
-
-    def look(self) -> State:
-        """State now; Slurm itself is asked once in `ask_s` seconds at most."""
-        now = time.monotonic()
-        if (self.job / RESULT).is_file():
-            return State(False, f"{self.title} has a result")
-        if now - self._asked_at >= self.ask_s:
-            self._asked_at = now
-            try:
-                self._state = self._judged(show(self.job_id), now)
-            except LaunchFailed as error:
-                self._state = State(True, f"Slurm does not answer, {self.title} is taken to go on ({error})")
-        return self._state
-
-    def cancel(self) -> None:
-        """Cancel the job; one that ended stays as it is."""
-        _slurm("scancel", self.job_id)
-
-    def _judged(self, fields: dict[str, str] | None, now: float) -> State:
-        name, nodes = (fields or {}).get("JobState", ""), (fields or {}).get("NodeList", "")
-        if fields is not None and not ended(fields):
-            return State(True, _going_on(self.title, fields))
-        if name in ENDS:
-            words, again = ENDS[name]
-            return State(False, f"{self.title} {words.format(nodes=nodes)}", again)
-        code = _exit_code(self.job, self.job_id) if fields is None else _code(fields.get("ExitCode", ""))
-        if code == STUCK:
-            words = (
-                "wrote no checkpoint before its wall-clock limit, so it would never get further; raise launch.time_min"
-            )
-            return State(False, f"{self.title} {words}")
-        if code == status.REQUEUE:
-            return State(False, f"{self.title} was told to stop, and was not requeued by its node", True)
-        if code:
-            if code > 128:
-                return State(False, f"{self.title} was killed by signal {code - 128} on {nodes or 'its node'}", True)
-            return State(False, f"{self.title} ended with exit code {code} and no result")
-        # Ended well, or forgotten by Slurm without a word of how: the result may be written and not yet visible here.
-        if self._ended_at < 0:
-            self._ended_at = now
-        if now - self._ended_at < RESULT_VISIBLE_WITHIN_S and code == 0:
-            return State(True, f"{self.title} ended; waiting for its result to be visible here")
-        how = "ended" if fields else "is no longer known to Slurm, and ended"
-        return State(False, f"{self.title} {how} without a result", True)
-
-
 def ended(fields: Mapping[str, str]) -> bool:
     """Whether a job is over, by what Slurm knows of it."""
     return fields.get("JobState", "") in {"COMPLETED", "FAILED", *ENDS}
@@ -254,75 +245,106 @@ def _exit_code(job: Path, job_id: str) -> int | None:
     return int(code) if of_job == job_id else None
 
 
-def recorded(job: Path) -> bool:
-    """Whether the folder names a Slurm job, be it over or not; asks nobody."""
-    return (job / JOB).is_file()
+@dataclass
+class _Known:
+    """What was last heard of a job, and when, s of the monotonic clock."""
+
+    state: State
+    asked_at: float = -float("inf")
+    ended_at: float = -float("inf")
 
 
-def find(job: Path, ask_s: float = 10.0) -> SlurmJob | None:
-    """The job of this folder that has not ended, or None. Raises LaunchFailed when Slurm does not answer."""
-    known = [read_json(job / JOB)] if recorded(job) else []
-    named = _slurm("squeue", "--me", "--noheader", f"--name={job_name(job)}", "--format=%i").split()
-    for record in [*known, *({"job_id": job_id, "name": job_name(job)} for job_id in named)]:
-        fields = show(record["job_id"])
-        # Job ids start anew when a cluster is set up again, so the name must fit too.
-        if fields and fields.get("JobName") == record["name"] and not ended(fields):
-            write_json(job / JOB, record)
-            return SlurmJob(job, record["job_id"], ask_s=ask_s)
-    return None
+class SlurmLauncher(launcher.Launcher):
+    """Runs a job's command as a Slurm job, with what `launch` asks for."""
+
+    configuration_type: ClassVar[type[launcher.Configuration]] = Configuration
+    record: ClassVar[str] = JOB
+
+    def __init__(self, configuration: launcher.Configuration | None = None) -> None:
+        configuration = configuration or Configuration()
+        assert isinstance(configuration, Configuration)
+        super().__init__(configuration)
+        self.asked: Configuration = configuration
+        self._known: dict[str, _Known] = {}
+
+    def submit(self, job: Path, command: Sequence[str], env: Mapping[str, str]) -> Handle:
+        with (job / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (found := self.find(job)) is not None:
+                return found
+            write_text(job / SCRIPT, script(command))
+            answer = _slurm("sbatch", *options(job, self.asked), str(job / SCRIPT), env=env)
+            job_id = answer.split(";")[0]
+            write_json(job / JOB, {"job_id": job_id, "name": job_name(job)})
+            return Handle(job, job_id, title(job_id), started_here=True)
+
+    def find(self, job: Path) -> Handle | None:
+        """The job of this folder that has not ended, or None. Raises LaunchFailed when Slurm does not answer."""
+        known = [read_json(job / JOB)] if (job / JOB).is_file() else []
+        named = _slurm("squeue", "--me", "--noheader", f"--name={job_name(job)}", "--format=%i").split()
+        for record in [*known, *({"job_id": job_id, "name": job_name(job)} for job_id in named)]:
+            fields = show(record["job_id"])
+            # Job ids start anew when a cluster is set up again, so the name must fit too.
+            if fields and fields.get("JobName") == record["name"] and not ended(fields):
+                write_json(job / JOB, record)
+                return Handle(job, record["job_id"], title(record["job_id"]))
+        return None
+
+    def state(self, handle: Handle) -> State:
+        """State now; Slurm itself is asked once in `ask_s` seconds at most."""
+        now = time.monotonic()
+        if (handle.job / RESULT).is_file():
+            return State(Phase.ENDED, f"{handle.title} has a result")
+        known = self._known.setdefault(handle.id, _Known(State(Phase.RUNNING, f"{handle.title} is submitted")))
+        if now - known.asked_at >= self.asked.ask_s:
+            known.asked_at = now
+            try:
+                known.state = self._state(handle, show(handle.id), known, now)
+            except LaunchFailed as error:
+                known.state = State(Phase.RUNNING, f"Slurm does not answer, {handle.title} is taken to go on ({error})")
+        return known.state
+
+    def cancel(self, handle: Handle) -> None:
+        _slurm("scancel", handle.id)
+
+    def examine(self) -> str:
+        return f"Slurm partitions {partitions()}"
+
+    def _state(self, handle: Handle, fields: dict[str, str] | None, known: _Known, now: float) -> State:
+        if (state := state_of(handle, fields)) is not None:
+            return state
+        # Ended well, or forgotten by Slurm without a word of how: the result may be written and not yet visible here.
+        if known.ended_at < 0:
+            known.ended_at = now
+        code = _exit_code(handle.job, handle.id) if fields is None else 0
+        if now - known.ended_at < RESULT_VISIBLE_WITHIN_S and code == 0:
+            return State(Phase.RUNNING, f"{handle.title} ended; waiting for its result to be visible here")
+        how = "ended" if fields else "is no longer known to Slurm, and ended"
+        return State(Phase.RESUMABLE, f"{handle.title} {how} without a result")
 
 
-def submit(
-    job: Path, training: Sequence[str] | None = None, env: Mapping[str, str] | None = None, ask_s: float = 10.0
-) -> SlurmJob:
-    """Submit a job folder to Slurm, unless it has a job there already. Raises LaunchFailed when Slurm does not take it."""
-    environment = without_secrets(env or os.environ)
-    with (job / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (found := find(job, ask_s)) is not None:
-            return found
-        write_text(job / SCRIPT, script(training or command(job)))
-        answer = _slurm("sbatch", *options(job, launch_of(job)), str(job / SCRIPT), env=environment)
-        job_id = answer.split(";")[0]
-        write_json(job / JOB, {"job_id": job_id, "name": job_name(job)})
-        return SlurmJob(job, job_id, started_here=True, ask_s=ask_s)
+def title(job_id: str) -> str:
+    """Name of a Slurm job for people."""
+    return f"Slurm job {job_id}"
 
 
-def run(job: Path, ask_s: float = 10.0, poll_s: float = 1.0) -> None:
-    """Bring a job folder to its result on Slurm, telling its progress on stderr. Raises LaunchFailed when it ends without.
-
-    Interrupted, it leaves the job running; called again, it follows the same job.
-    """
-    if (job / RESULT).is_file():
-        return
-    shown = (job / LOG).stat().st_size if (job / LOG).is_file() else 0
-    training = submit(job, ask_s=ask_s)
-    print(f"{training.title} {'submitted' if training.started_here else 'goes on; following it'}", file=sys.stderr)
-    told = ""
-    try:
-        while True:
-            state = training.look()
-            if state.told != told:
-                told = state.told
-                print(told, file=sys.stderr)
-            shown += _copy_log(job, shown)
-            if not state.going_on:
-                break
-            time.sleep(poll_s)
-    except KeyboardInterrupt:
-        print(f"{training.title} goes on; `scancel {training.job_id}` stops it", file=sys.stderr)
-        raise
-    if not (job / RESULT).is_file():
-        advice = "; give the same command again to go on from its last checkpoint" if state.again else ""
-        raise LaunchFailed(f"{state.told}{advice}; the end of its log:\n{tail(job)}")
-
-
-def _copy_log(job: Path, start: int) -> int:
-    """Show what the log has from a place on; returns how many bytes that is."""
-    if not (job / LOG).is_file():
-        return 0
-    with (job / LOG).open("rb") as stream:
-        stream.seek(start)
-        new = stream.read()
-    sys.stderr.write(new.decode(errors="replace"))
-    return len(new)
+def state_of(handle: Handle, fields: dict[str, str] | None) -> State | None:
+    """State of a job by what Slurm knows of it, or by its folder where Slurm has forgotten it; None for an end without an error."""
+    name, nodes = (fields or {}).get("JobState", ""), (fields or {}).get("NodeList", "")
+    if fields is not None and not ended(fields):
+        return State(Phase.RUNNING, _going_on(handle.title, fields))
+    if name in ENDS:
+        words, again = ENDS[name]
+        return State(Phase.RESUMABLE if again else Phase.ENDED, f"{handle.title} {words.format(nodes=nodes)}")
+    code = _exit_code(handle.job, handle.id) if fields is None else _code(fields.get("ExitCode", ""))
+    if code == STUCK:
+        words = "wrote no checkpoint before its wall-clock limit, so it would never get further; raise launch.time_min"
+        return State(Phase.ENDED, f"{handle.title} {words}")
+    if code == status.REQUEUE:
+        return State(Phase.RESUMABLE, f"{handle.title} was told to stop, and was not requeued by its node")
+    if not code:
+        return None
+    if code > 128:
+        killed = f"{handle.title} was killed by signal {code - 128} on {nodes or 'its node'}"
+        return State(Phase.RESUMABLE, killed)
+    return State(Phase.ENDED, f"{handle.title} ended with exit code {code} and no result")
