@@ -34,6 +34,9 @@ from med_assets.label_rows import LabelRow, summed
 FOLDS = 5
 """Folds of the split that a decathlon task gets."""
 
+MSD_FOLDER = ("imagesTr",)
+"""Where every image of a decathlon task lies; it says nothing of one."""
+
 UNLABELLED = 255
 """Label value of voxels that nobody labelled, as NaN is: they are in no segment."""
 
@@ -81,7 +84,7 @@ def msd_pairs(folder: Path, val_fold: int = 0) -> list[Pair]:
     for entry, image in sorted(zip(listed, images, strict=True), key=lambda one: Path(one[1]).name):
         split = "validation" if folds[Path(image).name] == val_fold else "train"
         pairs.append(_listed(folder, entry, f"{task}-", f"MSD-{task}-", (f"MSD {task}", split), names))
-    return _distinct(pairs, folder)
+    return _named(pairs, folder)
 
 
 def datalist_pairs(file: Path, val_fold: int = 0) -> list[Pair]:
@@ -109,7 +112,7 @@ def datalist_pairs(file: Path, val_fold: int = 0) -> list[Pair]:
             pairs.append(_listed(file.parent, entry, stem, stem, ("datalist", given), names))
     if not pairs:
         raise ConfigurationError(f"expected a list 'training' of objects with image and label in {file.name}, got none")
-    return _distinct(pairs, file.parent)
+    return _named(pairs, file.parent)
 
 
 def _listed(
@@ -402,21 +405,24 @@ def _stem(path: Path) -> str:
     return name
 
 
-def _distinct(pairs: Sequence[Pair], root: Path) -> list[Pair]:
-    """Pairs as they are where names differ; else each has the folders below `root` in its name.
+def _named(pairs: Sequence[Pair], root: Path) -> list[Pair]:
+    """The pairs, each with the folders between `root` and its image in its name: what else a list holds changes no name.
 
-    Raises ConfigurationError where one image is listed twice.
+    Raises ConfigurationError where one image is listed twice, or in two formats.
     """
-    if len({one.name for one in pairs}) == len(pairs):
-        return list(pairs)
-    longer = []
+    named = []
     for one in pairs:
-        above = "-".join(
-            one.image.parent.relative_to(root).parts if one.image.is_relative_to(root) else one.image.parent.parts
-        )
-        longer.append(
+        folders = (one.image.parent.relative_to(root) if one.image.is_relative_to(root) else one.image.parent).parts
+        if one.image == root or folders in ((), MSD_FOLDER):
+            named.append(one)
+            continue
+        # A dash within a folder's name would let two paths give one name.
+        above = identifier("/".join((*folders, ""))) if any("-" in folder for folder in folders) else "-".join(folders)
+        named.append(
             replace(one, name=identifier(f"{above}-{one.name}"), patient_id=identifier(f"{above}-{one.patient_id}"))
         )
-    if len({one.name for one in longer}) != len(longer):
-        raise ConfigurationError("expected each image once in the list, got one of them twice; remove one entry")
-    return longer
+    if len({one.name for one in named}) != len(named):
+        raise ConfigurationError(
+            "expected each image once in the list, got one of them twice, or in two formats; remove one entry"
+        )
+    return named

@@ -122,14 +122,14 @@ def test_a_label_value_that_16_bits_do_not_hold_is_refused_with_the_range(tmp_pa
     label[3, 3, 3] = 70000
     nibabel.Nifti1Image(label, np.diag([-3.0, -3.0, 5.0, 1.0])).to_filename(tmp_path / "l" / "c0.nii.gz")
     ((name, reason),) = import_pairs(datalist_pairs(file), tmp_path / "out").skipped.items()
-    assert (name, reason.split(":")[0]) == ("list-c0", "not_integer_labels")
+    assert (name, reason.split(":")[0]) == ("i-list-c0", "not_integer_labels")
     assert "from 0 to 65535" in reason
     assert "0 to 70000" in reason
 
 
 def test_the_value_survives_deidentification_and_no_other_description_does(tmp_path: Path) -> None:
     import_pairs(datalist_pairs(datalist(tmp_path)), tmp_path / "out")
-    seg = pydicom.dcmread(tmp_path / "out" / "list-c0" / "SEG.dcm")
+    seg = pydicom.dcmread(tmp_path / "out" / "i-list-c0" / "SEG.dcm")
     assert [one.SegmentDescription for one in seg.SegmentSequence] == [
         "source value 2", "source value 7", "source value 40"
     ]  # fmt: skip
@@ -143,7 +143,7 @@ def test_the_value_survives_deidentification_and_no_other_description_does(tmp_p
 
 def test_a_source_value_that_two_segments_claim_is_refused(tmp_path: Path) -> None:
     import_pairs(datalist_pairs(datalist(tmp_path)), tmp_path / "out")
-    seg = pydicom.dcmread(tmp_path / "out" / "list-c0" / "SEG.dcm")
+    seg = pydicom.dcmread(tmp_path / "out" / "i-list-c0" / "SEG.dcm")
     del seg.SegmentSequence[1].SegmentDescription  # now 2, as the first
     with pytest.raises(CaseRejected, match=r"\[2\]") as refused:
         read_segments(seg)
@@ -270,11 +270,11 @@ def test_names_of_a_slicer_segmentation_are_by_label_value_and_not_by_segment(tm
 
 def test_masks_of_an_imported_segmentation_are_scored_by_the_values_of_its_file(tmp_path: Path) -> None:
     import_pairs(datalist_pairs(datalist(tmp_path)), tmp_path / "out")
-    seg = read_mask(tmp_path / "out" / "list-c0" / "SEG.dcm")
+    seg = read_mask(tmp_path / "out" / "i-list-c0" / "SEG.dcm")
     assert seg.classes("value") == read_mask(tmp_path / "l" / "c0.nii.gz").classes("value") == {"2", "7", "40"}
     assert seg.codings == ("label", "value")
     stored = Deidentifier(b"key", ["lung tumor", "heart"]).apply(
-        pydicom.dcmread(tmp_path / "out" / "list-c0" / "SEG.dcm")
+        pydicom.dcmread(tmp_path / "out" / "i-list-c0" / "SEG.dcm")
     )
     stored.save_as(tmp_path / "stored.dcm", enforce_file_format=True)
     assert read_mask(tmp_path / "stored.dcm").codings == ("value",)

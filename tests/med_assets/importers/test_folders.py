@@ -146,6 +146,18 @@ def test_images_of_one_name_in_many_folders_are_told_apart_by_the_folders_below_
     assert len({one.patient_id for one in pairs}) == 2
 
 
+def test_the_name_of_a_case_is_the_same_whatever_else_is_in_the_list(tmp_path: Path) -> None:
+    images = ["a/b/c.nii.gz", "a-b/c.nii.gz", "a/b-c.nii.gz", "c.nii.gz", "b/c.nii.gz", "imagesTr/c.nii.gz"]
+    cases = [{"image": image, "label": "l.nii.gz"} for image in images]
+    alone = [datalist_pairs(listing(tmp_path, {"training": [case]}))[0] for case in cases]
+    assert len({one.name for one in alone}) == len(images) - 1  # imagesTr says nothing
+    for left in ("c.nii.gz", "imagesTr/c.nii.gz"):
+        together = datalist_pairs(listing(tmp_path, {"training": [case for case in cases if case["image"] != left]}))
+        assert [(one.name, one.patient_id) for one in together] == [
+            (one.name, one.patient_id) for one, image in zip(alone, images, strict=True) if image != left
+        ]
+
+
 def test_each_list_of_a_datalist_gives_its_split_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
     def case(name: str, **more: object) -> dict:
         return {"image": [f"{name}.nii.gz"], "label": f"{name}_l.nii.gz", **more}

@@ -15,6 +15,7 @@ from med_assets.dicom.discover import scan
 from med_assets.dicom.geometry import Volume, read_ct_series
 from med_assets.dicom.seg import agreement, place, read_segments
 from med_assets.errors import ConfigurationError
+from med_assets.importers.folders import identifier
 from med_assets.importers.volume_files import read_volume
 from med_assets.importers.volumes import datalist_pairs, import_pairs, msd_pairs, pair
 
@@ -284,17 +285,18 @@ def test_a_datalist_gives_each_case_its_split_and_its_slices_stay_as_they_are(tm
     }
     (tmp_path / "list.json").write_text(json.dumps(data))
     pairs = datalist_pairs(tmp_path / "list.json", 2)
+    ct = identifier("dicom/x-a/")
     assert {one.name: one.trial[1] for one in pairs} == {
-        "list-a": "train", "list-CT": "validation", "list-la": "test", "list-b": "test"
+        "x-list-a": "train", f"{ct}-list-CT": "validation", "x-list-la": "test", "x-list-b": "test"
     }  # fmt: skip
     report = import_pairs(pairs, tmp_path / "out")
-    assert {name: reason.split(":")[0] for name, reason in report.skipped.items()} == {"list-b": "missing_label"}
-    found = [pydicom.dcmread(path) for path in sorted((tmp_path / "out" / "list-CT" / "CT").iterdir())]
+    assert {name: reason.split(":")[0] for name, reason in report.skipped.items()} == {"x-list-b": "missing_label"}
+    found = [pydicom.dcmread(path) for path in sorted((tmp_path / "out" / f"{ct}-list-CT" / "CT").iterdir())]
     original = [pydicom.dcmread(path) for path in sorted(slices.iterdir())]
     assert [ds.SOPInstanceUID for ds in found] == [ds.SOPInstanceUID for ds in original]
     assert [ds.PixelData for ds in found] == [ds.PixelData for ds in original]
     assert {ds.ClinicalTrialSiteID for ds in found} == {"validation"}
-    _, masks, agreed = read(tmp_path / "out" / "list-CT")
+    _, masks, agreed = read(tmp_path / "out" / f"{ct}-list-CT")
     assert (list(masks), agreed.kind) == (["tumour", "label_3"], "identical")
 
 
