@@ -17,6 +17,9 @@ ISODOSE_PERCENT = (20, 40, 60, 80, 95, 105)
 WASH_FROM_PERCENT = 10
 """The colour wash starts at this % of the prescription; below it the CT stays visible."""
 
+HATCH = "////"
+"""Pattern of the region in which no dose was calculated."""
+
 _CT_WINDOW_HU = (-160, 240)
 
 
@@ -29,6 +32,7 @@ def plot_dose(
     prescription_gy: float,
     *,
     outlines: Mapping[str, NDArray[np.bool_]] | None = None,
+    calculated: NDArray[np.bool_] | None = None,
     centre: tuple[int, int, int] | None = None,
     title: str = "",
 ) -> Path:
@@ -37,24 +41,31 @@ def plot_dose(
     Without a planned dose the predicted one alone.
 
     Arrays are (z, y, x) with axes to superior, posterior and patient left (radiological view: patient right at the left
-    of the picture). `outlines` are structure masks drawn as lines. `centre` is a voxel index (z, y, x); without it, the
+    of the picture). `outlines` are structure masks drawn as lines. Where the planned dose was not `calculated` (all was, unless given) it
+    is not 0 Gy but unknown: planned dose and difference are hatched there. `centre` is a voxel index (z, y, x); without it, the
     centroid of the planned (else the predicted) dose above 90% of its maximum.
     """
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    shapes = [array.shape for array in (ct_hu, truth_gy, prediction_gy) if array is not None]
+    shapes = [array.shape for array in (ct_hu, truth_gy, prediction_gy, calculated) if array is not None]
     if len(set(shapes)) > 1:
         raise ValueError(f"expected CT and doses on one grid, got {shapes}")
     structures = dict(outlines or {})
-    middle = centre or hot_centre(prediction_gy if truth_gy is None else truth_gy)
+    dose = prediction_gy if truth_gy is None else truth_gy
+    middle = centre or hot_centre(dose if calculated is None else np.where(calculated, dose, 0))
     box = bounding_box(np.asarray(ct_hu) > BODY_HU)
     panels = [Panel.cut(plane, middle, box, spacing_mm) for plane in PLANES]
     widths = [panel.width_mm / panel.height_mm for panel in panels]
     top = 1.2 * prescription_gy
+    unknown = None if truth_gy is None or calculated is None or calculated.all() else ~calculated
     rows = [("Predicted", prediction_gy, "inferno", 0.0, top)]
     if truth_gy is not None:
         difference = prediction_gy - truth_gy
-        swing = max(5.0, float(np.percentile(np.abs(difference[truth_gy > 0.1 * prescription_gy]), 99)))
+        irradiated = truth_gy > 0.1 * prescription_gy
+        if unknown is not None:
+            irradiated &= ~unknown
+        swing = max(5.0, float(np.percentile(np.abs(difference[irradiated]), 99)))
         rows.insert(0, ("Planned", truth_gy, "inferno", 0.0, top))
         rows.append(("Predicted - planned", difference, "RdBu_r", -swing, swing))
     row_height = min(2.5, 10.2 / sum(widths))
@@ -69,7 +80,8 @@ def plot_dose(
                 axis.grid(False)
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
-                shown = panel(volume)
+                beyond = None if unknown is None or volume is prediction_gy else panel(unknown)
+                shown = panel(volume) if beyond is None else np.ma.masked_where(beyond, panel(volume))
                 frame = {"extent": panel.extent, "origin": "upper", "aspect": "equal"}
                 if washed:
                     low_hu, high_hu = _CT_WINDOW_HU
@@ -91,6 +103,8 @@ def plot_dose(
                     if cut.any():
                         line = {"levels": [0.5], "colors": [outline(number, washed)], "linewidths": 1.4}
                         axis.contour(panel.x_mm, panel.y_mm, cut.astype(float), **line)
+                if beyond is not None and beyond.any():
+                    _hatch(axis, panel, beyond, "#c8d0d8" if washed else MUTED)
                 letters(axis, EDGES[panel.plane], "#c8d0d8" if washed else MUTED)
                 if row == 0:
                     axis.set_title(panel.plane, fontweight="normal", color=MUTED)
@@ -101,15 +115,24 @@ def plot_dose(
             bar.set_label("Gy")
             if washed:
                 bar.ax.axhline(prescription_gy, color="white", linewidth=1.2)
-        handles = [
+        handles: list[Any] = [
             Line2D([], [], color=outline(i, False), linewidth=2.4, label=name) for i, name in enumerate(structures)
         ]
+        if unknown is not None:
+            handles.append(Patch(facecolor="white", edgecolor=MUTED, hatch=HATCH, label="no dose calculated"))
         if handles:
             fig.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
         percents = ", ".join(str(percent) for percent in ISODOSE_PERCENT)
         note = f"isodoses {percents}% of {prescription_gy:g} Gy"
         fig.suptitle(f"{title}   {note}" if title else note, x=0.01, ha="left", fontsize=10.5, color=INK)
     return path
+
+
+def _hatch(axis: Any, panel: Panel, where: NDArray[np.bool_], tone: str) -> None:
+    hatched = axis.contourf(
+        panel.x_mm, panel.y_mm, where.astype(float), levels=[0.5, 1.5], colors="none", hatches=[HATCH]
+    )
+    hatched.set(edgecolor=tone, linewidth=0.0)
 
 
 def plot_dvh(

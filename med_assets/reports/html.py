@@ -16,6 +16,9 @@ UNDEFINED = "–"
 LONG_TEXT = 60
 """Characters above which a cell is a sentence, whose column is kept wide enough to read."""
 
+SHORT_TEXT = 10
+"""Characters up to which a cell is never broken over lines."""
+
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
@@ -150,7 +153,15 @@ def _cell(column: str, value: Any) -> dict[str, str]:
         return {"text": value.text, "kind": "link", "target": value.target}
     text = _text(value)
     judged = "pass" in column.lower() and text in ("yes", "no")
-    look = "undefined" if text == UNDEFINED else "long" if len(text) > LONG_TEXT else ""
+    look = (
+        "undefined"
+        if text == UNDEFINED
+        else "long"
+        if len(text) > LONG_TEXT
+        else "short"
+        if len(text) <= SHORT_TEXT
+        else ""
+    )
     return {"text": text, "kind": text if judged else look}
 
 

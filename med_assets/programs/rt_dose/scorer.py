@@ -47,19 +47,21 @@ def draw(prepared: Path, predicted: Path, out: Path, settings: EvaluationSetting
 
     case = PreparedCase.open(prepared)
     prediction = np.load(predicted / PREDICTION)
+    calculated = None if case.planned_dose is None else np.asarray(case.valid)
     masks = {name: case.mask(name) for name in case.present}
     out.mkdir(parents=True, exist_ok=True)
     truth = None if case.planned_dose is None else np.asarray(case.dose)
     targets = {name: mask for name, mask in masks.items() if name.startswith("PTV")}
     wash = plot_dose(
         out / f"{case.case_id}_dose.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, case.prescription_gy,
-        outlines=targets, title=f"case {case.case_id}",
+        outlines=targets, calculated=calculated, title=f"case {case.case_id}",
     )  # fmt: skip
-    dvh = plot_dvh(out / f"{case.case_id}_dvh.png", truth, prediction, masks, title=f"case {case.case_id}")
-    if truth is None:
+    known = masks if calculated is None else {name: mask & calculated for name, mask in masks.items()}
+    dvh = plot_dvh(out / f"{case.case_id}_dvh.png", truth, prediction, known, title=f"case {case.case_id}")
+    if truth is None or calculated is None:
         return [wash, dvh]
     gamma = plot_gamma(
-        out / f"{case.case_id}_gamma.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, np.asarray(case.body),
+        out / f"{case.case_id}_gamma.png", np.asarray(case.ct), truth, prediction, case.spacing_mm, np.asarray(case.body) & calculated,
         settings.gamma[0], prescription_gy=case.prescription_gy, outlines=targets, title=f"case {case.case_id}",
     )  # fmt: skip
     return [wash, dvh, gamma]

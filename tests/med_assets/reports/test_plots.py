@@ -49,6 +49,23 @@ def test_a_prediction_without_any_dose_is_still_drawn(tmp_path: Path) -> None:
     )
 
 
+def test_where_no_dose_was_calculated_is_hatched_and_not_shown_as_0_gy(tmp_path: Path) -> None:
+    truth, prediction, _ = doses()
+    calculated = np.ones(SHAPE, bool)
+    calculated[:4] = False  # the lower slices
+
+    def drawn(name: str, there_gy: float, where: np.ndarray | None) -> np.ndarray:
+        """The picture of a plan with this dose in the lower slices."""
+        planned, ct = np.where(calculated, truth, np.float32(there_gy)), np.zeros(SHAPE, np.int16)
+        path, spacing = tmp_path / f"{name}.png", (4.0, 5.0, 5.0)
+        return imread(plot_dose(path, ct, planned, prediction, spacing, 70.0, calculated=where))
+
+    hatched = drawn("hatched", 0, calculated)
+    assert (hatched == drawn("other", 100, calculated)).all(), "what stands in the array there is not shown"
+    assert hatched.shape != drawn("zero", 0, None).shape or (hatched != drawn("zero", 0, None)).any()
+    assert (drawn("all", 0, np.ones(SHAPE, bool)) == drawn("none", 0, None)).all()
+
+
 def test_arrays_of_different_grids_are_refused(tmp_path: Path) -> None:
     truth, prediction, _ = doses()
     with pytest.raises(ValueError, match="on one grid"):
