@@ -237,7 +237,9 @@ def score_folders(options: argparse.Namespace) -> int:
     print(table(aggregate(scores)))
     if options.against is not None:
         others, more = score_folders(options.against, options.truth, options.pixel_mm, options.values)
-        print("paired differences, PRED_DIR minus --against, not corrected for their number")
+        print(
+            "paired differences, PRED_DIR minus --against, not corrected for their number; intervals end where the metric's range does"
+        )
         print(table(compare(scores, others)))
         problems |= {f"{name} (--against)": reason for name, reason in more.items()}
     if problems:
@@ -328,6 +330,7 @@ def cases(options: argparse.Namespace) -> None:
         if row["version"] == newest.get(row["case_id"], row)["version"]:
             newest[row["case_id"]] = row
     accepted_in = batches_by_version(ws, name)
+    absent = _missing(ws, name)
     rows = [
         {
             "case_id": case_id,
@@ -335,6 +338,7 @@ def cases(options: argparse.Namespace) -> None:
             "split": splits.get(row["patient_id"], "-") if case_id in included else "-",
             "batch": row["batch"],
             "warnings": len(PreparedCase.of(row).warning_lines),
+            **({} if absent is None else {"missing": absent.get((case_id, row["version"]), "")}),
             "reason": row["reason"] or "",
         }
         | ({"read": reads.get(case_id, "-")} if reads else {})
@@ -342,6 +346,15 @@ def cases(options: argparse.Namespace) -> None:
         if not options.quarantined or row["status"] == QUARANTINED
     ]
     print(table(rows))
+
+
+def _missing(ws: Workspace, name: str) -> dict[tuple[str, str], str] | None:
+    """By case and version the structures that every case should have and it lacks; None in a program that requires none."""
+    fact = program.get(name).required_missing
+    if fact is None:
+        return None
+    rows = sorted(ws.lake.rows(program.fact_table(name), name), key=lambda row: row["batch"])
+    return {(row["case_id"], row["version"]): row[fact] or "" for row in rows}
 
 
 def _state(row: Mapping[str, Any], counts: str | None, accepted_in: Mapping[tuple[str, str], str]) -> str:

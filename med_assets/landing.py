@@ -86,6 +86,13 @@ class Landing(Protocol):
         """The files of an entry on this machine, in the empty folder `scratch` if they have to be brought."""
         ...
 
+    def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
+        """Of files by their names in a batch's list those that are still there, on this machine, as `bring` does.
+
+        Raises LandingUnreadable.
+        """
+        ...
+
 
 def entry_name(parts: Sequence[str]) -> str | None:
     """Name of the entry to which a file belongs by its path below the program's folder; None for what is hidden."""
@@ -204,6 +211,9 @@ class LocalLanding:
         root, files = self.folder(program), self.files(program, name)
         names = {path: path.relative_to(root).as_posix() for path in files}
         return Files(root / name if name != LOOSE and (root / name).is_dir() else None, files, names=names)
+
+    def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
+        return {name: path for name in names if (path := self.folder(program) / name).is_file()}
 
 
 def _unreadable(folder: Path, error: OSError) -> LandingUnreadable:

@@ -4,59 +4,41 @@ import csv
 import tempfile
 from pathlib import Path
 
-from med_assets import batches
 from med_assets.dicom.archives import expand, is_archive
-from med_assets.dicom.frames import text
 from med_assets.errors import MedAssetsError
 from med_assets.scratch import scratch
 from med_assets.settings import Workspace
 from med_assets.stages.intake import files_table
+from med_assets.stages.reader import Readers
 
 
 def original_roi_names(ws: Workspace, program_name: str, batch: str, case_id: str) -> list[str]:
-    """Return the ROI names of the structure set of a case as it lies in the landing folder, in its order.
+    """Return the ROI names of the structure set of a case as it lies in the landing zone, folder or bucket, in its order.
 
-    Empty where the landing zone is a bucket, the files are gone, or the case has no structure set.
+    Empty where the files are gone, or the case has no structure set. Raises LandingUnreadable, ConfigurationError, and
+    CaseRejected where reading them ends the process that reads.
     """
     table = files_table(ws, program_name, batch)
-    if ws.landing_place is not None or not table.is_file():
+    if not table.is_file():
         return []
     with table.open(newline="", errors="surrogateescape") as stream:
         rows = [row for row in csv.DictReader(stream) if row["outcome"] == f"case {case_id}"]
-    folder = batches.landing_folder(ws, program_name)
-    for file in dict.fromkeys(row["file"] for row in rows):
-        members = [row["member"] for row in rows if row["file"] == file]
-        names = _names(ws, folder / file, members)
-        if names:
-            return names
-    return []
+    members: dict[str, list[str]] = {}
+    for row in rows:
+        members.setdefault(row["file"], []).append(row["member"])
+    with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as folder, Readers(ws) as readers:
+        place = Path(folder)
+        there = ws.landing_zone(program_name).originals(program_name, list(members), place / "brought")
+        paths: list[Path] = []
+        for number, (name, path) in enumerate(there.items()):
+            paths += _members(path, members[name], place / str(number)) if any(members[name]) else [path]
+        return next((list(row["roi_names"]) for row in readers.originals(paths) if row["roi_names"]), [])
 
 
-def _names(ws: Workspace, path: Path, members: list[str]) -> list[str]:
-    if not path.is_file():
-        return []
-    if not any(members):
-        return _roi_names(path)
-    with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as folder:
-        unpacked = Path(folder) / "unpacked"
-        try:
-            if is_archive(path):
-                expand(path, unpacked)
-        except (MedAssetsError, OSError):  # what intake read may be gone or replaced since
-            return []
-        found = (_roi_names(unpacked / member) for member in members if (unpacked / member).is_file())
-        return next((names for names in found if names), [])
-
-
-def _roi_names(path: Path) -> list[str]:
-    """The names of a structure set; empty for another object, and for a file that is no DICOM object any more."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
+def _members(archive: Path, names: list[str], out: Path) -> list[Path]:
     try:
-        dataset = pydicom.dcmread(path, specific_tags=["Modality", "SpecificCharacterSet", "StructureSetROISequence"])
-    except (InvalidDicomError, OSError):
+        if is_archive(archive):
+            expand(archive, out)
+    except (MedAssetsError, OSError):  # what intake read may be gone or replaced since
         return []
-    if text(dataset, "Modality") != "RTSTRUCT":
-        return []
-    return [text(item, "ROIName") for item in dataset.get("StructureSetROISequence") or ()]
+    return [out / name for name in names if (out / name).is_file()]

@@ -4,17 +4,18 @@ Pseudonyms are keyed, so whoever holds the key and the original files finds agai
 nothing has to be stored for that.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import pydicom
 from pydicom import DataElement, Dataset
+from pydicom.datadict import dictionary_VR
 from pydicom.errors import InvalidDicomError
 
 from med_assets.dicom.deidentify import Deidentifier
-from med_assets.dicom.frames import quietly
+from med_assets.dicom.frames import quietly, text
 from med_assets.errors import CaseRejected
 
 OF_PATIENT_AND_STUDY = (
@@ -22,6 +23,30 @@ OF_PATIENT_AND_STUDY = (
     "AccessionNumber", "ReferringPhysicianName", "StudyDescription",
 )  # fmt: skip
 """Elements that a new object of a study shares with the others of it. DICOM PS3.3, Patient and General Study modules."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an original file says of itself: its study, all its UIDs, texts of patient and study by keyword, and names of ROIs."""
+
+    study: str
+    uids: tuple[str, ...]
+    texts: Mapping[str, str]
+    roi_names: tuple[str, ...] = ()
+
+
+def read_header(path: Path) -> Header | None:
+    """Read the header of a file; None of one that is no DICOM."""
+    try:
+        with quietly(), path.open("rb") as stream:
+            ds = pydicom.dcmread(stream, stop_before_pixels=True)
+            ds.decode()
+            uids = tuple(uid for element in _uids(ds) for uid in _values(element))
+            texts = {keyword: str(ds[keyword].value or "") for keyword in OF_PATIENT_AND_STUDY if keyword in ds}
+            rois = tuple(text(item, "ROIName") for item in ds.get("StructureSetROISequence") or ())
+            return Header(str(ds.get("StudyInstanceUID", "")), uids, texts, rois)
+    except (InvalidDicomError, OSError, ValueError, NotImplementedError, RecursionError, EOFError):
+        return None
 
 
 @dataclass
@@ -32,28 +57,15 @@ class Origin:
     studies: dict[str, Dataset] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, paths: Iterable[Path], key: bytes) -> Self:
-        """Read the headers of original files; what is no DICOM is passed over. Files in archives are not looked at."""
+    def of(cls, headers: Iterable[Header], key: bytes) -> Self:
+        """Return what the headers of original files say, the first of a study before others."""
         found, pseudonyms = cls(), Deidentifier(key)
-        for path in paths:
-            try:
-                with quietly():
-                    ds = pydicom.dcmread(path, stop_before_pixels=True)
-                    ds.decode()
-                    originals = list(_uids(ds))
-            except (InvalidDicomError, OSError, ValueError, NotImplementedError, RecursionError, EOFError):
-                continue
-            for element in originals:
-                for uid in _values(element):
-                    found.uids[pseudonyms.uid(uid)] = uid
-            study = pseudonyms.uid(str(ds.get("StudyInstanceUID", "")))
-            kept = found.studies.setdefault(study, Dataset())
-            for keyword in OF_PATIENT_AND_STUDY:
-                if keyword in ds and keyword not in kept:
-                    element = ds[keyword]
-                    kept.add(
-                        DataElement(element.tag, element.VR, str(element.value or ""))
-                    )  # the new object is in UTF-8
+        for header in headers:
+            found.uids |= {pseudonyms.uid(uid): uid for uid in header.uids}
+            kept = found.studies.setdefault(pseudonyms.uid(header.study), Dataset())
+            for keyword, said in header.texts.items():
+                if keyword not in kept:
+                    kept.add(DataElement(keyword, dictionary_VR(keyword), said))  # in UTF-8
         return found
 
     def relink(self, path: Path) -> None:

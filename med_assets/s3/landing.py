@@ -141,6 +141,13 @@ class S3Landing:
         names = {path: self.place.name(key).removeprefix(f"{program}/") for key, path in paths.items()}
         return Files(scratch, list(paths.values()), failures, names)
 
+    def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
+        listed = self.listed(program)
+        keys = {name: self.place.key(f"{program}/{name}") for name in names}
+        wanted = [Wanted("", key) for key in keys.values() if key in listed]
+        paths, _ = self.staging.fetch(wanted, scratch, listed)
+        return {name: paths[key] for name, key in keys.items() if key in paths}
+
 
 def by_folder(objects: Mapping[str, RemoteObject], program: str) -> list[tuple[str, str]]:
     """All objects below a program's folder, each with the entry that its path says."""

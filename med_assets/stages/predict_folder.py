@@ -1,5 +1,6 @@
 """One folder of files predicted by one model, with files for viewers and clinics: nothing is taken in, and nothing is kept."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -68,7 +69,7 @@ def predict_folder(
             work = Path(place) / f"work-{number}"
             outcomes.append(_predicted(ws, program_name, found, predictor, model["checkpoint"], work, out))
         if relink:
-            _relinked(ws, folder, outcomes)
+            outcomes = _relinked(ws, folder, out, outcomes)
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / TABLE) as temporary:
         table(outcomes, out).to_csv(temporary, index=False)
@@ -141,10 +142,30 @@ def _predicted(
     return Outcome(case_id, "", (*paths, *pictures), measured, audit.warnings)
 
 
-def _relinked(ws: Workspace, folder: Path, outcomes: list[Outcome]) -> None:
-    from med_assets.dicom.relink import Origin
+def _relinked(ws: Workspace, folder: Path, out: Path, outcomes: list[Outcome]) -> list[Outcome]:
+    """Relink what was written; a case that can't be is refused, and nothing of it is left in `out`."""
+    from med_assets.dicom.relink import Header, Origin
 
-    written = [path for one in outcomes for path in one.paths if path.suffix == ".dcm"]
-    origin = Origin.of(walk(folder), ws.key)
-    for path in written:
-        origin.relink(path)
+    try:
+        with Readers(ws) as readers:
+            found = readers.originals(sorted(walk(folder)))
+    except CaseRejected as rejected:
+        return [_unlinked(out, one, rejected) for one in outcomes]
+    origin = Origin.of((Header(**row) for row in found), ws.key)
+    relinked = []
+    for one in outcomes:
+        try:
+            for path in one.paths:
+                if path.suffix == ".dcm":
+                    origin.relink(path)
+        except CaseRejected as rejected:
+            one = _unlinked(out, one, rejected)
+        relinked.append(one)
+    return relinked
+
+
+def _unlinked(out: Path, one: Outcome, rejected: CaseRejected) -> Outcome:
+    if not one.paths:
+        return one
+    shutil.rmtree(out / one.case_id)
+    return Outcome(one.case_id, str(rejected), warnings=one.warnings)

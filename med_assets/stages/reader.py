@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -35,11 +35,13 @@ from med_assets.stages.reading import (
     FILES_PER_LIMIT,
     EntryReader,
     FileOutcome,
+    Originals,
     Preparation,
     Step,
     StoredCase,
     Task,
     prepare_case,
+    read_originals,
     where,
 )
 
@@ -155,12 +157,22 @@ class Readers:
         elif self._process is not None:
             self._process.end()
 
+    def originals(self, files: Sequence[Path]) -> list[Row]:
+        """Read the headers of original files, with the fields of `Header`; a file that ends the process, or its time, is left out.
+
+        Raises CaseRejected as `read` does, DiskFull, ReaderFailed.
+        """
+        return self._read(Originals(self.ws, tuple(files)), lambda case: None).rows
+
     def read(self, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
         """Read an entry; `keep` takes each accepted case, whose folder is gone afterwards. The task's scratch is ignored.
 
         Raises CaseRejected ("reader_crashed", "reader_time_limit") when nothing of the entry can be read, DiskFull,
         ReaderFailed.
         """
+        return self._read(task, keep)
+
+    def _read(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
         refused: dict[str, tuple[str, str]] = {}
         while True:
             with tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as folder:
@@ -199,7 +211,7 @@ class Readers:
         if kind == "full":
             raise DiskFull(values)
 
-    def _attempt(self, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
+    def _attempt(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
         process, done, step = self._running(), EntryResult(), Step("", self.ws.intake_file_s)
         process.connection.send(
             (without_secrets(), replace(task, ws=replace(task.ws)))
@@ -294,6 +306,11 @@ def _serve(connection: Connection) -> None:
             if isinstance(task, Preparation):
                 with quietly():
                     prepare_case(task)
+                answer("done", None)
+                continue
+            if isinstance(task, Originals):
+                for row in read_originals(task, report):
+                    answer("row", row)
                 answer("done", None)
                 continue
             with quietly():  # warnings of pydicom quote values

@@ -86,6 +86,29 @@ class Preparation:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Originals:
+    """Original files whose headers are read for `Origin`; files in archives are not looked at. The rest is as in `Task`."""
+
+    ws: Workspace
+    files: tuple[Path, ...]
+    scratch: Path = Path()
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def read_originals(task: Originals, announce: Callable[["Step"], None]) -> Iterator["Row"]:
+    """Yield the header of each DICOM file, but of those that are refused."""
+    from med_assets.dicom.relink import read_header
+
+    for number, path in enumerate(task.files):
+        n_bytes = path.stat().st_size if path.is_file() else 0
+        step = Step(f"file {number}", task.ws.intake_file_s + n_bytes / BYTES_PER_S)
+        announce(step)
+        header = None if step.key in task.refused else read_header(path)
+        if header is not None:
+            yield asdict(header)
+
+
 @part_of("prepare")
 def prepare_case(task: Preparation) -> None:
     """Prepare one case. Raises CaseRejected, also "out_of_memory" and "preparation_failed", and DiskFull."""

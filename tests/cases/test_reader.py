@@ -9,9 +9,11 @@ import pytest
 
 from med_assets import batches
 from med_assets.cli import main
+from med_assets.dicom.relink import Header, Origin
 from med_assets.phantoms.breast import write_case
 from med_assets.settings import Workspace
 from med_assets.stages.intake import files_table
+from med_assets.stages.reader import Readers
 
 P = "breast_us"
 
@@ -129,3 +131,24 @@ def test_what_takes_more_memory_than_allowed_is_refused_and_the_case_beside_it_i
     assert main(["ingest", P, "--now"]) == 0
     rows = workspace.lake.rows("raw_cases", P)
     assert sorted(row["reason_code"] or "ok" for row in rows) == ["ok", "out_of_memory"]
+
+
+def test_headers_of_originals_are_read_by_the_process_that_may_end_and_a_file_that_ends_it_costs_itself(
+    faulty: Workspace, tmp_path: Path
+) -> None:
+    good = write(tmp_path / "good", 1) / "us.dcm"
+    crash, hang = (
+        write(tmp_path / mark, seed, f"{mark}-HEADER") / "us.dcm" for seed, mark in ((2, "ABORT"), (3, "HANG"))
+    )
+    (tmp_path / "notes.dcm").write_bytes(b"no DICOM")
+    with Readers(faulty) as readers:
+        rows = readers.originals([crash, good, hang, tmp_path / "notes.dcm", tmp_path / "gone.dcm"])
+    ds = pydicom.dcmread(good, stop_before_pixels=True)
+    (header,) = (Header(**row) for row in rows)
+    assert header.study == ds.StudyInstanceUID
+    assert {ds.SOPInstanceUID, ds.SeriesInstanceUID} <= set(header.uids)
+    assert header.texts["PatientID"] == ds.PatientID
+    origin = Origin.of([header], b"k" * 32)
+    assert set(origin.uids.values()) == set(header.uids)
+    (study,) = origin.studies.values()
+    assert str(study.PatientName) == str(ds.PatientName)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from med_assets import doctor, program
+from med_assets import cli, doctor, program
 from med_assets.audit.expectations import run_suite
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder, load
@@ -191,7 +191,7 @@ def test_what_a_model_says_where_no_dose_was_calculated_changes_no_loss_and_gets
     case = half_covered(workspace)
     terms = {"mae": 1.0, "gradient": 1.0, "structure": 1.0, "dvh": 1.0, "dvh_curves": 1.0, "dvh_min_voxels": 10}
     experiment = load(P, "baseline")
-    loss = DoseLoss(experiment.losses.model_copy(update=terms), experiment.site)  # type: ignore[attr-defined]
+    loss = DoseLoss(experiment.losses.model_copy(update=terms), experiment.site)  # type: ignore[attr-defined]  # a DoseExperiment
     item = cut(case, (0, 0, 0), case.shape)
     batch = {name: torch.from_numpy(np.ascontiguousarray(array))[None] for name, array in item.items()}
     wild = torch.where(batch["valid"], batch["target"] + 0.1, torch.tensor(9.0)).requires_grad_()
@@ -291,6 +291,17 @@ def test_explain_shows_unmatched_names_of_the_original_with_proposals_and_the_ho
     assert shown[r"'Jane Doe\x1b[2J'"] == "close to no structure"
     stored = [one for one in workspace.home.rglob("*") if one.is_file() and workspace.landing not in one.parents]
     assert not [path for path in stored if b"Jane" in path.read_bytes()]
+
+
+def test_cases_names_the_required_structures_that_a_case_lacks(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(workspace, plan("odd", odd_names))
+    assert cli.main(["cases", P]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert "missing" in head.split()
+    assert "Rectum, Femur_L" in line
+    assert "Jane" not in line
 
 
 def test_no_proposal_is_of_the_other_side() -> None:

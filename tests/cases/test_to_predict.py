@@ -53,16 +53,16 @@ def network_of(name: str, experiment: Experiment) -> nn.Module:
     elif name == "retinal_oct":
         from med_assets.programs.retinal_oct.network import Classifier
 
-        return Classifier(experiment.network, experiment.head)  # type: ignore[attr-defined]
+        return Classifier(experiment.network, experiment.head)  # type: ignore[attr-defined]  # an experiment of this program
     elif name == "breast_us":
         from med_assets.programs.breast_us.network import Segmenter
 
-        return Segmenter(experiment)  # type: ignore[arg-type]
+        return Segmenter(experiment)  # type: ignore[arg-type]  # an experiment of this program
     else:
         from med_assets.programs.rt_dose.predict import build_network as build_dose
 
-        return build_dose(experiment)  # type: ignore[arg-type]
-    return build_network(experiment.network)  # type: ignore[attr-defined]
+        return build_dose(experiment)  # type: ignore[arg-type]  # an experiment of this program
+    return build_network(experiment.network)  # type: ignore[attr-defined]  # an experiment of this program
 
 
 def champion(ws: Workspace, name: str, seed: int = 0) -> str:
@@ -275,6 +275,24 @@ def test_relinked_objects_are_of_the_clinics_own_patient_study_and_images(
     ds = pydicom.dcmread(next(path for path in plain[0].paths if path.suffix == ".dcm"))
     assert ds.PatientID != files[0].PatientID
     assert ds.StudyInstanceUID != files[0].StudyInstanceUID
+
+
+def test_a_case_whose_originals_lie_in_an_archive_is_not_relinked_and_leaves_no_pseudonyms_behind(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    name = "breast_us"
+    champion(workspace, name)
+    packed, plain = phantoms(tmp_path / "cases", name, 2, 5)
+    for source in (packed, plain):
+        strip(source, name)
+    shutil.make_archive(str(tmp_path / "cases" / "packed"), "zip", packed)
+    shutil.rmtree(packed)
+    found = stages.predict_folder(workspace, name, tmp_path / "cases", None, tmp_path / "out", relink=True)
+    (refused,) = [one for one in found if one.reason]
+    assert refused.paths == ()
+    (other,) = [one for one in found if not one.reason]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {other.case_id, "predictions.csv"}
+    assert all(path.is_file() for path in other.paths)
 
 
 def test_a_dose_is_predicted_for_a_structure_set_without_plan_and_gets_one(

@@ -1,6 +1,7 @@
 """Cases that arrive in a bucket become what they would have become in a folder."""
 
 import csv
+import io
 import json
 import logging
 import shutil
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pydicom
 import pytest
 
 from assets import demo
 from med_assets import batches, program, stages
 from med_assets.cli import main
 from med_assets.errors import LandingUnreadable
+from med_assets.explain import explain_case
 from med_assets.s3 import bucket, local
 from med_assets.s3.bucket import Place
 from med_assets.s3.landing import RemoteFiles
@@ -262,3 +265,26 @@ def test_a_training_is_started_without_credentials(faults: Faults) -> None:
     from med_assets.jobs import without_secrets
 
     assert not set(bucket.SECRETS) & set(without_secrets())
+
+
+def test_explain_reads_roi_names_and_missing_structures_of_a_case_from_the_bucket(
+    opened: Callable[[], Workspace], good: Any, name: str
+) -> None:
+    found = good.list_objects_v2(Bucket=name, Prefix=f"landing/{P}/{PATIENT}-1/")["Contents"]
+    for key in (one["Key"] for one in found):
+        ds = pydicom.dcmread(io.BytesIO(good.get_object(Bucket=name, Key=key)["Body"].read()))
+        if ds.Modality == "RTSTRUCT":
+            first = next(one for one in ds.StructureSetROISequence if "bladder" in one.ROIName.lower())
+            first.ROIName = "Blase voll"
+            changed = io.BytesIO()
+            ds.save_as(changed)
+            good.put_object(Bucket=name, Key=key, Body=changed.getvalue())
+    ws = opened()
+    stages.prepare(ws, P, ingest(ws))
+    (row,) = ws.lake.rows("raw_cases", P)
+    lines = explain_case(opened(), row["case_id"]).splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("  'Blase voll'")] == ["  'Blase voll'"]
+    assert any(line.strip().startswith("structures_expected_missing: ") and "Bladder" in line for line in lines)
+    for one in found:
+        good.delete_object(Bucket=name, Key=one["Key"])
+    assert "Blase voll" not in explain_case(opened(), row["case_id"])
