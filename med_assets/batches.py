@@ -116,7 +116,7 @@ def unreadable(ws: Workspace, program: str, batch: str) -> bool:
 
 
 @lru_cache(maxsize=65536)
-def _has_unreadable(root: Path, program: str, batch: str, stamp: tuple[int, int]) -> bool:
+def _has_unreadable(root: Path, program: str, batch: str, stamp: tuple[int, ...]) -> bool:
     """The same for rows of that stamp, which are read once."""
     return any(row["reason_code"] == UNREADABLE for row in Lake(root).rows("raw_cases", f"{program}/{batch}"))
 

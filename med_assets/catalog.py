@@ -166,8 +166,8 @@ class Catalog:
         """Whether a partition was ever written, also with no rows."""
         return self._lake.has(of.TABLE, self._partition(of, key, whole=True))
 
-    def stamp(self, of: type[Record], *key: str) -> tuple[int, int] | None:
-        """Time (ns) and size of a partition's file, which change when it is written anew; None where it never was."""
+    def stamp(self, of: type[Record], *key: str) -> tuple[int, ...] | None:
+        """Time (ns), size and inode of a partition's file, which change when it is written anew; None where it never was."""
         return self._lake.stamp(of.TABLE, self._partition(of, key, whole=True))
 
     def keys(self, of: type[Record], *under: str) -> list[tuple[str, ...]]:

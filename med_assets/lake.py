@@ -56,13 +56,13 @@ class Lake:
         """Whether the partition was ever written."""
         return self._path(table, partition).is_file()
 
-    def stamp(self, table: str, partition: str) -> tuple[int, int] | None:
-        """Time (ns) and size of a partition's file, which change when it is written anew; None where it never was."""
+    def stamp(self, table: str, partition: str) -> tuple[int, ...] | None:
+        """Time (ns), size and inode of a partition's file, which change when it is written anew; None where it never was."""
         try:
             status = self._path(table, partition).stat()
         except FileNotFoundError:
             return None
-        return status.st_mtime_ns, status.st_size
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def partitions(self, table: str, prefix: str = "") -> list[str]:
         """Partitions of a table that equal the prefix or lie under it, sorted."""

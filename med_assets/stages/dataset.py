@@ -1,14 +1,16 @@
 """The dataset's manifest and the split of its patients."""
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from med_assets import program
-from med_assets.catalog import Case, Catalog, Dataset, accepted, frame, to_predict
+from med_assets.catalog import Case, Catalog, Dataset, accepted, frame, to_predict, usable
 from med_assets.files import digest
+from med_assets.memo import Memo
 from med_assets.records import CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
 from med_assets.settings import Workspace
 from med_assets.splits import SplitPolicy, assign
@@ -94,14 +96,41 @@ def unlabelled(ws: Workspace, program_name: str) -> list[PreparedCase]:
     What was withdrawn, or may hold identity, is left out, as are copies of cases of the dataset.
     """
     catalog = Catalog(ws, program_name)
-    prepared = catalog.prepared()
-    latest = {case.case_id: case for case in sorted(to_predict(prepared), key=lambda case: case.batch)}
-    raw, left_out = catalog.raw_artifacts(), catalog.withdrawn() | {case.case_id for case in accepted(prepared)}
+    batches = [_cases_of(catalog, batch) for batch in catalog.batches()]
+    latest = {case.case_id: (case, one.raw[case.case_id]) for one in batches for case in one.unlabelled}
+    left_out = catalog.withdrawn().union(*(one.labelled for one in batches))
     return [
         case
-        for case_id, case in sorted(latest.items())
-        if case_id not in left_out and not identity_left(ws, program_name, raw[case.batch, case_id])
+        for case_id, (case, raw) in sorted(latest.items())
+        if case_id not in left_out and not identity_left(ws, program_name, raw)
     ]
+
+
+@dataclass(frozen=True)
+class _BatchCases:
+    """The prepared cases of a batch: ids of those with a label, those without, and the raw artifacts of these by case."""
+
+    labelled: frozenset[str]
+    unlabelled: tuple[PreparedCase, ...]
+    raw: Mapping[str, str]
+
+
+_batches: Memo[_BatchCases] = Memo()
+"""By home, program, batch and the stamps of its tables: sensors ask at each look, and a batch hardly ever changes."""
+
+
+def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:
+    """The prepared cases of a batch, read once as long as its tables are the same."""
+
+    def read() -> _BatchCases:
+        prepared = catalog.rows(PreparedCase, batch)
+        unlabelled = tuple(to_predict(prepared))
+        raw = usable(catalog.rows(CaseVersion, batch)) if unlabelled else []
+        ids = frozenset(case.case_id for case in accepted(prepared))
+        return _BatchCases(ids, unlabelled, {case.case_id: case.artifact for case in raw})
+
+    stamps = [catalog.stamp(table, batch) for table in (CaseVersion, PreparedCase)]
+    return _batches.get((catalog.ws.home, catalog.program, batch, *stamps), read)
 
 
 def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:

@@ -10,14 +10,18 @@ from typing import Any
 from med_assets import program
 from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.files import digest
+from med_assets.memo import Memo
 from med_assets.settings import Workspace
 from med_assets.versions import part_of
+
+_hashes: Memo[Mapping[str, str]] = Memo()
+"""File hashes of prepared cases by home and key, of which sensors ask at each look."""
 
 
 def prediction_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
     """Key of one case's prediction: the checkpoint, what it sees of the prepared case, and the code that predicts."""
     chosen = program.get(program_name)
-    hashes = ws.store.file_hashes(prepared)
+    hashes = _hashes.get((ws.home, prepared), lambda: ws.store.file_hashes(prepared))
     seen = {name: hashes.get(name) for name in chosen.inputs}
     return "prediction/" + digest(checkpoint, seen, chosen.code_versions["predict"])
 

@@ -14,6 +14,7 @@ import pandas as pd
 from med_assets import program
 from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.files import digest
+from med_assets.memo import Memo
 from med_assets.scratch import scratch
 from med_assets.settings import Workspace
 from med_assets.stages.dataset import unlabelled
@@ -42,17 +43,30 @@ def _expected(ws: Workspace, program_name: str, checkpoint: str) -> dict[str, li
 
 
 def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
-    """Batches with cases to predict that wait for the champion, oldest first, each with a hash of what is to be there."""
+    """Batches with cases to predict that wait for the champion, oldest first, each with a hash of what is to be there.
+
+    A process that asks again reads what changed since: of a batch that is as it was, it looks at the time of its tables alone.
+    """
     now = current(ws, program_name)
     if now is None:
         return {}
     found = {}
     for batch, cases in sorted(_expected(ws, program_name, now["checkpoint"]).items()):
         wanted = sorted((case["case_id"], case["prediction"]) for case in cases)
-        rows = ws.lake.rows("predictions", f"{program_name}/{batch}")
-        if sorted((row["case_id"], row["prediction"]) for row in rows) != wanted:
+        if _made(ws, f"{program_name}/{batch}") != wanted:
             found[batch] = digest(wanted)
     return found
+
+
+_rows: Memo[list[tuple[str, str]]] = Memo()
+"""By home, partition and the stamp of its file the cases that were predicted, each with the key of its prediction, sorted."""
+
+
+def _made(ws: Workspace, partition: str) -> list[tuple[str, str]]:
+    def read() -> list[tuple[str, str]]:
+        return sorted((row["case_id"], row["prediction"]) for row in ws.lake.rows("predictions", partition))
+
+    return _rows.get((ws.home, partition, ws.lake.stamp("predictions", partition)), read)
 
 
 def predictions(ws: Workspace, program_name: str, batches: Sequence[str] | None = None) -> StageResult:

@@ -1,11 +1,16 @@
 """Predictions on a real instance: one run when cases without a label arrive, one for a new champion, and none when nothing waits."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import pytest
 
 from assets import keys, outcome
+from med_assets import artifacts, lake
 from med_assets.settings import Workspace
+from med_assets.stages import scan
 from resources import LauncherResource, WorkspaceResource
 from sensors.predictions import predictions_sensor
 from tests.cases.test_to_predict import champion, phantoms, strip
@@ -67,3 +72,42 @@ def test_cases_without_a_label_are_predicted_as_they_arrive_and_by_each_new_cham
     assert launch(instance, tick(instance)).success
     assert {row["checkpoint"] for row in workspace.lake.rows("predictions", P)} == {key}
     assert isinstance(tick(instance), str)
+
+
+def test_a_look_reads_what_is_new_however_much_there_is(
+    workspace: Workspace, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = phantoms(tmp_path / "cases", P, 5, 5)
+    for source in sources[:3]:
+        arrive(workspace, instance, source, labelled=False)
+    champion(workspace, P)
+    assert launch(instance, tick(instance)).success
+    tick(instance)
+
+    reads: list[str] = []
+
+    def counted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(path: Path, *args: Any, **options: Any) -> Any:
+            reads.append(str(path))
+            return read(path, *args, **options)
+
+        return wrapped
+
+    monkeypatch.setattr(lake.pq, "ParquetFile", counted(lake.pq.ParquetFile))
+    monkeypatch.setattr(artifacts, "read_json", counted(artifacts.read_json))
+    monkeypatch.setattr(scan, "read_json", counted(scan.read_json))
+
+    def look() -> int:
+        """Files that one tick reads."""
+        reads.clear()
+        tick(instance)
+        return len(reads)
+
+    idle = look()
+    assert not [path for path in reads if "champions" not in path]
+    grown = []
+    for source in sources[3:]:
+        arrive(workspace, instance, source, labelled=False)
+        grown.append(look())
+        assert look() == idle
+    assert grown[0] == grown[1] > idle
