@@ -76,7 +76,7 @@ class VisibleText(io.TextIOBase):
         self.stream = stream
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override]  # an attribute in the stubs; io's own streams have a property too
         return self.stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
@@ -84,7 +84,7 @@ class VisibleText(io.TextIOBase):
         self.stream.write(shown.encode(self.encoding, "backslashreplace").decode(self.encoding))
         return len(text)
 
-    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
+    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]  # IOBase takes bytes, a text stream text
         for line in lines:
             self.write(line)
 

@@ -253,6 +253,10 @@ class Experiment(Settings):
         """Whether it publishes the weights that it begins with: cases can validate them, and none is needed."""
         return self.initial != "random" and self.schedule.epochs == 0
 
+    def learns(self) -> bool:
+        """Whether what is published depends on the learning cases; a program overrides it where weights are computed of them without epochs."""
+        return not self.untrained
+
     def fine_tunes(self) -> bool:
         """Whether training changes weights that were trained before."""
         return self.initial != "random" and self.schedule.epochs > 0

@@ -8,7 +8,7 @@ train and predict, and how to score. Everything else is common. A new program is
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ from med_assets import names, versions
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import conf_folder
 from med_assets.files import read_yaml
+from med_assets.metrics.ranges import Range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +57,8 @@ class Fact:
     type: pa.DataType
     unit: str
     meaning: str
+    of_one_case: bool = False
+    """Whether its values say something of one case only, as hashes and lists of reasons do: drift does not compare them."""
 
     def written(self, value: Any) -> str:
         """A value for people, with the unit; "undefined" for None and NaN."""
@@ -120,6 +123,8 @@ class Metric:
     unit: str
     lower_is_better: bool
     meaning: str
+    range: Range = field(kw_only=True)
+    """What values it can have, in its unit: intervals end there."""
     by_class: bool = False
     """Whether it is averaged within each true class (`truth` of the score) first, and then over the classes that are there."""
 
@@ -243,6 +248,9 @@ class Program(ABC):
     def configuration_errors(self) -> list[str]:
         """What is wrong with the program's own configuration files, each naming file and key; `doctor` shows it."""
         return []
+
+    required_missing: str | None = None
+    """Fact that names the structures which every case should have and this one lacks; None where no structure is required."""
 
     def roi_proposals(self, ws: "Workspace", names: Sequence[str]) -> list[tuple[str, str]]:
         """Of ROI names as senders wrote them those that mean nothing here, each with what it may be; none unless given."""

@@ -68,6 +68,22 @@ def test_no_source_file_is_longer_than_600_lines() -> None:
     assert not long
 
 
+def test_every_exception_from_type_checks_and_lint_says_why() -> None:
+    exception = re.compile(
+        r"#\s*(?:type: ignore|noqa)\b(?P<codes>\[[\w, -]+\]|: [A-Z]+\d+(?:, [A-Z]+\d+)*)?(?P<rest>.*)"
+    )
+    unexplained = [
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in source_files()
+        if path.suffix == ".py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if (found := exception.search(line))
+        and path != Path(__file__)
+        and not (found["codes"] and re.match(r"\s+(?:#|-)\s+\S+", found["rest"]))
+    ]
+    assert unexplained == []
+
+
 def test_the_definitions_stay_under_60_lines() -> None:
     assert len((REPOSITORY / "definitions.py").read_text().splitlines()) < 60
 

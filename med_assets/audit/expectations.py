@@ -124,8 +124,7 @@ def _quiet_context() -> Iterator[Any]:
         logger.setLevel(logging.ERROR)
     try:
         context = gx.get_context(mode="ephemeral")
-        # The setter takes a dict; the stubs know only the class it is turned into.
-        context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]
+        context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]  # the setter takes a dict, the stubs only the class that it becomes
         yield context
     finally:
         for logger, level in zip(loggers, levels, strict=True):

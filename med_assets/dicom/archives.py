@@ -292,10 +292,9 @@ class _Header(tarfile.TarInfo):
 
 
 def _expand_tar(archive: Path, start: bytes, budget: _Budget) -> None:
-    # _Metered is the readable part of a file, which is all that a stream needs.
     with (
         _opened(archive, start) as raw,
-        tarfile.open(fileobj=_Metered(raw, budget), mode="r|", tarinfo=_Header) as opened,  # type: ignore[call-overload]
+        tarfile.open(fileobj=_Metered(raw, budget), mode="r|", tarinfo=_Header) as opened,  # type: ignore[call-overload]  # _Metered is the readable part of a file, all that a stream needs
     ):
         for member in opened:
             if member.type == _VOLUME_LABEL:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.metrics.paired_test import paired_test
+from med_assets.metrics.ranges import ANY, Range
 
 RESAMPLES = 2000
 """Bootstrap resamples: moves the ends of a 95% interval by about 2% of its width from seed to seed."""
@@ -83,14 +84,15 @@ def paired_difference(
     *,
     groups: Sequence[Hashable] | None = None,
     strata: Sequence[Hashable] | None = None,
+    bounds: Range = ANY,
 ) -> Interval:
     """Return the mean of `first - second` over the cases where both are defined, with the interval of `paired_test`.
 
     Both sequences list the same cases in the same order: pairing removes the spread between cases, which is larger
     than that between models. An interval that excludes 0 says that the two differ on these cases, with an error of 2.5 % on a
-    side for few patients too. The ends are None below six patients, and where the difference is the same in all of them.
+    side for few patients too. It is cut to what differences of two values within `bounds` can be. The ends are None below six patients, and where the difference is the same in all of them.
     """
-    found = paired_test(first, second, seed, groups=groups, strata=strata)
+    found = paired_test(first, second, seed, groups=groups, strata=strata, bounds=bounds)
     return Interval(found.mean, found.low, found.high, found.n)
 
 

@@ -14,6 +14,7 @@ from med_assets.mask_files import MOST_CLASSES, SUFFIXES, Coding, MaskFile, grid
 from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.metrics.flat import flat_scores
 from med_assets.metrics.paired_test import paired_test
+from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import Score, to_frame
 from med_assets.metrics.segmentation import segmentation_scores
 
@@ -271,7 +272,7 @@ def aggregate(scores: pd.DataFrame) -> pd.DataFrame:
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Return the paired difference, first minus second, of the scores of two folders, over the images that both have.
 
-    The interval and the two-sided p are those of `paired_test`, each image its own patient; they are not corrected for the
+    The interval, cut to what differences of the metric can be, and the two-sided p are those of `paired_test`, each image its own patient; they are not corrected for the
     number of metrics.
     """
     keys = ["image", "subject", "metric"]
@@ -282,7 +283,8 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
             [None if pd.isna(value) else float(value) for value in group[f"value_{side}"]]
             for side in ("first", "second")
         )
-        below, above = paired_test(a, b, SEED), paired_test(b, a, SEED)
+        bounds = range_of(str(metric))
+        below, above = paired_test(a, b, SEED, bounds=bounds), paired_test(b, a, SEED, bounds=bounds)
         p = None if below.p is None or above.p is None else min(1.0, 2 * min(below.p, above.p))
         rows.append(
             {"metric": metric, "subject": subject, "difference": below.mean, "low": below.low, "high": below.high}

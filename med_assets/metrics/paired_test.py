@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from med_assets.metrics.ranges import ANY, Range
+
 ALPHA = 0.025
 """One-sided error rate of every decision, and of each side of an interval."""
 
@@ -217,12 +219,14 @@ def paired_test(
     strata: Sequence[Hashable] | None = None,
     margin: float = 0.0,
     challengers: int = 1,
+    bounds: Range = ANY,
 ) -> PairedTest:
     """Test whether the mean of `first - second` is below `-margin`, over the cases where both are defined.
 
     Both list the same cases in the same order; None and NaN are undefined. `groups` is the patient of each case, each case its
     own unless given. With `strata` (the true class of each case) the mean is that of the means of the classes. `detectable`
-    is for one of `challengers` in one decision. p is None where nothing can be tested: fewer than two patients, or a class
+    is for one of `challengers` in one decision. The interval is cut to what differences of two values within `bounds`, the range of
+    the metric, can be. p is None where nothing can be tested: fewer than two patients, or a class
     with one. The same input and seed give the same result. Raises ValueError for sequences of different lengths and for infinite
     values.
     """
@@ -245,7 +249,8 @@ def paired_test(
     p = float(one_sided_p(values[None] + margin, design, resamples)[0])
     if spread[0] <= _slack(values) * np.abs(values).max():
         return PairedTest(float(mean[0]), None, None, len(kept), n, p, None, identical)
-    low, high = _ends(values, float(mean[0]), float(spread[0]), centred, design, resamples)
+    ends = _ends(values, float(mean[0]), float(spread[0]), centred, design, resamples)
+    low, high = map(bounds.of_differences().cut, ends)
     return PairedTest(
         float(mean[0]), low, high, len(kept), n, p, _detectable(float(spread[0]), design, challengers), identical
     )

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.metrics.bootstrap import Interval, percentile_interval, resampled_counts
+from med_assets.metrics.ranges import ANY, Range
 
 MIN_SIZES = 3
 """Fewer sizes give no fit: two points lie on every line."""
@@ -71,13 +72,14 @@ def fit(
     *,
     strata: Sequence[Hashable] | None = None,
     best: float | None = None,
+    bounds: Range = ANY,
 ) -> PowerLaw | str:
     """Fit a power law by least squares of log(error) on log(n); returns why not where there is none.
 
     `values` is (cases, sizes, repeats), see `means_by_size`, and `groups` the patient of each case. The error is the score itself, which is better when lower, or `best` minus the
     score. Intervals are percentile bootstrap over the patients of the cases, and over repeats: with one repeat they say nothing of the luck
     of which patients were drawn for training.
-    There is no floor in this law, and a real curve flattens: the prediction is the best that more patients can be hoped to give.
+    Scores are cut to `bounds`, the range of the metric. There is no floor in this law, and a real curve flattens: the prediction is the best that more patients can be hoped to give.
     Source: Hestness et al., Deep Learning Scaling is Predictable, Empirically (2017), the region before the floor.
     """
     if len(sizes) < MIN_SIZES:
@@ -96,7 +98,7 @@ def fit(
 
     def score(at: float, row: "slice | int") -> Array:
         error = np.exp(level[row] + slope[row] * np.log(at))
-        return np.asarray(error if best is None else best - error)
+        return np.asarray(np.clip(error if best is None else best - error, bounds.low, bounds.high))
 
     patients = len({group for group, one in zip(groups, used, strict=True) if one})
 

@@ -46,7 +46,8 @@ def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) ->
     Cases of the batch that were trained on are left out. Numbers are compared by the Kolmogorov-Smirnov distance (exact p
     for small samples, conservative where values repeat), booleans and words by their shares. p is adjusted over the
     facts of the comparison by Holm's method. `drifted` is true where the adjusted p is below `drift_alpha` and the distance
-    at least `drift_distance`, and undefined, as are distance and p, with fewer than `drift_min_cases` values on a side.
+    at least `drift_distance`, and undefined, as are distance and p, with fewer than `drift_min_cases` values on a side. Facts
+    whose values are of one case each, such as hashes, and words that are the same in all cases are left out.
     """
     rule, facts = policies.of(program_name).monitoring, program.get(program_name).facts
     frame = _facts(ws, program_name)
@@ -60,8 +61,12 @@ def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) ->
         new = frame[~known & (frame["batch"] == batch)]
     rows: list[dict[str, Any]] = []
     for name, fact in facts.items():
+        if fact.of_one_case:
+            continue
         number = pa.types.is_floating(fact.type) or pa.types.is_integer(fact.type)
         sides = [[value for value in side[name] if not _missing(value)] for side in (reference, new)]
+        if pa.types.is_string(fact.type) and sides[0] and len({value for side in sides for value in side}) == 1:
+            continue
         enough = min(map(len, sides)) >= rule.drift_min_cases
         distance, p = (ks if number else shares)(*sides) if enough else (None, None)
         rows.append(

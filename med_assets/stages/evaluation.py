@@ -11,6 +11,7 @@ from med_assets.errors import DiskFull, RemoteFailed, ScoringFailed
 from med_assets.escaping import code, csv, inline
 from med_assets.files import digest, read_json, replacing, write_json, write_text
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
+from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import PooledScore
 from med_assets.program import Metric
 from med_assets.provenance import git_state, used_cases
@@ -26,13 +27,13 @@ HELD_OUT = ("val", "test", "external")
 SEED = 20260101
 """Seed of every bootstrap, so that the same scores give the same interval."""
 
-PAIRWISE = "Paired differences in the primary metric, first minus second, on the validation cases that both have; not corrected for their number."
+PAIRWISE = "Paired differences in the primary metric, first minus second, on the validation cases that both have; not corrected for their number. Intervals end at the greatest difference that the range of the metric allows."
 
 NO_CASE = (
     "no case to score: none with a label is held out and opened for this checkpoint; nothing is known of how good it is"
 )
 
-INTERVAL = f"{CONFIDENCE:.0%} percentile bootstrap over patients, {RESAMPLES} resamples, seed {SEED}"
+INTERVAL = f"{CONFIDENCE:.0%} percentile bootstrap over patients, {RESAMPLES} resamples, seed {SEED}, within the range of the metric"
 
 
 def by_class(program_name: str) -> set[tuple[str, str]]:
@@ -220,6 +221,7 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
         groups.setdefault((row["split"], row["metric"], row["subject"]), []).append(row)
     out = []
     for (split, metric, subject), members in sorted(groups.items()):
+        bounds = range_of(metric)
         values = mean_with_interval(
             [row["value"] for row in members],
             SEED,
@@ -232,8 +234,8 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
                 "metric": metric,
                 "subject": subject,
                 "mean": values.mean,
-                "low": values.low,
-                "high": values.high,
+                "low": bounds.cut(values.low),
+                "high": bounds.cut(values.high),
             }
             | {"n": values.n, "unit": members[0]["unit"], "convention": members[0]["convention"], "interval": INTERVAL}
         )
@@ -245,8 +247,8 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
                 "metric": score.metric,
                 "subject": score.subject,
                 "mean": score.value,
-                "low": ends.low,
-                "high": ends.high,
+                "low": range_of(score.metric).cut(ends.low),
+                "high": range_of(score.metric).cut(ends.high),
             }
             out.append(
                 row
@@ -365,6 +367,7 @@ def paired(metric: Metric, first: Mapping[str, dict[str, Any]], second: Mapping[
         SEED,
         groups=[row["patient_id"] for row in ours],
         strata=[row["truth"] for row in ours] if metric.by_class else None,
+        bounds=metric.range,
     )
 
 

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 STAGE = "learning_curve"
 
-BEST = {"1": 1.0, "%": 100.0}
-"""Best value of a metric by its unit, where higher is better; in other units there is none, and no power law."""
-
 RULE = (
     "Each size is the first patients of the training set in an order by hash, so that a larger set holds the smaller. All models "
     "take as many training steps as the largest set gets, so that patients alone differ: where an epoch is longer with more cases, "
@@ -232,7 +229,9 @@ def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[p
         mean = mean_with_interval(at_size[place], SEED, groups=people, strata=strata)
         step = Interval(None, None, None, 0)
         if place:
-            step = paired_difference(at_size[place], at_size[place - 1], SEED, groups=people, strata=strata)
+            step = paired_difference(
+                at_size[place], at_size[place - 1], SEED, groups=people, strata=strata, bounds=metric.range
+            )
         of_size = table[table["n_patients"] == size]
         between = own[own["n_patients"] == size].groupby("repeat")["value"].mean()
         made.append(
@@ -246,12 +245,12 @@ def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[p
             | {"sd_repeats": float(between.std(ddof=1)) if len(between) > 1 else None}
             | {"step": step.mean, "step_low": step.low, "step_high": step.high}
         )
-    best = None if metric.lower_is_better else BEST.get(metric.unit)
+    best = None if metric.lower_is_better else metric.range.high
     law: PowerLaw | str = (
-        f"{metric.name} has no best value in its unit ({metric.unit}), from which an error could be counted"
+        f"{metric.name} has no best value in its range ({metric.range}), from which an error could be counted"
     )
     if metric.lower_is_better or best is not None:
-        law = fit(by_repeat, sizes, people, SEED, strata=strata, best=best)
+        law = fit(by_repeat, sizes, people, SEED, strata=strata, best=best, bounds=metric.range)
     return pd.DataFrame(made), law
 
 

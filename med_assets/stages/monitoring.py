@@ -230,7 +230,7 @@ def trend(ws: Workspace, program_name: str) -> dict[str, list[Point]]:
             if limits is not None:
                 middle, spread = limits
                 reach = spread * math.sqrt(1 / len(values) + 1 / len(base))
-                lower, upper = middle - reach, middle + reach
+                lower, upper = metric.range.cut(middle - reach), metric.range.cut(middle + reach)
             else:
                 base += values
                 if len(base) >= rule.control_cases:

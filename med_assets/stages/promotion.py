@@ -169,7 +169,16 @@ def compare(
     lost = sum(a is None and b is not None for a, b in zip(first, second, strict=True))
     groups = [case["patient_id"] for case in fair]
     classes = [ours.truths.get(case["case_id"], {}).get(key) for case in fair] if metric.by_class else None
-    found = paired_test(first, second, SEED, groups=groups, strata=classes, margin=margin, challengers=challengers)
+    found = paired_test(
+        first,
+        second,
+        SEED,
+        groups=groups,
+        strata=classes,
+        margin=margin,
+        challengers=challengers,
+        bounds=metric.range,  # turned round or not, differences of its values have the same range
+    )
     return Comparison(metric, found, lost)
 
 

@@ -136,7 +136,7 @@ def _stale(ws: Workspace, program_name: str, run: Mapping[str, Any], configured:
     then = {
         (case["case_id"], case["split"], case.get("version")) for case in made["cases"] if case["split"] in LEARNING
     }
-    if then != {(case["case_id"], case["split"], case["artifact"]) for case in cases}:
+    if chosen.learns() and then != {(case["case_id"], case["split"], case["artifact"]) for case in cases}:
         found.append("the learning cases changed")
     if found:
         return tuple(found)

@@ -152,9 +152,10 @@ def checkpoint_key(
     """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, what it begins with, its teacher,
     and the released `files` that it reads, by their keys.
 
-    Test cases are not in it.
+    Test cases are not in it, and no cases at all where nothing is learned.
     """
-    rows = [[case["case_id"], case["version"], case["artifact"], case["split"]] for case in cases]
+    learned = cases if chosen.learns() else ()
+    rows = [[case["case_id"], case["version"], case["artifact"], case["split"]] for case in learned]
     warm = [
         *([initial] if initial else []),
         *([f"teacher {teacher}"] if teacher else []),

@@ -184,7 +184,7 @@ def test_interpolated_planar_contours_are_closed_ones(workspace: Workspace) -> N
 
 def test_an_outline_that_reaches_beyond_the_image_is_cut_and_its_share_is_a_fact(workspace: Workspace) -> None:
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
-    wide = lambda zs: [np.array([(170 * np.cos(a), 95 * np.sin(a), z) for a in angles]) for z in zs]  # noqa: E731
+    wide = lambda zs: [np.array([(170 * np.cos(a), 95 * np.sin(a), z) for a in angles]) for z in zs]  # noqa: E731  # one line beside its siblings
     row = prepared(workspace, plan("wide", lambda rois, zs: rois.update(BODY=wide(zs))))
     assert row["status"] == "ok"
     assert 0 < facts(workspace)["contour_outside_share"] < 0.02

@@ -16,6 +16,7 @@ from med_assets.stages.dataset import unlabelled
 from med_assets.stages.evaluation import NO_CASE
 from med_assets.stages.experiment_record import record
 from med_assets.stages.thresholds import thresholds
+from med_assets.stages.training import LEARNING, checkpoint_key
 from med_assets.training import job
 from med_assets.training.released import filled, trial
 from med_assets.training.task import Task, build
@@ -25,6 +26,7 @@ from tests.invented import ingest
 torch.set_num_threads(1)
 
 AS_RELEASED = ("schedule.epochs=0", "schedule.validate_first=true")
+ONE_EPOCH = ("schedule.epochs=1", "schedule.val_every=1")
 
 
 def without_labels(ws: Workspace, name: str, folder: Path, n: int) -> None:
@@ -148,3 +150,41 @@ def test_a_foundation_without_cases_is_published_and_said_to_be_unscored(workspa
     )
     with pytest.raises(ConfigurationError, match="at least one training and one validation case"):
         stages.train(ws, "lung_ct", "foundation", ["initial=released/vista3d132"], lambda folder: None)
+
+
+def learning(name: str, n: int) -> list[dict[str, str]]:
+    """Rows of learning cases."""
+    return [
+        {"case_id": f"c{place}", "version": f"v{place}", "artifact": f"{name}/{place}", "split": LEARNING[place % 2]}
+        for place in range(n)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment", "initial", "depends"),
+    [
+        ("breast_us", "tinyusfm", "released/tinyusfm", False),
+        ("lumbar_mr", "zero_shot", "released/point_net", False),
+        ("lung_ct", "foundation", "released/vista3d132", False),
+        ("retinal_oct", "pretrain_multi_domain", "released/multi_domain", False),
+        (
+            "retinal_oct",
+            "probe_multi_domain",
+            "released/multi_domain",
+            True,
+        ),  # its head standardises embeddings of them
+        ("rt_dose", "residual", "baseline", False),
+        ("rt_dose", "mean_dose", "random", True),
+        ("lumbar_mr", "mean_position", "random", True),
+    ],
+)
+def test_a_checkpoint_that_learned_nothing_has_a_key_without_the_learning_cases(
+    name: str, experiment: str, initial: str, depends: bool
+) -> None:
+    no_epoch = [] if initial == "random" else AS_RELEASED
+    chosen = experiments.load(name, experiment, [f"initial={initial}", *no_epoch], profile="demo")
+    keys = {checkpoint_key(name, chosen, learning(name, n), initial="released") for n in (0, 2, 4)}
+    assert len(keys) == (3 if depends else 1)
+    assert checkpoint_key(name, chosen, [], initial="other") not in keys
+    trained = experiments.load(name, experiment, [f"initial={initial}", *ONE_EPOCH], profile="demo")
+    assert len({checkpoint_key(name, trained, learning(name, n)) for n in (0, 2, 4)}) == 3

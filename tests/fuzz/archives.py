@@ -43,7 +43,7 @@ class _Pipe(io.RawIOBase):
         return True
 
     def write(self, data: object) -> int:
-        content = bytes(data)  # type: ignore[call-overload]
+        content = bytes(data)  # type: ignore[call-overload]  # data is any buffer, which object does not say
         self.written += content
         return len(content)
 

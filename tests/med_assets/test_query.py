@@ -160,7 +160,7 @@ def test_what_reaches_beyond_the_tables_is_refused_before_it_runs(sql: str) -> N
 def test_a_command_with_such_a_query_fails_in_one_message_and_writes_nothing(
     filled: Workspace, tmp_path: Path, sql: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    secret_frame = [1]  # what DuckDB would find by its name in Python  # noqa: F841
+    secret_frame = [1]  # noqa: F841 - what DuckDB would find by its name in Python
     file, out = tmp_path / "secret.csv", tmp_path / "out"
     file.write_text("secret-of-the-file")
     assert main(["query", sql.format(file=file, out=out)]) == 1

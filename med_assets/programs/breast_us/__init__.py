@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
+from med_assets.metrics.ranges import SHARE
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Predicted, Program, RawCase, Refusal, ReportTable
 from med_assets.versions import versioned
 
@@ -35,12 +36,23 @@ class BreastUs(Program):
     owners = ("team:breast",)
     modalities = ("US", "SEG")
     inputs = ("case.json", "image.npy")
-    primary_metric = Metric("dice", "lesion", "1", False, "Dice of the lesion, over the images that have one")
+    primary_metric = Metric(
+        "dice", "lesion", "1", False, "Dice of the lesion, over the images that have one", range=SHARE
+    )
     # Dice says nothing of images without a lesion, and an alarm on each of them would not lower it.
     guarded_metrics = (
-        Metric("image_correct", "lesion", "1", False, "share of images called with or without a lesion rightly"),
+        Metric(
+            "image_correct",
+            "lesion",
+            "1",
+            False,
+            "share of images called with or without a lesion rightly",
+            range=SHARE,
+        ),
     )
-    training_metric = Metric("val_dice", "lesion", "1", False, "Dice on the network's image, over those with a lesion")
+    training_metric = Metric(
+        "val_dice", "lesion", "1", False, "Dice on the network's image, over those with a lesion", range=SHARE
+    )
     baseline = "tinyusfm"
     intended_use = (
         "Research on outlining lesions in breast ultrasound, and proposals for outlines that a person corrects."
@@ -66,7 +78,9 @@ class BreastUs(Program):
         "lesion_components": Fact(INT, "count", "parts of the mask that do not touch, corners included"),
         "lesion_at_edge": Fact(BOOL, "", "whether the mask reaches the border of the picture"),
         "mean_grey": Fact(REAL, "1", "mean grey value, 0 to 255"),
-        "dhash": Fact(TEXT, "", "difference hash of the picture, 64 bits, by which near duplicates are found"),
+        "dhash": Fact(
+            TEXT, "", "difference hash of the picture, 64 bits, by which near duplicates are found", of_one_case=True
+        ),
     }
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:

@@ -144,12 +144,12 @@ class Head(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         size = levels[0].shape[-2:]
-        lateral = [one[:3](level) for one, level in zip(self.levels, levels, strict=True)]  # type: ignore[index]
+        lateral = [one[:3](level) for one, level in zip(self.levels, levels, strict=True)]  # type: ignore[index]  # a ModuleList holds Sequentials, which nn.Module hides
         if self.top_down:
             for coarse in range(len(lateral) - 1, 0, -1):
                 fine = lateral[coarse - 1]
                 lateral[coarse - 1] = fine + functional.interpolate(lateral[coarse], fine.shape[-2:], mode="bilinear")
-        found = [one[3:](level) for one, level in zip(self.levels, lateral, strict=True)]  # type: ignore[index]
+        found = [one[3:](level) for one, level in zip(self.levels, lateral, strict=True)]  # type: ignore[index]  # a ModuleList holds Sequentials, which nn.Module hides
         total = torch.stack([functional.interpolate(one, size, mode="bilinear") for one in found]).sum(0)
         logits: Tensor = self.classifier(self.dropout(total))
         return logits

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
 from med_assets.files import digest
+from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import CasePredictor, Fact, Metric, Program, RawCase, Refusal, ReportTable
 from med_assets.versions import versioned
 
@@ -47,14 +48,16 @@ class LumbarMr(Program):
         "mm",
         True,
         "distance of predicted and marked points in the sagittal plane, all levels",
+        range=POSITIVE,
     )
-    guarded_metrics = (Metric("found", "all", "1", False, "share of the marked levels that were found"),)
+    guarded_metrics = (Metric("found", "all", "1", False, "share of the marked levels that were found", range=SHARE),)
     training_metric = Metric(
         "val_error_mm",
         "all",
         "mm",
         True,
         "localisation error on validation cases, with a penalty for a level not found",
+        range=POSITIVE,
     )
     baseline = "mean_position"
     intended_use = (
@@ -82,7 +85,9 @@ class LumbarMr(Program):
         "repetition_time_ms": Fact(REAL, "ms", "RepetitionTime of the series, where it is stated"),
         "levels": Fact(INT, "count", "levels with a point, 0 for a series without points"),
         "points_without_level": Fact(INT, "count", "points whose names mean nothing here; they are left out"),
-        "points_left_out": Fact(TEXT, "", "level points that can't be used, by level or ROI number, with the reason"),
+        "points_left_out": Fact(
+            TEXT, "", "level points that can't be used, by level or ROI number, with the reason", of_one_case=True
+        ),
         "points_outside": Fact(INT, "count", "levels whose point is outside the volume"),
         "levels_in_order": Fact(BOOL, "", "whether the points follow each other from head to feet"),
         "level_gap_min_mm": Fact(REAL, "mm", "least distance of neighbouring levels"),

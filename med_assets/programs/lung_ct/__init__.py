@@ -11,6 +11,7 @@ from med_assets.experiments import conf_folder
 from med_assets.files import digest, read_yaml
 from med_assets.grouping import Others, Picked, around_ct, referring
 from med_assets.label_rows import LabelRow
+from med_assets.metrics.ranges import SHARE
 from med_assets.program import (
     CT_FACTS,
     CasePredictor,
@@ -64,13 +65,17 @@ class LungCt(Program):
     owners = ("team:thorax",)
     modalities = ("CT", *LABEL_KINDS)
     inputs = ("case.json", "ct.npy", "image.npy")
-    primary_metric = Metric("dice", "target", "1", False, "formal Dice of the target, on the scanner's own grid")
+    primary_metric = Metric(
+        "dice", "target", "1", False, "formal Dice of the target, on the scanner's own grid", range=SHARE
+    )
     # Dice hardly falls when a small lesion is missed, so that is guarded. HD95 is not: it is undefined where nothing was
     # predicted, and a guard would pass over the worst cases.
     guarded_metrics = (
-        Metric("lesion_sensitivity", "target", "1", False, "share of lesions that the prediction touches"),
+        Metric("lesion_sensitivity", "target", "1", False, "share of lesions that the prediction touches", range=SHARE),
     )
-    training_metric = Metric("val_dice", "target", "1", False, "Dice on the grid of training, by whole volumes")
+    training_metric = Metric(
+        "val_dice", "target", "1", False, "Dice on the grid of training, by whole volumes", range=SHARE
+    )
     baseline = "foundation"
     intended_use = (
         "Research on segmentation of lung tumours in chest CT, and proposals for contours that a person corrects."
@@ -92,7 +97,9 @@ class LungCt(Program):
         "hu_max": Fact(REAL, "HU", "highest CT number"),
         "label_kind": Fact(TEXT, "", "SEG or RTSTRUCT"),
         "label_drift_mm": Fact(REAL, "mm", "how far a voxel of the label lies from the image's at most, harmonised"),
-        "rois_left_out": Fact(TEXT, "", "ROIs and contours that can't be used, by ROI number, with the reason"),
+        "rois_left_out": Fact(
+            TEXT, "", "ROIs and contours that can't be used, by ROI number, with the reason", of_one_case=True
+        ),
         "labels": Fact(INT, "count", "segments or ROIs"),
         "labels_without_class": Fact(INT, "count", "of these, with a name that has no class; they are left out"),
         "classes": Fact(INT, "count", "classes that have voxels"),

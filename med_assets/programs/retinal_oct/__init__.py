@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
+from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Program, RawCase, Refusal, ReportTable
 from med_assets.versions import versioned
 
@@ -48,6 +49,7 @@ class RetinalOct(Program):
         False,
         "mean over the four classes of the share predicted right in each",
         by_class=True,
+        range=SHARE,
     )
     guarded_metrics = (
         Metric(
@@ -56,10 +58,11 @@ class RetinalOct(Program):
             "1",
             True,
             "-ln of the probability given to the true class: a confident mistake costs most",
+            range=POSITIVE,
         ),
     )
     training_metric = Metric(
-        "val_balanced_accuracy", "all", "1", False, "balanced accuracy on validation, epoch by epoch"
+        "val_balanced_accuracy", "all", "1", False, "balanced accuracy on validation, epoch by epoch", range=SHARE
     )
     baseline = "random_probe"
     intended_use = (

@@ -127,6 +127,10 @@ class RetinalExperiment(Experiment):
         """Whether the encoder is never trained, so that volumes are embedded once."""
         return self.mode == "classify" and self.learning.unfreeze_at is None
 
+    def learns(self) -> bool:
+        """Whether what is published depends on the learning cases: a head does without any epoch, by what it standardises with."""
+        return self.mode == "classify" or super().learns()
+
     def objection_to(self, before: Experiment) -> str | None:
         if isinstance(before, RetinalExperiment) and before.input_scaling != self.input_scaling:
             return (

@@ -41,7 +41,7 @@ def plain(block: nn.Module) -> nn.Module:
     pieces: explicit attention over 9216 tokens takes 4 GB for each volume and layer."""
     block.norm_cross_attn = nn.Identity()
     block.cross_attn = nn.Identity()
-    block.attn.use_flash_attention = True  # type: ignore[union-attr]
+    block.attn.use_flash_attention = True  # type: ignore[union-attr]  # a module of MONAI, which nn.Module hides
     return block
 
 
@@ -60,12 +60,12 @@ def build_encoder(network: Network) -> nn.Module:
 
 def tokens(encoder: nn.Module, volumes: Tensor, kept: Tensor | None = None) -> Tensor:
     """Return the tokens (b, n, hidden) of volumes (b, 1, frames, depth, width); `kept` are the places that are encoded alone."""
-    x: Tensor = encoder.patch_embedding(volumes)  # type: ignore[operator]
+    x: Tensor = encoder.patch_embedding(volumes)  # type: ignore[operator]  # a module of MONAI, which nn.Module hides
     if kept is not None:
         x = x[:, kept]
-    for block in encoder.blocks:  # type: ignore[union-attr]
+    for block in encoder.blocks:  # type: ignore[union-attr]  # a module of MONAI, which nn.Module hides
         x = block(x)
-    found: Tensor = encoder.norm(x)  # type: ignore[operator]
+    found: Tensor = encoder.norm(x)  # type: ignore[operator]  # a module of MONAI, which nn.Module hides
     return found
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
 from med_assets.grouping import Others, Picked, around_ct, referring
+from med_assets.metrics.ranges import POSITIVE
 from med_assets.program import (
     CT_FACTS,
     CasePredictor,
@@ -79,13 +80,23 @@ class RtDose(Program):
     modalities = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
     inputs = ("case.json", "ct.npy", "masks.npy", "sdf.npy", "body.npy", "beams.npy")
     primary_metric = Metric(
-        "openkbp_dose_score", "body", "Gy", True, "mean absolute dose error over the region that may get dose"
+        "openkbp_dose_score",
+        "body",
+        "Gy",
+        True,
+        "mean absolute dose error over the region that may get dose",
+        range=POSITIVE,
     )
     guarded_metrics = (
-        Metric("openkbp_dvh_score", "all", "Gy", True, "mean absolute error of the OpenKBP DVH criteria"),
+        Metric(
+            "openkbp_dvh_score", "all", "Gy", True, "mean absolute error of the OpenKBP DVH criteria", range=POSITIVE
+        ),
     )
-    training_metric = Metric("val_mae_gy", "body", "Gy", True, "mean absolute error in the body while training")
+    training_metric = Metric(
+        "val_mae_gy", "body", "Gy", True, "mean absolute error in the body while training", range=POSITIVE
+    )
     baseline = "mean_dose"
+    required_missing = "structures_expected_missing"
     intended_use = "Research on dose prediction, and a second opinion in plan quality assurance: what dose comparable plans reached."
     not_for = "Treating patients. A predicted dose is no plan, and no machine may be able to deliver it."
     limitations = (
@@ -107,8 +118,12 @@ class RtDose(Program):
         "rois_unmatched": Fact(INT, "count", "ROIs that match no structure of the site"),
         "structures_missing": Fact(TEXT, "", "structures of the site without voxels"),
         "structures_expected_missing": Fact(TEXT, "", "of these, those that the site expects of every case"),
-        "rois_passed_over": Fact(TEXT, "", "ROIs that fit a structure beside the one that was preferred, by number"),
-        "structures_excluded": Fact(TEXT, "", "structures that are drawn and can't be used, with the reason"),
+        "rois_passed_over": Fact(
+            TEXT, "", "ROIs that fit a structure beside the one that was preferred, by number", of_one_case=True
+        ),
+        "structures_excluded": Fact(
+            TEXT, "", "structures that are drawn and can't be used, with the reason", of_one_case=True
+        ),
         "contours_left_out": Fact(
             INT, "count", "contour items that enclose nothing, such as points, lines and empty ones"
         ),
@@ -116,11 +131,15 @@ class RtDose(Program):
             INT, "count", "contours that overlap others of their ROI without nesting; they are united"
         ),
         "contour_outside_share": Fact(REAL, "1", "largest share of an ROI's area that lies beyond the CT and is cut"),
-        "contour_volume_ratios": Fact(TEXT, "", "volume of voxels / that of contours, of each structure"),
-        "contour_volumes_off": Fact(
-            TEXT, "", "structures whose two volumes differ by more than voxels and slices explain"
+        "contour_volume_ratios": Fact(
+            TEXT, "", "volume of voxels / that of contours, of each structure", of_one_case=True
         ),
-        "rois_unusable": Fact(TEXT, "", "ROIs whose contours can't be assigned, by number, with the reason"),
+        "contour_volumes_off": Fact(
+            TEXT, "", "structures whose two volumes differ by more than voxels and slices explain", of_one_case=True
+        ),
+        "rois_unusable": Fact(
+            TEXT, "", "ROIs whose contours can't be assigned, by number, with the reason", of_one_case=True
+        ),
         "dose_coverage": Fact(
             REAL, "1", "share of the body that the dose grid covers; elsewhere no dose was calculated"
         ),

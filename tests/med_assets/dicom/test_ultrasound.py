@@ -23,7 +23,7 @@ PIXELS = np.random.default_rng(0).integers(1, 255, (61, 75)).astype(np.uint8)
 
 
 def written(path: Path, **options: object) -> pydicom.Dataset:
-    write_us(path, PIXELS, IDENTITY, **options)  # type: ignore[arg-type]
+    write_us(path, PIXELS, IDENTITY, **options)  # type: ignore[arg-type]  # the variety is the point of the test
     return pydicom.dcmread(path)
 
 

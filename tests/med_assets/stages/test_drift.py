@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from med_assets import checks, stages
+from med_assets import checks, program, stages
 from med_assets.metrics.multiple import holm
 from med_assets.settings import Workspace
 from med_assets.stages.drift import POOLED, drift_rows, drifted_facts, ks, shares
@@ -124,3 +125,46 @@ def test_distances_and_their_p_agree_with_what_is_known() -> None:
 def test_p_is_adjusted_over_all_facts_by_holm_and_the_undefined_stays_so() -> None:
     assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_only_words_that_many_cases_share_are_compared() -> None:
+    compared = {
+        f"{name}.{fact}"
+        for name in program.registered()
+        for fact, spec in program.get(name).facts.items()
+        if pa.types.is_string(spec.type) and not spec.of_one_case
+    }
+    assert compared == {
+        "breast_us.label",
+        "breast_us.dataset",
+        "lumbar_mr.orientation",
+        "lumbar_mr.lstv",
+        "lung_ct.orientation",
+        "lung_ct.label_kind",
+        "lung_ct.target_better_at",
+        "lung_ct.exposure",
+        "retinal_oct.frames_from",
+        "retinal_oct.laterality",
+        "retinal_oct.device",
+        "retinal_oct.study_group",
+        "retinal_oct.site",
+        "retinal_oct.protocol",
+        "rt_dose.structures_missing",
+        "rt_dose.structures_expected_missing",
+    }
+
+
+def test_words_of_one_case_and_words_that_are_the_same_in_all_are_no_drift(ws: Workspace) -> None:
+    checkpoint = ws.lake.rows("champions", P)[-1]["checkpoint"]
+    same = {"structures_missing": "Rectum"}
+    old = {
+        name: same | {"rois_unusable": f"ROI {place}", "structures_expected_missing": ""}
+        for place, name in enumerate(TRAIN)
+    }
+    facts(ws, old)
+    new = {f"n{place}": same | {"rois_unusable": "", "structures_expected_missing": "Rectum"} for place in range(20)}
+    cases(ws, {"train": list(new)}, batch="b2")
+    facts(ws, new, "b2")
+    compared = {row["fact"] for row in drift_rows(ws, P, checkpoint, "b2")}
+    assert compared.isdisjoint({"structures_missing", "rois_unusable"})
+    assert "structures_expected_missing" in compared

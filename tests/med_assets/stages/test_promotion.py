@@ -174,7 +174,7 @@ def test_a_case_that_only_the_challenger_can_not_score_is_not_left_out(ws: Works
 def test_both_are_judged_on_the_cases_of_today_without_those_that_either_learned(ws: Workspace) -> None:
     moved = model(ws, "baseline", constant(4.0), train=[*TRAIN, VAL[0]])
     assert decided(ws)["baseline"]["n"] == len(VAL) - 1
-    assert current(ws, P)["checkpoint"] == moved  # type: ignore[index]
+    assert current(ws, P)["checkpoint"] == moved  # type: ignore[index]  # there is a champion
 
 
 def test_a_checkpoint_that_was_trained_anew_since_its_evaluation_waits_for_the_next_one(ws: Workspace) -> None:

@@ -141,13 +141,13 @@ def started(program: str, experiment: str, **more: Any) -> Callable[[Path], None
 
 def oct_reader(job: Path) -> None:
     chosen = load("retinal_oct", "finetune_multi_domain", ["profiles=demo"])
-    started("retinal_oct", "finetune_multi_domain", reads=lambda content: read_encoder(content, chosen.network))(job)  # type: ignore[attr-defined]
+    started("retinal_oct", "finetune_multi_domain", reads=lambda content: read_encoder(content, chosen.network))(job)  # type: ignore[attr-defined]  # an experiment of this program
 
 
 def breast_reader(job: Path) -> None:
     chosen = load("breast_us", "segformer", ["profiles=demo"])
-    own = dict(Segmenter(chosen).state_dict())  # type: ignore[arg-type]
-    started("breast_us", "segformer", released=breast_released(chosen, own))(job)  # type: ignore[arg-type]
+    own = dict(Segmenter(chosen).state_dict())  # type: ignore[arg-type]  # an experiment of this program
+    started("breast_us", "segformer", released=breast_released(chosen, own))(job)  # type: ignore[arg-type]  # an experiment of this program
 
 
 LOADERS: dict[str, tuple[str, Callable[[Path], Any]]] = {

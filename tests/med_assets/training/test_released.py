@@ -20,8 +20,8 @@ torch.set_num_threads(1)
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.title)
 def test_every_family_is_of_a_release_and_an_experiment(family: object) -> None:
-    assert family.release in policies.of(family.program).released  # type: ignore[attr-defined]
-    assert family.experiment in names(family.program)  # type: ignore[attr-defined]
+    assert family.release in policies.of(family.program).released  # type: ignore[attr-defined]  # a Family
+    assert family.experiment in names(family.program)  # type: ignore[attr-defined]  # a Family
 
 
 def test_a_digest_is_of_known_numbers() -> None:

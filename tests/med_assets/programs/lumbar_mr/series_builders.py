@@ -35,7 +35,7 @@ def flipped(array: np.ndarray, axes: tuple[int, ...]) -> Volume:
     direction[list(axes)] *= -1
     x, y, z = (float(v) for v in GEOMETRY.to_points(corner)[0])
     rows = tuple(tuple(float(v) for v in row) for row in direction)
-    return Volume(np.flip(array, axes), Geometry(SHAPE, SPACING_MM, (x, y, z), rows))  # type: ignore[arg-type]
+    return Volume(np.flip(array, axes), Geometry(SHAPE, SPACING_MM, (x, y, z), rows))  # type: ignore[arg-type]  # tuples of three
 
 
 def write_series(

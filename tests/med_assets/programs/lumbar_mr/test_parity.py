@@ -17,7 +17,7 @@ STEM_POOL = (2, 2)
 
 def network(stem_pool: str = "average") -> PointNet:
     return build_network(
-        Network(kind="resnet50d", widths=(8, 8, 8, 8, 8), decoder=(256, 128, 64, 32, 16), stem_pool=stem_pool)  # type: ignore[arg-type]
+        Network(kind="resnet50d", widths=(8, 8, 8, 8, 8), decoder=(256, 128, 64, 32, 16), stem_pool=stem_pool)  # type: ignore[arg-type]  # a parameter of the test
     ).eval()
 
 

@@ -79,8 +79,8 @@ def test_every_reader_refuses_a_volume_of_another_scale(tmp_path: Path, scale: f
         lambda: VolumeDataset([case], experiment)[0, 0],
         lambda: EmbeddingCache(tmp_path / "cache").of(build_encoder(experiment.network), experiment.network, [case], 1),
         lambda: load_predictor(checkpoint, tmp_path / "cache").predict(folder, tmp_path),
-        lambda: built.module.measured(case),  # type: ignore[union-attr]
-        lambda: pretraining.module.measured(case),  # type: ignore[union-attr]
+        lambda: built.module.measured(case),  # type: ignore[union-attr]  # both are Tasks
+        lambda: pretraining.module.measured(case),  # type: ignore[union-attr]  # both are Tasks
         lambda: write_prediction(folder, tmp_path / "predicted", tmp_path / "out", "model"),
     ):
         with pytest.raises(ArtifactCorrupt, match="mean 0 and standard deviation 1"):

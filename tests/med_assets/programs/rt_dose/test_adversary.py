@@ -22,7 +22,7 @@ class Scaled(torch.nn.Module):
 
 def test_both_errors_are_those_worked_out_by_hand() -> None:
     predicted, truth = torch.full((1, 1, 2, 2, 2), 0.25), torch.full((1, 1, 2, 2, 2), 0.75)
-    fooling, telling = adversarial_errors(Scaled(), predicted, predicted, truth)  # type: ignore[arg-type]
+    fooling, telling = adversarial_errors(Scaled(), predicted, predicted, truth)  # type: ignore[arg-type]  # what is called is enough
     assert float(fooling.detach()) == pytest.approx((0.5 - 1) ** 2)
     assert float(telling.detach()) == pytest.approx(((1.5 - 1) ** 2 + 0.5**2) / 2)
 

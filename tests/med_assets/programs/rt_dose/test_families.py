@@ -90,7 +90,7 @@ def test_what_is_trained_beside_the_network_is_logged_and_kept_for_resuming(tmp_
 
 def test_each_group_of_parameters_is_clipped_by_its_own_norm() -> None:
     experiment = experiments.load("rt_dose", "adversarial", profile="demo")
-    module = DoseModule(experiment, 1, {})  # type: ignore[arg-type]
+    module = DoseModule(experiment, 1, {})  # type: ignore[arg-type]  # a DoseExperiment
     optimiser = torch.optim.AdamW(module.parameter_groups())
     for factor, group in zip((0.001, 100.0), optimiser.param_groups, strict=True):
         for parameter in group["params"]:
