@@ -68,10 +68,14 @@ _idle: list["_Process"] = []
 
 @dataclass
 class EntryResult:
-    """What came of an entry: its cases and what was refused, accepted cases are given to `keep`, and the outcome of each file."""
+    """What came of an entry: its cases and what was refused, accepted cases are given to `keep`, and the outcome of each file.
+
+    Of originals it is the fields of their headers.
+    """
 
     cases: list[CaseVersion] = field(default_factory=list)
     files: list[FileOutcome] = field(default_factory=list)
+    headers: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Ended(Exception):
@@ -157,12 +161,12 @@ class Readers:
         elif self._process is not None:
             self._process.end()
 
-    def originals(self, files: Sequence[Path]) -> list[Row]:
+    def originals(self, files: Sequence[Path]) -> list[dict[str, Any]]:
         """Read the headers of original files, with the fields of `Header`; a file that ends the process, or its time, is left out.
 
         Raises CaseRejected as `read` does, DiskFull, ReaderFailed.
         """
-        return self._read(Originals(self.ws, tuple(files)), lambda case: None).rows
+        return self._read(Originals(self.ws, tuple(files)), lambda case: None).headers
 
     def read(self, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
         """Read an entry; `keep` takes each accepted case, whose folder is gone afterwards. The task's scratch is ignored.
@@ -227,6 +231,8 @@ class Readers:
                 step = Step(**values)
             elif kind == "file":
                 done.files.append(FileOutcome(**{**values, "path": Path(values["path"])}))
+            elif kind == "header":
+                done.headers.append(values)
             elif kind == "case":
                 stored = StoredCase(CaseVersion.of(values["case"]), Path(values["folder"]))
                 keep(stored)
@@ -310,7 +316,7 @@ def _serve(connection: Connection) -> None:
                 continue
             if isinstance(task, Originals):
                 for row in read_originals(task, report):
-                    answer("row", row)
+                    answer("header", row)
                 answer("done", None)
                 continue
             with quietly():  # warnings of pydicom quote values

@@ -96,7 +96,7 @@ class Originals:
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def read_originals(task: Originals, announce: Callable[["Step"], None]) -> Iterator["Row"]:
+def read_originals(task: Originals, announce: Callable[["Step"], None]) -> Iterator[dict[str, Any]]:
     """Yield the header of each DICOM file, but of those that are refused."""
     from med_assets.dicom.relink import read_header
 
