@@ -78,9 +78,9 @@ format: setup  ## Rewrite the code in the house style
 	$(BIN)/ruff format .
 
 docs: setup  ## Write docs/cli.md, docs/tables.md, the reasons of docs/intake.md and the figure of docs/architecture.md anew from the code
-	$(BIN)/python -m med_assets.cli_reference docs/cli.md
-	$(BIN)/python -m med_assets.reasons docs/intake.md
-	$(BIN)/python -m med_assets.tables_page docs/tables.md
+	$(BIN)/python -m med_assets.cli.reference docs/cli.md
+	$(BIN)/python -m med_assets.intake.reasons docs/intake.md
+	$(BIN)/python -m med_assets.cli.tables_page docs/tables.md
 	$(BIN)/python -W ignore -m assets.figure docs/architecture.md
 
 bench: setup  ## Run the benchmarks, or those named in BENCH, and print their tables (about an hour)

@@ -10,7 +10,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 import assets  # noqa: E402 - after the filters above
 import resources  # noqa: E402 - after the filters above
 import sensors  # noqa: E402 - after the filters above
-from med_assets.files import keep_private  # noqa: E402 - after the filters above
+from med_assets.storage.files import keep_private  # noqa: E402 - after the filters above
 
 keep_private()
 graph = [sensors.automated(asset) for asset in assets.build()]

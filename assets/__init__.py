@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import dagster as dg
 
 from assets import data, experiment, intake, keys, outcome
-from med_assets import analysis, program
+from med_assets import program
 from med_assets.errors import ConfigurationError
+from med_assets.evaluation import analysis, learning_curves
+from med_assets.launch import training
 from med_assets.settings import Workspace
-from med_assets.stages import learning_curves, training
 
 log = logging.getLogger(__name__)
 

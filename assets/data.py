@@ -9,21 +9,21 @@ from assets.gates import Gate
 from assets.shell import Call, Stage, build
 
 if TYPE_CHECKING:
-    from med_assets.checks import CheckOutcome
+    from med_assets.dataset.checks import CheckOutcome
     from med_assets.settings import Workspace
-    from med_assets.stages.result import StageResult
+    from med_assets.storage.result import StageResult
 
 
 def dataset(program: str) -> dg.AssetsDefinition:
     """Manifest of the accepted case versions."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.dataset import dataset
+        from med_assets.dataset.stage import dataset
 
         return dataset(call.ws, program)
 
     def synthetic_data(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.synthetic_data(ws, program)
 
@@ -45,22 +45,22 @@ def splits(program: str) -> dg.AssetsDefinition:
     """Assignment of patients to training, validation and test."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.dataset import splits
+        from med_assets.dataset.stage import splits
 
         return splits(call.ws, program)
 
     def patient_leakage(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.patient_leakage(ws, program)
 
     def between_cases(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.between_cases(ws, program)
 
     def held_out(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.held_out(ws, program)
 

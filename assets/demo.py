@@ -20,14 +20,16 @@ from tempfile import TemporaryDirectory
 
 from assets import keys
 from assets.run import instance_of
-from med_assets import batches, policies, program
+from med_assets import program
 from med_assets.errors import ConfigurationError, MedAssetsError
-from med_assets.files import keep_private, write_text
-from med_assets.policies import Cohort
-from med_assets.s3.bucket import Place, client
-from med_assets.s3.landing import S3Landing
-from med_assets.s3.local import endpoint, upload
+from med_assets.experiments import policies
+from med_assets.experiments.policies import Cohort
+from med_assets.landing import batches
+from med_assets.landing.bucket import S3Landing
 from med_assets.settings import Workspace
+from med_assets.storage.files import keep_private, write_text
+from med_assets.storage.s3.bucket import Place, client
+from med_assets.storage.s3.local import endpoint, upload
 
 ENV_FILE = "demo.env"
 

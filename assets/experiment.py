@@ -7,14 +7,14 @@ import dagster as dg
 from assets import keys, versions
 from assets.gates import Gate
 from assets.shell import Call, Stage, build
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.settings import Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from med_assets.checks import CheckOutcome
-    from med_assets.stages.result import StageResult
+    from med_assets.dataset.checks import CheckOutcome
+    from med_assets.storage.result import StageResult
 
 
 def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
@@ -23,7 +23,7 @@ def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
     needed = (keys.experiment_key(program, name, "checkpoint") for name in configured.needs())
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.training import train
+        from med_assets.launch.training import train
 
         def launch(job: "Path") -> None:
             call.launcher.run(call.context, job)
@@ -51,7 +51,7 @@ def thresholds(program: str, configured: Experiment) -> dg.AssetsDefinition:
     experiment = configured.name
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.thresholds import thresholds
+        from med_assets.screening.thresholds import thresholds
 
         return thresholds(call.ws, program, experiment)
 
@@ -73,7 +73,7 @@ def learning_curve(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """The score of one experiment against the number of training patients. A person starts it: it is many trainings."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.learning_curves import learning_curve
+        from med_assets.evaluation.learning_curves import learning_curve
 
         def launch(job: "Path") -> None:
             call.launcher.run(call.context, job)
@@ -100,12 +100,12 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
     experiment = configured.name
 
     def fine_tuning(ws: Workspace, batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.fine_tuning(ws, program, experiment)
 
     def doubts(ws: Workspace, batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.doubts(ws, program, experiment)
 
@@ -115,7 +115,7 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
     )
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.evaluation import evaluate
+        from med_assets.evaluation.stage import evaluate
 
         return evaluate(call.ws, program, experiment)
 
@@ -139,7 +139,7 @@ def record(program: str, configured: Experiment) -> dg.AssetsDefinition:
     experiment = configured.name
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.experiment_record import record
+        from med_assets.reporting.experiment_record import record
 
         return record(call.ws, program, experiment)
 

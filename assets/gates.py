@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.show import picture, value
-from med_assets.escaping import inert
+from med_assets.reporting.escaping import inert
 
 if TYPE_CHECKING:
-    from med_assets.checks import CheckOutcome
+    from med_assets.dataset.checks import CheckOutcome
     from med_assets.settings import Workspace
 
 

@@ -9,21 +9,21 @@ from assets.gates import Gate
 from assets.shell import Call, Stage, build
 
 if TYPE_CHECKING:
-    from med_assets.checks import CheckOutcome
+    from med_assets.dataset.checks import CheckOutcome
     from med_assets.settings import Workspace
-    from med_assets.stages.result import StageResult
+    from med_assets.storage.result import StageResult
 
 
 def raw_cases(program: str) -> dg.AssetsDefinition:
     """Files of a batch grouped into cases, de-identified and stored."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.intake import intake
+        from med_assets.intake.stage import intake
 
         return intake(call.ws, program, _batch(call.batch))
 
     def residual_phi(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.residual_phi(ws, program, _batch(batch))
 
@@ -53,12 +53,12 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
     """Cases converted to arrays, measured and audited."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.prepare import prepare
+        from med_assets.preparation.stage import prepare
 
         return prepare(call.ws, program, _batch(call.batch))
 
     def audit(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.audit(ws, program, _batch(batch))
 

@@ -10,17 +10,17 @@ from assets.gates import Gate
 from assets.shell import Call, Stage, build
 
 if TYPE_CHECKING:
-    from med_assets.analysis import Analysis
-    from med_assets.checks import CheckOutcome
+    from med_assets.dataset.checks import CheckOutcome
+    from med_assets.evaluation.analysis import Analysis
     from med_assets.settings import Workspace
-    from med_assets.stages.result import StageResult
+    from med_assets.storage.result import StageResult
 
 
 def leaderboard(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
     """All experiments side by side."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.evaluation import leaderboard
+        from med_assets.evaluation.stage import leaderboard
 
         return leaderboard(call.ws, program)
 
@@ -41,12 +41,12 @@ def champion(program: str) -> dg.AssetsDefinition:
     """The promoted checkpoint."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.promotion import champion
+        from med_assets.promotion.stage import champion
 
         return champion(call.ws, program)
 
     def regression(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.champion_regression(ws, program)
 
@@ -74,17 +74,17 @@ def monitoring(program: str) -> dg.AssetsDefinition:
     """The champion scored on each batch; a schedule fills it nightly."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.monitoring import monitor
+        from med_assets.monitoring.stage import monitor
 
         return monitor(call.ws, program, call.batches)
 
     def in_control(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.in_control(ws, program)
 
     def drift(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.drift(ws, program)
 
@@ -111,7 +111,7 @@ def predictions(program: str) -> dg.AssetsDefinition:
     """The champion on cases that came without a label; a sensor fills it as they arrive."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.predictions import predictions
+        from med_assets.evaluation.predictions import predictions
 
         return predictions(call.ws, program, call.batches)
 
@@ -135,7 +135,7 @@ def screening(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
     """All cases by risk, of a program that looks for unusual cases."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.screening import screening
+        from med_assets.screening.stage import screening
 
         return screening(call.ws, program)
 
@@ -161,7 +161,7 @@ def analysis(program: str, chosen: "Analysis", experiments: Sequence[str]) -> dg
     """One analysis of a program. An expensive one waits for a person to start it, and for the accelerator."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.analysis import analyse
+        from med_assets.evaluation.analyse import analyse
 
         return analyse(call.ws, program, chosen.name)
 
@@ -184,7 +184,7 @@ def experiments(program: str, names: Sequence[str]) -> dg.AssetsDefinition:
     """The index of experiments."""
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.index import index
+        from med_assets.reporting.index import index
 
         return index(call.ws, program)
 
@@ -209,12 +209,12 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
     """The HTML report. `more` names what this program has beside the stages of every program."""
 
     def synthetic_report(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets import checks
+        from med_assets.dataset import checks
 
         return checks.synthetic_report(ws, program)
 
     def run(call: Call) -> "StageResult":
-        from med_assets.stages.reporting import report
+        from med_assets.reporting.stage import report
 
         return report(call.ws, program)
 

@@ -14,7 +14,7 @@ EXPLANATION = "Trained before this Dagster instance knew of it; reported from th
 
 def report_checkpoints(instance: dg.DagsterInstance, ws: Workspace, program: str) -> list[str]:
     """Report the checkpoints that the home holds and the instance has never seen; returns their experiments."""
-    from med_assets.stages.training import checkpoint_version, usable
+    from med_assets.launch.training import checkpoint_version, usable
 
     reported = []
     for name, configured in usable(ws, program).items():

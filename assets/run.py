@@ -18,11 +18,14 @@ import dagster as dg
 import resources
 from assets import build_program, keys
 from assets.recorded import report_checkpoints
-from med_assets import analysis, batches, names, program
+from med_assets import program
 from med_assets.errors import ConfigurationError, MedAssetsError
-from med_assets.files import keep_private
+from med_assets.evaluation import analysis
+from med_assets.landing import batches
+from med_assets.launch.training import in_order, usable
 from med_assets.settings import Workspace
-from med_assets.stages.training import in_order, usable
+from med_assets.storage import names
+from med_assets.storage.files import keep_private
 
 
 def instance_of(ws: Workspace) -> dg.DagsterInstance:

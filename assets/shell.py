@@ -11,15 +11,16 @@ from pydantic import Field
 from assets import keys
 from assets.gates import Gate
 from assets.show import metadata, value
-from med_assets import names, program
-from med_assets.provenance import provenance
+from med_assets import program
+from med_assets.storage import names
+from med_assets.storage.provenance import provenance
 from resources.discretion import discreetly
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
 
 if TYPE_CHECKING:
     from med_assets.settings import Workspace
-    from med_assets.stages.result import StageResult
+    from med_assets.storage.result import StageResult
 
 
 class Overrides(dg.Config):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from med_assets.escaping import inline, visible
+from med_assets.reporting.escaping import inline, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from med_assets.stages.result import StageResult
+    from med_assets.storage.result import StageResult
 
 MAX_ROWS = 50
 """Rows of a table kept in the event log; the whole table is in the lake."""

@@ -3,12 +3,13 @@
 Dagster keeps configuration out of every version, so a changed limit or experiment would otherwise change nothing.
 """
 
-from med_assets import policies, program
-from med_assets.analysis import Analysis
-from med_assets.experiments import Experiment
-from med_assets.files import digest
+from med_assets import program
+from med_assets.evaluation.analysis import Analysis
+from med_assets.experiments import policies
+from med_assets.experiments.configuration import Experiment
 from med_assets.settings import Workspace
-from med_assets.versions import version_of
+from med_assets.storage.files import digest
+from med_assets.storage.versions import version_of
 
 
 def of_stage(program_name: str, stage: str) -> str:
@@ -30,7 +31,7 @@ def of_screening(program_name: str) -> str:
 
 def of_record(program_name: str) -> str:
     """Code version of an experiment's record and of the index: their text and figures, and what pictures depend on."""
-    from med_assets.stages import experiment_record, figures
+    from med_assets.reporting import experiment_record, figures
 
     code = f"{version_of(experiment_record.record)}.{version_of(figures.draw)}"
     return f"{code}-{of_stage(program_name, 'evaluate')}"
@@ -38,7 +39,7 @@ def of_record(program_name: str) -> str:
 
 def of_splits(program_name: str) -> str:
     """Code version of the split: its policy."""
-    from med_assets.stages.dataset import split_policy
+    from med_assets.dataset.stage import split_policy
 
     chosen = Workspace.configuration().option(program_name, "split_policy", "")
     return digest(split_policy(program_name).model_dump(mode="json"), chosen)
@@ -58,21 +59,21 @@ def of_learning_curve(program_name: str, experiment: Experiment) -> str:
 
 def of_dataset() -> str:
     """Code version of a dataset: the rule that picks its cases."""
-    from med_assets.stages import dataset
+    from med_assets.dataset.stage import dataset
 
     return version_of(dataset)
 
 
 def of_report() -> str:
     """Code version of the report."""
-    from med_assets.stages import report
+    from med_assets.cli.stages import report
 
     return version_of(report)
 
 
 def of_gate(program_name: str) -> str:
     """Code version of the champion: the rule that promotes, and its policy in configuration."""
-    from med_assets.stages import champion
+    from med_assets.cli.stages import champion
 
     found = policies.of(program_name)
     policy = digest(found.promotion.model_dump(mode="json"), bool(found.demo and found.demo.promote_by_mean))

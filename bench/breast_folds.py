@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from med_assets import stages
-from med_assets.experiments import load
-from med_assets.files import digest, write_json
-from med_assets.importers.breast import import_images
-from med_assets.jobs import TEACHER
+from med_assets.cli import stages
+from med_assets.experiments.configuration import load
+from med_assets.launch.jobs import TEACHER
+from med_assets.launch.training import in_order
 from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.program import get
+from med_assets.programs.breast_us.importer import import_images
 from med_assets.settings import Workspace
-from med_assets.stages.training import in_order
+from med_assets.storage.files import digest, write_json
 from med_assets.training.job import run
 
 P, FOLDS, SEED = "breast_us", 5, 20260101
@@ -44,8 +44,8 @@ SHOWN = (
 
 def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
     """Cases of the dataset, one of each patient, each with its fold."""
-    from med_assets import batches
-    from med_assets.stages.dataset import described
+    from med_assets.dataset.stage import described
+    from med_assets.landing import batches
 
     import_images("busi", src, batches.landing_folder(ws, P))
     batch = batches.take(ws, P, batches.untaken(ws, P), time.time())

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from bench.common import clock, show, workspace
-from med_assets import batches, stages
-from med_assets.phantoms.prostate import write_case
+from med_assets.cli import stages
+from med_assets.landing import batches
+from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.settings import Workspace
 
 PROGRAM = "rt_dose"

@@ -14,10 +14,11 @@ import dcm2niix
 import numpy as np
 
 from bench.common import clock, show, workspace
-from med_assets import batches, stages
+from med_assets.cli import stages
 from med_assets.dicom.discover import load, scan
 from med_assets.dicom.geometry import read_ct_series
-from med_assets.phantoms.prostate import write_case
+from med_assets.landing import batches
+from med_assets.programs.rt_dose.phantom import write_case
 
 SHAPE, SPACING_MM = (160, 256, 256), (2.0, 1.5, 1.5)
 REPEATS = 3

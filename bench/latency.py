@@ -18,8 +18,8 @@ import dagster as dg
 
 from assets.run import instance_of
 from bench.common import KEY, show
-from med_assets import batches
-from med_assets.phantoms.prostate import write_case
+from med_assets.landing import batches
+from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.settings import Workspace
 
 PROGRAM = "rt_dose"

@@ -20,11 +20,10 @@ import pandas as pd
 import torch
 
 from bench.common import show
-from med_assets import stages
-from med_assets.experiments import load
-from med_assets.files import write_json
-from med_assets.importers.lumbar_t2 import import_cases
+from med_assets.cli import stages
+from med_assets.experiments.configuration import load
 from med_assets.programs.lumbar_mr.experiment import Inference, LumbarExperiment
+from med_assets.programs.lumbar_mr.importer import import_cases
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.maps import map_pixel_mm
 from med_assets.programs.lumbar_mr.predict import level_points, load_predictor, predict_case
@@ -34,6 +33,7 @@ from med_assets.programs.lumbar_mr.sequence import Gaps
 from med_assets.programs.lumbar_mr.transforms import from_input
 from med_assets.programs.lumbar_mr.uncertainty import confidence, core, measure, shifted_levels
 from med_assets.settings import Workspace
+from med_assets.storage.files import write_json
 from med_assets.training.job import run
 
 P, FOLDS, SEED = "lumbar_mr", 5, 20260101
@@ -44,8 +44,8 @@ DECODINGS = (MEAN, PEAK, SEQUENCE, FITTED)
 
 def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
     """Cases of the dataset, which holds volumes of the same content once, each with its fold."""
-    from med_assets import batches
-    from med_assets.stages.dataset import described
+    from med_assets.dataset.stage import described
+    from med_assets.landing import batches
 
     import_cases(src, batches.landing_folder(ws, P))
     if untaken := batches.untaken(ws, P):

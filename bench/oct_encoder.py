@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bench.common import show
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.network import Classifier, embed

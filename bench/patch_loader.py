@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from bench.common import show, workspace
-from med_assets import batches, experiments, stages
-from med_assets.phantoms.prostate import write_case
+from med_assets.cli import stages
+from med_assets.experiments import configuration as experiments
+from med_assets.landing import batches
 from med_assets.programs.rt_dose.lit import task
+from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.training.task import Task, TrainingCase
 
 PROGRAM = "rt_dose"

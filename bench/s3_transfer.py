@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from bench.common import clock, show
-from med_assets.s3 import bucket, local
-from med_assets.s3.bucket import THREADS, Place
-from med_assets.s3.index import RemoteObject, pages
-from med_assets.s3.staging import Staging, Wanted
+from med_assets.landing.staging import Staging, Wanted
+from med_assets.storage.s3 import bucket, local
+from med_assets.storage.s3.bucket import THREADS, Place
+from med_assets.storage.s3.index import RemoteObject, pages
 
 SETS = {"200 slices of 0.5 MB": (200, 500_000), "2 volumes of 64 MB": (2, 64_000_000)}
 REPEATS = 3
@@ -29,7 +29,7 @@ BUCKET = "bench"
 @contextmanager
 def server() -> Iterator[dict[str, str]]:
     """An endpoint in a process of its own, and the variables that name it."""
-    command = [sys.executable, "-m", "med_assets.s3.local", "--bucket", BUCKET]
+    command = [sys.executable, "-m", "med_assets.storage.s3.local", "--bucket", BUCKET]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(1 + len(local.PUBLIC))]

@@ -18,7 +18,7 @@ import dagster as dg
 import resources
 from assets import build_program, keys
 from bench.common import KEY, show
-from med_assets import batches
+from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources import WorkspaceResource
 from sensors import automated

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bench.common import show
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.lung_ct.lit import task
 from med_assets.training.task import TrainingCase
 from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared

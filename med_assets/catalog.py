@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from med_assets.errors import ConfigurationError
-from med_assets.files import digest
-from med_assets.lake import Lake
 from med_assets.records import (
     USABLE,
     ByName,
@@ -28,6 +26,8 @@ from med_assets.records import (
     Withdrawal,
 )
 from med_assets.settings import Workspace
+from med_assets.storage.files import digest
+from med_assets.storage.lake import Lake
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", CaseVersion, PreparedCase)

@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from med_assets import names, versions
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import conf_folder
-from med_assets.files import read_yaml
+from med_assets.experiments.configuration import conf_folder
 from med_assets.metrics.ranges import Range
+from med_assets.storage import names, versions
+from med_assets.storage.files import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from med_assets.analysis import Analysis
-    from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.geometry import TiltPolicy
     from med_assets.dicom.structure_names import Vocabulary
-    from med_assets.experiments import Experiment
-    from med_assets.label_rows import LabelRow
+    from med_assets.evaluation.analysis import Analysis
+    from med_assets.experiments.configuration import Experiment
+    from med_assets.landing.bucket import RemoteFiles
     from med_assets.metrics.score import Score
-    from med_assets.s3.landing import RemoteFiles
-    from med_assets.screening import Screening
+    from med_assets.preparation.expectations import Expectation
+    from med_assets.preparation.label_rows import LabelRow
+    from med_assets.screening.contract import Screening
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -105,7 +105,7 @@ def tilt_policy(ws: "Workspace", program: str) -> "TiltPolicy":
 
 def ct_expectations() -> "tuple[Expectation, ...]":
     """Return what the facts of CT_FACTS are held against: warnings."""
-    from med_assets.audit.expectations import Expectation
+    from med_assets.preparation.expectations import Expectation
 
     between = "ExpectColumnValuesToBeBetween"
     return (
@@ -262,7 +262,7 @@ class Program(ABC):
 
     def label_rows(self, prepared: Path) -> "list[LabelRow]":
         """The labels of a prepared case as its source has them, and what each counts as: what preparing wrote of them."""
-        from med_assets.label_rows import read_rows
+        from med_assets.preparation.label_rows import read_rows
 
         return read_rows(prepared)
 
@@ -284,7 +284,7 @@ class Program(ABC):
         A name need not be listed: an object that is missing is reported. Unless given, a folder below the program's own is an
         entry, with all that is in it. Called at every look at the landing zone, so it must be quick.
         """
-        from med_assets.s3.landing import by_folder
+        from med_assets.landing.bucket import by_folder
 
         return by_folder(remote.objects, self.name)
 
@@ -316,7 +316,7 @@ class Program(ABC):
 
     def audit(self, ws: "Workspace") -> Sequence["Expectation"]:
         """All that the facts of a case are held against: the program's own expectations, and those of COMMON_FACTS."""
-        from med_assets.audit.expectations import Expectation
+        from med_assets.preparation.expectations import Expectation
 
         lossless = Expectation(
             "lossy", "ExpectColumnValuesToBeInSet", {"value_set": [False]}, "warn", "images compressed without loss"

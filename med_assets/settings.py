@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from med_assets.artifacts import ArtifactStore, LocalStore
+from med_assets.deidentification.keys import key_weakness, published
 from med_assets.errors import ConfigurationError
-from med_assets.keys import key_weakness, published
-from med_assets.lake import Lake
-from med_assets.landing import Landing, LocalLanding
+from med_assets.landing.folder import Landing, LocalLanding
 from med_assets.launch.configuration import LAUNCHERS
-from med_assets.s3.bucket import Place, place
+from med_assets.storage.artifacts import ArtifactStore, LocalStore
+from med_assets.storage.lake import Lake
+from med_assets.storage.s3.bucket import Place, place
 
 MIN_KEY_CHARS = 16
 """Shortest pseudonym key accepted: below it, patient ids could be recovered by trying keys."""
@@ -123,7 +123,7 @@ class Workspace:
         local = LocalStore(self.home / "store")
         if self.store_place is None:
             return local
-        from med_assets.s3.store import S3Store
+        from med_assets.storage.s3.store import S3Store
 
         return S3Store(self.store_place, local)
 
@@ -139,7 +139,7 @@ class Workspace:
             if place is None:
                 self._landing_zones[program] = LocalLanding(folder, self.home)
             else:
-                from med_assets.s3.landing import S3Landing
+                from med_assets.landing.bucket import S3Landing
 
                 self._landing_zones[program] = S3Landing(place, self.home, self.settle_s, self.staging_gb * 1e9)
         return self._landing_zones[program]

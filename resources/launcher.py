@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from med_assets import jobs
 from med_assets.errors import LaunchFailed
+from med_assets.launch import jobs
 from med_assets.launch.configuration import choose
 from med_assets.launch.follow import (
     EpochEnded,

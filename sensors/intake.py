@@ -6,8 +6,8 @@ from contextlib import suppress
 import dagster as dg
 
 from assets import keys, versions
-from med_assets import batches
 from med_assets.errors import LandingUnreadable
+from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources.discretion import discreetly
 from resources.workspace import WorkspaceResource

@@ -21,7 +21,7 @@ def monitoring_schedule(program: str) -> dg.ScheduleDefinition:
         description="Every night: the champion on all batches that it was not scored on yet, in one run.",
     )
     def schedule(context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource) -> dg.SkipReason | dg.RunRequest:
-        from med_assets.stages.monitoring import waiting
+        from med_assets.monitoring.stage import waiting
 
         ws, instance = workspace.open(), context.instance
 

@@ -21,7 +21,7 @@ def predictions_sensor(program: str) -> dg.SensorDefinition:
         description="Predicts cases that came without a label with the champion, as they arrive.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SkipReason | dg.RunRequest:
-        from med_assets.stages.predictions import waiting
+        from med_assets.evaluation.predictions import waiting
 
         ws = workspace.open()
         done = "the champion predicted every case that came without a label"

@@ -10,10 +10,10 @@ from datetime import datetime
 import dagster as dg
 
 from assets import keys
-from med_assets import policies
-from med_assets.policies import Retraining
+from med_assets.experiments import policies
+from med_assets.experiments.policies import Retraining
+from med_assets.launch.training import usable
 from med_assets.settings import Workspace
-from med_assets.stages.training import usable
 from resources.workspace import WorkspaceResource
 from sensors import runs
 from sensors.settings import tick_s
@@ -85,7 +85,7 @@ def why_not(situation: Situation, policy: Retraining) -> str | None:
 
 def split_sizes(ws: Workspace, program: str) -> dict[str, int]:
     """Number of cases in the present dataset by split."""
-    from med_assets.stages.dataset import cases_of
+    from med_assets.dataset.stage import cases_of
 
     sizes: dict[str, int] = {}
     for case in cases_of(ws, program):
@@ -108,8 +108,8 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
         description="Trains all experiments once enough new training cases were accepted; says why not otherwise.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-        from med_assets.stages.drift import drifted_facts
-        from med_assets.stages.training import last_trained_at, unseen_cases
+        from med_assets.launch.training import last_trained_at, unseen_cases
+        from med_assets.monitoring.drift import drifted_facts
 
         ws, now, policy = workspace.open(), time.time(), policies.of(program).retraining
         trained_at = last_trained_at(ws, program)

@@ -8,9 +8,9 @@ import dagster as dg
 from dagster._core.launcher import DefaultRunLauncher
 
 from assets import keys
-from med_assets import batches
-from med_assets.files import digest
+from med_assets.landing import batches
 from med_assets.settings import Workspace
+from med_assets.storage.files import digest
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -197,7 +197,7 @@ def over_batches(
 
     `missing` gives the batches that wait, each with a hash of what is to be there; `done` is said when none does.
     """
-    from med_assets.stages.promotion import current
+    from med_assets.promotion.stage import current
 
     if current(ws, program) is None:
         return dg.SkipReason("there is no champion yet")

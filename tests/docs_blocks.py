@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_assets.arguments import parser
+from med_assets.cli.arguments import parser
 
 FENCE = re.compile(
     r"(?P<needs><!-- needs: [^>]+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL

@@ -13,7 +13,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from med_assets import batches, stages
+from med_assets.cli import stages
+from med_assets.landing import batches
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.settings import Workspace
 

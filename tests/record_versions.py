@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from med_assets.versions import METHODS
+from med_assets.storage.versions import METHODS
 from tests.reach import FUNCTIONS, Definition, Module, Package, label
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLUMBING = {
     "errors": "says why there is no result",
-    "names": "refuses names",
+    "storage.names": "refuses names",
     "settings": "what results depend on is in keys, by its value",
-    "versions": "is what this is about",
-    "artifacts": "keeps results, by key and hash",
-    "scratch": "keeps what is thrown away",
-    "provenance": "describes results",
-    "stages.alone": "lets one process at a time in",
-    "files.room": "turns a full disk into an error",
-    "files.disk_full": "turns a full disk into an error",
-    "files.sync": "writes through to the disk",
-    "files.replacing": "lets a file appear whole",
+    "storage.versions": "is what this is about",
+    "storage.artifacts": "keeps results, by key and hash",
+    "storage.scratch": "keeps what is thrown away",
+    "storage.provenance": "describes results",
+    "storage.locks": "lets one process at a time in",
+    "storage.files.room": "turns a full disk into an error",
+    "storage.files.disk_full": "turns a full disk into an error",
+    "storage.files.sync": "writes through to the disk",
+    "storage.files.replacing": "lets a file appear whole",
     "program.get": "finds a program by its name",
     "program.REGISTRY": "finds a program by its name",
     "program.Program.__init_subclass__": "gathers facts and versions",
@@ -94,7 +94,7 @@ class Code:
         found: dict[str, Versioned] = {}
         parts: dict[str, list[Definition]] = defaultdict(list)
         stages = {method: stage for stage, method in METHODS.items()}
-        for module in self.package.modules("med_assets.versions import"):
+        for module in self.package.modules("med_assets.storage.versions import"):
             below = module.name.split(".")[1:]
             for kind, text, name, line in _marks(module):
                 here = Definition(module.name, name)

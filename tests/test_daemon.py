@@ -32,7 +32,7 @@ class Clinic:
 
     def drop(self, name: str, seed: int, damage: Callable[[Path], None] | None = None) -> None:
         """Copy one phantom case into the landing folder, damaged if asked."""
-        from med_assets.phantoms.prostate import write_case
+        from med_assets.programs.rt_dose.phantom import write_case
 
         made = self.ws.home.parent / "made" / name
         write_case(made, seed)

@@ -12,8 +12,11 @@ import pytest
 
 import definitions
 from assets import keys
-from med_assets import analysis, experiments, policies, program
+from med_assets import program
 from med_assets.errors import ConfigurationError
+from med_assets.evaluation import analysis
+from med_assets.experiments import configuration as experiments
+from med_assets.experiments import policies
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import experiments
-from med_assets.arguments import parser
-from med_assets.cli_reference import reference, subcommands
-from med_assets.tables_page import page
+from med_assets.cli.arguments import parser
+from med_assets.cli.reference import reference, subcommands
+from med_assets.cli.tables_page import page
+from med_assets.experiments import configuration as experiments
 from tests.docs_blocks import Block, blocks, run_block
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from med_assets import program
-from med_assets.versions import METHODS, of_program, version_of, versioned
+from med_assets.storage.versions import METHODS, of_program, version_of, versioned
 from tests.reach import Definition, Package
 from tests.record_versions import PLUMBING, Code, advice, changed, main, read
 
@@ -223,7 +223,7 @@ def small(tmp_path: Path) -> Path:
     """A package with two versions, recorded."""
     root = tmp_path / "pkg"
     root.mkdir()
-    marks = "from med_assets.versions import part_of, versioned\n"
+    marks = "from med_assets.storage.versions import part_of, versioned\n"
     (root / "__init__.py").write_text("")
     (root / "shared.py").write_text("N = 1\n")
     function = '\nfrom pkg.shared import N\n\n@versioned("1")\ndef {0}():\n    return N\n'

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.confidentiality import SOURCE_VALUE
+from med_assets.deidentification.pixel_data import require_syntax
+from med_assets.deidentification.profile import SOURCE_VALUE
 from med_assets.dicom.discover import describe
 from med_assets.dicom.frames import (
     DUPLICATE_DISTANCE_MM,
@@ -25,7 +26,6 @@ from med_assets.dicom.frames import (
     text,
 )
 from med_assets.dicom.geometry import IN_PLANE_TOLERANCE_MM, SAME_AXES_TOLERANCE, Geometry, Planes
-from med_assets.dicom.pixel_data import require_syntax
 from med_assets.errors import CaseRejected
 
 IDENTICAL_MM = 1e-6

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, RTDoseStorage, RTPlanStorage, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
 
-from med_assets.dicom.codes import code_item
+from med_assets.deidentification.codes import code_item
 from med_assets.dicom.contours import mask_to_contours
 from med_assets.dicom.enhanced import single_frames
 from med_assets.dicom.frames import image_axes, text

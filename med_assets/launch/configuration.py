@@ -9,8 +9,8 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from med_assets.errors import ConfigurationError
-from med_assets.files import read_json
 from med_assets.launch.launcher import Configuration, Launcher
+from med_assets.storage.files import read_json
 
 LAUNCHERS = {
     "local": "med_assets.launch.local:LocalLauncher",

@@ -13,10 +13,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_assets import jobs
 from med_assets.errors import ConfigurationError, LaunchFailed, TrainingStopped
-from med_assets.jobs import LOG, RESULT
+from med_assets.launch import jobs
 from med_assets.launch.configuration import choose
+from med_assets.launch.jobs import LOG, RESULT
 from med_assets.launch.launcher import Handle, Launcher, Phase, State
 
 HISTORY = "history.csv"

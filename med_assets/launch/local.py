@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 
 import psutil
 
-from med_assets.files import write_json
-from med_assets.jobs import LOCK, LOG
 from med_assets.launch import launcher
+from med_assets.launch.jobs import LOCK, LOG
 from med_assets.launch.launcher import Handle, Phase, State
+from med_assets.storage.files import write_json
 from med_assets.training import status
 
 PROCESS = "process.json"

@@ -23,10 +23,10 @@ from pydantic import Field, model_validator
 
 import med_assets
 from med_assets.errors import LaunchFailed
-from med_assets.files import digest, read_json, write_json, write_text
-from med_assets.jobs import LOCK, LOG, RESULT
 from med_assets.launch import launcher
+from med_assets.launch.jobs import LOCK, LOG, RESULT
 from med_assets.launch.launcher import Handle, Phase, State
+from med_assets.storage.files import digest, read_json, write_json, write_text
 from med_assets.training import status
 
 JOB, SCRIPT, EXIT = "slurm.json", "slurm.sh", "slurm.exit"

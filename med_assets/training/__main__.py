@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from med_assets.errors import MedAssetsError
-from med_assets.files import keep_private
+from med_assets.storage.files import keep_private
 from med_assets.training import status
 from med_assets.training.supervisor import Supervisor, die_with_parent
 

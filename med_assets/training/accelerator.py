@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from med_assets.errors import ConfigurationError, OutOfMemory
-from med_assets.experiments import Experiment, Rung
-from med_assets.files import read_json, write_json
+from med_assets.experiments.configuration import Experiment, Rung
+from med_assets.storage.files import read_json, write_json
 from med_assets.training.task import Task
 
 RUNG = "rung.json"

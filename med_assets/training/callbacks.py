@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from med_assets.errors import BelowReference
-from med_assets.files import replacing, write_json, write_text
+from med_assets.storage.files import replacing, write_json, write_text
 from med_assets.training.ranks import rank, world
 from med_assets.training.task import Task
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from med_assets.errors import ArtifactCorrupt, CheckpointMismatch, DiskFull
-from med_assets.files import disk_full, file_sha256, read_json, replacing, write_json
+from med_assets.storage.files import disk_full, file_sha256, read_json, replacing, write_json
 from med_assets.training.events import note
 
 FOLDER = "checkpoints"

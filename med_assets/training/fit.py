@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment
-from med_assets.jobs import ADAPTERS
+from med_assets.experiments.configuration import Experiment
+from med_assets.launch.jobs import ADAPTERS
 from med_assets.training import callbacks
 from med_assets.training.accelerator import Plan
 from med_assets.training.checkpoints import Checkpoints, Found

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from med_assets.errors import CheckpointMismatch, ConfigurationError
-from med_assets.experiments import RELEASED, Experiment
+from med_assets.experiments.configuration import RELEASED, Experiment
 from med_assets.training.ranks import rank
 from med_assets.training.reading import open_weights
 from med_assets.training.task import ClosedForm, Task

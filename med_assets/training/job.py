@@ -19,10 +19,11 @@ import lightning
 import torch
 
 from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory, TrainingStopped
-from med_assets.experiments import Experiment, Rung, from_json
-from med_assets.files import disk_full, file_sha256, read_json, write_json
-from med_assets.jobs import ADAPTERS, RELEASED, TEACHER
-from med_assets.provenance import git_state
+from med_assets.experiments.configuration import Experiment, Rung, from_json
+from med_assets.launch.jobs import ADAPTERS, RELEASED, TEACHER
+from med_assets.storage.files import disk_full, file_sha256, read_json, write_json
+from med_assets.storage.provenance import git_state
+from med_assets.storage.versions import part_of
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
 from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
@@ -35,7 +36,6 @@ from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memor
 from med_assets.training.ranks import rank
 from med_assets.training.saving import StopRequest
 from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build, used
-from med_assets.versions import part_of
 
 RESUME = ("auto", "must", "never")
 """auto continues if there is a checkpoint, must refuses if there is none, never starts over."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.training.ranks import EpochSampler, ValidationSampler, gathered
 
 

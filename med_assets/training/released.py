@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.training.initial import state_dict
 from med_assets.training.tensors import demand_values
 

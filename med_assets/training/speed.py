@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from med_assets.files import write_text
+from med_assets.storage.files import write_text
 
 PROFILE = "profile.txt"
 """File of a job with the profile of some of its steps."""

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from med_assets.errors import ConfigurationError
-from med_assets.files import read_json, write_json
+from med_assets.storage.files import read_json, write_json
 from med_assets.training import status
 from med_assets.training.events import note
 

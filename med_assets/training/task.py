@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 
 if TYPE_CHECKING:
     from torch import Tensor

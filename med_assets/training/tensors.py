@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments import Experiment, from_json
+from med_assets.experiments.configuration import Experiment, from_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,10 +7,10 @@ import dagster as dg
 import pytest
 
 from assets import keys, run
-from med_assets import stages
+from med_assets.cli import stages
+from med_assets.dataset.stage import cases_of
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import cases_of
 from tests.med_assets.stages.builders import P, drop
 
 EXPERIMENTS = ("baseline",)

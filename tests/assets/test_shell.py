@@ -8,8 +8,8 @@ import pytest
 
 from assets.gates import Gate
 from assets.shell import Call, Stage, build
-from med_assets.checks import CheckOutcome
-from med_assets.stages.result import StageResult
+from med_assets.dataset.checks import CheckOutcome
+from med_assets.storage.result import StageResult
 from resources import LauncherResource, WorkspaceResource
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from assets import show
-from med_assets.stages.result import StageResult
+from med_assets.storage.result import StageResult
 
 
 def test_counts_summary_and_tables_become_typed_metadata() -> None:

@@ -7,19 +7,22 @@ from pathlib import Path
 import pytest
 
 from assets import versions
-from med_assets import analysis, experiments, policies, program
-from med_assets.dicom.confidentiality import FIXED_VALUES
-from med_assets.files import digest
+from med_assets import program
+from med_assets.deidentification.profile import FIXED_VALUES
+from med_assets.deidentification.scan import identity_left
+from med_assets.evaluation import analysis
+from med_assets.evaluation.predicting import prediction_key
+from med_assets.evaluation.stage import score_key
+from med_assets.experiments import configuration as experiments
+from med_assets.experiments import policies
+from med_assets.intake.reader import Readers
+from med_assets.intake.stage import _Intake
+from med_assets.launch.training import checkpoint_key
+from med_assets.preparation.stage import prepared_key
 from med_assets.programs.breast_us.distil import answer_key
 from med_assets.records import CaseVersion
 from med_assets.settings import Workspace
-from med_assets.stages.evaluation import score_key
-from med_assets.stages.intake import _Intake
-from med_assets.stages.predicting import prediction_key
-from med_assets.stages.prepare import prepared_key
-from med_assets.stages.reader import Readers
-from med_assets.stages.scan import identity_left
-from med_assets.stages.training import checkpoint_key
+from med_assets.storage.files import digest
 from med_assets.training.task import Teacher
 from tests.record_versions import read
 
@@ -60,7 +63,7 @@ def test_keys_of_artifacts(name: str, workspace: Workspace) -> None:
 def test_key_of_an_intake(name: str, workspace: Workspace) -> None:
     files = [("a.dcm", "0" * 64)]
     vocabulary = sorted(program.get(name).roi_vocabulary(workspace))
-    made_of = digest(name, (V[f"{name}/intake"], V["dicom.confidentiality.profile"]), vocabulary, files)
+    made_of = digest(name, (V[f"{name}/intake"], V["deidentification.profile.profile"]), vocabulary, files)
     with Readers(workspace) as readers:
         key = _Intake(workspace, name, "b", readers)._entry_key(files)
     assert key == "intake/" + hmac.new(workspace.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]
@@ -72,7 +75,7 @@ def test_keys_of_a_scan_and_of_a_teachers_answer(workspace: Workspace, tmp_path:
         pass
     assert identity_left(workspace, "rt_dose", "raw/1") == []
     vocabulary = sorted(program.get("rt_dose").roi_vocabulary(workspace))
-    assert workspace.store.has("scan/" + digest("raw/1", V["dicom.phi.residual_phi"], vocabulary))
+    assert workspace.store.has("scan/" + digest("raw/1", V["deidentification.residual.residual_phi"], vocabulary))
     teacher = Teacher("checkpoint/1", tmp_path, tmp_path)
     assert answer_key(teacher, "v") == f"answer/{digest('checkpoint/1', 'v', V['programs.breast_us.distil.answers'])}"
 
@@ -92,7 +95,7 @@ def test_code_versions_of_assets(name: str) -> None:
     assert versions.of_record(name) == f"{record}-{evaluate}"
     policy = digest(written.promotion.model_dump(mode="json"), by_mean)
     assert versions.of_gate(name) == f"{V['stages.promotion.champion']}-{policy}"
-    assert (versions.of_dataset(), versions.of_report()) == (V["stages.dataset.dataset"], V["stages.reporting.report"])
+    assert (versions.of_dataset(), versions.of_report()) == (V["dataset.stage.dataset"], V["reporting.stage.report"])
     for one in analysis.of(name).values():
         version = V[f"programs.{name}.analyses.{one.run.__name__}"]
         assert versions.of_analysis(one) == f"{version}-{digest(one.settings(ws))}"

@@ -12,10 +12,11 @@ import pydicom
 import pytest
 from pydicom.datadict import tag_for_keyword
 
-from med_assets import batches, program
-from med_assets.cli import main
+from med_assets import program
+from med_assets.cli.main import main
+from med_assets.intake.stage import files_table
+from med_assets.landing import batches
 from med_assets.settings import Workspace
-from med_assets.stages.intake import files_table
 from tests.fuzz.__main__ import PROGRAMS
 from tests.fuzz.seeds import files_below
 from tests.invented import Study, ct, volume_seg, write

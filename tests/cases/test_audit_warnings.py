@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.records import PreparedCase
 from med_assets.settings import Workspace
 from tests.conftest import settings_of

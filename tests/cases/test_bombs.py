@@ -22,14 +22,14 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import compress
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.dicom.archives import MAX_DIRECTORY_BYTES
 from med_assets.errors import CaseRejected, ConfigurationError
-from med_assets.importers.breast import import_images
-from med_assets.importers.lumbar_t2 import read_case
-from med_assets.importers.volume_files import read_volume
-from med_assets.importers.volumes import datalist_pairs
-from med_assets.phantoms.breast import write_case
+from med_assets.landing.importing.volume_files import read_volume
+from med_assets.landing.importing.volumes import datalist_pairs
+from med_assets.programs.breast_us.importer import import_images
+from med_assets.programs.breast_us.phantom import write_case
+from med_assets.programs.lumbar_mr.importer import read_case
 from med_assets.settings import Workspace
 from tests.cases.test_hostile import CT_CLASS, dicom
 from tests.fuzz.rounds import peak_bytes

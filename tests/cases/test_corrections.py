@@ -2,10 +2,10 @@
 
 import pytest
 
-from med_assets import stages
-from med_assets.cli import main
+from med_assets.cli import stages
+from med_assets.cli.main import main
+from med_assets.dataset.stage import up_to_date
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import up_to_date
 from tests.med_assets.stages.builders import P, drop, edit, files, ingest
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from med_assets import program, stages
-from med_assets.dicom.deidentify import Deidentifier, to_bytes
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.deidentification.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.opt import write_opt
@@ -94,14 +95,14 @@ def without_identity(paths: list[Path], folder: Path) -> list[Path]:
 
 
 def openkbp(folder: Path) -> None:
-    from med_assets.importers.openkbp import import_patients
+    from med_assets.programs.rt_dose.importer import import_patients
 
     source = test_openkbp.source.__wrapped__(folder.parent)
     import_patients(source, folder, ["pt_1"])
 
 
 def decathlon(folder: Path) -> None:
-    from med_assets.importers.volumes import import_pairs, msd_pairs
+    from med_assets.landing.importing.volumes import import_pairs, msd_pairs
 
     task = test_volumes.decathlon(folder.parent / "Task06_Lung", ["001"])
     hu, labels = test_volumes.volumes()
@@ -111,15 +112,15 @@ def decathlon(folder: Path) -> None:
 
 
 def busi(folder: Path) -> None:
-    from med_assets.importers.breast import import_images
-    from med_assets.phantoms.breast import write_busi
+    from med_assets.programs.breast_us.importer import import_images
+    from med_assets.programs.breast_us.phantom import write_busi
 
     write_busi(folder.parent / "busi", 2, shape=(64, 80))
     import_images("busi", folder.parent / "busi", folder)
 
 
 def lumbar_t2(folder: Path) -> None:
-    from med_assets.importers.lumbar_t2 import import_cases
+    from med_assets.programs.lumbar_mr.importer import import_cases
 
     label, _ = test_lumbar_t2.spine()
     (folder.parent / "npz").mkdir()
@@ -128,7 +129,7 @@ def lumbar_t2(folder: Path) -> None:
 
 
 def rsna_lumbar(folder: Path) -> None:
-    from med_assets.importers.rsna_lumbar import import_studies
+    from med_assets.programs.lumbar_mr.importer_rsna import import_studies
 
     (folder.parent / "rsna").mkdir()
     test_rsna_lumbar.write_source(folder.parent / "rsna", (7,))

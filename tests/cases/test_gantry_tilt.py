@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from med_assets import checks
+from med_assets.dataset import checks
 from med_assets.dicom.geometry import CtSeries, Geometry, TiltPolicy, read_ct_series
 from med_assets.dicom.seg import place, read_segments
 from med_assets.dicom.seg_write import write_seg
@@ -71,7 +71,7 @@ def test_a_tilt_that_the_program_does_not_allow_is_refused_with_its_angle_and_se
     assert "12.5 degrees" in row["reason"]
     assert "MED_ASSETS_LUNG_CT_GANTRY_TILT=resample" in row["reason"]
     allowed = with_setting(workspace, "lung_ct", "resample")
-    from med_assets import stages
+    from med_assets.cli import stages
 
     stages.prepare(allowed, "lung_ct", row["batch"])
     (again,) = workspace.lake.rows("prepared_cases", f"lung_ct/{row['batch']}")

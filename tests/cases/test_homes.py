@@ -12,13 +12,13 @@ from shutil import which
 import pytest
 
 from med_assets import program
-from med_assets.cli import main
-from med_assets.reports.notebooks import stop_kernel
+from med_assets.cli.main import main
+from med_assets.reporting.notebooks import stop_kernel
 from med_assets.settings import Workspace
 from tests.conftest import REPOSITORY, settings_of
 
 ODD = 'it\'s [a] "home" #1 100%25 *{x}? é 病院'
-COMMAND = f"{shlex.quote(sys.executable)} -m med_assets.cli"
+COMMAND = f"{shlex.quote(sys.executable)} -m med_assets.cli.main"
 MOUNTS = (
     bool(which("unshare"))
     and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
@@ -110,7 +110,7 @@ def test_a_full_disk_ends_with_one_line_and_what_was_there_is_whole(tmp_path: Pa
 def test_ctrl_c_ends_with_one_line_and_130(workspace: Workspace) -> None:
     endless = "select count(*) from range(1000000000) a, range(1000000000) b where hash(a.range + b.range) = 1"
     process = subprocess.Popen(
-        [sys.executable, "-m", "med_assets.cli", "query", endless],
+        [sys.executable, "-m", "med_assets.cli.main", "query", endless],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

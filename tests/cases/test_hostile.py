@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import batches, stages
-from med_assets.cli import main
-from med_assets.phantoms.breast import write_case
-from med_assets.scratch import remove_abandoned, scratch
+from med_assets.cli import stages
+from med_assets.cli.main import main
+from med_assets.intake.stage import files_table
+from med_assets.landing import batches
+from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
-from med_assets.stages.intake import files_table
+from med_assets.storage.scratch import remove_abandoned, scratch
 from tests.conftest import settings_of
 
 P = "breast_us"
@@ -300,7 +301,7 @@ def test_originals_that_a_killed_process_was_unpacking_are_removed_by_the_next_c
     workspace: Workspace, phantom: Path
 ) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom med_assets.scratch import scratch\n"
+        "import sys, time\nfrom pathlib import Path\nfrom med_assets.storage.scratch import scratch\n"
         "(scratch(Path(sys.argv[1])) / 'original.dcm').write_text('PHANTOM^NAME')\nprint('there', flush=True)\ntime.sleep(600)"
     )
     with subprocess.Popen(

@@ -6,10 +6,10 @@ import pytest
 from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement
 
-from med_assets.files import read_json
+from med_assets.preparation.stage import FACTS_FILE
 from med_assets.programs.breast_us.prepared import PreparedCase as Picture
 from med_assets.settings import Workspace
-from med_assets.stages.prepare import FACTS_FILE
+from med_assets.storage.files import read_json
 from tests.invented import Study, box_contours, chest_case, ct, flat_seg, ingest, plan_case, rt_dose_voxels, us, write
 
 GREY = np.random.default_rng(19).integers(40, 200, (160, 240)).astype(np.uint8)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import batches
-from med_assets.cli import main
-from med_assets.files import folder_hashes
-from med_assets.phantoms.breast import write_case
+from med_assets.cli.main import main
+from med_assets.landing import batches
+from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
+from med_assets.storage.files import folder_hashes
 from tests.conftest import settings_of
 from tests.med_assets.stages.processes import CONTEXT
 
@@ -63,7 +63,7 @@ def readers_of(pid: int) -> list[str]:
             words = path.read_text().split("\0")
         except OSError:
             continue
-        if "med_assets.stages.reader" in words and str(pid) in words:
+        if "med_assets.intake.reader" in words and str(pid) in words:
             found.append(path.parent.name)
     return found
 

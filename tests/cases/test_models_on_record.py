@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 import assets
-from med_assets import stages
-from med_assets.cli import main
+from med_assets.cli import stages
+from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import conf_folder, load
+from med_assets.experiments.configuration import conf_folder, load
+from med_assets.promotion.stage import current, decisions
 from med_assets.settings import Workspace
-from med_assets.stages.promotion import current, decisions
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 

@@ -7,8 +7,9 @@ import dagster as dg
 import pytest
 
 from assets import keys, run
-from med_assets import program, stages
-from med_assets.cli import main
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.cli.main import main
 from med_assets.settings import Workspace
 from tests.conftest import settings_of
 

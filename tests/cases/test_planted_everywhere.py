@@ -19,10 +19,10 @@ from pydicom.uid import UID, HTJ2KLossless, JPEGBaseline8Bit, JPEGLosslessSV1
 
 import resources
 from assets import build_program, keys, run
-from med_assets import batches
 from med_assets import program as programs
-from med_assets.cli import main
-from med_assets.phantoms.breast import write_case
+from med_assets.cli.main import main
+from med_assets.landing import batches
+from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
 from tests.fuzz.seeds import compressed
 from tests.med_assets.stages.processes import CONTEXT

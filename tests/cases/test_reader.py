@@ -7,13 +7,13 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from med_assets import batches
-from med_assets.cli import main
-from med_assets.dicom.relink import Header, Origin
-from med_assets.phantoms.breast import write_case
+from med_assets.cli.main import main
+from med_assets.deidentification.relink import Header, Origin
+from med_assets.intake.reader import Readers
+from med_assets.intake.stage import files_table
+from med_assets.landing import batches
+from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
-from med_assets.stages.intake import files_table
-from med_assets.stages.reader import Readers
 
 P = "breast_us"
 

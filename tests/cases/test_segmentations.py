@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.flat_seg import read_flat_segments
 from med_assets.dicom.geometry import Volume, read_ct_series
 from med_assets.dicom.seg import place, read_segments
+from med_assets.dicom.segmentation_2d import read_flat_segments
 from med_assets.errors import CaseRejected
 from med_assets.settings import Workspace
 from tests.invented import Study, ct, flat_seg, grid_points, ingest, uid, us, volume_seg, write

@@ -10,18 +10,20 @@ import pytest
 import torch
 import yaml
 
-from med_assets import cli, doctor, program
-from med_assets.audit.expectations import run_suite
+from med_assets import program
+from med_assets.cli import doctor
+from med_assets.cli import main as cli
+from med_assets.cli.explain import explain_case
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import conf_folder, load
-from med_assets.explain import explain_case
+from med_assets.experiments.configuration import conf_folder, load
+from med_assets.intake import reader
+from med_assets.preparation.expectations import run_suite
 from med_assets.programs.rt_dose.losses import DoseLoss
 from med_assets.programs.rt_dose.patches import cut
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import EvaluationSettings, score_case
 from med_assets.programs.rt_dose.site import Site, load_site, stand_in
 from med_assets.settings import Workspace
-from med_assets.stages import reader
 from tests.cases.test_contours import P, Rois, facts, plan, prepared, rt_dose_voxels
 from tests.invented import box_contours, ingest, plan_case, write
 

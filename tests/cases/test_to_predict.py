@@ -11,14 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from med_assets import cli, experiments, program, stages
-from med_assets.experiments import Experiment
-from med_assets.explain import explain_case
-from med_assets.files import digest, write_json, write_text
+from med_assets import program
+from med_assets.cli import main as cli
+from med_assets.cli import stages
+from med_assets.cli.explain import explain_case
+from med_assets.dataset.stage import unlabelled
+from med_assets.evaluation.predicting import prediction_key
+from med_assets.evaluation.predictions import folder_of, waiting
+from med_assets.experiments import configuration as experiments
+from med_assets.experiments.configuration import Experiment
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import unlabelled
-from med_assets.stages.predicting import prediction_key
-from med_assets.stages.predictions import folder_of, waiting
+from med_assets.storage.files import digest, write_json, write_text
 from med_assets.training.callbacks import save_tensors
 from tests.invented import ingest
 
@@ -162,7 +165,7 @@ def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inferen
     raw, prepared = ingest(ws, name)
     assert [(row["case_id"], row["status"]) for row in prepared] == [(case_id, "ok")], prepared[0]["reason"]
     assert unlabelled(ws, name) == []
-    from med_assets.stages.evaluation import score_cases
+    from med_assets.evaluation.stage import score_cases
 
     assert prediction_key(ws, name, checkpoint, prepared[0]["artifact"]) == row["prediction"]
     scores, _, failures = score_cases(ws, name, checkpoint, prepared)

@@ -11,9 +11,9 @@ from types import FrameType
 import pytest
 
 from med_assets import program
-from med_assets.dicom.deidentify import Deidentifier
+from med_assets.deidentification.deidentify import Deidentifier
+from med_assets.intake.reading import EntryReader, Preparation, StoredCase, Task, prepare_case
 from med_assets.settings import Workspace
-from med_assets.stages.reading import EntryReader, Preparation, StoredCase, Task, prepare_case
 from tests.reach import Definition
 from tests.record_versions import PLUMBING, Code
 
@@ -65,7 +65,7 @@ def test_intake_and_preparation(code: Code, name: str, workspace: Workspace, tmp
         cases.extend(one for one in reader.messages() if isinstance(one, StoredCase))
 
     called = ran(take_in)
-    assert not not_covered(code, called, f"{name}/intake", "dicom.confidentiality.profile")
+    assert not not_covered(code, called, f"{name}/intake", "deidentification.profile.profile")
     called = ran(lambda: prepare_case(Preparation(workspace, name, "c", cases[0].folder, out)))
     assert not not_covered(code, called, f"{name}/prepare")
 

@@ -9,14 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from med_assets import checks, cli, experiments, policies, stages
+from med_assets.cli import main as cli
+from med_assets.cli import stages
+from med_assets.dataset import checks
+from med_assets.dataset.stage import unlabelled
 from med_assets.errors import ConfigurationError
+from med_assets.evaluation.stage import NO_CASE
+from med_assets.experiments import configuration as experiments
+from med_assets.experiments import policies
+from med_assets.launch.training import LEARNING, checkpoint_key
+from med_assets.reporting.experiment_record import record
+from med_assets.screening.thresholds import thresholds
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import unlabelled
-from med_assets.stages.evaluation import NO_CASE
-from med_assets.stages.experiment_record import record
-from med_assets.stages.thresholds import thresholds
-from med_assets.stages.training import LEARNING, checkpoint_key
 from med_assets.training import job
 from med_assets.training.released import filled, trial
 from med_assets.training.task import Task, build

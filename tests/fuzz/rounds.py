@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from med_assets import batches, program
-from med_assets.cli import main
+from med_assets import program
+from med_assets.cli.main import main
+from med_assets.intake.stage import files_table
+from med_assets.landing import batches
 from med_assets.settings import Workspace
-from med_assets.stages.intake import files_table
 from tests.fuzz.archives import archive
 from tests.fuzz.mutations import MARK, MUTATIONS
 from tests.fuzz.seeds import Case, cases, files_below

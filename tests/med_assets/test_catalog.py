@@ -5,7 +5,6 @@ import pytest
 
 from med_assets.catalog import CaseFacts, Catalog, accepted, to_predict, usable
 from med_assets.errors import ConfigurationError
-from med_assets.files import digest
 from med_assets.records import (
     RECORDS,
     CaseVersion,
@@ -19,6 +18,7 @@ from med_assets.records import (
     Withdrawal,
 )
 from med_assets.settings import Workspace
+from med_assets.storage.files import digest
 
 P = "rt_dose"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.settings import Workspace
 from tests.conftest import settings_of
 from tests.med_assets.stages import models

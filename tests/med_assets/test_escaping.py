@@ -12,14 +12,15 @@ from markdown_it import MarkdownIt
 
 from assets import show
 from assets.gates import Gate
-from med_assets import escaping, stages
-from med_assets.checks import CheckOutcome
-from med_assets.cli import main
-from med_assets.commands import table
-from med_assets.reports.html import Highlight, Section, render_report
-from med_assets.reports.notebooks import stop_kernel
+from med_assets.cli import stages
+from med_assets.cli.commands import table
+from med_assets.cli.main import main
+from med_assets.dataset.checks import CheckOutcome
+from med_assets.evaluation.stage import markdown
+from med_assets.reporting import escaping
+from med_assets.reporting.html import Highlight, Section, render_report
+from med_assets.reporting.notebooks import stop_kernel
 from med_assets.settings import Workspace
-from med_assets.stages.evaluation import markdown
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 

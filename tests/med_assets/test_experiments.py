@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from med_assets import experiments
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment
+from med_assets.experiments import configuration as experiments
+from med_assets.experiments.configuration import Experiment
 
 NAMES = experiments.names("rt_dose")
 

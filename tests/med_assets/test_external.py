@@ -1,6 +1,6 @@
 """External test sets stay apart, whatever the draw would say."""
 
-from med_assets.splits import SplitPolicy, assign
+from med_assets.dataset.splits import SplitPolicy, assign
 
 
 def test_a_case_of_an_external_set_is_never_drawn_into_training() -> None:

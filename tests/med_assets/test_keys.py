@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from med_assets.deidentification.keys import key_weakness
 from med_assets.errors import ConfigurationError
-from med_assets.keys import key_weakness
 from med_assets.settings import NO_KEY, Workspace
 from tests.conftest import REPOSITORY, TEST_KEY
 

@@ -5,7 +5,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from med_assets.provenance import DIRTY, state_of
+from med_assets.storage.provenance import DIRTY, state_of
 from med_assets.training.hardware import hardware, processor
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from med_assets import query
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Workspace
+from med_assets.storage import query
 
 ROW = {"program": "rt_dose", "case_id": "c", "reason": "moved away"}
 
@@ -236,5 +236,5 @@ def test_a_home_that_can_not_be_written_is_queried(filled: Workspace, monkeypatc
     def refuse(_: Path) -> Path:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr("med_assets.lake.scratch", refuse)
+    monkeypatch.setattr("med_assets.storage.lake.scratch", refuse)
     assert len(filled.lake.query("select * from withdrawals")) == 1

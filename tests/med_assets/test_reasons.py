@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 import med_assets
-from med_assets.commands import table
-from med_assets.reasons import REASONS, TITLES, remedy, with_table
+from med_assets.cli.commands import table
+from med_assets.intake.reasons import REASONS, TITLES, remedy, with_table
 from med_assets.settings import Workspace
 from tests.invented import Study, ct, ingest, plan_case, write
 

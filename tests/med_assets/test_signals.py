@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from med_assets.cli import INTERRUPTED, TERMINATED
+from med_assets.cli.main import INTERRUPTED, TERMINATED
 from med_assets.settings import Workspace
 from tests.conftest import REPOSITORY
 
@@ -19,7 +19,7 @@ CODES = [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)]
 
 def started(*arguments: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "med_assets.cli", *arguments],
+        [sys.executable, "-m", "med_assets.cli.main", *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -80,7 +80,7 @@ def test_what_is_to_be_ignored_stays_ignored(workspace: Workspace) -> None:
 
 
 def test_a_command_leaves_the_handlers_of_its_caller(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    from med_assets.cli import main
+    from med_assets.cli.main import main
 
     before = [signal.getsignal(number) for number, _ in CODES]
     assert main(["query", "select 1 as one"]) == 0

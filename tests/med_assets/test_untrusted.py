@@ -9,11 +9,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from med_assets import experiments
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
+from med_assets.experiments import configuration as experiments
+from med_assets.launch import training
 from med_assets.settings import Workspace
-from med_assets.stages import training
 from tests.conftest import REPOSITORY
 
 ROW = {"program": "rt_dose", "case_id": "c", "reason": "moved away"}
@@ -213,7 +213,8 @@ def test_a_file_of_a_program_with_a_mistake_is_named_and_costs_that_program_alon
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, file: str
 ) -> None:
     import assets
-    from med_assets import policies, program
+    from med_assets import program
+    from med_assets.experiments import policies
 
     conf_with(tmp_path, monkeypatch, "defaults: [_base]\n")
     (tmp_path / "conf" / f"{file}.yaml").write_text("a: [b\nc: d\n")
@@ -236,7 +237,7 @@ def test_all_that_a_command_writes_is_for_its_owner_alone(workspace: Workspace, 
     landing = workspace.landing / "breast_us"
     environ = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY))
     for arguments in (["phantoms", "breast_us", str(landing), "--seed", "3"], ["ingest", "breast_us", "--now"]):
-        command = [sys.executable, "-m", "med_assets.cli", *arguments]
+        command = [sys.executable, "-m", "med_assets.cli.main", *arguments]
         done = subprocess.run(
             command, env=environ, umask=0o022, cwd=tmp_path, capture_output=True, text=True, check=False
         )
@@ -273,9 +274,7 @@ def test_debug_shows_where_an_error_arose_and_no_value_of_it(
 
 def test_a_closed_pipe_ends_without_a_traceback(workspace: Workspace) -> None:
     filled(workspace)
-    command = (
-        f"{sys.executable} -m med_assets.cli query 'select * from withdrawals, range(100000)' --format csv | head -1"
-    )
+    command = f"{sys.executable} -m med_assets.cli.main query 'select * from withdrawals, range(100000)' --format csv | head -1"
     environ = dict(os.environ, PYTHONPATH=str(REPOSITORY))
     done = subprocess.run(command, shell=True, env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("program,")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import weights
 from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.experiments import weights
+from med_assets.launch import training
 from med_assets.settings import Workspace
-from med_assets.stages import training
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import artifact, cases, configure
 

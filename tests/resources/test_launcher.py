@@ -14,8 +14,8 @@ import dagster as dg
 import psutil
 import pytest
 
-from med_assets.jobs import RESULT
 from med_assets.launch.follow import Event, Submitted
+from med_assets.launch.jobs import RESULT
 from med_assets.launch.launcher import Handle, Launcher
 from med_assets.launch.local import PROCESS, LocalLauncher, running, started_s
 from resources.launcher import LauncherResource, _cancel_if_cancelled

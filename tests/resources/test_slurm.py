@@ -15,16 +15,16 @@ import pytest
 
 import resources
 from assets import build_program, keys
-from med_assets import doctor
-from med_assets.cli import main
-from med_assets.files import read_json
-from med_assets.jobs import LOG, RESULT, command
+from med_assets.cli import doctor
+from med_assets.cli.main import main
 from med_assets.launch import slurm
 from med_assets.launch.configuration import build, launch_of
 from med_assets.launch.follow import Event, Submitted
+from med_assets.launch.jobs import LOG, RESULT, command
 from med_assets.launch.launcher import Handle, Phase, State
 from med_assets.launch.local import LocalLauncher
 from med_assets.settings import Workspace
+from med_assets.storage.files import read_json
 from med_assets.training import status
 from resources.launcher import TRAINING_TAG, LauncherResource
 from tests.med_assets.programs.rt_dose.builders import write_job

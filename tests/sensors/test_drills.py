@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from med_assets import batches
+from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources import WorkspaceResource
 from sensors.intake import intake_sensor

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets import keys, outcome
-from med_assets import stages
+from med_assets.cli import stages
 from med_assets.settings import Workspace
 from resources import LauncherResource, WorkspaceResource
 from sensors.monitoring import monitoring_schedule

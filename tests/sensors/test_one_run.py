@@ -12,9 +12,9 @@ from dagster._core.definitions.automation_tick_evaluation_context import build_r
 import assets
 import resources
 from assets import keys
-from med_assets.experiments import conf_folder
+from med_assets.dataset.stage import cases_of
+from med_assets.experiments.configuration import conf_folder
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import cases_of
 from resources import WorkspaceResource
 from sensors import automated
 from sensors.intake import intake_sensor

@@ -8,9 +8,9 @@ import dagster as dg
 import pytest
 
 from assets import keys, outcome
-from med_assets import artifacts, lake
+from med_assets.deidentification import scan
 from med_assets.settings import Workspace
-from med_assets.stages import scan
+from med_assets.storage import artifacts, lake
 from resources import LauncherResource, WorkspaceResource
 from sensors.predictions import predictions_sensor
 from tests.cases.test_to_predict import champion, phantoms, strip

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from med_assets.errors import ConfigurationError
-from med_assets.policies import Retraining
+from med_assets.experiments.policies import Retraining
 from sensors.retrain import DAY_S, Situation, why_not
 from sensors.settings import tick_s
 

@@ -9,16 +9,16 @@ import pyarrow as pa
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import SHARE
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Predicted, Program, RawCase, Refusal, ReportTable
-from med_assets.versions import versioned
+from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
-    from med_assets.experiments import Experiment
+    from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
+    from med_assets.preparation.expectations import Expectation
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -91,7 +91,7 @@ class BreastUs(Program):
     @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
-        from med_assets.dicom.flat_seg import read_flat_segments
+        from med_assets.dicom.segmentation_2d import read_flat_segments
         from med_assets.dicom.ultrasound import read_us_image
 
         # Pixels are read once before anything is stored, so that broken files are refused at intake.
@@ -206,7 +206,7 @@ class BreastUs(Program):
         return write_prediction(raw, prepared, predicted, out, model, EvaluationSettings().threshold)
 
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
-        from med_assets.phantoms.breast import write_case
+        from med_assets.programs.breast_us.phantom import write_case
 
         if n < 1:
             raise ConfigurationError(f"expected at least one phantom, got {n}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets.audit.expectations import Expectation, Severity
+from med_assets.preparation.expectations import Expectation, Severity
 from med_assets.program import Finding, ReportTable
 from med_assets.programs.breast_us.prepare import LABELS, NORMAL
 from med_assets.programs.breast_us.prepared import PreparedCase

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from med_assets.artifacts import LocalStore
 from med_assets.errors import ConfigurationError
-from med_assets.files import digest
 from med_assets.programs.breast_us.experiment import Distil
 from med_assets.programs.breast_us.prepared import PreparedCase
+from med_assets.storage.artifacts import LocalStore
+from med_assets.storage.files import digest
+from med_assets.storage.versions import version_of, versioned
 from med_assets.training.accelerator import inference_device
 from med_assets.training.task import Teacher, TrainingCase
-from med_assets.versions import version_of, versioned
 
 LOGIT, FEATURE = "teacher_logit", "teacher_feature"
 """Names of the maps that an answer adds to an image, and of their files, float16."""

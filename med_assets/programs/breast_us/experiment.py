@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import CAME_LATER, RELEASED, Experiment, Settings
+from med_assets.experiments.configuration import CAME_LATER, RELEASED, Experiment, Settings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from med_assets.dicom.flat_seg import write_flat_seg
 from med_assets.dicom.objects import stored
+from med_assets.dicom.segmentation_2d import write_flat_seg
 from med_assets.errors import ConfigurationError
-from med_assets.files import replacing
-from med_assets.jobs import ADAPTERS
+from med_assets.launch.jobs import ADAPTERS
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
 from med_assets.programs.breast_us.prepare import NORMAL
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.scorer import read_probability
+from med_assets.storage.files import replacing
 
 ONNX_TOLERANCE = 1e-3
 """Largest difference of a logit between torch and ONNX Runtime; both round differently."""

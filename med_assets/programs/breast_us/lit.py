@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from med_assets.dataset.splits import draw
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.breast_us import distil, samed
 from med_assets.programs.breast_us.experiment import BreastExperiment, Loss, Part, Sam
 from med_assets.programs.breast_us.images import ImageDataset, as_mask
 from med_assets.programs.breast_us.network import Segmenter, layer_of, released
 from med_assets.programs.breast_us.predict import both_of
 from med_assets.programs.breast_us.prepared import PreparedCase
-from med_assets.splits import draw
 from med_assets.training.initial import state_dict
 from med_assets.training.module import PatchModule, case_loader, patch_loader
 from med_assets.training.reading import open_weights

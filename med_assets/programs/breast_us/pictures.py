@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from med_assets.reports.style import INK, MUTED, colour, figure
+from med_assets.reporting.style import INK, MUTED, colour, figure
 
 TRUE_COLOUR, PREDICTED_COLOUR = "#3DF59B", "#FF8AE2"
 MARKERS = "os^Dvx*"

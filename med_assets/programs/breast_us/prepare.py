@@ -11,15 +11,15 @@ import numpy as np
 
 from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
-from med_assets.files import write_json
-from med_assets.label_rows import LabelRow, Shown, write_rows
-from med_assets.prepared import TRUTH
+from med_assets.preparation.label_rows import LabelRow, Shown, write_rows
+from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.breast_us.similarity import dhash
+from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from med_assets.dicom.flat_seg import FlatSegment
+    from med_assets.dicom.segmentation_2d import FlatSegment
 
 NORMAL = "normal"
 LABELS = ("benign", "malignant", NORMAL, "lesion")
@@ -90,8 +90,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
 
     Raises CaseRejected with the codes of the DICOM readers and of `united`, no_contrast, too_small, mask_outside_tissue.
     """
-    from med_assets.dicom.flat_seg import read_flat_segments
     from med_assets.dicom.objects import is_synthetic, stored
+    from med_assets.dicom.segmentation_2d import read_flat_segments
     from med_assets.dicom.ultrasound import pixel_size_mm, read_us_image
 
     files = stored(raw)

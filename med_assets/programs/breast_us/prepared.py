@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from med_assets.errors import ArtifactCorrupt
-from med_assets.prepared import known, open_case, reading_fields
+from med_assets.preparation.prepared import known, open_case, reading_fields
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
 from med_assets.programs.breast_us.network import SCALING, Segmenter, begins_anew, released
 from med_assets.programs.breast_us.samed import file_names, read_adapters

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.files import digest
 from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import CasePredictor, Fact, Metric, Program, RawCase, Refusal, ReportTable
-from med_assets.versions import versioned
+from med_assets.storage.files import digest
+from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
-    from med_assets.experiments import Experiment
+    from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
-    from med_assets.screening import Screening
+    from med_assets.preparation.expectations import Expectation
+    from med_assets.screening.contract import Screening
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -106,7 +106,7 @@ class LumbarMr(Program):
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
         from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
-        from med_assets.dicom.links import verify_label
+        from med_assets.dicom.references import verify_label
         from med_assets.programs.lumbar_mr.grouping import sagittal_t2
         from med_assets.programs.lumbar_mr.prepare import read_levels
 
@@ -218,7 +218,7 @@ class LumbarMr(Program):
         return write_prediction(raw, prepared, predicted, out, model)
 
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
-        from med_assets.phantoms.spine import write_case
+        from med_assets.programs.lumbar_mr.phantom import write_case
 
         if n < 1:
             raise ConfigurationError(f"expected at least one phantom, got {n}")

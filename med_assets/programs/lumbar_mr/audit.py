@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets.audit.expectations import Expectation, Severity
+from med_assets.preparation.expectations import Expectation, Severity
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
 

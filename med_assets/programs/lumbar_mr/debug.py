@@ -10,7 +10,7 @@ from med_assets.programs.lumbar_mr.pictures import FAINT, draw
 from med_assets.programs.lumbar_mr.predict import level_masses, load_predictor
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.scorer import read_prediction
-from med_assets.reports.style import COLOURS, figure
+from med_assets.reporting.style import COLOURS, figure
 
 COLUMNS = 7
 """Slices beside each other."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from med_assets.grouping import referring
+from med_assets.intake.grouping import referring
 from med_assets.program import RawCase, Refusal
 
 if TYPE_CHECKING:

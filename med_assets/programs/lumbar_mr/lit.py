@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.lumbar_mr import mean_position
 from med_assets.programs.lumbar_mr.experiment import Loss, LumbarExperiment
 from med_assets.programs.lumbar_mr.levels import LEVELS, UNKNOWN

@@ -11,7 +11,7 @@ from med_assets.programs.lumbar_mr.scorer import read_prediction
 from med_assets.programs.lumbar_mr.studies import anatomies
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, Thresholds
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES
-from med_assets.reports.style import COLOURS, INK, figure
+from med_assets.reporting.style import COLOURS, INK, figure
 
 MARKED = "#3DF59B"
 OPACITY = 0.6

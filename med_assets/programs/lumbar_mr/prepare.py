@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from med_assets.errors import CaseRejected
-from med_assets.files import write_json
-from med_assets.label_rows import LabelRow, write_rows
-from med_assets.prepared import TRUTH
+from med_assets.preparation.label_rows import LabelRow, write_rows
+from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.lumbar_mr.grouping import sagittal_t2
 from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, LEVELS, ROI_NAMES, UNKNOWN
 from med_assets.programs.lumbar_mr.transforms import network_input, to_eight_bit
+from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
     from pydicom import Dataset

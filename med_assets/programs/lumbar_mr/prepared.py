@@ -14,7 +14,7 @@ import numpy as np
 
 from med_assets.dicom.geometry import Geometry
 from med_assets.errors import ArtifactCorrupt
-from med_assets.prepared import demand, open_case, reading_fields
+from med_assets.preparation.prepared import demand, open_case, reading_fields
 from med_assets.programs.lumbar_mr.levels import ANATOMIES, LEVELS, UNKNOWN
 
 INPUT_PIXELS = 160

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment
 from med_assets.programs.lumbar_mr.network import build_network, released
 from med_assets.programs.lumbar_mr.slices import as_images

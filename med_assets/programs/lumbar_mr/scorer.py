@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from med_assets.files import read_json, write_json
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
 from med_assets.programs.lumbar_mr.maps import map_pixel_mm
@@ -13,6 +12,7 @@ from med_assets.programs.lumbar_mr.predict import Prediction, load_predictor
 from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
 from med_assets.programs.lumbar_mr.score import EvaluationSettings, Table, score_case
 from med_assets.programs.lumbar_mr.uncertainty import PUBLISHED, least_certain, measure, shifted_levels
+from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 
 HEATS, SLICE_HEATS = "heats.npy", "slice_heats.npy"

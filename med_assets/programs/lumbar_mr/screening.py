@@ -21,7 +21,7 @@ from med_assets.programs.lumbar_mr.thresholds import (
     tables_of,
 )
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES, shifted_levels
-from med_assets.screening import RANK, RISK, Decision, Fitted, Origin, Screened, Screening
+from med_assets.screening.contract import RANK, RISK, Decision, Fitted, Origin, Screened, Screening
 
 if TYPE_CHECKING:
     from med_assets.settings import Workspace

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import conf_folder
-from med_assets.files import digest, read_yaml
-from med_assets.grouping import Others, Picked, around_ct, referring
-from med_assets.label_rows import LabelRow
+from med_assets.experiments.configuration import conf_folder
+from med_assets.intake.grouping import Others, Picked, around_ct, referring
 from med_assets.metrics.ranges import SHARE
+from med_assets.preparation.label_rows import LabelRow
 from med_assets.program import (
     CT_FACTS,
     CasePredictor,
@@ -23,16 +22,17 @@ from med_assets.program import (
     ReportTable,
     tilt_policy,
 )
-from med_assets.versions import versioned
+from med_assets.storage.files import digest, read_yaml
+from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
-    from med_assets.experiments import Experiment
+    from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
+    from med_assets.preparation.expectations import Expectation
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -124,7 +124,7 @@ class LungCt(Program):
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
         from med_assets.dicom.geometry import TiltPolicy, read_ct_series
-        from med_assets.dicom.links import verify_label
+        from med_assets.dicom.references import verify_label
         from med_assets.dicom.rtstruct import read_rois
         from med_assets.dicom.seg import read_segments
 
@@ -284,7 +284,7 @@ class LungCt(Program):
         return write_prediction(raw, prepared, predicted, out, model)
 
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
-        from med_assets.phantoms.chest import write_case
+        from med_assets.programs.lung_ct.phantom import write_case
 
         if n < 1:
             raise ConfigurationError(f"expected at least one phantom, got {n}")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from med_assets.audit.expectations import Expectation, Severity
 from med_assets.dicom.seg import SLICE_NOISE_MM
+from med_assets.preparation.expectations import Expectation, Severity
 from med_assets.program import ReportTable, ct_expectations
 from med_assets.programs.lung_ct.alignment import AS_DRAWN
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import NO_EFFECT, PatchExperiment, Rung, Settings
+from med_assets.experiments.configuration import NO_EFFECT, PatchExperiment, Rung, Settings
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (x, y, z) of the training grid")]
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -7,7 +7,7 @@ import numpy as np
 from med_assets.dicom.objects import identity_of, stored
 from med_assets.dicom.seg_write import write_seg
 from med_assets.dicom.write import write_predicted_masks
-from med_assets.nifti import write_nifti
+from med_assets.preparation.nifti import write_nifti
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.scorer import read_prediction
 

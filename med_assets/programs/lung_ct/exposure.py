@@ -37,7 +37,7 @@ def patient_id(case: str) -> str:
 
 @lru_cache(maxsize=4)
 def _exposures(key: bytes) -> dict[str, Exposure]:
-    from med_assets.dicom.deidentify import Deidentifier
+    from med_assets.deidentification.deidentify import Deidentifier
 
     pseudonym = Deidentifier(key).pseudonym
     found: dict[str, Exposure] = {pseudonym(patient_id(case)): "trained" for case in TRAINED}
@@ -63,7 +63,7 @@ def task06_folds() -> dict[str, int]:
 @lru_cache(maxsize=4)
 def task06_splits(key: bytes) -> dict[str, tuple[str, int]]:
     """Return split ("val" for fold 0, else "train") and fold of the patients of MSD Task06, by pseudonym."""
-    from med_assets.dicom.deidentify import Deidentifier
+    from med_assets.deidentification.deidentify import Deidentifier
 
     pseudonym = Deidentifier(key).pseudonym
     return {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.lung_ct.classes import check_mapping, relabelling
 from med_assets.programs.lung_ct.dice import dice_on_grid
 from med_assets.programs.lung_ct.experiment import LungExperiment

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from med_assets.errors import CaseRejected
-from med_assets.files import write_json
-from med_assets.prepared import TRUTH
+from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.lung_ct import labels, transforms
 from med_assets.programs.lung_ct.alignment import better_place, contrast_hu
 from med_assets.programs.lung_ct.exposure import exposure
 from med_assets.programs.lung_ct.prepared import SourceLabel
+from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -110,7 +110,7 @@ def _from_rtstruct(dataset: "Dataset", ct: "CtSeries", frame: str, target: int) 
 
 def _from_seg(dataset: "Dataset", ct: "CtSeries") -> tuple[list[Source], float]:
     from med_assets.dicom.seg import place, read_segments
-    from med_assets.reports.overlay import label_mismatch
+    from med_assets.reporting.overlay import label_mismatch
 
     segments = read_segments(dataset)
     # By number, since `place` unites segments of one label, and labels unknown to intake may share a name.

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from med_assets.dicom.geometry import Geometry
-from med_assets.prepared import demand, known, open_case, reading_fields
+from med_assets.preparation.prepared import demand, known, open_case, reading_fields
 from med_assets.programs.lung_ct.exposure import Exposure
 
 _ARRAYS = {

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.lung_ct.experiment import LungExperiment
 from med_assets.programs.lung_ct.network import build_network, class_logits, released
 from med_assets.programs.lung_ct.transforms import HU_RANGE

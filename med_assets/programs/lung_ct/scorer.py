@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from med_assets.files import read_json, write_json
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
 from med_assets.programs.lung_ct.experiment import Inference
 from med_assets.programs.lung_ct.predict import load_predictor
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import EvaluationSettings, score_case
+from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 
 PREDICTION = "prediction.npy"
@@ -92,7 +92,7 @@ def _unpacked(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     """Outlines of the true and the predicted target on three axial slices of one case, as a PNG file under `out`."""
-    from med_assets.reports.mask_plots import plot_masks
+    from med_assets.reporting.mask_plots import plot_masks
 
     case = PreparedCase.open(prepared)
     prediction = read_prediction(predicted, case.ct.shape)

@@ -9,17 +9,17 @@ import pyarrow as pa
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Program, RawCase, Refusal, ReportTable
-from med_assets.versions import versioned
+from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
-    from med_assets.experiments import Experiment
-    from med_assets.label_rows import LabelRow
+    from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
+    from med_assets.preparation.expectations import Expectation
+    from med_assets.preparation.label_rows import LabelRow
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -181,7 +181,7 @@ class RetinalOct(Program):
         return doubts(rows, history, OVERFIT_BELOW)
 
     def label_rows(self, prepared: Path) -> "list[LabelRow]":
-        from med_assets.label_rows import LabelRow
+        from med_assets.preparation.label_rows import LabelRow
         from med_assets.programs.retinal_oct.cohort import CLASSES
         from med_assets.programs.retinal_oct.prepared import PreparedCase
 
@@ -237,8 +237,8 @@ class RetinalOct(Program):
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
         import tempfile
 
-        from med_assets.importers.ai_readi import import_participants
-        from med_assets.phantoms.retina import SCANNERS, people, write_dataset
+        from med_assets.programs.retinal_oct.importer import import_participants
+        from med_assets.programs.retinal_oct.phantom import SCANNERS, people, write_dataset
 
         if n < 1:
             raise ConfigurationError(f"expected at least one phantom, got {n}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from med_assets.audit.expectations import Expectation, Severity
+from med_assets.preparation.expectations import Expectation, Severity
 from med_assets.program import ReportTable
 from med_assets.programs.retinal_oct.cohort import CLASSES, SPLITS, Cohort
 from med_assets.programs.retinal_oct.transforms import TOLERANCE

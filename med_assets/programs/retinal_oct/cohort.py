@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from med_assets.dicom.confidentiality import KNOWN_VALUES
+from med_assets.deidentification.profile import KNOWN_VALUES
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Settings, conf_folder
-from med_assets.files import read_yaml
+from med_assets.experiments.configuration import Settings, conf_folder
+from med_assets.storage.files import read_yaml
 
 CONF = "_cohort.yaml"
 SPLITS = ("train", "val", "test")

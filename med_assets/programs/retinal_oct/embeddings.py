@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from med_assets.files import digest, replacing
 from med_assets.programs.retinal_oct.experiment import Network
 from med_assets.programs.retinal_oct.network import embed
 from med_assets.programs.retinal_oct.prepared import PreparedCase
-from med_assets.versions import version_of
+from med_assets.storage.files import digest, replacing
+from med_assets.storage.versions import version_of
 
 FOLDER = "embeddings"
 """Folder beside the jobs of a home; what is in it can always be computed again."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments import NO_EFFECT, Experiment, Settings
+from med_assets.experiments.configuration import NO_EFFECT, Experiment, Settings
 
 INPUT_SCALING = "after_resize"
 """How volumes are prepared: see transforms.network_input."""

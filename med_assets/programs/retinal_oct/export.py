@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.errors import MedAssetsError
-from med_assets.files import write_json
 from med_assets.programs.retinal_oct.prepared import PreparedCase
+from med_assets.storage.files import write_json
 
 
 def write_prediction(prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:

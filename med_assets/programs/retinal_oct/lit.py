@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.metrics.classification import class_scores, confusion
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.embeddings import FOLDER, EmbeddingCache

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from med_assets.errors import CheckpointMismatch
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.experiment import Head, Network
+from med_assets.storage.versions import versioned
 from med_assets.training.initial import WRAPPERS
 from med_assets.training.omegaconf_values import plain_values
 from med_assets.training.tensors import SHOWN, demand_fit
-from med_assets.versions import versioned
 
 RENAMED = (
     ("pos_embed", "patch_embedding.position_embeddings"),

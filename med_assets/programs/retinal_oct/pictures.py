@@ -12,7 +12,7 @@ from med_assets.programs.retinal_oct.prepared import PreparedCase
 def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     """Draw one case as a PNG file under `out`."""
     from med_assets.programs.retinal_oct.scorer import PREDICTION
-    from med_assets.reports.style import COLOURS, INK, figure
+    from med_assets.reporting.style import COLOURS, INK, figure
 
     case = PreparedCase.open(prepared)
     kept = predicted / PREDICTION

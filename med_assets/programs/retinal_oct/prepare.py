@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from med_assets.errors import CaseRejected
-from med_assets.files import write_json
-from med_assets.prepared import TRUTH
+from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.transforms import network_input
+from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -24,7 +24,7 @@ def read_labels(ds: "Dataset") -> dict[str, str]:
 
     Raises CaseRejected("no_study_group") where only a part of these is known.
     """
-    from med_assets.dicom.confidentiality import known_value
+    from med_assets.deidentification.profile import known_value
     from med_assets.dicom.frames import text
 
     elements = {

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from med_assets.errors import ArtifactCorrupt
-from med_assets.prepared import known, open_case
+from med_assets.preparation.prepared import known, open_case
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.transforms import check_input
 

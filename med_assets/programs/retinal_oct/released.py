@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.network import build_encoder, embed, read_encoder
 from med_assets.programs.retinal_oct.transforms import network_input

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.grouping import Others, Picked, around_ct, referring
+from med_assets.intake.grouping import Others, Picked, around_ct, referring
 from med_assets.metrics.ranges import POSITIVE
 from med_assets.program import (
     CT_FACTS,
@@ -21,17 +21,17 @@ from med_assets.program import (
     tilt_policy,
 )
 from med_assets.programs.rt_dose.site import Site, load_site, site_names
-from med_assets.versions import versioned
+from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from med_assets.analysis import Analysis
-    from med_assets.audit.expectations import Expectation
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
-    from med_assets.experiments import Experiment
+    from med_assets.evaluation.analysis import Analysis
+    from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
+    from med_assets.preparation.expectations import Expectation
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -185,7 +185,7 @@ class RtDose(Program):
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import describe, load
         from med_assets.dicom.geometry import TiltPolicy, read_ct_series
-        from med_assets.dicom.links import verify_chain
+        from med_assets.dicom.references import verify_chain
         from med_assets.dicom.rtdose import read_dose
 
         first = {}
@@ -291,7 +291,7 @@ class RtDose(Program):
         return ANALYSES
 
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
-        from med_assets.phantoms.prostate import write_case
+        from med_assets.programs.rt_dose.phantom import write_case
 
         if n < 1:
             raise ConfigurationError(f"expected at least one phantom, got {n}")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from med_assets import experiments
-from med_assets.files import digest, read_json, write_json
+from med_assets.experiments import configuration as experiments
 from med_assets.program import ReportTable
 from med_assets.programs.rt_dose.analyses import diffusion_sampling
 from med_assets.programs.rt_dose.experiment import Ablation, DoseExperiment
 from med_assets.programs.rt_dose.score import EvaluationSettings
 from med_assets.programs.rt_dose.tables import with_interval
-from med_assets.versions import version_of
+from med_assets.storage.files import digest, read_json, write_json
+from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
     from med_assets.programs.rt_dose.predict import Predictor
@@ -28,7 +28,7 @@ def ablation(ws: "Workspace", out: Path) -> list[ReportTable]:
     Each case is sampled once for each number of steps, with as many samples as the largest ensemble; what is in the store is
     reused. Without a diffusion model there are no tables.
     """
-    from med_assets.stages.training import usable
+    from med_assets.launch.training import usable
 
     rows = [row for name in usable(ws, PROGRAM) for row in _of_experiment(ws, name)]
     if not rows:
@@ -39,8 +39,8 @@ def ablation(ws: "Workspace", out: Path) -> list[ReportTable]:
 
 
 def _of_experiment(ws: "Workspace", name: str) -> Iterator[dict[str, Any]]:
-    from med_assets.stages.dataset import cases_of
-    from med_assets.stages.training import experiment
+    from med_assets.dataset.stage import cases_of
+    from med_assets.launch.training import experiment
 
     for row in ws.lake.rows("checkpoints", f"{PROGRAM}/{name}"):
         checkpoint = str(row["checkpoint"])
@@ -152,7 +152,7 @@ def _variability(measured: pd.DataFrame) -> list[ReportTable]:
 
 
 def _draw(measured: pd.DataFrame, path: Path) -> Path:
-    from med_assets.reports.style import colour, figure
+    from med_assets.reporting.style import colour, figure
 
     errors = measured[measured["error_gy"].notna()]
     with figure(path, 6.5, 3.6) as drawn:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from med_assets.analysis import Analysis
+from med_assets.evaluation.analysis import Analysis
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.site import load_site
-from med_assets.versions import versioned
+from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
     from med_assets.program import ReportTable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def _samplings(ws: "Workspace") -> dict[str, Any]:
     """What is sampled of every diffusion model, and the regions; the models themselves are what the analysis reads."""
     from med_assets import program
-    from med_assets.stages.training import usable
+    from med_assets.launch.training import usable
 
     asked = {}
     for name, one in usable(ws, "rt_dose").items():

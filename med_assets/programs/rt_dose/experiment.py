@@ -4,7 +4,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments import CAME_LATER, NO_EFFECT, RELEASED, Experiment, PatchExperiment, Rung, Settings
+from med_assets.experiments.configuration import (
+    CAME_LATER,
+    NO_EFFECT,
+    RELEASED,
+    Experiment,
+    PatchExperiment,
+    Rung,
+    Settings,
+)
 from med_assets.programs.rt_dose.site import Site
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (z, y, x)")]

@@ -7,7 +7,7 @@ import numpy as np
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import identity_of, stored
 from med_assets.dicom.write import write_rtdose, write_rtplan
-from med_assets.nifti import write_nifti
+from med_assets.preparation.nifti import write_nifti
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.scorer import PREDICTION
 

@@ -48,7 +48,7 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """A row per experiment and a column per region, `mean [low, high] (n = ...)`."""
-    from med_assets.stages.evaluation import cell
+    from med_assets.evaluation.stage import cell
 
     shown: dict[str, dict[str, str]] = {}
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
@@ -61,7 +61,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 def gamma_by_region(ws: Workspace, out: Path) -> list[ReportTable]:
     """A table for people and one of numbers for each gamma convention, with a plot; none before the first evaluation."""
-    from med_assets.reports.analysis_plots import plot_intervals
+    from med_assets.reporting.analysis_plots import plot_intervals
 
     rows = ws.lake.read("evaluation_cases", "rt_dose")
     rows = rows[(rows["split"] == "val") & rows["metric"].str.startswith("gamma_")]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.rt_dose import diffusion, mean_dose
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.losses import DoseLoss

@@ -17,7 +17,7 @@ from med_assets.programs.rt_dose.spread import Patients
 from med_assets.programs.rt_dose.variability_tables import tables
 from med_assets.programs.rt_dose.voxel_classes import FINE_MM, classify, moments, planned_moments
 from med_assets.settings import Workspace
-from med_assets.versions import version_of
+from med_assets.storage.versions import version_of
 
 NAME = "low_dose_variability"
 
@@ -28,8 +28,8 @@ def _site(ws: Workspace) -> Site:
 
 def low_dose_variability(ws: Workspace, out: Path) -> list[ReportTable]:
     """Measure the training cases one by one, then every evaluated model on the validation cases; no table without cases."""
-    from med_assets.stages.analysis import Measuring
-    from med_assets.stages.dataset import cases_of
+    from med_assets.dataset.stage import cases_of
+    from med_assets.evaluation.analyse import Measuring
 
     site = _site(ws)
     measuring = Measuring(ws, NAME, version_of(analyses.low_dose_variability), site.targets, site.oars, FINE_MM)
@@ -58,8 +58,8 @@ def model_errors(
     ws: Workspace, cases: Sequence[Mapping[str, Any]], site: Site, measuring: Any
 ) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """Moments of predicted minus planned dose by experiment, as (patient, moments) of each case that the experiment was scored on."""
+    from med_assets.evaluation.predicting import prediction_key
     from med_assets.programs.rt_dose.scorer import PREDICTION
-    from med_assets.stages.predicting import prediction_key
 
     rows = ws.lake.read("evaluation_cases", "rt_dose")
     scored = rows[rows["split"] == "val"][["experiment", "checkpoint", "case_id"]].drop_duplicates()

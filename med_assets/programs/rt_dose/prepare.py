@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from med_assets.errors import CaseRejected
-from med_assets.files import write_json
-from med_assets.label_rows import write_rows
-from med_assets.prepared import TRUTH
+from med_assets.preparation.label_rows import write_rows
+from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
 from med_assets.programs.rt_dose.site import Site
 from med_assets.programs.rt_dose.structures import draw_structures, leave_out_uncovered, missing_structures
+from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
     from med_assets.dicom.geometry import TiltPolicy

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from med_assets.prepared import demand, known, open_case, reading_fields
+from med_assets.preparation.prepared import demand, known, open_case, reading_fields
 from med_assets.programs.rt_dose.beams import CHANNELS
 
 CT_RANGE_HU = (-1000.0, 3000.0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from med_assets.experiments import Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.programs.rt_dose.perceptual import MEAN, STD, Perceptual, expected, needed
 from med_assets.training.released import Trial, ramp
 

@@ -42,8 +42,8 @@ def draw(prepared: Path, predicted: Path, out: Path, settings: EvaluationSetting
 
     Of a case to predict the colour wash and the DVH of the prediction alone.
     """
-    from med_assets.reports.dose_plots import plot_dose, plot_dvh
-    from med_assets.reports.gamma_plots import plot_gamma
+    from med_assets.reporting.dose_plots import plot_dose, plot_dvh
+    from med_assets.reporting.gamma_plots import plot_gamma
 
     case = PreparedCase.open(prepared)
     prediction = np.load(predicted / PREDICTION)

@@ -15,11 +15,11 @@ from pydantic.config import JsonDict
 
 from med_assets.dicom.structure_names import Match, Vocabulary, closest, match_rois
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import conf_folder
-from med_assets.files import digest, read_yaml
+from med_assets.experiments.configuration import conf_folder
 from med_assets.metrics.dvh import Criterion
 from med_assets.metrics.gamma import GammaSettings
-from med_assets.names import OPTION
+from med_assets.storage.files import digest, read_yaml
+from med_assets.storage.names import OPTION
 
 PRESENTATION: JsonDict = {"affects_result": False}
 """Marks a field that changes no weight of a network, so that it stays out of the hash of an experiment."""

@@ -13,7 +13,7 @@ CAPTIONS = (
 
 def plots_of(profile: pd.DataFrame, by_distance: pd.DataFrame, out: Path) -> tuple[Path, ...]:
     """The band of planned doses, and the errors of models beside natural variation if there are models."""
-    from med_assets.reports.analysis_plots import plot_bands, plot_lines
+    from med_assets.reporting.analysis_plots import plot_bands, plot_lines
 
     bands = {
         str(region): rows.rename(columns={"5 %": "low", "95 %": "high"}).assign(distance=_middle(rows))

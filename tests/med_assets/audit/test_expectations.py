@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from med_assets.audit.expectations import Expectation, run_suite
 from med_assets.errors import ConfigurationError
+from med_assets.preparation.expectations import Expectation, run_suite
 
 FACTS = pd.DataFrame(
     {
@@ -83,7 +83,7 @@ def test_a_suite_that_can_not_be_run_says_why(facts: pd.DataFrame, expectation: 
 
 
 def test_importing_the_audit_does_not_import_great_expectations() -> None:
-    code = "import sys, med_assets.audit.expectations; assert 'great_expectations' not in sys.modules"
+    code = "import sys, med_assets.preparation.expectations; assert 'great_expectations' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -23,8 +23,14 @@ from pydicom.uid import (
     UltrasoundImageStorage,
 )
 
-from med_assets.dicom.confidentiality import ALLOWED, Action
-from med_assets.dicom.deidentify import MAX_SHIFT_DAYS, MIN_SHIFT_DAYS, Deidentifier, to_bytes, unrecognised_structures
+from med_assets.deidentification.deidentify import (
+    MAX_SHIFT_DAYS,
+    MIN_SHIFT_DAYS,
+    Deidentifier,
+    to_bytes,
+    unrecognised_structures,
+)
+from med_assets.deidentification.profile import ALLOWED, Action
 from med_assets.errors import CaseRejected, ConfigurationError
 
 KEY = b"a key of the tests, thirty-two b"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from med_assets.dicom.known_bytes import KnownBytes
+from med_assets.deidentification.known_bytes import KnownBytes
 
 NAMES = ("kim", "lee", "rose", "anna", "meier", "müller", "kowalski", "mrn778899", "1500", "山田", "иванов")
 RANDOM = np.random.default_rng(15)

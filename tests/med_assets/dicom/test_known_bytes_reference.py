@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from med_assets.dicom.known_bytes import (
+from med_assets.deidentification.known_bytes import (
     ENCODINGS,
     MARGIN_BITS,
     PIXEL_CHARS,

@@ -8,7 +8,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from med_assets.dicom.discover import Instance
-from med_assets.dicom.links import verify_chain
+from med_assets.dicom.references import verify_chain
 from med_assets.errors import CaseRejected
 
 

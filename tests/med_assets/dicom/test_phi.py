@@ -9,8 +9,8 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.deidentify import Deidentifier, to_bytes
-from med_assets.dicom.phi import Finding, identifying_values, residual_phi
+from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.residual import Finding, identifying_values, residual_phi
 
 KNOWN = ["Quimby", "MRN778899", "19470611"]
 VOCABULARY = ["PTV70", "Rectum"]

@@ -11,15 +11,15 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.residual import identifying_values, residual_phi
 from med_assets.dicom.discover import describe, scan
 from med_assets.dicom.geometry import Geometry, Planes, Volume, read_ct_series
-from med_assets.dicom.phi import identifying_values, residual_phi
 from med_assets.dicom.seg import Segment, Segments, agreement, place, read_segments
 from med_assets.dicom.seg_write import write_seg
 from med_assets.dicom.write import Identity, derived_uid, is_synthetic, write_ct
 from med_assets.errors import CaseRejected
-from med_assets.stages.reading import content_hash
+from med_assets.intake.reading import content_hash
 
 KEY = b"a key of the tests, thirty-two b"
 VOCABULARY = ("lung tumor", "Heart", "left lung upper lobe")

@@ -9,11 +9,11 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
-from med_assets.dicom.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.residual import residual_phi
 from med_assets.dicom.discover import describe
-from med_assets.dicom.flat_seg import read_flat_segments, write_flat_seg
 from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.phi import residual_phi
+from med_assets.dicom.segmentation_2d import read_flat_segments, write_flat_seg
 from med_assets.dicom.ultrasound import REGIONS, pixel_size_mm, read_us_image, write_us
 from med_assets.errors import CaseRejected
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.path import Path as Polygon
 
 from med_assets.dicom.geometry import Geometry, Volume, read_ct_series, read_mr_series
-from med_assets.dicom.links import verify_label
+from med_assets.dicom.references import verify_label
 from med_assets.dicom.rtdose import read_dose
 from med_assets.dicom.rtplan import read_plan
 from med_assets.dicom.rtstruct import rasterise, read_points, read_rois

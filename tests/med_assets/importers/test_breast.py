@@ -7,12 +7,12 @@ import pydicom
 import pytest
 from PIL import Image
 
-from med_assets.dicom.flat_seg import read_flat_segments
+from med_assets.dicom.segmentation_2d import read_flat_segments
 from med_assets.dicom.ultrasound import read_us_image
 from med_assets.errors import ConfigurationError
-from med_assets.files import folder_hashes
-from med_assets.importers.breast import import_images
-from med_assets.phantoms.breast import phantom, write_busi
+from med_assets.programs.breast_us.importer import import_images
+from med_assets.programs.breast_us.phantom import phantom, write_busi
+from med_assets.storage.files import folder_hashes
 
 SHAPE = (64, 80)
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
-from med_assets.importers.breast import import_images
-from med_assets.importers.folders import RECORDS, identifier
-from med_assets.importers.volumes import datalist_pairs, import_pairs, pair, write_pair
+from med_assets.landing.importing.folders import RECORDS, identifier
+from med_assets.landing.importing.volumes import datalist_pairs, import_pairs, pair, write_pair
+from med_assets.programs.breast_us.importer import import_images
 from med_assets.settings import Workspace
 from tests.invented import ingest
 

@@ -11,8 +11,8 @@ from med_assets.dicom.discover import scan
 from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
 from med_assets.dicom.rtstruct import read_points
 from med_assets.errors import CaseRejected
-from med_assets.importers.lumbar_t2 import LEVEL_NAMES, body_axis, import_cases, level_points, read_case
 from med_assets.programs.lumbar_mr import LumbarMr
+from med_assets.programs.lumbar_mr.importer import LEVEL_NAMES, body_axis, import_cases, level_points, read_case
 
 SHAPE = (200, 120, 61)
 BODY, DISC = 26.0, 8.0

@@ -13,7 +13,7 @@ from med_assets.dicom.geometry import read_ct_series
 from med_assets.dicom.rtdose import read_dose
 from med_assets.dicom.rtplan import read_plan
 from med_assets.dicom.rtstruct import rasterise, read_rois
-from med_assets.importers.openkbp import GRID, import_patients, read_patient
+from med_assets.programs.rt_dose.importer import GRID, import_patients, read_patient
 
 
 def write_sparse(path: Path, array: np.ndarray) -> None:

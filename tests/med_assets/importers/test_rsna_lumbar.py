@@ -8,14 +8,14 @@ import pandas as pd
 import pydicom
 import pytest
 
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.dicom.discover import scan
 from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
 from med_assets.dicom.rtstruct import read_points
 from med_assets.errors import ConfigurationError
-from med_assets.importers.rsna_lumbar import CONDITION, LEVELS, import_studies
-from med_assets.phantoms.spine import write_case
 from med_assets.programs.lumbar_mr import LumbarMr
+from med_assets.programs.lumbar_mr.importer_rsna import CONDITION, LEVELS, import_studies
+from med_assets.programs.lumbar_mr.phantom import write_case
 
 SHAPE, SPACING_MM = (6, 96, 96), (6.0, 2.8, 2.8)
 REMOVED = ("SeriesDescription", "EchoTime", "RepetitionTime", "Modality", "FrameOfReferenceUID")

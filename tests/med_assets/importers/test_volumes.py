@@ -10,14 +10,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.dicom.discover import scan
 from med_assets.dicom.geometry import Volume, read_ct_series
 from med_assets.dicom.seg import agreement, place, read_segments
 from med_assets.errors import ConfigurationError
-from med_assets.importers.folders import identifier
-from med_assets.importers.volume_files import read_volume
-from med_assets.importers.volumes import datalist_pairs, import_pairs, msd_pairs, pair
+from med_assets.landing.importing.folders import identifier
+from med_assets.landing.importing.volume_files import read_volume
+from med_assets.landing.importing.volumes import datalist_pairs, import_pairs, msd_pairs, pair
 
 FOLD_0 = "015 020 022 046 048 062 064 071 073 079 086 092 096"
 TASK06 = (

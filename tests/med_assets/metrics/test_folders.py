@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.folders import aggregate, compare, score_folders
-from med_assets.phantoms.breast import write_busi
+from med_assets.programs.breast_us.phantom import write_busi
 from tests import invented
 
 

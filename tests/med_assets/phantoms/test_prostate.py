@@ -9,7 +9,7 @@ from med_assets.dicom.rtdose import read_dose
 from med_assets.dicom.rtplan import read_plan
 from med_assets.dicom.rtstruct import rasterise, read_rois
 from med_assets.dicom.write import is_synthetic
-from med_assets.phantoms.prostate import PRESCRIPTION_GY, ROI_NAMES, anatomy, centred_geometry, write_case
+from med_assets.programs.rt_dose.phantom import PRESCRIPTION_GY, ROI_NAMES, anatomy, centred_geometry, write_case
 
 SMALL = {"shape": (24, 32, 32), "spacing_mm": (8.0, 10.0, 10.0)}
 

@@ -7,7 +7,7 @@ import pytest
 from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
 from med_assets.dicom.rtstruct import read_points
 from med_assets.dicom.write import is_synthetic
-from med_assets.phantoms.spine import ANATOMIES, LEVELS, spine, write_case
+from med_assets.programs.lumbar_mr.phantom import ANATOMIES, LEVELS, spine, write_case
 
 SHAPE, SPACING_MM = (7, 96, 96), (6.0, 2.8, 2.8)
 

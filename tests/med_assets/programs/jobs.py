@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from med_assets import experiments
+from med_assets.experiments import configuration as experiments
 
 
 def write_job_of(

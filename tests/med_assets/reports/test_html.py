@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from med_assets.reports.html import Highlight, Section, model_card, render_report
+from med_assets.reporting.html import Highlight, Section, model_card, render_report
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"

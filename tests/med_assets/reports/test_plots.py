@@ -10,10 +10,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from med_assets.metrics.gamma import GammaSettings
-from med_assets.reports import gamma_plots
-from med_assets.reports.gamma_plots import plot_gamma
-from med_assets.reports.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training, plot_trend
-from med_assets.reports.style import figure, publication
+from med_assets.reporting import gamma_plots
+from med_assets.reporting.gamma_plots import plot_gamma
+from med_assets.reporting.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training, plot_trend
+from med_assets.reporting.style import figure, publication
 
 SHAPE = (10, 14, 16)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from med_assets.s3 import bucket, local
+from med_assets.storage.s3 import bucket, local
 from tests.med_assets.s3.faults import Faults, proxy
 
 SECRET = "a-secret-that-must-never-be-shown"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from med_assets.cli import main
+from med_assets.cli.main import main
 from med_assets.settings import Workspace
 from tests.med_assets.s3.faults import Faults
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from med_assets import cli
-from med_assets.phantoms.retina import SCANNERS, people, write_dataset
-from med_assets.s3 import local
-from med_assets.s3.bucket import Place
+from med_assets.cli import main as cli
+from med_assets.programs.retinal_oct.phantom import SCANNERS, people, write_dataset
+from med_assets.storage.s3 import local
+from med_assets.storage.s3.bucket import Place
 from tests.med_assets.s3.faults import Faults
 
 

@@ -14,14 +14,16 @@ import pydicom
 import pytest
 
 from assets import demo
-from med_assets import batches, program, stages
-from med_assets.cli import main
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.cli.explain import explain_case
+from med_assets.cli.main import main
 from med_assets.errors import LandingUnreadable
-from med_assets.explain import explain_case
-from med_assets.s3 import bucket, local
-from med_assets.s3.bucket import Place
-from med_assets.s3.landing import RemoteFiles
+from med_assets.landing import batches
+from med_assets.landing.bucket import RemoteFiles
 from med_assets.settings import Workspace
+from med_assets.storage.s3 import bucket, local
+from med_assets.storage.s3.bucket import Place
 from resources import WorkspaceResource
 from sensors.intake import intake_sensor
 from tests.med_assets.s3.conftest import ACCESS, SECRET
@@ -262,7 +264,7 @@ def test_credentials_in_a_place_or_an_endpoint_are_refused_and_not_repeated(
 
 
 def test_a_training_is_started_without_credentials(faults: Faults) -> None:
-    from med_assets.jobs import without_secrets
+    from med_assets.launch.jobs import without_secrets
 
     assert not set(bucket.SECRETS) & set(without_secrets())
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from med_assets.artifacts import LocalStore
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
-from med_assets.s3.bucket import Place
-from med_assets.s3.store import S3Store
 from med_assets.settings import Workspace
+from med_assets.storage.artifacts import LocalStore
+from med_assets.storage.s3.bucket import Place
+from med_assets.storage.s3.store import S3Store
 from tests.med_assets.s3.faults import Faults
 
 KEY = "prepared/0123456789abcdef"

@@ -12,8 +12,9 @@ from tempfile import mkdtemp
 import pydicom
 from pydicom import Dataset
 
-from med_assets import batches, stages
-from med_assets.phantoms.prostate import write_case
+from med_assets.cli import stages
+from med_assets.landing import batches
+from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.settings import Workspace
 
 P = "rt_dose"

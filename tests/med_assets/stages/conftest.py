@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from med_assets.files import write_json
 from med_assets.settings import Workspace
+from med_assets.storage.files import write_json
 from med_assets.training.callbacks import save_tensors
 from tests.conftest import settings_of
 from tests.med_assets.stages.builders import drop, ingest

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from med_assets import program
-from med_assets.experiments import CONF_VARIABLE, conf_folder, load
-from med_assets.files import digest, file_sha256, write_json, write_text
+from med_assets.evaluation.stage import aggregate, score_key, scores_of
+from med_assets.experiments.configuration import CONF_VARIABLE, conf_folder, load
 from med_assets.program import fact_table
 from med_assets.settings import Workspace
-from med_assets.stages.evaluation import aggregate, score_key, scores_of
+from med_assets.storage.files import digest, file_sha256, write_json, write_text
 from tests.med_assets.stages.builders import P
 
 PRIMARY, GUARDED = "openkbp_dose_score", "openkbp_dvh_score"

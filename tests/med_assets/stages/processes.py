@@ -12,7 +12,8 @@ import great_expectations  # noqa: F401 - stages import it late, so each child w
 import highdicom  # noqa: F401 - likewise
 import scipy.ndimage  # noqa: F401 - likewise
 
-from med_assets import program, stages
+from med_assets import program
+from med_assets.cli import stages
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P
 

@@ -10,15 +10,17 @@ import pytest
 from PIL import Image
 
 from assets import build_program, keys
-from med_assets import analysis, program, stages
-from med_assets.analysis import Analysis
-from med_assets.cli import main
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.cli.main import main
+from med_assets.dataset.stage import cases_of
 from med_assets.errors import ConfigurationError
+from med_assets.evaluation import analysis
+from med_assets.evaluation.analyse import Measuring, folder_of, sections
+from med_assets.evaluation.analysis import Analysis
 from med_assets.program import ReportTable
 from med_assets.settings import Workspace
-from med_assets.stages.analysis import Measuring, folder_of, sections
-from med_assets.stages.dataset import cases_of
-from med_assets.versions import versioned
+from med_assets.storage.versions import versioned
 from resources import LauncherResource, WorkspaceResource
 from sensors.automation import GATHER, automated
 from tests.med_assets.stages import models
@@ -164,7 +166,7 @@ def test_each_is_an_asset_and_an_expensive_one_waits_for_a_person_and_the_accele
 
 @pytest.mark.parametrize("name", program.registered())
 def test_every_analysis_reads_what_there_is_and_says_what_it_is(name: str) -> None:
-    from med_assets.experiments import names
+    from med_assets.experiments.configuration import names
 
     for one in analysis.of(name).values():
         assert one.inputs(names(name)), one.name

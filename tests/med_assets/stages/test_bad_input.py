@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from med_assets import stages
+from med_assets.cli import stages
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P, drop, edit, files, intake, phantom
 

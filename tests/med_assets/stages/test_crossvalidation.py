@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import stages
+from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
-from med_assets.files import read_json
+from med_assets.evaluation import crossvalidation as stage
+from med_assets.evaluation.crossvalidation import CROSSVAL, folds_of, learning
 from med_assets.settings import Workspace
-from med_assets.stages import crossvalidation as stage
-from med_assets.stages.crossvalidation import CROSSVAL, folds_of, learning
+from med_assets.storage.files import read_json
 from tests.med_assets.stages import models
 from tests.med_assets.stages.builders import P
 

@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from med_assets import checks, program, stages
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.dataset import checks
 from med_assets.metrics.multiple import holm
+from med_assets.monitoring.drift import POOLED, drift_rows, drifted_facts, ks, shares
 from med_assets.settings import Workspace
-from med_assets.stages.drift import POOLED, drift_rows, drifted_facts, ks, shares
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import VAL, cases, configure, constant, facts, model, score
 

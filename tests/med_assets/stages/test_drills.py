@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import batches, program, stages
-from med_assets.cli import main
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.cli.main import main
 from med_assets.errors import DiskFull
-from med_assets.files import folder_hashes
+from med_assets.intake.reading import Preparation, prepare_case
+from med_assets.landing import batches
 from med_assets.settings import Workspace
-from med_assets.stages.reading import Preparation, prepare_case
+from med_assets.storage.files import folder_hashes
 from tests.conftest import settings_of
 from tests.med_assets.stages.builders import P, drop, edit, files, ingest, take
 from tests.med_assets.stages.processes import at_once, start

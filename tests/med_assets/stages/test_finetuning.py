@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from med_assets import checks
-from med_assets.experiments import load
+from med_assets.dataset import checks
+from med_assets.evaluation import finetuning, runs
+from med_assets.experiments.configuration import load
 from med_assets.settings import Workspace
-from med_assets.stages import finetuning, runs
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 

@@ -2,7 +2,8 @@
 
 import pydicom
 
-from med_assets import checks, stages
+from med_assets.cli import stages
+from med_assets.dataset import checks
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P, drop, ingest
 

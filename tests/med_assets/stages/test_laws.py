@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import batches, checks, stages
+from med_assets.cli import stages
+from med_assets.dataset import checks
 from med_assets.errors import ArtifactCorrupt, DiskFull
-from med_assets.files import folder_hashes
+from med_assets.landing import batches
 from med_assets.settings import Workspace
+from med_assets.storage.files import folder_hashes
 from tests.med_assets.stages.builders import P, drop, edit, files, ingest
 
 SECRETS = ("Quimbleton", "Zephyrine", "MRN-7391824", "19570213")
@@ -154,7 +156,7 @@ def test_a_failed_write_leaves_the_table_as_it_was(ingested: Workspace, monkeypa
     def disk_full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("med_assets.lake.pq.write_table", disk_full)
+    monkeypatch.setattr("med_assets.storage.lake.pq.write_table", disk_full)
     with pytest.raises(DiskFull, match="no room to write"):
         stages.dataset(workspace, P)
     assert folder_hashes(workspace.lake.root) == before

@@ -6,14 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from med_assets import stages
+from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import load
-from med_assets.files import read_json
-from med_assets.reports.html import Section
+from med_assets.evaluation import learning_curves as stage
+from med_assets.evaluation.learning_curves import curve, in_as_many_steps, subsets
+from med_assets.experiments.configuration import load
+from med_assets.reporting.html import Section
 from med_assets.settings import Workspace
-from med_assets.stages import learning_curves as stage
-from med_assets.stages.learning_curves import curve, in_as_many_steps, subsets
+from med_assets.storage.files import read_json
 from tests.med_assets.stages import models
 from tests.med_assets.stages.builders import P
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from med_assets import checks, stages
+from med_assets.cli import stages
+from med_assets.dataset import checks
 from med_assets.errors import ScoringFailed
+from med_assets.monitoring.stage import headline, trend, waiting
 from med_assets.settings import Workspace
-from med_assets.stages.monitoring import headline, trend, waiting
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import GUARDED, PRIMARY, TRAIN, VAL, cases, configure, constant, model, score
 

@@ -9,7 +9,7 @@ import pytest
 
 import resources
 from assets import build_program, keys
-from med_assets import stages
+from med_assets.cli import stages
 from med_assets.errors import TrainingStopped
 from med_assets.settings import Workspace
 from med_assets.training.job import run

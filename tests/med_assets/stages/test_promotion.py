@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import yaml
 
-from med_assets import checks, policies, program, stages
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.dataset import checks
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
+from med_assets.experiments import policies
+from med_assets.promotion.stage import current, decisions, version
 from med_assets.settings import Workspace
-from med_assets.stages.promotion import current, decisions, version
 from tests.conftest import REPOSITORY
 from tests.docs_blocks import blocks
 from tests.med_assets.stages.builders import P

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from med_assets import stages
+from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, MedAssetsError
-from med_assets.reports.notebooks import Cell, stop_kernel, write_notebook
+from med_assets.evaluation import runs
+from med_assets.launch import training
+from med_assets.reporting.index import PAGE, TABLE
+from med_assets.reporting.notebook import SECTIONS
+from med_assets.reporting.notebooks import Cell, stop_kernel, write_notebook
+from med_assets.reporting.run_status import STALE
 from med_assets.settings import Workspace
-from med_assets.stages import runs, training
-from med_assets.stages.index import PAGE, TABLE
-from med_assets.stages.notebook import SECTIONS
-from med_assets.stages.standing import STALE
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 

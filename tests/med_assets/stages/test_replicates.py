@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from med_assets import stages
-from med_assets.experiments import load
+from med_assets.cli import stages
+from med_assets.dataset.stage import dataset_version
+from med_assets.evaluation import runs
+from med_assets.evaluation.replicates import replicates, spread
+from med_assets.evaluation.stage import aggregate, scores_of
+from med_assets.experiments.configuration import load
 from med_assets.settings import Workspace
-from med_assets.stages import runs
-from med_assets.stages.dataset import dataset_version
-from med_assets.stages.evaluation import aggregate, scores_of
-from med_assets.stages.replicates import replicates, spread
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import stages
+from med_assets.cli import stages
 from med_assets.errors import CheckpointMismatch, ConfigurationError
-from med_assets.files import read_json, write_json
+from med_assets.launch import training
 from med_assets.settings import Workspace
-from med_assets.stages import training
+from med_assets.storage.files import read_json, write_json
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from med_assets import experiments
 from med_assets.errors import ConfigurationError, OutOfMemory
-from med_assets.experiments import Experiment
+from med_assets.experiments import configuration as experiments
+from med_assets.experiments.configuration import Experiment
 from med_assets.training import accelerator
 from med_assets.training.accelerator import MIB, Device, Probe, free_devices, free_host, measure, plan, rungs
 from med_assets.training.job import read_job, run

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from med_assets.errors import BelowReference, CheckpointMismatch, ConfigurationError
-from med_assets.experiments import Experiment, load
+from med_assets.experiments.configuration import Experiment, load
 from med_assets.programs.rt_dose.lit import task
 from med_assets.training.initial import INITIAL, start_from, state_dict
 from med_assets.training.job import read_job, run

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.breast_us.network import Segmenter
 from med_assets.programs.breast_us.network import released as breast_released
 from med_assets.programs.lumbar_mr.network import released as lumbar_released

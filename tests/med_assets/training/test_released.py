@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from med_assets import cli, policies
+from med_assets.cli import main as cli
+from med_assets.cli.weights_page import table
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments import load, names
+from med_assets.experiments import policies
+from med_assets.experiments.configuration import load, names
 from med_assets.programs.breast_us.samed import file_names
 from med_assets.programs.rt_dose.perceptual import expected, random_weights
 from med_assets.training.initial import INITIAL, start_from
 from med_assets.training.released import FAMILIES, described, digest, family_of, filled, ramp, take, trial
 from med_assets.training.task import Task
-from med_assets.weights_page import table
 
 torch.set_num_threads(1)
 

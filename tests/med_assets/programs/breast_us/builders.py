@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from med_assets.phantoms.breast import phantom, write_case
+from med_assets.programs.breast_us.phantom import phantom, write_case
 from tests.med_assets.programs.jobs import write_job_of
 
 __all__ = ["TINY", "write_case", "write_job", "write_prepared"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.breast_us import distil
 from med_assets.programs.breast_us.experiment import BreastExperiment
 from med_assets.programs.breast_us.images import ImageDataset, augmented

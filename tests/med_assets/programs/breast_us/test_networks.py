@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.breast_us import sam as sam_module
 from med_assets.programs.breast_us.experiment import BreastExperiment, TinyUsfm
 from med_assets.programs.breast_us.lit import lr_factor

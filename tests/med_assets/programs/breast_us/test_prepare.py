@@ -8,13 +8,16 @@ import numpy as np
 import pydicom
 import pytest
 
-from med_assets import batches, checks, program, stages
-from med_assets.dicom.flat_seg import write_flat_seg
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.dataset import checks
 from med_assets.dicom.objects import Identity, derived_uid
+from med_assets.dicom.segmentation_2d import write_flat_seg
 from med_assets.dicom.ultrasound import write_us
 from med_assets.errors import CaseRejected
-from med_assets.phantoms.breast import phantom, write_case
+from med_assets.landing import batches
 from med_assets.programs.breast_us.audit import duplicates
+from med_assets.programs.breast_us.phantom import phantom, write_case
 from med_assets.programs.breast_us.prepare import prepare_case
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.similarity import CORRELATION, correlation, dhash, groups

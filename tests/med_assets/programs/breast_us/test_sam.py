@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from med_assets.errors import CheckpointMismatch, ConfigurationError
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
 from med_assets.programs.breast_us.export import export_network
 from med_assets.programs.breast_us.network import Segmenter, released

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam3
 from med_assets.programs.breast_us.network import Segmenter, released
 from med_assets.programs.breast_us.sam3 import Sam3Seg

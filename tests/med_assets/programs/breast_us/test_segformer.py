@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.breast_us.experiment import BreastExperiment
 from med_assets.programs.breast_us.network import SCALING, SEGFORMER_CLASSES, Segmenter, released
 from med_assets.training.initial import state_dict

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments import from_json, load
+from med_assets.experiments.configuration import from_json, load
 from med_assets.programs.breast_us.experiment import BreastExperiment, TinyUsfm
 from med_assets.programs.breast_us.network import Segmenter, released
 from med_assets.programs.breast_us.tinyusfm import TinyUsfmSeg

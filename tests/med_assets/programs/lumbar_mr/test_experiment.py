@@ -2,8 +2,8 @@
 
 import pytest
 
-from med_assets import experiments
 from med_assets.errors import ConfigurationError
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from med_assets.dicom.objects import stored
-from med_assets.files import write_json
-from med_assets.phantoms.spine import write_case
 from med_assets.programs.lumbar_mr.export import map_geometry, write_prediction
 from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
 from med_assets.programs.lumbar_mr.maps import discs, map_points
+from med_assets.programs.lumbar_mr.phantom import write_case
 from med_assets.programs.lumbar_mr.predict import Prediction
 from med_assets.programs.lumbar_mr.prepare import prepare_case, read_levels
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.scorer import summary
+from med_assets.storage.files import write_json
 
 torch.set_num_threads(1)
 

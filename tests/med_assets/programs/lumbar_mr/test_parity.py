@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment, Network
 from med_assets.programs.lumbar_mr.network import RESNET50, PointNet, build_network, released
 from tests.reference_layers import Weights, batch_norm, conv2d, recipe

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from med_assets import experiments
 from med_assets.errors import CheckpointMismatch
-from med_assets.files import write_text
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.lumbar_mr import mean_position
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment, Slices
 from med_assets.programs.lumbar_mr.levels import LEVELS
@@ -17,6 +16,7 @@ from med_assets.programs.lumbar_mr.lit import task
 from med_assets.programs.lumbar_mr.maps import discs, map_points
 from med_assets.programs.lumbar_mr.predict import level_points, load_predictor, predict_case, richest, spread
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
+from med_assets.storage.files import write_text
 from med_assets.training.job import read_job
 from med_assets.training.task import Task
 from tests.med_assets.programs.lumbar_mr.builders import TINY, write_job, write_prepared

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from med_assets.audit.expectations import run_suite
 from med_assets.dicom.discover import scan
 from med_assets.errors import ArtifactCorrupt, CaseRejected
+from med_assets.preparation.expectations import run_suite
 from med_assets.program import COMMON_FACTS, RawCase
 from med_assets.programs.lumbar_mr import LumbarMr
 from med_assets.programs.lumbar_mr.levels import LEVELS
@@ -179,7 +179,7 @@ def test_percentiles_are_of_the_whole_series() -> None:
 def test_a_deidentified_case_keeps_its_points_times_and_marks(workspace: Workspace, tmp_path: Path) -> None:
     import pydicom
 
-    from med_assets.dicom.deidentify import Deidentifier, to_bytes
+    from med_assets.deidentification.deidentify import Deidentifier, to_bytes
     from med_assets.dicom.discover import load
 
     program = LumbarMr()

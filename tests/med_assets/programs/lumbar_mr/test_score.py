@@ -8,7 +8,6 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from med_assets.files import write_json
 from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lumbar_mr import studies, tables
 from med_assets.programs.lumbar_mr.levels import LEVELS
@@ -18,6 +17,7 @@ from med_assets.programs.lumbar_mr.score import EvaluationSettings, score_case
 from med_assets.programs.lumbar_mr.scorer import LevelPredictor, facts, read_prediction, score
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, fit, tables_of, with_anatomy
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES
+from med_assets.storage.files import write_json
 from med_assets.training.job import run
 from tests.med_assets.programs.lumbar_mr.builders import TINY, write_job, write_prepared
 

@@ -7,17 +7,18 @@ import pandas as pd
 import pytest
 from pydicom.uid import MRImageStorage
 
-from med_assets import checks, stages
-from med_assets.cli import main
+from med_assets.cli import stages
+from med_assets.cli.main import main
+from med_assets.dataset import checks
 from med_assets.dicom.objects import Identity, new_object, save
 from med_assets.errors import ConfigurationError
-from med_assets.files import digest
 from med_assets.programs.lumbar_mr import studies
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.thresholds import normal_cases, risk_settings
+from med_assets.reporting.stage import report_path
+from med_assets.screening.stage import QUEUE, TABLE, folder_of
 from med_assets.settings import Workspace
-from med_assets.stages.reporting import report_path
-from med_assets.stages.screening import QUEUE, TABLE, folder_of
+from med_assets.storage.files import digest
 from med_assets.training.job import run
 from tests.med_assets.programs.lumbar_mr.builders import TINY, write_prepared
 from tests.med_assets.programs.lumbar_mr.test_score import cohort
@@ -198,7 +199,7 @@ def test_a_corrected_case_is_read_again(ws: Workspace) -> None:
     ws.lake.write(
         "dataset", P, [row | {"version": digest("new", row["version"])} for row in ws.lake.rows("dataset", P)]
     )
-    from med_assets.stages.reads import decided
+    from med_assets.review.decisions import decided
 
     assert decided(ws, P) == {}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from med_assets import experiments
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment
 from med_assets.programs.lumbar_mr.maps import Change, discs, map_pixel_mm, map_points
 from med_assets.programs.lumbar_mr.peaks import peaks

@@ -2,9 +2,11 @@
 
 import pytest
 
-from med_assets import batches, program, stages
-from med_assets.phantoms.spine import write_case
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.landing import batches
 from med_assets.programs.lumbar_mr import LumbarMr
+from med_assets.programs.lumbar_mr.phantom import write_case
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.settings import Workspace
 from tests.med_assets.programs.lumbar_mr.series_builders import P, identity, write_series
@@ -49,7 +51,9 @@ def test_phantoms_are_accepted_and_bad_studies_beside_them_are_quarantined_with_
 
 def test_phantoms_of_the_program_are_of_all_anatomies_and_mostly_normal(tmp_path, monkeypatch) -> None:
     made = []
-    monkeypatch.setattr("med_assets.phantoms.spine.write_case", lambda folder, seed, **how: made.append((seed, how)))
+    monkeypatch.setattr(
+        "med_assets.programs.lumbar_mr.phantom.write_case", lambda folder, seed, **how: made.append((seed, how))
+    )
     LumbarMr().write_phantoms(tmp_path, 12, 10)
     assert [seed for seed, _ in made] == list(range(10, 22))
     anatomies = [how["anatomy"] for _, how in made]

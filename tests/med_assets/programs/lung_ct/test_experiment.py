@@ -2,9 +2,9 @@
 
 import pytest
 
-from med_assets import experiments
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import Rung
+from med_assets.experiments import configuration as experiments
+from med_assets.experiments.configuration import Rung
 from med_assets.programs.lung_ct.experiment import LungExperiment
 
 

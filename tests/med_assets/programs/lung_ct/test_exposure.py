@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from med_assets.dicom.deidentify import Deidentifier
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.programs.lung_ct import exposure
 
 KEY = b"a-key-that-only-the-tests-know"

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from med_assets import checks, stages
-from med_assets.files import digest, read_json
+from med_assets.cli import stages
+from med_assets.dataset import checks
+from med_assets.evaluation import finetuning
+from med_assets.promotion import stage as promotion
 from med_assets.settings import Workspace
-from med_assets.stages import finetuning, promotion
+from med_assets.storage.files import digest, read_json
 from med_assets.training.job import run
 from tests.med_assets.programs.lung_ct.builders import P, write_prepared
 

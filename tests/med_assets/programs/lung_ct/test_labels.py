@@ -2,7 +2,7 @@
 
 import pytest
 
-from med_assets.dicom.deidentify import Deidentifier
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.errors import ConfigurationError
 from med_assets.programs.lung_ct import labels
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from med_assets import experiments
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.lung_ct.augment import Augmentation
 from med_assets.programs.lung_ct.classes import Relabelling
 from med_assets.programs.lung_ct.experiment import LungExperiment

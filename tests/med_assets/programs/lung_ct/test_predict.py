@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from med_assets import experiments
 from med_assets.errors import CheckpointMismatch
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.lung_ct.experiment import Inference, LungExperiment
 from med_assets.programs.lung_ct.network import build_network
 from med_assets.programs.lung_ct.predict import load_predictor, predict_logits

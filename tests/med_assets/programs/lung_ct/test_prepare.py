@@ -159,7 +159,7 @@ def test_another_target_can_be_chosen_by_name(
 
 
 def test_exposure_is_recognised_by_the_stored_pseudonym(workspace: Workspace, tmp_path: Path) -> None:
-    from med_assets.dicom.deidentify import Deidentifier
+    from med_assets.deidentification.deidentify import Deidentifier
 
     stored = Deidentifier(workspace.key).pseudonym(exposure.patient_id("lung_020"))
     facts = prepare(workspace, write_case(tmp_path / "in", patient_id=stored), tmp_path / "out")

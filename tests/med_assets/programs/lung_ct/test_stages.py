@@ -5,14 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from med_assets import batches, checks, program, stages
+from med_assets import program
 from med_assets.catalog import Catalog
+from med_assets.cli import stages
+from med_assets.dataset import checks
+from med_assets.dataset.stage import described, refused
+from med_assets.landing import batches
+from med_assets.preparation.stage import pictured, quarantine_picture
 from med_assets.programs.lung_ct import exposure
 from med_assets.programs.lung_ct.audit import summary, warnings
+from med_assets.reporting.stage import report_path
 from med_assets.settings import Workspace
-from med_assets.stages.dataset import described, refused
-from med_assets.stages.prepare import pictured, quarantine_picture
-from med_assets.stages.reporting import report_path
 from tests.med_assets.programs.lung_ct.builders import GEOMETRY, P, ball, masks, write_case
 
 

@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from med_assets.experiments import load
+from med_assets.experiments.configuration import load
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from tests.med_assets.programs.retinal_oct.builders import TINY
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pydicom
 import pytest
 
-from med_assets.dicom.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.opt import read_opt
 from med_assets.errors import ConfigurationError
-from med_assets.importers.ai_readi import import_participants
-from med_assets.phantoms.retina import SCANNERS, people, write_dataset
 from med_assets.programs.retinal_oct.cohort import CLASSES, View, cohort, objections
+from med_assets.programs.retinal_oct.importer import import_participants
+from med_assets.programs.retinal_oct.phantom import SCANNERS, people, write_dataset
 from med_assets.programs.retinal_oct.prepare import prepare_case
 
 LABELLED = SCANNERS[:1]

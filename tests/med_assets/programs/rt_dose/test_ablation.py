@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from med_assets import experiments
-from med_assets.files import write_json
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.rt_dose import ablation as analysis
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.predict import build_network
 from med_assets.settings import Workspace
+from med_assets.storage.files import write_json
 from tests.med_assets.programs.rt_dose.builders import write_case
 from tests.med_assets.stages.models import artifact, cases
 

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from med_assets import stages
+from med_assets.cli import stages
+from med_assets.evaluation.analyse import sections as analysis_sections
+from med_assets.evaluation.predicting import prediction_key
 from med_assets.programs.rt_dose import spread
 from med_assets.programs.rt_dose.gamma_by_region import rates, side_by_side
 from med_assets.programs.rt_dose.prepared import PreparedCase
@@ -26,8 +28,6 @@ from med_assets.programs.rt_dose.voxel_classes import (
     planned_moments,
 )
 from med_assets.settings import Workspace
-from med_assets.stages.analysis import sections as analysis_sections
-from med_assets.stages.predicting import prediction_key
 from tests.med_assets.programs.rt_dose.builders import write_case
 from tests.med_assets.stages import models
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from med_assets import experiments
 from med_assets.errors import ConfigurationError
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.rt_dose.diffusion import DoseDenoiser, denoise, noise_loss, samples, schedule
 from med_assets.programs.rt_dose.experiment import Diffusion, DoseExperiment, Inference
 from med_assets.programs.rt_dose.patches import PatchDataset

@@ -7,10 +7,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from med_assets import stages
+from med_assets.cli import stages
 from med_assets.dicom.discover import describe
 from med_assets.dicom.geometry import Geometry
-from med_assets.dicom.links import verify_chain
+from med_assets.dicom.references import verify_chain
 from med_assets.dicom.rtdose import read_dose
 from med_assets.errors import ConfigurationError
 from med_assets.programs.rt_dose.export import write_prediction

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from med_assets import experiments
 from med_assets.errors import CheckpointMismatch, ConfigurationError, TrainingStopped
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.rt_dose.lit import DoseModule
 from med_assets.programs.rt_dose.perceptual import random_weights
 from med_assets.programs.rt_dose.predict import load_predictor

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from med_assets import experiments
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.rt_dose import losses as L
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from med_assets import experiments
 from med_assets.errors import CheckpointMismatch, ConfigurationError
+from med_assets.experiments import configuration as experiments
 from med_assets.programs.rt_dose.experiment import DoseExperiment, Inference
 from med_assets.programs.rt_dose.predict import Volume, build_network, load_predictor, predict_volume
 from med_assets.programs.rt_dose.prepared import PreparedCase

@@ -1,1 +1,0 @@
-"""What is expected of the measured facts of cases, and which cases do not meet it."""

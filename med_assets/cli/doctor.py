@@ -1,0 +1,163 @@
+"""Is this machine ready? Each check says what was found and, when it matters, what to do."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_assets import program
+from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
+from med_assets.experiments import configuration as experiments
+from med_assets.launch.configuration import launcher_class
+from med_assets.settings import Workspace
+
+GOOD, WARN, BAD = "ok", "warn", "bad"
+
+MIN_FREE_GB = 5.0
+"""Free space below which a home is full before long: one prepared pelvic case takes about 0.1 GB."""
+
+NEEDED = ("pydicom", "torch", "monai", "lightning", "great-expectations", "duckdb", "pyarrow", "pymedphys", "dagster")
+CODECS = ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pyjpegls")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: its state (ok, warn or bad), what it looked at, what it found, and what to do."""
+
+    state: str
+    subject: str
+    found: str
+    advice: str = ""
+
+
+def _python() -> Finding:
+    version = sys.version_info[:2]
+    text = f"{version[0]}.{version[1]}"
+    if (3, 11) <= version < (3, 14):
+        return Finding(GOOD, "Python", text)
+    return Finding(BAD, "Python", text, "use Python 3.11, 3.12 or 3.13")
+
+
+def _package(name: str, missing: str) -> Finding:
+    try:
+        return Finding(GOOD, name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(missing, name, "not installed", "run `make setup`")
+
+
+def _accelerator() -> Finding:
+    try:
+        import torch
+    except ImportError as error:
+        return Finding(BAD, "accelerator", f"torch can't be imported: {error}", "run `make setup`")
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return Finding(
+            GOOD, "accelerator", f"{torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+        )
+    if shutil.which("nvidia-smi"):
+        advice = (
+            "this torch has no CUDA or does not fit the driver; install torch for this machine and keep its version"
+        )
+        return Finding(WARN, "accelerator", f"a GPU driver is here, but torch {torch.__version__} can't use it", advice)
+    return Finding(
+        GOOD,
+        "accelerator",
+        f"none, training runs on {torch.get_num_threads()} CPU threads; enough for the demo profile",
+    )
+
+
+def _workspace() -> Iterator[Finding]:
+    try:
+        ws = Workspace.from_env()
+    except (ConfigurationError, ValueError) as error:
+        yield Finding(BAD, "settings", str(error), "set the variable; docs/settings.md lists all of them")
+        return
+    yield Finding(GOOD, "settings", f"home {ws.home}, purpose {ws.purpose}, profile {ws.profile}")
+    yield from _launcher(ws.launcher)
+    folders = [("home", ws.home)] + [("landing folder", ws.landing)] * (ws.landing_place is None)
+    for label, folder in folders:
+        yield _writable(label, folder)
+    existing = next(path for path in (ws.home, *ws.home.parents) if path.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    advice = (
+        "" if free_gb >= MIN_FREE_GB else f"free at least {MIN_FREE_GB:g} GB, or point MED_ASSETS_HOME at a larger disk"
+    )
+    yield Finding(WARN if advice else GOOD, "disk", f"{free_gb:.1f} GB free", advice)
+
+
+def _launcher(name: str) -> Iterator[Finding]:
+    try:
+        launcher = launcher_class(name)
+        if (found := launcher(launcher.configuration_type()).examine()) is not None:
+            yield Finding(GOOD, "launcher", found)
+    except LaunchFailed as error:
+        yield Finding(BAD, "launcher", str(error), f"trainings can't be started with {name}; see its page in docs")
+
+
+def _writable(label: str, folder: Path) -> Finding:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return Finding(GOOD, label, str(folder) if existing == folder else f"{folder} (made when first used)")
+    except OSError as error:
+        return Finding(
+            BAD, label, f"{folder} can't be written: {error.strerror}", "change its owner, or choose another folder"
+        )
+
+
+def _experiments() -> Iterator[Finding]:
+    for name in program.registered():
+        found = []
+        for experiment in experiments.names(name):
+            try:
+                found.append(experiments.load(name, experiment).name)
+            except MedAssetsError as error:
+                yield Finding(BAD, f"experiment {name}/{experiment}", str(error), "correct the YAML file")
+        yield Finding(GOOD if found else BAD, f"experiments of {name}", ", ".join(found) or "none can be used")
+
+
+def configurations() -> Iterator[Finding]:
+    """What is wrong with the configuration files of programs."""
+    for name in program.registered():
+        for error in program.get(name).configuration_errors():
+            yield Finding(BAD, f"configuration of {name}", error, "correct the YAML file")
+
+
+def _dagster_home() -> Finding:
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        return Finding(
+            WARN, "DAGSTER_HOME", "not set", "`make ui` sets it; without it Dagster forgets runs when it stops"
+        )
+    if not Path(home).is_absolute():
+        return Finding(BAD, "DAGSTER_HOME", home, "Dagster needs an absolute path")
+    return Finding(GOOD, "DAGSTER_HOME", home)
+
+
+def examine_s3() -> list[Finding]:
+    """The buckets of landing zone and store, from the settings to a write."""
+    from med_assets.storage.s3 import doctor as remote
+
+    try:
+        ws = Workspace.configuration()
+        configured = remote.places(ws, program.registered())
+    except (ConfigurationError, ValueError) as error:
+        return [Finding(BAD, "settings", str(error), "set the variable; docs/settings.md lists all of them")]
+    return remote.examine(configured)
+
+
+def _buckets() -> list[Finding]:
+    """The same, and nothing when none is configured or the settings are bad already."""
+    findings = examine_s3()
+    return [] if findings[0].state == WARN or findings[0].subject == "settings" else findings
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order in which a person should act on them."""
+    findings = [_python(), *(_package(name, BAD) for name in NEEDED), *(_package(name, WARN) for name in CODECS)]
+    return [*findings, _accelerator(), *_workspace(), *_buckets(), *_experiments(), *configurations(), _dagster_home()]

@@ -1,0 +1,1 @@
+"""The dataset's manifest, the splits of its patients, and findings between cases."""

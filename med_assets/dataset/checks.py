@@ -1,0 +1,293 @@
+"""The gates: questions about what is in the lake and the store, each with an answer a person can act on."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.dataset.stage import cases_of, described, finding_pictures, findings
+from med_assets.deidentification.scan import identity_left
+from med_assets.evaluation.finetuning import recorded
+from med_assets.evaluation.stage import NO_CASE
+from med_assets.experiments import policies
+from med_assets.preparation.stage import suite
+from med_assets.settings import Workspace
+from med_assets.storage.result import NOTE, OK, QUARANTINED, usable
+
+MAX_QUARANTINED_SHARE = 0.5
+"""A batch in which more cases than this are quarantined points to a broken export rather than to bad cases."""
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """Answer of a gate."""
+
+    passed: bool
+    reason: str
+    severity: Literal["error", "warn"] = "error"
+    metadata: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
+
+
+def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
+    """Scan every stored file of the batch for anything that could identify a patient; the same bytes only once."""
+    found: dict[str, int] = defaultdict(int)
+    cases = usable(ws.lake.rows("raw_cases", f"{program_name}/{batch}"))
+    for row in cases:
+        for finding in identity_left(ws, program_name, row["artifact"]):
+            found[finding] += 1
+    scanned = sum(row["n_instances"] for row in cases)
+    reason = (
+        f"{scanned} files scanned, nothing found"
+        if not found
+        else f"identity may remain in {sum(found.values())} elements; the cases are kept out of the dataset"
+    )
+    return CheckOutcome(not found, reason, metadata={"files": scanned, "findings": dict(found)})
+
+
+def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
+    """Run the expectation suite over the accepted cases of the batch; also fails when most of the batch was refused."""
+    from med_assets.preparation.expectations import run_suite
+
+    partition = f"{program_name}/{batch}"
+    rows, raw = ws.lake.rows("prepared_cases", partition), ws.lake.rows("raw_cases", partition)
+    status = {row["case_id"]: row["status"] for row in usable(rows)}
+    good = set(status)
+    refused = sum(row["status"] == QUARANTINED for row in [*raw, *rows])
+    facts = ws.lake.read(program.fact_table(program_name), partition)
+    facts = facts[facts["case_id"].isin(good)]
+    metadata: dict[str, Any] = {"accepted": len(good), "quarantined": refused}
+    if not good:
+        return CheckOutcome(True, f"no accepted case to audit, {refused} quarantined", metadata=metadata)
+    results = [
+        one
+        for labelled in (True, False)
+        for one in run_suite(
+            facts[(facts["case_id"].map(status) == OK) == labelled], suite(ws, program_name, labelled=labelled)
+        ).results
+    ]
+    failed = [one for one in results if one.failing]
+    metadata["expectations"] = dict.fromkeys((one.expectation.meaning for one in results), 0)
+    for one in results:
+        metadata["expectations"][one.expectation.meaning] += len(one.failing)
+    if errors := [one for one in failed if one.expectation.severity == "error"]:
+        return CheckOutcome(
+            False, "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in errors), metadata=metadata
+        )
+    if failed:
+        text = "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in failed)
+        return CheckOutcome(False, f"worth a look: {text}", "warn", metadata)
+    return CheckOutcome(
+        True, f"{len(good)} accepted cases meet {len(metadata['expectations'])} expectations", metadata=metadata
+    )
+
+
+def quarantine_share(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
+    """Warn when most of a batch was refused, with the counts by reason."""
+    partition = f"{program_name}/{batch}"
+    raw, rows = ws.lake.rows("raw_cases", partition), ws.lake.rows("prepared_cases", partition)
+    refused = [row for row in [*raw, *rows] if row["status"] == QUARANTINED]
+    codes = pd.Series([row["reason_code"] for row in refused], dtype=str).value_counts().to_dict()
+    cases = sum(row["status"] != NOTE for row in raw)
+    share = len(refused) / max(cases, 1)
+    return CheckOutcome(
+        share <= MAX_QUARANTINED_SHARE, f"{len(refused)} of {cases} cases refused: {codes}", "warn", {"codes": codes}
+    )
+
+
+def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
+    """No patient and no image content in two splits, and every accepted case in one."""
+    splits, contents = defaultdict(set), defaultdict(set)
+    placed = cases_of(ws, program_name)
+    for case in placed:
+        splits[case["patient_id"]].add(case["split"])
+        contents[case["content_hash"]].add(case["split"])
+    for row in ws.lake.rows("splits", program_name):
+        splits[row["patient_id"]].add(row["split"])
+    leaks = sorted(patient for patient, found in splits.items() if len(found) > 1)
+    copies = sum(len(found) > 1 for found in contents.values())
+    unplaced = len(ws.lake.rows("dataset", program_name)) - len(placed)
+    metadata = {"patients": len(splits), "patients_in_two_splits": leaks, "unassigned_cases": unplaced}
+    if leaks or copies:
+        return CheckOutcome(
+            False, f"{len(leaks)} patients and {copies} image contents are in two splits", metadata=metadata
+        )
+    if unplaced:
+        return CheckOutcome(
+            False, f"{unplaced} cases have no split; see the asset's metadata for why", "warn", metadata
+        )
+    return CheckOutcome(True, f"{len(splits)} patients, each in one split", metadata=metadata)
+
+
+def between_cases(ws: Workspace, program_name: str) -> CheckOutcome:
+    """Nothing is wrong between cases or with the splits as a whole, such as one picture in two splits, or a class missing in one."""
+    found = findings(ws, program_name)
+    blocking = [finding for finding in found if finding.blocking]
+    metadata = {"blocking": len(blocking), "findings": [finding.text for finding in found]}
+    images = finding_pictures(ws, program_name, found)
+    if blocking:
+        told = "; ".join(finding.text for finding in blocking[:3])
+        more = f"; and {len(blocking) - 3} more" if len(blocking) > 3 else ""
+        return CheckOutcome(False, told + more, metadata=metadata, images=images)
+    if found:
+        return CheckOutcome(
+            False, f"worth a look: {len(found)} findings, none of which blocks", "warn", metadata, images
+        )
+    return CheckOutcome(True, "nothing found between cases", metadata=metadata)
+
+
+def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
+    """Warn where a program knows that the scores of an experiment mean less than they seem to."""
+    rows = ws.lake.rows("evaluation_cases", f"{program_name}/{name}")
+    history = ws.lake.rows("training_history", f"{program_name}/{name}")
+    said = program.get(program_name).doubts(rows, history) if rows else [NO_CASE]
+    return CheckOutcome(
+        not said, "; ".join(said) or "nothing known makes these scores doubtful", "warn", {"doubts": said}
+    )
+
+
+def held_out(ws: Workspace, program_name: str) -> CheckOutcome:
+    """Warn where a program knows that scores of its held-out cases mean less than they seem to."""
+    said = program.get(program_name).held_out_warnings(described(ws, program_name))
+    return CheckOutcome(
+        not said, "; ".join(said) or "nothing known makes scores of held-out cases doubtful", "warn", {"warnings": said}
+    )
+
+
+def synthetic_data(ws: Workspace, program_name: str) -> CheckOutcome:
+    """No synthetic case in a production dataset."""
+    rows = ws.lake.rows("dataset", program_name)
+    n = sum(row["synthetic"] for row in rows)
+    passed = n == 0 or ws.purpose == "demo"
+    reason = f"{n} of {len(rows)} cases are synthetic; purpose is {ws.purpose}"
+    if not passed:
+        reason += "; withdraw them, or set MED_ASSETS_PURPOSE=demo for a home without patients"
+    return CheckOutcome(passed, reason, metadata={"synthetic": n, "cases": len(rows)})
+
+
+def synthetic_report(ws: Workspace, program_name: str) -> CheckOutcome:
+    """No synthetic case among what the report was made of, or the report says so and is of a demo."""
+    from med_assets.reporting.stage import MARK, report_path, synthetic_parts
+
+    parts = synthetic_parts(ws, program_name)
+    path = report_path(ws, program_name)
+    marked = path.is_file() and MARK in path.read_text(encoding="utf-8")
+    said = ", ".join(f"{name}: {n}" for name, n in parts.items()) or "nothing synthetic"
+    reason = f"{said}; the report is {'' if marked else 'not '}marked; purpose is {ws.purpose}"
+    return CheckOutcome(not parts or (marked and ws.purpose == "demo"), reason, metadata={"synthetic": parts})
+
+
+def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
+    """The last challenger was not refused by the gate."""
+    from med_assets.promotion.stage import decisions, stood
+
+    last = stood(decisions(ws, program_name))
+    if last is None:
+        return CheckOutcome(True, "no challenger yet")
+    names = (
+        "challenger",
+        "reference",
+        "improved",
+        "regressed",
+        "matches_reference",
+        "mean",
+        "low",
+        "high",
+        "n",
+        "n_patients",
+        "p",
+        "p_adjusted",
+        "challengers",
+        "detectable",
+        "guards",
+    )
+    return CheckOutcome(not last["refused"], last["reason"], "warn", {name: last[name] for name in names})
+
+
+def in_control(ws: Workspace, program_name: str) -> CheckOutcome:
+    """None of the newest batches lies outside its control limits; those that do are named with metric, value and limits."""
+    from med_assets.monitoring.stage import LIMITS_RULE, deciding_metrics, trend
+
+    units = {metric.name: metric.unit for metric in deciding_metrics(program_name)}
+    lines, newest = trend(ws, program_name), policies.of(program_name).monitoring.alert_batches
+    said, n_limited = [], 0
+    for name, points in lines.items():
+        n_limited += sum(point.lower is not None for point in points)
+        said += [
+            f"batch {point.batch}: {name} {point.mean:.3f} {units[name]} (n = {point.n}), "
+            f"limits {point.lower:.3f} to {point.upper:.3f}"
+            for point in points[-newest:]
+            if point.beyond
+        ]
+    metadata = {"batches": max(map(len, lines.values()), default=0), "judged": n_limited, "rule": LIMITS_RULE}
+    if said:
+        return CheckOutcome(False, "; ".join(said), "warn", metadata)
+    if not n_limited:
+        return CheckOutcome(
+            True, "no batch to judge yet: too few cases that the champion has not seen", "warn", metadata
+        )
+    return CheckOutcome(True, f"{n_limited} means of batches lie within their control limits", "warn", metadata)
+
+
+def drift(ws: Workspace, program_name: str) -> CheckOutcome:
+    """Neither the newest batch nor the cases since training drift from the champion's training set in any fact."""
+    from med_assets.monitoring.drift import newest
+    from med_assets.promotion.stage import current
+
+    now = current(ws, program_name)
+    rows = newest(ws, program_name, now["checkpoint"]) if now else []
+    judged = [row for row in rows if row["drifted"] is not None]
+    drifted = [row for row in judged if row["drifted"]]
+    metadata = {
+        "compared": len(judged),
+        "undefined": len(rows) - len(judged),
+        "drifted": sorted({row["fact"] for row in drifted}),
+    }
+    if drifted:
+        text = "; ".join(
+            f"{row['batch']}: {row['fact']} {row['found']} {row['unit']} (n = {row['n']}), in training {row['reference']} "
+            f"(n = {row['n_reference']}), distance {row['distance']:.2f}, adjusted p {row['p_adjusted']:.2g}"
+            for row in drifted
+        )
+        return CheckOutcome(False, text, "warn", metadata)
+    if not judged:
+        return CheckOutcome(True, "undefined: too few new cases to compare with the training set", "warn", metadata)
+    return CheckOutcome(
+        True, f"{len(judged)} comparisons of facts with the training set, none drifted", "warn", metadata
+    )
+
+
+def fine_tuning(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
+    """Whether an experiment is better than what it began with, and reaches what others reached with its recipe."""
+    record = recorded(ws, program_name, name)
+    if record is None:
+        return CheckOutcome(True, "it began with random weights, so there is nothing to hold it against")
+    out = record["output"]
+    missed = {field: check for field, check in out["sanity_reference_checks"].items() if not check["passed"]}
+    said = [
+        f"expected {field} of at least {check['expected_at_least']:g}, got {'none' if check['got'] is None else format(check['got'], '.4g')}"
+        for field, check in missed.items()
+    ]
+    gain, ends, n = (
+        out.get("formal_improvement_over_pretrained"),
+        out.get("formal_improvement_interval"),
+        out.get("formal_n"),
+    )
+    if gain is not None:
+        told = (
+            f"formal improvement {gain:+.4f}"
+            + ("" if None in ends else f" [{ends[0]:+.4f}, {ends[1]:+.4f}]")
+            + f", n = {n}"
+        )
+        if out["finetuned_ckpt_matches_pretrained_weights"]:
+            said.append("no epoch was better than what it began with: its weights are those")
+        elif out["recommended_ckpt"] != out["finetuned_ckpt"]:
+            said.append(f"not better than what it began with: {told}")
+    else:
+        told = "what it began with can't be scored here"
+    if out["regressed"]:
+        said.append("every epoch of training was worse than what it began with")
+    return CheckOutcome(not said, "; ".join(said) or told, "warn", out)

@@ -1,0 +1,233 @@
+"""The dataset's manifest and the split of its patients."""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.catalog import Case, Catalog, Dataset, accepted, frame, to_predict, usable
+from med_assets.dataset.splits import SplitPolicy, assign
+from med_assets.deidentification.scan import identity_left
+from med_assets.records import CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest
+from med_assets.storage.locks import alone
+from med_assets.storage.memo import Memo
+from med_assets.storage.result import StageResult, tally
+from med_assets.storage.versions import versioned
+
+MAX_PICTURED = 6
+"""Findings between cases that are shown as pictures; all are told."""
+
+
+def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> None:
+    """Take a case out of the dataset for good; its rows and artifacts stay for those who ask what happened."""
+    row = Withdrawal(program=program_name, case_id=case_id, reason=reason)
+    Catalog(ws, program_name).replace(Withdrawal, [row], case_id)
+
+
+@versioned("1")
+def dataset(ws: Workspace, program_name: str) -> StageResult:
+    """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
+
+    A case in whose stored files the scan found anything that may identify a patient is left out, whatever its batch's gate
+    has stopped so far: another batch may have started this run. Of cases with the same images and contours, which batches
+    taken in at once or out of order do not see of each other, one is in: that of the present manifest, else the first batch's.
+
+    Of several processes at once the last to write has read what all of them prepared.
+    """
+    with alone(ws, f"dataset-{program_name}"):
+        return _dataset(ws, program_name)
+
+
+def _dataset(ws: Workspace, program_name: str) -> StageResult:
+    catalog = Catalog(ws, program_name)
+    withdrawn = catalog.withdrawn()
+    latest: dict[str, PreparedCase] = {}
+    superseded = 0
+    for case in sorted(accepted(catalog.prepared()), key=lambda case: case.batch):
+        earlier = latest.get(case.case_id)
+        superseded += earlier is not None and earlier.version != case.version
+        latest[case.case_id] = case
+    raw = catalog.raw_artifacts()
+    identified = {
+        case.case_id
+        for case in latest.values()
+        if (key := raw.get((case.batch, case.case_id))) and identity_left(ws, program_name, key)
+    }
+    before = {case.case_id: case.artifact for case in catalog.dataset().cases}
+    duplicates = _duplicates(latest, before)
+    found = Dataset(
+        tuple(
+            DatasetCase.of(latest[case_id].row())
+            for case_id in sorted(latest)
+            if case_id not in withdrawn | identified | duplicates
+        )
+    )
+    catalog.replace(DatasetCase, found.cases)
+    ws.lake.write_catalog(ws.home / "catalog.duckdb")
+    return StageResult(
+        data_version=found.version,
+        counts=tally("reused" if before.get(case.case_id) == case.artifact else "new" for case in found.cases)
+        | {
+            "superseded": superseded,
+            "withdrawn": len(withdrawn),
+            "identified": len(identified),
+            "duplicates": len(duplicates),
+        },
+        summary={
+            "cases": len(found),
+            "patients": len({case.patient_id for case in found.cases}),
+            "synthetic": len(found.synthetic),
+        },
+        tables={
+            **{table.title: table.rows for table in _data_tables(ws, program_name)},
+            "cases": frame(DatasetCase, found.cases),
+        },
+    )
+
+
+def unlabelled(ws: Workspace, program_name: str) -> list[PreparedCase]:
+    """The cases to predict: the newest version of each that never came with a label.
+
+    What was withdrawn, or may hold identity, is left out, as are copies of cases of the dataset.
+    """
+    catalog = Catalog(ws, program_name)
+    batches = [_cases_of(catalog, batch) for batch in catalog.batches()]
+    latest = {case.case_id: (case, one.raw[case.case_id]) for one in batches for case in one.unlabelled}
+    left_out = catalog.withdrawn().union(*(one.labelled for one in batches))
+    return [
+        case
+        for case_id, (case, raw) in sorted(latest.items())
+        if case_id not in left_out and not identity_left(ws, program_name, raw)
+    ]
+
+
+@dataclass(frozen=True)
+class _BatchCases:
+    """The prepared cases of a batch: ids of those with a label, those without, and the raw artifacts of these by case."""
+
+    labelled: frozenset[str]
+    unlabelled: tuple[PreparedCase, ...]
+    raw: Mapping[str, str]
+
+
+_batches: Memo[_BatchCases] = Memo()
+"""By home, program, batch and the stamps of its tables: sensors ask at each look, and a batch hardly ever changes."""
+
+
+def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:
+    """The prepared cases of a batch, read once as long as its tables are the same."""
+
+    def read() -> _BatchCases:
+        prepared = catalog.rows(PreparedCase, batch)
+        unlabelled = tuple(to_predict(prepared))
+        raw = usable(catalog.rows(CaseVersion, batch)) if unlabelled else []
+        ids = frozenset(case.case_id for case in accepted(prepared))
+        return _BatchCases(ids, unlabelled, {case.case_id: case.artifact for case in raw})
+
+    stamps = [catalog.stamp(table, batch) for table in (CaseVersion, PreparedCase)]
+    return _batches.get((catalog.ws.home, catalog.program, batch, *stamps), read)
+
+
+def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:
+    return program.get(program_name).data_tables(described(ws, program_name), refused(ws, program_name))
+
+
+def described(ws: Workspace, program_name: str) -> list[Case]:
+    """Cases of the dataset with split and fold, None where the patient has none yet, and facts."""
+    return Catalog(ws, program_name).described()
+
+
+def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
+    """What the program finds wrong between the cases of the dataset, the blocking first."""
+    cases = described(ws, program_name)
+    found = program.get(program_name).dataset_findings(ws, cases)
+    return sorted(found, key=lambda finding: (not finding.blocking, finding.cases))
+
+
+def finding_pictures(ws: Workspace, program_name: str, found: Sequence[program.Finding]) -> dict[str, Path]:
+    """Pictures of the first MAX_PICTURED findings, by their text, drawn where they are not yet."""
+    pictures = {}
+    for finding in found[:MAX_PICTURED]:
+        path = ws.reports / program_name / "findings" / f"{digest(finding.code, finding.text)}.png"
+        if finding.draw is not None:
+            pictures[finding.text] = path if path.is_file() else finding.draw(path)
+    return pictures
+
+
+def refused(ws: Workspace, program_name: str) -> list[CaseVersion | PreparedCase]:
+    """Everything that intake or preparation quarantined."""
+    return Catalog(ws, program_name).quarantined()
+
+
+def _duplicates(latest: Mapping[str, PreparedCase], present: Container[str]) -> set[str]:
+    """Cases whose images and contours another case has too, all but the one that counts."""
+    owner: dict[str, str] = {}
+    for case_id in sorted(latest, key=lambda case_id: (case_id not in present, latest[case_id].batch, case_id)):
+        owner.setdefault(latest[case_id].content_hash, case_id)
+    return {case_id for case_id, case in latest.items() if owner[case.content_hash] != case_id}
+
+
+def dataset_version(rows: list[dict[str, Any]]) -> str:
+    """Hash of what the cases are: ids, patients, versions and prepared content."""
+    return Dataset(tuple(map(DatasetCase.of, rows))).version
+
+
+def split_policy(program_name: str) -> SplitPolicy:
+    """The policy in `conf/<program>/_program.yaml`."""
+    return SplitPolicy.model_validate(program.config(program_name).get("splits", {}))
+
+
+def splits(ws: Workspace, program_name: str) -> StageResult:
+    """Assign new patients; what was assigned before stays where it is, also when another process assigns at once."""
+    with alone(ws, f"dataset-{program_name}"):
+        return _splits(ws, program_name)
+
+
+def _splits(ws: Workspace, program_name: str) -> StageResult:
+    catalog = Catalog(ws, program_name)
+    cases, earlier = catalog.dataset(), catalog.assignments()
+    policy = split_policy(program_name)
+    given = ws.option(program_name, "split_policy", policy.policy)
+    policy = SplitPolicy.model_validate(policy.model_dump() | {"policy": given})
+    fixed = program.get(program_name).fixed_splits(ws) if given == "fixed" else {}
+    rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
+    catalog.replace(SplitAssignment, rows)
+    present = {case.patient_id for case in cases.cases}
+    sizes = pd.Series([row.split for row in rows if row.patient_id in present], dtype=str).value_counts().to_dict()
+    return StageResult(
+        # What depends on the splits reads their cases too: a corrected label of a held-out case changes no assignment.
+        data_version=digest(cases.version, [row.row() for row in rows], sorted(problems)),
+        counts=tally("reused" if row.patient_id in earlier else "new" for row in rows),
+        summary={"patients_per_split": sizes, "unassigned": problems},
+        tables={
+            **{table.title: table.rows for table in _data_tables(ws, program_name)},
+            "splits": frame(SplitAssignment, rows),
+        },
+    )
+
+
+def up_to_date(ws: Workspace, program_name: str) -> bool:
+    """Whether dataset and splits were written after all that they are made of, by the times of files, and every patient is assigned."""
+    catalog = Catalog(ws, program_name)
+    inputs = [
+        stamp[0]
+        for table in (PreparedCase, Withdrawal)
+        for key in catalog.keys(table)
+        if (stamp := catalog.stamp(table, *key)) is not None
+    ]
+    made, assigned = (catalog.stamp(table) for table in (DatasetCase, SplitAssignment))
+    if not inputs:
+        return True
+    if made is None or assigned is None or made[0] < max(inputs) or assigned[0] < made[0]:
+        return False
+    return {case.patient_id for case in catalog.dataset().cases} <= catalog.assignments().keys()
+
+
+def cases_of(ws: Workspace, program_name: str) -> list[Case]:
+    """Cases of the dataset with the split and fold of their patient; cases of unassigned patients are left out."""
+    return Catalog(ws, program_name).cases()

@@ -1,0 +1,1 @@
+"""Predicting, scoring and aggregating; cross-validation, learning curves and analyses."""

@@ -1,0 +1,216 @@
+"""Analyses: run when what they read has changed, kept in the store, written for people, and shown in the report."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from med_assets.dataset.stage import dataset_version
+from med_assets.errors import DiskFull, RemoteFailed
+from med_assets.evaluation import analysis
+from med_assets.evaluation.analysis import Analysis
+from med_assets.evaluation.stage import record_failures
+from med_assets.experiments import configuration as experiments
+from med_assets.program import ReportTable
+from med_assets.reporting.escaping import csv
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, folder_hashes, read_json, replacing, write_json, write_text
+from med_assets.storage.provenance import git_state
+from med_assets.storage.result import StageResult
+
+if TYPE_CHECKING:
+    from med_assets.reporting.html import Section
+
+CONTENT, VALUES = "analysis.json", "values.json"
+
+STAGE = "analysis"
+"""Stage of the failures of an analysis in the table `failures`, where its name stands in the place of an experiment's."""
+
+
+class Measuring:
+    """Measures cases one by one for an analysis; what was measured is kept in the store by what it was made of.
+
+    A case that fails is noted in `failures` and left out; nothing else stops. `identity` are all that the numbers depend on
+    beside the case, such as the version of the code.
+    """
+
+    def __init__(self, ws: Workspace, *identity: Any) -> None:
+        self.ws, self.identity = ws, identity
+        self.failures: dict[str, str] = {}
+
+    def of(self, case_id: str, inputs: Any, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any] | None:
+        """What `work` returns, which JSON must be able to hold; `inputs` is what it is made of. None where it fails."""
+        key = f"measure/{digest(*self.identity, inputs)}"
+        if not self.ws.store.has(key):
+            try:
+                values = dict(work())
+            except (DiskFull, RemoteFailed):  # no fault of the case
+                raise
+            except Exception as error:  # one bad case never stops an analysis; it is reported, and missing from n
+                self.failures[case_id] = f"{type(error).__name__}: {error}"
+                return None
+            with self.ws.store.create(key) as folder:
+                write_json(folder / VALUES, values)
+        return dict(read_json(self.ws.store.fetch(key) / VALUES))
+
+    def record(self, program_name: str, name: str) -> None:
+        """Write the cases that failed into the table `failures`, where the report and the stage find them."""
+        record_failures(self.ws, program_name, STAGE, name, "", self.failures)
+
+
+def folder_of(ws: Workspace, program_name: str, name: str) -> Path:
+    """Where the tables and pictures of an analysis are written for people."""
+    return ws.reports / program_name / "analyses" / name
+
+
+def code_version(ws: Workspace, chosen: Analysis) -> str:
+    """Version of the code of an analysis together with the hash of its settings."""
+    return f"{chosen.version}-{digest(chosen.settings(ws))}"
+
+
+def _content(ws: Workspace, program_name: str, parts: tuple[str, ...]) -> Any:
+    """What the content of an asset is known by; `parts` are those of its key after the program."""
+    *experiment, stage = parts
+    prefix = "/".join([program_name, *experiment])
+    match stage:
+        case "dataset":
+            return dataset_version(ws.lake.rows("dataset", prefix))
+        case "splits":
+            return ws.lake.version("splits", prefix)
+        case "evaluation" | "leaderboard":
+            return ws.lake.version("evaluation_cases", prefix)
+        case _:
+            table = {"checkpoint": "checkpoints", "champion": "champions"}[stage]
+            return [row["checkpoint"] for row in ws.lake.rows(table, prefix)]
+
+
+def artifact_key(ws: Workspace, program_name: str, chosen: Analysis) -> str:
+    """Key of what an analysis finds now: its code, its settings and the content of all it reads."""
+    inputs = [[parts, _content(ws, program_name, parts)] for parts in chosen.inputs(experiments.names(program_name))]
+    return "analysis/" + digest(program_name, chosen.name, code_version(ws, chosen), inputs)
+
+
+def analyse(ws: Workspace, program_name: str, name: str) -> StageResult:
+    """Run an analysis, or reuse what it found in the same inputs; tables as CSV and pictures go to the reports' folder.
+
+    One that left cases out runs again. The data version is that of the tables and their words, not of the pictures.
+    """
+    chosen = analysis.find(program_name, name)
+    key, partition = artifact_key(ws, program_name, chosen), f"{program_name}/{name}"
+    if any(row["artifact"] == key and row["failed"] for row in ws.lake.rows("analyses", partition)):
+        ws.store.remove(key)
+    fresh = not ws.store.has(key)
+    if fresh:
+        record_failures(ws, program_name, STAGE, name, "", {})
+        with ws.store.create(key) as folder:
+            _keep(folder, chosen.run(ws, folder))
+    failures = {row["case_id"]: row["error"] for row in ws.lake.rows("failures", f"{program_name}/{STAGE}/{name}")}
+    dataset = ws.lake.rows("dataset", program_name)
+    row: dict[str, Any] = {
+        "program": program_name,
+        "analysis": name,
+        "artifact": key,
+        "dataset_version": dataset_version(dataset),
+    }
+    row |= {"code_version": code_version(ws, chosen), "synthetic": any(case["synthetic"] for case in dataset)}
+    ws.lake.write("analyses", partition, [row | {"failed": len(failures), "git_commit": git_state()}])
+    _publish(ws.store.fetch(key), folder_of(ws, program_name, name))
+    found = _read(ws.store.fetch(key))
+    return StageResult(
+        data_version=digest(read_json(ws.store.fetch(key) / CONTENT)),
+        counts={"new": int(fresh), "reused": int(not fresh), "failed": len(failures)},
+        summary={
+            "artifact": key,
+            "dataset_version": row["dataset_version"],
+            "folder": str(folder_of(ws, program_name, name).relative_to(ws.home)),
+            "failures": failures,
+        },
+        tables={table.title: table.rows for table in found},
+        images={image.stem: image for table in found for image in table.images},
+    )
+
+
+def _keep(folder: Path, tables: "Any") -> None:
+    """Write tables into the folder that holds their pictures: one JSON for the report, and a CSV each for people."""
+    content = []
+    for number, table in enumerate(tables, start=1):
+        name = f"{number:02d}_{''.join(one if one.isalnum() else '_' for one in table.title.lower()).strip('_')}.csv"
+        write_text(folder / name, csv(table.rows))
+        for image in table.images:
+            if image.parent != folder:
+                shutil.copyfile(image, folder / image.name)
+        rows = [[_plain(value) for value in row] for row in table.rows.itertuples(index=False, name=None)]
+        content.append(
+            {
+                "title": table.title,
+                "text": table.text,
+                "columns": [str(one) for one in table.rows.columns],
+                "rows": rows,
+            }
+            | {"images": [image.name for image in table.images], "captions": list(table.captions), "csv": name}
+        )
+    write_json(folder / CONTENT, content)
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON has it; what is undefined becomes null."""
+    if isinstance(value, list | tuple | dict):
+        return value
+    if value is None or pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _read(folder: Path) -> list[ReportTable]:
+    return [
+        ReportTable(
+            one["title"],
+            one["text"],
+            pd.DataFrame(one["rows"], columns=one["columns"]),
+            tuple(folder / name for name in one["images"]),
+            tuple(one["captions"]),
+        )
+        for one in read_json(folder / CONTENT)
+    ]
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Copy the files of an artifact to where people look, and take away those of an earlier run."""
+    names = [name for name in folder_hashes(folder) if name != "manifest.json"]
+    for name in names:
+        with replacing(out / name) as temporary:
+            shutil.copyfile(folder / name, temporary)
+    for path in [path for path in out.rglob("*") if path.is_file()]:
+        if path.relative_to(out).as_posix() not in names:
+            path.unlink()
+
+
+def synthetic(ws: Workspace, program_name: str) -> int:
+    """How many analyses in the report are of synthetic cases."""
+    return sum(row["synthetic"] for row in ws.lake.rows("analyses", program_name))
+
+
+def sections(ws: Workspace, program_name: str) -> list["Section"]:
+    """What the report says of every analysis that was made, and whether what it was made of has changed since."""
+    from med_assets.reporting.html import Section
+
+    now, found = dataset_version(ws.lake.rows("dataset", program_name)), []
+    for name, chosen in analysis.of(program_name).items():
+        for row in ws.lake.rows("analyses", f"{program_name}/{name}"):
+            again = f"`med-assets analyse {program_name} {name}` makes it again."
+            if not ws.store.has(row["artifact"]):
+                found.append(Section(chosen.title, f"What it found is no longer in the store; {again}"))
+                continue
+            stale = ""
+            if row["dataset_version"] != now:
+                stale = f"The dataset has changed since; {again}"
+            elif row["artifact"] != artifact_key(ws, program_name, chosen):
+                stale = f"Evaluations, settings or code have changed since; {again}"
+            left_out = f"{row['failed']} cases could not be measured; see Failures." if row["failed"] else ""
+            for number, table in enumerate(_read(ws.store.fetch(row["artifact"]))):
+                title = table.title if table.title.startswith(chosen.title) else f"{chosen.title}: {table.title}"
+                said = [*([] if number else [stale, left_out]), table.text]
+                found.append(Section(title, "\n\n".join(filter(None, said)), table.rows, table.images, table.captions))
+    return found

@@ -1,0 +1,169 @@
+"""Cross-validation: a model per fold, scored on the patients of that fold, none of which it was trained on or chosen by.
+
+The folds are those of the splits, by patient. Within a fold's training patients an inner part picks the epoch, so that no
+held-out patient decides anything. It is done on request: it costs a training per fold, and nothing in the graph needs it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.catalog import Case
+from med_assets.dataset.splits import SPLITS, draw
+from med_assets.dataset.stage import cases_of, dataset_version
+from med_assets.errors import ConfigurationError
+from med_assets.evaluation.stage import aggregate, demand_scores, record_failures, score_cases, side_by_side
+from med_assets.experiments.configuration import RELEASED, Experiment
+from med_assets.launch.training import Launch, experiment, trained
+from med_assets.review.decisions import judged
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, read_json
+from med_assets.storage.result import StageResult
+
+if TYPE_CHECKING:
+    from med_assets.reporting.html import Section
+
+CROSSVAL = "cross-validation"
+"""What these scores have in place of a split."""
+
+INNER_SHARE = 0.15
+"""Share of a fold's training patients, at least one, that picks the epoch."""
+
+RULE = (
+    "Each case was predicted by the model of its fold, which its patient had no part in. The epoch was picked on an inner part "
+    f"({INNER_SHARE:.0%}) of that model's own training patients, never on the held-out fold"
+)
+
+
+def folds_of(ws: Workspace, program_name: str) -> dict[int, list[Case]]:
+    """Cases by the fold of their patient; external test sets take no part.
+
+    Raises ConfigurationError for fewer than two folds with cases, and for the same images in two of them.
+    """
+    found: dict[int, list[Case]] = defaultdict(list)
+    where: dict[str, set[int]] = defaultdict(set)
+    for case in cases_of(ws, program_name):
+        if case["split"] in SPLITS[:3]:
+            found[case["fold"]].append(case)
+            where[case["content_hash"]].add(case["fold"])
+    if len(found) < 2:
+        raise ConfigurationError(
+            f"{program_name}: expected patients in two folds or more, got {len(found)}; take in more"
+        )
+    if shared := sum(len(folds) > 1 for folds in where.values()):
+        raise ConfigurationError(f"{program_name}: {shared} image contents are in two folds; withdraw the copies")
+    return dict(sorted(found.items()))
+
+
+def learning(folds: Mapping[int, Sequence[Mapping[str, Any]]], held_out: int) -> list[dict[str, Any]]:
+    """The cases that the model of a fold may see, sorted by id: all others, of which the inner part has split val."""
+    cases = [case for fold, members in folds.items() if fold != held_out for case in members]
+    patients = sorted({case["patient_id"] for case in cases}, key=lambda one: draw(one, f"crossval|{held_out}"))
+    if len(patients) < 2:
+        raise ConfigurationError(f"fold {held_out}: expected two patients or more outside it, got {len(patients)}")
+    inner = set(patients[: max(1, round(INNER_SHARE * len(patients)))])
+    rows = [dict(case) | {"split": "val" if case["patient_id"] in inner else "train"} for case in cases]
+    return sorted(rows, key=lambda case: str(case["case_id"]))
+
+
+def demand_untaught(chosen: Experiment, whom: str) -> None:
+    """Raise ConfigurationError for an experiment that begins with weights of the program, or has a teacher, which learned of `whom`."""
+    if chosen.initial != "random" and not chosen.initial.startswith(RELEASED):
+        raise ConfigurationError(
+            f"{chosen.program}/{chosen.name}: expected an experiment that begins with random or released weights, got "
+            f"{chosen.initial!r}, which was trained on {whom}"
+        )
+    if chosen.teacher:
+        raise ConfigurationError(
+            f"{chosen.program}/{chosen.name}: its teacher {chosen.teacher} was trained on {whom}; take {chosen.teacher}, or an "
+            "experiment without teacher"
+        )
+
+
+def crossval(
+    ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = (), launch: Launch | None = None
+) -> StageResult:
+    """Train and score an experiment fold by fold; what the same inputs gave before is reused, also after an interruption.
+
+    Raises ConfigurationError for an experiment that begins with other weights of the program, which have seen these patients.
+    """
+    chosen = experiment(ws, program_name, name, overrides)
+    demand_untaught(chosen, "patients of other folds")
+    folds = folds_of(ws, program_name)
+    version = dataset_version(ws.lake.rows("dataset", program_name))
+    keys = {"program": program_name, "experiment": name}
+    scores, table = [], []
+    counts = {"new": 0, "reused": 0}
+    failures: dict[str, str] = {}
+    for fold, held_out in folds.items():
+        cases = learning(folds, fold)
+        key, fresh = trained(ws, program_name, chosen, cases, launch)
+        counts["new" if fresh else "reused"] += 1
+        result = read_json(ws.store.fetch(key) / "result.json")
+        found, _, failed = score_cases(ws, program_name, key, held_out)
+        failures |= failed
+        places = {case["case_id"]: case["patient_id"] for case in held_out}
+        scores += [
+            keys
+            | {"fold": fold, "checkpoint": key, "case_id": case, "patient_id": places[case], "split": CROSSVAL}
+            | score
+            for case in sorted(found)
+            for score in found[case]
+        ]
+        table.append(
+            keys
+            | {"fold": fold, "checkpoint": key, "experiment_hash": chosen.hash(), "dataset_version": version}
+            | {
+                "n_train": sum(case["split"] == "train" for case in cases),
+                "n_inner": sum(case["split"] == "val" for case in cases),
+                "n_held_out": len(held_out),
+                "n_failed": len(failed),
+                "synthetic": any(case["synthetic"] for case in [*cases, *held_out]),
+                "epoch": result["best_epoch"],
+                "epochs": result["epochs_run"],
+                "monitor": result["monitor"],
+                "inner_value": result["best_value"],
+            }
+        )
+    scores = judged(ws, program_name, scores)
+    record_failures(ws, program_name, "crossval", name, "", failures)
+    demand_scores(scores, failures, program_name)
+    ws.lake.write("crossval_cases", f"{program_name}/{name}", scores)
+    ws.lake.write("crossval", f"{program_name}/{name}", table)
+    aggregates = aggregate(program_name, scores)
+    metrics = [m.name for m in (program.get(program_name).primary_metric, *program.get(program_name).guarded_metrics)]
+    return StageResult(
+        data_version=digest(table, [[row["metric"], row["subject"], row["mean"], row["n"]] for row in aggregates]),
+        counts=counts | {"cases": sum(map(len, folds.values())), "failed": len(failures)},
+        summary={"rule": RULE, "dataset_version": version, "failures": failures},
+        tables={
+            "folds": _shown(table),
+            **{one.title: one.rows for one in program.get(program_name).crossval_tables(ws, pd.DataFrame(scores))},
+            "scores": side_by_side(aggregates, metrics),
+        },
+    )
+
+
+def _shown(table: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    names = ("fold", "n_train", "n_inner", "n_held_out", "n_failed", "epoch", "epochs", "monitor", "inner_value")
+    return pd.DataFrame([{name: row[name] for name in names} for row in table])
+
+
+def sections(ws: Workspace, program_name: str) -> list["Section"]:
+    """What the report says of every experiment that was cross-validated; nothing where none was."""
+    from med_assets.reporting.html import Section
+
+    found = []
+    for partition in ws.lake.partitions("crossval", program_name):
+        name, table = partition.split("/", 1)[1], ws.lake.rows("crossval", partition)
+        scores = ws.lake.read("crossval_cases", partition)
+        n, now = scores["case_id"].nunique(), dataset_version(ws.lake.rows("dataset", program_name))
+        stale = "" if table[0]["dataset_version"] == now else " The dataset has changed since."
+        text = f"{n} cases of {scores['patient_id'].nunique()} patients in {len(table)} folds. {RULE}.{stale}"
+        found.append(Section(f"Cross-validation of {name}", text, _shown(table)))
+        for one in program.get(program_name).crossval_tables(ws, scores):
+            found.append(Section(f"{name}, cross-validated: {one.title.lower()}", one.text, one.rows, one.images))
+    return found

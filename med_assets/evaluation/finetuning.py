@@ -1,0 +1,256 @@
+"""What fine-tuning gained: an experiment that began with other weights, held against those very weights.
+
+The record has the fields of the `output.json` of NVIDIA's fine-tuning wrapper for VISTA3D (schema 0.4.1), with the metric's
+name in place of "dice" where a program has another. Two kinds of number never mix: those of the training-time validation,
+on the grid of training (`baseline_*`, `best_*`), and the formal evaluation's (`formal_*`).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.dataset.stage import cases_of, dataset_version
+from med_assets.errors import CheckpointMismatch
+from med_assets.evaluation import runs
+from med_assets.experiments import policies
+from med_assets.experiments.configuration import from_json, names
+from med_assets.metrics.bootstrap import mean_with_interval
+from med_assets.program import Metric
+from med_assets.promotion.stage import SPLIT, Comparison, Judged, compare, judged
+from med_assets.settings import Workspace
+from med_assets.storage.files import read_json, write_json
+from med_assets.storage.provenance import provenance, used_cases
+from med_assets.storage.result import QUARANTINED
+
+SCHEMA_VERSION = "1"
+"""Version of the record's fields; raised when one changes its meaning."""
+
+RECORD = "output.json"
+
+ABOUT = (
+    "Experiments against the weights that they began with. At the start and best: measured by training itself on the "
+    "validation cases, on the grid of training; epoch 0 is the start. Formal: the mean over validation cases of the paired "
+    "difference in the primary metric, above 0 is better, with its interval over patients. Fine-tuned weights are "
+    "recommended if that mean is above the policy's tolerance; the gate asks for more, that it is shown to be better."
+)
+
+
+def record_path(ws: Workspace, program_name: str, name: str) -> Path:
+    """Where the record of an experiment is written."""
+    return ws.reports / program_name / "experiments" / name / RECORD
+
+
+def recorded(ws: Workspace, program_name: str, name: str) -> dict[str, Any] | None:
+    """The record of an experiment's last evaluation; None where it began with random weights or was not evaluated."""
+    path = record_path(ws, program_name, name)
+    return dict(read_json(path)) if path.is_file() else None
+
+
+def table(ws: Workspace, program_name: str) -> pd.DataFrame:
+    """The records of all experiments for people: a row each, without those that began with random weights."""
+    rows = []
+    for name in names(program_name):
+        record = recorded(ws, program_name, name)
+        if record is None:
+            continue
+        out, metric = record["output"], program.get(program_name).training_metric.name
+        ends = out.get("formal_improvement_interval") or [None, None]
+        gain = out.get("formal_improvement_over_pretrained")
+        interval = "" if None in ends else f" [{ends[0]:+.3f}, {ends[1]:+.3f}]"
+        rows.append(
+            {
+                "experiment": name,
+                f"{metric}, at the start": _number(out[f"baseline_{metric}"]),
+                f"{metric}, best": f"{_number(out[f'best_{metric}'])} (epoch {out['best_epoch_index']})",
+                "formal improvement": "" if gain is None else f"{gain:+.3f}{interval} (n = {out['formal_n']})",
+                "recommended": {out.get("finetuned_ckpt"): "fine-tuned", None: ""}.get(
+                    out.get("recommended_ckpt"), "what it began with"
+                ),
+                "every epoch worse": "yes" if out["regressed"] else "no",
+                "reference": _references(out["sanity_reference_checks"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _references(checks: dict[str, Any]) -> str:
+    return f"{sum(check['passed'] for check in checks.values())} of {len(checks)} reached" if checks else ""
+
+
+def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> dict[str, Any] | None:
+    """Write and return the record of a checkpoint of experiment `name`; None where nothing was fine-tuned."""
+    folder = ws.store.fetch(checkpoint)
+    made = read_json(folder / "provenance.json")
+    chosen, experiment = (
+        program.get(program_name),
+        from_json(program_name, (folder / "experiment.json").read_text(encoding="utf-8")),
+    )
+    if not made.get("initial") or not experiment.schedule.epochs:
+        record_path(ws, program_name, name).unlink(missing_ok=True)
+        return None
+    result = read_json(folder / "result.json")
+    epochs = [
+        row for row in ws.lake.rows("training_history", f"{program_name}/{name}") if row["checkpoint"] == checkpoint
+    ]
+    out = _training(chosen.training_metric, epochs, policies.of(program_name).promotion.tolerance)
+    out |= _formal(ws, program_name, name, checkpoint, made)
+    out["oom"] = any(event.get("event") == "out_of_memory" for event in result.get("events", []))
+    checks = {
+        field: {
+            "expected_at_least": least,
+            "got": out.get(field),
+            "passed": out.get(field) is not None and out[field] >= least,
+        }
+        for field, least in experiment.expected.items()
+    }
+    out["sanity_reference_checks"] = checks
+    out["sanity_recovery_demonstrated"] = all(check["passed"] for check in checks.values()) if checks else None
+    peaks = result.get("peak_memory") or {}
+    gpu = {phase: peak["peak_accelerator_mb"] for phase, peak in peaks.items() if "peak_accelerator_mb" in peak}
+    cases = ws.lake.rows("raw_cases", program_name) + ws.lake.rows("prepared_cases", program_name)
+    refused = Counter(row["reason_code"] for row in cases if row["status"] == QUARANTINED)
+    dataset = ws.lake.rows("dataset", program_name)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "skill": f"{program_name}/{name}",
+        "model": checkpoint,
+        "version": provenance(),
+        "input": {
+            "dataset_version": dataset_version(dataset),
+            "pretrained": made["initial"],
+            "dataset_audit": {"accepted": len(dataset), "quarantined": dict(sorted(refused.items()))},
+            "cases": dict(Counter(case["split"] for case in used_cases(made))),
+        },
+        "environment": {key: result.get(key) for key in ("python", "torch", "lightning", "device", "precision")},
+        "plan": {key: result[key] for key in ("batch", "patch", "accumulate", "rung") if key in result},
+        "invocation": _invocation(ws, program_name, name, checkpoint),
+        "output": out,
+        "runtime": {
+            "wall_seconds": result.get("seconds"),
+            "peak_gpu_mb": max(gpu.values(), default=None),
+            "phase_peak_gpu_mb": gpu,
+            "return_code": 0,
+        },
+        "cost": {"steps": result.get("steps")},
+    }
+    path = record_path(ws, program_name, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+    return record
+
+
+def _invocation(ws: Workspace, program_name: str, name: str, checkpoint: str) -> str:
+    """The command that ran, with its overrides and the variables that it depended on."""
+    from med_assets.reporting.experiment_record import command_of
+
+    rows = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, checkpoint))
+    return command_of(rows[0]) if rows else f"med-assets train {program_name}/{name}"
+
+
+def _training(metric: Metric, epochs: list[dict[str, Any]], tolerance: float) -> dict[str, Any]:
+    """What training itself measured, epoch by epoch; epoch 0 is what it began with."""
+    trace = {row["epoch"]: row["value"] for row in epochs if row["metric"] == metric.name}
+    losses = [row["value"] for row in sorted(epochs, key=lambda row: row["epoch"]) if row["metric"] == "train_loss"]
+    sign = -1 if metric.lower_is_better else 1
+    begin = trace.get(0)
+    finite = {epoch: value for epoch, value in trace.items() if math.isfinite(value)}
+    best = max(finite, key=lambda epoch: (sign * finite[epoch], -epoch), default=None)
+    gain = None if begin is None or best is None else sign * (finite[best] - begin)
+    return {
+        f"baseline_{metric.name}": begin,
+        f"best_{metric.name}": None if best is None else finite[best],
+        "best_epoch_index": best,
+        "improvement_over_baseline": gain,
+        "improved": None if gain is None else gain > tolerance,
+        # Against the trained epochs alone: with epoch 0 among them the best is never below what training began with.
+        "regressed": None
+        if begin is None or len(finite) < 2
+        else _trained_best(finite, sign) < sign * begin - tolerance,
+        f"{metric.name}_per_epoch": [trace[epoch] for epoch in sorted(trace)],
+        "train_loss_first": losses[0] if losses else None,
+        "train_loss_last": losses[-1] if losses else None,
+        "train_loss_finite": all(map(math.isfinite, losses)) if losses else None,
+    }
+
+
+def _trained_best(values: dict[int, float], sign: int) -> float:
+    return max(sign * value for epoch, value in values.items() if epoch > 0)
+
+
+def _formal(ws: Workspace, program_name: str, name: str, checkpoint: str, made: dict[str, Any]) -> dict[str, Any]:
+    """The formal evaluation of both checkpoints on the validation cases, paired."""
+    metric, initial = program.get(program_name).primary_metric, made["initial"]
+    named, tolerance = f"{SPLIT}_{metric.name}", policies.of(program_name).promotion.tolerance
+    out: dict[str, Any] = {
+        "finetuned_ckpt": checkpoint,
+        "recommended_ckpt": None,
+        "checkpoint_comparisons_to_pretrained": None,
+    }
+    if not ws.store.has(initial):  # a released file, or a checkpoint that is gone: nothing to score
+        return out
+    cases = [case for case in cases_of(ws, program_name) if case["split"] == SPLIT]
+    ours = judged(ws, program_name, {"experiment": name, "checkpoint": checkpoint}, cases)
+    able = _able(ours, metric)
+    try:
+        theirs = judged(ws, program_name, {"experiment": "what it began with", "checkpoint": initial}, cases)
+    except CheckpointMismatch as error:  # an encoder alone, say, predicts nothing
+        return out | {"recommended_ckpt": checkpoint if able else None, "pretrained_cannot": str(error)}
+    if not _able(theirs, metric):
+        why = f"it gives no {metric.name} on any {SPLIT} case"
+        return out | {"recommended_ckpt": checkpoint if able else None, "pretrained_cannot": why}
+    found = compare(ours, theirs, cases, metric)
+    gain = None if found.difference.mean is None else -found.difference.mean
+    same = ours.weights_sha256 == theirs.weights_sha256
+    better = gain is not None and gain > tolerance and not same
+    return out | {
+        "recommended_ckpt": checkpoint if better else initial,
+        "checkpoint_comparisons_to_pretrained": _tensors(ws, checkpoint, initial),
+        "finetuned_ckpt_matches_pretrained_weights": same,
+        f"formal_pretrained_{named}": _mean(theirs, found, cases),
+        f"formal_finetuned_{named}": _mean(ours, found, cases),
+        "formal_improvement_over_pretrained": gain,
+        "formal_improvement_interval": [
+            None if end is None else -end for end in (found.difference.high, found.difference.low)
+        ],
+        "formal_n": found.difference.n,
+        "formal_convention": f"{metric.name} of {metric.subject}: {metric.meaning}; mean over the {SPLIT} cases that both have",
+    }
+
+
+def _able(side: Judged, metric: Metric) -> bool:
+    """Whether a model does the task: it has the primary metric on some case."""
+    return any(values.get((metric.name, metric.subject)) is not None for values in side.values.values())
+
+
+def _mean(side: Judged, found: Comparison, cases: Sequence[Mapping[str, Any]]) -> float | None:
+    key = (found.metric.name, found.metric.subject)
+    values = [side.values.get(case["case_id"], {}).get(key) for case in cases]
+    if found.metric.by_class:
+        return mean_with_interval(
+            values, 0, strata=[side.truths.get(case["case_id"], {}).get(key) for case in cases], resamples=1
+        ).mean
+    defined = [value for value in values if value is not None]
+    return math.fsum(defined) / len(defined) if defined else None
+
+
+def _tensors(ws: Workspace, checkpoint: str, initial: str) -> dict[str, Any]:
+    """How many tensors differ from those it began with, and the largest difference."""
+    import torch
+
+    new, old = (
+        torch.load(ws.store.fetch(key) / "weights.pt", map_location="cpu", weights_only=True)
+        for key in (checkpoint, initial)
+    )
+    shared = new.keys() & old.keys()
+    changed = [name for name in shared if not torch.equal(new[name], old[name])]
+    largest = max((float((new[name].double() - old[name].double()).abs().max()) for name in changed), default=0.0)
+    return {"tensors": len(shared), "changed": len(changed), "max_abs_difference": largest}

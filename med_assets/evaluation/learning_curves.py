@@ -1,0 +1,350 @@
+"""A learning curve: the score of an experiment against the number of training patients, and what twice as many may give.
+
+Patients are put in an order by hash, and each size is the first of them, so that a larger set holds the smaller. All are scored on the same
+validation cases, which also pick the epoch. It is done on request: it costs a training per size and repeat.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from med_assets import program
+from med_assets.dataset.splits import draw
+from med_assets.dataset.stage import dataset_version
+from med_assets.errors import ConfigurationError
+from med_assets.evaluation.crossvalidation import demand_untaught
+from med_assets.evaluation.stage import SEED, demand_scores, record_failures, score_cases
+from med_assets.experiments import policies
+from med_assets.experiments.configuration import Experiment, names
+from med_assets.launch.training import Launch, experiment, learning_cases, trained
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
+from med_assets.metrics.power_law import PowerLaw, fit
+from med_assets.review.decisions import judged
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, read_json
+from med_assets.storage.result import StageResult
+
+if TYPE_CHECKING:
+    from med_assets.reporting.html import Section
+
+STAGE = "learning_curve"
+
+RULE = (
+    "Each size is the first patients of the training set in an order by hash, so that a larger set holds the smaller. All models "
+    "take as many training steps as the largest set gets, so that patients alone differ: where an epoch is longer with more cases, "
+    "the smaller sets get more epochs and as many validations. All are scored on the same validation cases, which also picked the epoch"
+)
+
+INTERVAL = (
+    f"{CONFIDENCE:.0%} percentile bootstrap over validation patients, {RESAMPLES} resamples, seed {SEED}; those of the fit draw the repeats of "
+    "each size too: with one repeat they say nothing of the luck of which patients were drawn for training"
+)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The training patients of one size in one repeat, and all cases that its training sees, validation cases included."""
+
+    repeat: int
+    patients: int
+    cases: tuple[dict[str, Any], ...]
+
+    @property
+    def n_train(self) -> int:
+        """Training cases."""
+        return sum(case["split"] == "train" for case in self.cases)
+
+
+def subsets(cases: Sequence[Mapping[str, Any]], sizes: Sequence[int], repeats: int) -> list[Subset]:
+    """Nested sets of training patients, by repeat from small to large; one that an earlier repeat had too is left out.
+
+    `cases` are those of the splits train and val. The order of a repeat depends on the patients' pseudonyms alone.
+    """
+    patients = sorted({str(case["patient_id"]) for case in cases if case["split"] == "train"})
+    found: list[Subset] = []
+    seen: set[frozenset[str]] = set()
+    for repeat in range(repeats):
+        order = sorted(patients, key=lambda one, repeat=repeat: draw(one, f"learning curve|{repeat}"))  # type: ignore[misc]  # mypy takes no default of a key
+        for size in sorted(set(sizes)):
+            own = frozenset(order[:size])
+            if own not in seen:
+                seen.add(own)
+                kept = tuple(dict(case) for case in cases if case["split"] == "val" or case["patient_id"] in own)
+                found.append(Subset(repeat, size, kept))
+    return found
+
+
+def in_as_many_steps(chosen: Experiment, n_train: int, most: int) -> Experiment:
+    """The experiment with about as many steps on `n_train` cases as it has on `most`, and as many validations."""
+    if chosen.fixed_steps() or n_train == most:
+        return chosen
+    longer = most / n_train
+    every = max(1, round(chosen.schedule.val_every * longer))
+    epochs = every * max(1, round(chosen.schedule.epochs * longer / every)) if chosen.schedule.epochs else 0
+    schedule = chosen.schedule.model_copy(update={"epochs": epochs, "val_every": every})
+    return chosen.model_copy(update={"schedule": schedule})
+
+
+def plan(
+    program_name: str, name: str, sizes: Sequence[int] | None, repeats: int | None, patients: int
+) -> tuple[list[int], int]:
+    """Sizes and repeats as given, else those of `_program.yaml`; of the latter, sizes above the present number of patients wait.
+
+    Raises ConfigurationError where none are given, and for sizes that can't be had.
+    """
+    written = policies.of(program_name).learning_curve
+    if sizes is None and (written is None or written.experiment != name):
+        raise ConfigurationError(
+            f"{program_name}/{name}: expected the sizes to try, got none; give --sizes, or a section learning_curve in "
+            f"conf/{program_name}/_program.yaml"
+        )
+    wanted = sorted({*(sizes if sizes is not None else written.sizes if written else ())})
+    chosen = wanted if sizes is not None else [size for size in wanted if size <= patients]
+    if len(chosen) < 2 or min(chosen) < 1 or max(chosen) > patients:
+        raise ConfigurationError(
+            f"{program_name}/{name}: expected two sizes or more, of 1 to {patients} training patients, got {wanted}"
+        )
+    times = repeats if repeats is not None else written.repeats if written and sizes is None else 1
+    if times < 1:
+        raise ConfigurationError(f"expected one repeat or more, got {times}")
+    return chosen, times
+
+
+def configured(program_name: str) -> str | None:
+    """The experiment whose learning curve `_program.yaml` asks for, None where for none."""
+    written = policies.of(program_name).learning_curve
+    if written and written.experiment not in names(program_name):
+        raise ConfigurationError(
+            f"conf/{program_name}/_program.yaml: learning_curve: expected an experiment of {', '.join(names(program_name))}, got "
+            f"{written.experiment!r}"
+        )
+    return written.experiment if written else None
+
+
+def learning_curve(
+    ws: Workspace,
+    program_name: str,
+    name: str,
+    sizes: Sequence[int] | None = None,
+    repeats: int | None = None,
+    overrides: Sequence[str] = (),
+    launch: Launch | None = None,
+) -> StageResult:
+    """Train and score an experiment on nested sets of patients; what the same inputs gave before is reused, also after an interruption.
+
+    Raises ConfigurationError for sizes that there are no patients for, and for an experiment that begins with weights of the program, which
+    have seen all patients.
+    """
+    chosen = experiment(ws, program_name, name, overrides)
+    demand_untaught(chosen, "all training patients")
+    learning = learning_cases(ws, program_name)
+    patients = len({case["patient_id"] for case in learning if case["split"] == "train"})
+    wanted, times = plan(program_name, name, sizes, repeats, patients)
+    sets = subsets(learning, wanted, times)
+    most, val = max(one.n_train for one in sets), [case for case in learning if case["split"] == "val"]
+    deciding = {(one.name, one.subject) for one in _metrics(program_name)}
+    keys = {"program": program_name, "experiment": name}
+    version = dataset_version(ws.lake.rows("dataset", program_name))
+    counts = {"new": 0, "reused": 0}
+    failures: dict[str, str] = {}
+    table: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    for one in sets:
+        sized = in_as_many_steps(chosen, one.n_train, most)
+        key, fresh = trained(ws, program_name, sized, one.cases, launch)
+        counts["new" if fresh else "reused"] += 1
+        result = read_json(ws.store.fetch(key) / "result.json")
+        found, _, failed = score_cases(ws, program_name, key, val)
+        failures |= failed
+        place = keys | {"repeat": one.repeat, "n_patients": one.patients, "checkpoint": key}
+        people = {case["case_id"]: case["patient_id"] for case in val}
+        scores += [
+            place
+            | {"case_id": case, "patient_id": people[case]}
+            | {column: score.get(column) for column in ("metric", "subject", "value", "unit", "truth")}
+            for case in sorted(found)
+            for score in judged(ws, program_name, [{"case_id": case} | row for row in found[case]])
+            if (score["metric"], score["subject"]) in deciding
+        ]
+        row = place | {
+            "experiment_hash": sized.hash(),
+            "dataset_version": version,
+            "n_train": one.n_train,
+            "n_val": len(val),
+        }
+        row |= {"n_failed": len(failed), "synthetic": any(case["synthetic"] for case in one.cases)}
+        table.append(
+            row
+            | {"steps": result.get("steps"), "epochs": result.get("epochs_run"), "best_epoch": result.get("best_epoch")}
+        )
+    record_failures(ws, program_name, STAGE, name, "", failures)
+    demand_scores(scores, failures, program_name)
+    partition = f"{program_name}/{name}"
+    ws.lake.write("learning_curve_cases", partition, scores)
+    ws.lake.write("learning_curve", partition, table)
+    shown, law, image = drawn(ws, program_name, name)
+    return StageResult(
+        data_version=digest(
+            table, [[row["n_patients"], row["repeat"], row["case_id"], row["value"]] for row in scores]
+        ),
+        counts=counts | {"sizes": len(wanted), "failed": len(failures)},
+        summary={"rule": RULE, "dataset_version": version, "answer": answer(program_name, law), "failures": failures},
+        tables={"learning curve": shown},
+        images={image.stem: image},
+    )
+
+
+def _metrics(program_name: str) -> tuple[program.Metric, ...]:
+    chosen = program.get(program_name)
+    return (chosen.primary_metric, *chosen.guarded_metrics)
+
+
+def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, PowerLaw | str]:
+    """A row per size with mean, interval and the paired difference to the size before, and the power law or why there is none.
+
+    `table` and `rows` are those of the lake's tables learning_curve and learning_curve_cases of one experiment.
+    """
+    metric = program.get(program_name).primary_metric
+    own = rows[(rows["metric"] == metric.name) & (rows["subject"] == metric.subject)]
+    facts = own.drop_duplicates("case_id").set_index("case_id").sort_index()
+    people, strata = facts["patient_id"].tolist(), facts["truth"].tolist() if metric.by_class else None
+    sizes, repeats = (sorted(int(one) for one in table[name].unique()) for name in ("n_patients", "repeat"))
+    by_repeat = np.full((len(facts), len(sizes), len(repeats)), np.nan)
+    for key, scored in own.groupby(["n_patients", "repeat"]):
+        size, repeat = (int(str(one)) for one in key)
+        values = scored.set_index("case_id")["value"].reindex(facts.index)
+        by_repeat[:, sizes.index(size), repeats.index(repeat)] = values.to_numpy(dtype=np.float64)
+    # A case counts at a size if every repeat of it could score the case.
+    present = ~np.isnan(by_repeat).all(axis=0)
+    at_size = [
+        _defined(by_repeat[:, place, there].mean(axis=1)) if there.any() else [None] * len(facts)
+        for place, there in enumerate(present)
+    ]
+    made = []
+    for place, size in enumerate(sizes):
+        mean = mean_with_interval(at_size[place], SEED, groups=people, strata=strata)
+        step = Interval(None, None, None, 0)
+        if place:
+            step = paired_difference(
+                at_size[place], at_size[place - 1], SEED, groups=people, strata=strata, bounds=metric.range
+            )
+        of_size = table[table["n_patients"] == size]
+        between = own[own["n_patients"] == size].groupby("repeat")["value"].mean()
+        made.append(
+            {
+                "n_patients": size,
+                "n_train": _range(of_size["n_train"]),
+                "repeats": len(of_size),
+                "steps": _range(of_size["steps"]),
+            }
+            | {"mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
+            | {"sd_repeats": float(between.std(ddof=1)) if len(between) > 1 else None}
+            | {"step": step.mean, "step_low": step.low, "step_high": step.high}
+        )
+    best = None if metric.lower_is_better else metric.range.high
+    law: PowerLaw | str = (
+        f"{metric.name} has no best value in its range ({metric.range}), from which an error could be counted"
+    )
+    if metric.lower_is_better or best is not None:
+        law = fit(by_repeat, sizes, people, SEED, strata=strata, best=best, bounds=metric.range)
+    return pd.DataFrame(made), law
+
+
+def _defined(values: "np.ndarray[Any, Any]") -> list[float | None]:
+    return [None if pd.isna(value) else float(value) for value in values]
+
+
+def _range(values: "pd.Series[Any]") -> str:
+    """The values of the repeats: one number, or from least to most."""
+    there = values.dropna().astype(int)
+    if there.empty:
+        return ""
+    return str(there.min()) if there.min() == there.max() else f"{there.min()} to {there.max()}"
+
+
+def _shown(program_name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """The curve for people."""
+    label = program.get(program_name).primary_metric.label
+    rows = []
+    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        differs = row["step_low"] is not None and (row["step_low"] > 0 or row["step_high"] < 0)
+        rows.append(
+            {
+                "training patients": row["n_patients"],
+                "training cases": row["n_train"],
+                "repeats": row["repeats"],
+                "steps": row["steps"],
+                label: _ends(row["mean"], row["low"], row["high"], ".3f"),
+                "n": row["n"],
+                "SD between repeats": row["sd_repeats"],
+                "difference to the size before": _ends(row["step"], row["step_low"], row["step_high"], "+.3f"),
+                "differs": "" if row["step"] is None else "yes" if differs else "not shown",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _ends(mean: float | None, low: float | None, high: float | None, form: str) -> str:
+    if mean is None:
+        return ""
+    return f"{mean:{form}}" if low is None or high is None else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def answer(program_name: str, law: PowerLaw | str) -> str:
+    """Whether it is worth waiting for more patients, in words."""
+    if isinstance(law, str):
+        return f"No prediction for more patients: {law}."
+    metric, low = program.get(program_name).primary_metric, law.exponent.low
+    gain = _ends(law.change_percent.mean, law.change_percent.low, law.change_percent.high, "+.1f")
+    told = "More patients help" if low is not None and low > 0 else "That more patients help is not shown"
+    score = _ends(law.score.mean, law.score.low, law.score.high, ".3f")
+    exponent = _ends(law.exponent.mean, law.exponent.low, law.exponent.high, ".3f")
+    return (
+        f"{told}: the error falls as n to the power -b with b = {exponent}. Twice the patients ({law.n}) are predicted to change it by {gain} %, "
+        f"to {metric.name} {score}{metric.after} (n = {law.score.n} validation cases). No size is further than {law.misfit_percent:.1f} % from "
+        "the fit, which knows no floor: a real curve flattens, so this is the best to hope for"
+    )
+
+
+def drawn(ws: Workspace, program_name: str, name: str) -> tuple[pd.DataFrame, PowerLaw | str, Path]:
+    """The curve for people, its power law and its plot, from the lake."""
+    from med_assets.reporting.analysis_plots import plot_learning_curve
+
+    partition = f"{program_name}/{name}"
+    table, law = curve(
+        program_name, ws.lake.read("learning_curve", partition), ws.lake.read("learning_curve_cases", partition)
+    )
+    metric = program.get(program_name).primary_metric
+    path = ws.reports / program_name / "plots" / f"learning_curve_{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot = partial(
+        plot_learning_curve, path, table, label=f"{metric.label}, validation", logarithmic=metric.lower_is_better
+    )
+    plot() if isinstance(law, str) else plot(line=law.line, twice=(law.n, law.score))
+    return _shown(program_name, table), law, path
+
+
+def synthetic(ws: Workspace, program_name: str) -> int:
+    """How many learning curves in the report are of synthetic cases."""
+    return len({row["experiment"] for row in ws.lake.rows("learning_curve", program_name) if row["synthetic"]})
+
+
+def sections(ws: Workspace, program_name: str) -> list["Section"]:
+    """What the report says of every experiment that has a learning curve; nothing where none has."""
+    from med_assets.reporting.html import Section
+
+    found = []
+    now = dataset_version(ws.lake.rows("dataset", program_name))
+    for partition in ws.lake.partitions("learning_curve", program_name):
+        name = partition.split("/", 1)[1]
+        table, law, image = drawn(ws, program_name, name)
+        versions = {row["dataset_version"] for row in ws.lake.rows("learning_curve", partition)}
+        stale = "" if versions == {now} else " The dataset has changed since."
+        text = f"{answer(program_name, law)}.{stale}\n\n{RULE}. {INTERVAL}."
+        found.append(Section(f"Learning curve of {name}", text, table, [image]))
+    return found

@@ -1,0 +1,63 @@
+"""One case predicted by one model, written as files for viewers and planning systems."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_assets import program
+from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.evaluation.predicting import predict_cases
+from med_assets.launch.training import checkpoint_of, stored_checkpoint
+from med_assets.promotion.stage import current
+from med_assets.settings import Workspace
+from med_assets.storage.result import usable
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One case under one model: the key of the checkpoint, and the folders of its DICOM, its arrays and what was predicted."""
+
+    checkpoint: str
+    raw: Path
+    prepared: Path
+    kept: Path
+
+
+def predict(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
+    """Predict an accepted case (its id or the first characters of it) with the champion, or the model of an experiment.
+
+    A prediction that was made before is taken from the store. Raises ConfigurationError when no or several cases
+    match, when there is no champion, and MedAssetsError when the case can't be predicted.
+    """
+    found = _predicted(ws, program_name, case, experiment)
+    return program.get(program_name).write_prediction(found.raw, found.prepared, found.kept, out, found.checkpoint)
+
+
+def debug(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
+    """Draw every step of one case, from arrays to scores; what is raised is that of `predict`."""
+    found = _predicted(ws, program_name, case, experiment)
+    return program.get(program_name).debug_images(ws, ws.store.fetch(found.checkpoint), found.prepared, found.kept, out)
+
+
+def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | None) -> Predicted:
+    rows = {
+        row["case_id"]: row
+        for row in sorted(usable(ws.lake.rows("prepared_cases", program_name)), key=lambda row: row["batch"])
+        if row["case_id"].startswith(case)
+    }
+    if len(rows) != 1:
+        raise ConfigurationError(
+            f"expected one accepted case whose id starts with {case!r}, got {len(rows)}; see `med-assets cases {program_name}`"
+        )
+    model = checkpoint_of(ws, program_name, experiment) if experiment else current(ws, program_name)
+    if model is None:
+        raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
+    ((case_id, row),) = rows.items()
+    raw = usable(ws.lake.rows("raw_cases", f"{program_name}/{row['batch']}"))
+    source = next(item["artifact"] for item in raw if item["case_id"] == case_id)
+    stored_checkpoint(ws, program_name, model)
+    ws.store.verify(model["checkpoint"])
+    keys, _, failures = predict_cases(ws, program_name, model["checkpoint"], [row])
+    if failures:
+        raise MedAssetsError(f"case {case_id} could not be predicted: {failures[case_id]}")
+    places = (ws.store.fetch(key) for key in (source, row["artifact"], keys[case_id]))
+    return Predicted(model["checkpoint"], *places)

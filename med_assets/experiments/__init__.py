@@ -1,0 +1,1 @@
+"""Configurations of experiments and policies, from `conf/`."""

@@ -1,0 +1,552 @@
+"""From `conf/<program>/<experiment>.yaml` to a validated, frozen configuration and its hash.
+
+Hydra composes the file, its `defaults:` list, the profile and `key=value` overrides. The program's own module
+`med_assets.programs.<program>.experiment` holds the model that validates the result, a subclass of `Experiment`.
+"""
+
+import copy
+import functools
+import hashlib
+import importlib
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
+
+from med_assets.errors import ConfigurationError
+from med_assets.launch.configuration import Launch
+from med_assets.storage.files import read_yaml
+from med_assets.storage.names import EXPERIMENT, MAX_PARTITION, OPTION, PROGRAM
+
+CONF_VARIABLE = "MED_ASSETS_CONF"
+"""Environment variable that names another folder than the `conf` beside the package."""
+
+NO_EFFECT: JsonDict = {"affects_result": False}
+"""`json_schema_extra` of a field that changes no number of the result and so stays out of the hash."""
+
+CAME_LATER: JsonDict = {"came_later": True}
+"""`json_schema_extra` of a field whose default is what was done before it was there: at it, an experiment keeps its hash."""
+
+GROUPS = {"profile": "profiles", "site": "sites@site"}
+"""Choices between files: their names in an override (`site=head_neck`), and Hydra's own names for them."""
+
+RESOLVER = re.compile(r"\$\{(?![\w.\[\]]+\})")
+"""An interpolation that is more than the name of a field, such as a resolver, whose name may itself be interpolated."""
+
+OVERRIDE_KEY = re.compile(r"(\+\+?|~)?([A-Za-z]\w*)((?:\.[A-Za-z]\w*)*)", re.ASCII)
+"""The left side of an override: what Hydra is to do, and a field, whose first name may be a group of files."""
+
+PART = re.compile(r"(\w+/)*\w+(@[A-Za-z_][\w.]*)?(: (\w+|\$\{\w+\}))?")
+"""An entry of a `defaults` list: a file beside the experiment, or a group, a package within the experiment, and the name of a
+file of it, which may be that of another group's choice."""
+
+PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
+"""Line of a file that says where in the configuration its content goes."""
+
+RESERVED = re.compile(r"hydra|_(target|args|partial|recursive|convert|call|name|method)_")
+"""Keys by which Hydra finds files and calls functions."""
+
+BEGINNINGS = ("random", "champion")
+"""What an experiment can begin with that is no other experiment and no released file."""
+
+RELEASED = "released/"
+"""Prefix of an `initial` that names weights which others released."""
+
+_hydra_lock = threading.Lock()
+
+
+class Settings(BaseModel):
+    """Base of every part of an experiment: frozen, and refusing keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Optimiser(Settings):
+    """AdamW with a cosine schedule over the epochs."""
+
+    lr: float = Field(gt=0, description="first learning rate, per step")
+    min_lr: float = Field(ge=0, description="learning rate that the cosine ends at, per step")
+    weight_decay: float = Field(ge=0, description="decoupled weight decay of AdamW, dimensionless")
+    clip: float = Field(gt=0, description="largest norm of the gradient, dimensionless")
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of the moving average of the weights that is validated and saved; 0 is without",
+    )
+
+
+class Rung(Settings):
+    """One way to fit a training into memory. The batch of a step stays `schedule.batch`, taken in several pieces."""
+
+    batch: int = Field(ge=1, description="items at a time on one device, a divisor of schedule.batch / devices, count")
+    patch: tuple[int, ...] | None = Field(
+        default=None,
+        description="patch in place of the experiment's, voxels along (z, y, x); such a rung changes results",
+    )
+
+
+class Schedule(Settings):
+    """How long to train and when to look."""
+
+    epochs: int = Field(
+        ge=0, description="most epochs to train, count; 0, with validate_first, publishes the weights it begins with"
+    )
+    batch: int = Field(ge=1, description="patches per step, over all devices and pieces, count")
+    val_every: int = Field(ge=1, description="validate after each so many epochs, count")
+    patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
+    ladder: tuple[Rung, ...] = Field(
+        default=(), description="rungs to try, in this order, when the whole batch at once does not fit into memory"
+    )
+    validate_first: bool = Field(
+        default=False,
+        description="validate the weights that training begins with, as epoch 0: they may turn out to be the best",
+    )
+    reference: dict[str, float] = Field(
+        default_factory=dict,
+        description="by validation metric of epoch 0: the value below which training does not start, unit of that metric",
+    )
+
+    @model_validator(mode="after")
+    def _looks_at_what_it_begins_with(self) -> Self:
+        if not self.validate_first and (self.epochs == 0 or self.reference):
+            raise ValueError("epochs of 0 and reference are about epoch 0: set validate_first to true")
+        return self
+
+    @model_validator(mode="after")
+    def _looks_at_all(self) -> Self:
+        if not self.validate_first and self.epochs < self.val_every:
+            raise ValueError(
+                f"expected val_every of at most the {self.epochs} epochs, got {self.val_every}: no epoch would be validated, and none kept"
+            )
+        return self
+
+
+class Thermal(Settings):
+    """Pauses for a machine with weak cooling."""
+
+    every_s: float = Field(gt=0, description="work between two pauses, s")
+    pause_s: float = Field(gt=0, description="length of a pause, s")
+
+
+class Runtime(Settings):
+    """What a machine decides and no result depends on."""
+
+    accelerator: str = Field(description="Lightning accelerator: auto, cpu, gpu or mps", json_schema_extra=NO_EFFECT)
+    workers: int = Field(ge=0, description="processes that read patches, count", json_schema_extra=NO_EFFECT)
+    threads: int = Field(
+        ge=0, description="CPU threads of torch, count; 0 leaves torch's own choice", json_schema_extra=NO_EFFECT
+    )
+    hang_after_s: float = Field(
+        gt=0,
+        description="when no step ended for so long, write all stacks to the log, end the process and resume, s",
+        json_schema_extra=NO_EFFECT,
+    )
+    restarts: int = Field(
+        default=3,
+        ge=0,
+        description="most times that a hung, killed or failed process is resumed before the command gives up, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    keep: int = Field(default=2, ge=1, description="checkpoints kept for resuming, count", json_schema_extra=NO_EFFECT)
+    save_every_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="longest work between two checkpoints within an epoch, s; each epoch's end has one anyway",
+        json_schema_extra=NO_EFFECT,
+    )
+    thermal: Thermal | None = Field(
+        default=None,
+        description="pauses for a machine with weak cooling; none unless given",
+        json_schema_extra=NO_EFFECT,
+    )
+    devices: int = Field(
+        default=1,
+        ge=1,
+        description="devices, or on a CPU processes, that share each batch, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    compile: bool = Field(
+        default=False, description="compile the network on a GPU, where the program can", json_schema_extra=NO_EFFECT
+    )
+    profile_steps: int = Field(
+        default=0,
+        ge=0,
+        description="training steps whose profile is written to profile.txt of the job, count",
+        json_schema_extra=NO_EFFECT,
+    )
+    piece_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="work after which a training saves itself and stops, to be gone on with by the same command, s",
+        json_schema_extra=NO_EFFECT,
+    )
+    rung: int | None = Field(
+        default=None,
+        ge=0,
+        description="rung of the ladder to use, 0 for the whole batch at once; chosen from free memory unless given",
+        json_schema_extra=NO_EFFECT,
+    )
+
+
+class Experiment(Settings):
+    """What every experiment of every program says. A program adds its own fields in a subclass."""
+
+    program: str = Field(description="program that the experiment belongs to")
+    name: str = Field(description="name of the experiment, the name of its file")
+    title: str = Field(description="name for people", json_schema_extra=NO_EFFECT)
+    description: str = Field(description="what is tried and why", json_schema_extra=NO_EFFECT)
+    profile: str = Field(
+        description="full for results, demo for a run of seconds on a CPU", json_schema_extra=NO_EFFECT
+    )
+    seed: int = Field(ge=0, description="seed of the weights and of the order and place of patches")
+    precision: str = Field(description="Lightning precision on an accelerator; a CPU always trains in 32-true")
+    initial: str = Field(
+        default="random",
+        description="weights to begin with: random, champion (while there is one), another experiment of the program, or "
+        "released/NAME, a file that conf/<program>/_program.yaml names; they are part of the checkpoint's key",
+        json_schema_extra=NO_EFFECT,
+    )
+    teacher: str | None = Field(
+        default=None,
+        description="another experiment of the program whose checkpoint this one is distilled from; it is part of the checkpoint's key",
+        json_schema_extra=NO_EFFECT,
+    )
+    expected: dict[str, float] = Field(
+        default_factory=dict,
+        description="by field of the fine-tuning record: the least value that others reached with this recipe, unit of the field",
+        json_schema_extra=NO_EFFECT,
+    )
+    optimiser: Optimiser = Field(description="optimiser and its schedule")
+    schedule: Schedule = Field(description="length of training")
+    runtime: Runtime = Field(description="what the machine decides", json_schema_extra=NO_EFFECT)
+    launch: Launch = Field(
+        default=Launch(), description="where it runs and what it asks a cluster for", json_schema_extra=NO_EFFECT
+    )
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the experiments whose checkpoints this one is made from."""
+        given = self.initial in BEGINNINGS or self.initial.startswith(RELEASED)
+        needed = [] if given else [self.initial]
+        return tuple(dict.fromkeys([*needed, *([self.teacher] if self.teacher else [])]))
+
+    def objection_to(self, before: "Experiment") -> str | None:
+        """Return why this experiment can't begin with the weights of another one of its program, though all tensors fit; None if it can.
+
+        Programs name here what a function depends on besides its tensors, such as how inputs are scaled.
+        """
+        return None
+
+    def released_files(self) -> tuple[str, ...]:
+        """Return the names of the released files that training reads beside the weights it begins with; none unless given."""
+        return ()
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it publishes the weights that it begins with: cases can validate them, and none is needed."""
+        return self.initial != "random" and self.schedule.epochs == 0
+
+    def learns(self) -> bool:
+        """Whether what is published depends on the learning cases; a program overrides it where weights are computed of them without epochs."""
+        return not self.untrained
+
+    def fine_tunes(self) -> bool:
+        """Whether training changes weights that were trained before."""
+        return self.initial != "random" and self.schedule.epochs > 0
+
+    def fixed_steps(self) -> bool:
+        """Whether an epoch has as many steps however many training cases there are."""
+        return False
+
+    def patch(self) -> list[int] | None:
+        """Return the training patch, voxels along each axis, or None in a program that has none."""
+        return None
+
+    def at(self, rung: Rung) -> Self:
+        """Return the experiment as one device runs it at a rung. Raises ConfigurationError for a patch where none is."""
+        if rung.patch is not None:
+            raise ConfigurationError(f"program {self.program} has no patches, so no rung of its ladder can have one")
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"batch": rung.batch})})
+
+    def probe(self) -> Self:
+        """Return the experiment small enough to measure what a step needs: a batch of one, and a small patch if any."""
+        return self.at(Rung(batch=1))
+
+    def items(self) -> int:
+        """Return what the memory of a step grows in proportion to: the batch times the voxels of a patch."""
+        return self.schedule.batch * math.prod(self.patch() or [1])
+
+    def hash(self) -> str:
+        """Return 64 hex digits over every field that can change the result: not titles, workers or the device."""
+        text = json.dumps(
+            result_fields(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the whole experiment as stable, readable JSON that `from_json` takes back."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+
+
+class PatchExperiment(Experiment):
+    """An experiment that trains on patches of volumes, so that a rung of its ladder can have another patch."""
+
+    patches: Any = Field(description="size of a patch, in the field `size`, and where patches are taken")
+
+    def fixed_steps(self) -> bool:
+        return getattr(self.patches, "per_epoch", None) is not None
+
+    def patch(self) -> list[int]:
+        return list(self.patches.size)
+
+    def at(self, rung: Rung) -> Self:
+        changed: dict[str, Any] = {"schedule": self.schedule.model_copy(update={"batch": rung.batch})}
+        if rung.patch is not None:
+            changed["patches"] = type(self.patches).model_validate({**self.patches.model_dump(), "size": rung.patch})
+        return self.model_copy(update=changed)
+
+
+def result_fields(model: BaseModel) -> dict[str, Any]:
+    """Return the fields of a model that can change a result, as JSON-able values, nested models alike."""
+    kept: dict[str, Any] = {}
+    for name, info in type(model).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("affects_result") is False:
+            continue
+        if isinstance(extra, dict) and extra.get("came_later") and getattr(model, name) == info.get_default():
+            continue
+        kept[name] = _jsonable(getattr(model, name))
+    return kept
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return result_fields(value)
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def conf_folder(program: str, conf_root: Path | None = None) -> Path:
+    """Return a program's folder of experiments: under `conf_root`, MED_ASSETS_CONF, or `conf` beside the package."""
+    root = conf_root or Path(os.environ.get(CONF_VARIABLE) or Path(__file__).resolve().parents[2] / "conf")
+    folder = root / PROGRAM.check(program)
+    if not folder.is_dir():
+        raise ConfigurationError(f"no folder conf/{program}; set {CONF_VARIABLE} to the folder that holds it")
+    return folder.resolve()
+
+
+def names(program: str, conf_root: Path | None = None) -> tuple[str, ...]:
+    """Return the names of the experiment files of a program, sorted; files that start with '_' are shared parts."""
+    files = conf_folder(program, conf_root).glob("*.yaml")
+    return tuple(sorted(path.stem for path in files if not path.name.startswith("_")))
+
+
+def model_of(program: str) -> type[Experiment]:
+    """Return the model of the experiments of a program, named EXPERIMENT in its `experiment` module."""
+    module = f"med_assets.programs.{program}.experiment"
+    try:
+        found: type[Experiment] = importlib.import_module(module).EXPERIMENT
+    except ModuleNotFoundError as error:
+        if error.name not in {module, f"med_assets.programs.{program}"}:
+            raise
+        raise ConfigurationError(f"program {program!r} has no experiments: there is no module {module}") from error
+    return found
+
+
+def from_json(program: str, text: str | bytes) -> Experiment:
+    """Read an experiment that `to_json` wrote. Raises ConfigurationError when it does not fit this version's model."""
+    return _validate(program, "experiment.json", json.loads(text))
+
+
+def load(
+    program: str,
+    name: str,
+    overrides: Sequence[str] = (),
+    profile: str | None = None,
+    conf_root: Path | None = None,
+) -> Experiment:
+    """Compose, check and freeze the experiment `conf/<program>/<name>.yaml`.
+
+    `overrides` are Hydra's `key=value`; `profile` picks one of `conf/<program>/profiles`. Raises ConfigurationError
+    for a name, key or value that can't be used, naming it.
+    """
+    folder = conf_folder(program, conf_root)
+    known = names(program, conf_root)
+    if EXPERIMENT.check(name) not in known:
+        raise ConfigurationError(f"program {program} has no experiment {name!r}; known: {', '.join(known) or 'none'}")
+    chosen = [] if profile is None else [f"profile={profile}"]
+    composed = copy.deepcopy(_compose(folder, name, (*chosen, *overrides), _state(folder)))
+    found = _validate(program, f"conf/{program}/{name}.yaml", {**composed, "name": name})
+    others = [other for other in known if other != name]
+    if found.initial not in (*BEGINNINGS, *others) and not found.initial.startswith(RELEASED):
+        raise ConfigurationError(
+            f"{program}/{name}: expected initial to be {', '.join(BEGINNINGS)}, {RELEASED}NAME or another experiment "
+            f"({', '.join(others) or 'there is none'}), got {found.initial!r}"
+        )
+    if found.teacher is not None and found.teacher not in others:
+        raise ConfigurationError(
+            f"{program}/{name}: expected teacher to be another experiment ({', '.join(others) or 'there is none'}), got "
+            f"{found.teacher!r}"
+        )
+    return found
+
+
+def _state(folder: Path) -> str:
+    """Return a hash of all files that a composition of this folder can read."""
+    files = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.yaml"))]
+    return hashlib.sha256(repr(files).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _compose(folder: Path, name: str, overrides: tuple[str, ...], state: str) -> dict[str, Any]:
+    """Compose an experiment once per process and `state` of its folder: Hydra takes 0.2 s, and each graph needs all."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    for override in overrides:
+        _refuse_power(override, folder)
+    _check_files(folder, name)
+    with _hydra_lock:
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+                config = compose(config_name=name, overrides=[_hydra_name(override) for override in overrides])
+                _refuse_resolvers(OmegaConf.to_container(config, resolve=False), name)
+                content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            given = f" with overrides {list(overrides)}" if overrides else ""
+            raise ConfigurationError(f"experiment {name}{given} can't be composed: {error}") from error
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _refuse_power(override: str, folder: Path) -> None:
+    """Raise ConfigurationError for an override that reaches beyond the configuration; overrides also come from Dagster's launchpad."""
+    key, _, value = override.partition("=")
+    if RESOLVER.search(override):
+        raise ConfigurationError(
+            "expected an override that refers to the configuration alone, as in ${schedule.epochs}, got a resolver; environment, "
+            "files and functions are out of reach"
+        )
+    parsed = OVERRIDE_KEY.fullmatch(key)
+    too_long = len(key) > MAX_PARTITION
+    if (
+        not parsed
+        or too_long
+        or any(RESERVED.fullmatch(part) or part == "defaults" for part in key.lstrip("+~").split("."))
+    ):
+        raise ConfigurationError(
+            "expected overrides as key=value with a field of the experiment as key, such as schedule.epochs=2, got another key"
+        )
+    prefix, first, more = parsed.groups()
+    group = folder / GROUPS.get(first, first).partition("@")[0]
+    if group.is_dir() and not more:
+        options = sorted(path.stem for path in group.glob("*.yaml"))
+        if prefix or not OPTION.fits(value):
+            raise ConfigurationError(
+                f"expected {first}=NAME with one of the files conf/{folder.name}/{group.name}/NAME.yaml ({', '.join(options)})"
+            )
+    elif (".." in value and "/" in value) or value.lstrip("'\"[ ").startswith("/"):
+        raise ConfigurationError(f"expected a value of {key} that is no path, got one; files are named in conf/")
+    elif key.lstrip("+") == "launch.options" and "/" in value:
+        raise ConfigurationError(
+            "expected options of sbatch without a path in an override; those with one stand in conf/"
+        )
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Raise ConfigurationError for a file of an experiment that is no YAML, or reaches out of the configuration.
+
+    These are the experiment's own file and all that its `defaults` lists lead to: each lies below `folder`, none sets anything
+    of Hydra, which could add folders to search, and none names a function. Files that an override chooses are among them.
+    """
+    waiting, checked = [folder / f"{name}.yaml"], set()
+    while waiting:
+        path = waiting.pop()
+        if path in checked or not path.is_file():  # Hydra says what is missing, and where it looked
+            continue
+        checked.add(path)
+        where = f"conf/{folder.name}/{path.relative_to(folder).as_posix()}"
+        if not path.resolve().is_relative_to(folder):
+            raise ConfigurationError(
+                f"{where}: expected a file within conf/{folder.name}, got a link that leads out of it"
+            )
+        content = read_yaml(path)
+        if not isinstance(content, dict):
+            raise ConfigurationError(f"{where}: expected fields with values, got {type(content).__name__}")
+        packages = PACKAGE.findall(path.read_text(encoding="utf-8"))
+        if any(RESERVED.search(package) for package in packages) or _reserved(content):
+            raise ConfigurationError(
+                f"{where}: expected fields of the experiment, got settings of Hydra or a function to call"
+            )
+        for entry in content.get("defaults") or ():
+            (group, option), *others = entry.items() if isinstance(entry, dict) and entry else [(entry, None)]
+            text = f"{group}" if option is None else f"{group}: {option}"
+            if others or not PART.fullmatch(text) or RESERVED.search(text):
+                raise ConfigurationError(
+                    f"{where}: expected entries of defaults to be files of this folder, such as _base or `profiles: full`, got another"
+                )
+            own = path.parent / str(group).partition("@")[0]
+            if option is None:
+                waiting.append(own.with_name(f"{own.name}.yaml"))
+            else:
+                waiting += own.glob("*.yaml")
+
+
+def _reserved(content: Any) -> bool:
+    """Whether a key, at any depth, is one of Hydra's own."""
+    waiting = [content]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if any(isinstance(key, str) and RESERVED.fullmatch(key) for key in part):
+                return True
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return False
+
+
+def _refuse_resolvers(content: Any, name: str) -> None:
+    """Raise ConfigurationError for an interpolation that calls a resolver, such as `oc.env`, anywhere in a configuration."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            _refuse_resolvers(key, name)
+            _refuse_resolvers(value, name)
+    elif isinstance(content, list):
+        for value in content:
+            _refuse_resolvers(value, name)
+    elif isinstance(content, str) and RESOLVER.search(content):
+        raise ConfigurationError(
+            f"experiment {name}: expected interpolations within the configuration alone, as in ${{schedule.epochs}}, got a "
+            "resolver; environment, files and functions are out of reach"
+        )
+
+
+def _hydra_name(override: str) -> str:
+    key, equals, value = override.partition("=")
+    return f"{GROUPS.get(key, key)}{equals}{value}"
+
+
+def _validate(program: str, where: str, content: Any) -> Experiment:
+    try:
+        experiment = model_of(program).model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    if experiment.program != program:
+        raise ConfigurationError(f"{where}: expected program {program!r}, found {experiment.program!r}")
+    return experiment

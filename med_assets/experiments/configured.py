@@ -1,0 +1,46 @@
+"""Whether conf/ still says what a checkpoint was trained with."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from med_assets import program
+from med_assets.errors import ConfigurationError
+from med_assets.evaluation import runs
+from med_assets.experiments.configuration import Experiment, from_json, load, names
+from med_assets.launch.training import stored_checkpoint
+from med_assets.settings import Workspace
+
+
+def composed_as(ws: Workspace, program_name: str, name: str, profile: str, overrides: str) -> Experiment:
+    """The experiment as conf/ has it now, with the profile and the overrides (a line of shell words) of a run.
+
+    Raises ConfigurationError where it can't be composed.
+    """
+    given = [*program.get(program_name).experiment_overrides(ws), *shlex.split(overrides)]
+    return load(program_name, name, given, profile=profile)
+
+
+def configuration_changed(ws: Workspace, program_name: str, row: Mapping[str, Any]) -> str | None:
+    """What changed in the configuration since a checkpoint was trained and so since its evaluation; None where nothing did.
+
+    `row` has experiment and checkpoint. The checkpoint's own copy of its experiment is compared with what conf/ gives now for
+    the same profile and overrides, by their hashes under the present code: an upgrade alone changes neither.
+    """
+    name = str(row["experiment"])
+    if name not in names(program_name):
+        return f"conf/{program_name}/{name}.yaml is gone"
+    folder = stored_checkpoint(ws, program_name, row)
+    try:
+        then = from_json(program_name, (folder / "experiment.json").read_text(encoding="utf-8"))
+        run = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, str(row["checkpoint"])))
+        now = composed_as(
+            ws, program_name, name, then.profile or ws.profile, (run[0]["overrides"] or "") if run else ""
+        )
+    except ConfigurationError:
+        return f"the configuration of {name} can't be composed any more"
+    return (
+        None
+        if then.hash() == now.hash()
+        else f"conf/{program_name} and the settings give {name} another configuration now"
+    )

@@ -1,0 +1,210 @@
+"""The written policies of a program: when a model is promoted, when training starts, how its champion is watched.
+
+They stand in `conf/<program>/_program.yaml`, one section each; an unknown field or a value that can't be used is refused.
+"""
+
+from datetime import time
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from med_assets import program
+from med_assets.errors import ConfigurationError
+from med_assets.experiments.configuration import Settings
+
+
+class Promotion(Settings):
+    """What a challenger must show on the validation cases before it becomes the champion.
+
+    A paired difference is challenger minus reference, case by case, turned so that above 0 is worse; it is tested by
+    `metrics.paired_test`.
+    """
+
+    min_cases: int = Field(
+        default=10, ge=10, description="least patients with a validation case that both models scored, count"
+    )
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        description="the paired difference must be shown to be better by more than this, unit of the primary metric",
+    )
+    guard_margins: dict[str, float] = Field(
+        default_factory=dict,
+        description="by guarded metric: it must be shown to be worse by less than this, unit of that metric; "
+        "0 where none is given, so that the metric must be shown to be better, or be the same in every case",
+    )
+    tolerance: float = Field(
+        default=0.001,
+        ge=0,
+        description="mean difference up to which a model is called neither improved nor regressed, unit of the primary metric",
+    )
+
+    @field_validator("guard_margins")
+    @classmethod
+    def _no_margin_is_negative(cls, margins: dict[str, float]) -> dict[str, float]:
+        if wrong := {name: margin for name, margin in margins.items() if not 0 <= margin < float("inf")}:
+            raise ValueError(f"expected margins of at least 0, got {wrong}")
+        return margins
+
+
+class Evaluation(Settings):
+    """What is scored for whom."""
+
+    test: Literal["every", "champion"] = Field(
+        default="every",
+        description="whose test and external cases are scored: those of every experiment, or of a champion alone, once it was "
+        "selected on validation",
+    )
+
+
+class Retraining(Settings):
+    """When training starts by itself. New cases are training cases that no checkpoint of the program has seen."""
+
+    min_new_cases: int = Field(default=10, ge=1, description="least new training cases, count")
+    min_growth: float = Field(default=0.0, ge=0, description="least new training cases, fraction of those seen before")
+    max_age_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="train on any new case once the newest checkpoint is older than this, days; null: never",
+    )
+    on_drift: bool = Field(
+        default=False, description="train on any new case once the new cases drift from the training set"
+    )
+    cool_down_hours: float = Field(default=6.0, ge=0, description="least time between two starts, h")
+    quiet_hours: str | None = Field(
+        default=None,
+        description="local time window in which nothing starts, 'HH:MM-HH:MM', over midnight too; null: none",
+    )
+
+    @field_validator("quiet_hours")
+    @classmethod
+    def _is_a_window(cls, text: str | None) -> str | None:
+        if text is not None:
+            start, end = _window(text)
+            if start == end:
+                raise ValueError(f"expected a window that ends at another time than it starts, got {text!r}")
+        return text
+
+    def quiet(self, now: time) -> bool:
+        """Whether nothing may start at this local time."""
+        if self.quiet_hours is None:
+            return False
+        start, end = _window(self.quiet_hours)
+        return start <= now < end if start < end else now >= start or now < end
+
+
+class Monitoring(Settings):
+    """How the champion and the cases that reach it are watched, batch by batch."""
+
+    control_cases: int = Field(
+        default=10, ge=3, description="cases of the earliest batches that the control limits are made of, count"
+    )
+    control_alpha: float = Field(
+        default=0.0027,
+        gt=0,
+        lt=1,
+        description="share of batches beyond the limits when nothing changed, 0 to 1; 0.0027 is 3 sigma",
+    )
+    alert_batches: int = Field(
+        default=5, ge=1, description="newest batches that raise the alert beyond their limits, count"
+    )
+    drift_min_cases: int = Field(
+        default=5, ge=2, description="fewer cases than this on a side leave drift undefined, count"
+    )
+    drift_alpha: float = Field(
+        default=0.05, gt=0, lt=1, description="chance of any false drift in one comparison of all facts (Holm), 0 to 1"
+    )
+    drift_distance: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="distance of the distributions below which a difference does not matter, 0 to 1",
+    )
+
+
+class LearningCurve(Settings):
+    """Which experiment is trained on ever more patients, and on how many; it is costly, so that a person starts it."""
+
+    experiment: str = Field(description="experiment that begins with random or released weights")
+    sizes: tuple[int, ...] = Field(
+        min_length=2, description="training patients, count; those above the present number wait for more patients"
+    )
+    repeats: int = Field(default=1, ge=1, description="orders of the patients, each a training per size, count")
+
+    @field_validator("sizes")
+    @classmethod
+    def _sizes_are_counts(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise ValueError(f"expected different sizes of 1 or more, got {list(sizes)}")
+        return sizes
+
+
+class Release(Settings):
+    """One file of weights that others released."""
+
+    file: str = Field(description="path under MED_ASSETS_HOME/weights")
+    source: str = Field(description="where a person gets it, and under which licence")
+    sha256: str | None = Field(default=None, description="64 hex digits of the file, where its publisher tells them")
+
+
+class Cohort(Settings):
+    """The demo's synthetic patients."""
+
+    first_seed: int = Field(ge=0, description="seed of the first; with the demo's key it decides who is in which split")
+    cases: int = Field(ge=1, description="synthetic patients, one case each, count")
+    minutes: float = Field(
+        default=1.0, gt=0, description="about how long the demo takes beside another program; the longest go first"
+    )
+    bucket: bool = Field(
+        default=False,
+        description="whether they arrive in a bucket, which the demo serves while it runs, or in a folder",
+    )
+    promote_by_mean: bool = Field(
+        default=False,
+        description="whether a home of purpose demo with fewer patients than promotion.min_cases promotes by the mean alone, "
+        "and says so: it shows promotion at work and is no evidence",
+    )
+    experiments: tuple[str, ...] = Field(
+        default=(), description="what the demo trains, with those they need; all experiments unless given"
+    )
+
+
+class Policies(Settings):
+    """All sections of `_program.yaml`. Splits are read with the dataset."""
+
+    promotion: Promotion = Field(default_factory=Promotion, description="when a model is promoted")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="what is scored for whom")
+    retraining: Retraining = Field(default_factory=Retraining, description="when training starts by itself")
+    monitoring: Monitoring = Field(default_factory=Monitoring, description="how the champion is watched")
+    splits: Any = Field(default=None, description="how patients are split")
+    released: dict[str, Release] = Field(default_factory=dict, description="weights that others released, by name")
+    learning_curve: LearningCurve | None = Field(
+        default=None, description="the learning curve that is an asset of the program; none unless given"
+    )
+    demo: Cohort | None = Field(default=None, description="the synthetic patients of `make demo`")
+
+
+def _window(text: str) -> tuple[time, time]:
+    start, dash, end = text.partition("-")
+    try:
+        found = time.fromisoformat(start.strip()), time.fromisoformat(end.strip())
+    except ValueError:
+        dash = ""
+    if not dash:
+        raise ValueError(f"expected a window such as '22:00-06:00', got {text!r}")
+    return found
+
+
+def of(program_name: str) -> Policies:
+    """Policies of a program. Raises ConfigurationError that names the file and the field."""
+    where = f"conf/{program_name}/_program.yaml"
+    try:
+        found = Policies.model_validate(program.config(program_name))
+    except ValidationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    guarded = {metric.name for metric in program.get(program_name).guarded_metrics}
+    if unknown := sorted(found.promotion.guard_margins.keys() - guarded):
+        raise ConfigurationError(
+            f"{where}: promotion.guard_margins: expected guarded metrics of {program_name} ({sorted(guarded)}), got {unknown}"
+        )
+    return found

@@ -1,0 +1,358 @@
+"""The process that reads files of strangers: it may crash, hang or run out of memory, and intake goes on without that file.
+
+`python -m med_assets.intake.reader` is the process, `Readers` what watches it. A step that takes longer than it announced, or
+that ends the process, is refused in the next attempt; all that is beside it goes through. Requests are pickled, since they
+come from us; answers are JSON, since what parses files of strangers may have been taken over by one.
+"""
+
+import atexit
+import base64
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from med_assets.errors import CaseRejected, DiskFull, ReaderFailed
+from med_assets.intake.reading import (
+    FILES_PER_LIMIT,
+    EntryReader,
+    FileOutcome,
+    Originals,
+    Preparation,
+    Step,
+    StoredCase,
+    Task,
+    prepare_case,
+    read_originals,
+    where,
+)
+from med_assets.landing.batches import UNREADABLE
+from med_assets.launch.jobs import without_secrets
+from med_assets.records import CaseVersion
+from med_assets.settings import Workspace
+from med_assets.storage.scratch import scratch
+
+START_LIMIT_S = 300.0
+"""Seconds within which the process has imported what it needs; usually one."""
+
+END_LIMIT_S = 10.0
+"""Seconds to wait for the end of a process that was killed."""
+
+PREPARATION_LIMITS = 10
+"""Preparation may take this many times the time limit of a file for each 50 files of a case: it draws structures and resamples."""
+
+MAX_REFUSED = 20
+"""Steps of an entry that may end the process, or their time, before the whole entry is refused."""
+
+CRASHED, TIME_LIMIT = "reader_crashed", "reader_time_limit"
+"""Reasons of what ended the process, or had to be ended with it."""
+
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+_idle: list["_Process"] = []
+"""Processes of this one that wait for work; to start one takes a second."""
+
+
+@dataclass
+class EntryResult:
+    """What came of an entry: its cases and what was refused, accepted cases are given to `keep`, and the outcome of each file.
+
+    Of originals it is the fields of their headers.
+    """
+
+    cases: list[CaseVersion] = field(default_factory=list)
+    files: list[FileOutcome] = field(default_factory=list)
+    headers: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Ended(Exception):
+    """The process ended, or had to be ended, in a step."""
+
+    def __init__(self, key: str, code: str, message: str) -> None:
+        super().__init__(message)
+        self.key, self.code, self.message = key, code, message
+
+
+class _Process:
+    """A running reader and the connection to it."""
+
+    def __init__(self, memory_gb: float) -> None:
+        self.owner, self.limits = _owner(), _limits(memory_gb)
+        ours, theirs = socket.socketpair()
+        package_root = str(Path(__file__).resolve().parents[2])
+        environment = without_secrets()
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root, environment.get("PYTHONPATH"))))
+        with theirs:
+            self.process = subprocess.Popen(
+                # -P: a module in the present folder, which may be one of strangers, is never imported
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(os.getpid()), str(memory_gb)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # libraries print values of files there
+                pass_fds=[theirs.fileno()],
+                env=environment,
+            )
+        self.connection = Connection(ours.detach())
+        try:
+            started = self.connection.poll(START_LIMIT_S) and self.connection.recv_bytes() == b"ready"
+        except (EOFError, OSError):
+            started = False
+        if not started:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_LIMIT_S)
+            self.end()
+            raise ReaderFailed(
+                f"the process that reads files of the landing zone does not start (exit status {self.process.returncode}); it needs "
+                f"half a GB of memory and may take {memory_gb:.1f} GB (MED_ASSETS_INTAKE_MEMORY_GB). Raise that, or see with "
+                "`med-assets doctor` whether the installation is whole"
+            )
+
+    def end(self) -> None:
+        """End the process and wait for it."""
+        self.connection.close()
+        if self.owner[0] == os.getpid():
+            self.process.kill()
+            with suppress(subprocess.TimeoutExpired):  # the system may hold it until a disk answers
+                self.process.wait(END_LIMIT_S)
+
+
+def _owner() -> tuple[int, int]:
+    """Process and thread; the system ends a reader with the thread that started it."""
+    return os.getpid(), threading.get_ident()
+
+
+def _limits(memory_gb: float) -> tuple[float, tuple[int, int]]:
+    """What a process is started with and can't be told later: a process with others is not used."""
+    return memory_gb, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+@atexit.register
+def _end_idle() -> None:
+    while _idle:
+        _idle.pop().end()
+
+
+class Readers:
+    """The one process at a time that reads the entries of a batch; a new one is started when it ends."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self.ws = ws
+        self._process: _Process | None = None
+
+    def __enter__(self) -> "Readers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._process is not None and kind is None:
+            _idle.append(self._process)
+        elif self._process is not None:
+            self._process.end()
+
+    def originals(self, files: Sequence[Path]) -> list[dict[str, Any]]:
+        """Read the headers of original files, with the fields of `Header`; a file that ends the process, or its time, is left out.
+
+        Raises CaseRejected as `read` does, DiskFull, ReaderFailed.
+        """
+        return self._read(Originals(self.ws, tuple(files)), lambda case: None).headers
+
+    def read(self, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
+        """Read an entry; `keep` takes each accepted case, whose folder is gone afterwards. The task's scratch is ignored.
+
+        Raises CaseRejected ("reader_crashed", "reader_time_limit") when nothing of the entry can be read, DiskFull,
+        ReaderFailed.
+        """
+        return self._read(task, keep)
+
+    def _read(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
+        refused: dict[str, tuple[str, str]] = {}
+        while True:
+            with tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as folder:
+                try:
+                    return self._attempt(replace(task, scratch=Path(folder), refused=dict(refused)), keep)
+                except _Ended as ended:
+                    reason = ended.code, ended.message
+                    if ended.key in ("", *refused) or len(refused) == MAX_REFUSED:
+                        raise CaseRejected(*reason) from None
+                    refused[ended.key] = reason
+
+    def prepare(self, task: Preparation) -> None:
+        """Prepare a stored case, which parses and decodes what strangers sent, with the limits of reading.
+
+        Raises CaseRejected, DiskFull, ReaderFailed.
+        """
+        n_files = sum(1 for _ in task.stored.iterdir())
+        limit_s = PREPARATION_LIMITS * self.ws.intake_file_s * (1 + n_files // FILES_PER_LIMIT)
+        process, step = self._running(), Step(f"case {task.case_id}", limit_s)
+        process.connection.send((without_secrets(), replace(task, ws=replace(task.ws))))
+        try:
+            if not process.connection.poll(step.limit_s):
+                raise self._ended(step, TIME_LIMIT)
+            kind, values = json.loads(process.connection.recv_bytes())
+        except (EOFError, OSError):
+            ended: _Ended | None = self._ended(step, CRASHED)
+        except _Ended as error:
+            ended = error
+        else:
+            ended = None
+        if ended is not None:
+            raise CaseRejected(ended.code, ended.message)
+        if kind == "rejected":
+            picture = base64.b64decode(values["picture"]) if values["picture"] else None
+            raise CaseRejected(values["code"], values["message"], picture)
+        if kind == "full":
+            raise DiskFull(values)
+
+    def _attempt(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
+        process, done, step = self._running(), EntryResult(), Step("", self.ws.intake_file_s)
+        process.connection.send(
+            (without_secrets(), replace(task, ws=replace(task.ws)))
+        )  # without opened stores and clients
+        while True:
+            try:
+                if not process.connection.poll(step.limit_s):
+                    raise self._ended(step, TIME_LIMIT)
+                kind, values = json.loads(process.connection.recv_bytes())
+            except (EOFError, OSError):
+                raise self._ended(step, CRASHED) from None
+            if kind == "step":
+                step = Step(**values)
+            elif kind == "file":
+                done.files.append(FileOutcome(**{**values, "path": Path(values["path"])}))
+            elif kind == "header":
+                done.headers.append(values)
+            elif kind == "case":
+                stored = StoredCase(CaseVersion.of(values["case"]), Path(values["folder"]))
+                keep(stored)
+                done.cases.append(stored.case)
+            elif kind == "refused":
+                done.cases.append(CaseVersion.of(values))
+            elif kind == "full":
+                raise DiskFull(values)
+            elif kind == "rejected":
+                raise CaseRejected(values["code"], values["message"])
+            elif kind == "failed":
+                raise CaseRejected(
+                    UNREADABLE,
+                    f"expected an entry that can be read, got {values}; please report this place in the code",
+                )
+            else:
+                return done
+
+    def _running(self) -> _Process:
+        while self._process is None and _idle:
+            waiting = _idle.pop()
+            usable = waiting.owner == _owner() and waiting.process.poll() is None
+            if usable and waiting.limits == _limits(self.ws.intake_memory_gb):
+                self._process = waiting
+            else:
+                waiting.end()
+        if self._process is None:
+            self._process = _Process(self.ws.intake_memory_gb)
+        return self._process
+
+    def _ended(self, step: Step, code: str) -> _Ended:
+        """End the process; the error says in which step that was, and why, without the name of a file."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        if code == CRASHED:
+            with suppress(subprocess.TimeoutExpired):
+                process.process.wait(END_LIMIT_S)
+        process.end()
+        status = process.process.returncode or 0
+        what = step.key.partition(" ")[0] or "entry"
+        if code == TIME_LIMIT:
+            text = (
+                f"expected this {what} to be read within {step.limit_s:.0f} s (MED_ASSETS_INTAKE_FILE_S), it was not. Export it again, "
+                f"or allow more time and take the batch in again with `med-assets ingest PROGRAM --batch BATCH`"
+            )
+        else:
+            how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+            text = (
+                f"expected this {what} to be readable; the process that read it ended with {how}, as decoders do on damaged "
+                f"bytes, and all do beyond {self.ws.intake_memory_gb:.1f} GB (MED_ASSETS_INTAKE_MEMORY_GB). Export it again, uncompressed"
+            )
+        return _Ended(step.key, code, text)
+
+
+def _serve(connection: Connection) -> None:
+    """Read entries until the other end is closed."""
+    from med_assets.deidentification import residual as phi  # noqa: F401 - imported before the first step's time runs
+    from med_assets.deidentification.deidentify import Deidentifier
+    from med_assets.dicom import archives, discover, write  # noqa: F401 - imported before the first step's time runs
+    from med_assets.dicom.frames import quietly
+    from med_assets.program import get
+
+    def answer(kind: str, values: Any) -> None:
+        connection.send_bytes(json.dumps([kind, values], default=str).encode())
+
+    def report(message: Step | FileOutcome) -> None:
+        answer("step" if isinstance(message, Step) else "file", asdict(message))
+
+    connection.send_bytes(b"ready")
+    while True:
+        try:
+            environment, task = connection.recv()
+        except EOFError:
+            return
+        os.environ.clear()
+        os.environ.update(environment)
+        try:
+            if isinstance(task, Preparation):
+                with quietly():
+                    prepare_case(task)
+                answer("done", None)
+                continue
+            if isinstance(task, Originals):
+                for row in read_originals(task, report):
+                    answer("header", row)
+                answer("done", None)
+                continue
+            with quietly():  # warnings of pydicom quote values
+                vocabulary = get(task.program).roi_vocabulary(task.ws)
+                for message in EntryReader(task, Deidentifier(task.ws.key, vocabulary), report).messages():
+                    if isinstance(message, StoredCase):
+                        answer("case", asdict(message))
+                    else:
+                        answer("refused", message.row())
+        except DiskFull as error:
+            answer("full", str(error))
+        except CaseRejected as rejected:
+            picture = base64.b64encode(rejected.picture).decode() if rejected.picture else ""
+            answer("rejected", {"code": rejected.code, "message": rejected.message, "picture": picture})
+        except Exception as error:
+            answer("failed", where(error))
+        else:
+            answer("done", None)
+
+
+def main() -> None:
+    """The process: a socket's number, the process id of who watches, and GB of memory that it may use."""
+    descriptor, parent, memory_gb = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # who watches gets it too, and decides
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:
+            return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = int(memory_gb * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold what was read
+    _serve(Connection(descriptor))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,427 @@
+"""Reading one entry of the landing zone: from files of strangers to verified, de-identified cases.
+
+This runs in a process of its own (`med_assets.intake.reader`), which a file may end: each step is announced before it begins,
+so that whoever watches knows what was being read. What ended an earlier process is refused without being read again.
+"""
+
+import hashlib
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from med_assets import program as programs
+from med_assets.errors import CaseRejected, DiskFull
+from med_assets.intake.grouping import group_by_patient
+from med_assets.landing.batches import UNREADABLE
+from med_assets.records import CaseVersion, Status
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, room, write_json
+from med_assets.storage.versions import part_of
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from med_assets.deidentification.deidentify import Deidentifier
+    from med_assets.dicom.discover import Instance
+
+OUT_OF_MEMORY = "out_of_memory"
+"""Reason of a case that takes more memory than reading may use."""
+
+TRAILING = "trailing_bytes"
+"""Reason of a note: files had bytes behind their dataset."""
+
+UNPACKED = "unpacked, "
+"""How the outcome of an archive begins whose members were read."""
+
+FACTS_FILE = "facts.json"
+"""What preparation measured, in the folder of a prepared case."""
+
+IMAGES = ("CT", "MR", "US", "OPT")
+"""Modalities of the images of cases; the other objects of a case are labels, plans and doses."""
+
+BYTES_PER_S, PACKED_BYTES_PER_S = 10e6, 1e6
+"""The slowest reading of a file, and unpacking of an archive, that is still expected."""
+
+FILES_PER_LIMIT = 50
+"""Files of a case that are worked on together within the time limit of one file."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the stored files of a case are: hashes, key of the artifact, and what their headers say of the whole case."""
+
+    version: str = ""
+    content_hash: str = ""
+    images_hash: str = ""
+    artifact: str = ""
+    given_split: str | None = None
+    synthetic: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """One entry to read: its files, an empty folder to work in, and steps (by key) that are refused: code and message."""
+
+    ws: Workspace
+    program: str
+    batch: str
+    token: str
+    folder: Path | None
+    files: tuple[Path, ...]
+    scratch: Path
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A stored case to prepare: `folder`, which is empty, gets the arrays and the facts."""
+
+    ws: Workspace
+    program: str
+    case_id: str
+    stored: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Original files whose headers are read for `Origin`; files in archives are not looked at. The rest is as in `Task`."""
+
+    ws: Workspace
+    files: tuple[Path, ...]
+    scratch: Path = Path()
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def read_originals(task: Originals, announce: Callable[["Step"], None]) -> Iterator[dict[str, Any]]:
+    """Yield the header of each DICOM file, but of those that are refused."""
+    from med_assets.deidentification.relink import read_header
+
+    for number, path in enumerate(task.files):
+        n_bytes = path.stat().st_size if path.is_file() else 0
+        step = Step(f"file {number}", task.ws.intake_file_s + n_bytes / BYTES_PER_S)
+        announce(step)
+        header = None if step.key in task.refused else read_header(path)
+        if header is not None:
+            yield asdict(header)
+
+
+@part_of("prepare")
+def prepare_case(task: Preparation) -> None:
+    """Prepare one case. Raises CaseRejected, also "out_of_memory" and "preparation_failed", and DiskFull."""
+    from med_assets.dicom.compression import loss_of
+
+    try:
+        with room(task.ws.home):
+            facts = programs.get(task.program).prepare(task.ws, task.case_id, task.stored, task.folder)
+            loss = loss_of(task.stored)
+            write_json(task.folder / FACTS_FILE, {**facts, "lossy": loss.lossy, "lossy_ratio": loss.ratio})
+    except (CaseRejected, DiskFull):
+        raise
+    except MemoryError:
+        raise CaseRejected(OUT_OF_MEMORY, _beyond_memory(task.ws, "a case that can be prepared")) from None
+    except Exception as error:  # one bad case never stops a batch; a foreign message may hold identity
+        message = f"expected a case that can be prepared, got {where(error)}; please report this place in the code"
+        raise CaseRejected("preparation_failed", message) from None
+
+
+def _beyond_memory(ws: Workspace, expected: str) -> str:
+    limit = f"{ws.intake_memory_gb:.1f} GB of memory (MED_ASSETS_INTAKE_MEMORY_GB)"
+    return f"expected {expected} within {limit}, got one that takes more; allow more, or send it in parts"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is about to be read: a key that is the same in each attempt, and the seconds that it may take."""
+
+    key: str
+    limit_s: float
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """An accepted case, and the folder with its de-identified files, which is to become its artifact."""
+
+    case: CaseVersion
+    folder: Path
+
+
+@dataclass(frozen=True)
+class FileOutcome:
+    """What came of a file: a case id, a reason code, or what else it is; `member` is its number in an archive."""
+
+    path: Path
+    member: str
+    outcome: str
+
+
+def refusal(
+    program: str,
+    batch: str,
+    case_id: str,
+    code: str,
+    message: str,
+    n_instances: int,
+    patient_id: str = "",
+    status: Status = Status.QUARANTINED,
+) -> CaseVersion:
+    """What is refused, or of which a note is kept: no content."""
+    return CaseVersion(
+        program=program, batch=batch, case_id=case_id, patient_id=patient_id, n_instances=n_instances, status=status,
+        reason_code=code, reason=message, **asdict(Content()),
+    )  # fmt: skip
+
+
+def where(error: BaseException) -> str:
+    """Type of a foreign error and the line of code where it arose; its text may hold identity and is left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        if frames
+        else type(error).__name__
+    )
+
+
+def content_hash(datasets: list["Dataset"]) -> str:
+    """Hash of pixels, positions and contours alone: equal for the same images under another name or other UIDs.
+
+    Of an object with frames, each frame's position counts, and in a segmentation the number of its segment.
+    """
+    parts = []
+    for ds in datasets:
+        contours = [
+            [list(map(float, contour.get("ContourData") or [])) for contour in getattr(roi, "ContourSequence", [])]
+            for roi in getattr(ds, "ROIContourSequence", [])
+        ]
+        position = list(map(float, getattr(ds, "ImagePositionPatient", None) or []))
+        frames = [
+            _frame_place(one)
+            for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+            for one in ds.get(keyword) or ()
+        ]
+        if "PixelData" in ds or contours:
+            content = [ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours]
+            parts.append(digest(*content, frames) if frames else digest(*content))
+    return digest(sorted(parts))
+
+
+def _frame_place(groups: "Dataset") -> list[list[float]]:
+    """Where a frame lies (or all of them, in the shared groups), and which segment it shows."""
+    names = (
+        ("PlanePositionSequence", "ImagePositionPatient"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient"),
+        ("PixelMeasuresSequence", "PixelSpacing"),
+        ("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
+    )
+    found = []
+    for sequence, keyword in names:
+        values = [one.get(keyword) for one in groups.get(sequence) or ()]
+        found.append([float(number) for value in values if value is not None for number in _several(value)])
+    return found
+
+
+def _several(value: Any) -> list[Any]:
+    return [value] if isinstance(value, int | float) else list(value)
+
+
+@part_of("intake")
+@dataclass
+class EntryReader:
+    """One entry being read; `report` takes each step before it begins, and each file's outcome."""
+
+    task: Task
+    deidentifier: "Deidentifier"
+    report: Callable[[Step | FileOutcome], None]
+
+    def messages(self) -> Iterator[CaseVersion | StoredCase]:
+        """What is refused of the entry, and its accepted cases."""
+        from med_assets.dicom import archives
+        from med_assets.dicom.discover import scan
+
+        token, unpacked = self.task.token, self.task.scratch / "unpacked"
+        refused: Counter[tuple[str, str]] = Counter()
+        instances: list[Instance] = []
+        folders = [self.task.folder] if self.task.folder else []
+        packed = [path for path in self.task.files if self._is_archive(path)]
+        for number, path in enumerate(packed):
+            target = unpacked / str(number)
+            try:
+                self._step(f"archive {number}", path.stat().st_size / PACKED_BYTES_PER_S)
+                archives.expand(path, target)
+                folders.append(target)
+                self.report(FileOutcome(path, "", f"{UNPACKED}{sum(1 for _ in target.iterdir())} files"))
+            except CaseRejected as rejected:
+                refused[(rejected.code, rejected.message)] += 1
+                self.report(FileOutcome(path, "", rejected.code))
+        if not self.task.folder:
+            folders += [path for path in self.task.files if path not in packed]
+        for folder in folders:
+            found = scan(folder, self._before_file)
+            # a file that is an archive and an object in one is read as an archive
+            instances += [one for one in found.instances if one.path not in packed]
+            for rejection in found.rejected:
+                if rejection.path not in packed:
+                    refused[(rejection.code, rejection.message)] += 1
+                    self._outcome(rejection.path, packed, rejection.code)
+        for (code, message), n in sorted(refused.items()):
+            yield self._refuse(f"{token}-{code}", code, message, n)
+        if not instances and not refused:
+            yield self._refuse(token, "no_dicom", "expected DICOM instances, found none; check the export", 0)
+        if trailing := [one.trailing_bytes for one in instances if one.trailing_bytes]:
+            message = (
+                f"expected files that end with their dataset, got {sum(trailing)} bytes behind it in {len(trailing)} of "
+                f"{len(instances)} objects; they are stored nowhere. Nothing to do"
+            )
+            yield self._refuse(f"{token}-{TRAILING}", TRAILING, message, 0, status=Status.NOTE)
+        cases, refusals = self._grouped(instances)
+        in_case = {
+            one.path: self._case_id(case.patient_id, case.identity_uid) for case in cases for one in case.instances
+        }
+        codes = " or ".join(sorted({one.code for one in refusals})) or "in no case"
+        for one in instances:
+            self._outcome(one.path, packed, f"case {in_case[one.path]}" if one.path in in_case else codes)
+        repeats = Counter(code for code, _ in refused)
+        for refused_case in refusals:
+            known = bool(refused_case.identity_uid and refused_case.patient_id)
+            repeats[refused_case.code] += not known
+            again = f"-{repeats[refused_case.code]}" if repeats[refused_case.code] > 1 else ""
+            case_id = f"{token}-{refused_case.code}{again}"
+            if known:
+                case_id = self._case_id(refused_case.patient_id, refused_case.identity_uid)
+            patient = self.deidentifier.pseudonym(refused_case.patient_id) if refused_case.patient_id else ""
+            status = Status.NOTE if refused_case.note else Status.QUARANTINED
+            n, code, message = refused_case.n_instances, refused_case.code, refused_case.message
+            yield self._refuse(case_id, code, message, n, patient_id=patient, status=status)
+        for number, case in enumerate(cases):
+            yield self._case(case, self.task.scratch / f"case-{number}")
+
+    def _step(self, key: str, more_s: float) -> None:
+        """Announce a step that may take the time limit of one file and `more_s` seconds; raises CaseRejected if it is refused."""
+        self.report(Step(key, self.task.ws.intake_file_s + more_s))
+        if key in self.task.refused:
+            raise CaseRejected(*self.task.refused[key])
+
+    def _before_file(self, path: Path) -> None:
+        scratch = self.task.scratch
+        key = path.relative_to(scratch).as_posix() if path.is_relative_to(scratch) else str(path)
+        try:
+            n_bytes = path.lstat().st_size
+        except OSError:  # reading it gives the reason
+            n_bytes = 0
+        self._step(f"file {key}", n_bytes / BYTES_PER_S)
+
+    def _is_archive(self, path: Path) -> bool:
+        from med_assets.dicom import archives
+
+        try:
+            self._before_file(path)
+            return archives.is_archive(path)
+        except (CaseRejected, OSError):  # the scan refuses it
+            return False
+
+    def _outcome(self, path: Path, packed: list[Path], outcome: str) -> None:
+        unpacked = self.task.scratch / "unpacked"
+        if path.is_relative_to(unpacked):
+            number, member = path.relative_to(unpacked).parts[:2]
+            self.report(FileOutcome(packed[int(number)], member, outcome))
+        else:
+            self.report(FileOutcome(path, "", outcome))
+
+    def _refuse(
+        self,
+        case_id: str,
+        code: str,
+        message: str,
+        n: int,
+        patient_id: str = "",
+        status: Status = Status.QUARANTINED,
+    ) -> CaseVersion:
+        return refusal(self.task.program, self.task.batch, case_id, code, message, n, patient_id, status)
+
+    def _case_id(self, patient_id: str, identity_uid: str) -> str:
+        return digest(self.deidentifier.pseudonym(patient_id), self.deidentifier.uid(identity_uid))[:12]
+
+    def _grouped(self, instances: list["Instance"]) -> tuple[list[programs.RawCase], list[programs.Refusal]]:
+        """Cases and refusals; objects that can't be grouped are one refusal."""
+        limit_s = self.task.ws.intake_file_s
+        try:
+            self._step("grouping", limit_s * (len(instances) // FILES_PER_LIMIT))
+            return group_by_patient(programs.get(self.task.program), instances)
+        except CaseRejected as rejected:
+            return [], [programs.Refusal(rejected.code, rejected.message, len(instances))]
+        except Exception as error:
+            message = (
+                f"grouping {len(instances)} objects failed with {where(error)}; send each case in a folder of its own"
+            )
+            return [], [programs.Refusal(UNREADABLE, message, len(instances))]
+
+    def _case(self, case: programs.RawCase, folder: Path) -> CaseVersion | StoredCase:
+        """One case: verified, de-identified, scanned for residual identity, and written to `folder`."""
+        case_id, n = self._case_id(case.patient_id, case.identity_uid), len(case.instances)
+        patient = self.deidentifier.pseudonym(case.patient_id)
+        together_s = self.task.ws.intake_file_s * (n // FILES_PER_LIMIT)
+        try:
+            self._step(f"case {case_id}", together_s)
+            labelled = programs.get(self.task.program).verify(case)
+            with room(self.task.ws.home):
+                content = self._write(case, folder, f"case {case_id}", together_s)
+        except CaseRejected as rejected:
+            return self._refuse(case_id, rejected.code, rejected.message, n, patient_id=patient)
+        except DiskFull:  # no fault of the case
+            raise
+        except MemoryError:
+            message = _beyond_memory(self.task.ws, "a case that can be read")
+            return self._refuse(case_id, OUT_OF_MEMORY, message, n, patient_id=patient)
+        except Exception as error:  # one bad case never stops a batch
+            message = f"reading this case failed with {where(error)}; please report this place in the code"
+            return self._refuse(case_id, UNREADABLE, message, n, patient_id=patient)
+        accepted = CaseVersion(
+            program=self.task.program, batch=self.task.batch, case_id=case_id, patient_id=patient, n_instances=n,
+            status=Status.OK if labelled else Status.TO_PREDICT, reason_code=None, reason=None, **asdict(content),
+        )  # fmt: skip
+        return StoredCase(accepted, folder)
+
+    def _write(self, case: programs.RawCase, folder: Path, key: str, together_s: float) -> Content:
+        """Write the de-identified files of a case to `folder`."""
+        from med_assets.deidentification.deidentify import to_bytes, without_identifiers
+        from med_assets.deidentification.residual import identifying_values, residual_phi
+        from med_assets.dicom.discover import load
+        from med_assets.dicom.write import is_synthetic
+
+        datasets, known = [], set()
+        for instance in case.instances:
+            self._step(key, instance.path.stat().st_size / BYTES_PER_S)
+            ds = load(instance.path)
+            known |= set(identifying_values(ds))
+            datasets.append(self.deidentifier.apply(ds))
+        self._step(key, together_s)
+        for ds in datasets:
+            without_identifiers(ds, known)  # those of the other objects of the case too
+        datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
+        vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary)
+        if leaks:
+            tags = sorted({str(leak.tag) for leak in leaks})
+            raise CaseRejected(
+                "residual_phi",
+                f"expected no identity after de-identification, got some in {tags}; nothing was stored, report the tags",
+            )
+        folder.mkdir(parents=True)
+        hashes = []
+        for number, ds in enumerate(datasets):
+            content = to_bytes(ds)
+            (folder / f"{number:04d}.dcm").write_bytes(content)
+            hashes.append(hashlib.sha256(content).hexdigest())
+        version = digest(hashes)
+        given = {str(ds.get("ClinicalTrialSiteID", "") or "") for ds in datasets if ds.get("Modality") in IMAGES}
+        return Content(
+            version,
+            content_hash(datasets),
+            content_hash([ds for ds in datasets if ds.get("Modality") in IMAGES]),
+            f"raw/{version}",
+            next(iter(given - {""}), None) if len(given) == 1 else None,
+            any(is_synthetic(ds) for ds in datasets),
+        )

@@ -1,0 +1,304 @@
+"""Intake: files of a batch become de-identified, content-hashed cases; what can't be used is quarantined with a reason."""
+
+import csv
+import hashlib
+import hmac
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from med_assets import program as programs
+from med_assets.catalog import Catalog, accepted, usable
+from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, ReaderFailed, RemoteFailed
+from med_assets.intake.reader import CRASHED, TIME_LIMIT, Readers
+from med_assets.intake.reading import OUT_OF_MEMORY, UNPACKED, UNREADABLE, StoredCase, Task, refusal, where
+from med_assets.landing import batches
+from med_assets.landing.folder import Files
+from med_assets.records import USABLE, CaseVersion, Status
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, read_json, replacing, room, write_json
+from med_assets.storage.result import StageResult, reasons, tally
+from med_assets.storage.scratch import remove_abandoned, scratch
+from med_assets.storage.versions import version_of
+
+if TYPE_CHECKING:
+    from med_assets.landing.staging import Failure
+
+NOT_FINAL = (UNREADABLE, CRASHED, TIME_LIMIT, OUT_OF_MEMORY)
+"""Reasons that may not hold another time or on another machine: the entry is read anew when its batch is taken in again."""
+
+NOT_FETCHED = "not_fetched"
+"""Reason of an entry of a bucket of which an object is missing or did not come."""
+
+
+def source_token(ws: Workspace, name: str) -> str:
+    """Keyed token for an entry of the landing zone, whose name may identify a patient and so is never stored."""
+    return "source-" + hmac.new(ws.key, name.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class FileLine:
+    """A line of the batch's table of files: name in the landing zone, member of an archive, outcome, and what the line is about.
+
+    The rows of a batch count each line of kind "file" and "member" once; "archive" is one that was unpacked, and "entry" one
+    that holds no file, or of which nothing could be read.
+    """
+
+    file: str
+    member: str
+    outcome: str
+    kind: str = "file"
+
+    @classmethod
+    def read(cls, file: str, member: str, outcome: str) -> "FileLine":
+        """The line of a file that was read."""
+        return cls(file, member, outcome, "member" if member else "archive" if outcome.startswith(UNPACKED) else "file")
+
+
+@dataclass(frozen=True)
+class _Intake:
+    """One batch being taken in."""
+
+    ws: Workspace
+    program: str
+    batch: str
+    readers: Readers
+    failures: list["Failure"] = field(default_factory=list)
+    files: list[FileLine] = field(default_factory=list)
+
+    def refuse(self, case_id: str, code: str, message: str, n: int) -> CaseVersion:
+        return refusal(self.program, self.batch, case_id, code, message, n)
+
+    def entry(self, name: str) -> list[CaseVersion]:
+        """Cases of one entry of the landing zone. Whatever happens while it is read is a refusal of its own, and the others go on."""
+        n_before = len(self.files)
+        try:
+            return self._entry(name)
+        except (DiskFull, RemoteFailed, ReaderFailed):  # no fault of the entry
+            raise
+        except CaseRejected as rejected:
+            code, message = rejected.code, rejected.message
+        except LandingUnreadable as error:
+            code, message = UNREADABLE, str(error)
+        except Exception as error:
+            code = UNREADABLE
+            message = (
+                f"reading this entry failed with {where(error)}; it is tried again in every run, and the others go on"
+            )
+        del self.files[n_before:]
+        self.files.append(FileLine(name, "", code, "entry"))
+        return [self.refuse(source_token(self.ws, name), code, message, 0)]
+
+    def _entry(self, name: str) -> list[CaseVersion]:
+        """Cases of one entry; the same files are never de-identified twice."""
+        landing, store = self.ws.landing_zone(self.program), self.ws.store
+        hashes = landing.hashes(self.program, name)
+        key = self._entry_key(hashes)
+        if hashes is not None and key and store.has(key):
+            folder = store.fetch(key)
+            cases = [CaseVersion.of({**row, "batch": self.batch}) for row in read_json(folder / "rows.json")]
+            if all(store.has(case.artifact) for case in usable(cases)):
+                kept = read_json(folder / "files.json") if (folder / "files.json").is_file() else {}
+                for file, _ in hashes:
+                    for member, outcome in kept.get(self._file_token(file), [["", "taken in by an earlier version"]]):
+                        self.files.append(FileLine.read(file, member, outcome))
+                return cases
+            store.remove(key)
+        with room(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as brought:
+            files = landing.bring(self.program, name, Path(brought))
+            if files.failures:
+                self.failures.extend(files.failures)
+                self.files.extend(FileLine(files.names[path], "", NOT_FETCHED) for path in files.files)
+                return [self._not_fetched(name, files)]
+            task = Task(
+                self.ws, self.program, self.batch, source_token(self.ws, name), files.folder, tuple(files.files), Path()
+            )
+            result = self.readers.read(task, self._keep)
+            found = [FileLine.read(files.names[file.path], file.member, file.outcome) for file in result.files]
+            empty = [FileLine(name, "", str(case.reason_code), "entry") for case in result.cases]
+            self.files.extend(found or empty)
+            key = key or self._entry_key(landing.hashes(self.program, name))
+        if key and not any(case.reason_code in NOT_FINAL for case in result.cases):
+            outcomes: dict[str, list[tuple[str, str]]] = {}
+            for line in found:
+                outcomes.setdefault(self._file_token(line.file), []).append((line.member, line.outcome))
+            with store.create(key) as folder:
+                write_json(folder / "rows.json", [replace(case, batch="").row() for case in result.cases])
+                write_json(folder / "files.json", outcomes)
+        return result.cases
+
+    def _keep(self, stored: StoredCase) -> None:
+        """Make the files of an accepted case an artifact."""
+        key = stored.case.artifact
+        if not self.ws.store.has(key):
+            with room(self.ws.home), self.ws.store.create(key) as folder:
+                for path in sorted(stored.folder.iterdir()):
+                    path.rename(folder / path.name)
+
+    def _file_token(self, name: str) -> str:
+        """Keyed token for a file's name, which may identify a patient and so is never stored."""
+        return hmac.new(self.ws.key, os.fsencode(name), hashlib.sha256).hexdigest()[:16]
+
+    def _not_fetched(self, name: str, files: Files) -> CaseVersion:
+        """Refusal of an entry of which a part did not come: what did may look like a whole case and is not one."""
+        from med_assets.landing.staging import counted
+
+        message = (
+            f"{len(files.failures)} of {len(files.files) + len(files.failures)} objects could not be fetched "
+            f"({counted(files.failures)}); {failures_table(self.ws, self.program, self.batch)} names them. When they can be "
+            f"read, `med-assets ingest {self.program} --batch {self.batch}` takes the entry in"
+        )
+        return self.refuse(source_token(self.ws, name), NOT_FETCHED, message, len(files.files))
+
+    def _entry_key(self, found: list[tuple[str, str]] | None) -> str | None:
+        """Key of what intake makes of files of these names and hashes; None when they are not known, or there are none."""
+        from med_assets.deidentification.profile import profile
+
+        if not found:
+            return None
+        chosen = programs.get(self.program)
+        versions = (chosen.code_versions["intake"], version_of(profile))
+        made_of = digest(self.program, versions, sorted(chosen.roi_vocabulary(self.ws)), found)
+        # File names can identify patients and short ones can be guessed, so the key is keyed like every pseudonym.
+        return f"intake/{hmac.new(self.ws.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]}"
+
+
+def files_table(ws: Workspace, program: str, batch: str) -> Path:
+    """What came of each file of a batch, by its name, which can identify a patient: it lies with the batch's manifest."""
+    return ws.landing_zone(program).manifests / program / f"{batch}.files.csv"
+
+
+def _write_files(path: Path, files: Sequence[FileLine]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", errors="surrogateescape") as stream:
+        table = csv.writer(stream)
+        table.writerow(("file", "member", "outcome", "kind"))
+        table.writerows((line.file, line.member, line.outcome, line.kind) for line in files)
+
+
+def failures_table(ws: Workspace, program: str, batch: str) -> Path:
+    """The objects of a batch that could not be fetched: keys can identify patients, so it lies with the batch's manifest."""
+    return ws.landing_zone(program).manifests / program / f"{batch}.failures.csv"
+
+
+def _one_row_per_case(rows: Sequence[CaseVersion]) -> list[CaseVersion]:
+    """One row per case id, and one beside it for each other reason: together they count each file of the batch once.
+
+    At most one row of a case is accepted: one that lies twice in a batch, with different content, is ambiguous. One with a
+    label counts before one without.
+    """
+    by_case: dict[str, list[CaseVersion]] = {}
+    for row in rows:
+        by_case.setdefault(row.case_id, []).append(row)
+    out = []
+    for case_id in sorted(by_case):
+        good = accepted(by_case[case_id]) or usable(by_case[case_id])
+        versions = {row.version for row in good}
+        if len(versions) > 1:
+            message = f"expected one version of a case per batch, got {len(versions)}; send the one that counts alone"
+            out.append(_quarantined(replace(good[0], n_instances=_files(good)), "two_versions", message))
+        elif good:
+            out.append(good[0])
+        unlabelled = [row for row in usable(by_case[case_id]) if row not in good]
+        if (len(good) > 1 and len(versions) == 1) or unlabelled:
+            message = f"this case lies {len(good)} times in the batch, with the same content; it is taken in once, and nothing is lost"
+            if unlabelled:
+                message = "this case also lies without its label in the batch; it is taken in once, with the label"
+            first, again = good[0], [*(good[1:] if len(versions) == 1 else []), *unlabelled]
+            code, other = "repeated_case", f"{case_id}-repeated_case"
+            out.append(
+                refusal(first.program, first.batch, other, code, message, _files(again), first.patient_id, Status.NOTE)
+            )
+        by_code: dict[str | None, list[CaseVersion]] = {}
+        for row in by_case[case_id]:
+            if row.status not in USABLE:
+                by_code.setdefault(row.reason_code, []).append(row)
+        for code_of, alike in by_code.items():
+            row = next((row for row in alike if row.status == Status.QUARANTINED), alike[0])
+            beside = bool(good) or code_of != next(iter(by_code))
+            case = f"{case_id}-{code_of}" if beside else case_id
+            out.append(replace(row, n_instances=_files(alike), case_id=case))
+    return out
+
+
+def _quarantined(case: CaseVersion, code: str, message: str) -> CaseVersion:
+    return replace(case, status=Status.QUARANTINED, reason_code=code, reason=message, artifact="")
+
+
+def _files(rows: Sequence[CaseVersion]) -> int:
+    return sum(row.n_instances for row in rows)
+
+
+def _without_duplicates(rows: list[CaseVersion], others: list[CaseVersion]) -> list[CaseVersion]:
+    """Quarantine cases whose images are already there under another case id: else one patient could sit in two splits.
+
+    Labels do not count: the same scan with the labels of two readers is the same scan.
+    """
+    owner = {row.images_hash or row.content_hash: row.case_id for row in others}
+    out = []
+    for row in rows:
+        first = (
+            owner.setdefault(row.images_hash or row.content_hash, row.case_id) if row.status in USABLE else row.case_id
+        )
+        if first != row.case_id:
+            message = f"same images as case {first} under another patient or study; keep one, or correct the ids at the source"
+            row = _quarantined(row, "duplicate_case", message)
+        out.append(row)
+    return out
+
+
+def _keep_failures(path: Path, failures: list["Failure"]) -> None:
+    if failures or path.exists():
+        from med_assets.landing.bucket import write_failures
+
+        write_failures(path, failures)
+
+
+def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
+    """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them."""
+    remove_abandoned(ws.home)
+    catalog = Catalog(ws, program_name)
+    earlier = catalog.case_versions(batch)
+    others = [row for row in catalog.case_versions() if row.batch < batch]
+    rows: list[CaseVersion] = []
+    present = {}
+    for name, fingerprint in batches.manifest(ws, program_name, batch).items():
+        try:
+            entry = batches.read_entry(ws, program_name, name)
+            present[name] = entry is not None and entry.fingerprint == fingerprint
+        except LandingUnreadable:
+            present[name] = True  # reading it says why not
+    if all(present.values()) or not earlier:
+        with Readers(ws) as readers:
+            taking = _Intake(ws, program_name, batch, readers)
+            for name, there in present.items():
+                if there:
+                    rows += taking.entry(name)
+                else:
+                    gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
+                    rows.append(taking.refuse(source_token(ws, name), "entry_changed", gone, 0))
+                    taking.files.append(FileLine(name, "", "entry_changed", "entry"))
+        _keep_failures(failures_table(ws, program_name, batch), taking.failures)
+        _write_files(files_table(ws, program_name, batch), taking.files)
+        rows = _without_duplicates(_one_row_per_case(rows), usable(others))
+    else:
+        rows = earlier
+    catalog.replace(CaseVersion, rows, batch)
+    seen = {row.version for row in accepted([*earlier, *others])}
+    older = {row.case_id: row.version for row in accepted(others)}
+    labels = []
+    for row in rows:
+        if row.status != Status.OK:
+            labels.append(row.status.replace(" ", "_"))
+            continue
+        labels.append("reused" if row.version in seen else "new")
+        if older.get(row.case_id, row.version) != row.version:
+            labels.append("superseded")
+    return StageResult(
+        data_version=digest([[row.case_id, row.version, row.status, row.reason_code] for row in rows]),
+        counts=tally(labels),
+        summary={"cases": sum(row.status != Status.NOTE for row in rows), "instances": _files(rows)},
+        tables={"quarantine": reasons(rows)},
+    )

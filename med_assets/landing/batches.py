@@ -1,0 +1,190 @@
+"""Intake batches: what has settled in the landing zone, taken together under one name.
+
+The landing zone holds one folder per program; each entry below it (a folder, or an archive; loose files count together as
+one entry) is taken once per content. File names can identify patients, so the manifests of batches stay in the landing
+zone too, under `.batches/`, and only the batch's name goes further.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+
+from med_assets.errors import ConfigurationError, LandingUnreadable
+from med_assets.landing.folder import Entry
+from med_assets.settings import Workspace
+from med_assets.storage import names
+from med_assets.storage.files import digest, read_json, write_json
+from med_assets.storage.lake import Lake
+
+TIME_FORMAT = "%Y-%m-%dT%H-%M-%S"
+
+UNREADABLE = "unreadable"
+"""Reason of what may read well another time, such as a folder without permission: it is tried again by the next intake."""
+
+
+def landing_folder(ws: Workspace, program: str) -> Path:
+    """Where cases of a program are dropped, if the landing zone is a folder."""
+    return ws.landing / program
+
+
+def _manifests(ws: Workspace, program: str) -> Path:
+    return ws.landing_zone(program).manifests / program
+
+
+def read_entry(ws: Workspace, program: str, name: str) -> Entry | None:
+    """The entry as it is now, or None when there is none. Raises LandingUnreadable."""
+    return ws.landing_zone(program).read(program, name)
+
+
+def entries(ws: Workspace, program: str) -> list[Entry]:
+    """All entries in a program's landing folder that can be read, sorted by name; hidden ones are left alone.
+
+    Raises LandingUnreadable when the folder itself can't be read.
+    """
+    return ws.landing_zone(program).look(program)[0]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One look at the landing folder of a program: entries in no batch yet, and why others are none."""
+
+    untaken: Sequence[Entry]
+    refused: Sequence[LandingUnreadable]
+
+
+def survey(ws: Workspace, program: str) -> Survey:
+    """Look at the landing folder once. Raises LandingUnreadable when it can't be read."""
+    found, refused = ws.landing_zone(program).look(program)
+    taken = _taken(ws, program)
+    names = {name for name, _ in taken}
+    return Survey(
+        # a folder that was emptied after it was taken is nothing new
+        [one for one in found if (one.name, one.fingerprint) not in taken and (one.n_files or one.name not in names)],
+        refused,
+    )
+
+
+def waiting(ws: Workspace, program: str, now: float, seen: Survey | None = None) -> str:
+    """Why nothing (more) is taken at `now`, in counts: names of files can identify patients."""
+    landing, said = ws.landing_zone(program), []
+    try:
+        seen = seen or survey(ws, program)
+    except LandingUnreadable as error:
+        return str(error)
+    left, refused = seen.untaken, seen.refused
+    if left:
+        said.append(f"{len(left)} entries changed within the last {ws.settle_s:g} s; they are taken when they rest")
+    if ahead := sum(entry.changed_at > now for entry in left):
+        said.append(f"{ahead} of them bear a time in the future, and rest from when they were first seen")
+    if refused:
+        said.append(f"{len(refused)} entries are not taken: {refused[0]}")
+    if not said and not landing.there(program):
+        before = ws.lake.partitions("raw_cases", program)
+        why = ", though cases came from it before; is it mounted?" if before else " yet; it is watched"
+        said.append(f"{landing.title(program)} is not there{why}")
+    return "; ".join(said) or f"nothing new in the landing folder; {len(known(ws, program))} batches taken so far"
+
+
+def known(ws: Workspace, program: str) -> list[str]:
+    """Names of all batches taken so far, oldest first."""
+    folders = ws.landing_zone(program).manifest_folders
+    found = {path.stem for folder in folders for path in (folder / program).glob("*.json")}
+    return sorted(batch for batch in found if names.BATCH.fits(batch))
+
+
+def unfinished(ws: Workspace, program: str) -> list[str]:
+    """Names of batches that were taken and of which this home has no rows, oldest first.
+
+    Their intake was ended before its end, or belongs to tables that were lost, or to another home on the same landing zone.
+    Batches in which something could not be read are among them: it is tried again. Rows are read once, so that an idle look
+    costs two calls of the system per batch.
+    """
+    return [batch for batch in known(ws, program) if without_rows(ws, program, batch) or unreadable(ws, program, batch)]
+
+
+def without_rows(ws: Workspace, program: str, batch: str) -> bool:
+    """Whether a batch has no rows of its cases in this home."""
+    return not all(ws.lake.has(table, f"{program}/{batch}") for table in ("raw_cases", "prepared_cases"))
+
+
+def unreadable(ws: Workspace, program: str, batch: str) -> bool:
+    """Whether something of a batch could not be read when it was taken in."""
+    stamp = ws.lake.stamp("raw_cases", f"{program}/{batch}")
+    return stamp is not None and _has_unreadable(ws.lake.root, program, batch, stamp)
+
+
+@lru_cache(maxsize=65536)
+def _has_unreadable(root: Path, program: str, batch: str, stamp: tuple[int, ...]) -> bool:
+    """The same for rows of that stamp, which are read once."""
+    return any(row["reason_code"] == UNREADABLE for row in Lake(root).rows("raw_cases", f"{program}/{batch}"))
+
+
+def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:
+    """Fingerprint by entry name of one batch."""
+    names.BATCH.check(batch)
+    paths = [folder / program / f"{batch}.json" for folder in ws.landing_zone(program).manifest_folders]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ConfigurationError(
+            f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}"
+        )
+    status = path.stat()
+    return dict(_entries(path, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=65536)
+def _entries(path: Path, mtime_ns: int, size: int) -> tuple[tuple[str, str], ...]:
+    """Entries of a manifest, read once as long as its time and size are these."""
+    return tuple(read_json(path)["entries"].items())
+
+
+def _taken(ws: Workspace, program: str) -> set[tuple[str, str]]:
+    return {pair for batch in known(ws, program) for pair in manifest(ws, program, batch).items()}
+
+
+def untaken(ws: Workspace, program: str) -> list[Entry]:
+    """Entries whose present content is in no batch yet. Raises LandingUnreadable."""
+    return list(survey(ws, program).untaken)
+
+
+def settled(ws: Workspace, program: str, now: float, seen: Survey | None = None) -> list[Entry]:
+    """Untaken entries in which nothing changed for `ws.settle_s` seconds before `now` (seconds since the epoch).
+
+    An entry that bears a time in the future, since a clock was wrong, has to be seen unchanged for as long.
+    """
+    found = (seen or survey(ws, program)).untaken
+    first = _first_seen(ws, program, {_mark(entry) for entry in found if entry.changed_at > now}, now)
+    return [entry for entry in found if now - first.get(_mark(entry), entry.changed_at) >= ws.settle_s]
+
+
+def _mark(entry: Entry) -> str:
+    return digest(entry.name, entry.fingerprint)
+
+
+def _first_seen(ws: Workspace, program: str, marks: set[str], now: float) -> dict[str, float]:
+    """When each of these was first seen, kept beside the manifests as long as there are any."""
+    path = _manifests(ws, program).with_suffix(".ahead.json")
+    before = read_json(path) if path.is_file() else {}
+    seen = {mark: min(before.get(mark, now), now) for mark in marks}
+    if not seen:
+        path.unlink(missing_ok=True)
+    elif seen != before:
+        write_json(path, seen)
+    return seen
+
+
+def take(ws: Workspace, program: str, chosen: Sequence[Entry], now: float) -> str:
+    """Make a batch of these entries and return its name, `<UTC time>_<hash of the content>`."""
+    if not chosen:
+        raise ConfigurationError("expected at least one entry to make a batch of, got none")
+    listed = {entry.name: entry.fingerprint for entry in chosen}
+    moment, last = datetime.fromtimestamp(now, UTC).replace(microsecond=0), known(ws, program)[-1:]
+    if last:  # later batches sort after earlier ones, also within a second and after the clock went back
+        moment = max(
+            moment, datetime.strptime(last[0].split("_")[0], TIME_FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)
+        )
+    batch = f"{moment.strftime(TIME_FORMAT)}_{digest(listed)[:6]}"
+    write_json(_manifests(ws, program) / f"{batch}.json", {"entries": listed})
+    return batch

@@ -1,0 +1,166 @@
+"""The landing zone as a bucket: `MED_ASSETS_LANDING=s3://bucket/prefix`, below it one "folder" per program.
+
+The originals stay in the bucket, and nothing is ever written to it. Which objects belong to which case the program says
+(`Program.remote_keys`); unless it does, the first folder below the program's is an entry, as in a local landing zone.
+"""
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from med_assets.errors import LandingUnreadable, RemoteFailed
+from med_assets.landing.folder import Entry, Files, entry_name
+from med_assets.landing.staging import Failure, Staging, Wanted
+from med_assets.storage.files import digest, replacing
+from med_assets.storage.s3 import bucket, index
+from med_assets.storage.s3.bucket import Place
+from med_assets.storage.s3.index import RemoteObject
+
+ABSENT = "absent"
+
+LEAST_FRESH_S = 1.0
+"""Seconds for which a listing is taken as it is, also where files need no time to settle."""
+
+FAILURES_HEADER = ("participant_id", "key", "exception")
+
+
+Members = dict[str, list[tuple[str, RemoteObject | None]]]
+"""By entry: names relative to the landing zone's prefix, each with its object, None where it is not listed."""
+
+
+class RemoteFiles:
+    """What a program may look at to say which objects make its cases; all names are relative to the landing zone's prefix."""
+
+    def __init__(self, landing: "S3Landing", program: str) -> None:
+        self.landing, self.program = landing, program
+
+    @cached_property
+    def objects(self) -> dict[str, RemoteObject]:
+        """What is listed below the program's folder, by name such as `rt_dose/case-1/1.dcm`."""
+        return {self.landing.place.name(key): found for key, found in self.landing.listed(self.program).items()}
+
+    def fetch(self, names: Sequence[tuple[str, str]], into: Path) -> tuple[dict[str, Path], list[Failure]]:
+        """Local files of (participant_id, name) by name, and a row for each that could not be had; names need not be listed."""
+        place = self.landing.place
+        wanted = [Wanted(participant, place.key(name)) for participant, name in names]
+        paths, failures = self.landing.staging.fetch(wanted, into, self.landing.listed(self.program))
+        return {place.name(key): path for key, path in paths.items()}, failures
+
+
+class S3Landing:
+    """One bucket and prefix; `home` keeps the index, the staging cache and the manifests of batches."""
+
+    def __init__(self, place: Place, home: Path, fresh_s: float, limit_bytes: float) -> None:
+        self.place, self.home, self.fresh_s, self.limit_bytes = place, home, max(fresh_s, LEAST_FRESH_S), limit_bytes
+        self._listings: dict[str, tuple[float, dict[str, RemoteObject]]] = {}
+        self._grouped: dict[str, tuple[float, Members]] = {}
+
+    @cached_property
+    def client(self) -> Any:
+        """The client; raises ConfigurationError when the environment lacks something."""
+        return bucket.client()
+
+    @cached_property
+    def staging(self) -> Staging:
+        """The cache of fetched objects."""
+        return Staging(self.client, self.place.bucket, self.home / "staging", self.limit_bytes)
+
+    @property
+    def manifests(self) -> Path:
+        return self.home / "landing" / ".batches"
+
+    @property
+    def manifest_folders(self) -> tuple[Path, ...]:
+        return (self.manifests,)
+
+    def title(self, program: str) -> str:
+        return f"{self.place}/{program}"
+
+    def there(self, program: str) -> bool:
+        return bool(self.listed(program))
+
+    def refresh(self) -> None:
+        index.forget(self.home / "staging" / "index")
+        self._listings.clear()
+
+    def listed(self, program: str) -> dict[str, RemoteObject]:
+        """Objects of a program by whole key, listed anew when the last listing is older than files take to settle."""
+        now = time.time()
+        if program in self._listings and 0 <= now - self._listings[program][0] < self.fresh_s:
+            return self._listings[program][1]
+        try:
+            folder = self.home / "staging" / "index"
+            found = index.listed(self.client, self.place, f"{program}/", folder, self.fresh_s, now)
+        except RemoteFailed as error:
+            told = f"{self.title(program)} can't be read: {error}; nothing of it is lost, it is taken in when it can be read"
+        else:
+            self._listings[program] = now, found
+            return found
+        raise LandingUnreadable(told)
+
+    def _members(self, program: str) -> Members:
+        from med_assets import program as programs
+
+        listed = self.listed(program)
+        at = self._listings[program][0]
+        if self._grouped.get(program, (None,))[0] != at:
+            found: Members = {}
+            for participant, name in programs.get(program).remote_keys(RemoteFiles(self, program)):
+                found.setdefault(participant, []).append((name, listed.get(self.place.key(name))))
+            self._grouped[program] = at, found
+        return self._grouped[program][1]
+
+    def _entry(self, name: str, members: Sequence[tuple[str, RemoteObject | None]]) -> Entry:
+        seen = sorted((key, found.size, found.etag) if found else (key, 0, ABSENT) for key, found in members)
+        changed = max((found.modified for _, found in members if found), default=0.0)
+        return Entry(name, digest(seen), changed, len(seen))
+
+    def look(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
+        return [self._entry(name, members) for name, members in sorted(self._members(program).items())], []
+
+    def read(self, program: str, name: str) -> Entry | None:
+        members = self._members(program).get(name)
+        return self._entry(name, members) if members else None
+
+    def hashes(self, program: str, name: str) -> list[tuple[str, str]] | None:
+        found = []
+        for key, one in self._members(program).get(name, ()):
+            sha256 = self.staging.sha256(one) if one else None
+            if sha256 is None:
+                return None
+            found.append((key.removeprefix(f"{program}/"), sha256))
+        return sorted(found)
+
+    def bring(self, program: str, name: str, scratch: Path) -> Files:
+        members = self._members(program).get(name, ())
+        wanted = [Wanted(name, self.place.key(key)) for key, _ in members]
+        paths, failures = self.staging.fetch(wanted, scratch, self.listed(program))
+        names = {path: self.place.name(key).removeprefix(f"{program}/") for key, path in paths.items()}
+        return Files(scratch, list(paths.values()), failures, names)
+
+    def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
+        listed = self.listed(program)
+        keys = {name: self.place.key(f"{program}/{name}") for name in names}
+        wanted = [Wanted("", key) for key in keys.values() if key in listed]
+        paths, _ = self.staging.fetch(wanted, scratch, listed)
+        return {name: paths[key] for name, key in keys.items() if key in paths}
+
+
+def by_folder(objects: Mapping[str, RemoteObject], program: str) -> list[tuple[str, str]]:
+    """All objects below a program's folder, each with the entry that its path says."""
+    named = ((entry_name(name.removeprefix(f"{program}/").split("/")), name) for name in objects)
+    return [(entry, name) for entry, name in named if entry is not None]
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write rows of what could not be fetched as CSV, or take an older table away when there are none."""
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(FAILURES_HEADER)
+        table.writerows((row.participant_id, row.key, row.exception) for row in failures)

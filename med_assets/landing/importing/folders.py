@@ -1,0 +1,116 @@
+"""One folder of the landing zone per imported case: written once, replaced when its source was corrected, never mixed up."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from med_assets.errors import CaseRejected, DiskFull, RemoteFailed
+from med_assets.landing.importing.report import ImportReport
+from med_assets.storage.files import digest, file_sha256, read_json, write_json
+
+RECORDS = ".imported"
+"""Folder of the destination, hidden from intake, that holds by name what each case was made of."""
+
+MAX_CHARS = 64
+"""Longest identifier: what VR LO holds, the type of PatientID."""
+
+NAME_TAKEN = (
+    "expected a new name, or the source that this folder was imported from; got a case from another source, or of an "
+    "earlier version, with this name and other content. Rename the source, or remove the folder"
+)
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+
+
+def identifier(raw: str) -> str:
+    """An ASCII identifier of at most 64 characters for a name of any script: different names never give the same one.
+
+    A plain name (letters, digits, `_`, `.` and `-`) stays. Any other keeps its plain characters for people, and gets a hash of
+    the whole name, so that what is dropped (accents, blanks, other scripts) still tells patients apart.
+    """
+    if _PLAIN.match(raw) and len(raw) <= MAX_CHARS:
+        return raw
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", raw).strip("._") or "name"
+    return f"{readable[:47]}-{hashlib.sha256(raw.encode(errors='surrogateescape')).hexdigest()[:16]}"
+
+
+def content_of(paths: Iterable[Path], *more: Any) -> str:
+    """Hash of the bytes of files, of all files below folders, and of other values; what is absent counts as absent."""
+    found: list[Any] = list(more)
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if not file.is_dir():
+                found.append([file.name, file_sha256(file) if file.is_file() else None])
+    return digest(*found)
+
+
+class CaseFolders:
+    """The case folders below `dest` that one import writes, and what happened to each."""
+
+    def __init__(self, dest: Path) -> None:
+        self.dest = dest
+        self.imported: list[str] = []
+        self.existing: list[str] = []
+        self.updated: list[str] = []
+        self.skipped: dict[str, str] = {}
+
+    def write(self, name: str, source: Path | str, content: str, write: Callable[[Path], None]) -> bool:
+        """Make `dest/name` by `write(folder)`, which appears only when complete; False where the case is skipped.
+
+        `source` is where the case comes from, a path or the address of a bucket, and `content` the hash of what it is made of.
+        The same content is left alone. Other content replaces the folder only where it comes from the same source, as a
+        corrected label does; from elsewhere it may be another patient, and is skipped as `name_taken`. A folder without a record
+        is one of an earlier version: it stays where it holds the very files that would be written. Whatever fails skips this
+        case alone.
+        """
+        folder, record = self.dest / name, self.dest / RECORDS / f"{name}.json"
+        address = str(source.resolve()) if isinstance(source, Path) else source
+        made_of = {"source": digest(address), "content": content}
+        before = read_json(record) if record.is_file() else {}
+        part = self.dest / f".{name}.part"
+        try:
+            if folder.exists():
+                if before.get("content") == content:
+                    self.existing.append(name)
+                    return True
+                if before and before.get("source") != made_of["source"]:
+                    raise CaseRejected(
+                        "name_taken",
+                        NAME_TAKEN,
+                    )
+            shutil.rmtree(part, ignore_errors=True)
+            write(part)
+            if folder.exists() and not before:
+                if content_of([part]) != content_of([folder]):
+                    raise CaseRejected("name_taken", NAME_TAKEN)
+                write_json(record, made_of)
+                self.existing.append(name)
+                return True
+            replaced = folder.exists()
+            if replaced:
+                old = self.dest / f".{name}.old"
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+                part.rename(folder)
+                shutil.rmtree(old)
+            else:
+                part.rename(folder)
+            write_json(record, made_of)
+            (self.updated if replaced else self.imported).append(name)
+            return True
+        except CaseRejected as rejected:
+            self.skipped[name] = f"{rejected.code}: {rejected.message}"
+        except (DiskFull, RemoteFailed):  # no fault of the case
+            raise
+        except Exception as error:  # one bad case never stops an import; the text of a foreign error may hold names
+            self.skipped[name] = f"import_failed: reading this case failed with {type(error).__name__}; check its files"
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return False
+
+    def report(self) -> ImportReport:
+        """What happened to each case."""
+        return ImportReport(tuple(self.imported), tuple(self.existing), self.skipped, tuple(self.updated))

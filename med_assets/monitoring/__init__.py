@@ -1,0 +1,1 @@
+"""The champion on every batch, and drift of measured facts."""

@@ -1,0 +1,166 @@
+"""Drift: whether the facts of new cases are distributed as those of the cases that the champion was trained on."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from med_assets import program
+from med_assets.experiments import policies
+from med_assets.metrics.multiple import holm
+from med_assets.settings import Workspace
+from med_assets.storage.files import read_json
+from med_assets.storage.provenance import used_cases
+from med_assets.storage.result import accepted
+
+POOLED = "since_training"
+"""Name, in place of a batch, of all cases together that came in batches after the champion's newest training case."""
+
+KS = "two-sample Kolmogorov-Smirnov: largest difference of the distribution functions"
+SHARES = "total variation distance of the shares, permutation test"
+PERMUTATIONS = 4999
+"""Permutations of the test of shares: the least p it can give is 1 in 5000, below 0.05 / 100 facts."""
+SEED = 20260101
+
+
+def _facts(ws: Workspace, program_name: str) -> pd.DataFrame:
+    """Facts of every accepted case that was not withdrawn, in its newest version, with the batches that brought it and its first."""
+    good = {(row["batch"], row["case_id"]) for row in accepted(ws.lake.rows("prepared_cases", program_name))}
+    withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
+    frame = ws.lake.read(program.fact_table(program_name), program_name).sort_values("batch", kind="stable")
+    kept = [
+        (batch, case) in good and case not in withdrawn
+        for batch, case in zip(frame["batch"], frame["case_id"], strict=True)
+    ]
+    frame = frame[np.array(kept, bool)]
+    first = frame.groupby("case_id")["batch"].transform("min")
+    return frame.assign(first_batch=first).drop_duplicates("case_id", keep="last")
+
+
+def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) -> list[dict[str, Any]]:
+    """Compare a batch, or with POOLED all cases since training, with the training cases of a checkpoint; a row per fact.
+
+    Cases of the batch that were trained on are left out. Numbers are compared by the Kolmogorov-Smirnov distance (exact p
+    for small samples, conservative where values repeat), booleans and words by their shares. p is adjusted over the
+    facts of the comparison by Holm's method. `drifted` is true where the adjusted p is below `drift_alpha` and the distance
+    at least `drift_distance`, and undefined, as are distance and p, with fewer than `drift_min_cases` values on a side. Facts
+    whose values are of one case each, such as hashes, and words that are the same in all cases are left out.
+    """
+    rule, facts = policies.of(program_name).monitoring, program.get(program_name).facts
+    frame = _facts(ws, program_name)
+    cases = used_cases(read_json(ws.store.fetch(checkpoint) / "provenance.json"))
+    trained = {case["case_id"] for case in cases if case["split"] == "train"}
+    known = frame["case_id"].isin(trained)
+    reference = frame[known]
+    if batch == POOLED:
+        new = frame[frame["first_batch"] > max(reference["first_batch"], default="")]
+    else:
+        new = frame[~known & (frame["batch"] == batch)]
+    rows: list[dict[str, Any]] = []
+    for name, fact in facts.items():
+        if fact.of_one_case:
+            continue
+        number = pa.types.is_floating(fact.type) or pa.types.is_integer(fact.type)
+        sides = [[value for value in side[name] if not _missing(value)] for side in (reference, new)]
+        if pa.types.is_string(fact.type) and sides[0] and len({value for side in sides for value in side}) == 1:
+            continue
+        enough = min(map(len, sides)) >= rule.drift_min_cases
+        distance, p = (ks if number else shares)(*sides) if enough else (None, None)
+        rows.append(
+            {"program": program_name, "batch": batch, "checkpoint": checkpoint, "fact": name, "unit": fact.unit}
+            | {"convention": KS if number else SHARES, "reference": _summary(sides[0], number)}
+            | {"found": _summary(sides[1], number), "n_reference": len(sides[0]), "n": len(sides[1])}
+            | {"distance": distance, "p": p}
+        )
+    adjusted = holm([row["p"] for row in rows])
+    for row, p in zip(rows, adjusted, strict=True):
+        small = row["distance"] is not None and row["distance"] < rule.drift_distance
+        row |= {"p_adjusted": p, "drifted": None if p is None else p < rule.drift_alpha and not small}
+    return rows
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def ks(reference: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
+    """Kolmogorov-Smirnov distance of two samples, 0 to 1, and its two-sided p."""
+    from scipy.stats import ks_2samp
+
+    found = ks_2samp(np.asarray(reference, float), np.asarray(new, float), method="auto")
+    return float(found.statistic), float(found.pvalue)
+
+
+def shares(reference: Sequence[Any], new: Sequence[Any]) -> tuple[float, float]:
+    """Total variation distance of the shares of each value, 0 to 1, and the p of its permutation test."""
+    values = sorted({str(value) for value in (*reference, *new)})
+    if len(values) == 1:
+        return 0.0, 1.0
+    counts = [np.array([list(map(str, side)).count(value) for value in values]) for side in (reference, new)]
+    total, n_new, n = counts[0] + counts[1], len(new), len(reference) + len(new)
+
+    def distance(drawn: np.ndarray) -> np.ndarray:
+        return np.asarray(np.abs(drawn / n_new - (total - drawn) / (n - n_new)).sum(axis=-1) / 2)
+
+    # Only counts matter, so a permutation is a draw of the new cases from all of them without putting back.
+    generator = np.random.default_rng(SEED)
+    drawn = generator.multivariate_hypergeometric(total, n_new, size=PERMUTATIONS, method="marginals")
+    found = float(distance(counts[1]))
+    beyond = int((distance(drawn) >= found - 1e-12).sum())
+    return found, (beyond + 1) / (PERMUTATIONS + 1)
+
+
+def _summary(values: Sequence[Any], number: bool) -> str:
+    """Median and quartiles of numbers, or the shares of values, for people; empty for none."""
+    if not values:
+        return ""
+    if number:
+        low, middle, high = np.percentile(np.asarray(values, float), [25, 50, 75])
+        return f"{middle:.4g} ({low:.4g} to {high:.4g})"
+    return ", ".join(
+        f"{value}: {count / len(values):.0%}" for value, count in sorted(Counter(map(str, values)).items())
+    )
+
+
+def newest(ws: Workspace, program_name: str, checkpoint: str) -> list[dict[str, Any]]:
+    """Recorded rows of the newest monitored batch and of all cases since training, of this checkpoint."""
+    rows = [row for row in ws.lake.rows("drift", program_name) if row["checkpoint"] == checkpoint]
+    last = max((row["batch"] for row in rows if row["batch"] != POOLED), default=None)
+    return [row for row in rows if row["batch"] in (POOLED, last)]
+
+
+def drift_table(ws: Workspace, program_name: str) -> pd.DataFrame:
+    """Drift for people, of the champion: all cases since its training and the newest batch, the least likely first."""
+    from med_assets.promotion.stage import current
+
+    now = current(ws, program_name)
+    rows = newest(ws, program_name, now["checkpoint"]) if now else []
+    rows.sort(
+        key=lambda row: (row["batch"] != POOLED, row["p_adjusted"] is None, row["p_adjusted"] or 0.0, row["fact"])
+    )
+    table = [
+        {
+            "cases": row["batch"].replace("_", " ") if row["batch"] == POOLED else row["batch"],
+            "fact": f"{row['fact']} ({row['unit']})" if row["unit"] else row["fact"],
+            "training": f"{row['reference']} n = {row['n_reference']}".strip(),
+            "new": f"{row['found']} n = {row['n']}".strip(),
+            "distance": "undefined" if row["distance"] is None else f"{row['distance']:.2f}",
+            "p, adjusted": "undefined" if row["p_adjusted"] is None else f"{row['p_adjusted']:.3g}",
+            "drifted": "undefined" if row["drifted"] is None else "yes" if row["drifted"] else "no",
+        }
+        for row in rows
+    ]
+    return pd.DataFrame(table, columns=["cases", "fact", "training", "new", "distance", "p, adjusted", "drifted"])
+
+
+def drifted_facts(ws: Workspace, program_name: str) -> tuple[str, ...]:
+    """Facts in which all cases since the champion's training drift from its training set, computed now; none without one."""
+    from med_assets.promotion.stage import current
+
+    now = current(ws, program_name)
+    rows = drift_rows(ws, program_name, now["checkpoint"], POOLED) if now else []
+    return tuple(row["fact"] for row in rows if row["drifted"])

@@ -1,0 +1,269 @@
+"""The champion on every intake batch: which batches wait for it, its scores, and whether they stay within control limits."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.evaluation.stage import INTERVAL, SEED, cell, demand_scores, record_failures, score_cases, score_key
+from med_assets.experiments import policies
+from med_assets.launch.training import stored_checkpoint
+from med_assets.metrics.bootstrap import mean_with_interval
+from med_assets.monitoring.drift import POOLED, drift_rows, drift_table
+from med_assets.program import Metric
+from med_assets.promotion.stage import current
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, read_json
+from med_assets.storage.provenance import used_cases
+from med_assets.storage.result import StageResult, accepted
+
+LIMITS_RULE = (
+    "Limits: the mean of the earliest batches' cases, plus and minus t * s * sqrt(1/n + 1/N) for a batch of n cases, with s "
+    "the standard deviation of the N earliest cases and t of Student's distribution (prediction interval of a mean)"
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One batch on the chart of one metric. Cases that the champion has seen are left out.
+
+    `low` and `high` are the bootstrap interval of `mean`, `lower` and `upper` the control limits: None for a batch of the
+    baseline and while the baseline is too small. All values in the metric's unit.
+    """
+
+    batch: str
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    lower: float | None = None
+    upper: float | None = None
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the batch lies outside its control limits."""
+        return self.lower is not None and self.upper is not None and not self.lower <= self.mean <= self.upper
+
+
+def deciding_metrics(program_name: str) -> tuple[Metric, ...]:
+    """The metrics that are watched: the primary one and those guarded."""
+    chosen = program.get(program_name)
+    return (chosen.primary_metric, *chosen.guarded_metrics)
+
+
+def batches_of(ws: Workspace, program_name: str) -> list[str]:
+    """Batches that were prepared, oldest first."""
+    return [name.split("/", 1)[1] for name in ws.lake.partitions("prepared_cases", program_name)]
+
+
+def _state(ws: Workspace, program_name: str, checkpoint: str, batch: str) -> set[tuple[str, str]]:
+    """What the scores of a batch should be: its accepted cases, each with the key of its scores."""
+    return {(case["case_id"], case["score"]) for case in _cases(ws, program_name, checkpoint, batch)}
+
+
+def _cases(ws: Workspace, program_name: str, checkpoint: str, batch: str) -> list[dict[str, Any]]:
+    cases = accepted(ws.lake.rows("prepared_cases", f"{program_name}/{batch}"))
+    return [case | {"score": score_key(ws, program_name, checkpoint, case["artifact"])} for case in cases]
+
+
+def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
+    """Batches on which the champion was not scored yet, oldest first, each with a hash of what its scores will be made of.
+
+    A batch counts as scored when the table holds the champion's scores of all its accepted cases as they are now.
+    """
+    now = current(ws, program_name)
+    if now is None:
+        return {}
+    found = {}
+    for batch in batches_of(ws, program_name):
+        state, partition = _state(ws, program_name, now["checkpoint"], batch), f"{program_name}/{batch}"
+        scored = {(row["case_id"], row["score"]) for row in ws.lake.rows("monitoring", partition)}
+        if scored != state or not ws.lake.has("monitoring", partition):
+            found[batch] = digest(sorted(state))
+    return found
+
+
+def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = None) -> StageResult:
+    """Score the champion on the accepted cases of these batches, or of all that wait; scores in the store are reused.
+
+    Cases that the champion was trained on, or chosen by, are marked `seen_in_training` and stay out of the headline, which
+    is over all batches that were ever scored with this champion. Drift of each batch, and of all new cases together, goes
+    along. Raises ScoringFailed where every case failed; what failed is in the table `failures`.
+    """
+    now = current(ws, program_name)
+    chosen = list(waiting(ws, program_name)) if batches is None else list(batches)
+    if now is not None:
+        stored_checkpoint(ws, program_name, now)
+    else:
+        for batch in chosen:
+            ws.lake.write("monitoring", f"{program_name}/{batch}", [])
+        note = "there is no champion yet; nothing was scored"
+        return StageResult(digest("no champion"), {"new": 0, "reused": 0}, {"note": note})
+    counts, written = {"new": 0, "reused": 0}, []
+    failures: dict[str, str] = {}
+    scored: set[str] = set()
+    for batch in chosen:
+        rows, done, failed = _score(ws, program_name, now["checkpoint"], batch)
+        ws.lake.write("monitoring", f"{program_name}/{batch}", rows)
+        ws.lake.write("drift", f"{program_name}/{batch}", drift_rows(ws, program_name, now["checkpoint"], batch))
+        counts = {name: counts[name] + done[name] for name in counts}
+        failures |= failed
+        scored |= {row["case_id"] for row in rows}
+        written.append([batch, rows])
+    record_failures(ws, program_name, "monitoring", now["experiment"], now["checkpoint"], failures)
+    demand_scores(scored, failures, program_name)
+    ws.lake.write("drift", f"{program_name}/{POOLED}", drift_rows(ws, program_name, now["checkpoint"], POOLED))
+    return StageResult(
+        data_version=digest(now["checkpoint"], written),
+        counts=counts | {"failed": len(failures), "batches": len(chosen)},
+        summary={
+            "checkpoint": now["checkpoint"],
+            "headline": headline(ws, program_name),
+            "interval": INTERVAL,
+            "control": LIMITS_RULE,
+            "failures": failures,
+        },
+        tables={"batches": trend_table(ws, program_name), "drift": drift_table(ws, program_name)},
+        images=draw(ws, program_name),
+    )
+
+
+def _score(
+    ws: Workspace, program_name: str, checkpoint: str, batch: str
+) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, str]]:
+    cases = _cases(ws, program_name, checkpoint, batch)
+    keys = {case["case_id"]: case["score"] for case in cases}
+    seen = {case["case_id"] for case in used_cases(read_json(ws.store.fetch(checkpoint) / "provenance.json"))}
+    scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
+    wanted = {(metric.name, metric.subject) for metric in deciding_metrics(program_name)}
+    rows = [
+        {"program": program_name, "batch": batch, "checkpoint": checkpoint, "case_id": case_id}
+        | {"score": keys[case_id], "seen_in_training": case_id in seen}
+        | {name: score[name] for name in ("metric", "subject", "value", "unit", "truth")}
+        for case_id in sorted(scores)
+        for score in scores[case_id]
+        if (score["metric"], score["subject"]) in wanted
+    ]
+    return rows, counts, failures
+
+
+def _unseen(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
+    """Rows of the champion on cases it has not seen, each case once, in its newest batch, with its patient; by batch."""
+    now = current(ws, program_name)
+    if now is None:
+        return []
+    patients, newest = {}, {}
+    for case in sorted(accepted(ws.lake.rows("prepared_cases", program_name)), key=lambda case: case["batch"]):
+        patients[case["case_id"]], newest[case["case_id"]] = case["patient_id"], case["batch"]
+    withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
+    return [
+        row | {"patient_id": patients[row["case_id"]]}
+        for row in sorted(ws.lake.rows("monitoring", program_name), key=lambda row: row["batch"])
+        if row["checkpoint"] == now["checkpoint"]
+        and not row["seen_in_training"]
+        and row["value"] is not None
+        and row["case_id"] not in withdrawn
+        and newest.get(row["case_id"]) == row["batch"]
+    ]
+
+
+def _of(rows: Sequence[dict[str, Any]], metric: Metric) -> list[dict[str, Any]]:
+    return [row for row in rows if (row["metric"], row["subject"]) == (metric.name, metric.subject)]
+
+
+def headline(ws: Workspace, program_name: str) -> dict[str, str]:
+    """By metric the champion's mean with interval and n over all monitored cases that it has not seen."""
+    rows, found = _unseen(ws, program_name), {}
+    for metric in deciding_metrics(program_name):
+        of_metric = _of(rows, metric)
+        values = mean_with_interval(
+            [row["value"] for row in of_metric],
+            SEED,
+            groups=[row["patient_id"] for row in of_metric],
+            strata=[row["truth"] for row in of_metric] if metric.by_class else None,
+        )
+        text = cell({"mean": values.mean, "low": values.low, "high": values.high, "n": values.n})
+        found[metric.name] = f"{text}{metric.after}" if text else "undefined: no case that the champion has not seen"
+    return found
+
+
+def trend(ws: Workspace, program_name: str) -> dict[str, list[Point]]:
+    """By metric the batches in their order, with control limits after the baseline.
+
+    The baseline are the earliest batches that together hold `control_cases` cases. A later batch of n cases lies within the
+    prediction interval of the mean of n cases given the N of the baseline, assuming independent cases: mean ± t(1 -
+    alpha/2, N - 1) * s * sqrt(1/n + 1/N). Source: Hahn and Meeker, Statistical Intervals (1991), section 4.7. Unlike fixed
+    limits it is as wide as small batches and a small baseline demand.
+    """
+    from scipy.stats import t
+
+    rule, rows = policies.of(program_name).monitoring, _unseen(ws, program_name)
+    found: dict[str, list[Point]] = {}
+    for metric in deciding_metrics(program_name):
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in _of(rows, metric):
+            groups.setdefault(row["batch"], []).append(row)
+        points: list[Point] = []
+        base: list[float] = []
+        limits: tuple[float, float] | None = None
+        for batch, members in groups.items():
+            values = [float(row["value"]) for row in members]
+            mean = mean_with_interval(
+                values,
+                SEED,
+                groups=[row["patient_id"] for row in members],
+                strata=[row["truth"] for row in members] if metric.by_class else None,
+            )
+            middle_of = mean.mean if metric.by_class else math.fsum(values) / len(values)
+            lower = upper = None
+            if limits is not None:
+                middle, spread = limits
+                reach = spread * math.sqrt(1 / len(values) + 1 / len(base))
+                lower, upper = metric.range.cut(middle - reach), metric.range.cut(middle + reach)
+            else:
+                base += values
+                if len(base) >= rule.control_cases:
+                    series = pd.Series(base)
+                    quantile = float(t.ppf(1 - rule.control_alpha / 2, len(base) - 1))
+                    limits = float(series.mean()), quantile * float(series.std())
+            assert middle_of is not None
+            points.append(Point(batch, middle_of, mean.low, mean.high, len(values), lower, upper))
+        found[metric.name] = points
+    return found
+
+
+def trend_table(ws: Workspace, program_name: str) -> pd.DataFrame:
+    """The trend for people: a row per metric and batch."""
+    units = {metric.name: metric.unit for metric in deciding_metrics(program_name)}
+    rows = [
+        {
+            "metric": name,
+            "batch": point.batch,
+            "mean": cell({"mean": point.mean, "low": point.low, "high": point.high, "n": point.n}),
+            "limits": "baseline" if point.lower is None else f"{point.lower:.2f} to {point.upper:.2f}",
+            "in control": "no" if point.beyond else "" if point.lower is None else "yes",
+            "unit": units[name],
+        }
+        for name, points in trend(ws, program_name).items()
+        for point in points
+    ]
+    return pd.DataFrame(rows, columns=["metric", "batch", "mean", "limits", "in control", "unit"])
+
+
+def draw(ws: Workspace, program_name: str) -> dict[str, Path]:
+    """One plot per metric of the champion over batches, where there are any."""
+    from med_assets.reporting.plots import plot_trend
+
+    folder, found, lines = ws.reports / program_name / "plots", {}, trend(ws, program_name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for metric in deciding_metrics(program_name):
+        points = lines[metric.name]
+        if points:
+            table = pd.DataFrame([vars(point) | {"beyond": point.beyond} for point in points])
+            name = f"trend_{metric.name}"
+            found[name] = plot_trend(folder / f"{name}.png", table, metric=metric.name, unit=metric.shown_unit)
+    return found

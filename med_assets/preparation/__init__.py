@@ -1,0 +1,1 @@
+"""From de-identified DICOM to arrays and measured facts, and their audit."""

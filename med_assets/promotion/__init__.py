@@ -1,0 +1,1 @@
+"""The gate, the champion and its history."""

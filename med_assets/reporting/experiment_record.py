@@ -1,0 +1,230 @@
+"""The record of one experiment: its figures, and an executed notebook in which every sentence follows from a number by rule.
+
+Nothing is drawn or executed again while what it shows is as it was. The record of an earlier checkpoint moves to
+`earlier/<checkpoint>/` when a new one is evaluated, with its figures and outputs.
+"""
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from med_assets import program
+from med_assets.dataset.stage import dataset_version
+from med_assets.errors import ConfigurationError
+from med_assets.evaluation import runs
+from med_assets.evaluation.finetuning import recorded as fine_tuning_record
+from med_assets.evaluation.stage import NO_CASE, checkpoint_facts, found_no_case, paired, primary_scores
+from med_assets.experiments.configuration import Experiment, from_json
+from med_assets.launch.training import checkpoint_of, stored_checkpoint
+from med_assets.metrics.bootstrap import Interval
+from med_assets.promotion.stage import current
+from med_assets.reporting.figures import Drawn, draw
+from med_assets.reporting.run_status import Standing, standing_of, verdict_of
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, file_sha256, read_json, write_json
+from med_assets.storage.result import StageResult
+from med_assets.storage.versions import version_of, versioned
+
+RECORD = "record.json"
+
+EARLIER = "earlier"
+
+READ = ("training_history", "evaluation", "evaluation_cases", "runs")
+"""Tables of which a notebook's cells read the experiment's own part."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """All that a notebook is written from."""
+
+    program: str
+    name: str
+    run: Mapping[str, Any]
+    configured: Experiment
+    result: Mapping[str, Any]
+    made: Mapping[str, Any]
+    standing: Standing
+    verdict: Mapping[str, Any] | None
+    scores: tuple[Mapping[str, Any], ...]
+    """The deciding metrics of the evaluation, aggregated, a row per split and metric."""
+    worst: tuple[Mapping[str, Any], ...]
+    """The held-out cases with the worst primary metric, worst first."""
+    differences: Mapping[str, Interval]
+    """Paired difference in the primary metric on validation, this minus the other, by what the other is."""
+    last_epoch: int | None
+    """The last epoch of its history, None where it has one only; the first is 0 where training validated what it began with."""
+    doubts: tuple[str, ...]
+    tuned: Mapping[str, Any] | None
+    costs: Mapping[str, float]
+    crossval: int
+    """Cases of a cross-validation of this experiment, 0 where there is none."""
+    dataset_now: str
+    figures: Drawn
+    artifacts: Mapping[str, Path]
+    """Files and folders that belong to it, by what they are."""
+    home: Path
+    folder: Path
+    """Where the notebook is."""
+
+    def relative(self, path: Path) -> str:
+        """A path as the notebook names it: relative to the home."""
+        return Path(os.path.relpath(path, self.home)).as_posix()
+
+
+def folder_of(ws: Workspace, program_name: str, name: str) -> Path:
+    """Where the record of an experiment is."""
+    return ws.reports / program_name / "experiments" / name
+
+
+def notebook_of(ws: Workspace, run: Mapping[str, Any]) -> Path | None:
+    """The notebook of a run, also where that is of an earlier checkpoint; None where it was never written."""
+    folder = folder_of(ws, run["program"], run["experiment"])
+    for place in (folder, folder / EARLIER / run["checkpoint"].rpartition("/")[2]):
+        record = place / RECORD
+        if record.is_file() and (kept := read_json(record))["checkpoint"] == run["checkpoint"]:
+            path = place / str(kept["notebook"])
+            return path if path.is_file() else None
+    return None
+
+
+def command_of(run: Mapping[str, Any]) -> str:
+    """The command that trains a run again, with the variables that it depends on."""
+    words = ["med-assets", "train", f"{run['program']}/{run['experiment']}"]
+    return " ".join(filter(None, (run["environment"], shlex.join(words), run["overrides"])))
+
+
+@versioned("1")
+def record(ws: Workspace, program_name: str, name: str) -> StageResult:
+    """Draw the figures of an experiment's checkpoint and write its notebook, executed.
+
+    Nothing is written where no case could be scored. Raises ConfigurationError when it was not trained, or not evaluated since; MedAssetsError when a cell of the notebook fails.
+    """
+    from med_assets.reporting.notebook import cells
+    from med_assets.reporting.notebooks import write_notebook
+
+    checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
+    folder = folder_of(ws, program_name, name)
+    _set_aside(folder, checkpoint)
+    if found_no_case(ws, program_name, name):
+        return StageResult(
+            digest(checkpoint, NO_CASE), {"executed": 0, "drawn": 0}, {"note": NO_CASE, "checkpoint": checkpoint}
+        )
+    facts = gather(ws, program_name, name, checkpoint)
+    written = cells(facts)
+    path = folder / f"{(facts.run['trained_at'] or 'undated')[:10]}_{name}.ipynb"
+    parts = [ws.lake.root / table / f"{program_name}/{name}.parquet" for table in READ[:3]]
+    parts += [ws.lake.root / table / f"{program_name}.parquet" for table in ("dataset", "splits")]
+    key = digest(
+        version_of(record),
+        [dataclasses.astuple(cell) for cell in written],
+        [file_sha256(one) for one in parts if one.is_file()],
+    )
+    kept = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    fresh = kept.get("key") != key or not path.is_file() or kept.get("sha256") != file_sha256(path)
+    if fresh:
+        write_notebook(path, written, private=(str(ws.home), str(Path.home()) + os.sep))
+        if kept.get("notebook") not in (None, path.name):
+            (folder / kept["notebook"]).unlink(missing_ok=True)
+        write_json(
+            folder / RECORD,
+            {"key": key, "checkpoint": checkpoint, "notebook": path.name, "sha256": file_sha256(path)},
+        )
+    return StageResult(
+        data_version=digest(key, facts.figures.hashes),
+        counts={"executed": int(fresh), "drawn": len(facts.figures.captions) * facts.figures.fresh},
+        summary={
+            "notebook": facts.relative(path),
+            "figures": [facts.relative(folder / "figures" / file) for file in facts.figures.hashes],
+            "status": facts.standing.told,
+            "checkpoint": checkpoint,
+        },
+    )
+
+
+def _set_aside(folder: Path, checkpoint: str) -> None:
+    """Move the record of another checkpoint to its own folder, figures and all."""
+    kept = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    if kept.get("checkpoint") in (None, checkpoint):
+        return
+    aside = folder / EARLIER / str(kept["checkpoint"]).rpartition("/")[2]
+    aside.mkdir(parents=True, exist_ok=True)
+    for file in (str(kept["notebook"]), "figures", RECORD):
+        if (folder / file).exists() and not (aside / file).exists():
+            (folder / file).rename(aside / file)
+
+
+def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Facts:
+    """Read all that is known of an experiment's checkpoint, and draw its figures. Raises ConfigurationError."""
+    partition, chosen = f"{program_name}/{name}", program.get(program_name)
+    evaluated = [row for row in ws.lake.rows("evaluation", partition) if row["checkpoint"] == checkpoint]
+    if not evaluated:
+        raise ConfigurationError(
+            f"{partition}: expected an evaluation of {checkpoint}, got none; run `med-assets evaluate {partition}` first"
+        )
+    stored = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
+    configured = from_json(program_name, (stored / "experiment.json").read_text(encoding="utf-8"))
+    runs.record_run(ws, program_name, name, checkpoint_of(ws, program_name, name), configured)
+    run = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, checkpoint))[0]
+    cases = ws.lake.rows("evaluation_cases", partition)
+    history = ws.lake.rows("training_history", partition)
+    folder = folder_of(ws, program_name, name)
+    crossval = {row["case_id"] for row in ws.lake.rows("crossval_cases", partition)}
+    metric = chosen.primary_metric
+    of_primary = [
+        row
+        for row in cases
+        if (row["metric"], row["subject"]) == (metric.name, metric.subject) and row["value"] is not None
+    ]
+    of_primary.sort(key=lambda row: (-row["value"] if metric.lower_is_better else row["value"], row["case_id"]))
+    return Facts(
+        program=program_name,
+        name=name,
+        run=run,
+        configured=configured,
+        result=read_json(stored / "result.json"),
+        made=read_json(stored / "provenance.json"),
+        standing=standing_of(ws, program_name, run),
+        verdict=verdict_of(ws, program_name, name, checkpoint),
+        scores=tuple(ws.lake.rows(runs.SCORES, runs.partition(program_name, name, checkpoint)) or _deciding(chosen, evaluated)),
+        worst=tuple(of_primary[:3]),
+        differences=_differences(ws, program_name, name, checkpoint),
+        last_epoch=max(epochs) if len(epochs := {row["epoch"] for row in history}) > 1 else None,
+        doubts=tuple(chosen.doubts(cases, history)),
+        tuned=fine_tuning_record(ws, program_name, name),
+        costs=checkpoint_facts(ws, program_name, checkpoint),
+        crossval=len(crossval),
+        dataset_now=dataset_version(ws.lake.rows("dataset", program_name)),
+        figures=draw(ws, program_name, name, checkpoint, run["best_epoch"]),
+        artifacts={
+            "checkpoint: weights, configuration, history, provenance": stored,
+            "predictions and scores, a row per case": ws.lake.root / "evaluation_cases" / f"{partition}.parquet",
+            "aggregated scores": ws.lake.root / "evaluation" / f"{partition}.parquet",
+            "training history": ws.lake.root / "training_history" / f"{partition}.parquet",
+        },
+        home=ws.home,
+        folder=folder,
+    )  # fmt: skip
+
+
+def _deciding(chosen: program.Program, evaluated: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    wanted = {(metric.name, metric.subject) for metric in (chosen.primary_metric, *chosen.guarded_metrics)}
+    return [row for row in evaluated if (row["metric"], row["subject"]) in wanted]
+
+
+def _differences(ws: Workspace, program_name: str, name: str, checkpoint: str) -> dict[str, Interval]:
+    """Against the baseline and the champion, where these are others and their present evaluation is of that checkpoint."""
+    chosen, now = program.get(program_name), current(ws, program_name)
+    others = {f"the baseline {chosen.baseline}": chosen.baseline} if chosen.baseline and chosen.baseline != name else {}
+    if now is not None and now["checkpoint"] != checkpoint and now["experiment"] not in (name, chosen.baseline):
+        row = ws.lake.rows("checkpoints", f"{program_name}/{now['experiment']}")
+        if row and row[0]["checkpoint"] == now["checkpoint"]:
+            others[f"the champion {now['experiment']}"] = now["experiment"]
+    values = primary_scores(ws, program_name, [name, *others.values()])
+    return {
+        told: paired(chosen.primary_metric, values[name], values[other])
+        for told, other in others.items()
+        if values[other]
+    }

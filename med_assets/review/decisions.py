@@ -1,0 +1,95 @@
+"""What people decided about single cases: the queue goes out as a table, and comes back with a decision beside each case."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from med_assets.catalog import Catalog
+from med_assets.dataset.stage import unlabelled, withdraw
+from med_assets.errors import ConfigurationError
+from med_assets.records import DatasetCase, PreparedCase
+from med_assets.screening.contract import Decision
+from med_assets.screening.thresholds import screening_of
+from med_assets.settings import Workspace
+
+DECISION, NOTE = "decision", "note"
+"""Columns that a reader fills in."""
+
+
+def decisions_of(program_name: str) -> Mapping[str, Decision]:
+    """The answers that a reader can give in a program."""
+    return screening_of(program_name).decisions
+
+
+def decided(ws: Workspace, program_name: str) -> dict[str, str]:
+    """The newest decision by case, of the version of the case that is in the dataset: a corrected case is read again."""
+    versions = _versions(ws, program_name)
+    return {
+        row["case_id"]: row["decision"]
+        for row in ws.lake.rows("reads", program_name)
+        if versions.get(row["case_id"]) == row["version"]
+    }
+
+
+def _versions(ws: Workspace, program_name: str) -> dict[str, str]:
+    """The version that counts of each case of the dataset, and of those to predict."""
+    cases: list[DatasetCase | PreparedCase] = [
+        *Catalog(ws, program_name).dataset().cases,
+        *unlabelled(ws, program_name),
+    ]
+    return {case.case_id: case.version for case in cases}
+
+
+def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
+    """Take the decisions of a CSV with the columns `case_id` and `decision` over into the table `reads`; returns them.
+
+    Rows without a decision are left alone. A decision that takes a case out withdraws it. Raises ConfigurationError for a
+    file without these columns, and for unknown cases and decisions; nothing is taken over then.
+    """
+    known = decisions_of(program_name)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"expected a CSV file, reading failed: {error}") from error
+    if missing := [name for name in ("case_id", DECISION) if name not in table]:
+        raise ConfigurationError(f"{path.name}: expected the columns case_id and {DECISION}, got no {missing[0]}")
+    made = table[table[DECISION].str.strip() != ""]
+    answers = {
+        str(case): str(answer).strip().lower() for case, answer in zip(made["case_id"], made[DECISION], strict=True)
+    }
+    notes = dict(zip(made["case_id"], made[NOTE], strict=True)) if NOTE in made else {}
+    versions = _versions(ws, program_name)
+    lines = [(int(str(index)) + 2, row) for index, row in made.iterrows()]
+    wrong = [f"line {line}: unknown case" for line, row in lines if row["case_id"] not in versions]
+    wrong += [
+        f"line {line}: {DECISION} {row[DECISION]!r}, expected one of {', '.join(known)}"
+        for line, row in lines
+        if str(row[DECISION]).strip().lower() not in known
+    ]
+    if twice := len(made) - len(answers):
+        wrong.append(f"{twice} cases have two lines")
+    if wrong:
+        raise ConfigurationError(f"{path.name}: nothing was taken over; {'; '.join(wrong)}")
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = [
+        {"program": program_name, "case_id": case, "version": versions[case], "decision": answer}
+        | {"note": str(notes.get(case, "")), "read_at": at}
+        for case, answer in sorted(answers.items())
+    ]
+    for row in rows:
+        partition = f"{program_name}/{row['case_id']}"
+        ws.lake.write("reads", partition, [*ws.lake.rows("reads", partition), row])
+        if known[row["decision"]].withdraws:
+            withdraw(ws, program_name, row["case_id"], f"read as {row['decision']}")
+    return pd.DataFrame(rows, columns=["case_id", "decision", "note"])
+
+
+def judged(ws: Workspace, program_name: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of scores with what readers decided in them; as they are in a program without screening."""
+    from med_assets import program
+
+    screening, found = program.get(program_name).screening(), list(map(dict, rows))
+    return found if screening is None else screening.judged(found, decided(ws, program_name))

@@ -1,0 +1,1 @@
+"""Unusual cases by uncertainty."""

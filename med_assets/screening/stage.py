@@ -1,0 +1,110 @@
+"""All cases by risk under one model: the table, and the queue that a person reads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from med_assets.dataset.stage import unlabelled
+from med_assets.errors import ConfigurationError
+from med_assets.evaluation.predicting import prediction_key
+from med_assets.evaluation.stage import record_failures, score_cases
+from med_assets.launch.training import checkpoint_of, stored_checkpoint
+from med_assets.promotion.stage import shown
+from med_assets.reporting.escaping import csv
+from med_assets.review.decisions import DECISION, NOTE, decided, judged
+from med_assets.screening.contract import RISK, Screened
+from med_assets.screening.thresholds import record_of, screening_of
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, file_sha256, read_json, write_text
+from med_assets.storage.provenance import used_cases
+from med_assets.storage.result import StageResult, usable
+
+TABLE, QUEUE = "screening.csv", "audit_queue.csv"
+
+TOP = 60
+"""Cases of a queue unless told otherwise."""
+
+
+def folder_of(ws: Workspace, program_name: str) -> Path:
+    """Where the table and the queue of a program are written."""
+    return ws.reports / program_name / "screening"
+
+
+def model_of(ws: Workspace, program_name: str, experiment: str | None) -> Mapping[str, Any] | None:
+    """The checkpoint that screens: that of an experiment, else the one that the report shows. Raises ArtifactMissing."""
+    model = checkpoint_of(ws, program_name, experiment) if experiment else shown(ws, program_name)[0]
+    if model is not None:
+        stored_checkpoint(ws, program_name, model)
+    return model
+
+
+def screened(
+    ws: Workspace, program_name: str, model: Mapping[str, Any], limit: int | None = None
+) -> tuple[Screened, dict[str, int], dict[str, str]]:
+    """Score all cases of the dataset and those to predict, or the first `limit` by id, with a model; scores in the store are reused."""
+    key = model["checkpoint"]
+    everything = [*ws.lake.rows("dataset", program_name), *(case.row() for case in unlabelled(ws, program_name))]
+    cases = sorted(everything, key=lambda case: str(case["case_id"]))[:limit]
+    scores, counts, failures = score_cases(ws, program_name, key, cases)
+    seen = {case["case_id"] for case in used_cases(read_json(ws.store.fetch(key) / "provenance.json"))}
+    places = {row["patient_id"]: row["split"] for row in ws.lake.rows("splits", program_name)}
+    rows = [
+        {"case_id": case["case_id"], "patient_id": case["patient_id"], "split": places.get(case["patient_id"])}
+        | {"synthetic": case["synthetic"], "seen_in_training": case["case_id"] in seen}
+        | score
+        for case in cases
+        for score in scores.get(case["case_id"], [])
+    ]
+    done = [case for case in cases if case["case_id"] in scores]
+    raw = {row["version"]: row["artifact"] for row in usable(ws.lake.rows("raw_cases", program_name))}
+    found = Screened(
+        pd.DataFrame(judged(ws, program_name, rows)),
+        record_of(ws, program_name, model["experiment"], key),
+        ws.lake.read("thresholds", f"{program_name}/{model['experiment']}"),
+        {case["case_id"]: ws.store.fetch(raw[case["version"]]) for case in done},
+        {case["case_id"]: ws.store.fetch(case["artifact"]) for case in done},
+        {case["case_id"]: ws.store.fetch(prediction_key(ws, program_name, key, case["artifact"])) for case in done},
+    )
+    return found, counts, failures
+
+
+def screening(
+    ws: Workspace, program_name: str, experiment: str | None = None, limit: int | None = None, top: int = TOP
+) -> StageResult:
+    """Write the table of all cases, the first to be read first, and the queue of the `top` cases that nobody read yet.
+
+    The queue has a column for the decision and one for a note, see `reads.record`. Without a model nothing is written.
+    """
+    program_screening, model = screening_of(program_name), model_of(ws, program_name, experiment)
+    if model is None or not (ws.lake.rows("dataset", program_name) or unlabelled(ws, program_name)):
+        return StageResult(digest("no model"), {"cases": 0}, {"note": "there is no model or no case yet"})
+    found, counts, failures = screened(ws, program_name, model, limit)
+    record_failures(ws, program_name, "screening", model["experiment"], model["checkpoint"], failures)
+    if found.rows.empty:
+        raise ConfigurationError(
+            f"{program_name}: none of {len(failures)} cases could be predicted; see the table failures"
+        )
+    table = program_screening.table(ws, found)
+    reads = decided(ws, program_name)
+    table["read"] = table["case_id"].map(reads)
+    table["checkpoint"] = model["checkpoint"]
+    queue = table[table["read"].isna()].head(top).drop(columns="read").assign(**{DECISION: "", NOTE: ""})
+    folder = folder_of(ws, program_name)
+    for name, rows in ((TABLE, table), (QUEUE, queue)):
+        write_text(folder / name, csv(rows))
+    return StageResult(
+        data_version=digest(file_sha256(folder / TABLE), file_sha256(folder / QUEUE)),
+        counts=counts | {"cases": len(table), "failed": len(failures), "read": len(reads)},
+        summary={
+            "checkpoint": model["checkpoint"],
+            "thresholds": None if found.record is None else digest(found.record),
+            "risks": {str(risk): int(n) for risk, n in table[RISK].value_counts().items()},
+            "synthetic": int(found.rows.drop_duplicates("case_id")["synthetic"].sum()),
+            "failures": failures,
+            "table": str((folder / TABLE).relative_to(ws.home)),
+            "queue": str((folder / QUEUE).relative_to(ws.home)),
+        },
+        tables={"queue": queue},
+    )

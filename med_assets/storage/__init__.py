@@ -1,0 +1,1 @@
+"""Hashing, atomic files, locks, the artifact store, the table store and buckets."""

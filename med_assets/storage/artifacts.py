@@ -1,0 +1,146 @@
+"""Content-addressed artifacts: folders of files that are written once, whole, and never changed.
+
+An artifact's key is `kind/hash`, where the hash is made of what made it (inputs, configuration, code version). Its
+`manifest.json` lists the SHA-256 of every file. `ArtifactStore` is the whole interface that another backend (S3) fills in.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from med_assets.errors import ArtifactCorrupt, ArtifactMissing
+from med_assets.storage import names
+from med_assets.storage.files import digest, folder_hashes, read_json, room, sync, write_json
+
+MANIFEST = "manifest.json"
+
+
+def absent(key: str) -> str:
+    """What is said of an artifact that is not there."""
+    return (
+        f"expected {key} in the store, found nothing; restore it from a backup of the home, or make it again: "
+        "`med-assets verify` names the command"
+    )
+
+
+class ArtifactStore(Protocol):
+    """Where artifacts live. Readers only ever see whole artifacts."""
+
+    def has(self, key: str) -> bool:
+        """Whether the artifact is there, whole."""
+        ...
+
+    def fetch(self, key: str) -> Path:
+        """A local, read-only folder with the artifact's files; raises ArtifactMissing when absent."""
+        ...
+
+    def create(self, key: str) -> AbstractContextManager[Path]:
+        """A context that yields a folder to fill; leaving it without an error publishes the artifact."""
+        ...
+
+    def content_hash(self, key: str) -> str:
+        """Hash of the artifact's file names and bytes, from its manifest."""
+        ...
+
+    def file_hashes(self, key: str) -> dict[str, str]:
+        """SHA-256 of each file by name, from the artifact's manifest; raises KeyError when it is absent."""
+        ...
+
+    def keys(self, kind: str) -> list[str]:
+        """Keys of one kind, sorted."""
+        ...
+
+    def verify(self, key: str) -> None:
+        """Read everything back; raises ArtifactCorrupt when a byte differs from the manifest."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Take an artifact out, so that it is made again; nothing happens when it is absent."""
+        ...
+
+
+class LocalStore:
+    """Artifacts as folders under `root/kind/ab/hash`; published by one rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def _folder(self, key: str) -> Path:
+        kind, name = names.ARTIFACT.check(key).split("/")
+        return self.root / kind / name[:2] / name
+
+    def has(self, key: str) -> bool:
+        return (self._folder(key) / MANIFEST).is_file()
+
+    def fetch(self, key: str) -> Path:
+        if not self.has(key):
+            raise ArtifactMissing(absent(key))
+        return self._folder(key)
+
+    def _scratch(self, name: str) -> Path:
+        folder = self.root / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder, prefix=f"{name}-"))
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[Path]:
+        target = self._folder(key)
+        with room(self.root):
+            temporary = self._scratch(target.name)
+            try:
+                yield temporary
+                if self.has(key):
+                    return
+                write_json(temporary / MANIFEST, folder_hashes(temporary))
+                for path in temporary.rglob("*"):
+                    sync(path)
+                sync(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._publish(key, temporary, target)
+                sync(target.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _publish(self, key: str, temporary: Path, target: Path) -> None:
+        try:
+            temporary.rename(target)
+        except OSError:
+            if self.has(key):
+                return
+            # A folder that lost its manifest counts as absent; it must not stand in the way for ever.
+            self.remove(key)
+            temporary.rename(target)
+
+    def content_hash(self, key: str) -> str:
+        return digest(self.file_hashes(key))
+
+    def file_hashes(self, key: str) -> dict[str, str]:
+        return dict(read_json(self.fetch(key) / MANIFEST))
+
+    def keys(self, kind: str) -> list[str]:
+        return sorted(f"{kind}/{path.parent.name}" for path in (self.root / kind).glob(f"*/*/{MANIFEST}"))
+
+    def verify(self, key: str) -> None:
+        folder = self.fetch(key)
+        try:
+            expected = dict(read_json(folder / MANIFEST))
+        except (ValueError, TypeError):
+            expected = {MANIFEST: ""}
+        found = {name: value for name, value in folder_hashes(folder).items() if name != MANIFEST}
+        changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if changed:
+            raise ArtifactCorrupt(
+                f"artifact {key}: {len(changed)} of {max(len(expected), len(found))} files differ from the manifest "
+                f"(first: {changed[0]}); `med-assets verify --repair` says how to get it back"
+            )
+
+    def remove(self, key: str) -> None:
+        folder = self._folder(key)
+        if folder.exists():
+            # By one rename, so that a kill in the middle leaves no half artifact where a whole one is looked for.
+            aside = self._scratch(folder.name)
+            folder.rename(aside / folder.name)
+            shutil.rmtree(aside)

@@ -1,0 +1,105 @@
+"""The stored bytes read back: what is damaged or lost, what can be made again, and by which command."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from med_assets import program
+from med_assets.errors import ArtifactCorrupt, ConfigurationError
+from med_assets.landing import batches
+from med_assets.settings import Workspace
+
+DERIVED = ("analysis", "intake", "measure", "prepared", "raw", "scan", "score", "thresholds")
+"""Kinds of artifacts that can be made again, as long as what they are made of is there; a training costs more."""
+
+KINDS = (*DERIVED, "checkpoint")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """An artifact that can't be read as it was written. `remedy` is for a person; `again` whether it can be made again."""
+
+    key: str
+    state: str
+    again: bool
+    remedy: str
+
+
+def examine(ws: Workspace) -> list[Damage]:
+    """Read back all artifacts and look for those that the lake names and the store has lost; sorted by key."""
+    state = {key: "missing" for key in _named(ws) if not ws.store.has(key)}
+    for key in (key for kind in KINDS for key in ws.store.keys(kind)):
+        try:
+            ws.store.verify(key)
+        except ArtifactCorrupt:
+            state[key] = "corrupt"
+    return [Damage(key, found, *_remedy(ws, key, state)) for key, found in sorted(state.items())]
+
+
+def remove_damaged(ws: Workspace, damages: list[Damage]) -> list[Damage]:
+    """Take corrupt artifacts that can be made again out of the store; returns those that were removed."""
+    removed = [damage for damage in damages if damage.again and damage.state == "corrupt"]
+    for damage in removed:
+        ws.store.remove(damage.key)
+    return removed
+
+
+def _rows(ws: Workspace, table: str) -> Iterator[dict[str, Any]]:
+    for name in program.registered():
+        yield from ws.lake.rows(table, name)
+
+
+def _named(ws: Workspace) -> set[str]:
+    cases = (row["artifact"] for table in ("raw_cases", "prepared_cases") for row in _rows(ws, table))
+    models = (row["checkpoint"] for table in ("checkpoints", "champions") for row in _rows(ws, table))
+    derived = (row["artifact"] for table in ("thresholds", "analyses") for row in _rows(ws, table))
+    return {key for key in (*cases, *models, *derived) if key}
+
+
+def _remedy(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
+    """Whether an artifact can be made again, and what a person does."""
+    kind = key.split("/")[0]
+    if kind == "raw":
+        return _raw(ws, key)
+    if kind == "prepared":
+        return _prepared(ws, key, damaged)
+    if kind == "checkpoint":
+        return False, "restore it from a backup; else delete its folder in the store, train again and promote again"
+    commands = {
+        "analysis": "`med-assets analyse`",
+        "score": "`med-assets evaluate` or `monitor`",
+        "thresholds": "`med-assets thresholds`",
+    }
+    command = commands.get(kind, "the next command that needs it")
+    return True, f"{command} makes it again"
+
+
+def _raw(ws: Workspace, key: str) -> tuple[bool, str]:
+    rows = [row for row in _rows(ws, "raw_cases") if row["artifact"] == key]
+    for row in reversed(rows):
+        if _landed(ws, row["program"], row["batch"]):
+            return True, f"med-assets ingest {row['program']} --batch {row['batch']}"
+    return False, (
+        "its files are no longer in the landing folder as they were: restore it from a backup, or send the same files "
+        "again, take them in, and repeat this command"
+    )
+
+
+def _prepared(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
+    rows = [row for row in _rows(ws, "prepared_cases") if row["artifact"] == key]
+    for row in reversed(rows):
+        partition = f"{row['program']}/{row['batch']}"
+        raws = [raw["artifact"] for raw in ws.lake.rows("raw_cases", partition) if raw["case_id"] == row["case_id"]]
+        if all(raw not in damaged or _raw(ws, raw)[0] for raw in raws):
+            return True, f"med-assets ingest {row['program']} --batch {row['batch']}"
+    return not rows, "get the stored DICOM of its case back first" if rows else "nothing: no case refers to it"
+
+
+def _landed(ws: Workspace, name: str, batch: str) -> bool:
+    """Whether all that a batch was made of lies in the landing folder as it was."""
+    try:
+        listed = batches.manifest(ws, name, batch)
+    except ConfigurationError:
+        return False
+    found = ((batches.read_entry(ws, name, entry), fingerprint) for entry, fingerprint in listed.items())
+    return all(entry is not None and entry.fingerprint == fingerprint for entry, fingerprint in found)

@@ -1,0 +1,128 @@
+"""Tables: one Parquet file per (table, partition), replaced atomically, queried with DuckDB.
+
+A partition is a slash-separated string such as `rt_dose/2026-11-21T09-30-00_a1b2c3`. Several processes write at once
+without a lock, since each writes its own files. Every table has a fixed schema, so equal rows give equal bytes.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from med_assets.errors import ConfigurationError
+from med_assets.records import tables as record_tables
+from med_assets.storage import names
+from med_assets.storage.files import digest, file_sha256, replacing
+from med_assets.storage.scratch import scratch
+
+
+def sql_name(identifier: str) -> str:
+    """A table name quoted for SQL."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+class Lake:
+    """The tables under one folder."""
+
+    def __init__(self, root: Path, tables: Mapping[str, Mapping[str, pa.DataType]] | None = None) -> None:
+        self.root = root
+        self.tables = dict(record_tables() if tables is None else tables)
+
+    def _schema(self, table: str) -> pa.Schema:
+        if table not in self.tables:
+            raise ConfigurationError(f"expected one of the tables {sorted(self.tables)}, got {names.escaped(table)}")
+        return pa.schema(list(self.tables[table].items()))
+
+    def _path(self, table: str, partition: str) -> Path:
+        return self.root / names.TABLE.check(table) / f"{names.PARTITION.check(partition)}.parquet"
+
+    def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]]) -> str:
+        """Replace a partition by these rows, in their order; returns the SHA-256 of the file."""
+        rows, schema, path = list(rows), self._schema(table), self._path(table, partition)
+        extra = {key for row in rows for key in row} - set(schema.names)
+        if extra:
+            raise ConfigurationError(f"table {table}: unknown columns {sorted(extra)}, expected {schema.names}")
+        columns = pa.Table.from_pylist(rows, schema=schema)
+        with replacing(path) as temporary:
+            pq.write_table(columns, temporary, compression="zstd")
+        return file_sha256(path)
+
+    def has(self, table: str, partition: str) -> bool:
+        """Whether the partition was ever written."""
+        return self._path(table, partition).is_file()
+
+    def stamp(self, table: str, partition: str) -> tuple[int, ...] | None:
+        """Time (ns), size and inode of a partition's file, which change when it is written anew; None where it never was."""
+        try:
+            status = self._path(table, partition).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def partitions(self, table: str, prefix: str = "") -> list[str]:
+        """Partitions of a table that equal the prefix or lie under it, sorted."""
+        root = self.root / names.TABLE.check(table)
+        found = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.parquet"))
+        found = [name for name in found if names.PARTITION.fits(name)]  # nor what a file manager left
+        return [name for name in found if not prefix or name == prefix or name.startswith(prefix.rstrip("/") + "/")]
+
+    def rows(self, table: str, prefix: str = "") -> list[dict[str, Any]]:
+        """Rows of all partitions under a prefix, as dictionaries, in partition order.
+
+        A column that a partition lacks, since an earlier version wrote it, is None in its rows.
+        """
+        schema = self._schema(table)
+        out: list[dict[str, Any]] = []
+        for partition in self.partitions(table, prefix):
+            found = pq.ParquetFile(self._path(table, partition)).read().to_pylist()
+            out += [{name: row.get(name) for name in schema.names} for row in found]
+        return out
+
+    def read(self, table: str, prefix: str = "") -> pd.DataFrame:
+        """Rows of all partitions under a prefix as a data frame with the table's columns."""
+        return pa.Table.from_pylist(self.rows(table, prefix), schema=self._schema(table)).to_pandas()
+
+    def version(self, table: str, prefix: str = "") -> str:
+        """Hash of all partitions under a prefix, names and bytes."""
+        found = self.partitions(table, prefix)
+        return digest([[partition, file_sha256(self._path(table, partition))] for partition in found])
+
+    def remove(self, table: str, partition: str) -> None:
+        """Take a partition away."""
+        self._path(table, partition).unlink(missing_ok=True)
+
+    def query(self, sql: str) -> pd.DataFrame:
+        """Run one SELECT over all tables; see `med_assets.storage.query`. Raises ConfigurationError."""
+        from med_assets.storage.query import query
+
+        files = {
+            table: [str(self._path(table, partition)) for partition in self.partitions(table)] for table in self.tables
+        }
+        try:
+            spill = scratch(self.root.parent)
+        except OSError:  # a home that can't be written is still read
+            spill = None
+        return query(sql, files, {table: self._schema(table) for table in sorted(self.tables)}, spill)
+
+    def write_catalog(self, path: Path) -> None:
+        """Write `catalog.duckdb` with a copy of each table, for any DuckDB client; it goes where the home goes."""
+        import duckdb
+        import pyarrow.dataset as ds
+
+        with replacing(path) as temporary, tempfile.TemporaryDirectory() as plain:
+            # DuckDB takes what follows a question mark in a path for options, so it writes to a path without one.
+            made = Path(plain) / "catalog.duckdb"
+            with duckdb.connect(str(made)) as connection:
+                for table in sorted(self.tables):
+                    files = [str(self._path(table, partition)) for partition in self.partitions(table)]
+                    if not files:
+                        continue
+                    connection.register("source", ds.dataset(files, schema=self._schema(table), format="parquet"))
+                    connection.execute(f"CREATE TABLE {sql_name(table)} AS SELECT * FROM source")
+                    connection.unregister("source")
+            shutil.copyfile(made, temporary)

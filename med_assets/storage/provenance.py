@@ -1,0 +1,65 @@
+"""Which code and which libraries made a result."""
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+DIRTY = "+dirty"
+"""What a git state ends with when the working tree differed from the commit."""
+
+CODE_FOLDERS = ("med_assets/", "conf/")
+"""Folders in which a file that git does not know changes results as one that differs does."""
+
+LIBRARIES = ("torch", "monai", "lightning", "numpy", "pydicom", "pymedphys", "dagster")
+
+
+@cache
+def git_state() -> str:
+    """Commit of the working tree, with `+dirty` when it is not all that results come from; `unknown` outside a git checkout.
+
+    It is dirty when tracked files differ, and when code or configuration lies there that was never added.
+    """
+    return state_of(Path(__file__).resolve().parents[2])
+
+
+def state_of(root: Path) -> str:
+    """The git state of a checkout, as of now."""
+    try:
+        commit, status = (
+            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=normal"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    changed = [line for line in status.splitlines() if not line.startswith("??") or line[3:].startswith(CODE_FOLDERS)]
+    return commit.strip() + (DIRTY if changed else "")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a result can depend on, read without importing them."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """Code and library versions as one JSON-able value."""
+    return {"git_commit": git_state(), "versions": versions()}
+
+
+def used_cases(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cases of a checkpoint's provenance that it learned from or was selected on, rows with `case_id` and `split`.
+
+    Cases that its experiment leaves out are in the record too, so that they count as known when training is scheduled. In a record
+    without that mark all were used.
+    """
+    return [case for case in record["cases"] if case.get("used", True)]

@@ -1,0 +1,86 @@
+"""What is wrong with S3 on this machine, in words: each place that is configured, from the variables to a write."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from med_assets.cli.doctor import BAD, GOOD, WARN, Finding
+from med_assets.errors import ConfigurationError
+from med_assets.settings import Workspace
+from med_assets.storage.s3 import bucket
+from med_assets.storage.s3.bucket import Place, code_of, explain
+
+MAX_SKEW_S = 300.0
+"""Servers refuse requests whose clock differs by 15 minutes; a third of that is worth a word."""
+
+PATIENCE = {"retries": {"mode": "standard", "total_max_attempts": 2}, "connect_timeout": 5, "read_timeout": 10}
+"""A person waits for the answer."""
+
+
+def places(ws: Workspace, programs: tuple[str, ...]) -> dict[str, tuple[Place, bool]]:
+    """What is configured to lie in a bucket, by what it is, and whether it is written to."""
+    found: dict[str, tuple[Place, bool]] = {}
+    for name in programs:
+        place = getattr(ws.landing_zone(name), "place", None)
+        if place is not None and (place, False) not in found.values():
+            found[f"landing zone of {name}"] = place, False
+    if ws.store_place is not None:
+        found["store"] = ws.store_place, True
+    return found
+
+
+def examine(configured: Mapping[str, tuple[Place, bool]], environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    """Findings of all places, in the order in which a person should act on them."""
+    if not configured:
+        advice = "set MED_ASSETS_LANDING or MED_ASSETS_STORE to s3://bucket/prefix; docs/s3.md says how"
+        return [Finding(WARN, "S3", "nothing is configured to lie in a bucket", advice)]
+    try:
+        url, client = bucket.endpoint(environ), bucket.client(environ, **PATIENCE)
+    except ConfigurationError as error:
+        return [Finding(BAD, "S3 settings", str(error), "docs/s3.md lists the variables")]
+    findings = [Finding(GOOD, "S3 settings", f"endpoint {url or 'of AWS'}, region {client.meta.region_name}")]
+    for label, (place, written) in configured.items():
+        findings += _place(client, label, place, written)
+        if findings[-1].state == BAD:
+            break
+    return findings
+
+
+def _place(client: Any, label: str, place: Place, written: bool) -> Iterator[Finding]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    doing = "reached"
+    try:
+        # A list and no HEAD: only a reply with a body says why it was refused.
+        reply = client.list_objects_v2(Bucket=place.bucket, Prefix=place.key(""), MaxKeys=1)
+        yield from _clock(reply)
+        yield Finding(GOOD, label, f"{place} can be listed{'' if reply['KeyCount'] else ', and is empty'}")
+        doing = "read"
+        for item in reply.get("Contents", ()):
+            client.get_object(Bucket=place.bucket, Key=item["Key"], Range="bytes=0-0")["Body"].read()
+        if written:
+            doing = "written"
+            probe = place.key(f".doctor-{secrets.token_hex(4)}")
+            client.put_object(Bucket=place.bucket, Key=probe, Body=b"written by med-assets doctor")
+            doing = "emptied"
+            client.delete_object(Bucket=place.bucket, Key=probe)
+            yield Finding(GOOD, label, f"{place} can be written")
+    except (BotoCoreError, ClientError) as error:
+        if code_of(error) == "InvalidRange":  # an empty object
+            return
+        yield from _clock(getattr(error, "response", {}))
+        what, _, advice = explain(error).partition("; ")
+        yield Finding(BAD, label, f"{place} can't be {doing}: {what}", advice)
+
+
+def _clock(reply: Mapping[str, Any]) -> Iterator[Finding]:
+    told = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    if told is None:
+        return
+    ahead_s = time.time() - parsedate_to_datetime(told).timestamp()
+    if abs(ahead_s) > MAX_SKEW_S:
+        way = "ahead of" if ahead_s > 0 else "behind"
+        yield Finding(WARN, "clock", f"this machine is {abs(ahead_s):.0f} s {way} the S3 server", "set the clock (NTP)")

@@ -1,0 +1,88 @@
+"""An S3 endpoint on this machine, for the demo, the tests and the benchmarks: `python -m med_assets.storage.s3.local --help`.
+
+It is moto's server, a development dependency that `make setup` installs; it keeps everything in memory and forgets it at its end.
+"""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.storage.s3 import bucket
+from med_assets.storage.s3.bucket import Place
+
+PUBLIC = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local-and-no-secret", "AWS_REGION": "us-east-1"}
+"""Credentials of the local endpoint, which accepts any."""
+
+
+@contextmanager
+def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
+    """Serve S3 on this machine alone; yields the variables that name it. Raises ConfigurationError without moto."""
+    try:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+    except ImportError as error:
+        raise ConfigurationError(f"a local S3 endpoint needs moto ({error}); install it with `make setup`") from error
+    server = make_server("127.0.0.1", port, DomainDispatcherApplication(create_backend_app), threaded=True)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request, with its key
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield {"S3_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"} | PUBLIC
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def upload(folder: Path, place: Place, client: Any) -> int:
+    """Make the bucket unless it is there, and put all files of a folder below the prefix; returns how many."""
+    if place.bucket not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket=place.bucket)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        client.upload_file(str(path), place.bucket, place.key(path.relative_to(folder).as_posix()))
+    return len(files)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve, upload, and run a command until it ends, or wait to be interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m med_assets.storage.s3.local",
+        description="Serve S3 on this machine, from memory, while a command runs with the environment that names it.",
+    )
+    parser.add_argument("--port", type=int, default=0, help="port (default: any that is free)")
+    parser.add_argument("--bucket", default="demo", help="bucket to make (default demo)")
+    parser.add_argument("--prefix", default="landing", help="prefix for the uploads (default landing)")
+    parser.add_argument("--upload", type=Path, metavar="FOLDER", help="folder whose files are put below the prefix")
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run, after --; without it, until Ctrl-C")
+    options = parser.parse_args(arguments)
+    place = Place(options.bucket, options.prefix.strip("/"))
+    try:
+        with endpoint(options.port) as variables:
+            client = bucket.client({**os.environ, **variables})
+            number = upload(options.upload or Path(os.devnull), place, client)
+            print(f"serving {place} at {variables['S3_ENDPOINT_URL']}, {number} objects", file=sys.stderr, flush=True)
+            if options.command:
+                environ = {**os.environ, **variables}
+                environ.setdefault("MED_ASSETS_LANDING", str(place))
+                return subprocess.run(options.command, env=environ, check=False).returncode
+            for name, value in variables.items():
+                print(f"export {name}={value}", flush=True)
+            threading.Event().wait()
+    except MedAssetsError as error:
+        sys.exit(f"local S3: {error}")
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

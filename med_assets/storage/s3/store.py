@@ -1,0 +1,186 @@
+"""The artifact store as a bucket: `MED_ASSETS_STORE=s3://bucket/prefix`, shared by all machines that name it.
+
+    PREFIX/manifests/KIND/HASH.json       folder and SHA-256 of each file; written last, so that what it names is whole
+    PREFIX/files/KIND/HASH/TOKEN/...      the files of one writer
+
+An artifact is there when its manifest is. Each writer has a folder of its own, so two that make the same artifact at once
+never mix their files: the first manifest counts. The local store of the home is a cache: it holds only what the bucket has, and may be
+deleted at any time. The lake is not part of it and stays on this machine.
+"""
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tqdm import tqdm
+
+from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
+from med_assets.landing.staging import Staging, Wanted, counted
+from med_assets.storage.artifacts import LocalStore, absent
+from med_assets.storage.files import canonical_json, digest, folder_hashes
+from med_assets.storage.s3 import bucket, checksums
+from med_assets.storage.s3.body import body, head
+from med_assets.storage.s3.bucket import THREADS, Place, code_of, in_words
+from med_assets.storage.s3.index import pages
+
+ABSENT = ("NoSuchKey", "NotFound")
+EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")
+"""What a server answers to a write that must not replace anything: somebody else was first."""
+
+
+class S3Store:
+    """Artifacts in a bucket, read through a local store."""
+
+    def __init__(self, place: Place, local: LocalStore) -> None:
+        self.place, self.local = place, local
+
+    @cached_property
+    def client(self) -> Any:
+        """The client; raises ConfigurationError when the environment lacks something."""
+        return bucket.client()
+
+    def _manifest_key(self, key: str) -> str:
+        return self.place.key(f"manifests/{key}.json")
+
+    def _manifest(self, key: str) -> dict[str, Any]:
+        """Folder and files of an artifact; raises ArtifactMissing when it is absent, RemoteFailed when nobody can say."""
+        from botocore.exceptions import ClientError
+
+        with in_words("reading the store"):
+            try:
+                found = head(self.client, self.place.bucket, self._manifest_key(key))
+                _, content = body(self.client, self.place.bucket, found)
+                return dict(json.loads(content))
+            except ClientError as error:
+                if code_of(error) not in ABSENT:
+                    raise
+            except ValueError:
+                raise ArtifactCorrupt(f"artifact {key}: its manifest in the bucket is no JSON") from None
+        raise ArtifactMissing(absent(key))
+
+    def has(self, key: str) -> bool:
+        if self.local.has(key):
+            return True
+        from botocore.exceptions import ClientError
+
+        with in_words("reading the store"):
+            try:
+                head(self.client, self.place.bucket, self._manifest_key(key))
+            except ClientError as error:
+                if code_of(error) not in ABSENT:
+                    raise
+                return False
+        return True
+
+    def fetch(self, key: str) -> Path:
+        if not self.local.has(key):
+            manifest = self._manifest(key)
+            with self.local.create(key) as folder:
+                self._download(key, manifest, folder)
+        return self.local.fetch(key)
+
+    def _download(self, key: str, manifest: Mapping[str, Any], folder: Path) -> None:
+        """Bring all files into `folder`; raises RemoteFailed or ArtifactCorrupt."""
+        names = {f"{manifest['folder']}/{name}": name for name in manifest["files"]}
+        with TemporaryDirectory(dir=folder.parent) as scratch:
+            staging = Staging(self.client, self.place.bucket, Path(scratch), limit_bytes=0)
+            wanted = [Wanted("", name) for name in names]
+            paths, failures = staging.fetch(wanted, Path(scratch) / "files", progress=False)
+            if failures:
+                raise RemoteFailed(
+                    f"artifact {key}: {len(failures)} of {len(names)} files did not come ({counted(failures)})"
+                )
+            for remote, path in paths.items():
+                target = folder / names[remote]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.chmod(0o600)
+                path.rename(target)
+        if folder_hashes(folder) != manifest["files"]:
+            raise ArtifactCorrupt(f"artifact {key}: the files in the bucket are not those that were written")
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[Path]:
+        with self.local.create(key) as folder:
+            yield folder
+            # Still inside: the local store, which `has` trusts, gets only what the bucket has.
+            files = folder_hashes(folder)
+            place = self.place.key(f"files/{key}/{secrets.token_hex(4)}")
+            with in_words("writing to the store"):
+                self._upload(folder, place, files)
+                first = self._publish(key, {"folder": place, "files": files})
+            if not first:
+                self._clear(place)
+                for path in folder.iterdir():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                self._download(key, self._manifest(key), folder)
+
+    def _upload(self, folder: Path, place: str, files: Mapping[str, str]) -> None:
+        from boto3.s3.transfer import TransferConfig
+        from s3transfer.manager import TransferManager
+
+        with (
+            TransferManager(self.client, TransferConfig(max_concurrency=THREADS)) as manager,
+            tqdm(total=len(files), desc="storing", unit="file", disable=None) as bar,
+        ):
+            tasks = [
+                manager.upload(
+                    str(folder / name), self.place.bucket, f"{place}/{name}", {"Metadata": {checksums.SHA256: sha256}}
+                )
+                for name, sha256 in files.items()
+            ]
+            for task in tasks:
+                task.result()
+                bar.update()
+
+    def _publish(self, key: str, manifest: Mapping[str, Any]) -> bool:
+        """Write the manifest unless there is one; False when another writer was first."""
+        from botocore.exceptions import ClientError
+
+        said = {"Bucket": self.place.bucket, "Key": self._manifest_key(key), "Body": canonical_json(manifest).encode()}
+        try:
+            self.client.put_object(**said, IfNoneMatch="*")
+        except ClientError as error:
+            if (
+                code_of(error) == "NotImplemented"
+            ):  # a server without conditional writes: the last manifest counts, and is whole too
+                self.client.put_object(**said)
+            elif code_of(error) not in EXISTS:
+                raise
+            # Our own manifest, when the reply to a first try was lost.
+            return bool(self._manifest(key)["folder"] == manifest["folder"])
+        return True
+
+    def content_hash(self, key: str) -> str:
+        return digest(self.file_hashes(key))
+
+    def file_hashes(self, key: str) -> dict[str, str]:
+        return self.local.file_hashes(key) if self.local.has(key) else dict(self._manifest(key)["files"])
+
+    def keys(self, kind: str) -> list[str]:
+        start = self.place.key("manifests/")
+        with in_words("listing the store"):
+            found = [one.key for one in pages(self.client, self.place, f"manifests/{kind}/")]
+        return sorted(key.removeprefix(start).removesuffix(".json") for key in found)
+
+    def verify(self, key: str) -> None:
+        if self.local.has(key):
+            self.local.verify(key)
+        with TemporaryDirectory() as scratch:
+            self._download(key, self._manifest(key), Path(scratch))
+
+    def remove(self, key: str) -> None:
+        self.local.remove(key)
+        with in_words("removing from the store"):
+            self.client.delete_object(Bucket=self.place.bucket, Key=self._manifest_key(key))
+        self._clear(self.place.key(f"files/{key}"))
+
+    def _clear(self, prefix: str) -> None:
+        with in_words("removing from the store"):
+            for one in list(pages(self.client, Place(self.place.bucket, prefix))):
+                self.client.delete_object(Bucket=self.place.bucket, Key=one.key)
