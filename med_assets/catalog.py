@@ -14,7 +14,6 @@ import pandas as pd
 from med_assets.errors import ConfigurationError
 from med_assets.records import (
     USABLE,
-    ByName,
     CaseVersion,
     Champion,
     Checkpoint,
@@ -26,6 +25,7 @@ from med_assets.records import (
     Withdrawal,
 )
 from med_assets.settings import Workspace
+from med_assets.storage.by_name import ByName
 from med_assets.storage.files import digest
 from med_assets.storage.lake import Lake
 

@@ -6,13 +6,15 @@ A field states what it means, its unit and whether it can be empty (`| None`); t
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import pyarrow as pa
+
+from med_assets.storage.by_name import ByName
 
 T = TypeVar("T", bound="Record")
 
@@ -55,34 +57,6 @@ def column(meaning: str, unit: str = "") -> Any:
 def record(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass whose values are given by name."""
     return dataclass(frozen=True, kw_only=True, slots=True)(cls)
-
-
-class ByName(Mapping[str, Any]):
-    """Reading a record by the name of a column, as rows were read: for code that does not use the fields yet."""
-
-    __slots__ = ()
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in _names(type(self)):
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_names(type(self)))
-
-    def __len__(self) -> int:
-        return len(_names(type(self)))
-
-    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self, **other}
-
-    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return {**other, **self}
-
-
-@cache
-def _names(cls: Any) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(cls))
 
 
 @record

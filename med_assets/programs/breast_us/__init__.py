@@ -112,7 +112,7 @@ class BreastUs(Program):
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         return {}
 
-    @versioned("3")
+    @versioned("4")
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.breast_us.prepare import prepare_case
 

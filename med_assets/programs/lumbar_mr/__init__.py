@@ -138,7 +138,7 @@ class LumbarMr(Program):
             "points": digest(ROI_NAMES, ANATOMY_ROIS),
         }
 
-    @versioned("3")
+    @versioned("4")
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.lumbar_mr.prepare import prepare_case
 
