@@ -111,7 +111,7 @@ def bound(scope: ast.AST) -> set[str]:
         found |= {one.arg for one in every if one is not None}
         todo += scope.body if isinstance(scope.body, list) else [scope.body]
     else:
-        todo += [one.target for one in scope.generators]  # type: ignore[attr-defined]
+        todo += [one.target for one in scope.generators]  # type: ignore[attr-defined]  # only comprehensions come here
     while todo:
         node = todo.pop()
         if isinstance(node, ast.Global):
@@ -267,7 +267,7 @@ class Module:
                 found[node.name].append(node)
             elif isinstance(node, ast.Assign) and all(isinstance(one, ast.Name) for one in node.targets):
                 for one in node.targets:
-                    found[one.id].append(node)  # type: ignore[attr-defined]
+                    found[one.id].append(node)  # type: ignore[attr-defined]  # all are names
         return found
 
     def facts(self, name: str) -> Facts:

@@ -265,8 +265,8 @@ def _stored_order(per_frame: list[Dataset]) -> np.ndarray:
 
 
 def _is_raster(per_frame: list[Dataset]) -> bool | None:
-    found = [one.get("ReferenceCoordinates") for group in per_frame for one in _in(group, "OphthalmicFrameLocation")]
-    lines = [np.asarray(one, dtype=float) for one in found if one is not None and len(one) >= 4]
+    found = [_line(one) for group in per_frame for one in _in(group, "OphthalmicFrameLocation")]
+    lines = [line for line in found if line is not None]
     if len(lines) < len(per_frame) or not lines:
         return None
     along = np.array([line[-2:] - line[:2] for line in lines], dtype=float)
@@ -275,3 +275,12 @@ def _is_raster(per_frame: list[Dataset]) -> bool | None:
         return False
     cosines = np.abs(along @ along[0]) / (lengths * lengths[0])
     return bool(cosines.min() >= np.cos(np.radians(PARALLEL_DEGREES)))
+
+
+def _line(location: Dataset) -> np.ndarray | None:
+    """The points (row, column) of a frame on its localizer, (2n,); None where they are not pairs of numbers, two or more."""
+    try:
+        found = np.asarray(location.get("ReferenceCoordinates"), dtype=float).reshape(-1)
+    except (TypeError, ValueError):
+        return None
+    return found if found.size >= 4 and found.size % 2 == 0 and np.isfinite(found).all() else None

@@ -67,7 +67,7 @@ def test_key_of_an_intake(name: str, workspace: Workspace) -> None:
     with Readers(workspace) as readers:
         key = _Intake(workspace, name, "b", readers)._entry_key(files)
     assert key == "intake/" + hmac.new(workspace.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]
-    assert FIXED_VALUES["DeidentificationMethod"] == f"med_assets allow-list {V['dicom.confidentiality.profile']}"
+    assert FIXED_VALUES["DeidentificationMethod"] == f"med_assets allow-list {V['deidentification.profile.profile']}"
 
 
 def test_keys_of_a_scan_and_of_a_teachers_answer(workspace: Workspace, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_code_versions_of_assets(name: str) -> None:
     ws, chosen, written = Workspace.configuration(), program.get(name), policies.of(name)
     evaluate = f"{V[f'{name}/predict']}.{V[f'{name}/evaluate']}-{digest(chosen.evaluation_settings(ws))}"
     by_mean = bool(written.demo and written.demo.promote_by_mean)
-    record = f"{V['stages.experiment_record.record']}.{V['stages.figures.draw']}"
+    record = f"{V['reporting.experiment_record.record']}.{V['reporting.figures.draw']}"
     experiment = experiments.load(name, experiments.names(name)[0])
     assert versions.of_stage(name, "intake") == V[f"{name}/intake"]
     assert versions.of_stage(name, "prepare") == f"{V[f'{name}/prepare']}-{digest(chosen.settings(ws))}"
@@ -94,7 +94,7 @@ def test_code_versions_of_assets(name: str) -> None:
     assert versions.of_training(name, experiment).startswith(f"{V[f'{name}/train']}-{experiment.hash()[:16]}")
     assert versions.of_record(name) == f"{record}-{evaluate}"
     policy = digest(written.promotion.model_dump(mode="json"), by_mean)
-    assert versions.of_gate(name) == f"{V['stages.promotion.champion']}-{policy}"
+    assert versions.of_gate(name) == f"{V['promotion.stage.champion']}-{policy}"
     assert (versions.of_dataset(), versions.of_report()) == (V["dataset.stage.dataset"], V["reporting.stage.report"])
     for one in analysis.of(name).values():
         version = V[f"programs.{name}.analyses.{one.run.__name__}"]

@@ -122,3 +122,12 @@ def test_frames_come_in_their_order_along_the_stack_however_they_are_stored(
     ds.PerFrameFunctionalGroupsSequence = [ds.PerFrameFunctionalGroupsSequence[index] for index in order]
     ds.PixelData = np.ascontiguousarray(array[order].astype("<u2")).tobytes()
     np.testing.assert_array_equal(read_opt(ds).array, array)
+
+
+@pytest.mark.parametrize("points", [[1.0], [1.0, 2.0, 3.0], [0.0, 0.0, float("nan"), 5.0], [], [0.0] * 5])
+def test_points_of_a_frame_that_are_no_line_say_nothing_of_the_scan(points: list[float], tmp_path: Path) -> None:
+    ds, array = written(tmp_path / "a.dcm")
+    ds.PerFrameFunctionalGroupsSequence[1].OphthalmicFrameLocationSequence[0].ReferenceCoordinates = points
+    found = read_opt(ds)
+    assert found.raster is None
+    assert np.array_equal(found.array, array)
