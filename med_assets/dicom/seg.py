@@ -414,6 +414,11 @@ def stored_frames(dataset: Dataset, count: int, shape: tuple[int, ...]) -> Itera
 
     if "PixelData" not in dataset:
         raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
+    if min(shape) < 1:
+        raise CaseRejected(
+            "undecodable_pixels",
+            f"Expected frames of one pixel or more; got {shape} as Rows and Columns. Export again.",
+        )
     require_syntax(dataset.file_meta.TransferSyntaxUID)
     if number(dataset, "BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         yield from _bits(dataset.PixelData, count, shape)

@@ -248,6 +248,10 @@ def spoil(ds: Dataset, how: str) -> None:
             ds.PixelData = ds.PixelData[:8]
         case "stripped":
             del ds.PixelData
+        case "no rows":
+            ds.Rows = 0
+        case "no columns":
+            ds.Columns = 0
 
 
 @pytest.mark.parametrize(
@@ -257,7 +261,7 @@ def spoil(ds: Dataset, how: str) -> None:
         ("number twice", "duplicate_segment"), ("unknown segment", "missing_segments"),
         ("no position", "missing_geometry"), ("frames", "missing_geometry"), ("between", "grid_mismatch"),
         ("shifted", "grid_mismatch"), ("turned", "inconsistent_geometry"), ("cut", "truncated_file"),
-        ("stripped", "truncated_file"),
+        ("stripped", "truncated_file"), ("no rows", "undecodable_pixels"), ("no columns", "undecodable_pixels"),
     ],
 )  # fmt: skip
 def test_a_segmentation_that_can_not_be_placed_is_refused_with_a_code(written, how, code):

@@ -184,3 +184,13 @@ def test_an_image_that_was_compressed_with_loss_says_so_after_its_text_was_blank
     found = deidentified(ds)
     assert not found.file_meta.TransferSyntaxUID.is_compressed
     assert found.LossyImageCompression == "01"
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "Columns"])
+def test_a_mask_without_a_pixel_is_refused(keyword: str, tmp_path: Path) -> None:
+    write_flat_seg(tmp_path / "s.dcm", np.ones(PIXELS.shape, bool), "benign", written(tmp_path / "us.dcm"))
+    ds = pydicom.dcmread(tmp_path / "s.dcm")
+    setattr(ds, keyword, 0)
+    with pytest.raises(CaseRejected) as caught:
+        read_flat_segments(ds)
+    assert caught.value.code == "undecodable_pixels"
