@@ -14,7 +14,7 @@ MedAssetsError
 ├── DiskFull              no room to write; what was there before is whole
 ├── ScoringFailed         no case of an evaluation could be scored
 ├── BelowReference        the weights that a training begins with score below their reference
-├── TrainingStopped       training was told to stop and saved what it had; the same command goes on
+├── TrainingStopped       training was asked to stop and saved what it had; the same command goes on
 ├── AcceleratorFailed     the accelerator or its driver failed; a new process may go on
 └── OutOfMemory           training ran out of memory, with what was tried
 
@@ -95,7 +95,7 @@ class BelowReference(MedAssetsError):
 
 
 class TrainingStopped(MedAssetsError):
-    """Training was told to stop and did at a step's end; started again it goes on from what it saved."""
+    """Training was asked to stop and did at a step's end; started again it goes on from what it saved."""
 
 
 class AcceleratorFailed(MedAssetsError):

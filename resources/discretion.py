@@ -59,10 +59,10 @@ def discreetly(work: Callable[[], T]) -> T:
     except (dg.Failure, dg.RetryRequested):
         raise
     except MedAssetsError as error:
-        told = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
     except Exception as error:
-        told = (
+        message = (
             f"{outline(error)}; its message is withheld since it may identify a patient. "
             "Run the same step with `med-assets` on this machine to read it"
         )
-    raise dg.Failure(told, allow_retries=False)
+    raise dg.Failure(message, allow_retries=False)

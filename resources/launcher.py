@@ -1,4 +1,4 @@
-"""Bring a training to its end from a Dagster run: follow its job, and show its events in the run.
+"""Run a training to its end from a Dagster run: follow its job, and show its events in the run.
 
 A training survives the death of the run, the daemon, the code server and the web server, and the next run of the asset follows it
 again; one that died itself goes on from its checkpoint. See `med_assets.launch`.
@@ -48,7 +48,7 @@ class LauncherResource(dg.ConfigurableResource):
         return choose(job, default=Workspace.configuration().launcher, asked=self.launcher)
 
     def run(self, context: dg.AssetExecutionContext, job: Path) -> None:
-        """Bring a job to its end and show its progress.
+        """Run a job to its end and show its progress.
 
         Raises dagster.RetryRequested when the training was killed, dagster.Failure when it ended without a result.
         """

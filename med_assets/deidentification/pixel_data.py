@@ -197,7 +197,7 @@ def _wrong_layout(keyword: str) -> CaseRejected:
 
 
 def _require_overlays_outside(ds: Dataset, layout: Layout) -> None:
-    """An overlay in unused bits goes with these; one that shares a bit with the image cannot be told from it."""
+    """An overlay in unused bits goes with these; one that shares a bit with the image cannot be distinguished from it."""
     low = layout.high - layout.stored + 1
     for tag in sorted(ds.keys()):
         if tag.group & 0xFF01 == 0x6000 and tag.element == 0x0102:

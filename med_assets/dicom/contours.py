@@ -34,7 +34,7 @@ def mask_to_contours(mask: np.ndarray, geometry: Geometry, *, keyholes: bool = F
 def joined(rings: list[np.ndarray]) -> list[np.ndarray]:
     """Return the outlines of `rings`, (n, 2) as (row, column) midway between pixels, each with its holes as keyholes.
 
-    `find_contours` runs around what is inside one way and around holes the other, which is how they are told apart.
+    `find_contours` runs around what is inside one way and around holes the other, which distinguishes them.
     """
     outlines = [ring for ring in rings if _signed_area(ring) < 0]
     holes = sorted((ring for ring in rings if _signed_area(ring) > 0), key=lambda ring: float(ring[:, 1].min()))

@@ -171,8 +171,8 @@ def one_volume(
     """Return the frames of the one volume of a series that is meant.
 
     Frames on one regular stack are all returned. Otherwise stacks of several orientations in a multi-frame object, and
-    acquisitions, echoes, b-values or phases whose positions repeat, are told apart; of several volumes that one is taken
-    whose frames are all `wanted`, or that has the SOP instances `referenced` by a label, or the frames by number. What can't be told apart is returned
+    acquisitions, echoes, b-values or phases whose positions repeat, are distinguished; of several volumes that one is taken
+    whose frames are all `wanted`, or that has the SOP instances `referenced` by a label, or the frames by number. What can't be distinguished is returned
     as it is. Raises `CaseRejected`: "several_acquisitions", "duplicate_slice", and the codes of `image_axes`.
     """
     parts, names = _split(list(frames))

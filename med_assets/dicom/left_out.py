@@ -29,7 +29,7 @@ NO_IMAGE_CLASSES = (
     f"{_STORAGE}88.", f"{_STORAGE}11.", f"{_STORAGE}104.", f"{_STORAGE}66.1", f"{_STORAGE}66.2", f"{_STORAGE}66.3",
     f"{_STORAGE}9.", f"{_STORAGE}4.2", f"{_STORAGE}67", "1.3.12.2.1107.5.9.1", "1.2.840.113619.4.",
 )  # fmt: skip
-"""Beginnings of SOP classes: SR, presentation states, documents, registrations, waveforms, spectra, and raw data of makers."""
+"""Prefixes of SOP classes: SR, presentation states, documents, registrations, waveforms, spectra, and raw data of makers."""
 
 RAW_DATA = f"{_STORAGE}66"
 NO_IMAGE_MODALITIES = frozenset({"SR", "PR", "KO", "DOC", "REG", "RTRECORD", "RAW", "FID", "AU", "PLAN"})

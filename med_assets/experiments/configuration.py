@@ -53,7 +53,7 @@ PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
 RESERVED = re.compile(r"hydra|_(target|args|partial|recursive|convert|call|name|method)_")
 """Keys by which Hydra finds files and calls functions."""
 
-BEGINNINGS = ("random", "champion")
+INITIAL_WEIGHTS = ("random", "champion")
 """What an experiment can begin with that is no other experiment and no released file."""
 
 RELEASED = "released/"
@@ -233,7 +233,7 @@ class Experiment(Settings):
 
     def needs(self) -> tuple[str, ...]:
         """Return the names of the experiments whose checkpoints this one is made from."""
-        given = self.initial in BEGINNINGS or self.initial.startswith(RELEASED)
+        given = self.initial in INITIAL_WEIGHTS or self.initial.startswith(RELEASED)
         needed = [] if given else [self.initial]
         return tuple(dict.fromkeys([*needed, *([self.teacher] if self.teacher else [])]))
 
@@ -388,9 +388,9 @@ def load(
     composed = copy.deepcopy(_compose(folder, name, (*chosen, *overrides), _state(folder)))
     found = _validate(program, f"conf/{program}/{name}.yaml", {**composed, "name": name})
     others = [other for other in known if other != name]
-    if found.initial not in (*BEGINNINGS, *others) and not found.initial.startswith(RELEASED):
+    if found.initial not in (*INITIAL_WEIGHTS, *others) and not found.initial.startswith(RELEASED):
         raise ConfigurationError(
-            f"{program}/{name}: expected initial to be {', '.join(BEGINNINGS)}, {RELEASED}NAME or another experiment "
+            f"{program}/{name}: expected initial to be {', '.join(INITIAL_WEIGHTS)}, {RELEASED}NAME or another experiment "
             f"({', '.join(others) or 'there is none'}), got {found.initial!r}"
         )
     if found.teacher is not None and found.teacher not in others:

@@ -135,7 +135,7 @@ def _owner() -> tuple[int, int]:
 
 
 def _limits(memory_gb: float) -> tuple[float, tuple[int, int]]:
-    """What a process is started with and can't be told later: a process with others is not used."""
+    """What a process is started with, for good: a process with others is not used."""
     return memory_gb, resource.getrlimit(resource.RLIMIT_FSIZE)
 
 

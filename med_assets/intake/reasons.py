@@ -182,7 +182,7 @@ _ALL = (
     Reason(
         "missing_patient_id",
         "case",
-        "an object has no PatientID, so patients can't be told apart",
+        "an object has no PatientID, so patients can't be distinguished",
         "export with an id or a pseudonym",
     ),
     Reason(
@@ -475,7 +475,7 @@ _ALL = (
     Reason(
         "overlay_in_pixels",
         "identity",
-        "an overlay shares bits with the values of the pixels, so that neither can be told from the other",
+        "an overlay shares bits with the values of the pixels, so that neither can be distinguished from the other",
         "export the image without overlays",
     ),
     Reason(

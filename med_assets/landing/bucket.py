@@ -95,11 +95,11 @@ class S3Landing:
             folder = self.home / "staging" / "index"
             found = index.listed(self.client, self.place, f"{program}/", folder, self.fresh_s, now)
         except RemoteFailed as error:
-            told = f"{self.title(program)} can't be read: {error}; nothing of it is lost, it is taken in when it can be read"
+            message = f"{self.title(program)} can't be read: {error}; nothing of it is lost, it is taken in when it can be read"
         else:
             self._listings[program] = now, found
             return found
-        raise LandingUnreadable(told)
+        raise LandingUnreadable(message)
 
     def _members(self, program: str) -> Members:
         from med_assets import program as programs

@@ -261,7 +261,7 @@ class Staging:
 
 def counted(failures: Iterable[Failure]) -> str:
     """How many objects failed by what, for people: no key, no participant."""
-    return ", ".join(f"{number} × {told}" for told, number in Counter(one.exception for one in failures).most_common())
+    return ", ".join(f"{number} × {name}" for name, number in Counter(one.exception for one in failures).most_common())
 
 
 def _link(path: Path, link: Path) -> Path:

@@ -30,7 +30,7 @@ def launcher_class(name: str) -> type[Launcher]:
 
 @cache
 def _adapter() -> TypeAdapter[Configuration]:
-    """The configurations of all launchers as one type, told apart by their field `launcher`."""
+    """The configurations of all launchers as one type, distinguished by their field `launcher`."""
     models = tuple(launcher_class(name).configuration_type for name in LAUNCHERS)
     union: Any = Annotated[Union[models], Field(discriminator="launcher")]  # noqa: UP007 - a union of a tuple
     return TypeAdapter(union)

@@ -1,4 +1,4 @@
-"""Bring a job to its end: submit it or find it, and follow its state, its log and its epochs.
+"""Run a job to its end: submit it or find it, and follow its state, its log and its epochs.
 
 Events are the same whatever the launcher, and whoever asks: the command line prints them, the graph turns them into its own.
 """
@@ -156,10 +156,10 @@ def _number(text: str | None) -> float | None:
 def finish(
     job: Path, default: str = "local", asked: str | None = None, resume: str = "auto", poll_s: float = 1.0
 ) -> None:
-    """Bring a training to its result and print its progress on stderr; the launcher is chosen as in `configuration.choose`.
+    """Run a training to its result and print its progress on stderr; the launcher is chosen as in `configuration.choose`.
 
     Ctrl-C cancels a process of this machine that was started here, which then saves what it has, and leaves all else running. Raises
-    TrainingStopped when it was killed or told to stop and goes on from its last checkpoint, LaunchFailed when it can't be started or
+    TrainingStopped when it was killed or asked to stop and goes on from its last checkpoint, LaunchFailed when it can't be started or
     ended without a result, ConfigurationError for a `resume` that this job can't have now.
     """
     launcher = choose(job, default, asked)

@@ -29,7 +29,7 @@ class Phase(Enum):
     RUNNING = "running"
     """It waits or runs."""
     RESUMABLE = "resumable"
-    """It ended and was killed or told to stop; submitted again, it goes on from its last checkpoint."""
+    """It ended and was killed or asked to stop; submitted again, it goes on from its last checkpoint."""
     ENDED = "ended"
     """It ended by itself; submitted again without a change, it would end the same way."""
 

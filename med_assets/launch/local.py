@@ -89,7 +89,7 @@ class LocalLauncher(launcher.Launcher):
         code = child.returncode if child else None
         # Lightning itself answers SIGTERM by leaving with 0.
         if code is None or code <= 0 or code == status.REQUEUE:
-            return State(Phase.RESUMABLE, "the training process was killed or told to stop")
+            return State(Phase.RESUMABLE, "the training process was killed or asked to stop")
         return State(Phase.ENDED, f"the training process ended with exit code {code} and no result")
 
     def cancel(self, handle: Handle) -> None:

@@ -341,7 +341,7 @@ def state_of(handle: Handle, fields: dict[str, str] | None) -> State | None:
         words = "wrote no checkpoint before its wall-clock limit, so it would never get further; raise launch.time_min"
         return State(Phase.ENDED, f"{handle.title} {words}")
     if code == status.REQUEUE:
-        return State(Phase.RESUMABLE, f"{handle.title} was told to stop, and was not requeued by its node")
+        return State(Phase.RESUMABLE, f"{handle.title} was asked to stop, and was not requeued by its node")
     if not code:
         return None
     if code > 128:

@@ -118,12 +118,12 @@ def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     total = there.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, f1 = right / there, 2 * right / (there + said)
-        known, judged = there > 0, there + said > 0
+        known, defined = there > 0, there + said > 0
         return {
             "accuracy": right.sum(axis=-1) / total,
             "balanced_accuracy": np.where(known, recall, 0).sum(axis=-1) / known.sum(axis=-1),
-            "macro_f1": np.where(judged, f1, 0).sum(axis=-1) / judged.sum(axis=-1),
-            "weighted_f1": (np.where(judged, f1, 0) * there).sum(axis=-1) / total,
+            "macro_f1": np.where(defined, f1, 0).sum(axis=-1) / defined.sum(axis=-1),
+            "weighted_f1": (np.where(defined, f1, 0) * there).sum(axis=-1) / total,
             "f1": f1,
         }
 

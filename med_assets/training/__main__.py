@@ -14,7 +14,7 @@ RESUME = ("auto", "must", "never")
 
 STATUSES = (
     f"exit status: {status.DONE} done; {status.FAILED} can't be run as given, or failed; {status.OUT_OF_MEMORY} out of "
-    f"memory; {status.ACCELERATOR} the accelerator failed; {status.HUNG} hung; {status.REQUEUE} told to stop (SIGTERM) "
+    f"memory; {status.ACCELERATOR} the accelerator failed; {status.HUNG} hung; {status.REQUEUE} asked to stop (SIGTERM) "
     f"and saved: requeue; {status.SIGNALLED}+n ended by signal n"
 )
 

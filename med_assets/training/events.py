@@ -1,4 +1,4 @@
-"""What befell a job, one JSON line each in its `events.jsonl`: starts, stops, hangs, kills, corrupt checkpoints.
+"""Events of a job, one JSON line each in its `events.jsonl`: starts, stops, hangs, kills, corrupt checkpoints.
 
 The supervisor and the training process both append. A line that a crash cut off is passed over.
 """

@@ -45,7 +45,7 @@ def fit(
 ) -> dict[str, Any]:
     """Train to the end, going on from `found` if there is one, save `weights.pt`, and return what the result says.
 
-    Raises ConfigurationError when training diverged or the sampler can't be resumed, TrainingStopped when told to.
+    Raises ConfigurationError when training diverged or the sampler can't be resumed, TrainingStopped when asked to.
     Only the process of rank 0 writes files; the others return an empty dictionary.
     """
     runtime, sampler = experiment.runtime, task.train.sampler

@@ -1,4 +1,4 @@
-"""When a training saves itself: after each epoch, every so often within one, and when it is told to stop."""
+"""When a training saves itself: after each epoch, every so often within one, and when it is asked to stop."""
 
 import math
 import signal
@@ -114,7 +114,7 @@ class SaveCheckpoints(Checkpoint):
     @staticmethod
     def _end(trainer: Any) -> None:
         raise TrainingStopped(
-            f"training was told to stop and did after step {trainer.global_step}; "
+            f"training was asked to stop and did after step {trainer.global_step}; "
             "start the same command again and it goes on from its last checkpoint"
         )
 

@@ -16,7 +16,7 @@ HUNG = 5
 """No step ended for `runtime.hang_after_s`, more often than `runtime.restarts` allows; the log has the stacks."""
 
 REQUEUE = 75
-"""Requeue me: the training was told to stop (SIGTERM) and saved what it had; the same command goes on (EX_TEMPFAIL)."""
+"""Requeue me: the training was asked to stop (SIGTERM) and saved what it had; the same command goes on (EX_TEMPFAIL)."""
 
 SIGNALLED = 128
 """Plus n: the training was ended by signal n, more often than `runtime.restarts` allows."""

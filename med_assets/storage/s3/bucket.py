@@ -101,10 +101,10 @@ def in_words(doing: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        told = f"{doing} failed: {explain(error)}; `med-assets doctor s3` looks at it"
+        message = f"{doing} failed: {explain(error)}; `med-assets doctor s3` looks at it"
     else:
         return
-    raise RemoteFailed(told)
+    raise RemoteFailed(message)
 
 
 @dataclass(frozen=True)
@@ -213,5 +213,5 @@ def client(environ: Mapping[str, str] = os.environ, **options: Any) -> Any:
                 region_name=_first(environ, REGIONS) or "us-east-1",
             )
     except ValueError:
-        told = explain(ValueError())
-    raise ConfigurationError(told)
+        reason = explain(ValueError())
+    raise ConfigurationError(reason)

@@ -77,10 +77,10 @@ def _place(client: Any, label: str, place: Place, written: bool) -> Iterator[Fin
 
 
 def _clock(reply: Mapping[str, Any]) -> Iterator[Finding]:
-    told = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    if told is None:
+    date = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    if date is None:
         return
-    ahead_s = time.time() - parsedate_to_datetime(told).timestamp()
+    ahead_s = time.time() - parsedate_to_datetime(date).timestamp()
     if abs(ahead_s) > MAX_SKEW_S:
         way = "ahead of" if ahead_s > 0 else "behind"
         yield Finding(WARN, "clock", f"this machine is {abs(ahead_s):.0f} s {way} the S3 server", "set the clock (NTP)")

@@ -86,7 +86,7 @@ class S3Store:
         return self.local.fetch(key)
 
     def _download(self, key: str, manifest: Mapping[str, Any], folder: Path) -> None:
-        """Bring all files into `folder`; raises RemoteFailed or ArtifactCorrupt."""
+        """Fetch all files into `folder`; raises RemoteFailed or ArtifactCorrupt."""
         names = {f"{manifest['folder']}/{name}": name for name in manifest["files"]}
         with TemporaryDirectory(dir=folder.parent) as scratch:
             staging = Staging(self.client, self.place.bucket, Path(scratch), limit_bytes=0)

@@ -1,4 +1,4 @@
-"""What the supervisor does when the training below it hangs, dies, is told to stop, or is there already."""
+"""What the supervisor does when the training below it hangs, dies, is asked to stop, or is there already."""
 
 import json
 import os
