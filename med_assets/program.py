@@ -25,6 +25,7 @@ from med_assets.storage.files import read_yaml
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.geometry import TiltPolicy
     from med_assets.dicom.structure_names import Vocabulary
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.preparation.label_rows import LabelRow
+    from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
     from med_assets.screening.contract import Screening
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
@@ -195,13 +197,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Predicted:
-    """One case with what a model said of it: its row (split, facts), its folders, its scores by name, and the teacher's folder.
+    """One case with what a model said of it: the case with split and facts, its folders, its scores by name, and the teacher's folder.
 
     `scores` are those of the primary metric's subject. `teacher` is where the prediction of the model lies that this one was
     distilled from, None where there is none.
     """
 
-    row: Mapping[str, Any]
+    row: "Case"
     prepared: Path
     predicted: Path
     scores: Mapping[str, float | None]
@@ -324,21 +326,20 @@ class Program(ABC):
         return (*self.expectations(ws), lossless)
 
     def data_tables(
-        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+        self, cases: Sequence["Case"], refused: "Sequence[CaseVersion | PreparedCase]"
     ) -> list[ReportTable]:
         """The program's own tables about its data; none unless given.
 
-        `cases` are rows of the dataset with split and fold (None before the patient has one) and facts; `refused` are
-        the quarantined rows.
+        `cases` are those of the dataset with split, fold and facts; `refused` is what intake or preparation quarantined.
         """
         return []
 
-    def held_out_warnings(self, cases: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What makes the scores of held-out cases doubtful, from the rows of `data_tables`; nothing unless given."""
+    def held_out_warnings(self, cases: Sequence["Case"]) -> list[str]:
+        """What makes the scores of held-out cases doubtful, from the cases of `data_tables`; nothing unless given."""
         return []
 
-    def dataset_findings(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> "Sequence[Finding]":
-        """What is wrong between cases or with the splits as a whole, from the rows of `data_tables`. Nothing unless given."""
+    def dataset_findings(self, ws: "Workspace", cases: Sequence["Case"]) -> "Sequence[Finding]":
+        """What is wrong between cases or with the splits as a whole, from the cases of `data_tables`. Nothing unless given."""
         return ()
 
     def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
@@ -353,21 +354,21 @@ class Program(ABC):
         """Return how unusual cases are found, in a program that looks for them; None unless given."""
         return None
 
-    def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
-        """Scores defined over all cases of a split at once, from their rows; none unless a program has some.
+    def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
+        """Scores defined over all cases of a split at once, from those of each case; none unless a program has some.
 
         Those with an interval of their own are PooledScores.
         """
         return []
 
-    def prediction_table(self, rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame | None":
+    def prediction_table(self, scores: Sequence["CaseScore"]) -> "pd.DataFrame | None":
         """The predictions of one split for people's own tools, a row per case, from their scores; none unless given."""
         return None
 
-    def doubts(self, rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> list[str]:
+    def doubts(self, scores: Sequence["CaseScore"], history: Sequence["EpochMetric"]) -> list[str]:
         """What makes the scores of an experiment doubtful, such as a collapse; nothing unless given.
 
-        `rows` are those of its held-out cases, `history` (epoch, metric, value) of its training.
+        `scores` are those of its held-out cases, `history` that of its training.
         """
         return []
 

@@ -13,6 +13,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from med_assets.catalog import Case, FactValue
 from med_assets.cli import stages
 from med_assets.landing import batches
 from med_assets.programs.rt_dose.prepared import PreparedCase
@@ -485,3 +486,13 @@ def rt_dose_voxels(ws: Workspace, row: dict[str, Any]) -> dict[str, int]:
     """Voxels of each structure of an accepted plan, from a row of `prepared_cases`."""
     case = PreparedCase.open(ws.store.fetch(row["artifact"]))
     return {name: int((case.masks >> bit & 1).sum()) for bit, name in enumerate(case.structures)}
+
+
+def case_with(
+    case_id: str = "c", *, patient_id: str = "p", split: str | None = None, artifact: str = "", **facts: FactValue
+) -> Case:
+    """A case of the dataset, as a program gets it, with these facts."""
+    return Case(
+        program="", case_id=case_id, patient_id=patient_id, version="", content_hash="", artifact=artifact,
+        given_split=None, synthetic=True, split=split, facts=facts,
+    )  # fmt: skip

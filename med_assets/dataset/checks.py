@@ -8,12 +8,14 @@ from typing import Any, Literal
 import pandas as pd
 
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.dataset.stage import cases_of, described, finding_pictures, findings
 from med_assets.deidentification.scan import identity_left
 from med_assets.evaluation.finetuning import recorded
 from med_assets.evaluation.stage import NO_CASE
 from med_assets.experiments import policies
 from med_assets.preparation.stage import suite
+from med_assets.records import CaseScore, EpochMetric
 from med_assets.settings import Workspace
 from med_assets.storage.result import NOTE, OK, QUARANTINED, usable
 
@@ -141,9 +143,9 @@ def between_cases(ws: Workspace, program_name: str) -> CheckOutcome:
 
 def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
     """Warn where a program knows that the scores of an experiment mean less than they seem to."""
-    rows = ws.lake.rows("evaluation_cases", f"{program_name}/{name}")
-    history = ws.lake.rows("training_history", f"{program_name}/{name}")
-    said = program.get(program_name).doubts(rows, history) if rows else [NO_CASE]
+    catalog = Catalog(ws, program_name)
+    scores, history = catalog.rows(CaseScore, name), catalog.rows(EpochMetric, name)
+    said = program.get(program_name).doubts(scores, history) if scores else [NO_CASE]
     return CheckOutcome(
         not said, "; ".join(said) or "nothing known makes these scores doubtful", "warn", {"doubts": said}
     )

@@ -17,6 +17,7 @@ from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_w
 from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import PooledScore
 from med_assets.program import Metric
+from med_assets.records import CaseScore
 from med_assets.reporting.escaping import code, csv, inline
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json, replacing, write_json, write_text
@@ -207,7 +208,7 @@ def write_predictions(ws: Workspace, program_name: str, name: str, rows: Sequenc
     for split in HELD_OUT:
         path = ws.reports / program_name / "experiments" / name / f"{split}_preds.parquet"
         path.unlink(missing_ok=True)
-        table = program.get(program_name).prediction_table([row for row in rows if row["split"] == split])
+        table = program.get(program_name).prediction_table([CaseScore.of(row) for row in rows if row["split"] == split])
         if table is not None and not table.empty:
             with replacing(path) as temporary:
                 table.to_parquet(temporary, index=False)
@@ -241,7 +242,9 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
             | {"n": values.n, "unit": members[0]["unit"], "convention": members[0]["convention"], "interval": INTERVAL}
         )
     for split in sorted({row["split"] for row in rows}):
-        for score in program.get(program_name).pooled([row for row in rows if row["split"] == split]):
+        for score in program.get(program_name).pooled(
+            [CaseScore.of({"program": program_name} | row) for row in rows if row["split"] == split]
+        ):
             ends = score if isinstance(score, PooledScore) else PooledScore(**asdict(score))
             row = {
                 "split": split,

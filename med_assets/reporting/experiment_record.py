@@ -21,6 +21,7 @@ from med_assets.experiments.configuration import Experiment, from_json
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.metrics.bootstrap import Interval
 from med_assets.promotion.stage import current
+from med_assets.records import CaseScore, EpochMetric
 from med_assets.reporting.figures import Drawn, draw
 from med_assets.reporting.run_status import Standing, standing_of, verdict_of
 from med_assets.settings import Workspace
@@ -192,7 +193,7 @@ def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Fact
         worst=tuple(of_primary[:3]),
         differences=_differences(ws, program_name, name, checkpoint),
         last_epoch=max(epochs) if len(epochs := {row["epoch"] for row in history}) > 1 else None,
-        doubts=tuple(chosen.doubts(cases, history)),
+        doubts=tuple(chosen.doubts([CaseScore.of(row) for row in cases], [EpochMetric.of(row) for row in history])),
         tuned=fine_tuning_record(ws, program_name, name),
         costs=checkpoint_facts(ws, program_name, checkpoint),
         crossval=len(crossval),

@@ -14,11 +14,13 @@ from med_assets.storage.versions import versioned
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
+    from med_assets.records import CaseScore, CaseVersion, PreparedCase
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -124,18 +126,18 @@ class BreastUs(Program):
         return expectations()
 
     def data_tables(
-        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+        self, cases: Sequence["Case"], refused: "Sequence[CaseVersion | PreparedCase]"
     ) -> list[ReportTable]:
         from med_assets.programs.breast_us.audit import tables
 
         return tables(cases, refused)
 
-    def dataset_findings(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> Sequence[Finding]:
+    def dataset_findings(self, ws: "Workspace", cases: Sequence["Case"]) -> Sequence[Finding]:
         from med_assets.programs.breast_us.audit import duplicates
 
         return duplicates(cases, ws.store.fetch)
 
-    def held_out_warnings(self, cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    def held_out_warnings(self, cases: Sequence["Case"]) -> list[str]:
         from med_assets.programs.breast_us.audit import warnings
 
         return warnings(cases)
@@ -145,10 +147,10 @@ class BreastUs(Program):
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
 
-    def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
+    def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
         from med_assets.programs.breast_us.score import pooled
 
-        return pooled(rows)
+        return pooled(scores)
 
     @versioned("2")
     def task(self, experiment: "Experiment", cases: Sequence["TrainingCase"], **given: Any) -> "Task | ClosedForm":

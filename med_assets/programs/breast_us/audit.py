@@ -1,18 +1,20 @@
 """What the facts of an acceptable image look like, the tables about a data set, and pictures that are in it twice."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from med_assets.catalog import Case
 from med_assets.preparation.expectations import Expectation, Severity
 from med_assets.program import Finding, ReportTable
 from med_assets.programs.breast_us.prepare import LABELS, NORMAL
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.similarity import CORRELATION, HASH_BITS, candidates, correlation
+from med_assets.records import CaseVersion
+from med_assets.records import PreparedCase as RefusedCase
 
 BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
 
@@ -37,9 +39,9 @@ def expectations() -> tuple[Expectation, ...]:
     )
 
 
-def tables(cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
+def tables(cases: Sequence[Case], refused: Sequence[CaseVersion | RefusedCase]) -> list[ReportTable]:
     """Return the tables about the data: cases by data set and label in each split, and why others are not in."""
-    frame = pd.DataFrame([dict(case) for case in cases])
+    frame = pd.DataFrame([{**case.facts, "split": case.split, "patient_id": case.patient_id} for case in cases])
     rows = []
     if len(frame):
         frame["split"] = frame["split"].fillna("none")
@@ -49,7 +51,7 @@ def tables(cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, An
             row |= {split: int(counts.get(split, 0)) for split in ("train", "val", "test", "external")}
             row["calibrated"] = int(group["pixel_mm"].notna().sum())
             rows.append(row)
-    skipped = Counter(str(row["reason_code"]) for row in refused)
+    skipped = Counter(str(row.reason_code) for row in refused)
     return [
         ReportTable("Images", "By data set and label, and where their patients are.", pd.DataFrame(rows)),
         ReportTable(
@@ -59,55 +61,53 @@ def tables(cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, An
     ]  # fmt: skip
 
 
-def warnings(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+def warnings(cases: Sequence[Case]) -> list[str]:
     """Return what makes scores of held-out cases doubtful: splits without normals or without calibration."""
     said = []
     for split in ("val", "test"):
-        held = [case for case in cases if case.get("split") == split]
-        if held and not any(case["label"] == NORMAL for case in held):
+        held = [case for case in cases if case.split == split]
+        if held and not any(case.facts["label"] == NORMAL for case in held):
             said.append(f"none of {len(held)} {split} images is normal, so false alarms are not measured there")
     return said
 
 
-def duplicates(cases: Sequence[Mapping[str, Any]], folder_of: Callable[[str], Path]) -> list[Finding]:
+def duplicates(cases: Sequence[Case], folder_of: Callable[[str], Path]) -> list[Finding]:
     """Return the pairs of images that are the same picture, exactly or nearly, each with both shown.
 
     A pair of two labels, or in two splits, blocks. A pair of one patient or in one split is told and blocks nothing.
     """
-    known = sorted((case for case in cases if case.get("dhash")), key=lambda case: str(case["case_id"]))
+    known = sorted((case for case in cases if case.facts.get("dhash")), key=lambda case: case.case_id)
     found, opened = [], dict[int, PreparedCase]()
-    for one, other in candidates([str(case["dhash"]) for case in known]):
+    for one, other in candidates([str(case.facts["dhash"]) for case in known]):
         for index in (one, other):
             if index not in opened:
-                opened[index] = PreparedCase.open(folder_of(str(known[index]["artifact"])))
+                opened[index] = PreparedCase.open(folder_of(known[index].artifact))
         alike = correlation(opened[one].image, opened[other].image)
         if alike >= CORRELATION:
             found.append(_finding(known[one], known[other], opened[one], opened[other], alike))
     return found
 
 
-def _finding(
-    a: Mapping[str, Any], b: Mapping[str, Any], first: PreparedCase, second: PreparedCase, alike: float
-) -> Finding:
+def _finding(a: Case, b: Case, first: PreparedCase, second: PreparedCase, alike: float) -> Finding:
     from med_assets.programs.breast_us.pictures import side_by_side
 
-    splits = {case.get("split") for case in (a, b)} - {None}
+    splits = {case.split for case in (a, b)} - {None}
     wrong = [
         *(["in two splits"] if len(splits) > 1 else []),
-        *(["with two labels"] if a["label"] != b["label"] else []),
+        *(["with two labels"] if a.facts["label"] != b.facts["label"] else []),
     ]
     said = (
-        f"cases {a['case_id']} ({a['label']}, {a.get('split') or 'no split yet'}) and {b['case_id']} ({b['label']}, "
-        f"{b.get('split') or 'no split yet'}) are the same picture {' and '.join(wrong) or 'twice'}: correlation "
+        f"cases {a.case_id} ({a.facts['label']}, {a.split or 'no split yet'}) and {b.case_id} ({b.facts['label']}, "
+        f"{b.split or 'no split yet'}) are the same picture {' and '.join(wrong) or 'twice'}: correlation "
         f"{alike:.3f}, hashes within {HASH_BITS} bits of 64"
     )
     if wrong:
         said += "; withdraw the one that is not to count"
     shown = {
-        f"{case['case_id']}: {case['label']}, {case.get('split') or 'no split'}": opened.image
+        f"{case.case_id}: {case.facts['label']}, {case.split or 'no split'}": opened.image
         for case, opened in ((a, first), (b, second))
     }
     return Finding(
-        code="same_picture", text=said, cases=(str(a["case_id"]), str(b["case_id"])), blocking=bool(wrong),
+        code="same_picture", text=said, cases=(a.case_id, b.case_id), blocking=bool(wrong),
         draw=partial(side_by_side, images=shown),
     )  # fmt: skip

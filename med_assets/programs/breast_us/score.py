@@ -1,8 +1,8 @@
 """Scores of one image, on the machine's own pixels, and what changes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.metrics.flat import flat_scores
 from med_assets.metrics.score import Score
 from med_assets.programs.breast_us.prepared import PreparedCase
+from med_assets.records import CaseScore
 
 SUBJECT = "lesion"
 PROFILES = ("full", "small", "demo")
@@ -41,7 +42,7 @@ def score_case(case: PreparedCase, probability: np.ndarray, settings: Evaluation
     return [replace(one, convention=f"{one.convention}; {said}") for one in scores]
 
 
-def pooled(rows: Sequence[Mapping[str, Any]]) -> list[Score]:
+def pooled(scores: Sequence[CaseScore]) -> list[Score]:
     """Return what is defined over all images of a split: how well images with and without a lesion are told apart."""
     found = []
     for name, metric, text in (
@@ -52,7 +53,7 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[Score]:
             "share of the images without a lesion on which nothing is predicted",
         ),
     ):
-        values = [row["value"] for row in rows if row["metric"] == metric and row["value"] is not None]
+        values = [one.value for one in scores if one.metric == metric and one.value is not None]
         value = float(np.mean(values)) if values else None
         found.append(Score(name, SUBJECT, value, "1", f"{text}; undefined without such an image", n=len(values)))
     return found

@@ -83,11 +83,13 @@ def model_images(cases: Sequence[Predicted], out: Path, metric: str, threshold: 
         chosen = {"best": scored[:SHOWN], "median": scored[middle : middle + SHOWN], "worst": scored[::-1][:SHOWN]}
         rows = {}
         for title, members in chosen.items():
-            rows[title] = [(f"{one.row['label']} {one.scores[metric]:.2f}", _arrays(one, threshold)) for one in members]
+            rows[title] = [
+                (f"{one.row.facts['label']} {one.scores[metric]:.2f}", _arrays(one, threshold)) for one in members
+            ]
         drawn.append((gallery(out / "gallery.png", rows), f"Best, median and worst held-out images by {metric}"))
     if len(cases) > 2:
         features = np.stack([np.load(one.predicted / FEATURES) for one in cases])
-        labels, sets = ([str(one.row[name]) for one in cases] for name in ("label", "dataset"))
+        labels, sets = ([str(one.row.facts[name]) for one in cases] for name in ("label", "dataset"))
         caption = "Mean features of the held-out images, principal components; colour by label, marker by data set"
         drawn.append((feature_plane(out / "features.png", features, labels, sets), caption))
     taught = [one for one in cases if one.teacher is not None]
@@ -97,11 +99,11 @@ def model_images(cases: Sequence[Predicted], out: Path, metric: str, threshold: 
             assert one.teacher is not None
             student, teacher = read_probability(one.predicted), read_probability(one.teacher)
             apart = float(np.abs(student - teacher).mean())
-            differing.append((apart, str(one.row["case_id"]), one, student, teacher))
+            differing.append((apart, one.row.case_id, one, student, teacher))
         differing.sort(key=lambda item: (-item[0], item[1]))
         entries = [
             (
-                f"{one.row['label']}, mean difference {apart:.2f}",
+                f"{one.row.facts['label']}, mean difference {apart:.2f}",
                 np.asarray(PreparedCase.open(one.prepared).image),
                 s,
                 t,

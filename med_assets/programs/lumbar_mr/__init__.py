@@ -15,11 +15,13 @@ from med_assets.storage.versions import versioned
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
+    from med_assets.records import CaseVersion, PreparedCase
     from med_assets.screening.contract import Screening
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
@@ -150,7 +152,7 @@ class LumbarMr(Program):
         return expectations()
 
     def data_tables(
-        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+        self, cases: Sequence["Case"], refused: "Sequence[CaseVersion | PreparedCase]"
     ) -> list[ReportTable]:
         from med_assets.programs.lumbar_mr.audit import tables
 

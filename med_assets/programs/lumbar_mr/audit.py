@@ -1,14 +1,15 @@
 """What the facts of an acceptable sagittal T2 series look like, and the table of a data set's audit."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from med_assets.catalog import Case
 from med_assets.preparation.expectations import Expectation, Severity
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.records import CaseVersion, PreparedCase
 
 BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
 
@@ -50,15 +51,15 @@ def expectations() -> tuple[Expectation, ...]:
 
 
 def tables(
-    cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]], units: Mapping[str, str]
+    cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase], units: Mapping[str, str]
 ) -> list[ReportTable]:
     """Return the tables about the data: how many cases are in and why others are not, and the range of each fact."""
-    frame = pd.DataFrame([dict(row) for row in cases])
+    frame = pd.DataFrame([case.facts for case in cases])
     counted = [("accepted", len(cases)), ("skipped", len(refused))]
-    counted += [(f"skipped: {code}", n) for code, n in _counts(refused, "reason_code")]
-    counted += [("without points: predicted, not learned from", sum(not case["levels"] for case in cases))]
-    counted += [(f"anatomy {name}", n) for name, n in _counts(cases, "lstv")]
-    counted += [(f"orientation {name}", n) for name, n in _counts(cases, "orientation")]
+    counted += [(f"skipped: {code}", n) for code, n in _counts(row.reason_code for row in refused)]
+    counted += [("without points: predicted, not learned from", sum(not case.facts["levels"] for case in cases))]
+    counted += [(f"anatomy {name}", n) for name, n in _counts(case.facts["lstv"] for case in cases)]
+    counted += [(f"orientation {name}", n) for name, n in _counts(case.facts["orientation"] for case in cases)]
     rows = []
     for name in SUMMARISED:
         values = frame[name].dropna() if name in frame else pd.Series(dtype=float)
@@ -75,5 +76,5 @@ def tables(
     ]
 
 
-def _counts(rows: Sequence[Mapping[str, Any]], column: str) -> list[tuple[str, int]]:
-    return sorted(Counter(str(row[column]) for row in rows).items())
+def _counts(values: Iterable[object]) -> list[tuple[str, int]]:
+    return sorted(Counter(map(str, values)).items())

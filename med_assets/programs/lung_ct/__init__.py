@@ -28,11 +28,13 @@ from med_assets.storage.versions import versioned
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
+    from med_assets.records import CaseVersion, PreparedCase
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -223,13 +225,13 @@ class LungCt(Program):
         return expectations(self.target(ws), name_of(self.target(ws)))
 
     def data_tables(
-        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+        self, cases: Sequence["Case"], refused: "Sequence[CaseVersion | PreparedCase]"
     ) -> list[ReportTable]:
         from med_assets.programs.lung_ct.audit import tables
 
         return tables(cases, refused, {name: fact.unit for name, fact in self.facts.items()})
 
-    def held_out_warnings(self, cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    def held_out_warnings(self, cases: Sequence["Case"]) -> list[str]:
         from med_assets.programs.lung_ct.audit import warnings
 
         return warnings(cases)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from med_assets.catalog import Case
 from med_assets.dicom.seg import SLICE_NOISE_MM
 from med_assets.preparation.expectations import Expectation, Severity
 from med_assets.program import ReportTable, ct_expectations
 from med_assets.programs.lung_ct.alignment import AS_DRAWN
+from med_assets.records import CaseVersion, PreparedCase
 
 BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
 
@@ -70,13 +72,13 @@ def expectations(target: int, name: str) -> tuple[Expectation, ...]:
     )
 
 
-def summary(facts: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase]) -> dict[str, Any]:
     """Return the audit of a data set as a record: how many cases, why others are not in it, and the range of each fact.
 
-    `facts` are those of the accepted cases; `refused` rows of cases that were not, with `reason_code`. Ranges are least,
+    `cases` are the accepted, `refused` those that were not. Ranges are least,
     median and greatest, None where nothing was measured.
     """
-    frame = pd.DataFrame([dict(row) for row in facts])
+    frame = pd.DataFrame([case.facts for case in cases])
     ranges = {}
     for name in SUMMARISED:
         values = frame[name].dropna() if name in frame else pd.Series(dtype=float)
@@ -85,7 +87,7 @@ def summary(facts: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, A
     return {
         "accepted": len(frame),
         "skipped": len(refused),
-        "skipped_by_reason": dict(sorted(Counter(str(row["reason_code"]) for row in refused).items())),
+        "skipped_by_reason": dict(sorted(Counter(str(row.reason_code) for row in refused).items())),
         "orientations": _counts(frame, "orientation"),
         "label_kinds": _counts(frame, "label_kind"),
         "exposure": _counts(frame, "exposure"),
@@ -99,7 +101,7 @@ def _counts(frame: pd.DataFrame, column: str) -> dict[str, int]:
 
 
 def tables(
-    cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]], units: Mapping[str, str]
+    cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase], units: Mapping[str, str]
 ) -> list[ReportTable]:
     """Return the tables about the data: the audit, and what the foundation model has seen of each split."""
     found = summary(cases, refused)
@@ -126,9 +128,9 @@ def tables(
     ]
 
 
-def exposure_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
+def exposure_table(cases: Sequence[Case]) -> ReportTable:
     """Cases by split and by what the foundation model has seen of them."""
-    counts = Counter((str(case.get("split") or "none"), str(case["exposure"])) for case in cases)
+    counts = Counter((case.split or "none", str(case.facts["exposure"])) for case in cases)
     columns = ["unseen", "selected", "trained"]
     rows = [
         {"split": split} | {name: counts[split, name] for name in columns}
@@ -142,12 +144,12 @@ def exposure_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
     return ReportTable("Pretraining exposure", text, pd.DataFrame(rows, columns=["split", *columns]))
 
 
-def warnings(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+def warnings(cases: Sequence[Case]) -> list[str]:
     """Return what makes scores of held-out cases doubtful: how many of a split the foundation model has seen."""
     said = []
     for split in ("val", "test", "external"):
-        held = [case for case in cases if case.get("split") == split]
-        seen = Counter(case["exposure"] for case in held if case["exposure"] not in (None, "unseen"))
+        held = [case for case in cases if case.split == split]
+        seen = Counter(str(case.facts["exposure"]) for case in held if case.facts["exposure"] not in (None, "unseen"))
         if seen:
             how = ", ".join(f"{n} {name}" for name, n in sorted(seen.items()))
             said.append(

@@ -14,12 +14,14 @@ from med_assets.storage.versions import versioned
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.preparation.label_rows import LabelRow
+    from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -147,14 +149,14 @@ class RetinalOct(Program):
         return expectations()
 
     def data_tables(
-        self, cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]
+        self, cases: Sequence["Case"], refused: "Sequence[CaseVersion | PreparedCase]"
     ) -> list[ReportTable]:
         from med_assets.programs.retinal_oct.audit import tables
         from med_assets.programs.retinal_oct.cohort import cohort
 
         return tables(cases, refused, cohort())
 
-    def dataset_findings(self, ws: "Workspace", cases: Sequence[Mapping[str, Any]]) -> Sequence[Finding]:
+    def dataset_findings(self, ws: "Workspace", cases: Sequence["Case"]) -> Sequence[Finding]:
         from med_assets.programs.retinal_oct.cohort import COHORTS, cohort, objections
 
         chosen = ws.option(self.name, "cohort", "whole" if ws.profile == "full" else "partial")
@@ -165,20 +167,20 @@ class RetinalOct(Program):
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
         return {"size": list(self.size(ws))}
 
-    def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
+    def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
         from med_assets.programs.retinal_oct.score import pooled
 
-        return list(pooled(rows))
+        return list(pooled(scores))
 
-    def prediction_table(self, rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame | None":
+    def prediction_table(self, scores: Sequence["CaseScore"]) -> "pd.DataFrame | None":
         from med_assets.programs.retinal_oct.score import wide
 
-        return wide(rows)
+        return wide(scores)
 
-    def doubts(self, rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> list[str]:
+    def doubts(self, scores: Sequence["CaseScore"], history: Sequence["EpochMetric"]) -> list[str]:
         from med_assets.programs.retinal_oct.score import doubts
 
-        return doubts(rows, history, OVERFIT_BELOW)
+        return doubts(scores, history, OVERFIT_BELOW)
 
     def label_rows(self, prepared: Path) -> "list[LabelRow]":
         from med_assets.preparation.label_rows import LabelRow

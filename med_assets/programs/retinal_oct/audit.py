@@ -1,16 +1,18 @@
 """What the facts of an acceptable OPT volume look like, and the tables about a data set: cohort, shapes and outliers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from med_assets.catalog import Case
 from med_assets.preparation.expectations import Expectation, Severity
 from med_assets.program import ReportTable
 from med_assets.programs.retinal_oct.cohort import CLASSES, SPLITS, Cohort
 from med_assets.programs.retinal_oct.transforms import TOLERANCE
+from med_assets.records import CaseVersion, PreparedCase
 
 BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
 
@@ -57,18 +59,16 @@ def expectations() -> tuple[Expectation, ...]:
     )
 
 
-def tables(
-    cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]], rules: Cohort
-) -> list[ReportTable]:
+def tables(cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase], rules: Cohort) -> list[ReportTable]:
     """Return the tables about the data: the cohort by split, class and site; shapes by protocol; outliers; what was refused."""
     return [cohort_table(cases, rules), shape_table(cases), outlier_table(cases), refused_table(cases, refused)]
 
 
-def cohort_table(cases: Sequence[Mapping[str, Any]], rules: Cohort) -> ReportTable:
+def cohort_table(cases: Sequence[Case], rules: Cohort) -> ReportTable:
     """The labelled scans by split and class beside what a whole cohort has, and by site."""
-    labelled = [case for case in cases if case["protocol"] == rules.labelled.protocol]
-    counts = Counter((case.get("split"), case["study_group"]) for case in labelled)
-    sites = Counter((case.get("split"), case["site"]) for case in labelled)
+    labelled = [case for case in cases if case.facts["protocol"] == rules.labelled.protocol]
+    counts = Counter((case.split, case.facts["study_group"]) for case in labelled)
+    sites = Counter((case.split, case.facts["site"]) for case in labelled)
     rows = [
         {"split": split}
         | {group: counts[split, group] for group in CLASSES}
@@ -80,16 +80,16 @@ def cohort_table(cases: Sequence[Mapping[str, Any]], rules: Cohort) -> ReportTab
     return ReportTable("Cohort", text, pd.DataFrame(rows))
 
 
-def shape_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
+def shape_table(cases: Sequence[Case]) -> ReportTable:
     """How many volumes of each protocol have which shape and spacing."""
     counts = Counter(
         (
-            case["protocol"],
-            case["device"],
-            f"{case['frames']} x {case['rows']} x {case['columns']}",
-            f"{case['frame_mm']:.4g} x {case['depth_mm']:.4g} x {case['lateral_mm']:.4g}",
+            facts["protocol"],
+            facts["device"],
+            f"{facts['frames']} x {facts['rows']} x {facts['columns']}",
+            f"{facts['frame_mm']:.4g} x {facts['depth_mm']:.4g} x {facts['lateral_mm']:.4g}",
         )
-        for case in cases
+        for facts in (case.facts for case in cases)
     )
     rows = [
         {"protocol": key[0], "device": key[1], "frames x depth x width": key[2], "spacing, mm": key[3], "volumes": n}
@@ -100,27 +100,27 @@ def shape_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
     )
 
 
-def outliers(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def outliers(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """Return the values far from those of their protocol: case, fact, value, the median there, and how many deviations away."""
     found = []
-    for protocol in sorted({case["protocol"] for case in cases}):
-        mine = [case for case in cases if case["protocol"] == protocol]
+    for protocol in sorted({str(case.facts["protocol"]) for case in cases}):
+        mine = [case for case in cases if case.facts["protocol"] == protocol]
         if len(mine) < LEAST_FOR_OUTLIERS:
             continue
         for name in WATCHED:
-            values = np.array([case[name] for case in mine], dtype=float)
+            values = np.array([case.facts[name] for case in mine], dtype=float)
             median = float(np.median(values))
             deviation = 1.4826 * float(np.median(np.abs(values - median)))
             for case, value in zip(mine, values.tolist(), strict=True):
                 off = abs(value - median)
                 if off > OUTLIER * max(deviation, 0.01 * abs(median), 1e-12):
                     found.append(
-                        {"case": case["case_id"], "protocol": protocol, "fact": name, "value": value, "median": median}
+                        {"case": case.case_id, "protocol": protocol, "fact": name, "value": value, "median": median}
                     )
     return found
 
 
-def outlier_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
+def outlier_table(cases: Sequence[Case]) -> ReportTable:
     """The outliers for people."""
     text = (
         f"Facts beyond {OUTLIER:g} robust standard deviations from the median of their protocol: look at these volumes."
@@ -130,12 +130,10 @@ def outlier_table(cases: Sequence[Mapping[str, Any]]) -> ReportTable:
     )
 
 
-def refused_table(cases: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]) -> ReportTable:
+def refused_table(cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase]) -> ReportTable:
     """How many cases are in, and why others are not."""
     counted = [("accepted", len(cases)), ("skipped", len(refused))]
-    counted += [
-        (f"skipped: {code}", n) for code, n in sorted(Counter(str(row["reason_code"]) for row in refused).items())
-    ]
+    counted += [(f"skipped: {code}", n) for code, n in sorted(Counter(str(row.reason_code) for row in refused).items())]
     return ReportTable(
         "Data audit",
         "How many volumes are in, and why others are not.",

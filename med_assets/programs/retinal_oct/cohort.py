@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from med_assets.catalog import Case
 from med_assets.deidentification.profile import KNOWN_VALUES
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Settings, conf_folder
@@ -87,16 +88,16 @@ def cohort() -> Cohort:
         raise ConfigurationError(f"conf/retinal_oct/{CONF}: {error}") from error
 
 
-def objections(cases: Sequence[Mapping[str, Any]], rules: Cohort, *, whole: bool) -> list[str]:
-    """Return what is wrong with the labelled cases in their splits, in words; rows have split, site, study_group and protocol.
+def objections(cases: Sequence[Case], rules: Cohort, *, whole: bool) -> list[str]:
+    """Return what is wrong with the labelled cases in their splits, in words.
 
     Every site and every class must be in every split; a `whole` cohort also has the expected counts, of each split at least
     `min_located` of each class and no more than there are.
     """
-    labelled = [case for case in cases if case["protocol"] == rules.labelled.protocol]
+    labelled = [case for case in cases if case.facts["protocol"] == rules.labelled.protocol]
     said = []
     for name, wanted in (("site", rules.sites), ("study_group", CLASSES)):
-        present = {(case["split"], case[name]) for case in labelled}
+        present = {(case.split, case.facts[name]) for case in labelled}
         for split in SPLITS:
             absent = [one for one in wanted if (split, one) not in present]
             if absent:
@@ -105,7 +106,7 @@ def objections(cases: Sequence[Mapping[str, Any]], rules: Cohort, *, whole: bool
                     f"expected all {what} in {split}, got none of {', '.join(absent)}; import their participants too"
                 )
     if whole:
-        counts = Counter((case["split"], case["study_group"]) for case in labelled)
+        counts = Counter((case.split, case.facts["study_group"]) for case in labelled)
         for split, numbers in rules.expected.items():
             for group, expected in zip(CLASSES, numbers, strict=True):
                 found = counts[split, group]

@@ -1,6 +1,6 @@
 """Scores of one volume's predicted class, and those of a split, which are defined over all its cases at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pandas as pd
 
 from med_assets.metrics.score import PooledScore, Score
 from med_assets.programs.retinal_oct.cohort import CLASSES
+from med_assets.records import CaseScore, EpochMetric
 
 ALL = "all"
 BALANCED = "balanced_accuracy"
@@ -51,29 +52,29 @@ def score_case(label: int, logits: np.ndarray, how: str) -> list[Score]:
     return scores
 
 
-def wide(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def wide(scores: Sequence[CaseScore]) -> pd.DataFrame:
     """Return a row per case: case_id, patient_id, y_true, y_pred (class numbers), and p and logit of each class."""
     cases: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if pd.isna(row["value"]):
+    for one in scores:
+        if pd.isna(one.value):
             continue
-        case = cases.setdefault(row["case_id"], {"case_id": row["case_id"], "patient_id": row["patient_id"]})
-        if row["metric"] == BALANCED:
-            case |= {"y_true": int(row["truth"]), "y_pred": int(row["prediction"])}
-        elif row["metric"] in (PROBABILITY, LOGIT):
-            case[f"{'p' if row['metric'] == PROBABILITY else 'logit'}_{row['subject']}"] = row["value"]
+        case = cases.setdefault(one.case_id, {"case_id": one.case_id, "patient_id": one.patient_id})
+        if one.metric == BALANCED and one.truth is not None and one.prediction is not None:
+            case |= {"y_true": int(one.truth), "y_pred": int(one.prediction)}
+        elif one.metric in (PROBABILITY, LOGIT):
+            case[f"{'p' if one.metric == PROBABILITY else 'logit'}_{one.subject}"] = one.value
     columns = ["case_id", "patient_id", "y_true", "y_pred"]
     columns += [f"{kind}_{name}" for kind in ("p", "logit") for name in CLASS_NAMES]
     found = pd.DataFrame([cases[name] for name in sorted(cases)], columns=columns)
     return found.dropna(subset=["y_true", "y_pred"]).astype({"y_true": int, "y_pred": int})
 
 
-def pooled(rows: Sequence[Mapping[str, Any]]) -> list[PooledScore]:
+def pooled(scores: Sequence[CaseScore]) -> list[PooledScore]:
     """Return the scores over all cases of a split, with intervals; none where no case was classified."""
     from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES
     from med_assets.metrics.classification import classification_scores
 
-    table = wide(rows)
+    table = wide(scores)
     if table.empty:
         return []
     chances = table[[f"p_{name}" for name in CLASS_NAMES]].to_numpy(dtype=float)
@@ -93,11 +94,11 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[PooledScore]:
     ]
 
 
-def doubts(rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]], near_zero: float) -> list[str]:
+def doubts(scores: Sequence[CaseScore], history: Sequence[EpochMetric], near_zero: float) -> list[str]:
     """Return what makes an experiment's scores doubtful: one class predicted for all, no better than chance, a head that can't
-    overfit eight cases. `rows` are of the cases scored, `history` of the training."""
+    overfit eight cases. `scores` are of the held-out cases, `history` of the training."""
     said = []
-    table = wide([row for row in rows if row["split"] == "val"])
+    table = wide([one for one in scores if one.split == "val"])
     if len(table) > 1 and table["y_pred"].nunique() == 1:
         only = CLASSES[int(table["y_pred"].iloc[0])]
         said.append(
@@ -119,7 +120,7 @@ def doubts(rows: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any
             said.append(
                 f"balanced accuracy on validation, {found.mean:.2f} {ends}, is not shown to be above chance ({chance:.2f})"
             )
-    losses = [row["value"] for row in history if row["metric"] == "overfit_loss"]
+    losses = [one.value for one in history if one.metric == "overfit_loss"]
     if losses and not losses[-1] <= near_zero:
         said.append(
             f"expected the head to overfit eight training cases to a loss of at most {near_zero:g}, got {losses[-1]:.3g}: "

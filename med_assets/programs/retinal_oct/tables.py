@@ -5,15 +5,16 @@ import pandas as pd
 from med_assets.program import ReportTable
 from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.score import CLASS_NAMES, pooled, wide
+from med_assets.records import CaseScore
 
 
 def tables(rows: pd.DataFrame) -> list[ReportTable]:
     """All tables of the program, from the scores of one model on one split."""
-    records = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
-    table = wide(records)
+    scores = [CaseScore.of({str(name): value for name, value in row.items()}) for row in rows.to_dict("records")]
+    table = wide(scores)
     if table.empty:
         return []
-    return [confusion_table(table), class_table(records, table)]
+    return [confusion_table(table), class_table(scores, table)]
 
 
 def confusion_table(table: pd.DataFrame) -> ReportTable:
@@ -27,9 +28,9 @@ def confusion_table(table: pd.DataFrame) -> ReportTable:
     return ReportTable("Confusion matrix", "Rows are true classes, columns predicted ones.", shown)
 
 
-def class_table(records: list[dict[str, object]], table: pd.DataFrame) -> ReportTable:
+def class_table(scores: list[CaseScore], table: pd.DataFrame) -> ReportTable:
     """F1 and area under the ROC curve of each class and of all, with intervals."""
-    found = {(one.metric, one.subject): one for one in pooled(records)}
+    found = {(one.metric, one.subject): one for one in pooled(scores)}
 
     def cell(metric: str, subject: str) -> str:
         one = found.get((metric, subject))

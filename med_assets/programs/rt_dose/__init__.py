@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
+    from med_assets.records import CaseScore
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -225,12 +226,12 @@ class RtDose(Program):
             **self.site(ws).model_dump(mode="json", include={*SCORED_BY} - {"gamma"}),
         }
 
-    def pooled(self, rows: Sequence[Mapping[str, Any]]) -> list["Score"]:
+    def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
         from med_assets.metrics.dose import openkbp_dvh_score
         from med_assets.metrics.score import Score
         from med_assets.programs.rt_dose.score import OPENKBP_TERM
 
-        terms = [row["value"] for row in rows if row["metric"].startswith(OPENKBP_TERM) and row["subject"] != "all"]
+        terms = [one.value for one in scores if one.metric.startswith(OPENKBP_TERM) and one.subject != "all"]
         convention = (
             "OpenKBP DVH score: mean of |predicted - planned| over all patients, structures and criteria pooled"
         )

@@ -1,17 +1,19 @@
 """How many steps and samples a diffusion model needs, and how much its samples differ: an analysis on the validation cases."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from med_assets.catalog import Case, Catalog
 from med_assets.experiments import configuration as experiments
 from med_assets.program import ReportTable
 from med_assets.programs.rt_dose.analyses import diffusion_sampling
 from med_assets.programs.rt_dose.experiment import Ablation, DoseExperiment
 from med_assets.programs.rt_dose.score import EvaluationSettings
 from med_assets.programs.rt_dose.tables import with_interval
+from med_assets.records import Checkpoint
 from med_assets.storage.files import digest, read_json, write_json
 from med_assets.storage.versions import version_of
 
@@ -39,11 +41,10 @@ def ablation(ws: "Workspace", out: Path) -> list[ReportTable]:
 
 
 def _of_experiment(ws: "Workspace", name: str) -> Iterator[dict[str, Any]]:
-    from med_assets.dataset.stage import cases_of
     from med_assets.launch.training import experiment
 
-    for row in ws.lake.rows("checkpoints", f"{PROGRAM}/{name}"):
-        checkpoint = str(row["checkpoint"])
+    catalog = Catalog(ws, PROGRAM)
+    for checkpoint in (row.checkpoint for row in catalog.rows(Checkpoint, name)):
         folder = ws.store.fetch(checkpoint)
         trained = experiments.from_json(PROGRAM, (folder / "experiment.json").read_text(encoding="utf-8"))
         assert isinstance(trained, DoseExperiment)
@@ -55,14 +56,12 @@ def _of_experiment(ws: "Workspace", name: str) -> Iterator[dict[str, Any]]:
         learned = {
             case["case_id"] for case in read_json(folder / "provenance.json")["cases"] if case["split"] == "train"
         }
-        cases = [case for case in cases_of(ws, PROGRAM) if case["split"] == "val" and case["case_id"] not in learned]
+        cases = [case for case in catalog.cases("val") if case.case_id not in learned]
         for found in measure(ws, checkpoint, cases, now.diffusion.ablation):
             yield {"experiment": name, **found}
 
 
-def measure(
-    ws: "Workspace", checkpoint: str, cases: Sequence[Mapping[str, Any]], wanted: Ablation
-) -> Iterator[dict[str, Any]]:
+def measure(ws: "Workspace", checkpoint: str, cases: Sequence[Case], wanted: Ablation) -> Iterator[dict[str, Any]]:
     """Yield a row per case, steps, and ensemble size (`error_gy`, in the body) or region (`sd_gy`), from the store if there.
 
     `sd_gy` is the mean over the voxels of a region of the standard deviation over the samples (n - 1), None for one sample or
@@ -73,7 +72,7 @@ def measure(
     for case in cases:
         for steps in wanted.steps:
             settings = {"steps": steps, "ensembles": sorted(wanted.ensembles), "ptv_margin_mm": margin_mm}
-            key = "ablation/" + digest(checkpoint, case["artifact"], settings, version_of(diffusion_sampling))
+            key = "ablation/" + digest(checkpoint, case.artifact, settings, version_of(diffusion_sampling))
             if not ws.store.has(key):
                 from med_assets.programs.rt_dose.predict import load_predictor
                 from med_assets.training.accelerator import inference_device
@@ -81,9 +80,9 @@ def measure(
                 ws.store.verify(checkpoint)
                 predictor = predictor or load_predictor(ws.store.fetch(checkpoint), inference_device())
                 with ws.store.create(key) as folder:
-                    found = _measured(predictor, ws.store.fetch(case["artifact"]), steps, wanted.ensembles, margin_mm)
+                    found = _measured(predictor, ws.store.fetch(case.artifact), steps, wanted.ensembles, margin_mm)
                     write_json(folder / "rows.json", found)
-            same = {"case_id": case["case_id"], "patient_id": case["patient_id"], "steps": steps}
+            same = {"case_id": case.case_id, "patient_id": case.patient_id, "steps": steps}
             for row in read_json(ws.store.fetch(key) / "rows.json"):
                 yield same | row
 

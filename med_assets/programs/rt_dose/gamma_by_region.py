@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from med_assets.catalog import Catalog
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, mean_with_interval
 from med_assets.program import ReportTable
 from med_assets.programs.rt_dose.tables import SEED
+from med_assets.records import CaseScore
 from med_assets.settings import Workspace
 
 REGIONS = ("body", "ptv_margin", "oars", "elsewhere")
@@ -63,7 +65,7 @@ def gamma_by_region(ws: Workspace, out: Path) -> list[ReportTable]:
     """A table for people and one of numbers for each gamma convention, with a plot; none before the first evaluation."""
     from med_assets.reporting.analysis_plots import plot_intervals
 
-    rows = ws.lake.read("evaluation_cases", "rt_dose")
+    rows = Catalog(ws, "rt_dose").frame(CaseScore)
     rows = rows[(rows["split"] == "val") & rows["metric"].str.startswith("gamma_")]
     tables = []
     for number, ((metric, convention), group) in enumerate(rows.groupby(["metric", "convention"], sort=True)):

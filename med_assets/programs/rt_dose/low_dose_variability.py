@@ -1,6 +1,6 @@
 """Natural variability: how far accepted plans lie apart where no constraint binds, and whether models err by more than that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from med_assets.catalog import Case, Catalog
 from med_assets.errors import MedAssetsError
 from med_assets.program import ReportTable
 from med_assets.programs.rt_dose import analyses
@@ -16,6 +17,7 @@ from med_assets.programs.rt_dose.site import Site, load_site
 from med_assets.programs.rt_dose.spread import Patients
 from med_assets.programs.rt_dose.variability_tables import tables
 from med_assets.programs.rt_dose.voxel_classes import FINE_MM, classify, moments, planned_moments
+from med_assets.records import CaseScore
 from med_assets.settings import Workspace
 from med_assets.storage.versions import version_of
 
@@ -28,19 +30,18 @@ def _site(ws: Workspace) -> Site:
 
 def low_dose_variability(ws: Workspace, out: Path) -> list[ReportTable]:
     """Measure the training cases one by one, then every evaluated model on the validation cases; no table without cases."""
-    from med_assets.dataset.stage import cases_of
     from med_assets.evaluation.analyse import Measuring
 
     site = _site(ws)
     measuring = Measuring(ws, NAME, version_of(analyses.low_dose_variability), site.targets, site.oars, FINE_MM)
-    cases, doses, prescriptions = cases_of(ws, "rt_dose"), [], []
-    for case in (one for one in cases if one["split"] == "train"):
-        folder = ws.store.fetch(case["artifact"])
-        found = measuring.of(case["case_id"], case["artifact"], partial(planned, folder, site))
+    catalog, doses, prescriptions = Catalog(ws, "rt_dose"), [], []
+    for case in catalog.cases("train"):
+        folder = ws.store.fetch(case.artifact)
+        found = measuring.of(case.case_id, case.artifact, partial(planned, folder, site))
         if found is not None:
-            doses.append((case["patient_id"], found))
+            doses.append((case.patient_id, found))
             prescriptions.append(float(found["prescription_gy"]))
-    errors = model_errors(ws, [one for one in cases if one["split"] == "val"], site, measuring)
+    errors = model_errors(ws, catalog.cases("val"), site, measuring)
     measuring.record("rt_dose", NAME)
     if not doses:
         return []
@@ -55,17 +56,17 @@ def planned(folder: Path, site: Site) -> dict[str, Any]:
 
 
 def model_errors(
-    ws: Workspace, cases: Sequence[Mapping[str, Any]], site: Site, measuring: Any
+    ws: Workspace, cases: Sequence[Case], site: Site, measuring: Any
 ) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """Moments of predicted minus planned dose by experiment, as (patient, moments) of each case that the experiment was scored on."""
     from med_assets.evaluation.predicting import prediction_key
     from med_assets.programs.rt_dose.scorer import PREDICTION
 
-    rows = ws.lake.read("evaluation_cases", "rt_dose")
+    rows = Catalog(ws, "rt_dose").frame(CaseScore)
     scored = rows[rows["split"] == "val"][["experiment", "checkpoint", "case_id"]].drop_duplicates()
     found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for case in cases:
-        prepared = ws.store.fetch(case["artifact"])
+        prepared = ws.store.fetch(case.artifact)
 
         @cache
         def opened(prepared: Path = prepared) -> Any:
@@ -81,11 +82,11 @@ def model_errors(
             difference = np.load(ws.store.fetch(key) / PREDICTION) - np.asarray(one.dose)
             return moments(voxels, difference.reshape(-1)[voxels.places] / one.prescription_gy)
 
-        for experiment, checkpoint in scored[scored["case_id"] == case["case_id"]][
+        for experiment, checkpoint in scored[scored["case_id"] == case.case_id][
             ["experiment", "checkpoint"]
         ].itertuples(index=False, name=None):
-            key = prediction_key(ws, "rt_dose", checkpoint, case["artifact"])
-            values = measuring.of(case["case_id"], [case["artifact"], key], partial(differences, key, experiment))
+            key = prediction_key(ws, "rt_dose", checkpoint, case.artifact)
+            values = measuring.of(case.case_id, [case.artifact, key], partial(differences, key, experiment))
             if values is not None:
-                found.setdefault(experiment, []).append((case["patient_id"], values))
+                found.setdefault(experiment, []).append((case.patient_id, values))
     return dict(sorted(found.items()))

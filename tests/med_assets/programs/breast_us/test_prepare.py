@@ -9,6 +9,7 @@ import pydicom
 import pytest
 
 from med_assets import program
+from med_assets.catalog import Case
 from med_assets.cli import stages
 from med_assets.dataset import checks
 from med_assets.dicom.objects import Identity, derived_uid
@@ -22,6 +23,7 @@ from med_assets.programs.breast_us.prepare import prepare_case
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.similarity import CORRELATION, correlation, dhash, groups
 from med_assets.settings import Workspace
+from tests.invented import case_with
 from tests.med_assets.programs.breast_us.builders import P, write_prepared
 
 
@@ -129,12 +131,9 @@ def test_two_pictures_are_not_one() -> None:
     assert correlation(images[0], images[1]) < CORRELATION
 
 
-def row(folder: Path, label: str, split: str | None, patient: str) -> dict[str, object]:
-    case = PreparedCase.open(folder)
-    return {
-        "case_id": folder.name, "label": label, "split": split, "patient_id": patient, "artifact": str(folder),
-        "dhash": dhash(case.image),
-    }  # fmt: skip
+def described_case(folder: Path, label: str, split: str | None, patient: str) -> Case:
+    found = dhash(PreparedCase.open(folder).image)
+    return case_with(folder.name, patient_id=patient, artifact=str(folder), split=split, label=label, dhash=found)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +150,8 @@ def test_a_picture_twice_blocks_where_it_has_two_labels_or_two_splits(
 ) -> None:
     folders = [write_prepared(tmp_path / name, 1) for name in ("a", "b")]
     other = write_prepared(tmp_path / "c", 2)
-    rows = [row(*each, f"p{index}") for index, each in enumerate(zip(folders, labels, splits, strict=True))]
-    (finding,) = duplicates([*rows, row(other, "benign", "train", "p9")], Path)
+    rows = [described_case(*each, f"p{index}") for index, each in enumerate(zip(folders, labels, splits, strict=True))]
+    (finding,) = duplicates([*rows, described_case(other, "benign", "train", "p9")], Path)
     assert finding.blocking is blocks
     assert finding.cases == ("a", "b")
     assert finding.draw is not None

@@ -16,6 +16,7 @@ from med_assets.programs.lung_ct import exposure
 from med_assets.programs.lung_ct.audit import summary, warnings
 from med_assets.reporting.stage import report_path
 from med_assets.settings import Workspace
+from tests.invented import case_with
 from tests.med_assets.programs.lung_ct.builders import GEOMETRY, P, ball, masks, write_case
 
 
@@ -111,8 +112,8 @@ def test_the_seed_s_split_of_task06_can_be_fixed_and_says_what_the_foundation_mo
 
 
 def test_phantoms_and_unseen_cases_raise_no_warning() -> None:
-    assert warnings([{"split": "val", "exposure": "unseen"}, {"split": "train", "exposure": "trained"}]) == []
-    assert program.get("rt_dose").held_out_warnings([{"split": "val"}]) == []
+    assert warnings([case_with(split="val", exposure="unseen"), case_with(split="train", exposure="trained")]) == []
+    assert program.get("rt_dose").held_out_warnings([case_with(split="val")]) == []
 
 
 def test_an_audit_of_nothing_says_so() -> None:

@@ -3,13 +3,13 @@
 import csv
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
 
+from med_assets.catalog import Case
 from med_assets.deidentification.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.opt import read_opt
 from med_assets.errors import ConfigurationError
@@ -17,6 +17,7 @@ from med_assets.programs.retinal_oct.cohort import CLASSES, View, cohort, object
 from med_assets.programs.retinal_oct.importer import import_participants
 from med_assets.programs.retinal_oct.phantom import SCANNERS, people, write_dataset
 from med_assets.programs.retinal_oct.prepare import prepare_case
+from tests.invented import case_with
 
 LABELLED = SCANNERS[:1]
 
@@ -208,12 +209,11 @@ def test_one_rule_says_which_scan_is_taken_in_any_order() -> None:
     assert view.model_copy(update={"device": "another"}).choose(table) is None
 
 
-def cases(**changes: Any) -> list[dict[str, Any]]:
+def cases() -> list[Case]:
     """A whole cohort: each participant of the expected counts, the sites in turn."""
     rules = cohort()
     return [
-        {"split": split, "site": rules.sites[number % 3], "study_group": group, "protocol": rules.labelled.protocol}
-        | changes
+        case_with(split=split, site=rules.sites[number % 3], study_group=group, protocol=rules.labelled.protocol)
         for split, counts in rules.expected.items()
         for group, n in zip(CLASSES, counts, strict=True)
         for number in range(n)
@@ -226,14 +226,14 @@ def test_a_whole_cohort_has_nothing_against_it_and_a_lost_site_has() -> None:
     assert len(everybody) == 743 + 159 + 159
     assert objections(everybody, rules, whole=True) == []
     # What a pattern for ids of four digits that begin with 1 once left of a cohort.
-    one_site = [case for case in everybody if case["site"] == "UW"]
+    one_site = [one for one in everybody if one.facts["site"] == "UW"]
     said = objections(one_site, rules, whole=False)
     assert len(said) == 3
     assert all("UCSD, UAB" in one for one in said)
     assert any(
         "expected 290 participants of healthy in train" in one for one in objections(one_site, rules, whole=True)
     )
-    no_insulin = [case for case in everybody if case["study_group"] != "insulin" or case["split"] != "test"]
+    no_insulin = [one for one in everybody if one.facts["study_group"] != "insulin" or one.split != "test"]
     assert objections(no_insulin, rules, whole=False) == [
         "expected all classes in test, got none of insulin; import their participants too"
     ]

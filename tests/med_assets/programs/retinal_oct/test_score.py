@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +6,7 @@ import pytest
 from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.metrics.classification import class_scores, classification_scores, confusion, one_versus_rest
 from med_assets.programs.retinal_oct.score import BALANCED, doubts, pooled, score_case, wide
+from med_assets.records import CaseScore, EpochMetric
 
 TRUTH = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3])
 PREDICTED = np.array([0, 0, 0, 1, 1, 1, 0, 2, 0, 0])
@@ -63,12 +63,20 @@ def test_the_balanced_mean_is_of_the_means_of_classes_and_is_drawn_within_them()
     assert 0 <= found.low < found.high <= 1
 
 
-def rows(truth: np.ndarray, logits: np.ndarray, split: str = "val") -> list[dict[str, Any]]:
+def rows(truth: np.ndarray, logits: np.ndarray, split: str = "val") -> list[CaseScore]:
     return [
-        {"case_id": f"c{index}", "patient_id": f"p{index}", "split": split, "experiment": "e"} | vars(score)
+        CaseScore.of(
+            {"case_id": f"c{index}", "patient_id": f"p{index}", "split": split, "experiment": "e"} | vars(score)
+        )
         for index, (label, one) in enumerate(zip(truth, logits, strict=True))
         for score in score_case(int(label), one, "")
     ]
+
+
+def overfit_loss(value: float) -> EpochMetric:
+    return EpochMetric(
+        program="retinal_oct", experiment="e", checkpoint="c", epoch=0, metric="overfit_loss", value=value
+    )
 
 
 def test_a_split_is_scored_from_the_rows_of_its_cases() -> None:
@@ -88,10 +96,10 @@ def test_a_split_is_scored_from_the_rows_of_its_cases() -> None:
 
 def test_a_collapse_and_a_broken_head_are_told() -> None:
     truth = np.repeat(np.arange(4), 6)
-    fine = [{"metric": "overfit_loss", "value": 0.001}]
+    fine = [overfit_loss(0.001)]
     assert doubts(rows(truth, np.eye(4)[truth]), fine, 0.05) == []
     assert "above chance" in doubts(rows(truth[[0, 6]], np.eye(4)[truth[[0, 6]]]), fine, 0.05)[0]
-    said = doubts(rows(truth, np.eye(4)[np.zeros(24, int)]), [{"metric": "overfit_loss", "value": 1.3}], 0.05)
+    said = doubts(rows(truth, np.eye(4)[np.zeros(24, int)]), [overfit_loss(1.3)], 0.05)
     assert len(said) == 3
     assert "collapsed" in said[0]
     assert "above chance" in said[1]

@@ -12,6 +12,7 @@ from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.predict import build_network
 from med_assets.settings import Workspace
 from med_assets.storage.files import write_json
+from tests.invented import case_with
 from tests.med_assets.programs.rt_dose.builders import write_case
 from tests.med_assets.stages.models import artifact, cases
 
@@ -82,8 +83,7 @@ def test_one_sample_is_the_prediction_of_the_scorer_and_has_no_spread(workspace:
 
     rows = list(
         analysis.measure(
-            workspace, trained, [{"case_id": "v0", "patient_id": "p", "artifact": artifact("v0")}],
-            Ablation(steps=(10,), ensembles=(1,)),
+            workspace, trained, [case_with("v0", artifact=artifact("v0"))], Ablation(steps=(10,), ensembles=(1,)),
         )
     )  # fmt: skip
     case = PreparedCase.open(workspace.store.fetch(artifact("v0")))
