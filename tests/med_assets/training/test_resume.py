@@ -33,7 +33,7 @@ KILLING = """
 import importlib, os, random, signal, sys
 from pathlib import Path
 import monai.inferers.utils, torch._dynamo, torch.utils.tensorboard  # imported late otherwise, so by each child again
-from med_assets import files
+from med_assets.storage import files
 from med_assets.training import callbacks
 from med_assets.training.job import run
 
