@@ -32,6 +32,9 @@ from med_assets.storage.files import digest, file_sha256, read_json, replacing, 
 from med_assets.storage.provenance import provenance, used_cases
 from med_assets.storage.result import StageResult
 
+LISTS = ("used", "events")
+"""Of a result what is too long to show: it is in `result.json` of the checkpoint."""
+
 LEARNING = ("train", "val")
 PUBLISHED = ("weights.pt", "experiment.json", "history.csv", "result.json")
 SOMETIMES = ("profile.txt", jobs.ADAPTERS)
@@ -283,7 +286,7 @@ def train(
             "initial": record.get("initial") or "random",
             **({"teacher": record["teacher"]} if record.get("teacher") else {}),
             "cases": {split: sum(case["split"] == split for case in record["cases"]) for split in LEARNING},
-            "result": result,
+            "result": {name: value for name, value in result.items() if name not in LISTS},
             "git_commit": record["git_commit"],
             **({"warnings": "; ".join(warnings)} if warnings else {}),
         },
