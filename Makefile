@@ -61,7 +61,7 @@ test: setup  ## Types and all tests, style and import contracts among them (abou
 test-fast: setup  ## The tests that are not marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
 
-fuzz: setup  ## Take in N (1000) mutated files of all programs and print what came of them; SEED (0) repeats a run
+fuzz: setup  ## Take in N (1000) mutated files of all programs and importers and print what came of them; SEED (0) repeats a run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz -n $(or $(N),1000) --seed $(or $(SEED),0)
 
 kills: setup  ## Kill intake N (100) times at random moments and compare with an undisturbed one; SEED (0) repeats a run

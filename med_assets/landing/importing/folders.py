@@ -1,6 +1,8 @@
 """One folder of the landing zone per imported case: written once, replaced when its source was corrected, never mixed up."""
 
+import errno
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -34,7 +36,38 @@ def identifier(raw: str) -> str:
     if _PLAIN.match(raw) and len(raw) <= MAX_CHARS:
         return raw
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", raw).strip("._") or "name"
-    return f"{readable[:47]}-{hashlib.sha256(raw.encode(errors='surrogateescape')).hexdigest()[:16]}"
+    return f"{readable[:47]}-{hashlib.sha256(_name_bytes(raw)).hexdigest()[:16]}"
+
+
+def _name_bytes(raw: str) -> bytes:
+    """The bytes of a name: those of its file, or, where no file can have it (a lone surrogate of JSON), of its code points."""
+    try:
+        return raw.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return raw.encode(errors="surrogatepass")
+
+
+def existing(path: Path, what: str) -> Path:
+    """`path`, where it is a plain file or a link to one: a pipe or device would be waited for without end.
+
+    `what` names the file in the message. Raises CaseRejected("missing_file").
+    """
+    if not path.is_file():
+        raise CaseRejected("missing_file", f"expected {what} as a plain file, got none; fetch it again")
+    return path
+
+
+def may_exist(path: str) -> bool:
+    """Whether a file can have this path here: no NUL, no lone surrogate, no part longer than file systems allow."""
+    try:
+        Path(path).lstat()
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def content_of(paths: Iterable[Path], *more: Any) -> str:
@@ -57,26 +90,28 @@ class CaseFolders:
         self.updated: list[str] = []
         self.skipped: dict[str, str] = {}
 
-    def write(self, name: str, source: Path | str, content: str, write: Callable[[Path], None]) -> bool:
+    def write(self, name: str, source: Path | str, made_of: Callable[[], str], write: Callable[[Path], None]) -> bool:
         """Make `dest/name` by `write(folder)`, which appears only when complete; False where the case is skipped.
 
-        `source` is where the case comes from, a path or the address of a bucket, and `content` the hash of what it is made of.
+        `source` is where the case comes from, a path or the address of a bucket, and `made_of` gives the hash of what it is made
+        of (`content_of`); it reads the case's files, so it runs here, where a failure is this case's alone.
         The same content is left alone. Other content replaces the folder only where it comes from the same source, as a
         corrected label does; from elsewhere it may be another patient, and is skipped as `name_taken`. A folder without a record
         is one of an earlier version: it stays where it holds the very files that would be written. Whatever fails skips this
         case alone.
         """
         folder, record = self.dest / name, self.dest / RECORDS / f"{name}.json"
-        address = str(source.resolve()) if isinstance(source, Path) else source
-        made_of = {"source": digest(address), "content": content}
-        before = read_json(record) if record.is_file() else {}
         part = self.dest / f".{name}.part"
         try:
+            content = made_of()
+            address = os.path.realpath(source) if isinstance(source, Path) else source
+            origin = {"source": digest(address), "content": content}
+            before = read_json(record) if record.is_file() else {}
             if folder.exists():
                 if before.get("content") == content:
                     self.existing.append(name)
                     return True
-                if before and before.get("source") != made_of["source"]:
+                if before and before.get("source") != origin["source"]:
                     raise CaseRejected(
                         "name_taken",
                         NAME_TAKEN,
@@ -86,7 +121,7 @@ class CaseFolders:
             if folder.exists() and not before:
                 if content_of([part]) != content_of([folder]):
                     raise CaseRejected("name_taken", NAME_TAKEN)
-                write_json(record, made_of)
+                write_json(record, origin)
                 self.existing.append(name)
                 return True
             replaced = folder.exists()
@@ -98,7 +133,7 @@ class CaseFolders:
                 shutil.rmtree(old)
             else:
                 part.rename(folder)
-            write_json(record, made_of)
+            write_json(record, origin)
             (self.updated if replaced else self.imported).append(name)
             return True
         except CaseRejected as rejected:

@@ -7,6 +7,7 @@ folder of DICOM slices is copied; only identifiers that an anonymiser took out a
 
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Sized
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from med_assets.deidentification.profile import LARGEST_SOURCE_VALUE
 from med_assets.dicom.frames import quietly, text
@@ -26,7 +26,7 @@ from med_assets.dicom.objects import Identity, derived_uid, set_trial
 from med_assets.dicom.seg_write import LABEL_CHARS, write_seg
 from med_assets.dicom.write import CT_INTERCEPT_HU, write_ct
 from med_assets.errors import CaseRejected, ConfigurationError
-from med_assets.landing.importing.folders import CaseFolders, content_of, identifier
+from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier, may_exist
 from med_assets.landing.importing.report import ImportReport
 from med_assets.landing.importing.volume_files import VOLUME_SUFFIXES, label_names, read_volume
 from med_assets.preparation.label_rows import LabelRow, summed
@@ -101,7 +101,7 @@ def datalist_pairs(file: Path, val_fold: int = 0) -> list[Pair]:
     )
     if unknown:
         raise ConfigurationError(
-            f"expected lists of cases named {', '.join(SPLIT_OF_LIST)} in {file.name}, got {unknown}; rename or remove them"
+            f"expected lists of cases named {', '.join(SPLIT_OF_LIST)} in {file.name}, got {len(unknown)} of other names; rename or remove them"
         )
     pairs = []
     for part, split in SPLIT_OF_LIST.items():
@@ -126,6 +126,8 @@ def _listed(
             value = value[0]
         if value and not isinstance(value, str):
             problem = f"expected one path as {key}, got {type(value).__name__} of {len(value) if isinstance(value, Sized) else 1}"
+        if isinstance(value, str) and not may_exist(value):
+            problem, value = f"expected a path as {key}, got text that no file can be named with", None
         paths[key] = folder / value if isinstance(value, str) and value else None
     image = paths["image"]
     if image is None:
@@ -152,16 +154,17 @@ def import_pairs(pairs: Sequence[Pair], dest: Path, names: Mapping[int, str] | N
     rows: list[LabelRow] = []
     written: dict[str, list[LabelRow]] = {}
     for one in pairs:
-        called = _called(one, names or {})
 
-        def write(part: Path, one: Pair = one, called: Mapping[int, str] = called) -> None:
-            written[one.name] = write_pair(part, one, called)
+        def write(part: Path, one: Pair = one) -> None:
+            written[one.name] = write_pair(part, one, _called(one, names or {}))
 
-        files = [] if one.problem else [path for path in (one.image, one.label) if path is not None]
-        content = content_of(files, sorted(called.items()), one.trial, LAYOUT)
-        if cases.write(one.name, one.image, content, write) and one.label is not None:
+        def made_of(one: Pair = one) -> str:
+            files = [] if one.problem else [path for path in (one.image, one.label) if path is not None]
+            return content_of(files, sorted(_called(one, names or {}).items()), one.trial, LAYOUT)
+
+        if cases.write(one.name, one.image, made_of, write) and one.label is not None:
             # Of a case that was imported before, nothing was written now.
-            rows += written.get(one.name) or label_rows(one.label, called)
+            rows += written.get(one.name) or label_rows(one.label, _called(one, names or {}))
     return replace(cases.report(), labels=tuple(summed(rows)))
 
 
@@ -290,16 +293,18 @@ def _copy_slices(one: Pair, folder: Path) -> list[Dataset]:
         try:
             with quietly():
                 ds = pydicom.dcmread(path)
-        except (InvalidDicomError, EOFError, ValueError, OSError) as error:
+                changed = _complete(ds, one, path.name)
+                if changed:
+                    ds.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
+        except CaseRejected:
+            raise
+        except Exception as error:  # reading parses what is asked for, writing the rest: each raises what it likes
             raise CaseRejected(
                 "not_dicom",
                 f"expected DICOM slices alone in the image's folder, got another file as number {number + 1} of {len(paths)}; take it away",
             ) from error
-        target = folder / f"{number:04d}.dcm"
-        if _complete(ds, one, path.name):
-            ds.save_as(target, enforce_file_format=True)
-        else:
-            shutil.copyfile(path, target)
+        if not changed:
+            shutil.copyfile(path, folder / f"{number:04d}.dcm")
         del ds.PixelData
         source.append(ds)
     series = {text(ds, "SeriesInstanceUID") for ds in source}
@@ -331,10 +336,10 @@ def _complete(ds: Dataset, one: Pair, file_name: str) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(existing(path, path.name).read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise ConfigurationError(f"expected {path.name} as UTF-8, got another encoding; save it as UTF-8") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, CaseRejected) as error:
         raise ConfigurationError(
             f"expected a JSON file {path.name} that can be read; {type(error).__name__}"
         ) from error
@@ -352,9 +357,11 @@ def _fold(entry: Mapping[str, Any]) -> int | None:
     fold = entry.get("fold")
     if fold is None or (isinstance(fold, int) and not isinstance(fold, bool)):
         return fold
-    if isinstance(fold, str) and fold.strip().isascii() and fold.strip().isdigit():
+    if isinstance(fold, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", fold):
         return int(fold)
-    raise ConfigurationError(f"expected a whole number as fold of an entry, got {fold!r}; correct the list")
+    raise ConfigurationError(
+        f"expected a whole number as fold of an entry, got {type(fold).__name__}; correct the list"
+    )
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -380,7 +387,7 @@ def _names(labels: Mapping[str, Any]) -> dict[int, str]:
     """Names by value, from {"1": "cancer"} or {"cancer": 1}; the background is none. Raises ConfigurationError."""
     turned = {}
     for key, value in labels.items() if isinstance(labels, Mapping) else [("", labels)]:
-        if key.strip().isdigit() and isinstance(value, str):
+        if re.fullmatch(r"\s*[0-9]{1,9}\s*", key) and isinstance(value, str):
             turned[int(key)] = value
         elif isinstance(value, int) and not isinstance(value, bool):
             turned[value] = key
@@ -410,10 +417,15 @@ def _named(pairs: Sequence[Pair], root: Path) -> list[Pair]:
 
     Raises ConfigurationError where one image is listed twice, or in two formats.
     """
-    named = []
+    named: list[Pair] = []
+    pathless = 0
     for one in pairs:
+        if one.image == root:  # an entry without a path, which is a problem of its own
+            pathless += 1
+            named.append(replace(one, name=identifier(f"{one.name}-entry-{pathless}")))
+            continue
         folders = (one.image.parent.relative_to(root) if one.image.is_relative_to(root) else one.image.parent).parts
-        if one.image == root or folders in ((), MSD_FOLDER):
+        if folders in ((), MSD_FOLDER):
             named.append(one)
             continue
         # A dash within a folder's name would let two paths give one name.

@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from med_assets.dicom.segmentation_2d import write_flat_seg
 from med_assets.dicom.ultrasound import write_us
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.importing.bounds import MAX_PICTURE_PIXELS
-from med_assets.landing.importing.folders import CaseFolders, content_of, identifier
+from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier
 from med_assets.landing.importing.report import ImportReport
 
 LESIONS = ("benign", "malignant")
@@ -130,8 +131,8 @@ def import_images(kind: str, src: Path, dest: Path, limit: int | None = None, ex
         def write(part: Path, source: Source = source) -> None:
             _write(part, source, dataset, patients[source.name], external)
 
-        content = content_of([source.image, *source.masks], source.label, patients[source.name], external)
-        made.write(identifier(f"{kind}-{source.name}"), source.image, content, write)
+        made_of = partial(content_of, [source.image, *source.masks], source.label, patients[source.name], external)
+        made.write(identifier(f"{kind}-{source.name}"), source.image, made_of, write)
     return made.report()
 
 
@@ -201,7 +202,7 @@ def _picture(path: Path, mode: str) -> np.ndarray:
         quiet = warnings.catch_warnings(
             action="ignore", category=Image.DecompressionBombWarning
         )  # the limit here is lower
-        with quiet, Image.open(path) as image:
+        with quiet, Image.open(existing(path, "a picture")) as image:
             if image.width * image.height > MAX_PICTURE_PIXELS:
                 raise CaseRejected(
                     "unreadable_image",

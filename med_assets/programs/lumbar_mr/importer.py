@@ -17,10 +17,8 @@ Whether there is a transitional vertebra is not known of any case, so no anatomy
 """
 
 import io
-import lzma
-import zipfile
-import zlib
 from collections.abc import Collection
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +28,7 @@ from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.write import Identity, derived_uid, write_mr, write_points
 from med_assets.errors import CaseRejected
 from med_assets.landing.importing.bounds import MAX_VOXELS, require_members, unpacked_xz
-from med_assets.landing.importing.folders import CaseFolders, content_of, identifier
+from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier
 from med_assets.landing.importing.report import ImportReport
 
 SUFFIXES = (".npz.xz", ".npz")
@@ -63,7 +61,7 @@ def import_cases(src: Path, dest: Path, cases: Collection[str] | None = None, li
         def write(part: Path, name: str = name) -> None:
             write_case(part, *read_case(found[name]), name)
 
-        made.write(identifier(name), found[name], content_of([found[name]]), write)
+        made.write(identifier(name), found[name], partial(content_of, [found[name]]), write)
     return made.report()
 
 
@@ -73,12 +71,14 @@ def read_case(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises CaseRejected: unreadable_volume, not_a_volume, not_integer_labels.
     """
     try:
-        content = path.read_bytes()
+        content = existing(path, "the case's archive").read_bytes()
         content = unpacked_xz(content, 2 * MAX_VOXELS) if path.suffix == ".xz" else content
         require_members(content, 2 * MAX_VOXELS)
         with np.load(io.BytesIO(content)) as archive:
             image, label = archive["image"], archive["label"]
-    except (OSError, EOFError, KeyError, ValueError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+    except CaseRejected:
+        raise
+    except Exception as error:  # each format's reader raises what it likes
         raise CaseRejected(
             "unreadable_volume",
             f"expected a NumPy archive with image and label, got {type(error).__name__} from reading; copy it again",

@@ -9,19 +9,19 @@ level in a numbered image; those of the spinal canal stenosis are set in the sag
 
 from collections import Counter
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from med_assets.dicom.frames import image_axes, number, quietly, text
 from med_assets.dicom.geometry import MR_IMAGE_STORAGE
 from med_assets.dicom.write import Identity, derived_uid, write_points
 from med_assets.errors import CaseRejected, ConfigurationError
-from med_assets.landing.importing.folders import CaseFolders, content_of
+from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier
 from med_assets.landing.importing.report import ImportReport
 
 CONDITION = "Spinal Canal Stenosis"
@@ -65,7 +65,7 @@ def import_studies(
             write_study(part, images / study, study, tables)
 
         rows = [table[table["study_id"] == study].to_csv() for table in tables.values()]
-        made.write(f"RSNA-{study}", images / study, content_of([images / study], rows), write)
+        made.write(identifier(f"RSNA-{study}"), images / study, partial(content_of, [images / study], rows), write)
     return made.report()
 
 
@@ -74,8 +74,8 @@ def read_tables(src: Path) -> Tables:
     found = {}
     for name, columns in TABLES.items():
         try:
-            table = pd.read_csv(src / name, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
+            table = pd.read_csv(existing(src / name, name), dtype=str, keep_default_na=False)
+        except (OSError, ValueError, CaseRejected) as error:
             raise ConfigurationError(
                 f"expected {name} of the challenge in the source folder, reading failed ({type(error).__name__}); fetch it"
             ) from error
@@ -137,14 +137,15 @@ def copy_series(source: Path, folder: Path, study: str, description: str) -> lis
     for path in sorted(source.glob("*.dcm")):
         try:
             with quietly():
-                ds = pydicom.dcmread(path)
-        except (InvalidDicomError, EOFError, ValueError, OSError) as error:
+                ds = pydicom.dcmread(existing(path, "each image of the series"))
+                _complete(ds, study, source.name, path.stem, description)
+                ds.save_as(folder / path.name, enforce_file_format=True)
+        except CaseRejected:
+            raise
+        except Exception as error:  # reading parses what is asked for, writing the rest: each raises what it likes
             raise CaseRejected(
                 "not_dicom", f"expected DICOM images, got {type(error).__name__} from reading one; fetch it again"
             ) from error
-        _complete(ds, study, source.name, path.stem, description)
-        with quietly():
-            ds.save_as(folder / path.name, enforce_file_format=True)
         if "PixelData" in ds:
             del ds.PixelData
         slices.append(ds)
@@ -205,7 +206,7 @@ def _complete(ds: Dataset, study: str, series: str, instance: str, description: 
         "StudyInstanceUID": derived_uid("RSNA study", study),
         "SeriesInstanceUID": derived_uid("RSNA series", study, series),
         "FrameOfReferenceUID": derived_uid("RSNA frame of reference", study, series),
-        "PatientID": f"RSNA-{study}",
+        "PatientID": identifier(f"RSNA-{study}"),
         "InstanceNumber": instance,
     }
     if description:

@@ -9,6 +9,7 @@ and NumPy arrays (B-scan, depth, along the B-scan) become OPT objects, the spaci
 import ast
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ import pandas as pd
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.bucket import S3Landing
 from med_assets.landing.importing.bounds import require_volume
-from med_assets.landing.importing.folders import CaseFolders, content_of
+from med_assets.landing.importing.folders import CaseFolders, content_of, identifier, may_exist
 from med_assets.landing.importing.report import ImportReport
 from med_assets.landing.staging import Wanted
 from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
@@ -60,7 +61,7 @@ def from_folder(src: Path) -> Fetch:
     """Fetch from a folder: the files are where they are."""
 
     def fetch(keys: Sequence[str]) -> tuple[Mapping[str, Path], Mapping[str, str]]:
-        paths = {key: src / key for key in keys}
+        paths = {key: src / key for key in keys if may_exist(str(src / key)) and ".." not in Path(key).parts}
         there = {key: path for key, path in paths.items() if path.is_file()}
         return there, {key: "FileNotFoundError: no such file in the data set" for key in keys if key not in there}
 
@@ -141,14 +142,17 @@ def import_participants(
                         "missing_file", f"expected a labelled scan, got none: {next(iter(failures.values()))}"
                     )
 
-            content = content_of(
+            made_of = partial(
+                content_of,
                 [paths[key] for _, row in views if (key := _key(row)) in paths],
                 sorted((str(column), str(value)) for column, value in person.items()),
                 [[view.protocol, sorted(row.items())] for view, row in views],
             )
-            made.write(name, source, content, write)
+            made.write(identifier(name), source, made_of, write)
     located = {*made.imported, *made.existing, *made.updated}
     located |= {name for name, why in made.skipped.items() if "imported before stays" in why}
+    listed_already = {name for name, *_ in errors}
+    errors += [(name, "", reason) for name, reason in made.skipped.items() if name not in listed_already]
     _record(dest, mine, located, errors)
     share = len(located) / max(1, len(mine))
     if share < rules.min_located:
@@ -179,7 +183,7 @@ def read_tables(fetch: Fetch, rules: Cohort) -> tuple[pd.DataFrame, pd.DataFrame
     ):
         if other := sorted(set(people[column]) - known):
             raise ConfigurationError(
-                f"expected {column} of participants.tsv among {sorted(known)}, got also {other}; see conf/retinal_oct/_cohort.yaml"
+                f"expected {column} of participants.tsv among {sorted(known)}, got {len(other)} others; see conf/retinal_oct/_cohort.yaml"
             )
     return people, manifest
 

@@ -10,6 +10,7 @@ to 28036, in metal, which is kept.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +75,14 @@ def import_patients(src: Path, dest: Path, patients: Collection[str] | None = No
         def write(part: Path, folder: Path = folder, split: str = split) -> None:
             write_patient(part, read_patient(folder), folder.name, split)
 
-        cases.write(case, folder, content_of([folder]), write)
+        cases.write(identifier(case), folder, partial(content_of, [folder]), write)
     return cases.report()
 
 
 def read_patient(folder: Path) -> Patient:
     """Read one pt_N folder. Raises CaseRejected: missing_file, unreadable_csv, inconsistent_geometry, no_target."""
     try:
-        steps = np.loadtxt(_existing(folder / "voxel_dimensions.csv"), dtype=float, ndmin=1)
+        steps = np.array(_existing(folder / "voxel_dimensions.csv").read_text().split(), float)
     except ValueError as error:
         raise CaseRejected(
             "unreadable_csv", "expected three numbers (mm) in voxel_dimensions.csv, got other text; copy it again"
@@ -165,7 +166,12 @@ def _table(path: Path) -> pd.DataFrame:
             "unreadable_csv", f"expected lines 'index,value' in {path.name}, got others; copy it again"
         ) from error
     size = int(np.prod(GRID))
-    if table.shape[1] != 2 or table.empty or not table.iloc[:, 0].between(0, size - 1).all():
+    if (
+        not isinstance(table.index, pd.RangeIndex)
+        or table.shape[1] != 2
+        or table.empty
+        or not table.iloc[:, 0].between(0, size - 1).all()
+    ):
         raise CaseRejected(
             "unreadable_csv",
             f"expected rows with an index from 0 to {size - 1} and a value in {path.name}, got {table.shape[1]} columns and {len(table)} "

@@ -166,7 +166,7 @@ def test_each_list_of_a_datalist_gives_its_split_and_an_unknown_one_is_refused(t
     file = listing(tmp_path, data)
     file.write_text("\ufeff" + file.read_text())
     assert [one.trial[1] for one in datalist_pairs(file)] == ["validation", "train", "validation", "test"]
-    with pytest.raises(ConfigurationError, match="holdout"):
+    with pytest.raises(ConfigurationError, match="1 of other names"):
         datalist_pairs(listing(tmp_path, data | {"holdout": [case("e")]}))
     with pytest.raises(ConfigurationError, match="whole number as fold"):
         datalist_pairs(listing(tmp_path, {"training": [case("a", fold="first")]}))
