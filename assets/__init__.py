@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets import data, experiment, intake, keys, outcome
 from med_assets import program
+from med_assets.capabilities import Screens
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analysis, learning_curves
 from med_assets.launch import training
@@ -19,7 +20,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     """All assets of one program, from raw cases to the report."""
     ws = Workspace.configuration()
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
-    screened = program.get(name).screening() is not None
+    screened = isinstance(program.get(name), Screens)
     analyses = analysis.of(name)
     configured = list(training.usable(ws, name).values())
     chosen = tuple(each.name for each in configured)

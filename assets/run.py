@@ -19,6 +19,7 @@ import resources
 from assets import build_program, keys
 from assets.recorded import report_checkpoints
 from med_assets import program
+from med_assets.capabilities import Screens
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation import analysis
 from med_assets.landing import batches
@@ -86,7 +87,7 @@ def materialize(
     unknown = sorted(set(map(names.EXPERIMENT.check, chosen)) - set(known))
     if unknown:
         raise ConfigurationError(f"expected experiments of {program_name} among {known}, got {unknown}")
-    screened = program.get(program_name).screening() is not None
+    screened = isinstance(program.get(program_name), Screens)
     entries = batches.settled(ws, program_name, time.time())
     with instance_of(ws) as instance:
         if entries:

@@ -4,6 +4,7 @@ Dagster keeps configuration out of every version, so a changed limit or experime
 """
 
 from med_assets import program
+from med_assets.capabilities import Screens
 from med_assets.evaluation.analysis import Analysis
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import Experiment
@@ -24,8 +25,8 @@ def of_stage(program_name: str, stage: str) -> str:
 
 def of_screening(program_name: str) -> str:
     """Code version of thresholds and of the list of cases by risk: that of the scores, and what risks depend on."""
-    screening = program.get(program_name).screening()
-    settings = screening.settings(Workspace.configuration()) if screening else None
+    chosen = program.get(program_name)
+    settings = chosen.screening().settings(Workspace.configuration()) if isinstance(chosen, Screens) else None
     return f"{of_stage(program_name, 'evaluate')}-{digest(settings)}"
 
 

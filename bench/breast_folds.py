@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from med_assets.capabilities import ModelCosts
 from med_assets.cli import stages
 from med_assets.experiments.configuration import load
 from med_assets.launch.jobs import TEACHER
@@ -99,7 +100,8 @@ def main(src: Path, names: list[str], overrides: list[str]) -> None:
             for name in in_order(ws, P, names):
                 begun = time.process_time()
                 job = trained(ws, cases, name, fold, overrides)
-                costs = get(P).checkpoint_facts(ws, job) if fold == 0 else {}
+                chosen = get(P)
+                costs = chosen.checkpoint_facts(ws, job) if fold == 0 and isinstance(chosen, ModelCosts) else {}
                 predictor = get(P).predictor(ws, job)
                 for case in cases:
                     if case["fold"] == fold:

@@ -29,14 +29,10 @@ if TYPE_CHECKING:
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.geometry import TiltPolicy
     from med_assets.dicom.structure_names import Vocabulary
-    from med_assets.evaluation.analysis import Analysis
     from med_assets.experiments.configuration import Experiment
-    from med_assets.landing.bucket import RemoteFiles
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.preparation.label_rows import LabelRow
-    from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
-    from med_assets.screening.contract import Screening
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -211,7 +207,10 @@ class Predicted:
 
 
 class Program(ABC):
-    """What is special to one clinical question. Implementations import torch and its like inside methods only."""
+    """What is special to one clinical question: what every program has; `med_assets.capabilities` is what it may have beside.
+
+    Implementations import torch and its like inside methods only.
+    """
 
     name: str
     title: str
@@ -247,48 +246,11 @@ class Program(ABC):
         Intake calls it through `grouping.group_by_patient`, which sees to it that all instances are of one patient and study.
         """
 
-    def configuration_errors(self) -> list[str]:
-        """What is wrong with the program's own configuration files, each naming file and key; `doctor` shows it."""
-        return []
-
-    required_missing: str | None = None
-    """Fact that names the structures which every case should have and this one lacks; None where no structure is required."""
-
-    def roi_proposals(self, ws: "Workspace", names: Sequence[str]) -> list[tuple[str, str]]:
-        """Of ROI names as senders wrote them those that mean nothing here, each with what it may be; none unless given."""
-        return []
-
-    def label_meaning(self, name: str) -> str:
-        """What a segment or ROI of this name counts as; empty for one that means nothing, and unless given."""
-        return ""
-
     def label_rows(self, prepared: Path) -> "list[LabelRow]":
         """The labels of a prepared case as its source has them, and what each counts as: what preparing wrote of them."""
         from med_assets.preparation.label_rows import read_rows
 
         return read_rows(prepared)
-
-    def training_warnings(self, experiment: "Experiment", prepared: Sequence[Path]) -> list[str]:
-        """What a user should know before an experiment is trained on these prepared cases; nothing unless given.
-
-        Raises ConfigurationError where it can't be trained on them as it is meant.
-        """
-        return []
-
-    def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
-        """Hydra overrides that every experiment of this workspace gets."""
-        return ()
-
-    def remote_keys(self, remote: "RemoteFiles") -> list[tuple[str, str]]:
-        """Which objects of an S3 landing zone make which entry: (entry, name relative to the landing zone's prefix).
-
-        The entry is the participant where the data have some; failures are told by it, and it never leaves the landing zone.
-        A name need not be listed: an object that is missing is reported. Unless given, a folder below the program's own is an
-        entry, with all that is in it. Called at every look at the landing zone, so it must be quick.
-        """
-        from med_assets.landing.bucket import by_folder
-
-        return by_folder(remote.objects, self.name)
 
     @abstractmethod
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
@@ -325,52 +287,9 @@ class Program(ABC):
         )
         return (*self.expectations(ws), lossless)
 
-    def data_tables(
-        self, cases: Sequence["Case"], refused: "Sequence[CaseVersion | PreparedCase]"
-    ) -> list[ReportTable]:
-        """The program's own tables about its data; none unless given.
-
-        `cases` are those of the dataset with split, fold and facts; `refused` is what intake or preparation quarantined.
-        """
-        return []
-
-    def held_out_warnings(self, cases: Sequence["Case"]) -> list[str]:
-        """What makes the scores of held-out cases doubtful, from the cases of `data_tables`; nothing unless given."""
-        return []
-
-    def dataset_findings(self, ws: "Workspace", cases: Sequence["Case"]) -> "Sequence[Finding]":
-        """What is wrong between cases or with the splits as a whole, from the cases of `data_tables`. Nothing unless given."""
-        return ()
-
-    def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
-        """Split and fold by patient pseudonym that the policy "fixed" uses beside its own list; none unless given."""
-        return {}
-
     @abstractmethod
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
         """All configuration that scores depend on; part of every score's key."""
-
-    def screening(self) -> "Screening | None":
-        """Return how unusual cases are found, in a program that looks for them; None unless given."""
-        return None
-
-    def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
-        """Scores defined over all cases of a split at once, from those of each case; none unless a program has some.
-
-        Those with an interval of their own are PooledScores.
-        """
-        return []
-
-    def prediction_table(self, scores: Sequence["CaseScore"]) -> "pd.DataFrame | None":
-        """The predictions of one split for people's own tools, a row per case, from their scores; none unless given."""
-        return None
-
-    def doubts(self, scores: Sequence["CaseScore"], history: Sequence["EpochMetric"]) -> list[str]:
-        """What makes the scores of an experiment doubtful, such as a collapse; nothing unless given.
-
-        `scores` are those of its held-out cases, `history` that of its training.
-        """
-        return []
 
     @abstractmethod
     def task(self, experiment: "Experiment", cases: Sequence["TrainingCase"], **given: Any) -> "Task | ClosedForm":
@@ -388,31 +307,9 @@ class Program(ABC):
     def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
         """Score what `CasePredictor.predict` kept of a case. Raises NoTruth for a case to predict."""
 
-    def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
-        """What a model costs, by name with unit, such as parameters; measured once per checkpoint. Nothing unless given."""
-        return {}
-
-    def export_model(self, checkpoint: Path, out: Path) -> list[Path]:
-        """Write a checkpoint's network for other runtimes; returns the paths. Raises ConfigurationError where there is no way."""
-        raise ConfigurationError(
-            f"expected a program whose models can be exported, got {self.name}, which has no export"
-        )
-
-    def model_images(self, ws: "Workspace", cases: Sequence["Predicted"], out: Path) -> list[tuple[Path, str]]:
-        """Plots of one model over all its held-out cases, written under `out`, each with a caption; none unless given."""
-        return []
-
-    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
-        """What a prediction says in a few numbers and how sure it is, by name with unit, for tables; nothing unless given."""
-        return {}
-
     @abstractmethod
     def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """Plots of one case for people, written under `out`."""
-
-    def debug_images(self, ws: "Workspace", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
-        """Every step from one prepared case to its scores, as files under `out`; the plots of the report unless given more."""
-        return self.report_images(ws, prepared, predicted, out)
 
     @abstractmethod
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
@@ -420,18 +317,6 @@ class Program(ABC):
 
         `model` is the key of the checkpoint, which the files name.
         """
-
-    def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
-        """The program's own tables of the report, from the per-case scores of one model on one split; none unless given."""
-        return []
-
-    def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> list[ReportTable]:
-        """The same of a cross-validation, from the scores of all its cases, each by the model of its fold."""
-        return self.report_tables(rows)
-
-    def analyses(self) -> "Sequence[Analysis]":
-        """What the program wants to know of all its cases or models at once, an asset each; none unless given."""
-        return ()
 
     @abstractmethod
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:

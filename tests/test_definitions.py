@@ -13,6 +13,7 @@ import pytest
 import definitions
 from assets import keys
 from med_assets import program
+from med_assets.capabilities import Screens
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analysis
 from med_assets.experiments import configuration as experiments
@@ -73,7 +74,7 @@ def test_a_program_has_thresholds_and_a_list_by_risk_if_it_looks_for_unusual_cas
     found = {spec.key for asset in definitions.graph for spec in asset.specs}
     optional = {keys.experiment_key(name, each, keys.THRESHOLDS) for each in experiments.names(name)}
     optional.add(keys.key(name, keys.SCREENING))
-    assert (optional & found) == (optional if program.get(name).screening() else set())
+    assert (optional & found) == (optional if isinstance(program.get(name), Screens) else set())
 
 
 @pytest.mark.parametrize("name", program.registered())

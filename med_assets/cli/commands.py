@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import ExportsModel, LabelMeanings, RequiredStructures
 from med_assets.cli import doctor, stages
 from med_assets.cli.explain import batches_by_version, explain_case
 from med_assets.errors import ConfigurationError
@@ -104,7 +105,9 @@ def import_cases(options: argparse.Namespace) -> int:
                 pairs = [volumes.pair(options.src[0], options.src[1], options.name)]
         report = volumes.import_pairs(pairs, options.dest, names)
     if report.labels:
-        meaning = program.get("lung_ct").label_meaning  # whose importers read label volumes
+        reads = program.get("lung_ct")  # whose importers read label volumes
+        assert isinstance(reads, LabelMeanings)
+        meaning = reads.label_meaning
         print(table(replace(row, maps_to=meaning(row.name)).shown() for row in report.labels))
         if any(not meaning(row.name) for row in report.labels):
             print(
@@ -261,10 +264,13 @@ def export(options: argparse.Namespace) -> None:
     from med_assets.launch.training import checkpoint_of, stored_checkpoint
 
     ws, (name, experiment) = Workspace.from_env(), options.experiment
+    chosen = program.get(name)
+    if not isinstance(chosen, ExportsModel):
+        raise ConfigurationError(f"expected a program whose models can be exported, got {name}, which has no export")
     row = checkpoint_of(ws, name, experiment)
     folder = stored_checkpoint(ws, name, row)
     ws.store.verify(row["checkpoint"])
-    for path in program.get(name).export_model(folder, options.out):
+    for path in chosen.export_model(folder, options.out):
         print(path)
 
 
@@ -359,9 +365,10 @@ def cases(options: argparse.Namespace) -> None:
 
 def _missing(ws: Workspace, name: str) -> dict[tuple[str, str], str] | None:
     """By case and version the structures that every case should have and it lacks; None in a program that requires none."""
-    fact = program.get(name).required_missing
-    if fact is None:
+    chosen = program.get(name)
+    if not isinstance(chosen, RequiredStructures):
         return None
+    fact = chosen.required_missing
     rows = sorted(ws.lake.rows(program.fact_table(name), name), key=lambda row: row["batch"])
     return {(row["case_id"], row["version"]): row[fact] or "" for row in rows}
 

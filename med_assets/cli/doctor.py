@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
+from med_assets.capabilities import ConfigurationErrors
 from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
 from med_assets.experiments import configuration as experiments
 from med_assets.launch.configuration import launcher_class
@@ -124,7 +125,8 @@ def _experiments() -> Iterator[Finding]:
 def configurations() -> Iterator[Finding]:
     """What is wrong with the configuration files of programs."""
     for name in program.registered():
-        for error in program.get(name).configuration_errors():
+        chosen = program.get(name)
+        for error in chosen.configuration_errors() if isinstance(chosen, ConfigurationErrors) else ():
             yield Finding(BAD, f"configuration of {name}", error, "correct the YAML file")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import RequiredStructures
 from med_assets.errors import CaseRejected, ConfigurationError, LandingUnreadable, RemoteFailed
 from med_assets.intake.original_names import original_roi_names
 from med_assets.intake.reasons import remedy
@@ -106,13 +107,14 @@ def _newest(ws: Workspace, name: str, case_id: str) -> dict[str, Any]:
 def _roi_names(ws: Workspace, name: str, case_id: str) -> list[str]:
     """Names of the original structure set that mean nothing here, with proposals; they may identify a patient and go no further."""
     rows = _of(ws, "raw_cases", name, case_id)
-    if not rows or program.get(name).required_missing is None:
+    chosen = program.get(name)
+    if not rows or not isinstance(chosen, RequiredStructures):
         return []
     try:
         names = original_roi_names(ws, name, rows[-1]["batch"], case_id)
     except (LandingUnreadable, RemoteFailed, ConfigurationError, CaseRejected) as error:
         return [f"ROI names of the original file can't be read now: {error}"]
-    found = program.get(name).roi_proposals(ws, names)
+    found = chosen.roi_proposals(ws, names)
     lines = [f"  {one!r}: {f'perhaps {proposal}' if proposal else 'close to no structure'}" for one, proposal in found]
     head = "ROI names of the original file that match no structure (read from the landing zone now, stored nowhere):"
     return [head, *lines] if lines else []

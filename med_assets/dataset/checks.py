@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import Doubts, HeldOutWarnings
 from med_assets.catalog import Catalog
 from med_assets.dataset.stage import cases_of, described, finding_pictures, findings
 from med_assets.deidentification.scan import identity_left
@@ -145,7 +146,9 @@ def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
     """Warn where a program knows that the scores of an experiment mean less than they seem to."""
     catalog = Catalog(ws, program_name)
     scores, history = catalog.rows(CaseScore, name), catalog.rows(EpochMetric, name)
-    said = program.get(program_name).doubts(scores, history) if scores else [NO_CASE]
+    chosen = program.get(program_name)
+    said = chosen.doubts(scores, history) if isinstance(chosen, Doubts) else []
+    said = said if scores else [NO_CASE]
     return CheckOutcome(
         not said, "; ".join(said) or "nothing known makes these scores doubtful", "warn", {"doubts": said}
     )
@@ -153,7 +156,8 @@ def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
 
 def held_out(ws: Workspace, program_name: str) -> CheckOutcome:
     """Warn where a program knows that scores of its held-out cases mean less than they seem to."""
-    said = program.get(program_name).held_out_warnings(described(ws, program_name))
+    chosen = program.get(program_name)
+    said = chosen.held_out_warnings(described(ws, program_name)) if isinstance(chosen, HeldOutWarnings) else []
     return CheckOutcome(
         not said, "; ".join(said) or "nothing known makes scores of held-out cases doubtful", "warn", {"warnings": said}
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
 from med_assets.catalog import Case, Catalog, Dataset, accepted, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign
 from med_assets.deidentification.scan import identity_left
@@ -134,7 +135,10 @@ def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:
 
 
 def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:
-    return program.get(program_name).data_tables(described(ws, program_name), refused(ws, program_name))
+    chosen = program.get(program_name)
+    if not isinstance(chosen, DataTables):
+        return []
+    return chosen.data_tables(described(ws, program_name), refused(ws, program_name))
 
 
 def described(ws: Workspace, program_name: str) -> list[Case]:
@@ -144,8 +148,10 @@ def described(ws: Workspace, program_name: str) -> list[Case]:
 
 def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
     """What the program finds wrong between the cases of the dataset, the blocking first."""
-    cases = described(ws, program_name)
-    found = program.get(program_name).dataset_findings(ws, cases)
+    chosen = program.get(program_name)
+    if not isinstance(chosen, DatasetFindings):
+        return []
+    found = chosen.dataset_findings(ws, described(ws, program_name))
     return sorted(found, key=lambda finding: (not finding.blocking, finding.cases))
 
 
@@ -194,7 +200,8 @@ def _splits(ws: Workspace, program_name: str) -> StageResult:
     policy = split_policy(program_name)
     given = ws.option(program_name, "split_policy", policy.policy)
     policy = SplitPolicy.model_validate(policy.model_dump() | {"policy": given})
-    fixed = program.get(program_name).fixed_splits(ws) if given == "fixed" else {}
+    chosen = program.get(program_name)
+    fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
     rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
     catalog.replace(SplitAssignment, rows)
     present = {case.patient_id for case in cases.cases}

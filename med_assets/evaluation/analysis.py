@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from med_assets import program
+from med_assets.capabilities import Analyses
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 from med_assets.storage.versions import version_of
@@ -68,7 +69,8 @@ class Analysis:
 
 def of(program_name: str) -> dict[str, Analysis]:
     """The analyses of a program by name, in its order."""
-    return {one.name: one for one in program.get(program_name).analyses()}
+    chosen = program.get(program_name)
+    return {one.name: one for one in chosen.analyses()} if isinstance(chosen, Analyses) else {}
 
 
 def find(program_name: str, name: str) -> Analysis:

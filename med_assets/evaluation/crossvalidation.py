@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import CrossvalTables, ReportTables
 from med_assets.catalog import Case
 from med_assets.dataset.splits import SPLITS, draw
 from med_assets.dataset.stage import cases_of, dataset_version
@@ -141,10 +142,18 @@ def crossval(
         summary={"rule": RULE, "dataset_version": version, "failures": failures},
         tables={
             "folds": _shown(table),
-            **{one.title: one.rows for one in program.get(program_name).crossval_tables(ws, pd.DataFrame(scores))},
+            **{one.title: one.rows for one in tables_of(ws, program_name, pd.DataFrame(scores))},
             "scores": side_by_side(aggregates, metrics),
         },
     )
+
+
+def tables_of(ws: Workspace, program_name: str, scores: pd.DataFrame) -> list[program.ReportTable]:
+    """The program's own tables of a cross-validation; where it has none, those of one split over all cases."""
+    chosen = program.get(program_name)
+    if isinstance(chosen, CrossvalTables):
+        return chosen.crossval_tables(ws, scores)
+    return chosen.report_tables(scores) if isinstance(chosen, ReportTables) else []
 
 
 def _shown(table: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -164,6 +173,6 @@ def sections(ws: Workspace, program_name: str) -> list["Section"]:
         stale = "" if table[0]["dataset_version"] == now else " The dataset has changed since."
         text = f"{n} cases of {scores['patient_id'].nunique()} patients in {len(table)} folds. {RULE}.{stale}"
         found.append(Section(f"Cross-validation of {name}", text, _shown(table)))
-        for one in program.get(program_name).crossval_tables(ws, scores):
+        for one in tables_of(ws, program_name, scores):
             found.append(Section(f"{name}, cross-validated: {one.title.lower()}", one.text, one.rows, one.images))
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import PredictionFacts
 from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation, StoredCase, Task
@@ -132,7 +133,7 @@ def _predicted(
         predictor.predict(prepared, predicted)
         paths = chosen.write_prediction(case.folder, prepared, predicted, out / case_id, checkpoint)
         pictures = chosen.report_images(ws, prepared, predicted, out / case_id)
-        measured = chosen.prediction_facts(ws, prepared, predicted)
+        measured = chosen.prediction_facts(ws, prepared, predicted) if isinstance(chosen, PredictionFacts) else {}
     except DiskFull:  # no fault of the case
         raise
     except CaseRejected as rejected:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
+from med_assets.capabilities import DebugImages
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.predicting import predict_cases
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
@@ -35,7 +36,10 @@ def predict(ws: Workspace, program_name: str, case: str, experiment: str | None,
 def debug(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
     """Draw every step of one case, from arrays to scores; what is raised is that of `predict`."""
     found = _predicted(ws, program_name, case, experiment)
-    return program.get(program_name).debug_images(ws, ws.store.fetch(found.checkpoint), found.prepared, found.kept, out)
+    chosen = program.get(program_name)
+    if not isinstance(chosen, DebugImages):
+        return chosen.report_images(ws, found.prepared, found.kept, out)
+    return chosen.debug_images(ws, ws.store.fetch(found.checkpoint), found.prepared, found.kept, out)
 
 
 def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | None) -> Predicted:

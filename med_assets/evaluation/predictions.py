@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import PredictionFacts
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.evaluation.predicting import predict_cases, prediction_key
@@ -106,7 +107,7 @@ def predictions(ws: Workspace, program_name: str, batches: Sequence[str] | None 
                 except Exception as error:  # one bad case never stops a batch; it is reported
                     row["error"] = f"{type(error).__name__}: {error}"
                 else:
-                    measured = chosen.prediction_facts(ws, *places)
+                    measured = chosen.prediction_facts(ws, *places) if isinstance(chosen, PredictionFacts) else {}
                     row |= {"status": PREDICTED, "folder": out.relative_to(ws.home).as_posix()}
                     row |= {"measured": json.dumps(measured)}
                     if len(images) < PICTURED:

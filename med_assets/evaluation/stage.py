@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import ModelCosts, PooledScores, PredictionTable
 from med_assets.dataset.stage import cases_of, dataset_version
 from med_assets.errors import DiskFull, RemoteFailed, ScoringFailed
 from med_assets.evaluation.predicting import Predicting
@@ -143,7 +144,8 @@ def checkpoint_facts(ws: Workspace, program_name: str, checkpoint: str, *, measu
     """
     key = f"cost/{digest(checkpoint, program.get(program_name).code_versions['evaluate'])}"
     if measure and not ws.store.has(key):
-        found = program.get(program_name).checkpoint_facts(ws, ws.store.fetch(checkpoint))
+        chosen = program.get(program_name)
+        found = chosen.checkpoint_facts(ws, ws.store.fetch(checkpoint)) if isinstance(chosen, ModelCosts) else {}
         if found:
             with ws.store.create(key) as folder:
                 write_json(folder / "facts.json", dict(found))
@@ -205,11 +207,14 @@ def found_no_case(ws: Workspace, program_name: str, name: str) -> bool:
 
 def write_predictions(ws: Workspace, program_name: str, name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write `<split>_preds.parquet` of an experiment for people's own tools, in a program that has such a table."""
+    chosen = program.get(program_name)
     for split in HELD_OUT:
         path = ws.reports / program_name / "experiments" / name / f"{split}_preds.parquet"
         path.unlink(missing_ok=True)
-        table = program.get(program_name).prediction_table([CaseScore.of(row) for row in rows if row["split"] == split])
-        if table is not None and not table.empty:
+        if not isinstance(chosen, PredictionTable):
+            continue
+        table = chosen.prediction_table([CaseScore.of(row) for row in rows if row["split"] == split])
+        if not table.empty:
             with replacing(path) as temporary:
                 table.to_parquet(temporary, index=False)
 
@@ -241,8 +246,11 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
             }
             | {"n": values.n, "unit": members[0]["unit"], "convention": members[0]["convention"], "interval": INTERVAL}
         )
+    chosen = program.get(program_name)
+    if not isinstance(chosen, PooledScores):
+        return out
     for split in sorted({row["split"] for row in rows}):
-        for score in program.get(program_name).pooled(
+        for score in chosen.pooled(
             [CaseScore.of({"program": program_name} | row) for row in rows if row["split"] == split]
         ):
             ends = score if isinstance(score, PooledScore) else PooledScore(**asdict(score))

@@ -4,11 +4,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from med_assets import program
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import runs
 from med_assets.experiments.configuration import Experiment, from_json, load, names
-from med_assets.launch.training import stored_checkpoint
+from med_assets.launch.training import of_workspace, stored_checkpoint
 from med_assets.settings import Workspace
 
 
@@ -17,7 +16,7 @@ def composed_as(ws: Workspace, program_name: str, name: str, profile: str, overr
 
     Raises ConfigurationError where it can't be composed.
     """
-    given = [*program.get(program_name).experiment_overrides(ws), *shlex.split(overrides)]
+    given = [*of_workspace(ws, program_name), *shlex.split(overrides)]
     return load(program_name, name, given, profile=profile)
 
 

@@ -1,7 +1,7 @@
 """The landing zone as a bucket: `MED_ASSETS_LANDING=s3://bucket/prefix`, below it one "folder" per program.
 
 The originals stay in the bucket, and nothing is ever written to it. Which objects belong to which case the program says
-(`Program.remote_keys`); unless it does, the first folder below the program's is an entry, as in a local landing zone.
+(`capabilities.RemoteKeys`); unless it does, the first folder below the program's is an entry, as in a local landing zone.
 """
 
 import csv
@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from med_assets.capabilities import RemoteKeys
 from med_assets.errors import LandingUnreadable, RemoteFailed
 from med_assets.landing.folder import Entry, Files, entry_name
 from med_assets.landing.staging import Failure, Staging, Wanted
@@ -108,7 +109,9 @@ class S3Landing:
         at = self._listings[program][0]
         if self._grouped.get(program, (None,))[0] != at:
             found: Members = {}
-            for participant, name in programs.get(program).remote_keys(RemoteFiles(self, program)):
+            chosen, remote = programs.get(program), RemoteFiles(self, program)
+            pairs = chosen.remote_keys(remote) if isinstance(chosen, RemoteKeys) else by_folder(remote.objects, program)
+            for participant, name in pairs:
                 found.setdefault(participant, []).append((name, listed.get(self.place.key(name))))
             self._grouped[program] = at, found
         return self._grouped[program][1]

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import ExperimentOverrides, TrainingWarnings
 from med_assets.catalog import Case, Catalog
 from med_assets.dataset.stage import cases_of
 from med_assets.errors import (
@@ -48,8 +49,13 @@ Launch = Callable[[Path], None]
 
 def experiment(ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment as this workspace runs it: its profile and the program's own overrides applied."""
-    base = program.get(program_name).experiment_overrides(ws)
-    return load(program_name, name, [*base, *overrides], profile=ws.profile)
+    return load(program_name, name, [*of_workspace(ws, program_name), *overrides], profile=ws.profile)
+
+
+def of_workspace(ws: Workspace, program_name: str) -> tuple[str, ...]:
+    """Overrides that every experiment of this workspace gets."""
+    chosen = program.get(program_name)
+    return chosen.experiment_overrides(ws) if isinstance(chosen, ExperimentOverrides) else ()
 
 
 def usable(ws: Workspace, program_name: str) -> dict[str, Experiment]:
@@ -270,7 +276,8 @@ def train(
     chosen = experiment(ws, program_name, name, overrides)
     cases = learning_cases(ws, program_name)
     folders = [ws.store.fetch(case["artifact"]) for case in cases]
-    warnings = program.get(program_name).training_warnings(chosen, folders)
+    about = program.get(program_name)
+    warnings = about.training_warnings(chosen, folders) if isinstance(about, TrainingWarnings) else []
     key, fresh = trained(ws, program_name, chosen, cases, launch, resume)
     folder = ws.store.fetch(key)
     result = read_json(folder / "result.json")

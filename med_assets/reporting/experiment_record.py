@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from med_assets import program
+from med_assets.capabilities import Doubts
 from med_assets.dataset.stage import dataset_version
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import runs
@@ -193,7 +194,7 @@ def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Fact
         worst=tuple(of_primary[:3]),
         differences=_differences(ws, program_name, name, checkpoint),
         last_epoch=max(epochs) if len(epochs := {row["epoch"] for row in history}) > 1 else None,
-        doubts=tuple(chosen.doubts([CaseScore.of(row) for row in cases], [EpochMetric.of(row) for row in history])),
+        doubts=() if not isinstance(chosen, Doubts) else tuple(chosen.doubts([CaseScore.of(row) for row in cases], [EpochMetric.of(row) for row in history])),
         tuned=fine_tuning_record(ws, program_name, name),
         costs=checkpoint_facts(ws, program_name, checkpoint),
         crossval=len(crossval),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import ModelImages
 from med_assets.dataset.stage import cases_of, described
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.program import Metric, Predicted
@@ -67,7 +68,7 @@ def drawn(
 def over_cases(ws: Workspace, program_name: str, checkpoint: str, scores: pd.DataFrame) -> list[tuple[Path, str]]:
     """Plots of a checkpoint over all its held-out cases, each with a caption; `scores` as for `drawn`."""
     chosen = program.get(program_name)
-    if scores.empty:
+    if scores.empty or not isinstance(chosen, ModelImages):
         return []
     teacher = read_json(ws.store.fetch(checkpoint) / "provenance.json").get("teacher")
     of_subject = scores[scores["subject"] == chosen.primary_metric.subject]

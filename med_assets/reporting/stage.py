@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import DataTables, HeldOutWarnings, ReportTables, Screens
 from med_assets.catalog import Catalog
 from med_assets.dataset.stage import cases_of, dataset_version, described, finding_pictures, findings
 from med_assets.dataset.stage import refused as refused_cases
@@ -94,7 +95,7 @@ def _model_sections(
         images += paths
     shown = "test" if (scores["split"] == "test").any() else "val"
     of_split = scores[scores["split"] == shown]
-    for table in chosen.report_tables(of_split):
+    for table in chosen.report_tables(of_split) if isinstance(chosen, ReportTables) else ():
         n = of_split["case_id"].nunique()
         sections.append(Section(table.title, f"{table.text} {n} cases of the split {shown}.", table.rows))
     conventions = scores[["metric", "convention"]].drop_duplicates()
@@ -122,9 +123,10 @@ def _screening_sections(ws: Workspace, program_name: str, model: Champion | Chec
     """What a program that looks for unusual cases says of all of them under one model."""
     from med_assets.reporting.html import Section
 
-    screening = program.get(program_name).screening()
-    if screening is None:
+    chosen = program.get(program_name)
+    if not isinstance(chosen, Screens):
         return []
+    screening = chosen.screening()
     found, _, _ = screened(ws, program_name, model)
     if found.rows.empty:
         return []
@@ -253,9 +255,11 @@ def _data_sections(
     chosen = program.get(program_name)
     sections += [
         Section(table.title, table.text, table.rows)
-        for table in chosen.data_tables(described(ws, program_name), refused)
+        for table in (
+            chosen.data_tables(described(ws, program_name), refused) if isinstance(chosen, DataTables) else ()
+        )
     ]
-    if said := chosen.held_out_warnings(described(ws, program_name)):
+    if isinstance(chosen, HeldOutWarnings) and (said := chosen.held_out_warnings(described(ws, program_name))):
         sections.append(Section("Held-out cases", " ".join(f"{one}." for one in said)))
     if found := findings(ws, program_name):
         pictures = finding_pictures(ws, program_name, found)

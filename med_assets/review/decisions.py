@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from med_assets.capabilities import Screens
 from med_assets.catalog import Catalog
 from med_assets.dataset.stage import unlabelled, withdraw
 from med_assets.errors import ConfigurationError
@@ -91,5 +92,5 @@ def judged(ws: Workspace, program_name: str, rows: Iterable[Mapping[str, Any]]) 
     """Rows of scores with what readers decided in them; as they are in a program without screening."""
     from med_assets import program
 
-    screening, found = program.get(program_name).screening(), list(map(dict, rows))
-    return found if screening is None else screening.judged(found, decided(ws, program_name))
+    chosen, found = program.get(program_name), list(map(dict, rows))
+    return chosen.screening().judged(found, decided(ws, program_name)) if isinstance(chosen, Screens) else found

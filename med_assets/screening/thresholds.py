@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import Screens
 from med_assets.dataset.stage import dataset_version
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.stage import found_no_case
@@ -23,12 +24,12 @@ RECORD = "thresholds.json"
 
 def screening_of(program_name: str) -> Screening:
     """The screening of a program. Raises ConfigurationError for a program that has none."""
-    found = program.get(program_name).screening()
-    if found is None:
+    chosen = program.get(program_name)
+    if not isinstance(chosen, Screens):
         raise ConfigurationError(
             f"{program_name} looks for no unusual cases: it has no thresholds, screening and queue"
         )
-    return found
+    return chosen.screening()
 
 
 def thresholds(ws: Workspace, program_name: str, name: str) -> StageResult:

@@ -172,7 +172,7 @@ class RetinalOct(Program):
 
         return list(pooled(scores))
 
-    def prediction_table(self, scores: Sequence["CaseScore"]) -> "pd.DataFrame | None":
+    def prediction_table(self, scores: Sequence["CaseScore"]) -> "pd.DataFrame":
         from med_assets.programs.retinal_oct.score import wide
 
         return wide(scores)

@@ -60,7 +60,7 @@ ABLATION = Analysis("ablation", "Ablation", "Takes long.", ("baseline/checkpoint
 @pytest.fixture
 def ws(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Three training cases in a program with two analyses, one of them expensive."""
-    monkeypatch.setattr(type(program.get(P)), "analyses", lambda self: (LENGTHS, ABLATION))
+    monkeypatch.setattr(program.get(P), "analyses", lambda: (LENGTHS, ABLATION), raising=False)
     models.cases(workspace, {"train": CASES}, synthetic=CASES)
     return workspace
 

@@ -1,0 +1,223 @@
+"""What a program can do beside the contract of `med_assets.program`: a small protocol for each ability.
+
+A program has one by having its methods. The common code asks with `isinstance(program, FixedSplits)`, and does without where it
+has none.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from med_assets.catalog import Case
+    from med_assets.evaluation.analysis import Analysis
+    from med_assets.experiments.configuration import Experiment
+    from med_assets.landing.bucket import RemoteFiles
+    from med_assets.metrics.score import Score
+    from med_assets.program import Finding, Predicted, ReportTable
+    from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
+    from med_assets.screening.contract import Screening
+    from med_assets.settings import Workspace
+
+
+# -- cases and their files
+
+
+@runtime_checkable
+class RemoteKeys(Protocol):
+    """Says which objects of an S3 landing zone make which entry, where a folder is not an entry."""
+
+    def remote_keys(self, remote: "RemoteFiles") -> list[tuple[str, str]]:
+        """Pairs of an entry and a name relative to the landing zone's prefix.
+
+        The entry is the participant where the data have some; failures are reported by it, and it never leaves the landing
+        zone. A name need not be listed: an object that is missing is reported. Called at every look at the landing zone, so it
+        must be quick.
+        """
+
+
+@runtime_checkable
+class ConfigurationErrors(Protocol):
+    """Has configuration files of its own, which `doctor` checks."""
+
+    def configuration_errors(self) -> list[str]:
+        """What is wrong with them, each naming file and key."""
+
+
+@runtime_checkable
+class LabelMeanings(Protocol):
+    """Reads labels by their names."""
+
+    def label_meaning(self, name: str) -> str:
+        """What a segment or ROI of this name counts as; empty for one that means nothing."""
+
+
+@runtime_checkable
+class RequiredStructures(Protocol):
+    """Expects structures of every case, and proposes what ROI names that mean nothing here may be."""
+
+    required_missing: str
+    """Fact that names the structures which every case should have and this one lacks."""
+
+    def roi_proposals(self, ws: "Workspace", names: Sequence[str]) -> list[tuple[str, str]]:
+        """Of ROI names as senders wrote them those that mean nothing here, each with what it may be."""
+
+
+@runtime_checkable
+class DataTables(Protocol):
+    """Has tables of its own about its data."""
+
+    def data_tables(
+        self, cases: Sequence["Case"], refused: "Sequence[CaseVersion | PreparedCase]"
+    ) -> "list[ReportTable]":
+        """The tables, from the cases of the dataset with split, fold and facts, and from what was quarantined."""
+
+
+@runtime_checkable
+class DatasetFindings(Protocol):
+    """Looks for what is wrong between cases or with the splits as a whole, such as one picture twice."""
+
+    def dataset_findings(self, ws: "Workspace", cases: Sequence["Case"]) -> "Sequence[Finding]":
+        """What is wrong, from the cases of the dataset with split, fold and facts."""
+
+
+@runtime_checkable
+class HeldOutWarnings(Protocol):
+    """Knows what makes the scores of held-out cases doubtful, whatever the model."""
+
+    def held_out_warnings(self, cases: Sequence["Case"]) -> list[str]:
+        """The warnings, from the cases of the dataset with split, fold and facts."""
+
+
+@runtime_checkable
+class FixedSplits(Protocol):
+    """Has split and fold of known patients for the policy "fixed", beside the policy's own list."""
+
+    def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
+        """Split and fold by patient pseudonym."""
+
+
+# -- experiments and models
+
+
+@runtime_checkable
+class ExperimentOverrides(Protocol):
+    """Sets something in every experiment by the workspace, as rt_dose does its site."""
+
+    def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
+        """Hydra overrides that every experiment of this workspace gets."""
+
+
+@runtime_checkable
+class TrainingWarnings(Protocol):
+    """Looks at the cases before an experiment is trained on them."""
+
+    def training_warnings(self, experiment: "Experiment", prepared: Sequence[Path]) -> list[str]:
+        """What a user should know. Raises ConfigurationError where it can't be trained on them as it is meant."""
+
+
+@runtime_checkable
+class ExportsModel(Protocol):
+    """Writes networks for other runtimes."""
+
+    def export_model(self, checkpoint: Path, out: Path) -> list[Path]:
+        """Write a checkpoint's network; returns the paths. Raises ConfigurationError where there is no way."""
+
+
+@runtime_checkable
+class ModelCosts(Protocol):
+    """Measures what a model costs."""
+
+    def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
+        """Costs by name with unit, such as parameters; measured once per checkpoint."""
+
+
+# -- scores
+
+
+@runtime_checkable
+class PooledScores(Protocol):
+    """Has scores that are defined over all cases of a split at once."""
+
+    def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
+        """Such scores, from those of each case of a split; those with an interval of their own are PooledScores."""
+
+
+@runtime_checkable
+class PredictionTable(Protocol):
+    """Has a table of predictions for people's own tools."""
+
+    def prediction_table(self, scores: Sequence["CaseScore"]) -> "pd.DataFrame":
+        """A row per case, from the scores of a split."""
+
+
+@runtime_checkable
+class Doubts(Protocol):
+    """Knows what makes the scores of an experiment doubtful, such as a collapse."""
+
+    def doubts(self, scores: Sequence["CaseScore"], history: Sequence["EpochMetric"]) -> list[str]:
+        """The doubts, from the scores of held-out cases and the history of the training."""
+
+
+@runtime_checkable
+class PredictionFacts(Protocol):
+    """Sums up a prediction in a few numbers."""
+
+    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+        """What a prediction says and how sure it is, by name with unit."""
+
+
+# -- reports
+
+
+@runtime_checkable
+class ReportTables(Protocol):
+    """Has tables of its own in the report."""
+
+    def report_tables(self, rows: "pd.DataFrame") -> "list[ReportTable]":
+        """The tables, from the per-case scores of one model on one split."""
+
+
+@runtime_checkable
+class CrossvalTables(Protocol):
+    """Has other tables of a cross-validation than of a split."""
+
+    def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> "list[ReportTable]":
+        """The tables, from the scores of all cases, each by the model of its fold."""
+
+
+@runtime_checkable
+class ModelImages(Protocol):
+    """Draws one model over all its held-out cases."""
+
+    def model_images(self, ws: "Workspace", cases: Sequence["Predicted"], out: Path) -> list[tuple[Path, str]]:
+        """Plots written under `out`, each with a caption."""
+
+
+@runtime_checkable
+class DebugImages(Protocol):
+    """Draws every step from a prepared case to its scores."""
+
+    def debug_images(self, ws: "Workspace", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
+        """The steps, as files under `out`."""
+
+
+# -- questions to all cases or models
+
+
+@runtime_checkable
+class Analyses(Protocol):
+    """Wants to know something of all its cases or models at once."""
+
+    def analyses(self) -> "Sequence[Analysis]":
+        """The analyses, an asset each."""
+
+
+@runtime_checkable
+class Screens(Protocol):
+    """Looks for unusual cases."""
+
+    def screening(self) -> "Screening":
+        """How they are found."""
