@@ -20,6 +20,7 @@ from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.predictions import folder_of, waiting
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
+from med_assets.launch.training import of_workspace
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, write_json, write_text
 from med_assets.training.callbacks import save_tensors
@@ -72,7 +73,7 @@ def champion(ws: Workspace, name: str, seed: int = 0) -> str:
     """An untrained champion in the store; returns the key of its checkpoint."""
     # An untrained network is sure of nothing, and a level that is not found has no point.
     found = ("inference.found_above=0",) if name == "lumbar_mr" else ()
-    given = (*program.get(name).experiment_overrides(ws), *found)
+    given = (*of_workspace(ws, name), *found)
     experiment = experiments.load(name, EXPERIMENTS[name], given, profile=ws.profile)
     torch.manual_seed(seed)
     weights = network_of(name, experiment).state_dict()
