@@ -216,7 +216,18 @@ def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> list[LabelR
         intercept = CT_INTERCEPT_HU if ct.array.min() >= CT_INTERCEPT_HU else DEEP_INTERCEPT_HU
         write_ct(folder / "CT", ct, identity, identity.uid("CT series"), intercept_hu=intercept)
         source = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted((folder / "CT").iterdir())]
-    write_seg(folder / "SEG.dcm", masks, labels.geometry, source, values=masks.values_of)
+    try:
+        write_seg(folder / "SEG.dcm", masks, labels.geometry, source, values=masks.values_of)
+    except CaseRejected:
+        raise
+    except Exception as error:
+        if not one.image.is_dir():
+            raise
+        # An element of a slice that is first looked at here; each kind of damage raises what it likes.
+        raise CaseRejected(
+            "not_dicom",
+            f"expected slices that a segmentation can refer to, got {type(error).__name__} from one; copy them again",
+        ) from error
     return masks.rows(float(np.prod(labels.geometry.spacing_mm)) / 1000)
 
 
