@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.experiments.configuration import Experiment
+from med_assets.records import Checkpoint, TrainingRun
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
 from med_assets.storage.provenance import DIRTY
@@ -111,6 +113,15 @@ def record_scores(
         if (row["metric"], row["subject"]) in deciding
     ]
     ws.lake.write(SCORES, partition(program_name, name, checkpoint), rows)
+
+
+def run_of(ws: Workspace, program_name: str, checkpoint: Checkpoint, chosen: Experiment) -> TrainingRun:
+    """The recorded run of a checkpoint; one from before runs were kept is read from its files. Nothing is written."""
+    where = (checkpoint.experiment, checkpoint.checkpoint.rpartition("/")[2])
+    kept = Catalog(ws, program_name).rows(TrainingRun, *where)
+    if kept:
+        return kept[0]
+    return TrainingRun.of(_row(ws, program_name, checkpoint, chosen, (), ws.store.fetch(checkpoint.checkpoint)))
 
 
 def recorded(ws: Workspace, program_name: str) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from med_assets.capabilities import ModelCosts, PooledScores, PredictionTable
 from med_assets.dataset.stage import cases_of, dataset_version
 from med_assets.errors import DiskFull, RemoteFailed, ScoringFailed
 from med_assets.evaluation.predicting import Predicting
-from med_assets.evaluation.runs import record_scores
+from med_assets.evaluation.runs import record_run, record_scores
 from med_assets.experiments import policies
+from med_assets.experiments.configuration import from_json
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.ranges import range_of
@@ -160,7 +161,11 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     from med_assets.evaluation.finetuning import finetuning
     from med_assets.reporting.pictures import drawn, over_cases
 
-    checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
+    row = checkpoint_of(ws, program_name, name)
+    checkpoint = row.checkpoint
+    text = (stored_checkpoint(ws, program_name, row) / "experiment.json").read_text(encoding="utf-8")
+    # Training records its run; a checkpoint from before runs were kept gets its record here.
+    record_run(ws, program_name, name, row, from_json(program_name, text))
     rows, counts, failures = scores_of(ws, program_name, name, checkpoint)
     record_failures(ws, program_name, "evaluation", name, checkpoint, failures)
     demand_scores(rows, failures, program_name)

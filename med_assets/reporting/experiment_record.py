@@ -13,6 +13,7 @@ from typing import Any
 
 from med_assets import program
 from med_assets.capabilities import Doubts
+from med_assets.catalog import Catalog
 from med_assets.dataset.stage import dataset_version
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import runs
@@ -22,9 +23,9 @@ from med_assets.experiments.configuration import Experiment, from_json
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.metrics.bootstrap import Interval
 from med_assets.promotion.stage import current
-from med_assets.records import CaseScore, EpochMetric
+from med_assets.records import CaseScore, EpochMetric, TrainingRun, Verdict
 from med_assets.reporting.figures import Drawn, draw
-from med_assets.reporting.run_status import Standing, standing_of, verdict_of
+from med_assets.reporting.run_status import RunStatus, run_status, verdict_of
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
 from med_assets.storage.result import StageResult
@@ -44,12 +45,12 @@ class Facts:
 
     program: str
     name: str
-    run: Mapping[str, Any]
+    run: TrainingRun
     configured: Experiment
     result: Mapping[str, Any]
     made: Mapping[str, Any]
-    standing: Standing
-    verdict: Mapping[str, Any] | None
+    status: RunStatus
+    verdict: Verdict | None
     scores: tuple[Mapping[str, Any], ...]
     """The deciding metrics of the evaluation, aggregated, a row per split and metric."""
     worst: tuple[Mapping[str, Any], ...]
@@ -140,7 +141,7 @@ def record(ws: Workspace, program_name: str, name: str) -> StageResult:
         summary={
             "notebook": facts.relative(path),
             "figures": [facts.relative(folder / "figures" / file) for file in facts.figures.hashes],
-            "status": facts.standing.told,
+            "status": facts.status.message,
             "checkpoint": checkpoint,
         },
     )
@@ -160,7 +161,7 @@ def _set_aside(folder: Path, checkpoint: str) -> None:
 
 def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Facts:
     """Read all that is known of an experiment's checkpoint, and draw its figures. Raises ConfigurationError."""
-    partition, chosen = f"{program_name}/{name}", program.get(program_name)
+    partition, chosen, catalog = f"{program_name}/{name}", program.get(program_name), Catalog(ws, program_name)
     evaluated = [row for row in ws.lake.rows("evaluation", partition) if row["checkpoint"] == checkpoint]
     if not evaluated:
         raise ConfigurationError(
@@ -168,8 +169,12 @@ def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Fact
         )
     stored = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
     configured = from_json(program_name, (stored / "experiment.json").read_text(encoding="utf-8"))
-    runs.record_run(ws, program_name, name, checkpoint_of(ws, program_name, name), configured)
-    run = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, checkpoint))[0]
+    recorded_runs = catalog.rows(TrainingRun, name, checkpoint.rpartition("/")[2])
+    if not recorded_runs:
+        raise ConfigurationError(
+            f"{partition}: expected the record of the training of {checkpoint}, got none; run `med-assets evaluate {partition}` first"
+        )
+    run = recorded_runs[0]
     cases = ws.lake.rows("evaluation_cases", partition)
     history = ws.lake.rows("training_history", partition)
     folder = folder_of(ws, program_name, name)
@@ -188,8 +193,8 @@ def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Fact
         configured=configured,
         result=read_json(stored / "result.json"),
         made=read_json(stored / "provenance.json"),
-        standing=standing_of(ws, program_name, run),
-        verdict=verdict_of(ws, program_name, name, checkpoint),
+        status=run_status(ws, program_name, run),
+        verdict=verdict_of(Catalog(ws, program_name), name, checkpoint),
         scores=tuple(ws.lake.rows(runs.SCORES, runs.partition(program_name, name, checkpoint)) or _deciding(chosen, evaluated)),
         worst=tuple(of_primary[:3]),
         differences=_differences(ws, program_name, name, checkpoint),

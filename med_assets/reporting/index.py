@@ -18,7 +18,7 @@ from med_assets.evaluation import runs
 from med_assets.evaluation.stage import HELD_OUT, INTERVAL, cell
 from med_assets.reporting.escaping import code, inline
 from med_assets.reporting.experiment_record import EARLIER, command_of, notebook_of
-from med_assets.reporting.run_status import CHAMPION, NOT_TRAINED, Standing, standings
+from med_assets.reporting.run_status import CHAMPION, NOT_TRAINED, RunStatus, run_statuses
 from med_assets.settings import Workspace
 from med_assets.storage.files import canonical_json, digest, write_text
 from med_assets.storage.locks import alone
@@ -38,7 +38,7 @@ ABOUT = (
 
 def index(ws: Workspace, program_name: str) -> StageResult:
     """Write the index of a program, and the one over all programs."""
-    rows = [_row(ws, program_name, one) for one in standings(ws, program_name)]
+    rows = [_row(ws, program_name, one) for one in run_statuses(ws, program_name)]
     ws.lake.write(TABLE, program_name, rows)
     folder = ws.reports / program_name
     shown = readable(rows, folder, ws)
@@ -57,9 +57,9 @@ def index(ws: Workspace, program_name: str) -> StageResult:
     )
 
 
-def _row(ws: Workspace, program_name: str, one: Standing) -> dict[str, Any]:
+def _row(ws: Workspace, program_name: str, one: RunStatus) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(ws.lake.tables[TABLE])
-    row |= {"program": program_name, "experiment": one.experiment, "title": one.title, "status": one.told}
+    row |= {"program": program_name, "experiment": one.experiment, "title": one.title, "status": one.message}
     row["note"] = "; ".join([*one.notes, *one.stale])
     run = one.run
     if run is None:

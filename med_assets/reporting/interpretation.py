@@ -68,7 +68,7 @@ def analysis(facts: Facts) -> list[str]:
     if facts.crossval:
         found.append(f"It was cross-validated on {facts.crossval} cases; the report has the folds.")
     found += [f"Doubtful: {inline(doubt)}." for doubt in facts.doubts]
-    found += [f"Changed since it was trained: {inline(reason)}." for reason in facts.standing.stale]
+    found += [f"Changed since it was trained: {inline(reason)}." for reason in facts.status.stale]
     return [*found, f"Limitations of every model of this program: {'; '.join(chosen.limitations)}."]
 
 
@@ -103,8 +103,8 @@ def next_steps(facts: Facts) -> list[str]:
     """What would tell more, or do better, by rule."""
     run, found = facts.run, []
     name = f"{facts.program}/{facts.name}"
-    if facts.standing.stale:
-        found.append(f"Train it again: {inline('; '.join(facts.standing.stale))} (`med-assets train {name}`).")
+    if facts.status.stale:
+        found.append(f"Train it again: {inline('; '.join(facts.status.stale))} (`med-assets train {name}`).")
     if run["dirty"]:
         found.append("Commit the working tree and train it again, so that the commit gives the result.")
     if run["profile"] != "full":

@@ -85,7 +85,7 @@ def _scores(facts: Facts) -> str:
 
 def _overview(facts: Facts) -> Iterator[Cell]:
     metric = program.get(facts.program).primary_metric
-    told = [f"**Status**: {inline(facts.standing.told)}."]
+    told = [f"**Status**: {inline(facts.status.message)}."]
     told += [f"**{inline(difference(metric, found, other))}**" for other, found in facts.differences.items()]
     yield _lines(
         f"**Objective.** {inline(facts.configured.description)}",

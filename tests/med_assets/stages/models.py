@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from med_assets import program
+from med_assets.evaluation import runs
 from med_assets.evaluation.stage import aggregate, score_key, scores_of
 from med_assets.experiments.configuration import CONF_VARIABLE, conf_folder, load
 from med_assets.program import fact_table
@@ -104,6 +105,8 @@ def model(
     row = {"program": P, "experiment": experiment, "checkpoint": checkpoint, "experiment_hash": "h"}
     row |= {"dataset_version": "d", "n_train": len(train), "n_val": len(VAL), "synthetic": False}
     ws.lake.write("checkpoints", f"{P}/{experiment}", [row | {"weights_sha256": sha, "git_commit": "g"}])
+    chosen = load(P, experiment, overrides, profile=ws.profile)
+    runs.record_run(ws, P, experiment, ws.lake.rows("checkpoints", f"{P}/{experiment}")[0], chosen, overrides)
     seen = {"program": P, "experiment": experiment, "checkpoint": checkpoint, "metric": "val_mae_gy"}
     epochs = [seen | {"epoch": epoch, "value": value} for epoch, value in enumerate(history)]
     ws.lake.write("training_history", f"{P}/{experiment}", epochs)

@@ -14,8 +14,9 @@ from med_assets.launch import training
 from med_assets.reporting.index import PAGE, TABLE
 from med_assets.reporting.notebook import SECTIONS
 from med_assets.reporting.notebooks import Cell, stop_kernel, write_notebook
-from med_assets.reporting.run_status import STALE
+from med_assets.reporting.run_status import STALE, run_statuses
 from med_assets.settings import Workspace
+from med_assets.storage.files import digest
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 
@@ -61,7 +62,11 @@ def test_the_index_tells_where_every_experiment_stands_and_what_code_made_it(ws:
     for name, commit in (("baseline", "c0ffee+dirty"), ("mean_dose", "beef")):
         record = ws.store.fetch(checkpoint(ws, name)["checkpoint"]) / "provenance.json"
         record.write_text(json.dumps({**json.loads(record.read_text()), "git_commit": commit}))
+        ws.lake.remove("runs", runs.partition(P, name, checkpoint(ws, name)["checkpoint"]))
     found = rows(ws)
+    assert not ws.lake.rows("runs", P), "a reader of runs records none"
+    for name in ("baseline", "mean_dose"):
+        runs.record_run(ws, P, name, checkpoint(ws, name), training.experiment(ws, P, name))
     assert [(found[name][0]["git_commit"], found[name][0]["dirty"]) for name in ("baseline", "mean_dose")] == [
         ("c0ffee", True),
         ("beef", False),
@@ -170,3 +175,24 @@ def test_a_notebook_that_fails_is_not_written(tmp_path: Path) -> None:
     assert not path.exists()
     write_notebook(path, [Cell("'os' in dir()", code=True)])
     assert "False" in path.read_text(), "no notebook sees what another left"
+
+
+def stamps(*folders: Path) -> dict[Path, tuple[int, int]]:
+    """Time of change (ns) and inode of every file under the folders."""
+    found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+
+
+def test_report_and_run_statuses_write_nothing_to_lake_or_store(ws: Workspace) -> None:
+    for name in VAL:
+        with ws.store.create("raw/" + digest(name)) as folder:
+            (folder / "case.txt").write_text(name)
+    before = stamps(ws.lake.root, ws.home / "store")
+    statuses = run_statuses(ws, P)
+    assert {one.run.experiment for one in statuses if one.run is not None} == {"baseline", "mean_dose"}
+    stages.report(ws, P)
+    assert stamps(ws.lake.root, ws.home / "store") == before
+    stages.index(ws, P)
+    after = stamps(ws.lake.root, ws.home / "store")
+    changed = {path for path, stamp in after.items() if before.get(path) != stamp}
+    assert {path.relative_to(ws.lake.root).parts[0] for path in changed} == {TABLE}
