@@ -115,6 +115,16 @@ def frame(of: type[Record], rows: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame([row.row() for row in rows], columns=[each.name for each in of.columns()])
 
 
+def query_tables(ws: Workspace, sql: str) -> pd.DataFrame:
+    """Run one SELECT over the tables of all programs; see `med_assets.storage.query`. Raises ConfigurationError."""
+    return ws.lake.query(sql)
+
+
+def export_tables(ws: Workspace) -> None:
+    """Write `catalog.duckdb`, a copy of the tables of all programs for any DuckDB client."""
+    ws.lake.write_catalog(ws.home / "catalog.duckdb")
+
+
 class Catalog:
     """What is known of one program in a home."""
 

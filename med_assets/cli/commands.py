@@ -14,16 +14,17 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import ExportsModel, LabelMeanings, RequiredStructures
+from med_assets.catalog import Catalog, query_tables
 from med_assets.cli import doctor, stages
 from med_assets.cli.explain import batches_by_version, explain_case
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analysis
 from med_assets.landing import batches
-from med_assets.records import PreparedCase
+from med_assets.records import AggregateScore, CaseVersion, Champion, PreparedCase, ReaderDecision, Status
 from med_assets.reporting.escaping import csv
 from med_assets.settings import Workspace
 from med_assets.storage import integrity, names
-from med_assets.storage.result import NOTE, QUARANTINED, TO_PREDICT, StageResult
+from med_assets.storage.result import StageResult
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -164,12 +165,15 @@ def ingest(options: argparse.Namespace) -> None:
 def list_batches(options: argparse.Namespace) -> None:
     """Batches with their cases, and what waits."""
     ws, name = Workspace.from_env(), options.program
-    rows = []
+    catalog, rows = Catalog(ws, name), []
     for batch in batches.known(ws, name):
-        raw = ws.lake.rows("raw_cases", f"{name}/{batch}")
-        states = Counter(row["status"] for row in raw)
-        counted = {"to predict": states[TO_PREDICT], "quarantined": states[QUARANTINED], "notes": states[NOTE]}
-        rows.append({"batch": batch, "cases": len(raw) - states[NOTE], **counted})
+        states = Counter(case.status for case in catalog.case_versions(batch))
+        counted = {
+            "to predict": states[Status.TO_PREDICT],
+            "quarantined": states[Status.QUARANTINED],
+            "notes": states[Status.NOTE],
+        }
+        rows.append({"batch": batch, "cases": states.total() - states[Status.NOTE], **counted})
     print(table(rows))
     print(f"waiting in the landing folder: {len(batches.untaken(ws, name))}")
 
@@ -235,7 +239,7 @@ def evaluate(options: argparse.Namespace) -> None:
     name, experiment = options.experiment
     ws = Workspace.from_env()
     _show(f"evaluated {name}/{experiment}", stages.evaluate(ws, name, experiment))
-    rows = ws.lake.read("evaluation", f"{name}/{experiment}")
+    rows = Catalog(ws, name).frame(AggregateScore, experiment)
     print(table(rows[["split", "metric", "subject", "mean", "low", "high", "n", "unit"]]))
 
 
@@ -267,9 +271,9 @@ def export(options: argparse.Namespace) -> None:
     chosen = program.get(name)
     if not isinstance(chosen, ExportsModel):
         raise ConfigurationError(f"expected a program whose models can be exported, got {name}, which has no export")
-    row = checkpoint_of(ws, name, experiment)
-    folder = stored_checkpoint(ws, name, row)
-    ws.store.verify(row["checkpoint"])
+    model = checkpoint_of(ws, name, experiment)
+    folder = stored_checkpoint(ws, name, model)
+    ws.store.verify(model.checkpoint)
     for path in chosen.export_model(folder, options.out):
         print(path)
 
@@ -300,9 +304,9 @@ def promote(options: argparse.Namespace) -> int:
 def rollback(options: argparse.Namespace) -> None:
     """Make an earlier champion the champion again."""
     ws, name = Workspace.from_env(), options.program
-    row = stages.rollback(ws, name, options.reason, options.to)
-    print(f"champion: {row['experiment']} ({row['checkpoint']}), {row['action']}: {row['reason']}")
-    print(table(ws.lake.read("champions", name)))
+    now = stages.rollback(ws, name, options.reason, options.to)
+    print(f"champion: {now.experiment} ({now.checkpoint}), {now.action}: {now.reason}")
+    print(table(Catalog(ws, name).frame(Champion)))
 
 
 def monitor(options: argparse.Namespace) -> None:
@@ -335,51 +339,52 @@ def report(options: argparse.Namespace) -> None:
 def cases(options: argparse.Namespace) -> None:
     """Newest state of each case."""
     ws, name = Workspace.from_env(), options.program
-    splits = {row["patient_id"]: row["split"] for row in ws.lake.rows("splits", name)}
-    included = {row["case_id"]: row["version"] for row in ws.lake.rows("dataset", name)}
-    reads = {row["case_id"]: row["decision"] for row in ws.lake.rows("reads", name)}
-    newest: dict[str, dict[str, Any]] = {}
-    for row in sorted(ws.lake.rows("raw_cases", name), key=lambda row: row["batch"]):
-        newest[row["case_id"]] = row
-    for row in ws.lake.rows("prepared_cases", name):
-        if row["version"] == newest.get(row["case_id"], row)["version"]:
-            newest[row["case_id"]] = row
-    accepted_in = batches_by_version(ws, name)
-    absent = _missing(ws, name)
+    catalog = Catalog(ws, name)
+    places = catalog.assignments()
+    included = {case.case_id: case.version for case in catalog.dataset().cases}
+    reads = {row.case_id: row.decision for row in catalog.rows(ReaderDecision)}
+    newest: dict[str, CaseVersion | PreparedCase] = {
+        case.case_id: case for case in sorted(catalog.case_versions(), key=lambda case: case.batch)
+    }
+    for prepared in catalog.prepared():
+        if prepared.version == newest.get(prepared.case_id, prepared).version:
+            newest[prepared.case_id] = prepared
+    accepted_in = batches_by_version(catalog)
+    absent = _missing(catalog)
     rows = [
         {
             "case_id": case_id,
-            "state": _state(row, included.get(case_id), accepted_in),
-            "split": splits.get(row["patient_id"], "-") if case_id in included else "-",
-            "batch": row["batch"],
-            "warnings": len(PreparedCase.of(row).warning_lines),
-            **({} if absent is None else {"missing": absent.get((case_id, row["version"]), "")}),
-            "reason": row["reason"] or "",
+            "state": _state(case, included.get(case_id), accepted_in),
+            "split": places[case.patient_id].split if case_id in included and case.patient_id in places else "-",
+            "batch": case.batch,
+            "warnings": len(case.warning_lines) if isinstance(case, PreparedCase) else 0,
+            **({} if absent is None else {"missing": absent.get((case_id, case.version), "")}),
+            "reason": case.reason or "",
         }
         | ({"read": reads.get(case_id, "-")} if reads else {})
-        for case_id, row in sorted(newest.items())
-        if not options.quarantined or row["status"] == QUARANTINED
+        for case_id, case in sorted(newest.items())
+        if not options.quarantined or case.status == Status.QUARANTINED
     ]
     print(table(rows))
 
 
-def _missing(ws: Workspace, name: str) -> dict[tuple[str, str], str] | None:
+def _missing(catalog: Catalog) -> dict[tuple[str, str], str] | None:
     """By case and version the structures that every case should have and it lacks; None in a program that requires none."""
-    chosen = program.get(name)
+    chosen = program.get(catalog.program)
     if not isinstance(chosen, RequiredStructures):
         return None
     fact = chosen.required_missing
-    rows = sorted(ws.lake.rows(program.fact_table(name), name), key=lambda row: row["batch"])
-    return {(row["case_id"], row["version"]): row[fact] or "" for row in rows}
+    found = sorted(catalog.facts(), key=lambda facts: facts.batch)
+    return {(facts.case_id, facts.version): str(facts.values[fact] or "") for facts in found}
 
 
-def _state(row: Mapping[str, Any], counts: str | None, accepted_in: Mapping[tuple[str, str], str]) -> str:
-    """State of a case by its newest row; `counts` is the version of it that the dataset holds, if any."""
-    if row["status"] == "ok":
+def _state(case: CaseVersion | PreparedCase, counts: str | None, accepted_in: Mapping[tuple[str, str], str]) -> str:
+    """State of a case by what is newest of it; `counts` is the version of it that the dataset holds, if any."""
+    if case.status == Status.OK:
         return "ok" if counts else "not in the dataset"
     if counts is None:
-        return str(row["status"])
-    return f"{row['status']}; version {counts} of batch {accepted_in.get((row['case_id'], counts), '-')} counts"
+        return case.status
+    return f"{case.status}; version {counts} of batch {accepted_in.get((case.case_id, counts), '-')} counts"
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -466,7 +471,7 @@ def audit_queue(options: argparse.Namespace) -> None:
 def withdraw(options: argparse.Namespace) -> None:
     """Withdraw a case and write the dataset anew."""
     ws, name = Workspace.from_env(), options.program
-    if options.case not in {row["case_id"] for row in ws.lake.rows("raw_cases", name)}:
+    if options.case not in {case.case_id for case in Catalog(ws, name).case_versions()}:
         raise ConfigurationError(
             f"expected the id of a case of {name}, got one that is unknown; see `med-assets cases {name}`"
         )
@@ -477,7 +482,7 @@ def withdraw(options: argparse.Namespace) -> None:
 
 def query(options: argparse.Namespace) -> None:
     """SQL over the lake."""
-    rows = Workspace.from_env().lake.query(options.sql)
+    rows = query_tables(Workspace.from_env(), options.sql)
     if options.format == "csv":
         print(csv(rows), end="")
     elif options.format == "json":

@@ -1,19 +1,37 @@
-"""What happened to one case, from file to model, told from the lake alone."""
+"""What happened to one case, from file to model, read from the tables alone."""
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import RequiredStructures
+from med_assets.catalog import Catalog, accepted
 from med_assets.errors import CaseRejected, ConfigurationError, LandingUnreadable, RemoteFailed
 from med_assets.intake.original_names import original_roi_names
 from med_assets.intake.reasons import remedy
-from med_assets.records import PreparedCase
+from med_assets.records import (
+    USABLE,
+    CaseScore,
+    CaseVersion,
+    MonitoredScore,
+    Prediction,
+    PreparedCase,
+    Status,
+    Withdrawal,
+)
 from med_assets.settings import Workspace
 from med_assets.storage import names
-from med_assets.storage.result import NOTE, OK, QUARANTINED, TO_PREDICT, accepted
+
+
+class _OfCase(Protocol):
+    @property
+    def case_id(self) -> str: ...
+
+
+C = TypeVar("C", bound=_OfCase)
 
 
 def find_case(ws: Workspace, start: str) -> tuple[str, str]:
@@ -21,10 +39,10 @@ def find_case(ws: Workspace, start: str) -> tuple[str, str]:
     names.CASE.check(start)
     found = sorted(
         {
-            (name, row["case_id"])
+            (name, case.case_id)
             for name in program.registered()
-            for row in ws.lake.rows("raw_cases", name)
-            if row["case_id"].startswith(start)
+            for case in Catalog(ws, name).case_versions()
+            if case.case_id.startswith(start)
         }
     )
     if len(found) != 1:
@@ -35,83 +53,82 @@ def find_case(ws: Workspace, start: str) -> tuple[str, str]:
     return found[0]
 
 
-def _of(ws: Workspace, table: str, prefix: str, case_id: str) -> list[dict[str, Any]]:
-    rows = [row for row in ws.lake.rows(table, prefix) if row["case_id"] == case_id]
-    return sorted(rows, key=lambda row: row.get("batch", ""))
+def _of(rows: Iterable[C], case_id: str) -> list[C]:
+    return [row for row in rows if row.case_id == case_id]
 
 
-def _outcome(row: dict[str, Any]) -> str:
-    if row["status"] in (OK, TO_PREDICT):
-        return "accepted" if row["status"] == OK else "accepted without a label, to be predicted"
-    if row["status"] == NOTE:
-        return f"note ({row['reason_code']}): {row['reason']}"
-    advice = remedy(row["reason_code"])
-    return f"quarantined ({row['reason_code']}): {row['reason']}" + (f"\n  what to do: {advice}" if advice else "")
+def _outcome(case: CaseVersion | PreparedCase) -> str:
+    if case.status in USABLE:
+        return "accepted" if case.status == Status.OK else "accepted without a label, to be predicted"
+    if case.status == Status.NOTE:
+        return f"note ({case.reason_code}): {case.reason}"
+    advice = remedy(case.reason_code or "")
+    return f"quarantined ({case.reason_code}): {case.reason}" + (f"\n  what to do: {advice}" if advice else "")
 
 
-def _arrivals(ws: Workspace, name: str, case_id: str) -> list[str]:
+def _arrivals(catalog: Catalog, case_id: str) -> list[str]:
     lines = []
-    prepared = {(row["batch"], row["version"]): row for row in _of(ws, "prepared_cases", name, case_id)}
-    for row in _of(ws, "raw_cases", name, case_id):
-        arrived = f"{row['n_instances']} DICOM instances, version {row['version'] or '-'}"
-        lines.append(f"batch {row['batch']}: {arrived}, {_outcome(row)}")
-        if row["synthetic"]:
+    prepared = {(case.batch, case.version): case for case in _of(catalog.prepared(), case_id)}
+    for case in _of(catalog.case_versions(), case_id):
+        arrived = f"{case.n_instances} DICOM instances, version {case.version or '-'}"
+        lines.append(f"batch {case.batch}: {arrived}, {_outcome(case)}")
+        if case.synthetic:
             lines.append("  marked synthetic in the data")
-        lines += [f"  note ({note['reason_code']}): {note['reason']}" for note in _notes(ws, name, row)]
-        after = prepared.get((row["batch"], row["version"]))
+        lines += [f"  note ({note.reason_code}): {note.reason}" for note in _notes(catalog, case)]
+        after = prepared.get((case.batch, case.version))
         if after:
-            lines.append(f"  prepared as {after['artifact'] or '-'}: {_outcome(after)}")
-            lines += [f"  audit warning: {text}" for text in PreparedCase.of(after).warning_lines]
-        elif row["status"] in (OK, TO_PREDICT):
+            lines.append(f"  prepared as {after.artifact or '-'}: {_outcome(after)}")
+            lines += [f"  audit warning: {text}" for text in after.warning_lines]
+        elif case.status in USABLE:
             lines.append("  not prepared yet")
     return lines
 
 
-def _notes(ws: Workspace, name: str, row: dict[str, Any]) -> list[dict[str, Any]]:
+def _notes(catalog: Catalog, case: CaseVersion) -> list[CaseVersion]:
     """What of the same patient and batch was left out, such as localizers."""
-    rows = ws.lake.rows("raw_cases", f"{name}/{row['batch']}")
-    return [one for one in rows if one["status"] == NOTE and one["patient_id"] == row["patient_id"] != ""]
+    found = catalog.case_versions(case.batch)
+    return [one for one in found if one.status == Status.NOTE and one.patient_id == case.patient_id != ""]
 
 
-def _facts(ws: Workspace, name: str, case_id: str) -> list[str]:
-    rows = _of(ws, program.fact_table(name), name, case_id)
-    if not rows:
+def _facts(catalog: Catalog, case_id: str) -> list[str]:
+    found = _of(catalog.facts(), case_id)
+    if not found:
         return []
-    specs = program.get(name).facts
-    return ["facts measured:"] + [f"  {fact}: {spec.written(rows[-1][fact])}" for fact, spec in specs.items()]
+    specs = program.get(catalog.program).facts
+    return ["facts measured:"] + [f"  {fact}: {spec.written(found[-1].values[fact])}" for fact, spec in specs.items()]
 
 
-def _labels(ws: Workspace, name: str, case_id: str) -> list[str]:
+def _labels(catalog: Catalog, case_id: str) -> list[str]:
     """The labels of the newest version that was prepared, as its source has them; of one that is still in the store."""
-    rows_of = _of(ws, "prepared_cases", name, case_id)
-    kept = [row["artifact"] for row in rows_of if row["artifact"] and ws.store.has(row["artifact"])]
-    rows = program.get(name).label_rows(ws.store.fetch(kept[-1])) if kept else []
+    store = catalog.ws.store
+    kept = [case.artifact for case in _of(catalog.prepared(), case_id) if case.artifact and store.has(case.artifact)]
+    rows = program.get(catalog.program).label_rows(store.fetch(kept[-1])) if kept else []
     frame = pd.DataFrame([row.shown() for row in rows])
     lines = frame.to_string(index=False, na_rep="-").splitlines() if rows else []
     return ["labels of its source:", *(f"  {line}" for line in lines)] if lines else []
 
 
-def batches_by_version(ws: Workspace, name: str) -> dict[tuple[str, str], str]:
+def batches_by_version(catalog: Catalog) -> dict[tuple[str, str], str]:
     """By case id and version of an accepted case the newest batch that brought it."""
-    rows = sorted(accepted(ws.lake.rows("prepared_cases", name)), key=lambda row: row["batch"])
-    return {(row["case_id"], row["version"]): row["batch"] for row in rows}
+    cases = sorted(accepted(catalog.prepared()), key=lambda case: case.batch)
+    return {(case.case_id, case.version): case.batch for case in cases}
 
 
-def _newest(ws: Workspace, name: str, case_id: str) -> dict[str, Any]:
-    """The row of what came last of a case, as prepared where it came so far."""
-    raw = _of(ws, "raw_cases", name, case_id)[-1]
-    prepared = [row for row in _of(ws, "prepared_cases", name, case_id) if row["batch"] == raw["batch"]]
-    return prepared[-1] if prepared and raw["status"] in (OK, TO_PREDICT) else raw
+def _newest(catalog: Catalog, case_id: str) -> CaseVersion | PreparedCase:
+    """What came last of a case, as prepared where it came so far."""
+    sent = _of(catalog.case_versions(), case_id)[-1]
+    prepared = _of(catalog.prepared(sent.batch), case_id)
+    return prepared[-1] if prepared and sent.status in USABLE else sent
 
 
-def _roi_names(ws: Workspace, name: str, case_id: str) -> list[str]:
+def _roi_names(catalog: Catalog, case_id: str) -> list[str]:
     """Names of the original structure set that mean nothing here, with proposals; they may identify a patient and go no further."""
-    rows = _of(ws, "raw_cases", name, case_id)
+    ws, name, sent = catalog.ws, catalog.program, _of(catalog.case_versions(), case_id)
     chosen = program.get(name)
-    if not rows or not isinstance(chosen, RequiredStructures):
+    if not sent or not isinstance(chosen, RequiredStructures):
         return []
     try:
-        names = original_roi_names(ws, name, rows[-1]["batch"], case_id)
+        names = original_roi_names(ws, name, sent[-1].batch, case_id)
     except (LandingUnreadable, RemoteFailed, ConfigurationError, CaseRejected) as error:
         return [f"ROI names of the original file can't be read now: {error}"]
     found = chosen.roi_proposals(ws, names)
@@ -120,67 +137,70 @@ def _roi_names(ws: Workspace, name: str, case_id: str) -> list[str]:
     return [head, *lines] if lines else []
 
 
-def _membership(ws: Workspace, name: str, case_id: str) -> list[str]:
-    withdrawn = _of(ws, "withdrawals", name, case_id)
-    member = _of(ws, "dataset", name, case_id)
+def _membership(catalog: Catalog, case_id: str) -> list[str]:
+    withdrawn = catalog.rows(Withdrawal, case_id)
+    member = _of(catalog.dataset().cases, case_id)
     if withdrawn:
-        return [f"withdrawn: {withdrawn[-1]['reason']}"]
+        return [f"withdrawn: {withdrawn[-1].reason}"]
     if not member:
-        return _prediction(ws, name, case_id) or ["not in the dataset"]
-    version = member[0]["version"]
+        return _prediction(catalog, case_id) or ["not in the dataset"]
+    version = member[0].version
     lines = [f"in the dataset as version {version}"]
-    newest = _newest(ws, name, case_id)
-    if newest["status"] == QUARANTINED:
-        counts = batches_by_version(ws, name).get((case_id, version), "-")
+    newest = _newest(catalog, case_id)
+    if newest.status == Status.QUARANTINED:
+        counts = batches_by_version(catalog).get((case_id, version), "-")
         lines.append(
-            f"  what came last, in batch {newest['batch']}, is quarantined and changed nothing: version {version} of batch {counts} "
+            f"  what came last, in batch {newest.batch}, is quarantined and changed nothing: version {version} of batch {counts} "
             "counts, for training and evaluation, until a correction is accepted or the case is withdrawn"
         )
-    places = [row for row in ws.lake.rows("splits", name) if row["patient_id"] == member[0]["patient_id"]]
-    lines += [
-        f"its patient is in split {row['split']} (fold {row['fold']}), assigned by: {row['assigned_by']}"
-        for row in places
-    ]
-    return lines or ["its patient has no split yet"]
-
-
-def _prediction(ws: Workspace, name: str, case_id: str) -> list[str]:
-    """What the champion says of a case to predict; nothing for other cases."""
-    if _newest(ws, name, case_id)["status"] != TO_PREDICT:
-        return []
-    rows = _of(ws, "predictions", name, case_id)
-    if not rows:
-        return [f"in no dataset, since it has no label; it waits for the champion: `med-assets predict {name}`"]
-    row = rows[-1]
-    if row["error"]:
-        return [f"in no dataset, since it has no label; {row['experiment']} failed on it: {row['error']}"]
-    said = [f"  {what}: {value}" for what, value in json.loads(row["measured"] or "{}").items()]
+    place = catalog.assignments().get(member[0].patient_id)
+    if place is None:
+        return [*lines, "its patient has no split yet"]
     return [
-        f"in no dataset, since it has no label; predicted by {row['experiment']} ({row['checkpoint']}), files in {row['folder']}",
-        *said,
+        *lines,
+        f"its patient is in split {place.split} (fold {place.fold}), assigned by: {place.assigned_by}",
     ]
 
 
-def _models(ws: Workspace, name: str, case_id: str) -> list[str]:
-    primary = program.get(name).primary_metric
+def _prediction(catalog: Catalog, case_id: str) -> list[str]:
+    """What the champion says of a case to predict; nothing for other cases."""
+    if _newest(catalog, case_id).status != Status.TO_PREDICT:
+        return []
+    made = _of(catalog.rows(Prediction), case_id)
+    if not made:
+        return [
+            f"in no dataset, since it has no label; it waits for the champion: `med-assets predict {catalog.program}`"
+        ]
+    last = made[-1]
+    if last.error:
+        return [f"in no dataset, since it has no label; {last.experiment} failed on it: {last.error}"]
+    measured = [f"  {what}: {value}" for what, value in json.loads(last.measured or "{}").items()]
+    return [
+        f"in no dataset, since it has no label; predicted by {last.experiment} ({last.checkpoint}), files in {last.folder}",
+        *measured,
+    ]
+
+
+def _models(catalog: Catalog, case_id: str) -> list[str]:
+    primary = program.get(catalog.program).primary_metric
+    deciding = primary.name, primary.subject
     lines = []
-    for row in _of(ws, "evaluation_cases", name, case_id):
-        if (row["metric"], row["subject"]) == (primary.name, primary.subject):
-            value = "undefined" if row["value"] is None else f"{row['value']:.3f} {row['unit']}"
-            lines.append(f"  {row['experiment']} ({row['checkpoint']}): {primary.name} {primary.subject} {value}")
-    for row in _of(ws, "monitoring", name, case_id):
-        if (row["metric"], row["subject"]) == (primary.name, primary.subject) and row["value"] is not None:
-            seen = "seen in training" if row["seen_in_training"] else "not seen in training"
-            score = f"{primary.name} {primary.subject} {row['value']:.3f} {row['unit']}"
-            lines.append(f"  champion {row['checkpoint']} ({seen}): {score}")
+    for score in _of(catalog.rows(CaseScore), case_id):
+        if (score.metric, score.subject) == deciding:
+            value = "undefined" if score.value is None else f"{score.value:.3f} {score.unit}"
+            lines.append(f"  {score.experiment} ({score.checkpoint}): {primary.name} {primary.subject} {value}")
+    for watched in _of(catalog.rows(MonitoredScore), case_id):
+        if (watched.metric, watched.subject) == deciding and watched.value is not None:
+            seen = "seen in training" if watched.seen_in_training else "not seen in training"
+            text = f"{primary.name} {primary.subject} {watched.value:.3f} {watched.unit}"
+            lines.append(f"  champion {watched.checkpoint} ({seen}): {text}")
     return ["scored by models:", *lines] if lines else ["no model was scored on it"]
 
 
 def explain_case(ws: Workspace, start: str) -> str:
     """The story of the case whose id starts so, as lines for a person."""
     name, case_id = find_case(ws, start)
-    lines = [f"case {case_id} of {name}"]
-    lines += _arrivals(ws, name, case_id) + _facts(ws, name, case_id) + _labels(ws, name, case_id)
-    lines += _roi_names(ws, name, case_id)
-    lines += _membership(ws, name, case_id) + _models(ws, name, case_id)
+    catalog, lines = Catalog(ws, name), [f"case {case_id} of {name}"]
+    lines += _arrivals(catalog, case_id) + _facts(catalog, case_id) + _labels(catalog, case_id)
+    lines += _roi_names(catalog, case_id) + _membership(catalog, case_id) + _models(catalog, case_id)
     return "\n".join(lines)

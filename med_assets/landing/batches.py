@@ -11,12 +11,14 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
+from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError, LandingUnreadable
 from med_assets.landing.folder import Entry
+from med_assets.records import CaseVersion, PreparedCase
 from med_assets.settings import Workspace
 from med_assets.storage import names
 from med_assets.storage.files import digest, read_json, write_json
-from med_assets.storage.lake import Lake
+from med_assets.storage.memo import Memo
 
 TIME_FORMAT = "%Y-%m-%dT%H-%M-%S"
 
@@ -81,7 +83,7 @@ def waiting(ws: Workspace, program: str, now: float, seen: Survey | None = None)
     if refused:
         said.append(f"{len(refused)} entries are not taken: {refused[0]}")
     if not said and not landing.there(program):
-        before = ws.lake.partitions("raw_cases", program)
+        before = Catalog(ws, program).keys(CaseVersion)
         why = ", though cases came from it before; is it mounted?" if before else " yet; it is watched"
         said.append(f"{landing.title(program)} is not there{why}")
     return "; ".join(said) or f"nothing new in the landing folder; {len(known(ws, program))} batches taken so far"
@@ -106,19 +108,22 @@ def unfinished(ws: Workspace, program: str) -> list[str]:
 
 def without_rows(ws: Workspace, program: str, batch: str) -> bool:
     """Whether a batch has no rows of its cases in this home."""
-    return not all(ws.lake.has(table, f"{program}/{batch}") for table in ("raw_cases", "prepared_cases"))
+    catalog = Catalog(ws, program)
+    return not (catalog.has(CaseVersion, batch) and catalog.has(PreparedCase, batch))
 
 
 def unreadable(ws: Workspace, program: str, batch: str) -> bool:
     """Whether something of a batch could not be read when it was taken in."""
-    stamp = ws.lake.stamp("raw_cases", f"{program}/{batch}")
-    return stamp is not None and _has_unreadable(ws.lake.root, program, batch, stamp)
+    catalog = Catalog(ws, program)
+    stamp = catalog.stamp(CaseVersion, batch)
+    return stamp is not None and _unreadable.get(
+        (ws.home, program, batch, stamp),
+        lambda: any(case.reason_code == UNREADABLE for case in catalog.case_versions(batch)),
+    )
 
 
-@lru_cache(maxsize=65536)
-def _has_unreadable(root: Path, program: str, batch: str, stamp: tuple[int, ...]) -> bool:
-    """The same for rows of that stamp, which are read once."""
-    return any(row["reason_code"] == UNREADABLE for row in Lake(root).rows("raw_cases", f"{program}/{batch}"))
+_unreadable: Memo[bool] = Memo()
+"""By home, program, batch and the stamp of its table: cases are read once as long as they are the same."""
 
 
 def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:

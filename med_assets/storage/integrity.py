@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.landing import batches
+from med_assets.records import AnalysisResult, CaseVersion, Checkpoint, PreparedCase, Record, Threshold
 from med_assets.settings import Workspace
+
+R = TypeVar("R", bound=Record)
 
 DERIVED = ("analysis", "intake", "measure", "prepared", "raw", "scan", "score", "thresholds")
 """Kinds of artifacts that can be made again, as long as what they are made of is there; a training costs more."""
@@ -44,16 +48,22 @@ def remove_damaged(ws: Workspace, damages: list[Damage]) -> list[Damage]:
     return removed
 
 
-def _rows(ws: Workspace, table: str) -> Iterator[dict[str, Any]]:
+def _rows(ws: Workspace, of: type[R]) -> Iterator[R]:
     for name in program.registered():
-        yield from ws.lake.rows(table, name)
+        yield from Catalog(ws, name).rows(of)
 
 
 def _named(ws: Workspace) -> set[str]:
-    cases = (row["artifact"] for table in ("raw_cases", "prepared_cases") for row in _rows(ws, table))
-    models = (row["checkpoint"] for table in ("checkpoints", "champions") for row in _rows(ws, table))
-    derived = (row["artifact"] for table in ("thresholds", "analyses") for row in _rows(ws, table))
-    return {key for key in (*cases, *models, *derived) if key}
+    """Keys of all artifacts that a table names."""
+    found: set[str] = set()
+    for name in program.registered():
+        catalog = Catalog(ws, name)
+        found |= {row.artifact for row in catalog.case_versions()} | {row.artifact for row in catalog.prepared()}
+        found |= {row.checkpoint for row in catalog.rows(Checkpoint)} | {row.checkpoint for row in catalog.champions()}
+        found |= {row.artifact for row in catalog.rows(Threshold)} | {
+            row.artifact for row in catalog.rows(AnalysisResult)
+        }
+    return found - {""}
 
 
 def _remedy(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
@@ -75,10 +85,10 @@ def _remedy(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str
 
 
 def _raw(ws: Workspace, key: str) -> tuple[bool, str]:
-    rows = [row for row in _rows(ws, "raw_cases") if row["artifact"] == key]
+    rows = [row for row in _rows(ws, CaseVersion) if row.artifact == key]
     for row in reversed(rows):
-        if _landed(ws, row["program"], row["batch"]):
-            return True, f"med-assets ingest {row['program']} --batch {row['batch']}"
+        if _landed(ws, row.program, row.batch):
+            return True, f"med-assets ingest {row.program} --batch {row.batch}"
     return False, (
         "its files are no longer in the landing folder as they were: restore it from a backup, or send the same files "
         "again, take them in, and repeat this command"
@@ -86,12 +96,12 @@ def _raw(ws: Workspace, key: str) -> tuple[bool, str]:
 
 
 def _prepared(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
-    rows = [row for row in _rows(ws, "prepared_cases") if row["artifact"] == key]
+    rows = [row for row in _rows(ws, PreparedCase) if row.artifact == key]
     for row in reversed(rows):
-        partition = f"{row['program']}/{row['batch']}"
-        raws = [raw["artifact"] for raw in ws.lake.rows("raw_cases", partition) if raw["case_id"] == row["case_id"]]
+        versions = Catalog(ws, row.program).case_versions(row.batch)
+        raws = [version.artifact for version in versions if version.case_id == row.case_id]
         if all(raw not in damaged or _raw(ws, raw)[0] for raw in raws):
-            return True, f"med-assets ingest {row['program']} --batch {row['batch']}"
+            return True, f"med-assets ingest {row.program} --batch {row.batch}"
     return not rows, "get the stored DICOM of its case back first" if rows else "nothing: no case refers to it"
 
 
