@@ -48,7 +48,7 @@ def history_of(ws: Workspace, program_name: str, name: str) -> pd.DataFrame:
     return wide.reset_index().rename_axis(columns=None)
 
 
-@versioned("1")
+@versioned("2")
 def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Drawn:
     """Draw the figures of an experiment's checkpoint, unless what they show is as it was; `best` is the epoch that was kept."""
     out = folder_of(ws, program_name, name)

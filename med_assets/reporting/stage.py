@@ -282,7 +282,7 @@ def _data_sections(
     return sections
 
 
-@versioned("6")
+@versioned("7")
 def report(ws: Workspace, program_name: str) -> StageResult:
     """Write `reports/<program>/report.html` and return its path, plots and hash."""
     from med_assets.reporting.html import Section, render_report
