@@ -141,7 +141,8 @@ class Catalog:
             raise ConfigurationError(
                 f"{of.__name__}: expected values of {', '.join(of.PARTITION) or 'nothing'}, got {len(values)}"
             )
-        return "/".join((self.program, *values))
+        # The rows of a checkpoint lie under the hash of its key, "checkpoint/HASH".
+        return "/".join((self.program, *(value.removeprefix("checkpoint/") for value in values)))
 
     def rows(self, of: type[R], *under: str) -> list[R]:
         """Records in the order of their partitions and rows; `under` gives values of the first fields of `PARTITION`."""

@@ -13,6 +13,7 @@ from med_assets.records import (
     EpochMetric,
     Failure,
     Record,
+    RunScore,
     SplitAssignment,
     Status,
     Withdrawal,
@@ -76,9 +77,20 @@ def test_a_partition_needs_all_of_its_values(catalog: Catalog, key: tuple[str, .
         catalog.replace(Failure, [], *key)
 
 
-def test_the_values_of_a_partition_lie_within_its_table(catalog: Catalog) -> None:
+@pytest.mark.parametrize("case_id", ["..", "../x", "a/../../x", ""])
+def test_the_values_of_a_partition_lie_within_its_table(case_id: str, catalog: Catalog) -> None:
     with pytest.raises(ConfigurationError):
-        catalog.replace(Withdrawal, [Withdrawal(program=P, case_id="..", reason="x")], "..")
+        catalog.replace(Withdrawal, [Withdrawal(program=P, case_id=case_id, reason="x")], case_id)
+
+
+def test_scores_of_a_run_lie_under_the_hash_of_its_checkpoint(workspace: Workspace, catalog: Catalog) -> None:
+    score = RunScore(
+        program=P, experiment="baseline", checkpoint="checkpoint/abc", split="val", metric="m", subject="all", mean=1.0,
+        low=None, high=None, n=3, unit="Gy", interval="none", dataset_version="d", code_version="1",
+    )  # fmt: skip
+    catalog.replace(RunScore, [score], "baseline", "checkpoint/abc")
+    assert workspace.lake.partitions("run_scores") == [f"{P}/baseline/abc"]
+    assert catalog.rows(RunScore, "baseline", "checkpoint/abc") == catalog.rows(RunScore, "baseline") == [score]
 
 
 def test_append_keeps_what_was_there(catalog: Catalog) -> None:
