@@ -11,7 +11,7 @@ from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
 from med_assets.catalog import Case, Catalog, Dataset, accepted, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign
-from med_assets.deidentification.scan import identity_left
+from med_assets.deidentification.scan import identity_left, scan_key
 from med_assets.records import CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
@@ -103,8 +103,17 @@ def unlabelled(ws: Workspace, program_name: str) -> list[PreparedCase]:
     return [
         case
         for case_id, (case, raw) in sorted(latest.items())
-        if case_id not in left_out and not identity_left(ws, program_name, raw)
+        if case_id not in left_out and not _identity_seen(ws, program_name, raw)
     ]
+
+
+_findings: Memo[list[str]] = Memo()
+"""Findings of the scan for identity by home and key: sensors ask at each look. Gates and the dataset ask the store itself."""
+
+
+def _identity_seen(ws: Workspace, program_name: str, raw: str) -> list[str]:
+    key = ws.home, scan_key(ws, program_name, raw)
+    return _findings.get(key, lambda: identity_left(ws, program_name, raw))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ def ws(workspace: Workspace) -> Workspace:
         ("report", P),
         ("predict", P, "v00", "--out", "out"),
         ("record", f"{P}/baseline"),
-        ("export", f"{P}/baseline", "--out", "out"),
     ],
     ids=lambda words: words[0],
 )

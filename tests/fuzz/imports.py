@@ -167,7 +167,7 @@ def _import(form: Form, src: Path, dest: Path, output: Path) -> tuple[int, int, 
             signal.alarm(SECONDS_LIMIT)
             # The streams of a test runner are not those that the file replaces.
             sys.stdout = open(1, "w", errors="surrogateescape", closefd=False)  # noqa: SIM115 - ends with the process
-            sys.stderr = open(2, "w", errors="surrogateescape", closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", errors="surrogateescape", closefd=False)  # noqa: SIM115 - as the other
             with captured(output):
                 code = main(["import", form.kind, *(str(src / name) for name in form.arguments), str(dest)])
         finally:

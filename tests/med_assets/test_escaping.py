@@ -138,7 +138,9 @@ def test_control_characters_are_written_out_in_a_terminal(
         assert main(["query", "select * from withdrawals", "--format", form]) == 0
         assert not escaping.CONTROL.search(capsys.readouterr().out)
     assert main(["predict", "rt_dose", hostile, "--out", "x"]) == 1
-    assert main(["train", f"rt_dose/{hostile}"]) == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["train", f"rt_dose/{hostile}"])
+    assert ended.value.code == 2
     assert not escaping.CONTROL.search(capsys.readouterr().err)
     assert "\\x1b[2J" in escaping.visible(table([{"a": hostile}]))
 
