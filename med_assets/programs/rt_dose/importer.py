@@ -161,21 +161,22 @@ def _table(path: Path) -> pd.DataFrame:
     """The rows (index, value) of a sparse CSV; the value column of a mask is empty."""
     try:
         table = pd.read_csv(_existing(path), dtype={0: np.int64, 1: np.float64})
-    except (ValueError, pd.errors.ParserError) as error:
+    except (ValueError, IndexError, pd.errors.ParserError) as error:  # IndexError: one column and no row
         raise CaseRejected(
             "unreadable_csv", f"expected lines 'index,value' in {path.name}, got others; copy it again"
         ) from error
     size = int(np.prod(GRID))
-    if (
-        not isinstance(table.index, pd.RangeIndex)
-        or table.shape[1] != 2
-        or table.empty
-        or not table.iloc[:, 0].between(0, size - 1).all()
-    ):
+    if not isinstance(table.index, pd.RangeIndex) or table.shape[1] != 2:
         raise CaseRejected(
             "unreadable_csv",
-            f"expected rows with an index from 0 to {size - 1} and a value in {path.name}, got {table.shape[1]} columns and {len(table)} "
-            f"rows, {int((~table.iloc[:, 0].between(0, size - 1)).sum())} of them beyond; copy it again",
+            f"expected lines 'index,value' in {path.name}, got {table.shape[1]} columns; copy it again",
+        )
+    beyond = ~table.iloc[:, 0].between(0, size - 1)
+    if table.empty or beyond.any():
+        raise CaseRejected(
+            "unreadable_csv",
+            f"expected rows with an index from 0 to {size - 1} in {path.name}, got {len(table)} rows, {int(beyond.sum())} of them "
+            "beyond; copy it again",
         )
     if table.iloc[:, 0].duplicated().any():
         raise CaseRejected(
