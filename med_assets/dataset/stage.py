@@ -9,7 +9,7 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
-from med_assets.catalog import Case, Catalog, Dataset, accepted, frame, to_predict, usable
+from med_assets.catalog import Case, Catalog, Dataset, accepted, export_tables, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign
 from med_assets.deidentification.scan import identity_left, scan_key
 from med_assets.records import CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
@@ -21,7 +21,7 @@ from med_assets.storage.result import StageResult, tally
 from med_assets.storage.versions import versioned
 
 MAX_PICTURED = 6
-"""Findings between cases that are shown as pictures; all are told."""
+"""Findings between cases that are shown as pictures; all are in the table."""
 
 
 def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> None:
@@ -69,7 +69,7 @@ def _dataset(ws: Workspace, program_name: str) -> StageResult:
         )
     )
     catalog.replace(DatasetCase, found.cases)
-    ws.lake.write_catalog(ws.home / "catalog.duckdb")
+    export_tables(ws)
     return StageResult(
         data_version=found.version,
         counts=tally("reused" if before.get(case.case_id) == case.artifact else "new" for case in found.cases)

@@ -86,6 +86,7 @@ def read_element(ds: Dataset, tag: BaseTag) -> DataElement:
     """
     try:
         element = ds[tag]
+    # All that pydicom raises for a value that it can't parse: of odd length, or of a VR that it does not know.
     except (ValueError, TypeError, OverflowError, NotImplementedError, BytesLengthException):
         raise _malformed(tag) from None  # the first error quotes the value
     expected = _expected(tag)

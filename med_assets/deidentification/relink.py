@@ -45,6 +45,7 @@ def read_header(path: Path) -> Header | None:
             texts = {keyword: str(ds[keyword].value or "") for keyword in OF_PATIENT_AND_STUDY if keyword in ds}
             rois = tuple(text(item, "ROIName") for item in ds.get("StructureSetROISequence") or ())
             return Header(str(ds.get("StudyInstanceUID", "")), uids, texts, rois)
+    # A file that is no DICOM object, or can't be read as one, is no original of the case; the caller names what it lacks.
     except (InvalidDicomError, OSError, ValueError, NotImplementedError, RecursionError, EOFError):
         return None
 

@@ -122,6 +122,7 @@ def _readable(ds: Dataset) -> Iterator[DataElement]:
     for tag in list(ds.keys()):
         try:
             element = ds[tag]
+        # All that pydicom raises for a value that it can't parse: of odd length, or of a VR that it does not know.
         except (ValueError, TypeError, OverflowError, NotImplementedError, BytesLengthException):
             continue
         yield element
@@ -178,7 +179,12 @@ class _Scan:
         action = ALLOWED.get(tag)
         try:
             element = ds[tag] if action is None else read_element(ds, tag)
-        except (CaseRejected, ValueError, TypeError, NotImplementedError):
+        except (
+            CaseRejected,
+            ValueError,
+            TypeError,
+            NotImplementedError,
+        ):  # all are findings: the value can't be checked
             yield Finding(where, "the value does not have the form of its VR")
             return
         if action is None:
