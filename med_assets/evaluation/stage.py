@@ -1,13 +1,14 @@
 """Formal evaluation: the very checkpoint that an experiment recorded, scored on fixed splits, per case and in aggregate."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import ModelCosts, PooledScores, PredictionTable
+from med_assets.catalog import Case, Catalog
 from med_assets.dataset.stage import cases_of, dataset_version
 from med_assets.errors import DiskFull, RemoteFailed, ScoringFailed
 from med_assets.evaluation.predicting import Predicting
@@ -19,7 +20,7 @@ from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_w
 from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import PooledScore
 from med_assets.program import Metric
-from med_assets.records import CaseScore
+from med_assets.records import CaseScore, Failure
 from med_assets.reporting.escaping import code, csv, inline
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json, replacing, write_json, write_text
@@ -89,6 +90,14 @@ def score_cases(
     return scores, counts, failures
 
 
+def stored_scores(
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Scores by case id of those cases that the store has scores of. Nothing is predicted."""
+    keys = {case["case_id"]: score_key(ws, program_name, checkpoint, case["artifact"]) for case in cases}
+    return {id: read_json(ws.store.fetch(key) / "scores.json") for id, key in keys.items() if ws.store.has(key)}
+
+
 def scores_of(
     ws: Workspace, program_name: str, name: str, checkpoint: str
 ) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, str]]:
@@ -97,26 +106,64 @@ def scores_of(
     What is in the store is reused. Cases that the checkpoint was trained on are left out, whatever their split is now, and
     so are those of splits that are not opened for it.
     """
-    from med_assets.review.decisions import judged
-
-    folder = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
+    cases = _held_out(ws, program_name, name, checkpoint)
     ws.store.verify(checkpoint)
+    scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
+    return _rows(ws, program_name, name, checkpoint, cases, scores), counts, failures
+
+
+@dataclass(frozen=True)
+class RecordedScores:
+    """The scores of a checkpoint that the store has, and how many held-out cases have none without having failed."""
+
+    rows: list[CaseScore]
+    missing: int
+
+
+def recorded_scores(ws: Workspace, program_name: str, name: str, checkpoint: str) -> RecordedScores:
+    """What `scores_of` gives, of the cases that the store has scores of. Nothing is predicted, scored or written."""
+    cases = _held_out(ws, program_name, name, checkpoint)
+    scores = stored_scores(ws, program_name, checkpoint, cases)
+    rows = _rows(ws, program_name, name, checkpoint, cases, scores)
+    return RecordedScores([CaseScore.of(row) for row in rows], unscored(ws, program_name, checkpoint, cases, scores))
+
+
+def unscored(
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[Mapping[str, Any]], scored: Collection[str]
+) -> int:
+    """How many cases are not among the scored ones, those aside that a stage recorded as failed under the checkpoint."""
+    failed = {row.case_id for row in Catalog(ws, program_name).rows(Failure) if row.checkpoint == checkpoint}
+    return sum(case["case_id"] not in scored and case["case_id"] not in failed for case in cases)
+
+
+def _held_out(ws: Workspace, program_name: str, name: str, checkpoint: str) -> list[Case]:
+    """The cases that a checkpoint is scored on. Raises ArtifactMissing."""
+    folder = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
     learned = {
         case["case_id"] for case in used_cases(read_json(folder / "provenance.json")) if case["split"] == "train"
     }
-    cases = [
-        case
-        for case in cases_of(ws, program_name)
-        if case["split"] in opened(ws, program_name, checkpoint) and case["case_id"] not in learned
-    ]
-    scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
+    splits = opened(ws, program_name, checkpoint)
+    return [case for case in cases_of(ws, program_name) if case.split in splits and case.case_id not in learned]
+
+
+def _rows(
+    ws: Workspace,
+    program_name: str,
+    name: str,
+    checkpoint: str,
+    cases: Sequence[Case],
+    scores: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Scores by case id as rows, with what readers decided in them."""
+    from med_assets.review.decisions import judged
+
     keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint}
     rows = [
-        keys | {column: case[column] for column in ("case_id", "patient_id", "split")} | score
+        keys | {"case_id": case.case_id, "patient_id": case.patient_id, "split": case.split} | dict(score)
         for case in cases
-        for score in scores.get(case["case_id"], [])
+        for score in scores.get(case.case_id, [])
     ]
-    return judged(ws, program_name, rows), counts, failures
+    return judged(ws, program_name, rows)
 
 
 def record_failures(
@@ -225,9 +272,9 @@ def write_predictions(ws: Workspace, program_name: str, name: str, rows: Sequenc
 
 
 @part_of("evaluate")
-def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def aggregate(program_name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per split, metric and subject: mean over cases with its interval over patients."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     classed = by_class(program_name)
     for row in rows:
         groups.setdefault((row["split"], row["metric"], row["subject"]), []).append(row)
@@ -256,7 +303,7 @@ def aggregate(program_name: str, rows: list[dict[str, Any]]) -> list[dict[str, A
         return out
     for split in sorted({row["split"] for row in rows}):
         for score in chosen.pooled(
-            [CaseScore.of({"program": program_name} | row) for row in rows if row["split"] == split]
+            [CaseScore.of({"program": program_name, **row}) for row in rows if row["split"] == split]
         ):
             ends = score if isinstance(score, PooledScore) else PooledScore(**asdict(score))
             row = {
@@ -347,17 +394,17 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
 def _champion_rows(
     ws: Workspace, program_name: str, present: Collection[str]
 ) -> tuple[str | None, list[dict[str, Any]]]:
-    """The champion's name in the leaderboard and, where its checkpoint is no experiment's present one, its scores by case."""
+    """The champion's name in the leaderboard and, where its checkpoint is no experiment's present one, its recorded scores by case."""
     from med_assets.evaluation.replicates import champion_label
 
-    champions = ws.lake.rows("champions", program_name)
-    if not champions:
+    champion = Catalog(ws, program_name).champion()
+    if champion is None:
         return None, []
-    name, checkpoint = champions[-1]["experiment"], champions[-1]["checkpoint"]
+    name, checkpoint = champion.experiment, champion.checkpoint
     if checkpoint in present or not ws.store.has(checkpoint):
         return name, []
     label = champion_label(name)
-    return label, [row | {"experiment": label} for row in scores_of(ws, program_name, name, checkpoint)[0]]
+    return label, [row | {"experiment": label} for row in recorded_scores(ws, program_name, name, checkpoint).rows]
 
 
 def primary_rows(program_name: str, rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

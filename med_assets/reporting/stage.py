@@ -9,23 +9,32 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import DataTables, HeldOutWarnings, ReportTables, Screens
-from med_assets.catalog import Catalog
+from med_assets.catalog import Catalog, frame
 from med_assets.dataset.stage import cases_of, dataset_version, described, finding_pictures, findings
 from med_assets.dataset.stage import refused as refused_cases
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analyse as analysis
 from med_assets.evaluation import crossvalidation, finetuning, learning_curves
 from med_assets.evaluation.replicates import SPREAD
-from med_assets.evaluation.stage import HELD_OUT, INTERVAL, aggregate, cell, leaderboard, scores_of, side_by_side
+from med_assets.evaluation.stage import (
+    HELD_OUT,
+    INTERVAL,
+    RecordedScores,
+    aggregate,
+    cell,
+    leaderboard,
+    recorded_scores,
+    side_by_side,
+)
 from med_assets.monitoring.drift import drift_table
 from med_assets.monitoring.stage import LIMITS_RULE, draw, headline, trend_table
 from med_assets.preparation.stage import pictured, quarantine_picture
 from med_assets.program import Metric
 from med_assets.promotion.stage import TOO_FEW, current, decision_table, decisions, shown, stood
-from med_assets.records import CaseVersion, Champion, Checkpoint, PreparedCase
+from med_assets.records import CaseScore, CaseVersion, Champion, Checkpoint, PreparedCase
 from med_assets.reporting.index import links
 from med_assets.reporting.pictures import drawn, over_cases
-from med_assets.screening.stage import screened
+from med_assets.screening.stage import recorded_screening
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256
 from med_assets.storage.provenance import provenance
@@ -70,18 +79,33 @@ def _cell(aggregates: Sequence[dict[str, Any]], split: str, metric: Metric) -> s
     return next((cell(row) for row in aggregates if (row["split"], row["metric"], row["subject"]) == key), "")
 
 
+def not_evaluated(n: int, command: str) -> str:
+    """The line about cases without scores, which a report does not compute."""
+    return f"{n} {'case' if n == 1 else 'cases'} not evaluated; run `med-assets {command}`."
+
+
 def _model_sections(
-    ws: Workspace, program_name: str, model: Champion | Checkpoint, promoted: bool, decision: str
+    ws: Workspace,
+    program_name: str,
+    model: Champion | Checkpoint,
+    recorded: RecordedScores,
+    promoted: bool,
+    decision: str,
 ) -> tuple[list["Section"], list[Path]]:
     """What the report says of one model: its cases, its tables, all its scores and its model card."""
     from med_assets.reporting.html import Section, model_card
 
     chosen, name = program.get(program_name), str(model["experiment"])
-    rows, _, _ = scores_of(ws, program_name, name, model["checkpoint"])
-    scores = pd.DataFrame(rows)
+    rows, scores = recorded.rows, frame(CaseScore, recorded.rows)
     pictures = drawn(ws, program_name, model["checkpoint"], scores)
     standing = "The champion" if promoted else "The best candidate, not promoted,"
     text = f"{standing} is {name}, checkpoint {model['checkpoint']}.\n\nLast decision of the gate: {decision}."
+    if recorded.missing:
+        present = Catalog(ws, program_name).checkpoint(name)
+        newest = present is not None and present.checkpoint == model.checkpoint
+        # Of an experiment that was trained again, evaluation scores the newest checkpoint, and monitoring the champion.
+        command = f"evaluate {program_name}/{name}" if newest else f"monitor {program_name}"
+        text += f"\n\n{not_evaluated(recorded.missing, command)}"
     images = [image for image, _ in pictures]
     history = ws.lake.read("champions", program_name).drop(columns=["program", "dataset_version"]) if promoted else None
     sections = [
@@ -95,7 +119,7 @@ def _model_sections(
         images += paths
     shown = "test" if (scores["split"] == "test").any() else "val"
     of_split = scores[scores["split"] == shown]
-    for table in chosen.report_tables(of_split) if isinstance(chosen, ReportTables) else ():
+    for table in chosen.report_tables(of_split) if isinstance(chosen, ReportTables) and rows else ():
         n = of_split["case_id"].nunique()
         sections.append(Section(table.title, f"{table.text} {n} cases of the split {shown}.", table.rows))
     conventions = scores[["metric", "convention"]].drop_duplicates()
@@ -127,14 +151,16 @@ def _screening_sections(ws: Workspace, program_name: str, model: Champion | Chec
     if not isinstance(chosen, Screens):
         return []
     screening = chosen.screening()
-    found, _, _ = screened(ws, program_name, model)
+    found, missing = recorded_screening(ws, program_name, model)
+    left_out = not_evaluated(missing, f"audit-queue {program_name} --model {model.experiment}") if missing else ""
     if found.rows.empty:
-        return []
+        return [Section("Screening", left_out)] if missing else []
     out = report_path(ws, program_name).parent / "plots" / "screening"
     out.mkdir(parents=True, exist_ok=True)
     studies = found.rows.drop_duplicates("case_id")
     seen = int(studies["seen_in_training"].sum())
     about = f"All {len(studies)} studies under {model['experiment']}, of which {seen} had a part in its training."
+    about += f" {left_out}" if left_out else ""
     return [
         Section(one.title, f"{about} {one.text}", one.rows, one.images, one.captions)
         for one in screening.sections(ws, found, out)
@@ -172,14 +198,20 @@ def _monitoring_sections(ws: Workspace, program_name: str) -> tuple[list["Sectio
 
 
 def _highlights(
-    ws: Workspace, program_name: str, model: Champion | Checkpoint | None, promoted: bool, n_cases: int, n_refused: int
+    ws: Workspace,
+    program_name: str,
+    model: Champion | Checkpoint | None,
+    recorded: RecordedScores | None,
+    promoted: bool,
+    n_cases: int,
+    n_refused: int,
 ) -> list["Highlight"]:
     from med_assets.reporting.html import Highlight
 
     tiles = [
         Highlight("Accepted cases", str(n_cases), f"{n_refused} refused", "warn" if n_refused else "plain"),
     ]
-    if model is None:
+    if model is None or recorded is None:
         return [*tiles, Highlight("Champion", "none", "no experiment has been evaluated", "warn")]
     name = str(model["experiment"])
     now = current(ws, program_name) if promoted else None
@@ -197,7 +229,7 @@ def _highlights(
         )
     )
     metric, baseline = program.get(program_name).primary_metric, program.get(program_name).baseline
-    ours = aggregate(program_name, scores_of(ws, program_name, name, model["checkpoint"])[0])
+    ours = aggregate(program_name, recorded.rows)
     theirs = ws.lake.rows("evaluation", f"{program_name}/{baseline}") if baseline else []
     for split in ("val", "test"):
         value, _, interval = _cell(ours, split, metric).partition(" ")
@@ -311,10 +343,11 @@ def report(ws: Workspace, program_name: str) -> StageResult:
         about = "Every run with its code, data, hardware, scores and command; a notebook and figures for print of each experiment."
         sections.append(Section("Experiments", about, links=lead))
     images: list[Path] = []
-    if model is None:
+    recorded = recorded_scores(ws, program_name, model.experiment, model.checkpoint) if model else None
+    if model is None or recorded is None:
         sections.append(Section("Champion", f"There is none. Last decision of the gate: {decision}."))
     else:
-        described, images = _model_sections(ws, program_name, model, now is not None, decision)
+        described, images = _model_sections(ws, program_name, model, recorded, now is not None, decision)
         sections += described
     if model is not None:
         sections += _screening_sections(ws, program_name, model)
@@ -353,7 +386,7 @@ def report(ws: Workspace, program_name: str) -> StageResult:
         [*sections, *_data_sections(ws, program_name, refused, len(cases)), *_failure_section(ws, program_name)],
         made,
         subtitle=chosen.description,
-        highlights=_highlights(ws, program_name, model, now is not None, len(cases), len(refused)),
+        highlights=_highlights(ws, program_name, model, recorded, now is not None, len(cases), len(refused)),
         warning=_warning(ws, synthetic, len(cases)),
     )
     return StageResult(

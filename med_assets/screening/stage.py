@@ -1,6 +1,6 @@
 """All cases by risk under one model: the table, and the queue that a person reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.predicting import prediction_key
-from med_assets.evaluation.stage import record_failures, score_cases
+from med_assets.evaluation.stage import record_failures, score_cases, stored_scores, unscored
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.promotion.stage import shown
 from med_assets.reporting.escaping import csv
@@ -44,22 +44,44 @@ def screened(
     ws: Workspace, program_name: str, model: Mapping[str, Any], limit: int | None = None
 ) -> tuple[Screened, dict[str, int], dict[str, str]]:
     """Score all cases of the dataset and those to predict, or the first `limit` by id, with a model; scores in the store are reused."""
-    key = model["checkpoint"]
+    cases = _everything(ws, program_name)[:limit]
+    scores, counts, failures = score_cases(ws, program_name, model["checkpoint"], cases)
+    return _screened(ws, program_name, model, cases, scores), counts, failures
+
+
+def recorded_screening(ws: Workspace, program_name: str, model: Mapping[str, Any]) -> tuple[Screened, int]:
+    """What `screened` gives, of the cases that the store has scores of, and how many have none without having failed."""
+    cases, key = _everything(ws, program_name), model["checkpoint"]
+    scores = stored_scores(ws, program_name, key, cases)
+    return _screened(ws, program_name, model, cases, scores), unscored(ws, program_name, key, cases, scores)
+
+
+def _everything(ws: Workspace, program_name: str) -> list[Mapping[str, Any]]:
+    """The cases of the dataset and those to predict, by id."""
     everything = [*ws.lake.rows("dataset", program_name), *(case.row() for case in unlabelled(ws, program_name))]
-    cases = sorted(everything, key=lambda case: str(case["case_id"]))[:limit]
-    scores, counts, failures = score_cases(ws, program_name, key, cases)
+    return sorted(everything, key=lambda case: str(case["case_id"]))
+
+
+def _screened(
+    ws: Workspace,
+    program_name: str,
+    model: Mapping[str, Any],
+    cases: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Screened:
+    key = model["checkpoint"]
     seen = {case["case_id"] for case in used_cases(read_json(ws.store.fetch(key) / "provenance.json"))}
     places = {row["patient_id"]: row["split"] for row in ws.lake.rows("splits", program_name)}
     rows = [
         {"case_id": case["case_id"], "patient_id": case["patient_id"], "split": places.get(case["patient_id"])}
         | {"synthetic": case["synthetic"], "seen_in_training": case["case_id"] in seen}
-        | score
+        | dict(score)
         for case in cases
         for score in scores.get(case["case_id"], [])
     ]
     done = [case for case in cases if case["case_id"] in scores]
     raw = {row["version"]: row["artifact"] for row in usable(ws.lake.rows("raw_cases", program_name))}
-    found = Screened(
+    return Screened(
         pd.DataFrame(judged(ws, program_name, rows)),
         record_of(ws, program_name, model["experiment"], key),
         ws.lake.read("thresholds", f"{program_name}/{model['experiment']}"),
@@ -67,7 +89,6 @@ def screened(
         {case["case_id"]: ws.store.fetch(case["artifact"]) for case in done},
         {case["case_id"]: ws.store.fetch(prediction_key(ws, program_name, key, case["artifact"])) for case in done},
     )
-    return found, counts, failures
 
 
 def screening(

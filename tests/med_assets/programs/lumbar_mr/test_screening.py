@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from pydicom.uid import MRImageStorage
 
+from med_assets import program
 from med_assets.cli import stages
 from med_assets.cli.main import main
 from med_assets.dataset import checks
@@ -135,6 +136,23 @@ def test_a_trial_run_is_the_same_with_a_limit(ws: Workspace) -> None:
     many = table(ws).sort_values("case_id")
     same = [name for name in few if name != "rank"]
     pd.testing.assert_frame_equal(few[same].reset_index(drop=True), many[same].head(3).reset_index(drop=True))
+
+
+def test_the_report_screens_what_is_scored_and_counts_the_rest_without_loading_a_model(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.thresholds(ws, P, EXPERIMENT)
+    with monkeypatch.context() as patch:
+        patch.delattr(type(program.get(P)), "predictor")
+        stages.report(ws, P)
+    text = report_path(ws, P).read_text()
+    assert f"2 cases not evaluated; run `med-assets audit-queue {P} --model {EXPERIMENT}`" in text
+    assert "All 6 studies" in text, "the training cases are not scored by an evaluation"
+    stages.screening(ws, P, EXPERIMENT)
+    stages.report(ws, P)
+    text = report_path(ws, P).read_text()
+    assert "not evaluated" not in text
+    assert "All 8 studies" in text
 
 
 def test_a_study_that_fails_is_a_row_with_its_exception_and_nothing_else(ws: Workspace) -> None:
