@@ -16,7 +16,7 @@ from med_assets.evaluation.runs import record_run, record_scores
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import from_json
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
-from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import PooledScore
 from med_assets.program import Metric
@@ -29,8 +29,6 @@ from med_assets.storage.result import StageResult
 from med_assets.storage.versions import part_of
 
 HELD_OUT = ("val", "test", "external")
-SEED = 20260101
-"""Seed of every bootstrap, so that the same scores give the same interval."""
 
 PAIRWISE = "Paired differences in the primary metric, first minus second, on the validation cases that both have; not corrected for their number. Intervals end at the greatest difference that the range of the metric allows."
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from med_assets.errors import CaseRejected, ConfigurationError
-from med_assets.metrics.bootstrap import mean_with_interval
+from med_assets.metrics.bootstrap import SEED, mean_with_interval
 from med_assets.metrics.flat import flat_scores
 from med_assets.metrics.mask_files import MOST_CLASSES, SUFFIXES, Coding, MaskFile, grid_of, read_mask, refused, stem
 from med_assets.metrics.paired_test import paired_test
@@ -20,9 +20,6 @@ from med_assets.metrics.segmentation import segmentation_scores
 
 if TYPE_CHECKING:
     from med_assets.dicom.geometry import Geometry
-
-SEED = 20260101
-"""Seed of the bootstrap, so that the same scores give the same interval."""
 
 SURFACE_TOLERANCE_MM = 1.0
 """Tolerance of the surface Dice of volumes, mm."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from med_assets import program
 from med_assets.experiments import policies
+from med_assets.metrics.bootstrap import SEED
 from med_assets.metrics.multiple import holm
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
@@ -24,7 +25,6 @@ KS = "two-sample Kolmogorov-Smirnov: largest difference of the distribution func
 SHARES = "total variation distance of the shares, permutation test"
 PERMUTATIONS = 4999
 """Permutations of the test of shares: the least p it can give is 1 in 5000, below 0.05 / 100 facts."""
-SEED = 20260101
 
 
 def _facts(ws: Workspace, program_name: str) -> pd.DataFrame:

@@ -5,15 +5,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from med_assets.metrics.bootstrap import SEED
 from med_assets.metrics.classification import Auroc, auroc
 from med_assets.metrics.multiple import holm
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.score import ALL, ERROR, FOUND, TRANSITIONAL, within
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES, ONE_LEVEL_MM, PUBLISHED, STRONG_SHARE
-
-SEED = 0
-"""Seed of the bootstrap of these tables."""
 
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Ends of the bins of confidence."""

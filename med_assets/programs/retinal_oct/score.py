@@ -18,9 +18,6 @@ LOGIT = "logit"
 CLASS_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 """The classes as subjects of scores."""
 
-BOOTSTRAP_SEED = 20260101
-"""Seed of the intervals of pooled scores, that of all bootstraps of an evaluation."""
-
 CONVENTIONS = {
     "accuracy": "share of cases whose class is predicted",
     BALANCED: "mean over the true classes of the share predicted right in each",
@@ -71,7 +68,7 @@ def wide(scores: Sequence[CaseScore]) -> pd.DataFrame:
 
 def pooled(scores: Sequence[CaseScore]) -> list[PooledScore]:
     """Return the scores over all cases of a split, with intervals; none where no case was classified."""
-    from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES
+    from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED
     from med_assets.metrics.classification import classification_scores
 
     table = wide(scores)
@@ -84,9 +81,9 @@ def pooled(scores: Sequence[CaseScore]) -> list[PooledScore]:
         chances,
         table["patient_id"].tolist(),
         CLASS_NAMES,
-        BOOTSTRAP_SEED,
+        SEED,
     )
-    said = f"{CONFIDENCE:.0%} percentile bootstrap over patients within each class, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
+    said = f"{CONFIDENCE:.0%} percentile bootstrap over patients within each class, {RESAMPLES} resamples, seed {SEED}"
     return [
         PooledScore(metric, subject, value, "1", CONVENTIONS[metric], n=len(table), low=low, high=high, interval=said)
         for (metric, subject), (value, low, high) in found.items()
@@ -105,12 +102,10 @@ def doubts(scores: Sequence[CaseScore], history: Sequence[EpochMetric], near_zer
             f"expected several classes to be predicted for {len(table)} validation cases, got {only} for all: it collapsed"
         )
     if not table.empty:
-        from med_assets.metrics.bootstrap import CONFIDENCE, mean_with_interval
+        from med_assets.metrics.bootstrap import CONFIDENCE, SEED, mean_with_interval
 
         right = (table["y_true"] == table["y_pred"]).astype(float).tolist()
-        found = mean_with_interval(
-            right, BOOTSTRAP_SEED, groups=table["patient_id"].tolist(), strata=table["y_true"].tolist()
-        )
+        found = mean_with_interval(right, SEED, groups=table["patient_id"].tolist(), strata=table["y_true"].tolist())
         chance = 1 / len(CLASSES)
         # Equal scores have no interval by resampling; that all are right by chance has a probability of its own.
         lucky = chance ** table["patient_id"].nunique() if all(right) else 1.0

@@ -5,9 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets.catalog import Catalog
-from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, mean_with_interval
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, mean_with_interval
 from med_assets.program import ReportTable
-from med_assets.programs.rt_dose.tables import SEED
 from med_assets.records import CaseScore
 from med_assets.settings import Workspace
 

@@ -2,11 +2,8 @@
 
 import pandas as pd
 
-from med_assets.metrics.bootstrap import mean_with_interval
+from med_assets.metrics.bootstrap import SEED, mean_with_interval
 from med_assets.program import ReportTable
-
-SEED = 0
-"""Seed of the bootstrap of these tables."""
 
 SHOWN_DVH = ("D99", "D95", "D1", "Dmean", "D0.1cc")
 """DVH criteria of the table; all others are in the folded table of all scores and in the lake."""

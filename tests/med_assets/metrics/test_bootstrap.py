@@ -1,9 +1,13 @@
 """Intervals: what they cover, what they refuse to invent."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from med_assets.metrics.bootstrap import Interval, mean_with_interval, paired_difference
+from med_assets.metrics import bootstrap
+from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval, paired_difference
 
 
 def test_the_same_seed_gives_the_same_interval_and_it_holds_the_mean() -> None:
@@ -62,3 +66,13 @@ def test_pairs_of_different_length_and_infinite_values_are_refused() -> None:
         mean_with_interval([1.0, float("inf")], 0)
     with pytest.raises(ValueError, match="one group per value"):
         mean_with_interval([1.0, 2.0], 0, groups=["a"])
+
+
+def test_one_seed_is_stated_once_for_all_intervals() -> None:
+    package = Path(bootstrap.__file__).parents[1]
+    stated = [path.name for path in package.rglob("*.py") if re.search(rf"\b{SEED}\b", path.read_text())]
+    assert stated == ["bootstrap.py"]
+    private = re.compile(r"^\w*SEED\w* = ", re.MULTILINE)
+    owners = [path for path in package.rglob("*.py") if private.search(path.read_text())]
+    # The natural variability of plans, an analysis of its own, draws two independent sets of patients with its own seeds.
+    assert {path.name for path in owners} == {"bootstrap.py", "spread.py"}
