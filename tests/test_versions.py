@@ -1,6 +1,8 @@
 """Code versions: every change of the code that one covers is noticed, and answered by a new version or a reason why results are the same."""
 
 import importlib
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from med_assets import program
 from med_assets.storage.versions import METHODS, of_program, version_of, versioned
 from tests.reach import Definition, Package
-from tests.record_versions import PLUMBING, Code, advice, changed, main, read
+from tests.record_versions import PACKAGE, PLUMBING, Code, advice, changed, main, read
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,36 @@ def test_a_program_needs_a_version_at_the_method_of_each_stage() -> None:
     lacking = type("Lacking", (complete,), {"score": lambda self: None})
     with pytest.raises(TypeError, match="@versioned"):
         of_program(lacking)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "term"),
+    [
+        ("breast_us", "vocabulary", "BUSI"),
+        ("lumbar_mr", "levels", "LSTV"),
+        ("lung_ct", "vocabulary", "datalist"),
+        ("retinal_oct", "vocabulary", "UCSD"),
+        ("rt_dose", "vocabulary", "OpenKBP"),
+    ],
+)
+def test_a_vocabulary_is_part_of_the_intake_of_its_program_and_of_no_other(
+    code: Code, tmp_path: Path, name: str, module: str, term: str
+) -> None:
+    intakes = {one: code.entry(one).hash for one in code.versions if one.endswith("/intake") or one.startswith("dei")}
+    assert len(intakes) == len(program.REGISTRY) + 2
+    root = tmp_path / "med_assets"
+    shutil.copytree(PACKAGE, root, ignore=shutil.ignore_patterns("__pycache__"))
+    vocabulary = root / "programs" / name / f"{module}.py"
+    assert term in vocabulary.read_text()
+    vocabulary.write_text(vocabulary.read_text().replace(term, f"{term}X"))
+    contract = root / "programs" / name / "__init__.py"
+    verify = re.compile(r'versioned\("\d+"\)(?=\s+def verify)')
+    assert len(verify.findall(contract.read_text())) == 1
+    contract.write_text(verify.sub('versioned("raised")', contract.read_text()))
+    after = Code(root)
+    assert [one for one in intakes if after.entry(one).hash != intakes[one]] == [f"{name}/intake"]
+    raised = {one for one, version in code.versions.items() if after.versions[one].version != version.version}
+    assert raised == {f"{name}/intake"}  # which is the code version of raw_cases, see tests/assets/test_versions.py
 
 
 SOURCES = {

@@ -32,6 +32,7 @@ from med_assets.deidentification.profile import (
     ALLOWED,
     ENUMERATED,
     FIXED_VALUES,
+    KNOWN_VALUES,
     REMOVED,
     REQUIRED_TEXTS,
     SENDER_NUMBERS,
@@ -81,15 +82,20 @@ CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 class Deidentifier:
     """De-identifies objects of any number of patients under one key: same key and input, same output, on any machine.
 
-    `roi_vocabulary` holds structure names that may stay, e.g. the synonyms of a site; a Vocabulary says how they are compared.
+    `roi_vocabulary` holds structure names that may stay, e.g. the synonyms of a site; a Vocabulary says how they are compared, and
+    which texts of other elements may stay beside KNOWN_VALUES.
     """
 
     def __init__(self, key: bytes, roi_vocabulary: Collection[str] = ()) -> None:
-        """Raises ConfigurationError when the key is empty."""
+        """Raises ConfigurationError when the key is empty, and for texts of an element that the profile does not let through."""
         if not key:
             raise ConfigurationError("expected a pseudonym key, got an empty one; set MED_ASSETS_PSEUDONYM_KEY")
         self._key = bytes(key)
         self._vocabulary = Vocabulary.of(roi_vocabulary)
+        if other := sorted(self._vocabulary.texts.keys() - KNOWN_VALUES.keys()):
+            raise ConfigurationError(
+                f"expected a program's texts for elements among {sorted(KNOWN_VALUES)}, got {other}"
+            )
 
     def pseudonym(self, patient_id: str) -> str:
         """16 hexadecimal digits that stand for the patient; surrounding blanks of the id do not count."""
@@ -110,6 +116,10 @@ class Deidentifier:
     def structure(self, name: str) -> str | None:
         """The name that a structure keeps, which is that of the vocabulary where a pattern matches; None for one of no meaning."""
         return self._vocabulary.kept(name)
+
+    def text(self, keyword: str, value: str) -> str:
+        """The value that a text element of the closed vocabulary keeps; empty for one that may not stay."""
+        return known_value(keyword, value, self._vocabulary.texts)
 
     def apply(self, ds: Dataset) -> Dataset:
         """A de-identified copy of `ds` with fixed file meta; pixels keep their values, and nothing but these (`clean_pixels`). In
@@ -218,7 +228,7 @@ class _Walk:
             Action.EMPTY: lambda _: "",
             Action.PSEUDONYM: lambda _: self.pseudonym,
             Action.FIXED: lambda _: FIXED_VALUES[element.keyword],
-            Action.VOCABULARY: lambda text: known_value(element.keyword, text),
+            Action.VOCABULARY: lambda text: self.keys.text(element.keyword, text),
             Action.STRUCTURE: self._structure,
         }
         return _with(element, _map(element.value, replace[action]))

@@ -10,7 +10,10 @@ is remapped, shifted, emptied, replaced, or a sequence of references whose items
 """
 
 import re
+from collections.abc import Mapping
 from enum import Enum
+from functools import cache
+from types import MappingProxyType
 
 from pydicom import uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -27,7 +30,7 @@ class Action(Enum):
     DATE = "shifted by the patient's number of days; the time of day is dropped"
     EMPTY = "emptied (a type 2 element: it must be there, its value need not); a sequence keeps no item"
     PSEUDONYM = "replaced by the keyed pseudonym of the patient"
-    VOCABULARY = "kept when the value is in KNOWN_VALUES, otherwise emptied"
+    VOCABULARY = "kept when the value is in KNOWN_VALUES or one of the program's own, otherwise emptied"
     STRUCTURE = "kept when it is in the structure vocabulary, otherwise UNRECOGNISED_<k>"
     FIXED = "replaced by the text in FIXED_VALUES"
     STAND_IN = "removed; where a multi-frame object needs it, the text in REQUIRED_TEXTS stands for it"
@@ -156,42 +159,26 @@ _CODED = """
     PurposeOfReferenceCodeSequence ViewCodeSequence PatientOrientationCodeSequence AcquisitionDeviceTypeCodeSequence
 """
 
-MSD_TASKS = (
-    "Task01_BrainTumour", "Task02_Heart", "Task03_Liver", "Task04_Hippocampus", "Task05_Prostate", "Task06_Lung",
-    "Task07_Pancreas", "Task08_HepaticVessel", "Task09_Spleen", "Task10_Colon",
-)  # fmt: skip
-"""Folder names of the Medical Segmentation Decathlon."""
-
-_PROTOCOLS = frozenset({
-    "OpenKBP", "datalist", "AI-READI", "BUSI", "BUSBRA", "BUS-UCLM", "BUID", *(f"MSD {task}" for task in MSD_TASKS),
-})  # fmt: skip
-
 KNOWN_VALUES: dict[str, frozenset[str]] = {
     "Manufacturer": frozenset({
         "SIEMENS", "Siemens", "Siemens Healthineers", "Siemens HealthCare GmbH", "GE MEDICAL SYSTEMS", "TOSHIBA",
         "Philips", "Philips Medical Systems", "Canon Medical Systems", "CANON_MEC", "Varian Medical Systems", "ELEKTA",
-        "Elekta", "RaySearch Laboratories", "Accuray", "Heidelberg Engineering", "Topcon", "Carl Zeiss Meditec",
-        "med_assets", "Heidelberg", "Zeiss",
+        "Elekta", "RaySearch Laboratories", "Accuray", "med_assets",
     }),
-    "ManufacturerModelName": frozenset({"med_assets phantom", "med_assets", "Spectralis", "Maestro2", "Triton", "Cirrus"}),
+    "ManufacturerModelName": frozenset({"med_assets phantom", "med_assets"}),
     "SoftwareVersions": frozenset({"med_assets phantom", "med_assets"}),
     "ImagedNucleus": frozenset({"1H"}),
     "RescaleType": frozenset({"HU", "US", "HU_MOD", "MGML", "Z_EFF", "ED", "EDW"}),
-    "ClinicalTrialProtocolID": _PROTOCOLS,
-    "ClinicalTrialSponsorName": _PROTOCOLS,
+    "ClinicalTrialProtocolID": frozenset(),
+    "ClinicalTrialSponsorName": frozenset(),
     "StackID": frozenset(map(str, range(1, 65))),
     "ClinicalTrialSiteID": frozenset({"train", "validation", "test", "external"}),
-    "ClinicalTrialSiteName": frozenset({"UW", "UCSD", "UAB"}),
-    "ClinicalTrialSeriesID": frozenset({
-        "spectralis_ppol_mac_hr_oct", "maestro2_3d_wide", "maestro2_macula_6x6", "maestro2_3d_macula", "triton_macula_6x6",
-        "triton_macula_12x12", "cirrus_macula",
-    }),
-    "AdmittingDiagnosesDescription": frozenset({"healthy", "prediabetes", "oral medication", "insulin"}),
+    "ClinicalTrialSiteName": frozenset(),
+    "ClinicalTrialSeriesID": frozenset(),
+    "AdmittingDiagnosesDescription": frozenset(),
 }  # fmt: skip
-"""Text elements that may stay, with every value that may. The trial elements carry a published data set's own split, site and
-protocol, the diagnosis its study group: of a closed list, never free text."""
-
-_SPELLINGS = {keyword: {term.casefold(): term for term in sorted(terms)} for keyword, terms in KNOWN_VALUES.items()}
+"""Text elements that may stay, with every value that may in every program; a program has more in `Vocabulary.texts`. The trial
+elements carry a published data set's own split, site and protocol, the diagnosis its study group: of a closed list, never free text."""
 
 SOURCE_VALUE = re.compile(r"source value ([0-9]{1,5})\Z")
 """Form of a SegmentDescription that may stay: the value that a segment has in the label file that it was imported from.
@@ -264,10 +251,15 @@ FILE_META = frozenset({
 """File meta elements that a stored file has."""
 
 
-def known_value(keyword: str, text: str) -> str:
-    """The value of KNOWN_VALUES that `text` is, compared without case and surrounding blanks; empty for any other."""
-    compared = text.strip().casefold()
-    return text if text in KNOWN_VALUES[keyword] else _SPELLINGS[keyword].get(compared, "")
+def known_value(keyword: str, text: str, more: Mapping[str, frozenset[str]] = MappingProxyType({})) -> str:
+    """The value of KNOWN_VALUES, or of a program's own, `more`, that `text` is, compared without case and surrounding blanks; empty for any other."""
+    terms = KNOWN_VALUES[keyword] | more.get(keyword, frozenset())
+    return text if text in terms else _spellings(terms).get(text.strip().casefold(), "")
+
+
+@cache
+def _spellings(terms: frozenset[str]) -> dict[str, str]:
+    return {term.casefold(): term for term in sorted(terms)}
 
 
 def registered(text: str) -> bool:

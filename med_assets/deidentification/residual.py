@@ -90,7 +90,8 @@ def residual_phi(
 
     `source` is a folder (searched to its depth, file and folder names included), or files and datasets. `known` are
     strings that identify these patients, e.g. from `identifying_values`; those that are too short are left out.
-    With `roi_vocabulary`, structure names outside it are findings; without, only `known` is looked for in them.
+    With `roi_vocabulary`, structure names outside it are findings, and its `texts` are none; without, only `known` is looked for
+    in structure names.
     """
     scan = _Scan(known, roi_vocabulary)
     found: set[Finding] = set()
@@ -140,6 +141,8 @@ class _Scan:
         self._run_length = False
         self._reasons: dict[tuple[BaseTag, str, str], tuple[str, ...]] = {}
         self._structures = None if roi_vocabulary is None else Vocabulary.of(roi_vocabulary)
+        texts = self._structures.texts if self._structures is not None else {}
+        self._closed = _CLOSED | {keyword: _CLOSED[keyword] | terms for keyword, terms in texts.items()}
 
     def name(self, name: str) -> Iterator[Finding]:
         parts = [part.partition(".")[0] for part in Path(name).parts]
@@ -221,7 +224,7 @@ class _Scan:
 
     def _verdict(self, element: DataElement, action: Action) -> bool | None:
         """False: not let through; True: from a closed vocabulary; None: of the right form, but could hold a name."""
-        terms, form = _CLOSED.get(_keyword(element.tag)), _FORMS.get(action)
+        terms, form = self._closed.get(_keyword(element.tag)), _FORMS.get(action)
         structure = action is Action.STRUCTURE and self._structures is not None
         if terms is None and form is None and not structure:
             return None  # before the text of megabytes of pixels is made

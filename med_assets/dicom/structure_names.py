@@ -60,12 +60,14 @@ class Vocabulary(Collection[str]):
     """Names that mean something to a program; a name is in it when `compare` makes the same of it and of one of them.
 
     `patterns` are pairs of a regular expression, without regard to case, and the name that stands for what matches it as a
-    whole, since such a name may hold more than it means.
+    whole, since such a name may hold more than it means. `texts` are values of other text elements, by keyword, that mean
+    something to the program beside those of KNOWN_VALUES in deidentification/profile.py.
     """
 
     names: frozenset[str]
     compare: Callable[[str], str] = normalise
     patterns: tuple[tuple[str, str], ...] = ()
+    texts: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
     _compared: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -106,10 +106,9 @@ class BreastUs(Program):
         return any(one.modality != "US" for one in case.instances)
 
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
-        from med_assets.dicom.structure_names import Vocabulary
-        from med_assets.programs.breast_us.prepare import LABELS
+        from med_assets.programs.breast_us.vocabulary import vocabulary
 
-        return Vocabulary(frozenset(LABELS))
+        return vocabulary()
 
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         return {}

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import conf_folder
+from med_assets.programs.lung_ct.vocabulary import TEXTS
 from med_assets.storage.files import read_yaml
 
 FILE = "_labels.yaml"
@@ -219,4 +220,4 @@ def vocabulary() -> Vocabulary:
         if side in ("left", "right"):
             first, _, last = rest.partition(" ")
             names |= {f"{rest} {side}", f"{first} {side} {last}".strip()}
-    return Vocabulary(frozenset(names), compared)
+    return Vocabulary(frozenset(names), compared, texts=TEXTS)

@@ -122,9 +122,9 @@ class RetinalOct(Program):
         return bool(read_labels(ds)["study_group"])
 
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
-        from med_assets.dicom.structure_names import Vocabulary
+        from med_assets.programs.retinal_oct.vocabulary import vocabulary
 
-        return Vocabulary(frozenset())
+        return vocabulary()
 
     def size(self, ws: "Workspace") -> tuple[int, int, int]:
         """The network's input in this workspace's profile."""
@@ -184,8 +184,8 @@ class RetinalOct(Program):
 
     def label_rows(self, prepared: Path) -> "list[LabelRow]":
         from med_assets.preparation.label_rows import LabelRow
-        from med_assets.programs.retinal_oct.cohort import CLASSES
         from med_assets.programs.retinal_oct.prepared import PreparedCase
+        from med_assets.programs.retinal_oct.vocabulary import CLASSES
 
         case = PreparedCase.open(prepared)
         if case.stated_label is None:

@@ -8,18 +8,15 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from med_assets.catalog import Case
-from med_assets.deidentification.profile import KNOWN_VALUES
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Settings, conf_folder
+from med_assets.programs.retinal_oct.vocabulary import CLASSES, TEXTS
 from med_assets.storage.files import read_yaml
 
 CONF = "_cohort.yaml"
 SPLITS = ("train", "val", "test")
 COHORTS = ("whole", "partial")
 """Values of MED_ASSETS_RETINAL_OCT_COHORT: whole must have the expected counts, partial need not."""
-
-CLASSES = ("healthy", "prediabetes", "oral medication", "insulin")
-"""Classes 0 to 3, as AdmittingDiagnosesDescription carries them."""
 
 
 class View(Settings):
@@ -33,7 +30,7 @@ class View(Settings):
     @field_validator("protocol")
     @classmethod
     def _survives_intake(cls, protocol: str) -> str:
-        known = sorted(KNOWN_VALUES["ClinicalTrialSeriesID"])
+        known = sorted(TEXTS["ClinicalTrialSeriesID"])
         if protocol not in known:
             raise ValueError(f"expected a protocol that intake keeps, one of {known}, got {protocol!r}")
         return protocol
@@ -66,10 +63,8 @@ class Cohort(Settings):
     def _is_known_to_intake(self) -> Self:
         if tuple(self.classes) != CLASSES:
             raise ValueError(f"expected the classes {CLASSES} in this order, got {tuple(self.classes)}")
-        if other := set(self.sites) - KNOWN_VALUES["ClinicalTrialSiteName"]:
-            raise ValueError(
-                f"expected sites that intake keeps, {sorted(KNOWN_VALUES['ClinicalTrialSiteName'])}; got {other}"
-            )
+        if other := set(self.sites) - TEXTS["ClinicalTrialSiteName"]:
+            raise ValueError(f"expected sites that intake keeps, {sorted(TEXTS['ClinicalTrialSiteName'])}; got {other}")
         if set(self.expected) != set(SPLITS) or any(len(one) != len(CLASSES) for one in self.expected.values()):
             raise ValueError(f"expected {len(CLASSES)} counts for each of {SPLITS}")
         return self

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Experiment
 from med_assets.metrics.classification import class_scores, confusion
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.embeddings import FOLDER, EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.jepa import Jepa
 from med_assets.programs.retinal_oct.network import ClassHead, Classifier, embed, read_encoder
 from med_assets.programs.retinal_oct.prepared import PreparedCase
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.programs.retinal_oct.volumes import VolumeDataset
 from med_assets.training.module import PatchModule, case_loader, patch_loader
 from med_assets.training.ranks import gathered

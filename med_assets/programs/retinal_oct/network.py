@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.experiment import Head, Network
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.storage.versions import versioned
 from med_assets.training.initial import WRAPPERS
 from med_assets.training.omegaconf_values import plain_values

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.prepared import PreparedCase
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 
 
 def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:

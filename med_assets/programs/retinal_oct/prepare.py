@@ -8,8 +8,8 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.preparation.prepared import TRUTH
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.transforms import network_input
+from med_assets.programs.retinal_oct.vocabulary import CLASSES, TEXTS
 from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read_labels(ds: "Dataset") -> dict[str, str]:
         "site": "ClinicalTrialSiteName",
         "protocol": "ClinicalTrialSeriesID",
     }
-    found = {name: known_value(keyword, text(ds, keyword)) for name, keyword in elements.items()}
+    found = {name: known_value(keyword, text(ds, keyword), TEXTS) for name, keyword in elements.items()}
     if not found["study_group"] and not (text(ds, elements["study_group"]) and found["protocol"]):
         return found  # the diagnoses that a clinic states are no study groups
     if found["study_group"] not in CLASSES or not found["protocol"] or not found["site"]:

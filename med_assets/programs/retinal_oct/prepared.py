@@ -10,8 +10,8 @@ import numpy as np
 
 from med_assets.errors import ArtifactCorrupt
 from med_assets.preparation.prepared import known, open_case
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.transforms import check_input
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 
 
 @dataclass(frozen=True)

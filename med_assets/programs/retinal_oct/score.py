@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from med_assets.metrics.score import PooledScore, Score
-from med_assets.programs.retinal_oct.cohort import CLASSES
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.records import CaseScore, EpochMetric
 
 ALL = "all"

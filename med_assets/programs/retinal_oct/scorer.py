@@ -9,12 +9,12 @@ import torch
 from med_assets.errors import CheckpointMismatch
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.network import Classifier
 from med_assets.programs.retinal_oct.prepared import PreparedCase
 from med_assets.programs.retinal_oct.score import ALL, BALANCED, LOG_LOSS, score_case
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 from med_assets.training.tensors import demand_fit, read_checkpoint

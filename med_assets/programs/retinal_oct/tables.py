@@ -3,8 +3,8 @@
 import pandas as pd
 
 from med_assets.program import ReportTable
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.score import CLASS_NAMES, pooled, wide
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.records import CaseScore
 
 

@@ -18,6 +18,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import conf_folder
 from med_assets.metrics.dvh import Criterion
 from med_assets.metrics.gamma import GammaSettings
+from med_assets.programs.rt_dose.vocabulary import TEXTS
 from med_assets.storage.files import digest, read_yaml
 from med_assets.storage.names import OPTION
 
@@ -288,7 +289,7 @@ class Site(_Frozen):
         )
         patterns = tuple((one, stand_in(name, one)) for name, found in self.patterns.items() for one in found)
         names = {name for group in groups for name in group} | {name for _, name in patterns}
-        return Vocabulary(frozenset(names), patterns=patterns)
+        return Vocabulary(frozenset(names), patterns=patterns, texts=TEXTS)
 
     def prescribed_gy(self, structure: str, prescription_gy: float) -> float:
         """Return what a plan prescribes to a structure, Gy: a target's level in proportion to the plan's, and the plan's elsewhere."""

@@ -31,10 +31,14 @@ from med_assets.deidentification.deidentify import (
     unrecognised_structures,
 )
 from med_assets.deidentification.profile import ALLOWED, Action
+from med_assets.deidentification.residual import residual_phi
+from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import CaseRejected, ConfigurationError
 
 KEY = b"a key of the tests, thirty-two b"
-VOCABULARY = ["PTV70", "Rectum", "Femur_L"]
+VOCABULARY = Vocabulary(
+    frozenset({"PTV70", "Rectum", "Femur_L"}), texts={"ClinicalTrialProtocolID": frozenset({"OpenKBP"})}
+)
 PLANTED = (
     "Quimby", "Zelda", "MRN778899", "19470611", "20210412", "Hawthorne", "Nimbleton", "ward 9", "093155", "ACC4471",
     "1.3.6.1.4.1.777.1", "Xylograph", "SN-55512", "Blofeld",
@@ -292,6 +296,20 @@ def test_marks_of_phantoms_and_of_published_splits_stay_and_nothing_else_in_thei
     kept = saved(deidentifier, ct(**marks))
     assert {keyword: kept[keyword].value for keyword in marks} == marks
     assert all(saved(deidentifier, ct(**dict.fromkeys(marks, "Quimby")))[keyword].value == "" for keyword in marks)
+
+
+def test_a_text_that_means_something_to_one_program_stays_in_that_alone(deidentifier: Deidentifier) -> None:
+    source = ct(ClinicalTrialProtocolID=" openkbp", ClinicalTrialSiteName="UW")
+    kept, emptied = saved(deidentifier, source), saved(Deidentifier(KEY, VOCABULARY.names), source)
+    assert (kept.ClinicalTrialProtocolID, kept.ClinicalTrialSiteName) == ("OpenKBP", "")
+    assert (emptied.ClinicalTrialProtocolID, emptied.ClinicalTrialSiteName) == ("", "")
+    assert residual_phi([kept], roi_vocabulary=VOCABULARY) == []
+    assert [one.tag for one in residual_phi([kept], roi_vocabulary=VOCABULARY.names)] == ["(0012,0020)"]
+
+
+def test_texts_of_an_element_that_the_profile_removes_are_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="SeriesDescription"):
+        Deidentifier(KEY, Vocabulary(frozenset(), texts={"SeriesDescription": frozenset({"T2"})}))
 
 
 def test_a_name_inside_a_code_string_goes_and_positions_do_not_move(deidentifier: Deidentifier) -> None:

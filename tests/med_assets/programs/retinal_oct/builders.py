@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.transforms import network_input
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from tests.med_assets.programs.jobs import write_job_of
 
 PROTOCOL = "spectralis_ppol_mac_hr_oct"

@@ -13,10 +13,11 @@ from med_assets.catalog import Case
 from med_assets.deidentification.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.opt import read_opt
 from med_assets.errors import ConfigurationError
-from med_assets.programs.retinal_oct.cohort import CLASSES, View, cohort, objections
+from med_assets.programs.retinal_oct.cohort import View, cohort, objections
 from med_assets.programs.retinal_oct.importer import import_participants
 from med_assets.programs.retinal_oct.phantom import SCANNERS, people, write_dataset
 from med_assets.programs.retinal_oct.prepare import prepare_case
+from med_assets.programs.retinal_oct.vocabulary import CLASSES, vocabulary
 from tests.invented import case_with
 
 LABELLED = SCANNERS[:1]
@@ -103,7 +104,7 @@ def test_a_scan_carries_its_labels_past_de_identification(source: Path, tmp_path
     (path,) = (tmp_path / "landing" / "1001").iterdir()
     raw = tmp_path / "raw"
     raw.mkdir()
-    clean = Deidentifier(b"a key that is long enough").apply(pydicom.dcmread(path))
+    clean = Deidentifier(b"a key that is long enough", vocabulary()).apply(pydicom.dcmread(path))
     assert "1001" not in str(clean)
     (raw / "0.dcm").write_bytes(to_bytes(clean))
     (tmp_path / "out").mkdir()

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from med_assets.errors import ConfigurationError
-from med_assets.programs.retinal_oct.cohort import CLASSES
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import Augment, Masks
 from med_assets.programs.retinal_oct.jepa import Jepa, draw_masks
 from med_assets.programs.retinal_oct.lit import ClassModule, overfit_loss, schedule, task, weights_of
 from med_assets.programs.retinal_oct.network import ClassHead, Classifier, build_encoder
 from med_assets.programs.retinal_oct.prepared import PreparedCase
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.programs.retinal_oct.volumes import VolumeDataset, augmented
 from med_assets.training.job import run
 from med_assets.training.saving import SaveCheckpoints
