@@ -9,16 +9,15 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import Doubts, HeldOutWarnings
-from med_assets.catalog import Catalog
-from med_assets.dataset.stage import cases_of, described, finding_pictures, findings
+from med_assets.catalog import Catalog, usable
+from med_assets.dataset.stage import finding_pictures, findings
 from med_assets.deidentification.scan import identity_left
 from med_assets.evaluation.finetuning import recorded
 from med_assets.evaluation.stage import NO_CASE
 from med_assets.experiments import policies
 from med_assets.preparation.stage import suite
-from med_assets.records import CaseScore, EpochMetric
+from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase, SplitAssignment, Status
 from med_assets.settings import Workspace
-from med_assets.storage.result import NOTE, OK, QUARANTINED, usable
 
 MAX_QUARANTINED_SHARE = 0.5
 """A batch in which more cases than this are quarantined points to a broken export rather than to bad cases."""
@@ -38,11 +37,11 @@ class CheckOutcome:
 def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     """Scan every stored file of the batch for anything that could identify a patient; the same bytes only once."""
     found: dict[str, int] = defaultdict(int)
-    cases = usable(ws.lake.rows("raw_cases", f"{program_name}/{batch}"))
-    for row in cases:
-        for finding in identity_left(ws, program_name, row["artifact"]):
+    cases = usable(Catalog(ws, program_name).case_versions(batch))
+    for case in cases:
+        for finding in identity_left(ws, program_name, case.artifact):
             found[finding] += 1
-    scanned = sum(row["n_instances"] for row in cases)
+    scanned = sum(case.n_instances for case in cases)
     reason = (
         f"{scanned} files scanned, nothing found"
         if not found
@@ -55,12 +54,11 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     """Run the expectation suite over the accepted cases of the batch; also fails when most of the batch was refused."""
     from med_assets.preparation.expectations import run_suite
 
-    partition = f"{program_name}/{batch}"
-    rows, raw = ws.lake.rows("prepared_cases", partition), ws.lake.rows("raw_cases", partition)
-    status = {row["case_id"]: row["status"] for row in usable(rows)}
+    catalog = Catalog(ws, program_name)
+    status = {case.case_id: case.status for case in usable(catalog.prepared(batch))}
     good = set(status)
-    refused = sum(row["status"] == QUARANTINED for row in [*raw, *rows])
-    facts = ws.lake.read(program.fact_table(program_name), partition)
+    refused = len(_quarantined(catalog, batch))
+    facts = catalog.facts_frame(batch)
     facts = facts[facts["case_id"].isin(good)]
     metadata: dict[str, Any] = {"accepted": len(good), "quarantined": refused}
     if not good:
@@ -69,7 +67,7 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
         one
         for labelled in (True, False)
         for one in run_suite(
-            facts[(facts["case_id"].map(status) == OK) == labelled], suite(ws, program_name, labelled=labelled)
+            facts[(facts["case_id"].map(status) == Status.OK) == labelled], suite(ws, program_name, labelled=labelled)
         ).results
     ]
     failed = [one for one in results if one.failing]
@@ -90,29 +88,33 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
 
 def quarantine_share(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
     """Warn when most of a batch was refused, with the counts by reason."""
-    partition = f"{program_name}/{batch}"
-    raw, rows = ws.lake.rows("raw_cases", partition), ws.lake.rows("prepared_cases", partition)
-    refused = [row for row in [*raw, *rows] if row["status"] == QUARANTINED]
-    codes = pd.Series([row["reason_code"] for row in refused], dtype=str).value_counts().to_dict()
-    cases = sum(row["status"] != NOTE for row in raw)
+    catalog = Catalog(ws, program_name)
+    refused = _quarantined(catalog, batch)
+    codes = pd.Series([case.reason_code for case in refused], dtype=str).value_counts().to_dict()
+    cases = sum(case.status != Status.NOTE for case in catalog.case_versions(batch))
     share = len(refused) / max(cases, 1)
     return CheckOutcome(
         share <= MAX_QUARANTINED_SHARE, f"{len(refused)} of {cases} cases refused: {codes}", "warn", {"codes": codes}
     )
 
 
+def _quarantined(catalog: Catalog, batch: str) -> list[CaseVersion | PreparedCase]:
+    cases: list[CaseVersion | PreparedCase] = [*catalog.case_versions(batch), *catalog.prepared(batch)]
+    return [case for case in cases if case.status == Status.QUARANTINED]
+
+
 def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
     """No patient and no image content in two splits, and every accepted case in one."""
-    splits, contents = defaultdict(set), defaultdict(set)
-    placed = cases_of(ws, program_name)
+    catalog, splits, contents = Catalog(ws, program_name), defaultdict(set), defaultdict(set)
+    placed = catalog.cases()
     for case in placed:
-        splits[case["patient_id"]].add(case["split"])
-        contents[case["content_hash"]].add(case["split"])
-    for row in ws.lake.rows("splits", program_name):
-        splits[row["patient_id"]].add(row["split"])
+        splits[case.patient_id].add(case.split)
+        contents[case.content_hash].add(case.split)
+    for assignment in catalog.rows(SplitAssignment):
+        splits[assignment.patient_id].add(assignment.split)
     leaks = sorted(patient for patient, found in splits.items() if len(found) > 1)
     copies = sum(len(found) > 1 for found in contents.values())
-    unplaced = len(ws.lake.rows("dataset", program_name)) - len(placed)
+    unplaced = len(catalog.dataset()) - len(placed)
     metadata = {"patients": len(splits), "patients_in_two_splits": leaks, "unassigned_cases": unplaced}
     if leaks or copies:
         return CheckOutcome(
@@ -132,9 +134,9 @@ def between_cases(ws: Workspace, program_name: str) -> CheckOutcome:
     metadata = {"blocking": len(blocking), "findings": [finding.text for finding in found]}
     images = finding_pictures(ws, program_name, found)
     if blocking:
-        told = "; ".join(finding.text for finding in blocking[:3])
+        first = "; ".join(finding.text for finding in blocking[:3])
         more = f"; and {len(blocking) - 3} more" if len(blocking) > 3 else ""
-        return CheckOutcome(False, told + more, metadata=metadata, images=images)
+        return CheckOutcome(False, first + more, metadata=metadata, images=images)
     if found:
         return CheckOutcome(
             False, f"worth a look: {len(found)} findings, none of which blocks", "warn", metadata, images
@@ -147,31 +149,31 @@ def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
     catalog = Catalog(ws, program_name)
     scores, history = catalog.rows(CaseScore, name), catalog.rows(EpochMetric, name)
     chosen = program.get(program_name)
-    said = chosen.doubts(scores, history) if isinstance(chosen, Doubts) else []
-    said = said if scores else [NO_CASE]
+    reasons = chosen.doubts(scores, history) if isinstance(chosen, Doubts) else []
+    reasons = reasons if scores else [NO_CASE]
     return CheckOutcome(
-        not said, "; ".join(said) or "nothing known makes these scores doubtful", "warn", {"doubts": said}
+        not reasons, "; ".join(reasons) or "nothing known makes these scores doubtful", "warn", {"doubts": reasons}
     )
 
 
 def held_out(ws: Workspace, program_name: str) -> CheckOutcome:
     """Warn where a program knows that scores of its held-out cases mean less than they seem to."""
     chosen = program.get(program_name)
-    said = chosen.held_out_warnings(described(ws, program_name)) if isinstance(chosen, HeldOutWarnings) else []
-    return CheckOutcome(
-        not said, "; ".join(said) or "nothing known makes scores of held-out cases doubtful", "warn", {"warnings": said}
-    )
+    described = Catalog(ws, program_name).described
+    warnings = chosen.held_out_warnings(described()) if isinstance(chosen, HeldOutWarnings) else []
+    reason = "; ".join(warnings) or "nothing known makes scores of held-out cases doubtful"
+    return CheckOutcome(not warnings, reason, "warn", {"warnings": warnings})
 
 
 def synthetic_data(ws: Workspace, program_name: str) -> CheckOutcome:
     """No synthetic case in a production dataset."""
-    rows = ws.lake.rows("dataset", program_name)
-    n = sum(row["synthetic"] for row in rows)
+    dataset = Catalog(ws, program_name).dataset()
+    n = len(dataset.synthetic)
     passed = n == 0 or ws.purpose == "demo"
-    reason = f"{n} of {len(rows)} cases are synthetic; purpose is {ws.purpose}"
+    reason = f"{n} of {len(dataset)} cases are synthetic; purpose is {ws.purpose}"
     if not passed:
         reason += "; withdraw them, or set MED_ASSETS_PURPOSE=demo for a home without patients"
-    return CheckOutcome(passed, reason, metadata={"synthetic": n, "cases": len(rows)})
+    return CheckOutcome(passed, reason, metadata={"synthetic": n, "cases": len(dataset)})
 
 
 def synthetic_report(ws: Workspace, program_name: str) -> CheckOutcome:
@@ -181,8 +183,8 @@ def synthetic_report(ws: Workspace, program_name: str) -> CheckOutcome:
     parts = synthetic_parts(ws, program_name)
     path = report_path(ws, program_name)
     marked = path.is_file() and MARK in path.read_text(encoding="utf-8")
-    said = ", ".join(f"{name}: {n}" for name, n in parts.items()) or "nothing synthetic"
-    reason = f"{said}; the report is {'' if marked else 'not '}marked; purpose is {ws.purpose}"
+    counts = ", ".join(f"{name}: {n}" for name, n in parts.items()) or "nothing synthetic"
+    reason = f"{counts}; the report is {'' if marked else 'not '}marked; purpose is {ws.purpose}"
     return CheckOutcome(not parts or (marked and ws.purpose == "demo"), reason, metadata={"synthetic": parts})
 
 
@@ -219,18 +221,18 @@ def in_control(ws: Workspace, program_name: str) -> CheckOutcome:
 
     units = {metric.name: metric.unit for metric in deciding_metrics(program_name)}
     lines, newest = trend(ws, program_name), policies.of(program_name).monitoring.alert_batches
-    said, n_limited = [], 0
+    alerts, n_limited = [], 0
     for name, points in lines.items():
         n_limited += sum(point.lower is not None for point in points)
-        said += [
+        alerts += [
             f"batch {point.batch}: {name} {point.mean:.3f} {units[name]} (n = {point.n}), "
             f"limits {point.lower:.3f} to {point.upper:.3f}"
             for point in points[-newest:]
             if point.beyond
         ]
     metadata = {"batches": max(map(len, lines.values()), default=0), "judged": n_limited, "rule": LIMITS_RULE}
-    if said:
-        return CheckOutcome(False, "; ".join(said), "warn", metadata)
+    if alerts:
+        return CheckOutcome(False, "; ".join(alerts), "warn", metadata)
     if not n_limited:
         return CheckOutcome(
             True, "no batch to judge yet: too few cases that the champion has not seen", "warn", metadata
@@ -241,28 +243,28 @@ def in_control(ws: Workspace, program_name: str) -> CheckOutcome:
 def drift(ws: Workspace, program_name: str) -> CheckOutcome:
     """Neither the newest batch nor the cases since training drift from the champion's training set in any fact."""
     from med_assets.monitoring.drift import newest
-    from med_assets.promotion.stage import current
 
-    now = current(ws, program_name)
-    rows = newest(ws, program_name, now["checkpoint"]) if now else []
-    judged = [row for row in rows if row["drifted"] is not None]
-    drifted = [row for row in judged if row["drifted"]]
+    catalog = Catalog(ws, program_name)
+    champion = catalog.champion()
+    rows = newest(catalog, champion.checkpoint) if champion else []
+    compared = [row for row in rows if row.drifted is not None]
+    drifted = [row for row in compared if row.drifted]
     metadata = {
-        "compared": len(judged),
-        "undefined": len(rows) - len(judged),
-        "drifted": sorted({row["fact"] for row in drifted}),
+        "compared": len(compared),
+        "undefined": len(rows) - len(compared),
+        "drifted": sorted({row.fact for row in drifted}),
     }
     if drifted:
         text = "; ".join(
-            f"{row['batch']}: {row['fact']} {row['found']} {row['unit']} (n = {row['n']}), in training {row['reference']} "
-            f"(n = {row['n_reference']}), distance {row['distance']:.2f}, adjusted p {row['p_adjusted']:.2g}"
+            f"{row.batch}: {row.fact} {row.found} {row.unit} (n = {row.n}), in training {row.reference} "
+            f"(n = {row.n_reference}), distance {row.distance:.2f}, adjusted p {row.p_adjusted:.2g}"
             for row in drifted
         )
         return CheckOutcome(False, text, "warn", metadata)
-    if not judged:
+    if not compared:
         return CheckOutcome(True, "undefined: too few new cases to compare with the training set", "warn", metadata)
     return CheckOutcome(
-        True, f"{len(judged)} comparisons of facts with the training set, none drifted", "warn", metadata
+        True, f"{len(compared)} comparisons of facts with the training set, none drifted", "warn", metadata
     )
 
 
@@ -273,7 +275,7 @@ def fine_tuning(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
         return CheckOutcome(True, "it began with random weights, so there is nothing to hold it against")
     out = record["output"]
     missed = {field: check for field, check in out["sanity_reference_checks"].items() if not check["passed"]}
-    said = [
+    reasons = [
         f"expected {field} of at least {check['expected_at_least']:g}, got {'none' if check['got'] is None else format(check['got'], '.4g')}"
         for field, check in missed.items()
     ]
@@ -283,17 +285,17 @@ def fine_tuning(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
         out.get("formal_n"),
     )
     if gain is not None:
-        told = (
+        measured = (
             f"formal improvement {gain:+.4f}"
             + ("" if None in ends else f" [{ends[0]:+.4f}, {ends[1]:+.4f}]")
             + f", n = {n}"
         )
         if out["finetuned_ckpt_matches_pretrained_weights"]:
-            said.append("no epoch was better than what it began with: its weights are those")
+            reasons.append("no epoch was better than what it began with: its weights are those")
         elif out["recommended_ckpt"] != out["finetuned_ckpt"]:
-            said.append(f"not better than what it began with: {told}")
+            reasons.append(f"not better than what it began with: {measured}")
     else:
-        told = "what it began with can't be scored here"
+        measured = "what it began with can't be scored here"
     if out["regressed"]:
-        said.append("every epoch of training was worse than what it began with")
-    return CheckOutcome(not said, "; ".join(said) or told, "warn", out)
+        reasons.append("every epoch of training was worse than what it began with")
+    return CheckOutcome(not reasons, "; ".join(reasons) or measured, "warn", out)

@@ -3,20 +3,21 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from med_assets import program
+from med_assets.catalog import Catalog, FactValue, accepted
 from med_assets.experiments import policies
+from med_assets.experiments.policies import Monitoring
 from med_assets.metrics.bootstrap import SEED
 from med_assets.metrics.multiple import holm
+from med_assets.records import Drift
 from med_assets.settings import Workspace
-from med_assets.storage.files import read_json
-from med_assets.storage.provenance import used_cases
-from med_assets.storage.result import accepted
+from med_assets.storage.provenance import cases_used_by
 
 POOLED = "since_training"
 """Name, in place of a batch, of all cases together that came in batches after the champion's newest training case."""
@@ -27,11 +28,11 @@ PERMUTATIONS = 4999
 """Permutations of the test of shares: the least p it can give is 1 in 5000, below 0.05 / 100 facts."""
 
 
-def _facts(ws: Workspace, program_name: str) -> pd.DataFrame:
+def _facts(catalog: Catalog) -> pd.DataFrame:
     """Facts of every accepted case that was not withdrawn, in its newest version, with the batches that brought it and its first."""
-    good = {(row["batch"], row["case_id"]) for row in accepted(ws.lake.rows("prepared_cases", program_name))}
-    withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
-    frame = ws.lake.read(program.fact_table(program_name), program_name).sort_values("batch", kind="stable")
+    good = {(case.batch, case.case_id) for case in accepted(catalog.prepared())}
+    withdrawn = catalog.withdrawn()
+    frame = catalog.facts_frame().sort_values("batch", kind="stable")
     kept = [
         (batch, case) in good and case not in withdrawn
         for batch, case in zip(frame["batch"], frame["case_id"], strict=True)
@@ -41,7 +42,7 @@ def _facts(ws: Workspace, program_name: str) -> pd.DataFrame:
     return frame.assign(first_batch=first).drop_duplicates("case_id", keep="last")
 
 
-def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) -> list[dict[str, Any]]:
+def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) -> list[Drift]:
     """Compare a batch, or with POOLED all cases since training, with the training cases of a checkpoint; a row per fact.
 
     Cases of the batch that were trained on are left out. Numbers are compared by the Kolmogorov-Smirnov distance (exact p
@@ -51,16 +52,15 @@ def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) ->
     whose values are of one case each, such as hashes, and words that are the same in all cases are left out.
     """
     rule, facts = policies.of(program_name).monitoring, program.get(program_name).facts
-    frame = _facts(ws, program_name)
-    cases = used_cases(read_json(ws.store.fetch(checkpoint) / "provenance.json"))
-    trained = {case["case_id"] for case in cases if case["split"] == "train"}
+    frame = _facts(Catalog(ws, program_name))
+    trained = {case.case_id for case in cases_used_by(ws.store, checkpoint) if case.split == "train"}
     known = frame["case_id"].isin(trained)
     reference = frame[known]
     if batch == POOLED:
         new = frame[frame["first_batch"] > max(reference["first_batch"], default="")]
     else:
         new = frame[~known & (frame["batch"] == batch)]
-    rows: list[dict[str, Any]] = []
+    rows: list[Drift] = []
     for name, fact in facts.items():
         if fact.of_one_case:
             continue
@@ -71,19 +71,33 @@ def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) ->
         enough = min(map(len, sides)) >= rule.drift_min_cases
         distance, p = (ks if number else shares)(*sides) if enough else (None, None)
         rows.append(
-            {"program": program_name, "batch": batch, "checkpoint": checkpoint, "fact": name, "unit": fact.unit}
-            | {"convention": KS if number else SHARES, "reference": _summary(sides[0], number)}
-            | {"found": _summary(sides[1], number), "n_reference": len(sides[0]), "n": len(sides[1])}
-            | {"distance": distance, "p": p}
+            Drift(
+                program=program_name,
+                batch=batch,
+                checkpoint=checkpoint,
+                fact=name,
+                unit=fact.unit,
+                convention=KS if number else SHARES,
+                reference=_summary(sides[0], number),
+                found=_summary(sides[1], number),
+                n_reference=len(sides[0]),
+                n=len(sides[1]),
+                distance=distance,
+                p=p,
+                p_adjusted=None,
+                drifted=None,
+            )
         )
-    adjusted = holm([row["p"] for row in rows])
-    for row, p in zip(rows, adjusted, strict=True):
-        small = row["distance"] is not None and row["distance"] < rule.drift_distance
-        row |= {"p_adjusted": p, "drifted": None if p is None else p < rule.drift_alpha and not small}
-    return rows
+    return [_with_finding(row, p, rule) for row, p in zip(rows, holm([row.p for row in rows]), strict=True)]
 
 
-def _missing(value: Any) -> bool:
+def _with_finding(row: Drift, p_adjusted: float | None, rule: Monitoring) -> Drift:
+    small = row.distance is not None and row.distance < rule.drift_distance
+    drifted = None if p_adjusted is None else p_adjusted < rule.drift_alpha and not small
+    return replace(row, p_adjusted=p_adjusted, drifted=drifted)
+
+
+def _missing(value: FactValue) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -95,7 +109,7 @@ def ks(reference: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
     return float(found.statistic), float(found.pvalue)
 
 
-def shares(reference: Sequence[Any], new: Sequence[Any]) -> tuple[float, float]:
+def shares(reference: Sequence[FactValue], new: Sequence[FactValue]) -> tuple[float, float]:
     """Total variation distance of the shares of each value, 0 to 1, and the p of its permutation test."""
     values = sorted({str(value) for value in (*reference, *new)})
     if len(values) == 1:
@@ -114,7 +128,7 @@ def shares(reference: Sequence[Any], new: Sequence[Any]) -> tuple[float, float]:
     return found, (beyond + 1) / (PERMUTATIONS + 1)
 
 
-def _summary(values: Sequence[Any], number: bool) -> str:
+def _summary(values: Sequence[FactValue], number: bool) -> str:
     """Median and quartiles of numbers, or the shares of values, for people; empty for none."""
     if not values:
         return ""
@@ -126,31 +140,28 @@ def _summary(values: Sequence[Any], number: bool) -> str:
     )
 
 
-def newest(ws: Workspace, program_name: str, checkpoint: str) -> list[dict[str, Any]]:
-    """Recorded rows of the newest monitored batch and of all cases since training, of this checkpoint."""
-    rows = [row for row in ws.lake.rows("drift", program_name) if row["checkpoint"] == checkpoint]
-    last = max((row["batch"] for row in rows if row["batch"] != POOLED), default=None)
-    return [row for row in rows if row["batch"] in (POOLED, last)]
+def newest(catalog: Catalog, checkpoint: str) -> list[Drift]:
+    """Recorded drift of the newest monitored batch and of all cases since training, of this checkpoint."""
+    rows = [row for row in catalog.rows(Drift) if row.checkpoint == checkpoint]
+    last = max((row.batch for row in rows if row.batch != POOLED), default=None)
+    return [row for row in rows if row.batch in (POOLED, last)]
 
 
 def drift_table(ws: Workspace, program_name: str) -> pd.DataFrame:
     """Drift for people, of the champion: all cases since its training and the newest batch, the least likely first."""
-    from med_assets.promotion.stage import current
-
-    now = current(ws, program_name)
-    rows = newest(ws, program_name, now["checkpoint"]) if now else []
-    rows.sort(
-        key=lambda row: (row["batch"] != POOLED, row["p_adjusted"] is None, row["p_adjusted"] or 0.0, row["fact"])
-    )
+    catalog = Catalog(ws, program_name)
+    champion = catalog.champion()
+    rows = newest(catalog, champion.checkpoint) if champion else []
+    rows.sort(key=lambda row: (row.batch != POOLED, row.p_adjusted is None, row.p_adjusted or 0.0, row.fact))
     table = [
         {
-            "cases": row["batch"].replace("_", " ") if row["batch"] == POOLED else row["batch"],
-            "fact": f"{row['fact']} ({row['unit']})" if row["unit"] else row["fact"],
-            "training": f"{row['reference']} n = {row['n_reference']}".strip(),
-            "new": f"{row['found']} n = {row['n']}".strip(),
-            "distance": "undefined" if row["distance"] is None else f"{row['distance']:.2f}",
-            "p, adjusted": "undefined" if row["p_adjusted"] is None else f"{row['p_adjusted']:.3g}",
-            "drifted": "undefined" if row["drifted"] is None else "yes" if row["drifted"] else "no",
+            "cases": row.batch.replace("_", " ") if row.batch == POOLED else row.batch,
+            "fact": f"{row.fact} ({row.unit})" if row.unit else row.fact,
+            "training": f"{row.reference} n = {row.n_reference}".strip(),
+            "new": f"{row.found} n = {row.n}".strip(),
+            "distance": "undefined" if row.distance is None else f"{row.distance:.2f}",
+            "p, adjusted": "undefined" if row.p_adjusted is None else f"{row.p_adjusted:.3g}",
+            "drifted": "undefined" if row.drifted is None else "yes" if row.drifted else "no",
         }
         for row in rows
     ]
@@ -159,8 +170,6 @@ def drift_table(ws: Workspace, program_name: str) -> pd.DataFrame:
 
 def drifted_facts(ws: Workspace, program_name: str) -> tuple[str, ...]:
     """Facts in which all cases since the champion's training drift from its training set, computed now; none without one."""
-    from med_assets.promotion.stage import current
-
-    now = current(ws, program_name)
-    rows = drift_rows(ws, program_name, now["checkpoint"], POOLED) if now else []
-    return tuple(row["fact"] for row in rows if row["drifted"])
+    champion = Catalog(ws, program_name).champion()
+    rows = drift_rows(ws, program_name, champion.checkpoint, POOLED) if champion else []
+    return tuple(row.fact for row in rows if row.drifted)

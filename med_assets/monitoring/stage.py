@@ -2,24 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from med_assets import program
+from med_assets.catalog import Catalog, accepted
 from med_assets.evaluation.stage import INTERVAL, SEED, cell, demand_scores, record_failures, score_cases, score_key
 from med_assets.experiments import policies
 from med_assets.launch.training import stored_checkpoint
-from med_assets.metrics.bootstrap import mean_with_interval
+from med_assets.metrics.bootstrap import Interval, mean_with_interval
 from med_assets.monitoring.drift import POOLED, drift_rows, drift_table
 from med_assets.program import Metric
-from med_assets.promotion.stage import current
+from med_assets.records import Champion, Drift, MonitoredScore, PreparedCase
 from med_assets.settings import Workspace
-from med_assets.storage.files import digest, read_json
-from med_assets.storage.provenance import used_cases
-from med_assets.storage.result import StageResult, accepted
+from med_assets.storage.files import digest
+from med_assets.storage.provenance import cases_used_by
+from med_assets.storage.result import StageResult
 
 LIMITS_RULE = (
     "Limits: the mean of the earliest batches' cases, plus and minus t * s * sqrt(1/n + 1/N) for a batch of n cases, with s "
@@ -55,19 +55,17 @@ def deciding_metrics(program_name: str) -> tuple[Metric, ...]:
     return (chosen.primary_metric, *chosen.guarded_metrics)
 
 
-def batches_of(ws: Workspace, program_name: str) -> list[str]:
-    """Batches that were prepared, oldest first."""
-    return [name.split("/", 1)[1] for name in ws.lake.partitions("prepared_cases", program_name)]
+@dataclass(frozen=True)
+class UnseenScore:
+    """A score of the champion on a case that it has not seen, with the case's patient."""
+
+    score: MonitoredScore
+    patient_id: str
 
 
-def _state(ws: Workspace, program_name: str, checkpoint: str, batch: str) -> set[tuple[str, str]]:
-    """What the scores of a batch should be: its accepted cases, each with the key of its scores."""
-    return {(case["case_id"], case["score"]) for case in _cases(ws, program_name, checkpoint, batch)}
-
-
-def _cases(ws: Workspace, program_name: str, checkpoint: str, batch: str) -> list[dict[str, Any]]:
-    cases = accepted(ws.lake.rows("prepared_cases", f"{program_name}/{batch}"))
-    return [case | {"score": score_key(ws, program_name, checkpoint, case["artifact"])} for case in cases]
+def _score_keys(catalog: Catalog, checkpoint: str, cases: Sequence[PreparedCase]) -> dict[str, str]:
+    """By case id the key of its scores by a checkpoint."""
+    return {case.case_id: score_key(catalog.ws, catalog.program, checkpoint, case.artifact) for case in cases}
 
 
 def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
@@ -75,15 +73,16 @@ def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
 
     A batch counts as scored when the table holds the champion's scores of all its accepted cases as they are now.
     """
-    now = current(ws, program_name)
-    if now is None:
+    catalog = Catalog(ws, program_name)
+    champion = catalog.champion()
+    if champion is None:
         return {}
     found = {}
-    for batch in batches_of(ws, program_name):
-        state, partition = _state(ws, program_name, now["checkpoint"], batch), f"{program_name}/{batch}"
-        scored = {(row["case_id"], row["score"]) for row in ws.lake.rows("monitoring", partition)}
-        if scored != state or not ws.lake.has("monitoring", partition):
-            found[batch] = digest(sorted(state))
+    for batch in catalog.batches():
+        wanted = set(_score_keys(catalog, champion.checkpoint, accepted(catalog.prepared(batch))).items())
+        scored = {(row.case_id, row.score) for row in catalog.rows(MonitoredScore, batch)}
+        if scored != wanted or not catalog.has(MonitoredScore, batch):
+            found[batch] = digest(sorted(wanted))
     return found
 
 
@@ -94,34 +93,34 @@ def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = No
     is over all batches that were ever scored with this champion. Drift of each batch, and of all new cases together, goes
     along. Raises ScoringFailed where every case failed; what failed is in the table `failures`.
     """
-    now = current(ws, program_name)
+    catalog = Catalog(ws, program_name)
+    champion = catalog.champion()
     chosen = list(waiting(ws, program_name)) if batches is None else list(batches)
-    if now is not None:
-        stored_checkpoint(ws, program_name, now)
-    else:
+    if champion is None:
         for batch in chosen:
-            ws.lake.write("monitoring", f"{program_name}/{batch}", [])
+            catalog.replace(MonitoredScore, [], batch)
         note = "there is no champion yet; nothing was scored"
         return StageResult(digest("no champion"), {"new": 0, "reused": 0}, {"note": note})
+    stored_checkpoint(ws, program_name, champion)
     counts, written = {"new": 0, "reused": 0}, []
     failures: dict[str, str] = {}
     scored: set[str] = set()
     for batch in chosen:
-        rows, done, failed = _score(ws, program_name, now["checkpoint"], batch)
-        ws.lake.write("monitoring", f"{program_name}/{batch}", rows)
-        ws.lake.write("drift", f"{program_name}/{batch}", drift_rows(ws, program_name, now["checkpoint"], batch))
+        rows, done, failed = _score(catalog, champion, batch)
+        catalog.replace(MonitoredScore, rows, batch)
+        catalog.replace(Drift, drift_rows(ws, program_name, champion.checkpoint, batch), batch)
         counts = {name: counts[name] + done[name] for name in counts}
         failures |= failed
-        scored |= {row["case_id"] for row in rows}
+        scored |= {row.case_id for row in rows}
         written.append([batch, rows])
-    record_failures(ws, program_name, "monitoring", now["experiment"], now["checkpoint"], failures)
+    record_failures(ws, program_name, "monitoring", champion.experiment, champion.checkpoint, failures)
     demand_scores(scored, failures, program_name)
-    ws.lake.write("drift", f"{program_name}/{POOLED}", drift_rows(ws, program_name, now["checkpoint"], POOLED))
+    catalog.replace(Drift, drift_rows(ws, program_name, champion.checkpoint, POOLED), POOLED)
     return StageResult(
-        data_version=digest(now["checkpoint"], written),
+        data_version=digest(champion.checkpoint, written),
         counts=counts | {"failed": len(failures), "batches": len(chosen)},
         summary={
-            "checkpoint": now["checkpoint"],
+            "checkpoint": champion.checkpoint,
             "headline": headline(ws, program_name),
             "interval": INTERVAL,
             "control": LIMITS_RULE,
@@ -133,17 +132,28 @@ def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = No
 
 
 def _score(
-    ws: Workspace, program_name: str, checkpoint: str, batch: str
-) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, str]]:
-    cases = _cases(ws, program_name, checkpoint, batch)
-    keys = {case["case_id"]: case["score"] for case in cases}
-    seen = {case["case_id"] for case in used_cases(read_json(ws.store.fetch(checkpoint) / "provenance.json"))}
-    scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
-    wanted = {(metric.name, metric.subject) for metric in deciding_metrics(program_name)}
+    catalog: Catalog, champion: Champion, batch: str
+) -> tuple[list[MonitoredScore], dict[str, int], dict[str, str]]:
+    ws, checkpoint = catalog.ws, champion.checkpoint
+    cases = accepted(catalog.prepared(batch))
+    keys = _score_keys(catalog, checkpoint, cases)
+    seen = {case.case_id for case in cases_used_by(ws.store, checkpoint)}
+    scores, counts, failures = score_cases(ws, catalog.program, checkpoint, cases)
+    wanted = {(metric.name, metric.subject) for metric in deciding_metrics(catalog.program)}
     rows = [
-        {"program": program_name, "batch": batch, "checkpoint": checkpoint, "case_id": case_id}
-        | {"score": keys[case_id], "seen_in_training": case_id in seen}
-        | {name: score[name] for name in ("metric", "subject", "value", "unit", "truth")}
+        MonitoredScore(
+            program=catalog.program,
+            batch=batch,
+            checkpoint=checkpoint,
+            case_id=case_id,
+            score=keys[case_id],
+            seen_in_training=case_id in seen,
+            metric=score["metric"],
+            subject=score["subject"],
+            value=score["value"],
+            unit=score["unit"],
+            truth=score["truth"],
+        )
         for case_id in sorted(scores)
         for score in scores[case_id]
         if (score["metric"], score["subject"]) in wanted
@@ -151,41 +161,44 @@ def _score(
     return rows, counts, failures
 
 
-def _unseen(ws: Workspace, program_name: str) -> list[dict[str, Any]]:
-    """Rows of the champion on cases it has not seen, each case once, in its newest batch, with its patient; by batch."""
-    now = current(ws, program_name)
-    if now is None:
+def _unseen(catalog: Catalog) -> list[UnseenScore]:
+    """Scores of the champion on cases it has not seen, each case once, in its newest batch; by batch."""
+    champion = catalog.champion()
+    if champion is None:
         return []
     patients, newest = {}, {}
-    for case in sorted(accepted(ws.lake.rows("prepared_cases", program_name)), key=lambda case: case["batch"]):
-        patients[case["case_id"]], newest[case["case_id"]] = case["patient_id"], case["batch"]
-    withdrawn = {row["case_id"] for row in ws.lake.rows("withdrawals", program_name)}
+    for case in sorted(accepted(catalog.prepared()), key=lambda case: case.batch):
+        patients[case.case_id], newest[case.case_id] = case.patient_id, case.batch
+    withdrawn = catalog.withdrawn()
     return [
-        row | {"patient_id": patients[row["case_id"]]}
-        for row in sorted(ws.lake.rows("monitoring", program_name), key=lambda row: row["batch"])
-        if row["checkpoint"] == now["checkpoint"]
-        and not row["seen_in_training"]
-        and row["value"] is not None
-        and row["case_id"] not in withdrawn
-        and newest.get(row["case_id"]) == row["batch"]
+        UnseenScore(row, patients[row.case_id])
+        for row in sorted(catalog.rows(MonitoredScore), key=lambda row: row.batch)
+        if row.checkpoint == champion.checkpoint
+        and not row.seen_in_training
+        and row.value is not None
+        and row.case_id not in withdrawn
+        and newest.get(row.case_id) == row.batch
     ]
 
 
-def _of(rows: Sequence[dict[str, Any]], metric: Metric) -> list[dict[str, Any]]:
-    return [row for row in rows if (row["metric"], row["subject"]) == (metric.name, metric.subject)]
+def _of(scores: Sequence[UnseenScore], metric: Metric) -> list[UnseenScore]:
+    return [one for one in scores if (one.score.metric, one.score.subject) == (metric.name, metric.subject)]
+
+
+def _mean(scores: Sequence[UnseenScore], metric: Metric) -> Interval:
+    return mean_with_interval(
+        [one.score.value for one in scores],
+        SEED,
+        groups=[one.patient_id for one in scores],
+        strata=[one.score.truth for one in scores] if metric.by_class else None,
+    )
 
 
 def headline(ws: Workspace, program_name: str) -> dict[str, str]:
     """By metric the champion's mean with interval and n over all monitored cases that it has not seen."""
-    rows, found = _unseen(ws, program_name), {}
+    scores, found = _unseen(Catalog(ws, program_name)), {}
     for metric in deciding_metrics(program_name):
-        of_metric = _of(rows, metric)
-        values = mean_with_interval(
-            [row["value"] for row in of_metric],
-            SEED,
-            groups=[row["patient_id"] for row in of_metric],
-            strata=[row["truth"] for row in of_metric] if metric.by_class else None,
-        )
+        values = _mean(_of(scores, metric), metric)
         text = cell({"mean": values.mean, "low": values.low, "high": values.high, "n": values.n})
         found[metric.name] = f"{text}{metric.after}" if text else "undefined: no case that the champion has not seen"
     return found
@@ -201,23 +214,18 @@ def trend(ws: Workspace, program_name: str) -> dict[str, list[Point]]:
     """
     from scipy.stats import t
 
-    rule, rows = policies.of(program_name).monitoring, _unseen(ws, program_name)
+    rule, scores = policies.of(program_name).monitoring, _unseen(Catalog(ws, program_name))
     found: dict[str, list[Point]] = {}
     for metric in deciding_metrics(program_name):
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for row in _of(rows, metric):
-            groups.setdefault(row["batch"], []).append(row)
+        groups: dict[str, list[UnseenScore]] = {}
+        for one in _of(scores, metric):
+            groups.setdefault(one.score.batch, []).append(one)
         points: list[Point] = []
         base: list[float] = []
         limits: tuple[float, float] | None = None
         for batch, members in groups.items():
-            values = [float(row["value"]) for row in members]
-            mean = mean_with_interval(
-                values,
-                SEED,
-                groups=[row["patient_id"] for row in members],
-                strata=[row["truth"] for row in members] if metric.by_class else None,
-            )
+            values = [one.score.value for one in members if one.score.value is not None]
+            mean = _mean(members, metric)
             middle_of = mean.mean if metric.by_class else math.fsum(values) / len(values)
             lower = upper = None
             if limits is not None:
@@ -263,7 +271,7 @@ def draw(ws: Workspace, program_name: str) -> dict[str, Path]:
     for metric in deciding_metrics(program_name):
         points = lines[metric.name]
         if points:
-            table = pd.DataFrame([vars(point) | {"beyond": point.beyond} for point in points])
+            table = pd.DataFrame([asdict(point) | {"beyond": point.beyond} for point in points])
             name = f"trend_{metric.name}"
             found[name] = plot_trend(folder / f"{name}.png", table, metric=metric.name, unit=metric.shown_unit)
     return found

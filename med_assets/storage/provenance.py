@@ -3,10 +3,14 @@
 import platform
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from med_assets.storage.artifacts import ArtifactStore
+from med_assets.storage.files import read_json
 
 DIRTY = "+dirty"
 """What a git state ends with when the working tree differed from the commit."""
@@ -54,6 +58,21 @@ def versions() -> dict[str, str]:
 def provenance() -> dict[str, Any]:
     """Code and library versions as one JSON-able value."""
     return {"git_commit": git_state(), "versions": versions()}
+
+
+@dataclass(frozen=True)
+class UsedCase:
+    """A case that a checkpoint learned from or was selected on, with its split at that time."""
+
+    case_id: str
+    patient_id: str
+    split: str
+
+
+def cases_used_by(store: ArtifactStore, checkpoint: str) -> list[UsedCase]:
+    """The cases of a stored checkpoint, as `used_cases` picks them. Raises ArtifactMissing."""
+    record = read_json(store.fetch(checkpoint) / "provenance.json")
+    return [UsedCase(case["case_id"], case["patient_id"], case["split"]) for case in used_cases(record)]
 
 
 def used_cases(record: Mapping[str, Any]) -> list[dict[str, Any]]:
