@@ -1,20 +1,23 @@
 """What people decided about single cases: the queue goes out as a table, and comes back with a decision beside each case."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
+from med_assets import program
 from med_assets.capabilities import Screens
-from med_assets.catalog import Catalog
+from med_assets.catalog import Catalog, frame
 from med_assets.dataset.stage import unlabelled, withdraw
 from med_assets.errors import ConfigurationError
-from med_assets.records import DatasetCase, PreparedCase
+from med_assets.records import CaseScore, DatasetCase, PreparedCase, ReaderDecision
 from med_assets.screening.contract import Decision
 from med_assets.screening.thresholds import screening_of
 from med_assets.settings import Workspace
+
+S = TypeVar("S", bound=CaseScore)
 
 DECISION, NOTE = "decision", "note"
 """Columns that a reader fills in."""
@@ -29,9 +32,9 @@ def decided(ws: Workspace, program_name: str) -> dict[str, str]:
     """The newest decision by case, of the version of the case that is in the dataset: a corrected case is read again."""
     versions = _versions(ws, program_name)
     return {
-        row["case_id"]: row["decision"]
-        for row in ws.lake.rows("reads", program_name)
-        if versions.get(row["case_id"]) == row["version"]
+        row.case_id: row.decision
+        for row in Catalog(ws, program_name).rows(ReaderDecision)
+        if versions.get(row.case_id) == row.version
     }
 
 
@@ -45,7 +48,7 @@ def _versions(ws: Workspace, program_name: str) -> dict[str, str]:
 
 
 def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
-    """Take the decisions of a CSV with the columns `case_id` and `decision` over into the table `reads`; returns them.
+    """Take the decisions of a CSV with the columns `case_id` and `decision` over into the catalog; returns them.
 
     Rows without a decision are left alone. A decision that takes a case out withdraws it. Raises ConfigurationError for a
     file without these columns, and for unknown cases and decisions; nothing is taken over then.
@@ -76,21 +79,35 @@ def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
         raise ConfigurationError(f"{path.name}: nothing was taken over; {'; '.join(wrong)}")
     at = datetime.now(UTC).isoformat(timespec="seconds")
     rows = [
-        {"program": program_name, "case_id": case, "version": versions[case], "decision": answer}
-        | {"note": str(notes.get(case, "")), "read_at": at}
+        ReaderDecision(
+            program=program_name,
+            case_id=case,
+            version=versions[case],
+            decision=answer,
+            note=str(notes.get(case, "")),
+            read_at=at,
+        )
         for case, answer in sorted(answers.items())
     ]
     for row in rows:
-        partition = f"{program_name}/{row['case_id']}"
-        ws.lake.write("reads", partition, [*ws.lake.rows("reads", partition), row])
-        if known[row["decision"]].withdraws:
-            withdraw(ws, program_name, row["case_id"], f"read as {row['decision']}")
-    return pd.DataFrame(rows, columns=["case_id", "decision", "note"])
+        Catalog(ws, program_name).append(ReaderDecision, [row], row.case_id)
+        if known[row.decision].withdraws:
+            withdraw(ws, program_name, row.case_id, f"read as {row.decision}")
+    return frame(ReaderDecision, rows)[["case_id", "decision", "note"]]
+
+
+def with_reader_decisions(ws: Workspace, program_name: str, scores: Sequence[S]) -> list[S]:
+    """The scores with what readers decided in them; as they are in a program without screening."""
+    chosen = program.get(program_name)
+    if not isinstance(chosen, Screens):
+        return list(scores)
+    return chosen.screening().with_reader_decisions(scores, decided(ws, program_name))
 
 
 def judged(ws: Workspace, program_name: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of scores with what readers decided in them; as they are in a program without screening."""
-    from med_assets import program
-
-    chosen, found = program.get(program_name), list(map(dict, rows))
-    return chosen.screening().judged(found, decided(ws, program_name)) if isinstance(chosen, Screens) else found
+    """The same for rows, which may lack columns: for code that has no records yet."""
+    given = list(rows)
+    scores = with_reader_decisions(ws, program_name, [CaseScore.of(row) for row in given])
+    return [
+        {**row, "value": score.value, "convention": score.convention} for row, score in zip(given, scores, strict=True)
+    ]

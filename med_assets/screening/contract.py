@@ -8,13 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from med_assets.program import ReportTable
+    from med_assets.records import CaseScore, Threshold
     from med_assets.settings import Workspace
+
+S = TypeVar("S", bound="CaseScore")
 
 RANK, RISK = "rank", "risk"
 """Columns of every screening table: 1 is read first; the words of the program for how unusual a case is."""
@@ -39,24 +42,44 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Fitted thresholds: the record that is kept and read back, and a row of the table `thresholds` for each."""
+class FittedThreshold:
+    """A threshold as it was fitted and tested; the fields are those of `records.Threshold`.
 
-    record: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    `value` and `flagged` are None where the rate can't be promised: nothing is flagged then.
+    """
+
+    measure: str
+    subject: str
+    unit: str
+    rate: float
+    value: float | None
+    promised_rate: float | None
+    n: int
+    undefined: int
+    tested: int
+    flagged: int | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Fitted thresholds, and the record of them that is kept and that only the program reads (JSON)."""
+
+    record: Mapping[str, object]
+    thresholds: Sequence[FittedThreshold]
 
 
 @dataclass(frozen=True)
 class Screened:
     """What is known of all cases under one model.
 
-    `rows` has a row per case and score, with `split`, `synthetic` and `seen_in_training`. `record` is that of the model's
-    thresholds, None where it has none, and `thresholds` their rows of the lake. `raw` and `prepared` are folders by case, `predicted` what `CasePredictor.predict` kept.
+    `rows` has the columns of `CaseScore`, and `synthetic` and `seen_in_training`; the split is None where the patient has none.
+    `record` is that of the model's `thresholds`, None where it has none. `raw` and `prepared` are folders by case, `predicted`
+    what `CasePredictor.predict` kept.
     """
 
     rows: "pd.DataFrame"
-    record: Mapping[str, Any] | None
-    thresholds: "pd.DataFrame"
+    record: Mapping[str, object] | None
+    thresholds: Sequence["Threshold"]
     raw: Mapping[str, Path]
     prepared: Mapping[str, Path]
     predicted: Mapping[str, Path]
@@ -72,12 +95,12 @@ class Screening(ABC):
         """All configuration that thresholds and risks depend on."""
 
     @abstractmethod
-    def judged(self, rows: Sequence[Mapping[str, Any]], decisions: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Rows of scores in which what is known of a case is what a reader decided, by case id."""
+    def with_reader_decisions(self, scores: Sequence[S], decisions: Mapping[str, str]) -> list[S]:
+        """The scores, with what a reader decided of a case in the place of what is known of it; `decisions` are by case id."""
 
     @abstractmethod
     def fit(
-        self, ws: "Workspace", fitted_on: "pd.DataFrame", tested_on: "pd.DataFrame", origin: Origin
+        self, ws: "Workspace", fitted_on: Sequence["CaseScore"], tested_on: Sequence["CaseScore"], origin: Origin
     ) -> Fitted | None:
         """Fit thresholds on the normal cases among scores, and count false alarms on others; None where no case is normal."""
 

@@ -6,25 +6,30 @@ from typing import Any
 
 import pandas as pd
 
+from med_assets.catalog import Catalog, frame, usable
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.stage import record_failures, score_cases, stored_scores, unscored
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.promotion.stage import shown
+from med_assets.records import CaseScore, Champion, Checkpoint, DatasetCase, PreparedCase, Threshold
 from med_assets.reporting.escaping import csv
-from med_assets.review.decisions import DECISION, NOTE, decided, judged
+from med_assets.review.decisions import DECISION, NOTE, decided, with_reader_decisions
 from med_assets.screening.contract import RISK, Screened
 from med_assets.screening.thresholds import record_of, screening_of
 from med_assets.settings import Workspace
-from med_assets.storage.files import digest, file_sha256, read_json, write_text
-from med_assets.storage.provenance import used_cases
-from med_assets.storage.result import StageResult, usable
+from med_assets.storage.files import digest, file_sha256, write_text
+from med_assets.storage.provenance import cases_used_by
+from med_assets.storage.result import StageResult
 
 TABLE, QUEUE = "screening.csv", "audit_queue.csv"
 
 TOP = 60
-"""Cases of a queue unless told otherwise."""
+"""Cases of a queue by default."""
+
+NO_SPLIT = ""
+"""Split in the scores of a case whose patient has none, as those of cases to predict."""
 
 
 def folder_of(ws: Workspace, program_name: str) -> Path:
@@ -32,7 +37,7 @@ def folder_of(ws: Workspace, program_name: str) -> Path:
     return ws.reports / program_name / "screening"
 
 
-def model_of(ws: Workspace, program_name: str, experiment: str | None) -> Mapping[str, Any] | None:
+def model_of(ws: Workspace, program_name: str, experiment: str | None) -> Champion | Checkpoint | None:
     """The checkpoint that screens: that of an experiment, else the one that the report shows. Raises ArtifactMissing."""
     model = checkpoint_of(ws, program_name, experiment) if experiment else shown(ws, program_name)[0]
     if model is not None:
@@ -41,53 +46,62 @@ def model_of(ws: Workspace, program_name: str, experiment: str | None) -> Mappin
 
 
 def screened(
-    ws: Workspace, program_name: str, model: Mapping[str, Any], limit: int | None = None
+    ws: Workspace, program_name: str, model: Champion | Checkpoint, limit: int | None = None
 ) -> tuple[Screened, dict[str, int], dict[str, str]]:
     """Score all cases of the dataset and those to predict, or the first `limit` by id, with a model; scores in the store are reused."""
     cases = _everything(ws, program_name)[:limit]
-    scores, counts, failures = score_cases(ws, program_name, model["checkpoint"], cases)
+    scores, counts, failures = score_cases(ws, program_name, model.checkpoint, cases)
     return _screened(ws, program_name, model, cases, scores), counts, failures
 
 
-def recorded_screening(ws: Workspace, program_name: str, model: Mapping[str, Any]) -> tuple[Screened, int]:
+def recorded_screening(ws: Workspace, program_name: str, model: Champion | Checkpoint) -> tuple[Screened, int]:
     """What `screened` gives, of the cases that the store has scores of, and how many have none without having failed."""
-    cases, key = _everything(ws, program_name), model["checkpoint"]
+    cases, key = _everything(ws, program_name), model.checkpoint
     scores = stored_scores(ws, program_name, key, cases)
     return _screened(ws, program_name, model, cases, scores), unscored(ws, program_name, key, cases, scores)
 
 
-def _everything(ws: Workspace, program_name: str) -> list[Mapping[str, Any]]:
+def _everything(ws: Workspace, program_name: str) -> list[DatasetCase | PreparedCase]:
     """The cases of the dataset and those to predict, by id."""
-    everything = [*ws.lake.rows("dataset", program_name), *(case.row() for case in unlabelled(ws, program_name))]
-    return sorted(everything, key=lambda case: str(case["case_id"]))
+    labelled, others = Catalog(ws, program_name).dataset().cases, unlabelled(ws, program_name)
+    everything: list[DatasetCase | PreparedCase] = [*labelled, *others]
+    return sorted(everything, key=lambda case: case.case_id)
 
 
 def _screened(
     ws: Workspace,
     program_name: str,
-    model: Mapping[str, Any],
-    cases: Sequence[Mapping[str, Any]],
-    scores: Mapping[str, Sequence[Mapping[str, Any]]],
+    model: Champion | Checkpoint,
+    cases: Sequence[DatasetCase | PreparedCase],
+    by_case: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Screened:
-    key = model["checkpoint"]
-    seen = {case["case_id"] for case in used_cases(read_json(ws.store.fetch(key) / "provenance.json"))}
-    places = {row["patient_id"]: row["split"] for row in ws.lake.rows("splits", program_name)}
-    rows = [
-        {"case_id": case["case_id"], "patient_id": case["patient_id"], "split": places.get(case["patient_id"])}
-        | {"synthetic": case["synthetic"], "seen_in_training": case["case_id"] in seen}
-        | dict(score)
+    catalog, key = Catalog(ws, program_name), model.checkpoint
+    splits = {patient: assignment.split for patient, assignment in catalog.assignments().items()}
+    scores = [
+        CaseScore.of(
+            {"program": program_name, "experiment": model.experiment, "checkpoint": key, "case_id": case.case_id}
+            | {"patient_id": case.patient_id, "split": splits.get(case.patient_id, NO_SPLIT)}
+            | dict(score)
+        )
         for case in cases
-        for score in scores.get(case["case_id"], [])
+        for score in by_case.get(case.case_id, [])
     ]
-    done = [case for case in cases if case["case_id"] in scores]
-    raw = {row["version"]: row["artifact"] for row in usable(ws.lake.rows("raw_cases", program_name))}
+    seen = {case.case_id for case in cases_used_by(ws.store, key)}
+    synthetic = {case.case_id for case in cases if case.synthetic}
+    rows = frame(CaseScore, with_reader_decisions(ws, program_name, scores)).assign(
+        split=pd.Series([score.split or None for score in scores], dtype=object),
+        synthetic=[score.case_id in synthetic for score in scores],
+        seen_in_training=[score.case_id in seen for score in scores],
+    )
+    done = [case for case in cases if case.case_id in by_case]
+    raw = {case.version: case.artifact for case in usable(catalog.case_versions())}
     return Screened(
-        pd.DataFrame(judged(ws, program_name, rows)),
-        record_of(ws, program_name, model["experiment"], key),
-        ws.lake.read("thresholds", f"{program_name}/{model['experiment']}"),
-        {case["case_id"]: ws.store.fetch(raw[case["version"]]) for case in done},
-        {case["case_id"]: ws.store.fetch(case["artifact"]) for case in done},
-        {case["case_id"]: ws.store.fetch(prediction_key(ws, program_name, key, case["artifact"])) for case in done},
+        rows,
+        record_of(catalog, model),
+        catalog.rows(Threshold, model.experiment),
+        {case.case_id: ws.store.fetch(raw[case.version]) for case in done},
+        {case.case_id: ws.store.fetch(case.artifact) for case in done},
+        {case.case_id: ws.store.fetch(prediction_key(ws, program_name, key, case.artifact)) for case in done},
     )
 
 
@@ -96,30 +110,30 @@ def screening(
 ) -> StageResult:
     """Write the table of all cases, the first to be read first, and the queue of the `top` cases that nobody read yet.
 
-    The queue has a column for the decision and one for a note, see `reads.record`. Without a model nothing is written.
+    The queue has a column for the decision and one for a note, see `review.decisions.record`. Without a model nothing is written.
     """
     program_screening, model = screening_of(program_name), model_of(ws, program_name, experiment)
-    if model is None or not (ws.lake.rows("dataset", program_name) or unlabelled(ws, program_name)):
+    if model is None or not (len(Catalog(ws, program_name).dataset()) or unlabelled(ws, program_name)):
         return StageResult(digest("no model"), {"cases": 0}, {"note": "there is no model or no case yet"})
     found, counts, failures = screened(ws, program_name, model, limit)
-    record_failures(ws, program_name, "screening", model["experiment"], model["checkpoint"], failures)
+    record_failures(ws, program_name, "screening", model.experiment, model.checkpoint, failures)
     if found.rows.empty:
         raise ConfigurationError(
             f"{program_name}: none of {len(failures)} cases could be predicted; see the table failures"
         )
     table = program_screening.table(ws, found)
-    reads = decided(ws, program_name)
-    table["read"] = table["case_id"].map(reads)
-    table["checkpoint"] = model["checkpoint"]
+    decisions = decided(ws, program_name)
+    table["read"] = table["case_id"].map(decisions)
+    table["checkpoint"] = model.checkpoint
     queue = table[table["read"].isna()].head(top).drop(columns="read").assign(**{DECISION: "", NOTE: ""})
     folder = folder_of(ws, program_name)
     for name, rows in ((TABLE, table), (QUEUE, queue)):
         write_text(folder / name, csv(rows))
     return StageResult(
         data_version=digest(file_sha256(folder / TABLE), file_sha256(folder / QUEUE)),
-        counts=counts | {"cases": len(table), "failed": len(failures), "read": len(reads)},
+        counts=counts | {"cases": len(table), "failed": len(failures), "read": len(decisions)},
         summary={
-            "checkpoint": model["checkpoint"],
+            "checkpoint": model.checkpoint,
             "thresholds": None if found.record is None else digest(found.record),
             "risks": {str(risk): int(n) for risk, n in table[RISK].value_counts().items()},
             "synthetic": int(found.rows.drop_duplicates("case_id")["synthetic"].sum()),

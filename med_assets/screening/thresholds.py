@@ -1,19 +1,21 @@
 """Thresholds of one experiment: fitted on the normal validation cases of its evaluation, and tried on the normal test cases."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import Screens
-from med_assets.dataset.stage import dataset_version
+from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.stage import found_no_case
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
+from med_assets.records import CaseScore, Champion, Checkpoint, Threshold
 from med_assets.screening.contract import Origin, Screening
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json, write_json
-from med_assets.storage.provenance import used_cases
+from med_assets.storage.provenance import cases_used_by
 from med_assets.storage.result import StageResult
 
 FITTED_ON, TESTED_ON = "val", "test"
@@ -38,47 +40,47 @@ def thresholds(ws: Workspace, program_name: str, name: str) -> StageResult:
     Without a normal case there are none, which is said and stops nothing: every risk is then unknown. Raises
     ConfigurationError for an experiment that was not evaluated since it was trained.
     """
-    screening, checkpoint = screening_of(program_name), checkpoint_of(ws, program_name, name)["checkpoint"]
-    scores = ws.lake.read("evaluation_cases", f"{program_name}/{name}")
-    scores = scores[scores["checkpoint"] == checkpoint]
-    if scores.empty and not found_no_case(ws, program_name, name):
+    screening, catalog = screening_of(program_name), Catalog(ws, program_name)
+    model = checkpoint_of(ws, program_name, name)
+    checkpoint = model.checkpoint
+    scores = [score for score in catalog.rows(CaseScore, name) if score.checkpoint == checkpoint]
+    if not scores and not found_no_case(ws, program_name, name):
         raise ConfigurationError(
             f"{program_name}/{name}: its checkpoint has no scores; run `med-assets evaluate {program_name}/{name}` first"
         )
-    named = {"experiment": name, "checkpoint": checkpoint}
-    learned = used_cases(read_json(stored_checkpoint(ws, program_name, named) / "provenance.json"))
-    cases = ws.lake.rows("dataset", program_name)
-    synthetic = {case["case_id"] for case in cases if case["synthetic"]}
-    fitted_on, tested_on = (scores[scores["split"] == split] for split in (FITTED_ON, TESTED_ON))
+    stored_checkpoint(ws, program_name, model)
+    dataset = catalog.dataset()
+    fitted_on, tested_on = ([score for score in scores if score.split == split] for split in (FITTED_ON, TESTED_ON))
     origin = Origin(
         checkpoint,
-        dataset_version(cases),
-        frozenset(case["patient_id"] for case in learned if case["split"] == "train"),
-        bool(synthetic & set(fitted_on["case_id"])),
+        dataset.version,
+        frozenset(case.patient_id for case in cases_used_by(ws.store, checkpoint) if case.split == "train"),
+        any(score.case_id in dataset.synthetic for score in fitted_on),
     )
     fitted = screening.fit(ws, fitted_on, tested_on, origin)
-    keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint}
     if fitted is None:
-        ws.lake.write("thresholds", f"{program_name}/{name}", [])
+        catalog.replace(Threshold, [], name)
         note = f"no {FITTED_ON} case is known to be normal; there are no thresholds, and every risk is unknown"
         return StageResult(digest(checkpoint, None), {"thresholds": 0}, {"note": note, "checkpoint": checkpoint})
     key = f"thresholds/{digest(fitted.record)}"
     if not ws.store.has(key):
         with ws.store.create(key) as folder:
             write_json(folder / RECORD, fitted.record)
-    keys |= {"artifact": key, "dataset_version": origin.dataset_version, "synthetic": origin.synthetic}
-    ws.lake.write("thresholds", f"{program_name}/{name}", [keys | dict(row) for row in fitted.rows])
+    keys = {"program": program_name, "experiment": name, "checkpoint": checkpoint, "artifact": key}
+    made = {"dataset_version": origin.dataset_version, "synthetic": origin.synthetic}
+    rows = [asdict(threshold) for threshold in fitted.thresholds]
+    catalog.replace(Threshold, [Threshold.of(keys | made | row) for row in rows], name)
     return StageResult(
-        data_version=digest(key, fitted.rows),
-        counts={"thresholds": len(fitted.rows)},
-        summary=keys,
-        tables={"thresholds": pd.DataFrame(fitted.rows)},
+        data_version=digest(key, rows),
+        counts={"thresholds": len(rows)},
+        summary=keys | made,
+        tables={"thresholds": pd.DataFrame(rows)},
     )
 
 
-def record_of(ws: Workspace, program_name: str, name: str, checkpoint: str) -> dict[str, Any] | None:
-    """The thresholds of an experiment that were fitted with this very checkpoint; None where there are none."""
-    rows = ws.lake.rows("thresholds", f"{program_name}/{name}")
-    if not rows or rows[0]["checkpoint"] != checkpoint:
+def record_of(catalog: Catalog, model: Champion | Checkpoint) -> Mapping[str, object] | None:
+    """The record of the thresholds that were fitted with this very model; None where there are none."""
+    thresholds = catalog.rows(Threshold, model.experiment)
+    if not thresholds or thresholds[0].checkpoint != model.checkpoint:
         return None
-    return dict(read_json(ws.store.fetch(rows[0]["artifact"]) / RECORD))
+    return dict(read_json(catalog.ws.store.fetch(thresholds[0].artifact) / RECORD))

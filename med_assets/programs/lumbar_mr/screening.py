@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
+from med_assets.catalog import frame
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr import studies
 from med_assets.programs.lumbar_mr.levels import LEVELS, UNKNOWN
@@ -21,10 +22,22 @@ from med_assets.programs.lumbar_mr.thresholds import (
     tables_of,
 )
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES, shifted_levels
-from med_assets.screening.contract import RANK, RISK, Decision, Fitted, Origin, Screened, Screening
+from med_assets.records import CaseScore
+from med_assets.screening.contract import (
+    RANK,
+    RISK,
+    Decision,
+    Fitted,
+    FittedThreshold,
+    Origin,
+    Screened,
+    Screening,
+)
 
 if TYPE_CHECKING:
     from med_assets.settings import Workspace
+
+S = TypeVar("S", bound=CaseScore)
 
 READ = "; as a reader decided"
 SHOWN = 20
@@ -45,24 +58,27 @@ class LumbarScreening(Screening):
     def settings(self, ws: "Workspace") -> dict[str, Any]:
         return risk(ws).model_dump(mode="json")
 
-    def judged(self, rows: Sequence[Mapping[str, Any]], decisions: Mapping[str, str]) -> list[dict[str, Any]]:
+    def with_reader_decisions(self, scores: Sequence[S], decisions: Mapping[str, str]) -> list[S]:
         values = {"normal": 0.0, "sacralised": 1.0, "lumbarised": 1.0}
-        found = []
-        for row in map(dict, rows):
-            if row["metric"] == TRANSITIONAL and row["case_id"] in decisions:
-                row |= {"value": values.get(decisions[row["case_id"]]), "convention": row["convention"] + READ}
-            found.append(row)
-        return found
+        return [
+            replace(score, value=values.get(decisions[score.case_id]), convention=score.convention + READ)
+            if score.metric == TRANSITIONAL and score.case_id in decisions
+            else score
+            for score in scores
+        ]
 
-    def fit(self, ws: "Workspace", fitted_on: pd.DataFrame, tested_on: pd.DataFrame, origin: Origin) -> Fitted | None:
+    def fit(
+        self, ws: "Workspace", fitted_on: Sequence[CaseScore], tested_on: Sequence[CaseScore], origin: Origin
+    ) -> Fitted | None:
         settings = risk(ws)
-        normals, presumed = normal_cases(fitted_on, settings)
+        fit_scores, test_scores = frame(CaseScore, fitted_on), frame(CaseScore, tested_on)
+        normals, presumed = normal_cases(fit_scores, settings)
         if not normals:
             return None
-        measured, tested = tables_of(fitted_on), tables_of(tested_on)
+        measured, tested = tables_of(fit_scores), tables_of(test_scores)
         record = fit(
             {case: measured[case] for case in normals},
-            dict(zip(fitted_on["case_id"], fitted_on["patient_id"], strict=True)),
+            {score.case_id: score.patient_id for score in fitted_on},
             settings,
             checkpoint=origin.checkpoint,
             dataset_version=origin.dataset_version,
@@ -70,16 +86,25 @@ class LumbarScreening(Screening):
             synthetic=origin.synthetic,
             presumed=presumed,
         )
-        others = [tested[case] for case in normal_cases(tested_on, settings)[0]]
-        rows = []
+        others = [tested[case] for case in normal_cases(test_scores, settings)[0]]
+        thresholds = []
         for one in record.thresholds:
             flags = [one.flags(table[one.level][one.measure]) for table in others]
-            rows.append(
-                {"measure": one.measure, "subject": one.level, "unit": MEASURES[one.measure].unit, "rate": one.rate}
-                | {"value": one.value, "promised_rate": one.promised_rate, "n": one.n, "undefined": one.undefined}
-                | {"tested": len(others), "flagged": None if one.value is None else sum(map(bool, flags))}
+            thresholds.append(
+                FittedThreshold(
+                    measure=one.measure,
+                    subject=one.level,
+                    unit=MEASURES[one.measure].unit,
+                    rate=one.rate,
+                    value=one.value,
+                    promised_rate=one.promised_rate,
+                    n=one.n,
+                    undefined=one.undefined,
+                    tested=len(others),
+                    flagged=None if one.value is None else sum(map(bool, flags)),
+                )
             )
-        return Fitted(record.model_dump(mode="json"), rows)
+        return Fitted(record.model_dump(mode="json"), thresholds)
 
     def table(self, ws: "Workspace", screened: Screened) -> pd.DataFrame:
         record = None if screened.record is None else Thresholds.model_validate(screened.record)

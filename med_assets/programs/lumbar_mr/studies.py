@@ -1,7 +1,7 @@
 """Tables of studies: the measures of each, who should be read first, and what the thresholds promise and keep."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ from med_assets.programs.lumbar_mr.thresholds import (
     tables_of,
 )
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES, PUBLISHED, shifted_levels
+from med_assets.records import Threshold
 
 SHIFTED = "count may be shifted at"
 """Column of the levels with a strong second peak about one level away."""
@@ -114,19 +115,21 @@ def promise(record: Thresholds | None) -> str:
     return text + (f" So no study is called {' or '.join(lost)}, whatever its value." if lost else "")
 
 
-def thresholds_table(fitted: pd.DataFrame, settings: RiskSettings) -> pd.DataFrame:
+def thresholds_table(fitted: Sequence[Threshold], settings: RiskSettings) -> pd.DataFrame:
     """The thresholds at the deciding level, and how many normal test cases, which chose nothing, are beyond them."""
     rows = []
-    for one in fitted[fitted["subject"] == settings.level].to_dict("records"):
-        tested = "" if pd.isna(one["flagged"]) or not one["tested"] else f"{one['flagged']:.0f} of {one['tested']:.0f}"
+    for one in fitted:
+        if one.subject != settings.level:
+            continue
         rows.append(
-            {
-                "measure": f"{one['measure']}, {one['unit']}",
-                "decides": "yes" if one["measure"] == settings.measure else "",
+            {"measure": f"{one.measure}, {one.unit}", "decides": "yes" if one.measure == settings.measure else ""}
+            | {"rate asked": one.rate, "threshold": number(one.value, 3) or "none"}
+            | {"rate promised": number(one.promised_rate, 3), "normals": one.n}
+            | {
+                "false alarms, test normals": ""
+                if one.flagged is None or not one.tested
+                else f"{one.flagged} of {one.tested}"
             }
-            | {"rate asked": one["rate"], "threshold": number(one["value"], 3) or "none"}
-            | {"rate promised": number(one["promised_rate"], 3), "normals": int(one["n"])}
-            | {"false alarms, test normals": tested}
         )
     return pd.DataFrame(rows)
 
