@@ -226,7 +226,8 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     write_predictions(ws, program_name, name, rows)
     chosen = program.get(program_name)
     deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
-    scores, costs = pd.DataFrame(rows), checkpoint_facts(ws, program_name, checkpoint, measure=True)
+    costs = checkpoint_facts(ws, program_name, checkpoint, measure=True)
+    scores = [CaseScore.of(row) for row in rows]
     pictures = [
         *drawn(ws, program_name, checkpoint, scores, ["median"]),
         *over_cases(ws, program_name, checkpoint, scores),

@@ -6,15 +6,16 @@ the history that every training writes.
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.launch.training import curve_panels
+from med_assets.records import CaseScore, EpochMetric
 from med_assets.reporting.pictures import drawn, typical_cases
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
@@ -43,7 +44,7 @@ def folder_of(ws: Workspace, program_name: str, name: str) -> Path:
 
 def history_of(ws: Workspace, program_name: str, name: str) -> pd.DataFrame:
     """The training history of an experiment, an epoch a row and a metric a column."""
-    rows = ws.lake.read("training_history", f"{program_name}/{name}")
+    rows = Catalog(ws, program_name).frame(EpochMetric, name)
     wide = rows.pivot_table(index="epoch", columns="metric", values="value", sort=True)
     return wide.reset_index().rename_axis(columns=None)
 
@@ -53,9 +54,9 @@ def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int
     """Draw the figures of an experiment's checkpoint, unless what they show is as it was; `best` is the epoch that was kept."""
     out = folder_of(ws, program_name, name)
     chosen, history = program.get(program_name), history_of(ws, program_name, name)
-    scores = ws.lake.read("evaluation_cases", f"{program_name}/{name}")
+    scores = Catalog(ws, program_name).rows(CaseScore, name)
     shown = typical_cases(scores, chosen.primary_metric, [LABEL])
-    case = [[row["case_id"], row["split"], row["value"]] for row in shown.values()]
+    case = [[score.case_id, score.split, score.value] for score in shown.values()]
     code = [version_of(draw), chosen.code_versions["evaluate"], chosen.evaluation_settings(ws)]
     key = digest(code, checkpoint, best, history.to_csv(index=False), case)
     kept = read_json(out / RECORD) if (out / RECORD).is_file() else {}
@@ -82,7 +83,7 @@ def _all(
     program_name: str,
     name: str,
     checkpoint: str,
-    scores: pd.DataFrame,
+    scores: Sequence[CaseScore],
     history: pd.DataFrame,
     best: int | None,
     out: Path,
@@ -112,12 +113,12 @@ def terms_of(history: pd.DataFrame) -> list[str]:
     return [name for name in history.columns if name.startswith("train_") and name != "train_loss"]
 
 
-def _case(ws: Workspace, program_name: str, checkpoint: str, scores: pd.DataFrame, out: Path) -> dict[str, str]:
+def _case(ws: Workspace, program_name: str, checkpoint: str, scores: Sequence[CaseScore], out: Path) -> dict[str, str]:
     """Draw the case under names that do not change with it."""
     captions: dict[str, str] = {}
-    row: Any = typical_cases(scores, program.get(program_name).primary_metric, [LABEL]).get(LABEL)
+    shown = typical_cases(scores, program.get(program_name).primary_metric, [LABEL]).get(LABEL)
     for image, caption in drawn(ws, program_name, checkpoint, scores, [LABEL], out):
-        what = image.stem.replace(str(row["case_id"]), "").strip("_") or "case"
+        what = image.stem.replace(shown.case_id if shown else "", "").strip("_") or "case"
         for suffix in (".png", ".pdf"):
             image.with_suffix(suffix).rename(out / f"{LABEL}_{what}{suffix}")
         captions[f"{LABEL}_{what}.png"] = f"{caption}."

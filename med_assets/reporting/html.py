@@ -27,7 +27,7 @@ class Section:
     """One section of a report: heading, paragraphs (separated by a blank line), table, pictures and links.
 
     `captions` belong to `images` in order and may be fewer. `links` maps a label to an address relative to the report.
-    A `folded` section starts closed.
+    A `folded` section starts closed. The pictures of one that is `shown_with_run` go to Dagster's run too.
     """
 
     title: str
@@ -37,6 +37,7 @@ class Section:
     captions: Sequence[str] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     folded: bool = False
+    shown_with_run: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""The sections of the report, in their order. To add one, write a function from `ReportFacts` to sections and add it to SECTIONS."""
+
+from collections.abc import Callable, Iterable
+
+from med_assets.evaluation import analyse, crossvalidation, finetuning
+from med_assets.evaluation import learning_curves as curves
+from med_assets.evaluation.replicates import SPREAD
+from med_assets.evaluation.stage import INTERVAL
+from med_assets.promotion.stage import decision_table
+from med_assets.records import Failure
+from med_assets.reporting import data_sections, model_sections
+from med_assets.reporting.html import Section
+from med_assets.reporting.index import links
+from med_assets.reporting.report_facts import ReportFacts
+
+
+def leaderboard(facts: ReportFacts) -> Iterable[Section]:
+    """All evaluated experiments side by side."""
+    metric, board = facts.program.primary_metric, facts.leaderboard
+    text = f"Sorted by {metric.name} on validation: {metric.meaning}. Mean over cases, in brackets its interval: {INTERVAL}."
+    images = list(board.images.values())
+    yield Section("Leaderboard", text, board.tables["leaderboard"], images, shown_with_run=True)
+
+
+def replicates(facts: ReportFacts) -> Iterable[Section]:
+    """Trainings that differ in their seed alone."""
+    if "replicates" in facts.leaderboard.tables:
+        yield Section("Replicates", SPREAD, facts.leaderboard.tables["replicates"])
+
+
+def experiments(facts: ReportFacts) -> Iterable[Section]:
+    """Links to the index, the notebooks and the figures."""
+    if found := links(facts.ws, facts.name):
+        text = "Every run with its code, data, hardware, scores and command; a notebook and figures for print of each experiment."
+        yield Section("Experiments", text, links=found)
+
+
+def cross_validations(facts: ReportFacts) -> Iterable[Section]:
+    """Every experiment that was cross-validated."""
+    return crossvalidation.sections(facts.ws, facts.name)
+
+
+def learning_curves(facts: ReportFacts) -> Iterable[Section]:
+    """Scores against the number of training patients."""
+    return curves.sections(facts.ws, facts.name)
+
+
+def analyses(facts: ReportFacts) -> Iterable[Section]:
+    """The analyses of the program."""
+    return analyse.sections(facts.ws, facts.name)
+
+
+def fine_tuning(facts: ReportFacts) -> Iterable[Section]:
+    """Experiments that began with the weights of another."""
+    table = finetuning.table(facts.ws, facts.name)
+    if not table.empty:
+        yield Section("Fine-tuning", finetuning.ABOUT, table)
+
+
+def decisions(facts: ReportFacts) -> Iterable[Section]:
+    """The newest verdict of the gate on every experiment."""
+    if facts.verdicts:
+        text = (
+            "The newest verdict on every evaluated experiment, by the promotion policy of the program. Difference: paired, challenger "
+            "minus reference, turned so that below 0 is better, with its 95 % interval; p: that it is not better by the "
+            "margin, and adjusted over all challengers of the decision (Holm), at most 0.025 to be promoted; detectable: the difference that as "
+            "many patients would have shown with a chance of 80 %."
+        )
+        table = decision_table(facts.verdicts).drop(columns="checkpoint")
+        yield Section("Decisions of the gate", text, table, folded=True)
+
+
+def failures(facts: ReportFacts) -> Iterable[Section]:
+    """Cases that a model could not be applied to."""
+    rows = facts.catalog.frame(Failure)
+    if not rows.empty:
+        text = "Cases that a model could not be applied to, with the exception; they are in no number of this report."
+        yield Section("Failures", text, rows[["stage", "experiment", "case_id", "error"]])
+
+
+SECTIONS: tuple[Callable[[ReportFacts], Iterable[Section]], ...] = (
+    leaderboard,
+    replicates,
+    experiments,
+    model_sections.model,
+    model_sections.held_out_cases,
+    model_sections.program_tables,
+    model_sections.all_scores,
+    model_sections.definitions,
+    model_sections.card,
+    model_sections.screening,
+    cross_validations,
+    learning_curves,
+    analyses,
+    fine_tuning,
+    decisions,
+    model_sections.monitoring,
+    data_sections.cases,
+    data_sections.program_tables,
+    data_sections.held_out_warnings,
+    data_sections.between_cases,
+    data_sections.quarantine,
+    failures,
+)
+"""The sections in the order of the report; a function that yields nothing has no section."""
