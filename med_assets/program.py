@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from med_assets.dicom.geometry import TiltPolicy
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.experiments.configuration import Experiment
+    from med_assets.intake.reasons import Reason
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.preparation.label_rows import LabelRow
@@ -228,6 +229,8 @@ class Program(ABC):
     """The metric of the training history that people follow; it is measured by training itself, on the grid of training."""
     baseline: str | None
     """Name of the experiment that any champion must beat, if there is one."""
+    reasons: "tuple[Reason, ...]" = ()
+    """Reasons of its own for which a case is not used, beside those in intake/reasons.py."""
     intended_use: str
     not_for: str
     limitations: tuple[str, ...]

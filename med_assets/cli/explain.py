@@ -62,7 +62,7 @@ def _outcome(case: CaseVersion | PreparedCase) -> str:
         return "accepted" if case.status == Status.OK else "accepted without a label, to be predicted"
     if case.status == Status.NOTE:
         return f"note ({case.reason_code}): {case.reason}"
-    advice = remedy(case.reason_code or "")
+    advice = remedy(case.program, case.reason_code)
     return f"quarantined ({case.reason_code}): {case.reason}" + (f"\n  what to do: {advice}" if advice else "")
 
 

@@ -1,4 +1,4 @@
-"""What programs share in making cases of files: each case is of one patient and one study, and what CT programs group alike."""
+"""What programs share in making cases of files: each case is of one patient and one study, and a series with what belongs to it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,13 +15,13 @@ Others = Mapping[str, Sequence["Instance"]]
 """Instances by modality."""
 
 Picked = tuple[list["Instance"], str, str]
-"""What belongs to a CT series, and code and message of why it makes no case, both empty when it does."""
+"""What belongs to a series, and code and message of why it makes no case, both empty when it does."""
 
 
 def referring(instances: Sequence["Instance"], targets: Collection[str], frame: str, alone: bool) -> list["Instance"]:
     """Return those that name one of the SOP instances `targets`.
 
-    Where none does and the CT series is the only one (`alone`), those in its frame of reference, else all: whether they
+    Where none does and the series is the only one (`alone`), those in its frame of reference, else all: whether they
     belong to it is then for the program to verify.
     """
     linked = [one for one in instances if not set(one.referenced_sops).isdisjoint(targets)]
@@ -30,21 +30,36 @@ def referring(instances: Sequence["Instance"], targets: Collection[str], frame: 
     return [one for one in instances if one.frame_of_reference_uid in ("", frame)] or list(instances)
 
 
-def around_ct(
-    instances: Sequence["Instance"],
-    parts: Collection[str],
-    pick: Callable[[list["Instance"], Others, bool], Picked],
-    expected: str,
-) -> tuple[list[RawCase], list[Refusal]]:
-    """Group instances into a case per CT series; what does not make a case is refused with a reason.
+Pick = Callable[[list["Instance"], Others, bool], Picked]
+"""Says what of the other modalities belongs to the slices of one series, and is given whether that series is the only one."""
 
-    `pick` says what of the other modalities belongs to the slices of one series, and whether that series is the only one.
+
+def one_label(kinds: Sequence[str]) -> Pick:
+    """Pick the one object of these modalities, such as SEG and RTSTRUCT, that labels a series; one without is to be predicted."""
+
+    def pick(slices: list["Instance"], others: Others, alone: bool) -> Picked:
+        targets, frame = {one.sop_instance_uid for one in slices}, slices[0].frame_of_reference_uid
+        found = referring([one for kind in kinds for one in others.get(kind, ())], targets, frame, alone)
+        if len(found) <= 1:
+            return found, "", ""
+        counts = ", ".join(f"{sum(one.modality == kind for one in found)} {kind}" for kind in kinds)
+        text = f"expected one {' or '.join(kinds)} for the {slices[0].modality} series, got {counts}; send the one that counts"
+        return found, "several_labels", text
+
+    return pick
+
+
+def around_series(
+    instances: Sequence["Instance"], images: str, parts: Collection[str], pick: Pick, expected: str
+) -> tuple[list[RawCase], list[Refusal]]:
+    """Group instances into a case per series of the modality `images`; what does not make a case is refused with a reason.
+
     `parts` are the other modalities of a case; `expected` names all of them to people.
     """
     others: dict[str, list[Instance]] = defaultdict(list)
     series: dict[str, list[Instance]] = defaultdict(list)
     for instance in instances:
-        (series[instance.series_uid] if instance.modality == "CT" else others[instance.modality]).append(instance)
+        (series[instance.series_uid] if instance.modality == images else others[instance.modality]).append(instance)
     cases, refusals = [], []
     used: set[str] = set()
     owner = _owners(others, series)
@@ -68,8 +83,10 @@ def around_ct(
     for modality in sorted(others):
         left = [one for one in others[modality] if one.sop_instance_uid not in used]
         if left and modality in parts:
-            text = f"expected the CT series that this {modality} belongs to, got none beside it; send them together"
-            refusals.append(Refusal("no_ct", text, len(left)))
+            text = (
+                f"expected the {images} series that this {modality} belongs to, got none beside it; send them together"
+            )
+            refusals.append(Refusal("no_ct" if images == "CT" else "no_image", text, len(left)))
         elif left:
             text = f"expected {expected}, got {len(left)} instances of {shown(modality)}; they are not used"
             refusals.append(Refusal("wrong_modality", text, len(left)))

@@ -1,4 +1,4 @@
-"""Every reason for which a file or case is not used: its code, what it means and what to do.
+"""Every reason for which a file or case is not used: its code, what it means and what to do. Those of one program are in its folder.
 
 `med-assets explain` shows the remedy, docs/intake.md holds the table (`make docs` writes it), and a test compares the codes
 that the source raises with this table.
@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from med_assets import program
 
 Stage = Literal[
     "archive", "file", "case", "geometry", "structures", "dose", "segmentation", "program", "identity", "import"
@@ -387,46 +389,10 @@ _ALL = (
         "the case's stored DICOM is no longer in the store",
         "`med-assets verify` says how to get it back",
     ),
-    Reason("no_tissue", "program", "a CT without values above 0 HU", "check rescale and modality"),
     Reason("no_contrast", "program", "all values of the image are nearly the same", "export the image again"),
-    Reason("no_sagittal_t2", "program", "a study without a sagittal T2 series", "send the series, or name it so"),
-    Reason(
-        "points_without_series",
-        "program",
-        "level points without the series that they were set on",
-        "send them together",
-    ),
-    Reason(
-        "several_point_sets", "program", "several structure sets with points for one series", "send the one that counts"
-    ),
-    Reason(
-        "no_level_points",
-        "program",
-        "no point has the name of a level",
-        "name the points so, or send the series without them",
-    ),
-    Reason("several_anatomies", "program", "points state several anatomies", "keep one"),
     Reason("no_image", "program", "a mask without the image that it was drawn on", "send them together"),
     Reason("no_mask", "program", "an image without a mask", "send its SEG"),
-    Reason(
-        "unknown_label",
-        "program",
-        "a segment has a label that the program does not know",
-        "name it as the program's page says",
-    ),
     Reason("two_labels", "program", "one image has two labels", "send the one that counts"),
-    Reason(
-        "lesion_in_normal",
-        "program",
-        "an image labelled normal has a lesion in its mask",
-        "correct the label or the mask",
-    ),
-    Reason(
-        "empty_mask",
-        "program",
-        "an image labelled with a lesion has an empty mask",
-        "outline the lesion, or label the image normal",
-    ),
     Reason(
         "mask_size_mismatch",
         "program",
@@ -434,23 +400,10 @@ _ALL = (
         "send the mask that was drawn on this image",
     ),
     Reason(
-        "mask_outside_tissue",
-        "program",
-        "the mask reaches beyond the region of tissue",
-        "check the regions of the image, or the mask",
-    ),
-    Reason(
         "region_outside_image",
         "program",
         "a region of tissue lies outside the image, or ends before it begins",
         "correct SequenceOfUltrasoundRegions, or export the image again",
-    ),
-    Reason("too_small", "program", "the region of tissue is too small", "send the whole image"),
-    Reason(
-        "no_study_group",
-        "program",
-        "the volume carries no study group, site or protocol",
-        "import it with `med-assets import ai-readi`",
     ),
     Reason(
         "no_given_split",
@@ -546,20 +499,26 @@ _ALL = (
     Reason("values_out_of_range", "import", "values lie outside what the layout allows", "export the original values"),
 )
 
-REASONS = {reason.code: reason for reason in _ALL}
-"""Reason by code."""
+
+def reasons(*programs: str) -> dict[str, Reason]:
+    """Reasons by code: those that programs share, and those of the named ones, or of all."""
+    own = [reason for name in programs or program.REGISTRY for reason in program.get(name).reasons]
+    return {reason.code: reason for reason in (*_ALL, *own)}
 
 
-def remedy(code: str | None) -> str:
-    """What a person can do about a case quarantined with this code; empty for a code of an earlier version."""
-    return REASONS[code].remedy if code in REASONS else ""
+def remedy(program_name: str, code: str | None) -> str:
+    """What a person can do about a case of a program quarantined with this code; empty for a code of an earlier version."""
+    found = reasons(program_name).get(code or "")
+    return found.remedy if found else ""
 
 
 def table() -> str:
     """Markdown of all reasons, grouped by where they arise."""
     parts = []
     for stage, title in TITLES.items():
-        rows = sorted((reason for reason in _ALL if reason.stage == stage), key=lambda reason: reason.code)
+        rows = sorted(
+            (reason for reason in reasons().values() if reason.stage == stage), key=lambda reason: reason.code
+        )
         lines = [f"| `{reason.code}` | {reason.meaning} | {reason.remedy} |" for reason in rows]
         parts.append("\n".join([f"### {title}\n", "| code | what it means | what to do |", "|---|---|---|", *lines]))
     return "\n\n".join(parts)

@@ -19,18 +19,19 @@ TRUE_COLOUR, PREDICTED_COLOUR = "#3DF59B", "#FF8AE2"
 
 def plot_masks(
     path: Path,
-    ct_hu: NDArray[Any],
+    image: NDArray[Any],
     truth: NDArray[np.bool_] | None,
     prediction: NDArray[np.bool_],
     spacing_mm: tuple[float, float, float],
     *,
     title: str = "",
+    window: tuple[float, float] = WINDOW_HU,
 ) -> Path:
     """Draw both masks as outlines on three axial slices through the largest lesion; return `path`. Without `truth`, one.
 
     Arrays are (z, y, x) with axes to superior, posterior and patient left (radiological view: patient right at the left
     of the picture). The lesion is the largest component of the truth, or of the prediction where there is no truth;
-    without either the middle of the volume is shown.
+    without either the middle of the volume is shown. `window` are the values shown black and white.
     """
     from matplotlib.lines import Line2D
 
@@ -38,8 +39,10 @@ def plot_masks(
     masks = [(prediction, PREDICTED_COLOUR, "dashed", "predicted")]
     if truth is not None:
         masks.insert(0, (truth, TRUE_COLOUR, "solid", "true"))
-    if any(mask.shape != ct_hu.shape for mask, *_ in masks):
-        raise ValueError(f"expected CT and masks on one grid, got {[ct_hu.shape, *(mask.shape for mask, *_ in masks)]}")
+    if any(mask.shape != image.shape for mask, *_ in masks):
+        raise ValueError(
+            f"expected image and masks on one grid, got {[image.shape, *(mask.shape for mask, *_ in masks)]}"
+        )
     slices, rows, columns = _around(_largest(next((m for m, *_ in masks if m.any()), prediction)), spacing_mm)
     _, dy, dx = spacing_mm
     height, width = (rows.stop - rows.start) * dy, (columns.stop - columns.start) * dx
@@ -50,10 +53,9 @@ def plot_masks(
             axis.grid(False)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            low, high = WINDOW_HU
-            shown = np.asarray(ct_hu[index, rows, columns])
+            shown = np.asarray(image[index, rows, columns])
             axis.imshow(
-                shown, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0), interpolation="bilinear", aspect="equal"
+                shown, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, width, height, 0), interpolation="bilinear", aspect="equal"
             )  # fmt: skip
             for mask, tone, style, _ in masks:
                 cut = mask[index, rows, columns]

@@ -9,7 +9,7 @@ from med_assets.errors import CheckpointMismatch
 from med_assets.experiments.configuration import Experiment, from_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SHOWN = 5
 """Tensors named in an error message, of those that do not fit."""
@@ -61,6 +61,12 @@ def demand_fit(expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]", 
             f"differ in name or shape: {fit.text()}; {advice}"
         )
     return fit
+
+
+def load_weights(network: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
+    """Load the weights of a checkpoint into the network of its experiment. Raises CheckpointMismatch unless every tensor fits."""
+    demand_fit(network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment")
+    network.load_state_dict(dict(weights), strict=True)
 
 
 def demand_values(expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]") -> None:

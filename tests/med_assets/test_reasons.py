@@ -8,11 +8,12 @@ import pandas as pd
 
 import med_assets
 from med_assets.cli.commands import table
-from med_assets.intake.reasons import REASONS, TITLES, remedy, with_table
+from med_assets.intake.reasons import TITLES, reasons, remedy, with_table
 from med_assets.settings import Workspace
 from tests.invented import Study, ct, ingest, plan_case, write
 
 PACKAGE = Path(med_assets.__file__).parent
+REASONS = reasons()
 RAISES = {"CaseRejected", "ArchiveRejected", "Refusal"}
 
 
@@ -47,7 +48,9 @@ def test_each_reason_has_a_meaning_and_a_remedy_of_its_own() -> None:
         assert len(reason.meaning) > 10, reason.code
         assert len(reason.remedy) > 5, reason.code
         assert "|" not in reason.meaning + reason.remedy
-    assert remedy("a code of an earlier version") == ""
+    assert remedy("rt_dose", "a code of an earlier version") == ""
+    assert remedy("lung_ct", "no_tissue")
+    assert not remedy("rt_dose", "no_tissue")
 
 
 def test_the_page_of_intake_holds_the_table() -> None:

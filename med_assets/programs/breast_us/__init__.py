@@ -9,6 +9,7 @@ import pyarrow as pa
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import SHARE
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Predicted, Program, RawCase, Refusal, ReportTable
+from med_assets.programs.breast_us.reasons import REASONS
 from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class BreastUs(Program):
         "val_dice", "lesion", "1", False, "Dice on the network's image, over those with a lesion", range=SHARE
     )
     baseline = "tinyusfm"
+    reasons = REASONS
     intended_use = (
         "Research on outlining lesions in breast ultrasound, and proposals for outlines that a person corrects."
     )

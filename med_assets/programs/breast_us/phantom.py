@@ -4,7 +4,6 @@ A benign lesion is a smooth ellipse wider than tall, brighter tissue below it; a
 shadow. Not for training anything clinical. A picture has a border with text burnt in, as machines write it.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.segmentation_2d import write_flat_seg
 from med_assets.dicom.ultrasound import Box, write_us
+from med_assets.programs.phantoms import new_case
 
 KINDS = ("benign", "malignant", "benign", "malignant", "normal")
 """Kind of a phantom by its seed, in turn."""
@@ -131,11 +131,11 @@ def write_case(folder: Path, seed: int, *, shape: tuple[int, int] = SHAPE, kind:
         study_date="20240301",
         synthetic=True,
     )
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    image = write_us(part / "us.dcm", made.pixels, identity, pixel_mm=made.pixel_mm, region=made.region, burnt_in=True)
-    write_flat_seg(part / "seg.dcm", made.mask, made.kind, image, synthetic=True)
-    part.rename(folder)
+    with new_case(folder) as part:
+        image = write_us(
+            part / "us.dcm", made.pixels, identity, pixel_mm=made.pixel_mm, region=made.region, burnt_in=True
+        )
+        write_flat_seg(part / "seg.dcm", made.mask, made.kind, image, synthetic=True)
     return folder
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from med_assets.programs.breast_us.experiment import BreastExperiment
 from med_assets.programs.breast_us.images import as_image
 from med_assets.programs.breast_us.network import Segmenter
-from med_assets.training.tensors import demand_fit, read_checkpoint
+from med_assets.training.inference import inferring
+from med_assets.training.tensors import load_weights, read_checkpoint
 
 
 def both_of(network: nn.Module, grey: Any, side: int) -> tuple[Tensor, Tensor]:
@@ -20,16 +20,10 @@ def both_of(network: nn.Module, grey: Any, side: int) -> tuple[Tensor, Tensor]:
 
     The network is in evaluation mode meanwhile.
     """
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            assert isinstance(network, Segmenter)
-            logits, features = network.both(as_image(grey, side)[None].to(device))
-            return logits[0].float().cpu(), features[0].float().cpu()
-    finally:
-        network.train(was_training)
+    with inferring(network) as device:
+        assert isinstance(network, Segmenter)
+        logits, features = network.both(as_image(grey, side)[None].to(device))
+        return logits[0].float().cpu(), features[0].float().cpu()
 
 
 def on_pixels(logits: Tensor, shape: tuple[int, ...]) -> np.ndarray:
@@ -44,10 +38,7 @@ class Predictor:
     def __init__(self, experiment: BreastExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
         self.experiment = experiment
         self.network = Segmenter(experiment)
-        demand_fit(
-            self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
-        )
-        self.network.load_state_dict(dict(weights), strict=True)
+        load_weights(self.network, weights)
         self.network.to(device)
 
     def both(self, grey: Any) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import CasePredictor, Fact, Metric, Program, RawCase, Refusal, ReportTable
+from med_assets.programs.lumbar_mr.reasons import REASONS
 from med_assets.storage.files import digest
 from med_assets.storage.versions import versioned
 
@@ -62,6 +63,7 @@ class LumbarMr(Program):
         range=POSITIVE,
     )
     baseline = "mean_position"
+    reasons = REASONS
     intended_use = (
         "Research on finding lumbosacral transitional vertebrae, and a queue of studies that a radiologist reads first."
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from med_assets.dicom.mr import T2_ECHO_MS, T2_REPETITION_MS, t2_weighted
 from med_assets.intake.grouping import referring
 from med_assets.program import RawCase, Refusal
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 SAGITTAL_DEGREES = 30.0
 """How far the slice normal of a sagittal series may be from left-right."""
-
-T2_ECHO_MS, T2_REPETITION_MS = 60.0, 1500.0
-"""Least echo and repetition time of a series that counts as T2-weighted where its description does not say."""
 
 POINTS = "RTSTRUCT"
 
@@ -41,11 +39,6 @@ def described(one: "Instance") -> bool:
     """Whether the description names a sagittal T2 series: it has "sag" and "t2" in it."""
     words = one.description.lower()
     return "sag" in words and "t2" in words
-
-
-def weighted(one: "Instance") -> bool:
-    """Whether echo and repetition time are those of a T2-weighted spin echo."""
-    return (one.echo_time_ms or 0) >= T2_ECHO_MS and (one.repetition_time_ms or 0) >= T2_REPETITION_MS
 
 
 def shown(one: "Instance") -> list["Instance"]:
@@ -79,7 +72,7 @@ def candidates(series: Mapping[str, Sequence["Instance"]]) -> tuple[list[str], s
     first = {uid: shown(min(slices, key=lambda one: one.sop_instance_uid)) for uid, slices in series.items()}
     named = [uid for uid, ones in first.items() if described(ones[0])]
     found = [uid for uid in named if any(is_sagittal(one) is not False for one in first[uid])]
-    found = found or [uid for uid, ones in first.items() if any(is_sagittal(one) and weighted(one) for one in ones)]
+    found = found or [uid for uid, ones in first.items() if any(is_sagittal(one) and t2_weighted(one) for one in ones)]
     if found:
         return found, "", ""
     if named:

@@ -8,14 +8,14 @@ Transitional anatomy: "sacralised" has L5 grown to the sacrum, in line with it a
 "lumbarised" has S1 free of it, square and in line with L5, with a disc of its own below. Levels are named by the true count.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from med_assets.dicom.geometry import Geometry, Volume
-from med_assets.dicom.write import Identity, derived_uid, write_mr, write_points
+from med_assets.dicom.write import write_mr, write_points
+from med_assets.programs.phantoms import identity_of_phantom, new_case
 
 SACRUM, LUMBAR, THORACIC = ("S5", "S4", "S3", "S2", "S1"), ("L5", "L4", "L3", "L2", "L1"), ("T12", "T11", "T10", "T9")
 VERTEBRAE = (*SACRUM, *LUMBAR, *THORACIC)
@@ -95,8 +95,6 @@ def write_case(
     those of LEVELS and "LSTV <anatomy>"; `points` False leaves them out. Raises FileExistsError, and ValueError for another
     anatomy and where the grid does not hold the lumbar discs, for which 230 mm from head to feet and 35 mm across are enough.
     """
-    if folder.exists():
-        raise FileExistsError("expected a new folder for the phantom, and it exists already; choose another name")
     if anatomy not in ANATOMIES:
         raise ValueError(f"expected one of the anatomies {ANATOMIES}, got {anatomy!r}")
     rng = np.random.default_rng([seed, *shape, ANATOMIES.index(anatomy)])
@@ -106,29 +104,18 @@ def write_case(
     at = geometry.to_index(np.array(list(marks.values())))
     if (at < 0).any() or (at > np.array(shape) - 1).any():
         raise ValueError("expected a field of view that holds L1/L2 to L5/S1, about 230 mm by 35 mm; use a larger grid")
-    patient_id = patient_id or f"PHANTOM-{seed:04d}"
-    recipe = f"{patient_id} {seed} {anatomy} {shape} {spacing_mm}"
-    identity = Identity(
-        patient_id=patient_id,
-        study_uid=derived_uid("spine phantom study", recipe),
-        frame_of_reference_uid=derived_uid("spine phantom frame of reference", recipe),
-        patient_name="Phantom^Spine",
-        study_date=f"20{20 + seed % 5}{1 + seed % 12:02d}{1 + seed % 28:02d}",
-        synthetic=True,
-    )
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    series = identity.uid("MR series")
-    volume = Volume(signal(pieces, geometry, rng), geometry)
-    uids = write_mr(
-        part / "MR", volume, identity, series,
-        description="Sagittal T2 phantom", echo_time_ms=100.0, repetition_time_ms=3500.0,
-    )  # fmt: skip
-    if points:
-        positions = geometry.to_points(np.array([[index, 0, 0] for index in range(shape[0])]))
-        named = {name: marks[name] for name in LEVELS} | {f"LSTV {anatomy}": marks["L5/S1"]}
-        write_points(part / "points.dcm", named, identity, series, list(zip(uids, positions, strict=True)))
-    part.rename(folder)
+    identity = identity_of_phantom("spine", seed, f"{anatomy} {shape} {spacing_mm}", patient_id)
+    with new_case(folder) as part:
+        series = identity.uid("MR series")
+        volume = Volume(signal(pieces, geometry, rng), geometry)
+        uids = write_mr(
+            part / "MR", volume, identity, series,
+            description="Sagittal T2 phantom", echo_time_ms=100.0, repetition_time_ms=3500.0,
+        )  # fmt: skip
+        if points:
+            positions = geometry.to_points(np.array([[index, 0, 0] for index in range(shape[0])]))
+            named = {name: marks[name] for name in LEVELS} | {f"LSTV {anatomy}": marks["L5/S1"]}
+            write_points(part / "points.dcm", named, identity, series, list(zip(uids, positions, strict=True)))
 
 
 def spine(anatomy: str, rng: np.random.Generator) -> list[Piece]:

@@ -20,7 +20,8 @@ from med_assets.programs.lumbar_mr.sequence import Gaps, decode
 from med_assets.programs.lumbar_mr.slices import as_images
 from med_assets.programs.lumbar_mr.transforms import from_input
 from med_assets.programs.lumbar_mr.uncertainty import confidence
-from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
+from med_assets.training.inference import inferring
+from med_assets.training.tensors import SHOWN, load_weights, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,8 @@ def predict_case(network: nn.Module, case: PreparedCase, experiment: LumbarExper
     The middle is the experiment's `slices.middle`. The model's own: of the slices each `search_mm`, the one around which,
     within `combine_mm`, the probabilities of all levels and pixels have the largest sum.
     """
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            return _predict(network, case, experiment, views)
-    finally:
-        network.train(was_training)
+    with inferring(network):
+        return _predict(network, case, experiment, views)
 
 
 def _predict(network: nn.Module, case: PreparedCase, experiment: LumbarExperiment, views: bool) -> Prediction:
@@ -153,10 +149,7 @@ class Predictor:
         self.network: nn.Module | None = None
         if experiment.network.kind != "mean_position":
             self.network = build_network(experiment.network)
-            demand_fit(
-                self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
-            )
-            self.network.load_state_dict(self._weights, strict=True)
+            load_weights(self.network, weights)
             self.network.to(device)
         elif set(weights) != set(mean_position.KEYS):
             raise CheckpointMismatch(

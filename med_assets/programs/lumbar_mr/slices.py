@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from med_assets.programs.lumbar_mr.experiment import Augment, LumbarExperiment
 from med_assets.programs.lumbar_mr.maps import Change, discs, map_points
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
+from med_assets.training.patches import case_order
 
 CHANNELS = 3
 """A slice is repeated so often, since the released encoder takes colour images."""
@@ -43,8 +44,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
 
     def order(self, epoch: int) -> np.ndarray:
         """Return which case each position of an epoch takes: all equally often, in a shuffled order."""
-        rng = np.random.default_rng([self.seed, epoch, 0])
-        return np.concatenate([rng.permutation(len(self.cases)) for _ in range(self.experiment.per_case)])
+        return case_order(self.seed, epoch, len(self.cases), len(self))
 
     def changed(self, case: PreparedCase, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
         """Draw a slice of a case and change it: float32 (1, y, x) in 0..1, and its points (level, 2) in pixels."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import conf_folder
-from med_assets.intake.grouping import Others, Picked, around_ct, referring
+from med_assets.intake.grouping import around_series, one_label
 from med_assets.metrics.ranges import SHARE
 from med_assets.preparation.label_rows import LabelRow
 from med_assets.program import (
@@ -22,6 +22,7 @@ from med_assets.program import (
     ReportTable,
     tilt_policy,
 )
+from med_assets.programs.lung_ct.reasons import REASONS
 from med_assets.storage.files import digest, read_yaml
 from med_assets.storage.versions import versioned
 
@@ -46,18 +47,6 @@ PHANTOM_SHAPE, PHANTOM_MM = (48, 64, 64), (5.0, 5.0, 5.0)
 """Grid of synthetic cases (z, y, x): coarse, so that a small network learns them on a CPU within a minute."""
 
 
-def _label(slices: list["Instance"], others: Others, alone: bool) -> Picked:
-    """The one segmentation or structure set of a CT series; a series without one is to be predicted."""
-    targets, frame = {one.sop_instance_uid for one in slices}, slices[0].frame_of_reference_uid
-    candidates = [one for kind in LABEL_KINDS for one in others.get(kind, ())]
-    found = referring(candidates, targets, frame, alone)
-    if len(found) > 1:
-        counts = ", ".join(f"{sum(one.modality == kind for one in found)} {kind}" for kind in LABEL_KINDS)
-        text = f"expected one SEG or RTSTRUCT for the CT series, got {counts}; send the one that counts"
-        return found, "several_labels", text
-    return found, "", ""
-
-
 class LungCt(Program):
     """A chest CT series and one segmentation of it are one case, known by its patient and its CT series."""
 
@@ -79,6 +68,7 @@ class LungCt(Program):
         "val_dice", "target", "1", False, "Dice on the grid of training, by whole volumes", range=SHARE
     )
     baseline = "foundation"
+    reasons = REASONS
     intended_use = (
         "Research on segmentation of lung tumours in chest CT, and proposals for contours that a person corrects."
     )
@@ -119,7 +109,7 @@ class LungCt(Program):
     }
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
-        return around_ct(instances, LABEL_KINDS, _label, "CT with a SEG or RTSTRUCT")
+        return around_series(instances, "CT", LABEL_KINDS, one_label(LABEL_KINDS), "CT with a SEG or RTSTRUCT")
 
     @versioned("3")
     def verify(self, case: RawCase) -> bool:

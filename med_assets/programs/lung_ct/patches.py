@@ -12,6 +12,7 @@ from med_assets.programs.lung_ct.classes import Relabelling, relabelling
 from med_assets.programs.lung_ct.experiment import LungExperiment, Patches
 from med_assets.programs.lung_ct.labels import UNLABELLED
 from med_assets.programs.lung_ct.prepared import PreparedCase
+from med_assets.training.patches import case_order, corner_near, window
 
 Place = tuple[int, int, int]
 
@@ -51,9 +52,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
 
     def order(self, epoch: int) -> np.ndarray:
         """Return which case each position of an epoch takes: all equally often, up to one, in a shuffled order."""
-        rng = np.random.default_rng([self.seed, epoch, 0])
-        rounds = -(-len(self) // len(self.cases))
-        return np.concatenate([rng.permutation(len(self.cases)) for _ in range(rounds)])[: len(self)]
+        return case_order(self.seed, epoch, len(self.cases), len(self))
 
     def centres(self, number: int) -> list[np.ndarray]:
         """Return for each class that counts the flat indices that a patch of a case can be centred at; found once per case.
@@ -82,30 +81,20 @@ def place(centres: Sequence[np.ndarray], shape: Sequence[int], patches: Patches,
     A class that counts, the background among them, is drawn with equal probability, then one of its voxels: the patch's
     centre is as near to it as the borders allow.
     """
-    slack = [size - side for size, side in zip(shape, patches.size, strict=True)]
-    corner = [room // 2 for room in slack]
+    corner = [(size - side) // 2 for size, side in zip(shape, patches.size, strict=True)]
     if centres:
         voxels = centres[int(rng.integers(len(centres)))]
-        centre = np.unravel_index(int(voxels[rng.integers(len(voxels))]), tuple(shape))
-        corner = [
-            min(max(int(middle) - side // 2, 0), room) if room > 0 else room // 2
-            for middle, side, room in zip(centre, patches.size, slack, strict=True)
-        ]
+        centre = [int(one) for one in np.unravel_index(int(voxels[rng.integers(len(voxels))]), tuple(shape))]
+        corner = corner_near(centre, patches.size, shape)
     return (corner[0], corner[1], corner[2])
 
 
 def cut(case: PreparedCase, corner: Place, size: Sequence[int]) -> dict[str, Tensor]:
     """Read one patch of image and sources, (1, x, y, z). What lies beyond the volume is air and background."""
-    spans = [
-        slice(max(start, 0), min(start + side, extent))
-        for start, side, extent in zip(corner, size, case.image.shape, strict=True)
-    ]
-    pads = [
-        (span.start - start, start + side - span.stop) for span, start, side in zip(spans, corner, size, strict=True)
-    ]
+    spans, pads = window(corner, size, case.image.shape)
     arrays = {"image": np.float32, "sources": np.int16}
     return {
-        name: torch.from_numpy(np.pad(np.asarray(getattr(case, name)[tuple(spans)], dtype), pads)[None])
+        name: torch.from_numpy(np.pad(np.asarray(getattr(case, name)[spans], dtype), pads)[None])
         for name, dtype in arrays.items()
     }
 

@@ -6,7 +6,6 @@ anything about patients.
 """
 
 import hashlib
-import shutil
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +15,8 @@ import pydicom
 
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.seg_write import write_seg
-from med_assets.dicom.write import Identity, derived_uid, write_ct
-from med_assets.programs.phantom_grid import axes, centred_geometry
+from med_assets.dicom.write import write_ct
+from med_assets.programs.phantoms import axes, centred_geometry, identity_of_phantom, new_case
 
 TUMOUR = "lung tumor"
 
@@ -63,34 +62,20 @@ def write_case(
     for tests. The anatomy needs a field of view of about 230 x 260 x 310 mm (z, y, x). Raises FileExistsError, and
     ValueError where the grid is too small or too coarse to hold a tumour of 0.5 ml in the lungs.
     """
-    if folder.exists():
-        raise FileExistsError("expected a new folder for the phantom, and it exists already; choose another name")
-    patient_id = patient_id or f"PHANTOM-{seed:04d}"
     rng = np.random.default_rng([seed, *shape])
     geometry = centred_geometry(shape, spacing_mm)
     masks = anatomy(geometry, rng)
     lumps = tumours(geometry, masks, rng)
-    recipe = f"{patient_id} {seed} {shape} {spacing_mm}"
-    identity = Identity(
-        patient_id=patient_id,
-        study_uid=derived_uid("chest phantom study", recipe),
-        frame_of_reference_uid=derived_uid("chest phantom frame of reference", recipe),
-        patient_name="Phantom^Chest",
-        study_date=f"20{20 + seed % 5}{1 + seed % 12:02d}{1 + seed % 28:02d}",
-        synthetic=True,
-    )
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write_ct(part / "CT", Volume(ct_hu(geometry, masks, lumps, rng), geometry), identity, identity.uid("CT series"))
-    source = [pydicom.dcmread(path) for path in sorted((part / "CT").iterdir())]
-    x, y, z = geometry.origin_mm
-    name = hashlib.sha256(identity.study_uid.encode()).hexdigest()[:8]
-    write_seg(
-        part / name, labelled(masks, lumps), replace(geometry, origin_mm=(x + seg_shift_mm, y, z)), source,
-        synthetic=True,
-    )  # fmt: skip
-    part.rename(folder)
+    identity = identity_of_phantom("chest", seed, f"{shape} {spacing_mm}", patient_id)
+    with new_case(folder) as part:
+        write_ct(part / "CT", Volume(ct_hu(geometry, masks, lumps, rng), geometry), identity, identity.uid("CT series"))
+        source = [pydicom.dcmread(path) for path in sorted((part / "CT").iterdir())]
+        x, y, z = geometry.origin_mm
+        name = hashlib.sha256(identity.study_uid.encode()).hexdigest()[:8]
+        write_seg(
+            part / name, labelled(masks, lumps), replace(geometry, origin_mm=(x + seg_shift_mm, y, z)), source,
+            synthetic=True,
+        )  # fmt: skip
 
 
 def labelled(masks: dict[str, np.ndarray], lumps: list[Tumour]) -> dict[str, np.ndarray]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from med_assets.programs.lung_ct.experiment import Inference, LungExperiment
 from med_assets.programs.lung_ct.network import build_network, class_logits
-from med_assets.training.tensors import demand_fit, read_checkpoint
+from med_assets.training.inference import inferring
+from med_assets.training.tensors import load_weights, read_checkpoint
 
 AT_ONCE = 8
 """Classes predicted in one pass over a volume: their logits of the whole volume are held on the host."""
@@ -25,26 +26,20 @@ def predict_logits(network: nn.Module, image: Any, classes: Sequence[int], infer
     from monai.inferers.utils import sliding_window_inference
     from monai.utils.enums import BlendMode, PytorchPadMode
 
-    device = next(network.parameters()).device
     # A copy, since a memory map is read-only.
     volume = torch.from_numpy(np.array(image, dtype=np.float32))[None, None]
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            parts = []
-            for first in range(0, len(classes), AT_ONCE):
-                asked = list(classes[first : first + AT_ONCE])
-                found = sliding_window_inference(
-                    volume, inference.window, inference.batch, lambda windows, asked=asked: class_logits(network, windows, asked).float(),
-                    overlap=inference.overlap, mode=BlendMode(inference.mode), padding_mode=PytorchPadMode(inference.padding),
-                    sw_device=device, device=torch.device("cpu"),
-                )  # fmt: skip
-                assert isinstance(found, Tensor)
-                parts.append(found[0])
-            return np.ascontiguousarray(torch.cat(parts).numpy(), dtype=np.float32)
-    finally:
-        network.train(was_training)
+    with inferring(network) as device:
+        parts = []
+        for first in range(0, len(classes), AT_ONCE):
+            asked = list(classes[first : first + AT_ONCE])
+            found = sliding_window_inference(
+                volume, inference.window, inference.batch, lambda windows, asked=asked: class_logits(network, windows, asked).float(),
+                overlap=inference.overlap, mode=BlendMode(inference.mode), padding_mode=PytorchPadMode(inference.padding),
+                sw_device=device, device=torch.device("cpu"),
+            )  # fmt: skip
+            assert isinstance(found, Tensor)
+            parts.append(found[0])
+        return np.ascontiguousarray(torch.cat(parts).numpy(), dtype=np.float32)
 
 
 class Predictor:
@@ -53,10 +48,7 @@ class Predictor:
     def __init__(self, experiment: LungExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
         self.experiment = experiment
         self._network = build_network(experiment.network)
-        demand_fit(
-            self._network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
-        )
-        self._network.load_state_dict(dict(weights), strict=True)
+        load_weights(self._network, weights)
         self._network.to(device)
 
     def __call__(self, image: Any, classes: Sequence[int]) -> np.ndarray:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Program, RawCase, Refusal, ReportTable
+from med_assets.programs.retinal_oct.reasons import REASONS
 from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class RetinalOct(Program):
         "val_balanced_accuracy", "all", "1", False, "balanced accuracy on validation, epoch by epoch", range=SHARE
     )
     baseline = "random_probe"
+    reasons = REASONS
     intended_use = (
         "Research on what pretrained OCT encoders know: a comparison of encoders under the same data and splits."
     )

@@ -17,7 +17,7 @@ from med_assets.programs.retinal_oct.score import ALL, BALANCED, LOG_LOSS, score
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
-from med_assets.training.tensors import demand_fit, read_checkpoint
+from med_assets.training.tensors import demand_fit, load_weights, read_checkpoint
 
 PREDICTION = "prediction.json"
 
@@ -43,10 +43,7 @@ class ClassPredictor(CasePredictor):
     def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor], cache: EmbeddingCache) -> None:
         self.experiment, self.cache = experiment, cache
         self.network = Classifier(experiment.network, experiment.head)
-        demand_fit(
-            self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
-        )
-        self.network.load_state_dict(weights, strict=True)
+        load_weights(self.network, weights)
         self.network.to(inference_device()).eval()
 
     def predict(self, prepared: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.intake.grouping import Others, Picked, around_ct, referring
+from med_assets.intake.grouping import Others, Picked, around_series, referring
 from med_assets.metrics.ranges import POSITIVE
 from med_assets.program import (
     CT_FACTS,
@@ -180,7 +180,7 @@ class RtDose(Program):
         return self.site(ws).vocabulary()
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
-        return around_ct(instances, PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")
+        return around_series(instances, "CT", PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")
 
     @versioned("3")
     def verify(self, case: RawCase) -> bool:

@@ -19,6 +19,7 @@ from med_assets.programs.rt_dose.losses import mean_within
 from med_assets.programs.rt_dose.networks import GROUPS
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import CONSTRAINT_COUNT
+from med_assets.training.inference import inferring
 
 HEADS = 4
 """Heads of the attention at the coarsest level."""
@@ -133,17 +134,12 @@ def samples(
         return volume.blended(torch.cat([noisy, volume.image], dim=1), window)
 
     found = []
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            for number in range(count):
-                # On the CPU, so that a sample is the same noise on every device.
-                generator = torch.Generator().manual_seed(seed_of(case.case_id, number))
-                start = torch.randn(volume.image[:, :1].shape, generator=generator).to(volume.image.device)
-                found.append(volume.cropped(denoise(start, steps, scheduler, estimate)))
-    finally:
-        network.train(was_training)
+    with inferring(network):
+        for number in range(count):
+            # On the CPU, so that a sample is the same noise on every device.
+            generator = torch.Generator().manual_seed(seed_of(case.case_id, number))
+            start = torch.randn(volume.image[:, :1].shape, generator=generator).to(volume.image.device)
+            found.append(volume.cropped(denoise(start, steps, scheduler, estimate)))
     return found
 
 

@@ -11,6 +11,7 @@ from med_assets.programs.rt_dose.augment import change_ct, margins, rotate
 from med_assets.programs.rt_dose.experiment import Patches
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Site
+from med_assets.training.patches import case_order, corner_near, window
 
 TRIES = 512
 """Random voxels looked at for one with dose, before the whole volume is searched."""
@@ -72,9 +73,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
 
     def order(self, epoch: int) -> np.ndarray:
         """Return which case each position of an epoch takes: all equally often, up to one, in a shuffled order."""
-        rng = np.random.default_rng([self.seed, epoch, 0])
-        rounds = -(-len(self) // len(self.cases))
-        return np.concatenate([rng.permutation(len(self.cases)) for _ in range(rounds)])[: len(self)]
+        return case_order(self.seed, epoch, len(self.cases), len(self))
 
 
 def place(case: PreparedCase, patches: Patches, high: bool, rng: np.random.Generator) -> Place:
@@ -83,15 +82,14 @@ def place(case: PreparedCase, patches: Patches, high: bool, rng: np.random.Gener
     A high-dose patch has its centre as near as the borders allow to a random voxel above the dose level.
     """
     box = case.body_box() if patches.within_body else tuple(slice(0, size) for size in case.shape)
-    slack = [span.stop - span.start - side for span, side in zip(box, patches.size, strict=True)]
+    extent = [span.stop - span.start for span in box]
     centre = high_voxel(case, patches.high_dose_level * case.prescription_gy, rng) if high else None
     if centre is None:
+        slack = [size - side for size, side in zip(extent, patches.size, strict=True)]
         corner = [int(rng.integers(0, room + 1)) if room > 0 else room // 2 for room in slack]
     else:
-        corner = [
-            min(max(int(middle) - span.start - side // 2, 0), room) if room > 0 else room // 2
-            for middle, side, room, span in zip(centre, patches.size, slack, box, strict=True)
-        ]
+        within = [middle - span.start for middle, span in zip(centre, box, strict=True)]
+        corner = corner_near(within, patches.size, extent)
     corner = [start + span.start for start, span in zip(corner, box, strict=True)]
     return (corner[0], corner[1], corner[2])
 
@@ -113,14 +111,7 @@ def cut(
     case: PreparedCase, corner: Sequence[int], size: Sequence[int], *, beams: bool = False
 ) -> dict[str, np.ndarray]:
     """Read one patch. What lies beyond the volume is air, without dose and far outside of every structure."""
-    spans = [
-        slice(max(start, 0), min(start + side, extent))
-        for start, side, extent in zip(corner, size, case.shape, strict=True)
-    ]
-    inside = tuple(spans)
-    pads = [
-        (span.start - start, start + side - span.stop) for span, start, side in zip(spans, corner, size, strict=True)
-    ]
+    inside, pads = window(corner, size, case.shape)
     return {
         "input": case.pad(case.input(inside, beams=beams), pads),
         "target": np.pad(case.target(inside)[None], [(0, 0), *pads]),

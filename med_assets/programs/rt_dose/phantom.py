@@ -5,14 +5,13 @@ and spares the organs at risk. It is for demos and tests: no number measured on 
 """
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from med_assets.dicom.geometry import Geometry, Volume
-from med_assets.dicom.write import Identity, derived_uid, write_ct, write_rtdose, write_rtplan, write_rtstruct
-from med_assets.programs.phantom_grid import axes, centred_geometry
+from med_assets.dicom.write import write_ct, write_rtdose, write_rtplan, write_rtstruct
+from med_assets.programs.phantoms import axes, centred_geometry, identity_of_phantom, new_case
 
 PRESCRIPTION_GY = 70.0
 ELECTIVE_GY = 56.0
@@ -47,35 +46,21 @@ def write_case(
     The same arguments give the same bytes. `patient_id` is PHANTOM-<seed> unless given, which makes a second case of
     one patient. The anatomy needs a field of view of about 190 x 300 x 320 mm (z, y, x). Raises FileExistsError.
     """
-    if folder.exists():
-        raise FileExistsError("expected a new folder for the phantom, and it exists already; choose another name")
-    patient_id = patient_id or f"PHANTOM-{seed:04d}"
     rng = np.random.default_rng([seed, *shape])
     geometry = centred_geometry(shape, spacing_mm)
     masks = anatomy(geometry, rng)
-    recipe = f"{patient_id} {seed} {shape} {spacing_mm}"
-    identity = Identity(
-        patient_id=patient_id,
-        study_uid=derived_uid("prostate phantom study", recipe),
-        frame_of_reference_uid=derived_uid("prostate phantom frame of reference", recipe),
-        patient_name="Phantom^Prostate",
-        study_date=f"20{20 + seed % 5}{1 + seed % 12:02d}{1 + seed % 28:02d}",
-        synthetic=True,
-    )
+    identity = identity_of_phantom("prostate", seed, f"{shape} {spacing_mm}", patient_id)
     names = {structure: str(rng.choice(choices)) for structure, choices in ROI_NAMES.items()}
     stem = hashlib.sha256(identity.study_uid.encode()).hexdigest()
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    series_uid = identity.uid("CT series")
-    ct_uids = write_ct(part / "CT", Volume(ct_hu(geometry, masks, rng), geometry), identity, series_uid)
-    rois = {names[structure]: mask for structure, mask in masks.items() if structure in names}
-    structures_uid = write_rtstruct(part / stem[:8], rois, geometry, identity, series_uid, ct_uids)
-    numbers = {name: number for number, name in enumerate(rois, start=1)}
-    targets = {numbers[names["PTV70"]]: PRESCRIPTION_GY, numbers[names["PTV56"]]: ELECTIVE_GY}
-    plan_uid = write_rtplan(part / stem[8:16], PRESCRIPTION_GY, FRACTIONS, targets, identity, structures_uid)
-    write_rtdose(part / stem[16:24], Volume(dose_gy(geometry, masks, rng), geometry), identity, plan_uid)
-    part.rename(folder)
+    with new_case(folder) as part:
+        series_uid = identity.uid("CT series")
+        ct_uids = write_ct(part / "CT", Volume(ct_hu(geometry, masks, rng), geometry), identity, series_uid)
+        rois = {names[structure]: mask for structure, mask in masks.items() if structure in names}
+        structures_uid = write_rtstruct(part / stem[:8], rois, geometry, identity, series_uid, ct_uids)
+        numbers = {name: number for number, name in enumerate(rois, start=1)}
+        targets = {numbers[names["PTV70"]]: PRESCRIPTION_GY, numbers[names["PTV56"]]: ELECTIVE_GY}
+        plan_uid = write_rtplan(part / stem[8:16], PRESCRIPTION_GY, FRACTIONS, targets, identity, structures_uid)
+        write_rtdose(part / stem[16:24], Volume(dose_gy(geometry, masks, rng), geometry), identity, plan_uid)
 
 
 def anatomy(geometry: Geometry, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -17,7 +17,8 @@ from med_assets.programs.rt_dose.networks import BaselineUNet3D
 from med_assets.programs.rt_dose.patches import mirrored_input
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.resenc import Cascade, ResidualUNet3D
-from med_assets.training.tensors import SHOWN, demand_fit, read_checkpoint
+from med_assets.training.inference import inferring
+from med_assets.training.tensors import SHOWN, load_weights, read_checkpoint
 
 
 def build_network(experiment: DoseExperiment) -> nn.Module:
@@ -103,13 +104,8 @@ def predict_volume(network: nn.Module, volume: Volume) -> np.ndarray:
         out: Tensor = network(batch, volume.constraints.expand(len(batch), -1))
         return out.float()
 
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            return volume.cropped(volume.blended(volume.image, windows))
-    finally:
-        network.train(was_training)
+    with inferring(network):
+        return volume.cropped(volume.blended(volume.image, windows))
 
 
 def predict_case(
@@ -145,10 +141,7 @@ class Predictor:
         self.network: nn.Module | None = None
         if experiment.network.kind != "mean_dose":
             self.network = build_network(experiment)
-            demand_fit(
-                self.network.state_dict(), weights, "the weights of the checkpoint", "load it with its own experiment"
-            )
-            self.network.load_state_dict(self._weights, strict=True)
+            load_weights(self.network, weights)
             self.network.to(device)
         elif set(weights) != set(mean_dose.KEYS):
             raise CheckpointMismatch(

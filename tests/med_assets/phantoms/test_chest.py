@@ -12,7 +12,7 @@ from med_assets.dicom.seg import agreement, place, read_segments
 from med_assets.dicom.write import is_synthetic
 from med_assets.errors import CaseRejected
 from med_assets.programs.lung_ct.phantom import LABELS, TUMOUR, anatomy, labelled, tumours, write_case
-from med_assets.programs.phantom_grid import centred_geometry
+from med_assets.programs.phantoms import centred_geometry
 
 SHAPE, SPACING_MM = (40, 48, 48), (6.0, 6.5, 6.5)
 VOXEL_ML = 0.2535
