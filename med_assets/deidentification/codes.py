@@ -4,6 +4,8 @@ from functools import lru_cache
 
 from pydicom.dataset import Dataset
 
+from med_assets.dicom.objects import code_item
+
 CODE_ELEMENTS = frozenset({"CodeValue", "CodingSchemeDesignator", "CodeMeaning"})
 """The three elements that an item of a code sequence keeps."""
 
@@ -29,10 +31,3 @@ def standard_code(item: Dataset) -> Dataset | None:
     value, scheme = (str(item.get(keyword, "")).strip() for keyword in ("CodeValue", "CodingSchemeDesignator"))
     meaning = standard_codes().get((scheme, value))
     return code_item(value, scheme, meaning) if meaning is not None else None
-
-
-def code_item(value: str, scheme: str, meaning: str) -> Dataset:
-    """One item of a code sequence."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item

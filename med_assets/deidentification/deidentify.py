@@ -25,9 +25,8 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 
-from med_assets.deidentification.codes import code_item, standard_code
-from med_assets.deidentification.object_policy import read_element, refuse_unsafe, values
-from med_assets.deidentification.pixel_data import clean_pixels, require_syntax
+from med_assets.deidentification.codes import standard_code
+from med_assets.deidentification.object_policy import refuse_unsafe
 from med_assets.deidentification.profile import (
     ALLOWED,
     ENUMERATED,
@@ -36,15 +35,18 @@ from med_assets.deidentification.profile import (
     REMOVED,
     REQUIRED_TEXTS,
     SENDER_NUMBERS,
-    SOURCE_VALUE,
-    USUALLY_BURNED_IN,
     Action,
     code_term,
     known_value,
     registered,
 )
 from med_assets.dicom.compression import lost_values
+from med_assets.dicom.element_values import read_element, values
 from med_assets.dicom.frames import identifier
+from med_assets.dicom.objects import code_item
+from med_assets.dicom.pixel_data import clean_pixels, require_syntax
+from med_assets.dicom.seg import SOURCE_VALUE
+from med_assets.dicom.sop_classes import USUALLY_BURNED_IN
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.dicom.ultrasound import without_burnt_in_text
 from med_assets.errors import CaseRejected, ConfigurationError

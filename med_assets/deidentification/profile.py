@@ -9,7 +9,6 @@ no way in. Held against table E.1-1 of edition 2026c (as dicom-anonymizer 2.1 ha
 is remapped, shifted, emptied, replaced, or a sequence of references whose items are treated by these rules.
 """
 
-import re
 from collections.abc import Mapping
 from enum import Enum
 from functools import cache
@@ -19,6 +18,7 @@ from pydicom import uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from med_assets.deidentification.terms import TERMS
+from med_assets.dicom.sop_classes import SUPPORTED_CLASSES
 from med_assets.storage.versions import version_of, versioned
 
 
@@ -180,15 +180,6 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
 """Text elements that may stay, with every value that may in every program; a program has more in `Vocabulary.texts`. The trial
 elements carry a published data set's own split, site and protocol, the diagnosis its study group: of a closed list, never free text."""
 
-SOURCE_VALUE = re.compile(r"source value ([0-9]{1,5})\Z")
-"""Form of a SegmentDescription that may stay: the value that a segment has in the label file that it was imported from.
-
-Segments of a binary SEG are numbered from 1 without gaps (PS3.3 C.8.20.4), so that SegmentNumber can't hold it.
-"""
-
-LARGEST_SOURCE_VALUE = 65535
-"""Largest label value that is written so: labels of 16 bits, as label maps of DICOM have."""
-
 REQUIRED_TEXTS: dict[str, str] = {
     "ContentTime": "000000", "Manufacturer": REMOVED, "ManufacturerModelName": REMOVED, "DeviceSerialNumber": REMOVED,
     "SoftwareVersions": REMOVED,
@@ -223,25 +214,6 @@ CODE_TERMS = {**TERMS, **ENUMERATED}
 
 SENDER_NUMBERS = frozenset({"SeriesNumber", "AcquisitionNumber", "InstanceNumber", "ItemNumber"})
 """Numbers that a sender may take from an id. One that equals an identifier is emptied; other numbers are counts and measures."""
-
-LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
-"""Label Map Segmentation Storage, which pydicom 3.0 does not know yet."""
-
-_SLICE_CLASSES = (
-    uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage, uid.MRImageStorage,
-    uid.EnhancedMRImageStorage, uid.LegacyConvertedEnhancedMRImageStorage, uid.SegmentationStorage,
-    LABELMAP_STORAGE, uid.RTStructureSetStorage, uid.RTDoseStorage, uid.RTPlanStorage, uid.OphthalmicTomographyImageStorage,
-)  # fmt: skip
-_LABELLED_CLASSES = (uid.UltrasoundImageStorage, uid.UltrasoundMultiFrameImageStorage)
-
-SUPPORTED_CLASSES = frozenset(map(str, (*_SLICE_CLASSES, *_LABELLED_CLASSES)))
-"""Kinds of object this list was written for. Others (reports, screenshots, documents) can say anything anywhere."""
-
-PIXEL_CLASSES = SUPPORTED_CLASSES - {uid.RTStructureSetStorage, uid.RTPlanStorage}
-"""Kinds of object that have pixels."""
-
-USUALLY_BURNED_IN = frozenset(map(str, _LABELLED_CLASSES))
-"""Kinds whose devices write names into the pixels: they need BurnedInAnnotation NO, not just its absence."""
 
 FILE_META = frozenset({
     "FileMetaInformationGroupLength", "FileMetaInformationVersion", "MediaStorageSOPClassUID",

@@ -22,22 +22,21 @@ from pydicom.uid import RLELossless
 from med_assets.deidentification.codes import CODE_ELEMENTS, standard_codes
 from med_assets.deidentification.deidentify import IDENTIFIERS, IMPLEMENTATION_VERSION, MIN_NUMBER_DIGITS
 from med_assets.deidentification.known_bytes import KnownBytes
-from med_assets.deidentification.object_policy import read_element, values
 from med_assets.deidentification.profile import (
     ALLOWED,
     CODE_TERMS,
     FILE_META,
     FIXED_VALUES,
     KNOWN_VALUES,
-    PIXEL_CLASSES,
     REMOVED,
     REQUIRED_TEXTS,
     SENDER_NUMBERS,
-    SOURCE_VALUE,
-    USUALLY_BURNED_IN,
     Action,
     registered,
 )
+from med_assets.dicom.element_values import read_element, values
+from med_assets.dicom.seg import SOURCE_VALUE
+from med_assets.dicom.sop_classes import PIXEL_CLASSES, USUALLY_BURNED_IN
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import CaseRejected
 from med_assets.storage.versions import versioned

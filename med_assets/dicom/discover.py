@@ -28,11 +28,11 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import STR_VR
 
-from med_assets.deidentification.pixel_data import normalise_pixels
 from med_assets.dicom.archives import is_archive
 from med_assets.dicom.bounds import measure
 from med_assets.dicom.enhanced import all_frames, first_frame, is_multi_frame
 from med_assets.dicom.frames import identifier, number, numbers, quietly, text, texts
+from med_assets.dicom.pixel_data import normalise_pixels
 from med_assets.errors import CaseRejected
 from med_assets.storage.files import walk
 

@@ -150,6 +150,13 @@ def item(**values: object) -> Dataset:
     return ds
 
 
+def code_item(value: str, scheme: str, meaning: str) -> Dataset:
+    """One item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
 def reference(sop_class: str, sop_uid: str) -> Dataset:
     """A reference to one SOP instance."""
     return item(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=sop_uid)

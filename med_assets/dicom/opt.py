@@ -11,12 +11,12 @@ import numpy as np
 from pydicom.uid import OphthalmicTomographyImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from med_assets.deidentification.codes import code_item
 from med_assets.dicom.frames import decoded, number, numbers, regular_spacing, text
 from med_assets.dicom.objects import (
     SYNTHETIC_IMAGE_TYPE,
     UNDATED,
     Identity,
+    code_item,
     item,
     new_object,
     save,

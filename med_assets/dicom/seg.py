@@ -6,6 +6,7 @@ that is not in the program's vocabulary is `UNRECOGNISED_<k>` afterwards, and is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,8 +14,6 @@ from typing import Literal
 import numpy as np
 from pydicom.dataset import Dataset
 
-from med_assets.deidentification.pixel_data import require_syntax
-from med_assets.deidentification.profile import SOURCE_VALUE
 from med_assets.dicom.discover import describe
 from med_assets.dicom.frames import (
     DUPLICATE_DISTANCE_MM,
@@ -26,7 +25,17 @@ from med_assets.dicom.frames import (
     text,
 )
 from med_assets.dicom.geometry import IN_PLANE_TOLERANCE_MM, SAME_AXES_TOLERANCE, Geometry, Planes
+from med_assets.dicom.pixel_data import require_syntax
 from med_assets.errors import CaseRejected
+
+SOURCE_VALUE = re.compile(r"source value ([0-9]{1,5})\Z")
+"""Form of a SegmentDescription that may stay: the value that a segment has in the label file that it was imported from.
+
+Segments of a binary SEG are numbered from 1 without gaps (PS3.3 C.8.20.4), so that SegmentNumber can't hold it.
+"""
+
+LARGEST_SOURCE_VALUE = 65535
+"""Largest label value that is written so: labels of 16 bits, as label maps of DICOM have."""
 
 IDENTICAL_MM = 1e-6
 """Largest distance of a label's voxel from the image's (mm, along any axis) at which two grids are called identical."""

@@ -12,7 +12,6 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, RTDoseStorage, RTPlanStorage, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
 
-from med_assets.deidentification.codes import code_item
 from med_assets.dicom.contours import mask_to_contours
 from med_assets.dicom.enhanced import single_frames
 from med_assets.dicom.frames import image_axes, text
@@ -20,6 +19,7 @@ from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import (
     SYNTHETIC_IMAGE_TYPE,
     Identity,
+    code_item,
     derived_uid,
     image_reference,
     is_synthetic,

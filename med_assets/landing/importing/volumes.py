@@ -19,10 +19,10 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-from med_assets.deidentification.profile import LARGEST_SOURCE_VALUE
 from med_assets.dicom.frames import quietly, text
 from med_assets.dicom.geometry import Volume
 from med_assets.dicom.objects import Identity, derived_uid, set_trial
+from med_assets.dicom.seg import LARGEST_SOURCE_VALUE
 from med_assets.dicom.seg_write import LABEL_CHARS, write_seg
 from med_assets.dicom.write import CT_INTERCEPT_HU, write_ct
 from med_assets.errors import CaseRejected, ConfigurationError

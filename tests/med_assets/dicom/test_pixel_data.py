@@ -27,10 +27,10 @@ from pydicom.uid import (
     UltrasoundImageStorage,
 )
 
-from med_assets.deidentification.codestreams import rebuilt_jpeg
 from med_assets.deidentification.deidentify import Deidentifier, to_bytes
-from med_assets.deidentification.jpeg2000 import JP2_START, rebuilt_jpeg_2000
-from med_assets.deidentification.profile import LABELMAP_STORAGE
+from med_assets.dicom.codestreams import rebuilt_jpeg
+from med_assets.dicom.jpeg2000 import JP2_START, rebuilt_jpeg_2000
+from med_assets.dicom.sop_classes import LABELMAP_STORAGE
 from med_assets.errors import CaseRejected
 from tests.invented import Study, ct, rtstruct, us
 

@@ -16,11 +16,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from med_assets.deidentification.codestreams import JPEG_START, Codestream, cut_off, rebuilt_jpeg, unsafe
-from med_assets.deidentification.jpeg2000 import JPEG_2000_STARTS, rebuilt_jpeg_2000
-from med_assets.deidentification.object_policy import read_element
-from med_assets.deidentification.profile import LABELMAP_STORAGE, PIXEL_CLASSES, USUALLY_BURNED_IN
+from med_assets.dicom.codestreams import JPEG_START, Codestream, cut_off, rebuilt_jpeg, unsafe
+from med_assets.dicom.element_values import read_element
 from med_assets.dicom.frames import decoding, quietly, syntax_name, uncompressed
+from med_assets.dicom.jpeg2000 import JPEG_2000_STARTS, rebuilt_jpeg_2000
+from med_assets.dicom.sop_classes import LABELMAP_STORAGE, PIXEL_CLASSES, USUALLY_BURNED_IN
 from med_assets.errors import CaseRejected
 
 _NATIVE = frozenset({

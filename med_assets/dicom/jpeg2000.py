@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from med_assets.deidentification.codestreams import Codestream, cut_off, segment_body, segment_bytes, unsafe
+from med_assets.dicom.codestreams import Codestream, cut_off, segment_body, segment_bytes, unsafe
 
 JP2_START = b"\0\0\0\x0cjP  \r\n\x87\n"
 JPEG_2000_STARTS = (b"\xff\x4f\xff\x51", JP2_START)
