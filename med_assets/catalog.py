@@ -7,6 +7,7 @@ fields, in order, for a partition: `catalog.rows(CaseVersion, batch)`.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -189,6 +190,14 @@ class Catalog:
     def batches(self) -> list[str]:
         """Batches whose cases were prepared, oldest first."""
         return [batch for (batch,) in self.keys(PreparedCase)]
+
+    def partition(self, of: type[Record], *key: str) -> str:
+        """Name of a partition below the folder of its table, for text that reads it without med_assets."""
+        return self._partition(of, key, whole=True)
+
+    def file(self, of: type[Record], *key: str) -> Path:
+        """The Parquet file of a partition, which need not be there."""
+        return self._lake.root / of.TABLE / f"{self.partition(of, *key)}.parquet"
 
     def content(self, of: type[Record], *under: str) -> str:
         """Hash of the names and bytes of all partitions."""

@@ -22,6 +22,7 @@ from med_assets.experiments.configuration import from_json, names
 from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.program import Metric
 from med_assets.promotion.stage import SPLIT, Comparison, Judged, compare, judged
+from med_assets.records import TrainingRun
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, write_json
 from med_assets.storage.provenance import provenance, used_cases
@@ -153,7 +154,7 @@ def _invocation(ws: Workspace, program_name: str, name: str, checkpoint: str) ->
     from med_assets.reporting.experiment_record import command_of
 
     rows = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, checkpoint))
-    return command_of(rows[0]) if rows else f"med-assets train {program_name}/{name}"
+    return command_of(TrainingRun.of(rows[0])) if rows else f"med-assets train {program_name}/{name}"
 
 
 def _training(metric: Metric, epochs: list[dict[str, Any]], tolerance: float) -> dict[str, Any]:

@@ -7,23 +7,31 @@ Nothing is drawn or executed again while what it shows is as it was. The record 
 import dataclasses
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from med_assets import program
 from med_assets.capabilities import Doubts
 from med_assets.catalog import Catalog
-from med_assets.dataset.stage import dataset_version
 from med_assets.errors import ConfigurationError
-from med_assets.evaluation import runs
 from med_assets.evaluation.finetuning import recorded as fine_tuning_record
 from med_assets.evaluation.stage import NO_CASE, checkpoint_facts, found_no_case, paired, primary_scores
 from med_assets.experiments.configuration import Experiment, from_json
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.metrics.bootstrap import Interval
-from med_assets.promotion.stage import current
-from med_assets.records import CaseScore, EpochMetric, TrainingRun, Verdict
+from med_assets.program import Metric, Program
+from med_assets.records import (
+    AggregateScore,
+    CaseScore,
+    DatasetCase,
+    EpochMetric,
+    FoldScore,
+    Record,
+    RunScore,
+    SplitAssignment,
+    TrainingRun,
+    Verdict,
+)
 from med_assets.reporting.figures import Drawn, draw
 from med_assets.reporting.run_status import RunStatus, run_status, verdict_of
 from med_assets.settings import Workspace
@@ -35,32 +43,38 @@ RECORD = "record.json"
 
 EARLIER = "earlier"
 
-READ = ("training_history", "evaluation", "evaluation_cases", "runs")
+READ: tuple[type[Record], ...] = (EpochMetric, AggregateScore, CaseScore)
 """Tables of which a notebook's cells read the experiment's own part."""
+
+RAN_WITH = ("device", "precision", "batch", "patch", "accumulate", "rung")
+"""What a notebook says of how the training ran."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """All that a notebook is written from."""
 
-    program: str
+    catalog: Catalog
     name: str
     run: TrainingRun
     configured: Experiment
-    result: Mapping[str, Any]
-    made: Mapping[str, Any]
+    ran_with: Mapping[str, object]
+    """Device, precision and sizes of the training as it ran, by name."""
+    versions: Mapping[str, str]
+    """Versions of Python and the libraries that trained it."""
     status: RunStatus
     verdict: Verdict | None
-    scores: tuple[Mapping[str, Any], ...]
-    """The deciding metrics of the evaluation, aggregated, a row per split and metric."""
-    worst: tuple[Mapping[str, Any], ...]
+    scores: Sequence[RunScore | AggregateScore]
+    """The deciding metrics of the evaluation, aggregated, one per split and metric."""
+    worst: Sequence[CaseScore]
     """The held-out cases with the worst primary metric, worst first."""
     differences: Mapping[str, Interval]
     """Paired difference in the primary metric on validation, this minus the other, by what the other is."""
     last_epoch: int | None
     """The last epoch of its history, None where it has one only; the first is 0 where training validated what it began with."""
     doubts: tuple[str, ...]
-    tuned: Mapping[str, Any] | None
+    gained: Interval | None
+    """Improvement in the primary metric over the initial weights, above 0 is better; None where nothing was fine-tuned or compared."""
     costs: Mapping[str, float]
     crossval: int
     """Cases of a cross-validation of this experiment, 0 where there is none."""
@@ -72,6 +86,11 @@ class Facts:
     folder: Path
     """Where the notebook is."""
 
+    @property
+    def program(self) -> str:
+        """Name of the program."""
+        return self.catalog.program
+
     def relative(self, path: Path) -> str:
         """A path as the notebook names it: relative to the home."""
         return Path(os.path.relpath(path, self.home)).as_posix()
@@ -82,21 +101,21 @@ def folder_of(ws: Workspace, program_name: str, name: str) -> Path:
     return ws.reports / program_name / "experiments" / name
 
 
-def notebook_of(ws: Workspace, run: Mapping[str, Any]) -> Path | None:
+def notebook_of(ws: Workspace, run: TrainingRun) -> Path | None:
     """The notebook of a run, also where that is of an earlier checkpoint; None where it was never written."""
-    folder = folder_of(ws, run["program"], run["experiment"])
-    for place in (folder, folder / EARLIER / run["checkpoint"].rpartition("/")[2]):
+    folder = folder_of(ws, run.program, run.experiment)
+    for place in (folder, folder / EARLIER / run.checkpoint.rpartition("/")[2]):
         record = place / RECORD
-        if record.is_file() and (kept := read_json(record))["checkpoint"] == run["checkpoint"]:
+        if record.is_file() and (kept := read_json(record))["checkpoint"] == run.checkpoint:
             path = place / str(kept["notebook"])
             return path if path.is_file() else None
     return None
 
 
-def command_of(run: Mapping[str, Any]) -> str:
+def command_of(run: TrainingRun) -> str:
     """The command that trains a run again, with the variables that it depends on."""
-    words = ["med-assets", "train", f"{run['program']}/{run['experiment']}"]
-    return " ".join(filter(None, (run["environment"], shlex.join(words), run["overrides"])))
+    words = ["med-assets", "train", f"{run.program}/{run.experiment}"]
+    return " ".join(filter(None, (run.environment, shlex.join(words), run.overrides)))
 
 
 @versioned("1")
@@ -108,7 +127,7 @@ def record(ws: Workspace, program_name: str, name: str) -> StageResult:
     from med_assets.reporting.notebook import cells
     from med_assets.reporting.notebooks import write_notebook
 
-    checkpoint = checkpoint_of(ws, program_name, name)["checkpoint"]
+    checkpoint = checkpoint_of(ws, program_name, name).checkpoint
     folder = folder_of(ws, program_name, name)
     _set_aside(folder, checkpoint)
     if found_no_case(ws, program_name, name):
@@ -117,9 +136,9 @@ def record(ws: Workspace, program_name: str, name: str) -> StageResult:
         )
     facts = gather(ws, program_name, name, checkpoint)
     written = cells(facts)
-    path = folder / f"{(facts.run['trained_at'] or 'undated')[:10]}_{name}.ipynb"
-    parts = [ws.lake.root / table / f"{program_name}/{name}.parquet" for table in READ[:3]]
-    parts += [ws.lake.root / table / f"{program_name}.parquet" for table in ("dataset", "splits")]
+    path = folder / f"{(facts.run.trained_at or 'undated')[:10]}_{name}.ipynb"
+    parts = [facts.catalog.file(table, name) for table in READ]
+    parts += [facts.catalog.file(table) for table in (DatasetCase, SplitAssignment)]
     key = digest(
         version_of(record),
         [dataclasses.astuple(cell) for cell in written],
@@ -161,77 +180,94 @@ def _set_aside(folder: Path, checkpoint: str) -> None:
 
 def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Facts:
     """Read all that is known of an experiment's checkpoint, and draw its figures. Raises ConfigurationError."""
-    partition, chosen, catalog = f"{program_name}/{name}", program.get(program_name), Catalog(ws, program_name)
-    evaluated = [row for row in ws.lake.rows("evaluation", partition) if row["checkpoint"] == checkpoint]
+    named, chosen, catalog = f"{program_name}/{name}", program.get(program_name), Catalog(ws, program_name)
+    evaluated = [row for row in catalog.rows(AggregateScore, name) if row.checkpoint == checkpoint]
     if not evaluated:
         raise ConfigurationError(
-            f"{partition}: expected an evaluation of {checkpoint}, got none; run `med-assets evaluate {partition}` first"
+            f"{named}: expected an evaluation of {checkpoint}, got none; run `med-assets evaluate {named}` first"
         )
     stored = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
     configured = from_json(program_name, (stored / "experiment.json").read_text(encoding="utf-8"))
-    recorded_runs = catalog.rows(TrainingRun, name, checkpoint.rpartition("/")[2])
+    recorded_runs = catalog.rows(TrainingRun, name, checkpoint)
     if not recorded_runs:
         raise ConfigurationError(
-            f"{partition}: expected the record of the training of {checkpoint}, got none; run `med-assets evaluate {partition}` first"
+            f"{named}: expected the record of the training of {checkpoint}, got none; run `med-assets evaluate {named}` first"
         )
     run = recorded_runs[0]
-    cases = ws.lake.rows("evaluation_cases", partition)
-    history = ws.lake.rows("training_history", partition)
-    folder = folder_of(ws, program_name, name)
-    crossval = {row["case_id"] for row in ws.lake.rows("crossval_cases", partition)}
-    metric = chosen.primary_metric
-    of_primary = [
-        row
-        for row in cases
-        if (row["metric"], row["subject"]) == (metric.name, metric.subject) and row["value"] is not None
-    ]
-    of_primary.sort(key=lambda row: (-row["value"] if metric.lower_is_better else row["value"], row["case_id"]))
+    result = read_json(stored / "result.json")
+    scores, history = catalog.rows(CaseScore, name), catalog.rows(EpochMetric, name)
+    epochs = {row.epoch for row in history}
     return Facts(
-        program=program_name,
+        catalog=catalog,
         name=name,
         run=run,
         configured=configured,
-        result=read_json(stored / "result.json"),
-        made=read_json(stored / "provenance.json"),
+        ran_with={key: result[key] for key in RAN_WITH if result.get(key) is not None},
+        versions=read_json(stored / "provenance.json").get("versions", {}),
         status=run_status(ws, program_name, run),
-        verdict=verdict_of(Catalog(ws, program_name), name, checkpoint),
-        scores=tuple(ws.lake.rows(runs.SCORES, runs.partition(program_name, name, checkpoint)) or _deciding(chosen, evaluated)),
-        worst=tuple(of_primary[:3]),
-        differences=_differences(ws, program_name, name, checkpoint),
-        last_epoch=max(epochs) if len(epochs := {row["epoch"] for row in history}) > 1 else None,
-        doubts=() if not isinstance(chosen, Doubts) else tuple(chosen.doubts([CaseScore.of(row) for row in cases], [EpochMetric.of(row) for row in history])),
-        tuned=fine_tuning_record(ws, program_name, name),
+        verdict=verdict_of(catalog, name, checkpoint),
+        scores=catalog.rows(RunScore, name, checkpoint) or _deciding(chosen, evaluated),
+        worst=_worst(chosen.primary_metric, scores)[:3],
+        differences=_differences(catalog, name, checkpoint),
+        last_epoch=max(epochs) if len(epochs) > 1 else None,
+        doubts=tuple(chosen.doubts(scores, history)) if isinstance(chosen, Doubts) else (),
+        gained=_gained(ws, program_name, name),
         costs=checkpoint_facts(ws, program_name, checkpoint),
-        crossval=len(crossval),
-        dataset_now=dataset_version(ws.lake.rows("dataset", program_name)),
-        figures=draw(ws, program_name, name, checkpoint, run["best_epoch"]),
+        crossval=len({row.case_id for row in catalog.rows(FoldScore, name)}),
+        dataset_now=catalog.dataset().version,
+        figures=draw(ws, program_name, name, checkpoint, run.best_epoch),
         artifacts={
             "checkpoint: weights, configuration, history, provenance": stored,
-            "predictions and scores, a row per case": ws.lake.root / "evaluation_cases" / f"{partition}.parquet",
-            "aggregated scores": ws.lake.root / "evaluation" / f"{partition}.parquet",
-            "training history": ws.lake.root / "training_history" / f"{partition}.parquet",
+            "predictions and scores, a row per case": catalog.file(CaseScore, name),
+            "aggregated scores": catalog.file(AggregateScore, name),
+            "training history": catalog.file(EpochMetric, name),
         },
         home=ws.home,
-        folder=folder,
-    )  # fmt: skip
+        folder=folder_of(ws, program_name, name),
+    )
 
 
-def _deciding(chosen: program.Program, evaluated: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _worst(metric: Metric, scores: Sequence[CaseScore]) -> list[CaseScore]:
+    """The scores in a metric, the worst first."""
+    sign = -1 if metric.lower_is_better else 1
+    defined = [
+        (sign * score.value, score.case_id, score)
+        for score in scores
+        if (score.metric, score.subject) == (metric.name, metric.subject) and score.value is not None
+    ]
+    return [score for _, _, score in sorted(defined, key=lambda entry: entry[:2])]
+
+
+def _gained(ws: Workspace, program_name: str, name: str) -> Interval | None:
+    """What the record of a fine-tuning says of the improvement over the initial weights."""
+    record = fine_tuning_record(ws, program_name, name)
+    if record is None or record["output"].get("formal_improvement_over_pretrained") is None:
+        return None
+    output = record["output"]
+    low, high = output.get("formal_improvement_interval") or (None, None)
+    return Interval(output["formal_improvement_over_pretrained"], low, high, output["formal_n"])
+
+
+def _deciding(chosen: Program, evaluated: Sequence[AggregateScore]) -> list[AggregateScore]:
     wanted = {(metric.name, metric.subject) for metric in (chosen.primary_metric, *chosen.guarded_metrics)}
-    return [row for row in evaluated if (row["metric"], row["subject"]) in wanted]
+    return [row for row in evaluated if (row.metric, row.subject) in wanted]
 
 
-def _differences(ws: Workspace, program_name: str, name: str, checkpoint: str) -> dict[str, Interval]:
+def _differences(catalog: Catalog, name: str, checkpoint: str) -> dict[str, Interval]:
     """Against the baseline and the champion, where these are others and their present evaluation is of that checkpoint."""
-    chosen, now = program.get(program_name), current(ws, program_name)
+    chosen, champion = program.get(catalog.program), catalog.champion()
     others = {f"the baseline {chosen.baseline}": chosen.baseline} if chosen.baseline and chosen.baseline != name else {}
-    if now is not None and now["checkpoint"] != checkpoint and now["experiment"] not in (name, chosen.baseline):
-        row = ws.lake.rows("checkpoints", f"{program_name}/{now['experiment']}")
-        if row and row[0]["checkpoint"] == now["checkpoint"]:
-            others[f"the champion {now['experiment']}"] = now["experiment"]
-    values = primary_scores(ws, program_name, [name, *others.values()])
+    if (
+        champion is not None
+        and champion.checkpoint != checkpoint
+        and champion.experiment not in (name, chosen.baseline)
+    ):
+        newest = catalog.checkpoint(champion.experiment)
+        if newest is not None and newest.checkpoint == champion.checkpoint:
+            others[f"the champion {champion.experiment}"] = champion.experiment
+    values = primary_scores(catalog.ws, catalog.program, [name, *others.values()])
     return {
-        told: paired(chosen.primary_metric, values[name], values[other])
-        for told, other in others.items()
+        text: paired(chosen.primary_metric, values[name], values[other])
+        for text, other in others.items()
         if values[other]
     }

@@ -6,25 +6,27 @@ It is a table of the lake, and rendered from there: `reports/P/EXPERIMENTS.md` a
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
 
 from med_assets import program
-from med_assets.evaluation import runs
+from med_assets.catalog import Catalog
 from med_assets.evaluation.stage import HELD_OUT, INTERVAL, cell
+from med_assets.records import AggregateScore, ExperimentEntry, RunScore, TrainingRun
 from med_assets.reporting.escaping import code, inline
 from med_assets.reporting.experiment_record import EARLIER, command_of, notebook_of
-from med_assets.reporting.run_status import CHAMPION, NOT_TRAINED, RunStatus, run_statuses
+from med_assets.reporting.html import Highlight, Link, Section, render_report
+from med_assets.reporting.run_status import CHAMPION, NOT_TRAINED, STALE, RunStatus, run_statuses
 from med_assets.settings import Workspace
 from med_assets.storage.files import canonical_json, digest, write_text
 from med_assets.storage.locks import alone
 from med_assets.storage.result import StageResult
 
-TABLE, PAGE, HTML = "experiments", "EXPERIMENTS.md", "experiments.html"
+PAGE, HTML = "EXPERIMENTS.md", "experiments.html"
 
 SHORT = 10
 """Characters shown of a commit and of a hash; the table of the lake has them whole."""
@@ -38,61 +40,61 @@ ABOUT = (
 
 def index(ws: Workspace, program_name: str) -> StageResult:
     """Write the index of a program, and the one over all programs."""
-    rows = [_row(ws, program_name, one) for one in run_statuses(ws, program_name)]
-    ws.lake.write(TABLE, program_name, rows)
+    catalog = Catalog(ws, program_name)
+    entries = [_entry(catalog, status) for status in run_statuses(ws, program_name)]
+    catalog.replace(ExperimentEntry, entries)
     folder = ws.reports / program_name
-    shown = readable(rows, folder, ws)
+    shown = readable(entries, folder, ws)
     write_text(folder / PAGE, _markdown(program_name, shown))
-    _html(ws, program_name, folder / HTML, rows)
+    _html(ws, program_name, folder / HTML, entries)
     figures = _comparison(ws, program_name)
     _over_all(ws)
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
     return StageResult(
-        data_version=digest(rows, [path.name for path in figures]),
-        counts=counts,
+        data_version=digest(entries, [path.name for path in figures]),
+        counts=dict(Counter(entry.status for entry in entries)),
         summary={"index": (folder / HTML).relative_to(ws.home).as_posix()},
-        tables={"experiments": _brief(rows, shown)},
+        tables={"experiments": _brief(entries, shown)},
     )
 
 
-def _row(ws: Workspace, program_name: str, one: RunStatus) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(ws.lake.tables[TABLE])
-    row |= {"program": program_name, "experiment": one.experiment, "title": one.title, "status": one.message}
-    row["note"] = "; ".join([*one.notes, *one.stale])
-    run = one.run
-    if run is None:
-        return row | {"command": f"med-assets train {program_name}/{one.experiment}"}
-    columns = ("checkpoint", "git_commit", "dirty", "dataset_version", "experiment_hash", "seconds")
-    notebook = notebook_of(ws, run)
-    there = ws.store_place is None and ws.store.has(run["checkpoint"])
-    return row | {name: run[name] for name in columns} | {
-        "trained": run["trained_at"],
-        "hardware": hardware(run),
-        "metrics": canonical_json(_metrics(ws, program_name, run)),
-        "notebook": notebook.relative_to(ws.home).as_posix() if notebook else None,
-        "artifacts": ws.store.fetch(run["checkpoint"]).relative_to(ws.home).as_posix() if there else None,
-        "command": command_of(run),
-    }  # fmt: skip
+def _entry(catalog: Catalog, status: RunStatus) -> ExperimentEntry:
+    run, ws, note = status.run, catalog.ws, "; ".join([*status.notes, *status.stale])
+    notebook = notebook_of(ws, run) if run else None
+    present = run is not None and ws.store_place is None and ws.store.has(run.checkpoint)
+    return ExperimentEntry(
+        program=catalog.program,
+        experiment=status.experiment,
+        title=status.title,
+        status=status.message,
+        note=note,
+        trained=run.trained_at if run else None,
+        checkpoint=run.checkpoint if run else None,
+        git_commit=run.git_commit if run else None,
+        dirty=run.dirty if run else None,
+        dataset_version=run.dataset_version if run else None,
+        experiment_hash=run.experiment_hash if run else None,
+        hardware=hardware(run) if run else None,
+        seconds=run.seconds if run else None,
+        metrics=canonical_json(_metrics(catalog, run)) if run else None,
+        notebook=notebook.relative_to(ws.home).as_posix() if notebook else None,
+        artifacts=ws.store.fetch(run.checkpoint).relative_to(ws.home).as_posix() if run and present else None,
+        command=command_of(run) if run else f"med-assets train {catalog.program}/{status.experiment}",
+    )
 
 
-def hardware(run: Mapping[str, Any]) -> str:
+def hardware(run: TrainingRun) -> str:
     """What a run was trained on, in words."""
-    cores = f"{run['cores']} cores" if run["cores"] else None
-    return ", ".join(filter(None, (run["accelerator"], run["processor"], cores))) or run["device"] or "not recorded"
+    cores = f"{run.cores} cores" if run.cores else None
+    return ", ".join(filter(None, (run.accelerator, run.processor, cores))) or run.device or "not recorded"
 
 
-def _metrics(ws: Workspace, program_name: str, run: Mapping[str, Any]) -> dict[str, str]:
+def _metrics(catalog: Catalog, run: TrainingRun) -> dict[str, str]:
     """The deciding metrics of a run, each with interval and n, by split; empty before its evaluation."""
-    chosen = program.get(program_name)
-    rows = ws.lake.rows(runs.SCORES, runs.partition(program_name, run["experiment"], run["checkpoint"]))
-    rows = rows or [
-        row
-        for row in ws.lake.rows("evaluation", f"{program_name}/{run['experiment']}")
-        if row["checkpoint"] == run["checkpoint"]
+    chosen = program.get(catalog.program)
+    scores: Sequence[RunScore | AggregateScore] = catalog.rows(RunScore, run.experiment, run.checkpoint) or [
+        row for row in catalog.rows(AggregateScore, run.experiment) if row.checkpoint == run.checkpoint
     ]
-    found = {(row["split"], row["metric"], row["subject"]): cell(row) for row in rows}
+    found = {(row.split, row.metric, row.subject): cell(row) for row in scores}
     return {
         f"{split} {metric.label}": found[key]
         for metric in (chosen.primary_metric, *chosen.guarded_metrics)
@@ -109,44 +111,43 @@ def duration(seconds: float | None) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
 
-def readable(rows: Sequence[Mapping[str, Any]], here: Path, ws: Workspace) -> list[dict[str, Any]]:
-    """Rows for people, with links relative to the folder `here`."""
-    from med_assets.reporting.html import Link
+def readable(entries: Sequence[ExperimentEntry], here: Path, ws: Workspace) -> list[dict[str, str | Link]]:
+    """Entries for people, by column, with links relative to the folder `here`."""
 
-    def link(text: str, target: str | None) -> Any:
+    def link(text: str, target: str | None) -> str | Link:
         return Link(text, Path(os.path.relpath(ws.home / target, here)).as_posix()) if target else text
 
-    metrics = [json.loads(row["metrics"] or "{}") for row in rows]
-    primary = program.get(rows[0]["program"]).primary_metric.label if rows else ""
+    metrics: list[dict[str, str]] = [json.loads(entry.metrics or "{}") for entry in entries]
+    primary = program.get(entries[0].program).primary_metric.label if entries else ""
     shown = [label for split in HELD_OUT if any((label := f"{split} {primary}") in one for one in metrics)]
     return [
         {
-            "trained (UTC)": (row["trained"] or "")[:16].replace("T", " "),
-            "experiment": link(row["experiment"], row["notebook"]),
-            "status": row["status"],
+            "trained (UTC)": (entry.trained or "")[:16].replace("T", " "),
+            "experiment": link(entry.experiment, entry.notebook),
+            "status": entry.status,
             **{label: found.get(label, "") for label in shown},
-            "git commit": (row["git_commit"] or "")[:SHORT] + (" dirty" if row["dirty"] else ""),
-            "data": (row["dataset_version"] or "")[:SHORT],
-            "configuration": (row["experiment_hash"] or "")[:SHORT],
-            "hardware": row["hardware"] or "",
-            "duration": duration(row["seconds"]),
-            "artifacts": link((row["checkpoint"] or "").removeprefix("checkpoint/"), row["artifacts"]),
+            "git commit": (entry.git_commit or "")[:SHORT] + (" dirty" if entry.dirty else ""),
+            "data": (entry.dataset_version or "")[:SHORT],
+            "configuration": (entry.experiment_hash or "")[:SHORT],
+            "hardware": entry.hardware or "",
+            "duration": duration(entry.seconds),
+            "artifacts": link((entry.checkpoint or "").removeprefix("checkpoint/"), entry.artifacts),
             "guarded metrics": "; ".join(f"{label}: {text}" for label, text in found.items() if label not in shown),
-            "note": row["note"] or "",
-            "command": row["command"],
+            "note": entry.note or "",
+            "command": entry.command,
         }
-        for row, found in zip(rows, metrics, strict=True)
+        for entry, found in zip(entries, metrics, strict=True)
     ]
 
 
-def _brief(rows: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def _brief(entries: Sequence[ExperimentEntry], shown: Sequence[Mapping[str, str | Link]]) -> pd.DataFrame:
     """The columns of the index that a terminal has room for."""
     left_out = ("guarded metrics", "note", "command", "hardware", "data")
     return pd.DataFrame(
         [
-            {"experiment": row["experiment"], "title": row["title"]}
-            | {name: str(value) for name, value in told.items() if name not in ("experiment", *left_out)}
-            for row, told in zip(rows, shown, strict=True)
+            {"experiment": entry.experiment, "title": entry.title}
+            | {name: str(value) for name, value in cells.items() if name not in ("experiment", *left_out)}
+            for entry, cells in zip(entries, shown, strict=True)
         ]
     )
 
@@ -155,19 +156,17 @@ def links(ws: Workspace, program_name: str) -> dict[str, str]:
     """What the report leads to, by name: the index, the comparison for print, notebooks and figures; relative to the report."""
     folder = ws.reports / program_name
     found = {"All runs": HTML, "Comparison, PDF": "figures/comparison.pdf", "Comparison, PNG": "figures/comparison.png"}
-    for row in ws.lake.rows(TABLE, program_name):
-        if row["notebook"]:
-            address = Path(os.path.relpath(ws.home / row["notebook"], folder)).as_posix()
-            when = f" ({row['status']})" if EARLIER in Path(address).parts else ""
-            found[f"{row['experiment']}{when}: notebook"] = address
-            found[f"{row['experiment']}{when}: figures"] = f"{Path(address).parent.as_posix()}/figures/"
+    for entry in Catalog(ws, program_name).rows(ExperimentEntry):
+        if entry.notebook:
+            address = Path(os.path.relpath(ws.home / entry.notebook, folder)).as_posix()
+            when = f" ({entry.status})" if EARLIER in Path(address).parts else ""
+            found[f"{entry.experiment}{when}: notebook"] = address
+            found[f"{entry.experiment}{when}: figures"] = f"{Path(address).parent.as_posix()}/figures/"
     return {name: address for name, address in found.items() if (folder / address).exists()}
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    from med_assets.reporting.html import Link
-
-    def text(name: str, value: Any) -> str:
+def _table(rows: Sequence[Mapping[str, str | Link]]) -> str:
+    def text(name: str, value: str | Link) -> str:
         if isinstance(value, Link):
             return f"[{inline(value)}]({quote(value.target)})"
         return code(value) if name == "command" else inline(value)
@@ -176,16 +175,14 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _markdown(program_name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _markdown(program_name: str, rows: Sequence[Mapping[str, str | Link]]) -> str:
     chosen = program.get(program_name)
     return f"# Experiments of {program_name}: {chosen.title}\n\n{ABOUT}\n\n{_table(rows) if rows else 'none'}\n"
 
 
-def _html(ws: Workspace, program_name: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    from med_assets.reporting.html import Highlight, Section, render_report
-
-    shown = readable(rows, path.parent, ws)
-    trained = [place for place, row in enumerate(rows) if row["checkpoint"]]
+def _html(ws: Workspace, program_name: str, path: Path, entries: Sequence[ExperimentEntry]) -> None:
+    shown = readable(entries, path.parent, ws)
+    trained = [place for place, entry in enumerate(entries) if entry.checkpoint]
     scores = [
         name for name in (shown[0] if shown else ()) if name.endswith(program.get(program_name).primary_metric.label)
     ]
@@ -196,10 +193,10 @@ def _html(ws: Workspace, program_name: str, path: Path, rows: Sequence[Mapping[s
     def part(names: Sequence[str], places: Sequence[int]) -> pd.DataFrame:
         return pd.DataFrame([{name: shown[place][name] for name in names} for place in places], columns=list(names))
 
-    absent = [place for place, row in enumerate(rows) if not row["checkpoint"]]
-    dirty = sum(bool(row["dirty"]) for row in rows)
-    champion = next((row["experiment"] for row in rows if row["status"].split(",")[0] == CHAMPION), "none")
-    stale = sum("stale" in row["status"] for row in rows)
+    absent = [place for place, entry in enumerate(entries) if not entry.checkpoint]
+    dirty = sum(bool(entry.dirty) for entry in entries)
+    champion = next((entry.experiment for entry in entries if entry.status.split(",")[0] == CHAMPION), "none")
+    stale = sum(STALE in entry.status for entry in entries)
     render_report(
         path,
         f"Experiments: {program.get(program_name).title}",
@@ -209,10 +206,14 @@ def _html(ws: Workspace, program_name: str, path: Path, rows: Sequence[Mapping[s
             Section("To do them again", "The exact command of each run, at its commit.", part(second, trained)),
             Section("Not trained", "", part(("experiment", "command"), absent)),
         ],
-        {"dataset_version": rows[0]["dataset_version"] if rows else None, "purpose": ws.purpose, "profile": ws.profile},
+        {
+            "dataset_version": entries[0].dataset_version if entries else None,
+            "purpose": ws.purpose,
+            "profile": ws.profile,
+        },
         subtitle=program.get(program_name).description,
         highlights=[
-            Highlight("Runs", str(len(trained)), f"of {len({row['experiment'] for row in rows})} experiments"),
+            Highlight("Runs", str(len(trained)), f"of {len({entry.experiment for entry in entries})} experiments"),
             Highlight("Champion", champion, "", "good" if champion != "none" else "warn"),
             Highlight("Dirty", str(dirty), "runs whose code was not all committed", "warn" if dirty else "good"),
             Highlight("Stale", str(stale), "data, configuration or code changed since", "warn" if stale else "good"),
@@ -225,16 +226,16 @@ def _comparison(ws: Workspace, program_name: str) -> list[Path]:
     from med_assets.reporting.plots import plot_leaderboard
     from med_assets.reporting.style import publication
 
-    metric = program.get(program_name).primary_metric
+    metric, catalog = program.get(program_name).primary_metric, Catalog(ws, program_name)
     rows = [
-        {name: row[name] for name in ("experiment", "mean", "low", "high", "n")}
-        for row in ws.lake.rows("evaluation", program_name)
-        if (row["split"], row["metric"], row["subject"]) == ("val", metric.name, metric.subject)
+        {"experiment": row.experiment, "mean": row.mean, "low": row.low, "high": row.high, "n": row.n}
+        for row in catalog.rows(AggregateScore)
+        if (row.split, row.metric, row.subject) == ("val", metric.name, metric.subject)
     ]
     if not rows:
         return []
-    champions = ws.lake.rows("champions", program_name)
-    holder = champions[-1]["experiment"] if champions else None
+    champion = catalog.champion()
+    holder = champion.experiment if champion else None
     path, key = ws.reports / program_name / "figures" / "comparison.png", digest(rows, holder)
     mark = path.with_suffix(".key")
     if not (path.is_file() and mark.is_file() and mark.read_text() == key):
@@ -252,12 +253,12 @@ def _over_all(ws: Workspace) -> None:
     with alone(ws, "experiments"):
         parts = [f"# Experiments of all programs\n\n{ABOUT}\n"]
         for name in program.registered():
-            rows = ws.lake.rows(TABLE, name)
-            if not rows:
+            entries = Catalog(ws, name).rows(ExperimentEntry)
+            if not entries:
                 continue
-            trained = [row for row in rows if row["status"] != NOT_TRAINED]
+            trained = [entry for entry in entries if entry.status != NOT_TRAINED]
             listed = _table(readable(trained, ws.reports, ws)) if trained else "none trained yet"
-            others = ", ".join(row["experiment"] for row in rows if row["status"] == NOT_TRAINED)
+            others = ", ".join(entry.experiment for entry in entries if entry.status == NOT_TRAINED)
             parts.append(
                 f"## [{name}]({name}/{HTML}): {program.get(name).title}\n\n{listed}\n"
                 + (f"\nNot trained: {others}.\n" if others else "")

@@ -1,11 +1,10 @@
 """What follows from an experiment's numbers: each sentence by a rule that is written here, none by opinion."""
 
-from typing import Any
-
 from med_assets import program
 from med_assets.experiments import policies
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric
+from med_assets.records import AggregateScore, RunScore
 from med_assets.reporting.escaping import inline
 from med_assets.reporting.experiment_record import Facts
 
@@ -25,11 +24,11 @@ def difference(metric: Metric, found: Interval, other: str) -> str:
     return f"{metric.name} against {other}: {found.mean:+.3f} {ends}{metric.after} ({better} 0 is better), n = {found.n}, paired, validation"
 
 
-def of_split(facts: Facts, split: str) -> dict[str, Any] | None:
+def of_split(facts: Facts, split: str) -> RunScore | AggregateScore | None:
     """The aggregated primary metric of a split."""
     metric = program.get(facts.program).primary_metric
     wanted = (split, metric.name, metric.subject)
-    return next((dict(row) for row in facts.scores if (row["split"], row["metric"], row["subject"]) == wanted), None)
+    return next((row for row in facts.scores if (row.split, row.metric, row.subject) == wanted), None)
 
 
 def analysis(facts: Facts) -> list[str]:
@@ -37,34 +36,26 @@ def analysis(facts: Facts) -> list[str]:
     chosen, metric = program.get(facts.program), program.get(facts.program).primary_metric
     found = [f"{difference(metric, paired, other)}." for other, paired in facts.differences.items()]
     val, test = of_split(facts, "val"), of_split(facts, "test")
-    if val and test and val["mean"] is not None and test["mean"] is not None:
-        inside = val["low"] is not None and val["high"] is not None and val["low"] <= test["mean"] <= val["high"]
+    if val and test and val.mean is not None and test.mean is not None:
+        inside = val.low is not None and val.high is not None and val.low <= test.mean <= val.high
         where = "lies within" if inside else "lies outside"
         found.append(
-            f"The test mean of {metric.name}, {test['mean']:.3f}{metric.after} (n = {test['n']}), {where} the validation interval."
+            f"The test mean of {metric.name}, {test.mean:.3f}{metric.after} (n = {test.n}), {where} the validation interval."
         )
     elif val and not test:
         found.append("The test cases are not opened for this checkpoint, or there are none.")
     run = facts.run
-    if facts.last_epoch and run["best_epoch"] is not None:
-        ended = "; it stopped early" if run["stopped_early"] else ""
-        found.append(f"The epoch that was kept is {run['best_epoch']} of {facts.last_epoch}{ended}.")
-    if facts.worst and val and val["mean"] is not None:
-        row = facts.worst[0]
+    if facts.last_epoch and run.best_epoch is not None:
+        ended = "; it stopped early" if run.stopped_early else ""
+        found.append(f"The epoch that was kept is {run.best_epoch} of {facts.last_epoch}{ended}.")
+    if facts.worst and val and val.mean is not None:
+        worst = facts.worst[0]
+        found.append(f"Its worst held-out case, {worst.case_id} ({worst.split}), has {worst.value:.3f}{metric.after}.")
+    if (gain := facts.gained) is not None:
+        interval = "" if gain.low is None or gain.high is None else f" [{gain.low:+.3f}, {gain.high:+.3f}]"
         found.append(
-            f"Its worst held-out case, {row['case_id']} ({row['split']}), has {row['value']:.3f}{metric.after}."
+            f"Against what it began with it gained {gain.mean:+.3f}{interval}{metric.after} (above 0 is better), n = {gain.n}."
         )
-    if facts.tuned:
-        out = facts.tuned["output"]
-        gain, ends = (
-            out.get("formal_improvement_over_pretrained"),
-            out.get("formal_improvement_interval") or [None, None],
-        )
-        if gain is not None:
-            interval = "" if None in ends else f" [{ends[0]:+.3f}, {ends[1]:+.3f}]"
-            found.append(
-                f"Against what it began with it gained {gain:+.3f}{interval}{metric.after} (above 0 is better), n = {out['formal_n']}."
-            )
     if facts.crossval:
         found.append(f"It was cross-validated on {facts.crossval} cases; the report has the folds.")
     found += [f"Doubtful: {inline(doubt)}." for doubt in facts.doubts]
@@ -81,11 +72,11 @@ def conclusions(facts: Facts) -> list[str]:
         found.append("The gate has not been asked about this checkpoint.")
     else:
         named = ("promoted", "refused", "recommended", "improved", "regressed", "matches_reference")
-        labels = ", ".join(name.replace("_", " ") for name in named if facts.verdict[name]) or "no label"
-        found.append(f"The gate's verdict is: {labels}. {inline(facts.verdict['reason'])}.")
+        labels = ", ".join(name.replace("_", " ") for name in named if getattr(facts.verdict, name)) or "no label"
+        found.append(f"The gate's verdict is: {labels}. {inline(facts.verdict.reason)}.")
     for other, paired in facts.differences.items():
         found.append(f"It is {_against(metric, paired)} {other} on the validation cases.")
-    if facts.run["synthetic"]:
+    if facts.run.synthetic:
         found.append("Synthetic cases had a part in it, so that nothing is concluded about patients.")
     return found
 
@@ -105,23 +96,23 @@ def next_steps(facts: Facts) -> list[str]:
     name = f"{facts.program}/{facts.name}"
     if facts.status.stale:
         found.append(f"Train it again: {inline('; '.join(facts.status.stale))} (`med-assets train {name}`).")
-    if run["dirty"]:
+    if run.dirty:
         found.append("Commit the working tree and train it again, so that the commit gives the result.")
-    if run["profile"] != "full":
-        found.append(f"Train it with the profile full; {run['profile']} is made for runs of minutes.")
-    if run["synthetic"]:
+    if run.profile != "full":
+        found.append(f"Train it with the profile full; {run.profile} is made for runs of minutes.")
+    if run.synthetic:
         found.append("Train it on real cases.")
-    epochs, best = facts.last_epoch, run["best_epoch"]
+    epochs, best = facts.last_epoch, run.best_epoch
     if epochs and best is not None:
-        if best == epochs and not run["stopped_early"]:
+        if best == epochs and not run.stopped_early:
             found.append(f"Train longer: the best epoch was the last of {epochs} (raise `schedule.epochs`).")
         elif (epochs - best) / epochs >= OVERFIT:
             found.append(
                 f"It was best at epoch {best} of {epochs}: try stronger regularisation, or a lower `optimiser.lr`."
             )
     val = of_split(facts, "val")
-    if val and val["n"] < max(FEW_CASES, policies.of(facts.program).promotion.min_cases):
-        found.append(f"Take in more cases: {val['n']} validation cases give an interval that says little.")
+    if val and val.n < max(FEW_CASES, policies.of(facts.program).promotion.min_cases):
+        found.append(f"Take in more cases: {val.n} validation cases give an interval that says little.")
     metric = program.get(facts.program).primary_metric
     for other, paired in facts.differences.items():
         if paired.low is not None and paired.high is not None and paired.low <= 0 <= paired.high:

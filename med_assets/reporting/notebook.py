@@ -7,6 +7,15 @@ import yaml
 from med_assets import program
 from med_assets.evaluation.stage import HELD_OUT, INTERVAL, cell, markdown
 from med_assets.experiments.configuration import Experiment
+from med_assets.records import (
+    AggregateScore,
+    CaseScore,
+    DatasetCase,
+    EpochMetric,
+    Record,
+    SplitAssignment,
+    TrainingRun,
+)
 from med_assets.reporting.escaping import code, fenced, inline
 from med_assets.reporting.experiment_record import Facts, command_of
 from med_assets.reporting.interpretation import analysis, conclusions, difference, next_steps
@@ -51,9 +60,14 @@ def cells(facts: Facts) -> list[Cell]:
     return [Cell(f"# {facts.program}/{facts.name}: {inline(facts.configured.title)}"), *found]
 
 
-def _rows(facts: Facts, table: str, partition: str, query: str) -> Cell:
-    """A cell that reads one part of a table; `{}` in the query is that part."""
-    return Cell(f'rows(f"""{query.format("{table(" + repr(table) + ", " + repr(partition) + ")}")}""")', code=True)
+def _rows(facts: Facts, query: str, of: type[Record], *key: str) -> Cell:
+    """A cell that reads one partition of a table; `{}` in the query is that partition."""
+    return Cell(f'rows(f"""{query.format(_table_of(facts, of, *key))}""")', code=True)
+
+
+def _table_of(facts: Facts, of: type[Record], *key: str) -> str:
+    """A partition of a table in the f-string of a query, by the function `table` of the first cell."""
+    return f"{{table({of.TABLE!r}, {facts.catalog.partition(of, *key)!r})}}"
 
 
 def _lines(*lines: str) -> Cell:
@@ -73,7 +87,7 @@ def _table(rows: list[dict[str, str]]) -> str:
 def _scores(facts: Facts) -> str:
     chosen = program.get(facts.program)
     metrics = (chosen.primary_metric, *chosen.guarded_metrics)
-    by_key = {(row["split"], row["metric"], row["subject"]): row for row in facts.scores}
+    by_key = {(row.split, row.metric, row.subject): row for row in facts.scores}
     found = [
         {"metric": metric.label}
         | {split: cell(by_key[key]) for split in HELD_OUT if (key := (split, metric.name, metric.subject)) in by_key}
@@ -85,8 +99,8 @@ def _scores(facts: Facts) -> str:
 
 def _overview(facts: Facts) -> Iterator[Cell]:
     metric = program.get(facts.program).primary_metric
-    told = [f"**Status**: {inline(facts.status.message)}."]
-    told += [f"**{inline(difference(metric, found, other))}**" for other, found in facts.differences.items()]
+    results = [f"**Status**: {inline(facts.status.message)}."]
+    results += [f"**{inline(difference(metric, found, other))}**" for other, found in facts.differences.items()]
     yield _lines(
         f"**Objective.** {inline(facts.configured.description)}",
         "",
@@ -94,65 +108,65 @@ def _overview(facts: Facts) -> Iterator[Cell]:
         "",
         _scores(facts),
         "",
-        *(f"- {line}" for line in told),
+        *(f"- {line}" for line in results),
     )
 
 
 def commits(facts: Facts) -> str:
     """The code that trained it, in short, and marked where it was not all committed."""
-    return facts.run["git_commit"] + (" (dirty)" if facts.run["dirty"] else "")
+    return facts.run.git_commit + (" (dirty)" if facts.run.dirty else "")
 
 
 def _reproducibility(facts: Facts) -> Iterator[Cell]:
-    run, versions = facts.run, facts.made.get("versions", {})
+    run, versions = facts.run, facts.versions
     warning = (
         "**The working tree was dirty**: files differed from that commit when it was trained, so the commit alone does not "
         "give this result.\n\n"
-        if run["dirty"]
+        if run.dirty
         else ""
     )
-    cores = f"{run['cores']} cores" if run["cores"] else ""
-    hardware = ", ".join(filter(None, (run["accelerator"], run["processor"], cores, run["device"])))
+    cores = f"{run.cores} cores" if run.cores else ""
+    hardware = ", ".join(filter(None, (run.accelerator, run.processor, cores, run.device)))
     yield _lines(
         warning + _table(
             [
                 {"": "Git commit", "Value": commits(facts)},
-                {"": "Trained", "Value": run["trained_at"] or "not recorded"},
-                {"": "Duration", "Value": "not recorded" if run["seconds"] is None else f"{run['seconds']:.0f} s"},
+                {"": "Trained", "Value": run.trained_at or "not recorded"},
+                {"": "Duration", "Value": "not recorded" if run.seconds is None else f"{run.seconds:.0f} s"},
                 {"": "Hardware", "Value": hardware or "not recorded"},
                 {"": "Seed", "Value": str(facts.configured.seed)},
-                {"": "Configuration hash", "Value": run["experiment_hash"]},
+                {"": "Configuration hash", "Value": run.experiment_hash},
                 {"": "Versions", "Value": ", ".join(f"{name} {text}" for name, text in versions.items()) or "not recorded"},
             ]
         ),
-        "", "The same again:", "", "```bash", f"git checkout {run['git_commit'].split(', ')[-1]}", command_of(run),
+        "", "The same again:", "", "```bash", f"git checkout {run.git_commit.split(', ')[-1]}", command_of(run),
         f"med-assets evaluate {facts.program}/{facts.name}", f"med-assets record {facts.program}/{facts.name}", "```",
     )  # fmt: skip
-    part = f"{facts.program}/{facts.name}/{run['checkpoint'].rpartition('/')[2]}"
-    yield Cell(_rows(facts, "runs", part, "select * from {}").text + ".T", code=True)
+    query = _rows(facts, "select * from {}", TrainingRun, facts.name, run.checkpoint)
+    yield Cell(f"{query.text}.T", code=True)
 
 
 def _dataset(facts: Facts) -> Iterator[Cell]:
     run = facts.run
     now = (
         "which is the present one"
-        if run["dataset_version"] == facts.dataset_now
+        if run.dataset_version == facts.dataset_now
         else f"the present one is {facts.dataset_now}"
     )
     synthetic = (
         "Some or all of its cases are **synthetic**: no number here says anything about patients."
-        if run["synthetic"]
+        if run.synthetic
         else "No case is synthetic."
     )
     yield _lines(
-        f"Trained on {run['n_train']} cases and chosen on {run['n_val']}, dataset version `{run['dataset_version']}`, {now}. {synthetic}",
+        f"Trained on {run.n_train} cases and chosen on {run.n_val}, dataset version `{run.dataset_version}`, {now}. {synthetic}",
         "",
         "The present dataset by split:",
     )
     yield Cell(
         f'rows(f"""select split, count(*) as cases, count(distinct d.patient_id) as patients, '
         f"count(*) filter (d.synthetic) as synthetic\n"
-        f"from {{table('dataset', '{facts.program}')}} d join {{table('splits', '{facts.program}')}} s using (patient_id)\n"
+        f"from {_table_of(facts, DatasetCase)} d join {_table_of(facts, SplitAssignment)} s using (patient_id)\n"
         f'group by split order by split""")',
         code=True,
     )
@@ -165,33 +179,29 @@ def _yaml(values: dict[str, object]) -> str:
 
 def _model(facts: Facts) -> Iterator[Cell]:
     own = {name: value for name, value in facts.configured.model_dump(mode="json").items() if name not in COMMON}
-    measured = {"parameters": facts.run["parameters"], **facts.costs}
-    told = ", ".join(
+    measured = {"parameters": facts.run.parameters, **facts.costs}
+    costs = ", ".join(
         f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value:g}"
         for name, value in measured.items()
         if value is not None
     )
-    yield _lines(f"{program.get(facts.program).title}. {told}.", "", _yaml(own))
+    yield _lines(f"{program.get(facts.program).title}. {costs}.", "", _yaml(own))
 
 
 def _training(facts: Facts) -> Iterator[Cell]:
     names = ("seed", "precision", "initial", "teacher", "optimiser", "schedule", "profile")
     whole = facts.configured.model_dump(mode="json")
-    used = {
-        name: facts.result[name]
-        for name in ("device", "precision", "batch", "patch", "accumulate", "rung")
-        if facts.result.get(name) is not None
-    }
     yield _lines(
         _yaml({name: whole[name] for name in names if whole[name] is not None}),
         "",
-        "As it ran: " + (", ".join(f"{name} {value}" for name, value in used.items()) or "not recorded") + ".",
+        "As it ran: "
+        + (", ".join(f"{name} {value}" for name, value in facts.ran_with.items()) or "not recorded")
+        + ".",
         "",
         "The last epochs of its history:",
     )
-    part = f"{facts.program}/{facts.name}"
     yield Cell(
-        _rows(facts, "training_history", part, "select epoch, metric, value from {}").text
+        _rows(facts, "select epoch, metric, value from {}", EpochMetric, facts.name).text
         + '.pivot(index="epoch", columns="metric", values="value").tail(8)',
         code=True,
     )
@@ -201,10 +211,8 @@ def _results(facts: Facts) -> Iterator[Cell]:
     chosen = program.get(facts.program)
     wanted = ", ".join(f"'{metric.name}'" for metric in (chosen.primary_metric, *chosen.guarded_metrics))
     yield _lines("The deciding metrics as the lake has them:")
-    yield _rows(
-        facts, "evaluation", f"{facts.program}/{facts.name}",
-        f"select split, metric, subject, mean, low, high, n, unit from {{}} where metric in ({wanted}) order by split, metric, subject",
-    )  # fmt: skip
+    query = f"select split, metric, subject, mean, low, high, n, unit from {{}} where metric in ({wanted}) order by split, metric, subject"
+    yield _rows(facts, query, AggregateScore, facts.name)
     for image, caption in facts.figures.captions.items():
         # The address ends in a part of the picture's hash, which makes the cell another when the picture is.
         yield Cell(
@@ -218,11 +226,11 @@ def _analysis(facts: Facts) -> Iterator[Cell]:
     yield _bullets(analysis(facts))
     order = "desc" if metric.lower_is_better else "asc"
     yield _lines(f"The held-out cases with the worst {metric.name}:")
-    yield _rows(
-        facts, "evaluation_cases", f"{facts.program}/{facts.name}",
+    query = (
         f"select case_id, split, value, unit from {{}} where metric = '{metric.name}' and subject = '{metric.subject}' "
-        f"and value is not null order by value {order}, case_id limit 5",
-    )  # fmt: skip
+        f"and value is not null order by value {order}, case_id limit 5"
+    )
+    yield _rows(facts, query, CaseScore, facts.name)
 
 
 def _conclusions(facts: Facts) -> Iterator[Cell]:
@@ -243,7 +251,7 @@ def _artifacts(facts: Facts) -> Iterator[Cell]:
     yield _lines(
         _table(rows),
         "",
-        f"Checkpoint `{run['checkpoint']}`, SHA-256 of its weights `{run['weights_sha256']}`. The store's manifest says of them:",
+        f"Checkpoint `{run.checkpoint}`, SHA-256 of its weights `{run.weights_sha256}`. The store's manifest says of them:",
     )
     stored = facts.relative(next(iter(facts.artifacts.values())))
     yield Cell(f'import json\n\njson.loads((home / {stored!r} / "manifest.json").read_text())', code=True)

@@ -104,7 +104,7 @@ def verdict_of(catalog: Catalog, name: str, checkpoint: str) -> Verdict | None:
 
 def _evaluated(catalog: Catalog, name: str, checkpoint: str) -> str | None:
     """Version of the dataset that a checkpoint was evaluated on, None where it was not."""
-    if scores := catalog.rows(RunScore, name, checkpoint.rpartition("/")[2]):
+    if scores := catalog.rows(RunScore, name, checkpoint):
         return scores[0].dataset_version
     found = [row for row in catalog.rows(AggregateScore, name) if row.checkpoint == checkpoint]
     return str(found[0].dataset_version) if found else None

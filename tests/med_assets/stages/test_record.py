@@ -11,7 +11,8 @@ from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation import runs
 from med_assets.launch import training
-from med_assets.reporting.index import PAGE, TABLE
+from med_assets.records import ExperimentEntry
+from med_assets.reporting.index import PAGE
 from med_assets.reporting.notebook import SECTIONS
 from med_assets.reporting.notebooks import Cell, stop_kernel, write_notebook
 from med_assets.reporting.run_status import STALE, run_statuses
@@ -41,7 +42,7 @@ def rows(ws: Workspace) -> dict[str, list[dict[str, Any]]]:
     """Make the index; its rows by experiment."""
     stages.index(ws, P)
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in ws.lake.rows(TABLE, P):
+    for row in ws.lake.rows(ExperimentEntry.TABLE, P):
         found.setdefault(row["experiment"], []).append(row)
     return found
 
@@ -195,4 +196,4 @@ def test_report_and_run_statuses_write_nothing_to_lake_or_store(ws: Workspace) -
     stages.index(ws, P)
     after = stamps(ws.lake.root, ws.home / "store")
     changed = {path for path, stamp in after.items() if before.get(path) != stamp}
-    assert {path.relative_to(ws.lake.root).parts[0] for path in changed} == {TABLE}
+    assert {path.relative_to(ws.lake.root).parts[0] for path in changed} == {ExperimentEntry.TABLE}
