@@ -1,4 +1,4 @@
-"""The composition root: loads the rooms and applies what holds for all of them."""
+"""The composition root: loads assets, resources and sensors, and applies what holds for all of them."""
 
 import warnings
 
@@ -10,6 +10,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 import assets  # noqa: E402 - after the filters above
 import resources  # noqa: E402 - after the filters above
 import sensors  # noqa: E402 - after the filters above
+from assets import jobs  # noqa: E402 - after the filters above
 from med_assets.storage.files import keep_private  # noqa: E402 - after the filters above
 
 keep_private()
@@ -17,6 +18,7 @@ graph = [sensors.automated(asset) for asset in assets.build()]
 
 defs = dg.Definitions(
     assets=graph,
+    jobs=[job for name in assets.programs(graph) for job in jobs.of_program(name, graph)],
     sensors=sensors.build_sensors(graph),
     schedules=sensors.build_schedules(graph),
     resources=resources.build(),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from assets import data, experiment, intake, keys, outcome
+from assets import data, experiment, intake, keys, results
 from med_assets import program
 from med_assets.capabilities import Screens
 from med_assets.errors import ConfigurationError
@@ -35,17 +35,15 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         data.splits(name),
         *(experiment.checkpoint(name, each) for each in configured),
         *(experiment.evaluation(name, each) for each in configured),
-        *(experiment.record(name, each) for each in configured),
-        *(experiment.thresholds(name, each) for each in configured if screened),
-        outcome.leaderboard(name, chosen),
-        outcome.champion(name),
-        outcome.monitoring(name),
-        outcome.predictions(name),
-        *([outcome.screening(name, chosen)] if screened else []),
+        results.leaderboard(name, chosen),
+        results.champion(name),
+        results.monitoring(name),
+        results.predictions(name),
+        *([results.screening(name, chosen)] if screened else []),
         *(experiment.learning_curve(name, each) for each in configured if each.name == curve),
-        *(outcome.analysis(name, each, chosen) for each in analyses.values()),
-        outcome.experiments(name, chosen),
-        outcome.report(name, [*more, *analyses]),
+        *(results.analysis(name, each, chosen) for each in analyses.values()),
+        results.experiments(name, chosen),
+        results.report(name, [*more, *analyses]),
     ]
 
 

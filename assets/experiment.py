@@ -1,162 +1,100 @@
-"""P/<experiment>/checkpoint and P/<experiment>/evaluation: one pair for each file in conf/P."""
+"""P/<experiment>/checkpoint and P/<experiment>/evaluation: one pair for each file in conf/P; and P/learning_curve."""
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import dagster as dg
 
 from assets import keys, versions
-from assets.gates import Gate
-from assets.shell import Call, Stage, build
+from assets.checks import informing
+from assets.factory import Overrides, attributes, materialized
+from med_assets import program as programs
+from med_assets.capabilities import Screens
+from med_assets.cli import stages
+from med_assets.dataset import checks
 from med_assets.experiments.configuration import Experiment
-from med_assets.settings import Workspace
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from med_assets.dataset.checks import CheckOutcome
-    from med_assets.storage.result import StageResult
+from resources.launcher import LauncherResource
+from resources.workspace import WorkspaceResource
 
 
 def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """Trained weights of one experiment. Nothing triggers it: the retraining sensor or a person decides."""
     experiment = configured.name
-    needed = (keys.experiment_key(program, name, "checkpoint") for name in configured.needs())
+    needed = [keys.experiment_key(program, name, "checkpoint") for name in configured.needs()]
 
-    def run(call: Call) -> "StageResult":
-        from med_assets.launch.training import train
-
-        def launch(job: "Path") -> None:
-            call.launcher.run(call.context, job)
-
-        return train(call.ws, program, experiment, call.overrides, launch)
-
-    return build(
-        Stage(
-            program,
-            "checkpoint",
+    @dg.asset(
+        **attributes(
+            keys.experiment_key(program, experiment, "checkpoint"),
             f"Weights of experiment {experiment}, trained in a process of its own that outlives this one and resumes.",
             versions.of_training(program, configured),
-            run,
-            deps=(keys.key(program, "splits"), *needed),
-            kinds=frozenset({"pytorch", "lightning"}),
-            experiment=experiment,
-            pool=keys.POOL,
-            takes_overrides=True,
-        )
+            {"pytorch", "lightning"},
+        ),
+        deps=[keys.key(program, "splits"), *needed],
+        pool=keys.POOL,
     )
-
-
-def thresholds(program: str, configured: Experiment) -> dg.AssetsDefinition:
-    """What calls a case unusual, of a program that looks for unusual cases."""
-    experiment = configured.name
-
-    def run(call: Call) -> "StageResult":
-        from med_assets.screening.thresholds import thresholds
-
-        return thresholds(call.ws, program, experiment)
-
-    return build(
-        Stage(
-            program,
-            keys.THRESHOLDS,
-            f"Fitted on the normal validation cases of {experiment} to a stated false-alarm rate, and tried on the normal test cases.",
-            versions.of_screening(program),
-            run,
-            deps=(keys.experiment_key(program, experiment, "evaluation"),),
-            kinds=frozenset({"parquet"}),
-            experiment=experiment,
+    def asset(
+        context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        launch = partial(launcher.run, context)
+        return materialized(
+            context, stages.train(workspace.open(), program, experiment, tuple(config.overrides), launch)
         )
-    )
+
+    return asset
 
 
 def learning_curve(program: str, configured: Experiment) -> dg.AssetsDefinition:
     """The score of one experiment against the number of training patients. A person starts it: it is many trainings."""
 
-    def run(call: Call) -> "StageResult":
-        from med_assets.evaluation.learning_curves import learning_curve
-
-        def launch(job: "Path") -> None:
-            call.launcher.run(call.context, job)
-
-        return learning_curve(call.ws, program, configured.name, overrides=call.overrides, launch=launch)
-
-    return build(
-        Stage(
-            program,
-            keys.LEARNING_CURVE,
+    @dg.asset(
+        **attributes(
+            keys.key(program, keys.LEARNING_CURVE),
             f"Score of {configured.name} against the number of training patients, and what twice as many may give.",
             versions.of_learning_curve(program, configured),
-            run,
-            deps=(keys.key(program, "splits"),),
-            kinds=frozenset({"pytorch", "parquet"}),
-            pool=keys.POOL,
-            takes_overrides=True,
-        )
+            {"pytorch", "parquet"},
+        ),
+        deps=[keys.key(program, "splits")],
+        pool=keys.POOL,
     )
+    def asset(
+        context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        ws, launch = workspace.open(), partial(launcher.run, context)
+        overrides = tuple(config.overrides)
+        return materialized(
+            context, stages.learning_curve(ws, program, configured.name, overrides=overrides, launch=launch)
+        )
+
+    return asset
 
 
 def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
-    """Formal evaluation of that very checkpoint."""
-    experiment = configured.name
+    """Formal evaluation of that very checkpoint; in a program that screens, its thresholds too."""
+    experiment, fine_tunes = configured.name, configured.fine_tunes()
+    screens = isinstance(programs.get(program), Screens)
+    key = keys.experiment_key(program, experiment, "evaluation")
+    fitted = "; thresholds of uncertainty are fitted on the normal validation cases" if screens else ""
+    specs = [informing("doubts", key, "Nothing known makes its scores doubtful, such as a collapse.")]
+    if fine_tunes:
+        specs.append(informing("fine_tuning", key, "It is better than its initial weights, and reaches its reference."))
 
-    def fine_tuning(ws: Workspace, batch: str | None) -> "CheckOutcome":
-        from med_assets.dataset import checks
-
-        return checks.fine_tuning(ws, program, experiment)
-
-    def doubts(ws: Workspace, batch: str | None) -> "CheckOutcome":
-        from med_assets.dataset import checks
-
-        return checks.doubts(ws, program, experiment)
-
-    sound = Gate("doubts", "Nothing known makes its scores doubtful, such as a collapse.", doubts, blocking=False)
-    better = Gate(
-        "fine_tuning", "It is better than what it began with, and reaches its reference.", fine_tuning, blocking=False
+    @dg.asset(
+        **attributes(
+            key,
+            f"The checkpoint of {experiment}, loaded by its hash, scored on held-out cases, singly and in aggregate{fitted}.",
+            versions.of_screening(program) if screens else versions.of_stage(program, "evaluate"),
+            {"monai", "parquet"},
+        ),
+        deps=[keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")],
+        check_specs=specs,
     )
+    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        ws = workspace.open()
+        result = stages.evaluate(ws, program, experiment)
+        if screens:
+            result = result.joined(stages.thresholds(ws, program, experiment))
+        outcomes = {"doubts": checks.doubts(ws, program, experiment)}
+        if fine_tunes:
+            outcomes["fine_tuning"] = checks.fine_tuning(ws, program, experiment)
+        return materialized(context, result, **outcomes)
 
-    def run(call: Call) -> "StageResult":
-        from med_assets.evaluation.stage import evaluate
-
-        return evaluate(call.ws, program, experiment)
-
-    return build(
-        Stage(
-            program,
-            "evaluation",
-            f"The checkpoint of {experiment}, loaded by its hash, scored on held-out cases, singly and in aggregate.",
-            versions.of_stage(program, "evaluate"),
-            run,
-            deps=(keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")),
-            kinds=frozenset({"monai", "parquet"}),
-            experiment=experiment,
-            gates=(sound, better) if configured.fine_tunes() else (sound,),
-        )
-    )
-
-
-def record(program: str, configured: Experiment) -> dg.AssetsDefinition:
-    """Figures and notebook of one experiment."""
-    experiment = configured.name
-
-    def run(call: Call) -> "StageResult":
-        from med_assets.reporting.experiment_record import record
-
-        return record(call.ws, program, experiment)
-
-    return build(
-        Stage(
-            program,
-            keys.RECORD,
-            f"What {experiment} came to: figures for print, and an executed notebook with everything needed to do it again.",
-            versions.of_record(program),
-            run,
-            # The leaderboard too: it changes with every evaluation, and the gate's verdict follows it.
-            deps=(
-                keys.experiment_key(program, experiment, "evaluation"),
-                keys.key(program, "leaderboard"),
-                keys.key(program, "champion"),
-            ),
-            kinds=frozenset({"notebook"}),
-            experiment=experiment,
-        )
-    )
+    return asset

@@ -1,87 +1,64 @@
 """P/raw_cases and P/prepared_cases: from files in the landing zone to measured, audited cases, batch by batch."""
 
-from typing import TYPE_CHECKING
-
 import dagster as dg
 
 from assets import keys, versions
-from assets.gates import Gate
-from assets.shell import Call, Stage, build
-
-if TYPE_CHECKING:
-    from med_assets.dataset.checks import CheckOutcome
-    from med_assets.settings import Workspace
-    from med_assets.storage.result import StageResult
+from assets.checks import blocking
+from assets.factory import attributes, batch, materialized
+from med_assets.cli import stages
+from med_assets.dataset import checks
+from resources.phi_safe_errors import phi_safe
+from resources.workspace import WorkspaceResource
 
 
 def raw_cases(program: str) -> dg.AssetsDefinition:
     """Files of a batch grouped into cases, de-identified and stored."""
+    key = keys.key(program, "raw_cases")
 
-    def run(call: Call) -> "StageResult":
-        from med_assets.intake.stage import intake
-
-        return intake(call.ws, program, _batch(call.batch))
-
-    def residual_phi(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets.dataset import checks
-
-        return checks.residual_phi(ws, program, _batch(batch))
-
-    return build(
-        Stage(
-            program,
-            "raw_cases",
+    @dg.asset(
+        **attributes(
+            key,
             "Files of an intake batch grouped into cases, de-identified, content-hashed and stored as DICOM. "
             "What can't be used is quarantined with a reason.",
             versions.of_stage(program, "intake"),
-            run,
-            kinds=frozenset({"dicom", "parquet"}),
-            gates=(
-                Gate(
-                    "residual_phi",
-                    "No name, id, date or free text of a patient is left in what was stored.",
-                    residual_phi,
-                ),
-            ),
-            by_batch=True,
-            touches_raw_files=True,
-        )
+            {"dicom", "parquet"},
+        ),
+        partitions_def=keys.batches_of(program),
+        check_specs=[
+            blocking("residual_phi", key, "No name, id, date or free text of a patient is left in what was stored.")
+        ],
     )
+    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        def work() -> dg.MaterializeResult:
+            ws, taken = workspace.open(), batch(context)
+            result = stages.intake(ws, program, taken)
+            return materialized(context, result, residual_phi=checks.residual_phi(ws, program, taken))
+
+        return phi_safe(work)
+
+    return asset
 
 
 def prepared_cases(program: str) -> dg.AssetsDefinition:
     """Cases converted to arrays, measured and audited."""
+    key = keys.key(program, "prepared_cases")
 
-    def run(call: Call) -> "StageResult":
-        from med_assets.preparation.stage import prepare
-
-        return prepare(call.ws, program, _batch(call.batch))
-
-    def audit(ws: "Workspace", batch: str | None) -> "CheckOutcome":
-        from med_assets.dataset import checks
-
-        return checks.audit(ws, program, _batch(batch))
-
-    return build(
-        Stage(
-            program,
-            "prepared_cases",
+    @dg.asset(
+        **attributes(
+            key,
             "Cases of a batch converted, preprocessed and measured; what can't be is quarantined with a reason.",
             versions.of_stage(program, "prepare"),
-            run,
-            deps=(keys.key(program, "raw_cases"),),
-            kinds=frozenset({"numpy", "parquet"}),
-            gates=(
-                Gate(
-                    "audit", "The facts of the accepted cases are what the program expects (Great Expectations).", audit
-                ),
-            ),
-            by_batch=True,
-        )
+            {"numpy", "parquet"},
+        ),
+        deps=[keys.key(program, "raw_cases")],
+        partitions_def=keys.batches_of(program),
+        check_specs=[
+            blocking("audit", key, "The facts of the accepted cases are what the program expects (Great Expectations).")
+        ],
     )
+    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        ws, taken = workspace.open(), batch(context)
+        result = stages.prepare(ws, program, taken)
+        return materialized(context, result, audit=checks.audit(ws, program, taken))
 
-
-def _batch(batch: str | None) -> str:
-    if batch is None:
-        raise dg.DagsterInvariantViolationError("expected a partition that names an intake batch, got none")
-    return batch
+    return asset

@@ -8,19 +8,21 @@ POOL = "gpu"
 """Pool of trainings; `dagster instance concurrency set gpu 1` lets one run at a time."""
 
 DATA = ("raw_cases", "prepared_cases", "dataset", "splits")
-OUTCOME = ("leaderboard", "champion", "monitoring", "predictions", "experiments", "report")
-PER_PROGRAM = (*DATA, *OUTCOME)
-PER_EXPERIMENT = ("checkpoint", "evaluation", "record")
-INDEX, RECORD = "experiments", "record"
+RESULTS = ("leaderboard", "champion", "monitoring", "predictions", "experiments", "report")
+PER_PROGRAM = (*DATA, *RESULTS)
+PER_EXPERIMENT = ("checkpoint", "evaluation")
+EXPERIMENTS = "experiments"
 SCREENING = "screening"
-THRESHOLDS = "thresholds"
-"""Of a program that looks for unusual cases, and of its experiments."""
+"""Of a program that looks for unusual cases."""
 
 ANALYSIS = "analysis"
 """Stage of all analyses of a program; each has a name of its own."""
 
 LEARNING_CURVE = "learning_curve"
 """Of a program whose `_program.yaml` asks for one."""
+
+INTAKE, UPDATE, RETRAIN, EVALUATION_BACKFILL = "intake", "update", "retrain", "evaluation_backfill"
+"""Jobs of every program."""
 
 PROGRAM_TAG, STAGE_TAG = "med_assets/program", "med_assets/stage"
 
@@ -33,6 +35,17 @@ def key(program: str, stage: str) -> dg.AssetKey:
 def experiment_key(program: str, experiment: str, stage: str) -> dg.AssetKey:
     """Key of an asset that every experiment has, e.g. rt_dose/baseline/checkpoint."""
     return dg.AssetKey([program, experiment, stage])
+
+
+def job(program: str, name: str) -> str:
+    """Name of a program's job, e.g. rt_dose_intake."""
+    return f"{program}_{name}"
+
+
+def group(program: str, stage: str) -> str:
+    """Group of an asset, a box of the graph: a program's data, its experiments, or its results."""
+    part = "data" if stage in DATA else "experiments" if stage in (*PER_EXPERIMENT, LEARNING_CURVE) else "results"
+    return f"{program}_{part}"
 
 
 def batches_of(program: str) -> dg.DynamicPartitionsDefinition:

@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 
 import resources
-from assets import build_program, keys
+from assets import build_program, jobs, keys
 from assets.recorded import report_checkpoints
 from med_assets import program
 from med_assets.capabilities import Screens
@@ -42,22 +42,27 @@ def instance_of(ws: Workspace) -> dg.DagsterInstance:
 def _step(
     instance: dg.DagsterInstance,
     program_name: str,
+    job: str,
     title: str,
     chosen: Sequence[dg.AssetKey],
     batch: str | None = None,
     ops: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    started = time.monotonic()
-    result = dg.materialize(
-        build_program(program_name),
-        selection=list(chosen),
-        partition_key=batch,
-        tags=tags,
-        instance=instance,
+    started, graph = time.monotonic(), build_program(program_name)
+    defs = dg.Definitions(
+        assets=graph,
+        jobs=jobs.of_program(program_name, graph),
         resources=resources.build(),
+        executor=dg.in_process_executor,
+    )
+    result = jobs.execute(
+        defs.resolve_job_def(keys.job(program_name, job)),
+        instance,
+        chosen,
+        partition=batch,
+        tags=tags,
         run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, "ops": ops or {}},
-        raise_on_error=False,
     )
     print(f"{time.monotonic() - started:6.1f} s  {title}", flush=True)
     for check in result.get_asset_check_evaluations():
@@ -95,35 +100,32 @@ def materialize(
         taken = batches.known(ws, program_name)
         instance.add_dynamic_partitions(keys.batches_of(program_name).name or "", taken)
 
-        def step(title: str, *stages: str, batch: str | None = None) -> None:
-            _step(instance, program_name, title, [keys.key(program_name, stage) for stage in stages], batch)
+        def step(job: str, title: str, *stages: str, batch: str | None = None) -> None:
+            _step(instance, program_name, job, title, [keys.key(program_name, stage) for stage in stages], batch)
 
         for batch in taken:
-            step(f"cases of batch {batch}", "raw_cases", "prepared_cases", batch=batch)
-        step("dataset and splits", "dataset", "splits")
+            step(keys.INTAKE, f"cases of batch {batch}", "raw_cases", "prepared_cases", batch=batch)
+        step(keys.INTAKE, "dataset and splits", "dataset", "splits")
         if not training:
             for name in report_checkpoints(instance, ws, program_name):
                 print(f"  reported  checkpoint of {name}", flush=True)
         there = [name for name in known if ws.lake.has("checkpoints", f"{program_name}/{name}")]
         for name in in_order(ws, program_name, chosen or known) if training else there:
             made = ("checkpoint", "evaluation") if training else ("evaluation",)
-            of_each = (*made, *([keys.THRESHOLDS] if screened else []))
-            pair = [keys.experiment_key(program_name, name, stage) for stage in of_each]
+            pair = [keys.experiment_key(program_name, name, stage) for stage in made]
             ops = {"__".join(pair[0].path): {"config": {"overrides": list(overrides)}}} if overrides else None
-            _step(instance, program_name, f"{'train and ' if training else ''}evaluate {name}", pair, ops=ops)
-        step("leaderboard and champion", "leaderboard", "champion")
+            title = f"{'train and ' if training else ''}evaluate {name}"
+            _step(instance, program_name, keys.RETRAIN if training else keys.UPDATE, title, pair, ops=ops)
+        step(keys.UPDATE, "leaderboard and champion", "leaderboard", "champion")
         if taken:
             every = instance.get_dynamic_partitions(keys.batches_of(program_name).name or "")
             title, tags = f"monitoring and predictions of {len(every)} batches", keys.one_run(every, every)
             pair = [keys.key(program_name, stage) for stage in ("monitoring", "predictions")]
-            _step(instance, program_name, title, pair, tags=tags)
+            _step(instance, program_name, keys.EVALUATION_BACKFILL, title, pair, tags=tags)
         if cheap := [one.name for one in analysis.of(program_name).values() if not one.expensive]:
-            step("analyses", *cheap)
-        evaluated = [name for name in known if ws.lake.has("evaluation", f"{program_name}/{name}")]
-        records = [keys.experiment_key(program_name, name, keys.RECORD) for name in evaluated]
-        title = f"figures and notebooks of {len(records)} experiments, and their index"
-        _step(instance, program_name, title, [*records, keys.key(program_name, keys.INDEX)])
-        step("report", *([keys.SCREENING] if screened else []), "report")
+            step(keys.UPDATE, "analyses", *cheap)
+        step(keys.UPDATE, "figures and notebooks of the experiments, and their index", keys.EXPERIMENTS)
+        step(keys.UPDATE, "report", *([keys.SCREENING] if screened else []), "report")
     print("\nReports:")
     for path in sorted(ws.reports.rglob("*.html")):
         print(f"  {path}")

@@ -24,14 +24,14 @@ def of_stage(program_name: str, stage: str) -> str:
 
 
 def of_screening(program_name: str) -> str:
-    """Code version of thresholds and of the list of cases by risk: that of the scores, and what risks depend on."""
+    """Code version of an evaluation with thresholds and of the list of cases by risk: that of the scores, and what risks depend on."""
     chosen = program.get(program_name)
     settings = chosen.screening().settings(Workspace.configuration()) if isinstance(chosen, Screens) else None
     return f"{of_stage(program_name, 'evaluate')}-{digest(settings)}"
 
 
-def of_record(program_name: str) -> str:
-    """Code version of an experiment's record and of the index: their text and figures, and what pictures depend on."""
+def of_experiments(program_name: str) -> str:
+    """Code version of the records of experiments and of the index: their text and figures, and what pictures depend on."""
     from med_assets.reporting import experiment_record, figures
 
     code = f"{version_of(experiment_record.record)}.{version_of(figures.draw)}"

@@ -1,4 +1,4 @@
-"""What starts runs: sensors of intake, retraining and predictions, automation conditions, nightly evaluation, reconcile pass."""
+"""What starts runs: sensors of intake, update, retraining and predictions, nightly evaluation, reconcile pass."""
 
 import dagster as dg
 
@@ -9,22 +9,15 @@ from sensors.monitoring import monitoring_schedule
 from sensors.predictions import predictions_sensor
 from sensors.reconcile import reconcile_schedule
 from sensors.retrain import retrain_sensor
-from sensors.settings import tick_s
+from sensors.update import update_sensor
 
 __all__ = ["automated", "build_schedules", "build_sensors"]
 
 
 def build_sensors(graph: list[dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
-    """Intake, retraining and predictions of every program of the graph, and the sensor that evaluates all automation conditions."""
-    following = dg.AutomationConditionSensorDefinition(
-        "automation",
-        target=dg.AssetSelection.all(),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=tick_s(),
-        description="Lets cheap assets follow their inputs.",
-    )
-    of_program = (intake_sensor, retrain_sensor, predictions_sensor)
-    return [following, *(make(name) for name in programs(graph) for make in of_program)]
+    """Intake, update, retraining and predictions of every program of the graph."""
+    of_program = (intake_sensor, update_sensor, retrain_sensor, predictions_sensor)
+    return [make(name) for name in programs(graph) for make in of_program]
 
 
 def build_schedules(graph: list[dg.AssetsDefinition]) -> list[dg.ScheduleDefinition]:

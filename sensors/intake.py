@@ -9,7 +9,7 @@ from assets import keys, versions
 from med_assets.errors import LandingUnreadable
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from resources.discretion import discreetly
+from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 from sensors import runs
 from sensors.settings import tick_s
@@ -26,7 +26,7 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{program}_intake",
-        target=dg.AssetSelection.assets(*selection),
+        job_name=keys.job(program, keys.INTAKE),
         minimum_interval_seconds=tick_s(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Makes an intake batch of what has stopped changing in the landing folder, and runs it.",
@@ -36,14 +36,14 @@ def intake_sensor(program: str) -> dg.SensorDefinition:
         runs.end_those_of_dead_workers(context.instance)
         if warning := runs.two_daemons(context.instance):
             context.log.warning(warning)
-        known, seen = discreetly(lambda: _taken(ws, program))
+        known, seen = phi_safe(lambda: _taken(ws, program))
         started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
         fresh = [batch for batch in known if batch not in started]
-        lost = [batch for batch in discreetly(lambda: batches.unfinished(ws, program)) if batch in started]
+        lost = [batch for batch in phi_safe(lambda: batches.unfinished(ws, program)) if batch in started]
         again = runs.batches_to_run(context.instance, ws, program, lost, versions.of_stage(program, "intake"))
         if not fresh and not again:
             return dg.SensorResult(
-                skip_reason=discreetly(lambda: batches.waiting(ws, program, time.time(), seen)), cursor=context.cursor
+                skip_reason=phi_safe(lambda: batches.waiting(ws, program, time.time(), seen)), cursor=context.cursor
             )
 
         def request(batch: str, run_key: str, **tags: str) -> dg.RunRequest:

@@ -16,7 +16,7 @@ def monitoring_schedule(program: str) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{program}_monitoring",
         cron_schedule=NIGHT,
-        target=dg.AssetSelection.assets(monitoring),
+        job_name=keys.job(program, keys.EVALUATION_BACKFILL),
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Every night: the champion on all batches that it was not scored on yet, in one run.",
     )

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets import keys
-from resources.discretion import discreetly
+from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 from sensors import runs
 from sensors.settings import tick_s
@@ -15,7 +15,7 @@ def predictions_sensor(program: str) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{program}_predictions",
-        target=dg.AssetSelection.assets(predictions),
+        job_name=keys.job(program, keys.EVALUATION_BACKFILL),
         minimum_interval_seconds=tick_s(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Predicts cases that came without a label with the champion, as they arrive.",
@@ -26,7 +26,7 @@ def predictions_sensor(program: str) -> dg.SensorDefinition:
         ws = workspace.open()
         done = "the champion predicted every case that came without a label"
         return runs.over_batches(
-            ws, context.instance, program, predictions, lambda: discreetly(lambda: waiting(ws, program)), done
+            ws, context.instance, program, predictions, lambda: phi_safe(lambda: waiting(ws, program)), done
         )
 
     return sensor

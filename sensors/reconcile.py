@@ -12,7 +12,7 @@ from assets import keys
 from assets.recorded import report_checkpoints
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from resources.discretion import discreetly
+from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 from sensors import runs
 from sensors.automation import GATHER
@@ -76,7 +76,7 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
     @dg.schedule(
         name=f"{program}_reconcile",
         cron_schedule=OFTEN,
-        target=dg.AssetSelection.assets(*{*intake, *(spec.key for spec in followers)}),
+        job_name=keys.job(program, keys.UPDATE),
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Compares versions and redoes what automation missed; does nothing when nothing changed.",
     )
@@ -87,7 +87,7 @@ def reconcile_schedule(program: str, assets: list[dg.AssetsDefinition]) -> dg.Sc
         runs.end_those_of_dead_workers(instance)
         report_checkpoints(instance, ws, program)
         going = runs.unfinished(instance)
-        known = discreetly(lambda: batches.known(ws, program))
+        known = phi_safe(lambda: batches.known(ws, program))
         there = set(instance.get_dynamic_partitions(partitions))
         absent = [batch for batch in known if batch not in there]
         if absent:

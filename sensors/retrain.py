@@ -102,7 +102,7 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{program}_retrain",
-        target=dg.AssetSelection.assets(*selection),
+        job_name=keys.job(program, keys.RETRAIN),
         minimum_interval_seconds=tick_s(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Trains all experiments once enough new training cases were accepted; says why not otherwise.",
@@ -131,7 +131,7 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
         context.log.info(f"training starts: {reason_to_train(situation, policy)[0]}")
         tags = {RETRAIN_TAG: program, keys.PROGRAM_TAG: program}
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=f"{program}-{now:.0f}", tags=tags)],
+            run_requests=[dg.RunRequest(run_key=f"{program}-{now:.0f}", asset_selection=selection, tags=tags)],
             cursor=json.dumps({"at": now}),
         )
 

@@ -210,4 +210,4 @@ def over_batches(
     if not wanted:
         return dg.SkipReason(done)
     state = sorted((batch, waiting[batch]) for batch in wanted)
-    return dg.RunRequest(run_key=state_key(state), tags=keys.one_run(known, wanted))
+    return dg.RunRequest(run_key=state_key(state), asset_selection=[asset], tags=keys.one_run(known, wanted))

@@ -47,10 +47,16 @@ def graph() -> dict[str, Any]:
             }
     for sensor in definitions.defs.sensors or ():
         assert isinstance(sensor, dg.SensorDefinition)
-        found["sensors"][sensor.name] = sensor.default_status.value
+        found["sensors"][sensor.name] = [sensor.default_status.value, [target.job_name for target in sensor.targets]]
+    resolved = definitions.defs.get_repository_def()
+    found["jobs"] = {
+        name: sorted(key.to_user_string() for key in resolved.get_job(name).asset_layer.executable_asset_keys)
+        for name in sorted(resolved.job_names)
+        if not name.startswith("__")
+    }
     for schedule in definitions.defs.schedules or ():
         assert isinstance(schedule, dg.ScheduleDefinition)
-        found["schedules"][schedule.name] = [schedule.cron_schedule, schedule.default_status.value]
+        found["schedules"][schedule.name] = [schedule.cron_schedule, schedule.default_status.value, schedule.job_name]
     return found
 
 
@@ -70,11 +76,9 @@ def test_every_program_has_every_stage_of_the_design(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", program.registered())
-def test_a_program_has_thresholds_and_a_list_by_risk_if_it_looks_for_unusual_cases(name: str) -> None:
+def test_a_program_has_a_list_by_risk_if_it_looks_for_unusual_cases(name: str) -> None:
     found = {spec.key for asset in definitions.graph for spec in asset.specs}
-    optional = {keys.experiment_key(name, each, keys.THRESHOLDS) for each in experiments.names(name)}
-    optional.add(keys.key(name, keys.SCREENING))
-    assert (optional & found) == (optional if isinstance(program.get(name), Screens) else set())
+    assert (keys.key(name, keys.SCREENING) in found) == isinstance(program.get(name), Screens)
 
 
 @pytest.mark.parametrize("name", program.registered())

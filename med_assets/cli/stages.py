@@ -14,6 +14,7 @@ from med_assets.monitoring.stage import monitor
 from med_assets.preparation.stage import prepare
 from med_assets.promotion.stage import champion, rollback
 from med_assets.reporting.experiment_record import record as record_experiment
+from med_assets.reporting.experiments import experiments
 from med_assets.reporting.index import index
 from med_assets.reporting.stage import report
 from med_assets.review.decisions import decisions_of, record
@@ -22,7 +23,7 @@ from med_assets.screening.thresholds import thresholds
 from med_assets.storage.result import StageResult
 
 __all__ = [
-    "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "index", "intake", "leaderboard",
+    "StageResult", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
     "learning_curve", "monitor", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
     "up_to_date", "withdraw",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets.records import CaseVersion, PreparedCase, Status
+from med_assets.storage.files import digest
 
 OK, TO_PREDICT, QUARANTINED, NOTE = "ok", "to predict", "quarantined", "note"
 """What a row of `raw_cases` is: a case, a case that came without a label, something that failed, or files that a case does not
@@ -24,6 +25,16 @@ class StageResult:
     summary: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     images: dict[str, Path] = field(default_factory=dict)
+
+    def joined(self, other: "StageResult") -> "StageResult":
+        """The results of two stages that one asset runs; of names that both have, this one's stand."""
+        return StageResult(
+            digest(self.data_version, other.data_version),
+            other.counts | self.counts,
+            other.summary | self.summary,
+            other.tables | self.tables,
+            other.images | self.images,
+        )
 
 
 def accepted(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

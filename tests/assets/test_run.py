@@ -53,6 +53,13 @@ def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoin
     with run.instance_of(workspace) as instance:
         first = data_versions(instance)
         assert counts(instance, keys.experiment_key(P, "baseline", "checkpoint")) == {"new": 1, "reused": 0}
+        runs = instance.get_runs()
+        assert {run.job_name for run in runs} == {
+            keys.job(P, name) for name in (keys.INTAKE, keys.UPDATE, keys.RETRAIN, keys.EVALUATION_BACKFILL)
+        }
+        # Dagster's timeline shows runs of a code location only, under the names that workspace.yaml gives it.
+        origins = {run.remote_job_origin.repository_origin.get_label() for run in runs if run.remote_job_origin}
+        assert origins == {"__repository__@definitions"}
     page = (workspace.reports / P / "report.html").read_text()
     assert "Leaderboard" in page
     assert "Clinical limits" in page

@@ -92,7 +92,7 @@ def test_code_versions_of_assets(name: str) -> None:
     assert versions.of_stage(name, "evaluate") == evaluate
     assert versions.of_predictions(name) == V[f"{name}/predict"]
     assert versions.of_training(name, experiment).startswith(f"{V[f'{name}/train']}-{experiment.hash()[:16]}")
-    assert versions.of_record(name) == f"{record}-{evaluate}"
+    assert versions.of_experiments(name) == f"{record}-{evaluate}"
     policy = digest(written.promotion.model_dump(mode="json"), by_mean)
     assert versions.of_gate(name) == f"{V['promotion.stage.champion']}-{policy}"
     assert (versions.of_dataset(), versions.of_report()) == (V["dataset.stage.dataset"], V["reporting.stage.report"])

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets import keys, outcome
+from assets import keys, results
 from med_assets.cli import stages
 from med_assets.settings import Workspace
 from resources import LauncherResource, WorkspaceResource
@@ -51,7 +51,7 @@ def launch(instance: dg.DagsterInstance, request: dg.RunRequest | str) -> dg.Exe
     """Run what the schedule asked for."""
     assert isinstance(request, dg.RunRequest)
     given = {"workspace": WorkspaceResource(), "launcher": LauncherResource()}
-    return dg.materialize([outcome.monitoring(P)], instance=instance, tags=dict(request.tags), resources=given)
+    return dg.materialize([results.monitoring(P)], instance=instance, tags=dict(request.tags), resources=given)
 
 
 def test_the_night_scores_all_batches_that_wait_in_one_run(workspace: Workspace, instance: dg.DagsterInstance) -> None:
@@ -101,7 +101,7 @@ def test_after_a_promotion_the_earlier_batches_are_scored_again_and_a_manual_run
     assert sorted(again.tags.values()) == ["2026-01-01T00-00-00_000001", "2026-01-02T00-00-00_000002"]
     given = {"workspace": WorkspaceResource(), "launcher": LauncherResource()}
     assert dg.materialize(
-        [outcome.monitoring(P)], instance=instance, partition_key="2026-01-02T00-00-00_000002", resources=given
+        [results.monitoring(P)], instance=instance, partition_key="2026-01-02T00-00-00_000002", resources=given
     ).success
     left = night(instance)
     assert isinstance(left, dg.RunRequest)

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets import keys, outcome
+from assets import keys, results
 from med_assets.deidentification import scan
 from med_assets.settings import Workspace
 from med_assets.storage import artifacts, lake
@@ -34,7 +34,7 @@ def launch(instance: dg.DagsterInstance, request: dg.RunRequest | str) -> dg.Exe
     """Run what the sensor asked for."""
     assert isinstance(request, dg.RunRequest)
     given = {"workspace": WorkspaceResource(), "launcher": LauncherResource()}
-    return dg.materialize([outcome.predictions(P)], instance=instance, tags=dict(request.tags), resources=given)
+    return dg.materialize([results.predictions(P)], instance=instance, tags=dict(request.tags), resources=given)
 
 
 def arrive(ws: Workspace, instance: dg.DagsterInstance, source: Path, *, labelled: bool) -> str:

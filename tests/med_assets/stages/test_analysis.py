@@ -150,7 +150,7 @@ def test_each_is_an_asset_and_an_expensive_one_waits_for_a_person_and_the_accele
     (spec,) = cheap.specs
     assert {dep.asset_key for dep in spec.deps} == {keys.key(P, "dataset"), keys.key(P, "splits")}
     assert (spec.group_name, spec.tags[keys.STAGE_TAG], spec.automation_condition) == (
-        "rt_dose__outcome", "analysis", GATHER,
+        "rt_dose_results", "analysis", GATHER,
     )  # fmt: skip
     (waiting,) = expensive.specs
     assert (expensive.op.pool, waiting.automation_condition) == (keys.POOL, None)

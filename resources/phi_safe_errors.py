@@ -1,7 +1,7 @@
 """Keep patient data out of logs and the event log where raw files are touched.
 
 Messages of unexpected errors (a path in an OSError, a value in a pydicom error) and library warnings can carry names of
-patients. Under `discreetly` only the type of an unexpected error and the places in the code leave; the errors of
+patients. Under `phi_safe` only the type of an unexpected error and the places in the code leave; the errors of
 med_assets are written to be safe and pass with their message.
 """
 
@@ -47,7 +47,7 @@ def _silence() -> Iterator[None]:
             logger.disabled = disabled
 
 
-def discreetly(work: Callable[[], T]) -> T:
+def phi_safe(work: Callable[[], T]) -> T:
     """Do some work; libraries that quote values are silent, and no message of an unexpected error gets out.
 
     A function and not a context manager, since an error raised while another is being handled would carry that one

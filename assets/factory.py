@@ -1,0 +1,73 @@
+"""What all asset factories share: names, groups, owners and tags of an asset, and what it reports when it was materialized."""
+
+import warnings
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets import checks, keys
+from assets.metadata import metadata, value
+from med_assets import program
+from med_assets.storage import names
+from med_assets.storage.provenance import provenance
+
+if TYPE_CHECKING:
+    from med_assets.dataset.checks import CheckOutcome
+    from med_assets.storage.result import StageResult
+
+
+class Overrides(dg.Config):
+    """What the launchpad offers for a training: Hydra's `key=value`, such as `schedule.epochs=2`."""
+
+    overrides: list[str] = Field(default_factory=list, description="overrides of the experiment, key=value")
+
+
+def attributes(
+    key: dg.AssetKey, description: str, code_version: str, kinds: Set[str], stage: str | None = None
+) -> dict[str, Any]:
+    """Arguments of `@dg.asset` that every asset has. `stage` is the last part of its key unless given."""
+    chosen = key.path[0]
+    stage = stage or key.path[-1]
+    return {
+        "key": key,
+        "description": description,
+        "code_version": code_version,
+        "kinds": set(kinds),
+        "group_name": keys.group(chosen, stage),
+        "owners": list(program.get(chosen).owners),
+        "tags": {keys.PROGRAM_TAG: chosen, keys.STAGE_TAG: stage},
+    }
+
+
+@contextmanager
+def several_batches_in_a_run() -> Iterator[None]:
+    """Without Dagster's warning that a backfill policy is beta; for factories of assets whose run takes several batches."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        yield
+
+
+def batch(context: dg.AssetExecutionContext) -> str:
+    """The intake batch of a run."""
+    return names.BATCH.check(context.partition_key)
+
+
+def batches(context: dg.AssetExecutionContext) -> tuple[str, ...]:
+    """All intake batches of a run, oldest first."""
+    return tuple(map(names.BATCH.check, context.partition_keys))
+
+
+def materialized(
+    context: dg.AssetExecutionContext, result: "StageResult", **outcomes: "CheckOutcome"
+) -> dg.MaterializeResult:
+    """Report the result of a stage and the outcomes of the asset's checks by name; the data version is the content's hash."""
+    code_version = context.assets_def.get_asset_spec().code_version
+    origin = {"code_version": code_version, "data_version": result.data_version, **provenance()}
+    return dg.MaterializeResult(
+        metadata=metadata(result) | {f"provenance/{name}": value(content) for name, content in origin.items()},
+        data_version=dg.DataVersion(result.data_version),
+        check_results=[checks.result(name, outcome) for name, outcome in outcomes.items()],
+    )
