@@ -39,10 +39,10 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         results.champion(name),
         results.monitoring(name),
         results.predictions(name),
-        *([results.screening(name, chosen)] if screened else []),
+        *([results.screening(name)] if screened else []),
         *(experiment.learning_curve(name, each) for each in configured if each.name == curve),
         *(results.analysis(name, each, chosen) for each in analyses.values()),
-        results.experiments(name, chosen),
+        results.experiments(name),
         results.report(name, [*more, *analyses]),
     ]
 

@@ -1,4 +1,7 @@
-"""What comes of all experiments of a program: leaderboard, champion, monitoring, predictions, records, screening, analyses, report."""
+"""What comes of all experiments of a program: leaderboard, champion, monitoring, predictions, records, screening, analyses, report.
+
+The leaderboard's data version covers all evaluations, so that what reads them depends on the leaderboard alone.
+"""
 
 from collections.abc import Sequence
 
@@ -105,7 +108,7 @@ def predictions(program: str) -> dg.AssetsDefinition:
     return asset
 
 
-def screening(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
+def screening(program: str) -> dg.AssetsDefinition:
     """All cases by risk, of a program that looks for unusual cases."""
 
     @dg.asset(
@@ -119,7 +122,7 @@ def screening(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition:
             keys.key(program, "champion"),
             keys.key(program, "dataset"),
             keys.key(program, "prepared_cases"),
-            *(keys.experiment_key(program, name, "evaluation") for name in experiments),
+            keys.key(program, "leaderboard"),
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
@@ -148,7 +151,7 @@ def analysis(program: str, chosen: Analysis, experiments: Sequence[str]) -> dg.A
     return asset
 
 
-def experiments(program: str, names: Sequence[str]) -> dg.AssetsDefinition:
+def experiments(program: str) -> dg.AssetsDefinition:
     """The records of all experiments, and their index."""
 
     @dg.asset(
@@ -159,13 +162,7 @@ def experiments(program: str, names: Sequence[str]) -> dg.AssetsDefinition:
             versions.of_experiments(program),
             {"html", "notebook"},
         ),
-        deps=[
-            keys.key(program, "splits"),
-            # With every evaluation the leaderboard changes, and the gate's verdict follows it.
-            keys.key(program, "leaderboard"),
-            keys.key(program, "champion"),
-            *(keys.experiment_key(program, name, stage) for name in names for stage in ("checkpoint", "evaluation")),
-        ],
+        deps=[keys.key(program, "splits"), keys.key(program, "leaderboard"), keys.key(program, "champion")],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         return materialized(context, stages.experiments(workspace.open(), program))

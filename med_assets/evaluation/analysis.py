@@ -30,7 +30,7 @@ class Analysis:
     """What a program wants to know of all cases or models at once; it becomes the asset `P/<name>` and a part of the report.
 
     `reads` names the stages it is made of: "dataset", "splits", "leaderboard" or "champion"; "evaluation" or "checkpoint" of
-    all experiments, or of one as "baseline/evaluation". It runs again when one of them has other content, when `settings`
+    one experiment as "baseline/evaluation", or of all, which the leaderboard brings together. It runs again when one of them has other content, when `settings`
     have, or when the version of `run` has changed.
 
     `run`, a function with `@versioned`, writes its pictures under the folder it is given and returns tables that name them; no table where there is nothing
@@ -58,7 +58,7 @@ class Analysis:
             if stage in OF_PROGRAM and not experiment:
                 found.append((stage,))
             elif stage in OF_EXPERIMENT and (not experiment or experiment in experiments):
-                found += [(name, stage) for name in ([experiment] if experiment else experiments)]
+                found.append((experiment, stage) if experiment else ("leaderboard",))
             else:
                 raise ConfigurationError(
                     f"analysis {self.name}: expected it to read some of {', '.join(OF_PROGRAM)}, or {' or '.join(OF_EXPERIMENT)} of "

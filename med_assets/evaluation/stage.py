@@ -20,7 +20,7 @@ from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, 
 from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import PooledScore
 from med_assets.program import Metric
-from med_assets.records import CaseScore, Failure
+from med_assets.records import AggregateScore, CaseScore, Failure
 from med_assets.reporting.escaping import code, csv, inline
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json, replacing, write_json, write_text
@@ -334,7 +334,7 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     from med_assets.reporting.plots import plot_leaderboard
 
     chosen = program.get(program_name)
-    metrics = (chosen.primary_metric, *chosen.guarded_metrics)
+    metrics, catalog = (chosen.primary_metric, *chosen.guarded_metrics), Catalog(ws, program_name)
     aggregates = ws.lake.rows("evaluation", program_name)
     present = {row["checkpoint"] for row in aggregates}
     holder, held = _champion_rows(ws, program_name, present)
@@ -382,7 +382,8 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     more = f"\n{SPREAD}\n\n{markdown(over_seeds)}" if len(over_seeds) else ""
     write_text(folder / "leaderboard.md", f"{markdown(shown)}\n{PAIRWISE}\n\n{markdown(pairs)}{more}")
     return StageResult(
-        data_version=digest(ordered),
+        # Covers every score: what reads the scores of all experiments depends on the leaderboard alone.
+        data_version=digest(ordered, catalog.content(AggregateScore), catalog.content(CaseScore)),
         counts={"experiments": len(ordered)},
         summary={"sorted_by": f"{metrics[0].name} on validation", "interval": INTERVAL},
         tables={"leaderboard": shown, "pairwise": pairs} | ({"replicates": over_seeds} if len(over_seeds) else {}),

@@ -179,4 +179,4 @@ def test_what_can_not_be_read_is_named() -> None:
     with pytest.raises(ConfigurationError, match="or of one of baseline, other, got 'basline/evaluation'"):
         wrong.inputs(["baseline", "other"])
     everything = Analysis("all", "", "", ("evaluation", "dataset"), lengths)
-    assert everything.inputs(["a", "b"]) == [("a", "evaluation"), ("b", "evaluation"), ("dataset",)]
+    assert everything.inputs(["a", "b"]) == [("leaderboard",), ("dataset",)]
