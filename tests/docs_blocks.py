@@ -3,7 +3,7 @@
 A `bash` block runs in an empty folder with a temporary home, the demo's settings, and `med-assets` on the PATH;
 variables that a block exports hold for the rest of its page. Lines with `make` are only checked to name a target that
 exists, since they would install or train. A block with `<!-- needs: ... -->` above it needs something that is not in
-the repository; its commands are then only parsed by the command line's own parser.
+the repository; its commands are then only parsed by the command itself.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_assets.cli.arguments import parser
+from med_assets.cli.command_line import cli
 
 FENCE = re.compile(
     r"(?P<needs><!-- needs: [^>]+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -54,7 +54,8 @@ def _check_make(line: str, repository: Path) -> None:
 def _check_parses(line: str) -> None:
     words = shlex.split(line, comments=True)
     if "med-assets" in words:
-        parser().parse_args(words[words.index("med-assets") + 1 :])
+        name, *rest = words[words.index("med-assets") + 1 :]
+        cli.commands[name].make_context(name, rest)
 
 
 def run_block(block: Block, folder: Path, repository: Path) -> subprocess.CompletedProcess[str] | None:

@@ -7,10 +7,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
-from med_assets.cli.arguments import parser
-from med_assets.cli.reference import reference, subcommands
+from med_assets.cli.command_line import cli
+from med_assets.cli.reference import reference
 from med_assets.cli.tables_page import page
 from med_assets.experiments import configuration as experiments
 from tests.docs_blocks import Block, blocks, run_block
@@ -105,9 +106,9 @@ def test_the_page_of_tables_is_that_of_the_records() -> None:
 
 
 def test_every_command_and_argument_has_a_help_text() -> None:
-    for name, command in subcommands(parser()).items():
-        assert command.description, name
-        assert all(action.help for action in command._actions), name
+    for name, command in cli.commands.items():
+        assert command.help, name
+        assert all(isinstance(param, click.Option | click.Argument) and param.help for param in command.params), name
 
 
 def test_make_explains_every_target() -> None:

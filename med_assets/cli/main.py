@@ -4,8 +4,6 @@ What holds for every command is here: signals, exit codes, output and errors. Th
 more to import, so they are imported when a signal already ends the process with one line.
 """
 
-import argparse
-import logging
 import os
 import signal
 import sys
@@ -15,16 +13,21 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from med_assets.errors import MedAssetsError
-from med_assets.reporting.escaping import VisibleText
+
+if TYPE_CHECKING:
+    import click
 
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes: what was asked for did not work; the command line itself was not understood; Ctrl-C (SIGINT); SIGTERM."""
 
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 """Signals that end a command, and the exit codes by which a shell knows them."""
+
+COMPLETION = "_MED_ASSETS_COMPLETE"
+"""Environment variable by which a shell asks for completion; its name is click's."""
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -56,55 +59,68 @@ def _handle(handler: Handler) -> dict[int, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code. Raises SystemExit with MISUSED for words that make no command."""
     before = _handle(_end_at_once)
     try:
-        from med_assets.cli.arguments import parser
-        from med_assets.storage.files import keep_private
+        from med_assets.cli.command_line import cli
+        from med_assets.reporting.escaping import VisibleText
 
-        keep_private()
+        if os.environ.get(COMPLETION):
+            cli.main(prog_name="med-assets")
         with redirect_stdout(VisibleText(sys.stdout)), redirect_stderr(VisibleText(sys.stderr)):
-            options = parser().parse_args(arguments)
-            return _run(options)
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _run(options: argparse.Namespace) -> int:
-    # Libraries tell in hundreds of lines what they do, pymedphys under no name of its own; only ours are for people.
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("med_assets").setLevel(logging.DEBUG if options.debug else logging.INFO)
-    try:
-        _handle(_interrupt)
-        from med_assets.storage.scratch import remove_abandoned
+def _prepare() -> None:
+    """Import what commands use, while a signal ends the process; from then on it raises, which no import can lose."""
+    from med_assets.cli import doctor, explain, stages  # noqa: F401 - imported for what imports them later
+    from med_assets.storage.files import keep_private
+    from med_assets.storage.scratch import remove_abandoned
 
-        remove_abandoned(Path(os.environ.get("MED_ASSETS_HOME", ".med_assets")))
-        code = int(options.run(options) or 0)
+    keep_private()
+    _handle(_interrupt)
+    remove_abandoned(Path(os.environ.get("MED_ASSETS_HOME", ".med_assets")))
+
+
+def _run(arguments: list[str]) -> int:
+    import click
+
+    from med_assets.cli.command_line import cli, misuse
+
+    top: click.Context | None = None
+    try:
+        top = cli.make_context("med-assets", arguments, obj=_prepare)
+        code = int(cli.invoke(top) or 0)
         sys.stdout.flush()  # not at exit, where a closed pipe could no longer be caught
         return code
+    except click.exceptions.Exit as end:  # after --help and --version
+        return end.exit_code
+    except click.UsageError as error:
+        print(misuse(error, _command(top)), file=sys.stderr)
+        raise SystemExit(MISUSED) from None
     except MedAssetsError as error:
-        return _failed(options, error, str(error))
+        return _failed(top, error, str(error))
     except BrokenPipeError:  # who read our output has gone, such as `head`
         _into_nothing(sys.stdout)
         return FAILED
     except OSError as error:
-        return _failed(
-            options,
-            error,
-            f"{os.strerror(error.errno or 0)} ({type(error).__name__}); is the home writable, and the disk whole?",
-        )
+        name = f"{os.strerror(error.errno or 0)} ({type(error).__name__})"
+        return _failed(top, error, f"{name}; is the home writable, and the disk whole?")
     except KeyboardInterrupt as error:
         _handle(_end_at_once)
-        print(
-            f"med-assets {options.command}: interrupted; what was written is whole, and the same command goes on",
-            file=sys.stderr,
-        )
+        text = "interrupted; what was written is whole, and the same command goes on"
+        print(f"{_command(top)}: {text}", file=sys.stderr)
         return getattr(error, "code", INTERRUPTED)
     except Exception as error:
-        return _failed(
-            options, error, f"failed with {type(error).__name__}; `med-assets --debug` shows where in the code"
-        )
+        return _failed(top, error, f"failed with {type(error).__name__}; `med-assets --debug` shows where in the code")
+
+
+def _command(top: "click.Context | None") -> str:
+    """What runs, as a person calls it."""
+    return f"med-assets {top.invoked_subcommand}" if top and top.invoked_subcommand else "med-assets"
 
 
 def _into_nothing(stream: TextIO) -> None:
@@ -113,14 +129,14 @@ def _into_nothing(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _failed(options: argparse.Namespace, error: Exception, message: str) -> int:
+def _failed(top: "click.Context | None", error: Exception, message: str) -> int:
     """Say what failed, with --debug also where; no value of a foreign error is shown, since it may be a patient's."""
-    if options.debug:
+    if top and top.params["debug"]:
         for link in _chain(error):
             print(f"{type(link).__name__} at", file=sys.stderr)
             for frame in traceback.extract_tb(link.__traceback__):
                 print(f"  {frame.filename}:{frame.lineno} {frame.name}", file=sys.stderr)
-    print(f"med-assets {options.command}: {message}", file=sys.stderr)
+    print(f"{_command(top)}: {message}", file=sys.stderr)
     return FAILED
 
 

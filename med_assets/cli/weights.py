@@ -1,24 +1,9 @@
-"""`med-assets weights`: what a released file is and what a network computes with it, and the page of all of them."""
+"""What a released file of weights is, and what a network computes with it: what `med-assets weights` prints."""
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from med_assets.cli.weights_page import page
 from med_assets.errors import ConfigurationError
-
-
-def weights(options: argparse.Namespace) -> None:
-    """Describe a file, or write the page."""
-    if options.table is not None:
-        options.table.write_text(page(options.table.read_text(encoding="utf-8")), encoding="utf-8")
-        print(f"wrote the table of {options.table}")
-        return
-    if options.file is None:
-        raise ConfigurationError("expected FILE, or --table PAGE; give one of the two")
-    if options.prompt is not None:
-        print(" ".join(map(str, tokens(options.file, options.prompt))))
-        return
-    _describe(options.file, options.experiment, options.set)
 
 
 def tokens(file: Path, text: str) -> list[int]:
@@ -37,7 +22,11 @@ def tokens(file: Path, text: str) -> list[int]:
     return found
 
 
-def _describe(file: Path, chosen: tuple[str, str] | None, overrides: list[str]) -> None:
+def describe(file: Path, chosen: tuple[str, str] | None, overrides: Sequence[str]) -> None:
+    """Print the tensors and SHA-256 of a file, and how the experiment that takes it, or the chosen one, fits.
+
+    Raises ConfigurationError and CheckpointMismatch.
+    """
     from med_assets.experiments.configuration import load
     from med_assets.storage.files import file_sha256
     from med_assets.training import released

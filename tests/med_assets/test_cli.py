@@ -1,14 +1,19 @@
 """The command line, run as a person would."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from med_assets.cli.command_line import cli
 from med_assets.cli.main import main
 from med_assets.settings import Workspace
-from tests.conftest import settings_of
+from tests.conftest import REPOSITORY, settings_of
 from tests.med_assets.stages import models
 
 
@@ -36,6 +41,12 @@ def landed(workspace: Workspace, landed_home: Path) -> Workspace:
 
 def case_id(ws: Workspace) -> str:
     return str(ws.lake.rows("dataset", "rt_dose")[0]["case_id"])
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own."""
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environ}
+    return subprocess.run([sys.executable, *arguments], env=environ, capture_output=True, text=True, check=True)
 
 
 def test_cases_lists_what_is_usable_and_why_the_rest_is_not(
@@ -159,6 +170,79 @@ def test_a_word_that_is_no_experiment_is_a_misuse(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as stopped:
         main(["train", "baseline"])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ("med-assets:", "expected a command, got none", "`med-assets --help`")),
+        (["trian"], ("med-assets:", "got 'trian'", "perhaps train is meant")),
+        (["--dbug", "report", "rt_dose"], ("med-assets:", "got '--dbug'", "perhaps --debug is meant")),
+        (["train"], ("med-assets train:", "expected PROGRAM/EXPERIMENT, got nothing", "`med-assets train --help`")),
+        (["train", "rt_dose/baseline", "--rsume", "must"], ("got '--rsume'", "perhaps --resume is meant")),
+        (
+            ["train", "rt_dose/baseline", "--resume", "atuo"],
+            ("--resume:", "auto, must, never", "perhaps auto is meant"),
+        ),
+        (["train", "rt_dose/baseline", "--launcher", "slurn"], ("--launcher:", "perhaps slurm is meant")),
+        (["report", "rt_does"], ("expected one of breast_us", "perhaps rt_dose is meant")),
+        (["report", "rt_dose", "more", "words"], ("got 'more words' too",)),
+        (["phantoms", "rt_dose", "x", "-n", "2.5"], ("--number:", "expected a whole number, got '2.5'")),
+        (["ingest", "rt_dose", "--batch"], ("expected --batch with a value, got none",)),
+        (["ingest", "rt_dose", "--now=1"], ("expected --now alone, got a value",)),
+        (["withdraw", "rt_dose", "case"], ("expected --reason TEXT, got nothing",)),
+        (["export", "rt_dose/baseline"], ("expected --out FOLDER, got nothing",)),
+    ],
+)
+def test_a_misuse_is_one_line_with_what_was_expected_and_what_is_near(
+    words: list[str], names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert all(name in shown.err for name in names), shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes", "overrides"),
+    [
+        (["--sizes", "8", "16", "--repeats", "2", "a=1"], (8, 16), ("a=1",)),
+        (["a=1", "b=2", "--repeats", "2", "--sizes", "8", "16"], (8, 16), ("a=1", "b=2")),
+        (["--sizes=8", "a=1", "--sizes", "16", "--repeats", "2"], (8, 16), ("a=1",)),
+        (["--sizes", "8", "--repeats", "2", "--", "--sizes"], (8,), ("--sizes",)),
+    ],
+)
+def test_an_option_of_several_values_takes_the_words_up_to_the_next_option(
+    words: list[str], sizes: tuple[int, ...], overrides: tuple[str, ...]
+) -> None:
+    context = cli.commands["learning-curve"].make_context("learning-curve", ["rt_dose/baseline", *words])
+    assert context.params["sizes"] == sizes
+    assert context.params["repeats"] == 2
+    assert context.params["overrides"] == overrides
+
+
+def test_help_lists_every_command_and_imports_no_library(tmp_path: Path) -> None:
+    done = run("-X", "importtime", "-m", "med_assets.cli", "--help")
+    assert re.findall(r"^  ([a-z][a-z-]*) ", done.stdout, re.MULTILINE) == list(cli.commands)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "click" in imported
+    assert not imported & {"torch", "pandas", "dagster", "numpy", "pyarrow", "pydantic"}
+
+
+def test_a_shell_completes_commands_options_and_programs() -> None:
+    completed = {
+        "med-assets learn": "plain,learning-curve",
+        "med-assets train rt_dose/baseline --res": "plain,--resume",
+        "med-assets train rt_dose/baseline --resume m": "plain,must",
+        "med-assets cases rt_": "plain,rt_dose",
+        "med-assets score pred": "file,pred",
+    }
+    for words, found in completed.items():
+        environ = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_MED_ASSETS_COMPLETE": "bash_complete"}
+        assert run("-m", "med_assets.cli", **environ).stdout.split() == [found], words
 
 
 def test_a_champion_is_promoted_monitored_and_rolled_back_from_the_command_line(

@@ -1,0 +1,200 @@
+"""Commands of single cases: list, explain, predict, draw, read and withdraw them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from med_assets.cli.commands import Section, Value, case, model, program, reason, show, stages, table, workspace
+from med_assets.errors import ConfigurationError
+from med_assets.storage import names
+
+if TYPE_CHECKING:
+    from med_assets.catalog import Catalog
+    from med_assets.records import CaseVersion, PreparedCase
+
+SECTION = Section("Cases")
+
+
+@SECTION.command()
+@program
+@click.option("--quarantined", is_flag=True, help="only cases that can't be used")
+def cases(program: str, quarantined: bool) -> None:
+    """List cases with their state, split and reason for quarantine."""
+    from med_assets.catalog import Catalog
+    from med_assets.cli.explain import batches_by_version
+    from med_assets.records import PreparedCase, ReaderDecision, Status
+
+    catalog = Catalog(workspace(), program)
+    places = catalog.assignments()
+    included = {case.case_id: case.version for case in catalog.dataset().cases}
+    reads = {row.case_id: row.decision for row in catalog.rows(ReaderDecision)}
+    newest: dict[str, CaseVersion | PreparedCase] = {
+        case.case_id: case for case in sorted(catalog.case_versions(), key=lambda case: case.batch)
+    }
+    for prepared in catalog.prepared():
+        if prepared.version == newest.get(prepared.case_id, prepared).version:
+            newest[prepared.case_id] = prepared
+    accepted_in = batches_by_version(catalog)
+    absent = _missing(catalog)
+    rows = [
+        {
+            "case_id": case_id,
+            "state": _state(case, included.get(case_id), accepted_in),
+            "split": places[case.patient_id].split if case_id in included and case.patient_id in places else "-",
+            "batch": case.batch,
+            "warnings": len(case.warning_lines) if isinstance(case, PreparedCase) else 0,
+            **({} if absent is None else {"missing": absent.get((case_id, case.version), "")}),
+            "reason": case.reason or "",
+        }
+        | ({"read": reads.get(case_id, "-")} if reads else {})
+        for case_id, case in sorted(newest.items())
+        if not quarantined or case.status == Status.QUARANTINED
+    ]
+    print(table(rows))
+
+
+def _missing(catalog: "Catalog") -> dict[tuple[str, str], str] | None:
+    """By case and version the structures that every case should have and it lacks; None in a program that requires none."""
+    from med_assets.capabilities import RequiredStructures
+    from med_assets.program import get
+
+    chosen = get(catalog.program)
+    if not isinstance(chosen, RequiredStructures):
+        return None
+    fact = chosen.required_missing
+    found = sorted(catalog.facts(), key=lambda facts: facts.batch)
+    return {(facts.case_id, facts.version): str(facts.values[fact] or "") for facts in found}
+
+
+def _state(case: "CaseVersion | PreparedCase", counts: str | None, accepted_in: Mapping[tuple[str, str], str]) -> str:
+    """State of a case by what is newest of it; `counts` is the version of it that the dataset holds, if any."""
+    from med_assets.records import Status
+
+    if case.status == Status.OK:
+        return "ok" if counts else "not in the dataset"
+    if counts is None:
+        return case.status
+    return f"{case.status}; version {counts} of batch {accepted_in.get((case.case_id, counts), '-')} counts"
+
+
+@SECTION.command()
+@case()
+def explain(case: str) -> None:
+    """Tell what happened to one case, from file to model."""
+    from med_assets.cli.explain import explain_case
+
+    print(explain_case(workspace(), case))
+
+
+@SECTION.command()
+@program
+@click.argument(
+    "case",
+    type=Value("CASE|FOLDER"),
+    required=False,
+    help="case id, or its first characters; or a folder, of which nothing is taken in; all that wait for the champion by default",
+)
+@click.option(
+    "--relink",
+    is_flag=True,
+    help="of a folder: give the written DICOM the patient and UIDs of the files instead of pseudonyms",
+)
+@model()
+@click.option("--out", type=Value("FOLDER", Path), help="folder to write to, of one case or folder")
+def predict(program: str, case: str | None, relink: bool, model: str | None, out: Path | None) -> None:
+    """Predict all cases without a label, one case, or every case in a folder, and write DICOM and NIfTI for viewers and planning systems.
+
+    Fails when none of those asked for could be predicted.
+    """
+    ws = workspace()
+    if case is None:
+        if out or model or relink:
+            raise ConfigurationError("--out, --model and --relink are of one case or folder: name it")
+        result = stages.predictions(ws, program)
+        show("predictions", result)
+        if len(result.tables.get("predictions", ())):
+            print(table(result.tables["predictions"]))
+        if result.counts.get("failed") and not (result.counts["new"] or result.counts["reused"]):
+            raise SystemExit(1)
+        return
+    if out is None:
+        raise ConfigurationError("expected --out FOLDER, where to write the prediction")
+    if not os.path.isdir(case):  # False too for nothing, for a path that is too long, and for one with a NUL
+        if not names.CASE.fits(case):
+            raise ConfigurationError(f"expected the id of a case or a folder that is there, got {names.escaped(case)}")
+        if relink:
+            raise ConfigurationError(
+                "--relink needs the original files: give the folder with them in place of a case id"
+            )
+        for written in stages.predict(ws, program, case, model, out):
+            print(written)
+        return
+    found = stages.predict_folder(ws, program, Path(case), model, out, relink=relink)
+    for one in found:
+        print(f"{one.case_id}: {one.reason or ', '.join(f'{name} {value}' for name, value in one.measured.items())}")
+        for text in (*(f"worth a look: {warning}" for warning in one.warnings), *map(str, one.paths)):
+            print(f"  {text}")
+    if not any(one.paths for one in found):
+        raise SystemExit(1)
+
+
+@SECTION.command()
+@program
+@case()
+@model()
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
+def debug(program: str, case: str, model: str | None, out: Path) -> None:
+    """Draw every step of one case, from arrays to scores."""
+    for written in stages.debug(workspace(), program, case, model, out):
+        print(written)
+
+
+@SECTION.command()
+@program
+@click.option("--read", type=Value("FILE", Path), help="take over the column decision of this CSV")
+@model("the one of the report")
+@click.option("--top", type=Value("N", int), default=60, help="cases in the queue")
+@click.option("--limit", type=Value("N", int), help="only the first N cases by id, for a trial run")
+def audit_queue(program: str, read: Path | None, model: str | None, top: int, limit: int | None) -> None:
+    """Write all cases by risk, and the queue of those to be read first, as CSV; or take over what was decided about them."""
+    ws = workspace()
+    if read is not None:
+        found = stages.record(ws, program, read)
+        print(table(found))
+        answers = stages.decisions_of(program)
+        if any(answers[answer].withdraws for answer in found["decision"]):
+            show("dataset", stages.dataset(ws, program))
+        print(
+            f"{len(found)} decisions are in the case table; evaluations, thresholds and report follow when they are made again"
+        )
+        return
+    if min(top, limit or 1) < 1:
+        raise ConfigurationError(f"expected --top and --limit of 1 or more, got {top} and {limit}")
+    result = stages.screening(ws, program, model, limit, top)
+    show("screened", result)
+    for rows in result.tables.values():
+        print(table(rows[["rank", "risk", "case_id"]]))
+
+
+@SECTION.command()
+@program
+@case("case id, in full")
+@reason
+def withdraw(program: str, case: str, reason: str) -> None:
+    """Take a case out of the dataset from now on.
+
+    Models that were trained with it stay as they are.
+    """
+    from med_assets.catalog import Catalog
+
+    ws = workspace()
+    if case not in {each.case_id for each in Catalog(ws, program).case_versions()}:
+        raise ConfigurationError(
+            f"expected the id of a case of {program}, got one that is unknown; see `med-assets cases {program}`"
+        )
+    stages.withdraw(ws, program, case, reason)
+    show("dataset", stages.dataset(ws, program))
+    print("models trained with this case stay as they are; train again to leave it out of them")

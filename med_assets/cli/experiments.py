@@ -1,0 +1,254 @@
+"""Commands of one experiment: train, score and record it; and of released weights and foreign masks."""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from med_assets.cli.commands import (
+    EXPERIMENT,
+    OVERRIDE,
+    PROGRAM_OR_EXPERIMENT,
+    Section,
+    Several,
+    Value,
+    experiment,
+    one_of,
+    overrides,
+    show,
+    show_tables,
+    stages,
+    table,
+    workspace,
+)
+from med_assets.errors import ConfigurationError
+
+SECTION = Section("Experiments")
+
+
+def _launchers() -> tuple[str, ...]:
+    from med_assets.launch.configuration import LAUNCHERS
+
+    return tuple(LAUNCHERS)
+
+
+@SECTION.command()
+@click.argument(
+    "experiment",
+    type=PROGRAM_OR_EXPERIMENT,
+    required=False,
+    help="write and print the index of this program: every run and where it stands; or print this one in full",
+)
+@overrides
+def experiments(experiment: tuple[str, str | None] | None, overrides: tuple[str, ...]) -> int:
+    """List experiments, write the index of a program's, or print one as it would be trained.
+
+    Fails when an experiment of the list can't be used.
+    """
+    from med_assets import program
+    from med_assets.launch import training
+    from med_assets.settings import Workspace
+
+    ws = Workspace.configuration()
+    match experiment:
+        case (wanted, None):
+            result = stages.index(ws, program.get(wanted).name)
+            print(f"{table(result.tables['experiments'])}\n{result.summary['index']}")
+            return 0
+        case (wanted, str(name)):
+            print(training.experiment(ws, wanted, name, overrides).to_json())
+            return 0
+    usable = [(f"{name}/{each}", of) for name in program.registered() for each, of in training.usable(ws, name).items()]
+    print(table({"experiment": name, "title": found.title, "hash": found.hash()[:12]} for name, found in usable))
+    broken = [
+        (f"{name}/{each}", why) for name in program.registered() for each, why in training.broken(ws, name).items()
+    ]
+    for title, why in broken:
+        print(f"{title} can't be used: {why}")
+    return int(bool(broken))
+
+
+@SECTION.command()
+@experiment
+@overrides
+@click.option(
+    "--launcher",
+    type=Value("LAUNCHER", known=_launchers),
+    help="what runs the training, such as local or slurm; without it launch.launcher of the experiment, else MED_ASSETS_LAUNCHER",
+)
+@click.option(
+    "--resume",
+    type=one_of("auto", "must", "never"),
+    default="auto",
+    help="a training that was begun: go on with it if there is one (auto), refuse if there is none (must), begin anew (never)",
+)
+def train(experiment: tuple[str, str], overrides: tuple[str, ...], launcher: str | None, resume: str) -> None:
+    """Train one experiment on the present dataset and splits; resumes what was interrupted.
+
+    What was trained with the same inputs is adopted, and a job that runs already is followed.
+    """
+    from med_assets.launch.follow import finish
+
+    ws = workspace()
+    launch = partial(finish, default=ws.launcher, asked=launcher, resume=resume)
+    show(f"trained {'/'.join(experiment)}", stages.train(ws, *experiment, overrides, launch))
+
+
+@SECTION.command()
+@experiment
+@overrides
+def crossval(experiment: tuple[str, str], overrides: tuple[str, ...]) -> None:
+    """Cross-validate an experiment over the folds of the splits: a model per fold, scored on the patients it never saw."""
+    result = stages.crossval(workspace(), *experiment, overrides)
+    show(f"cross-validated {'/'.join(experiment)}", result)
+    show_tables(result)
+
+
+@SECTION.command()
+@experiment
+@overrides
+@click.option(
+    "--sizes",
+    type=Value("N", int),
+    cls=Several,
+    multiple=True,
+    help="training patients; those of _program.yaml by default",
+)
+@click.option("--repeats", type=Value("K", int), help="orders of the patients, each a training per size")
+def learning_curve(
+    experiment: tuple[str, str], overrides: tuple[str, ...], sizes: tuple[int, ...], repeats: int | None
+) -> None:
+    """Train an experiment on ever more patients: its score against their number, and what twice as many may give."""
+    result = stages.learning_curve(workspace(), *experiment, sizes or None, repeats, overrides)
+    show(f"learning curve of {'/'.join(experiment)}", result)
+    show_tables(result, titled=False)
+
+
+@SECTION.command()
+@experiment
+def evaluate(experiment: tuple[str, str]) -> None:
+    """Formally evaluate an experiment's checkpoint on the fixed splits."""
+    from med_assets.catalog import Catalog
+    from med_assets.records import AggregateScore
+
+    ws, (program, name) = workspace(), experiment
+    show(f"evaluated {program}/{name}", stages.evaluate(ws, program, name))
+    rows = Catalog(ws, program).frame(AggregateScore, name)
+    print(table(rows[["split", "metric", "subject", "mean", "low", "high", "n", "unit"]]))
+
+
+@SECTION.command()
+@experiment
+def record(experiment: tuple[str, str]) -> None:
+    """Draw the figures of an evaluated experiment for print, and write its notebook, executed."""
+    show(f"record of {'/'.join(experiment)}", stages.record_experiment(workspace(), *experiment))
+
+
+@SECTION.command()
+@experiment
+def thresholds(experiment: tuple[str, str]) -> None:
+    """Fit what calls a case unusual on the normal validation cases of an evaluation, and count false alarms on the test cases."""
+    result = stages.thresholds(workspace(), *experiment)
+    show(f"thresholds of {'/'.join(experiment)}", result)
+    show_tables(result, titled=False)
+
+
+@SECTION.command()
+@click.argument(
+    "predicted", type=Value("PRED_DIR", Path), help="predicted masks or probabilities: pictures, NIfTI, NRRD, DICOM SEG"
+)
+@click.argument(
+    "truth", type=Value("GT_DIR", Path), help="true masks of the same names; NAME_mask, NAME_mask_1 are united"
+)
+@click.option("--pixel-mm", type=Value("MM", float), help="size of a pixel, for distances in mm")
+@click.option(
+    "--values",
+    type=one_of("labels", "probabilities"),
+    help="what predicted files hold; without it probabilities in floating-point files, labels in others",
+)
+@click.option("--against", type=Value("PRED_DIR", Path), help="other predictions, to compare image by image")
+@click.option("--out", type=Value("CSV", Path), help="write the scores of every image here")
+def score(
+    predicted: Path,
+    truth: Path,
+    pixel_mm: float | None,
+    values: Literal["labels", "probabilities"] | None,
+    against: Path | None,
+    out: Path | None,
+) -> int:
+    """Score a folder of masks against another, from anywhere.
+
+    A pair that can't be scored is listed and fails the command.
+    """
+    from med_assets.metrics.folders import aggregate, compare, score_folders
+    from med_assets.reporting.escaping import csv
+
+    scores, problems = score_folders(predicted, truth, pixel_mm, values)
+    if out is not None:
+        out.write_text(csv(scores))
+    print(table(aggregate(scores)))
+    if against is not None:
+        others, more = score_folders(against, truth, pixel_mm, values)
+        print(
+            "paired differences, PRED_DIR minus --against, not corrected for their number; intervals end where the metric's range does"
+        )
+        print(table(compare(scores, others)))
+        problems |= {f"{name} (--against)": reason for name, reason in more.items()}
+    if problems:
+        print(table({"not scored": name, "reason": reason} for name, reason in problems.items()))
+    return int(bool(problems))
+
+
+@SECTION.command()
+@experiment
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
+def export(experiment: tuple[str, str], out: Path) -> None:
+    """Write the network of an experiment for other runtimes, as ONNX."""
+    from med_assets import program
+    from med_assets.capabilities import ExportsModel
+    from med_assets.launch.training import checkpoint_of, stored_checkpoint
+
+    ws, (name, chosen) = workspace(), experiment
+    exports = program.get(name)
+    if not isinstance(exports, ExportsModel):
+        raise ConfigurationError(f"expected a program whose models can be exported, got {name}, which has no export")
+    model = checkpoint_of(ws, name, chosen)
+    folder = stored_checkpoint(ws, name, model)
+    ws.store.verify(model.checkpoint)
+    for written in exports.export_model(folder, out):
+        print(written)
+
+
+@SECTION.command()
+@click.argument(
+    "file", type=Value("FILE", Path), required=False, help="file of weights, or tokenizer.json with --prompt"
+)
+@click.option(
+    "--experiment", type=EXPERIMENT, help="try it in this experiment instead of the one that takes such files"
+)
+@click.option(
+    "--set", "overrides", type=OVERRIDE, multiple=True, help="override of the experiment, such as profiles=demo"
+)
+@click.option("--prompt", type=Value("TEXT"), help="print the tokens of a text, for network.prompt of SAM3")
+@click.option("--table", "page", type=Value("PAGE", Path), help="write the table of released weights into this page")
+def weights(
+    file: Path | None,
+    experiment: tuple[str, str] | None,
+    overrides: tuple[str, ...],
+    prompt: str | None,
+    page: Path | None,
+) -> None:
+    """Say what a file of released weights is, which experiment takes it, and what a network computes with it."""
+    from med_assets.cli.weights import describe, tokens
+    from med_assets.cli.weights_page import page as written
+
+    if page is not None:
+        page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"wrote the table of {page}")
+    elif file is None:
+        raise ConfigurationError("expected FILE, or --table PAGE; give one of the two")
+    elif prompt is not None:
+        print(" ".join(map(str, tokens(file, prompt))))
+    else:
+        describe(file, experiment, overrides)

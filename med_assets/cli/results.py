@@ -1,0 +1,92 @@
+"""Commands that compare models: leaderboard, promotion, monitoring, analyses, report."""
+
+import click
+
+from med_assets.cli.commands import Section, Value, program, reason, show, show_tables, stages, table, workspace
+from med_assets.storage import names
+
+SECTION = Section("Models of a program")
+
+
+@SECTION.command()
+@program
+def leaderboard(program: str) -> None:
+    """Compare all evaluated experiments, with n and intervals."""
+    show_tables(stages.leaderboard(workspace(), program))
+
+
+@SECTION.command()
+@program
+@click.option(
+    "--experiment",
+    type=Value("NAME", names.EXPERIMENT.check),
+    help="only this one stands, also after its checkpoint was rolled back",
+)
+def promote(program: str, experiment: str | None) -> int:
+    """Promote the best experiment if it passes the gate, and say why or why not.
+
+    Fails when the one that was named is refused.
+    """
+    result = stages.champion(workspace(), program, experiment)
+    decision = result.summary["decision"]
+    print(f"champion: {result.summary['champion'] or 'none'} ({result.summary['checkpoint'] or '-'})")
+    print(f"decision: {decision['reason']}")
+    print(table(result.tables["decisions"]))
+    return int(experiment is not None and bool(decision["refused"]))
+
+
+@SECTION.command()
+@program
+@click.option(
+    "--to",
+    type=Value("CHECKPOINT", names.ARTIFACT.check),
+    help="this earlier champion; the one before the present by default",
+)
+@reason
+def rollback(program: str, to: str | None, reason: str) -> None:
+    """Make an earlier champion the champion again."""
+    from med_assets.catalog import Catalog
+    from med_assets.records import Champion
+
+    ws = workspace()
+    now = stages.rollback(ws, program, reason, to)
+    print(f"champion: {now.experiment} ({now.checkpoint}), {now.action}: {now.reason}")
+    print(table(Catalog(ws, program).frame(Champion)))
+
+
+@SECTION.command()
+@program
+def monitor(program: str) -> None:
+    """Score the champion on every batch that it was not scored on yet; show trend and drift."""
+    result = stages.monitor(workspace(), program)
+    show("monitored", result)
+    show_tables(result)
+
+
+@SECTION.command()
+@program
+@click.argument(
+    "name",
+    type=Value("NAME", names.ANALYSIS.check),
+    required=False,
+    help="only this one; all that are not expensive by default",
+)
+def analyse(program: str, name: str | None) -> None:
+    """Run the analyses of a program, or one of them, and write tables and plots."""
+    from med_assets.evaluation import analysis
+
+    ws, known = workspace(), analysis.of(program)
+    for chosen in [name] if name else [one.name for one in known.values() if not one.expensive]:
+        result = stages.analyse(ws, program, chosen)
+        show(f"analysed {program}/{chosen}", result)
+        show_tables(result)
+    left = [one.name for one in known.values() if one.expensive and not name]
+    if left or not known:
+        print(f"not run, since expensive; give the name: {', '.join(left)}" if left else f"{program} has no analyses")
+
+
+@SECTION.command()
+@program
+def report(program: str) -> None:
+    """Write the HTML report and print where it is."""
+    show("report", stages.report(workspace(), program))
