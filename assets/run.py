@@ -20,10 +20,12 @@ from assets import build_program, jobs, keys
 from assets.recorded import report_checkpoints
 from med_assets import program
 from med_assets.capabilities import Screens
+from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation import analysis
 from med_assets.landing import batches
 from med_assets.launch.training import in_order, usable
+from med_assets.records import Checkpoint
 from med_assets.settings import Workspace
 from med_assets.storage import names
 from med_assets.storage.files import keep_private
@@ -92,7 +94,7 @@ def materialize(
     unknown = sorted(set(map(names.EXPERIMENT.check, chosen)) - set(known))
     if unknown:
         raise ConfigurationError(f"expected experiments of {program_name} among {known}, got {unknown}")
-    screened = isinstance(program.get(program_name), Screens)
+    catalog, screened = Catalog(ws, program_name), isinstance(program.get(program_name), Screens)
     entries = batches.settled(ws, program_name, time.time())
     with instance_of(ws) as instance:
         if entries:
@@ -109,7 +111,7 @@ def materialize(
         if not training:
             for name in report_checkpoints(instance, ws, program_name):
                 print(f"  reported  checkpoint of {name}", flush=True)
-        there = [name for name in known if ws.lake.has("checkpoints", f"{program_name}/{name}")]
+        there = [name for name in known if catalog.has(Checkpoint, name)]
         for name in in_order(ws, program_name, chosen or known) if training else there:
             made = ("checkpoint", "evaluation") if training else ("evaluation",)
             pair = [keys.experiment_key(program_name, name, stage) for stage in made]

@@ -65,7 +65,7 @@ def render_report(
     path: Path,
     title: str,
     sections: Sequence[Section],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, object],
     *,
     subtitle: str = "",
     highlights: Sequence[Highlight] = (),
@@ -149,12 +149,12 @@ def _table(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _cell(column: str, value: Any) -> dict[str, str]:
-    """Return text and look of a cell: verdicts, in columns named after passing, are coloured, and links lead somewhere."""
+    """Return text and kind of a cell: verdicts, in columns named after passing, are coloured, and links have a target."""
     if isinstance(value, Link):
         return {"text": value.text, "kind": "link", "target": value.target}
     text = _text(value)
-    judged = "pass" in column.lower() and text in ("yes", "no")
-    look = (
+    is_verdict = "pass" in column.lower() and text in ("yes", "no")
+    kind = (
         "undefined"
         if text == UNDEFINED
         else "long"
@@ -163,7 +163,7 @@ def _cell(column: str, value: Any) -> dict[str, str]:
         if len(text) <= SHORT_TEXT
         else ""
     )
-    return {"text": text, "kind": text if judged else look}
+    return {"text": text, "kind": text if is_verdict else kind}
 
 
 def _text(value: Any) -> str:
