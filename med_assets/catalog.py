@@ -158,21 +158,30 @@ class Catalog:
 
         Raises ConfigurationError for an empty value in a column that cannot be empty, and for a record of another partition.
         """
-        rows, wanted = list(rows), {"program": self.program, **dict(zip(of.PARTITION, key, strict=True))}
+        return self._lake.write(of.TABLE, self._partition(of, key, whole=True), self._checked(of, rows, key))
+
+    def append(self, of: type[R], rows: Iterable[R], *key: str) -> None:
+        """Write records after those that are there, which stay as an earlier version wrote them. The caller holds a lock.
+
+        What is raised is that of `replace`.
+        """
+        earlier = [row.row() for row in self.rows(of, *key)]
         partition = self._partition(of, key, whole=True)
+        self._lake.write(of.TABLE, partition, [*earlier, *self._checked(of, rows, key)])
+
+    def _checked(self, of: type[R], rows: Iterable[R], key: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of records that are whole and belong to a partition. Raises ConfigurationError."""
+        partition, found = self._partition(of, key, whole=True), list(rows)
+        wanted = {"program": self.program, **dict(zip(of.PARTITION, key, strict=True))}
         required = [each.name for each in of.columns() if not each.nullable]
-        for row in rows:
+        for row in found:
             if empty := [name for name in required if getattr(row, name) is None]:
                 raise ConfigurationError(f"{of.__name__}: expected values of {', '.join(empty)}, got none")
             if strays := [name for name, value in wanted.items() if getattr(row, name) != value]:
                 raise ConfigurationError(
                     f"{of.__name__}: expected rows of {partition}, got others in {', '.join(strays)}"
                 )
-        return self._lake.write(of.TABLE, partition, [row.row() for row in rows])
-
-    def append(self, of: type[R], rows: Iterable[R], *key: str) -> None:
-        """Write records after those that are there. The caller holds a lock."""
-        self.replace(of, [*self.rows(of, *key), *rows], *key)
+        return [row.row() for row in found]
 
     def has(self, of: type[Record], *key: str) -> bool:
         """Whether a partition was ever written, also with no rows."""

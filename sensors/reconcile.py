@@ -56,7 +56,7 @@ def _missing_batches(instance: dg.DagsterInstance, ws: Workspace, program: str, 
 
 def champion_elsewhere(instance: dg.DagsterInstance, ws: Workspace, program: str) -> str | None:
     """A key of the champion that the command line made, by rollback or promotion, if Dagster does not show it yet."""
-    from med_assets.promotion.stage import current, version
+    from med_assets.promotion.champions import current, version
 
     shown = runs.latest(instance, keys.key(program, "champion"))
     if current(ws, program) is None or shown is None or shown[1].get(runs.DATA) == version(ws, program):

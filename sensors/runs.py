@@ -197,7 +197,7 @@ def over_batches(
 
     `missing` gives the batches that wait, each with a hash of what is to be there; `done` is said when none does.
     """
-    from med_assets.promotion.stage import current
+    from med_assets.promotion.champions import current
 
     if current(ws, program) is None:
         return dg.SkipReason("there is no champion yet")

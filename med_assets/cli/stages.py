@@ -3,16 +3,18 @@
 from med_assets.dataset.stage import dataset, splits, up_to_date, withdraw
 from med_assets.evaluation.analyse import analyse
 from med_assets.evaluation.crossvalidation import crossval
+from med_assets.evaluation.leaderboard import leaderboard
 from med_assets.evaluation.learning_curves import learning_curve
 from med_assets.evaluation.predict_folder import predict_folder
 from med_assets.evaluation.prediction import debug, predict
 from med_assets.evaluation.predictions import predictions
-from med_assets.evaluation.stage import evaluate, leaderboard
+from med_assets.evaluation.stage import evaluate
 from med_assets.intake.stage import intake
 from med_assets.launch.training import train
 from med_assets.monitoring.stage import monitor
 from med_assets.preparation.stage import prepare
-from med_assets.promotion.stage import champion, rollback
+from med_assets.promotion.champions import rollback
+from med_assets.promotion.stage import champion
 from med_assets.reporting.experiment_record import record as record_experiment
 from med_assets.reporting.experiments import experiments
 from med_assets.reporting.index import index

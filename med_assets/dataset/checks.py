@@ -190,7 +190,7 @@ def synthetic_report(ws: Workspace, program_name: str) -> CheckOutcome:
 
 def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
     """The last challenger was not refused by the gate."""
-    from med_assets.promotion.stage import decisions, stood
+    from med_assets.promotion.gate import decisions, stood
 
     last = stood(decisions(ws, program_name))
     if last is None:

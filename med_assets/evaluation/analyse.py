@@ -1,19 +1,20 @@
 """Analyses: run when what they read has changed, kept in the store, written for people, and shown in the report."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from med_assets.dataset.stage import dataset_version
-from med_assets.errors import DiskFull, RemoteFailed
+from med_assets.catalog import Catalog
+from med_assets.errors import ConfigurationError, DiskFull, RemoteFailed
 from med_assets.evaluation import analysis
 from med_assets.evaluation.analysis import Analysis
-from med_assets.evaluation.stage import record_failures
+from med_assets.evaluation.scoring import record_failures
 from med_assets.experiments import configuration as experiments
 from med_assets.program import ReportTable
+from med_assets.records import AnalysisResult, CaseScore, Checkpoint, Failure, SplitAssignment
 from med_assets.reporting.escaping import csv
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, folder_hashes, read_json, replacing, write_json, write_text
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 CONTENT, VALUES = "analysis.json", "values.json"
 
 STAGE = "analysis"
-"""Stage of the failures of an analysis in the table `failures`, where its name stands in the place of an experiment's."""
+"""Stage of the failures of an analysis, whose name is in the place of an experiment's."""
 
 
 class Measuring:
@@ -56,7 +57,7 @@ class Measuring:
         return dict(read_json(self.ws.store.fetch(key) / VALUES))
 
     def record(self, program_name: str, name: str) -> None:
-        """Write the cases that failed into the table `failures`, where the report and the stage find them."""
+        """Record the cases that failed, where the report and the stage find them."""
         record_failures(self.ws, program_name, STAGE, name, "", self.failures)
 
 
@@ -70,20 +71,23 @@ def code_version(ws: Workspace, chosen: Analysis) -> str:
     return f"{chosen.version}-{digest(chosen.settings(ws))}"
 
 
-def _content(ws: Workspace, program_name: str, parts: tuple[str, ...]) -> Any:
+def _content(ws: Workspace, program_name: str, parts: tuple[str, ...]) -> str | list[str]:
     """What the content of an asset is known by; `parts` are those of its key after the program."""
     *experiment, stage = parts
-    prefix = "/".join([program_name, *experiment])
+    catalog = Catalog(ws, program_name)
     match stage:
         case "dataset":
-            return dataset_version(ws.lake.rows("dataset", prefix))
+            return catalog.dataset().version
         case "splits":
-            return ws.lake.version("splits", prefix)
+            return catalog.content(SplitAssignment)
         case "evaluation" | "leaderboard":
-            return ws.lake.version("evaluation_cases", prefix)
+            return catalog.content(CaseScore, *experiment)
+        case "checkpoint":
+            return [row.checkpoint for row in catalog.rows(Checkpoint, *experiment)]
+        case "champion":
+            return [row.checkpoint for row in catalog.champions()]
         case _:
-            table = {"checkpoint": "checkpoints", "champion": "champions"}[stage]
-            return [row["checkpoint"] for row in ws.lake.rows(table, prefix)]
+            raise ConfigurationError(f"expected a stage that an analysis can read, got {stage!r}")
 
 
 def artifact_key(ws: Workspace, program_name: str, chosen: Analysis) -> str:
@@ -98,24 +102,27 @@ def analyse(ws: Workspace, program_name: str, name: str) -> StageResult:
     One that left cases out runs again. The data version is that of the tables and their words, not of the pictures.
     """
     chosen = analysis.find(program_name, name)
-    key, partition = artifact_key(ws, program_name, chosen), f"{program_name}/{name}"
-    if any(row["artifact"] == key and row["failed"] for row in ws.lake.rows("analyses", partition)):
+    key, catalog = artifact_key(ws, program_name, chosen), Catalog(ws, program_name)
+    if any(row.artifact == key and row.failed for row in catalog.rows(AnalysisResult, name)):
         ws.store.remove(key)
     fresh = not ws.store.has(key)
     if fresh:
         record_failures(ws, program_name, STAGE, name, "", {})
         with ws.store.create(key) as folder:
             _keep(folder, chosen.run(ws, folder))
-    failures = {row["case_id"]: row["error"] for row in ws.lake.rows("failures", f"{program_name}/{STAGE}/{name}")}
-    dataset = ws.lake.rows("dataset", program_name)
-    row: dict[str, Any] = {
-        "program": program_name,
-        "analysis": name,
-        "artifact": key,
-        "dataset_version": dataset_version(dataset),
-    }
-    row |= {"code_version": code_version(ws, chosen), "synthetic": any(case["synthetic"] for case in dataset)}
-    ws.lake.write("analyses", partition, [row | {"failed": len(failures), "git_commit": git_state()}])
+    failures = {row.case_id: row.error for row in catalog.rows(Failure, STAGE, name)}
+    dataset = catalog.dataset()
+    row = AnalysisResult(
+        program=program_name,
+        analysis=name,
+        artifact=key,
+        dataset_version=dataset.version,
+        code_version=code_version(ws, chosen),
+        synthetic=bool(dataset.synthetic),
+        failed=len(failures),
+        git_commit=git_state(),
+    )
+    catalog.replace(AnalysisResult, [row], name)
     _publish(ws.store.fetch(key), folder_of(ws, program_name, name))
     found = _read(ws.store.fetch(key))
     return StageResult(
@@ -123,7 +130,7 @@ def analyse(ws: Workspace, program_name: str, name: str) -> StageResult:
         counts={"new": int(fresh), "reused": int(not fresh), "failed": len(failures)},
         summary={
             "artifact": key,
-            "dataset_version": row["dataset_version"],
+            "dataset_version": row.dataset_version,
             "folder": str(folder_of(ws, program_name, name).relative_to(ws.home)),
             "failures": failures,
         },
@@ -132,7 +139,7 @@ def analyse(ws: Workspace, program_name: str, name: str) -> StageResult:
     )
 
 
-def _keep(folder: Path, tables: "Any") -> None:
+def _keep(folder: Path, tables: Sequence[ReportTable]) -> None:
     """Write tables into the folder that holds their pictures: one JSON for the report, and a CSV each for people."""
     content = []
     for number, table in enumerate(tables, start=1):
@@ -189,27 +196,28 @@ def _publish(folder: Path, out: Path) -> None:
 
 def synthetic(ws: Workspace, program_name: str) -> int:
     """How many analyses in the report are of synthetic cases."""
-    return sum(row["synthetic"] for row in ws.lake.rows("analyses", program_name))
+    return sum(row.synthetic for row in Catalog(ws, program_name).rows(AnalysisResult))
 
 
 def sections(ws: Workspace, program_name: str) -> list["Section"]:
     """What the report says of every analysis that was made, and whether what it was made of has changed since."""
     from med_assets.reporting.html import Section
 
-    now, found = dataset_version(ws.lake.rows("dataset", program_name)), []
+    catalog, found = Catalog(ws, program_name), []
+    version = catalog.dataset().version
     for name, chosen in analysis.of(program_name).items():
-        for row in ws.lake.rows("analyses", f"{program_name}/{name}"):
+        for row in catalog.rows(AnalysisResult, name):
             again = f"`med-assets analyse {program_name} {name}` makes it again."
-            if not ws.store.has(row["artifact"]):
+            if not ws.store.has(row.artifact):
                 found.append(Section(chosen.title, f"What it found is no longer in the store; {again}"))
                 continue
             stale = ""
-            if row["dataset_version"] != now:
+            if row.dataset_version != version:
                 stale = f"The dataset has changed since; {again}"
-            elif row["artifact"] != artifact_key(ws, program_name, chosen):
+            elif row.artifact != artifact_key(ws, program_name, chosen):
                 stale = f"Evaluations, settings or code have changed since; {again}"
-            left_out = f"{row['failed']} cases could not be measured; see Failures." if row["failed"] else ""
-            for number, table in enumerate(_read(ws.store.fetch(row["artifact"]))):
+            left_out = f"{row.failed} cases could not be measured; see Failures." if row.failed else ""
+            for number, table in enumerate(_read(ws.store.fetch(row.artifact))):
                 title = table.title if table.title.startswith(chosen.title) else f"{chosen.title}: {table.title}"
                 said = [*([] if number else [stale, left_out]), table.text]
                 found.append(Section(title, "\n\n".join(filter(None, said)), table.rows, table.images, table.captions))

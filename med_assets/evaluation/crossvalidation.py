@@ -6,20 +6,22 @@ held-out patient decides anything. It is done on request: it costs a training pe
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import CrossvalTables, ReportTables
-from med_assets.catalog import Case
+from med_assets.catalog import Case, Catalog, frame
 from med_assets.dataset.splits import SPLITS, draw
-from med_assets.dataset.stage import cases_of, dataset_version
 from med_assets.errors import ConfigurationError
-from med_assets.evaluation.stage import aggregate, demand_scores, record_failures, score_cases, side_by_side
+from med_assets.evaluation.aggregates import aggregate, side_by_side
+from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases
 from med_assets.experiments.configuration import RELEASED, Experiment
 from med_assets.launch.training import Launch, experiment, trained
-from med_assets.review.decisions import judged
+from med_assets.records import Fold, FoldScore
+from med_assets.review.decisions import with_reader_decisions
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult
@@ -46,10 +48,10 @@ def folds_of(ws: Workspace, program_name: str) -> dict[int, list[Case]]:
     """
     found: dict[int, list[Case]] = defaultdict(list)
     where: dict[str, set[int]] = defaultdict(set)
-    for case in cases_of(ws, program_name):
-        if case["split"] in SPLITS[:3]:
-            found[case["fold"]].append(case)
-            where[case["content_hash"]].add(case["fold"])
+    for case in Catalog(ws, program_name).cases(*SPLITS[:3]):
+        if case.fold is not None:
+            found[case.fold].append(case)
+            where[case.content_hash].add(case.fold)
     if len(found) < 2:
         raise ConfigurationError(
             f"{program_name}: expected patients in two folds or more, got {len(found)}; take in more"
@@ -59,15 +61,15 @@ def folds_of(ws: Workspace, program_name: str) -> dict[int, list[Case]]:
     return dict(sorted(found.items()))
 
 
-def learning(folds: Mapping[int, Sequence[Mapping[str, Any]]], held_out: int) -> list[dict[str, Any]]:
+def learning(folds: Mapping[int, Sequence[Case]], held_out: int) -> list[Case]:
     """The cases that the model of a fold may see, sorted by id: all others, of which the inner part has split val."""
     cases = [case for fold, members in folds.items() if fold != held_out for case in members]
-    patients = sorted({case["patient_id"] for case in cases}, key=lambda one: draw(one, f"crossval|{held_out}"))
+    patients = sorted({case.patient_id for case in cases}, key=lambda one: draw(one, f"crossval|{held_out}"))
     if len(patients) < 2:
         raise ConfigurationError(f"fold {held_out}: expected two patients or more outside it, got {len(patients)}")
     inner = set(patients[: max(1, round(INNER_SHARE * len(patients)))])
-    rows = [dict(case) | {"split": "val" if case["patient_id"] in inner else "train"} for case in cases]
-    return sorted(rows, key=lambda case: str(case["case_id"]))
+    found = [replace(case, split="val" if case.patient_id in inner else "train") for case in cases]
+    return sorted(found, key=lambda case: case.case_id)
 
 
 def demand_untaught(chosen: Experiment, whom: str) -> None:
@@ -93,10 +95,10 @@ def crossval(
     """
     chosen = experiment(ws, program_name, name, overrides)
     demand_untaught(chosen, "patients of other folds")
-    folds = folds_of(ws, program_name)
-    version = dataset_version(ws.lake.rows("dataset", program_name))
-    keys = {"program": program_name, "experiment": name}
-    scores, table = [], []
+    folds, catalog = folds_of(ws, program_name), Catalog(ws, program_name)
+    version = catalog.dataset().version
+    scores: list[FoldScore] = []
+    table: list[Fold] = []
     counts = {"new": 0, "reused": 0}
     failures: dict[str, str] = {}
     for fold, held_out in folds.items():
@@ -106,43 +108,55 @@ def crossval(
         result = read_json(ws.store.fetch(key) / "result.json")
         found, _, failed = score_cases(ws, program_name, key, held_out)
         failures |= failed
-        places = {case["case_id"]: case["patient_id"] for case in held_out}
+        patients = {case.case_id: case.patient_id for case in held_out}
         scores += [
-            keys
-            | {"fold": fold, "checkpoint": key, "case_id": case, "patient_id": places[case], "split": CROSSVAL}
-            | score
-            for case in sorted(found)
-            for score in found[case]
+            FoldScore(
+                program=program_name,
+                experiment=name,
+                checkpoint=key,
+                case_id=case_id,
+                patient_id=patients[case_id],
+                split=CROSSVAL,
+                fold=fold,
+                **asdict(score),
+            )
+            for case_id in sorted(found)
+            for score in found[case_id]
         ]
         table.append(
-            keys
-            | {"fold": fold, "checkpoint": key, "experiment_hash": chosen.hash(), "dataset_version": version}
-            | {
-                "n_train": sum(case["split"] == "train" for case in cases),
-                "n_inner": sum(case["split"] == "val" for case in cases),
-                "n_held_out": len(held_out),
-                "n_failed": len(failed),
-                "synthetic": any(case["synthetic"] for case in [*cases, *held_out]),
-                "epoch": result["best_epoch"],
-                "epochs": result["epochs_run"],
-                "monitor": result["monitor"],
-                "inner_value": result["best_value"],
-            }
+            Fold(
+                program=program_name,
+                experiment=name,
+                fold=fold,
+                checkpoint=key,
+                experiment_hash=chosen.hash(),
+                dataset_version=version,
+                n_train=sum(case.split == "train" for case in cases),
+                n_inner=sum(case.split == "val" for case in cases),
+                n_held_out=len(held_out),
+                n_failed=len(failed),
+                synthetic=any(case.synthetic for case in [*cases, *held_out]),
+                epoch=result["best_epoch"],
+                epochs=result["epochs_run"],
+                monitor=result["monitor"],
+                inner_value=result["best_value"],
+            )
         )
-    scores = judged(ws, program_name, scores)
+    scores = with_reader_decisions(ws, program_name, scores)
     record_failures(ws, program_name, "crossval", name, "", failures)
     demand_scores(scores, failures, program_name)
-    ws.lake.write("crossval_cases", f"{program_name}/{name}", scores)
-    ws.lake.write("crossval", f"{program_name}/{name}", table)
+    catalog.replace(FoldScore, scores, name)
+    catalog.replace(Fold, table, name)
     aggregates = aggregate(program_name, scores)
-    metrics = [m.name for m in (program.get(program_name).primary_metric, *program.get(program_name).guarded_metrics)]
+    about = program.get(program_name)
+    metrics = [metric.name for metric in (about.primary_metric, *about.guarded_metrics)]
     return StageResult(
-        data_version=digest(table, [[row["metric"], row["subject"], row["mean"], row["n"]] for row in aggregates]),
+        data_version=digest(table, [[one.metric, one.subject, one.mean, one.n] for one in aggregates]),
         counts=counts | {"cases": sum(map(len, folds.values())), "failed": len(failures)},
         summary={"rule": RULE, "dataset_version": version, "failures": failures},
         tables={
             "folds": _shown(table),
-            **{one.title: one.rows for one in tables_of(ws, program_name, pd.DataFrame(scores))},
+            **{one.title: one.rows for one in tables_of(ws, program_name, frame(FoldScore, scores))},
             "scores": side_by_side(aggregates, metrics),
         },
     )
@@ -156,23 +170,22 @@ def tables_of(ws: Workspace, program_name: str, scores: pd.DataFrame) -> list[pr
     return chosen.report_tables(scores) if isinstance(chosen, ReportTables) else []
 
 
-def _shown(table: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    names = ("fold", "n_train", "n_inner", "n_held_out", "n_failed", "epoch", "epochs", "monitor", "inner_value")
-    return pd.DataFrame([{name: row[name] for name in names} for row in table])
+def _shown(folds: Sequence[Fold]) -> pd.DataFrame:
+    names = ["fold", "n_train", "n_inner", "n_held_out", "n_failed", "epoch", "epochs", "monitor", "inner_value"]
+    return frame(Fold, folds)[names]
 
 
 def sections(ws: Workspace, program_name: str) -> list["Section"]:
     """What the report says of every experiment that was cross-validated; nothing where none was."""
     from med_assets.reporting.html import Section
 
-    found = []
-    for partition in ws.lake.partitions("crossval", program_name):
-        name, table = partition.split("/", 1)[1], ws.lake.rows("crossval", partition)
-        scores = ws.lake.read("crossval_cases", partition)
-        n, now = scores["case_id"].nunique(), dataset_version(ws.lake.rows("dataset", program_name))
-        stale = "" if table[0]["dataset_version"] == now else " The dataset has changed since."
-        text = f"{n} cases of {scores['patient_id'].nunique()} patients in {len(table)} folds. {RULE}.{stale}"
-        found.append(Section(f"Cross-validation of {name}", text, _shown(table)))
+    found, catalog = [], Catalog(ws, program_name)
+    for (name,) in catalog.keys(Fold):
+        folds, scores = catalog.rows(Fold, name), catalog.frame(FoldScore, name)
+        n = scores["case_id"].nunique()
+        stale = "" if folds[0].dataset_version == catalog.dataset().version else " The dataset has changed since."
+        text = f"{n} cases of {scores['patient_id'].nunique()} patients in {len(folds)} folds. {RULE}.{stale}"
+        found.append(Section(f"Cross-validation of {name}", text, _shown(folds)))
         for one in tables_of(ws, program_name, scores):
             found.append(Section(f"{name}, cross-validated: {one.title.lower()}", one.text, one.rows, one.images))
     return found

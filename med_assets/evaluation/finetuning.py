@@ -7,26 +7,25 @@ on the grid of training (`baseline_*`, `best_*`), and the formal evaluation's (`
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from med_assets import program
-from med_assets.dataset.stage import cases_of, dataset_version
+from med_assets.catalog import Case, Catalog
 from med_assets.errors import CheckpointMismatch
-from med_assets.evaluation import runs
+from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, compare, scored_model
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import from_json, names
+from med_assets.launch.training import NamedModel
 from med_assets.metrics.bootstrap import mean_with_interval
 from med_assets.program import Metric
-from med_assets.promotion.stage import SPLIT, Comparison, Judged, compare, judged
-from med_assets.records import TrainingRun
+from med_assets.records import EpochMetric, TrainingRun
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, write_json
 from med_assets.storage.provenance import provenance, used_cases
-from med_assets.storage.result import QUARANTINED
 
 SCHEMA_VERSION = "1"
 """Version of the record's fields; raised when one changes its meaning."""
@@ -99,9 +98,8 @@ def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
         record_path(ws, program_name, name).unlink(missing_ok=True)
         return None
     result = read_json(folder / "result.json")
-    epochs = [
-        row for row in ws.lake.rows("training_history", f"{program_name}/{name}") if row["checkpoint"] == checkpoint
-    ]
+    catalog = Catalog(ws, program_name)
+    epochs = [row for row in catalog.rows(EpochMetric, name) if row.checkpoint == checkpoint]
     out = _training(chosen.training_metric, epochs, policies.of(program_name).promotion.tolerance)
     out |= _formal(ws, program_name, name, checkpoint, made)
     out["oom"] = any(event.get("event") == "out_of_memory" for event in result.get("events", []))
@@ -117,16 +115,15 @@ def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
     out["sanity_recovery_demonstrated"] = all(check["passed"] for check in checks.values()) if checks else None
     peaks = result.get("peak_memory") or {}
     gpu = {phase: peak["peak_accelerator_mb"] for phase, peak in peaks.items() if "peak_accelerator_mb" in peak}
-    cases = ws.lake.rows("raw_cases", program_name) + ws.lake.rows("prepared_cases", program_name)
-    refused = Counter(row["reason_code"] for row in cases if row["status"] == QUARANTINED)
-    dataset = ws.lake.rows("dataset", program_name)
+    refused = Counter(str(case.reason_code) for case in catalog.quarantined())
+    dataset = catalog.dataset()
     record = {
         "schema_version": SCHEMA_VERSION,
         "skill": f"{program_name}/{name}",
         "model": checkpoint,
         "version": provenance(),
         "input": {
-            "dataset_version": dataset_version(dataset),
+            "dataset_version": dataset.version,
             "pretrained": made["initial"],
             "dataset_audit": {"accepted": len(dataset), "quarantined": dict(sorted(refused.items()))},
             "cases": dict(Counter(case["split"] for case in used_cases(made))),
@@ -153,14 +150,14 @@ def _invocation(ws: Workspace, program_name: str, name: str, checkpoint: str) ->
     """The command that ran, with its overrides and the variables that it depended on."""
     from med_assets.reporting.experiment_record import command_of
 
-    rows = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, checkpoint))
-    return command_of(TrainingRun.of(rows[0])) if rows else f"med-assets train {program_name}/{name}"
+    runs = Catalog(ws, program_name).rows(TrainingRun, name, checkpoint)
+    return command_of(runs[0]) if runs else f"med-assets train {program_name}/{name}"
 
 
-def _training(metric: Metric, epochs: list[dict[str, Any]], tolerance: float) -> dict[str, Any]:
+def _training(metric: Metric, epochs: Sequence[EpochMetric], tolerance: float) -> dict[str, Any]:
     """What training itself measured, epoch by epoch; epoch 0 is what it began with."""
-    trace = {row["epoch"]: row["value"] for row in epochs if row["metric"] == metric.name}
-    losses = [row["value"] for row in sorted(epochs, key=lambda row: row["epoch"]) if row["metric"] == "train_loss"]
+    trace = {row.epoch: row.value for row in epochs if row.metric == metric.name}
+    losses = [row.value for row in sorted(epochs, key=lambda row: row.epoch) if row.metric == "train_loss"]
     sign = -1 if metric.lower_is_better else 1
     begin = trace.get(0)
     finite = {epoch: value for epoch, value in trace.items() if math.isfinite(value)}
@@ -198,11 +195,11 @@ def _formal(ws: Workspace, program_name: str, name: str, checkpoint: str, made: 
     }
     if not ws.store.has(initial):  # a released file, or a checkpoint that is gone: nothing to score
         return out
-    cases = [case for case in cases_of(ws, program_name) if case["split"] == SPLIT]
-    ours = judged(ws, program_name, {"experiment": name, "checkpoint": checkpoint}, cases)
+    cases = Catalog(ws, program_name).cases(SPLIT)
+    ours = scored_model(ws, program_name, NamedModel(name, checkpoint), cases)
     able = _able(ours, metric)
     try:
-        theirs = judged(ws, program_name, {"experiment": "what it began with", "checkpoint": initial}, cases)
+        theirs = scored_model(ws, program_name, NamedModel("what it began with", initial), cases)
     except CheckpointMismatch as error:  # an encoder alone, say, predicts nothing
         return out | {"recommended_ckpt": checkpoint if able else None, "pretrained_cannot": str(error)}
     if not _able(theirs, metric):
@@ -227,17 +224,17 @@ def _formal(ws: Workspace, program_name: str, name: str, checkpoint: str, made: 
     }
 
 
-def _able(side: Judged, metric: Metric) -> bool:
+def _able(side: ScoredModel, metric: Metric) -> bool:
     """Whether a model does the task: it has the primary metric on some case."""
     return any(values.get((metric.name, metric.subject)) is not None for values in side.values.values())
 
 
-def _mean(side: Judged, found: Comparison, cases: Sequence[Mapping[str, Any]]) -> float | None:
+def _mean(side: ScoredModel, found: Comparison, cases: Sequence[Case]) -> float | None:
     key = (found.metric.name, found.metric.subject)
-    values = [side.values.get(case["case_id"], {}).get(key) for case in cases]
+    values = [side.values.get(case.case_id, {}).get(key) for case in cases]
     if found.metric.by_class:
         return mean_with_interval(
-            values, 0, strata=[side.truths.get(case["case_id"], {}).get(key) for case in cases], resamples=1
+            values, 0, strata=[side.truths.get(case.case_id, {}).get(key) for case in cases], resamples=1
         ).mean
     defined = [value for value in values if value is not None]
     return math.fsum(defined) / len(defined) if defined else None

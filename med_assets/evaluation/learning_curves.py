@@ -4,8 +4,8 @@ Patients are put in an order by hash, and each size is the first of them, so tha
 validation cases, which also pick the epoch. It is done on request: it costs a training per size and repeat.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,18 @@ import numpy as np
 import pandas as pd
 
 from med_assets import program
+from med_assets.catalog import Case, Catalog
 from med_assets.dataset.splits import draw
-from med_assets.dataset.stage import dataset_version
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.crossvalidation import demand_untaught
-from med_assets.evaluation.stage import SEED, demand_scores, record_failures, score_cases
+from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import Experiment, names
 from med_assets.launch.training import Launch, experiment, learning_cases, trained
-from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_with_interval, paired_difference
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.power_law import PowerLaw, fit
-from med_assets.review.decisions import judged
+from med_assets.records import CaseScore, CurvePoint, CurveScore
+from med_assets.review.decisions import with_reader_decisions
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult
@@ -52,20 +53,20 @@ class Subset:
 
     repeat: int
     patients: int
-    cases: tuple[dict[str, Any], ...]
+    cases: tuple[Case, ...]
 
     @property
     def n_train(self) -> int:
         """Training cases."""
-        return sum(case["split"] == "train" for case in self.cases)
+        return sum(case.split == "train" for case in self.cases)
 
 
-def subsets(cases: Sequence[Mapping[str, Any]], sizes: Sequence[int], repeats: int) -> list[Subset]:
+def subsets(cases: Sequence[Case], sizes: Sequence[int], repeats: int) -> list[Subset]:
     """Nested sets of training patients, by repeat from small to large; one that an earlier repeat had too is left out.
 
     `cases` are those of the splits train and val. The order of a repeat depends on the patients' pseudonyms alone.
     """
-    patients = sorted({str(case["patient_id"]) for case in cases if case["split"] == "train"})
+    patients = sorted({case.patient_id for case in cases if case.split == "train"})
     found: list[Subset] = []
     seen: set[frozenset[str]] = set()
     for repeat in range(repeats):
@@ -74,7 +75,7 @@ def subsets(cases: Sequence[Mapping[str, Any]], sizes: Sequence[int], repeats: i
             own = frozenset(order[:size])
             if own not in seen:
                 seen.add(own)
-                kept = tuple(dict(case) for case in cases if case["split"] == "val" or case["patient_id"] in own)
+                kept = tuple(case for case in cases if case.split == "val" or case.patient_id in own)
                 found.append(Subset(repeat, size, kept))
     return found
 
@@ -143,55 +144,81 @@ def learning_curve(
     chosen = experiment(ws, program_name, name, overrides)
     demand_untaught(chosen, "all training patients")
     learning = learning_cases(ws, program_name)
-    patients = len({case["patient_id"] for case in learning if case["split"] == "train"})
+    patients = len({case.patient_id for case in learning if case.split == "train"})
     wanted, times = plan(program_name, name, sizes, repeats, patients)
     sets = subsets(learning, wanted, times)
-    most, val = max(one.n_train for one in sets), [case for case in learning if case["split"] == "val"]
+    most, val = max(one.n_train for one in sets), [case for case in learning if case.split == "val"]
     deciding = {(one.name, one.subject) for one in _metrics(program_name)}
-    keys = {"program": program_name, "experiment": name}
-    version = dataset_version(ws.lake.rows("dataset", program_name))
+    catalog = Catalog(ws, program_name)
+    version = catalog.dataset().version
     counts = {"new": 0, "reused": 0}
     failures: dict[str, str] = {}
-    table: list[dict[str, Any]] = []
-    scores: list[dict[str, Any]] = []
+    table: list[CurvePoint] = []
+    scores: list[CurveScore] = []
     for one in sets:
         sized = in_as_many_steps(chosen, one.n_train, most)
         key, fresh = trained(ws, program_name, sized, one.cases, launch)
         counts["new" if fresh else "reused"] += 1
         result = read_json(ws.store.fetch(key) / "result.json")
-        found, _, failed = score_cases(ws, program_name, key, val)
+        scored, _, failed = score_cases(ws, program_name, key, val)
         failures |= failed
-        place = keys | {"repeat": one.repeat, "n_patients": one.patients, "checkpoint": key}
-        people = {case["case_id"]: case["patient_id"] for case in val}
-        scores += [
-            place
-            | {"case_id": case, "patient_id": people[case]}
-            | {column: score.get(column) for column in ("metric", "subject", "value", "unit", "truth")}
-            for case in sorted(found)
-            for score in judged(ws, program_name, [{"case_id": case} | row for row in found[case]])
-            if (score["metric"], score["subject"]) in deciding
+        patient_ids = {case.case_id: case.patient_id for case in val}
+        of_model = [
+            CaseScore(
+                program=program_name,
+                experiment=name,
+                checkpoint=key,
+                case_id=case_id,
+                patient_id=patient_ids[case_id],
+                split="val",
+                **asdict(score),
+            )
+            for case_id in sorted(scored)
+            for score in scored[case_id]
         ]
-        row = place | {
-            "experiment_hash": sized.hash(),
-            "dataset_version": version,
-            "n_train": one.n_train,
-            "n_val": len(val),
-        }
-        row |= {"n_failed": len(failed), "synthetic": any(case["synthetic"] for case in one.cases)}
+        scores += [
+            CurveScore(
+                program=program_name,
+                experiment=name,
+                repeat=one.repeat,
+                n_patients=one.patients,
+                checkpoint=key,
+                case_id=score.case_id,
+                patient_id=score.patient_id,
+                metric=score.metric,
+                subject=score.subject,
+                value=score.value,
+                unit=score.unit,
+                truth=score.truth,
+            )
+            for score in with_reader_decisions(ws, program_name, of_model)
+            if (score.metric, score.subject) in deciding
+        ]
         table.append(
-            row
-            | {"steps": result.get("steps"), "epochs": result.get("epochs_run"), "best_epoch": result.get("best_epoch")}
+            CurvePoint(
+                program=program_name,
+                experiment=name,
+                repeat=one.repeat,
+                n_patients=one.patients,
+                n_train=one.n_train,
+                n_val=len(val),
+                n_failed=len(failed),
+                checkpoint=key,
+                experiment_hash=sized.hash(),
+                dataset_version=version,
+                synthetic=any(case.synthetic for case in one.cases),
+                steps=result.get("steps"),
+                epochs=result.get("epochs_run"),
+                best_epoch=result.get("best_epoch"),
+            )
         )
     record_failures(ws, program_name, STAGE, name, "", failures)
     demand_scores(scores, failures, program_name)
-    partition = f"{program_name}/{name}"
-    ws.lake.write("learning_curve_cases", partition, scores)
-    ws.lake.write("learning_curve", partition, table)
+    catalog.replace(CurveScore, scores, name)
+    catalog.replace(CurvePoint, table, name)
     shown, law, image = drawn(ws, program_name, name)
     return StageResult(
-        data_version=digest(
-            table, [[row["n_patients"], row["repeat"], row["case_id"], row["value"]] for row in scores]
-        ),
+        data_version=digest(table, [[score.n_patients, score.repeat, score.case_id, score.value] for score in scores]),
         counts=counts | {"sizes": len(wanted), "failed": len(failures)},
         summary={"rule": RULE, "dataset_version": version, "answer": answer(program_name, law), "failures": failures},
         tables={"learning curve": shown},
@@ -207,7 +234,7 @@ def _metrics(program_name: str) -> tuple[program.Metric, ...]:
 def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, PowerLaw | str]:
     """A row per size with mean, interval and the paired difference to the size before, and the power law or why there is none.
 
-    `table` and `rows` are those of the lake's tables learning_curve and learning_curve_cases of one experiment.
+    `table` are the CurvePoints and `rows` the CurveScores of one experiment.
     """
     metric = program.get(program_name).primary_metric
     own = rows[(rows["metric"] == metric.name) & (rows["subject"] == metric.subject)]
@@ -301,24 +328,22 @@ def answer(program_name: str, law: PowerLaw | str) -> str:
         return f"No prediction for more patients: {law}."
     metric, low = program.get(program_name).primary_metric, law.exponent.low
     gain = _ends(law.change_percent.mean, law.change_percent.low, law.change_percent.high, "+.1f")
-    told = "More patients help" if low is not None and low > 0 else "That more patients help is not shown"
+    helps = "More patients help" if low is not None and low > 0 else "That more patients help is not shown"
     score = _ends(law.score.mean, law.score.low, law.score.high, ".3f")
     exponent = _ends(law.exponent.mean, law.exponent.low, law.exponent.high, ".3f")
     return (
-        f"{told}: the error falls as n to the power -b with b = {exponent}. Twice the patients ({law.n}) are predicted to change it by {gain} %, "
+        f"{helps}: the error falls as n to the power -b with b = {exponent}. Twice the patients ({law.n}) are predicted to change it by {gain} %, "
         f"to {metric.name} {score}{metric.after} (n = {law.score.n} validation cases). No size is further than {law.misfit_percent:.1f} % from "
         "the fit, which knows no floor: a real curve flattens, so this is the best to hope for"
     )
 
 
 def drawn(ws: Workspace, program_name: str, name: str) -> tuple[pd.DataFrame, PowerLaw | str, Path]:
-    """The curve for people, its power law and its plot, from the lake."""
+    """The recorded curve for people, its power law and its plot."""
     from med_assets.reporting.analysis_plots import plot_learning_curve
 
-    partition = f"{program_name}/{name}"
-    table, law = curve(
-        program_name, ws.lake.read("learning_curve", partition), ws.lake.read("learning_curve_cases", partition)
-    )
+    catalog = Catalog(ws, program_name)
+    table, law = curve(program_name, catalog.frame(CurvePoint, name), catalog.frame(CurveScore, name))
     metric = program.get(program_name).primary_metric
     path = ws.reports / program_name / "plots" / f"learning_curve_{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -331,19 +356,18 @@ def drawn(ws: Workspace, program_name: str, name: str) -> tuple[pd.DataFrame, Po
 
 def synthetic(ws: Workspace, program_name: str) -> int:
     """How many learning curves in the report are of synthetic cases."""
-    return len({row["experiment"] for row in ws.lake.rows("learning_curve", program_name) if row["synthetic"]})
+    return len({point.experiment for point in Catalog(ws, program_name).rows(CurvePoint) if point.synthetic})
 
 
 def sections(ws: Workspace, program_name: str) -> list["Section"]:
     """What the report says of every experiment that has a learning curve; nothing where none has."""
     from med_assets.reporting.html import Section
 
-    found = []
-    now = dataset_version(ws.lake.rows("dataset", program_name))
-    for partition in ws.lake.partitions("learning_curve", program_name):
-        name = partition.split("/", 1)[1]
+    found, catalog = [], Catalog(ws, program_name)
+    now = catalog.dataset().version
+    for (name,) in catalog.keys(CurvePoint):
         table, law, image = drawn(ws, program_name, name)
-        versions = {row["dataset_version"] for row in ws.lake.rows("learning_curve", partition)}
+        versions = {point.dataset_version for point in catalog.rows(CurvePoint, name)}
         stale = "" if versions == {now} else " The dataset has changed since."
         text = f"{answer(program_name, law)}.{stale}\n\n{RULE}. {INTERVAL}."
         found.append(Section(f"Learning curve of {name}", text, table, [image]))

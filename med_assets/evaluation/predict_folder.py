@@ -11,12 +11,12 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import PredictionFacts
+from med_assets.catalog import Catalog
 from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation, StoredCase, Task
 from med_assets.launch.training import checkpoint_of
 from med_assets.preparation.stage import Audited, audited
-from med_assets.promotion.stage import current
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, replacing, walk
 from med_assets.storage.scratch import remove_abandoned, scratch
@@ -52,10 +52,10 @@ def predict_folder(
             raise ConfigurationError(
                 "expected an output folder outside of the home and the landing zone; choose another"
             )
-    model = checkpoint_of(ws, program_name, experiment) if experiment else current(ws, program_name)
+    model = checkpoint_of(ws, program_name, experiment) if experiment else Catalog(ws, program_name).champion()
     if model is None:
         raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
-    ws.store.verify(model["checkpoint"])
+    ws.store.verify(model.checkpoint)
     remove_abandoned(ws.home)
     predictor = None
     outcomes = []
@@ -66,9 +66,9 @@ def predict_folder(
                 continue
             if predictor is None:
                 elsewhere = replace(ws, home=Path(place))  # what a model keeps of cases goes with them
-                predictor = program.get(program_name).predictor(elsewhere, ws.store.fetch(model["checkpoint"]))
+                predictor = program.get(program_name).predictor(elsewhere, ws.store.fetch(model.checkpoint))
             work = Path(place) / f"work-{number}"
-            outcomes.append(_predicted(ws, program_name, found, predictor, model["checkpoint"], work, out))
+            outcomes.append(_predicted(ws, program_name, found, predictor, model.checkpoint, work, out))
         if relink:
             outcomes = _relinked(ws, folder, out, outcomes)
     out.mkdir(parents=True, exist_ok=True)

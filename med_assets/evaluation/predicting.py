@@ -5,14 +5,18 @@ arrives later and a new metric infer nothing.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from med_assets import program
+from med_assets.catalog import Case
 from med_assets.errors import DiskFull, RemoteFailed
+from med_assets.records import DatasetCase, PreparedCase
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
 from med_assets.storage.memo import Memo
 from med_assets.storage.versions import part_of
+
+PreparedArrays = Case | DatasetCase | PreparedCase
+"""A case whose prepared arrays are in the store, under the key `artifact`."""
 
 _hashes: Memo[Mapping[str, str]] = Memo()
 """File hashes of prepared cases by home and key, of which sensors ask at each look."""
@@ -48,7 +52,7 @@ class Predicting:
 
 
 def predict_cases(
-    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[Mapping[str, Any]]
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays]
 ) -> tuple[dict[str, str], dict[str, int], dict[str, str]]:
     """Keys of predictions by case id, counts, and failures by case id."""
     predicting = Predicting(ws, program_name, checkpoint)
@@ -57,11 +61,11 @@ def predict_cases(
     failures: dict[str, str] = {}
     for case in cases:
         try:
-            keys[case["case_id"]], fresh = predicting(case["artifact"])
+            keys[case.case_id], fresh = predicting(case.artifact)
         except (DiskFull, RemoteFailed):  # no fault of the case
             raise
         except Exception as error:  # one bad case never stops a batch; it is reported
-            failures[case["case_id"]] = f"{type(error).__name__}: {error}"
+            failures[case.case_id] = f"{type(error).__name__}: {error}"
             continue
         counts["new" if fresh else "reused"] += 1
     return keys, counts, failures

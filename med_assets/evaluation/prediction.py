@@ -5,12 +5,11 @@ from pathlib import Path
 
 from med_assets import program
 from med_assets.capabilities import DebugImages
+from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.predicting import predict_cases
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
-from med_assets.promotion.stage import current
 from med_assets.settings import Workspace
-from med_assets.storage.result import usable
 
 
 @dataclass(frozen=True)
@@ -43,25 +42,25 @@ def debug(ws: Workspace, program_name: str, case: str, experiment: str | None, o
 
 
 def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | None) -> Predicted:
-    rows = {
-        row["case_id"]: row
-        for row in sorted(usable(ws.lake.rows("prepared_cases", program_name)), key=lambda row: row["batch"])
-        if row["case_id"].startswith(case)
+    catalog = Catalog(ws, program_name)
+    prepared = {
+        row.case_id: row
+        for row in sorted(usable(catalog.prepared()), key=lambda row: row.batch)
+        if row.case_id.startswith(case)
     }
-    if len(rows) != 1:
+    if len(prepared) != 1:
         raise ConfigurationError(
-            f"expected one accepted case whose id starts with {case!r}, got {len(rows)}; see `med-assets cases {program_name}`"
+            f"expected one accepted case whose id starts with {case!r}, got {len(prepared)}; see `med-assets cases {program_name}`"
         )
-    model = checkpoint_of(ws, program_name, experiment) if experiment else current(ws, program_name)
+    model = checkpoint_of(ws, program_name, experiment) if experiment else catalog.champion()
     if model is None:
         raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
-    ((case_id, row),) = rows.items()
-    raw = usable(ws.lake.rows("raw_cases", f"{program_name}/{row['batch']}"))
-    source = next(item["artifact"] for item in raw if item["case_id"] == case_id)
+    ((case_id, row),) = prepared.items()
+    raw = next(each.artifact for each in usable(catalog.case_versions(row.batch)) if each.case_id == case_id)
     stored_checkpoint(ws, program_name, model)
-    ws.store.verify(model["checkpoint"])
-    keys, _, failures = predict_cases(ws, program_name, model["checkpoint"], [row])
+    ws.store.verify(model.checkpoint)
+    keys, _, failures = predict_cases(ws, program_name, model.checkpoint, [row])
     if failures:
         raise MedAssetsError(f"case {case_id} could not be predicted: {failures[case_id]}")
-    places = (ws.store.fetch(key) for key in (source, row["artifact"], keys[case_id]))
-    return Predicted(model["checkpoint"], *places)
+    folders = (ws.store.fetch(key) for key in (raw, row.artifact, keys[case_id]))
+    return Predicted(model.checkpoint, *folders)

@@ -6,21 +6,22 @@ A case that gets its label later leaves this list; its prediction stays in the s
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import PredictionFacts
+from med_assets.catalog import Catalog
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.evaluation.predicting import predict_cases, prediction_key
-from med_assets.promotion.stage import current
+from med_assets.records import Champion, Prediction, PreparedCase
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
 from med_assets.storage.memo import Memo
-from med_assets.storage.result import StageResult, usable
+from med_assets.storage.result import StageResult
 from med_assets.storage.scratch import scratch
 
 PICTURED = 6
@@ -34,12 +35,20 @@ def folder_of(ws: Workspace, program_name: str, case_id: str) -> Path:
     return ws.predictions / program_name / case_id
 
 
-def _expected(ws: Workspace, program_name: str, checkpoint: str) -> dict[str, list[dict[str, Any]]]:
-    """By batch the cases to predict, each with the key of its prediction."""
-    by_batch: dict[str, list[dict[str, Any]]] = {}
-    for case in (case.row() for case in unlabelled(ws, program_name)):
-        key = prediction_key(ws, program_name, checkpoint, case["artifact"])
-        by_batch.setdefault(case["batch"], []).append(case | {"prediction": key})
+@dataclass(frozen=True)
+class Expected:
+    """A case to predict, and the key of its prediction."""
+
+    case: PreparedCase
+    prediction: str
+
+
+def _expected(ws: Workspace, program_name: str, checkpoint: str) -> dict[str, list[Expected]]:
+    """By batch the cases to predict."""
+    by_batch: dict[str, list[Expected]] = {}
+    for case in unlabelled(ws, program_name):
+        key = prediction_key(ws, program_name, checkpoint, case.artifact)
+        by_batch.setdefault(case.batch, []).append(Expected(case, key))
     return by_batch
 
 
@@ -48,26 +57,27 @@ def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
 
     A process that asks again reads what changed since: of a batch that is as it was, it looks at the time of its tables alone.
     """
-    now = current(ws, program_name)
-    if now is None:
+    catalog = Catalog(ws, program_name)
+    champion = catalog.champion()
+    if champion is None:
         return {}
     found = {}
-    for batch, cases in sorted(_expected(ws, program_name, now["checkpoint"]).items()):
-        wanted = sorted((case["case_id"], case["prediction"]) for case in cases)
-        if _made(ws, f"{program_name}/{batch}") != wanted:
+    for batch, cases in sorted(_expected(ws, program_name, champion.checkpoint).items()):
+        wanted = sorted((one.case.case_id, one.prediction) for one in cases)
+        if _predicted(catalog, batch) != wanted:
             found[batch] = digest(wanted)
     return found
 
 
-_rows: Memo[list[tuple[str, str]]] = Memo()
-"""By home, partition and the stamp of its file the cases that were predicted, each with the key of its prediction, sorted."""
+_keys: Memo[list[tuple[str, str]]] = Memo()
+"""By home, program, batch and the stamp of its file the cases that were predicted, each with the key of its prediction, sorted."""
 
 
-def _made(ws: Workspace, partition: str) -> list[tuple[str, str]]:
+def _predicted(catalog: Catalog, batch: str) -> list[tuple[str, str]]:
     def read() -> list[tuple[str, str]]:
-        return sorted((row["case_id"], row["prediction"]) for row in ws.lake.rows("predictions", partition))
+        return sorted((row.case_id, row.prediction) for row in catalog.rows(Prediction, batch))
 
-    return _rows.get((ws.home, partition, ws.lake.stamp("predictions", partition)), read)
+    return _keys.get((catalog.ws.home, catalog.program, batch, catalog.stamp(Prediction, batch)), read)
 
 
 def predictions(ws: Workspace, program_name: str, batches: Sequence[str] | None = None) -> StageResult:
@@ -75,56 +85,55 @@ def predictions(ws: Workspace, program_name: str, batches: Sequence[str] | None 
 
     What the champion predicted before comes from the store. A case that fails is a row with the reason, and the others go on.
     """
-    now, chosen = current(ws, program_name), program.get(program_name)
+    catalog, chosen = Catalog(ws, program_name), program.get(program_name)
+    champion = catalog.champion()
     wanted = list(waiting(ws, program_name)) if batches is None else list(batches)
-    if now is None:
+    if champion is None:
         for batch in wanted:
-            ws.lake.write("predictions", f"{program_name}/{batch}", [])
+            catalog.replace(Prediction, [], batch)
         note = "there is no champion yet; nothing was predicted"
         return StageResult(digest("no champion"), {"new": 0, "reused": 0}, {"note": note})
-    expected = _expected(ws, program_name, now["checkpoint"])
-    raw = {(row["batch"], row["case_id"]): row["artifact"] for row in usable(ws.lake.rows("raw_cases", program_name))}
-    counts, rows = {"new": 0, "reused": 0}, []
+    expected, raw = _expected(ws, program_name, champion.checkpoint), catalog.raw_artifacts()
+    counts = {"new": 0, "reused": 0}
+    rows: list[Prediction] = []
     images: dict[str, Path] = {}
     for batch in wanted:
         cases = expected.get(batch, [])
-        keys, done, failures = predict_cases(ws, program_name, now["checkpoint"], cases)
+        keys, done, failures = predict_cases(ws, program_name, champion.checkpoint, [one.case for one in cases])
         counts = {name: counts[name] + done[name] for name in counts}
         of_batch = []
-        for case in cases:
-            row = {"program": program_name, "batch": batch, "experiment": now["experiment"]}
-            row |= {"checkpoint": now["checkpoint"], "status": FAILED, "error": failures.get(case["case_id"], "")}
-            row |= {name: case[name] for name in ("case_id", "patient_id", "version", "synthetic", "prediction")}
-            row |= {"measured": "", "folder": ""}
-            if case["case_id"] in keys:
-                source = ws.store.fetch(raw[batch, case["case_id"]])
-                places = ws.store.fetch(case["artifact"]), ws.store.fetch(keys[case["case_id"]])
-                out = folder_of(ws, program_name, case["case_id"])
+        for one in cases:
+            case_id = one.case.case_id
+            row = _failed(champion, one, failures.get(case_id, ""))
+            if case_id in keys:
+                source = ws.store.fetch(raw[batch, case_id])
+                folders = ws.store.fetch(one.case.artifact), ws.store.fetch(keys[case_id])
+                out = folder_of(ws, program_name, case_id)
                 try:
-                    write_files(ws, program_name, source, *places, out, now["checkpoint"])
+                    write_files(ws, program_name, source, *folders, out, champion.checkpoint)
                 except (DiskFull, RemoteFailed):  # no fault of the case
                     raise
                 except Exception as error:  # one bad case never stops a batch; it is reported
-                    row["error"] = f"{type(error).__name__}: {error}"
+                    row = replace(row, error=f"{type(error).__name__}: {error}")
                 else:
-                    measured = chosen.prediction_facts(ws, *places) if isinstance(chosen, PredictionFacts) else {}
-                    row |= {"status": PREDICTED, "folder": out.relative_to(ws.home).as_posix()}
-                    row |= {"measured": json.dumps(measured)}
+                    measured = chosen.prediction_facts(ws, *folders) if isinstance(chosen, PredictionFacts) else {}
+                    folder = out.relative_to(ws.home).as_posix()
+                    row = replace(row, status=PREDICTED, folder=folder, measured=json.dumps(measured))
                     if len(images) < PICTURED:
-                        pictures = chosen.report_images(ws, *places, out)
-                        images |= {f"{case['case_id']} {picture.stem}": picture for picture in pictures[:1]}
+                        pictures = chosen.report_images(ws, *folders, out)
+                        images |= {f"{case_id} {picture.stem}": picture for picture in pictures[:1]}
             of_batch.append(row)
-        ws.lake.write("predictions", f"{program_name}/{batch}", of_batch)
+        catalog.replace(Prediction, of_batch, batch)
         rows += of_batch
-    failed = {row["case_id"]: row["error"] for row in rows if row["status"] == FAILED}
+    failed = {row.case_id: row.error for row in rows if row.status == FAILED}
     return StageResult(
-        data_version=digest(now["checkpoint"], [[row["case_id"], row["prediction"], row["status"]] for row in rows]),
+        data_version=digest(champion.checkpoint, [[row.case_id, row.prediction, row.status] for row in rows]),
         counts=counts | {"failed": len(failed), "batches": len(wanted)},
         summary={
-            "experiment": now["experiment"],
-            "checkpoint": now["checkpoint"],
+            "experiment": champion.experiment,
+            "checkpoint": champion.checkpoint,
             "cases": len(rows),
-            "synthetic": sum(row["synthetic"] for row in rows),
+            "synthetic": sum(row.synthetic for row in rows),
             "failures": failed,
         },
         tables={"predictions": table(rows)},
@@ -132,13 +141,33 @@ def predictions(ws: Workspace, program_name: str, batches: Sequence[str] | None 
     )
 
 
-def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def _failed(champion: Champion, expected: Expected, error: str) -> Prediction:
+    """The record of a case before its files are written."""
+    case = expected.case
+    return Prediction(
+        program=case.program,
+        batch=case.batch,
+        case_id=case.case_id,
+        patient_id=case.patient_id,
+        version=case.version,
+        synthetic=case.synthetic,
+        experiment=champion.experiment,
+        checkpoint=champion.checkpoint,
+        prediction=expected.prediction,
+        status=FAILED,
+        error=error,
+        measured="",
+        folder="",
+    )
+
+
+def table(rows: Sequence[Prediction]) -> pd.DataFrame:
     """Predictions for people: a row per case, with what was measured in columns of its own."""
     return pd.DataFrame(
         [
-            {"case": row["case_id"], "batch": row["batch"], "model": row["experiment"], "status": row["status"]}
-            | (json.loads(row["measured"]) if row["measured"] else {})
-            | {"files": row["folder"], "error": row["error"]}
+            {"case": row.case_id, "batch": row.batch, "model": row.experiment, "status": row.status}
+            | (json.loads(row.measured) if row.measured else {})
+            | {"files": row.folder, "error": row.error}
             for row in rows
         ]
     )

@@ -2,16 +2,17 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from med_assets import program
-from med_assets.dataset.stage import dataset_version
-from med_assets.evaluation import runs
+from med_assets.catalog import Catalog
+from med_assets.evaluation.comparison import SPLIT
+from med_assets.evaluation.runs import runs_of
 from med_assets.experiments.configuration import from_json
+from med_assets.records import RunScore
 from med_assets.settings import Workspace
 
 SPREAD = (
@@ -28,7 +29,7 @@ class Replicate:
     checkpoint: str
     settings: str
     seed: int
-    scores: tuple[Mapping[str, Any], ...]
+    scores: tuple[RunScore, ...]
 
     @property
     def label(self) -> str:
@@ -46,16 +47,17 @@ def replicates(ws: Workspace, program_name: str) -> list[Replicate]:
 
     Runs are replicates where their experiments are equal but for the seed and they began with the same weights.
     """
-    now, found = dataset_version(ws.lake.rows("dataset", program_name)), []
-    for run in runs.recorded(ws, program_name):
-        where = runs.partition(program_name, run["experiment"], run["checkpoint"])
-        scores = [row for row in ws.lake.rows(runs.SCORES, where) if row["dataset_version"] == now]
-        if not scores or not ws.store.has(run["checkpoint"]):
+    catalog, found = Catalog(ws, program_name), []
+    version = catalog.dataset().version
+    for run in runs_of(ws, program_name):
+        recorded = catalog.rows(RunScore, run.experiment, run.checkpoint)
+        scores = [row for row in recorded if row.dataset_version == version]
+        if not scores or not ws.store.has(run.checkpoint):
             continue
-        path = ws.store.fetch(run["checkpoint"]) / "experiment.json"
+        path = ws.store.fetch(run.checkpoint) / "experiment.json"
         chosen = from_json(program_name, path.read_text(encoding="utf-8"))
-        settings = f"{chosen.model_copy(update={'seed': 0}).hash()} {run['initial']} {run['teacher']}"
-        found.append(Replicate(run["experiment"], run["checkpoint"], settings, chosen.seed, tuple(scores)))
+        settings = f"{chosen.model_copy(update={'seed': 0}).hash()} {run.initial} {run.teacher}"
+        found.append(Replicate(run.experiment, run.checkpoint, settings, chosen.seed, tuple(scores)))
     newest = {(one.experiment, one.settings, one.seed): one for one in found}
     seeds: dict[tuple[str, str], int] = {}
     for experiment, settings, _ in newest:
@@ -71,12 +73,12 @@ def spread(program_name: str, found: Sequence[Replicate]) -> pd.DataFrame:
     rows = []
     for (experiment, _), members in sorted(groups.items()):
         for metric in (chosen.primary_metric, *chosen.guarded_metrics):
-            wanted = ("val", metric.name, metric.subject)
+            wanted = (SPLIT, metric.name, metric.subject)
             means = [
-                float(row["mean"])
+                row.mean
                 for one in members
                 for row in one.scores
-                if (row["split"], row["metric"], row["subject"]) == wanted and row["mean"] is not None
+                if (row.split, row.metric, row.subject) == wanted and row.mean is not None
             ]
             if len(means) < 2:
                 continue

@@ -1,13 +1,12 @@
 """Whether conf/ still says what a checkpoint was trained with."""
 
 import shlex
-from collections.abc import Mapping
-from typing import Any
 
+from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
-from med_assets.evaluation import runs
 from med_assets.experiments.configuration import Experiment, from_json, load, names
-from med_assets.launch.training import of_workspace, stored_checkpoint
+from med_assets.launch.training import Model, of_workspace, stored_checkpoint
+from med_assets.records import TrainingRun
 from med_assets.settings import Workspace
 
 
@@ -20,22 +19,20 @@ def composed_as(ws: Workspace, program_name: str, name: str, profile: str, overr
     return load(program_name, name, given, profile=profile)
 
 
-def configuration_changed(ws: Workspace, program_name: str, row: Mapping[str, Any]) -> str | None:
+def configuration_changed(ws: Workspace, program_name: str, model: Model) -> str | None:
     """What changed in the configuration since a checkpoint was trained and so since its evaluation; None where nothing did.
 
-    `row` has experiment and checkpoint. The checkpoint's own copy of its experiment is compared with what conf/ gives now for
-    the same profile and overrides, by their hashes under the present code: an upgrade alone changes neither.
+    The checkpoint's own copy of its experiment is compared with what conf/ gives now for the same profile and overrides, by
+    their hashes under the present code: an upgrade alone changes neither.
     """
-    name = str(row["experiment"])
+    name = model.experiment
     if name not in names(program_name):
         return f"conf/{program_name}/{name}.yaml is gone"
-    folder = stored_checkpoint(ws, program_name, row)
+    folder = stored_checkpoint(ws, program_name, model)
     try:
         then = from_json(program_name, (folder / "experiment.json").read_text(encoding="utf-8"))
-        run = ws.lake.rows(runs.RUNS, runs.partition(program_name, name, str(row["checkpoint"])))
-        now = composed_as(
-            ws, program_name, name, then.profile or ws.profile, (run[0]["overrides"] or "") if run else ""
-        )
+        runs = Catalog(ws, program_name).rows(TrainingRun, name, model.checkpoint)
+        now = composed_as(ws, program_name, name, then.profile or ws.profile, (runs[0].overrides or "") if runs else "")
     except ConfigurationError:
         return f"the configuration of {name} can't be composed any more"
     return (

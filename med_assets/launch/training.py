@@ -4,10 +4,11 @@ import csv
 import fcntl
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -27,7 +28,7 @@ from med_assets.experiments import weights
 from med_assets.experiments.configuration import RELEASED, Experiment, from_json, load, names
 from med_assets.launch import jobs
 from med_assets.launch.follow import finish
-from med_assets.records import Checkpoint
+from med_assets.records import Checkpoint, EpochMetric
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.storage.provenance import provenance, used_cases
@@ -45,6 +46,26 @@ INITIAL = "initial.pt"
 """File of a job folder with the weights to begin with, as in `training.initial`, which needs torch."""
 
 Launch = Callable[[Path], None]
+
+
+class Model(Protocol):
+    """A checkpoint of an experiment, such as a Checkpoint or a Champion."""
+
+    @property
+    def experiment(self) -> str:
+        """The experiment."""
+
+    @property
+    def checkpoint(self) -> str:
+        """Key of the checkpoint in the store."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A checkpoint of an experiment of which nothing else is known."""
+
+    experiment: str
+    checkpoint: str
 
 
 def experiment(ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -99,7 +120,7 @@ def in_order(ws: Workspace, program_name: str, wanted: Sequence[str]) -> list[st
 
 def learning_cases(ws: Workspace, program_name: str) -> list[Case]:
     """Cases that training sees, sorted: those of the splits train and val."""
-    return [case for case in cases_of(ws, program_name) if case["split"] in LEARNING]
+    return [case for case in cases_of(ws, program_name) if case.split in LEARNING]
 
 
 def unseen_cases(ws: Workspace, program_name: str) -> int:
@@ -107,10 +128,13 @@ def unseen_cases(ws: Workspace, program_name: str) -> int:
 
     Of several checkpoints the one counts that has seen most. Without a checkpoint, all training cases are unseen.
     """
-    now = {case["artifact"] for case in learning_cases(ws, program_name) if case["split"] == "train"}
-    rows = [*ws.lake.rows("checkpoints", program_name), *ws.lake.rows("champions", program_name)[-1:]]
+    catalog = Catalog(ws, program_name)
+    now = {case.artifact for case in learning_cases(ws, program_name) if case.split == "train"}
+    keys = {row.checkpoint for row in catalog.rows(Checkpoint)}
+    if (champion := catalog.champion()) is not None:
+        keys.add(champion.checkpoint)
     unseen = [now]
-    for key in sorted({row["checkpoint"] for row in rows}):
+    for key in sorted(keys):
         if ws.store.has(key):
             cases = read_json(ws.store.fetch(key) / "provenance.json")["cases"]
             unseen.append(now - {case.get("version") for case in cases if case["split"] == "train"})
@@ -120,10 +144,10 @@ def unseen_cases(ws: Workspace, program_name: str) -> int:
 def last_trained_at(ws: Workspace, program_name: str) -> datetime | None:
     """When the newest of the present checkpoints was trained, UTC; the baseline, which needs no training, does not count."""
     baseline, times = program.get(program_name).baseline, []
-    for row in ws.lake.rows("checkpoints", program_name):
-        if row["experiment"] != baseline and ws.store.has(row["checkpoint"]):
-            told = read_json(ws.store.fetch(row["checkpoint"]) / "provenance.json").get("trained_at")
-            times += [datetime.fromisoformat(told)] if told else []
+    for row in Catalog(ws, program_name).rows(Checkpoint):
+        if row.experiment != baseline and ws.store.has(row.checkpoint):
+            trained_at = read_json(ws.store.fetch(row.checkpoint) / "provenance.json").get("trained_at")
+            times += [datetime.fromisoformat(trained_at)] if trained_at else []
     return max(times, default=None)
 
 
@@ -137,14 +161,14 @@ def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> 
     if chosen.initial.startswith(RELEASED):
         return weights.released(ws, program_name, chosen.initial.removeprefix(RELEASED)).key
     if chosen.initial == "champion":
-        rows = ws.lake.rows("champions", program_name)
-        return rows[-1]["checkpoint"] if rows else None
-    return str(checkpoint_of(ws, program_name, chosen.initial)["checkpoint"])
+        champion = Catalog(ws, program_name).champion()
+        return champion.checkpoint if champion else None
+    return checkpoint_of(ws, program_name, chosen.initial).checkpoint
 
 
 def teacher_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
     """Key of the checkpoint that an experiment is distilled from, None where from none. Raises ConfigurationError."""
-    return str(checkpoint_of(ws, program_name, chosen.teacher)["checkpoint"]) if chosen.teacher else None
+    return checkpoint_of(ws, program_name, chosen.teacher).checkpoint if chosen.teacher else None
 
 
 def files_of(ws: Workspace, program_name: str, chosen: Experiment) -> dict[str, weights.Released]:
@@ -155,7 +179,7 @@ def files_of(ws: Workspace, program_name: str, chosen: Experiment) -> dict[str, 
 def checkpoint_key(
     program_name: str,
     chosen: Experiment,
-    cases: Sequence[Mapping[str, Any]],
+    cases: Sequence[Case],
     initial: str | None = None,
     teacher: str | None = None,
     files: Sequence[str] = (),
@@ -166,7 +190,7 @@ def checkpoint_key(
     Test cases are not in it, and no cases at all where nothing is learned.
     """
     learned = cases if chosen.learns() else ()
-    rows = [[case["case_id"], case["version"], case["artifact"], case["split"]] for case in learned]
+    rows = [[case.case_id, case.version, case.artifact, case.split] for case in learned]
     warm = [
         *([initial] if initial else []),
         *([f"teacher {teacher}"] if teacher else []),
@@ -180,7 +204,7 @@ def _prepare_job(
     program_name: str,
     key: str,
     chosen: Experiment,
-    learning: Sequence[Mapping[str, Any]],
+    learning: Sequence[Case],
     initial: str | None,
     teacher: str | None,
     files: Mapping[str, weights.Released],
@@ -189,15 +213,15 @@ def _prepare_job(
     job.mkdir(parents=True, exist_ok=True)
     cases = [
         {
-            "case_id": case["case_id"],
-            "patient_id": case["patient_id"],
-            "split": case["split"],
-            "version": case["artifact"],
-            "folder": str(ws.store.fetch(case["artifact"])),
+            "case_id": case.case_id,
+            "patient_id": case.patient_id,
+            "split": case.split,
+            "version": case.artifact,
+            "folder": str(ws.store.fetch(case.artifact)),
         }
         for case in learning
     ]
-    counts = {split: sum(case["split"] == split for case in cases) for split in LEARNING}
+    counts = {split: sum(case.split == split for case in learning) for split in LEARNING}
     if not all(counts.values()) and not (initial and chosen.untrained):
         raise ConfigurationError(
             f"{program_name}: expected at least one training and one validation case, got {counts}; take in more patients, or set "
@@ -234,11 +258,11 @@ def trained(
     ws: Workspace,
     program_name: str,
     chosen: Experiment,
-    cases: Sequence[Mapping[str, Any]],
+    cases: Sequence[Case],
     launch: Launch | None = None,
     resume: str = "auto",
 ) -> tuple[str, bool]:
-    """Key of an experiment's checkpoint made of these cases, rows with split train or val, and whether it was made just now.
+    """Key of an experiment's checkpoint made of these cases, each of split train or val, and whether it was made just now.
 
     `launch`, `resume` and what is raised are those of `train`.
     """
@@ -275,7 +299,7 @@ def train(
     """
     chosen = experiment(ws, program_name, name, overrides)
     cases = learning_cases(ws, program_name)
-    folders = [ws.store.fetch(case["artifact"]) for case in cases]
+    folders = [ws.store.fetch(case.artifact) for case in cases]
     about = program.get(program_name)
     warnings = about.training_warnings(chosen, folders) if isinstance(about, TrainingWarnings) else []
     key, fresh = trained(ws, program_name, chosen, cases, launch, resume)
@@ -385,42 +409,40 @@ def _record(
     record: dict[str, Any],
     overrides: Sequence[str],
 ) -> pd.DataFrame:
-    """Write the lake's rows about a checkpoint; returns its history, one row per epoch."""
-    from med_assets.dataset.stage import dataset_version
-
-    partition = f"{program_name}/{name}"
-    dataset = ws.lake.rows("dataset", program_name)
-    ids = {case["case_id"]: case["split"] for case in record["cases"]}
-    row = {
-        "program": program_name,
-        "experiment": name,
-        "checkpoint": key,
-        "experiment_hash": chosen.hash(),
-        "dataset_version": dataset_version(dataset),
-        "n_train": sum(case["split"] == "train" for case in used_cases(record)),
-        "n_val": read_json(folder / "result.json").get("n_val", sum(split == "val" for split in ids.values())),
-        "synthetic": any(case["synthetic"] for case in dataset if case["case_id"] in ids),
-        "weights_sha256": record["weights_sha256"],
-        "git_commit": record["git_commit"],
-    }
-    ws.lake.write("checkpoints", partition, [row])
-    record_run(ws, program_name, name, row, chosen, overrides)
+    """Record a checkpoint, its run and its training history, which is returned with one row per epoch."""
+    catalog = Catalog(ws, program_name)
+    dataset = catalog.dataset()
+    splits = {case["case_id"]: case["split"] for case in record["cases"]}
+    checkpoint = Checkpoint(
+        program=program_name,
+        experiment=name,
+        checkpoint=key,
+        experiment_hash=chosen.hash(),
+        dataset_version=dataset.version,
+        n_train=sum(case["split"] == "train" for case in used_cases(record)),
+        n_val=read_json(folder / "result.json").get("n_val", sum(split == "val" for split in splits.values())),
+        synthetic=not dataset.synthetic.isdisjoint(splits),
+        weights_sha256=record["weights_sha256"],
+        git_commit=record["git_commit"],
+    )
+    catalog.replace(Checkpoint, [checkpoint], name)
+    record_run(ws, checkpoint, chosen, overrides)
     with (folder / "history.csv").open(newline="") as stream:
         epochs = list(csv.DictReader(stream))
-    long = [
-        {
-            "program": program_name,
-            "experiment": name,
-            "checkpoint": key,
-            "epoch": int(epoch["epoch"]),
-            "metric": metric,
-            "value": float(value),
-        }
+    history = [
+        EpochMetric(
+            program=program_name,
+            experiment=name,
+            checkpoint=key,
+            epoch=int(epoch["epoch"]),
+            metric=metric,
+            value=float(value),
+        )
         for epoch in epochs
         for metric, value in epoch.items()
         if metric not in ("epoch", "step") and value not in ("", None)
     ]
-    ws.lake.write("training_history", partition, long)
+    catalog.replace(EpochMetric, history, name)
     return pd.DataFrame(epochs).apply(pd.to_numeric, errors="coerce") if epochs else pd.DataFrame({"epoch": []})
 
 
@@ -434,17 +456,13 @@ def checkpoint_of(ws: Workspace, program_name: str, name: str) -> Checkpoint:
     return found
 
 
-def stored_checkpoint(ws: Workspace, program_name: str, row: Mapping[str, Any]) -> Path:
-    """Folder of a recorded checkpoint; `row` has experiment and checkpoint, as in `checkpoints` and `champions`.
-
-    Raises ArtifactMissing that names the experiment and says what to do.
-    """
-    key, named = str(row["checkpoint"]), f"{program_name}/{row['experiment']}"
+def stored_checkpoint(ws: Workspace, program_name: str, model: Model) -> Path:
+    """Folder of a recorded checkpoint. Raises ArtifactMissing that names the experiment and says what to do."""
+    key, named = model.checkpoint, f"{program_name}/{model.experiment}"
     if not ws.store.has(key):
-        champions = ws.lake.rows("champions", program_name)[-1:]
-        champion = [one["checkpoint"] for one in champions] == [key]
+        champion = Catalog(ws, program_name).champion()
         what, other = "the checkpoint", ""
-        if champion:
+        if champion is not None and champion.checkpoint == key:
             what = "the champion's checkpoint"
             other = f", or `med-assets rollback {program_name} --reason ...` makes the champion before it the champion again"
         raise ArtifactMissing(

@@ -9,7 +9,8 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Catalog, accepted
-from med_assets.evaluation.stage import INTERVAL, SEED, cell, demand_scores, record_failures, score_cases, score_key
+from med_assets.evaluation.aggregates import INTERVAL, SEED, cell
+from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases, score_key
 from med_assets.experiments import policies
 from med_assets.launch.training import stored_checkpoint
 from med_assets.metrics.bootstrap import Interval, mean_with_interval
@@ -148,15 +149,15 @@ def _score(
             case_id=case_id,
             score=keys[case_id],
             seen_in_training=case_id in seen,
-            metric=score["metric"],
-            subject=score["subject"],
-            value=score["value"],
-            unit=score["unit"],
-            truth=score["truth"],
+            metric=score.metric,
+            subject=score.subject,
+            value=score.value,
+            unit=score.unit,
+            truth=score.truth,
         )
         for case_id in sorted(scores)
         for score in scores[case_id]
-        if (score["metric"], score["subject"]) in wanted
+        if (score.metric, score.subject) in wanted
     ]
     return rows, counts, failures
 
@@ -199,7 +200,7 @@ def headline(ws: Workspace, program_name: str) -> dict[str, str]:
     scores, found = _unseen(Catalog(ws, program_name)), {}
     for metric in deciding_metrics(program_name):
         values = _mean(_of(scores, metric), metric)
-        text = cell({"mean": values.mean, "low": values.low, "high": values.high, "n": values.n})
+        text = cell(values)
         found[metric.name] = f"{text}{metric.after}" if text else "undefined: no case that the champion has not seen"
     return found
 
@@ -251,7 +252,7 @@ def trend_table(ws: Workspace, program_name: str) -> pd.DataFrame:
         {
             "metric": name,
             "batch": point.batch,
-            "mean": cell({"mean": point.mean, "low": point.low, "high": point.high, "n": point.n}),
+            "mean": cell(point),
             "limits": "baseline" if point.lower is None else f"{point.lower:.2f} to {point.upper:.2f}",
             "in control": "no" if point.beyond else "" if point.lower is None else "yes",
             "unit": units[name],

@@ -8,7 +8,7 @@ import pandas as pd
 
 from med_assets.capabilities import DataTables, HeldOutWarnings
 from med_assets.dataset.stage import finding_pictures, findings
-from med_assets.evaluation.stage import HELD_OUT
+from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.preparation.stage import pictured, quarantine_picture
 from med_assets.reporting.html import Section
 from med_assets.reporting.report_facts import ReportFacts

@@ -69,6 +69,21 @@ def csv(table: "pd.DataFrame") -> str:
     return str(shown.to_csv(index=False, header=[str(spreadsheet_cell(str(name))) for name in shown.columns]))
 
 
+def markdown(table: "pd.DataFrame") -> str:
+    """A table as Markdown; all but code, in backticks, shows as it is."""
+    lines = [
+        list(map(_table_cell, table.columns)),
+        ["---"] * len(table.columns),
+        *(map(_table_cell, row) for row in table.to_numpy()),
+    ]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) if len(table) else "none\n"
+
+
+def _table_cell(value: Any) -> str:
+    text = str(value)
+    return code(text[1:-1]) if len(text) > 1 and text[0] == text[-1] == "`" else inline(text)
+
+
 class VisibleText(io.TextIOBase):
     """A stream that writes control characters out, and what the stream below it can't encode."""
 

@@ -14,10 +14,12 @@ from med_assets import program
 from med_assets.capabilities import Doubts
 from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
+from med_assets.evaluation.comparison import paired, primary_scores
+from med_assets.evaluation.costs import checkpoint_facts
 from med_assets.evaluation.finetuning import recorded as fine_tuning_record
-from med_assets.evaluation.stage import NO_CASE, checkpoint_facts, found_no_case, paired, primary_scores
+from med_assets.evaluation.stage import NO_CASE, found_no_case
 from med_assets.experiments.configuration import Experiment, from_json
-from med_assets.launch.training import checkpoint_of, stored_checkpoint
+from med_assets.launch.training import NamedModel, checkpoint_of, stored_checkpoint
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric, Program
 from med_assets.records import (
@@ -186,7 +188,7 @@ def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Fact
         raise ConfigurationError(
             f"{named}: expected an evaluation of {checkpoint}, got none; run `med-assets evaluate {named}` first"
         )
-    stored = stored_checkpoint(ws, program_name, {"experiment": name, "checkpoint": checkpoint})
+    stored = stored_checkpoint(ws, program_name, NamedModel(name, checkpoint))
     configured = from_json(program_name, (stored / "experiment.json").read_text(encoding="utf-8"))
     recorded_runs = catalog.rows(TrainingRun, name, checkpoint)
     if not recorded_runs:

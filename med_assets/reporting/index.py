@@ -15,7 +15,8 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Catalog
-from med_assets.evaluation.stage import HELD_OUT, INTERVAL, cell
+from med_assets.evaluation.aggregates import INTERVAL, cell
+from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.records import AggregateScore, ExperimentEntry, RunScore, TrainingRun
 from med_assets.reporting.escaping import code, inline
 from med_assets.reporting.experiment_record import EARLIER, command_of, notebook_of

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from med_assets.capabilities import ReportTables, Screens
-from med_assets.evaluation.stage import INTERVAL, aggregate, side_by_side
+from med_assets.evaluation.aggregates import INTERVAL, aggregate, side_by_side
 from med_assets.monitoring.drift import drift_table
 from med_assets.monitoring.stage import LIMITS_RULE, draw, headline, trend_table
 from med_assets.records import Champion

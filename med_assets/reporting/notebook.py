@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import yaml
 
 from med_assets import program
-from med_assets.evaluation.stage import HELD_OUT, INTERVAL, cell, markdown
+from med_assets.evaluation.aggregates import INTERVAL, cell
+from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.experiments.configuration import Experiment
 from med_assets.records import (
     AggregateScore,
@@ -16,7 +17,7 @@ from med_assets.records import (
     SplitAssignment,
     TrainingRun,
 )
-from med_assets.reporting.escaping import code, fenced, inline
+from med_assets.reporting.escaping import code, fenced, inline, markdown
 from med_assets.reporting.experiment_record import Facts, command_of
 from med_assets.reporting.interpretation import analysis, conclusions, difference, next_steps
 from med_assets.reporting.notebooks import Cell

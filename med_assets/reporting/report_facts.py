@@ -9,9 +9,11 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Case, Catalog, frame
-from med_assets.evaluation.stage import RecordedScores, leaderboard, recorded_scores
+from med_assets.evaluation.leaderboard import leaderboard
+from med_assets.evaluation.scoring import RecordedScores, recorded_scores
 from med_assets.program import Program
-from med_assets.promotion.stage import decisions, shown, stood
+from med_assets.promotion.champions import shown
+from med_assets.promotion.gate import decisions, stood
 from med_assets.records import CaseScore, CaseVersion, Champion, Checkpoint, PreparedCase, Verdict
 from med_assets.settings import Workspace
 from med_assets.storage.result import StageResult

@@ -52,7 +52,7 @@ def run_statuses(ws: Workspace, program_name: str) -> list[RunStatus]:
     for row in catalog.rows(Checkpoint):
         if row.checkpoint not in runs_by_key and ws.store.has(row.checkpoint):
             chosen = configured.get(row.experiment) or next(iter(configured.values()))
-            runs_by_key[row.checkpoint] = runs.run_of(ws, program_name, row, chosen)
+            runs_by_key[row.checkpoint] = runs.run_of(ws, row, chosen)
     ordered = sorted(runs_by_key.values(), key=lambda run: (run.trained_at or "", run.experiment, run.checkpoint))
     statuses = [_run_status(ws, program_name, run, configured) for run in reversed(ordered)]
     trained = {status.experiment for status in statuses}

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 
 from med_assets.evaluation import analyse, crossvalidation, finetuning
 from med_assets.evaluation import learning_curves as curves
+from med_assets.evaluation.aggregates import INTERVAL
 from med_assets.evaluation.replicates import SPREAD
-from med_assets.evaluation.stage import INTERVAL
-from med_assets.promotion.stage import decision_table
+from med_assets.promotion.gate import decision_table
 from med_assets.records import Failure
 from med_assets.reporting import data_sections, model_sections
 from med_assets.reporting.html import Section

@@ -1,14 +1,13 @@
 """The report for people: which model is used, its cases, what came in, what was refused and why, and the splits."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analyse, learning_curves
-from med_assets.evaluation.stage import aggregate, cell
+from med_assets.evaluation.aggregates import Aggregate, aggregate, cell
 from med_assets.program import Metric
-from med_assets.promotion.stage import TOO_FEW
+from med_assets.promotion.gate import TOO_FEW
 from med_assets.records import AggregateScore, Champion, Checkpoint, DatasetCase, Fold, Threshold
 from med_assets.reporting.html import Highlight, render_report
 from med_assets.reporting.report_facts import ReportFacts, ShownModel, gather, report_path
@@ -112,9 +111,9 @@ def _primary_metric(facts: ReportFacts, shown: ShownModel) -> Iterable[Highlight
             yield Highlight(label, mean, f"{interval}{against}")
 
 
-def _cell(aggregates: Iterable[Mapping[str, Any]], split: str, metric: Metric) -> str:
+def _cell(aggregates: Iterable[Aggregate | AggregateScore], split: str, metric: Metric) -> str:
     key = (split, metric.name, metric.subject)
-    return next((cell(row) for row in aggregates if (row["split"], row["metric"], row["subject"]) == key), "")
+    return next((cell(row) for row in aggregates if (row.split, row.metric, row.subject) == key), "")
 
 
 def _warning(ws: Workspace, synthetic: dict[str, int], total: int) -> str:

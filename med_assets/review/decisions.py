@@ -1,9 +1,9 @@
 """What people decided about single cases: the queue goes out as a table, and comes back with a decision beside each case."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 
@@ -102,12 +102,3 @@ def with_reader_decisions(ws: Workspace, program_name: str, scores: Sequence[S])
     if not isinstance(chosen, Screens):
         return list(scores)
     return chosen.screening().with_reader_decisions(scores, decided(ws, program_name))
-
-
-def judged(ws: Workspace, program_name: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The same for rows, which may lack columns: for code that has no records yet."""
-    given = list(rows)
-    scores = with_reader_decisions(ws, program_name, [CaseScore.of(row) for row in given])
-    return [
-        {**row, "value": score.value, "convention": score.convention} for row, score in zip(given, scores, strict=True)
-    ]

@@ -1,8 +1,8 @@
 """All cases by risk under one model: the table, and the queue that a person reads."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -10,9 +10,10 @@ from med_assets.catalog import Catalog, frame, usable
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.predicting import prediction_key
-from med_assets.evaluation.stage import record_failures, score_cases, stored_scores, unscored
+from med_assets.evaluation.scoring import record_failures, score_cases, stored_scores, unscored
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
-from med_assets.promotion.stage import shown
+from med_assets.metrics.score import Score
+from med_assets.promotion.champions import shown
 from med_assets.records import CaseScore, Champion, Checkpoint, DatasetCase, PreparedCase, Threshold
 from med_assets.reporting.escaping import csv
 from med_assets.review.decisions import DECISION, NOTE, decided, with_reader_decisions
@@ -73,15 +74,19 @@ def _screened(
     program_name: str,
     model: Champion | Checkpoint,
     cases: Sequence[DatasetCase | PreparedCase],
-    by_case: Mapping[str, Sequence[Mapping[str, Any]]],
+    by_case: Mapping[str, Sequence[Score]],
 ) -> Screened:
     catalog, key = Catalog(ws, program_name), model.checkpoint
     splits = {patient: assignment.split for patient, assignment in catalog.assignments().items()}
     scores = [
-        CaseScore.of(
-            {"program": program_name, "experiment": model.experiment, "checkpoint": key, "case_id": case.case_id}
-            | {"patient_id": case.patient_id, "split": splits.get(case.patient_id, NO_SPLIT)}
-            | dict(score)
+        CaseScore(
+            program=program_name,
+            experiment=model.experiment,
+            checkpoint=key,
+            case_id=case.case_id,
+            patient_id=case.patient_id,
+            split=splits.get(case.patient_id, NO_SPLIT),
+            **asdict(score),
         )
         for case in cases
         for score in by_case.get(case.case_id, [])

@@ -8,11 +8,12 @@ import pytest
 
 from assets import versions
 from med_assets import program
+from med_assets.catalog import Case
 from med_assets.deidentification.profile import FIXED_VALUES
 from med_assets.deidentification.scan import identity_left
 from med_assets.evaluation import analysis
 from med_assets.evaluation.predicting import prediction_key
-from med_assets.evaluation.stage import score_key
+from med_assets.evaluation.scoring import score_key
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments import policies
 from med_assets.intake.reader import Readers
@@ -53,7 +54,7 @@ def test_keys_of_artifacts(name: str, workspace: Workspace) -> None:
         "checkpoint/1", PREPARED, chosen.evaluation_settings(workspace), both
     )
     experiment = experiments.load(name, experiments.names(name)[0])
-    case = {"case_id": "c", "version": "v", "artifact": PREPARED, "split": "train"}
+    case = Case(name, "c", "p", "v", "", PREPARED, None, False, "train")
     assert checkpoint_key(name, experiment, [case], "checkpoint/0") == "checkpoint/" + digest(
         [["c", "v", PREPARED, "train"]], experiment.hash(), V[f"{name}/train"], "checkpoint/0"
     )

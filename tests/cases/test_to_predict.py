@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.cli import main as cli
 from med_assets.cli import stages
 from med_assets.cli.explain import explain_case
@@ -166,12 +167,12 @@ def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inferen
     raw, prepared = ingest(ws, name)
     assert [(row["case_id"], row["status"]) for row in prepared] == [(case_id, "ok")], prepared[0]["reason"]
     assert unlabelled(ws, name) == []
-    from med_assets.evaluation.stage import score_cases
+    from med_assets.evaluation.scoring import score_cases
 
     assert prediction_key(ws, name, checkpoint, prepared[0]["artifact"]) == row["prediction"]
-    scores, _, failures = score_cases(ws, name, checkpoint, prepared)
+    scores, _, failures = score_cases(ws, name, checkpoint, Catalog(ws, name).prepared())
     assert failures == {}
-    assert {one["metric"] for one in scores[case_id]} >= {program.get(name).primary_metric.name}
+    assert {one.metric for one in scores[case_id]} >= {program.get(name).primary_metric.name}
 
 
 def test_a_new_champion_predicts_again_and_a_case_that_fails_is_a_row_beside_the_others(

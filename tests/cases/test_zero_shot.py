@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from med_assets.catalog import Case
 from med_assets.cli import main as cli
 from med_assets.cli import stages
 from med_assets.dataset import checks
@@ -156,10 +157,10 @@ def test_a_foundation_without_cases_is_published_and_said_to_be_unscored(workspa
         stages.train(ws, "lung_ct", "foundation", ["initial=released/vista3d132"], lambda folder: None)
 
 
-def learning(name: str, n: int) -> list[dict[str, str]]:
-    """Rows of learning cases."""
+def learning(name: str, n: int) -> list[Case]:
+    """Learning cases."""
     return [
-        {"case_id": f"c{place}", "version": f"v{place}", "artifact": f"{name}/{place}", "split": LEARNING[place % 2]}
+        Case(name, f"c{place}", f"p{place}", f"v{place}", "", f"{name}/{place}", None, False, LEARNING[place % 2])
         for place in range(n)
     ]
 

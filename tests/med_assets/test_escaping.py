@@ -15,8 +15,8 @@ from med_assets.cli import stages
 from med_assets.cli.commands import table
 from med_assets.cli.main import main
 from med_assets.dataset.checks import CheckOutcome
-from med_assets.evaluation.stage import markdown
 from med_assets.reporting import escaping
+from med_assets.reporting.escaping import markdown
 from med_assets.reporting.html import Highlight, Section, render_report
 from med_assets.reporting.notebooks import stop_kernel
 from med_assets.settings import Workspace

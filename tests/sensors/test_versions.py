@@ -124,7 +124,7 @@ def test_a_batch_prepared_after_the_dataset_was_made_is_found(world: World) -> N
 
 
 def test_a_champion_that_the_command_line_brought_back_is_shown_again(world: World) -> None:
-    from med_assets.promotion.stage import version
+    from med_assets.promotion.champions import version
     from med_assets.settings import Workspace
 
     ws = Workspace.from_env()

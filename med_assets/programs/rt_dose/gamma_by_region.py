@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets.catalog import Catalog
-from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, mean_with_interval
+from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval
 from med_assets.program import ReportTable
 from med_assets.records import CaseScore
 from med_assets.settings import Workspace
@@ -49,12 +49,12 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """A row per experiment and a column per region, `mean [low, high] (n = ...)`."""
-    from med_assets.evaluation.stage import cell
+    from med_assets.evaluation.aggregates import cell
 
     shown: dict[str, dict[str, str]] = {}
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         shown.setdefault(row["experiment"], {"experiment": row["experiment"]})[row["region"]] = cell(
-            {str(name): value for name, value in row.items()}
+            Interval(row["mean"], row["low"], row["high"], row["n"])
         )
     there = [region for region in REGIONS if any(region in row for row in shown.values())]
     return pd.DataFrame(list(shown.values()), columns=["experiment", *there]).fillna("")

@@ -9,7 +9,7 @@ import pytest
 from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
-from med_assets.evaluation.stage import recorded_scores, scores_of
+from med_assets.evaluation.scoring import recorded_scores, scores_of
 from med_assets.records import Failure
 from med_assets.reporting.stage import report_path
 from med_assets.settings import Workspace

@@ -4,6 +4,7 @@ A model is a real checkpoint folder in the store whose scores are there already,
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 import yaml
 
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.evaluation import runs
-from med_assets.evaluation.stage import aggregate, score_key, scores_of
+from med_assets.evaluation.aggregates import aggregate
+from med_assets.evaluation.scoring import score_key, scores_of
 from med_assets.experiments.configuration import CONF_VARIABLE, conf_folder, load
 from med_assets.program import fact_table
+from med_assets.records import AggregateScore, CaseScore, Checkpoint, EpochMetric
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, write_json, write_text
 from tests.med_assets.stages.builders import P
@@ -102,19 +106,38 @@ def model(
         write_json(folder / "provenance.json", record)
     for case_id, value in primary.items():
         score(ws, checkpoint, case_id, value, (guarded or {}).get(case_id, 2.0))
-    row = {"program": P, "experiment": experiment, "checkpoint": checkpoint, "experiment_hash": "h"}
-    row |= {"dataset_version": "d", "n_train": len(train), "n_val": len(VAL), "synthetic": False}
-    ws.lake.write("checkpoints", f"{P}/{experiment}", [row | {"weights_sha256": sha, "git_commit": "g"}])
+    catalog = Catalog(ws, P)
+    row = Checkpoint(
+        program=P,
+        experiment=experiment,
+        checkpoint=checkpoint,
+        experiment_hash="h",
+        dataset_version="d",
+        n_train=len(train),
+        n_val=len(VAL),
+        synthetic=False,
+        weights_sha256=sha,
+        git_commit="g",
+    )
+    catalog.replace(Checkpoint, [row], experiment)
     chosen = load(P, experiment, overrides, profile=ws.profile)
-    runs.record_run(ws, P, experiment, ws.lake.rows("checkpoints", f"{P}/{experiment}")[0], chosen, overrides)
+    runs.record_run(ws, row, chosen, overrides)
     seen = {"program": P, "experiment": experiment, "checkpoint": checkpoint, "metric": "val_mae_gy"}
-    epochs = [seen | {"epoch": epoch, "value": value} for epoch, value in enumerate(history)]
-    ws.lake.write("training_history", f"{P}/{experiment}", epochs)
+    epochs = [EpochMetric.of(seen | {"epoch": epoch, "value": value}) for epoch, value in enumerate(history)]
+    catalog.replace(EpochMetric, epochs, experiment)
     evaluated, _, _ = scores_of(ws, P, experiment, checkpoint)
-    keys = {"program": P, "experiment": experiment, "checkpoint": checkpoint}
-    ws.lake.write("evaluation_cases", f"{P}/{experiment}", evaluated)
-    ws.lake.write("evaluation", f"{P}/{experiment}", [keys | one for one in aggregate(P, evaluated)])
+    catalog.replace(CaseScore, evaluated, experiment)
+    catalog.replace(AggregateScore, aggregates(experiment, checkpoint, evaluated), experiment)
     return checkpoint
+
+
+def aggregates(
+    experiment: str, checkpoint: str, scores: Sequence[CaseScore], dataset_version: str = "d"
+) -> list[AggregateScore]:
+    """The aggregated scores of a model as its evaluation records them."""
+    keys = {"program": P, "experiment": experiment, "checkpoint": checkpoint, "dataset_version": dataset_version}
+    made = keys | {"code_version": "c", "git_commit": "g"}
+    return [AggregateScore.of(made | asdict(one)) for one in aggregate(P, scores)]
 
 
 def constant(value: float, names: Sequence[str] = VAL, step: float = 0.01) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 import pytest
 
 from med_assets.errors import MedAssetsError, ScoringFailed
-from med_assets.evaluation.stage import demand_scores
+from med_assets.evaluation.scoring import demand_scores
 
 
 def test_no_score_at_all_is_an_error_that_names_the_first_failure() -> None:

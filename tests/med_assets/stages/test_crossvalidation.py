@@ -1,14 +1,17 @@
 """Cross-validation: who sees whom, what is recorded, and what is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from med_assets.catalog import Case
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import crossvalidation as stage
 from med_assets.evaluation.crossvalidation import CROSSVAL, folds_of, learning
+from med_assets.metrics.score import Score
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
 from tests.med_assets.stages import models
@@ -35,11 +38,11 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """Scores without a model: who was scored by which checkpoint is kept."""
     asked: list[tuple[str, list[str]]] = []
 
-    def score(ws: Workspace, program: str, checkpoint: str, cases: list[dict[str, str]]) -> object:
-        ids = [case["case_id"] for case in cases]
+    def score(ws: Workspace, program: str, checkpoint: str, cases: list[Case]) -> object:
+        ids = [case.case_id for case in cases]
         asked.append((checkpoint, ids))
-        row = {"metric": models.PRIMARY, "subject": "body", "unit": "Gy", "convention": "test", "value": 1.0}
-        return {one: [row] for one in ids if one != "c8"}, {}, {"c8": "ValueError: broken"} if "c8" in ids else {}
+        score = Score(models.PRIMARY, "body", 1.0, "Gy", "test")
+        return {one: [score] for one in ids if one != "c8"}, {}, {"c8": "ValueError: broken"} if "c8" in ids else {}
 
     monkeypatch.setattr(stage, "score_cases", score)
     return asked
@@ -82,12 +85,12 @@ def test_an_interrupted_cross_validation_goes_on_with_the_folds_that_are_missing
 def test_the_inner_part_is_of_whole_patients_and_differs_from_fold_to_fold(ws: Workspace) -> None:
     folds = folds_of(ws, P)
     twins = {
-        fold: [*cases, *({**case, "case_id": case["case_id"] + "b"} for case in cases)] for fold, cases in folds.items()
+        fold: [*cases, *(replace(case, case_id=case.case_id + "b") for case in cases)] for fold, cases in folds.items()
     }
     inner = []
     for fold in folds:
         by_split = {
-            split: {case["patient_id"] for case in learning(twins, fold) if case["split"] == split}
+            split: {case.patient_id for case in learning(twins, fold) if case.split == split}
             for split in ("train", "val")
         }
         assert by_split["train"].isdisjoint(by_split["val"])

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from med_assets.dataset import checks
-from med_assets.evaluation import finetuning, runs
-from med_assets.experiments.configuration import load
+from med_assets.evaluation import finetuning
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
@@ -118,8 +117,6 @@ def test_weights_that_can_not_do_the_task_are_not_recommended(ws: Workspace) -> 
 def test_the_invocation_repeats_what_ran(ws: Workspace) -> None:
     first = model(ws, "baseline", constant(5.0))
     tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.0], overrides=["seed=7"])
-    row = ws.lake.rows("checkpoints", f"{P}/grad_loss")[0]
-    runs.record_run(ws, P, "grad_loss", row, load(P, "grad_loss", ["seed=7"], profile=ws.profile), ["seed=7"])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
     assert record["invocation"].endswith("med-assets train rt_dose/grad_loss seed=7")

@@ -6,11 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from med_assets.catalog import Case
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import learning_curves as stage
 from med_assets.evaluation.learning_curves import curve, in_as_many_steps, subsets
 from med_assets.experiments.configuration import load
+from med_assets.metrics.score import Score
 from med_assets.reporting.html import Section
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
@@ -35,20 +37,27 @@ def ws(workspace: Workspace) -> Workspace:
 def scored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores without a model: 8, 4 and 2 Gy divided by the root of the number of training cases."""
 
-    def score(ws: Workspace, program: str, checkpoint: str, cases: list[dict[str, str]]) -> object:
+    def score(ws: Workspace, program: str, checkpoint: str, cases: list[Case]) -> object:
         learned = read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"]
         n = sum(case["split"] == "train" for case in learned)
-        row = {"metric": models.PRIMARY, "subject": "body", "unit": "Gy", "convention": "test"}
         levels = dict(zip(VAL, (8.0, 4.0, 2.0), strict=True))
-        found = {c["case_id"]: [row | {"value": levels[c["case_id"]] * n**-0.5}] for c in cases}
+        found = {
+            case.case_id: [Score(models.PRIMARY, "body", levels[case.case_id] * n**-0.5, "Gy", "test")]
+            for case in cases
+        }
         return found, {}, {}
 
     monkeypatch.setattr(stage, "score_cases", score)
 
 
+def case(case_id: str, patient_id: str, split: str) -> Case:
+    """A case of which nothing but its patient and split matters."""
+    return Case(P, case_id, patient_id, "", "", "", None, False, split)
+
+
 def test_a_larger_set_holds_the_smaller_and_patients_are_never_torn() -> None:
     cases = [
-        {"case_id": f"{name}-{number}", "patient_id": name, "split": "val" if name in VAL else "train"}
+        case(f"{name}-{number}", name, "val" if name in VAL else "train")
         for name in (*TRAIN, *VAL)
         for number in range(2)
     ]
@@ -57,17 +66,16 @@ def test_a_larger_set_holds_the_smaller_and_patients_are_never_torn() -> None:
         (0, 2, 4), (0, 4, 8), (0, 8, 16), (1, 2, 4), (1, 4, 8),
     ]  # fmt: skip
     people = {
-        (one.repeat, one.patients): {case["patient_id"] for case in one.cases if case["split"] == "train"}
-        for one in found
+        (one.repeat, one.patients): {case.patient_id for case in one.cases if case.split == "train"} for one in found
     }
     assert people[0, 2] < people[0, 4] < people[0, 8] == set(TRAIN)
     assert people[1, 2] < people[1, 4]
     assert people[1, 4] != people[0, 4]
     assert all(
-        {case["case_id"] for case in one.cases} >= {f"{name}-{n}" for name in VAL for n in range(2)} for one in found
+        {case.case_id for case in one.cases} >= {f"{name}-{n}" for name in VAL for n in range(2)} for one in found
     )
-    arrived = [*cases, {"case_id": "new", "patient_id": "new", "split": "train"}]
-    kept = {case["patient_id"] for case in subsets(arrived, [4], 1)[0].cases if case["split"] == "train"}
+    arrived = [*cases, case("new", "new", "train")]
+    kept = {case.patient_id for case in subsets(arrived, [4], 1)[0].cases if case.split == "train"}
     assert len(kept & people[0, 4]) >= 3  # a newcomer takes the place of one patient at most
 
 

@@ -13,7 +13,8 @@ from med_assets.cli import stages
 from med_assets.dataset import checks
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.experiments import policies
-from med_assets.promotion.stage import current, decisions, version
+from med_assets.promotion.champions import current, version
+from med_assets.promotion.gate import decisions
 from med_assets.settings import Workspace
 from tests.conftest import REPOSITORY
 from tests.docs_blocks import blocks

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation import runs
 from med_assets.launch import training
-from med_assets.records import ExperimentEntry
+from med_assets.records import Checkpoint, ExperimentEntry
 from med_assets.reporting.index import PAGE
 from med_assets.reporting.notebook import SECTIONS
 from med_assets.reporting.notebooks import Cell, stop_kernel, write_notebook
@@ -47,8 +48,8 @@ def rows(ws: Workspace) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def checkpoint(ws: Workspace, name: str) -> dict[str, Any]:
-    return ws.lake.rows("checkpoints", f"{P}/{name}")[0]
+def checkpoint(ws: Workspace, name: str) -> Checkpoint:
+    return training.checkpoint_of(ws, P, name)
 
 
 def notebook(path: Path) -> Any:
@@ -61,13 +62,13 @@ def text_of(path: Path) -> str:
 
 def test_the_index_tells_where_every_experiment_stands_and_what_code_made_it(ws: Workspace) -> None:
     for name, commit in (("baseline", "c0ffee+dirty"), ("mean_dose", "beef")):
-        record = ws.store.fetch(checkpoint(ws, name)["checkpoint"]) / "provenance.json"
+        record = ws.store.fetch(checkpoint(ws, name).checkpoint) / "provenance.json"
         record.write_text(json.dumps({**json.loads(record.read_text()), "git_commit": commit}))
-        ws.lake.remove("runs", runs.partition(P, name, checkpoint(ws, name)["checkpoint"]))
+        ws.lake.remove("runs", f"{P}/{name}/{checkpoint(ws, name).checkpoint.removeprefix('checkpoint/')}")
     found = rows(ws)
     assert not ws.lake.rows("runs", P), "a reader of runs records none"
     for name in ("baseline", "mean_dose"):
-        runs.record_run(ws, P, name, checkpoint(ws, name), training.experiment(ws, P, name))
+        runs.record_run(ws, checkpoint(ws, name), training.experiment(ws, P, name))
     assert [(found[name][0]["git_commit"], found[name][0]["dirty"]) for name in ("baseline", "mean_dose")] == [
         ("c0ffee", True),
         ("beef", False),
@@ -90,11 +91,11 @@ def test_the_index_tells_where_every_experiment_stands_and_what_code_made_it(ws:
     assert "baseline" not in not_trained.partition("\n")[0]
 
     # A run keeps what was true when it was trained, whatever is said of its checkpoint later.
-    later = checkpoint(ws, "baseline") | {"dataset_version": "another"}
-    runs.record_run(ws, P, "baseline", later, training.experiment(ws, P, "baseline"), ["seed=7"])
-    (kept,) = (row for row in runs.recorded(ws, P) if row["experiment"] == "baseline")
-    assert (kept["dataset_version"], kept["overrides"]) == ("d", "")
-    assert kept["environment"] == "MED_ASSETS_PROFILE=demo MED_ASSETS_PURPOSE=demo"
+    later = replace(checkpoint(ws, "baseline"), dataset_version="another")
+    runs.record_run(ws, later, training.experiment(ws, P, "baseline"), ["seed=7"])
+    (kept,) = (run for run in runs.runs_of(ws, P) if run.experiment == "baseline")
+    assert (kept.dataset_version, kept.overrides) == ("d", "")
+    assert kept.environment == "MED_ASSETS_PROFILE=demo MED_ASSETS_PURPOSE=demo"
 
 
 def test_a_promoted_run_is_the_champion_and_one_of_a_changed_configuration_is_stale(

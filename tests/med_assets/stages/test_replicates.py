@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
+from med_assets.catalog import Catalog
 from med_assets.cli import stages
-from med_assets.dataset.stage import dataset_version
 from med_assets.evaluation import runs
 from med_assets.evaluation.replicates import replicates, spread
-from med_assets.evaluation.stage import aggregate, scores_of
-from med_assets.experiments.configuration import load
+from med_assets.evaluation.scoring import scores_of
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P
-from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
+from tests.med_assets.stages.models import TRAIN, VAL, aggregates, cases, constant, model
 
 
 @pytest.fixture
@@ -37,11 +36,9 @@ def test_a_champion_whose_experiment_was_trained_again_keeps_its_row(ws: Workspa
 def test_seeds_of_one_experiment_are_replicates_and_other_settings_are_not(ws: Workspace) -> None:
     for value, overrides in ((4.0, ["seed=1"]), (4.4, ["seed=2"]), (9.0, ["seed=2", "optimiser.lr=0.5"])):
         checkpoint = model(ws, "baseline", constant(value), overrides=overrides)
-        row = ws.lake.rows("checkpoints", f"{P}/baseline")[0]
-        runs.record_run(ws, P, "baseline", row, load(P, "baseline", overrides, profile=ws.profile), overrides)
-        version = {"dataset_version": dataset_version(ws.lake.rows("dataset", P))}
+        version = Catalog(ws, P).dataset().version
         rows, _, _ = scores_of(ws, P, "baseline", checkpoint)
-        runs.record_scores(ws, P, "baseline", checkpoint, [one | version for one in aggregate(P, rows)])
+        runs.record_scores(ws, P, "baseline", checkpoint, aggregates("baseline", checkpoint, rows, version))
     found = replicates(ws, P)
     assert sorted(one.seed for one in found) == [1, 2]
     over = spread(P, found).iloc[0]

@@ -1,0 +1,181 @@
+"""The leaderboard: all evaluated experiments side by side, and the differences between each two of them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.catalog import Catalog
+from med_assets.evaluation.aggregates import INTERVAL, Aggregate, Estimate, aggregate, cell
+from med_assets.evaluation.comparison import SPLIT, paired, primary_by_case, primary_scores
+from med_assets.evaluation.costs import checkpoint_facts
+from med_assets.evaluation.replicates import SPREAD, champion_label, replicates, spread
+from med_assets.evaluation.scoring import HELD_OUT, recorded_scores
+from med_assets.program import Metric
+from med_assets.records import AggregateScore, CaseScore, RunScore
+from med_assets.reporting.escaping import csv, markdown
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, write_text
+from med_assets.storage.result import StageResult
+
+PAIRWISE = "Paired differences in the primary metric, first minus second, on the validation cases that both have; not corrected for their number. Intervals end at the greatest difference that the range of the metric allows."
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model of the leaderboard: its deciding scores by split and metric."""
+
+    experiment: str
+    checkpoint: str
+    scores: dict[tuple[str, str], Estimate] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, str | float | int | None]:
+        """The line as a row of the CSV file."""
+        found: dict[str, str | float | int | None] = {"experiment": self.experiment, "checkpoint": self.checkpoint}
+        for (split, metric), one in self.scores.items():
+            values = {"mean": one.mean, "low": one.low, "high": one.high, "n": one.n}
+            found |= {f"{split} {metric} {name}": value for name, value in values.items()}
+        return found
+
+
+def leaderboard(ws: Workspace, program_name: str) -> StageResult:
+    """All evaluated experiments side by side, best first by the primary metric on validation.
+
+    The champion has a row of its own where its experiment was trained again since, and so has every other seed.
+    """
+    from med_assets.reporting.plots import plot_leaderboard
+
+    chosen = program.get(program_name)
+    metrics, catalog = (chosen.primary_metric, *chosen.guarded_metrics), Catalog(ws, program_name)
+    aggregates = catalog.rows(AggregateScore)
+    present = {row.checkpoint for row in aggregates}
+    holder, held = _champion_scores(ws, program_name, present)
+    seeds = replicates(ws, program_name)
+    shown_too = {*present, *(row.checkpoint for row in held)}
+    lines: dict[str, Line] = {}
+    for row in aggregates:
+        _add(lines, metrics, row.experiment, row.checkpoint, row)
+    for pooled in aggregate(program_name, held):
+        _add(lines, metrics, held[0].experiment, held[0].checkpoint, pooled)
+    for one in seeds:
+        for score in one.scores if one.checkpoint not in shown_too else ():
+            _add(lines, metrics, one.label, score.checkpoint, score)
+    ordered = _best_first(lines.values(), metrics[0])
+    rows = [line.columns() for line in ordered]
+    table = pd.DataFrame(rows)
+    costs = {line.checkpoint: checkpoint_facts(ws, program_name, line.checkpoint) for line in ordered}
+    images = {}
+    prefix = f"{SPLIT} {metrics[0].name} "
+    drawn = table.rename(columns={prefix + value: value for value in ("mean", "low", "high", "n")})
+    if not table.empty and "mean" in drawn:
+        path = ws.reports / program_name / "plots" / "leaderboard.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images["leaderboard"] = plot_leaderboard(
+            path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metrics[0].shown_unit, metric=f"{metrics[0].name} (validation)",
+            lower_is_better=metrics[0].lower_is_better, champion=holder,
+        )  # fmt: skip
+    scored = primary_scores(ws, program_name, [line.experiment for line in ordered if line.checkpoint in present])
+    if held and holder:
+        scored[holder] = primary_by_case(program_name, held)
+    names = [line.experiment for line in ordered if line.experiment in scored]
+    shown, pairs = _readable(ordered, metrics, costs), pairwise(program_name, names, scored)
+    over_seeds = spread(program_name, seeds)
+    folder = ws.reports / program_name
+    write_text(folder / "leaderboard.csv", csv(table))
+    more = f"\n{SPREAD}\n\n{markdown(over_seeds)}" if len(over_seeds) else ""
+    write_text(folder / "leaderboard.md", f"{markdown(shown)}\n{PAIRWISE}\n\n{markdown(pairs)}{more}")
+    return StageResult(
+        # Covers every score: what reads the scores of all experiments depends on the leaderboard alone.
+        data_version=digest(rows, catalog.content(AggregateScore), catalog.content(CaseScore)),
+        counts={"experiments": len(ordered)},
+        summary={"sorted_by": f"{metrics[0].name} on validation", "interval": INTERVAL},
+        tables={"leaderboard": shown, "pairwise": pairs} | ({"replicates": over_seeds} if len(over_seeds) else {}),
+        images=images,
+    )
+
+
+def _add(
+    lines: dict[str, Line],
+    metrics: Sequence[Metric],
+    experiment: str,
+    checkpoint: str,
+    score: Aggregate | AggregateScore | RunScore,
+) -> None:
+    """Add a score to the line of its model, which may be new; scores in other than the deciding metrics are left out."""
+    if any((score.metric, score.subject) == (metric.name, metric.subject) for metric in metrics):
+        line = lines.setdefault(experiment, Line(experiment, checkpoint))
+        line.scores[score.split, score.metric] = score
+
+
+def _best_first(lines: Collection[Line], metric: Metric) -> list[Line]:
+    """Lines by the mean of a metric on validation; those without one come last."""
+    sign = 1 if metric.lower_is_better else -1
+
+    def rank(line: Line) -> tuple[bool, float, str]:
+        found = line.scores.get((SPLIT, metric.name))
+        mean = None if found is None else found.mean
+        return mean is None, sign * (mean or 0.0), line.experiment
+
+    return sorted(lines, key=rank)
+
+
+def _champion_scores(ws: Workspace, program_name: str, present: Collection[str]) -> tuple[str | None, list[CaseScore]]:
+    """The champion's name in the leaderboard and, where its checkpoint is no experiment's present one, its recorded scores by case."""
+    champion = Catalog(ws, program_name).champion()
+    if champion is None:
+        return None, []
+    if champion.checkpoint in present or not ws.store.has(champion.checkpoint):
+        return champion.experiment, []
+    label = champion_label(champion.experiment)
+    recorded = recorded_scores(ws, program_name, champion.experiment, champion.checkpoint)
+    return label, [replace(score, experiment=label) for score in recorded.rows]
+
+
+def pairwise(program_name: str, names: Sequence[str], values: Mapping[str, Mapping[str, CaseScore]]) -> pd.DataFrame:
+    """The paired difference in the primary metric of each two of `names`, on the validation cases that both have.
+
+    `values` are those of `primary_scores`.
+    """
+    metric = program.get(program_name).primary_metric
+    rows = []
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            found = paired(metric, values[first], values[second])
+            if found.mean is None:
+                continue
+            interval = (
+                "no interval" if found.low is None or found.high is None else f"[{found.low:+.3f}, {found.high:+.3f}]"
+            )
+            differs = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+            rows.append(
+                {
+                    "first": first,
+                    "second": second,
+                    f"difference, {metric.label}": f"{found.mean:+.3f}",
+                    "95 % interval": interval,
+                }
+                | {"n": str(found.n), "differs": "yes" if differs else "not shown"}
+            )
+    return pd.DataFrame(rows)
+
+
+def _readable(
+    lines: Sequence[Line], metrics: Sequence[Metric], costs: Mapping[str, Mapping[str, float]]
+) -> pd.DataFrame:
+    """The leaderboard for people: one cell `mean [low, high] (n)` per split and metric, validation first, then what it costs."""
+    columns = [(split, metric) for split in HELD_OUT for metric in metrics]
+
+    def of(line: Line, split: str, metric: Metric) -> str:
+        found = line.scores.get((split, metric.name))
+        return "" if found is None else cell(found)
+
+    table = [
+        {"experiment": line.experiment}
+        | {f"{split} {metric.label}": of(line, split, metric) for split, metric in columns}
+        | {name: f"{value:g}" for name, value in costs[line.checkpoint].items()}
+        | {"checkpoint": line.checkpoint}
+        for line in lines
+    ]
+    found = pd.DataFrame(table).fillna("")
+    return found.loc[:, [name for name in found if (found[name] != "").any()]]

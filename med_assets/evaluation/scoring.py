@@ -1,0 +1,169 @@
+"""Scores of cases under one checkpoint: each is kept in the store by what it was made of, and made once."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from med_assets import program
+from med_assets.catalog import Case, Catalog
+from med_assets.errors import DiskFull, RemoteFailed, ScoringFailed
+from med_assets.evaluation.predicting import Predicting, PreparedArrays
+from med_assets.experiments import policies
+from med_assets.launch.training import NamedModel, stored_checkpoint
+from med_assets.metrics.score import Score
+from med_assets.records import CaseScore, Failure
+from med_assets.settings import Workspace
+from med_assets.storage.files import digest, read_json, write_json
+from med_assets.storage.provenance import cases_used_by
+from med_assets.storage.versions import part_of
+
+HELD_OUT = ("val", "test", "external")
+"""Splits that evaluation scores, the deciding one first."""
+
+FILE = "scores.json"
+
+
+def opened(ws: Workspace, program_name: str, checkpoint: str) -> tuple[str, ...]:
+    """The splits that a checkpoint may be scored on: by the policy, test and external are a champion's alone."""
+    if policies.of(program_name).evaluation.test == "every":
+        return HELD_OUT
+    champions = {row.checkpoint for row in Catalog(ws, program_name).champions()}
+    return HELD_OUT if checkpoint in champions else HELD_OUT[:1]
+
+
+def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
+    """Key of one case's scores: the checkpoint, the prepared case, the settings and the code."""
+    chosen = program.get(program_name)
+    versions = [chosen.code_versions[stage] for stage in ("predict", "evaluate")]
+    return "score/" + digest(checkpoint, prepared, chosen.evaluation_settings(ws), versions)
+
+
+@part_of("evaluate")
+def score_cases(
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays]
+) -> tuple[dict[str, list[Score]], dict[str, int], dict[str, str]]:
+    """Scores by case id, counts, and failures by case id. The model is loaded only if a case was not predicted yet."""
+    predicting, chosen = Predicting(ws, program_name, checkpoint), program.get(program_name)
+    scores: dict[str, list[Score]] = {}
+    counts = {"new": 0, "reused": 0}
+    failures: dict[str, str] = {}
+    for case in cases:
+        key = score_key(ws, program_name, checkpoint, case.artifact)
+        fresh = not ws.store.has(key)
+        if fresh:
+            try:
+                predicted, _ = predicting(case.artifact)
+                with ws.store.create(key) as folder:
+                    found = chosen.score(ws, ws.store.fetch(case.artifact), ws.store.fetch(predicted))
+                    write_json(folder / FILE, [asdict(score) for score in found])
+            except (DiskFull, RemoteFailed):  # no fault of the case
+                raise
+            except Exception as error:  # one bad case never stops a batch; it is reported, and missing from n
+                failures[case.case_id] = f"{type(error).__name__}: {error}"
+                continue
+        counts["new" if fresh else "reused"] += 1
+        scores[case.case_id] = _stored(ws, key)
+    return scores, counts, failures
+
+
+def _stored(ws: Workspace, key: str) -> list[Score]:
+    return [Score(**score) for score in read_json(ws.store.fetch(key) / FILE)]
+
+
+def stored_scores(
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays]
+) -> dict[str, list[Score]]:
+    """Scores by case id of those cases that the store has scores of. Nothing is predicted."""
+    keys = {case.case_id: score_key(ws, program_name, checkpoint, case.artifact) for case in cases}
+    return {case_id: _stored(ws, key) for case_id, key in keys.items() if ws.store.has(key)}
+
+
+def scores_of(
+    ws: Workspace, program_name: str, name: str, checkpoint: str
+) -> tuple[list[CaseScore], dict[str, int], dict[str, str]]:
+    """Scores of all held-out cases by one checkpoint of experiment `name`; counts, and failures by case id.
+
+    What is in the store is reused. Cases that the checkpoint was trained on are left out, whatever their split is now, and
+    so are those of splits that are not opened for it.
+    """
+    model = NamedModel(name, checkpoint)
+    cases = _held_out(ws, program_name, model)
+    ws.store.verify(checkpoint)
+    scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
+    return _case_scores(ws, program_name, model, cases, scores), counts, failures
+
+
+@dataclass(frozen=True)
+class RecordedScores:
+    """The scores of a checkpoint that the store has, and how many held-out cases have none without having failed."""
+
+    rows: list[CaseScore]
+    missing: int
+
+
+def recorded_scores(ws: Workspace, program_name: str, name: str, checkpoint: str) -> RecordedScores:
+    """What `scores_of` gives, of the cases that the store has scores of. Nothing is predicted, scored or written."""
+    model = NamedModel(name, checkpoint)
+    cases = _held_out(ws, program_name, model)
+    scores = stored_scores(ws, program_name, checkpoint, cases)
+    rows = _case_scores(ws, program_name, model, cases, scores)
+    return RecordedScores(rows, unscored(ws, program_name, checkpoint, cases, scores))
+
+
+def unscored(
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays], scored: Collection[str]
+) -> int:
+    """How many cases are not among the scored ones, those aside that a stage recorded as failed under the checkpoint."""
+    failed = {row.case_id for row in Catalog(ws, program_name).rows(Failure) if row.checkpoint == checkpoint}
+    return sum(case.case_id not in scored and case.case_id not in failed for case in cases)
+
+
+def _held_out(ws: Workspace, program_name: str, model: NamedModel) -> list[Case]:
+    """The cases that a checkpoint is scored on. Raises ArtifactMissing."""
+    stored_checkpoint(ws, program_name, model)
+    learned = {case.case_id for case in cases_used_by(ws.store, model.checkpoint) if case.split == "train"}
+    cases = Catalog(ws, program_name).cases(*opened(ws, program_name, model.checkpoint))
+    return [case for case in cases if case.case_id not in learned]
+
+
+def _case_scores(
+    ws: Workspace, program_name: str, model: NamedModel, cases: Sequence[Case], scores: Mapping[str, Sequence[Score]]
+) -> list[CaseScore]:
+    """Scores by case id as records, with what readers decided in them."""
+    from med_assets.review.decisions import with_reader_decisions
+
+    rows = [
+        CaseScore(
+            program=program_name,
+            experiment=model.experiment,
+            checkpoint=model.checkpoint,
+            case_id=case.case_id,
+            patient_id=case.patient_id,
+            split=str(case.split),
+            **asdict(score),
+        )
+        for case in cases
+        for score in scores.get(case.case_id, [])
+    ]
+    return with_reader_decisions(ws, program_name, rows)
+
+
+def record_failures(
+    ws: Workspace, program_name: str, stage: str, name: str, checkpoint: str, failures: Mapping[str, str]
+) -> None:
+    """Record the cases that a stage could not score, with their exceptions, over those of the stage's last run."""
+    rows = [
+        Failure(program=program_name, stage=stage, experiment=name, checkpoint=checkpoint, case_id=case_id, error=error)
+        for case_id, error in sorted(failures.items())
+    ]
+    Catalog(ws, program_name).replace(Failure, rows, stage, name)
+
+
+def demand_scores(scored: Collection[Any], failures: Mapping[str, str], program_name: str) -> None:
+    """Raise ScoringFailed where all cases failed, as no number can stand for them."""
+    if failures and not scored:
+        case, error = sorted(failures.items())[0]
+        raise ScoringFailed(
+            f'expected scores of {len(failures)} cases, all of them failed; the first, {case}: {error}. `med-assets query "select * '
+            f"from failures where program = '{program_name}'\"` lists them"
+        )

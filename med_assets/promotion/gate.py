@@ -1,0 +1,321 @@
+"""The promotion gate: what a challenger must show on the validation cases before it becomes the champion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from med_assets import program
+from med_assets.catalog import Case, Catalog
+from med_assets.errors import ArtifactMissing, ConfigurationError
+from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, compare, scored_model
+from med_assets.experiments import policies
+from med_assets.experiments.configured import configuration_changed
+from med_assets.experiments.policies import Promotion
+from med_assets.metrics.multiple import holm
+from med_assets.metrics.paired_test import ALPHA
+from med_assets.promotion.champions import candidates, rolled_back
+from med_assets.records import AggregateScore, Verdict
+from med_assets.settings import Workspace
+
+DECISION_COLUMNS = [
+    "experiment", "labels", "against", "difference", "n", "p", "adjusted p", "detectable", "reason", "checkpoint",
+]  # fmt: skip
+
+TOO_FEW = "too few cases to promote"
+"""How the reason of a promotion by the mean alone begins, in a demo with fewer patients than the gate asks for."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One challenger of a decision: its verdict, what speaks against it, what the reference is called, and the comparisons."""
+
+    verdict: Verdict
+    objections: tuple[str, ...]
+    against: str = ""
+    primary: Comparison | None = None
+    guards: tuple[Comparison, ...] = ()
+
+
+def _weigh(contests: Sequence[Contest], rule: Promotion, by_mean: bool) -> list[Contest]:
+    """Add to each contest what its numbers say, with p adjusted over all challengers of the decision."""
+    adjusted = holm([each.primary.difference.p if each.primary else None for each in contests])
+    return [_weighed(contest, p, rule, by_mean) for contest, p in zip(contests, adjusted, strict=True)]
+
+
+def _weighed(contest: Contest, p_adjusted: float | None, rule: Promotion, by_mean: bool) -> Contest:
+    primary = contest.primary
+    if primary is None:
+        return contest
+    verdict = replace(contest.verdict, p_adjusted=p_adjusted)
+    few = primary.difference.n_patients < rule.min_cases
+    if few and by_mean:
+        reason = (
+            f"{TOO_FEW}: {primary.difference.n_patients} patients of at least {rule.min_cases}; this demo promotes by the "
+            f"mean alone, which shows nothing; better mean than {contest.against} in {primary}"
+        )
+        verdict, objections = replace(verdict, reason=reason), _objections_by_mean(rule, contest, primary)
+    else:
+        objections = _objections(rule, contest, primary, p_adjusted, few)
+    return replace(contest, verdict=verdict, objections=(*contest.objections, *objections))
+
+
+def _lost(contest: Contest, primary: Comparison) -> list[str]:
+    return [
+        f"{each.n_lost} validation cases have {each.metric.name} for {contest.against} only; "
+        "evaluate the challenger again and see its failures"
+        for each in (primary, *contest.guards)
+        if each.n_lost
+    ]
+
+
+def _objections(rule: Promotion, contest: Contest, primary: Comparison, p: float | None, few: bool) -> list[str]:
+    """What the numbers say against the challenger."""
+    found = _lost(contest, primary)
+    unit, detectable = primary.metric.after, primary.difference.detectable
+    could = "" if detectable is None else f"; so many could have shown a difference of {detectable:.3g}{unit}"
+    if few or p is None:
+        found.append(
+            f"too few cases to promote: expected {rule.min_cases} patients whose validation cases both scored, two of each "
+            f"class, got {primary.difference.n_patients}{could}"
+        )
+    elif p > ALPHA:
+        wanted = f"better by more than {rule.margin:g}{unit}" if rule.margin else "better"
+        found.append(
+            f"not shown to be {wanted} than {contest.against} in {primary}; expected p of at most {ALPHA:g} over "
+            f"{contest.verdict.challengers} challengers, got {p:.2g}{could}"
+        )
+    for each in contest.guards:
+        margin, guard = rule.guard_margins.get(each.metric.name, 0.0), each.difference
+        if guard.identical and guard.n:
+            continue
+        if guard.p is None:
+            found.append(f"guarded metric {each} has too few cases to be tested")
+        elif guard.p > ALPHA:
+            found.append(
+                f"guarded metric {each}: may be worse by more than the margin of {margin:g}{each.metric.after}"
+            )
+    return found
+
+
+def _objections_by_mean(rule: Promotion, contest: Contest, primary: Comparison) -> list[str]:
+    """What the means say against the challenger, in a demo."""
+    found = _lost(contest, primary)
+    if primary.difference.mean is None or primary.difference.mean >= -rule.margin:
+        found.append(f"no better mean than {contest.against} in {primary}")
+    for each in contest.guards:
+        margin, mean = rule.guard_margins.get(each.metric.name, 0.0), each.difference.mean
+        if mean is None or mean > margin:
+            found.append(f"guarded metric {each}: worse by more than the margin of {margin:g}{each.metric.after}")
+    return found
+
+
+def _contest(
+    ws: Workspace,
+    program_name: str,
+    rule: Promotion,
+    row: AggregateScore,
+    reference: ScoredModel | None,
+    cases: Sequence[Case],
+    challengers: int,
+) -> Contest:
+    """Labels and numbers of one of so many challengers, and what speaks against its promotion whatever its numbers."""
+    chosen, catalog, objections = program.get(program_name), Catalog(ws, program_name), []
+    verdict = Verdict(
+        program=program_name,
+        challenger=row.experiment,
+        checkpoint=row.checkpoint,
+        reference=reference.experiment if reference else None,
+        reference_checkpoint=reference.checkpoint if reference else None,
+        dataset_version=catalog.dataset().version,
+        promoted=False,
+        refused=False,
+        recommended=False,
+        improved=False,
+        regressed=False,
+        matches_reference=False,
+        reason=None,
+        mean=None,
+        low=None,
+        high=None,
+        n=0,
+        n_patients=0,
+        p=None,
+        p_adjusted=None,
+        challengers=challengers,
+        detectable=None,
+        guards=None,
+        decided_at=None,
+    )
+    try:
+        ours = scored_model(ws, program_name, row, cases)
+    except ArtifactMissing as missing:  # it says nothing of the others
+        return Contest(verdict, (str(missing),))
+    newest = catalog.checkpoint(row.experiment)
+    if newest is None or newest.checkpoint != row.checkpoint:
+        objections.append(
+            f"the evaluation is of {row.checkpoint}, which is no longer the experiment's checkpoint; "
+            f"run `med-assets evaluate {program_name}/{row.experiment}`"
+        )
+    elif changed := configuration_changed(ws, program_name, row):
+        objections.append(
+            f"{changed}, so that nobody could train this checkpoint again; restore it, or train and evaluate it anew"
+        )
+    synthetic = {case.case_id for case in catalog.case_versions() if case.synthetic}
+    taught, asked = len(synthetic & ours.learned), sum(case.synthetic for case in cases)
+    if ws.purpose == "production" and (taught or asked):
+        objections.append(
+            f"{taught} of its training cases and {asked} of the validation cases are synthetic; withdraw them and train "
+            "again, or set MED_ASSETS_PURPOSE=demo for a home without patients"
+        )
+    if reference is None:
+        return Contest(verdict, tuple(objections))
+    against = _named(reference, row.experiment)
+    same = ours.weights_sha256 == reference.weights_sha256
+    if same:
+        objections.append(f"its weights are those of {against}; there is nothing to promote")
+    primary = compare(ours, reference, cases, chosen.primary_metric, rule.margin, challengers)
+    guards = tuple(
+        compare(ours, reference, cases, metric, -rule.guard_margins.get(metric.name, 0.0))
+        for metric in chosen.guarded_metrics
+    )
+    found = primary.difference
+    verdict = replace(
+        verdict,
+        improved=found.mean is not None and found.mean < -rule.tolerance,
+        regressed=found.mean is not None and found.mean > rule.tolerance,
+        matches_reference=same,
+        reason=f"better than {against} in {primary}",
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        n=found.n,
+        n_patients=found.n_patients,
+        p=found.p,
+        detectable=found.detectable,
+        guards="; ".join(map(str, guards)),
+    )
+    return Contest(verdict, tuple(objections), against, primary, guards)
+
+
+def _named(reference: ScoredModel, challenger: str) -> str:
+    """What the reference is called: an experiment that was trained anew stands against its own earlier checkpoint."""
+    if reference.experiment != challenger:
+        return reference.experiment
+    return f"its own earlier checkpoint {reference.checkpoint}"
+
+
+def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[Verdict]:
+    """Put every evaluated experiment before the gate; the verdicts, best first by validation.
+
+    A challenger is promoted if, on the validation cases of the present dataset that neither model was trained on, it is shown
+    to be better than the champion (before the first promotion, than the baseline) by the margin, with p adjusted over all
+    challengers, not inferior in any guarded metric, no synthetic case is involved in production, and its weights differ. The
+    best one that passes is promoted; if none does, the best is refused, unless the champion is better than all of them. With
+    `named` only that experiment can be promoted, and it may be one that was rolled back; p is adjusted over all nevertheless, so that
+    naming one after the other gains nothing.
+    """
+    chosen, policy, catalog = program.get(program_name), policies.of(program_name), Catalog(ws, program_name)
+    rule, by_mean = policy.promotion, ws.purpose == "demo" and bool(policy.demo and policy.demo.promote_by_mean)
+    rows, champion = candidates(ws, program_name), catalog.champion()
+    if named is not None and named not in [row.experiment for row in rows]:
+        raise ConfigurationError(
+            f"expected an evaluated experiment of {program_name} other than the baseline "
+            f"({[row.experiment for row in rows]}), got {named!r}"
+        )
+    base = catalog.checkpoint(chosen.baseline) if chosen.baseline else None
+    against, cases = champion or base, catalog.cases(SPLIT)
+    reference = scored_model(ws, program_name, against, cases) if against and rows else None
+    back, held = rolled_back(ws, program_name), champion.checkpoint if champion else None
+    challengers = [row for row in rows if row.checkpoint != held]
+    n = len(challengers)
+    weighed = _weigh([_contest(ws, program_name, rule, row, reference, cases, n) for row in challengers], rule, by_mean)
+    contests = {contest.verdict.challenger: contest for contest in weighed}
+    verdicts: list[Verdict] = []
+    eligible: list[tuple[int, bool]] = []
+    """Places among the verdicts of those that can be promoted, and whether nothing speaks against them."""
+    champion_leads = False
+    for place, row in enumerate(rows):
+        contest = contests.get(row.experiment) or _contest(ws, program_name, rule, row, None, cases, n)
+        verdict, objections = contest.verdict, list(contest.objections)
+        if reference is None and chosen.baseline:
+            objections.append(f"expected the baseline {chosen.baseline} trained, to compare with; train it first")
+        passed = verdict.reason or f"{row.experiment} is the first, and the program has no baseline to beat"
+        verdict = replace(verdict, reason="; ".join(objections) or passed)
+        if row.checkpoint == held:
+            reason = f"{row.experiment} is the champion"
+            verdict = replace(verdict, reason=reason, recommended=True, matches_reference=False)
+            champion_leads = not eligible
+        elif named is None and row.checkpoint in back:
+            rollback = back[row.checkpoint]
+            reason = (
+                f"rolled back {rollback.promoted_at}: {rollback.reason}; `med-assets promote {program_name} "
+                f"--experiment {row.experiment}` puts it before the gate again"
+            )
+            verdict = replace(verdict, reason=reason)
+        elif named in (None, row.experiment):
+            eligible.append((place, not objections))
+        verdicts.append(verdict)
+    winner = next((place for place, passes in eligible if passes), None)
+    if winner is not None:
+        verdicts = [replace(verdict, recommended=place == winner) for place, verdict in enumerate(verdicts)]
+        verdicts[winner] = replace(verdicts[winner], promoted=True)
+    elif eligible and (named or not champion_leads):
+        best = eligible[0][0]
+        verdicts[best] = replace(verdicts[best], refused=True)
+    return verdicts
+
+
+def stood(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The verdict that a decision is about: who was promoted or refused, else the champion that stayed."""
+    decided = [verdict for verdict in verdicts if verdict.promoted or verdict.refused or verdict.recommended]
+    return min(decided, key=lambda verdict: (not verdict.promoted, not verdict.refused), default=None)
+
+
+def decisions(ws: Workspace, program_name: str) -> list[Verdict]:
+    """The newest recorded verdict of every experiment, those of the last decision, best first by validation."""
+    newest = {row.challenger: row for row in Catalog(ws, program_name).rows(Verdict)}
+    return [newest[row.experiment] for row in candidates(ws, program_name) if row.experiment in newest]
+
+
+def decision_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """Verdicts for people: an experiment a row, its labels in words."""
+    rows = [
+        {
+            "experiment": verdict.challenger,
+            "labels": ", ".join(_labels(verdict)),
+            "against": verdict.reference or "",
+            "difference": _difference(verdict),
+            "n": verdict.n,
+            "p": _rounded(verdict.p),
+            "adjusted p": _rounded(verdict.p_adjusted),
+            "detectable": _rounded(verdict.detectable),
+            "reason": verdict.reason,
+            "checkpoint": verdict.checkpoint,
+        }
+        for verdict in verdicts
+    ]
+    return pd.DataFrame(rows, columns=DECISION_COLUMNS)
+
+
+def _labels(verdict: Verdict) -> list[str]:
+    labels = {
+        "recommended": verdict.recommended,
+        "promoted": verdict.promoted,
+        "refused": verdict.refused,
+        "improved": verdict.improved,
+        "regressed": verdict.regressed,
+        "matches reference": verdict.matches_reference,
+    }
+    return [label for label, given in labels.items() if given]
+
+
+def _difference(verdict: Verdict) -> str:
+    if verdict.mean is None:
+        return ""
+    ends = "" if verdict.low is None or verdict.high is None else f" [{verdict.low:+.3f}, {verdict.high:+.3f}]"
+    return f"{verdict.mean:+.3f}{ends}"
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
