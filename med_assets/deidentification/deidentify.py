@@ -1,6 +1,6 @@
 """De-identification of DICOM objects: an allow-list, keyed pseudonyms and UIDs, shifted dates, same bytes every time.
 
-What may stay is in `confidentiality`, what is refused in `admission`; this module carries it out. Libraries looked at,
+What may stay is in `profile`, what is refused in `object_policy`; this module carries it out. Libraries looked at,
 and why the table is our own:
 
 - dicognito 0.19 strips ten named elements and replaces names, ids and dates; descriptions, comments, private elements

@@ -7,6 +7,8 @@ job that was submitted by a process that died before it wrote `slurm.json` is fo
 dagster-slurm (1.22, Apache-2.0, marked alpha) was read first and not taken. It reaches the cluster over SSH and ships an
 environment there, which a shared file system makes needless; it finds a job again by tags of earlier runs, not by what goes
 into the training, so the command line or a later run would submit a second one; and it does not requeue before the limit.
+submitit (MIT) was not taken either: it reads states with `sacct`, which needs accounting, pickles the function and its result, and
+finds a job only by the id that the submitting process kept.
 """
 
 import fcntl

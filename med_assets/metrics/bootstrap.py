@@ -1,4 +1,7 @@
-"""Means with intervals: the percentile bootstrap, over patients where a patient has several cases."""
+"""Means with intervals: the percentile bootstrap, over patients where a patient has several cases.
+
+scipy.stats.bootstrap draws single values: it has neither groups, such as the cases of a patient, nor strata.
+"""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass

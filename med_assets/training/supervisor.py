@@ -8,6 +8,8 @@ At most `runtime.restarts` times a child is started again, each time from its la
 handed to the child as SIGTERM, which saves and ends; then the exit status is REQUEUE. When the supervisor is killed its
 child is killed with it (on Linux, by the kernel), and a lock on the job's `training.lock`, which the child holds too, keeps a second
 training of the job from starting before the first is gone.
+
+torchrun restarts processes that end, but sees none that hang, imports torch in the parent, and has no exit status that says to requeue.
 """
 
 import fcntl
