@@ -98,9 +98,7 @@ def explain(case: str) -> None:
     help="case id, or its first characters; or a folder, of which nothing is taken in; all that wait for the champion by default",
 )
 @click.option(
-    "--relink",
-    is_flag=True,
-    help="of a folder: give the written DICOM the patient and UIDs of the files instead of pseudonyms",
+    "--relink", is_flag=True, help="of a folder: write its patients and UIDs into the DICOM instead of pseudonyms"
 )
 @model()
 @click.option("--out", type=Value("FOLDER", Path), help="folder to write to, of one case or folder")

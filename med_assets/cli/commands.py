@@ -57,9 +57,8 @@ class Value(click.ParamType[Any]):
             self.fail(f"expected a {'whole ' * (self.read is int)}number, got {names.escaped(value)}", param, ctx)
         known = tuple(self.known())
         if known and found not in known:
-            self.fail(
-                f"expected one of {', '.join(known)}, got {names.escaped(value)}{perhaps(value, known)}", param, ctx
-            )
+            near = perhaps(value, known)
+            self.fail(f"expected one of {', '.join(known)}, got {names.escaped(value)}{near}", param, ctx)
         return found
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -105,10 +104,7 @@ program = click.argument("program", type=PROGRAM, help="program, such as rt_dose
 experiment = click.argument("experiment", type=EXPERIMENT, help="such as rt_dose/baseline")
 overrides = click.argument("overrides", type=OVERRIDE, nargs=-1, help="change fields, such as schedule.epochs=2")
 reason = click.option(
-    "--reason",
-    type=Value("TEXT"),
-    required=True,
-    help="why, for the record; write nothing here that identifies a person",
+    "--reason", type=Value("TEXT"), required=True, help="why, on record; nothing that identifies a person"
 )
 
 
@@ -119,11 +115,8 @@ def case(help: str = "case id, or its first characters") -> Callable[..., Any]:
 
 def model(default: str = "the champion") -> Callable[..., Any]:
     """The option of the experiment whose model is used."""
-    return click.option(
-        "--model",
-        type=Value("EXPERIMENT", names.EXPERIMENT.check),
-        help=f"model of this experiment; {default} by default",
-    )
+    kind = Value("EXPERIMENT", names.EXPERIMENT.check)
+    return click.option("--model", type=kind, help=f"model of this experiment; {default} by default")
 
 
 class Several(click.Option):
@@ -142,9 +135,8 @@ class Command(click.Command):
         ctx.ignore_unknown_options = any(" " in word.partition("=")[0] for word in args if word.startswith("-"))
         left = super().parse_args(ctx, self._one_by_one(args))
         if left and not ctx.resilient_parsing:
-            raise click.BadArgumentUsage(
-                f"expected no more than it takes, got {names.escaped(' '.join(left))} too", ctx
-            )
+            text = f"expected no more than it takes, got {names.escaped(' '.join(left))} too"
+            raise click.BadArgumentUsage(text, ctx)
         return left
 
     def _one_by_one(self, args: list[str]) -> list[str]:

@@ -52,9 +52,7 @@ def _label(text: str) -> tuple[int, str]:
     help="openkbp: only these patients, such as pt_1 pt_2; lumbar-t2: these cases; rsna-lumbar: these studies; ai-readi: these participants",
 )
 @click.option(
-    "--limit",
-    type=Value("N", int),
-    help="lumbar-t2, rsna-lumbar, ai-readi, breast ultrasound: only the first N, for a trial run",
+    "--limit", type=Value("N", int), help="all but openkbp, msd, datalist, pair: only the first N, for a trial run"
 )
 @click.option("--external", is_flag=True, help="breast ultrasound: an external test set, which is never trained on")
 @click.option("--val-fold", type=Value("K", int), default=0, help="msd, datalist: fold that is validation")
@@ -67,9 +65,7 @@ def _label(text: str) -> tuple[int, str]:
     help="names of label values, such as 1=lung_tumor; they win over those of the data set",
 )
 @click.option(
-    "--name",
-    type=Value("NAME"),
-    help="pair: name of the case and patient; folder and file name of the image without it",
+    "--name", type=Value("NAME"), help="pair: name of case and patient; by default that of the image's folder and file"
 )
 def import_cases(
     source: str,
@@ -166,9 +162,7 @@ def phantoms(program: str, dest: Path, number: int, seed: int) -> None:
 @SECTION.command()
 @program
 @click.option("--now", is_flag=True, help="do not wait for files to settle")
-@click.option(
-    "--batch", type=Value("BATCH", names.BATCH.check), help="do one known batch again instead of taking a new one"
-)
+@click.option("--batch", type=Value("BATCH", names.BATCH.check), help="do this known batch again, take no new one")
 def ingest(program: str, now: bool, batch: str | None) -> None:
     """Take in, prepare, audit and split what lies in the landing folder."""
     from med_assets.landing import batches
@@ -207,14 +201,11 @@ def batches(program: str) -> None:
     from med_assets.records import Status
 
     ws = workspace()
-    catalog, rows = Catalog(ws, program), []
+    shown = {"to predict": Status.TO_PREDICT, "quarantined": Status.QUARANTINED, "notes": Status.NOTE}
+    rows = []
     for batch in batches.known(ws, program):
-        states = Counter(case.status for case in catalog.case_versions(batch))
-        counted = {
-            "to predict": states[Status.TO_PREDICT],
-            "quarantined": states[Status.QUARANTINED],
-            "notes": states[Status.NOTE],
-        }
+        states = Counter(case.status for case in Catalog(ws, program).case_versions(batch))
+        counted = {title: states[status] for title, status in shown.items()}
         rows.append({"batch": batch, "cases": states.total() - states[Status.NOTE], **counted})
     print(table(rows))
     print(f"waiting in the landing folder: {len(batches.untaken(ws, program))}")

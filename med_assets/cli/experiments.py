@@ -25,6 +25,7 @@ from med_assets.cli.commands import (
 from med_assets.errors import ConfigurationError
 
 SECTION = Section("Experiments")
+PREDICTIONS, VALUES = Value("PRED_DIR", Path), one_of("labels", "probabilities")
 
 
 def _launchers() -> tuple[str, ...]:
@@ -59,12 +60,10 @@ def experiments(experiment: tuple[str, str | None] | None, overrides: tuple[str,
         case (wanted, str(name)):
             print(training.experiment(ws, wanted, name, overrides).to_json())
             return 0
-    usable = [(f"{name}/{each}", of) for name in program.registered() for each, of in training.usable(ws, name).items()]
-    print(table({"experiment": name, "title": found.title, "hash": found.hash()[:12]} for name, found in usable))
-    broken = [
-        (f"{name}/{each}", why) for name in program.registered() for each, why in training.broken(ws, name).items()
-    ]
-    for title, why in broken:
+    usable = {f"{name}/{each}": of for name in program.registered() for each, of in training.usable(ws, name).items()}
+    print(table({"experiment": name, "title": of.title, "hash": of.hash()[:12]} for name, of in usable.items()))
+    broken = {f"{name}/{each}": why for name in program.registered() for each, why in training.broken(ws, name).items()}
+    for title, why in broken.items():
         print(f"{title} can't be used: {why}")
     return int(bool(broken))
 
@@ -155,19 +154,15 @@ def thresholds(experiment: tuple[str, str]) -> None:
 
 
 @SECTION.command()
-@click.argument(
-    "predicted", type=Value("PRED_DIR", Path), help="predicted masks or probabilities: pictures, NIfTI, NRRD, DICOM SEG"
-)
+@click.argument("predicted", type=PREDICTIONS, help="masks or probabilities: pictures, NIfTI, NRRD, DICOM SEG")
 @click.argument(
     "truth", type=Value("GT_DIR", Path), help="true masks of the same names; NAME_mask, NAME_mask_1 are united"
 )
 @click.option("--pixel-mm", type=Value("MM", float), help="size of a pixel, for distances in mm")
 @click.option(
-    "--values",
-    type=one_of("labels", "probabilities"),
-    help="what predicted files hold; without it probabilities in floating-point files, labels in others",
+    "--values", type=VALUES, help="what predicted files hold; by default probabilities if floating-point, else labels"
 )
-@click.option("--against", type=Value("PRED_DIR", Path), help="other predictions, to compare image by image")
+@click.option("--against", type=PREDICTIONS, help="other predictions, to compare image by image")
 @click.option("--out", type=Value("CSV", Path), help="write the scores of every image here")
 def score(
     predicted: Path,
@@ -221,15 +216,9 @@ def export(experiment: tuple[str, str], out: Path) -> None:
 
 
 @SECTION.command()
-@click.argument(
-    "file", type=Value("FILE", Path), required=False, help="file of weights, or tokenizer.json with --prompt"
-)
-@click.option(
-    "--experiment", type=EXPERIMENT, help="try it in this experiment instead of the one that takes such files"
-)
-@click.option(
-    "--set", "overrides", type=OVERRIDE, multiple=True, help="override of the experiment, such as profiles=demo"
-)
+@click.argument("file", type=Value("FILE", Path), required=False, help="weights, or tokenizer.json with --prompt")
+@click.option("--experiment", type=EXPERIMENT, help="try it in this one instead of the one that takes such files")
+@click.option("--set", "overrides", type=OVERRIDE, multiple=True, help="override of the experiment: profiles=demo")
 @click.option("--prompt", type=Value("TEXT"), help="print the tokens of a text, for network.prompt of SAM3")
 @click.option("--table", "page", type=Value("PAGE", Path), help="write the table of released weights into this page")
 def weights(

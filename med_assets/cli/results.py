@@ -6,6 +6,8 @@ from med_assets.cli.commands import Section, Value, program, reason, show, show_
 from med_assets.storage import names
 
 SECTION = Section("Models of a program")
+EXPERIMENT, ANALYSIS = Value("NAME", names.EXPERIMENT.check), Value("NAME", names.ANALYSIS.check)
+CHECKPOINT = Value("CHECKPOINT", names.ARTIFACT.check)
 
 
 @SECTION.command()
@@ -17,11 +19,7 @@ def leaderboard(program: str) -> None:
 
 @SECTION.command()
 @program
-@click.option(
-    "--experiment",
-    type=Value("NAME", names.EXPERIMENT.check),
-    help="only this one stands, also after its checkpoint was rolled back",
-)
+@click.option("--experiment", type=EXPERIMENT, help="only this one stands, also after its checkpoint was rolled back")
 def promote(program: str, experiment: str | None) -> int:
     """Promote the best experiment if it passes the gate, and say why or why not.
 
@@ -37,11 +35,7 @@ def promote(program: str, experiment: str | None) -> int:
 
 @SECTION.command()
 @program
-@click.option(
-    "--to",
-    type=Value("CHECKPOINT", names.ARTIFACT.check),
-    help="this earlier champion; the one before the present by default",
-)
+@click.option("--to", type=CHECKPOINT, help="this earlier champion; the one before the present by default")
 @reason
 def rollback(program: str, to: str | None, reason: str) -> None:
     """Make an earlier champion the champion again."""
@@ -65,12 +59,7 @@ def monitor(program: str) -> None:
 
 @SECTION.command()
 @program
-@click.argument(
-    "name",
-    type=Value("NAME", names.ANALYSIS.check),
-    required=False,
-    help="only this one; all that are not expensive by default",
-)
+@click.argument("name", type=ANALYSIS, required=False, help="only this one; all that are not expensive by default")
 def analyse(program: str, name: str | None) -> None:
     """Run the analyses of a program, or one of them, and write tables and plots."""
     from med_assets.evaluation import analysis

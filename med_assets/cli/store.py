@@ -50,10 +50,7 @@ def verify(repair: bool) -> int:
 
 @SECTION.command()
 @click.argument(
-    "part",
-    type=one_of("s3"),
-    required=False,
-    help="s3: only the buckets of landing zone and store, from settings to a write",
+    "part", type=one_of("s3"), required=False, help="only the buckets of landing zone and store, up to a write"
 )
 def doctor(part: str | None) -> int:
     """Check installation, configuration, disk and accelerator, and say what to do.
