@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from bench.common import clock, show
-from med_assets.landing.staging import Staging, Wanted
 from med_assets.storage.s3 import bucket, local
 from med_assets.storage.s3.bucket import THREADS, Place
 from med_assets.storage.s3.index import RemoteObject, pages
+from med_assets.storage.s3.staging import Staging, Wanted
 
 SETS = {"200 slices of 0.5 MB": (200, 500_000), "2 volumes of 64 MB": (2, 64_000_000)}
 REPEATS = 3

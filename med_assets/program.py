@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.configuration import conf_folder
 from med_assets.metrics.ranges import Range
 from med_assets.storage import names, versions
+from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import read_yaml
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 
     from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
-    from med_assets.dicom.geometry import TiltPolicy
+    from med_assets.dicom.label_rows import LabelRow
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.experiments.configuration import Experiment
     from med_assets.intake.reasons import Reason
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
-    from med_assets.preparation.label_rows import LabelRow
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -73,44 +72,7 @@ COMMON_FACTS = {
     ),
     "lossy_ratio": Fact(pa.float64(), "1", "greatest ratio of a compression with loss that an image states"),
 }
-"""Facts that every program has; the preparation stage measures them."""
-
-
-CT_FACTS = {
-    "gantry_tilt_deg": Fact(
-        pa.float64(), "degrees", "tilt of the gantry, whose slices were shifted onto an upright grid; 0 where none was"
-    ),
-    "oblique_deg": Fact(pa.float64(), "degrees", "angle of the grid to the axes of the patient"),
-}
-"""Facts of each program that reads a CT."""
-
-OBLIQUE_DEG = 1.0
-"""Angle to the patient's axes from which the audit warns of an oblique CT; up to 45 degrees it counts as axial."""
-
-
-def tilt_policy(ws: "Workspace", program: str) -> "TiltPolicy":
-    """Return what a program does with a CT of a tilted gantry, as its setting MED_ASSETS_<PROGRAM>_GANTRY_TILT says.
-
-    Raises ConfigurationError for a value other than refuse (which it is without one) and resample.
-    """
-    from med_assets.dicom.geometry import TiltPolicy
-
-    name = f"MED_ASSETS_{program}_GANTRY_TILT".upper()
-    value = ws.option(program, "gantry_tilt", "refuse")
-    if value not in ("refuse", "resample"):
-        raise ConfigurationError(f"expected {name} to be refuse or resample, got {value!r}")
-    return TiltPolicy(value == "resample", f"{name}=resample")
-
-
-def ct_expectations() -> "tuple[Expectation, ...]":
-    """Return what the facts of CT_FACTS are held against: warnings."""
-    from med_assets.preparation.expectations import Expectation
-
-    between = "ExpectColumnValuesToBeBetween"
-    return (
-        Expectation("gantry_tilt_deg", between, {"max_value": 0}, "warn", "a CT of an upright gantry, not resampled"),
-        Expectation("oblique_deg", between, {"max_value": OBLIQUE_DEG}, "warn", "slices along the axes of the patient"),
-    )
+"""Facts that every program has; the preparation stage measures them, and holds them against its own expectations."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +213,7 @@ class Program(ABC):
 
     def label_rows(self, prepared: Path) -> "list[LabelRow]":
         """The labels of a prepared case as its source has them, and what each counts as: what preparing wrote of them."""
-        from med_assets.preparation.label_rows import read_rows
+        from med_assets.dicom.label_rows import read_rows
 
         return read_rows(prepared)
 
@@ -280,15 +242,6 @@ class Program(ABC):
     @abstractmethod
     def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
         """What the facts of an acceptable case look like."""
-
-    def audit(self, ws: "Workspace") -> Sequence["Expectation"]:
-        """All that the facts of a case are held against: the program's own expectations, and those of COMMON_FACTS."""
-        from med_assets.preparation.expectations import Expectation
-
-        lossless = Expectation(
-            "lossy", "ExpectColumnValuesToBeInSet", {"value_set": [False]}, "warn", "images compressed without loss"
-        )
-        return (*self.expectations(ws), lossless)
 
     @abstractmethod
     def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from med_assets.landing.folder import Landing, LocalLanding
 from med_assets.launch.configuration import LAUNCHERS
 from med_assets.storage.artifacts import ArtifactStore, LocalStore
 from med_assets.storage.lake import Lake
+from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.bucket import Place, place
 
 MIN_KEY_CHARS = 16
@@ -22,6 +23,9 @@ NO_KEY = "no key is needed to read configuration"
 
 PURPOSES = ("production", "demo")
 
+SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", *bucket.SECRETS)
+"""Variables that other processes are started without: they need none, and Slurm would keep them on disk."""
+
 
 MEMORY_SHARE = 0.75
 """Share of the machine's memory that reading may take at intake unless the settings say otherwise."""
@@ -30,6 +34,11 @@ MEMORY_SHARE = 0.75
 def memory_gb() -> float:
     """Memory of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def without_secrets(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment that another process, such as a training, is started with."""
+    return {name: text for name, text in environ.items() if name not in SECRETS}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from med_assets.launch.follow import (
     follow,
 )
 from med_assets.launch.launcher import Handle, Launcher, Phase
-from med_assets.settings import Workspace
+from med_assets.settings import Workspace, without_secrets
 
 MAX_RETRIES = 2
 """How often a training that was killed is started again, from its checkpoint, before a person must look."""
@@ -55,7 +55,7 @@ class LauncherResource(dg.ConfigurableResource):
         handle: Handle | None = None
         try:
             launcher = self.of(job)
-            env = jobs.without_secrets(os.environ)
+            env = without_secrets(os.environ)
             with closing(follow(launcher, job, self.command(job), env, self.poll_s)) as events:
                 try:
                     for event in events:

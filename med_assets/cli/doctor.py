@@ -143,7 +143,7 @@ def _dagster_home() -> Finding:
 
 def examine_s3() -> list[Finding]:
     """The buckets of landing zone and store, from the settings to a write."""
-    from med_assets.storage.s3 import doctor as remote
+    from med_assets.cli import doctor_s3 as remote
 
     try:
         ws = Workspace.configuration()

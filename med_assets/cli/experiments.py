@@ -176,7 +176,7 @@ def score(
 
     A pair that can't be scored is listed and fails the command.
     """
-    from med_assets.metrics.folders import aggregate, compare, score_folders
+    from med_assets.evaluation.folders import aggregate, compare, score_folders
     from med_assets.reporting.escaping import csv
 
     scores, problems = score_folders(predicted, truth, pixel_mm, values)

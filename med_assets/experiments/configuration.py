@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 import re
 import threading
 from collections.abc import Sequence
@@ -22,11 +21,9 @@ from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
 from med_assets.launch.configuration import Launch
+from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import read_yaml
-from med_assets.storage.names import EXPERIMENT, MAX_PARTITION, OPTION, PROGRAM
-
-CONF_VARIABLE = "MED_ASSETS_CONF"
-"""Environment variable that names another folder than the `conf` beside the package."""
+from med_assets.storage.names import EXPERIMENT, MAX_PARTITION, OPTION
 
 NO_EFFECT: JsonDict = {"affects_result": False}
 """`json_schema_extra` of a field that changes no number of the result and so stays out of the hash."""
@@ -334,15 +331,6 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
     return value
-
-
-def conf_folder(program: str, conf_root: Path | None = None) -> Path:
-    """Return a program's folder of experiments: under `conf_root`, MED_ASSETS_CONF, or `conf` beside the package."""
-    root = conf_root or Path(os.environ.get(CONF_VARIABLE) or Path(__file__).resolve().parents[2] / "conf")
-    folder = root / PROGRAM.check(program)
-    if not folder.is_dir():
-        raise ConfigurationError(f"no folder conf/{program}; set {CONF_VARIABLE} to the folder that holds it")
-    return folder.resolve()
 
 
 def names(program: str, conf_root: Path | None = None) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from med_assets.dicom.left_out import kind_of, notes, set_aside, shown
+from med_assets.intake.left_out import kind_of, notes, set_aside, shown
 from med_assets.program import Program, RawCase, Refusal
 
 if TYPE_CHECKING:

@@ -40,9 +40,8 @@ from med_assets.intake.reading import (
     where,
 )
 from med_assets.landing.batches import UNREADABLE
-from med_assets.launch.jobs import without_secrets
 from med_assets.records import CaseVersion
-from med_assets.settings import Workspace
+from med_assets.settings import Workspace, without_secrets
 from med_assets.storage.scratch import scratch
 
 START_LIMIT_S = 300.0

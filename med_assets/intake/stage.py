@@ -25,7 +25,7 @@ from med_assets.storage.scratch import remove_abandoned, scratch
 from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
-    from med_assets.landing.staging import Failure
+    from med_assets.storage.s3.staging import Failure
 
 NOT_FINAL = (UNREADABLE, CRASHED, TIME_LIMIT, OUT_OF_MEMORY)
 """Reasons that may not hold another time or on another machine: the entry is read anew when its batch is taken in again."""
@@ -144,7 +144,7 @@ class _Intake:
 
     def _not_fetched(self, name: str, files: Files) -> CaseVersion:
         """Refusal of an entry of which a part did not come: what did may look like a whole case and is not one."""
-        from med_assets.landing.staging import counted
+        from med_assets.storage.s3.staging import counted
 
         message = (
             f"{len(files.failures)} of {len(files.files) + len(files.failures)} objects could not be fetched "

@@ -14,11 +14,11 @@ from typing import Any
 from med_assets.capabilities import RemoteKeys
 from med_assets.errors import LandingUnreadable, RemoteFailed
 from med_assets.landing.folder import Entry, Files, entry_name
-from med_assets.landing.staging import Failure, Staging, Wanted
 from med_assets.storage.files import digest, replacing
 from med_assets.storage.s3 import bucket, index
 from med_assets.storage.s3.bucket import Place
 from med_assets.storage.s3.index import RemoteObject
+from med_assets.storage.s3.staging import Failure, Staging, Wanted
 
 ABSENT = "absent"
 

@@ -12,7 +12,7 @@ from med_assets.errors import LandingUnreadable
 from med_assets.storage.files import digest, file_sha256, walk
 
 if TYPE_CHECKING:
-    from med_assets.landing.staging import Failure
+    from med_assets.storage.s3.staging import Failure
 
 LOOSE = "."
 """Name of the entry made of the files that lie directly in a program's landing folder and are no archives."""

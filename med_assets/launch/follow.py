@@ -18,6 +18,7 @@ from med_assets.launch import jobs
 from med_assets.launch.configuration import choose
 from med_assets.launch.jobs import LOG, RESULT
 from med_assets.launch.launcher import Handle, Launcher, Phase, State
+from med_assets.settings import without_secrets
 
 HISTORY = "history.csv"
 """The file of a job folder with one row per epoch."""
@@ -173,7 +174,7 @@ def finish(
                 f"expected --resume auto, since a training of this job is running, got {resume}; end it first"
             )
     handle: Handle | None = None
-    command, env = jobs.command(job, resume), jobs.without_secrets(os.environ)
+    command, env = jobs.command(job, resume), without_secrets(os.environ)
     with closing(follow(launcher, job, command, env, poll_s, anew=resume == "never")) as events:
         try:
             for event in events:

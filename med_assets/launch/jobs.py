@@ -1,11 +1,7 @@
-"""What all that starts and follows a training agrees on: the files of its job folder, its command, and its environment."""
+"""What all that starts and follows a training agrees on: the files of its job folder, and its command."""
 
-import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-
-from med_assets.storage.s3 import bucket
 
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 """Files of a job folder: what the training said, its result once it is done, and the lock held while it is started."""
@@ -19,9 +15,6 @@ RELEASED = "released"
 ADAPTERS = "adapters.pt"
 """File beside the weights with the adapters alone, for a network that is another's weights and these."""
 
-SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", *bucket.SECRETS)
-"""Variables that a training is started without: it needs none, and Slurm would keep them on disk."""
-
 TAIL_LINES = 20
 """Lines of the log that a failure quotes."""
 
@@ -29,11 +22,6 @@ TAIL_LINES = 20
 def command(job: Path, resume: str = "auto") -> list[str]:
     """The training command, as a person would type it."""
     return [sys.executable, "-m", "med_assets.training", str(job), "--resume", resume]
-
-
-def without_secrets(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment that a training is started with."""
-    return {name: text for name, text in environ.items() if name not in SECRETS}
 
 
 def tail(job: Path) -> str:

@@ -41,6 +41,12 @@ class Expectation:
         return f"{self.column}: {self.kind}({arguments})"
 
 
+LOSSLESS = Expectation(
+    "lossy", "ExpectColumnValuesToBeInSet", {"value_set": [False]}, "warn", "images compressed without loss"
+)
+"""What the facts that every program has are held against, beside the program's own expectations."""
+
+
 @dataclass(frozen=True)
 class Result:
     """Outcome of one expectation. `failing` are the cases that do not meet it, or all when it is about the column."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -12,13 +12,11 @@ from med_assets.catalog import CaseFacts, Catalog, FactValue, usable
 from med_assets.errors import CaseRejected
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation
+from med_assets.preparation.expectations import INDEX, LOSSLESS, Expectation, run_suite
 from med_assets.records import USABLE, CaseVersion, PreparedCase, Status
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json, replacing
 from med_assets.storage.result import StageResult, reasons, tally
-
-if TYPE_CHECKING:
-    from med_assets.preparation.expectations import Expectation
 
 RAW_MISSING = "expected the case's stored DICOM, got nothing, as it is no longer in the store; `med-assets verify` says how to get it back"
 
@@ -60,11 +58,10 @@ def _prepare_case(
     return refused, {}, "quarantined"
 
 
-def suite(ws: Workspace, program_name: str, *, labelled: bool) -> list["Expectation"]:
+def suite(ws: Workspace, program_name: str, *, labelled: bool) -> list[Expectation]:
     """What the facts of a case are held against; that a fact is known at all is asked of labelled cases alone."""
-    return [
-        one for one in program.get(program_name).audit(ws) if labelled or one.kind != "ExpectColumnValuesToNotBeNull"
-    ]
+    expectations = [*program.get(program_name).expectations(ws), LOSSLESS]
+    return [one for one in expectations if labelled or one.kind != "ExpectColumnValuesToNotBeNull"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,6 @@ def audited(
     ws: Workspace, program_name: str, facts: Sequence[Mapping[str, Any]], *, labelled: bool
 ) -> dict[str, Audited]:
     """Hold the facts of cases, with the id of each as `case_id`, against the audit; the cases that fail any of it, by id."""
-    from med_assets.preparation.expectations import INDEX, run_suite
-
     specs = program.get(program_name).facts
     frame = pd.DataFrame([dict(row) for row in facts], columns=[INDEX, *specs])
     of_case = {row[INDEX]: row for row in facts}

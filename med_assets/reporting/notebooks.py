@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from med_assets.errors import MedAssetsError
-from med_assets.launch.jobs import without_secrets
+from med_assets.settings import without_secrets
 from med_assets.storage.files import write_text
 
 CELL_TIMEOUT_S = 120

@@ -13,7 +13,7 @@ from med_assets.dicom.geometry import CtSeries, Geometry, TiltPolicy, read_ct_se
 from med_assets.dicom.seg import place, read_segments
 from med_assets.dicom.seg_write import write_seg
 from med_assets.errors import CaseRejected, ConfigurationError
-from med_assets.program import tilt_policy
+from med_assets.programs.ct import tilt_policy
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.settings import Workspace
 from tests.invented import Study, ct, grid_points, hu_at, ingest, plan_case, rt_dose_voxels, volume_seg, write

@@ -14,13 +14,13 @@ from med_assets.cli.explain import explain_case
 from med_assets.cli.main import main
 from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.residual import residual_phi
+from med_assets.dicom.label_rows import LabelRow
 from med_assets.dicom.seg import read_segments
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.evaluation.mask_files import read_mask
 from med_assets.experiments.configuration import load
 from med_assets.landing.importing.volumes import datalist_pairs, import_pairs
 from med_assets.launch.training import train
-from med_assets.metrics.mask_files import read_mask
-from med_assets.preparation.label_rows import LabelRow
 from med_assets.programs.lumbar_mr.levels import ROI_NAMES
 from med_assets.programs.lung_ct.classes import relabelling
 from med_assets.programs.lung_ct.experiment import Labels

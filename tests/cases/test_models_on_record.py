@@ -8,10 +8,11 @@ import assets
 from med_assets.cli import stages
 from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.configuration import conf_folder, load
+from med_assets.experiments.configuration import load
 from med_assets.promotion.champions import current
 from med_assets.promotion.gate import decisions
 from med_assets.settings import Workspace
+from med_assets.storage.conf import conf_folder
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 

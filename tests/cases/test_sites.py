@@ -15,15 +15,17 @@ from med_assets.cli import doctor
 from med_assets.cli import main as cli
 from med_assets.cli.explain import explain_case
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.configuration import conf_folder, load
+from med_assets.experiments.configuration import load
 from med_assets.intake import reader
 from med_assets.preparation.expectations import run_suite
+from med_assets.preparation.stage import suite
 from med_assets.programs.rt_dose.losses import DoseLoss
 from med_assets.programs.rt_dose.patches import cut
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import EvaluationSettings, score_case
 from med_assets.programs.rt_dose.site import Site, load_site, stand_in
 from med_assets.settings import Workspace
+from med_assets.storage.conf import conf_folder
 from tests.cases.test_contours import P, Rois, facts, plan, prepared, rt_dose_voxels
 from tests.invented import box_contours, ingest, plan_case, write
 
@@ -53,7 +55,7 @@ def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..
 def warnings_of(ws: Workspace) -> dict[str, str]:
     """Facts of the only case that an audit expectation warns of, with their values."""
     table = ws.lake.read(program.fact_table(P), P)
-    found = run_suite(table, program.get(P).audit(ws))
+    found = run_suite(table, suite(ws, P, labelled=True))
     failed = [one.expectation.column for one in found.results if not one.passed]
     return {column: table[column].iloc[0] for column in failed}
 

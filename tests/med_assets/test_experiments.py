@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
+from med_assets.storage.conf import CONF_VARIABLE, conf_folder
 
 NAMES = experiments.names("rt_dose")
 
@@ -126,12 +127,12 @@ def test_an_unknown_profile_is_refused() -> None:
 def test_the_environment_may_name_another_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rt_dose").mkdir()
     (tmp_path / "rt_dose" / "mine.yaml").write_text("a: 1\n")
-    monkeypatch.setenv(experiments.CONF_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CONF_VARIABLE, str(tmp_path))
     assert experiments.names("rt_dose") == ("mine",)
 
 
 def test_a_file_that_changed_is_read_again_in_the_same_process(tmp_path: Path) -> None:
-    shutil.copytree(experiments.conf_folder("rt_dose"), tmp_path / "rt_dose")
+    shutil.copytree(conf_folder("rt_dose"), tmp_path / "rt_dose")
     before = experiments.load("rt_dose", "baseline", conf_root=tmp_path)
     assert experiments.load("rt_dose", "baseline", conf_root=tmp_path) == before
     path = tmp_path / "rt_dose" / "_base.yaml"

@@ -20,6 +20,7 @@ from med_assets.launch import training
 from med_assets.programs.rt_dose.site import load_site
 from med_assets.settings import Workspace
 from med_assets.storage import names
+from med_assets.storage.conf import CONF_VARIABLE, conf_folder
 from resources import build
 from tests.conftest import REPOSITORY
 
@@ -57,7 +58,7 @@ HOSTILE = {
 
 WAYS_IN: dict[str, Callable[[Workspace, str], object]] = {
     "program": lambda ws, name: program.get(name),
-    "conf folder": lambda ws, name: experiments.conf_folder(name),
+    "conf folder": lambda ws, name: conf_folder(name),
     "experiment": lambda ws, name: training.experiment(ws, P, name),
     "profile": lambda ws, name: experiments.load(P, "baseline", profile=name),
     "group of an override": lambda ws, name: training.experiment(ws, P, "baseline", [f"profiles={name}"]),
@@ -180,7 +181,7 @@ def test_an_experiment_file_with_a_name_that_dagster_can_not_take_costs_nothing_
     folder = tmp_path / "conf" / P
     for name in ("my-copy", "b\u0430seline", "a b", "old.baseline"):
         shutil.copy(folder / "mean_dose.yaml", folder / f"{name}.yaml")
-    monkeypatch.setenv(experiments.CONF_VARIABLE, str(tmp_path / "conf"))
+    monkeypatch.setenv(CONF_VARIABLE, str(tmp_path / "conf"))
     refused = training.broken(workspace, P)
     assert set(refused) == {"my-copy", "b\u0430seline", "a b", "old.baseline"}
     assert all("expected the name of an experiment" in why for why in refused.values())

@@ -11,9 +11,9 @@ import pytest
 
 from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
-from med_assets.experiments import configuration as experiments
 from med_assets.launch import training
 from med_assets.settings import Workspace
+from med_assets.storage.conf import CONF_VARIABLE
 from tests.conftest import REPOSITORY
 
 ROW = {"program": "rt_dose", "case_id": "c", "reason": "moved away"}
@@ -144,7 +144,7 @@ def test_an_override_from_the_launchpad_shows_no_secret(workspace: Workspace, mo
 def conf_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "lumbar_mr" / "mine.yaml").write_text(text)
-    monkeypatch.setenv(experiments.CONF_VARIABLE, str(tmp_path / "conf"))
+    monkeypatch.setenv(CONF_VARIABLE, str(tmp_path / "conf"))
 
 
 @pytest.mark.parametrize(

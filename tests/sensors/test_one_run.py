@@ -13,8 +13,8 @@ import assets
 import resources
 from assets import keys
 from med_assets.dataset.stage import cases_of
-from med_assets.experiments.configuration import conf_folder
 from med_assets.settings import Workspace
+from med_assets.storage.conf import conf_folder
 from resources import WorkspaceResource
 from sensors import automated
 from sensors.intake import intake_sensor

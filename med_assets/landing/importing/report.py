@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from med_assets.preparation.label_rows import LabelRow
+from med_assets.dicom.label_rows import LabelRow
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.frames import quietly, text
 from med_assets.dicom.geometry import Volume
+from med_assets.dicom.label_rows import LabelRow, summed
 from med_assets.dicom.objects import Identity, derived_uid, set_trial
 from med_assets.dicom.seg import LARGEST_SOURCE_VALUE
 from med_assets.dicom.seg_write import LABEL_CHARS, write_seg
@@ -29,7 +30,6 @@ from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier, may_exist
 from med_assets.landing.importing.report import ImportReport
 from med_assets.landing.importing.volume_files import VOLUME_SUFFIXES, label_names, read_volume
-from med_assets.preparation.label_rows import LabelRow, summed
 
 FOLDS = 5
 """Folds of the split that a decathlon task gets."""

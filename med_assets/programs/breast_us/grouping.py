@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from med_assets.dicom.left_out import shown
+from med_assets.intake.left_out import shown
 from med_assets.program import RawCase, Refusal
 
 if TYPE_CHECKING:

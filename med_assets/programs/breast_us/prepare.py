@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from med_assets.dicom.label_rows import LabelRow, Shown, write_rows
 from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
-from med_assets.preparation.label_rows import LabelRow, Shown, write_rows
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.breast_us.similarity import dhash
 from med_assets.storage.files import write_json

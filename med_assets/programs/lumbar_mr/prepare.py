@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from med_assets.dicom.label_rows import LabelRow, write_rows
 from med_assets.errors import CaseRejected
-from med_assets.preparation.label_rows import LabelRow, write_rows
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.lumbar_mr.grouping import sagittal_t2
 from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, LEVELS, ROI_NAMES, UNKNOWN

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from med_assets.dicom.label_rows import LabelRow
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.configuration import conf_folder
 from med_assets.intake.grouping import around_series, one_label
 from med_assets.metrics.ranges import SHARE
-from med_assets.preparation.label_rows import LabelRow
 from med_assets.program import (
-    CT_FACTS,
     CasePredictor,
     Fact,
     Metric,
@@ -20,9 +18,10 @@ from med_assets.program import (
     RawCase,
     Refusal,
     ReportTable,
-    tilt_policy,
 )
+from med_assets.programs.ct import CT_FACTS, tilt_policy
 from med_assets.programs.lung_ct.reasons import REASONS
+from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import digest, read_yaml
 from med_assets.storage.versions import versioned
 

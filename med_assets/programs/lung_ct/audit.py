@@ -9,7 +9,8 @@ import pandas as pd
 from med_assets.catalog import Case
 from med_assets.dicom.seg import SLICE_NOISE_MM
 from med_assets.preparation.expectations import Expectation, Severity
-from med_assets.program import ReportTable, ct_expectations
+from med_assets.program import ReportTable
+from med_assets.programs.ct import ct_expectations
 from med_assets.programs.lung_ct.alignment import AS_DRAWN
 from med_assets.records import CaseVersion, PreparedCase
 

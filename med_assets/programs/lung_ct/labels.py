@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.configuration import conf_folder
 from med_assets.programs.lung_ct.vocabulary import TEXTS
+from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import read_yaml
 
 FILE = "_labels.yaml"

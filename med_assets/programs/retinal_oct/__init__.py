@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.label_rows import LabelRow
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
-    from med_assets.preparation.label_rows import LabelRow
     from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
     from med_assets.settings import Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
@@ -185,7 +185,7 @@ class RetinalOct(Program):
         return doubts(scores, history, OVERFIT_BELOW)
 
     def label_rows(self, prepared: Path) -> "list[LabelRow]":
-        from med_assets.preparation.label_rows import LabelRow
+        from med_assets.dicom.label_rows import LabelRow
         from med_assets.programs.retinal_oct.prepared import PreparedCase
         from med_assets.programs.retinal_oct.vocabulary import CLASSES
 

@@ -23,10 +23,10 @@ from med_assets.landing.bucket import S3Landing
 from med_assets.landing.importing.bounds import require_volume
 from med_assets.landing.importing.folders import CaseFolders, content_of, identifier, may_exist
 from med_assets.landing.importing.report import ImportReport
-from med_assets.landing.staging import Wanted
 from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
 from med_assets.reporting.escaping import csv
 from med_assets.storage.files import write_text
+from med_assets.storage.s3.staging import Wanted
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 """ClinicalTrialSiteID for each recommended_split; the graph's own split names are in `med_assets.dataset.splits`."""

@@ -10,7 +10,6 @@ from med_assets.errors import ConfigurationError
 from med_assets.intake.grouping import Others, Picked, around_series, referring
 from med_assets.metrics.ranges import POSITIVE
 from med_assets.program import (
-    CT_FACTS,
     CasePredictor,
     Fact,
     Metric,
@@ -18,8 +17,8 @@ from med_assets.program import (
     RawCase,
     Refusal,
     ReportTable,
-    tilt_policy,
 )
+from med_assets.programs.ct import CT_FACTS, tilt_policy
 from med_assets.programs.rt_dose.site import Site, load_site, site_names
 from med_assets.storage.versions import versioned
 

@@ -1,7 +1,7 @@
 """What the facts of an acceptable radiotherapy case look like."""
 
 from med_assets.preparation.expectations import Expectation
-from med_assets.program import ct_expectations
+from med_assets.programs.ct import ct_expectations
 from med_assets.programs.rt_dose.site import Site
 
 BETWEEN, NOT_NULL = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToNotBeNull"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from med_assets.dicom.label_rows import write_rows
 from med_assets.errors import CaseRejected
-from med_assets.preparation.label_rows import write_rows
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from med_assets.dicom.label_rows import LabelRow
 from med_assets.errors import CaseRejected
-from med_assets.preparation.label_rows import LabelRow
 from med_assets.programs.rt_dose.site import BODY, DOSE_MASK, Site
 
 if TYPE_CHECKING:

@@ -21,13 +21,13 @@ from typing import Any
 from tqdm import tqdm
 
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
-from med_assets.landing.staging import Staging, Wanted, counted
 from med_assets.storage.artifacts import LocalStore, absent
 from med_assets.storage.files import canonical_json, digest, folder_hashes
 from med_assets.storage.s3 import bucket, checksums
 from med_assets.storage.s3.body import body, head
 from med_assets.storage.s3.bucket import THREADS, Place, code_of, in_words
 from med_assets.storage.s3.index import pages
+from med_assets.storage.s3.staging import Staging, Wanted, counted
 
 ABSENT = ("NoSuchKey", "NotFound")
 EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")

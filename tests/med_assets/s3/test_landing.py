@@ -264,7 +264,7 @@ def test_credentials_in_a_place_or_an_endpoint_are_refused_and_not_repeated(
 
 
 def test_a_training_is_started_without_credentials(faults: Faults) -> None:
-    from med_assets.launch.jobs import without_secrets
+    from med_assets.settings import without_secrets
 
     assert not set(bucket.SECRETS) & set(without_secrets())
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from med_assets.landing import staging
-from med_assets.landing.staging import Staging, Wanted
-from med_assets.storage.s3 import body, bucket, index
+from med_assets.storage.s3 import body, bucket, index, staging
 from med_assets.storage.s3.bucket import Place
 from med_assets.storage.s3.index import listed
+from med_assets.storage.s3.staging import Staging, Wanted
 from tests.med_assets.s3.faults import Faults
 
 PART = 64 * 1024

@@ -16,10 +16,11 @@ from med_assets.catalog import Catalog
 from med_assets.evaluation import runs
 from med_assets.evaluation.aggregates import aggregate
 from med_assets.evaluation.scoring import score_key, scores_of
-from med_assets.experiments.configuration import CONF_VARIABLE, conf_folder, load
+from med_assets.experiments.configuration import load
 from med_assets.program import fact_table
 from med_assets.records import AggregateScore, CaseScore, Checkpoint, EpochMetric
 from med_assets.settings import Workspace
+from med_assets.storage.conf import CONF_VARIABLE, conf_folder
 from med_assets.storage.files import digest, file_sha256, write_json, write_text
 from tests.med_assets.stages.builders import P
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.evaluation.mask_files import MOST_CLASSES, SUFFIXES, Coding, MaskFile, grid_of, read_mask, refused, stem
 from med_assets.metrics.bootstrap import SEED, mean_with_interval
 from med_assets.metrics.flat import flat_scores
-from med_assets.metrics.mask_files import MOST_CLASSES, SUFFIXES, Coding, MaskFile, grid_of, read_mask, refused, stem
 from med_assets.metrics.paired_test import paired_test
 from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import Score, to_frame

@@ -10,7 +10,7 @@ from PIL import Image
 
 from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
-from med_assets.metrics.folders import aggregate, compare, score_folders
+from med_assets.evaluation.folders import aggregate, compare, score_folders
 from med_assets.programs.breast_us.phantom import write_busi
 from tests import invented
 
