@@ -20,7 +20,7 @@ from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, com
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import from_json, names
 from med_assets.launch.training import NamedModel
-from med_assets.metrics.bootstrap import mean_with_interval
+from med_assets.metrics.bootstrap import Interval, mean_with_interval
 from med_assets.program import Metric
 from med_assets.records import EpochMetric, TrainingRun
 from med_assets.settings import Workspace
@@ -49,6 +49,15 @@ def recorded(ws: Workspace, program_name: str, name: str) -> dict[str, Any] | No
     """The record of an experiment's last evaluation; None where it began with random weights or was not evaluated."""
     path = record_path(ws, program_name, name)
     return dict(read_json(path)) if path.is_file() else None
+
+
+def formal_gain(ws: Workspace, program_name: str, name: str) -> Interval | None:
+    """Recorded improvement in the primary metric over the initial weights, above 0 is better; None where nothing was compared."""
+    output = (recorded(ws, program_name, name) or {}).get("output", {})
+    if output.get("formal_improvement_over_pretrained") is None:
+        return None
+    low, high = output.get("formal_improvement_interval") or (None, None)
+    return Interval(output["formal_improvement_over_pretrained"], low, high, output["formal_n"])
 
 
 def table(ws: Workspace, program_name: str) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.comparison import paired, primary_scores
 from med_assets.evaluation.costs import checkpoint_facts
-from med_assets.evaluation.finetuning import recorded as fine_tuning_record
+from med_assets.evaluation.finetuning import formal_gain
 from med_assets.evaluation.stage import NO_CASE, found_no_case
 from med_assets.experiments.configuration import Experiment, from_json
 from med_assets.launch.training import NamedModel, checkpoint_of, stored_checkpoint
@@ -213,7 +213,7 @@ def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Fact
         differences=_differences(catalog, name, checkpoint),
         last_epoch=max(epochs) if len(epochs) > 1 else None,
         doubts=tuple(chosen.doubts(scores, history)) if isinstance(chosen, Doubts) else (),
-        gained=_gained(ws, program_name, name),
+        gained=formal_gain(ws, program_name, name),
         costs=checkpoint_facts(ws, program_name, checkpoint),
         crossval=len({row.case_id for row in catalog.rows(FoldScore, name)}),
         dataset_now=catalog.dataset().version,
@@ -238,16 +238,6 @@ def _worst(metric: Metric, scores: Sequence[CaseScore]) -> list[CaseScore]:
         if (score.metric, score.subject) == (metric.name, metric.subject) and score.value is not None
     ]
     return [score for _, _, score in sorted(defined, key=lambda entry: entry[:2])]
-
-
-def _gained(ws: Workspace, program_name: str, name: str) -> Interval | None:
-    """What the record of a fine-tuning says of the improvement over the initial weights."""
-    record = fine_tuning_record(ws, program_name, name)
-    if record is None or record["output"].get("formal_improvement_over_pretrained") is None:
-        return None
-    output = record["output"]
-    low, high = output.get("formal_improvement_interval") or (None, None)
-    return Interval(output["formal_improvement_over_pretrained"], low, high, output["formal_n"])
 
 
 def _deciding(chosen: Program, evaluated: Sequence[AggregateScore]) -> list[AggregateScore]:
