@@ -46,14 +46,18 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
     @dg.asset(
         **attributes(
             key,
-            "Cases of a batch converted, preprocessed and measured; what can't be is quarantined with a reason.",
-            versions.of_stage(program, "prepare"),
+            "Cases of a batch converted, measured, and audited by Great Expectations; what fails is quarantined with a reason.",
+            versions.of_prepared_cases(program),
             {"numpy", "parquet"},
         ),
         deps=[keys.key(program, "raw_cases")],
         partitions_def=keys.batches_of(program),
         check_specs=[
-            blocking("audit", key, "The facts of the accepted cases are what the program expects (Great Expectations).")
+            blocking(
+                "audit",
+                key,
+                "No more of the batch is quarantined than the policy of the program allows, and no accepted case has a warning.",
+            )
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:

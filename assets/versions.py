@@ -23,6 +23,13 @@ def of_stage(program_name: str, stage: str) -> str:
     return f"{version}-{digest(configured(ws))}" if configured else version
 
 
+def of_prepared_cases(program_name: str) -> str:
+    """Code version of prepared cases: that of preparing, and that of the audit with its expectations and policy."""
+    from med_assets.preparation import audit
+
+    return f"{of_stage(program_name, 'prepare')}-{audit.version(Workspace.configuration(), program_name)}"
+
+
 def of_screening(program_name: str) -> str:
     """Code version of an evaluation with thresholds and of the list of cases by risk: that of the scores, and what risks depend on."""
     chosen = program.get(program_name)

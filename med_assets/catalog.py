@@ -15,6 +15,7 @@ import pandas as pd
 from med_assets.errors import ConfigurationError
 from med_assets.records import (
     USABLE,
+    BatchAudit,
     CaseVersion,
     Champion,
     Checkpoint,
@@ -252,10 +253,23 @@ class Catalog:
         """What preparation wrote, of all batches or one."""
         return self.rows(PreparedCase, *filter(None, (batch,)))
 
-    def quarantined(self) -> list[CaseVersion | PreparedCase]:
-        """Everything that intake or preparation refused."""
-        rows: list[CaseVersion | PreparedCase] = [*self.case_versions(), *self.prepared()]
+    def held_back(self) -> frozenset[str]:
+        """Batches that the audit keeps out of the dataset."""
+        return frozenset(row.batch for row in self.rows(BatchAudit) if row.held_back)
+
+    def admitted(self) -> list[PreparedCase]:
+        """What preparation wrote, without the batches that the audit keeps out."""
+        held_back = self.held_back()
+        return [row for row in self.prepared() if row.batch not in held_back]
+
+    def quarantined(self, batch: str | None = None) -> list[CaseVersion | PreparedCase]:
+        """Everything that intake or preparation refused, of all batches or one."""
+        rows: list[CaseVersion | PreparedCase] = [*self.case_versions(batch), *self.prepared(batch)]
         return [row for row in rows if row.status == Status.QUARANTINED]
+
+    def audit(self, batch: str) -> BatchAudit | None:
+        """The audit of a batch as a whole; None before it was prepared."""
+        return next(iter(self.rows(BatchAudit, batch)), None)
 
     def raw_artifacts(self) -> dict[tuple[str, str], str]:
         """Key of the de-identified files by batch and case, of all usable cases."""

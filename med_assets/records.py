@@ -152,6 +152,26 @@ class PreparedCase(Record):
 
 
 @record
+class BatchAudit(Record):
+    """How much of an intake batch was quarantined, and whether the batch is kept out of the dataset for that."""
+
+    TABLE = "audits"
+    PARTITION = ("batch",)
+    batch: str = column("intake batch")
+    n_cases: int = column("cases, and files that make none; notes aside", "count")
+    n_quarantined: int = column("of these refused by intake, preparation or the audit", "count")
+    max_quarantined_share: float = column("greatest share that the policy allows", "fraction")
+    min_cases: int = column("smaller batches are never kept out", "count")
+    held_back: bool = column("whether the share is too great, and nobody accepted it")
+    accepted_because: str | None = column("why a person lets the batch pass nevertheless")
+
+    @property
+    def quarantined_share(self) -> float:
+        """Share of the cases that were refused, 0 to 1."""
+        return self.n_quarantined / max(self.n_cases, 1)
+
+
+@record
 class DatasetCase(Record):
     """A case of the dataset: the accepted, current version."""
 
@@ -582,7 +602,7 @@ class ExperimentEntry(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    CaseVersion, PreparedCase, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore, FoldScore,
+    CaseVersion, PreparedCase, BatchAudit, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore, FoldScore,
     Fold, CurvePoint, CurveScore, Threshold, ReaderDecision, Failure, Prediction, Champion, Verdict, Checkpoint, AnalysisResult,
     TrainingRun, RunScore, ExperimentEntry, Drift, MonitoredScore,
 )  # fmt: skip

@@ -1,11 +1,9 @@
 """The gates: questions about what is in the lake and the store, each with an answer a person can act on."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import Doubts, HeldOutWarnings
@@ -15,12 +13,8 @@ from med_assets.deidentification.scan import identity_left
 from med_assets.evaluation.finetuning import recorded
 from med_assets.evaluation.stage import NO_CASE
 from med_assets.experiments import policies
-from med_assets.preparation.stage import suite
-from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase, SplitAssignment, Status
+from med_assets.records import CaseScore, EpochMetric, SplitAssignment
 from med_assets.settings import Workspace
-
-MAX_QUARANTINED_SHARE = 0.5
-"""A batch in which more cases than this are quarantined points to a broken export rather than to bad cases."""
 
 
 @dataclass(frozen=True)
@@ -51,56 +45,41 @@ def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
 
 
 def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
-    """Run the expectation suite over the accepted cases of the batch; also fails when most of the batch was refused."""
-    from med_assets.preparation.expectations import run_suite
+    """Fail when more of the batch was quarantined than the policy allows; warn of a small batch with such a share, and of facts.
 
+    The failure keeps the batch out of the dataset until it is taken in again with fewer refused, or a person accepts it.
+    """
     catalog = Catalog(ws, program_name)
-    status = {case.case_id: case.status for case in usable(catalog.prepared(batch))}
-    good = set(status)
-    refused = len(_quarantined(catalog, batch))
-    facts = catalog.facts_frame(batch)
-    facts = facts[facts["case_id"].isin(good)]
-    metadata: dict[str, Any] = {"accepted": len(good), "quarantined": refused}
-    if not good:
-        return CheckOutcome(True, f"no accepted case to audit, {refused} quarantined", metadata=metadata)
-    results = [
-        one
-        for labelled in (True, False)
-        for one in run_suite(
-            facts[(facts["case_id"].map(status) == Status.OK) == labelled], suite(ws, program_name, labelled=labelled)
-        ).results
-    ]
-    failed = [one for one in results if one.failing]
-    metadata["expectations"] = dict.fromkeys((one.expectation.meaning for one in results), 0)
-    for one in results:
-        metadata["expectations"][one.expectation.meaning] += len(one.failing)
-    if errors := [one for one in failed if one.expectation.severity == "error"]:
+    found = catalog.audit(batch)
+    if found is None:
+        return CheckOutcome(False, f"batch {batch} was not audited; materialize prepared_cases of this batch")
+    codes = Counter(row.reason_code for row in catalog.quarantined(batch))
+    warned = {case.case_id: "; ".join(case.warning_lines) for case in catalog.prepared(batch) if case.warnings}
+    metadata: dict[str, Any] = {
+        "cases": found.n_cases,
+        "quarantined": found.n_quarantined,
+        "quarantined_share": round(found.quarantined_share, 4),
+        "allowed_share": found.max_quarantined_share,
+        "reasons": dict(codes.most_common()),
+        "warnings": warned,
+    }
+    counted = f"{found.n_quarantined} of {found.n_cases} cases quarantined ({', '.join(f'{code}: {n}' for code, n in codes.most_common(3))})"
+    if found.held_back:
         return CheckOutcome(
-            False, "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in errors), metadata=metadata
+            False,
+            f"{counted}, expected a share of at most {found.max_quarantined_share:g}: the batch is kept out of the dataset; "
+            f"mend its export and send it again, or `med-assets accept-batch {program_name} {batch} --reason TEXT`",
+            metadata=metadata,
         )
-    if failed:
-        text = "; ".join(f"{one.expectation.meaning}: {one.failing}" for one in failed)
-        return CheckOutcome(False, f"worth a look: {text}", "warn", metadata)
-    return CheckOutcome(
-        True, f"{len(good)} accepted cases meet {len(metadata['expectations'])} expectations", metadata=metadata
-    )
-
-
-def quarantine_share(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
-    """Warn when most of a batch was refused, with the counts by reason."""
-    catalog = Catalog(ws, program_name)
-    refused = _quarantined(catalog, batch)
-    codes = pd.Series([case.reason_code for case in refused], dtype=str).value_counts().to_dict()
-    cases = sum(case.status != Status.NOTE for case in catalog.case_versions(batch))
-    share = len(refused) / max(cases, 1)
-    return CheckOutcome(
-        share <= MAX_QUARANTINED_SHARE, f"{len(refused)} of {cases} cases refused: {codes}", "warn", {"codes": codes}
-    )
-
-
-def _quarantined(catalog: Catalog, batch: str) -> list[CaseVersion | PreparedCase]:
-    cases: list[CaseVersion | PreparedCase] = [*catalog.case_versions(batch), *catalog.prepared(batch)]
-    return [case for case in cases if case.status == Status.QUARANTINED]
+    if found.accepted_because:
+        return CheckOutcome(True, f"{counted}, accepted by a person: {found.accepted_because}", metadata=metadata)
+    if found.quarantined_share > found.max_quarantined_share:
+        text = f"{counted}; a batch of fewer than {found.min_cases} cases is not held back"
+        return CheckOutcome(False, text, "warn", metadata)
+    if warned:
+        first = "; ".join(f"{case_id}: {text}" for case_id, text in list(warned.items())[:3])
+        return CheckOutcome(False, f"{len(warned)} accepted cases have warnings: {first}", "warn", metadata)
+    return CheckOutcome(True, counted if codes else f"{found.n_cases} cases, none quarantined", metadata=metadata)
 
 
 def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:

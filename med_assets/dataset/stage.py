@@ -12,7 +12,7 @@ from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
 from med_assets.catalog import Case, Catalog, Dataset, accepted, export_tables, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign
 from med_assets.deidentification.scan import identity_left, scan_key
-from med_assets.records import CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
+from med_assets.records import BatchAudit, CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
 from med_assets.storage.locks import alone
@@ -34,7 +34,7 @@ def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> Non
 def dataset(ws: Workspace, program_name: str) -> StageResult:
     """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
 
-    A case in whose stored files the scan found anything that may identify a patient is left out, whatever its batch's gate
+    Batches that the audit holds back are not in it. A case in whose stored files the scan found anything that may identify a patient is left out, whatever its batch's gate
     has stopped so far: another batch may have started this run. Of cases with the same images and contours, which batches
     taken in at once or out of order do not see of each other, one is in: that of the present manifest, else the first batch's.
 
@@ -49,7 +49,7 @@ def _dataset(ws: Workspace, program_name: str) -> StageResult:
     withdrawn = catalog.withdrawn()
     latest: dict[str, PreparedCase] = {}
     superseded = 0
-    for case in sorted(accepted(catalog.prepared()), key=lambda case: case.batch):
+    for case in sorted(accepted(catalog.admitted()), key=lambda case: case.batch):
         earlier = latest.get(case.case_id)
         superseded += earlier is not None and earlier.version != case.version
         latest[case.case_id] = case
@@ -78,6 +78,7 @@ def _dataset(ws: Workspace, program_name: str) -> StageResult:
             "withdrawn": len(withdrawn),
             "identified": len(identified),
             "duplicates": len(duplicates),
+            "batches_held_back": len(catalog.held_back()),
         },
         summary={
             "cases": len(found),
@@ -94,10 +95,11 @@ def _dataset(ws: Workspace, program_name: str) -> StageResult:
 def unlabelled(ws: Workspace, program_name: str) -> list[PreparedCase]:
     """The cases to predict: the newest version of each that never came with a label.
 
-    What was withdrawn, or may hold identity, is left out, as are copies of cases of the dataset.
+    What was withdrawn, may hold identity or came in a batch that is held back is left out, as are copies of cases of the dataset.
     """
     catalog = Catalog(ws, program_name)
-    batches = [_cases_of(catalog, batch) for batch in catalog.batches()]
+    held_back = catalog.held_back()
+    batches = [_cases_of(catalog, batch) for batch in catalog.batches() if batch not in held_back]
     latest = {case.case_id: (case, one.raw[case.case_id]) for one in batches for case in one.unlabelled}
     left_out = catalog.withdrawn().union(*(one.labelled for one in batches))
     return [
@@ -232,7 +234,7 @@ def up_to_date(ws: Workspace, program_name: str) -> bool:
     catalog = Catalog(ws, program_name)
     inputs = [
         stamp[0]
-        for table in (PreparedCase, Withdrawal)
+        for table in (PreparedCase, BatchAudit, Withdrawal)
         for key in catalog.keys(table)
         if (stamp := catalog.stamp(table, *key)) is not None
     ]

@@ -1,4 +1,4 @@
-"""The written policies of a program: when a model is promoted, when training starts, how its champion is watched.
+"""The written policies of a program: when a batch is kept out, when a model is promoted, when training starts, how its champion is watched.
 
 They stand in `conf/<program>/_program.yaml`, one section each; an unknown field or a value that can't be used is refused.
 """
@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from med_assets import program
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Settings
+from med_assets.preparation.audit import AuditPolicy
 
 
 class Promotion(Settings):
@@ -172,6 +173,7 @@ class Cohort(Settings):
 class Policies(Settings):
     """All sections of `_program.yaml`. Splits are read with the dataset."""
 
+    audit: AuditPolicy = Field(default_factory=AuditPolicy, description="when a batch is kept out of the dataset")
     promotion: Promotion = Field(default_factory=Promotion, description="when a model is promoted")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="what is scored for whom")
     retraining: Retraining = Field(default_factory=Retraining, description="when training starts by itself")
