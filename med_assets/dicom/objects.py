@@ -43,8 +43,14 @@ class Identity:
 
 
 def derived_uid(*parts: str) -> str:
-    """A UID that is a hash of `parts`: the same parts always give the same one."""
-    return str(generate_uid(prefix=PYDICOM_ROOT_UID, entropy_srcs=["|".join(parts)]))
+    """A UID that is a hash of `parts`: the same parts always give the same one. They may be file names of any bytes."""
+    source = "|".join(parts)
+    if not source.isascii():
+        try:
+            source.encode()
+        except UnicodeEncodeError:  # bytes of a file name that are no UTF-8 are lone surrogates in Python
+            source = ascii(source)
+    return str(generate_uid(prefix=PYDICOM_ROOT_UID, entropy_srcs=[source]))
 
 
 def is_synthetic(dataset: Dataset) -> bool:

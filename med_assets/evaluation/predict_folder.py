@@ -16,7 +16,7 @@ from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation, StoredCase, Task
 from med_assets.launch.training import checkpoint_of
-from med_assets.preparation.stage import Audited, audited
+from med_assets.preparation.audit import Audited, audited
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, replacing, walk
 from med_assets.storage.scratch import remove_abandoned, scratch

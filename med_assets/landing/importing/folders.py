@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from med_assets.dicom.frames import quietly
 from med_assets.errors import CaseRejected, DiskFull, RemoteFailed
 from med_assets.landing.importing.report import ImportReport
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
@@ -103,7 +104,8 @@ class CaseFolders:
         folder, record = self.dest / name, self.dest / RECORDS / f"{name}.json"
         part = self.dest / f".{name}.part"
         try:
-            content = made_of()
+            with quietly():
+                content = made_of()
             address = os.path.realpath(source) if isinstance(source, Path) else source
             origin = {"source": digest(address), "content": content}
             before = read_json(record) if record.is_file() else {}
@@ -117,7 +119,8 @@ class CaseFolders:
                         NAME_TAKEN,
                     )
             shutil.rmtree(part, ignore_errors=True)
-            write(part)
+            with quietly():
+                write(part)
             if folder.exists() and not before:
                 if content_of([part]) != content_of([folder]):
                     raise CaseRejected("name_taken", NAME_TAKEN)

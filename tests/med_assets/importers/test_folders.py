@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import logging
+import os
 import shutil
 import struct
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.uid import UID
 
 from med_assets.cli.main import main
+from med_assets.dicom.objects import derived_uid
 from med_assets.errors import ConfigurationError
-from med_assets.landing.importing.folders import RECORDS, identifier
+from med_assets.landing.importing.folders import RECORDS, CaseFolders, identifier
 from med_assets.landing.importing.volumes import datalist_pairs, import_pairs, pair, write_pair
 from med_assets.programs.breast_us.importer import import_images
 from med_assets.settings import Workspace
@@ -60,6 +65,27 @@ def test_different_names_of_any_script_give_different_plain_identifiers(names: l
     made = [identifier(name) for name in names]
     assert len(set(made)) == len(names)
     assert all(name.isascii() and 0 < len(name) <= 64 and "/" not in name and not name.startswith(".") for name in made)
+
+
+@given(st.binary(min_size=1, max_size=40), st.binary(min_size=1, max_size=40))
+def test_file_names_of_any_bytes_give_identifiers_and_uids_of_their_own(a: bytes, b: bytes) -> None:
+    first, second = os.fsdecode(a), os.fsdecode(b)
+    assert (derived_uid("image", first) == derived_uid("image", second)) is (a == b)
+    assert (identifier(first) == identifier(second)) is (a == b)
+    assert UID(derived_uid("image", first)).is_valid
+
+
+def test_what_a_library_warns_of_while_a_case_is_read_is_not_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        warnings.warn("a value of the file", stacklevel=1)
+        logging.getLogger("pydicom").warning("another value of the file")
+
+    folders = CaseFolders(tmp_path)
+    assert folders.write("a", tmp_path, lambda: "content", write)
+    assert "value of the file" not in "".join(capfd.readouterr())
 
 
 def test_a_plain_name_stays_and_normal_forms_case_and_blanks_are_told_apart() -> None:
