@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from med_assets.cli.commands import Section, Several, Value, program, show, stages, table, workspace
+from med_assets.cli.commands import Section, Several, Value, program, reason, show, stages, table, workspace
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 
@@ -192,6 +192,22 @@ def ingest(program: str, now: bool, batch: str | None) -> None:
         show("splits", stages.splits(ws, program))
 
 
+@SECTION.command("accept-batch")
+@program
+@click.argument("batch", type=Value("BATCH", names.BATCH.check), help="a batch that the audit holds back")
+@reason
+def accept_batch(program: str, batch: str, reason: str) -> None:
+    """Let a batch into the dataset of which more was quarantined than the policy allows.
+
+    `audit` of `conf/PROGRAM/_program.yaml` is the policy. Dagster shows the gate as passed when `prepared_cases` of the batch is
+    materialized again.
+    """
+    found = stages.accept_batch(workspace(), program, batch, reason)
+    print(f"accepted: {found.n_quarantined} of {found.n_cases} cases of the batch are quarantined, the others count")
+    show("dataset", stages.dataset(workspace(), program))
+    show("splits", stages.splits(workspace(), program))
+
+
 @SECTION.command()
 @program
 def batches(program: str) -> None:
@@ -204,8 +220,9 @@ def batches(program: str) -> None:
     shown = {"to predict": Status.TO_PREDICT, "quarantined": Status.QUARANTINED, "notes": Status.NOTE}
     rows = []
     for batch in batches.known(ws, program):
-        states = Counter(case.status for case in Catalog(ws, program).case_versions(batch))
+        states, audit = Counter(case.status for case in catalog.case_versions(batch)), catalog.audit(batch)
         counted = {title: states[status] for title, status in shown.items()}
+        counted |= {"held back": "yes" if audit and audit.held_back else "no"}
         rows.append({"batch": batch, "cases": states.total() - states[Status.NOTE], **counted})
     print(table(rows))
     print(f"waiting in the landing folder: {len(batches.untaken(ws, program))}")

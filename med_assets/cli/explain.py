@@ -137,13 +137,24 @@ def _roi_names(catalog: Catalog, case_id: str) -> list[str]:
     return [head, *lines] if lines else []
 
 
+def _held_back(catalog: Catalog, case_id: str) -> list[str]:
+    """Why an accepted case is not in the dataset: the audit holds its batch back."""
+    audits = [audit for case in accepted(_of(catalog.prepared(), case_id)) if (audit := catalog.audit(case.batch))]
+    return [
+        f"not in the dataset: of its batch {audit.batch} {audit.n_quarantined} of {audit.n_cases} cases are quarantined, more than "
+        f"a share of {audit.max_quarantined_share:g}; `med-assets accept-batch {catalog.program} {audit.batch} --reason TEXT` lets it in"
+        for audit in audits[-1:]
+        if audit.held_back
+    ]
+
+
 def _membership(catalog: Catalog, case_id: str) -> list[str]:
     withdrawn = catalog.rows(Withdrawal, case_id)
     member = _of(catalog.dataset().cases, case_id)
     if withdrawn:
         return [f"withdrawn: {withdrawn[-1].reason}"]
     if not member:
-        return _prediction(catalog, case_id) or ["not in the dataset"]
+        return _prediction(catalog, case_id) or _held_back(catalog, case_id) or ["not in the dataset"]
     version = member[0].version
     lines = [f"in the dataset as version {version}"]
     newest = _newest(catalog, case_id)

@@ -48,11 +48,7 @@ def expectations_of(ws: Workspace, program_name: str) -> list[Expectation]:
 
 def suite(ws: Workspace, program_name: str, *, labelled: bool) -> list[Expectation]:
     """What the facts of a case are held against; that a fact is known at all is asked of labelled cases alone."""
-    return [
-        one
-        for one in expectations_of(ws, program_name)
-        if labelled or one.kind != "ExpectColumnValuesToNotBeNull"
-    ]
+    return [one for one in expectations_of(ws, program_name) if labelled or one.kind != "ExpectColumnValuesToNotBeNull"]
 
 
 @dataclass(frozen=True)
