@@ -218,11 +218,11 @@ def batches(program: str) -> None:
 
     ws = workspace()
     shown = {"to predict": Status.TO_PREDICT, "quarantined": Status.QUARANTINED, "notes": Status.NOTE}
-    rows = []
+    catalog, rows = Catalog(ws, program), []
     for batch in batches.known(ws, program):
         states, audit = Counter(case.status for case in catalog.case_versions(batch)), catalog.audit(batch)
         counted = {title: states[status] for title, status in shown.items()}
-        counted |= {"held back": "yes" if audit and audit.held_back else "no"}
-        rows.append({"batch": batch, "cases": states.total() - states[Status.NOTE], **counted})
+        held_back = {"held back": "yes" if audit and audit.held_back else "no"}
+        rows.append({"batch": batch, "cases": states.total() - states[Status.NOTE], **counted, **held_back})
     print(table(rows))
     print(f"waiting in the landing folder: {len(batches.untaken(ws, program))}")
