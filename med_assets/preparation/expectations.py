@@ -41,6 +41,14 @@ class Expectation:
         return f"{self.column}: {self.kind}({arguments})"
 
 
+def between(
+    column: str, low: float | None, high: float | None, meaning: str, severity: Severity = "error"
+) -> Expectation:
+    """Return the expectation that a fact lies between two values, both included; None is no limit on that side."""
+    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
+    return Expectation(column, "ExpectColumnValuesToBeBetween", limits, severity, meaning)
+
+
 LOSSLESS = Expectation(
     "lossy", "ExpectColumnValuesToBeInSet", {"value_set": [False]}, "warn", "images compressed without loss"
 )

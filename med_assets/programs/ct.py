@@ -40,10 +40,9 @@ def tilt_policy(ws: "Workspace", program: str) -> "TiltPolicy":
 
 def ct_expectations() -> "tuple[Expectation, ...]":
     """Return what the facts of CT_FACTS are held against: warnings."""
-    from med_assets.preparation.expectations import Expectation
+    from med_assets.preparation.expectations import between
 
-    between = "ExpectColumnValuesToBeBetween"
     return (
-        Expectation("gantry_tilt_deg", between, {"max_value": 0}, "warn", "a CT of an upright gantry, not resampled"),
-        Expectation("oblique_deg", between, {"max_value": OBLIQUE_DEG}, "warn", "slices along the axes of the patient"),
+        between("gantry_tilt_deg", None, 0, "a CT of an upright gantry, not resampled", "warn"),
+        between("oblique_deg", None, OBLIQUE_DEG, "slices along the axes of the patient", "warn"),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets.catalog import Case
-from med_assets.preparation.expectations import Expectation, Severity
+from med_assets.preparation.expectations import Expectation, between
 from med_assets.program import Finding, ReportTable
 from med_assets.programs.breast_us.prepare import LABELS, NORMAL
 from med_assets.programs.breast_us.prepared import PreparedCase
@@ -16,26 +16,19 @@ from med_assets.programs.breast_us.similarity import CORRELATION, HASH_BITS, can
 from med_assets.records import CaseVersion
 from med_assets.records import PreparedCase as RefusedCase
 
-BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
-
-
-def _between(
-    column: str, low: float | None, high: float | None, meaning: str, severity: Severity = "error"
-) -> Expectation:
-    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
-    return Expectation(column, BETWEEN, limits, severity, meaning)
+IN_SET = "ExpectColumnValuesToBeInSet"
 
 
 def expectations() -> tuple[Expectation, ...]:
     """What fails an error is quarantined, what fails a warning is shown."""
     return (
         Expectation("label", IN_SET, {"value_set": list(LABELS)}, "error", f"labelled {', '.join(LABELS)}"),
-        _between("rows", 64, 4096, "64 to 4096 rows"),
-        _between("columns", 64, 4096, "64 to 4096 columns"),
-        _between("lesion_share", None, 0.8, "the mask covers at most 80 % of the picture"),
-        _between("pixel_mm", 0.01, 1.0, "pixels of 0.01 to 1 mm where they are calibrated"),
-        _between("lesion_components", None, 4, "at most 4 separate lesions", "warn"),
-        _between("mean_grey", 5, 200, "mean grey value 5 to 200", "warn"),
+        between("rows", 64, 4096, "64 to 4096 rows"),
+        between("columns", 64, 4096, "64 to 4096 columns"),
+        between("lesion_share", None, 0.8, "the mask covers at most 80 % of the picture"),
+        between("pixel_mm", 0.01, 1.0, "pixels of 0.01 to 1 mm where they are calibrated"),
+        between("lesion_components", None, 4, "at most 4 separate lesions", "warn"),
+        between("mean_grey", 5, 200, "mean grey value 5 to 200", "warn"),
     )
 
 

@@ -8,13 +8,13 @@ import pandas as pd
 
 from med_assets.catalog import Case
 from med_assets.dicom.seg import SLICE_NOISE_MM
-from med_assets.preparation.expectations import Expectation, Severity
+from med_assets.preparation.expectations import Expectation, between
 from med_assets.program import ReportTable
 from med_assets.programs.ct import ct_expectations
 from med_assets.programs.lung_ct.alignment import AS_DRAWN
 from med_assets.records import CaseVersion, PreparedCase
 
-BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
+IN_SET = "ExpectColumnValuesToBeInSet"
 
 LUNG_TUMOUR = 23
 TUMOUR_ML = (0.05, 500.0)
@@ -30,16 +30,9 @@ SUMMARISED = (
 )  # fmt: skip
 
 
-def _between(
-    column: str, low: float | None, high: float | None, meaning: str, severity: Severity = "error"
-) -> Expectation:
-    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
-    return Expectation(column, BETWEEN, limits, severity, meaning)
-
-
 def expectations(target: int, name: str) -> tuple[Expectation, ...]:
     """Expectations for one target: what fails an error is quarantined, what fails a warning is shown."""
-    tissue = _between(
+    tissue = between(
         "target_hu_median",
         *TUMOUR_HU,
         f"median of {TUMOUR_HU[0]:g} to {TUMOUR_HU[1]:g} HU in {name}; air there is a label that lies elsewhere",
@@ -52,22 +45,22 @@ def expectations(target: int, name: str) -> tuple[Expectation, ...]:
         "warn",
         f"the edge of {name} lies on an edge of the image; a slice beside, or mirrored, it does so better",
     )
-    volume = _between("target_ml", *TUMOUR_ML, f"{TUMOUR_ML[0]} to {TUMOUR_ML[1]:g} ml of {name}")
+    volume = between("target_ml", *TUMOUR_ML, f"{TUMOUR_ML[0]} to {TUMOUR_ML[1]:g} ml of {name}")
     return (
-        _between("hu_min", None, -500, "air in the CT: lowest CT number at most -500 HU"),
-        _between("hu_max", 0, None, "tissue in the CT: highest CT number at least 0 HU"),
-        _between("spacing_xy_mm", 0.2, 5, "0.2 to 5 mm pixels"),
-        _between("spacing_z_mm", 0.3, 10, "0.3 to 10 mm between slices"),
-        _between("label_drift_mm", None, SLICE_NOISE_MM, f"label within {SLICE_NOISE_MM:g} mm of the image's grid"),
+        between("hu_min", None, -500, "air in the CT: lowest CT number at most -500 HU"),
+        between("hu_max", 0, None, "tissue in the CT: highest CT number at least 0 HU"),
+        between("spacing_xy_mm", 0.2, 5, "0.2 to 5 mm pixels"),
+        between("spacing_z_mm", 0.3, 10, "0.3 to 10 mm between slices"),
+        between("label_drift_mm", None, SLICE_NOISE_MM, f"label within {SLICE_NOISE_MM:g} mm of the image's grid"),
         Expectation("target_present", IN_SET, {"value_set": [True]}, "error", f"the label has {name}"),
         *((volume, tissue, here) if target == LUNG_TUMOUR else ()),
-        _between("target_components", 1, 20, f"1 to 20 separate parts of {name}", "warn"),
-        _between("target_network_voxels", 1, None, f"{name} is left on the network's grid", "warn"),
-        _between("labels_without_class", None, 0, "every label's name has a class", "warn"),
+        between("target_components", 1, 20, f"1 to 20 separate parts of {name}", "warn"),
+        between("target_network_voxels", 1, None, f"{name} is left on the network's grid", "warn"),
+        between("labels_without_class", None, 0, "every label's name has a class", "warn"),
         Expectation(
             "rois_left_out", IN_SET, {"value_set": [""]}, "warn", "all ROIs and contours can be used, and lie in the CT"
         ),
-        _between("overlap_voxels", None, 0, "no voxel has labels of two classes", "warn"),
+        between("overlap_voxels", None, 0, "no voxel has labels of two classes", "warn"),
         *ct_expectations(),
         Expectation("orientation", IN_SET, {"value_set": ["LPS"]}, "warn", "stored as axial slices, LPS"),
     )

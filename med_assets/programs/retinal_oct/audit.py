@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from med_assets.catalog import Case
-from med_assets.preparation.expectations import Expectation, Severity
+from med_assets.preparation.expectations import Expectation, between
 from med_assets.program import ReportTable
 from med_assets.programs.retinal_oct.cohort import CLASSES, SPLITS, Cohort
 from med_assets.programs.retinal_oct.transforms import TOLERANCE
 from med_assets.records import CaseVersion, PreparedCase
 
-BETWEEN, IN_SET = "ExpectColumnValuesToBeBetween", "ExpectColumnValuesToBeInSet"
+IN_SET = "ExpectColumnValuesToBeInSet"
 
 OUTLIER = 5.0
 """A value is an outlier beyond so many robust standard deviations (1.4826 times the median absolute deviation) of its protocol."""
@@ -25,27 +25,20 @@ LEAST_FOR_OUTLIERS = 8
 WATCHED = ("intensity_median", "intensity_high", "resized_std", "frame_mm", "depth_mm", "lateral_mm")
 
 
-def _between(
-    column: str, low: float | None, high: float | None, meaning: str, severity: Severity = "error"
-) -> Expectation:
-    limits = {name: value for name, value in (("min_value", low), ("max_value", high)) if value is not None}
-    return Expectation(column, BETWEEN, limits, severity, meaning)
-
-
 def expectations() -> tuple[Expectation, ...]:
     """What fails an error is quarantined, what fails a warning is shown."""
     return (
-        _between("frames", 8, None, "8 B-scans or more"),
-        _between("rows", 32, None, "32 pixels or more into the depth"),
-        _between("columns", 32, None, "32 pixels or more along a B-scan"),
-        _between("frame_mm", 0.002, 1.0, "0.002 to 1 mm between B-scans"),
-        _between("depth_mm", 0.001, 0.03, "0.001 to 0.03 mm into the depth"),
-        _between("lateral_mm", 0.002, 0.2, "0.002 to 0.2 mm along a B-scan"),
+        between("frames", 8, None, "8 B-scans or more"),
+        between("rows", 32, None, "32 pixels or more into the depth"),
+        between("columns", 32, None, "32 pixels or more along a B-scan"),
+        between("frame_mm", 0.002, 1.0, "0.002 to 1 mm between B-scans"),
+        between("depth_mm", 0.001, 0.03, "0.001 to 0.03 mm into the depth"),
+        between("lateral_mm", 0.002, 0.2, "0.002 to 0.2 mm along a B-scan"),
         # What the shared transform gives, as the released encoders saw it.
-        _between("network_mean", -TOLERANCE, TOLERANCE, "mean of the network's input 0"),
-        _between("network_std", 1 - TOLERANCE, 1 + TOLERANCE, "standard deviation of the network's input 1"),
+        between("network_mean", -TOLERANCE, TOLERANCE, "mean of the network's input 0"),
+        between("network_std", 1 - TOLERANCE, 1 + TOLERANCE, "standard deviation of the network's input 1"),
         # Below it nearly all contrast was lost in the resize: noise without a retina.
-        _between("resized_std", 0.3, None, "standard deviation of 0.3 or more after the resize", "warn"),
+        between("resized_std", 0.3, None, "standard deviation of 0.3 or more after the resize", "warn"),
         Expectation("study_group", IN_SET, {"value_set": list(CLASSES)}, "error", "a study group of the cohort"),
         Expectation(
             "frames_from",
