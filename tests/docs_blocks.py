@@ -3,7 +3,9 @@
 A `bash` block runs in an empty folder with a temporary home, the demo's settings, and `med-assets` on the PATH;
 variables that a block exports hold for the rest of its page. Lines with `make` are only checked to name a target that
 exists, since they would install or train. A block with `<!-- needs: ... -->` above it needs something that is not in
-the repository; its commands are then only parsed by the command itself.
+the repository; its commands are then only parsed by the command itself. A block below the name of a file, as
+in "`conf/x.yaml`:", is the content of that file, one below "A line in `NAME` of `x.py`:" belongs into that table, and a block
+that needs what its own page makes is run when these are there: a test of that page does all of it.
 """
 
 import os
@@ -17,23 +19,31 @@ from pathlib import Path
 from med_assets.cli.command_line import cli
 
 FENCE = re.compile(
-    r"(?P<needs><!-- needs: [^>]+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^(?:[^\n]* in `(?P<into>\w+)` of )?`(?P<path>[\w./]+)`:\n\n)?(?:<!-- needs: (?P<needs>[^>]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
+OF_THIS_PAGE = "of this page"
 STATE = ".page-env"
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its language, its text, and whether it needs what a test does not have."""
+    """One fenced block: its language, its text, what it needs that a test does not have, and the file that it is the content of, or of a
+    table in which it is an entry."""
 
     language: str
     text: str
-    needs: bool
+    needs: str
+    path: str = ""
+    into: str = ""
 
 
 def blocks(page: Path) -> list[Block]:
     """Fenced blocks of a page, in order."""
-    return [Block(found["language"], found["text"], bool(found["needs"])) for found in FENCE.finditer(page.read_text())]
+    return [
+        Block(found["language"], found["text"], found["needs"] or "", found["path"] or "", found["into"] or "")
+        for found in FENCE.finditer(page.read_text())
+    ]
 
 
 def _commands(text: str) -> list[str]:
@@ -60,6 +70,8 @@ def _check_parses(line: str) -> None:
 
 def run_block(block: Block, folder: Path, repository: Path) -> subprocess.CompletedProcess[str] | None:
     """Run one block in the folder of its page; None when there was nothing to run."""
+    if block.path or OF_THIS_PAGE in block.needs:
+        return None
     if block.language == "python":
         return _run([sys.executable, "-c", block.text], folder, repository)
     if block.language not in ("bash", "sh"):

@@ -152,6 +152,13 @@ def test_code_blocks_of_a_page_work_in_their_order(page: Path, tmp_path: Path) -
         run_one(block, tmp_path)
 
 
+def test_a_page_with_files_has_a_test_that_writes_them() -> None:
+    tests = " ".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    found = [page.name for page in PAGES if any(block.path for block in blocks(page))]
+    assert "add-a-program.md" in found
+    assert [name for name in found if f'"{name}"' not in tests] == []
+
+
 def run_one(block: Block, folder: Path) -> None:
     """Run a block and fail with its own words."""
     done = run_block(block, folder, REPOSITORY)

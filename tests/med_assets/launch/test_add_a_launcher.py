@@ -1,23 +1,17 @@
 """The page `docs/add-a-launcher.md`, done in a copy of the source: a module and a line, and nothing else."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from med_assets.settings import Workspace
-from tests.conftest import REPOSITORY
-from tests.docs_blocks import blocks
+from tests.docs_tree import Tree
 from tests.med_assets.programs.rt_dose.builders import TINY, write_case
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import cases
 
-SOURCE = ("med_assets", "assets", "resources", "sensors", "conf", "definitions.py", "pyproject.toml")
-REGISTRY = "LAUNCHERS = {\n"
 THROUGH_THE_GRAPH = """
 import json
 import dagster as dg
@@ -34,32 +28,19 @@ print(json.dumps({"new": event.materialization.metadata["count/new"].value, "tra
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path: Path) -> Tree:
     """A copy of the source with what the page says."""
-    folder = tmp_path / "source"
-    for name in SOURCE:
-        if (REPOSITORY / name).is_dir():
-            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(REPOSITORY / name, folder / name)
-    page = blocks(REPOSITORY / "docs" / "add-a-launcher.md")
-    (module,) = [block.text for block in page if block.language == "python"]
-    (line,) = [block.text for block in page if block.language == "text"]
-    (folder / "med_assets" / "launch" / "copied.py").write_text(module)
-    registry = folder / "med_assets" / "launch" / "configuration.py"
-    assert registry.read_text().count(REGISTRY) == 1
-    registry.write_text(registry.read_text().replace(REGISTRY, REGISTRY + line))
-    return folder
-
-
-def run(tree: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run Python on the copy of the source."""
-    env = {**os.environ, "PYTHONPATH": str(tree), **more}
-    return subprocess.run([sys.executable, *words], cwd=tree, env=env, capture_output=True, text=True, check=False)
+    made = Tree(tmp_path / "source", "add-a-launcher.md")
+    made.follow()
+    assert made.changed() == {
+        "med_assets/launch/configuration.py": "edited",
+        "med_assets/launch/copied.py": "added",
+    }
+    return made
 
 
 def test_a_launcher_of_the_page_trains_by_command_and_through_the_graph(
-    workspace: Workspace, tmp_path: Path, tree: Path
+    workspace: Workspace, tmp_path: Path, tree: Tree
 ) -> None:
     cases(workspace, {"train": ["t0", "t1"], "val": ["v0"]})
     for seed, row in enumerate(workspace.lake.rows("dataset", P)):
@@ -68,21 +49,21 @@ def test_a_launcher_of_the_page_trains_by_command_and_through_the_graph(
 
     asked = ("launch.launcher=copied", "+launch.copies=night")
     command = ("-m", "med_assets.cli", "train", f"{P}/baseline", *TINY, "schedule.epochs=1", *asked)
-    done = run(tree, *command)
+    done = tree.python(*command)
     assert done.returncode == 0, done.stderr
     assert "training started as shell " in done.stderr
     assert "1 new, 0 reused" in done.stdout
     (copy,) = (workspace.home / "tmp" / "night").iterdir()
     assert (workspace.jobs / copy.name / "weights.pt").read_bytes() == (copy / "weights.pt").read_bytes()
-    assert "0 new, 1 reused" in run(tree, *command).stdout
+    assert "0 new, 1 reused" in tree.python(*command).stdout
 
-    done = run(tree, "-c", THROUGH_THE_GRAPH, MED_ASSETS_LAUNCHER="copied")
+    done = tree.python("-c", THROUGH_THE_GRAPH, MED_ASSETS_LAUNCHER="copied")
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["new"] == 1
     assert seen["training"].startswith("shell ")
     assert len(list((workspace.home / "tmp" / "copies").iterdir())) == 1
 
-    refused = run(tree, *command[:-1], "+launch.copies=../elsewhere")
+    refused = tree.python(*command[:-1], "+launch.copies=../elsewhere")
     assert refused.returncode == 1
     assert "launch.copies" in refused.stderr
