@@ -3,6 +3,7 @@
 import copy
 import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,11 @@ def study_of(program_name: str, tag: str, **kw: Any) -> list[Dataset]:
     if program_name == "breast_us":
         image = us(st, np.zeros((8, 8), np.uint8))
         return [image, flat_seg(st, image, np.ones((8, 8), bool))]
-    return [opt(st)]
+    if program_name == "retinal_oct":
+        return [opt(st)]
+    with TemporaryDirectory() as folder:
+        program.get(program_name).write_phantoms(Path(folder), 1, int(tag.removeprefix(program_name)))
+        return [dcmread(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
 
 
 def statuses(rows: list[dict[str, Any]]) -> list[tuple[str, str | None, int]]:

@@ -1,7 +1,6 @@
 """The law that resuming equals never having stopped, for the trainer of each program, and what resuming refuses."""
 
 import errno
-import importlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from med_assets.errors import ArtifactCorrupt, CheckpointMismatch, Configuration
 from med_assets.training.checkpoints import Checkpoints
 from med_assets.training.events import events
 from med_assets.training.job import run
+from tests.med_assets.programs.jobs import builders_of
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
 torch.set_num_threads(1)
@@ -30,7 +30,7 @@ SEED = 20261121
 # that all trainers pass: before and after a step, within a validation, and at each flush of a file to disk, so in the
 # middle of writing a checkpoint, its description, the best weights and the history. Prints how many died.
 KILLING = """
-import importlib, os, random, signal, sys
+import importlib, os, pkgutil, random, signal, sys
 from pathlib import Path
 import monai.inferers.utils, torch._dynamo, torch.utils.tensorboard  # imported late otherwise, so by each child again
 from med_assets.storage import files
@@ -38,7 +38,9 @@ from med_assets.training import callbacks
 from med_assets.training.job import run
 
 whole, broken, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-importlib.import_module(f"med_assets.programs.{(whole / 'program').read_text().strip()}.lit")
+package = importlib.import_module(f"med_assets.programs.{(whole / 'program').read_text().strip()}")
+for one in pkgutil.iter_modules(package.__path__):
+    importlib.import_module(f"{package.__name__}.{one.name}")
 
 def child(job, dies_at=None):
     pid = os.fork()
@@ -119,12 +121,12 @@ def assert_same(whole: Path, broken: Path) -> None:
     ("name", "kills"), [(name, KILLS if name == "rt_dose" else FEW_KILLS) for name in program.registered()]
 )
 def test_killed_at_random_points_and_resumed_gives_the_same_bits(name: str, kills: int, tmp_path: Path) -> None:
-    builders = importlib.import_module(f"tests.med_assets.programs.{name}.builders")
+    builders = builders_of(name)
     # Validation in the second and fourth epoch of five only, so that an epoch without one is resumed too; patience so
     # short that early stopping has a state worth keeping.
     overrides = (
-        *builders.TINY, "schedule.epochs=5", "schedule.val_every=2", "schedule.patience=2", "optimiser.ema=0.9",
-        "runtime.save_every_s=0",
+        *builders.TINY, "schedule.epochs=5", "schedule.val_every=2", "schedule.patience=2", "++optimiser.ema=0.9",
+        "++runtime.save_every_s=0",
     )  # fmt: skip
     whole, broken = (builders.write_job(tmp_path / job, overrides=overrides) for job in ("whole", "broken"))
     done = subprocess.run(
