@@ -34,12 +34,14 @@ def test_nothing_but_the_folder_the_line_and_the_configuration_is_touched(tree: 
     assert all(path.startswith(("med_assets/programs/prostate_mr/", "conf/prostate_mr/")) for path in added)
 
 
+@pytest.mark.slow
 def test_the_graph_has_every_asset_of_the_program(tree: Tree) -> None:
     found = json.loads(tree.script(GRAPH).splitlines()[-1])
     assert {"raw_cases", "prepared_cases", "dataset", "splits", "leaderboard", "champion", "report"} <= found.keys()
     assert {"unet/checkpoint", "unet/evaluation"} <= found.keys()
 
 
+@pytest.mark.slow
 def test_its_cases_are_taken_in_prepared_split_trained_on_and_scored(tree: Tree, workspace: Workspace) -> None:
     (commands,) = tree.commands()
     for command in commands.splitlines():
@@ -53,3 +55,9 @@ def test_its_cases_are_taken_in_prepared_split_trained_on_and_scored(tree: Tree,
     held_out = [split for split in splits.values() if split != "train"]
     assert sorted(one.split for one in scores) == sorted(held_out)
     assert all(one.value is not None and one.value > 0.75 for one in scores), [one.value for one in scores]
+    champion = catalog.champion()
+    assert champion is not None
+    assert champion.experiment == "unet"
+    report = (workspace.reports / P / "report.html").read_text()
+    assert "Prostate segmentation" in report
+    assert "surface_dice" in report
