@@ -169,9 +169,9 @@ def synthetic_report(ws: Workspace, program_name: str) -> CheckOutcome:
 
 def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
     """The last challenger was not refused by the gate."""
-    from med_assets.promotion.gate import decisions, stood
+    from med_assets.promotion.gate import deciding_verdict, decisions
 
-    last = stood(decisions(ws, program_name))
+    last = deciding_verdict(decisions(ws, program_name))
     if last is None:
         return CheckOutcome(True, "no challenger yet")
     names = (
@@ -252,29 +252,19 @@ def fine_tuning(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
     record = recorded(ws, program_name, name)
     if record is None:
         return CheckOutcome(True, "it began with random weights, so there is nothing to hold it against")
-    out = record["output"]
-    missed = {field: check for field, check in out["sanity_reference_checks"].items() if not check["passed"]}
     reasons = [
-        f"expected {field} of at least {check['expected_at_least']:g}, got {'none' if check['got'] is None else format(check['got'], '.4g')}"
-        for field, check in missed.items()
+        f"expected {check.field} of at least {check.expected_at_least:g}, got {'none' if check.got is None else format(check.got, '.4g')}"
+        for check in record.checks
+        if not check.passed
     ]
-    gain, ends, n = (
-        out.get("formal_improvement_over_pretrained"),
-        out.get("formal_improvement_interval"),
-        out.get("formal_n"),
-    )
-    if gain is not None:
-        measured = (
-            f"formal improvement {gain:+.4f}"
-            + ("" if None in ends else f" [{ends[0]:+.4f}, {ends[1]:+.4f}]")
-            + f", n = {n}"
-        )
-        if out["finetuned_ckpt_matches_pretrained_weights"]:
+    measured, found = "what it began with can't be scored here", record.improvement
+    if found is not None:
+        ends = "" if found.low is None or found.high is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
+        measured = f"formal improvement {found.mean:+.4f}{ends}, n = {found.n}"
+        if record.same_weights:
             reasons.append("no epoch was better than what it began with: its weights are those")
-        elif out["recommended_ckpt"] != out["finetuned_ckpt"]:
+        elif record.recommended != record.checkpoint:
             reasons.append(f"not better than what it began with: {measured}")
-    else:
-        measured = "what it began with can't be scored here"
-    if out["regressed"]:
+    if record.every_epoch_worse:
         reasons.append("every epoch of training was worse than what it began with")
-    return CheckOutcome(not reasons, "; ".join(reasons) or measured, "warn", out)
+    return CheckOutcome(not reasons, "; ".join(reasons) or measured, "warn", dict(record.output))

@@ -37,11 +37,11 @@ class Measuring:
     beside the case, such as the version of the code.
     """
 
-    def __init__(self, ws: Workspace, *identity: Any) -> None:
+    def __init__(self, ws: Workspace, *identity: object) -> None:
         self.ws, self.identity = ws, identity
         self.failures: dict[str, str] = {}
 
-    def of(self, case_id: str, inputs: Any, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any] | None:
+    def of(self, case_id: str, inputs: object, work: Callable[[], Mapping[str, object]]) -> Mapping[str, Any] | None:
         """What `work` returns, which JSON must be able to hold; `inputs` is what it is made of. None where it fails."""
         key = f"measure/{digest(*self.identity, inputs)}"
         if not self.ws.store.has(key):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from med_assets import program
 from med_assets.capabilities import Analyses
@@ -20,7 +20,7 @@ OF_EXPERIMENT = ("checkpoint", "evaluation")
 """Stages that an analysis can read: those that a program has once, and those that each of its experiments has."""
 
 
-def no_settings(ws: "Workspace") -> Mapping[str, Any]:
+def no_settings(ws: "Workspace") -> Mapping[str, object]:
     """The settings of an analysis that has none."""
     return {}
 
@@ -42,7 +42,7 @@ class Analysis:
     description: str
     reads: tuple[str, ...]
     run: "Callable[[Workspace, Path], Sequence[ReportTable]]"
-    settings: "Callable[[Workspace], Mapping[str, Any]]" = no_settings
+    settings: "Callable[[Workspace], Mapping[str, object]]" = no_settings
     expensive: bool = False
 
     @property

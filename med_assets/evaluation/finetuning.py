@@ -7,7 +7,8 @@ on the grid of training (`baseline_*`, `best_*`), and the formal evaluation's (`
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,62 +41,113 @@ ABOUT = (
 )
 
 
+@dataclass(frozen=True)
+class ReferenceCheck:
+    """A number that others reached with the same recipe, beside ours."""
+
+    field: str
+    """Field of the record."""
+    expected_at_least: float
+    got: float | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What fine-tuning gained, as the record of an experiment's last evaluation says."""
+
+    checkpoint: str
+    recommended: str | None
+    """Key of the recommended checkpoint: the fine-tuned one, the initial one, or None where neither does the task."""
+    at_start: float | None
+    best: float | None
+    """The training's own metric, before the first epoch and in the best one."""
+    best_epoch: int | None
+    improvement: Interval | None
+    """Formal improvement over the initial weights, above 0 is better; None where these cannot be scored."""
+    same_weights: bool
+    """Whether the weights are still the initial ones."""
+    every_epoch_worse: bool
+    checks: tuple[ReferenceCheck, ...]
+    output: Mapping[str, object]
+    """All fields of `output` in the record."""
+
+    @classmethod
+    def of(cls, program_name: str, output: Mapping[str, Any]) -> "FineTuning":
+        """Read the fields of `output` in a record."""
+        metric = program.get(program_name).training_metric.name
+        gain = output.get("formal_improvement_over_pretrained")
+        low, high = output.get("formal_improvement_interval") or (None, None)
+        return cls(
+            checkpoint=output["finetuned_ckpt"],
+            recommended=output["recommended_ckpt"],
+            at_start=output[f"baseline_{metric}"],
+            best=output[f"best_{metric}"],
+            best_epoch=output["best_epoch_index"],
+            improvement=None if gain is None else Interval(gain, low, high, output["formal_n"]),
+            same_weights=bool(output.get("finetuned_ckpt_matches_pretrained_weights")),
+            every_epoch_worse=bool(output["regressed"]),
+            checks=tuple(ReferenceCheck(field, **check) for field, check in output["sanity_reference_checks"].items()),
+            output=output,
+        )
+
+
 def record_path(ws: Workspace, program_name: str, name: str) -> Path:
     """Where the record of an experiment is written."""
     return ws.reports / program_name / "experiments" / name / RECORD
 
 
-def recorded(ws: Workspace, program_name: str, name: str) -> dict[str, Any] | None:
+def recorded(ws: Workspace, program_name: str, name: str) -> FineTuning | None:
     """The record of an experiment's last evaluation; None where it began with random weights or was not evaluated."""
     path = record_path(ws, program_name, name)
-    return dict(read_json(path)) if path.is_file() else None
+    return FineTuning.of(program_name, read_json(path)["output"]) if path.is_file() else None
 
 
 def formal_gain(ws: Workspace, program_name: str, name: str) -> Interval | None:
     """Recorded improvement in the primary metric over the initial weights, above 0 is better; None where nothing was compared."""
-    output = (recorded(ws, program_name, name) or {}).get("output", {})
-    if output.get("formal_improvement_over_pretrained") is None:
-        return None
-    low, high = output.get("formal_improvement_interval") or (None, None)
-    return Interval(output["formal_improvement_over_pretrained"], low, high, output["formal_n"])
+    record = recorded(ws, program_name, name)
+    return record.improvement if record else None
 
 
 def table(ws: Workspace, program_name: str) -> pd.DataFrame:
     """The records of all experiments for people: a row each, without those that began with random weights."""
-    rows = []
+    rows, metric = [], program.get(program_name).training_metric.name
     for name in names(program_name):
         record = recorded(ws, program_name, name)
         if record is None:
             continue
-        out, metric = record["output"], program.get(program_name).training_metric.name
-        ends = out.get("formal_improvement_interval") or [None, None]
-        gain = out.get("formal_improvement_over_pretrained")
-        interval = "" if None in ends else f" [{ends[0]:+.3f}, {ends[1]:+.3f}]"
         rows.append(
             {
                 "experiment": name,
-                f"{metric}, at the start": _number(out[f"baseline_{metric}"]),
-                f"{metric}, best": f"{_number(out[f'best_{metric}'])} (epoch {out['best_epoch_index']})",
-                "formal improvement": "" if gain is None else f"{gain:+.3f}{interval} (n = {out['formal_n']})",
-                "recommended": {out.get("finetuned_ckpt"): "fine-tuned", None: ""}.get(
-                    out.get("recommended_ckpt"), "what it began with"
+                f"{metric}, at the start": _number(record.at_start),
+                f"{metric}, best": f"{_number(record.best)} (epoch {record.best_epoch})",
+                "formal improvement": _improvement(record.improvement),
+                "recommended": {record.checkpoint: "fine-tuned", None: ""}.get(
+                    record.recommended, "what it began with"
                 ),
-                "every epoch worse": "yes" if out["regressed"] else "no",
-                "reference": _references(out["sanity_reference_checks"]),
+                "every epoch worse": "yes" if record.every_epoch_worse else "no",
+                "reference": _references(record.checks),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _improvement(found: Interval | None) -> str:
+    if found is None or found.mean is None:
+        return ""
+    ends = "" if found.low is None or found.high is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{found.mean:+.3f}{ends} (n = {found.n})"
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _references(checks: dict[str, Any]) -> str:
-    return f"{sum(check['passed'] for check in checks.values())} of {len(checks)} reached" if checks else ""
+def _references(checks: Sequence[ReferenceCheck]) -> str:
+    return f"{sum(check.passed for check in checks)} of {len(checks)} reached" if checks else ""
 
 
-def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> dict[str, Any] | None:
+def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> FineTuning | None:
     """Write and return the record of a checkpoint of experiment `name`; None where nothing was fine-tuned."""
     folder = ws.store.fetch(checkpoint)
     made = read_json(folder / "provenance.json")
@@ -152,7 +204,7 @@ def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
     path = record_path(ws, program_name, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
-    return record
+    return FineTuning.of(program_name, out)
 
 
 def _invocation(ws: Workspace, program_name: str, name: str, checkpoint: str) -> str:

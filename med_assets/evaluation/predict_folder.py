@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -31,7 +30,7 @@ class Outcome:
     case_id: str
     reason: str = ""
     paths: tuple[Path, ...] = ()
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, float | str | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

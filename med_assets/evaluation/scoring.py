@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from med_assets import program
 from med_assets.catalog import Case, Catalog
@@ -159,7 +158,7 @@ def record_failures(
     Catalog(ws, program_name).replace(Failure, rows, stage, name)
 
 
-def demand_scores(scored: Collection[Any], failures: Mapping[str, str], program_name: str) -> None:
+def demand_scores(scored: Collection[object], failures: Mapping[str, str], program_name: str) -> None:
     """Raise ScoringFailed where all cases failed, as no number can stand for them."""
     if failures and not scored:
         case, error = sorted(failures.items())[0]

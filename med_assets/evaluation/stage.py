@@ -72,7 +72,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
         counts=counts | {"failed": len(failures)},
         summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL}
         | ({} if scores else {"note": NO_CASE})
-        | ({"fine_tuning": record["output"]} if record else {})
+        | ({"fine_tuning": record.output} if record else {})
         | ({"cost": costs} if costs else {}),
         tables={"scores": side_by_side(aggregates, deciding)},
         images={image.stem: image for image, _ in pictures},

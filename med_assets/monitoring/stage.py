@@ -9,11 +9,11 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Catalog, accepted
-from med_assets.evaluation.aggregates import INTERVAL, SEED, cell
+from med_assets.evaluation.aggregates import INTERVAL, cell
 from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases, score_key
 from med_assets.experiments import policies
 from med_assets.launch.training import stored_checkpoint
-from med_assets.metrics.bootstrap import Interval, mean_with_interval
+from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval
 from med_assets.monitoring.drift import POOLED, drift_rows, drift_table
 from med_assets.program import Metric
 from med_assets.records import Champion, Drift, MonitoredScore, PreparedCase

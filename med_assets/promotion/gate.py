@@ -266,7 +266,7 @@ def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[V
     return verdicts
 
 
-def stood(verdicts: Sequence[Verdict]) -> Verdict | None:
+def deciding_verdict(verdicts: Sequence[Verdict]) -> Verdict | None:
     """The verdict that a decision is about: who was promoted or refused, else the champion that stayed."""
     decided = [verdict for verdict in verdicts if verdict.promoted or verdict.refused or verdict.recommended]
     return min(decided, key=lambda verdict: (not verdict.promoted, not verdict.refused), default=None)

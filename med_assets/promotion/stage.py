@@ -5,7 +5,7 @@ from dataclasses import replace
 from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.promotion.champions import BY_NAME, PROMOTED, crown, current, now, version
-from med_assets.promotion.gate import decide, decision_table, stood
+from med_assets.promotion.gate import decide, deciding_verdict, decision_table
 from med_assets.records import AggregateScore, Champion, Checkpoint, Verdict
 from med_assets.settings import Workspace
 from med_assets.storage.locks import alone
@@ -24,7 +24,7 @@ def champion(ws: Workspace, program_name: str, named: str | None = None) -> Stag
         changed = [verdict for verdict in verdicts if verdict != newest.get(verdict.challenger)]
         if changed or not history:
             catalog.append(Verdict, [replace(verdict, decided_at=now()) for verdict in changed])
-        decision = stood(verdicts)
+        decision = deciding_verdict(verdicts)
         promoted = decision is not None and decision.promoted
         if decision is not None and promoted:
             [newest_checkpoint] = catalog.rows(Checkpoint, decision.challenger)

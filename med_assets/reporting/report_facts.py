@@ -13,7 +13,7 @@ from med_assets.evaluation.leaderboard import leaderboard
 from med_assets.evaluation.scoring import RecordedScores, recorded_scores
 from med_assets.program import Program
 from med_assets.promotion.champions import shown
-from med_assets.promotion.gate import decisions, stood
+from med_assets.promotion.gate import deciding_verdict, decisions
 from med_assets.records import CaseScore, CaseVersion, Champion, Checkpoint, PreparedCase, Verdict
 from med_assets.settings import Workspace
 from med_assets.storage.result import StageResult
@@ -89,7 +89,7 @@ class ReportFacts:
     @property
     def decision(self) -> str:
         """Reason of the gate's last decision."""
-        last = stood(self.verdicts)
+        last = deciding_verdict(self.verdicts)
         return str(last.reason) if isinstance(last, Verdict) else "it has not been asked yet"
 
     @property

@@ -6,7 +6,9 @@ import pytest
 
 from med_assets.dataset import checks
 from med_assets.evaluation import finetuning
+from med_assets.metrics.bootstrap import Interval
 from med_assets.settings import Workspace
+from med_assets.storage.files import read_json
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 
@@ -22,7 +24,7 @@ def test_a_gain_is_recorded_with_its_interval_and_recommended(ws: Workspace) -> 
     tuned = model(ws, "grad_loss", constant(4.0, step=0.02), initial=first, history=[5.2, 4.4, 4.1, 4.6])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
-    out = record["output"]
+    out = record.output
     assert (out["baseline_val_mae_gy"], out["best_val_mae_gy"], out["best_epoch_index"]) == (5.2, 4.1, 2)
     assert out["improvement_over_baseline"] == pytest.approx(1.1)
     assert (out["improved"], out["regressed"]) == (True, False)
@@ -35,8 +37,11 @@ def test_a_gain_is_recorded_with_its_interval_and_recommended(ws: Workspace) -> 
     assert (out["formal_n"], out["recommended_ckpt"], out["finetuned_ckpt"]) == (len(VAL), tuned, tuned)
     assert out["checkpoint_comparisons_to_pretrained"]["changed"] == 1
     assert not out["finetuned_ckpt_matches_pretrained_weights"]
-    assert record["cost"] == {"steps": 7}
-    assert json.loads(finetuning.record_path(ws, P, "grad_loss").read_text()) == json.loads(json.dumps(record))
+    written = read_json(finetuning.record_path(ws, P, "grad_loss"))
+    assert written["cost"] == {"steps": 7}
+    assert written["output"] == json.loads(json.dumps(record.output))
+    assert finetuning.recorded(ws, P, "grad_loss") == record
+    assert record.improvement == Interval(out["formal_improvement_over_pretrained"], low, high, len(VAL))
     outcome = checks.fine_tuning(ws, P, "grad_loss")
     assert outcome.passed
     assert outcome.reason == f"formal improvement +0.8550 [{low:+.4f}, {high:+.4f}], n = {len(VAL)}"
@@ -49,7 +54,7 @@ def test_a_harmful_training_is_called_so_and_what_it_began_with_is_recommended(w
     tuned = model(ws, "grad_loss", constant(6.0), initial=first, history=[4.0, 5.5, 6.0])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
-    out = record["output"]
+    out = record.output
     assert (out["best_epoch_index"], out["improvement_over_baseline"], out["regressed"]) == (0, 0.0, True)
     assert out["recommended_ckpt"] == first
     outcome = checks.fine_tuning(ws, P, "grad_loss")
@@ -63,8 +68,8 @@ def test_weights_that_did_not_change_are_no_improvement(ws: Workspace) -> None:
     tuned = model(ws, "grad_loss", constant(3.0), weights="same", initial=first)
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
-    assert record["output"]["finetuned_ckpt_matches_pretrained_weights"]
-    assert record["output"]["recommended_ckpt"] == first
+    assert record.output["finetuned_ckpt_matches_pretrained_weights"]
+    assert record.output["recommended_ckpt"] == first
     assert "its weights are those" in checks.fine_tuning(ws, P, "grad_loss").reason
 
 
@@ -74,12 +79,12 @@ def test_published_numbers_are_held_against_ours(ws: Workspace) -> None:
     tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.0], overrides=expected)
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
-    found = record["output"]["sanity_reference_checks"]
+    found = record.output["sanity_reference_checks"]
     assert {field: check["passed"] for field, check in found.items()} == {
         "improvement_over_baseline": True,
         "formal_improvement_over_pretrained": False,
     }
-    assert record["output"]["sanity_recovery_demonstrated"] is False
+    assert record.output["sanity_recovery_demonstrated"] is False
     assert (
         "expected formal_improvement_over_pretrained of at least 2, got 1"
         in checks.fine_tuning(ws, P, "grad_loss").reason
@@ -97,7 +102,7 @@ def test_what_began_with_a_released_file_has_no_formal_comparison(ws: Workspace)
     tuned = model(ws, "grad_loss", constant(4.0), initial="released/net-0123", history=[5.0, 4.0])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
-    assert record["output"]["recommended_ckpt"] is None
+    assert record.output["recommended_ckpt"] is None
     assert checks.fine_tuning(ws, P, "grad_loss").reason == "what it began with can't be scored here"
 
 
@@ -106,12 +111,12 @@ def test_weights_that_can_not_do_the_task_are_not_recommended(ws: Workspace) -> 
     tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.0])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
-    assert record["output"]["recommended_ckpt"] == tuned
-    assert "openkbp_dose_score" in record["output"]["pretrained_cannot"]
+    assert record.output["recommended_ckpt"] == tuned
+    assert "openkbp_dose_score" in record.output["pretrained_cannot"]
     neither = model(ws, "dvh_aware", dict.fromkeys(VAL), initial=first, history=[5.0, 4.0], weights="other")
     record = finetuning.finetuning(ws, P, "dvh_aware", neither)
     assert record is not None
-    assert record["output"]["recommended_ckpt"] is None
+    assert record.output["recommended_ckpt"] is None
 
 
 def test_the_invocation_repeats_what_ran(ws: Workspace) -> None:
@@ -119,4 +124,6 @@ def test_the_invocation_repeats_what_ran(ws: Workspace) -> None:
     tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.0], overrides=["seed=7"])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
-    assert record["invocation"].endswith("med-assets train rt_dose/grad_loss seed=7")
+    assert read_json(finetuning.record_path(ws, P, "grad_loss"))["invocation"].endswith(
+        "med-assets train rt_dose/grad_loss seed=7"
+    )

@@ -57,7 +57,7 @@ def output(ws: Workspace, name: str) -> dict[str, object]:
     record = finetuning.recorded(ws, P, name)
     assert record is not None
     found: dict[str, object] = read_json(finetuning.record_path(ws, P, name))["output"]
-    assert found == record["output"]
+    assert found == record.output
     return found
 
 
