@@ -191,7 +191,8 @@ def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
         "detectable",
         "guards",
     )
-    return CheckOutcome(not last["refused"], last["reason"], "warn", {name: last[name] for name in names})
+    values = last.row()
+    return CheckOutcome(not last.refused, str(last.reason), "warn", {name: values[name] for name in names})
 
 
 def in_control(ws: Workspace, program_name: str) -> CheckOutcome:

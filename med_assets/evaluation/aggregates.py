@@ -13,7 +13,6 @@ from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, mean_with_
 from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import PooledScore
 from med_assets.records import AggregateScore, CaseScore
-from med_assets.storage.by_name import ByName
 from med_assets.storage.versions import part_of
 
 INTERVAL = f"{CONFIDENCE:.0%} percentile bootstrap over patients, {RESAMPLES} resamples, seed {SEED}, within the range of the metric"
@@ -40,7 +39,7 @@ class Estimate(Protocol):
 
 
 @dataclass(frozen=True)
-class Aggregate(ByName):
+class Aggregate:
     """A metric over the cases of a split: its mean, the ends of its interval in `unit`, and the number of cases with a value."""
 
     split: str

@@ -5,11 +5,9 @@ from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
-from med_assets.storage.by_name import ByName
-
 
 @dataclass(frozen=True)
-class Score(ByName):
+class Score:
     """A measurement of one case: one row in the lake.
 
     `value` is the metric itself; None means undefined for this case (an absent structure), never "bad" and never 0.0.
