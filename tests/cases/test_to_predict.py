@@ -170,7 +170,7 @@ def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inferen
     from med_assets.evaluation.scoring import score_cases
 
     assert prediction_key(ws, name, checkpoint, prepared[0]["artifact"]) == row["prediction"]
-    scores, _, failures = score_cases(ws, name, checkpoint, Catalog(ws, name).prepared())
+    scores, _, failures = score_cases(ws, name, checkpoint, Catalog(ws, name).prepared(prepared[0]["batch"]))
     assert failures == {}
     assert {one.metric for one in scores[case_id]} >= {program.get(name).primary_metric.name}
 
