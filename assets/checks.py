@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.metadata import picture, value
-from med_assets.reporting.escaping import inert
+from med_assets.storage.escaping import inert
 
 if TYPE_CHECKING:
     from med_assets.dataset.checks import CheckOutcome

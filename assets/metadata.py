@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from med_assets.reporting.escaping import inline, visible
+from med_assets.storage.escaping import inline, visible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -45,7 +45,7 @@ SHOWN = (
 
 def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
     """Cases of the dataset, one of each patient, each with its fold."""
-    from med_assets.dataset.stage import described
+    from med_assets.catalog import Catalog
     from med_assets.landing import batches
 
     import_images("busi", src, batches.landing_folder(ws, P))
@@ -53,7 +53,7 @@ def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
     for stage in (stages.intake, stages.prepare):
         stage(ws, P, batch)
     stages.dataset(ws, P)
-    cases = sorted(described(ws, P), key=lambda case: str(case["case_id"]))
+    cases = sorted(Catalog(ws, P).described(), key=lambda case: case.case_id)
     kept = list({case["patient_id"]: case for case in cases}.values())
     rng = np.random.default_rng(SEED)
     for label in sorted({case["label"] for case in kept}):

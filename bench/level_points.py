@@ -44,7 +44,7 @@ DECODINGS = (MEAN, PEAK, SEQUENCE, FITTED)
 
 def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
     """Cases of the dataset, which holds volumes of the same content once, each with its fold."""
-    from med_assets.dataset.stage import described
+    from med_assets.catalog import Catalog
     from med_assets.landing import batches
 
     import_cases(src, batches.landing_folder(ws, P))
@@ -53,7 +53,7 @@ def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
         for stage in (stages.intake, stages.prepare):
             stage(ws, P, batch)
         stages.dataset(ws, P)
-    cases = sorted(described(ws, P), key=lambda case: str(case["content_hash"]))
+    cases = sorted(Catalog(ws, P).described(), key=lambda case: case.content_hash)
     for place, index in enumerate(np.random.default_rng(SEED).permutation(len(cases))):
         cases[index]["fold"] = place % FOLDS
     return cases

@@ -117,6 +117,12 @@ def frame(of: type[Record], rows: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame([row.row() for row in rows], columns=[each.name for each in of.columns()])
 
 
+def reasons(cases: Iterable[CaseVersion | PreparedCase]) -> pd.DataFrame:
+    """Quarantined cases with code and reason, for people."""
+    found = [(case.case_id, case.reason_code, case.reason) for case in cases if case.status == Status.QUARANTINED]
+    return pd.DataFrame(found, columns=["case_id", "reason_code", "reason"])
+
+
 def query_tables(ws: Workspace, sql: str) -> pd.DataFrame:
     """Run one SELECT over the tables of all programs; see `med_assets.storage.query`. Raises ConfigurationError."""
     return ws.lake.query(sql)

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -85,12 +86,9 @@ def why_not(situation: Situation, policy: Retraining) -> str | None:
 
 def split_sizes(ws: Workspace, program: str) -> dict[str, int]:
     """Number of cases in the present dataset by split."""
-    from med_assets.dataset.stage import cases_of
+    from med_assets.catalog import Catalog
 
-    sizes: dict[str, int] = {}
-    for case in cases_of(ws, program):
-        sizes[case["split"]] = sizes.get(case["split"], 0) + 1
-    return sizes
+    return Counter(case.split for case in Catalog(ws, program).cases() if case.split)
 
 
 def retrain_sensor(program: str) -> dg.SensorDefinition:

@@ -177,7 +177,7 @@ def score(
     A pair that can't be scored is listed and fails the command.
     """
     from med_assets.evaluation.folders import aggregate, compare, score_folders
-    from med_assets.reporting.escaping import csv
+    from med_assets.storage.escaping import csv
 
     scores, problems = score_folders(predicted, truth, pixel_mm, values)
     if out is not None:

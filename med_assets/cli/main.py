@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = _handle(_end_at_once)
     try:
         from med_assets.cli.command_line import cli
-        from med_assets.reporting.escaping import VisibleText
+        from med_assets.storage.escaping import VisibleText
 
         if os.environ.get(COMPLETION):
             cli.main(prog_name="med-assets")

@@ -13,7 +13,7 @@ SECTION = Section("Home and machine")
 def query(sql: str, format: str) -> None:
     """Run SQL over the tables of the lake."""
     from med_assets.catalog import query_tables
-    from med_assets.reporting.escaping import csv
+    from med_assets.storage.escaping import csv
 
     rows = query_tables(workspace(), sql)
     match format:
@@ -32,7 +32,7 @@ def verify(repair: bool) -> int:
 
     Fails when anything is.
     """
-    from med_assets.storage import integrity
+    from med_assets.cli import integrity
 
     ws = workspace()
     damages = integrity.examine(ws)

@@ -3,13 +3,12 @@
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
-from med_assets.catalog import Case, Catalog, Dataset, accepted, export_tables, frame, to_predict, usable
+from med_assets.catalog import Catalog, Dataset, accepted, export_tables, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign
 from med_assets.deidentification.scan import identity_left, scan_key
 from med_assets.records import BatchAudit, CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
@@ -149,12 +148,8 @@ def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:
     chosen = program.get(program_name)
     if not isinstance(chosen, DataTables):
         return []
-    return chosen.data_tables(described(ws, program_name), refused(ws, program_name))
-
-
-def described(ws: Workspace, program_name: str) -> list[Case]:
-    """Cases of the dataset with split and fold, None where the patient has none yet, and facts."""
-    return Catalog(ws, program_name).described()
+    catalog = Catalog(ws, program_name)
+    return chosen.data_tables(catalog.described(), catalog.quarantined())
 
 
 def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
@@ -162,7 +157,7 @@ def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
     chosen = program.get(program_name)
     if not isinstance(chosen, DatasetFindings):
         return []
-    found = chosen.dataset_findings(ws, described(ws, program_name))
+    found = chosen.dataset_findings(ws, Catalog(ws, program_name).described())
     return sorted(found, key=lambda finding: (not finding.blocking, finding.cases))
 
 
@@ -176,22 +171,12 @@ def finding_pictures(ws: Workspace, program_name: str, found: Sequence[program.F
     return pictures
 
 
-def refused(ws: Workspace, program_name: str) -> list[CaseVersion | PreparedCase]:
-    """Everything that intake or preparation quarantined."""
-    return Catalog(ws, program_name).quarantined()
-
-
 def _duplicates(latest: Mapping[str, PreparedCase], present: Container[str]) -> set[str]:
     """Cases whose images and contours another case has too, all but the one that counts."""
     owner: dict[str, str] = {}
     for case_id in sorted(latest, key=lambda case_id: (case_id not in present, latest[case_id].batch, case_id)):
         owner.setdefault(latest[case_id].content_hash, case_id)
     return {case_id for case_id, case in latest.items() if owner[case.content_hash] != case_id}
-
-
-def dataset_version(rows: list[dict[str, Any]]) -> str:
-    """Hash of what the cases are: ids, patients, versions and prepared content."""
-    return Dataset(tuple(map(DatasetCase.of, rows))).version
 
 
 def split_policy(program_name: str) -> SplitPolicy:
@@ -244,8 +229,3 @@ def up_to_date(ws: Workspace, program_name: str) -> bool:
     if made is None or assigned is None or made[0] < max(inputs) or assigned[0] < made[0]:
         return False
     return {case.patient_id for case in catalog.dataset().cases} <= catalog.assignments().keys()
-
-
-def cases_of(ws: Workspace, program_name: str) -> list[Case]:
-    """Cases of the dataset with the split and fold of their patient; cases of unassigned patients are left out."""
-    return Catalog(ws, program_name).cases()

@@ -15,8 +15,8 @@ from med_assets.evaluation.scoring import record_failures
 from med_assets.experiments import configuration as experiments
 from med_assets.program import ReportTable
 from med_assets.records import AnalysisResult, CaseScore, Checkpoint, Failure, SplitAssignment
-from med_assets.reporting.escaping import csv
 from med_assets.settings import Workspace
+from med_assets.storage.escaping import csv
 from med_assets.storage.files import digest, folder_hashes, read_json, replacing, write_json, write_text
 from med_assets.storage.provenance import git_state
 from med_assets.storage.result import StageResult

@@ -14,6 +14,7 @@ import pandas as pd
 from med_assets import program
 from med_assets.capabilities import CrossvalTables, ReportTables
 from med_assets.catalog import Case, Catalog, frame
+from med_assets.dataset.reader_decisions import with_reader_decisions
 from med_assets.dataset.splits import SPLITS, draw
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.aggregates import aggregate, side_by_side
@@ -21,7 +22,6 @@ from med_assets.evaluation.scoring import demand_scores, record_failures, score_
 from med_assets.experiments.configuration import RELEASED, Experiment
 from med_assets.launch.training import Launch, experiment, trained
 from med_assets.records import Fold, FoldScore
-from med_assets.review.decisions import with_reader_decisions
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult

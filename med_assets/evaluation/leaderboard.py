@@ -14,8 +14,8 @@ from med_assets.evaluation.replicates import SPREAD, champion_label, replicates,
 from med_assets.evaluation.scoring import HELD_OUT, recorded_scores
 from med_assets.program import Metric
 from med_assets.records import AggregateScore, CaseScore, RunScore
-from med_assets.reporting.escaping import csv, markdown
 from med_assets.settings import Workspace
+from med_assets.storage.escaping import csv, markdown
 from med_assets.storage.files import digest, write_text
 from med_assets.storage.result import StageResult
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Case, Catalog
+from med_assets.dataset.reader_decisions import with_reader_decisions
 from med_assets.dataset.splits import draw
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.crossvalidation import demand_untaught
@@ -25,7 +26,6 @@ from med_assets.launch.training import Launch, experiment, learning_cases, train
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.power_law import PowerLaw, fit
 from med_assets.records import CaseScore, CurvePoint, CurveScore
-from med_assets.review.decisions import with_reader_decisions
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult

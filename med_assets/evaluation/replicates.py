@@ -10,8 +10,8 @@ import pandas as pd
 from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.evaluation.comparison import SPLIT
-from med_assets.evaluation.runs import runs_of
 from med_assets.experiments.configuration import from_json
+from med_assets.launch.runs import runs_of
 from med_assets.records import RunScore
 from med_assets.settings import Workspace
 

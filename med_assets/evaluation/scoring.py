@@ -129,7 +129,7 @@ def _case_scores(
     ws: Workspace, program_name: str, model: NamedModel, cases: Sequence[Case], scores: Mapping[str, Sequence[Score]]
 ) -> list[CaseScore]:
     """Scores by case id as records, with what readers decided in them."""
-    from med_assets.review.decisions import with_reader_decisions
+    from med_assets.dataset.reader_decisions import with_reader_decisions
 
     rows = [
         CaseScore(

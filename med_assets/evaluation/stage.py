@@ -9,9 +9,9 @@ from med_assets.catalog import Catalog
 from med_assets.evaluation.aggregates import INTERVAL, aggregate, side_by_side
 from med_assets.evaluation.costs import checkpoint_facts
 from med_assets.evaluation.finetuning import finetuning
-from med_assets.evaluation.runs import record_run, record_scores
 from med_assets.evaluation.scoring import HELD_OUT, demand_scores, record_failures, scores_of
 from med_assets.experiments.configuration import from_json
+from med_assets.launch.runs import record_run, record_scores
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.records import AggregateScore, CaseScore, Checkpoint
 from med_assets.settings import Workspace

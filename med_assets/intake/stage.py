@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from med_assets import program as programs
-from med_assets.catalog import Catalog, accepted, usable
+from med_assets.catalog import Catalog, accepted, reasons, usable
 from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, ReaderFailed, RemoteFailed
 from med_assets.intake.reader import CRASHED, TIME_LIMIT, Readers
 from med_assets.intake.reading import OUT_OF_MEMORY, UNPACKED, UNREADABLE, StoredCase, Task, refusal, where
@@ -20,7 +20,7 @@ from med_assets.landing.folder import Files
 from med_assets.records import USABLE, CaseVersion, Status
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json, replacing, room, write_json
-from med_assets.storage.result import StageResult, reasons, tally
+from med_assets.storage.result import StageResult, tally
 from med_assets.storage.scratch import remove_abandoned, scratch
 from med_assets.storage.versions import version_of
 

@@ -15,7 +15,6 @@ import pandas as pd
 from med_assets import program
 from med_assets.capabilities import ExperimentOverrides, TrainingWarnings
 from med_assets.catalog import Case, Catalog
-from med_assets.dataset.stage import cases_of
 from med_assets.errors import (
     ArtifactMissing,
     CheckpointMismatch,
@@ -23,11 +22,11 @@ from med_assets.errors import (
     MedAssetsError,
     OutOfMemory,
 )
-from med_assets.evaluation.runs import record_run
 from med_assets.experiments import weights
 from med_assets.experiments.configuration import RELEASED, Experiment, from_json, load, names
 from med_assets.launch import jobs
 from med_assets.launch.follow import finish
+from med_assets.launch.runs import record_run
 from med_assets.records import Checkpoint, EpochMetric
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, read_json, replacing, write_json, write_text
@@ -120,7 +119,7 @@ def in_order(ws: Workspace, program_name: str, wanted: Sequence[str]) -> list[st
 
 def learning_cases(ws: Workspace, program_name: str) -> list[Case]:
     """Cases that training sees, sorted: those of the splits train and val."""
-    return [case for case in cases_of(ws, program_name) if case.split in LEARNING]
+    return Catalog(ws, program_name).cases(*LEARNING)
 
 
 def unseen_cases(ws: Workspace, program_name: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets import program
-from med_assets.catalog import CaseFacts, Catalog, FactValue, usable
+from med_assets.catalog import CaseFacts, Catalog, FactValue, reasons, usable
 from med_assets.errors import CaseRejected
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation
@@ -15,7 +15,7 @@ from med_assets.preparation import audit
 from med_assets.records import BatchAudit, CaseVersion, PreparedCase, Status
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json, replacing
-from med_assets.storage.result import StageResult, reasons, tally
+from med_assets.storage.result import StageResult, tally
 
 RAW_MISSING = "expected the case's stored DICOM, got nothing, as it is no longer in the store; `med-assets verify` says how to get it back"
 

@@ -17,10 +17,10 @@ from med_assets.records import (
     SplitAssignment,
     TrainingRun,
 )
-from med_assets.reporting.escaping import code, fenced, inline, markdown
 from med_assets.reporting.experiment_record import Facts, command_of
 from med_assets.reporting.interpretation import analysis, conclusions, difference, next_steps
 from med_assets.reporting.notebooks import Cell
+from med_assets.storage.escaping import code, fenced, inline, markdown
 
 SECTIONS = (
     "1. Overview", "2. Reproducibility", "3. Dataset", "4. Model and method", "5. Training", "6. Results", "7. Analysis",

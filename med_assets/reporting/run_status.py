@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
-from med_assets.evaluation import runs
 from med_assets.experiments.configuration import Experiment
 from med_assets.experiments.configured import composed_as
+from med_assets.launch import runs
 from med_assets.launch.training import (
     LEARNING,
     checkpoint_key,

@@ -1,23 +1,19 @@
-"""What people decided about single cases: the queue goes out as a table, and comes back with a decision beside each case."""
+"""What people decide about single cases: the queue goes out as a table, and comes back with a decision beside each case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import pandas as pd
 
-from med_assets import program
-from med_assets.capabilities import Screens
 from med_assets.catalog import Catalog, frame
-from med_assets.dataset.stage import unlabelled, withdraw
+from med_assets.dataset.reader_decisions import current_versions
+from med_assets.dataset.stage import withdraw
 from med_assets.errors import ConfigurationError
-from med_assets.records import CaseScore, DatasetCase, PreparedCase, ReaderDecision
+from med_assets.records import ReaderDecision
 from med_assets.screening.contract import Decision
 from med_assets.screening.thresholds import screening_of
 from med_assets.settings import Workspace
-
-S = TypeVar("S", bound=CaseScore)
 
 DECISION, NOTE = "decision", "note"
 """Columns that a reader fills in."""
@@ -26,25 +22,6 @@ DECISION, NOTE = "decision", "note"
 def decisions_of(program_name: str) -> Mapping[str, Decision]:
     """The answers that a reader can give in a program."""
     return screening_of(program_name).decisions
-
-
-def decided(ws: Workspace, program_name: str) -> dict[str, str]:
-    """The newest decision by case, of the version of the case that is in the dataset: a corrected case is read again."""
-    versions = _versions(ws, program_name)
-    return {
-        row.case_id: row.decision
-        for row in Catalog(ws, program_name).rows(ReaderDecision)
-        if versions.get(row.case_id) == row.version
-    }
-
-
-def _versions(ws: Workspace, program_name: str) -> dict[str, str]:
-    """The version that counts of each case of the dataset, and of those to predict."""
-    cases: list[DatasetCase | PreparedCase] = [
-        *Catalog(ws, program_name).dataset().cases,
-        *unlabelled(ws, program_name),
-    ]
-    return {case.case_id: case.version for case in cases}
 
 
 def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
@@ -65,7 +42,7 @@ def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
         str(case): str(answer).strip().lower() for case, answer in zip(made["case_id"], made[DECISION], strict=True)
     }
     notes = dict(zip(made["case_id"], made[NOTE], strict=True)) if NOTE in made else {}
-    versions = _versions(ws, program_name)
+    versions = current_versions(ws, program_name)
     lines = [(int(str(index)) + 2, row) for index, row in made.iterrows()]
     wrong = [f"line {line}: unknown case" for line, row in lines if row["case_id"] not in versions]
     wrong += [
@@ -94,11 +71,3 @@ def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
         if known[row.decision].withdraws:
             withdraw(ws, program_name, row.case_id, f"read as {row.decision}")
     return frame(ReaderDecision, rows)[["case_id", "decision", "note"]]
-
-
-def with_reader_decisions(ws: Workspace, program_name: str, scores: Sequence[S]) -> list[S]:
-    """The scores with what readers decided in them; as they are in a program without screening."""
-    chosen = program.get(program_name)
-    if not isinstance(chosen, Screens):
-        return list(scores)
-    return chosen.screening().with_reader_decisions(scores, decided(ws, program_name))

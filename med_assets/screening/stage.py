@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets.catalog import Catalog, frame, usable
+from med_assets.dataset.reader_decisions import decided, with_reader_decisions
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.predicting import prediction_key
@@ -15,11 +16,11 @@ from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.promotion.champions import shown
 from med_assets.records import CaseScore, Champion, Checkpoint, DatasetCase, PreparedCase, Threshold
-from med_assets.reporting.escaping import csv
-from med_assets.review.decisions import DECISION, NOTE, decided, with_reader_decisions
+from med_assets.review.decisions import DECISION, NOTE
 from med_assets.screening.contract import RISK, Screened
 from med_assets.screening.thresholds import record_of, screening_of
 from med_assets.settings import Workspace
+from med_assets.storage.escaping import csv
 from med_assets.storage.files import digest, file_sha256, write_text
 from med_assets.storage.provenance import cases_used_by
 from med_assets.storage.result import StageResult

@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 
 from assets import keys, run
+from med_assets.catalog import Catalog
 from med_assets.cli import stages
-from med_assets.dataset.stage import cases_of
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P, drop
@@ -49,7 +49,7 @@ def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoin
     for seed in SEEDS:
         drop(workspace, seed)
     run.materialize(workspace, P, EXPERIMENTS, SHORT)
-    assert {"train", "val", "test"} == {case["split"] for case in cases_of(workspace, P)}
+    assert {"train", "val", "test"} == {case.split for case in Catalog(workspace, P).cases()}
     with run.instance_of(workspace) as instance:
         first = data_versions(instance)
         assert counts(instance, keys.experiment_key(P, "baseline", "checkpoint")) == {"new": 1, "reused": 0}
@@ -88,7 +88,7 @@ def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoin
         (event,) = instance.fetch_materializations(keys.experiment_key(P, "baseline", "checkpoint"), limit=9).records
         assert event.run_id == "", "reported without a run"
 
-    written = stages.predict(workspace, P, cases_of(workspace, P)[0]["case_id"], "baseline", tmp_path / "export")
+    written = stages.predict(workspace, P, Catalog(workspace, P).cases()[0].case_id, "baseline", tmp_path / "export")
     assert next(path.name for path in written) == "predicted_dose.dcm"
 
     # Law 7: a newer checkpoint beside it changes nothing, and one whose bytes changed is refused.

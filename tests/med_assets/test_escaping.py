@@ -15,11 +15,11 @@ from med_assets.cli import stages
 from med_assets.cli.commands import table
 from med_assets.cli.main import main
 from med_assets.dataset.checks import CheckOutcome
-from med_assets.reporting import escaping
-from med_assets.reporting.escaping import markdown
 from med_assets.reporting.html import Highlight, Section, render_report
 from med_assets.reporting.notebooks import stop_kernel
 from med_assets.settings import Workspace
+from med_assets.storage import escaping
+from med_assets.storage.escaping import markdown
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 

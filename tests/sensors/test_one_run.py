@@ -12,7 +12,7 @@ from dagster._core.definitions.automation_tick_evaluation_context import build_r
 import assets
 import resources
 from assets import keys
-from med_assets.dataset.stage import cases_of
+from med_assets.catalog import Catalog
 from med_assets.settings import Workspace
 from med_assets.storage.conf import conf_folder
 from resources import WorkspaceResource
@@ -123,10 +123,10 @@ def correct_dose(case: Path, factor: float) -> None:
 def test_a_corrected_case_reaches_the_report_in_two_runs_and_a_failure_on_the_way_is_made_good(
     clinic: Clinic, workspace: Workspace
 ) -> None:
-    assert {"train", "val", "test"} == {case["split"] for case in cases_of(workspace, P)}
+    assert {"train", "val", "test"} == {case.split for case in Catalog(workspace, P).cases()}
     splits = workspace.lake.rows("splits", P)
     before = {name: clinic.version(*name.split("/")) for name in ("mean_dose/evaluation", "leaderboard", "report")}
-    held_out = next(case["case_id"] for case in cases_of(workspace, P) if case["split"] == "val")
+    held_out = Catalog(workspace, P).cases("val")[0].case_id
 
     correct_dose(workspace.landing / P / "export-8", 1.02)
     runs = clinic.settle()

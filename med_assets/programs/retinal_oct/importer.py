@@ -24,7 +24,7 @@ from med_assets.landing.importing.bounds import require_volume
 from med_assets.landing.importing.folders import CaseFolders, content_of, identifier, may_exist
 from med_assets.landing.importing.report import ImportReport
 from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
-from med_assets.reporting.escaping import csv
+from med_assets.storage.escaping import csv
 from med_assets.storage.files import write_text
 from med_assets.storage.s3.staging import Wanted
 

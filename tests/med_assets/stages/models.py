@@ -13,10 +13,10 @@ import yaml
 
 from med_assets import program
 from med_assets.catalog import Catalog
-from med_assets.evaluation import runs
 from med_assets.evaluation.aggregates import aggregate
 from med_assets.evaluation.scoring import score_key, scores_of
 from med_assets.experiments.configuration import load
+from med_assets.launch import runs
 from med_assets.program import fact_table
 from med_assets.records import AggregateScore, CaseScore, Checkpoint, EpochMetric
 from med_assets.settings import Workspace

@@ -11,9 +11,9 @@ from PIL import Image
 
 from assets import build_program, keys
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.cli.main import main
-from med_assets.dataset.stage import cases_of
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analysis
 from med_assets.evaluation.analyse import Measuring, folder_of, sections
@@ -33,7 +33,7 @@ CASES = ("t0", "t1", "t2")
 def lengths(ws: Workspace, out: Path) -> list[ReportTable]:
     """An analysis of one number per case, which a case named bad has not."""
     measuring, rows = Measuring(ws, "lengths", "1"), []
-    for case in cases_of(ws, P):
+    for case in Catalog(ws, P).cases():
 
         def work(case: Mapping[str, Any] = case) -> Mapping[str, Any]:
             if case["case_id"] == "bad":

@@ -10,8 +10,7 @@ import pytest
 
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, MedAssetsError
-from med_assets.evaluation import runs
-from med_assets.launch import training
+from med_assets.launch import runs, training
 from med_assets.records import Checkpoint, ExperimentEntry
 from med_assets.reporting.index import PAGE
 from med_assets.reporting.notebook import SECTIONS

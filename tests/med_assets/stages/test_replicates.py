@@ -5,9 +5,9 @@ import pytest
 
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
-from med_assets.evaluation import runs
 from med_assets.evaluation.replicates import replicates, spread
 from med_assets.evaluation.scoring import scores_of
+from med_assets.launch import runs
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, aggregates, cases, constant, model

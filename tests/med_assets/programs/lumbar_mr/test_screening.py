@@ -217,7 +217,7 @@ def test_a_corrected_case_is_read_again(ws: Workspace) -> None:
     ws.lake.write(
         "dataset", P, [row | {"version": digest("new", row["version"])} for row in ws.lake.rows("dataset", P)]
     )
-    from med_assets.review.decisions import decided
+    from med_assets.dataset.reader_decisions import decided
 
     assert decided(ws, P) == {}
 

@@ -10,7 +10,6 @@ from med_assets.capabilities import HeldOutWarnings
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.dataset import checks
-from med_assets.dataset.stage import described, refused
 from med_assets.landing import batches
 from med_assets.preparation.stage import pictured, quarantine_picture
 from med_assets.programs.lung_ct import exposure
@@ -68,7 +67,7 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
     again = stages.prepare(workspace, P, batch)
     assert again.images == {f"quarantine {mismatch.case_id}": picture}
 
-    found = summary(described(workspace, P), refused(workspace, P))
+    found = summary(Catalog(workspace, P).described(), Catalog(workspace, P).quarantined())
     assert (found["accepted"], found["skipped"]) == (3, 4)
     assert found["skipped_by_reason"] == {"audit_failed": 2, "label_grid_mismatch": 1, "several_labels": 1}
     assert found["label_kinds"] == {"RTSTRUCT": 1, "SEG": 2}
@@ -88,7 +87,7 @@ def test_the_seed_s_split_of_task06_can_be_fixed_and_says_what_the_foundation_mo
     for seed, case in enumerate(("lung_020", "lung_062", "lung_073", "lung_001")):
         land(ws, case, seed, patient_id=exposure.patient_id(case))
     batch = ingest(ws)
-    rows = described(ws, P)
+    rows = Catalog(ws, P).described()
     assert sorted((row["split"], row["fold"] == 0, row["exposure"]) for row in rows) == [
         ("train", False, "trained"),
         ("val", True, "selected"),
@@ -127,8 +126,8 @@ def test_an_audit_of_nothing_says_so() -> None:
 def test_the_program_s_own_phantoms_are_accepted_and_marked_synthetic(workspace: Workspace) -> None:
     program.get(P).write_phantoms(workspace.landing / P, 2, seed=5)
     batch = ingest(workspace)
-    rows = described(workspace, P)
-    assert len(rows) == 2, [row["reason"] for row in refused(workspace, P)]
+    rows = Catalog(workspace, P).described()
+    assert len(rows) == 2, [row["reason"] for row in Catalog(workspace, P).quarantined()]
     assert {(row["synthetic"], row["exposure"], row["labels_without_class"]) for row in rows} == {(True, "unseen", 0)}
     assert all(row["target_network_voxels"] > 0 for row in rows)
     assert checks.audit(workspace, P, batch).passed
