@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets.capabilities import DataTables, HeldOutWarnings
+from med_assets.catalog import reasons
 from med_assets.dataset.stage import finding_pictures, findings
 from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.preparation.stage import pictured, quarantine_picture
 from med_assets.reporting.html import Section
 from med_assets.reporting.report_facts import ReportFacts
-from med_assets.storage.result import reasons
 
 MAX_PICTURES = 12
 """Pictures of quarantined cases in the report, the newest; all are beside it."""
