@@ -88,6 +88,8 @@ class Comparison:
     metric: Metric
     difference: PairedTest
     n_lost: int
+    by_case: Mapping[str, float] = field(default_factory=dict)
+    """The difference of each case that both scored, by case id."""
 
     def __str__(self) -> str:
         found = self.difference
@@ -129,4 +131,6 @@ def compare(
         challengers=challengers,
         bounds=metric.range,  # turned round or not, differences of its values have the same range
     )
-    return Comparison(metric, found, lost)
+    both = zip(fair, first, second, strict=True)
+    by_case = {case.case_id: a - b for case, a, b in both if a is not None and b is not None}
+    return Comparison(metric, found, lost, by_case)

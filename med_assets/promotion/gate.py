@@ -1,20 +1,21 @@
 """The promotion gate: what a challenger must show on the validation cases before it becomes the champion."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Case, Catalog
 from med_assets.errors import ArtifactMissing, ConfigurationError
-from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, compare, scored_model
+from med_assets.evaluation.comparison import SPLIT, ScoredModel, compare, scored_model
 from med_assets.experiments import policies
 from med_assets.experiments.configured import configuration_changed
 from med_assets.experiments.policies import Promotion
 from med_assets.metrics.multiple import holm
-from med_assets.metrics.paired_test import ALPHA
 from med_assets.promotion.champions import candidates, rolled_back
+from med_assets.promotion.contest import Contest
+from med_assets.promotion.rules import BY_MEAN, RULES, TOO_FEW
 from med_assets.records import AggregateScore, Verdict
 from med_assets.settings import Workspace
 
@@ -22,92 +23,28 @@ DECISION_COLUMNS = [
     "experiment", "labels", "against", "difference", "n", "p", "adjusted p", "detectable", "reason", "checkpoint",
 ]  # fmt: skip
 
-TOO_FEW = "too few cases to promote"
-"""How the reason of a promotion by the mean alone begins, in a demo with fewer patients than the gate asks for."""
 
-
-@dataclass(frozen=True)
-class Contest:
-    """One challenger of a decision: its verdict, what speaks against it, what the reference is called, and the comparisons."""
-
-    verdict: Verdict
-    objections: tuple[str, ...]
-    against: str = ""
-    primary: Comparison | None = None
-    guards: tuple[Comparison, ...] = ()
-
-
-def _weigh(contests: Sequence[Contest], rule: Promotion, by_mean: bool) -> list[Contest]:
+def _weigh(contests: Sequence[Contest], policy: Promotion, by_mean: bool) -> list[Contest]:
     """Add to each contest what its numbers say, with p adjusted over all challengers of the decision."""
     adjusted = holm([each.primary.difference.p if each.primary else None for each in contests])
-    return [_weighed(contest, p, rule, by_mean) for contest, p in zip(contests, adjusted, strict=True)]
+    return [_weighed(contest, p, policy, by_mean) for contest, p in zip(contests, adjusted, strict=True)]
 
 
-def _weighed(contest: Contest, p_adjusted: float | None, rule: Promotion, by_mean: bool) -> Contest:
+def _weighed(contest: Contest, p_adjusted: float | None, policy: Promotion, by_mean: bool) -> Contest:
     primary = contest.primary
     if primary is None:
         return contest
-    verdict = replace(contest.verdict, p_adjusted=p_adjusted)
-    few = primary.difference.n_patients < rule.min_cases
-    if few and by_mean:
+    contest = replace(contest, verdict=replace(contest.verdict, p_adjusted=p_adjusted))
+    rules = RULES
+    if by_mean and contest.too_few(policy):
+        rules = BY_MEAN
         reason = (
-            f"{TOO_FEW}: {primary.difference.n_patients} patients of at least {rule.min_cases}; this demo promotes by the "
+            f"{TOO_FEW}: {primary.difference.n_patients} patients of at least {policy.min_cases}; this demo promotes by the "
             f"mean alone, which shows nothing; better mean than {contest.against} in {primary}"
         )
-        verdict, objections = replace(verdict, reason=reason), _objections_by_mean(rule, contest, primary)
-    else:
-        objections = _objections(rule, contest, primary, p_adjusted, few)
-    return replace(contest, verdict=verdict, objections=(*contest.objections, *objections))
-
-
-def _lost(contest: Contest, primary: Comparison) -> list[str]:
-    return [
-        f"{each.n_lost} validation cases have {each.metric.name} for {contest.against} only; "
-        "evaluate the challenger again and see its failures"
-        for each in (primary, *contest.guards)
-        if each.n_lost
-    ]
-
-
-def _objections(rule: Promotion, contest: Contest, primary: Comparison, p: float | None, few: bool) -> list[str]:
-    """What the numbers say against the challenger."""
-    found = _lost(contest, primary)
-    unit, detectable = primary.metric.after, primary.difference.detectable
-    could = "" if detectable is None else f"; so many could have shown a difference of {detectable:.3g}{unit}"
-    if few or p is None:
-        found.append(
-            f"too few cases to promote: expected {rule.min_cases} patients whose validation cases both scored, two of each "
-            f"class, got {primary.difference.n_patients}{could}"
-        )
-    elif p > ALPHA:
-        wanted = f"better by more than {rule.margin:g}{unit}" if rule.margin else "better"
-        found.append(
-            f"not shown to be {wanted} than {contest.against} in {primary}; expected p of at most {ALPHA:g} over "
-            f"{contest.verdict.challengers} challengers, got {p:.2g}{could}"
-        )
-    for each in contest.guards:
-        margin, guard = rule.guard_margins.get(each.metric.name, 0.0), each.difference
-        if guard.identical and guard.n:
-            continue
-        if guard.p is None:
-            found.append(f"guarded metric {each} has too few cases to be tested")
-        elif guard.p > ALPHA:
-            found.append(
-                f"guarded metric {each}: may be worse by more than the margin of {margin:g}{each.metric.after}"
-            )
-    return found
-
-
-def _objections_by_mean(rule: Promotion, contest: Contest, primary: Comparison) -> list[str]:
-    """What the means say against the challenger, in a demo."""
-    found = _lost(contest, primary)
-    if primary.difference.mean is None or primary.difference.mean >= -rule.margin:
-        found.append(f"no better mean than {contest.against} in {primary}")
-    for each in contest.guards:
-        margin, mean = rule.guard_margins.get(each.metric.name, 0.0), each.difference.mean
-        if mean is None or mean > margin:
-            found.append(f"guarded metric {each}: worse by more than the margin of {margin:g}{each.metric.after}")
-    return found
+        contest = replace(contest, verdict=replace(contest.verdict, reason=reason))
+    found = [objection for rule in rules for objection in rule(policy, contest)]
+    return replace(contest, objections=(*contest.objections, *found))
 
 
 def _contest(

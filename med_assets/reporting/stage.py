@@ -7,7 +7,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analyse, learning_curves
 from med_assets.evaluation.aggregates import Aggregate, aggregate, cell
 from med_assets.program import Metric
-from med_assets.promotion.gate import TOO_FEW
+from med_assets.promotion.rules import TOO_FEW
 from med_assets.records import AggregateScore, Champion, Checkpoint, DatasetCase, Fold, Threshold
 from med_assets.reporting.html import Highlight, render_report
 from med_assets.reporting.report_facts import ReportFacts, ShownModel, gather, report_path
