@@ -22,7 +22,7 @@ from med_assets.storage.provenance import git_state
 from med_assets.storage.result import StageResult
 
 if TYPE_CHECKING:
-    from med_assets.reporting.html import Section
+    pass
 
 CONTENT, VALUES = "analysis.json", "values.json"
 
@@ -124,7 +124,7 @@ def analyse(ws: Workspace, program_name: str, name: str) -> StageResult:
     )
     catalog.replace(AnalysisResult, [row], name)
     _publish(ws.store.fetch(key), folder_of(ws, program_name, name))
-    found = _read(ws.store.fetch(key))
+    found = read_tables(ws.store.fetch(key))
     return StageResult(
         data_version=digest(read_json(ws.store.fetch(key) / CONTENT)),
         counts={"new": int(fresh), "reused": int(not fresh), "failed": len(failures)},
@@ -170,7 +170,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _read(folder: Path) -> list[ReportTable]:
+def read_tables(folder: Path) -> list[ReportTable]:
     return [
         ReportTable(
             one["title"],
@@ -197,28 +197,3 @@ def _publish(folder: Path, out: Path) -> None:
 def synthetic(ws: Workspace, program_name: str) -> int:
     """How many analyses in the report are of synthetic cases."""
     return sum(row.synthetic for row in Catalog(ws, program_name).rows(AnalysisResult))
-
-
-def sections(ws: Workspace, program_name: str) -> list["Section"]:
-    """What the report says of every analysis that was made, and whether what it was made of has changed since."""
-    from med_assets.reporting.html import Section
-
-    catalog, found = Catalog(ws, program_name), []
-    version = catalog.dataset().version
-    for name, chosen in analysis.of(program_name).items():
-        for row in catalog.rows(AnalysisResult, name):
-            again = f"`med-assets analyse {program_name} {name}` makes it again."
-            if not ws.store.has(row.artifact):
-                found.append(Section(chosen.title, f"What it found is no longer in the store; {again}"))
-                continue
-            stale = ""
-            if row.dataset_version != version:
-                stale = f"The dataset has changed since; {again}"
-            elif row.artifact != artifact_key(ws, program_name, chosen):
-                stale = f"Evaluations, settings or code have changed since; {again}"
-            left_out = f"{row.failed} cases could not be measured; see Failures." if row.failed else ""
-            for number, table in enumerate(_read(ws.store.fetch(row.artifact))):
-                title = table.title if table.title.startswith(chosen.title) else f"{chosen.title}: {table.title}"
-                said = [*([] if number else [stale, left_out]), table.text]
-                found.append(Section(title, "\n\n".join(filter(None, said)), table.rows, table.images, table.captions))
-    return found

@@ -27,7 +27,7 @@ from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult
 
 if TYPE_CHECKING:
-    from med_assets.reporting.html import Section
+    pass
 
 CROSSVAL = "cross-validation"
 """What these scores have in place of a split."""
@@ -155,7 +155,7 @@ def crossval(
         counts=counts | {"cases": sum(map(len, folds.values())), "failed": len(failures)},
         summary={"rule": RULE, "dataset_version": version, "failures": failures},
         tables={
-            "folds": _shown(table),
+            "folds": fold_table(table),
             **{one.title: one.rows for one in tables_of(ws, program_name, frame(FoldScore, scores))},
             "scores": side_by_side(aggregates, metrics),
         },
@@ -170,22 +170,7 @@ def tables_of(ws: Workspace, program_name: str, scores: pd.DataFrame) -> list[pr
     return chosen.report_tables(scores) if isinstance(chosen, ReportTables) else []
 
 
-def _shown(folds: Sequence[Fold]) -> pd.DataFrame:
+def fold_table(folds: Sequence[Fold]) -> pd.DataFrame:
+    """Folds for people, a row each."""
     names = ["fold", "n_train", "n_inner", "n_held_out", "n_failed", "epoch", "epochs", "monitor", "inner_value"]
     return frame(Fold, folds)[names]
-
-
-def sections(ws: Workspace, program_name: str) -> list["Section"]:
-    """What the report says of every experiment that was cross-validated; nothing where none was."""
-    from med_assets.reporting.html import Section
-
-    found, catalog = [], Catalog(ws, program_name)
-    for (name,) in catalog.keys(Fold):
-        folds, scores = catalog.rows(Fold, name), catalog.frame(FoldScore, name)
-        n = scores["case_id"].nunique()
-        stale = "" if folds[0].dataset_version == catalog.dataset().version else " The dataset has changed since."
-        text = f"{n} cases of {scores['patient_id'].nunique()} patients in {len(folds)} folds. {RULE}.{stale}"
-        found.append(Section(f"Cross-validation of {name}", text, _shown(folds)))
-        for one in tables_of(ws, program_name, scores):
-            found.append(Section(f"{name}, cross-validated: {one.title.lower()}", one.text, one.rows, one.images))
-    return found

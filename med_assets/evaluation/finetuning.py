@@ -20,6 +20,7 @@ from med_assets.errors import CheckpointMismatch
 from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, compare, scored_model
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import from_json, names
+from med_assets.launch.runs import command_of
 from med_assets.launch.training import NamedModel
 from med_assets.metrics.bootstrap import Interval, mean_with_interval
 from med_assets.program import Metric
@@ -209,8 +210,6 @@ def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
 
 def _invocation(ws: Workspace, program_name: str, name: str, checkpoint: str) -> str:
     """The command that ran, with its overrides and the variables that it depended on."""
-    from med_assets.reporting.experiment_record import command_of
-
     runs = Catalog(ws, program_name).rows(TrainingRun, name, checkpoint)
     return command_of(runs[0]) if runs else f"med-assets train {program_name}/{name}"
 

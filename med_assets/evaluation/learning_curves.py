@@ -31,7 +31,7 @@ from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult
 
 if TYPE_CHECKING:
-    from med_assets.reporting.html import Section
+    pass
 
 STAGE = "learning_curve"
 
@@ -357,18 +357,3 @@ def drawn(ws: Workspace, program_name: str, name: str) -> tuple[pd.DataFrame, Po
 def synthetic(ws: Workspace, program_name: str) -> int:
     """How many learning curves in the report are of synthetic cases."""
     return len({point.experiment for point in Catalog(ws, program_name).rows(CurvePoint) if point.synthetic})
-
-
-def sections(ws: Workspace, program_name: str) -> list["Section"]:
-    """What the report says of every experiment that has a learning curve; nothing where none has."""
-    from med_assets.reporting.html import Section
-
-    found, catalog = [], Catalog(ws, program_name)
-    now = catalog.dataset().version
-    for (name,) in catalog.keys(CurvePoint):
-        table, law, image = drawn(ws, program_name, name)
-        versions = {point.dataset_version for point in catalog.rows(CurvePoint, name)}
-        stale = "" if versions == {now} else " The dataset has changed since."
-        text = f"{answer(program_name, law)}.{stale}\n\n{RULE}. {INTERVAL}."
-        found.append(Section(f"Learning curve of {name}", text, table, [image]))
-    return found

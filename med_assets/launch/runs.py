@@ -92,3 +92,9 @@ def runs_of(ws: Workspace, program_name: str) -> list[TrainingRun]:
     """Return all recorded runs of a program, oldest first."""
     rows = Catalog(ws, program_name).rows(TrainingRun)
     return sorted(rows, key=lambda run: (run.trained_at or "", run.experiment, run.checkpoint))
+
+
+def command_of(run: TrainingRun) -> str:
+    """The command that trains a run again, with the variables that it depends on."""
+    words = ["med-assets", "train", f"{run.program}/{run.experiment}"]
+    return " ".join(filter(None, (run.environment, shlex.join(words), run.overrides)))

@@ -6,36 +6,22 @@ Nothing is drawn or executed again while what it shows is as it was. The record 
 
 import dataclasses
 import os
-import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from med_assets import program
-from med_assets.capabilities import Doubts
-from med_assets.catalog import Catalog
-from med_assets.errors import ConfigurationError
-from med_assets.evaluation.comparison import paired, primary_scores
-from med_assets.evaluation.costs import checkpoint_facts
-from med_assets.evaluation.finetuning import formal_gain
 from med_assets.evaluation.stage import NO_CASE, found_no_case
-from med_assets.experiments.configuration import Experiment, from_json
-from med_assets.launch.training import NamedModel, checkpoint_of, stored_checkpoint
-from med_assets.metrics.bootstrap import Interval
-from med_assets.program import Metric, Program
+from med_assets.launch.training import checkpoint_of
 from med_assets.records import (
     AggregateScore,
     CaseScore,
     DatasetCase,
     EpochMetric,
-    FoldScore,
     Record,
-    RunScore,
     SplitAssignment,
     TrainingRun,
-    Verdict,
 )
-from med_assets.reporting.figures import Drawn, draw
-from med_assets.reporting.run_status import RunStatus, run_status, verdict_of
+from med_assets.reporting.experiment_facts import folder_of, gather
+from med_assets.reporting.notebook import cells
+from med_assets.reporting.notebooks import write_notebook
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
 from med_assets.storage.result import StageResult
@@ -47,60 +33,6 @@ EARLIER = "earlier"
 
 READ: tuple[type[Record], ...] = (EpochMetric, AggregateScore, CaseScore)
 """Tables of which a notebook's cells read the experiment's own part."""
-
-RAN_WITH = ("device", "precision", "batch", "patch", "accumulate", "rung")
-"""What a notebook says of how the training ran."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """All that a notebook is written from."""
-
-    catalog: Catalog
-    name: str
-    run: TrainingRun
-    configured: Experiment
-    ran_with: Mapping[str, object]
-    """Device, precision and sizes of the training as it ran, by name."""
-    versions: Mapping[str, str]
-    """Versions of Python and the libraries that trained it."""
-    status: RunStatus
-    verdict: Verdict | None
-    scores: Sequence[RunScore | AggregateScore]
-    """The deciding metrics of the evaluation, aggregated, one per split and metric."""
-    worst: Sequence[CaseScore]
-    """The held-out cases with the worst primary metric, worst first."""
-    differences: Mapping[str, Interval]
-    """Paired difference in the primary metric on validation, this minus the other, by what the other is."""
-    last_epoch: int | None
-    """The last epoch of its history, None where it has one only; the first is 0 where training validated what it began with."""
-    doubts: tuple[str, ...]
-    gained: Interval | None
-    """Improvement in the primary metric over the initial weights, above 0 is better; None where nothing was fine-tuned or compared."""
-    costs: Mapping[str, float]
-    crossval: int
-    """Cases of a cross-validation of this experiment, 0 where there is none."""
-    dataset_now: str
-    figures: Drawn
-    artifacts: Mapping[str, Path]
-    """Files and folders that belong to it, by what they are."""
-    home: Path
-    folder: Path
-    """Where the notebook is."""
-
-    @property
-    def program(self) -> str:
-        """Name of the program."""
-        return self.catalog.program
-
-    def relative(self, path: Path) -> str:
-        """A path as the notebook names it: relative to the home."""
-        return Path(os.path.relpath(path, self.home)).as_posix()
-
-
-def folder_of(ws: Workspace, program_name: str, name: str) -> Path:
-    """Where the record of an experiment is."""
-    return ws.reports / program_name / "experiments" / name
 
 
 def notebook_of(ws: Workspace, run: TrainingRun) -> Path | None:
@@ -114,21 +46,12 @@ def notebook_of(ws: Workspace, run: TrainingRun) -> Path | None:
     return None
 
 
-def command_of(run: TrainingRun) -> str:
-    """The command that trains a run again, with the variables that it depends on."""
-    words = ["med-assets", "train", f"{run.program}/{run.experiment}"]
-    return " ".join(filter(None, (run.environment, shlex.join(words), run.overrides)))
-
-
 @versioned("1")
 def record(ws: Workspace, program_name: str, name: str) -> StageResult:
     """Draw the figures of an experiment's checkpoint and write its notebook, executed.
 
     Nothing is written where no case could be scored. Raises ConfigurationError when it was not trained, or not evaluated since; MedAssetsError when a cell of the notebook fails.
     """
-    from med_assets.reporting.notebook import cells
-    from med_assets.reporting.notebooks import write_notebook
-
     checkpoint = checkpoint_of(ws, program_name, name).checkpoint
     folder = folder_of(ws, program_name, name)
     _set_aside(folder, checkpoint)
@@ -178,88 +101,3 @@ def _set_aside(folder: Path, checkpoint: str) -> None:
     for file in (str(kept["notebook"]), "figures", RECORD):
         if (folder / file).exists() and not (aside / file).exists():
             (folder / file).rename(aside / file)
-
-
-def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Facts:
-    """Read all that is known of an experiment's checkpoint, and draw its figures. Raises ConfigurationError."""
-    named, chosen, catalog = f"{program_name}/{name}", program.get(program_name), Catalog(ws, program_name)
-    evaluated = [row for row in catalog.rows(AggregateScore, name) if row.checkpoint == checkpoint]
-    if not evaluated:
-        raise ConfigurationError(
-            f"{named}: expected an evaluation of {checkpoint}, got none; run `med-assets evaluate {named}` first"
-        )
-    stored = stored_checkpoint(ws, program_name, NamedModel(name, checkpoint))
-    configured = from_json(program_name, (stored / "experiment.json").read_text(encoding="utf-8"))
-    recorded_runs = catalog.rows(TrainingRun, name, checkpoint)
-    if not recorded_runs:
-        raise ConfigurationError(
-            f"{named}: expected the record of the training of {checkpoint}, got none; run `med-assets evaluate {named}` first"
-        )
-    run = recorded_runs[0]
-    result = read_json(stored / "result.json")
-    scores, history = catalog.rows(CaseScore, name), catalog.rows(EpochMetric, name)
-    epochs = {row.epoch for row in history}
-    return Facts(
-        catalog=catalog,
-        name=name,
-        run=run,
-        configured=configured,
-        ran_with={key: result[key] for key in RAN_WITH if result.get(key) is not None},
-        versions=read_json(stored / "provenance.json").get("versions", {}),
-        status=run_status(ws, program_name, run),
-        verdict=verdict_of(catalog, name, checkpoint),
-        scores=catalog.rows(RunScore, name, checkpoint) or _deciding(chosen, evaluated),
-        worst=_worst(chosen.primary_metric, scores)[:3],
-        differences=_differences(catalog, name, checkpoint),
-        last_epoch=max(epochs) if len(epochs) > 1 else None,
-        doubts=tuple(chosen.doubts(scores, history)) if isinstance(chosen, Doubts) else (),
-        gained=formal_gain(ws, program_name, name),
-        costs=checkpoint_facts(ws, program_name, checkpoint),
-        crossval=len({row.case_id for row in catalog.rows(FoldScore, name)}),
-        dataset_now=catalog.dataset().version,
-        figures=draw(ws, program_name, name, checkpoint, run.best_epoch),
-        artifacts={
-            "checkpoint: weights, configuration, history, provenance": stored,
-            "predictions and scores, a row per case": catalog.file(CaseScore, name),
-            "aggregated scores": catalog.file(AggregateScore, name),
-            "training history": catalog.file(EpochMetric, name),
-        },
-        home=ws.home,
-        folder=folder_of(ws, program_name, name),
-    )
-
-
-def _worst(metric: Metric, scores: Sequence[CaseScore]) -> list[CaseScore]:
-    """The scores in a metric, the worst first."""
-    sign = -1 if metric.lower_is_better else 1
-    defined = [
-        (sign * score.value, score.case_id, score)
-        for score in scores
-        if (score.metric, score.subject) == (metric.name, metric.subject) and score.value is not None
-    ]
-    return [score for _, _, score in sorted(defined, key=lambda entry: entry[:2])]
-
-
-def _deciding(chosen: Program, evaluated: Sequence[AggregateScore]) -> list[AggregateScore]:
-    wanted = {(metric.name, metric.subject) for metric in (chosen.primary_metric, *chosen.guarded_metrics)}
-    return [row for row in evaluated if (row.metric, row.subject) in wanted]
-
-
-def _differences(catalog: Catalog, name: str, checkpoint: str) -> dict[str, Interval]:
-    """Against the baseline and the champion, where these are others and their present evaluation is of that checkpoint."""
-    chosen, champion = program.get(catalog.program), catalog.champion()
-    others = {f"the baseline {chosen.baseline}": chosen.baseline} if chosen.baseline and chosen.baseline != name else {}
-    if (
-        champion is not None
-        and champion.checkpoint != checkpoint
-        and champion.experiment not in (name, chosen.baseline)
-    ):
-        newest = catalog.checkpoint(champion.experiment)
-        if newest is not None and newest.checkpoint == champion.checkpoint:
-            others[f"the champion {champion.experiment}"] = champion.experiment
-    values = primary_scores(catalog.ws, catalog.program, [name, *others.values()])
-    return {
-        text: paired(chosen.primary_metric, values[name], values[other])
-        for text, other in others.items()
-        if values[other]
-    }

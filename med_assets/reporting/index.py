@@ -17,8 +17,9 @@ from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.evaluation.aggregates import INTERVAL, cell
 from med_assets.evaluation.scoring import HELD_OUT
+from med_assets.launch.runs import command_of
 from med_assets.records import AggregateScore, ExperimentEntry, RunScore, TrainingRun
-from med_assets.reporting.experiment_record import EARLIER, command_of, notebook_of
+from med_assets.reporting.experiment_record import EARLIER, notebook_of
 from med_assets.reporting.html import Highlight, Link, Section, render_report
 from med_assets.reporting.run_status import CHAMPION, NOT_TRAINED, STALE, RunStatus, run_statuses
 from med_assets.settings import Workspace

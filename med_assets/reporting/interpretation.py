@@ -5,7 +5,7 @@ from med_assets.experiments import policies
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric
 from med_assets.records import AggregateScore, RunScore
-from med_assets.reporting.experiment_record import Facts
+from med_assets.reporting.experiment_facts import Facts
 from med_assets.storage.escaping import inline
 
 FEW_CASES = 20

@@ -8,6 +8,7 @@ from med_assets import program
 from med_assets.evaluation.aggregates import INTERVAL, cell
 from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.experiments.configuration import Experiment
+from med_assets.launch.runs import command_of
 from med_assets.records import (
     AggregateScore,
     CaseScore,
@@ -17,7 +18,7 @@ from med_assets.records import (
     SplitAssignment,
     TrainingRun,
 )
-from med_assets.reporting.experiment_record import Facts, command_of
+from med_assets.reporting.experiment_facts import Facts
 from med_assets.reporting.interpretation import analysis, conclusions, difference, next_steps
 from med_assets.reporting.notebooks import Cell
 from med_assets.storage.escaping import code, fenced, inline, markdown

@@ -81,6 +81,11 @@ class ReportFacts:
         """The program."""
         return program.get(self.name)
 
+    @cached_property
+    def dataset_version(self) -> str:
+        """Version of the dataset."""
+        return self.catalog.dataset().version
+
     @property
     def folder(self) -> Path:
         """Folder of the report."""

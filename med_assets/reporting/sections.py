@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterable
 
-from med_assets.evaluation import analyse, crossvalidation, finetuning
-from med_assets.evaluation import learning_curves as curves
 from med_assets.evaluation.aggregates import INTERVAL
 from med_assets.evaluation.replicates import SPREAD
 from med_assets.promotion.gate import decision_table
 from med_assets.records import Failure
-from med_assets.reporting import data_sections, model_sections
+from med_assets.reporting import data_sections, evaluation_sections, model_sections
 from med_assets.reporting.html import Section
 from med_assets.reporting.index import links
 from med_assets.reporting.report_facts import ReportFacts
@@ -33,28 +31,6 @@ def experiments(facts: ReportFacts) -> Iterable[Section]:
     if found := links(facts.ws, facts.name):
         text = "Every run with its code, data, hardware, scores and command; a notebook and figures for print of each experiment."
         yield Section("Experiments", text, links=found)
-
-
-def cross_validations(facts: ReportFacts) -> Iterable[Section]:
-    """Every experiment that was cross-validated."""
-    return crossvalidation.sections(facts.ws, facts.name)
-
-
-def learning_curves(facts: ReportFacts) -> Iterable[Section]:
-    """Scores against the number of training patients."""
-    return curves.sections(facts.ws, facts.name)
-
-
-def analyses(facts: ReportFacts) -> Iterable[Section]:
-    """The analyses of the program."""
-    return analyse.sections(facts.ws, facts.name)
-
-
-def fine_tuning(facts: ReportFacts) -> Iterable[Section]:
-    """Experiments that began with the weights of another."""
-    table = finetuning.table(facts.ws, facts.name)
-    if not table.empty:
-        yield Section("Fine-tuning", finetuning.ABOUT, table)
 
 
 def decisions(facts: ReportFacts) -> Iterable[Section]:
@@ -89,10 +65,10 @@ SECTIONS: tuple[Callable[[ReportFacts], Iterable[Section]], ...] = (
     model_sections.definitions,
     model_sections.card,
     model_sections.screening,
-    cross_validations,
-    learning_curves,
-    analyses,
-    fine_tuning,
+    evaluation_sections.cross_validations,
+    evaluation_sections.learning_curves,
+    evaluation_sections.analyses,
+    evaluation_sections.fine_tuning,
     decisions,
     model_sections.monitoring,
     data_sections.cases,

@@ -60,7 +60,7 @@ def report(ws: Workspace, program_name: str) -> StageResult:
         sections,
         provenance()
         | {
-            "dataset_version": facts.catalog.dataset().version,
+            "dataset_version": facts.dataset_version,
             "checkpoint": shown.checkpoint if shown else None,
             "purpose": ws.purpose,
             "profile": ws.profile,

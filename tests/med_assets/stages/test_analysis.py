@@ -16,9 +16,11 @@ from med_assets.cli import stages
 from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analysis
-from med_assets.evaluation.analyse import Measuring, folder_of, sections
+from med_assets.evaluation.analyse import Measuring, folder_of
 from med_assets.evaluation.analysis import Analysis
 from med_assets.program import ReportTable
+from med_assets.reporting.evaluation_sections import analyses
+from med_assets.reporting.report_facts import gather
 from med_assets.settings import Workspace
 from med_assets.storage.versions import versioned
 from resources import LauncherResource, WorkspaceResource
@@ -107,7 +109,7 @@ def test_a_case_that_fails_is_reported_left_out_and_tried_again(ws: Workspace) -
     assert result.tables["Lengths of names"]["case"].tolist() == [*CASES]
     assert [row["stage"] for row in ws.lake.rows("failures", P)] == ["analysis"]
     assert stages.analyse(ws, P, "lengths").counts == {"new": 1, "reused": 0, "failed": 1}
-    assert "1 cases could not be measured" in sections(ws, P)[0].text
+    assert "1 cases could not be measured" in next(iter(analyses(gather(ws, P)))).text
 
 
 def test_the_report_shows_what_was_made_and_says_when_it_is_stale(ws: Workspace) -> None:

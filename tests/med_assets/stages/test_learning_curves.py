@@ -13,7 +13,9 @@ from med_assets.evaluation import learning_curves as stage
 from med_assets.evaluation.learning_curves import curve, in_as_many_steps, subsets
 from med_assets.experiments.configuration import load
 from med_assets.metrics.score import Score
+from med_assets.reporting.evaluation_sections import learning_curves
 from med_assets.reporting.html import Section
+from med_assets.reporting.report_facts import gather
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
 from tests.med_assets.stages import models
@@ -105,11 +107,12 @@ def test_the_curve_is_recorded_predicted_from_and_shown_and_the_whole_set_is_the
     assert "with b = 0.500" in result.summary["answer"]
     assert "Twice the patients (16) are predicted to change it by -29.3" in result.summary["answer"]
     assert result.images["learning_curve_baseline"].is_file()
-    (section,) = stage.sections(ws, P)
+    (section,) = learning_curves(gather(ws, P))
     assert isinstance(section, Section)
     assert "has changed since" not in section.text
     ws.lake.write("dataset", P, ws.lake.rows("dataset", P)[:-1])
-    assert "The dataset has changed since" in stage.sections(ws, P)[0].text
+    (section,) = learning_curves(gather(ws, P))
+    assert "The dataset has changed since" in section.text
     again = stages.learning_curve(ws, P, "baseline", [2, 4, 8], 2, launch=launch)
     assert again.counts["new"] == 0
 

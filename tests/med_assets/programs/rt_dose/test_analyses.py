@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from med_assets.cli import stages
-from med_assets.evaluation.analyse import sections as analysis_sections
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.programs.rt_dose import spread
 from med_assets.programs.rt_dose.gamma_by_region import rates, side_by_side
@@ -27,6 +26,8 @@ from med_assets.programs.rt_dose.voxel_classes import (
     moments,
     planned_moments,
 )
+from med_assets.reporting.evaluation_sections import analyses
+from med_assets.reporting.report_facts import gather
 from med_assets.settings import Workspace
 from tests.med_assets.programs.rt_dose.builders import write_case
 from tests.med_assets.stages import models
@@ -233,5 +234,5 @@ def test_a_prediction_that_is_not_in_the_store_is_named(ws: Workspace) -> None:
 def test_two_training_patients_are_too_few_and_the_report_says_so(ws: Workspace) -> None:
     ws.lake.write("dataset", P, [row for row in ws.lake.rows("dataset", P) if row["case_id"] in {"t0", "t1", "v0"}])
     stages.analyse(ws, P, "low_dose_variability")
-    (section,) = analysis_sections(ws, P)
+    (section,) = analyses(gather(ws, P))
     assert "Expected 3 training patients or more to see how their plans differ, got 2" in section.text
