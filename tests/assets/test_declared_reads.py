@@ -11,6 +11,7 @@ from med_assets.program import fact_table
 from med_assets.records import (
     AggregateScore,
     AnalysisResult,
+    BatchAudit,
     CaseScore,
     CaseVersion,
     Champion,
@@ -44,7 +45,7 @@ from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 
 WRITTEN: dict[str, tuple[type[Record], ...]] = {
     "raw_cases": (CaseVersion,),
-    "prepared_cases": (PreparedCase,),
+    "prepared_cases": (PreparedCase, BatchAudit),
     "dataset": (DatasetCase,),
     "splits": (SplitAssignment,),
     "checkpoint": (Checkpoint, EpochMetric, TrainingRun),
