@@ -8,7 +8,7 @@ from assets.metadata import picture, value
 from med_assets.storage.escaping import inert
 
 if TYPE_CHECKING:
-    from med_assets.dataset.checks import CheckOutcome
+    from med_assets.storage.result import CheckOutcome
 
 
 def blocking(name: str, asset: dg.AssetKey, description: str) -> dg.AssetCheckSpec:

@@ -6,7 +6,7 @@ from assets import keys, versions
 from assets.checks import blocking, informing
 from assets.factory import attributes, materialized
 from med_assets.cli import stages
-from med_assets.dataset import checks
+from med_assets.dataset.checks import between_cases, held_out, patient_leakage, synthetic_data
 from resources.workspace import WorkspaceResource
 
 
@@ -27,7 +27,7 @@ def dataset(program: str) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         ws = workspace.open()
         result = stages.dataset(ws, program)
-        return materialized(context, result, synthetic_data=checks.synthetic_data(ws, program))
+        return materialized(context, result, synthetic_data=synthetic_data(ws, program))
 
     return asset
 
@@ -63,9 +63,9 @@ def splits(program: str) -> dg.AssetsDefinition:
         return materialized(
             context,
             stages.splits(ws, program),
-            patient_leakage=checks.patient_leakage(ws, program),
-            between_cases=checks.between_cases(ws, program),
-            held_out=checks.held_out(ws, program),
+            patient_leakage=patient_leakage(ws, program),
+            between_cases=between_cases(ws, program),
+            held_out=held_out(ws, program),
         )
 
     return asset

@@ -10,7 +10,7 @@ from assets.factory import Overrides, attributes, materialized
 from med_assets import program as programs
 from med_assets.capabilities import Screens
 from med_assets.cli import stages
-from med_assets.dataset import checks
+from med_assets.evaluation.checks import doubts, fine_tuning
 from med_assets.experiments.configuration import Experiment
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
@@ -92,9 +92,9 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
         result = stages.evaluate(ws, program, experiment)
         if screens:
             result = result.joined(stages.thresholds(ws, program, experiment))
-        outcomes = {"doubts": checks.doubts(ws, program, experiment)}
+        outcomes = {"doubts": doubts(ws, program, experiment)}
         if fine_tunes:
-            outcomes["fine_tuning"] = checks.fine_tuning(ws, program, experiment)
+            outcomes["fine_tuning"] = fine_tuning(ws, program, experiment)
         return materialized(context, result, **outcomes)
 
     return asset

@@ -15,8 +15,7 @@ from med_assets.storage import names
 from med_assets.storage.provenance import provenance
 
 if TYPE_CHECKING:
-    from med_assets.dataset.checks import CheckOutcome
-    from med_assets.storage.result import StageResult
+    from med_assets.storage.result import CheckOutcome, StageResult
 
 
 class Overrides(dg.Config):

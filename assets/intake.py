@@ -6,7 +6,8 @@ from assets import keys, versions
 from assets.checks import blocking
 from assets.factory import attributes, batch, materialized
 from med_assets.cli import stages
-from med_assets.dataset import checks
+from med_assets.intake.checks import residual_phi
+from med_assets.preparation.checks import audit
 from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 
@@ -32,7 +33,7 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
         def work() -> dg.MaterializeResult:
             ws, taken = workspace.open(), batch(context)
             result = stages.intake(ws, program, taken)
-            return materialized(context, result, residual_phi=checks.residual_phi(ws, program, taken))
+            return materialized(context, result, residual_phi=residual_phi(ws, program, taken))
 
         return phi_safe(work)
 
@@ -63,6 +64,6 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         ws, taken = workspace.open(), batch(context)
         result = stages.prepare(ws, program, taken)
-        return materialized(context, result, audit=checks.audit(ws, program, taken))
+        return materialized(context, result, audit=audit(ws, program, taken))
 
     return asset

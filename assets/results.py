@@ -11,8 +11,10 @@ from assets import keys, versions
 from assets.checks import blocking, informing
 from assets.factory import attributes, batches, materialized, several_batches_in_a_run
 from med_assets.cli import stages
-from med_assets.dataset import checks
 from med_assets.evaluation.analysis import Analysis
+from med_assets.monitoring.checks import drift, in_control
+from med_assets.promotion.checks import champion_regression
+from med_assets.reporting.checks import synthetic_report
 from resources.workspace import WorkspaceResource
 
 
@@ -53,7 +55,7 @@ def champion(program: str) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         ws = workspace.open()
         result = stages.champion(ws, program)
-        return materialized(context, result, champion_regression=checks.champion_regression(ws, program))
+        return materialized(context, result, champion_regression=champion_regression(ws, program))
 
     return asset
 
@@ -81,7 +83,7 @@ def monitoring(program: str) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         ws = workspace.open()
         result = stages.monitor(ws, program, batches(context))
-        return materialized(context, result, in_control=checks.in_control(ws, program), drift=checks.drift(ws, program))
+        return materialized(context, result, in_control=in_control(ws, program), drift=drift(ws, program))
 
     return asset
 
@@ -190,6 +192,6 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         ws = workspace.open()
         result = stages.report(ws, program)
-        return materialized(context, result, synthetic_report=checks.synthetic_report(ws, program))
+        return materialized(context, result, synthetic_report=synthetic_report(ws, program))
 
     return asset

@@ -1,10 +1,10 @@
-"""What every stage returns."""
+"""What every stage returns, and every check."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -30,6 +30,17 @@ class StageResult:
             other.tables | self.tables,
             other.images | self.images,
         )
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """Answer of a gate."""
+
+    passed: bool
+    reason: str
+    severity: Literal["error", "warn"] = "error"
+    metadata: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
 
 
 def tally(labels: Iterable[str]) -> dict[str, int]:

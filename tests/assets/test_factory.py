@@ -8,8 +8,7 @@ import pytest
 import resources
 from assets import checks, data, keys
 from assets.factory import attributes, batch, materialized
-from med_assets.dataset.checks import CheckOutcome
-from med_assets.storage.result import StageResult
+from med_assets.storage.result import CheckOutcome, StageResult
 from resources.phi_safe_errors import phi_safe
 
 KEY = keys.key("rt_dose", "dataset")

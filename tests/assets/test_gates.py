@@ -13,10 +13,10 @@ from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.cli.main import main
-from med_assets.dataset import checks
 from med_assets.errors import ConfigurationError
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import Preparation
+from med_assets.preparation.checks import audit
 from med_assets.preparation.expectations import Expectation
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P, drop, files, take
@@ -94,7 +94,7 @@ def test_a_batch_is_accepted_only_with_a_reason_and_only_where_it_was_audited(wo
         stages.accept_batch(workspace, P, "2026-01-01T00-00-00_abcdef", " ")
     with pytest.raises(ConfigurationError, match="that was audited"):
         stages.accept_batch(workspace, P, "2026-01-01T00-00-00_abcdef", "why")
-    assert not checks.audit(workspace, P, "2026-01-01T00-00-00_abcdef").passed
+    assert not audit(workspace, P, "2026-01-01T00-00-00_abcdef").passed
 
 
 def test_a_small_batch_and_one_at_the_limit_pass_and_the_first_is_warned_of(
@@ -111,7 +111,7 @@ def test_a_small_batch_and_one_at_the_limit_pass_and_the_first_is_warned_of(
         stages.prepare(workspace, P, batch)
     catalog = Catalog(workspace, P)
     assert catalog.held_back() == set()
-    first, second = (checks.audit(workspace, P, batch) for batch in (small, at_the_limit))
+    first, second = (audit(workspace, P, batch) for batch in (small, at_the_limit))
     assert (first.passed, first.severity) == (False, "warn")
     assert first.metadata["quarantined_share"] == 1.0
     assert second.passed

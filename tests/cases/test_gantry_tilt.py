@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from med_assets.dataset import checks
 from med_assets.dicom.geometry import CtSeries, Geometry, TiltPolicy, read_ct_series
 from med_assets.dicom.seg import place, read_segments
 from med_assets.dicom.seg_write import write_seg
 from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.preparation.checks import audit
 from med_assets.programs.ct import tilt_policy
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.settings import Workspace
@@ -79,7 +79,7 @@ def test_a_tilt_that_the_program_does_not_allow_is_refused_with_its_angle_and_se
     (facts,) = workspace.lake.rows("lung_ct_facts", "lung_ct")
     assert facts["gantry_tilt_deg"] == pytest.approx(12.5, abs=1e-6)
     assert facts["target_ml"] == pytest.approx(int(mask.sum()) * 0.125 * np.cos(np.radians(12.5)), rel=1e-6)
-    outcome = checks.audit(allowed, "lung_ct", row["batch"])
+    outcome = audit(allowed, "lung_ct", row["batch"])
     assert "upright gantry" in outcome.reason
     assert "axes of the patient" in outcome.reason
 
@@ -193,7 +193,7 @@ def test_an_oblique_stack_counts_as_axial_with_its_angle_and_a_warning(
     assert facts["oblique_deg"] == pytest.approx(degrees, abs=1e-6)
     assert facts["gantry_tilt_deg"] == 0
     assert facts["target_ml"] == pytest.approx(48.0)
-    assert ("axes of the patient" in checks.audit(workspace, "lung_ct", row["batch"]).reason) is warned
+    assert ("axes of the patient" in audit(workspace, "lung_ct", row["batch"]).reason) is warned
 
 
 def test_a_setting_that_is_neither_is_refused(workspace: Workspace) -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSNearLossless
 
-from med_assets.dataset import checks
 from med_assets.dicom.frames import SPACING_TOLERANCE_MM, regular_spacing
 from med_assets.dicom.geometry import read_ct_series
 from med_assets.errors import CaseRejected
+from med_assets.preparation.checks import audit
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.settings import Workspace
 from tests.invented import Study, ct, hu_at, ingest, plan_case, rt_dose_voxels, volume_seg, write
@@ -153,5 +153,5 @@ def test_loss_of_a_compression_is_a_fact_and_a_warning_of_the_audit(
     assert row["status"] == "ok", row["reason"]
     (facts,) = workspace.lake.rows("lung_ct_facts", "lung_ct")
     assert facts["lossy"] is lossy
-    outcome = checks.audit(workspace, "lung_ct", row["batch"])
+    outcome = audit(workspace, "lung_ct", row["batch"])
     assert ("without loss" in outcome.reason) is lossy

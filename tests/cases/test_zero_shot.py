@@ -12,9 +12,9 @@ from torch import Tensor
 from med_assets.catalog import Case
 from med_assets.cli import main as cli
 from med_assets.cli import stages
-from med_assets.dataset import checks
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import ConfigurationError
+from med_assets.evaluation.checks import doubts
 from med_assets.evaluation.stage import NO_CASE
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments import policies
@@ -149,7 +149,7 @@ def test_a_foundation_without_cases_is_published_and_said_to_be_unscored(workspa
     (row,) = ws.lake.rows("checkpoints", "lung_ct/foundation")
     result = json.loads((ws.store.fetch(row["checkpoint"]) / "result.json").read_text())
     assert (result["n_train"], result["n_val"], result["best_value"], result["used"]) == (0, 0, None, [])
-    assert (checks.doubts(ws, "lung_ct", "foundation").passed, NO_CASE) == (
+    assert (doubts(ws, "lung_ct", "foundation").passed, NO_CASE) == (
         False,
         record(ws, "lung_ct", "foundation").summary["note"],
     )

@@ -14,12 +14,12 @@ from assets import checks, metadata
 from med_assets.cli import stages
 from med_assets.cli.commands import table
 from med_assets.cli.main import main
-from med_assets.dataset.checks import CheckOutcome
 from med_assets.reporting.html import Highlight, Section, render_report
 from med_assets.reporting.notebooks import stop_kernel
 from med_assets.settings import Workspace
 from med_assets.storage import escaping
 from med_assets.storage.escaping import markdown
+from med_assets.storage.result import CheckOutcome
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 

@@ -8,8 +8,8 @@ import pytest
 
 from med_assets import program
 from med_assets.cli import stages
-from med_assets.dataset import checks
 from med_assets.metrics.multiple import holm
+from med_assets.monitoring.checks import drift
 from med_assets.monitoring.drift import POOLED, drift_rows, drifted_facts, ks, shares
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P
@@ -57,7 +57,7 @@ def test_cases_like_those_of_training_do_not_drift(ws: Workspace) -> None:
     found = arrive(ws, "b2", 30, 2)
     assert found["spacing_z_mm"]["drifted"] is False
     assert (found["spacing_z_mm"]["n_reference"], found["spacing_z_mm"]["n"]) == (40, 30)
-    assert checks.drift(ws, P).passed
+    assert drift(ws, P).passed
     assert drifted_facts(ws, P) == ()
 
 
@@ -66,7 +66,7 @@ def test_a_number_and_a_share_that_moved_are_found_and_the_check_warns(ws: Works
     assert found["spacing_z_mm"]["drifted"] is True
     assert found["prescription_in_plan"]["drifted"] is True
     assert found["target_ml"]["drifted"] is False
-    outcome = checks.drift(ws, P)
+    outcome = drift(ws, P)
     assert (outcome.passed, outcome.severity) == (False, "warn")
     assert outcome.metadata["drifted"] == ["prescription_in_plan", "spacing_z_mm"]
     assert "b2: spacing_z_mm" in outcome.reason

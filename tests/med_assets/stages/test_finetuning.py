@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from med_assets.dataset import checks
 from med_assets.evaluation import finetuning
+from med_assets.evaluation.checks import fine_tuning
 from med_assets.metrics.bootstrap import Interval
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
@@ -42,7 +42,7 @@ def test_a_gain_is_recorded_with_its_interval_and_recommended(ws: Workspace) -> 
     assert written["output"] == json.loads(json.dumps(record.output))
     assert finetuning.recorded(ws, P, "grad_loss") == record
     assert record.improvement == Interval(out["formal_improvement_over_pretrained"], low, high, len(VAL))
-    outcome = checks.fine_tuning(ws, P, "grad_loss")
+    outcome = fine_tuning(ws, P, "grad_loss")
     assert outcome.passed
     assert outcome.reason == f"formal improvement +0.8550 [{low:+.4f}, {high:+.4f}], n = {len(VAL)}"
     row = finetuning.table(ws, P).iloc[0]
@@ -57,7 +57,7 @@ def test_a_harmful_training_is_called_so_and_what_it_began_with_is_recommended(w
     out = record.output
     assert (out["best_epoch_index"], out["improvement_over_baseline"], out["regressed"]) == (0, 0.0, True)
     assert out["recommended_ckpt"] == first
-    outcome = checks.fine_tuning(ws, P, "grad_loss")
+    outcome = fine_tuning(ws, P, "grad_loss")
     assert (outcome.passed, outcome.severity) == (False, "warn")
     assert "not better than what it began with: formal improvement -2.0000" in outcome.reason
     assert "every epoch of training was worse" in outcome.reason
@@ -70,7 +70,7 @@ def test_weights_that_did_not_change_are_no_improvement(ws: Workspace) -> None:
     assert record is not None
     assert record.output["finetuned_ckpt_matches_pretrained_weights"]
     assert record.output["recommended_ckpt"] == first
-    assert "its weights are those" in checks.fine_tuning(ws, P, "grad_loss").reason
+    assert "its weights are those" in fine_tuning(ws, P, "grad_loss").reason
 
 
 def test_published_numbers_are_held_against_ours(ws: Workspace) -> None:
@@ -85,16 +85,13 @@ def test_published_numbers_are_held_against_ours(ws: Workspace) -> None:
         "formal_improvement_over_pretrained": False,
     }
     assert record.output["sanity_recovery_demonstrated"] is False
-    assert (
-        "expected formal_improvement_over_pretrained of at least 2, got 1"
-        in checks.fine_tuning(ws, P, "grad_loss").reason
-    )
+    assert "expected formal_improvement_over_pretrained of at least 2, got 1" in fine_tuning(ws, P, "grad_loss").reason
 
 
 def test_random_weights_have_no_record(ws: Workspace) -> None:
     cold = model(ws, "baseline", constant(5.0))
     assert finetuning.finetuning(ws, P, "baseline", cold) is None
-    assert checks.fine_tuning(ws, P, "baseline").passed
+    assert fine_tuning(ws, P, "baseline").passed
     assert finetuning.table(ws, P).empty
 
 
@@ -103,7 +100,7 @@ def test_what_began_with_a_released_file_has_no_formal_comparison(ws: Workspace)
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
     assert record.output["recommended_ckpt"] is None
-    assert checks.fine_tuning(ws, P, "grad_loss").reason == "what it began with can't be scored here"
+    assert fine_tuning(ws, P, "grad_loss").reason == "what it began with can't be scored here"
 
 
 def test_weights_that_can_not_do_the_task_are_not_recommended(ws: Workspace) -> None:

@@ -3,7 +3,7 @@
 import pydicom
 
 from med_assets.cli import stages
-from med_assets.dataset import checks
+from med_assets.intake.checks import residual_phi
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P, drop, ingest
 
@@ -12,7 +12,7 @@ def test_a_stored_case_that_names_somebody_is_left_out_of_the_dataset(workspace:
     for seed in (2, 3):
         drop(workspace, seed)
     batch = ingest(workspace)
-    assert checks.residual_phi(workspace, P, batch).passed
+    assert residual_phi(workspace, P, batch).passed
     assert len(workspace.lake.rows("dataset", P)) == 2
     raw = workspace.lake.rows("raw_cases", f"{P}/{batch}")
     path = min(workspace.store.fetch(raw[0]["artifact"]).glob("*.dcm"))
@@ -21,7 +21,7 @@ def test_a_stored_case_that_names_somebody_is_left_out_of_the_dataset(workspace:
     ds.save_as(path)
     for key in workspace.store.keys("scan"):
         workspace.store.remove(key)
-    outcome = checks.residual_phi(workspace, P, batch)
+    outcome = residual_phi(workspace, P, batch)
     assert not outcome.passed
     assert outcome.severity == "error"
     assert "remark" not in str(outcome)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from med_assets.cli import stages
-from med_assets.dataset import checks
+from med_assets.dataset.checks import patient_leakage, synthetic_data
 from med_assets.errors import ArtifactCorrupt, DiskFull
+from med_assets.intake.checks import residual_phi
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
@@ -83,14 +84,14 @@ def test_no_patient_is_in_two_splits_whatever_arrives_or_leaves(workspace: Works
         ingest(workspace)
         for row in workspace.lake.rows("splits", P):
             assert seen.setdefault(row["patient_id"], row["split"]) == row["split"]
-        assert checks.patient_leakage(workspace, P).passed
+        assert patient_leakage(workspace, P).passed
     case = workspace.lake.rows("dataset", P)[0]["case_id"]
     stages.withdraw(workspace, P, case, "consent withdrawn")
     stages.dataset(workspace, P)
     stages.splits(workspace, P)
     assert case not in {row["case_id"] for row in workspace.lake.rows("dataset", P)}
     assert {row["patient_id"]: row["split"] for row in workspace.lake.rows("splits", P)} == seen
-    assert checks.patient_leakage(workspace, P).passed
+    assert patient_leakage(workspace, P).passed
 
 
 def test_leakage_planted_in_the_splits_table_is_found(ingested: Workspace) -> None:
@@ -98,7 +99,7 @@ def test_leakage_planted_in_the_splits_table_is_found(ingested: Workspace) -> No
     row = workspace.lake.rows("splits", P)[0]
     other = "train" if row["split"] != "train" else "test"
     workspace.lake.write("splits", P, [row, {**row, "split": other}])
-    assert not checks.patient_leakage(workspace, P).passed
+    assert not patient_leakage(workspace, P).passed
 
 
 def test_no_identity_gets_past_intake(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,7 +117,7 @@ def test_no_identity_gets_past_intake(workspace: Workspace, caplog: pytest.LogCa
             edit(path, identify)
             path.rename(path.with_name(f"Quimbleton_{path.name}"))
     batch = ingest(workspace)
-    assert checks.residual_phi(workspace, P, batch).passed
+    assert residual_phi(workspace, P, batch).passed
     assert len(workspace.lake.rows("dataset", P)) == 1
     for path in workspace.home.rglob("*"):
         if path.is_file() and not path.is_relative_to(workspace.landing):
@@ -126,8 +127,8 @@ def test_no_identity_gets_past_intake(workspace: Workspace, caplog: pytest.LogCa
 
 
 def test_synthetic_cases_are_refused_in_production(ingested: Workspace) -> None:
-    assert checks.synthetic_data(ingested, P).passed
-    assert not checks.synthetic_data(dataclasses.replace(ingested, purpose="production"), P).passed
+    assert synthetic_data(ingested, P).passed
+    assert not synthetic_data(dataclasses.replace(ingested, purpose="production"), P).passed
 
 
 def test_an_artifact_appears_whole_or_not_at_all_and_a_changed_byte_is_found(workspace: Workspace) -> None:

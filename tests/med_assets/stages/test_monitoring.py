@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from med_assets.cli import stages
-from med_assets.dataset import checks
 from med_assets.errors import ScoringFailed
+from med_assets.monitoring.checks import in_control
 from med_assets.monitoring.stage import headline, trend, waiting
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P
@@ -93,7 +93,7 @@ def test_without_a_case_that_the_champion_has_not_seen_the_headline_is_undefined
     stages.champion(workspace, P)
     stages.monitor(workspace, P)
     assert headline(workspace, P)[PRIMARY].startswith("undefined")
-    assert checks.in_control(workspace, P).passed
+    assert in_control(workspace, P).passed
 
 
 def test_a_metric_that_leaves_its_limits_fails_the_check_with_batch_value_and_limits(ws: Workspace) -> None:
@@ -101,11 +101,11 @@ def test_a_metric_that_leaves_its_limits_fails_the_check_with_batch_value_and_li
     for number in (2, 3, 4):
         arrive(ws, f"b{number}", steady)
     stages.monitor(ws, P)
-    assert "no batch to judge" not in checks.in_control(ws, P).reason
-    assert checks.in_control(ws, P).passed
+    assert "no batch to compare" not in in_control(ws, P).reason
+    assert in_control(ws, P).passed
     arrive(ws, "b5", [9.0, 9.5])
     result = stages.monitor(ws, P)
-    outcome = checks.in_control(ws, P)
+    outcome = in_control(ws, P)
     assert (outcome.passed, outcome.severity) == (False, "warn")
     assert outcome.reason.startswith(f"batch b5: {PRIMARY} 9.250 Gy (n = 2), limits ")
     assert GUARDED not in outcome.reason
@@ -114,7 +114,7 @@ def test_a_metric_that_leaves_its_limits_fails_the_check_with_batch_value_and_li
     for number in range(6, 11):
         arrive(ws, f"b{number}" if number < 10 else "c0", steady)
     stages.monitor(ws, P)
-    assert checks.in_control(ws, P).passed, "five batches later it is history, in the table and the plot"
+    assert in_control(ws, P).passed, "five batches later it is history, in the table and the plot"
 
 
 def test_limits_are_the_prediction_interval_of_a_mean_from_the_baseline_cases(
@@ -154,7 +154,7 @@ def test_without_a_champion_nothing_is_scored_and_that_is_said(workspace: Worksp
     cases(workspace, {"train": TRAIN, "val": VAL})
     assert waiting(workspace, P) == {}
     assert "no champion yet" in stages.monitor(workspace, P, ["b1"]).summary["note"]
-    assert checks.in_control(workspace, P).passed
+    assert in_control(workspace, P).passed
 
 
 def test_the_report_shows_trend_and_drift_of_the_champion(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

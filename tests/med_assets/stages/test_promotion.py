@@ -10,10 +10,10 @@ import yaml
 
 from med_assets import program
 from med_assets.cli import stages
-from med_assets.dataset import checks
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.experiments import policies
 from med_assets.promotion.champions import current, version
+from med_assets.promotion.checks import champion_regression
 from med_assets.promotion.gate import decisions
 from med_assets.settings import Workspace
 from tests.conftest import REPOSITORY
@@ -57,7 +57,7 @@ def test_the_best_that_passes_is_promoted_and_every_experiment_gets_its_labels(w
     assert labels(found["grad_loss"]) == {"regressed"}
     assert found["baseline"]["reference"] == "mean_dose"
     assert (found["baseline"]["checkpoint"], found["baseline"]["n"]) == (better, len(VAL))
-    assert checks.champion_regression(ws, P).passed
+    assert champion_regression(ws, P).passed
 
 
 def test_a_worse_challenger_is_refused_and_the_failed_check_says_why(ws: Workspace) -> None:
@@ -65,7 +65,7 @@ def test_a_worse_challenger_is_refused_and_the_failed_check_says_why(ws: Workspa
     found = decided(ws)
     assert champion_of(ws) is None
     assert labels(found["baseline"]) == {"refused", "regressed"}
-    outcome = checks.champion_regression(ws, P)
+    outcome = champion_regression(ws, P)
     assert not outcome.passed
     assert "not shown to be better than mean_dose in openkbp_dose_score: +0." in outcome.reason
     assert outcome.metadata["n"] == len(VAL)
@@ -222,7 +222,7 @@ def test_rollback_brings_the_former_champion_back_and_the_gate_leaves_it_there(w
     assert champion_of(ws) == "baseline"
     assert "hot spots in the bladder" in found["grad_loss"]["reason"]
     assert not labels(found["grad_loss"]) & {"promoted", "refused"}
-    assert checks.champion_regression(ws, P).passed
+    assert champion_regression(ws, P).passed
     assert [row["checkpoint"] for row in ws.lake.rows("champions", P)] == [first, second, first]
     assert ws.store.has(second)
 

@@ -11,7 +11,7 @@ import pytest
 from med_assets import program
 from med_assets.catalog import Case
 from med_assets.cli import stages
-from med_assets.dataset import checks
+from med_assets.dataset.checks import between_cases
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.segmentation_2d import write_flat_seg
 from med_assets.dicom.ultrasound import write_us
@@ -175,7 +175,7 @@ def test_planted_duplicates_are_found_by_the_check_of_the_splits_and_settled_by_
     stages.prepare(workspace, P, batch)
     assert stages.dataset(workspace, P).summary["cases"] == 2
     stages.splits(workspace, P)
-    outcome = checks.between_cases(workspace, P)
+    outcome = between_cases(workspace, P)
     assert not outcome.passed
     assert outcome.severity == "error"
     assert "with two labels" in outcome.reason
@@ -183,4 +183,4 @@ def test_planted_duplicates_are_found_by_the_check_of_the_splits_and_settled_by_
     assert len(outcome.images) == 1
     stages.withdraw(workspace, P, workspace.lake.rows("dataset", P)[0]["case_id"], "twice")
     stages.dataset(workspace, P)
-    assert checks.between_cases(workspace, P).passed
+    assert between_cases(workspace, P).passed

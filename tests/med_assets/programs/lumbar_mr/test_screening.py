@@ -10,12 +10,12 @@ from pydicom.uid import MRImageStorage
 from med_assets import program
 from med_assets.cli import stages
 from med_assets.cli.main import main
-from med_assets.dataset import checks
 from med_assets.dicom.objects import Identity, new_object, save
 from med_assets.errors import ConfigurationError
 from med_assets.programs.lumbar_mr import studies
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.thresholds import normal_cases, risk_settings
+from med_assets.reporting.checks import synthetic_report
 from med_assets.reporting.stage import report_path
 from med_assets.screening.stage import QUEUE, TABLE, folder_of
 from med_assets.settings import Workspace
@@ -231,9 +231,9 @@ def test_the_report_of_synthetic_cases_is_marked_and_there_is_none_for_productio
     page = report_path(ws, P).read_text()
     for title in ("Uncertainty by level", "Distributions at l5_s1", "Candidates for a radiologist", "Level comparison"):
         assert f"<h2>{title}</h2>" in page
-    assert checks.synthetic_report(ws, P).passed
+    assert synthetic_report(ws, P).passed
     report_path(ws, P).write_text(page.replace("synthetic", ""))
-    assert not checks.synthetic_report(ws, P).passed
+    assert not synthetic_report(ws, P).passed
     monkeypatch.setenv("MED_ASSETS_PURPOSE", "production")
     with pytest.raises(ConfigurationError, match="expected no synthetic case in a report for production"):
         stages.report(Workspace.from_env(), P)

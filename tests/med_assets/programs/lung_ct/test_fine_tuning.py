@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from med_assets.cli import stages
-from med_assets.dataset import checks
 from med_assets.evaluation import finetuning
+from med_assets.evaluation.checks import fine_tuning
 from med_assets.promotion import stage as promotion
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json
@@ -69,7 +69,7 @@ def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(
     harmed = output(ws, "target_anatomy")
     assert (harmed["best_epoch_index"], harmed["regressed"], harmed["recommended_ckpt"]) == (0, True, began)
     assert harmed["finetuned_ckpt_matches_pretrained_weights"]
-    reason = checks.fine_tuning(ws, P, "target_anatomy").reason
+    reason = fine_tuning(ws, P, "target_anatomy").reason
     assert "its weights are those" in reason
     assert "every epoch of training was worse" in reason
 
@@ -79,7 +79,7 @@ def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(
     assert mistaken["improvement_over_baseline"] > 0
     assert mistaken["formal_improvement_over_pretrained"] < 0
     assert mistaken["recommended_ckpt"] == began
-    outcome = checks.fine_tuning(ws, P, "task06_sanity")
+    outcome = fine_tuning(ws, P, "task06_sanity")
     assert not outcome.passed
     assert "not better than what it began with" in outcome.reason
 
@@ -88,5 +88,5 @@ def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(
     trained(ws, "auto_seg", "schedule.epochs=2", "optimiser.lr=4e-3", "labels={mode:target,mapping:[]}")
     helped = output(ws, "auto_seg")
     assert helped["formal_improvement_over_pretrained"] > 0.02, helped
-    assert checks.fine_tuning(ws, P, "auto_seg").passed
+    assert fine_tuning(ws, P, "auto_seg").passed
     assert helped["recommended_ckpt"] == helped["finetuned_ckpt"] != began

@@ -9,8 +9,9 @@ from med_assets import program
 from med_assets.capabilities import HeldOutWarnings
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
-from med_assets.dataset import checks
+from med_assets.dataset.checks import held_out
 from med_assets.landing import batches
+from med_assets.preparation.checks import audit
 from med_assets.preparation.stage import pictured, quarantine_picture
 from med_assets.programs.lung_ct import exposure
 from med_assets.programs.lung_ct.audit import summary, warnings
@@ -72,7 +73,7 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
     assert found["skipped_by_reason"] == {"audit_failed": 2, "label_grid_mismatch": 1, "several_labels": 1}
     assert found["label_kinds"] == {"RTSTRUCT": 1, "SEG": 2}
     assert found["ranges"]["labels_without_class"] == [0, 0, 1]
-    outcome = checks.audit(workspace, P, batch)
+    outcome = audit(workspace, P, batch)
     assert (outcome.passed, outcome.severity) == (False, "warn")
     assert "every label's name has a class" in outcome.reason
     stored = "".join(str(row) for row in workspace.lake.rows("prepared_cases", P))
@@ -95,7 +96,7 @@ def test_the_seed_s_split_of_task06_can_be_fixed_and_says_what_the_foundation_mo
         ("val", True, "unseen"),
     ]
     assert {row["assigned_by"] for row in ws.lake.rows("splits", P)} == {"fixed"}
-    outcome = checks.held_out(ws, P)
+    outcome = held_out(ws, P)
     assert (outcome.passed, outcome.severity) == (False, "warn")
     assert outcome.reason.startswith(
         "2 of 3 val cases were in the foundation model's own training (1 selected, 1 trained)"
@@ -104,7 +105,7 @@ def test_the_seed_s_split_of_task06_can_be_fixed_and_says_what_the_foundation_mo
     exposures = result.tables["Pretraining exposure"].set_index("split")
     assert exposures.loc["val"].to_dict() == {"unseen": 1, "selected": 1, "trained": 1}
     assert result.tables["Data audit"].set_index("what").loc["accepted", "cases"] == 4
-    assert checks.audit(ws, P, batch).passed
+    assert audit(ws, P, batch).passed
     stages.report(ws, P)
     page = report_path(ws, P).read_text()
     for heading in ("Data audit", "Measured facts", "Pretraining exposure", "Held-out cases"):
@@ -130,5 +131,5 @@ def test_the_program_s_own_phantoms_are_accepted_and_marked_synthetic(workspace:
     assert len(rows) == 2, [row["reason"] for row in Catalog(workspace, P).quarantined()]
     assert {(row["synthetic"], row["exposure"], row["labels_without_class"]) for row in rows} == {(True, "unseen", 0)}
     assert all(row["target_network_voxels"] > 0 for row in rows)
-    assert checks.audit(workspace, P, batch).passed
-    assert checks.held_out(workspace, P).passed
+    assert audit(workspace, P, batch).passed
+    assert held_out(workspace, P).passed
