@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from med_assets.catalog import Case
+    from med_assets.dicom.label_rows import LabelRow
     from med_assets.evaluation.analysis import Analysis
     from med_assets.experiments.configuration import Experiment
     from med_assets.landing.bucket import RemoteFiles
@@ -44,6 +45,14 @@ class ConfigurationErrors(Protocol):
 
     def configuration_errors(self) -> list[str]:
         """What is wrong with them, each naming file and key."""
+
+
+@runtime_checkable
+class LabelRows(Protocol):
+    """Tells the labels of a case from its arrays; a program without keeps them as it prepares (`write_rows`)."""
+
+    def label_rows(self, prepared: Path) -> "list[LabelRow]":
+        """The labels of a prepared case as its source has them, and what each counts as."""
 
 
 @runtime_checkable

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
-    from med_assets.dicom.label_rows import LabelRow
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.experiments.configuration import Experiment
     from med_assets.intake.reasons import Reason
@@ -210,12 +209,6 @@ class Program(ABC):
 
         Intake calls it through `grouping.group_by_patient`, which sees to it that all instances are of one patient and study.
         """
-
-    def label_rows(self, prepared: Path) -> "list[LabelRow]":
-        """The labels of a prepared case as its source has them, and what each counts as: what preparing wrote of them."""
-        from med_assets.dicom.label_rows import read_rows
-
-        return read_rows(prepared)
 
     @abstractmethod
     def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":

@@ -12,6 +12,7 @@ from med_assets.catalog import Catalog, accepted
 from med_assets.errors import CaseRejected, ConfigurationError, LandingUnreadable, RemoteFailed
 from med_assets.intake.original_names import original_roi_names
 from med_assets.intake.reasons import remedy
+from med_assets.preparation.labels import label_rows
 from med_assets.records import (
     USABLE,
     CaseScore,
@@ -102,7 +103,7 @@ def _labels(catalog: Catalog, case_id: str) -> list[str]:
     """The labels of the newest version that was prepared, as its source has them; of one that is still in the store."""
     store = catalog.ws.store
     kept = [case.artifact for case in _of(catalog.prepared(), case_id) if case.artifact and store.has(case.artifact)]
-    rows = program.get(catalog.program).label_rows(store.fetch(kept[-1])) if kept else []
+    rows = label_rows(catalog.program, store.fetch(kept[-1])) if kept else []
     frame = pd.DataFrame([row.shown() for row in rows])
     lines = frame.to_string(index=False, na_rep="-").splitlines() if rows else []
     return ["labels of its source:", *(f"  {line}" for line in lines)] if lines else []

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from med_assets.errors import ConfigurationError
-from med_assets.records import tables as record_tables
 from med_assets.storage import names
 from med_assets.storage.files import digest, file_sha256, replacing
 from med_assets.storage.scratch import scratch
@@ -29,9 +28,9 @@ def sql_name(identifier: str) -> str:
 class Lake:
     """The tables under one folder."""
 
-    def __init__(self, root: Path, tables: Mapping[str, Mapping[str, pa.DataType]] | None = None) -> None:
+    def __init__(self, root: Path, tables: Mapping[str, Mapping[str, pa.DataType]]) -> None:
         self.root = root
-        self.tables = dict(record_tables() if tables is None else tables)
+        self.tables = dict(tables)
 
     def _schema(self, table: str) -> pa.Schema:
         if table not in self.tables:

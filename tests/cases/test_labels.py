@@ -21,6 +21,7 @@ from med_assets.evaluation.mask_files import read_mask
 from med_assets.experiments.configuration import load
 from med_assets.landing.importing.volumes import datalist_pairs, import_pairs
 from med_assets.launch.training import train
+from med_assets.preparation.labels import label_rows
 from med_assets.programs.lumbar_mr.levels import ROI_NAMES
 from med_assets.programs.lung_ct.classes import relabelling
 from med_assets.programs.lung_ct.experiment import Labels
@@ -304,7 +305,7 @@ def test_explain_shows_which_roi_of_a_plan_is_which_structure(workspace: Workspa
         12: ("BODY", "body"),
         40: ("PTV56", "PTV56"),
     }
-    rows = program.get("rt_dose").label_rows(workspace.store.fetch(row["artifact"]))
+    rows = label_rows("rt_dose", workspace.store.fetch(row["artifact"]))
     assert [(one.value, one.voxels) for one in rows] == [
         (1, None),
         (3, 729),
@@ -322,7 +323,7 @@ def rows_shown(ws: Workspace, name: str) -> list[dict[str, object]]:
     (row,) = ws.lake.rows("prepared_cases", name)
     assert row["status"] == "ok", row["reason"]
     assert "labels of its source:" in explain_case(ws, row["case_id"])
-    return [one.shown() for one in program.get(name).label_rows(ws.store.fetch(row["artifact"]))]
+    return [one.shown() for one in label_rows(name, ws.store.fetch(row["artifact"]))]
 
 
 def test_explain_shows_each_mask_of_an_image_and_how_they_were_united(workspace: Workspace) -> None:
@@ -371,7 +372,7 @@ def test_explain_shows_the_labels_of_a_volume(workspace: Workspace) -> None:
     program.get("retinal_oct").write_phantoms(workspace.landing / "retinal_oct", 1, 3)
     ingest(workspace, "retinal_oct")
     row = next(row for row in workspace.lake.rows("prepared_cases", "retinal_oct") if row["status"] == "ok")
-    group, site = program.get("retinal_oct").label_rows(workspace.store.fetch(row["artifact"]))
+    group, site = label_rows("retinal_oct", workspace.store.fetch(row["artifact"]))
     facts = next(
         one for one in workspace.lake.rows("retinal_oct_facts", "retinal_oct") if one["case_id"] == row["case_id"]
     )
