@@ -73,7 +73,7 @@ def learning(folds: Mapping[int, Sequence[Case]], held_out: int) -> list[Case]:
 
 
 def demand_untaught(chosen: Experiment, whom: str) -> None:
-    """Raise ConfigurationError for an experiment that begins with weights of the program, or has a teacher, which learned of `whom`."""
+    """Raise ConfigurationError for an experiment whose initial weights or teacher are of the program and have learned of `whom`."""
     if chosen.initial != "random" and not chosen.initial.startswith(RELEASED):
         raise ConfigurationError(
             f"{chosen.program}/{chosen.name}: expected an experiment that begins with random or released weights, got "
@@ -91,7 +91,7 @@ def crossval(
 ) -> StageResult:
     """Train and score an experiment fold by fold; what the same inputs gave before is reused, also after an interruption.
 
-    Raises ConfigurationError for an experiment that begins with other weights of the program, which have seen these patients.
+    Raises ConfigurationError for an experiment whose initial weights are of the program and have seen these patients.
     """
     chosen = experiment(ws, program_name, name, overrides)
     demand_untaught(chosen, "patients of other folds")

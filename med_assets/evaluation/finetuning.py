@@ -1,4 +1,4 @@
-"""What fine-tuning gained: an experiment that began with other weights, held against those very weights.
+"""What fine-tuning gained: an experiment with initial weights, compared with those very weights.
 
 The record has the fields of the `output.json` of NVIDIA's fine-tuning wrapper for VISTA3D (schema 0.4.1), with the metric's
 name in place of "dice" where a program has another. Two kinds of number never mix: those of the training-time validation,
@@ -99,7 +99,7 @@ def record_path(ws: Workspace, program_name: str, name: str) -> Path:
 
 
 def recorded(ws: Workspace, program_name: str, name: str) -> FineTuning | None:
-    """The record of an experiment's last evaluation; None where it began with random weights or was not evaluated."""
+    """The record of an experiment's last evaluation; None where its initial weights were random or it was not evaluated."""
     path = record_path(ws, program_name, name)
     return FineTuning.of(program_name, read_json(path)["output"]) if path.is_file() else None
 
@@ -111,7 +111,7 @@ def formal_gain(ws: Workspace, program_name: str, name: str) -> Interval | None:
 
 
 def table(ws: Workspace, program_name: str) -> pd.DataFrame:
-    """The records of all experiments for people: a row each, without those that began with random weights."""
+    """The records of all experiments for people: a row each, without those whose initial weights were random."""
     rows, metric = [], program.get(program_name).training_metric.name
     for name in names(program_name):
         record = recorded(ws, program_name, name)
@@ -215,7 +215,7 @@ def _invocation(ws: Workspace, program_name: str, name: str, checkpoint: str) ->
 
 
 def _training(metric: Metric, epochs: Sequence[EpochMetric], tolerance: float) -> dict[str, Any]:
-    """What training itself measured, epoch by epoch; epoch 0 is what it began with."""
+    """What training itself measured, epoch by epoch; epoch 0 is that of the initial weights."""
     trace = {row.epoch: row.value for row in epochs if row.metric == metric.name}
     losses = [row.value for row in sorted(epochs, key=lambda row: row.epoch) if row.metric == "train_loss"]
     sign = -1 if metric.lower_is_better else 1
@@ -229,7 +229,7 @@ def _training(metric: Metric, epochs: Sequence[EpochMetric], tolerance: float) -
         "best_epoch_index": best,
         "improvement_over_baseline": gain,
         "improved": None if gain is None else gain > tolerance,
-        # Against the trained epochs alone: with epoch 0 among them the best is never below what training began with.
+        # Against the trained epochs alone: with epoch 0 among them the best is never below the initial weights.
         "regressed": None
         if begin is None or len(finite) < 2
         else _trained_best(finite, sign) < sign * begin - tolerance,
@@ -301,7 +301,7 @@ def _mean(side: ScoredModel, found: Comparison, cases: Sequence[Case]) -> float 
 
 
 def _tensors(ws: Workspace, checkpoint: str, initial: str) -> dict[str, Any]:
-    """How many tensors differ from those it began with, and the largest difference."""
+    """How many tensors differ from the initial ones, and the largest difference."""
     import torch
 
     new, old = (

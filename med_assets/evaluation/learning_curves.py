@@ -138,7 +138,7 @@ def learning_curve(
 ) -> StageResult:
     """Train and score an experiment on nested sets of patients; what the same inputs gave before is reused, also after an interruption.
 
-    Raises ConfigurationError for sizes that there are no patients for, and for an experiment that begins with weights of the program, which
+    Raises ConfigurationError for sizes that there are no patients for, and for an experiment whose initial weights are of the program and
     have seen all patients.
     """
     chosen = experiment(ws, program_name, name, overrides)
@@ -216,7 +216,7 @@ def learning_curve(
     demand_scores(scores, failures, program_name)
     catalog.replace(CurveScore, scores, name)
     catalog.replace(CurvePoint, table, name)
-    shown, law, image = drawn(ws, program_name, name)
+    shown, law, image = recorded_curve(ws, program_name, name)
     return StageResult(
         data_version=digest(table, [[score.n_patients, score.repeat, score.case_id, score.value] for score in scores]),
         counts=counts | {"sizes": len(wanted), "failed": len(failures)},
@@ -338,7 +338,7 @@ def answer(program_name: str, law: PowerLaw | str) -> str:
     )
 
 
-def drawn(ws: Workspace, program_name: str, name: str) -> tuple[pd.DataFrame, PowerLaw | str, Path]:
+def recorded_curve(ws: Workspace, program_name: str, name: str) -> tuple[pd.DataFrame, PowerLaw | str, Path]:
     """The recorded curve for people, its power law and its plot."""
     from med_assets.reporting.analysis_plots import plot_learning_curve
 

@@ -45,7 +45,7 @@ def champion_label(experiment: str) -> str:
 def replicates(ws: Workspace, program_name: str) -> list[Replicate]:
     """The runs that were scored on the present dataset, oldest first, of experiments that have two or more seeds.
 
-    Runs are replicates where their experiments are equal but for the seed and they began with the same weights.
+    Runs are replicates where their experiments are equal but for the seed and have the same initial weights.
     """
     catalog, found = Catalog(ws, program_name), []
     version = catalog.dataset().version

@@ -159,7 +159,7 @@ def record_failures(
 
 
 def demand_scores(scored: Collection[object], failures: Mapping[str, str], program_name: str) -> None:
-    """Raise ScoringFailed where all cases failed, as no number can stand for them."""
+    """Raise ScoringFailed where all cases failed, as there is no number then."""
     if failures and not scored:
         case, error = sorted(failures.items())[0]
         raise ScoringFailed(

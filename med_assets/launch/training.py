@@ -151,7 +151,7 @@ def last_trained_at(ws: Workspace, program_name: str) -> datetime | None:
 
 
 def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
-    """Key of the weights that an experiment begins with; None for random ones, which are also those of no champion yet.
+    """Key of the initial weights of an experiment; None for random ones, which are also those of no champion yet.
 
     Raises ConfigurationError where they are of an experiment that was not trained, or a file that is not there.
     """
@@ -183,7 +183,7 @@ def checkpoint_key(
     teacher: str | None = None,
     files: Sequence[str] = (),
 ) -> str:
-    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, what it begins with, its teacher,
+    """Key of a checkpoint: its cases and their splits, the experiment, the code that trains, its initial weights, its teacher,
     and the released `files` that it reads, by their keys.
 
     Test cases are not in it, and no cases at all where nothing is learned.

@@ -136,7 +136,7 @@ def _contest(
 
 
 def _named(reference: ScoredModel, challenger: str) -> str:
-    """What the reference is called: an experiment that was trained anew stands against its own earlier checkpoint."""
+    """What the reference is called: an experiment that was trained anew is compared with its own earlier checkpoint."""
     if reference.experiment != challenger:
         return reference.experiment
     return f"its own earlier checkpoint {reference.checkpoint}"

@@ -26,7 +26,7 @@ def cross_validations(facts: ReportFacts) -> Iterable[Section]:
 def learning_curves(facts: ReportFacts) -> Iterable[Section]:
     """Scores against the number of training patients."""
     for (name,) in facts.catalog.keys(CurvePoint):
-        table, law, image = curves.drawn(facts.ws, facts.name, name)
+        table, law, image = curves.recorded_curve(facts.ws, facts.name, name)
         versions = {point.dataset_version for point in facts.catalog.rows(CurvePoint, name)}
         stale = "" if versions == {facts.dataset_version} else " The dataset has changed since."
         text = f"{curves.answer(facts.name, law)}.{stale}\n\n{curves.RULE}. {curves.INTERVAL}."

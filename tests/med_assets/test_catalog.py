@@ -106,6 +106,19 @@ def test_append_keeps_what_was_there(catalog: Catalog) -> None:
     assert catalog.champion() == second
 
 
+def test_append_keeps_rows_of_an_earlier_version_and_checks_the_new_ones(
+    workspace: Workspace, catalog: Catalog
+) -> None:
+    old = {"program": P, "experiment": "a", "checkpoint": "checkpoint/1", "promoted_at": "t", "action": "promoted"}
+    workspace.lake.write("champions", P, [old])  # before the columns for data and reason were there
+    new = Champion.of({**old, "dataset_version": "d", "n_train": 1, "reason": "r"})
+    catalog.append(Champion, [new])
+    assert [row.reason for row in catalog.champions()] == [None, "r"]
+    with pytest.raises(ConfigurationError, match="n_train"):
+        catalog.append(Champion, [Champion.of({**old, "dataset_version": "d", "reason": "r"})])
+    assert len(catalog.champions()) == 2
+
+
 def test_cases_have_the_split_of_their_patient_and_their_facts(catalog: Catalog) -> None:
     catalog.replace(DatasetCase, [dataset_case("a"), dataset_case("b")])
     place = SplitAssignment(program=P, patient_id="p-a", split="val", fold=2, assigned_by="hashed")
