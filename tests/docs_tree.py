@@ -17,7 +17,8 @@ class Tree:
     """A copy of the source; `made` and `edited` are the files that a page added and changed."""
 
     def __init__(self, folder: Path, page: str) -> None:
-        self.folder, self.blocks = folder, blocks(REPOSITORY / "docs" / page)
+        self.folder, self.text = folder, (REPOSITORY / "docs" / page).read_text()
+        self.blocks = blocks(REPOSITORY / "docs" / page)
         for name in SOURCE:
             if (REPOSITORY / name).is_dir():
                 shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -25,17 +26,27 @@ class Tree:
                 shutil.copy(REPOSITORY / name, folder / name)
 
     def follow(self) -> None:
-        """Write the files that the page gives, none of which is there, and put its entries at the begin of their tables."""
+        """Write the files that the page gives, none of which is there, and put its entries into the tables and classes that it names."""
         for block in self.blocks:
             path = self.folder / block.path
             if block.into:
-                content = path.read_text()
-                (begin,) = re.finditer(rf"^{block.into}\b.*[({{\[]\n", content, re.MULTILINE)
-                path.write_text(content[: begin.end()] + block.text + content[begin.end() :])
+                path.write_text(_with_entry(path.read_text(), block.into, block.text))
             elif block.path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("x") as file:
                     file.write(block.text)
+
+    def raise_version(self, path: str, function: str) -> None:
+        """Raise the version that stands at a function."""
+        content = (self.folder / path).read_text()
+        mark = re.compile(rf'(@versioned\("\d+)("\)\n\s*def {function}\b)')
+        assert len(mark.findall(content)) == 1
+        (self.folder / path).write_text(mark.sub(r"\g<1>0\2", content))
+
+    def listed(self) -> set[str]:
+        """The files that the page's table of files has."""
+        rows = self.text.partition("\n| file | what |\n")[2].partition("\n\n")[0]
+        return set(re.findall(r"^\| `([\w./]+)` \|", rows, re.MULTILINE))
 
     def commands(self) -> list[str]:
         """The blocks of commands that need what the page makes."""
@@ -72,6 +83,18 @@ class Tree:
         done = self.python("-m", "med_assets.cli", *words[1:])
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+
+def _with_entry(content: str, name: str, text: str) -> str:
+    """A source with imports added, and an entry at the end of a table, below the docstring of a class, or below a key of YAML."""
+    imports = "".join(line for line in text.splitlines(keepends=True) if line.startswith(("from ", "import ")))
+    entry = text.removeprefix(imports)
+    table = rf"^{name}\b[^\n]*[({{\[]\n.*?(?=^[)}}\]])"
+    of_class = rf'^class {name}\b[^\n]*:\n    """.*?"""\n'
+    (found,) = re.finditer(rf"{table}|{of_class}|^{name}:\n", content, re.MULTILINE | re.DOTALL)
+    content = content[: found.end()] + entry + content[found.end() :]
+    first = re.search(r"^(from|import) ", content, re.MULTILINE) if imports else None
+    return content[: first.start()] + imports + content[first.start() :] if first else content
 
 
 def _files(root: Path) -> list[Path]:
