@@ -1,7 +1,6 @@
 """Scores of one predicted dose: errors, DVH, clinical limits, gamma and the OpenKBP terms, each with its definition."""
 
-from collections.abc import Iterator
-from math import prod
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from med_assets.metrics import dose as dose_metrics
 from med_assets.metrics.dvh import RELIABLE_VOXELS, Criterion, conformity_index
 from med_assets.metrics.gamma import GammaSettings, gamma_rates
 from med_assets.metrics.score import Score
+from med_assets.programs.rt_dose.doses import Doses
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Limit, Site, conformity_share
 
@@ -82,31 +82,51 @@ def score_case(
     prediction = np.asarray(prediction_gy, dtype=np.float32)
     truth = np.asarray(prepared.dose, dtype=np.float32)
     dose_metrics.require_dose(prediction, truth.shape, f"case {prepared.case_id}")
-    body = np.asarray(prepared.body, dtype=bool)
-    voxel_ml = prod(prepared.spacing_mm) / 1000
     masks = {name: prepared.mask(name) for name in site.structures}
-    pairs = {name: (truth[mask], prediction[mask]) for name, mask in masks.items()}
+    doses = Doses(
+        truth,
+        prediction,
+        np.asarray(prepared.body, dtype=bool),
+        masks,
+        {name: (truth[mask], prediction[mask]) for name, mask in masks.items()},
+        {name: site.prescribed_gy(name, prepared.prescription_gy) for name in site.structures},
+        prepared,
+        site,
+        settings.gamma,
+        settings.ptv_margin_mm,
+    )
+    return [score for metric in METRICS for score in metric(doses)]
 
-    scores = [*_errors("body", truth[body], prediction[body], "the body (or the possible dose mask)")]
-    for name, (planned, predicted) in pairs.items():
-        scores += _errors(name, planned, predicted, "the structure")
-    levels = {name: site.prescribed_gy(name, prepared.prescription_gy) for name in site.structures}
-    for name, (planned, predicted) in pairs.items():
-        for criterion in _criteria(name, site):
-            scores.append(_dvh(name, criterion, planned, predicted, voxel_ml, levels[name]))
-        for criterion_name in site.criteria.get(name, ()):
+
+def errors(doses: Doses) -> Iterator[Score]:
+    """Mean absolute and signed error of the body and of each structure."""
+    body = doses.body
+    yield from _errors("body", doses.truth[body], doses.prediction[body], "the body (or the possible dose mask)")
+    for name, (planned, predicted) in doses.pairs.items():
+        yield from _errors(name, planned, predicted, "the structure")
+
+
+def dvh(doses: Doses) -> Iterator[Score]:
+    """Differences of each structure's criteria of the dose-volume histogram, conformity among them."""
+    for name, (planned, predicted) in doses.pairs.items():
+        for criterion in _criteria(name, doses.site):
+            yield _dvh(name, criterion, planned, predicted, doses.voxel_ml, doses.levels_gy[name])
+        for criterion_name in doses.site.criteria.get(name, ()):
             if (percent := conformity_share(criterion_name)) is not None:
-                scores.append(
-                    _conformity(
-                        name, criterion_name, truth, prediction, masks[name], body, levels[name] * percent / 100
-                    )
-                )
-    limits = [_limit(limit, *pairs[limit.structure], voxel_ml, levels[limit.structure]) for limit in site.limits]
-    scores += limits
-    scores.append(_agreement(limits))
-    scores += _openkbp(site, pairs, truth[body], prediction[body], voxel_ml)
-    scores += _gamma(truth, prediction, body, masks, prepared, site, settings)
-    return scores
+                yield _conformity(
+                    name, criterion_name, doses.truth, doses.prediction, doses.masks[name], doses.body,
+                    doses.levels_gy[name] * percent / 100,
+                )  # fmt: skip
+
+
+def limits(doses: Doses) -> Iterator[Score]:
+    """The clinical limits of the site, and how often plan and prediction agree on them."""
+    found = [
+        _limit(limit, *doses.pairs[limit.structure], doses.voxel_ml, doses.levels_gy[limit.structure])
+        for limit in doses.site.limits
+    ]
+    yield from found
+    yield _agreement(found)
 
 
 def _errors(
@@ -195,13 +215,10 @@ def _agreement(limits: list[Score]) -> Score:
     return Score("limits_agreement", "all", value, "%", convention, n=len(judged))
 
 
-def _openkbp(
-    site: Site,
-    pairs: dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
-    planned_body: NDArray[np.floating],
-    predicted_body: NDArray[np.floating],
-    voxel_ml: float,
-) -> Iterator[Score]:
+def openkbp(doses: Doses) -> Iterator[Score]:
+    """The scores of the OpenKBP challenge."""
+    site, pairs, voxel_ml = doses.site, doses.pairs, doses.voxel_ml
+    planned_body, predicted_body = doses.truth[doses.body], doses.prediction[doses.body]
     inside = np.ones(planned_body.shape, dtype=bool)
     yield Score(
         "openkbp_dose_score", "body", dose_metrics.mean_absolute_error(predicted_body, planned_body, inside), "Gy",
@@ -230,19 +247,13 @@ def _openkbp(
     )  # fmt: skip
 
 
-def _gamma(
-    truth: NDArray[np.floating],
-    prediction: NDArray[np.floating],
-    body: NDArray[np.bool_],
-    masks: dict[str, NDArray[np.bool_]],
-    prepared: PreparedCase,
-    site: Site,
-    settings: EvaluationSettings,
-) -> Iterator[Score]:
-    near = gamma_regions(body, masks, prepared.spacing_mm, site, settings.ptv_margin_mm)
-    for chosen in settings.gamma:
+def gamma(doses: Doses) -> Iterator[Score]:
+    """Passing rates of gamma in each region, for each choice of its settings."""
+    prepared = doses.prepared
+    near = gamma_regions(doses.body, doses.masks, prepared.spacing_mm, doses.site, doses.ptv_margin_mm)
+    for chosen in doses.gamma:
         rates = gamma_rates(
-            truth, prediction, prepared.spacing_mm, near, chosen, prescription_gy=prepared.prescription_gy
+            doses.truth, doses.prediction, prepared.spacing_mm, near, chosen, prescription_gy=prepared.prescription_gy
         )
         for region, rate in rates.items():
             convention = f"% of reference voxels with gamma <= 1; {chosen.convention()}"
@@ -286,3 +297,13 @@ def grow(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: tuple[float, flo
 
 def _minus(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
+
+
+METRICS: tuple[Callable[[Doses], Iterable[Score]], ...] = (
+    errors,
+    dvh,
+    limits,
+    openkbp,
+    gamma,
+)
+"""What is measured of a predicted dose, in the order of the rows."""
