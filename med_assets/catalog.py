@@ -21,7 +21,6 @@ from med_assets.records import (
     Checkpoint,
     DatasetCase,
     PreparedCase,
-    Record,
     SplitAssignment,
     Status,
     Withdrawal,
@@ -30,6 +29,7 @@ from med_assets.settings import Workspace
 from med_assets.storage.by_name import ByName
 from med_assets.storage.files import digest
 from med_assets.storage.lake import Lake
+from med_assets.storage.record import Record
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", CaseVersion, PreparedCase)

@@ -1,24 +1,10 @@
-"""The nouns of med_assets as frozen dataclasses. Each `Record` is the row of one table, and its fields are the columns.
+"""The nouns of med_assets as frozen dataclasses, each the row of one table. `med_assets.catalog` reads and writes them."""
 
-A field states what it means, its unit and whether it can be empty (`| None`); the Arrow schema, the check on writing and
-`docs/tables.md` are made from that. `med_assets.catalog` reads and writes them.
-"""
-
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from functools import cache
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import pyarrow as pa
 
-from med_assets.storage.by_name import ByName
-
-T = TypeVar("T", bound="Record")
-
-ARROW: dict[type, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+from med_assets.storage.record import Record, column, record
 
 
 class Status(StrEnum):
@@ -35,74 +21,6 @@ class Status(StrEnum):
 
 
 USABLE = (Status.OK, Status.TO_PREDICT)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table: its name, Arrow type, meaning, unit, and whether it can be empty."""
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    unit: str
-    nullable: bool
-
-
-def column(meaning: str, unit: str = "") -> Any:
-    """Declare a column, in a class body."""
-    return field(metadata={"meaning": meaning, "unit": unit})
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(column,))
-def record(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass whose values are given by name."""
-    return dataclass(frozen=True, kw_only=True, slots=True)(cls)
-
-
-@record
-class Record(ByName):
-    """A row of a table, of one program."""
-
-    TABLE: ClassVar[str] = ""
-    PARTITION: ClassVar[tuple[str, ...]] = ()
-    """Fields beside the program by which the rows are kept apart and replaced."""
-
-    program: str = column("program")
-
-    @classmethod
-    def columns(cls) -> tuple[Column, ...]:
-        """The columns, in the order of the fields."""
-        return _columns(typing.cast(typing.Any, cls))  # its hash is that of a class, which mypy mistakes for its rows'
-
-    @classmethod
-    def schema(cls) -> dict[str, pa.DataType]:
-        """Arrow types by column."""
-        return {each.name: each.type for each in cls.columns()}
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """Make the record of a row; columns that it lacks are empty, and those that the record lacks are left out."""
-        values: dict[str, Any] = {each.name: row.get(each.name) for each in cls.columns()}
-        return cls(**values)
-
-    def row(self) -> dict[str, Any]:
-        """The values by column."""
-        return asdict(self)
-
-
-@cache
-def _columns(cls: Any) -> tuple[Column, ...]:
-    hints = typing.get_type_hints(cls)
-    out = []
-    for each in fields(cls):
-        kinds = (
-            typing.get_args(hints[each.name]) if isinstance(hints[each.name], types.UnionType) else (hints[each.name],)
-        )
-        [kind] = [one for one in kinds if one is not type(None)]
-        kind = str if issubclass(kind, StrEnum) else kind
-        meta = each.metadata
-        out.append(Column(each.name, ARROW[kind], meta["meaning"], meta["unit"], type(None) in kinds))
-    return tuple(out)
 
 
 @record

@@ -8,8 +8,9 @@ from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.landing import batches
-from med_assets.records import AnalysisResult, CaseVersion, Checkpoint, PreparedCase, Record, Threshold
+from med_assets.records import AnalysisResult, CaseVersion, Checkpoint, PreparedCase, Threshold
 from med_assets.settings import Workspace
+from med_assets.storage.record import Record
 
 R = TypeVar("R", bound=Record)
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from med_assets import program
-from med_assets.records import RECORDS, Record
+from med_assets.records import RECORDS
 from med_assets.storage.files import write_text
+from med_assets.storage.record import Record
 
 BEGIN = """# Tables
 

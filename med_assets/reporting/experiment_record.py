@@ -10,20 +10,13 @@ from pathlib import Path
 
 from med_assets.evaluation.stage import NO_CASE, found_no_case
 from med_assets.launch.training import checkpoint_of
-from med_assets.records import (
-    AggregateScore,
-    CaseScore,
-    DatasetCase,
-    EpochMetric,
-    Record,
-    SplitAssignment,
-    TrainingRun,
-)
+from med_assets.records import AggregateScore, CaseScore, DatasetCase, EpochMetric, SplitAssignment, TrainingRun
 from med_assets.reporting.experiment_facts import folder_of, gather
 from med_assets.reporting.notebook import cells
 from med_assets.reporting.notebooks import write_notebook
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
+from med_assets.storage.record import Record
 from med_assets.storage.result import StageResult
 from med_assets.storage.versions import version_of, versioned
 

@@ -9,19 +9,12 @@ from med_assets.evaluation.aggregates import INTERVAL, cell
 from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.experiments.configuration import Experiment
 from med_assets.launch.runs import command_of
-from med_assets.records import (
-    AggregateScore,
-    CaseScore,
-    DatasetCase,
-    EpochMetric,
-    Record,
-    SplitAssignment,
-    TrainingRun,
-)
+from med_assets.records import AggregateScore, CaseScore, DatasetCase, EpochMetric, SplitAssignment, TrainingRun
 from med_assets.reporting.experiment_facts import Facts
 from med_assets.reporting.interpretation import analysis, conclusions, difference, next_steps
 from med_assets.reporting.notebooks import Cell
 from med_assets.storage.escaping import code, fenced, inline, markdown
+from med_assets.storage.record import Record
 
 SECTIONS = (
     "1. Overview", "2. Reproducibility", "3. Dataset", "4. Model and method", "5. Training", "6. Results", "7. Analysis",

@@ -28,7 +28,6 @@ from med_assets.records import (
     MonitoredScore,
     PreparedCase,
     ReaderDecision,
-    Record,
     RunScore,
     SplitAssignment,
     Threshold,
@@ -40,6 +39,7 @@ from med_assets.reporting.notebooks import stop_kernel
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
 from med_assets.storage.lake import Lake
+from med_assets.storage.record import Record
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 

@@ -12,7 +12,6 @@ from med_assets.records import (
     DatasetCase,
     EpochMetric,
     Failure,
-    Record,
     RunScore,
     SplitAssignment,
     Status,
@@ -20,6 +19,7 @@ from med_assets.records import (
 )
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
+from med_assets.storage.record import Record
 
 P = "rt_dose"
 
