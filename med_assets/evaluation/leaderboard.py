@@ -1,17 +1,18 @@
 """The leaderboard: all evaluated experiments side by side, and the differences between each two of them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Catalog
-from med_assets.evaluation.aggregates import INTERVAL, Aggregate, Estimate, aggregate, cell
+from med_assets.evaluation.aggregates import INTERVAL, Aggregate, aggregate
+from med_assets.evaluation.columns import COLUMNS
 from med_assets.evaluation.comparison import SPLIT, paired, primary_by_case, primary_scores
-from med_assets.evaluation.costs import checkpoint_facts
+from med_assets.evaluation.line import Line
 from med_assets.evaluation.replicates import SPREAD, champion_label, replicates, spread
-from med_assets.evaluation.scoring import HELD_OUT, recorded_scores
+from med_assets.evaluation.scoring import recorded_scores
 from med_assets.program import Metric
 from med_assets.records import AggregateScore, CaseScore, RunScore
 from med_assets.settings import Workspace
@@ -20,23 +21,6 @@ from med_assets.storage.files import digest, write_text
 from med_assets.storage.result import StageResult
 
 PAIRWISE = "Paired differences in the primary metric, first minus second, on the validation cases that both have; not corrected for their number. Intervals end at the greatest difference that the range of the metric allows."
-
-
-@dataclass(frozen=True)
-class Line:
-    """One model of the leaderboard: its deciding scores by split and metric."""
-
-    experiment: str
-    checkpoint: str
-    scores: dict[tuple[str, str], Estimate] = field(default_factory=dict)
-
-    def columns(self) -> dict[str, str | float | int | None]:
-        """The line as a row of the CSV file."""
-        found: dict[str, str | float | int | None] = {"experiment": self.experiment, "checkpoint": self.checkpoint}
-        for (split, metric), one in self.scores.items():
-            values = {"mean": one.mean, "low": one.low, "high": one.high, "n": one.n}
-            found |= {f"{split} {metric} {name}": value for name, value in values.items()}
-        return found
 
 
 def leaderboard(ws: Workspace, program_name: str) -> StageResult:
@@ -64,7 +48,6 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     ordered = _best_first(lines.values(), metrics[0])
     rows = [line.columns() for line in ordered]
     table = pd.DataFrame(rows)
-    costs = {line.checkpoint: checkpoint_facts(ws, program_name, line.checkpoint) for line in ordered}
     images = {}
     prefix = f"{SPLIT} {metrics[0].name} "
     drawn = table.rename(columns={prefix + value: value for value in ("mean", "low", "high", "n")})
@@ -79,7 +62,7 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
     if held and holder:
         scored[holder] = primary_by_case(program_name, held)
     names = [line.experiment for line in ordered if line.experiment in scored]
-    shown, pairs = _readable(ordered, metrics, costs), pairwise(program_name, names, scored)
+    shown, pairs = _readable(catalog, ordered), pairwise(program_name, names, scored)
     over_seeds = spread(program_name, seeds)
     folder = ws.reports / program_name
     write_text(folder / "leaderboard.csv", csv(table))
@@ -160,22 +143,13 @@ def pairwise(program_name: str, names: Sequence[str], values: Mapping[str, Mappi
     return pd.DataFrame(rows)
 
 
-def _readable(
-    lines: Sequence[Line], metrics: Sequence[Metric], costs: Mapping[str, Mapping[str, float]]
-) -> pd.DataFrame:
-    """The leaderboard for people: one cell `mean [low, high] (n)` per split and metric, validation first, then what it costs."""
-    columns = [(split, metric) for split in HELD_OUT for metric in metrics]
-
-    def of(line: Line, split: str, metric: Metric) -> str:
-        found = line.scores.get((split, metric.name))
-        return "" if found is None else cell(found)
-
-    table = [
-        {"experiment": line.experiment}
-        | {f"{split} {metric.label}": of(line, split, metric) for split, metric in columns}
-        | {name: f"{value:g}" for name, value in costs[line.checkpoint].items()}
-        | {"checkpoint": line.checkpoint}
-        for line in lines
-    ]
-    found = pd.DataFrame(table).fillna("")
+def _readable(catalog: Catalog, lines: Sequence[Line]) -> pd.DataFrame:
+    """The leaderboard for people: of each line the cells of every column."""
+    rows = []
+    for line in lines:
+        row = {"experiment": line.experiment}
+        for column in COLUMNS:
+            row |= column(catalog, line)
+        rows.append(row)
+    found = pd.DataFrame(rows).fillna("")
     return found.loc[:, [name for name in found if (found[name] != "").any()]]
