@@ -29,7 +29,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
 
     Without any such case the tables are empty and the summary says so. The pictures are of the median case; the report has the best and the worst too.
     """
-    from med_assets.reporting.pictures import drawn, over_cases
+    from med_assets.reporting.pictures import plot_all_cases, plot_typical_cases
 
     catalog, chosen, row = Catalog(ws, program_name), program.get(program_name), checkpoint_of(ws, program_name, name)
     checkpoint = row.checkpoint
@@ -60,8 +60,8 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
     costs = checkpoint_facts(ws, program_name, checkpoint, measure=True)
     pictures = [
-        *drawn(ws, program_name, checkpoint, scores, ["median"]),
-        *over_cases(ws, program_name, checkpoint, scores),
+        *plot_typical_cases(ws, program_name, checkpoint, scores, ["median"]),
+        *plot_all_cases(ws, program_name, checkpoint, scores),
     ]
     return StageResult(
         data_version=digest(

@@ -17,7 +17,7 @@ from med_assets.launch.training import NamedModel, stored_checkpoint
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric, Program
 from med_assets.records import AggregateScore, CaseScore, EpochMetric, FoldScore, RunScore, TrainingRun, Verdict
-from med_assets.reporting.figures import Drawn, draw
+from med_assets.reporting.figures import Figures, draw
 from med_assets.reporting.run_status import RunStatus, run_status, verdict_of
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
@@ -55,7 +55,7 @@ class Facts:
     crossval: int
     """Cases of a cross-validation of this experiment, 0 where there is none."""
     dataset_now: str
-    figures: Drawn
+    figures: Figures
     artifacts: Mapping[str, Path]
     """Files and folders that belong to it, by what they are."""
     home: Path

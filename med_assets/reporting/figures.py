@@ -16,7 +16,7 @@ from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.launch.training import curve_panels
 from med_assets.records import CaseScore, EpochMetric
-from med_assets.reporting.pictures import drawn, typical_cases
+from med_assets.reporting.pictures import plot_typical_cases, typical_cases
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
 from med_assets.storage.versions import version_of, versioned
@@ -29,7 +29,7 @@ LABEL = "median"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Figures:
     """The figures of an experiment: caption by name of the PNG, hash by name of each file, and whether any is new."""
 
     captions: Mapping[str, str]
@@ -50,7 +50,7 @@ def history_of(ws: Workspace, program_name: str, name: str) -> pd.DataFrame:
 
 
 @versioned("2")
-def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Drawn:
+def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Figures:
     """Draw the figures of an experiment's checkpoint, unless what they show is as it was; `best` is the epoch that was kept."""
     out = folder_of(ws, program_name, name)
     chosen, history = program.get(program_name), history_of(ws, program_name, name)
@@ -61,7 +61,7 @@ def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int
     key = digest(code, checkpoint, best, history.to_csv(index=False), case)
     kept = read_json(out / RECORD) if (out / RECORD).is_file() else {}
     if kept.get("key") == key and all((out / file).is_file() for file in kept["files"]):
-        return Drawn(dict(kept["captions"]), kept["files"], fresh=False)
+        return Figures(dict(kept["captions"]), kept["files"], fresh=False)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ws.home / "tmp" if (ws.home / "tmp").is_dir() else None) as folder:
         captions = _all(ws, program_name, name, checkpoint, scores, history, best, Path(folder))
@@ -75,7 +75,7 @@ def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int
     write_json(
         out / RECORD, {"key": key, "checkpoint": checkpoint, "captions": list(captions.items()), "files": hashes}
     )
-    return Drawn(captions, hashes, fresh=True)
+    return Figures(captions, hashes, fresh=True)
 
 
 def _all(
@@ -117,7 +117,7 @@ def _case(ws: Workspace, program_name: str, checkpoint: str, scores: Sequence[Ca
     """Draw the case under names that do not change with it."""
     captions: dict[str, str] = {}
     shown = typical_cases(scores, program.get(program_name).primary_metric, [LABEL]).get(LABEL)
-    for image, caption in drawn(ws, program_name, checkpoint, scores, [LABEL], out):
+    for image, caption in plot_typical_cases(ws, program_name, checkpoint, scores, [LABEL], out):
         what = image.stem.replace(shown.case_id if shown else "", "").strip("_") or "case"
         for suffix in (".png", ".pdf"):
             image.with_suffix(suffix).rename(out / f"{LABEL}_{what}{suffix}")

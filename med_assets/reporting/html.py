@@ -122,7 +122,7 @@ def model_card(
     return Section(title, table=pd.DataFrame({"": list(rows), "Statement": list(rows.values())}))
 
 
-def _context(number: int, section: Section) -> dict[str, Any]:
+def _context(number: int, section: Section) -> dict[str, object]:
     captions = [*section.captions, *[""] * (len(section.images) - len(section.captions))]
     return {
         "id": f"s{number}",
@@ -138,7 +138,7 @@ def _context(number: int, section: Section) -> dict[str, Any]:
     }
 
 
-def _table(table: pd.DataFrame) -> dict[str, Any]:
+def _table(table: pd.DataFrame) -> dict[str, object]:
     numeric = [pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype) for dtype in table.dtypes]
     columns = [str(name) for name in table.columns]
     rows = [

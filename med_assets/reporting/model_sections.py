@@ -8,7 +8,7 @@ from med_assets.monitoring.drift import drift_table
 from med_assets.monitoring.stage import LIMITS_RULE, draw, headline, trend_table
 from med_assets.records import Champion
 from med_assets.reporting.html import Section, model_card
-from med_assets.reporting.pictures import drawn, over_cases
+from med_assets.reporting.pictures import plot_all_cases, plot_typical_cases
 from med_assets.reporting.report_facts import ReportFacts, ShownModel, not_evaluated
 from med_assets.screening.stage import recorded_screening
 
@@ -25,7 +25,7 @@ def model(facts: ReportFacts) -> Iterable[Section]:
     if shown.recorded.missing:
         text += f"\n\n{not_evaluated(shown.recorded.missing, _command(facts, shown))}"
     history = facts.catalog.frame(Champion).drop(columns=["program", "dataset_version"]) if shown.promoted else None
-    pictures = drawn(facts.ws, facts.name, shown.checkpoint, shown.recorded.rows)
+    pictures = plot_typical_cases(facts.ws, facts.name, shown.checkpoint, shown.recorded.rows)
     yield Section(
         "Champion" if shown.promoted else "Best candidate",
         text,
@@ -47,7 +47,7 @@ def held_out_cases(facts: ReportFacts) -> Iterable[Section]:
     """The program's plots over all held-out cases."""
     if (shown := facts.shown) is None:
         return
-    if plots := over_cases(facts.ws, facts.name, shown.checkpoint, shown.recorded.rows):
+    if plots := plot_all_cases(facts.ws, facts.name, shown.checkpoint, shown.recorded.rows):
         images, captions = [path for path, _ in plots], [caption for _, caption in plots]
         yield Section("All held-out cases", images=images, captions=captions, shown_with_run=True)
 

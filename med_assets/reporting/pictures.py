@@ -31,7 +31,7 @@ def typical_cases(scores: Iterable[CaseScore], metric: Metric, labels: Collectio
     return chosen
 
 
-def drawn(
+def plot_typical_cases(
     ws: Workspace,
     program_name: str,
     checkpoint: str,
@@ -64,7 +64,7 @@ def drawn(
     return pictures
 
 
-def over_cases(
+def plot_all_cases(
     ws: Workspace, program_name: str, checkpoint: str, scores: Sequence[CaseScore]
 ) -> list[tuple[Path, str]]:
     """Plots of a checkpoint over all its held-out cases, each with a caption."""
