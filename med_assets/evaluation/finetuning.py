@@ -27,7 +27,7 @@ from med_assets.program import Metric
 from med_assets.records import EpochMetric, TrainingRun
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, write_json
-from med_assets.storage.provenance import provenance, used_cases
+from med_assets.storage.provenance import cases_used_by, provenance
 
 SCHEMA_VERSION = "1"
 """Version of the record's fields; raised when one changes its meaning."""
@@ -188,7 +188,7 @@ def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
             "dataset_version": dataset.version,
             "pretrained": made["initial"],
             "dataset_audit": {"accepted": len(dataset), "quarantined": dict(sorted(refused.items()))},
-            "cases": dict(Counter(case["split"] for case in used_cases(made))),
+            "cases": dict(Counter(case.split for case in cases_used_by(ws.store, checkpoint))),
         },
         "environment": {key: result.get(key) for key in ("python", "torch", "lightning", "device", "precision")},
         "plan": {key: result[key] for key in ("batch", "patch", "accumulate", "rung") if key in result},

@@ -30,7 +30,7 @@ from med_assets.launch.runs import record_run
 from med_assets.records import Checkpoint, EpochMetric
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, file_sha256, read_json, replacing, write_json, write_text
-from med_assets.storage.provenance import provenance, used_cases
+from med_assets.storage.provenance import cases_used_by, provenance
 from med_assets.storage.result import StageResult
 
 LISTS = ("used", "events")
@@ -418,7 +418,7 @@ def _record(
         checkpoint=key,
         experiment_hash=chosen.hash(),
         dataset_version=dataset.version,
-        n_train=sum(case["split"] == "train" for case in used_cases(record)),
+        n_train=sum(case.split == "train" for case in cases_used_by(ws.store, key)),
         n_val=read_json(folder / "result.json").get("n_val", sum(split == "val" for split in splits.values())),
         synthetic=not dataset.synthetic.isdisjoint(splits),
         weights_sha256=record["weights_sha256"],

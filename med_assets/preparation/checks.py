@@ -1,7 +1,6 @@
 """The gate of preparation: whether too much of a batch was quarantined."""
 
 from collections import Counter
-from typing import Any
 
 from med_assets.catalog import Catalog
 from med_assets.settings import Workspace
@@ -19,7 +18,7 @@ def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
         return CheckOutcome(False, f"batch {batch} was not audited; materialize prepared_cases of this batch")
     codes = Counter(row.reason_code for row in catalog.quarantined(batch))
     warned = {case.case_id: "; ".join(case.warning_lines) for case in catalog.prepared(batch) if case.warnings}
-    metadata: dict[str, Any] = {
+    metadata: dict[str, object] = {
         "cases": found.n_cases,
         "quarantined": found.n_quarantined,
         "quarantined_share": round(found.quarantined_share, 4),

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ class Screening(ABC):
     decisions: Mapping[str, Decision]
 
     @abstractmethod
-    def settings(self, ws: "Workspace") -> dict[str, Any]:
+    def settings(self, ws: "Workspace") -> dict[str, object]:
         """All configuration that thresholds and risks depend on."""
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -70,15 +69,14 @@ class UsedCase:
 
 
 def cases_used_by(store: ArtifactStore, checkpoint: str) -> list[UsedCase]:
-    """The cases of a stored checkpoint, as `used_cases` picks them. Raises ArtifactMissing."""
-    record = read_json(store.fetch(checkpoint) / "provenance.json")
-    return [UsedCase(case["case_id"], case["patient_id"], case["split"]) for case in used_cases(record)]
+    """The cases of a stored checkpoint that it learned from or was selected on. Raises ArtifactMissing.
 
-
-def used_cases(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The cases of a checkpoint's provenance that it learned from or was selected on, rows with `case_id` and `split`.
-
-    Cases that its experiment leaves out are in the record too, so that they count as known when training is scheduled. In a record
+    Cases that its experiment leaves out are in its record too, so that they count as known when training is scheduled. In a record
     without that mark all were used.
     """
-    return [case for case in record["cases"] if case.get("used", True)]
+    record = read_json(store.fetch(checkpoint) / "provenance.json")
+    return [
+        UsedCase(case["case_id"], case["patient_id"], case["split"])
+        for case in record["cases"]
+        if case.get("used", True)
+    ]

@@ -39,7 +39,7 @@ class CheckOutcome:
     passed: bool
     reason: str
     severity: Literal["error", "warn"] = "error"
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, object] = field(default_factory=dict)
     images: dict[str, Path] = field(default_factory=dict)
 
 

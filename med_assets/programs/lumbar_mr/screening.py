@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
@@ -55,7 +55,7 @@ class LumbarScreening(Screening):
         "unusable": Decision("not a lumbar spine, or not readable", withdraws=True),
     }
 
-    def settings(self, ws: "Workspace") -> dict[str, Any]:
+    def settings(self, ws: "Workspace") -> dict[str, object]:
         return risk(ws).model_dump(mode="json")
 
     def with_reader_decisions(self, scores: Sequence[S], decisions: Mapping[str, str]) -> list[S]:
