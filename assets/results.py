@@ -13,7 +13,7 @@ from assets.factory import attributes, batches, materialized, several_batches_in
 from med_assets.cli import stages
 from med_assets.evaluation.analysis import Analysis
 from med_assets.monitoring.checks import drift, in_control
-from med_assets.promotion.checks import champion_regression
+from med_assets.promotion.checks import challenger_accepted, champion_regression
 from med_assets.reporting.checks import synthetic_report
 from resources.workspace import WorkspaceResource
 
@@ -49,13 +49,23 @@ def champion(program: str) -> dg.AssetsDefinition:
         ),
         deps=[keys.key(program, "leaderboard")],
         check_specs=[
-            blocking("champion_regression", key, "No challenger that is worse, or not shown to be better, is promoted.")
+            blocking(
+                "champion_regression",
+                key,
+                "Scored anew on the present dataset, the champion is not worse than when it was promoted, within its margins.",
+            ),
+            informing("challenger_accepted", key, "The gate did not refuse the last challenger."),
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         ws = workspace.open()
         result = stages.champion(ws, program)
-        return materialized(context, result, champion_regression=champion_regression(ws, program))
+        return materialized(
+            context,
+            result,
+            champion_regression=champion_regression(ws, program),
+            challenger_accepted=challenger_accepted(ws, program),
+        )
 
     return asset
 

@@ -408,6 +408,23 @@ class Champion(Record):
 
 
 @record
+class PromotedScore(Record):
+    """A deciding score of a champion when it was promoted, or when a person accepted its scores: what it is held to."""
+
+    TABLE = "champion_scores"
+    PARTITION = ("experiment", "checkpoint")
+    experiment: str = column("experiment")
+    checkpoint: str = column("key of the checkpoint")
+    case_id: str = column("validation case")
+    version: str = column("version of the case")
+    patient_id: str = column("pseudonym of the patient")
+    metric: str = column("name of the metric")
+    subject: str = column("what it is of, such as a structure")
+    value: float | None = column("value; empty where undefined", "unit of the metric")
+    truth: float | None = column("true side, where the metric has one", "unit of the metric")
+
+
+@record
 class Verdict(Record):
     """The gate's decision on a challenger."""
 
@@ -521,7 +538,7 @@ class ExperimentEntry(Record):
 
 RECORDS: tuple[type[Record], ...] = (
     CaseVersion, PreparedCase, BatchAudit, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore, FoldScore,
-    Fold, CurvePoint, CurveScore, Threshold, ReaderDecision, Failure, Prediction, Champion, Verdict, Checkpoint, AnalysisResult,
+    Fold, CurvePoint, CurveScore, Threshold, ReaderDecision, Failure, Prediction, Champion, PromotedScore, Verdict, Checkpoint, AnalysisResult,
     TrainingRun, RunScore, ExperimentEntry, Drift, MonitoredScore,
 )  # fmt: skip
 """All records that have a table; the facts of cases have tables with the columns that each program states."""

@@ -32,7 +32,7 @@ def outdated(
     fan_in = spec.automation_condition == GATHER
     if not present or (len(present) < len(inputs) and not fan_in):
         return None
-    if not all(runs.gate_passed(instance, gate) for key in present for gate in gates.get(key, ())):
+    if not all(runs.gate_passed(instance, gate.key) for key in present for gate in gates.get(key, ())):
         return None
     own = runs.latest(instance, spec.key)
     wanted = {key.to_user_string(): found[1].get(runs.DATA) for key, found in present.items()}

@@ -136,9 +136,9 @@ def as_partitioned_input(version: str) -> str:
     return hashlib.sha256(version.encode()).hexdigest()
 
 
-def gate_passed(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec) -> bool:
+def gate_passed(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> bool:
     """Whether the newest evaluation of a blocking check let its asset pass."""
-    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([spec.key]).get(spec.key)
+    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([check]).get(check)
     evaluation = record.event.asset_check_evaluation if record and record.event else None
     return evaluation is not None and (evaluation.passed or evaluation.severity == dg.AssetCheckSeverity.WARN)
 
@@ -201,6 +201,9 @@ def over_batches(
 
     if current(ws, program) is None:
         return dg.SkipReason("there is no champion yet")
+    gate = dg.AssetCheckKey(keys.key(program, "champion"), "champion_regression")
+    if not gate_passed(instance, gate):
+        return dg.SkipReason("the champion is worse than when it was promoted, or was not checked; see its check")
     if any(targets(run, [asset]) for run in unfinished(instance)):
         return dg.SkipReason("the champion is at work on them")
     ready = instance.get_materialized_partitions(keys.key(program, "prepared_cases"))

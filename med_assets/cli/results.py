@@ -48,6 +48,19 @@ def rollback(program: str, to: str | None, reason: str) -> None:
     print(table(Catalog(ws, program).frame(Champion)))
 
 
+@SECTION.command("accept-scores")
+@program
+@reason
+def accept_scores(program: str, reason: str) -> None:
+    """Hold the champion to its present scores instead of those of its promotion.
+
+    The check `champion_regression` fails while the champion is worse than when it was promoted, such as after a metric got
+    another definition. Dagster shows the gate as passed when `champion` is materialized again.
+    """
+    now = stages.accept_scores(workspace(), program, reason)
+    print(f"champion: {now.experiment} ({now.checkpoint}), {now.action}: {now.reason}")
+
+
 @SECTION.command()
 @program
 def monitor(program: str) -> None:

@@ -15,6 +15,7 @@ from med_assets.monitoring.stage import monitor
 from med_assets.preparation.audit import accept_batch
 from med_assets.preparation.stage import prepare
 from med_assets.promotion.champions import rollback
+from med_assets.promotion.regression import accept_scores
 from med_assets.promotion.stage import champion
 from med_assets.reporting.experiment_record import record as record_experiment
 from med_assets.reporting.experiments import experiments
@@ -26,7 +27,7 @@ from med_assets.screening.thresholds import thresholds
 from med_assets.storage.result import StageResult
 
 __all__ = [
-    "StageResult", "accept_batch", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
+    "StageResult", "accept_batch", "accept_scores", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
     "learning_curve", "monitor", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
     "up_to_date", "withdraw",
 ]  # fmt: skip

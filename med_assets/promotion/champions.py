@@ -17,6 +17,9 @@ from med_assets.storage.locks import alone
 PROMOTED, BY_NAME, ROLLED_BACK = "promoted", "promoted by name", "rolled back"
 """What changed the champion: the gate alone, a person's wish that passed the gate, or a person's rollback."""
 
+ACCEPTED = "scores accepted"
+"""A person holds the same champion to its present scores."""
+
 
 def current(ws: Workspace, program_name: str) -> Champion | None:
     """The champion, or None before the first promotion."""

@@ -1,11 +1,15 @@
-"""Promotion: the gate is asked, every verdict that is new is kept, and the best challenger that passes becomes the champion."""
+"""Promotion: the gate is asked, every verdict that is new is kept, and the best challenger that passes becomes the champion,
+whose deciding scores are kept."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 from med_assets import program
 from med_assets.catalog import Catalog
+from med_assets.errors import ArtifactMissing
 from med_assets.promotion.champions import BY_NAME, PROMOTED, crown, current, now, version
 from med_assets.promotion.gate import decide, deciding_verdict, decision_table
+from med_assets.promotion.regression import record_scores
 from med_assets.records import AggregateScore, Champion, Checkpoint, Verdict
 from med_assets.settings import Workspace
 from med_assets.storage.locks import alone
@@ -13,7 +17,7 @@ from med_assets.storage.result import StageResult
 from med_assets.storage.versions import versioned
 
 
-@versioned("3")
+@versioned("4")
 def champion(ws: Workspace, program_name: str, named: str | None = None) -> StageResult:
     """Promote the best challenger, or the named one, if the gate lets it; every verdict that is new is kept."""
     catalog = Catalog(ws, program_name)
@@ -30,7 +34,10 @@ def champion(ws: Workspace, program_name: str, named: str | None = None) -> Stag
             [newest_checkpoint] = catalog.rows(Checkpoint, decision.challenger)
             model = replace(newest_checkpoint, checkpoint=decision.checkpoint)
             crown(ws, model, BY_NAME if named else PROMOTED, decision.reason or "")
-    present = current(ws, program_name)
+        present = current(ws, program_name)
+        if present is not None:
+            with suppress(ArtifactMissing):  # the check of the champion says so
+                record_scores(ws, present)
     return StageResult(
         data_version=version(ws, program_name),
         counts={"promoted": int(promoted), "evaluated": len(verdicts)},

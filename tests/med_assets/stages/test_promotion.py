@@ -9,17 +9,19 @@ import pytest
 import yaml
 
 from med_assets import program
+from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.experiments import policies
 from med_assets.promotion.champions import current, version
-from med_assets.promotion.checks import champion_regression
+from med_assets.promotion.checks import challenger_accepted, champion_regression
 from med_assets.promotion.gate import decisions
+from med_assets.records import Checkpoint
 from med_assets.settings import Workspace
 from tests.conftest import REPOSITORY
 from tests.docs_blocks import blocks
 from tests.med_assets.stages.builders import P
-from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
+from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model, score
 
 
 @pytest.fixture
@@ -57,6 +59,7 @@ def test_the_best_that_passes_is_promoted_and_every_experiment_gets_its_labels(w
     assert labels(found["grad_loss"]) == {"regressed"}
     assert found["baseline"]["reference"] == "mean_dose"
     assert (found["baseline"]["checkpoint"], found["baseline"]["n"]) == (better, len(VAL))
+    assert challenger_accepted(ws, P).passed
     assert champion_regression(ws, P).passed
 
 
@@ -65,8 +68,8 @@ def test_a_worse_challenger_is_refused_and_the_failed_check_says_why(ws: Workspa
     found = decided(ws)
     assert champion_of(ws) is None
     assert labels(found["baseline"]) == {"refused", "regressed"}
-    outcome = champion_regression(ws, P)
-    assert not outcome.passed
+    outcome = challenger_accepted(ws, P)
+    assert (outcome.passed, outcome.severity) == (False, "warn")
     assert "not shown to be better than mean_dose in openkbp_dose_score: +0." in outcome.reason
     assert outcome.metadata["n"] == len(VAL)
 
@@ -344,3 +347,92 @@ def test_every_field_of_a_policy_is_described() -> None:
     for section in (policies.Promotion, policies.Retraining, policies.Monitoring):
         for name, field in section.model_fields.items():
             assert field.description, name
+
+
+def changed_code(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Scores from here on are of another version of the code."""
+    chosen = program.get(P)
+    monkeypatch.setattr(chosen, "code_versions", {**chosen.code_versions, "evaluate": version})
+
+
+def test_a_champion_that_changed_code_scores_worse_fails_its_check_until_a_person_accepts_that(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert champion_regression(ws, P).passed  # nobody to hold to anything
+    better = model(ws, "baseline", constant(4.0))
+    stages.champion(ws, P)
+    assert champion_regression(ws, P).passed
+
+    changed_code(monkeypatch, "same scores")
+    for name, value in constant(4.0).items():
+        score(ws, better, name, value)
+    assert champion_regression(ws, P).passed
+
+    changed_code(monkeypatch, "worse within the tolerance of 0.001 Gy")
+    for name, value in constant(4.0009).items():
+        score(ws, better, name, value)
+    assert champion_regression(ws, P).passed
+
+    changed_code(monkeypatch, "worse")
+    for name, value in constant(4.02).items():
+        score(ws, better, name, value)
+    outcome = champion_regression(ws, P)
+    assert (outcome.passed, outcome.severity) == (False, "error")
+    assert "openkbp_dose_score is worse by 0.02 Gy over 30 cases that did not change" in outcome.reason
+    assert outcome.metadata["openkbp_dose_score promoted"] == pytest.approx(4.145)
+    assert outcome.metadata["openkbp_dose_score present"] == pytest.approx(4.165)
+
+    with pytest.raises(ConfigurationError, match="expected a reason"):
+        stages.accept_scores(ws, P, "")
+    row = stages.accept_scores(ws, P, "another definition")
+    assert (row.checkpoint, row.action, row.reason) == (better, "scores accepted", "another definition")
+    assert champion_regression(ws, P).passed
+
+
+def test_a_champion_worse_in_a_guarded_metric_or_without_a_value_fails_its_check(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better = model(ws, "baseline", constant(4.0))
+    stages.champion(ws, P)
+    changed_code(monkeypatch, "guarded within its margin of 0.2")
+    for name, value in constant(4.0).items():
+        score(ws, better, name, value, 2.19)
+    assert champion_regression(ws, P).passed
+    changed_code(monkeypatch, "guarded worse, and one case without")
+    for name, value in constant(4.0).items():
+        score(ws, better, name, value, None if name == VAL[0] else 2.21)
+    outcome = champion_regression(ws, P)
+    assert "1 of 30 cases lost their value of openkbp_dvh_score" in outcome.reason
+    assert "openkbp_dvh_score is worse by 0.21" in outcome.reason
+
+
+def test_new_validation_cases_on_which_the_champion_is_worse_fail_its_check_beyond_the_intervals_alone(
+    ws: Workspace,
+) -> None:
+    better = model(ws, "baseline", constant(4.0))
+    stages.champion(ws, P)
+    few = tuple(f"w{number:02}" for number in range(3))
+    cases(ws, {"val": few}, batch="b2")
+    for name in few:
+        score(ws, better, name, 4.5)
+    assert champion_regression(ws, P).passed  # within what chance does
+    many = tuple(f"x{number:02}" for number in range(60))
+    cases(ws, {"val": many}, batch="b3")
+    for number, name in enumerate(many):
+        score(ws, better, name, 5.5 + 0.01 * number)
+    outcome = champion_regression(ws, P)
+    assert not outcome.passed
+    assert "worse beyond both intervals" in outcome.reason
+
+
+def test_what_a_champion_is_held_to_stays_what_it_was_promoted_with(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better = model(ws, "baseline", constant(4.0))
+    stages.champion(ws, P)
+    changed_code(monkeypatch, "worse")
+    for checkpoint, start in ((better, 4.5), (Catalog(ws, P).rows(Checkpoint, "mean_dose")[0].checkpoint, 5.0)):
+        for name, value in constant(start).items():
+            score(ws, checkpoint, name, value)
+    stages.champion(ws, P)
+    assert not champion_regression(ws, P).passed
