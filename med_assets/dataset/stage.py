@@ -97,8 +97,7 @@ def unlabelled(ws: Workspace, program_name: str) -> list[PreparedCase]:
     What was withdrawn, may hold identity or came in a batch that is held back is left out, as are copies of cases of the dataset.
     """
     catalog = Catalog(ws, program_name)
-    held_back = catalog.held_back()
-    batches = [_cases_of(catalog, batch) for batch in catalog.batches() if batch not in held_back]
+    batches = [_cases_of(catalog, batch) for batch in catalog.batches()]
     latest = {case.case_id: (case, one.raw[case.case_id]) for one in batches for case in one.unlabelled}
     left_out = catalog.withdrawn().union(*(one.labelled for one in batches))
     return [
@@ -119,7 +118,7 @@ def _identity_seen(ws: Workspace, program_name: str, raw: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _BatchCases:
-    """The prepared cases of a batch: ids of those with a label, those without, and the raw artifacts of these by case."""
+    """The prepared cases of a batch, none where the audit holds it back: ids of those with a label, those without, and the raw artifacts of these by case."""
 
     labelled: frozenset[str]
     unlabelled: tuple[PreparedCase, ...]
@@ -134,13 +133,14 @@ def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:
     """The prepared cases of a batch, read once as long as its tables are the same."""
 
     def read() -> _BatchCases:
-        prepared = catalog.rows(PreparedCase, batch)
+        audit = catalog.audit(batch)
+        prepared = [] if audit and audit.held_back else catalog.rows(PreparedCase, batch)
         unlabelled = tuple(to_predict(prepared))
         raw = usable(catalog.rows(CaseVersion, batch)) if unlabelled else []
         ids = frozenset(case.case_id for case in accepted(prepared))
         return _BatchCases(ids, unlabelled, {case.case_id: case.artifact for case in raw})
 
-    stamps = [catalog.stamp(table, batch) for table in (CaseVersion, PreparedCase)]
+    stamps = [catalog.stamp(table, batch) for table in (CaseVersion, PreparedCase, BatchAudit)]
     return _batches.get((catalog.ws.home, catalog.program, batch, *stamps), read)
 
 

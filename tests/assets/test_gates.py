@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -19,8 +20,11 @@ from med_assets.intake.reading import Preparation
 from med_assets.preparation.checks import audit
 from med_assets.preparation.expectations import Expectation
 from med_assets.settings import Workspace
+from resources import WorkspaceResource
+from sensors.monitoring import monitoring_schedule
+from sensors.predictions import predictions_sensor
 from tests.med_assets.stages.builders import P, drop, files, take
-from tests.med_assets.stages.models import configure
+from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model, score
 
 
 def spoiled(ws: Workspace, seed: int) -> None:
@@ -32,6 +36,10 @@ def spoiled(ws: Workspace, seed: int) -> None:
 def materialized(instance: dg.DagsterInstance, batch: str, *names: str) -> dg.ExecuteInProcessResult:
     """A run of these assets of the program over a batch, whether it fails or not."""
     instance.add_dynamic_partitions(f"{P}_batches", [batch])
+    return run(instance, *names, batch=batch)
+
+
+def run(instance: dg.DagsterInstance, *names: str, batch: str | None = None) -> dg.ExecuteInProcessResult:
     defs = dg.Definitions(assets=assets.build_program(P), resources=resources.build(), executor=dg.in_process_executor)
     return defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance,
@@ -153,3 +161,40 @@ def test_changed_expectations_audit_again_and_prepare_nothing(
     stages.prepare(workspace, P, batch)
     assert prepared == []
     assert catalog.prepared(batch) == [replace(before)]
+
+
+@pytest.mark.slow
+def test_a_champion_that_became_worse_stops_what_follows_it(
+    workspace: Workspace, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases(workspace, {"train": TRAIN, "val": VAL})
+    base = model(workspace, "mean_dose", constant(5.0, step=0.02))
+    better = model(workspace, "baseline", constant(4.0))
+    assert checked(instance, "champion")["champion_regression"]
+    chosen = program.get(P)
+    monkeypatch.setattr(chosen, "code_versions", {**chosen.code_versions, "evaluate": "worse"})
+    for checkpoint, start in ((better, 4.5), (base, 5.0)):
+        for name, value in constant(start, step=0.02).items():
+            score(workspace, checkpoint, name, value)
+    assert checked(instance, "champion", "experiments", "report") == {
+        "champion_regression": False,
+        "challenger_accepted": True,
+    }
+    for sensor in (monitoring_schedule(P), predictions_sensor(P)):
+        with context_of(sensor, instance) as context:
+            skipped = sensor(context, workspace=WorkspaceResource())
+        assert isinstance(skipped, dg.SkipReason)
+        assert "worse than when it was promoted" in (skipped.skip_message or "")
+
+
+def checked(instance: dg.DagsterInstance, *names: str) -> dict[str, bool]:
+    """Materialize assets of the program of which the first is checked and nothing else runs; its checks, and what they found."""
+    result = run(instance, *names)
+    assert made(result) == {names[0]}
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+def context_of(sensor: Any, instance: dg.DagsterInstance) -> Any:
+    if isinstance(sensor, dg.ScheduleDefinition):
+        return dg.build_schedule_context(instance)
+    return dg.build_sensor_context(instance=instance)
