@@ -18,7 +18,7 @@ from pydicom import uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from med_assets.deidentification.terms import TERMS
-from med_assets.dicom.sop_classes import SUPPORTED_CLASSES
+from med_assets.dicom.sop_classes import MODALITIES, SUPPORTED_CLASSES
 from med_assets.storage.versions import version_of, versioned
 
 
@@ -187,7 +187,7 @@ REQUIRED_TEXTS: dict[str, str] = {
 """Elements that are required with a value in multi-frame objects (PS3.3 C.7.5.2, C.7.6.16), and what stands for one that goes."""
 
 ENUMERATED: dict[str, frozenset[str]] = {
-    "Modality": frozenset({"CT", "MR", "RTSTRUCT", "RTDOSE", "RTPLAN", "SEG", "OPT", "US"}),
+    "Modality": frozenset(MODALITIES),
     "PatientPosition": frozenset({
         "HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL", "LFP", "LFS", "RFP", "RFS", "AFDR", "AFDL", "PFDR",
         "PFDL",
@@ -243,7 +243,7 @@ def registered(text: str) -> bool:
 def profile() -> dict[int, Action]:
     """Return what happens to each allowed element, by tag. Its version is part of what makes an intake's result."""
     groups = [
-        (_KEEP, Action.KEEP), (_UID, Action.UID), (_DATE, Action.DATE), (_EMPTY, Action.EMPTY),
+        (" ".join(dict.fromkeys([*_KEEP.split(), *CODE_TERMS])), Action.KEEP), (_UID, Action.UID), (_DATE, Action.DATE), (_EMPTY, Action.EMPTY),
         (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(KNOWN_VALUES), Action.VOCABULARY),
         (" ".join(FIXED_VALUES), Action.FIXED), ("PixelData", Action.PIXELS),
         ("PatientID PatientName ClinicalTrialSubjectID", Action.PSEUDONYM), ("ROIName SegmentLabel", Action.STRUCTURE),

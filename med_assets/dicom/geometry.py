@@ -296,10 +296,21 @@ def read_mr_series(
     those are there. Of several volumes in the series the one whose frames are `wanted` is taken, and of several such the one
     that a `label` refers to. Raises `CaseRejected` with the codes of `read_ct_series`, without "not_axial" and "missing_rescale".
     """
+    return read_slices(datasets, "MR", MR_IMAGE_STORAGE, wanted, label)
+
+
+def read_slices(
+    datasets: Sequence[Dataset],
+    modality: str,
+    sop_class: str,
+    wanted: Callable[[Dataset], bool] | None = None,
+    label: Dataset | None = None,
+) -> Volume:
+    """Return one series of a modality as `read_mr_series` does an MR."""
     from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
 
     frames = one_volume(single_frames(datasets), wanted, label=label)
-    return _stacked(frames, "MR", MR_IMAGE_STORAGE, _intensity, None)[0]
+    return _stacked(frames, modality, sop_class, _intensity, None)[0]
 
 
 def _stacked(

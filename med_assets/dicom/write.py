@@ -79,7 +79,7 @@ def write_ct(
         ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(intercept_hu), "1", "HU"
         ds.WindowCenter, ds.WindowWidth = "40", "400"
 
-    return _write_slices(folder, stored, volume_hu.geometry, identity, ("CT", CTImageStorage, series_uid), finish)
+    return write_slices(folder, stored, volume_hu.geometry, identity, ("CT", CTImageStorage, series_uid), finish)
 
 
 def write_mr(
@@ -117,10 +117,10 @@ def write_mr(
         ds.EchoTrainLength = None
         ds.WindowCenter, ds.WindowWidth = format_number_as_ds((low + high) / 2), format_number_as_ds(high - low + 1)
 
-    return _write_slices(folder, stored, volume.geometry, identity, ("MR", MRImageStorage, series_uid), finish)
+    return write_slices(folder, stored, volume.geometry, identity, ("MR", MRImageStorage, series_uid), finish)
 
 
-def _write_slices(
+def write_slices(
     folder: Path,
     stored: np.ndarray,
     geometry: Geometry,

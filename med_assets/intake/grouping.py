@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from med_assets.dicom.sop_classes import MODALITIES
 from med_assets.intake.left_out import kind_of, notes, set_aside, shown
 from med_assets.program import Program, RawCase, Refusal
 
@@ -182,7 +183,7 @@ def _tied(instances: Sequence["Instance"]) -> list[list["Instance"]]:
     return list(groups.values())
 
 
-DERIVED = frozenset({"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE"})
+DERIVED = frozenset(name for name, kind in MODALITIES.items() if kind.derived)
 """Modalities of objects that are about others."""
 
 

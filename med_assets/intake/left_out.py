@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from med_assets.dicom.sop_classes import MODALITIES, STORAGE
 from med_assets.program import Refusal
 
 if TYPE_CHECKING:
@@ -23,15 +24,14 @@ CAPTURE_TYPES = frozenset({"SCREEN SAVE", "SCREENSAVE", "SCREENSHOT", "SCREEN", 
 CAPTURE_PREFIX = "CSA "
 """Siemens marks what its viewers and applications made (CSA 3D EDITOR, CSA REPORT, CSA MPR) so."""
 
-_STORAGE = "1.2.840.10008.5.1.4.1.1."
-CAPTURE_CLASSES = frozenset({f"{_STORAGE}7", *(f"{_STORAGE}7.{number}" for number in range(1, 5))})
+CAPTURE_CLASSES = frozenset({f"{STORAGE}7", *(f"{STORAGE}7.{number}" for number in range(1, 5))})
 NO_IMAGE_CLASSES = (
-    f"{_STORAGE}88.", f"{_STORAGE}11.", f"{_STORAGE}104.", f"{_STORAGE}66.1", f"{_STORAGE}66.2", f"{_STORAGE}66.3",
-    f"{_STORAGE}9.", f"{_STORAGE}4.2", f"{_STORAGE}67", "1.3.12.2.1107.5.9.1", "1.2.840.113619.4.",
+    f"{STORAGE}88.", f"{STORAGE}11.", f"{STORAGE}104.", f"{STORAGE}66.1", f"{STORAGE}66.2", f"{STORAGE}66.3",
+    f"{STORAGE}9.", f"{STORAGE}4.2", f"{STORAGE}67", "1.3.12.2.1107.5.9.1", "1.2.840.113619.4.",
 )  # fmt: skip
 """Prefixes of SOP classes: SR, presentation states, documents, registrations, waveforms, spectra, and raw data of makers."""
 
-RAW_DATA = f"{_STORAGE}66"
+RAW_DATA = f"{STORAGE}66"
 NO_IMAGE_MODALITIES = frozenset({"SR", "PR", "KO", "DOC", "REG", "RTRECORD", "RAW", "FID", "AU", "PLAN"})
 
 KNOWN_MODALITIES = frozenset({
@@ -48,7 +48,7 @@ def shown(modality: str) -> str:
     return modality if modality in KNOWN_MODALITIES else "other modalities"
 
 
-STACKED = ("CT", "MR")
+STACKED = frozenset(name for name, kind in MODALITIES.items() if kind.stacked)
 """Modalities whose series are stacks of slices."""
 
 

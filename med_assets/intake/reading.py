@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from med_assets import program as programs
+from med_assets.dicom.sop_classes import MODALITIES
 from med_assets.errors import CaseRejected, DiskFull
 from med_assets.intake.grouping import group_by_patient
 from med_assets.landing.batches import UNREADABLE
@@ -39,7 +40,7 @@ UNPACKED = "unpacked, "
 FACTS_FILE = "facts.json"
 """What preparation measured, in the folder of a prepared case."""
 
-IMAGES = ("CT", "MR", "US", "OPT")
+IMAGES = frozenset(name for name, kind in MODALITIES.items() if not kind.derived)
 """Modalities of the images of cases; the other objects of a case are labels, plans and doses."""
 
 BYTES_PER_S, PACKED_BYTES_PER_S = 10e6, 1e6
