@@ -31,7 +31,7 @@ def test_a_partition_can_not_lie_outside_of_its_table(workspace: Workspace) -> N
 
 
 def test_a_home_with_any_name_is_queried_and_its_catalog_moves_with_it(tmp_path: Path, workspace: Workspace) -> None:
-    lake = type(workspace.lake)(tmp_path / "it's [a] *home*? 100% ü" / "lake")
+    lake = type(workspace.lake)(tmp_path / "it's [a] *home*? 100% ü" / "lake", workspace.lake.tables)
     lake.write("withdrawals", "rt_dose", [ROW])
     assert len(lake.query("select * from withdrawals")) == 1
     lake.write_catalog(lake.root.parent / "catalog.duckdb")
