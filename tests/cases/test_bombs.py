@@ -141,6 +141,7 @@ def declared_large(syntax: UID, rows: int = 65535, *, header: bool = True) -> Ca
     """A small compressed image whose stream, and with `header` its header, say that it is of 65535 x 65535 pixels."""
 
     def make(folder: Path) -> None:
+        folder.rmdir()  # a phantom is written into a new folder
         write_case(folder, 2)
         path = folder / "us.dcm"
         ds = pydicom.dcmread(path)
