@@ -1,7 +1,7 @@
 """What every stage returns, and every check."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ class CheckOutcome:
     passed: bool
     reason: str
     severity: Literal["error", "warn"] = "error"
-    metadata: dict[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     images: dict[str, Path] = field(default_factory=dict)
 
 
