@@ -4,7 +4,7 @@ No other module names a table or a partition. A record's class stands for its ta
 fields, in order, for a partition: `catalog.rows(CaseVersion, batch)`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,6 @@ from med_assets.records import (
     Withdrawal,
 )
 from med_assets.settings import Workspace
-from med_assets.storage.by_name import ByName
 from med_assets.storage.files import digest
 from med_assets.storage.lake import Lake
 from med_assets.storage.record import Record
@@ -50,7 +49,7 @@ class CaseFacts:
 
 
 @dataclass(frozen=True, eq=False)
-class Case(ByName):
+class Case:
     """A case of the dataset, with split and fold of its patient (None before it has one) and its facts where they were read."""
 
     program: str
@@ -64,15 +63,6 @@ class Case(ByName):
     split: str | None = None
     fold: int | None = None
     facts: Mapping[str, FactValue] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.facts[name] if name in self.facts else super().__getitem__(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((*(name for name in super().__iter__() if name != "facts"), *self.facts))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
 
 
 @dataclass(frozen=True)

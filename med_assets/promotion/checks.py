@@ -19,7 +19,7 @@ def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
         return CheckOutcome(False, f"the champion can't be scored: {missing}")
     if not found:
         return CheckOutcome(False, "no scores of its promotion are kept; materialize the champion again", "warn")
-    metadata = {
+    metadata: dict[str, object] = {
         "champion": champion.experiment,
         **{
             f"{each.metric.name} {when}": value

@@ -50,7 +50,9 @@ def walk(folder: Path) -> Iterator[Path]:
 
 def _plain(value: Any) -> Any:
     """What JSON holds of a value that it has no form for: a record as its row, all else as text."""
-    return dict(value) if isinstance(value, Mapping) else str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.row() if hasattr(value, "row") else str(value)
 
 
 def canonical_json(value: Any) -> str:

@@ -14,8 +14,6 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import pyarrow as pa
 
-from med_assets.storage.by_name import ByName
-
 T = TypeVar("T", bound="Record")
 
 ARROW: dict[type, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
@@ -44,7 +42,7 @@ def record(cls: type[T]) -> type[T]:
 
 
 @record
-class Record(ByName):
+class Record:
     """A row of a table, of one program."""
 
     TABLE: ClassVar[str] = ""

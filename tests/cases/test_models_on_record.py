@@ -44,12 +44,12 @@ def test_a_champion_that_the_store_lost_is_named_with_what_to_do(
     stages.champion(ws, P)
     now = current(ws, P)
     assert now is not None
-    ws.store.remove(now["checkpoint"])
+    ws.store.remove(now.checkpoint)
     model(ws, "grad_loss", constant(3.0))
     capsys.readouterr()
     assert main([str(tmp_path / "out") if word == "out" else word for word in words]) == 1
     said = capsys.readouterr().err
-    assert f"the champion's checkpoint of {P}/baseline, {now['checkpoint']}" in said
+    assert f"the champion's checkpoint of {P}/baseline, {now.checkpoint}" in said
     assert f"`med-assets train {P}/baseline`" in said
     assert f"`med-assets rollback {P}" in said
     assert "Error" not in said
@@ -59,10 +59,10 @@ def test_a_challenger_that_the_store_lost_is_refused_and_the_others_are_decided_
     lost = model(ws, "grad_loss", constant(3.0))
     ws.store.remove(lost)
     stages.champion(ws, P)
-    found = {row["challenger"]: row for row in decisions(ws, P)}
-    assert found["baseline"]["promoted"]
-    assert f"the checkpoint of {P}/grad_loss, {lost}" in found["grad_loss"]["reason"]
-    assert not found["grad_loss"]["promoted"]
+    found = {row.challenger: row for row in decisions(ws, P)}
+    assert found["baseline"].promoted
+    assert f"the checkpoint of {P}/grad_loss, {lost}" in found["grad_loss"].reason
+    assert not found["grad_loss"].promoted
 
 
 @pytest.mark.parametrize("change", ["changed", "deleted", "broken"])
@@ -80,16 +80,16 @@ def test_an_experiment_whose_file_changed_since_its_evaluation_is_not_promoted(
         path.unlink()
     stages.champion(ws, P)
     (found,) = decisions(ws, P)
-    assert (found["promoted"], found["refused"]) == (False, True)
+    assert (found.promoted, found.refused) == (False, True)
     assert {"changed": "another configuration now", "deleted": "is gone", "broken": "can't be composed"}[
         change
-    ] in found["reason"]
+    ] in found.reason
     assert current(ws, P) is None
     path.write_text(before)
     stages.champion(ws, P)
     now = current(ws, P)
     assert now is not None
-    assert now["experiment"] == "baseline"
+    assert now.experiment == "baseline"
 
 
 def test_a_title_that_changed_is_no_other_configuration(
@@ -100,7 +100,7 @@ def test_a_title_that_changed_is_no_other_configuration(
     path.write_text(path.read_text().replace("title: U-Net, squared error", "title: another title"))
     stages.champion(ws, P)
     (found,) = decisions(ws, P)
-    assert found["promoted"]
+    assert found.promoted
 
 
 def test_an_experiment_trained_anew_under_its_name_is_compared_with_its_earlier_checkpoint(ws: Workspace) -> None:
@@ -110,12 +110,12 @@ def test_an_experiment_trained_anew_under_its_name_is_compared_with_its_earlier_
     second = model(ws, "baseline", constant(4.5))
     stages.champion(ws, P)
     (found,) = decisions(ws, P)
-    assert (found["checkpoint"], found["reference_checkpoint"]) == (second, first["checkpoint"])
-    assert found["refused"]
-    assert f"than its own earlier checkpoint {first['checkpoint']}" in found["reason"]
+    assert (found.checkpoint, found.reference_checkpoint) == (second, first.checkpoint)
+    assert found.refused
+    assert f"than its own earlier checkpoint {first.checkpoint}" in found.reason
     now = current(ws, P)
     assert now is not None
-    assert now["checkpoint"] == first["checkpoint"]
+    assert now.checkpoint == first.checkpoint
 
 
 def test_the_baseline_alone_is_no_challenger_and_that_is_said(workspace: Workspace) -> None:

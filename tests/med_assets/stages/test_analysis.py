@@ -38,14 +38,14 @@ def lengths(ws: Workspace, out: Path) -> list[ReportTable]:
     for case in Catalog(ws, P).cases():
 
         def work(case: Mapping[str, Any] = case) -> Mapping[str, Any]:
-            if case["case_id"] == "bad":
+            if case.case_id == "bad":
                 raise ValueError("expected a length, got none")
             with (ws.home / "measured").open("a") as stream:
-                stream.write(f"{case['case_id']}\n")
-            return {"length": len(case["case_id"])}
+                stream.write(f"{case.case_id}\n")
+            return {"length": len(case.case_id)}
 
-        if (found := measuring.of(case["case_id"], case["artifact"], work)) is not None:
-            rows.append({"case": case["case_id"], "length": found["length"], "undefined": None})
+        if (found := measuring.of(case.case_id, case.artifact, work)) is not None:
+            rows.append({"case": case.case_id, "length": found["length"], "undefined": None})
     measuring.record(P, "lengths")
     Image.new("RGB", (8, 8)).save(out / "plot.png")
     return [ReportTable("Lengths of names", "Letters of each.", pd.DataFrame(rows), (out / "plot.png",), ("a plot",))]

@@ -88,9 +88,9 @@ def test_a_fact_that_stands_out_by_chance_among_several_is_no_drift(ws: Workspac
     cases(ws, {"train": list(new)}, batch="b2")
     facts(ws, new, "b2")
     checkpoint = ws.lake.rows("champions", P)[-1]["checkpoint"]
-    row = {row["fact"]: row for row in drift_rows(ws, P, checkpoint, "b2")}["target_ml"]
-    assert (row["distance"], row["p"]) == (pytest.approx(0.65), pytest.approx(0.02797, abs=1e-5))
-    assert (row["p_adjusted"], row["drifted"]) == (pytest.approx(3 * 0.02797, abs=1e-4), False)
+    row = {row.fact: row for row in drift_rows(ws, P, checkpoint, "b2")}["target_ml"]
+    assert (row.distance, row.p) == (pytest.approx(0.65), pytest.approx(0.02797, abs=1e-5))
+    assert (row.p_adjusted, row.drifted) == (pytest.approx(3 * 0.02797, abs=1e-4), False)
 
 
 def test_a_small_batch_is_undefined_until_several_are_pooled(ws: Workspace) -> None:
@@ -167,6 +167,6 @@ def test_words_of_one_case_and_words_that_are_the_same_in_all_are_no_drift(ws: W
     new = {f"n{place}": same | {"rois_unusable": "", "structures_expected_missing": "Rectum"} for place in range(20)}
     cases(ws, {"train": list(new)}, batch="b2")
     facts(ws, new, "b2")
-    compared = {row["fact"] for row in drift_rows(ws, P, checkpoint, "b2")}
+    compared = {row.fact for row in drift_rows(ws, P, checkpoint, "b2")}
     assert compared.isdisjoint({"structures_missing", "rois_unusable"})
     assert "structures_expected_missing" in compared

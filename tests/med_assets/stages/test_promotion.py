@@ -16,7 +16,7 @@ from med_assets.experiments import policies
 from med_assets.promotion.champions import current, version
 from med_assets.promotion.checks import challenger_accepted, champion_regression
 from med_assets.promotion.gate import decisions
-from med_assets.records import Checkpoint
+from med_assets.records import Checkpoint, Verdict
 from med_assets.settings import Workspace
 from tests.conftest import REPOSITORY
 from tests.docs_blocks import blocks
@@ -32,20 +32,20 @@ def ws(workspace: Workspace) -> Workspace:
     return workspace
 
 
-def decided(ws: Workspace, named: str | None = None) -> dict[str, dict[str, Any]]:
+def decided(ws: Workspace, named: str | None = None) -> dict[str, Verdict]:
     """Run the gate; the newest verdicts by experiment."""
     stages.champion(ws, P, named)
-    return {row["challenger"]: row for row in decisions(ws, P)}
+    return {row.challenger: row for row in decisions(ws, P)}
 
 
 def champion_of(ws: Workspace) -> str | None:
     now = current(ws, P)
-    return now["experiment"] if now else None
+    return now.experiment if now else None
 
 
-def labels(row: dict[str, Any]) -> set[str]:
+def labels(row: Verdict) -> set[str]:
     names = ("promoted", "refused", "recommended", "improved", "regressed", "matches_reference")
-    return {name for name in names if row[name]}
+    return {name for name in names if getattr(row, name)}
 
 
 def test_the_best_that_passes_is_promoted_and_every_experiment_gets_its_labels(ws: Workspace) -> None:
@@ -57,8 +57,8 @@ def test_the_best_that_passes_is_promoted_and_every_experiment_gets_its_labels(w
     assert labels(found["baseline"]) == {"promoted", "recommended", "improved"}
     assert labels(found["dvh_aware"]) == {"improved"}
     assert labels(found["grad_loss"]) == {"regressed"}
-    assert found["baseline"]["reference"] == "mean_dose"
-    assert (found["baseline"]["checkpoint"], found["baseline"]["n"]) == (better, len(VAL))
+    assert found["baseline"].reference == "mean_dose"
+    assert (found["baseline"].checkpoint, found["baseline"].n) == (better, len(VAL))
     assert challenger_accepted(ws, P).passed
     assert champion_regression(ws, P).passed
 
@@ -78,7 +78,7 @@ def test_a_better_mean_without_a_better_interval_is_not_enough(ws: Workspace) ->
     swinging = {name: 5.0 + (1.5 if place % 2 else -1.8) for place, name in enumerate(VAL)}
     model(ws, "baseline", swinging)
     found = decided(ws)["baseline"]
-    assert found["mean"] < 0 < found["high"]
+    assert found.mean < 0 < found.high
     assert labels(found) == {"refused", "improved"}
 
 
@@ -86,19 +86,19 @@ def test_p_is_adjusted_over_all_challengers_of_a_decision_also_of_one_that_is_na
     gain = np.random.default_rng(3).normal(0.55, 1.0, len(VAL))
     model(ws, "baseline", {name: 5.0 + 0.02 * place - gain[place] for place, name in enumerate(VAL)})
     alone = decided(ws)["baseline"]
-    assert alone["challengers"] == 1
-    assert alone["p"] == alone["p_adjusted"] <= 0.025
-    assert alone["high"] < 0
+    assert alone.challengers == 1
+    assert alone.p == alone.p_adjusted <= 0.025
+    assert alone.high < 0
     ws.lake.write("champions", P, [])
     for value, experiment in ((5.1, "dvh_aware"), (5.2, "grad_loss"), (5.3, "residual"), (5.4, "cascade")):
         model(ws, experiment, constant(value))
     found = decided(ws, "baseline")["baseline"]
-    assert found["challengers"] == 5
-    assert found["p"] == alone["p"]
-    assert found["p_adjusted"] == pytest.approx(5 * alone["p"])
+    assert found.challengers == 5
+    assert found.p == alone.p
+    assert found.p_adjusted == pytest.approx(5 * alone.p)
     assert "refused" in labels(found)
-    assert "over 5 challengers" in found["reason"]
-    assert f"{found['detectable']:.3g} Gy" in found["reason"]
+    assert "over 5 challengers" in found.reason
+    assert f"{found.detectable:.3g} Gy" in found.reason
     assert champion_of(ws) is None
 
 
@@ -110,13 +110,11 @@ def test_too_few_patients_promote_nobody_and_a_demo_says_that_it_goes_by_the_mea
     trial = dataclasses.replace(workspace, purpose="research")
     found = decided(trial)["baseline"]
     assert labels(found) == {"refused", "improved"}
-    assert found["reason"].startswith("too few cases to promote: expected 29 patients")
+    assert found.reason.startswith("too few cases to promote: expected 29 patients")
     assert champion_of(trial) is None
     found = decided(workspace)["baseline"]
     assert "promoted" in labels(found)
-    assert (
-        "too few cases to promote: 4 patients of at least 29; this demo promotes by the mean alone" in found["reason"]
-    )
+    assert "too few cases to promote: 4 patients of at least 29; this demo promotes by the mean alone" in found.reason
     model(workspace, "grad_loss", constant(4.9, few))
     assert "refused" in labels(decided(workspace, "grad_loss")["grad_loss"])
 
@@ -126,8 +124,8 @@ def test_a_champion_trained_again_is_compared_with_itself_as_it_is_in_place(ws: 
     decided(ws)
     second = model(ws, "baseline", constant(3.0))
     found = decided(ws)["baseline"]
-    assert (found["checkpoint"], found["reference_checkpoint"]) == (second, first)
-    assert found["mean"] == pytest.approx(-1.0)
+    assert (found.checkpoint, found.reference_checkpoint) == (second, first)
+    assert found.mean == pytest.approx(-1.0)
     assert "promoted" in labels(found)
 
 
@@ -139,13 +137,13 @@ def test_a_guarded_metric_may_be_worse_by_its_margin_at_the_end_of_the_interval_
     model(ws, "baseline", constant(4.0), spread)
     found = decided(ws)["baseline"]
     assert labels(found) == {"refused", "improved"}
-    assert "openkbp_dvh_score: +0.100" in found["reason"]
-    assert "margin of 0.2 Gy" in found["reason"]
+    assert "openkbp_dvh_score: +0.100" in found.reason
+    assert "margin of 0.2 Gy" in found.reason
     configure(tmp_path, monkeypatch, promotion={"guard_margins": {"openkbp_dvh_score": 0.6}})
     assert "promoted" in labels(decided(ws)["baseline"])
     configure(tmp_path, monkeypatch, promotion={"guard_margins": {}})
     same = model(ws, "grad_loss", constant(3.0), spread)
-    assert decided(ws)["grad_loss"]["checkpoint"] == same
+    assert decided(ws)["grad_loss"].checkpoint == same
     assert champion_of(ws) == "grad_loss", "no difference at all is no worse, also without a margin"
 
 
@@ -155,7 +153,7 @@ def test_the_same_weights_are_never_a_new_champion(ws: Workspace) -> None:
     model(ws, "grad_loss", constant(3.0), weights="one")
     found = decided(ws)["grad_loss"]
     assert {"matches_reference", "refused"} <= labels(found)
-    assert "its weights are those of baseline" in found["reason"]
+    assert "its weights are those of baseline" in found.reason
     assert champion_of(ws) == "baseline"
 
 
@@ -165,7 +163,7 @@ def test_no_synthetic_case_helps_a_model_into_production(workspace: Workspace, s
     model(workspace, "mean_dose", constant(5.0))
     model(workspace, "baseline", constant(4.0))
     production = dataclasses.replace(workspace, purpose="production")
-    assert "synthetic" in decided(production)["baseline"]["reason"]
+    assert "synthetic" in decided(production)["baseline"].reason
     assert champion_of(production) is None
     assert "promoted" in labels(decided(workspace)["baseline"])
 
@@ -173,22 +171,22 @@ def test_no_synthetic_case_helps_a_model_into_production(workspace: Workspace, s
 def test_a_case_that_only_the_challenger_can_not_score_is_not_left_out(ws: Workspace) -> None:
     model(ws, "baseline", {**constant(4.0), VAL[0]: None})
     found = decided(ws)["baseline"]
-    assert found["n"] == len(VAL) - 1
+    assert found.n == len(VAL) - 1
     assert "refused" in labels(found)
-    assert "1 validation cases have openkbp_dose_score for mean_dose only" in found["reason"]
+    assert "1 validation cases have openkbp_dose_score for mean_dose only" in found.reason
 
 
 def test_both_are_judged_on_the_cases_of_today_without_those_that_either_learned(ws: Workspace) -> None:
     moved = model(ws, "baseline", constant(4.0), train=[*TRAIN, VAL[0]])
-    assert decided(ws)["baseline"]["n"] == len(VAL) - 1
-    assert current(ws, P)["checkpoint"] == moved  # type: ignore[index]  # there is a champion
+    assert decided(ws)["baseline"].n == len(VAL) - 1
+    assert current(ws, P).checkpoint == moved  # type: ignore[union-attr]  # there is a champion
 
 
 def test_a_checkpoint_that_was_trained_anew_since_its_evaluation_waits_for_the_next_one(ws: Workspace) -> None:
     model(ws, "baseline", constant(4.0))
     row = ws.lake.rows("checkpoints", f"{P}/baseline")[0]
     ws.lake.write("checkpoints", f"{P}/baseline", [row | {"checkpoint": "checkpoint/0123456789abcdef"}])
-    assert "med-assets evaluate rt_dose/baseline" in decided(ws)["baseline"]["reason"]
+    assert "med-assets evaluate rt_dose/baseline" in decided(ws)["baseline"].reason
     assert champion_of(ws) is None
 
 
@@ -208,7 +206,7 @@ def test_the_same_decision_is_written_once_and_a_changed_one_is_added(ws: Worksp
 def test_without_the_baseline_there_is_nothing_to_compare_with(workspace: Workspace) -> None:
     cases(workspace, {"train": TRAIN, "val": VAL})
     model(workspace, "baseline", constant(4.0))
-    assert "expected the baseline mean_dose trained" in decided(workspace)["baseline"]["reason"]
+    assert "expected the baseline mean_dose trained" in decided(workspace)["baseline"].reason
     assert champion_of(workspace) is None
 
 
@@ -219,11 +217,11 @@ def test_rollback_brings_the_former_champion_back_and_the_gate_leaves_it_there(w
     decided(ws)
     before = version(ws, P)
     row = stages.rollback(ws, P, "hot spots in the bladder")
-    assert (row["checkpoint"], row["action"], row["reason"]) == (first, "rolled back", "hot spots in the bladder")
+    assert (row.checkpoint, row.action, row.reason) == (first, "rolled back", "hot spots in the bladder")
     assert version(ws, P) != before
     found = decided(ws)
     assert champion_of(ws) == "baseline"
-    assert "hot spots in the bladder" in found["grad_loss"]["reason"]
+    assert "hot spots in the bladder" in found["grad_loss"].reason
     assert not labels(found["grad_loss"]) & {"promoted", "refused"}
     assert champion_regression(ws, P).passed
     assert [row["checkpoint"] for row in ws.lake.rows("champions", P)] == [first, second, first]
@@ -245,7 +243,7 @@ def test_what_was_rolled_back_returns_by_name_or_with_another_key(ws: Workspace)
     assert "promoted" in labels(decided(ws)["grad_loss"])
     model(ws, "dvh_aware", constant(2.0))
     decided(ws)
-    assert stages.rollback(ws, P, "one back")["checkpoint"] == anew
+    assert stages.rollback(ws, P, "one back").checkpoint == anew
 
 
 def test_a_champion_that_came_back_by_name_is_one_to_roll_back_to(ws: Workspace) -> None:
@@ -257,7 +255,7 @@ def test_a_champion_that_came_back_by_name_is_one_to_roll_back_to(ws: Workspace)
     decided(ws, "grad_loss")
     model(ws, "dvh_aware", constant(2.0))
     decided(ws)
-    assert stages.rollback(ws, P, "one back")["checkpoint"] == second
+    assert stages.rollback(ws, P, "one back").checkpoint == second
 
 
 def test_a_named_experiment_still_has_to_pass_the_gate(ws: Workspace) -> None:
@@ -281,10 +279,10 @@ def test_rollback_to_a_named_checkpoint_and_what_it_refuses(ws: Workspace) -> No
         stages.rollback(ws, P, "  ")
     with pytest.raises(ConfigurationError, match="those promoted before are"):
         stages.rollback(ws, P, "x", "checkpoint/0000000000000000")
-    assert stages.rollback(ws, P, "far back", chain[0])["checkpoint"] == chain[0]
-    assert stages.rollback(ws, P, "on again", chain[2])["checkpoint"] == chain[2]
+    assert stages.rollback(ws, P, "far back", chain[0]).checkpoint == chain[0]
+    assert stages.rollback(ws, P, "on again", chain[2]).checkpoint == chain[2]
     # The one before is the first again, which was itself taken back just now: the second is what is left.
-    assert stages.rollback(ws, P, "and back")["checkpoint"] == chain[1]
+    assert stages.rollback(ws, P, "and back").checkpoint == chain[1]
 
 
 def test_a_champion_whose_bytes_changed_is_not_brought_back(ws: Workspace) -> None:
@@ -307,8 +305,10 @@ def test_history_of_a_home_from_before_these_columns_is_read(ws: Workspace) -> N
     path = ws.lake.root / "champions" / f"{P}.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist([row]), path)
-    assert dict(current(ws, P) or {}) == row | {"dataset_version": None, "n_train": None, "action": None}
-    assert decided(ws)["baseline"]["reason"] == "baseline is the champion"
+    champion = current(ws, P)
+    assert champion is not None
+    assert champion.row() == row | {"dataset_version": None, "n_train": None, "action": None}
+    assert decided(ws)["baseline"].reason == "baseline is the champion"
 
 
 @pytest.mark.parametrize(

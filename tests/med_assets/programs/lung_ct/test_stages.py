@@ -89,7 +89,7 @@ def test_the_seed_s_split_of_task06_can_be_fixed_and_says_what_the_foundation_mo
         land(ws, case, seed, patient_id=exposure.patient_id(case))
     batch = ingest(ws)
     rows = Catalog(ws, P).described()
-    assert sorted((row["split"], row["fold"] == 0, row["exposure"]) for row in rows) == [
+    assert sorted((row.split, row.fold == 0, row.facts["exposure"]) for row in rows) == [
         ("train", False, "trained"),
         ("val", True, "selected"),
         ("val", True, "trained"),
@@ -128,8 +128,10 @@ def test_the_program_s_own_phantoms_are_accepted_and_marked_synthetic(workspace:
     program.get(P).write_phantoms(workspace.landing / P, 2, seed=5)
     batch = ingest(workspace)
     rows = Catalog(workspace, P).described()
-    assert len(rows) == 2, [row["reason"] for row in Catalog(workspace, P).quarantined()]
-    assert {(row["synthetic"], row["exposure"], row["labels_without_class"]) for row in rows} == {(True, "unseen", 0)}
-    assert all(row["target_network_voxels"] > 0 for row in rows)
+    assert len(rows) == 2, [row.reason for row in Catalog(workspace, P).quarantined()]
+    assert {(row.synthetic, row.facts["exposure"], row.facts["labels_without_class"]) for row in rows} == {
+        (True, "unseen", 0)
+    }
+    assert all(row.facts["target_network_voxels"] > 0 for row in rows)
     assert audit(workspace, P, batch).passed
     assert held_out(workspace, P).passed
