@@ -102,7 +102,7 @@ def main(src: Path, names: list[str], overrides: list[str]) -> None:
                 job = trained(ws, cases, name, fold, overrides)
                 chosen = get(P)
                 costs = chosen.checkpoint_facts(ws, job) if fold == 0 and isinstance(chosen, ModelCosts) else {}
-                predictor = get(P).predictor(ws, job)
+                predictor = get(P).predictor(job, job.parent)
                 for case in cases:
                     if case["fold"] == fold:
                         out = job / "scores" / str(case["case_id"])

@@ -249,8 +249,8 @@ class Program(ABC):
         """
 
     @abstractmethod
-    def predictor(self, ws: "Workspace", checkpoint: Path) -> "CasePredictor":
-        """Load a checkpoint once, to predict many cases. Raises CheckpointMismatch."""
+    def predictor(self, checkpoint: Path, cache: Path) -> "CasePredictor":
+        """Load a checkpoint once, to predict many cases; `cache` is a folder for what can be computed again. Raises CheckpointMismatch."""
 
     @abstractmethod
     def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:

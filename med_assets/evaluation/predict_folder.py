@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -64,8 +64,8 @@ def predict_folder(
                 outcomes.append(found)
                 continue
             if predictor is None:
-                elsewhere = replace(ws, home=Path(place))  # what a model keeps of cases goes with them
-                predictor = program.get(program_name).predictor(elsewhere, ws.store.fetch(model.checkpoint))
+                # What a model keeps of cases goes with them.
+                predictor = program.get(program_name).predictor(ws.store.fetch(model.checkpoint), Path(place))
             work = Path(place) / f"work-{number}"
             outcomes.append(_predicted(ws, program_name, found, predictor, model.checkpoint, work, out))
         if relink:

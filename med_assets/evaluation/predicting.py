@@ -45,7 +45,7 @@ class Predicting:
             return key, False
         if self._predictor is None:
             folder = self.ws.store.fetch(self.checkpoint)
-            self._predictor = program.get(self.program).predictor(self.ws, folder)
+            self._predictor = program.get(self.program).predictor(folder, self.ws.jobs)
         with self.ws.store.create(key) as folder:
             self._predictor.predict(self.ws.store.fetch(prepared), folder)
         return key, True

@@ -120,7 +120,7 @@ def phantoms(folder: Path, name: str, n: int, seed: int) -> list[Path]:
 def refuse_to_load(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """From here on no model of the program can be loaded: nothing is inferred."""
 
-    def loaded(self: object, ws: Workspace, checkpoint: Path) -> None:
+    def loaded(self: object, checkpoint: Path, cache: Path) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(type(program.get(name)), "predictor", loaded)

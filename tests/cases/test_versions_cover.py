@@ -82,7 +82,7 @@ def test_training_prediction_and_scores(code: Code, name: str, workspace: Worksp
     called = ran(lambda: run(job))
     assert not not_covered(code, called, f"{name}/train")
     case = job / json.loads((job / "cases.json").read_text())[-1]["folder"]
-    called = ran(lambda: chosen.predictor(workspace, job).predict(case, out))
+    called = ran(lambda: chosen.predictor(job, tmp_path).predict(case, out))
     assert not not_covered(code, called, f"{name}/predict")
     called = ran(lambda: chosen.score(workspace, case, out))
     assert not not_covered(code, called, f"{name}/evaluate")

@@ -160,7 +160,7 @@ class BreastUs(Program):
         return task(experiment, cases, **given)
 
     @versioned("1")
-    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+    def predictor(self, checkpoint: Path, cache: Path) -> CasePredictor:
         from med_assets.programs.breast_us.scorer import LesionPredictor
 
         return LesionPredictor(checkpoint)

@@ -177,7 +177,7 @@ class LumbarMr(Program):
         return task(experiment, cases, **given)
 
     @versioned("2")
-    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+    def predictor(self, checkpoint: Path, cache: Path) -> CasePredictor:
         from med_assets.programs.lumbar_mr.scorer import LevelPredictor
 
         return LevelPredictor(checkpoint)

@@ -242,7 +242,7 @@ class LungCt(Program):
         return task(experiment, cases, **given)
 
     @versioned("1")
-    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+    def predictor(self, checkpoint: Path, cache: Path) -> CasePredictor:
         from med_assets.programs.lung_ct.scorer import TargetPredictor
 
         return TargetPredictor(checkpoint)

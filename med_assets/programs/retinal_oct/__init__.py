@@ -206,11 +206,11 @@ class RetinalOct(Program):
         return task(experiment, cases, **given)
 
     @versioned("1")
-    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+    def predictor(self, checkpoint: Path, cache: Path) -> CasePredictor:
         from med_assets.programs.retinal_oct.embeddings import FOLDER
         from med_assets.programs.retinal_oct.scorer import load_predictor
 
-        return load_predictor(checkpoint, ws.jobs / FOLDER)
+        return load_predictor(checkpoint, cache / FOLDER)
 
     @versioned("2")
     def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:

@@ -252,7 +252,7 @@ class RtDose(Program):
         return task(experiment, cases, **given)
 
     @versioned("1")
-    def predictor(self, ws: "Workspace", checkpoint: Path) -> CasePredictor:
+    def predictor(self, checkpoint: Path, cache: Path) -> CasePredictor:
         from med_assets.programs.rt_dose.scorer import DosePredictor
 
         return DosePredictor(checkpoint)

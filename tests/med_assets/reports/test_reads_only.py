@@ -41,7 +41,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The checkpoints of which a model was loaded; loading goes no further."""
     loaded: list[Path] = []
 
-    def predictor(self: object, ws: Workspace, checkpoint: Path) -> None:
+    def predictor(self: object, checkpoint: Path, cache: Path) -> None:
         loaded.append(checkpoint)
         raise RuntimeError("loaded")
 
