@@ -86,10 +86,13 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
         ),
         deps=[keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")],
         check_specs=specs,
+        pool=keys.POOL,
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
         ws = workspace.open()
-        result = stages.evaluate(ws, program, experiment)
+        result = stages.evaluate(ws, program, experiment, partial(launcher.run, context))
         if screens:
             result = result.joined(stages.thresholds(ws, program, experiment))
         outcomes = {"doubts": doubts(ws, program, experiment)}

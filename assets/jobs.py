@@ -41,11 +41,10 @@ def of_program(program: str, graph: Sequence[dg.AssetsDefinition]) -> list[Unres
         for spec in asset.specs
         if spec.tags[keys.PROGRAM_TAG] == program
     }
-    waiting = {asset.key for asset in graph if asset.op.pool == keys.POOL}
     trained = [key for key, stage in stages.items() if stage in keys.PER_EXPERIMENT]
     contents = {
         keys.INTAKE: [keys.key(program, stage) for stage in keys.DATA],
-        keys.UPDATE: [key for key, stage in stages.items() if stage not in BY_BATCH and key not in waiting],
+        keys.UPDATE: [key for key, stage in stages.items() if stage not in (*BY_BATCH, *keys.DECIDED)],
         keys.RETRAIN: [keys.key(program, "dataset"), keys.key(program, "splits"), *trained],
         keys.EVALUATION_BACKFILL: [keys.key(program, stage) for stage in BY_BATCH],
     }

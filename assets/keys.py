@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 
 POOL = "gpu"
-"""Pool of trainings; `dagster instance concurrency set gpu 1` lets one run at a time."""
+"""Pool of what trains or predicts; `dagster instance concurrency set gpu 1` lets one run at a time."""
 
 DATA = ("raw_cases", "prepared_cases", "dataset", "splits")
 RESULTS = ("leaderboard", "champion", "monitoring", "predictions", "experiments", "report")
@@ -20,6 +20,12 @@ ANALYSIS = "analysis"
 
 LEARNING_CURVE = "learning_curve"
 """Of a program whose `_program.yaml` asks for one."""
+
+EXPENSIVE_ANALYSIS = "expensive_analysis"
+"""Stage of the analyses that take hours."""
+
+DECIDED = ("checkpoint", LEARNING_CURVE, EXPENSIVE_ANALYSIS)
+"""Stages that follow no input: the retraining sensor or a person decides."""
 
 INTAKE, UPDATE, RETRAIN, EVALUATION_BACKFILL = "intake", "update", "retrain", "evaluation_backfill"
 """Jobs of every program."""

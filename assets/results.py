@@ -4,6 +4,7 @@ The leaderboard's data version covers all evaluations, so that what reads them d
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import dagster as dg
 
@@ -15,6 +16,7 @@ from med_assets.evaluation.analysis import Analysis
 from med_assets.monitoring.checks import drift, in_control
 from med_assets.promotion.checks import challenger_accepted, champion_regression
 from med_assets.reporting.checks import synthetic_report
+from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
 
 
@@ -89,10 +91,13 @@ def monitoring(program: str) -> dg.AssetsDefinition:
             informing("in_control", key, "No metric of the champion left its control limits."),
             informing("drift", key, "New cases are distributed as the champion's training set."),
         ],
+        pool=keys.POOL,
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
         ws = workspace.open()
-        result = stages.monitor(ws, program, batches(context))
+        result = stages.monitor(ws, program, batches(context), partial(launcher.run, context))
         return materialized(context, result, in_control=in_control(ws, program), drift=drift(ws, program))
 
     return asset
@@ -113,9 +118,13 @@ def predictions(program: str) -> dg.AssetsDefinition:
         deps=[keys.key(program, "champion"), keys.key(program, "prepared_cases")],
         partitions_def=keys.batches_of(program),
         backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=keys.POOL,
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        return materialized(context, stages.predictions(workspace.open(), program, batches(context)))
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        launch = partial(launcher.run, context)
+        return materialized(context, stages.predictions(workspace.open(), program, batches(context), launch))
 
     return asset
 
@@ -136,9 +145,13 @@ def screening(program: str) -> dg.AssetsDefinition:
             keys.key(program, "prepared_cases"),
             keys.key(program, "leaderboard"),
         ],
+        pool=keys.POOL,
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        return materialized(context, stages.screening(workspace.open(), program))
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        launch = partial(launcher.run, context)
+        return materialized(context, stages.screening(workspace.open(), program, launch=launch))
 
     return asset
 
@@ -152,7 +165,7 @@ def analysis(program: str, chosen: Analysis, experiments: Sequence[str]) -> dg.A
             chosen.description,
             versions.of_analysis(chosen),
             {"csv"},
-            stage=keys.ANALYSIS,
+            stage=keys.EXPENSIVE_ANALYSIS if chosen.expensive else keys.ANALYSIS,
         ),
         deps=[dg.AssetKey([program, *parts]) for parts in chosen.inputs(experiments)],
         pool=keys.POOL if chosen.expensive else None,

@@ -88,7 +88,7 @@ class LauncherResource(dg.ConfigurableResource):
             case Finished(state=None):
                 context.log.info("this job was finished earlier; its result is taken over")
             case Unfinished() if event.state.phase is Phase.RESUMABLE:
-                context.log.warning(f"{event.state.message}; it goes on from its last checkpoint")
+                context.log.warning(f"{event.state.message}; it goes on from what it saved last")
                 raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=self.poll_s)
             case Unfinished():
                 raise dg.Failure(f"{event.state.message}; the end of its log:\n{event.log}", allow_retries=False)

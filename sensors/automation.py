@@ -8,7 +8,7 @@ no condition: they are decided, not triggered.
 
 import dagster as dg
 
-from assets.keys import POOL, STAGE_TAG
+from assets.keys import STAGE_TAG
 
 AC = dg.AutomationCondition
 
@@ -58,9 +58,7 @@ expensive analyses for a person."""
 
 
 def automated(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    """The asset with the condition of its stage; what waits for the accelerator has none."""
-    if asset.op.pool == POOL:
-        return asset
+    """The asset with the condition of its stage, if it has one."""
     return asset.map_asset_specs(
         lambda spec: spec.replace_attributes(automation_condition=CONDITIONS.get(spec.tags.get(STAGE_TAG, "")))
     )

@@ -88,9 +88,11 @@ def test_only_what_trains_or_is_expensive_waits_for_a_decision_and_for_the_accel
         if asset.key.path[0] != name:
             continue
         stage = asset.key.path[-1]
-        assert (asset.op.pool == keys.POOL) == (stage in {"checkpoint", "learning_curve"} or asset.key in expensive)
+        decided = stage in {"checkpoint", "learning_curve"} or asset.key in expensive
+        predicts = stage in {"evaluation", "monitoring", "predictions", "screening"}
+        assert (asset.op.pool == keys.POOL) == (decided or predicts), asset.key
         follows = any(spec.automation_condition is not None for spec in asset.specs)
-        waits = stage in {"raw_cases", "monitoring", "predictions"} or asset.op.pool == keys.POOL
+        waits = stage in {"raw_cases", "monitoring", "predictions"} or decided
         assert follows == (not waits), asset.key
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from med_assets import program
 from med_assets.catalog import Case, Catalog
 from med_assets.evaluation.scoring import score_cases
-from med_assets.launch.training import Model, stored_checkpoint
+from med_assets.launch.training import Launch, Model, stored_checkpoint
 from med_assets.metrics.bootstrap import SEED, Interval, paired_difference
 from med_assets.metrics.paired_test import PairedTest, paired_test
 from med_assets.program import Metric
@@ -64,10 +64,12 @@ class ScoredModel:
     """By case id the true side of each (metric, subject), where it has one."""
 
 
-def scored_model(ws: Workspace, program_name: str, model: Model, cases: Sequence[Case]) -> ScoredModel:
+def scored_model(
+    ws: Workspace, program_name: str, model: Model, cases: Sequence[Case], launch: Launch | None = None
+) -> ScoredModel:
     """A checkpoint with its scores of these cases; what was scored before comes from the store."""
     record = read_json(stored_checkpoint(ws, program_name, model) / "provenance.json")
-    scores, _, _ = score_cases(ws, program_name, model.checkpoint, cases)
+    scores, _, _ = score_cases(ws, program_name, model.checkpoint, cases, launch)
     return ScoredModel(
         model.experiment,
         model.checkpoint,

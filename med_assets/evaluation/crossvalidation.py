@@ -106,7 +106,7 @@ def crossval(
         key, fresh = trained(ws, program_name, chosen, cases, launch)
         counts["new" if fresh else "reused"] += 1
         result = read_json(ws.store.fetch(key) / "result.json")
-        found, _, failed = score_cases(ws, program_name, key, held_out)
+        found, _, failed = score_cases(ws, program_name, key, held_out, launch)
         failures |= failed
         patients = {case.case_id: case.patient_id for case in held_out}
         scores += [

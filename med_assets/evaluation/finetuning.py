@@ -21,7 +21,7 @@ from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, com
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import from_json, names
 from med_assets.launch.runs import command_of
-from med_assets.launch.training import NamedModel
+from med_assets.launch.training import Launch, NamedModel
 from med_assets.metrics.bootstrap import Interval, mean_with_interval
 from med_assets.program import Metric
 from med_assets.records import EpochMetric, TrainingRun
@@ -148,7 +148,9 @@ def _references(checks: Sequence[ReferenceCheck]) -> str:
     return f"{sum(check.passed for check in checks)} of {len(checks)} reached" if checks else ""
 
 
-def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> FineTuning | None:
+def finetuning(
+    ws: Workspace, program_name: str, name: str, checkpoint: str, launch: Launch | None = None
+) -> FineTuning | None:
     """Write and return the record of a checkpoint of experiment `name`; None where nothing was fine-tuned."""
     folder = ws.store.fetch(checkpoint)
     made = read_json(folder / "provenance.json")
@@ -163,7 +165,7 @@ def finetuning(ws: Workspace, program_name: str, name: str, checkpoint: str) -> 
     catalog = Catalog(ws, program_name)
     epochs = [row for row in catalog.rows(EpochMetric, name) if row.checkpoint == checkpoint]
     out = _training(chosen.training_metric, epochs, policies.of(program_name).promotion.tolerance)
-    out |= _formal(ws, program_name, name, checkpoint, made)
+    out |= _formal(ws, program_name, name, checkpoint, made, launch)
     out["oom"] = any(event.get("event") == "out_of_memory" for event in result.get("events", []))
     checks = {
         field: {
@@ -244,7 +246,9 @@ def _trained_best(values: dict[int, float], sign: int) -> float:
     return max(sign * value for epoch, value in values.items() if epoch > 0)
 
 
-def _formal(ws: Workspace, program_name: str, name: str, checkpoint: str, made: dict[str, Any]) -> dict[str, Any]:
+def _formal(
+    ws: Workspace, program_name: str, name: str, checkpoint: str, made: dict[str, Any], launch: Launch | None
+) -> dict[str, Any]:
     """The formal evaluation of both checkpoints on the validation cases, paired."""
     metric, initial = program.get(program_name).primary_metric, made["initial"]
     named, tolerance = f"{SPLIT}_{metric.name}", policies.of(program_name).promotion.tolerance
@@ -256,10 +260,10 @@ def _formal(ws: Workspace, program_name: str, name: str, checkpoint: str, made: 
     if not ws.store.has(initial):  # a released file, or a checkpoint that is gone: nothing to score
         return out
     cases = Catalog(ws, program_name).cases(SPLIT)
-    ours = scored_model(ws, program_name, NamedModel(name, checkpoint), cases)
+    ours = scored_model(ws, program_name, NamedModel(name, checkpoint), cases, launch)
     able = _able(ours, metric)
     try:
-        theirs = scored_model(ws, program_name, NamedModel("what it began with", initial), cases)
+        theirs = scored_model(ws, program_name, NamedModel("what it began with", initial), cases, launch)
     except CheckpointMismatch as error:  # an encoder alone, say, predicts nothing
         return out | {"recommended_ckpt": checkpoint if able else None, "pretrained_cannot": str(error)}
     if not _able(theirs, metric):

@@ -160,7 +160,7 @@ def learning_curve(
         key, fresh = trained(ws, program_name, sized, one.cases, launch)
         counts["new" if fresh else "reused"] += 1
         result = read_json(ws.store.fetch(key) / "result.json")
-        scored, _, failed = score_cases(ws, program_name, key, val)
+        scored, _, failed = score_cases(ws, program_name, key, val, launch)
         failures |= failed
         patient_ids = {case.case_id: case.patient_id for case in val}
         of_model = [

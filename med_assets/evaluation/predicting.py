@@ -1,25 +1,47 @@
 """A checkpoint applied to prepared cases: each prediction is an artifact, made once and scored as often as scoring changes.
 
 Its key covers what the model sees of a case and nothing that people said of it, so that a corrected label, a label that
-arrives later and a new metric infer nothing.
+arrives later and a new metric infer nothing. What is missing is predicted by a job, where the accelerator is, as training is.
 """
 
+import os
+import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from med_assets import program
 from med_assets.catalog import Case
-from med_assets.errors import DiskFull, RemoteFailed
+from med_assets.errors import DiskFull, MedAssetsError, OutOfMemory, RemoteFailed
+from med_assets.launch import jobs
+from med_assets.launch.follow import finish
+from med_assets.launch.training import Launch
 from med_assets.records import DatasetCase, PreparedCase
 from med_assets.settings import Workspace
-from med_assets.storage.files import digest
+from med_assets.storage.artifacts import MANIFEST, LocalStore
+from med_assets.storage.files import digest, read_json, write_json, write_text
+from med_assets.storage.locks import alone
 from med_assets.storage.memo import Memo
-from med_assets.storage.versions import part_of
 
 PreparedArrays = Case | DatasetCase | PreparedCase
 """A case whose prepared arrays are in the store, under the key `artifact`."""
 
 _hashes: Memo[Mapping[str, str]] = Memo()
 """File hashes of prepared cases by home and key, of which sensors ask at each look."""
+
+
+@dataclass(frozen=True)
+class PredictedCases:
+    """What came of predicting cases, each by the key of its prepared arrays."""
+
+    keys: Mapping[str, str]
+    """Keys of the predictions, which are in the store."""
+    new: frozenset[str]
+    """Those that were predicted now."""
+    failures: Mapping[str, str]
+    """Exceptions of the others."""
 
 
 def prediction_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
@@ -30,42 +52,101 @@ def prediction_key(ws: Workspace, program_name: str, checkpoint: str, prepared: 
     return "prediction/" + digest(checkpoint, seen, chosen.code_versions["predict"])
 
 
-@part_of("predict")
-class Predicting:
-    """A checkpoint that is loaded only when a case was not predicted yet."""
-
-    def __init__(self, ws: Workspace, program_name: str, checkpoint: str) -> None:
-        self.ws, self.program, self.checkpoint = ws, program_name, checkpoint
-        self._predictor: program.CasePredictor | None = None
-
-    def __call__(self, prepared: str) -> tuple[str, bool]:
-        """Return the key of a case's prediction, and whether it was made now. Raises what the model does."""
-        key = prediction_key(self.ws, self.program, self.checkpoint, prepared)
-        if self.ws.store.has(key):
-            return key, False
-        if self._predictor is None:
-            folder = self.ws.store.fetch(self.checkpoint)
-            self._predictor = program.get(self.program).predictor(folder, self.ws.jobs)
-        with self.ws.store.create(key) as folder:
-            self._predictor.predict(self.ws.store.fetch(prepared), folder)
-        return key, True
-
-
 def predict_cases(
-    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays]
-) -> tuple[dict[str, str], dict[str, int], dict[str, str]]:
-    """Keys of predictions by case id, counts, and failures by case id."""
-    predicting = Predicting(ws, program_name, checkpoint)
+    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays], launch: Launch | None = None
+) -> PredictedCases:
+    """Predict the cases that have no prediction yet, all in one job; without such a case there is no job and no process.
+
+    `launch` replaces the launcher that the experiment or the workspace names. A bad case fails alone. A job that was begun goes on, also
+    when other cases are missing now. Raises what the launch does, such as TrainingStopped and LaunchFailed, OutOfMemory, and ArtifactMissing
+    for a checkpoint that is gone.
+    """
     keys: dict[str, str] = {}
-    counts = {"new": 0, "reused": 0}
+    folders: dict[str, Path] = {}
     failures: dict[str, str] = {}
-    for case in cases:
-        try:
-            keys[case.case_id], fresh = predicting(case.artifact)
-        except (DiskFull, RemoteFailed):  # no fault of the case
-            raise
-        except Exception as error:  # one bad case never stops a batch; it is reported
-            failures[case.case_id] = f"{type(error).__name__}: {error}"
-            continue
-        counts["new" if fresh else "reused"] += 1
-    return keys, counts, failures
+    with alone(ws, f"predict-{checkpoint.replace('/', '-')}"):
+        for prepared in dict.fromkeys(case.artifact for case in cases):
+            try:
+                key = prediction_key(ws, program_name, checkpoint, prepared)
+                if not ws.store.has(key):
+                    folders[key] = ws.store.fetch(prepared)
+            except (DiskFull, RemoteFailed):  # no fault of the case
+                raise
+            except Exception as error:  # one bad case never stops a batch; it is reported
+                failures[prepared] = f"{type(error).__name__}: {error}"
+            else:
+                keys[prepared] = key
+        failed = _predict(ws, program_name, checkpoint, folders, launch or partial(finish, default=ws.launcher))
+    failures |= {prepared: failed[key] for prepared, key in keys.items() if key in failed}
+    done = {prepared: key for prepared, key in keys.items() if key not in failed}
+    return PredictedCases(done, frozenset(prepared for prepared, key in done.items() if key in folders), failures)
+
+
+def _predict(
+    ws: Workspace, program_name: str, checkpoint: str, folders: Mapping[str, Path], launch: Launch
+) -> dict[str, str]:
+    """Put the predictions of prepared folders, by key, into the store; the failures by key."""
+    job = ws.jobs / digest("predict", checkpoint)
+    failed: dict[str, str] = {}
+    if not folders:
+        return failed
+    missing = folders.keys() - _adopt(ws, job)
+    for _ in range(2):  # twice where the first follows a job of an earlier call, which had other cases
+        if missing:
+            _prepare_job(ws, program_name, checkpoint, job, {key: folders[key] for key in folders if key in missing})
+            launch(job)
+            failed |= _failed(job)
+            missing -= _adopt(ws, job) | failed.keys()
+    if missing:
+        raise MedAssetsError(
+            f"expected the predictions of {len(missing)} more cases, the job ended without; see log.txt in its folder, and start it again"
+        )
+    shutil.rmtree(job, ignore_errors=True)
+    return failed
+
+
+def _prepare_job(ws: Workspace, program_name: str, checkpoint: str, job: Path, missing: Mapping[str, Path]) -> None:
+    job.mkdir(parents=True, exist_ok=True)
+    (job / jobs.RESULT).unlink(missing_ok=True)
+    model = ws.store.fetch(checkpoint)
+    write_text(job / "program", program_name + "\n")
+    write_text(job / jobs.KIND, jobs.Kind.PREDICTION + "\n")
+    write_text(job / jobs.CHECKPOINT, f"{model}\n")
+    write_text(job / "experiment.json", (model / "experiment.json").read_text(encoding="utf-8"))
+    write_json(job / "cases.json", [{"prediction": key, "folder": str(path)} for key, path in missing.items()])
+
+
+def _failed(job: Path) -> dict[str, str]:
+    """By key the cases that failed in a job that ended. Raises OutOfMemory if that ended it, and MedAssetsError without a result."""
+    path = job / jobs.RESULT
+    result: dict[str, Any] = read_json(path) if path.is_file() else {"status": "no result"}
+    if result["status"] == "out_of_memory":
+        path.unlink()
+        raise OutOfMemory(result["message"])
+    if result["status"] != "completed":
+        raise MedAssetsError(
+            f"expected a completed prediction, got {result['status']}; see log.txt in its job folder, and start it again"
+        )
+    return dict(result["failed"])
+
+
+def _adopt(ws: Workspace, job: Path) -> set[str]:
+    """Put what a job has predicted into the store; its keys."""
+    made = LocalStore(job / jobs.PREDICTIONS)
+    keys = made.keys("prediction")
+    for key in keys:
+        if not ws.store.has(key):
+            with ws.store.create(key) as folder:
+                shutil.copytree(
+                    made.fetch(key), folder, dirs_exist_ok=True, copy_function=_link,
+                    ignore=shutil.ignore_patterns(MANIFEST),
+                )  # fmt: skip
+    return set(keys)
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, which takes no room, or copy it where the store is another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

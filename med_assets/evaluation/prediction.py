@@ -8,7 +8,7 @@ from med_assets.capabilities import DebugImages
 from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.predicting import predict_cases
-from med_assets.launch.training import checkpoint_of, stored_checkpoint
+from med_assets.launch.training import Launch, checkpoint_of, stored_checkpoint
 from med_assets.settings import Workspace
 
 
@@ -22,13 +22,15 @@ class Predicted:
     kept: Path
 
 
-def predict(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
+def predict(
+    ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path, launch: Launch | None = None
+) -> list[Path]:
     """Predict an accepted case (its id or the first characters of it) with the champion, or the model of an experiment.
 
     A prediction that was made before is taken from the store. Raises ConfigurationError when no or several cases
-    match, when there is no champion, and MedAssetsError when the case can't be predicted.
+    match, when there is no champion, MedAssetsError when the case can't be predicted, and what the launch does.
     """
-    found = _predicted(ws, program_name, case, experiment)
+    found = _predicted(ws, program_name, case, experiment, launch)
     return program.get(program_name).write_prediction(found.raw, found.prepared, found.kept, out, found.checkpoint)
 
 
@@ -41,7 +43,9 @@ def debug(ws: Workspace, program_name: str, case: str, experiment: str | None, o
     return chosen.debug_images(ws, ws.store.fetch(found.checkpoint), found.prepared, found.kept, out)
 
 
-def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | None) -> Predicted:
+def _predicted(
+    ws: Workspace, program_name: str, case: str, experiment: str | None, launch: Launch | None = None
+) -> Predicted:
     catalog = Catalog(ws, program_name)
     prepared = {
         row.case_id: row
@@ -59,8 +63,8 @@ def _predicted(ws: Workspace, program_name: str, case: str, experiment: str | No
     raw = next(each.artifact for each in usable(catalog.case_versions(row.batch)) if each.case_id == case_id)
     stored_checkpoint(ws, program_name, model)
     ws.store.verify(model.checkpoint)
-    keys, _, failures = predict_cases(ws, program_name, model.checkpoint, [row])
-    if failures:
-        raise MedAssetsError(f"case {case_id} could not be predicted: {failures[case_id]}")
-    folders = (ws.store.fetch(key) for key in (raw, row.artifact, keys[case_id]))
+    predicted = predict_cases(ws, program_name, model.checkpoint, [row], launch)
+    if predicted.failures:
+        raise MedAssetsError(f"case {case_id} could not be predicted: {predicted.failures[row.artifact]}")
+    folders = (ws.store.fetch(key) for key in (raw, row.artifact, predicted.keys[row.artifact]))
     return Predicted(model.checkpoint, *folders)

@@ -17,6 +17,7 @@ from med_assets.catalog import Catalog
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.evaluation.predicting import predict_cases, prediction_key
+from med_assets.launch.training import Launch
 from med_assets.records import Champion, Prediction, PreparedCase
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
@@ -80,10 +81,13 @@ def _predicted(catalog: Catalog, batch: str) -> list[tuple[str, str]]:
     return _keys.get((catalog.ws.home, catalog.program, batch, catalog.stamp(Prediction, batch)), read)
 
 
-def predictions(ws: Workspace, program_name: str, batches: Sequence[str] | None = None) -> StageResult:
+def predictions(
+    ws: Workspace, program_name: str, batches: Sequence[str] | None = None, launch: Launch | None = None
+) -> StageResult:
     """Predict the cases without a label of these batches, or of all that wait, with the champion, and write the results.
 
     What the champion predicted before comes from the store. A case that fails is a row with the reason, and the others go on.
+    `launch` replaces the launcher that the experiment or the workspace names.
     """
     catalog, chosen = Catalog(ws, program_name), program.get(program_name)
     champion = catalog.champion()
@@ -94,20 +98,20 @@ def predictions(ws: Workspace, program_name: str, batches: Sequence[str] | None 
         note = "there is no champion yet; nothing was predicted"
         return StageResult(digest("no champion"), {"new": 0, "reused": 0}, {"note": note})
     expected, raw = _expected(ws, program_name, champion.checkpoint), catalog.raw_artifacts()
-    counts = {"new": 0, "reused": 0}
+    cases = [one.case for batch in wanted for one in expected.get(batch, [])]
+    predicted = predict_cases(ws, program_name, champion.checkpoint, cases, launch)
+    new = sum(case.artifact in predicted.new for case in cases)
+    counts = {"new": new, "reused": sum(case.artifact in predicted.keys for case in cases) - new}
     rows: list[Prediction] = []
     images: dict[str, Path] = {}
     for batch in wanted:
-        cases = expected.get(batch, [])
-        keys, done, failures = predict_cases(ws, program_name, champion.checkpoint, [one.case for one in cases])
-        counts = {name: counts[name] + done[name] for name in counts}
         of_batch = []
-        for one in cases:
-            case_id = one.case.case_id
-            row = _failed(champion, one, failures.get(case_id, ""))
-            if case_id in keys:
+        for one in expected.get(batch, []):
+            case_id, prepared = one.case.case_id, one.case.artifact
+            row = _failed(champion, one, predicted.failures.get(prepared, ""))
+            if prepared in predicted.keys:
                 source = ws.store.fetch(raw[batch, case_id])
-                folders = ws.store.fetch(one.case.artifact), ws.store.fetch(keys[case_id])
+                folders = ws.store.fetch(prepared), ws.store.fetch(predicted.keys[prepared])
                 out = folder_of(ws, program_name, case_id)
                 try:
                     write_files(ws, program_name, source, *folders, out, champion.checkpoint)

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from med_assets import program
 from med_assets.catalog import Case, Catalog
 from med_assets.errors import DiskFull, RemoteFailed, ScoringFailed
-from med_assets.evaluation.predicting import Predicting, PreparedArrays
+from med_assets.evaluation.predicting import PredictedCases, PreparedArrays, predict_cases
 from med_assets.experiments import policies
-from med_assets.launch.training import NamedModel, stored_checkpoint
+from med_assets.launch.training import Launch, NamedModel, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.records import CaseScore, Failure
 from med_assets.settings import Workspace
@@ -37,12 +37,40 @@ def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) 
     return "score/" + digest(checkpoint, prepared, chosen.evaluation_settings(ws), versions)
 
 
-@part_of("evaluate")
 def score_cases(
-    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays]
+    ws: Workspace,
+    program_name: str,
+    checkpoint: str,
+    cases: Sequence[PreparedArrays],
+    launch: Launch | None = None,
 ) -> tuple[dict[str, list[Score]], dict[str, int], dict[str, str]]:
-    """Scores by case id, counts, and failures by case id. The model is loaded only if a case was not predicted yet."""
-    predicting, chosen = Predicting(ws, program_name, checkpoint), program.get(program_name)
+    """Scores by case id, counts, and failures by case id. Cases that have no prediction yet are predicted first, see `predict_cases`."""
+    predicted = predict_unscored(ws, program_name, checkpoint, cases, launch)
+    return score_predicted(ws, program_name, checkpoint, cases, predicted)
+
+
+def predict_unscored(
+    ws: Workspace,
+    program_name: str,
+    checkpoint: str,
+    cases: Iterable[PreparedArrays],
+    launch: Launch | None = None,
+) -> PredictedCases:
+    """Predict those of the cases that have neither scores nor a prediction, all in one job. Raises what `predict_cases` does."""
+    unscored = [case for case in cases if not ws.store.has(score_key(ws, program_name, checkpoint, case.artifact))]
+    return predict_cases(ws, program_name, checkpoint, unscored, launch)
+
+
+@part_of("evaluate")
+def score_predicted(
+    ws: Workspace,
+    program_name: str,
+    checkpoint: str,
+    cases: Iterable[PreparedArrays],
+    predicted: PredictedCases,
+) -> tuple[dict[str, list[Score]], dict[str, int], dict[str, str]]:
+    """What `score_cases` gives, of what was predicted of the cases that have no scores yet."""
+    chosen = program.get(program_name)
     scores: dict[str, list[Score]] = {}
     counts = {"new": 0, "reused": 0}
     failures: dict[str, str] = {}
@@ -50,10 +78,13 @@ def score_cases(
         key = score_key(ws, program_name, checkpoint, case.artifact)
         fresh = not ws.store.has(key)
         if fresh:
+            if case.artifact in predicted.failures:
+                failures[case.case_id] = predicted.failures[case.artifact]
+                continue
             try:
-                predicted, _ = predicting(case.artifact)
                 with ws.store.create(key) as folder:
-                    found = chosen.score(ws, ws.store.fetch(case.artifact), ws.store.fetch(predicted))
+                    prediction = ws.store.fetch(predicted.keys[case.artifact])
+                    found = chosen.score(ws, ws.store.fetch(case.artifact), prediction)
                     write_json(folder / FILE, [asdict(score) for score in found])
             except (DiskFull, RemoteFailed):  # no fault of the case
                 raise
@@ -78,7 +109,7 @@ def stored_scores(
 
 
 def scores_of(
-    ws: Workspace, program_name: str, name: str, checkpoint: str
+    ws: Workspace, program_name: str, name: str, checkpoint: str, launch: Launch | None = None
 ) -> tuple[list[CaseScore], dict[str, int], dict[str, str]]:
     """Scores of all held-out cases by one checkpoint of experiment `name`; counts, and failures by case id.
 
@@ -88,7 +119,7 @@ def scores_of(
     model = NamedModel(name, checkpoint)
     cases = _held_out(ws, program_name, model)
     ws.store.verify(checkpoint)
-    scores, counts, failures = score_cases(ws, program_name, checkpoint, cases)
+    scores, counts, failures = score_cases(ws, program_name, checkpoint, cases, launch)
     return _case_scores(ws, program_name, model, cases, scores), counts, failures
 
 

@@ -12,7 +12,7 @@ from med_assets.evaluation.finetuning import finetuning
 from med_assets.evaluation.scoring import HELD_OUT, demand_scores, record_failures, scores_of
 from med_assets.experiments.configuration import from_json
 from med_assets.launch.runs import record_run, record_scores
-from med_assets.launch.training import checkpoint_of, stored_checkpoint
+from med_assets.launch.training import Launch, checkpoint_of, stored_checkpoint
 from med_assets.records import AggregateScore, CaseScore, Checkpoint
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, replacing
@@ -24,10 +24,10 @@ NO_CASE = (
 )
 
 
-def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
+def evaluate(ws: Workspace, program_name: str, name: str, launch: Launch | None = None) -> StageResult:
     """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals.
 
-    Without any such case the tables are empty and the summary says so. The pictures are of the median case; the report has the best and the worst too.
+    `launch` replaces the launcher that the experiment or the workspace names. Without any such case the tables are empty and the summary says so. The pictures are of the median case; the report has the best and the worst too.
     """
     from med_assets.reporting.pictures import plot_all_cases, plot_typical_cases
 
@@ -36,7 +36,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     text = (stored_checkpoint(ws, program_name, row) / "experiment.json").read_text(encoding="utf-8")
     # Training records its run; a checkpoint from before runs were kept gets its record here.
     record_run(ws, row, from_json(program_name, text))
-    scores, counts, failures = scores_of(ws, program_name, name, checkpoint)
+    scores, counts, failures = scores_of(ws, program_name, name, checkpoint, launch)
     record_failures(ws, program_name, "evaluation", name, checkpoint, failures)
     demand_scores(scores, failures, program_name)
     version = catalog.dataset().version
@@ -55,7 +55,7 @@ def evaluate(ws: Workspace, program_name: str, name: str) -> StageResult:
     catalog.replace(CaseScore, scores, name)
     catalog.replace(AggregateScore, aggregates, name)
     record_scores(ws, program_name, name, checkpoint, aggregates)
-    record = finetuning(ws, program_name, name, checkpoint)
+    record = finetuning(ws, program_name, name, checkpoint, launch)
     write_predictions(ws, program_name, name, scores)
     deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
     costs = checkpoint_facts(ws, program_name, checkpoint, measure=True)

@@ -33,9 +33,10 @@ class Submitted:
     @property
     def message(self) -> str:
         """What happened, for people."""
+        kind = jobs.kind(self.handle.job)
         if self.handle.started_here:
-            return f"training started as {self.handle.title}"
-        return f"a training of this job is already running as {self.handle.title}; following it"
+            return f"{kind} started as {self.handle.title}"
+        return f"a {kind} of this job is already running as {self.handle.title}; following it"
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,10 @@ def _number(text: str | None) -> float | None:
 def finish(
     job: Path, default: str = "local", asked: str | None = None, resume: str = "auto", poll_s: float = 1.0
 ) -> None:
-    """Run a training to its result and print its progress on stderr; the launcher is chosen as in `configuration.choose`.
+    """Run a job to its result and print its progress on stderr; the launcher is chosen as in `configuration.choose`.
 
     Ctrl-C cancels a process of this machine that was started here, which then saves what it has, and leaves all else running. Raises
-    TrainingStopped when it was killed or asked to stop and goes on from its last checkpoint, LaunchFailed when it can't be started or
+    TrainingStopped when it was killed or asked to stop and goes on from what it saved last, LaunchFailed when it can't be started or
     ended without a result, ConfigurationError for a `resume` that this job can't have now.
     """
     launcher = choose(job, default, asked)
@@ -188,7 +189,7 @@ def finish(
                         print(event.text, file=sys.stderr)
                     case Unfinished() if event.state.phase is Phase.RESUMABLE:
                         raise TrainingStopped(
-                            f"{event.state.message}; give the same command again to go on from its last checkpoint; "
+                            f"{event.state.message}; give the same command again to go on from what it saved last; "
                             f"the end of its log:\n{event.log}"
                         )
                     case Unfinished():

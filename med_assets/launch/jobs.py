@@ -1,10 +1,17 @@
-"""What all that starts and follows a training agrees on: the files of its job folder, and its command."""
+"""What all that starts and follows a job agrees on: the files of its folder, and its command."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
-"""Files of a job folder: what the training said, its result once it is done, and the lock held while it is started."""
+"""Files of a job folder: what its process said, its result once it is done, and the lock held while it is started."""
+
+KIND = "kind"
+"""File of a job folder with its kind; one without it is a training, as those of earlier versions are."""
+
+CHECKPOINT, PREDICTIONS = "checkpoint", "predictions"
+"""In the folder of a job that predicts: the file with the folder of its checkpoint, and the store of what it has predicted."""
 
 TEACHER = "teacher.json"
 """File of a job folder that says which checkpoint it is distilled from, and where that and the store are."""
@@ -19,8 +26,21 @@ TAIL_LINES = 20
 """Lines of the log that a failure quotes."""
 
 
+class Kind(StrEnum):
+    """What a job does, as messages call it."""
+
+    TRAINING = "training"
+    PREDICTION = "prediction"
+
+
+def kind(job: Path) -> Kind:
+    """The kind of a job."""
+    path = job / KIND
+    return Kind(path.read_text(encoding="utf-8").strip()) if path.is_file() else Kind.TRAINING
+
+
 def command(job: Path, resume: str = "auto") -> list[str]:
-    """The training command, as a person would type it."""
+    """The command of a job, as a person would type it."""
     return [sys.executable, "-m", "med_assets.training", str(job), "--resume", resume]
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import psutil
 
 from med_assets.launch import launcher
-from med_assets.launch.jobs import LOCK, LOG
+from med_assets.launch.jobs import LOCK, LOG, kind
 from med_assets.launch.launcher import Handle, Phase, State
 from med_assets.storage.files import write_json
 from med_assets.training import status
@@ -85,12 +85,12 @@ class LocalLauncher(launcher.Launcher):
         child = self._children.get(handle.id)
         alive = child.poll() is None if child else running(handle.job) is not None
         if alive:
-            return State(Phase.RUNNING, f"the training {handle.title} is running")
+            return State(Phase.RUNNING, f"the {kind(handle.job)} {handle.title} is running")
         code = child.returncode if child else None
         # Lightning itself answers SIGTERM by leaving with 0.
         if code is None or code <= 0 or code == status.REQUEUE:
-            return State(Phase.RESUMABLE, "the training process was killed or asked to stop")
-        return State(Phase.ENDED, f"the training process ended with exit code {code} and no result")
+            return State(Phase.RESUMABLE, f"the {kind(handle.job)} process was killed or asked to stop")
+        return State(Phase.ENDED, f"the {kind(handle.job)} process ended with exit code {code} and no result")
 
     def cancel(self, handle: Handle) -> None:
         if (process := running(handle.job)) is not None:

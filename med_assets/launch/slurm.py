@@ -40,7 +40,7 @@ RESULT_VISIBLE_WITHIN_S = 60.0
 """How long a file written on a node may be unseen elsewhere, s: NFS keeps what it knows of a folder for up to 60 s."""
 
 STUCK = 76
-"""Exit code of the script at the wall-clock limit when this start wrote no checkpoint: another would not get further."""
+"""Exit code of the script at the wall-clock limit when this start saved neither a checkpoint nor a prediction: another would not get further."""
 
 NODE_SCRIPT = """#!/bin/bash
 # Written by med_assets at each submission. USR1 comes before the wall-clock limit, TERM when the job is cancelled or preempted.
@@ -56,10 +56,10 @@ trap 'stopped=yes; kill -TERM $training 2>/dev/null' TERM
 wait $training; code=$?
 while kill -0 $training 2>/dev/null; do wait $training; code=$?; done
 if [ -n "$limit" ] && [ -z "$stopped" ] && [ ! -f {result} ]; then
-  if [ -z "$(find checkpoints -name '*.ckpt' -newer slurm.started 2>/dev/null)" ]; then
+  if [ -z "$(find checkpoints predictions -newer slurm.started -name '*.ckpt' -o -newer slurm.started -name manifest.json 2>/dev/null)" ]; then
     code={stuck}
   elif scontrol requeue "$SLURM_JOB_ID"; then
-    echo "stopped before the wall-clock limit; the job is requeued and goes on from its last checkpoint"
+    echo "stopped before the wall-clock limit; the job is requeued and goes on from what it saved last"
     exit 0
   else
     code={stopped}

@@ -10,9 +10,10 @@ import pandas as pd
 from med_assets import program
 from med_assets.catalog import Catalog, accepted
 from med_assets.evaluation.aggregates import INTERVAL, cell
-from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases, score_key
+from med_assets.evaluation.predicting import PredictedCases
+from med_assets.evaluation.scoring import demand_scores, predict_unscored, record_failures, score_key, score_predicted
 from med_assets.experiments import policies
-from med_assets.launch.training import stored_checkpoint
+from med_assets.launch.training import Launch, stored_checkpoint
 from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval
 from med_assets.monitoring.drift import POOLED, drift_rows, drift_table
 from med_assets.program import Metric
@@ -87,12 +88,14 @@ def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
     return found
 
 
-def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = None) -> StageResult:
+def monitor(
+    ws: Workspace, program_name: str, batches: Sequence[str] | None = None, launch: Launch | None = None
+) -> StageResult:
     """Score the champion on the accepted cases of these batches, or of all that wait; scores in the store are reused.
 
     Cases that the champion was trained on, or chosen by, are marked `seen_in_training` and stay out of the headline, which
     is over all batches that were ever scored with this champion. Drift of each batch, and of all new cases together, goes
-    along. Raises ScoringFailed where every case failed; what failed is in the table `failures`.
+    along. `launch` replaces the launcher that the experiment or the workspace names. Raises ScoringFailed where every case failed; what failed is in the table `failures`.
     """
     catalog = Catalog(ws, program_name)
     champion = catalog.champion()
@@ -106,8 +109,10 @@ def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = No
     counts, written = {"new": 0, "reused": 0}, []
     failures: dict[str, str] = {}
     scored: set[str] = set()
+    cases = [case for batch in chosen for case in accepted(catalog.prepared(batch))]
+    predicted = predict_unscored(ws, program_name, champion.checkpoint, cases, launch)
     for batch in chosen:
-        rows, done, failed = _score(catalog, champion, batch)
+        rows, done, failed = _score(catalog, champion, batch, predicted)
         catalog.replace(MonitoredScore, rows, batch)
         catalog.replace(Drift, drift_rows(ws, program_name, champion.checkpoint, batch), batch)
         counts = {name: counts[name] + done[name] for name in counts}
@@ -133,13 +138,13 @@ def monitor(ws: Workspace, program_name: str, batches: Sequence[str] | None = No
 
 
 def _score(
-    catalog: Catalog, champion: Champion, batch: str
+    catalog: Catalog, champion: Champion, batch: str, predicted: PredictedCases
 ) -> tuple[list[MonitoredScore], dict[str, int], dict[str, str]]:
     ws, checkpoint = catalog.ws, champion.checkpoint
     cases = accepted(catalog.prepared(batch))
     keys = _score_keys(catalog, checkpoint, cases)
     seen = {case.case_id for case in cases_used_by(ws.store, checkpoint)}
-    scores, counts, failures = score_cases(ws, catalog.program, checkpoint, cases)
+    scores, counts, failures = score_predicted(ws, catalog.program, checkpoint, cases, predicted)
     wanted = {(metric.name, metric.subject) for metric in deciding_metrics(catalog.program)}
     rows = [
         MonitoredScore(

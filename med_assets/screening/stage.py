@@ -12,7 +12,7 @@ from med_assets.dataset.stage import unlabelled
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.scoring import record_failures, score_cases, stored_scores, unscored
-from med_assets.launch.training import checkpoint_of, stored_checkpoint
+from med_assets.launch.training import Launch, checkpoint_of, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.promotion.champions import shown
 from med_assets.records import CaseScore, Champion, Checkpoint, DatasetCase, PreparedCase, Threshold
@@ -48,11 +48,15 @@ def model_of(ws: Workspace, program_name: str, experiment: str | None) -> Champi
 
 
 def screened(
-    ws: Workspace, program_name: str, model: Champion | Checkpoint, limit: int | None = None
+    ws: Workspace,
+    program_name: str,
+    model: Champion | Checkpoint,
+    limit: int | None = None,
+    launch: Launch | None = None,
 ) -> tuple[Screened, dict[str, int], dict[str, str]]:
     """Score all cases of the dataset and those to predict, or the first `limit` by id, with a model; scores in the store are reused."""
     cases = _everything(ws, program_name)[:limit]
-    scores, counts, failures = score_cases(ws, program_name, model.checkpoint, cases)
+    scores, counts, failures = score_cases(ws, program_name, model.checkpoint, cases, launch)
     return _screened(ws, program_name, model, cases, scores), counts, failures
 
 
@@ -112,7 +116,12 @@ def _screened(
 
 
 def screening(
-    ws: Workspace, program_name: str, experiment: str | None = None, limit: int | None = None, top: int = TOP
+    ws: Workspace,
+    program_name: str,
+    experiment: str | None = None,
+    limit: int | None = None,
+    top: int = TOP,
+    launch: Launch | None = None,
 ) -> StageResult:
     """Write the table of all cases, the first to be read first, and the queue of the `top` cases that nobody read yet.
 
@@ -121,7 +130,7 @@ def screening(
     program_screening, model = screening_of(program_name), model_of(ws, program_name, experiment)
     if model is None or not (len(Catalog(ws, program_name).dataset()) or unlabelled(ws, program_name)):
         return StageResult(digest("no model"), {"cases": 0}, {"note": "there is no model or no case yet"})
-    found, counts, failures = screened(ws, program_name, model, limit)
+    found, counts, failures = screened(ws, program_name, model, limit, launch)
     record_failures(ws, program_name, "screening", model.experiment, model.checkpoint, failures)
     if found.rows.empty:
         raise ConfigurationError(

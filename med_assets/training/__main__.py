@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from med_assets.errors import MedAssetsError
+from med_assets.launch.jobs import Kind, kind
 from med_assets.storage.files import keep_private
 from med_assets.training import status
 from med_assets.training.supervisor import Supervisor, die_with_parent
@@ -20,11 +21,15 @@ STATUSES = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train one job folder; returns one of the exit statuses of `status`."""
+    """Run one job folder; returns one of the exit statuses of `status`."""
     parser = argparse.ArgumentParser(
-        prog="python -m med_assets.training", description="Train one job folder to its end.", epilog=STATUSES
+        prog="python -m med_assets.training",
+        description="Run one job folder, which trains or predicts, to its end.",
+        epilog=STATUSES,
     )
-    parser.add_argument("job", type=Path, help="folder with program, experiment.json and cases.json")
+    parser.add_argument(
+        "job", type=Path, help="folder with program, experiment.json and cases.json, and checkpoint to predict"
+    )
     parser.add_argument(
         "--resume",
         choices=RESUME,
@@ -34,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--unsupervised",
         action="store_true",
-        help="train in this process, which ends with its parent: nothing restarts it when it hangs or dies",
+        help="run it in this process, which ends with its parent: nothing restarts it when it hangs or dies",
     )
     options = parser.parse_args(arguments)
     keep_private()
@@ -44,18 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.unsupervised:
             return Supervisor(options.job, options.resume).run()
         die_with_parent()
-        return _train(options.job, options.resume)
+        return _run(options.job, options.resume)
     except MedAssetsError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return status.FAILED
 
 
-def _train(job: Path, resume: str) -> int:
+def _run(job: Path, resume: str) -> int:
     from med_assets.errors import AcceleratorFailed, OutOfMemory, TrainingStopped
-    from med_assets.training.job import run
 
     try:
-        result = run(job, resume)
+        if kind(job) is Kind.PREDICTION:
+            _predict(job)
+        else:
+            _train(job, resume)
     except OutOfMemory as error:
         print(f"out of memory: {error}", file=sys.stderr)
         return status.OUT_OF_MEMORY
@@ -65,11 +72,23 @@ def _train(job: Path, resume: str) -> int:
     except TrainingStopped as error:
         print(error, file=sys.stderr)
         return status.REQUEUE
-    if result:
+    return status.DONE
+
+
+def _predict(job: Path) -> None:
+    from med_assets.training.predict import run
+
+    result = run(job)
+    print(f"{result['status']}: {len(result['failed'])} cases failed")
+
+
+def _train(job: Path, resume: str) -> None:
+    from med_assets.training.job import run
+
+    if result := run(job, resume):
         value, epoch = result["best_value"], result["best_epoch"]
         best = f"best {result['monitor']} {value:.4f} at epoch {epoch}"
         print(f"{result['status']}: {best if value is not None else 'the weights as they came, validated on no case'}")
-    return status.DONE
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from med_assets.training import callbacks
 from med_assets.training.accelerator import Plan
 from med_assets.training.checkpoints import Checkpoints, Found
 from med_assets.training.ranks import EpochSampler, rank
-from med_assets.training.saving import SaveCheckpoints, StopRequest
+from med_assets.training.saving import SaveCheckpoints
 from med_assets.training.speed import PROFILE, Speed
+from med_assets.training.stopping import StopRequest
 from med_assets.training.task import Task
 
 NOT_ABOUT_THE_RESULT = (

@@ -21,7 +21,7 @@ import torch
 from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory, TrainingStopped
 from med_assets.experiments.configuration import Experiment, Rung, from_json
 from med_assets.launch.jobs import ADAPTERS, RELEASED, TEACHER
-from med_assets.storage.files import disk_full, file_sha256, read_json, write_json
+from med_assets.storage.files import file_sha256, read_json, write_json
 from med_assets.storage.provenance import git_state
 from med_assets.storage.versions import part_of
 from med_assets.training import accelerator
@@ -32,9 +32,9 @@ from med_assets.training.events import EVENTS, events, note
 from med_assets.training.fit import fit
 from med_assets.training.hardware import hardware
 from med_assets.training.initial import INITIAL, start_from
-from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
+from med_assets.training.outcomes import ending
 from med_assets.training.ranks import rank
-from med_assets.training.saving import StopRequest
+from med_assets.training.stopping import StopRequest
 from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build, used
 
 RESUME = ("auto", "must", "never")
@@ -157,9 +157,9 @@ def _at(experiment: Experiment, plan: Plan) -> Experiment:
 
 def _classified(job: Path, key: str, error: BaseException, experiment: Experiment, plan: Plan | None) -> None:
     """Raise an error by its name, when it has one: OutOfMemory, after writing the result, DiskFull, AcceleratorFailed."""
-    tried = plan.named() if plan else {}
-    if isinstance(error, OutOfMemory) or is_out_of_memory(error):
-        message = str(error)
+    ends = ending(error, job)
+    if isinstance(ends, OutOfMemory):
+        message, tried = str(error), plan.named() if plan else {}
         if plan is not None:
             named = ", ".join(f"{name} {value}" for name, value in tried.items())
             message = (
@@ -170,11 +170,10 @@ def _classified(job: Path, key: str, error: BaseException, experiment: Experimen
         said = {"status": "out_of_memory", "job_key": key, "message": message, **tried, **PeakMemory.measured()}
         write_json(job / "result.json", said)
         raise OutOfMemory(message) from error
-    if (full := disk_full(error, job)) is not None:
-        raise full from error
-    if is_accelerator_failure(error):
+    if isinstance(ends, AcceleratorFailed):
         note(job, "accelerator_failed", message=str(error).splitlines()[0])
-        raise AcceleratorFailed(f"{str(error).splitlines()[0]}; the last checkpoint is whole") from error
+    if ends is not None:
+        raise ends from error
 
 
 def read_job(job: Path) -> tuple[str, Experiment, list[TrainingCase]]:

@@ -1,8 +1,12 @@
-"""What an error of a training means: out of memory, a failed accelerator, or neither."""
+"""What an error of a job means: out of memory, a full disk, a failed accelerator, or none of these."""
 
 import re
+from pathlib import Path
 
 import torch
+
+from med_assets.errors import AcceleratorFailed, MedAssetsError, OutOfMemory
+from med_assets.storage.files import disk_full
 
 ALLOCATORS = re.compile(
     r"out of memory"
@@ -31,3 +35,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_accelerator_failure(error: BaseException) -> bool:
     """Whether the device or its driver failed: the process can't use it any more, a new one may."""
     return not is_out_of_memory(error) and isinstance(error, RuntimeError) and DRIVER.search(str(error)) is not None
+
+
+def ending(error: BaseException, job: Path) -> MedAssetsError | None:
+    """An error by its name where it ends a job, whatever it was at: OutOfMemory, DiskFull or AcceleratorFailed; else None."""
+    if isinstance(error, OutOfMemory) or is_out_of_memory(error):
+        return OutOfMemory(str(error))
+    if (full := disk_full(error, job)) is not None:
+        return full
+    if is_accelerator_failure(error):
+        return AcceleratorFailed(f"{str(error).splitlines()[0]}; what was saved before is whole")
+    return None

@@ -1,7 +1,7 @@
 """Exit statuses of `python -m med_assets.training`. Whoever starts a training decides by them; imports nothing."""
 
 DONE = 0
-"""`result.json` and `weights.pt` are there."""
+"""`result.json` is there, and what it is of: `weights.pt`, or predictions."""
 
 FAILED = 1
 """The job can't be run as given, or training raised an error; the log says which. Starting it again changes nothing."""

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 from med_assets.errors import ConfigurationError
+from med_assets.launch.jobs import kind
 from med_assets.storage.files import read_json, write_json
 from med_assets.training import status
 from med_assets.training.events import note
@@ -62,7 +63,8 @@ class Supervisor:
                     return code
                 note(self.job, "restart", after=ended, left=left - 1)
                 print(
-                    f"training {ended}; it goes on from its last checkpoint, {left - 1} restarts left", file=sys.stderr
+                    f"{kind(self.job)} {ended}; it goes on from what it saved last, {left - 1} restarts left",
+                    file=sys.stderr,
                 )
                 # A training that was to start over has started over.
                 self.resume = "auto"
@@ -110,7 +112,7 @@ class Supervisor:
         if after == before:
             return "was killed", status.SIGNALLED + signal.SIGKILL
         advice = "use fewer runtime.workers or a smaller patch, or a machine (or a Slurm --mem) with more memory"
-        message = f"the kernel killed the training, almost certainly for want of host memory; {advice}"
+        message = f"the kernel killed the {kind(self.job)}, almost certainly for want of host memory; {advice}"
         write_json(self.job / "result.json", {"status": "out_of_memory", "where": "host", "message": message})
         note(self.job, "out_of_memory", message=message)
         print(f"out of memory: {message}", file=sys.stderr)
