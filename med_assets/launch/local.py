@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import psutil
 
 from med_assets.launch import launcher
-from med_assets.launch.jobs import LOCK, LOG, kind
+from med_assets.launch.jobs import LOCK, LOG, RESULT, kind
 from med_assets.launch.launcher import Handle, Phase, State
 from med_assets.storage.files import write_json
 from med_assets.training import status
@@ -86,6 +86,8 @@ class LocalLauncher(launcher.Launcher):
         alive = child.poll() is None if child else running(handle.job) is not None
         if alive:
             return State(Phase.RUNNING, f"the {kind(handle.job)} {handle.title} is running")
+        if (handle.job / RESULT).is_file():
+            return State(Phase.ENDED, f"the {kind(handle.job)} {handle.title} has ended")
         code = child.returncode if child else None
         # Lightning itself answers SIGTERM by leaving with 0.
         if code is None or code <= 0 or code == status.REQUEUE:
