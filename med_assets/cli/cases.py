@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from med_assets.cli.commands import Section, Value, case, model, program, reason, show, stages, table, workspace
+from med_assets.cli.commands import (
+    Section,
+    Value,
+    case,
+    launch,
+    launcher,
+    model,
+    program,
+    reason,
+    show,
+    stages,
+    table,
+    workspace,
+)
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 
@@ -102,7 +115,10 @@ def explain(case: str) -> None:
 )
 @model()
 @click.option("--out", type=Value("FOLDER", Path), help="folder to write to, of one case or folder")
-def predict(program: str, case: str | None, relink: bool, model: str | None, out: Path | None) -> None:
+@launcher
+def predict(
+    program: str, case: str | None, relink: bool, model: str | None, out: Path | None, launcher: str | None
+) -> None:
     """Predict all cases without a label, one case, or every case in a folder, and write DICOM and NIfTI for viewers and planning systems.
 
     Fails when none of those asked for could be predicted.
@@ -111,7 +127,7 @@ def predict(program: str, case: str | None, relink: bool, model: str | None, out
     if case is None:
         if out or model or relink:
             raise ConfigurationError("--out, --model and --relink are of one case or folder: name it")
-        result = stages.predictions(ws, program)
+        result = stages.predictions(ws, program, launch=launch(ws, launcher))
         show("predictions", result)
         if len(result.tables.get("predictions", ())):
             print(table(result.tables["predictions"]))
@@ -127,9 +143,11 @@ def predict(program: str, case: str | None, relink: bool, model: str | None, out
             raise ConfigurationError(
                 "--relink needs the original files: give the folder with them in place of a case id"
             )
-        for written in stages.predict(ws, program, case, model, out):
+        for written in stages.predict(ws, program, case, model, out, launch(ws, launcher)):
             print(written)
         return
+    if launcher:
+        raise ConfigurationError("--launcher is of cases in the home: a folder is predicted by this command itself")
     found = stages.predict_folder(ws, program, Path(case), model, out, relink=relink)
     for one in found:
         print(f"{one.case_id}: {one.reason or ', '.join(f'{name} {value}' for name, value in one.measured.items())}")
@@ -156,7 +174,10 @@ def debug(program: str, case: str, model: str | None, out: Path) -> None:
 @model("the one of the report")
 @click.option("--top", type=Value("N", int), default=60, help="cases in the queue")
 @click.option("--limit", type=Value("N", int), help="only the first N cases by id, for a trial run")
-def audit_queue(program: str, read: Path | None, model: str | None, top: int, limit: int | None) -> None:
+@launcher
+def audit_queue(
+    program: str, read: Path | None, model: str | None, top: int, limit: int | None, launcher: str | None
+) -> None:
     """Write all cases by risk, and the queue of those to be read first, as CSV; or take over what was decided about them."""
     ws = workspace()
     if read is not None:
@@ -171,7 +192,7 @@ def audit_queue(program: str, read: Path | None, model: str | None, top: int, li
         return
     if min(top, limit or 1) < 1:
         raise ConfigurationError(f"expected --top and --limit of 1 or more, got {top} and {limit}")
-    result = stages.screening(ws, program, model, limit, top)
+    result = stages.screening(ws, program, model, limit, top, launch(ws, launcher))
     show("screened", result)
     for rows in result.tables.values():
         print(table(rows[["rank", "risk", "case_id"]]))

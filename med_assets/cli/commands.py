@@ -5,6 +5,7 @@ A command is a function with its options beside it and imports its libraries its
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from med_assets.cli import stages
+    from med_assets.launch.training import Launch
     from med_assets.settings import Workspace
     from med_assets.storage.result import StageResult
 else:
@@ -117,6 +119,26 @@ def model(default: str = "the champion") -> Callable[..., Any]:
     """The option of the experiment whose model is used."""
     kind = Value("EXPERIMENT", names.EXPERIMENT.check)
     return click.option("--model", type=kind, help=f"model of this experiment; {default} by default")
+
+
+def _launchers() -> tuple[str, ...]:
+    from med_assets.launch.configuration import LAUNCHERS
+
+    return tuple(LAUNCHERS)
+
+
+launcher = click.option(
+    "--launcher",
+    type=Value("LAUNCHER", known=_launchers),
+    help="what trains and predicts, such as local or slurm; without it launch.launcher of the experiment, else MED_ASSETS_LAUNCHER",
+)
+
+
+def launch(ws: "Workspace", launcher: str | None, resume: str = "auto") -> "Launch":
+    """How the command line runs a job: to its end, with its progress on stderr."""
+    from med_assets.launch.follow import finish
+
+    return partial(finish, default=ws.launcher, asked=launcher, resume=resume)
 
 
 class Several(click.Option):

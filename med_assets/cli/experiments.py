@@ -1,6 +1,5 @@
 """Commands of one experiment: train, score and record it; and of released weights and foreign masks."""
 
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,8 @@ from med_assets.cli.commands import (
     Several,
     Value,
     experiment,
+    launch,
+    launcher,
     one_of,
     overrides,
     show,
@@ -26,12 +27,6 @@ from med_assets.errors import ConfigurationError
 
 SECTION = Section("Experiments")
 PREDICTIONS, VALUES = Value("PRED_DIR", Path), one_of("labels", "probabilities")
-
-
-def _launchers() -> tuple[str, ...]:
-    from med_assets.launch.configuration import LAUNCHERS
-
-    return tuple(LAUNCHERS)
 
 
 @SECTION.command()
@@ -71,11 +66,7 @@ def experiments(experiment: tuple[str, str | None] | None, overrides: tuple[str,
 @SECTION.command()
 @experiment
 @overrides
-@click.option(
-    "--launcher",
-    type=Value("LAUNCHER", known=_launchers),
-    help="what runs the training, such as local or slurm; without it launch.launcher of the experiment, else MED_ASSETS_LAUNCHER",
-)
+@launcher
 @click.option(
     "--resume",
     type=one_of("auto", "must", "never"),
@@ -87,19 +78,19 @@ def train(experiment: tuple[str, str], overrides: tuple[str, ...], launcher: str
 
     What was trained with the same inputs is adopted, and a job that runs already is followed.
     """
-    from med_assets.launch.follow import finish
-
     ws = workspace()
-    launch = partial(finish, default=ws.launcher, asked=launcher, resume=resume)
-    show(f"trained {'/'.join(experiment)}", stages.train(ws, *experiment, overrides, launch))
+    result = stages.train(ws, *experiment, overrides, launch(ws, launcher, resume))
+    show(f"trained {'/'.join(experiment)}", result)
 
 
 @SECTION.command()
 @experiment
 @overrides
-def crossval(experiment: tuple[str, str], overrides: tuple[str, ...]) -> None:
+@launcher
+def crossval(experiment: tuple[str, str], overrides: tuple[str, ...], launcher: str | None) -> None:
     """Cross-validate an experiment over the folds of the splits: a model per fold, scored on the patients it never saw."""
-    result = stages.crossval(workspace(), *experiment, overrides)
+    ws = workspace()
+    result = stages.crossval(ws, *experiment, overrides, launch(ws, launcher))
     show(f"cross-validated {'/'.join(experiment)}", result)
     show_tables(result)
 
@@ -115,24 +106,31 @@ def crossval(experiment: tuple[str, str], overrides: tuple[str, ...]) -> None:
     help="training patients; those of _program.yaml by default",
 )
 @click.option("--repeats", type=Value("K", int), help="orders of the patients, each a training per size")
+@launcher
 def learning_curve(
-    experiment: tuple[str, str], overrides: tuple[str, ...], sizes: tuple[int, ...], repeats: int | None
+    experiment: tuple[str, str],
+    overrides: tuple[str, ...],
+    sizes: tuple[int, ...],
+    repeats: int | None,
+    launcher: str | None,
 ) -> None:
     """Train an experiment on ever more patients: its score against their number, and what twice as many may give."""
-    result = stages.learning_curve(workspace(), *experiment, sizes or None, repeats, overrides)
+    ws = workspace()
+    result = stages.learning_curve(ws, *experiment, sizes or None, repeats, overrides, launch(ws, launcher))
     show(f"learning curve of {'/'.join(experiment)}", result)
     show_tables(result, titled=False)
 
 
 @SECTION.command()
 @experiment
-def evaluate(experiment: tuple[str, str]) -> None:
+@launcher
+def evaluate(experiment: tuple[str, str], launcher: str | None) -> None:
     """Formally evaluate an experiment's checkpoint on the fixed splits."""
     from med_assets.catalog import Catalog
     from med_assets.records import AggregateScore
 
     ws, (program, name) = workspace(), experiment
-    show(f"evaluated {program}/{name}", stages.evaluate(ws, program, name))
+    show(f"evaluated {program}/{name}", stages.evaluate(ws, program, name, launch(ws, launcher)))
     rows = Catalog(ws, program).frame(AggregateScore, name)
     print(table(rows[["split", "metric", "subject", "mean", "low", "high", "n", "unit"]]))
 

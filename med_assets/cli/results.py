@@ -2,7 +2,19 @@
 
 import click
 
-from med_assets.cli.commands import Section, Value, program, reason, show, show_tables, stages, table, workspace
+from med_assets.cli.commands import (
+    Section,
+    Value,
+    launch,
+    launcher,
+    program,
+    reason,
+    show,
+    show_tables,
+    stages,
+    table,
+    workspace,
+)
 from med_assets.storage import names
 
 SECTION = Section("Models of a program")
@@ -63,9 +75,11 @@ def accept_scores(program: str, reason: str) -> None:
 
 @SECTION.command()
 @program
-def monitor(program: str) -> None:
+@launcher
+def monitor(program: str, launcher: str | None) -> None:
     """Score the champion on every batch that it was not scored on yet; show trend and drift."""
-    result = stages.monitor(workspace(), program)
+    ws = workspace()
+    result = stages.monitor(ws, program, launch=launch(ws, launcher))
     show("monitored", result)
     show_tables(result)
 
