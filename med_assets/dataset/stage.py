@@ -29,7 +29,7 @@ def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> Non
     Catalog(ws, program_name).replace(Withdrawal, [row], case_id)
 
 
-@versioned("1")
+@versioned("2")
 def dataset(ws: Workspace, program_name: str) -> StageResult:
     """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
 

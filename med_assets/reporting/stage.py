@@ -36,7 +36,7 @@ def synthetic_parts(ws: Workspace, program_name: str) -> dict[str, int]:
     return {part: n for part, n in found.items() if n}
 
 
-@versioned("7")
+@versioned("8")
 def report(ws: Workspace, program_name: str) -> StageResult:
     """Write `reports/<program>/report.html` from what is recorded, and return its path, plots and hash.
 

@@ -34,7 +34,7 @@ def _site_and_scores(ws: "Workspace") -> dict[str, Any]:
     return {"targets": site.targets, "oars": site.oars, "scores": chosen.evaluation_settings(ws)}
 
 
-@versioned("1")
+@versioned("2")
 def gamma_by_region(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
     """Gamma passing rates by region."""
     from med_assets.programs.rt_dose.gamma_by_region import gamma_by_region
