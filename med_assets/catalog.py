@@ -253,10 +253,14 @@ class Catalog:
         """Batches that the audit keeps out of the dataset."""
         return frozenset(row.batch for row in self.rows(BatchAudit) if row.held_back)
 
-    def admitted(self) -> list[PreparedCase]:
-        """What preparation wrote, without the batches that the audit keeps out."""
-        held_back = self.held_back()
-        return [row for row in self.prepared() if row.batch not in held_back]
+    def admitted(self, batch: str | None = None) -> list[PreparedCase]:
+        """What preparation wrote, of all batches or one, without those that the audit holds back."""
+        held_back = (
+            self.held_back()
+            if batch is None
+            else {audit.batch for audit in self.rows(BatchAudit, batch) if audit.held_back}
+        )
+        return [row for row in self.prepared(batch) if row.batch not in held_back]
 
     def quarantined(self, batch: str | None = None) -> list[CaseVersion | PreparedCase]:
         """Everything that intake or preparation refused, of all batches or one."""

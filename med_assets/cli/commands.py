@@ -214,7 +214,7 @@ def show(title: str, result: "StageResult") -> None:
             print(table(rows))
 
 
-def show_tables(result: "StageResult", *, titled: bool = True) -> None:
-    """Print the tables of a stage, each under its name unless `titled` is false."""
-    for name, rows in result.tables.items():
+def show_tables(tables: "Mapping[str, pd.DataFrame]", *, titled: bool = True) -> None:
+    """Print tables, each under its name unless `titled` is false."""
+    for name, rows in tables.items():
         print(f"{name}\n{table(rows)}" if titled else table(rows))

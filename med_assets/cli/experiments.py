@@ -92,7 +92,7 @@ def crossval(experiment: tuple[str, str], overrides: tuple[str, ...], launcher: 
     ws = workspace()
     result = stages.crossval(ws, *experiment, overrides, launch(ws, launcher))
     show(f"cross-validated {'/'.join(experiment)}", result)
-    show_tables(result)
+    show_tables(result.tables)
 
 
 @SECTION.command()
@@ -118,7 +118,7 @@ def learning_curve(
     ws = workspace()
     result = stages.learning_curve(ws, *experiment, sizes or None, repeats, overrides, launch(ws, launcher))
     show(f"learning curve of {'/'.join(experiment)}", result)
-    show_tables(result, titled=False)
+    show_tables(result.tables, titled=False)
 
 
 @SECTION.command()
@@ -148,7 +148,7 @@ def thresholds(experiment: tuple[str, str]) -> None:
     """Fit what calls a case unusual on the normal validation cases of an evaluation, and count false alarms on the test cases."""
     result = stages.thresholds(workspace(), *experiment)
     show(f"thresholds of {'/'.join(experiment)}", result)
-    show_tables(result, titled=False)
+    show_tables(result.tables, titled=False)
 
 
 @SECTION.command()

@@ -26,7 +26,12 @@ CHECKPOINT = Value("CHECKPOINT", names.ARTIFACT.check)
 @program
 def leaderboard(program: str) -> None:
     """Compare all evaluated experiments, with n and intervals."""
-    show_tables(stages.leaderboard(workspace(), program))
+    from med_assets.catalog import Catalog
+    from med_assets.evaluation.leaderboard import board
+
+    ws = workspace()
+    stages.leaderboard(ws, program)
+    show_tables(board(ws, program, Catalog(ws, program).champion()).tables)
 
 
 @SECTION.command()
@@ -81,7 +86,7 @@ def monitor(program: str, launcher: str | None) -> None:
     ws = workspace()
     result = stages.monitor(ws, program, launch=launch(ws, launcher))
     show("monitored", result)
-    show_tables(result)
+    show_tables(result.tables)
 
 
 @SECTION.command()
@@ -95,7 +100,7 @@ def analyse(program: str, name: str | None) -> None:
     for chosen in [name] if name else [one.name for one in known.values() if not one.expensive]:
         result = stages.analyse(ws, program, chosen)
         show(f"analysed {program}/{chosen}", result)
-        show_tables(result)
+        show_tables(result.tables)
     left = [one.name for one in known.values() if one.expensive and not name]
     if left or not known:
         print(f"not run, since expensive; give the name: {', '.join(left)}" if left else f"{program} has no analyses")

@@ -1,7 +1,8 @@
 """The leaderboard: all evaluated experiments side by side, and the differences between each two of them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from med_assets.evaluation.line import Line
 from med_assets.evaluation.replicates import SPREAD, champion_label, replicates, spread
 from med_assets.evaluation.scoring import recorded_scores
 from med_assets.program import Metric
-from med_assets.records import AggregateScore, CaseScore, RunScore
+from med_assets.records import AggregateScore, CaseScore, Champion, RunScore
 from med_assets.settings import Workspace
 from med_assets.storage.escaping import csv, markdown
 from med_assets.storage.files import digest, write_text
@@ -23,18 +24,48 @@ from med_assets.storage.result import StageResult
 PAIRWISE = "Paired differences in the primary metric, first minus second, on the validation cases that both have; not corrected for their number. Intervals end at the greatest difference that the range of the metric allows."
 
 
-def leaderboard(ws: Workspace, program_name: str) -> StageResult:
-    """All evaluated experiments side by side, best first by the primary metric on validation.
+@dataclass(frozen=True)
+class Board:
+    """The models of a program side by side, best first, and what is said of each two and of replicates."""
 
-    The champion has a row of its own where its experiment was trained again since, and so has every other seed.
+    program: str
+    lines: tuple[Line, ...]
+    champion: str | None
+    """Name of the champion's line, if it is marked."""
+    tables: Mapping[str, pd.DataFrame]
+
+    @property
+    def rows(self) -> list[dict[str, str | float | int | None]]:
+        """The lines with the numbers of the deciding metrics."""
+        return [line.columns() for line in self.lines]
+
+    def plot(self, path: Path) -> dict[str, Path]:
+        """Plot the lines in the primary metric on validation; none without a value."""
+        from med_assets.reporting.plots import plot_leaderboard
+
+        metric, table = program.get(self.program).primary_metric, pd.DataFrame(self.rows)
+        prefix = f"{SPLIT} {metric.name} "
+        drawn = table.rename(columns={prefix + value: value for value in ("mean", "low", "high", "n")})
+        if table.empty or "mean" not in drawn:
+            return {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = plot_leaderboard(
+            path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metric.shown_unit, metric=f"{metric.name} (validation)",
+            lower_is_better=metric.lower_is_better, champion=self.champion,
+        )  # fmt: skip
+        return {"leaderboard": found}
+
+
+def board(ws: Workspace, program_name: str, champion: Champion | None = None) -> Board:
+    """All evaluated experiments side by side, best first by the primary metric on validation, and every other seed.
+
+    A `champion` is marked, and has a line of its own where its experiment was trained again since.
     """
-    from med_assets.reporting.plots import plot_leaderboard
-
-    chosen = program.get(program_name)
-    metrics, catalog = (chosen.primary_metric, *chosen.guarded_metrics), Catalog(ws, program_name)
+    chosen, catalog = program.get(program_name), Catalog(ws, program_name)
+    metrics = (chosen.primary_metric, *chosen.guarded_metrics)
     aggregates = catalog.rows(AggregateScore)
     present = {row.checkpoint for row in aggregates}
-    holder, held = _champion_scores(ws, program_name, present)
+    holder, held = _champion_scores(ws, program_name, champion, present) if champion else (None, [])
     seeds = replicates(ws, program_name)
     shown_too = {*present, *(row.checkpoint for row in held)}
     lines: dict[str, Line] = {}
@@ -46,34 +77,31 @@ def leaderboard(ws: Workspace, program_name: str) -> StageResult:
         for score in one.scores if one.checkpoint not in shown_too else ():
             _add(lines, metrics, one.label, score.checkpoint, score)
     ordered = _best_first(lines.values(), metrics[0])
-    rows = [line.columns() for line in ordered]
-    table = pd.DataFrame(rows)
-    images = {}
-    prefix = f"{SPLIT} {metrics[0].name} "
-    drawn = table.rename(columns={prefix + value: value for value in ("mean", "low", "high", "n")})
-    if not table.empty and "mean" in drawn:
-        path = ws.reports / program_name / "plots" / "leaderboard.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images["leaderboard"] = plot_leaderboard(
-            path, drawn[["experiment", "mean", "low", "high", "n"]], unit=metrics[0].shown_unit, metric=f"{metrics[0].name} (validation)",
-            lower_is_better=metrics[0].lower_is_better, champion=holder,
-        )  # fmt: skip
     scored = primary_scores(ws, program_name, [line.experiment for line in ordered if line.checkpoint in present])
     if held and holder:
         scored[holder] = primary_by_case(program_name, held)
     names = [line.experiment for line in ordered if line.experiment in scored]
-    shown, pairs = _readable(catalog, ordered), pairwise(program_name, names, scored)
     over_seeds = spread(program_name, seeds)
-    folder = ws.reports / program_name
-    write_text(folder / "leaderboard.csv", csv(table))
-    more = f"\n{SPREAD}\n\n{markdown(over_seeds)}" if len(over_seeds) else ""
-    write_text(folder / "leaderboard.md", f"{markdown(shown)}\n{PAIRWISE}\n\n{markdown(pairs)}{more}")
+    tables = {"leaderboard": _readable(catalog, ordered), "pairwise": pairwise(program_name, names, scored)}
+    return Board(program_name, tuple(ordered), holder, tables | ({"replicates": over_seeds} if len(over_seeds) else {}))
+
+
+def leaderboard(ws: Workspace, program_name: str) -> StageResult:
+    """All evaluated experiments side by side. Which of them is the champion is decided after it, and stands in the report."""
+    found, catalog, folder = board(ws, program_name), Catalog(ws, program_name), ws.reports / program_name
+    images = found.plot(folder / "plots" / "leaderboard.png")
+    write_text(folder / "leaderboard.csv", csv(pd.DataFrame(found.rows)))
+    over_seeds = found.tables.get("replicates")
+    more = "" if over_seeds is None else f"\n{SPREAD}\n\n{markdown(over_seeds)}"
+    text = f"{markdown(found.tables['leaderboard'])}\n{PAIRWISE}\n\n{markdown(found.tables['pairwise'])}{more}"
+    write_text(folder / "leaderboard.md", text)
+    primary = program.get(program_name).primary_metric
     return StageResult(
         # Covers every score: what reads the scores of all experiments depends on the leaderboard alone.
-        data_version=digest(rows, catalog.content(AggregateScore), catalog.content(CaseScore)),
-        counts={"experiments": len(ordered)},
-        summary={"sorted_by": f"{metrics[0].name} on validation", "interval": INTERVAL},
-        tables={"leaderboard": shown, "pairwise": pairs} | ({"replicates": over_seeds} if len(over_seeds) else {}),
+        data_version=digest(found.rows, catalog.content(AggregateScore), catalog.content(CaseScore)),
+        counts={"experiments": len(found.lines)},
+        summary={"sorted_by": f"{primary.name} on validation", "interval": INTERVAL},
+        tables=dict(found.tables),
         images=images,
     )
 
@@ -103,15 +131,14 @@ def _best_first(lines: Collection[Line], metric: Metric) -> list[Line]:
     return sorted(lines, key=rank)
 
 
-def _champion_scores(ws: Workspace, program_name: str, present: Collection[str]) -> tuple[str | None, list[CaseScore]]:
+def _champion_scores(
+    ws: Workspace, program_name: str, champion: Champion, present: Collection[str]
+) -> tuple[str, list[CaseScore]]:
     """The champion's name in the leaderboard and, where its checkpoint is no experiment's present one, its recorded scores by case."""
-    champion = Catalog(ws, program_name).champion()
-    if champion is None:
-        return None, []
     if champion.checkpoint in present or not ws.store.has(champion.checkpoint):
         return champion.experiment, []
     label = champion_label(champion.experiment)
-    recorded = recorded_scores(ws, program_name, champion.experiment, champion.checkpoint)
+    recorded = recorded_scores(ws, program_name, champion.experiment, champion.checkpoint, champion=True)
     return label, [replace(score, experiment=label) for score in recorded.rows]
 
 

@@ -22,12 +22,9 @@ HELD_OUT = ("val", "test", "external")
 FILE = "scores.json"
 
 
-def opened(ws: Workspace, program_name: str, checkpoint: str) -> tuple[str, ...]:
-    """The splits that a checkpoint may be scored on: by the policy, test and external are a champion's alone."""
-    if policies.of(program_name).evaluation.test == "every":
-        return HELD_OUT
-    champions = {row.checkpoint for row in Catalog(ws, program_name).champions()}
-    return HELD_OUT if checkpoint in champions else HELD_OUT[:1]
+def evaluated_splits(program_name: str) -> tuple[str, ...]:
+    """The splits that experiments are scored on: by the policy, test and external are left to the monitoring of a champion."""
+    return HELD_OUT if policies.of(program_name).evaluation.test == "every" else HELD_OUT[:1]
 
 
 def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
@@ -114,10 +111,10 @@ def scores_of(
     """Scores of all held-out cases by one checkpoint of experiment `name`; counts, and failures by case id.
 
     What is in the store is reused. Cases that the checkpoint was trained on are left out, whatever their split is now, and
-    so are those of splits that are not opened for it.
+    so are those of splits that the policy does not open to every experiment.
     """
     model = NamedModel(name, checkpoint)
-    cases = _held_out(ws, program_name, model)
+    cases = _held_out(ws, program_name, model, evaluated_splits(program_name))
     ws.store.verify(checkpoint)
     scores, counts, failures = score_cases(ws, program_name, checkpoint, cases, launch)
     return _case_scores(ws, program_name, model, cases, scores), counts, failures
@@ -131,10 +128,15 @@ class RecordedScores:
     missing: int
 
 
-def recorded_scores(ws: Workspace, program_name: str, name: str, checkpoint: str) -> RecordedScores:
-    """What `scores_of` gives, of the cases that the store has scores of. Nothing is predicted, scored or written."""
+def recorded_scores(
+    ws: Workspace, program_name: str, name: str, checkpoint: str, *, champion: bool = False
+) -> RecordedScores:
+    """What `scores_of` gives, of the cases that the store has scores of; of a champion on all held-out splits.
+
+    Nothing is predicted, scored or written.
+    """
     model = NamedModel(name, checkpoint)
-    cases = _held_out(ws, program_name, model)
+    cases = _held_out(ws, program_name, model, HELD_OUT if champion else evaluated_splits(program_name))
     scores = stored_scores(ws, program_name, checkpoint, cases)
     rows = _case_scores(ws, program_name, model, cases, scores)
     return RecordedScores(rows, unscored(ws, program_name, checkpoint, cases, scores))
@@ -148,11 +150,11 @@ def unscored(
     return sum(case.case_id not in scored and case.case_id not in failed for case in cases)
 
 
-def _held_out(ws: Workspace, program_name: str, model: NamedModel) -> list[Case]:
+def _held_out(ws: Workspace, program_name: str, model: NamedModel, splits: Sequence[str]) -> list[Case]:
     """The cases that a checkpoint is scored on. Raises ArtifactMissing."""
     stored_checkpoint(ws, program_name, model)
     learned = {case.case_id for case in cases_used_by(ws.store, model.checkpoint) if case.split == "train"}
-    cases = Catalog(ws, program_name).cases(*opened(ws, program_name, model.checkpoint))
+    cases = Catalog(ws, program_name).cases(*splits)
     return [case for case in cases if case.case_id not in learned]
 
 

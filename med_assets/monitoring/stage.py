@@ -81,7 +81,7 @@ def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
         return {}
     found = {}
     for batch in catalog.batches():
-        wanted = set(_score_keys(catalog, champion.checkpoint, accepted(catalog.prepared(batch))).items())
+        wanted = set(_score_keys(catalog, champion.checkpoint, accepted(catalog.admitted(batch))).items())
         scored = {(row.case_id, row.score) for row in catalog.rows(MonitoredScore, batch)}
         if scored != wanted or not catalog.has(MonitoredScore, batch):
             found[batch] = digest(sorted(wanted))
@@ -109,7 +109,7 @@ def monitor(
     counts, written = {"new": 0, "reused": 0}, []
     failures: dict[str, str] = {}
     scored: set[str] = set()
-    cases = [case for batch in chosen for case in accepted(catalog.prepared(batch))]
+    cases = [case for batch in chosen for case in accepted(catalog.admitted(batch))]
     predicted = predict_unscored(ws, program_name, champion.checkpoint, cases, launch)
     for batch in chosen:
         rows, done, failed = _score(catalog, champion, batch, predicted)
@@ -141,7 +141,7 @@ def _score(
     catalog: Catalog, champion: Champion, batch: str, predicted: PredictedCases
 ) -> tuple[list[MonitoredScore], dict[str, int], dict[str, str]]:
     ws, checkpoint = catalog.ws, champion.checkpoint
-    cases = accepted(catalog.prepared(batch))
+    cases = accepted(catalog.admitted(batch))
     keys = _score_keys(catalog, checkpoint, cases)
     seen = {case.case_id for case in cases_used_by(ws.store, checkpoint)}
     scores, counts, failures = score_predicted(ws, catalog.program, checkpoint, cases, predicted)
@@ -173,7 +173,7 @@ def _unseen(catalog: Catalog) -> list[UnseenScore]:
     if champion is None:
         return []
     patients, newest = {}, {}
-    for case in sorted(accepted(catalog.prepared()), key=lambda case: case.batch):
+    for case in sorted(accepted(catalog.admitted()), key=lambda case: case.batch):
         patients[case.case_id], newest[case.case_id] = case.patient_id, case.batch
     withdrawn = catalog.withdrawn()
     return [

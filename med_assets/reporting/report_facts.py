@@ -9,14 +9,13 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Case, Catalog, frame
-from med_assets.evaluation.leaderboard import leaderboard
+from med_assets.evaluation.leaderboard import Board, board
 from med_assets.evaluation.scoring import RecordedScores, recorded_scores
 from med_assets.program import Program
 from med_assets.promotion.champions import shown
 from med_assets.promotion.gate import deciding_verdict, decisions
 from med_assets.records import CaseScore, CaseVersion, Champion, Checkpoint, PreparedCase, Verdict
 from med_assets.settings import Workspace
-from med_assets.storage.result import StageResult
 
 
 def report_path(ws: Workspace, program_name: str) -> Path:
@@ -69,7 +68,7 @@ class ReportFacts:
     shown: ShownModel | None
     """The champion, or before the first promotion the best candidate; None where nothing is evaluated."""
     verdicts: Sequence[Verdict]
-    leaderboard: StageResult
+    leaderboard: Board
 
     @property
     def name(self) -> str:
@@ -104,19 +103,21 @@ class ReportFacts:
 
 
 def gather(ws: Workspace, program_name: str) -> ReportFacts:
-    """Read what a report is written from, and write the leaderboard. Raises ArtifactMissing for a lost checkpoint."""
+    """Read what a report is written from. Raises ArtifactMissing for a lost checkpoint."""
     catalog = Catalog(ws, program_name)
-    model, _ = shown(ws, program_name)
+    model, is_champion = shown(ws, program_name)
     return ReportFacts(
         ws=ws,
         catalog=catalog,
         cases=catalog.described(),
         refused=catalog.quarantined(),
-        shown=ShownModel(model, recorded_scores(ws, program_name, model.experiment, model.checkpoint))
+        shown=ShownModel(
+            model, recorded_scores(ws, program_name, model.experiment, model.checkpoint, champion=is_champion)
+        )
         if model
         else None,
         verdicts=decisions(ws, program_name),
-        leaderboard=leaderboard(ws, program_name),
+        leaderboard=board(ws, program_name, catalog.champion()),
     )
 
 

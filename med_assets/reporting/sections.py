@@ -16,7 +16,8 @@ def leaderboard(facts: ReportFacts) -> Iterable[Section]:
     """All evaluated experiments side by side."""
     metric, board = facts.program.primary_metric, facts.leaderboard
     text = f"Sorted by {metric.name} on validation: {metric.meaning}. Mean over cases, in brackets its interval: {INTERVAL}."
-    images = list(board.images.values())
+    path = facts.ws.reports / facts.program.name / "plots" / "leaderboard_with_champion.png"
+    images = list(board.plot(path).values())
     yield Section("Leaderboard", text, board.tables["leaderboard"], images, shown_with_run=True)
 
 

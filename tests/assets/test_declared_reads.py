@@ -27,6 +27,7 @@ from med_assets.records import (
     FoldScore,
     MonitoredScore,
     PreparedCase,
+    PromotedScore,
     ReaderDecision,
     RunScore,
     SplitAssignment,
@@ -50,7 +51,7 @@ WRITTEN: dict[str, tuple[type[Record], ...]] = {
     "splits": (SplitAssignment,),
     "checkpoint": (Checkpoint, EpochMetric, TrainingRun),
     "evaluation": (CaseScore, AggregateScore, RunScore, Failure),
-    "champion": (Champion, Verdict),
+    "champion": (Champion, PromotedScore, Verdict),
     "monitoring": (MonitoredScore, Drift),
     "experiments": (ExperimentEntry,),
 }
@@ -58,9 +59,6 @@ WRITTEN: dict[str, tuple[type[Record], ...]] = {
 
 BESIDE = (Withdrawal, ReaderDecision, Fold, FoldScore, CurvePoint, CurveScore, Threshold, AnalysisResult)
 """Tables of people's decisions, of commands without an asset, and of assets that not every program has."""
-
-FED_BACK = {"leaderboard": (Champion,)}
-"""What an asset reads of its own downstream: the leaderboard marks the champion of the decision before."""
 
 
 class DeclaredLake(Lake):
@@ -113,12 +111,18 @@ def upstream(asset: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("asset", "stage"),
-    [("leaderboard", stages.leaderboard), ("experiments", stages.experiments), ("report", stages.report)],
+    [
+        ("baseline/evaluation", lambda ws, program: stages.evaluate(ws, program, "baseline")),
+        ("leaderboard", stages.leaderboard),
+        ("champion", stages.champion),
+        ("experiments", stages.experiments),
+        ("report", stages.report),
+    ],
 )
 def test_a_stage_reads_only_what_its_asset_declares(ws: Workspace, asset: str, stage: Callable[..., object]) -> None:
     named = upstream(asset)
     records = [record for name, of_asset in WRITTEN.items() if name in named for record in of_asset]
-    tables = {record.TABLE for record in (*records, *BESIDE, *FED_BACK.get(asset, ()))}
+    tables = {record.TABLE for record in (*records, *BESIDE)}
     lake = DeclaredLake(ws.lake.root, ws.lake.tables)
     lake.allowed = frozenset({*tables, *([fact_table(P)] if "prepared_cases" in named else [])})
     ws.__dict__["lake"] = lake

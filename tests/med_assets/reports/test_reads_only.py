@@ -9,6 +9,7 @@ import pytest
 from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
+from med_assets.evaluation.leaderboard import board
 from med_assets.evaluation.scoring import recorded_scores, scores_of
 from med_assets.records import Failure
 from med_assets.reporting.stage import report_path
@@ -69,7 +70,7 @@ def test_a_report_says_how_many_cases_have_no_scores_and_computes_none(ws: Works
     assert (loads, stamps(ws)) == ([], before)
     champion = Catalog(ws, P).champion()
     assert champion is not None
-    recorded = recorded_scores(ws, P, "baseline", champion.checkpoint)
+    recorded = recorded_scores(ws, P, "baseline", champion.checkpoint, champion=True)
     assert ({row.case_id for row in recorded.rows}, recorded.missing) == (set(VAL), 2)
     _, _, failures = scores_of(ws, P, "baseline", champion.checkpoint, run)
     assert (set(failures), len(loads)) == ({"w0", "w1"}, 1), "evaluation does load it, once for what looks the same"
@@ -81,9 +82,9 @@ def test_of_a_champion_that_was_trained_again_since_monitoring_has_the_scores(ws
     second = model(ws, "baseline", constant(4.0, (*VAL, "w0", "w1")))
     before = stamps(ws)
     assert said(ws) == [("2", "monitor rt_dose")]
-    table = stages.leaderboard(ws, P).tables["leaderboard"]
-    board = dict(zip(table["experiment"], table["checkpoint"], strict=True))
-    assert (board["baseline (champion)"], board["baseline"]) == (first.checkpoint, second)
+    table = board(ws, P, Catalog(ws, P).champion()).tables["leaderboard"]
+    checkpoints = dict(zip(table["experiment"], table["checkpoint"], strict=True))
+    assert (checkpoints["baseline (champion)"], checkpoints["baseline"]) == (first.checkpoint, second)
     assert (loads, stamps(ws)) == ([], before)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
+from med_assets.evaluation.leaderboard import board
 from med_assets.evaluation.replicates import replicates, spread
 from med_assets.evaluation.scoring import scores_of
 from med_assets.launch import runs
@@ -25,10 +26,10 @@ def test_a_champion_whose_experiment_was_trained_again_keeps_its_row(ws: Workspa
     stages.champion(ws, P)
     noise = np.random.default_rng(1).normal(0, 1, len(VAL))
     second = model(ws, "baseline", {name: 4.0 + noise[place] for place, name in enumerate(VAL)})
-    tables = stages.leaderboard(ws, P).tables
-    board = dict(zip(tables["leaderboard"]["experiment"], tables["leaderboard"]["checkpoint"], strict=True))
-    assert board["baseline (champion)"] == first
-    assert board["baseline"] == second
+    tables = board(ws, P, Catalog(ws, P).champion()).tables
+    checkpoints = dict(zip(tables["leaderboard"]["experiment"], tables["leaderboard"]["checkpoint"], strict=True))
+    assert checkpoints["baseline (champion)"] == first
+    assert checkpoints["baseline"] == second
     pairs = {frozenset(pair) for pair in tables["pairwise"][["first", "second"]].itertuples(index=False, name=None)}
     assert frozenset({"baseline", "baseline (champion)"}) in pairs
 
@@ -45,7 +46,7 @@ def test_seeds_of_one_experiment_are_replicates_and_other_settings_are_not(ws: W
     assert (over["experiment"], over["seeds"]) == ("baseline", "1, 2")
     assert float(over["mean over seeds"]) == pytest.approx(4.2 + 0.145, abs=1e-3)
     assert float(over["SD between seeds"]) == pytest.approx(0.4 / 2**0.5, abs=1e-3)
-    tables = stages.leaderboard(ws, P).tables
+    tables = board(ws, P, Catalog(ws, P).champion()).tables
     names = set(tables["leaderboard"]["experiment"])
     assert {"baseline", "baseline (seed 1)", "baseline (seed 2)"} <= names
     assert len(tables["replicates"]) == 2
