@@ -11,14 +11,14 @@ from med_assets.capabilities import Screens
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analysis, learning_curves
 from med_assets.launch import training
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 def build_program(name: str) -> list[dg.AssetsDefinition]:
     """All assets of one program, from raw cases to the report."""
-    ws = Workspace.configuration()
+    ws = Settings.from_env()
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = isinstance(program.get(name), Screens)
     analyses = analysis.of(name)
@@ -62,7 +62,7 @@ def build() -> list[dg.AssetsDefinition]:
 
     Raises ConfigurationError for settings of the workspace that can't be used: all programs have these.
     """
-    Workspace.configuration()
+    Settings.from_env()
     built: list[dg.AssetsDefinition] = []
     for name in program.registered():
         try:

@@ -8,14 +8,14 @@ from med_assets.capabilities import Screens
 from med_assets.evaluation.analysis import Analysis
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import Experiment
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.versions import version_of
 
 
 def of_stage(program_name: str, stage: str) -> str:
     """Code version of one of a program's stages (intake, prepare, train, predict, evaluate) and of its configuration."""
-    chosen, ws = program.get(program_name), Workspace.configuration()
+    chosen, ws = program.get(program_name), Settings.from_env()
     configured = {"prepare": chosen.settings, "evaluate": chosen.evaluation_settings}.get(stage)
     version = chosen.code_versions[stage]
     if stage == "evaluate":
@@ -27,13 +27,13 @@ def of_prepared_cases(program_name: str) -> str:
     """Code version of prepared cases: that of preparing, and that of the audit with its expectations and policy."""
     from med_assets.preparation import audit
 
-    return f"{of_stage(program_name, 'prepare')}-{audit.version(Workspace.configuration(), program_name)}"
+    return f"{of_stage(program_name, 'prepare')}-{audit.version(Settings.from_env(), program_name)}"
 
 
 def of_screening(program_name: str) -> str:
     """Code version of an evaluation with thresholds and of the list of cases by risk: that of the scores, and what risks depend on."""
     chosen = program.get(program_name)
-    settings = chosen.screening().settings(Workspace.configuration()) if isinstance(chosen, Screens) else None
+    settings = chosen.screening().settings(Settings.from_env()) if isinstance(chosen, Screens) else None
     return f"{of_stage(program_name, 'evaluate')}-{digest(settings)}"
 
 
@@ -49,13 +49,13 @@ def of_splits(program_name: str) -> str:
     """Code version of the split: its policy."""
     from med_assets.dataset.stage import split_policy
 
-    chosen = Workspace.configuration().option(program_name, "split_policy", "")
+    chosen = Settings.from_env().option(program_name, "split_policy", "")
     return digest(split_policy(program_name).model_dump(mode="json"), chosen)
 
 
 def of_analysis(chosen: Analysis) -> str:
     """Code version of an analysis: that of its code, and its settings."""
-    return f"{chosen.version}-{digest(chosen.settings(Workspace.configuration()))}"
+    return f"{chosen.version}-{digest(chosen.settings(Settings.from_env()))}"
 
 
 def of_learning_curve(program_name: str, experiment: Experiment) -> str:

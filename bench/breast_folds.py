@@ -94,7 +94,14 @@ def main(src: Path, names: list[str], overrides: list[str]) -> None:
     """Print a table per experiment, and paired differences of the distilled student from the student alone."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
-        ws = Workspace(Path(home), Path(home) / "landing", b"a key for a benchmark", "demo", "small", 0.0)
+        ws = Workspace(
+            home=Path(home),
+            landing=Path(home) / "landing",
+            key=b"a key for a benchmark",
+            purpose="demo",
+            profile="small",
+            settle_s=0.0,
+        )
         cases, rows = prepared(ws, src), []
         for fold in range(FOLDS):
             for name in in_order(ws, P, names):

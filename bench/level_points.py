@@ -172,7 +172,14 @@ def report(rows: pd.DataFrame) -> None:
 def main(src: Path, home: Path, overrides: list[str]) -> None:
     """Train, predict and print the table of what is finished after each fold."""
     torch.set_num_threads(1)
-    ws = Workspace(home, home / "landing", b"a key for a benchmark of points.", "demo", "small", 0.0)
+    ws = Workspace(
+        home=home,
+        landing=home / "landing",
+        key=b"a key for a benchmark of points.",
+        purpose="demo",
+        profile="small",
+        settle_s=0.0,
+    )
     cases = prepared(ws, src)
     opened = {case["case_id"]: PreparedCase.open(ws.store.fetch(case["artifact"])) for case in cases}
     experiment = load(P, "point_net", overrides, profile="small")

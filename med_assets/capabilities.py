@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from med_assets.program import Finding, Predicted, ReportTable
     from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
     from med_assets.screening.contract import Screening
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 
 # -- cases and their files
@@ -70,7 +70,7 @@ class RequiredStructures(Protocol):
     required_missing: str
     """Fact that names the structures which every case should have and this one lacks."""
 
-    def roi_proposals(self, ws: "Workspace", names: Sequence[str]) -> list[tuple[str, str]]:
+    def roi_proposals(self, ws: "Settings", names: Sequence[str]) -> list[tuple[str, str]]:
         """Of ROI names as senders wrote them those that mean nothing here, each with what it may be."""
 
 
@@ -88,7 +88,7 @@ class DataTables(Protocol):
 class DatasetFindings(Protocol):
     """Looks for what is wrong between cases or with the splits as a whole, such as one picture twice."""
 
-    def dataset_findings(self, ws: "Workspace", cases: Sequence["Case"]) -> "Sequence[Finding]":
+    def dataset_findings(self, ws: "Settings", cases: Sequence["Case"]) -> "Sequence[Finding]":
         """What is wrong, from the cases of the dataset with split, fold and facts."""
 
 
@@ -104,7 +104,7 @@ class HeldOutWarnings(Protocol):
 class FixedSplits(Protocol):
     """Has split and fold of known patients for the policy "fixed", beside the policy's own list."""
 
-    def fixed_splits(self, ws: "Workspace") -> Mapping[str, tuple[str, int]]:
+    def fixed_splits(self, ws: "Settings") -> Mapping[str, tuple[str, int]]:
         """Split and fold by patient pseudonym."""
 
 
@@ -115,7 +115,7 @@ class FixedSplits(Protocol):
 class ExperimentOverrides(Protocol):
     """Sets something in every experiment by the workspace, as rt_dose does its site."""
 
-    def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
+    def experiment_overrides(self, ws: "Settings") -> tuple[str, ...]:
         """Hydra overrides that every experiment of this workspace gets."""
 
 
@@ -139,7 +139,7 @@ class ExportsModel(Protocol):
 class ModelCosts(Protocol):
     """Measures what a model costs."""
 
-    def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
+    def checkpoint_facts(self, ws: "Settings", checkpoint: Path) -> Mapping[str, float]:
         """Costs by name with unit, such as parameters; measured once per checkpoint."""
 
 
@@ -174,7 +174,7 @@ class Doubts(Protocol):
 class PredictionFacts(Protocol):
     """Sums up a prediction in a few numbers."""
 
-    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+    def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         """What a prediction says and how sure it is, by name with unit."""
 
 
@@ -193,7 +193,7 @@ class ReportTables(Protocol):
 class CrossvalTables(Protocol):
     """Has other tables of a cross-validation than of a split."""
 
-    def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> "list[ReportTable]":
+    def crossval_tables(self, ws: "Settings", rows: "pd.DataFrame") -> "list[ReportTable]":
         """The tables, from the scores of all cases, each by the model of its fold."""
 
 
@@ -201,7 +201,7 @@ class CrossvalTables(Protocol):
 class ModelImages(Protocol):
     """Draws one model over all its held-out cases."""
 
-    def model_images(self, ws: "Workspace", cases: Sequence["Predicted"], out: Path) -> list[tuple[Path, str]]:
+    def model_images(self, ws: "Settings", cases: Sequence["Predicted"], out: Path) -> list[tuple[Path, str]]:
         """Plots written under `out`, each with a caption."""
 
 
@@ -209,7 +209,7 @@ class ModelImages(Protocol):
 class DebugImages(Protocol):
     """Draws every step from a prepared case to its scores."""
 
-    def debug_images(self, ws: "Workspace", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    def debug_images(self, ws: "Settings", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """The steps, as files under `out`."""
 
 

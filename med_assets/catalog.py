@@ -25,7 +25,7 @@ from med_assets.records import (
     Status,
     Withdrawal,
 )
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.lake import Lake
 from med_assets.storage.record import Record
@@ -113,12 +113,12 @@ def reasons(cases: Iterable[CaseVersion | PreparedCase]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["case_id", "reason_code", "reason"])
 
 
-def query_tables(ws: Workspace, sql: str) -> pd.DataFrame:
+def query_tables(ws: Settings, sql: str) -> pd.DataFrame:
     """Run one SELECT over the tables of all programs; see `med_assets.storage.query`. Raises ConfigurationError."""
     return ws.lake.query(sql)
 
 
-def export_tables(ws: Workspace) -> None:
+def export_tables(ws: Settings) -> None:
     """Write `catalog.duckdb`, a copy of the tables of all programs for any DuckDB client."""
     ws.lake.write_catalog(ws.home / "catalog.duckdb")
 
@@ -126,7 +126,7 @@ def export_tables(ws: Workspace) -> None:
 class Catalog:
     """What is known of one program in a home."""
 
-    def __init__(self, ws: Workspace, program: str) -> None:
+    def __init__(self, ws: Settings, program: str) -> None:
         self.ws, self.program = ws, program
 
     @property

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from med_assets.intake.reasons import Reason
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings, Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REGISTRY = {
@@ -211,11 +211,11 @@ class Program(ABC):
         """
 
     @abstractmethod
-    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+    def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         """Names of structures that mean something here and may pass de-identification, compared as preparation does."""
 
     @abstractmethod
-    def settings(self, ws: "Workspace") -> dict[str, Any]:
+    def settings(self, ws: "Settings") -> dict[str, Any]:
         """All configuration that preparing depends on; part of every prepared case's key."""
 
     @abstractmethod
@@ -233,11 +233,11 @@ class Program(ABC):
         """
 
     @abstractmethod
-    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+    def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
         """What the facts of an acceptable case look like."""
 
     @abstractmethod
-    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+    def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
         """All configuration that scores depend on; part of every score's key."""
 
     @abstractmethod
@@ -253,11 +253,11 @@ class Program(ABC):
         """Load a checkpoint once, to predict many cases; `cache` is a folder for what can be computed again. Raises CheckpointMismatch."""
 
     @abstractmethod
-    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+    def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         """Score what `CasePredictor.predict` kept of a case. Raises NoTruth for a case to predict."""
 
     @abstractmethod
-    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """Plots of one case for people, written under `out`."""
 
     @abstractmethod

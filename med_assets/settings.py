@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
-from med_assets.deidentification.keys import key_weakness, published
+from med_assets.deidentification.keys import MIN_KEY_CHARS, key_weakness, published
 from med_assets.errors import ConfigurationError
 from med_assets.landing.folder import Landing, LocalLanding
 from med_assets.launch.configuration import LAUNCHERS
@@ -14,12 +15,6 @@ from med_assets.storage.artifacts import ArtifactStore, LocalStore
 from med_assets.storage.lake import Lake
 from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.bucket import Place, place
-
-MIN_KEY_CHARS = 16
-"""Shortest pseudonym key accepted: below it, patient ids could be recovered by trying keys."""
-
-NO_KEY = "no key is needed to read configuration"
-"""What stands for the key where only configuration is read."""
 
 PURPOSES = ("production", "demo")
 
@@ -41,13 +36,15 @@ def without_secrets(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {name: text for name, text in environ.items() if name not in SECRETS}
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """One home of data and models: landing zone, store, lake, reports and scratch."""
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One home of data and models as far as it goes without the key of pseudonyms: landing zone, store, lake, reports, scratch.
+
+    What only reads configuration or what is stored takes these.
+    """
 
     home: Path
     landing: Path
-    key: bytes = field(repr=False)
     purpose: str = "production"
     profile: str = "full"
     settle_s: float = 30.0
@@ -64,63 +61,9 @@ class Workspace:
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Workspace":
-        """Workspace described by MED_ASSETS_* variables; raises ConfigurationError that says which and why."""
-        key = environ.get("MED_ASSETS_PSEUDONYM_KEY", "")
-        if len(key) < MIN_KEY_CHARS:
-            raise ConfigurationError(
-                f"expected MED_ASSETS_PSEUDONYM_KEY with at least {MIN_KEY_CHARS} characters, got {len(key)}; make one with "
-                "`python -c 'import secrets; print(secrets.token_hex(32))'`, keep it safe: the same key gives the same pseudonyms"
-            )
-        purpose = environ.get("MED_ASSETS_PURPOSE", "production")
-        if purpose not in PURPOSES:
-            raise ConfigurationError(f"expected MED_ASSETS_PURPOSE to be one of {PURPOSES}, got {purpose!r}")
-        weakness = (
-            "is that of an example, which everybody has" if published(key) and purpose != "demo" else key_weakness(key)
-        )
-        if weakness:
-            raise ConfigurationError(
-                f"expected MED_ASSETS_PSEUDONYM_KEY to be random, got one that {weakness}; whoever guesses it knows all patients. Make "
-                "one with `python -c 'import secrets; print(secrets.token_hex(32))'`"
-            )
-        launcher = environ.get("MED_ASSETS_LAUNCHER", "local")
-        if launcher not in LAUNCHERS:
-            raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {tuple(LAUNCHERS)}, got {launcher!r}")
-        home = Path(environ.get("MED_ASSETS_HOME", ".med_assets")).absolute()
-        landing_place, landing = cls._landing(
-            environ.get("MED_ASSETS_LANDING", str(home / "landing")), "MED_ASSETS_LANDING", home
-        )
-        store = environ.get("MED_ASSETS_STORE", "")
-        store_place = place(store, "MED_ASSETS_STORE")
-        if store and store_place is None:
-            raise ConfigurationError(
-                "expected MED_ASSETS_STORE of the form s3://bucket/prefix, got a path; the local store is the folder store of "
-                "MED_ASSETS_HOME"
-            )
-        return cls(
-            home=home,
-            landing=landing,
-            landing_place=landing_place,
-            store_place=store_place,
-            staging_gb=float(environ.get("MED_ASSETS_STAGING_GB", "50")),
-            intake_file_s=float(environ.get("MED_ASSETS_INTAKE_FILE_S", "60")),
-            intake_memory_gb=float(environ.get("MED_ASSETS_INTAKE_MEMORY_GB", MEMORY_SHARE * memory_gb())),
-            key=key.encode(),
-            purpose=purpose,
-            profile=environ.get("MED_ASSETS_PROFILE", "full"),
-            settle_s=float(environ.get("MED_ASSETS_SETTLE_S", "30")),
-            launcher=launcher,
-            options={
-                name: value
-                for name, value in environ.items()
-                if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_PSEUDONYM_KEY"
-            },
-        )
-
-    @classmethod
-    def configuration(cls) -> "Workspace":
-        """The workspace as far as configuration goes: it needs no pseudonym key, and must not be used to take in cases."""
-        return cls.from_env({**os.environ, "MED_ASSETS_PSEUDONYM_KEY": NO_KEY})
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Settings described by MED_ASSETS_* variables; raises ConfigurationError that says which and why."""
+        return cls(**_from_env(environ))
 
     def option(self, program: str, name: str, default: str) -> str:
         """A program's own setting, e.g. MED_ASSETS_RT_DOSE_SITE for ("rt_dose", "site")."""
@@ -184,3 +127,67 @@ class Workspace:
     def jobs(self) -> Path:
         """Folder of training jobs; each job's folder is named by its checkpoint's key."""
         return self.home / "tmp" / "jobs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace(Settings):
+    """A home that pseudonymises: it cannot be made from the environment without a key that is long and random."""
+
+    key: bytes = field(repr=False)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Workspace described by MED_ASSETS_* variables; raises ConfigurationError that says which and why."""
+        key = environ.get("MED_ASSETS_PSEUDONYM_KEY", "")
+        if len(key) < MIN_KEY_CHARS:
+            raise ConfigurationError(
+                f"expected MED_ASSETS_PSEUDONYM_KEY with at least {MIN_KEY_CHARS} characters, got {len(key)}; make one with "
+                "`python -c 'import secrets; print(secrets.token_hex(32))'`, keep it safe: the same key gives the same pseudonyms"
+            )
+        settings = _from_env(environ)
+        is_example = published(key) and settings["purpose"] != "demo"
+        if weakness := "is that of an example, which everybody has" if is_example else key_weakness(key):
+            raise ConfigurationError(
+                f"expected MED_ASSETS_PSEUDONYM_KEY to be random, got one that {weakness}; whoever guesses it knows all patients. Make "
+                "one with `python -c 'import secrets; print(secrets.token_hex(32))'`"
+            )
+        return cls(**settings, key=key.encode())
+
+
+def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of Settings that the environment describes. Raises ConfigurationError."""
+    purpose = environ.get("MED_ASSETS_PURPOSE", "production")
+    if purpose not in PURPOSES:
+        raise ConfigurationError(f"expected MED_ASSETS_PURPOSE to be one of {PURPOSES}, got {purpose!r}")
+    launcher = environ.get("MED_ASSETS_LAUNCHER", "local")
+    if launcher not in LAUNCHERS:
+        raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {tuple(LAUNCHERS)}, got {launcher!r}")
+    home = Path(environ.get("MED_ASSETS_HOME", ".med_assets")).absolute()
+    landing_place, landing = Settings._landing(
+        environ.get("MED_ASSETS_LANDING", str(home / "landing")), "MED_ASSETS_LANDING", home
+    )
+    store = environ.get("MED_ASSETS_STORE", "")
+    store_place = place(store, "MED_ASSETS_STORE")
+    if store and store_place is None:
+        raise ConfigurationError(
+            "expected MED_ASSETS_STORE of the form s3://bucket/prefix, got a path; the local store is the folder store of "
+            "MED_ASSETS_HOME"
+        )
+    return {
+        "home": home,
+        "landing": landing,
+        "landing_place": landing_place,
+        "store_place": store_place,
+        "staging_gb": float(environ.get("MED_ASSETS_STAGING_GB", "50")),
+        "intake_file_s": float(environ.get("MED_ASSETS_INTAKE_FILE_S", "60")),
+        "intake_memory_gb": float(environ.get("MED_ASSETS_INTAKE_MEMORY_GB", MEMORY_SHARE * memory_gb())),
+        "purpose": purpose,
+        "profile": environ.get("MED_ASSETS_PROFILE", "full"),
+        "settle_s": float(environ.get("MED_ASSETS_SETTLE_S", "30")),
+        "launcher": launcher,
+        "options": {
+            name: value
+            for name, value in environ.items()
+            if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_PSEUDONYM_KEY"
+        },
+    }

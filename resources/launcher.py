@@ -25,7 +25,7 @@ from med_assets.launch.follow import (
     follow,
 )
 from med_assets.launch.launcher import Handle, Launcher, Phase
-from med_assets.settings import Workspace, without_secrets
+from med_assets.settings import Settings, without_secrets
 
 MAX_RETRIES = 2
 """How often a training that was killed is started again, from its checkpoint, before a person must look."""
@@ -45,7 +45,7 @@ class LauncherResource(dg.ConfigurableResource):
 
     def of(self, job: Path) -> Launcher:
         """The launcher of a job."""
-        return choose(job, default=Workspace.configuration().launcher, asked=self.launcher)
+        return choose(job, default=Settings.from_env().launcher, asked=self.launcher)
 
     def run(self, context: dg.AssetExecutionContext, job: Path) -> None:
         """Run a job to its end and show its progress.

@@ -14,7 +14,7 @@ from assets import keys
 from med_assets.experiments import policies
 from med_assets.experiments.policies import Retraining
 from med_assets.launch.training import usable
-from med_assets.settings import Workspace
+from med_assets.settings import Settings, Workspace
 from resources.workspace import WorkspaceResource
 from sensors import runs
 from sensors.settings import tick_s
@@ -93,9 +93,7 @@ def split_sizes(ws: Workspace, program: str) -> dict[str, int]:
 
 def retrain_sensor(program: str) -> dg.SensorDefinition:
     """Sensor of one program. Its run takes dataset and splits along, so their gates stand before every training."""
-    checkpoints = [
-        keys.experiment_key(program, name, "checkpoint") for name in usable(Workspace.configuration(), program)
-    ]
+    checkpoints = [keys.experiment_key(program, name, "checkpoint") for name in usable(Settings.from_env(), program)]
     selection = [keys.key(program, "dataset"), keys.key(program, "splits"), *checkpoints]
 
     @dg.sensor(

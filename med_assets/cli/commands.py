@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from med_assets.cli import stages
     from med_assets.launch.training import Launch
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings, Workspace
     from med_assets.storage.result import StageResult
 else:
 
@@ -134,7 +134,7 @@ launcher = click.option(
 )
 
 
-def launch(ws: "Workspace", launcher: str | None, resume: str = "auto") -> "Launch":
+def launch(ws: "Settings", launcher: str | None, resume: str = "auto") -> "Launch":
     """How the command line runs a job: to its end, with its progress on stderr."""
     from med_assets.launch.follow import finish
 

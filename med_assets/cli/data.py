@@ -91,7 +91,7 @@ def import_cases(
     from med_assets.programs.lumbar_mr import importer_rsna as rsna_lumbar
     from med_assets.programs.retinal_oct import importer as ai_readi
     from med_assets.programs.rt_dose import importer as openkbp
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
     from med_assets.storage.s3.bucket import place
 
     if len(src) != (2 if source == "pair" else 1):
@@ -113,7 +113,7 @@ def import_cases(
         case "rsna-lumbar":
             report = rsna_lumbar.import_studies(folder, dest, only, limit)
         case "ai-readi" if remote is not None:
-            ws = Workspace.configuration()
+            ws = Settings.from_env()
             with ai_readi.from_bucket(S3Landing(remote, ws.home, ws.settle_s, ws.staging_gb * 1e9)) as fetch:
                 report = ai_readi.import_participants(fetch, dest, only, limit, address=str(src[0]))
         case "ai-readi":

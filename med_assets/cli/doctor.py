@@ -14,7 +14,7 @@ from med_assets.capabilities import ConfigurationErrors
 from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
 from med_assets.experiments import configuration as experiments
 from med_assets.launch.configuration import launcher_class
-from med_assets.settings import Workspace
+from med_assets.settings import Settings, Workspace
 
 GOOD, WARN, BAD = "ok", "warn", "bad"
 
@@ -146,7 +146,7 @@ def examine_s3() -> list[Finding]:
     from med_assets.cli import doctor_s3 as remote
 
     try:
-        ws = Workspace.configuration()
+        ws = Settings.from_env()
         configured = remote.places(ws, program.registered())
     except (ConfigurationError, ValueError) as error:
         return [Finding(BAD, "settings", str(error), "set the variable; docs/settings.md lists all of them")]

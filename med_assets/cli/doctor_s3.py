@@ -9,7 +9,7 @@ from typing import Any
 
 from med_assets.cli.doctor import BAD, GOOD, WARN, Finding
 from med_assets.errors import ConfigurationError
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.bucket import Place, code_of, explain
 
@@ -20,7 +20,7 @@ PATIENCE = {"retries": {"mode": "standard", "total_max_attempts": 2}, "connect_t
 """A person waits for the answer."""
 
 
-def places(ws: Workspace, programs: tuple[str, ...]) -> dict[str, tuple[Place, bool]]:
+def places(ws: Settings, programs: tuple[str, ...]) -> dict[str, tuple[Place, bool]]:
     """What is configured to lie in a bucket, by what it is, and whether it is written to."""
     found: dict[str, tuple[Place, bool]] = {}
     for name in programs:

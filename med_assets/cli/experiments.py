@@ -44,9 +44,9 @@ def experiments(experiment: tuple[str, str | None] | None, overrides: tuple[str,
     """
     from med_assets import program
     from med_assets.launch import training
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
-    ws = Workspace.configuration()
+    ws = Settings.from_env()
     match experiment:
         case (wanted, None):
             result = stages.index(ws, program.get(wanted).name)

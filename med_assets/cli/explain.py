@@ -23,7 +23,7 @@ from med_assets.records import (
     Status,
     Withdrawal,
 )
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage import names
 
 
@@ -35,7 +35,7 @@ class _OfCase(Protocol):
 C = TypeVar("C", bound=_OfCase)
 
 
-def find_case(ws: Workspace, start: str) -> tuple[str, str]:
+def find_case(ws: Settings, start: str) -> tuple[str, str]:
     """Program and full id of the only case whose id starts so; raises ConfigurationError for none or several."""
     names.CASE.check(start)
     found = sorted(
@@ -209,7 +209,7 @@ def _models(catalog: Catalog, case_id: str) -> list[str]:
     return ["scored by models:", *lines] if lines else ["no model was scored on it"]
 
 
-def explain_case(ws: Workspace, start: str) -> str:
+def explain_case(ws: Settings, start: str) -> str:
     """The story of the case whose id starts so, as lines for a person."""
     name, case_id = find_case(ws, start)
     catalog, lines = Catalog(ws, name), [f"case {case_id} of {name}"]

@@ -9,7 +9,7 @@ from med_assets.catalog import Catalog
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.landing import batches
 from med_assets.records import AnalysisResult, CaseVersion, Checkpoint, PreparedCase, Threshold
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.record import Record
 
 R = TypeVar("R", bound=Record)
@@ -30,7 +30,7 @@ class Damage:
     remedy: str
 
 
-def examine(ws: Workspace) -> list[Damage]:
+def examine(ws: Settings) -> list[Damage]:
     """Read back all artifacts and look for those that the lake names and the store has lost; sorted by key."""
     state = {key: "missing" for key in _named(ws) if not ws.store.has(key)}
     for key in (key for kind in KINDS for key in ws.store.keys(kind)):
@@ -41,7 +41,7 @@ def examine(ws: Workspace) -> list[Damage]:
     return [Damage(key, found, *_remedy(ws, key, state)) for key, found in sorted(state.items())]
 
 
-def remove_damaged(ws: Workspace, damages: list[Damage]) -> list[Damage]:
+def remove_damaged(ws: Settings, damages: list[Damage]) -> list[Damage]:
     """Take corrupt artifacts that can be made again out of the store; returns those that were removed."""
     removed = [damage for damage in damages if damage.again and damage.state == "corrupt"]
     for damage in removed:
@@ -49,12 +49,12 @@ def remove_damaged(ws: Workspace, damages: list[Damage]) -> list[Damage]:
     return removed
 
 
-def _rows(ws: Workspace, of: type[R]) -> Iterator[R]:
+def _rows(ws: Settings, of: type[R]) -> Iterator[R]:
     for name in program.registered():
         yield from Catalog(ws, name).rows(of)
 
 
-def _named(ws: Workspace) -> set[str]:
+def _named(ws: Settings) -> set[str]:
     """Keys of all artifacts that a table names."""
     found: set[str] = set()
     for name in program.registered():
@@ -67,7 +67,7 @@ def _named(ws: Workspace) -> set[str]:
     return found - {""}
 
 
-def _remedy(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
+def _remedy(ws: Settings, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
     """Whether an artifact can be made again, and what a person does."""
     kind = key.split("/")[0]
     if kind == "raw":
@@ -85,7 +85,7 @@ def _remedy(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str
     return True, f"{command} makes it again"
 
 
-def _raw(ws: Workspace, key: str) -> tuple[bool, str]:
+def _raw(ws: Settings, key: str) -> tuple[bool, str]:
     rows = [row for row in _rows(ws, CaseVersion) if row.artifact == key]
     for row in reversed(rows):
         if _landed(ws, row.program, row.batch):
@@ -96,7 +96,7 @@ def _raw(ws: Workspace, key: str) -> tuple[bool, str]:
     )
 
 
-def _prepared(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
+def _prepared(ws: Settings, key: str, damaged: dict[str, str]) -> tuple[bool, str]:
     rows = [row for row in _rows(ws, PreparedCase) if row.artifact == key]
     for row in reversed(rows):
         versions = Catalog(ws, row.program).case_versions(row.batch)
@@ -106,7 +106,7 @@ def _prepared(ws: Workspace, key: str, damaged: dict[str, str]) -> tuple[bool, s
     return not rows, "get the stored DICOM of its case back first" if rows else "nothing: no case refers to it"
 
 
-def _landed(ws: Workspace, name: str, batch: str) -> bool:
+def _landed(ws: Settings, name: str, batch: str) -> bool:
     """Whether all that a batch was made of lies in the landing folder as it was."""
     try:
         listed = batches.manifest(ws, name, batch)

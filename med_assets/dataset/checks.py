@@ -7,11 +7,11 @@ from med_assets.capabilities import HeldOutWarnings
 from med_assets.catalog import Catalog
 from med_assets.dataset.stage import finding_pictures, findings
 from med_assets.records import SplitAssignment
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
 
-def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
+def patient_leakage(ws: Settings, program_name: str) -> CheckOutcome:
     """No patient and no image content in two splits, and every accepted case in one."""
     catalog, splits, contents = Catalog(ws, program_name), defaultdict(set), defaultdict(set)
     placed = catalog.cases()
@@ -35,7 +35,7 @@ def patient_leakage(ws: Workspace, program_name: str) -> CheckOutcome:
     return CheckOutcome(True, f"{len(splits)} patients, each in one split", metadata=metadata)
 
 
-def between_cases(ws: Workspace, program_name: str) -> CheckOutcome:
+def between_cases(ws: Settings, program_name: str) -> CheckOutcome:
     """Nothing is wrong between cases or with the splits as a whole, such as one picture in two splits, or a class missing in one."""
     found = findings(ws, program_name)
     blocking = [finding for finding in found if finding.blocking]
@@ -52,7 +52,7 @@ def between_cases(ws: Workspace, program_name: str) -> CheckOutcome:
     return CheckOutcome(True, "nothing found between cases", metadata=metadata)
 
 
-def held_out(ws: Workspace, program_name: str) -> CheckOutcome:
+def held_out(ws: Settings, program_name: str) -> CheckOutcome:
     """Warn where a program knows that scores of its held-out cases mean less than they seem to."""
     chosen = program.get(program_name)
     described = Catalog(ws, program_name).described
@@ -61,7 +61,7 @@ def held_out(ws: Workspace, program_name: str) -> CheckOutcome:
     return CheckOutcome(not warnings, reason, "warn", {"warnings": warnings})
 
 
-def synthetic_data(ws: Workspace, program_name: str) -> CheckOutcome:
+def synthetic_data(ws: Settings, program_name: str) -> CheckOutcome:
     """No synthetic case in a production dataset."""
     dataset = Catalog(ws, program_name).dataset()
     n = len(dataset.synthetic)

@@ -8,12 +8,12 @@ from med_assets.capabilities import Screens
 from med_assets.catalog import Catalog
 from med_assets.dataset.stage import unlabelled
 from med_assets.records import CaseScore, DatasetCase, PreparedCase, ReaderDecision
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 S = TypeVar("S", bound=CaseScore)
 
 
-def decided(ws: Workspace, program_name: str) -> dict[str, str]:
+def decided(ws: Settings, program_name: str) -> dict[str, str]:
     """The newest decision by case, of the version of the case that is in the dataset: a corrected case is read again."""
     versions = current_versions(ws, program_name)
     return {
@@ -23,7 +23,7 @@ def decided(ws: Workspace, program_name: str) -> dict[str, str]:
     }
 
 
-def current_versions(ws: Workspace, program_name: str) -> dict[str, str]:
+def current_versions(ws: Settings, program_name: str) -> dict[str, str]:
     """The version that counts of each case of the dataset, and of those to predict."""
     cases: list[DatasetCase | PreparedCase] = [
         *Catalog(ws, program_name).dataset().cases,
@@ -32,7 +32,7 @@ def current_versions(ws: Workspace, program_name: str) -> dict[str, str]:
     return {case.case_id: case.version for case in cases}
 
 
-def with_reader_decisions(ws: Workspace, program_name: str, scores: Sequence[S]) -> list[S]:
+def with_reader_decisions(ws: Settings, program_name: str, scores: Sequence[S]) -> list[S]:
     """The scores with what readers decided in them; as they are in a program without screening."""
     chosen = program.get(program_name)
     if not isinstance(chosen, Screens):

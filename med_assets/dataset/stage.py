@@ -12,7 +12,7 @@ from med_assets.catalog import Catalog, Dataset, accepted, export_tables, frame,
 from med_assets.dataset.splits import SplitPolicy, assign
 from med_assets.deidentification.scan import identity_left, scan_key
 from med_assets.records import BatchAudit, CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.locks import alone
 from med_assets.storage.memo import Memo
@@ -23,14 +23,14 @@ MAX_PICTURED = 6
 """Findings between cases that are shown as pictures; all are in the table."""
 
 
-def withdraw(ws: Workspace, program_name: str, case_id: str, reason: str) -> None:
+def withdraw(ws: Settings, program_name: str, case_id: str, reason: str) -> None:
     """Take a case out of the dataset for good; its rows and artifacts stay for those who ask what happened."""
     row = Withdrawal(program=program_name, case_id=case_id, reason=reason)
     Catalog(ws, program_name).replace(Withdrawal, [row], case_id)
 
 
 @versioned("2")
-def dataset(ws: Workspace, program_name: str) -> StageResult:
+def dataset(ws: Settings, program_name: str) -> StageResult:
     """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
 
     Batches that the audit holds back are not in it. A case in whose stored files the scan found anything that may identify a patient is left out, whatever its batch's gate
@@ -43,7 +43,7 @@ def dataset(ws: Workspace, program_name: str) -> StageResult:
         return _dataset(ws, program_name)
 
 
-def _dataset(ws: Workspace, program_name: str) -> StageResult:
+def _dataset(ws: Settings, program_name: str) -> StageResult:
     catalog = Catalog(ws, program_name)
     withdrawn = catalog.withdrawn()
     latest: dict[str, PreparedCase] = {}
@@ -91,7 +91,7 @@ def _dataset(ws: Workspace, program_name: str) -> StageResult:
     )
 
 
-def unlabelled(ws: Workspace, program_name: str) -> list[PreparedCase]:
+def unlabelled(ws: Settings, program_name: str) -> list[PreparedCase]:
     """The cases to predict: the newest version of each that never came with a label.
 
     What was withdrawn, may hold identity or came in a batch that is held back is left out, as are copies of cases of the dataset.
@@ -111,7 +111,7 @@ _findings: Memo[list[str]] = Memo()
 """Findings of the scan for identity by home and key: sensors ask at each look. Gates and the dataset ask the store itself."""
 
 
-def _identity_seen(ws: Workspace, program_name: str, raw: str) -> list[str]:
+def _identity_seen(ws: Settings, program_name: str, raw: str) -> list[str]:
     key = ws.home, scan_key(ws, program_name, raw)
     return _findings.get(key, lambda: identity_left(ws, program_name, raw))
 
@@ -144,7 +144,7 @@ def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:
     return _batches.get((catalog.ws.home, catalog.program, batch, *stamps), read)
 
 
-def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:
+def _data_tables(ws: Settings, program_name: str) -> list[program.ReportTable]:
     chosen = program.get(program_name)
     if not isinstance(chosen, DataTables):
         return []
@@ -152,7 +152,7 @@ def _data_tables(ws: Workspace, program_name: str) -> list[program.ReportTable]:
     return chosen.data_tables(catalog.described(), catalog.quarantined())
 
 
-def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
+def findings(ws: Settings, program_name: str) -> list[program.Finding]:
     """What the program finds wrong between the cases of the dataset, the blocking first."""
     chosen = program.get(program_name)
     if not isinstance(chosen, DatasetFindings):
@@ -161,7 +161,7 @@ def findings(ws: Workspace, program_name: str) -> list[program.Finding]:
     return sorted(found, key=lambda finding: (not finding.blocking, finding.cases))
 
 
-def finding_pictures(ws: Workspace, program_name: str, found: Sequence[program.Finding]) -> dict[str, Path]:
+def finding_pictures(ws: Settings, program_name: str, found: Sequence[program.Finding]) -> dict[str, Path]:
     """Pictures of the first MAX_PICTURED findings, by their text, drawn where they are not yet."""
     pictures = {}
     for finding in found[:MAX_PICTURED]:
@@ -184,13 +184,13 @@ def split_policy(program_name: str) -> SplitPolicy:
     return SplitPolicy.model_validate(program.config(program_name).get("splits", {}))
 
 
-def splits(ws: Workspace, program_name: str) -> StageResult:
+def splits(ws: Settings, program_name: str) -> StageResult:
     """Assign new patients; what was assigned before stays where it is, also when another process assigns at once."""
     with alone(ws, f"dataset-{program_name}"):
         return _splits(ws, program_name)
 
 
-def _splits(ws: Workspace, program_name: str) -> StageResult:
+def _splits(ws: Settings, program_name: str) -> StageResult:
     catalog = Catalog(ws, program_name)
     cases, earlier = catalog.dataset(), catalog.assignments()
     policy = split_policy(program_name)
@@ -214,7 +214,7 @@ def _splits(ws: Workspace, program_name: str) -> StageResult:
     )
 
 
-def up_to_date(ws: Workspace, program_name: str) -> bool:
+def up_to_date(ws: Settings, program_name: str) -> bool:
     """Whether dataset and splits were written after all that they are made of, by the times of files, and every patient is assigned."""
     catalog = Catalog(ws, program_name)
     inputs = [

@@ -6,6 +6,9 @@ import re
 import string
 from itertools import pairwise
 
+MIN_KEY_CHARS = 16
+"""Shortest key that is taken: below it, patient ids could be recovered by trying keys."""
+
 MIN_BITS = 64
 """Least information of a key: 16 random hexadecimal digits."""
 

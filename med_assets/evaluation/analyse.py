@@ -15,7 +15,7 @@ from med_assets.evaluation.scoring import record_failures
 from med_assets.experiments import configuration as experiments
 from med_assets.program import ReportTable
 from med_assets.records import AnalysisResult, CaseScore, Checkpoint, Failure, SplitAssignment
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.escaping import csv
 from med_assets.storage.files import digest, folder_hashes, read_json, replacing, write_json, write_text
 from med_assets.storage.provenance import git_state
@@ -37,7 +37,7 @@ class Measuring:
     beside the case, such as the version of the code.
     """
 
-    def __init__(self, ws: Workspace, *identity: object) -> None:
+    def __init__(self, ws: Settings, *identity: object) -> None:
         self.ws, self.identity = ws, identity
         self.failures: dict[str, str] = {}
 
@@ -61,17 +61,17 @@ class Measuring:
         record_failures(self.ws, program_name, STAGE, name, "", self.failures)
 
 
-def folder_of(ws: Workspace, program_name: str, name: str) -> Path:
+def folder_of(ws: Settings, program_name: str, name: str) -> Path:
     """Where the tables and pictures of an analysis are written for people."""
     return ws.reports / program_name / "analyses" / name
 
 
-def code_version(ws: Workspace, chosen: Analysis) -> str:
+def code_version(ws: Settings, chosen: Analysis) -> str:
     """Version of the code of an analysis together with the hash of its settings."""
     return f"{chosen.version}-{digest(chosen.settings(ws))}"
 
 
-def _content(ws: Workspace, program_name: str, parts: tuple[str, ...]) -> str | list[str]:
+def _content(ws: Settings, program_name: str, parts: tuple[str, ...]) -> str | list[str]:
     """What the content of an asset is known by; `parts` are those of its key after the program."""
     *experiment, stage = parts
     catalog = Catalog(ws, program_name)
@@ -90,13 +90,13 @@ def _content(ws: Workspace, program_name: str, parts: tuple[str, ...]) -> str | 
             raise ConfigurationError(f"expected a stage that an analysis can read, got {stage!r}")
 
 
-def artifact_key(ws: Workspace, program_name: str, chosen: Analysis) -> str:
+def artifact_key(ws: Settings, program_name: str, chosen: Analysis) -> str:
     """Key of what an analysis finds now: its code, its settings and the content of all it reads."""
     inputs = [[parts, _content(ws, program_name, parts)] for parts in chosen.inputs(experiments.names(program_name))]
     return "analysis/" + digest(program_name, chosen.name, code_version(ws, chosen), inputs)
 
 
-def analyse(ws: Workspace, program_name: str, name: str) -> StageResult:
+def analyse(ws: Settings, program_name: str, name: str) -> StageResult:
     """Run an analysis, or reuse what it found in the same inputs; tables as CSV and pictures go to the reports' folder.
 
     One that left cases out runs again. The data version is that of the tables and their words, not of the pictures.
@@ -194,6 +194,6 @@ def _publish(folder: Path, out: Path) -> None:
             path.unlink()
 
 
-def synthetic(ws: Workspace, program_name: str) -> int:
+def synthetic(ws: Settings, program_name: str) -> int:
     """How many analyses in the report are of synthetic cases."""
     return sum(row.synthetic for row in Catalog(ws, program_name).rows(AnalysisResult))

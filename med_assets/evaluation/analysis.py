@@ -13,14 +13,14 @@ from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
     from med_assets.program import ReportTable
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 OF_PROGRAM = ("dataset", "splits", "leaderboard", "champion")
 OF_EXPERIMENT = ("checkpoint", "evaluation")
 """Stages that an analysis can read: those that a program has once, and those that each of its experiments has."""
 
 
-def no_settings(ws: "Workspace") -> Mapping[str, object]:
+def no_settings(ws: "Settings") -> Mapping[str, object]:
     """The settings of an analysis that has none."""
     return {}
 
@@ -41,8 +41,8 @@ class Analysis:
     title: str
     description: str
     reads: tuple[str, ...]
-    run: "Callable[[Workspace, Path], Sequence[ReportTable]]"
-    settings: "Callable[[Workspace], Mapping[str, object]]" = no_settings
+    run: "Callable[[Settings, Path], Sequence[ReportTable]]"
+    settings: "Callable[[Settings], Mapping[str, object]]" = no_settings
     expensive: bool = False
 
     @property

@@ -6,11 +6,11 @@ from med_assets.catalog import Catalog
 from med_assets.evaluation.finetuning import recorded
 from med_assets.evaluation.stage import NO_CASE
 from med_assets.records import CaseScore, EpochMetric
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
 
-def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
+def doubts(ws: Settings, program_name: str, name: str) -> CheckOutcome:
     """Warn where a program knows that the scores of an experiment mean less than they seem to."""
     catalog = Catalog(ws, program_name)
     scores, history = catalog.rows(CaseScore, name), catalog.rows(EpochMetric, name)
@@ -22,7 +22,7 @@ def doubts(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
     )
 
 
-def fine_tuning(ws: Workspace, program_name: str, name: str) -> CheckOutcome:
+def fine_tuning(ws: Settings, program_name: str, name: str) -> CheckOutcome:
     """Whether an experiment is better than what it began with, and reaches what others reached with its recipe."""
     record = recorded(ws, program_name, name)
     if record is None:

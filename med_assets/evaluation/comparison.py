@@ -11,7 +11,7 @@ from med_assets.metrics.bootstrap import SEED, Interval, paired_difference
 from med_assets.metrics.paired_test import PairedTest, paired_test
 from med_assets.program import Metric
 from med_assets.records import CaseScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import read_json
 from med_assets.storage.provenance import cases_used_by
 
@@ -26,7 +26,7 @@ def primary_by_case(program_name: str, scores: Iterable[CaseScore]) -> dict[str,
     return {score.case_id: score for score in scores if (score.split, score.metric, score.subject) == wanted}
 
 
-def primary_scores(ws: Workspace, program_name: str, names: Sequence[str]) -> dict[str, dict[str, CaseScore]]:
+def primary_scores(ws: Settings, program_name: str, names: Sequence[str]) -> dict[str, dict[str, CaseScore]]:
     """By experiment, its recorded scores in the primary metric on the deciding split, by case id."""
     catalog = Catalog(ws, program_name)
     return {name: primary_by_case(program_name, catalog.rows(CaseScore, name)) for name in names}
@@ -65,7 +65,7 @@ class ScoredModel:
 
 
 def scored_model(
-    ws: Workspace, program_name: str, model: Model, cases: Sequence[Case], launch: Launch | None = None
+    ws: Settings, program_name: str, model: Model, cases: Sequence[Case], launch: Launch | None = None
 ) -> ScoredModel:
     """A checkpoint with its scores of these cases; what was scored before comes from the store."""
     record = read_json(stored_checkpoint(ws, program_name, model) / "provenance.json")

@@ -2,11 +2,11 @@
 
 from med_assets import program
 from med_assets.capabilities import ModelCosts
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, read_json, write_json
 
 
-def checkpoint_facts(ws: Workspace, program_name: str, checkpoint: str, *, measure: bool = False) -> dict[str, float]:
+def checkpoint_facts(ws: Settings, program_name: str, checkpoint: str, *, measure: bool = False) -> dict[str, float]:
     """What a checkpoint costs, by name with unit, as it was measured once; empty where it was not, or a program measures nothing.
 
     It holds a latency of one machine, so that it is no part of any version. `measure` measures where that was not done yet.

@@ -22,7 +22,7 @@ from med_assets.evaluation.scoring import demand_scores, record_failures, score_
 from med_assets.experiments.configuration import RELEASED, Experiment
 from med_assets.launch.training import Launch, experiment, trained
 from med_assets.records import Fold, FoldScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult
 
@@ -41,7 +41,7 @@ RULE = (
 )
 
 
-def folds_of(ws: Workspace, program_name: str) -> dict[int, list[Case]]:
+def folds_of(ws: Settings, program_name: str) -> dict[int, list[Case]]:
     """Cases by the fold of their patient; external test sets take no part.
 
     Raises ConfigurationError for fewer than two folds with cases, and for the same images in two of them.
@@ -87,7 +87,7 @@ def demand_untaught(chosen: Experiment, whom: str) -> None:
 
 
 def crossval(
-    ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = (), launch: Launch | None = None
+    ws: Settings, program_name: str, name: str, overrides: Sequence[str] = (), launch: Launch | None = None
 ) -> StageResult:
     """Train and score an experiment fold by fold; what the same inputs gave before is reused, also after an interruption.
 
@@ -162,7 +162,7 @@ def crossval(
     )
 
 
-def tables_of(ws: Workspace, program_name: str, scores: pd.DataFrame) -> list[program.ReportTable]:
+def tables_of(ws: Settings, program_name: str, scores: pd.DataFrame) -> list[program.ReportTable]:
     """The program's own tables of a cross-validation; where it has none, those of one split over all cases."""
     chosen = program.get(program_name)
     if isinstance(chosen, CrossvalTables):

@@ -25,7 +25,7 @@ from med_assets.launch.training import Launch, NamedModel
 from med_assets.metrics.bootstrap import Interval, mean_with_interval
 from med_assets.program import Metric
 from med_assets.records import EpochMetric, TrainingRun
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import read_json, write_json
 from med_assets.storage.provenance import cases_used_by, provenance
 
@@ -93,24 +93,24 @@ class FineTuning:
         )
 
 
-def record_path(ws: Workspace, program_name: str, name: str) -> Path:
+def record_path(ws: Settings, program_name: str, name: str) -> Path:
     """Where the record of an experiment is written."""
     return ws.reports / program_name / "experiments" / name / RECORD
 
 
-def recorded(ws: Workspace, program_name: str, name: str) -> FineTuning | None:
+def recorded(ws: Settings, program_name: str, name: str) -> FineTuning | None:
     """The record of an experiment's last evaluation; None where its initial weights were random or it was not evaluated."""
     path = record_path(ws, program_name, name)
     return FineTuning.of(program_name, read_json(path)["output"]) if path.is_file() else None
 
 
-def formal_gain(ws: Workspace, program_name: str, name: str) -> Interval | None:
+def formal_gain(ws: Settings, program_name: str, name: str) -> Interval | None:
     """Recorded improvement in the primary metric over the initial weights, above 0 is better; None where nothing was compared."""
     record = recorded(ws, program_name, name)
     return record.improvement if record else None
 
 
-def table(ws: Workspace, program_name: str) -> pd.DataFrame:
+def table(ws: Settings, program_name: str) -> pd.DataFrame:
     """The records of all experiments for people: a row each, without those whose initial weights were random."""
     rows, metric = [], program.get(program_name).training_metric.name
     for name in names(program_name):
@@ -149,7 +149,7 @@ def _references(checks: Sequence[ReferenceCheck]) -> str:
 
 
 def finetuning(
-    ws: Workspace, program_name: str, name: str, checkpoint: str, launch: Launch | None = None
+    ws: Settings, program_name: str, name: str, checkpoint: str, launch: Launch | None = None
 ) -> FineTuning | None:
     """Write and return the record of a checkpoint of experiment `name`; None where nothing was fine-tuned."""
     folder = ws.store.fetch(checkpoint)
@@ -210,7 +210,7 @@ def finetuning(
     return FineTuning.of(program_name, out)
 
 
-def _invocation(ws: Workspace, program_name: str, name: str, checkpoint: str) -> str:
+def _invocation(ws: Settings, program_name: str, name: str, checkpoint: str) -> str:
     """The command that ran, with its overrides and the variables that it depended on."""
     runs = Catalog(ws, program_name).rows(TrainingRun, name, checkpoint)
     return command_of(runs[0]) if runs else f"med-assets train {program_name}/{name}"
@@ -247,7 +247,7 @@ def _trained_best(values: dict[int, float], sign: int) -> float:
 
 
 def _formal(
-    ws: Workspace, program_name: str, name: str, checkpoint: str, made: dict[str, Any], launch: Launch | None
+    ws: Settings, program_name: str, name: str, checkpoint: str, made: dict[str, Any], launch: Launch | None
 ) -> dict[str, Any]:
     """The formal evaluation of both checkpoints on the validation cases, paired."""
     metric, initial = program.get(program_name).primary_metric, made["initial"]
@@ -304,7 +304,7 @@ def _mean(side: ScoredModel, found: Comparison, cases: Sequence[Case]) -> float 
     return math.fsum(defined) / len(defined) if defined else None
 
 
-def _tensors(ws: Workspace, checkpoint: str, initial: str) -> dict[str, Any]:
+def _tensors(ws: Settings, checkpoint: str, initial: str) -> dict[str, Any]:
     """How many tensors differ from the initial ones, and the largest difference."""
     import torch
 

@@ -16,7 +16,7 @@ from med_assets.evaluation.replicates import SPREAD, champion_label, replicates,
 from med_assets.evaluation.scoring import recorded_scores
 from med_assets.program import Metric
 from med_assets.records import AggregateScore, CaseScore, Champion, RunScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.escaping import csv, markdown
 from med_assets.storage.files import digest, write_text
 from med_assets.storage.result import StageResult
@@ -56,7 +56,7 @@ class Board:
         return {"leaderboard": found}
 
 
-def board(ws: Workspace, program_name: str, champion: Champion | None = None) -> Board:
+def board(ws: Settings, program_name: str, champion: Champion | None = None) -> Board:
     """All evaluated experiments side by side, best first by the primary metric on validation, and every other seed.
 
     A `champion` is marked, and has a line of its own where its experiment was trained again since.
@@ -86,7 +86,7 @@ def board(ws: Workspace, program_name: str, champion: Champion | None = None) ->
     return Board(program_name, tuple(ordered), holder, tables | ({"replicates": over_seeds} if len(over_seeds) else {}))
 
 
-def leaderboard(ws: Workspace, program_name: str) -> StageResult:
+def leaderboard(ws: Settings, program_name: str) -> StageResult:
     """All evaluated experiments side by side. Which of them is the champion is decided after it, and stands in the report."""
     found, catalog, folder = board(ws, program_name), Catalog(ws, program_name), ws.reports / program_name
     images = found.plot(folder / "plots" / "leaderboard.png")
@@ -132,7 +132,7 @@ def _best_first(lines: Collection[Line], metric: Metric) -> list[Line]:
 
 
 def _champion_scores(
-    ws: Workspace, program_name: str, champion: Champion, present: Collection[str]
+    ws: Settings, program_name: str, champion: Champion, present: Collection[str]
 ) -> tuple[str, list[CaseScore]]:
     """The champion's name in the leaderboard and, where its checkpoint is no experiment's present one, its recorded scores by case."""
     if champion.checkpoint in present or not ws.store.has(champion.checkpoint):

@@ -26,7 +26,7 @@ from med_assets.launch.training import Launch, experiment, learning_cases, train
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.power_law import PowerLaw, fit
 from med_assets.records import CaseScore, CurvePoint, CurveScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult
 
@@ -128,7 +128,7 @@ def configured(program_name: str) -> str | None:
 
 
 def learning_curve(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     name: str,
     sizes: Sequence[int] | None = None,
@@ -338,7 +338,7 @@ def answer(program_name: str, law: PowerLaw | str) -> str:
     )
 
 
-def recorded_curve(ws: Workspace, program_name: str, name: str) -> tuple[pd.DataFrame, PowerLaw | str, Path]:
+def recorded_curve(ws: Settings, program_name: str, name: str) -> tuple[pd.DataFrame, PowerLaw | str, Path]:
     """The recorded curve for people, its power law and its plot."""
     from med_assets.reporting.analysis_plots import plot_learning_curve
 
@@ -354,6 +354,6 @@ def recorded_curve(ws: Workspace, program_name: str, name: str) -> tuple[pd.Data
     return _shown(program_name, table), law, path
 
 
-def synthetic(ws: Workspace, program_name: str) -> int:
+def synthetic(ws: Settings, program_name: str) -> int:
     """How many learning curves in the report are of synthetic cases."""
     return len({point.experiment for point in Catalog(ws, program_name).rows(CurvePoint) if point.synthetic})

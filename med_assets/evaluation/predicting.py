@@ -19,7 +19,7 @@ from med_assets.launch import jobs
 from med_assets.launch.follow import finish
 from med_assets.launch.training import Launch
 from med_assets.records import DatasetCase, PreparedCase
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.artifacts import MANIFEST, LocalStore
 from med_assets.storage.files import digest, read_json, write_json, write_text
 from med_assets.storage.locks import alone
@@ -44,7 +44,7 @@ class PredictedCases:
     """Exceptions of the others."""
 
 
-def prediction_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
+def prediction_key(ws: Settings, program_name: str, checkpoint: str, prepared: str) -> str:
     """Key of one case's prediction: the checkpoint, what it sees of the prepared case, and the code that predicts."""
     chosen = program.get(program_name)
     hashes = _hashes.get((ws.home, prepared), lambda: ws.store.file_hashes(prepared))
@@ -53,7 +53,7 @@ def prediction_key(ws: Workspace, program_name: str, checkpoint: str, prepared: 
 
 
 def predict_cases(
-    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays], launch: Launch | None = None
+    ws: Settings, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays], launch: Launch | None = None
 ) -> PredictedCases:
     """Predict the cases that have no prediction yet, all in one job; without such a case there is no job and no process.
 
@@ -83,7 +83,7 @@ def predict_cases(
 
 
 def _predict(
-    ws: Workspace, program_name: str, checkpoint: str, folders: Mapping[str, Path], launch: Launch
+    ws: Settings, program_name: str, checkpoint: str, folders: Mapping[str, Path], launch: Launch
 ) -> dict[str, str]:
     """Put the predictions of prepared folders, by key, into the store; the failures by key."""
     job = ws.jobs / digest("predict", checkpoint)
@@ -105,7 +105,7 @@ def _predict(
     return failed
 
 
-def _prepare_job(ws: Workspace, program_name: str, checkpoint: str, job: Path, missing: Mapping[str, Path]) -> None:
+def _prepare_job(ws: Settings, program_name: str, checkpoint: str, job: Path, missing: Mapping[str, Path]) -> None:
     job.mkdir(parents=True, exist_ok=True)
     (job / jobs.RESULT).unlink(missing_ok=True)
     model = ws.store.fetch(checkpoint)
@@ -130,7 +130,7 @@ def _failed(job: Path) -> dict[str, str]:
     return dict(result["failed"])
 
 
-def _adopt(ws: Workspace, job: Path) -> set[str]:
+def _adopt(ws: Settings, job: Path) -> set[str]:
     """Put what a job has predicted into the store; its keys."""
     made = LocalStore(job / jobs.PREDICTIONS)
     keys = made.keys("prediction")

@@ -9,7 +9,7 @@ from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.predicting import predict_cases
 from med_assets.launch.training import Launch, checkpoint_of, stored_checkpoint
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Predicted:
 
 
 def predict(
-    ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path, launch: Launch | None = None
+    ws: Settings, program_name: str, case: str, experiment: str | None, out: Path, launch: Launch | None = None
 ) -> list[Path]:
     """Predict an accepted case (its id or the first characters of it) with the champion, or the model of an experiment.
 
@@ -34,7 +34,7 @@ def predict(
     return program.get(program_name).write_prediction(found.raw, found.prepared, found.kept, out, found.checkpoint)
 
 
-def debug(ws: Workspace, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
+def debug(ws: Settings, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
     """Draw every step of one case, from arrays to scores; what is raised is that of `predict`."""
     found = _predicted(ws, program_name, case, experiment)
     chosen = program.get(program_name)
@@ -44,7 +44,7 @@ def debug(ws: Workspace, program_name: str, case: str, experiment: str | None, o
 
 
 def _predicted(
-    ws: Workspace, program_name: str, case: str, experiment: str | None, launch: Launch | None = None
+    ws: Settings, program_name: str, case: str, experiment: str | None, launch: Launch | None = None
 ) -> Predicted:
     catalog = Catalog(ws, program_name)
     prepared = {

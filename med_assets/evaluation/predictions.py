@@ -19,7 +19,7 @@ from med_assets.errors import DiskFull, RemoteFailed
 from med_assets.evaluation.predicting import predict_cases, prediction_key
 from med_assets.launch.training import Launch
 from med_assets.records import Champion, Prediction, PreparedCase
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.memo import Memo
 from med_assets.storage.result import StageResult
@@ -31,7 +31,7 @@ PICTURED = 6
 PREDICTED, FAILED = "predicted", "failed"
 
 
-def folder_of(ws: Workspace, program_name: str, case_id: str) -> Path:
+def folder_of(ws: Settings, program_name: str, case_id: str) -> Path:
     """Where the files of a case's prediction are written."""
     return ws.predictions / program_name / case_id
 
@@ -44,7 +44,7 @@ class Expected:
     prediction: str
 
 
-def _expected(ws: Workspace, program_name: str, checkpoint: str) -> dict[str, list[Expected]]:
+def _expected(ws: Settings, program_name: str, checkpoint: str) -> dict[str, list[Expected]]:
     """By batch the cases to predict."""
     by_batch: dict[str, list[Expected]] = {}
     for case in unlabelled(ws, program_name):
@@ -53,7 +53,7 @@ def _expected(ws: Workspace, program_name: str, checkpoint: str) -> dict[str, li
     return by_batch
 
 
-def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
+def waiting(ws: Settings, program_name: str) -> dict[str, str]:
     """Batches with cases to predict that wait for the champion, oldest first, each with a hash of what is to be there.
 
     A process that asks again reads what changed since: of a batch that is as it was, it looks at the time of its tables alone.
@@ -82,7 +82,7 @@ def _predicted(catalog: Catalog, batch: str) -> list[tuple[str, str]]:
 
 
 def predictions(
-    ws: Workspace, program_name: str, batches: Sequence[str] | None = None, launch: Launch | None = None
+    ws: Settings, program_name: str, batches: Sequence[str] | None = None, launch: Launch | None = None
 ) -> StageResult:
     """Predict the cases without a label of these batches, or of all that wait, with the champion, and write the results.
 
@@ -178,7 +178,7 @@ def table(rows: Sequence[Prediction]) -> pd.DataFrame:
 
 
 def write_files(
-    ws: Workspace, program_name: str, raw: Path, prepared: Path, predicted: Path, out: Path, checkpoint: str
+    ws: Settings, program_name: str, raw: Path, prepared: Path, predicted: Path, out: Path, checkpoint: str
 ) -> list[Path]:
     """Write a prediction's files to `out` in place of earlier ones, all or none; returns the paths."""
     out.parent.mkdir(parents=True, exist_ok=True)

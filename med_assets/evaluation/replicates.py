@@ -13,7 +13,7 @@ from med_assets.evaluation.comparison import SPLIT
 from med_assets.experiments.configuration import from_json
 from med_assets.launch.runs import runs_of
 from med_assets.records import RunScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 SPREAD = (
     "Trainings that differ in nothing but their seed, on the present dataset: the mean over seeds of the validation mean, and its "
@@ -42,7 +42,7 @@ def champion_label(experiment: str) -> str:
     return f"{experiment} (champion)"
 
 
-def replicates(ws: Workspace, program_name: str) -> list[Replicate]:
+def replicates(ws: Settings, program_name: str) -> list[Replicate]:
     """The runs that were scored on the present dataset, oldest first, of experiments that have two or more seeds.
 
     Runs are replicates where their experiments are equal but for the seed and have the same initial weights.

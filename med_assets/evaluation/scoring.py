@@ -11,7 +11,7 @@ from med_assets.experiments import policies
 from med_assets.launch.training import Launch, NamedModel, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.records import CaseScore, Failure
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, read_json, write_json
 from med_assets.storage.provenance import cases_used_by
 from med_assets.storage.versions import part_of
@@ -27,7 +27,7 @@ def evaluated_splits(program_name: str) -> tuple[str, ...]:
     return HELD_OUT if policies.of(program_name).evaluation.test == "every" else HELD_OUT[:1]
 
 
-def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) -> str:
+def score_key(ws: Settings, program_name: str, checkpoint: str, prepared: str) -> str:
     """Key of one case's scores: the checkpoint, the prepared case, the settings and the code."""
     chosen = program.get(program_name)
     versions = [chosen.code_versions[stage] for stage in ("predict", "evaluate")]
@@ -35,7 +35,7 @@ def score_key(ws: Workspace, program_name: str, checkpoint: str, prepared: str) 
 
 
 def score_cases(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     checkpoint: str,
     cases: Sequence[PreparedArrays],
@@ -47,7 +47,7 @@ def score_cases(
 
 
 def predict_unscored(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     checkpoint: str,
     cases: Iterable[PreparedArrays],
@@ -60,7 +60,7 @@ def predict_unscored(
 
 @part_of("evaluate")
 def score_predicted(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     checkpoint: str,
     cases: Iterable[PreparedArrays],
@@ -93,12 +93,12 @@ def score_predicted(
     return scores, counts, failures
 
 
-def _stored(ws: Workspace, key: str) -> list[Score]:
+def _stored(ws: Settings, key: str) -> list[Score]:
     return [Score(**score) for score in read_json(ws.store.fetch(key) / FILE)]
 
 
 def stored_scores(
-    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays]
+    ws: Settings, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays]
 ) -> dict[str, list[Score]]:
     """Scores by case id of those cases that the store has scores of. Nothing is predicted."""
     keys = {case.case_id: score_key(ws, program_name, checkpoint, case.artifact) for case in cases}
@@ -106,7 +106,7 @@ def stored_scores(
 
 
 def scores_of(
-    ws: Workspace, program_name: str, name: str, checkpoint: str, launch: Launch | None = None
+    ws: Settings, program_name: str, name: str, checkpoint: str, launch: Launch | None = None
 ) -> tuple[list[CaseScore], dict[str, int], dict[str, str]]:
     """Scores of all held-out cases by one checkpoint of experiment `name`; counts, and failures by case id.
 
@@ -129,7 +129,7 @@ class RecordedScores:
 
 
 def recorded_scores(
-    ws: Workspace, program_name: str, name: str, checkpoint: str, *, champion: bool = False
+    ws: Settings, program_name: str, name: str, checkpoint: str, *, champion: bool = False
 ) -> RecordedScores:
     """What `scores_of` gives, of the cases that the store has scores of; of a champion on all held-out splits.
 
@@ -143,14 +143,14 @@ def recorded_scores(
 
 
 def unscored(
-    ws: Workspace, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays], scored: Collection[str]
+    ws: Settings, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays], scored: Collection[str]
 ) -> int:
     """How many cases are not among the scored ones, those aside that a stage recorded as failed under the checkpoint."""
     failed = {row.case_id for row in Catalog(ws, program_name).rows(Failure) if row.checkpoint == checkpoint}
     return sum(case.case_id not in scored and case.case_id not in failed for case in cases)
 
 
-def _held_out(ws: Workspace, program_name: str, model: NamedModel, splits: Sequence[str]) -> list[Case]:
+def _held_out(ws: Settings, program_name: str, model: NamedModel, splits: Sequence[str]) -> list[Case]:
     """The cases that a checkpoint is scored on. Raises ArtifactMissing."""
     stored_checkpoint(ws, program_name, model)
     learned = {case.case_id for case in cases_used_by(ws.store, model.checkpoint) if case.split == "train"}
@@ -159,7 +159,7 @@ def _held_out(ws: Workspace, program_name: str, model: NamedModel, splits: Seque
 
 
 def _case_scores(
-    ws: Workspace, program_name: str, model: NamedModel, cases: Sequence[Case], scores: Mapping[str, Sequence[Score]]
+    ws: Settings, program_name: str, model: NamedModel, cases: Sequence[Case], scores: Mapping[str, Sequence[Score]]
 ) -> list[CaseScore]:
     """Scores by case id as records, with what readers decided in them."""
     from med_assets.dataset.reader_decisions import with_reader_decisions
@@ -181,7 +181,7 @@ def _case_scores(
 
 
 def record_failures(
-    ws: Workspace, program_name: str, stage: str, name: str, checkpoint: str, failures: Mapping[str, str]
+    ws: Settings, program_name: str, stage: str, name: str, checkpoint: str, failures: Mapping[str, str]
 ) -> None:
     """Record the cases that a stage could not score, with their exceptions, over those of the stage's last run."""
     rows = [

@@ -14,7 +14,7 @@ from med_assets.experiments.configuration import from_json
 from med_assets.launch.runs import record_run, record_scores
 from med_assets.launch.training import Launch, checkpoint_of, stored_checkpoint
 from med_assets.records import AggregateScore, CaseScore, Checkpoint
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, replacing
 from med_assets.storage.provenance import git_state
 from med_assets.storage.result import StageResult
@@ -24,7 +24,7 @@ NO_CASE = (
 )
 
 
-def evaluate(ws: Workspace, program_name: str, name: str, launch: Launch | None = None) -> StageResult:
+def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None = None) -> StageResult:
     """Score the recorded checkpoint of an experiment on all held-out cases and aggregate with bootstrap intervals.
 
     `launch` replaces the launcher that the experiment or the workspace names. Without any such case the tables are empty and the summary says so. The pictures are of the median case; the report has the best and the worst too.
@@ -79,7 +79,7 @@ def evaluate(ws: Workspace, program_name: str, name: str, launch: Launch | None 
     )
 
 
-def found_no_case(ws: Workspace, program_name: str, name: str) -> bool:
+def found_no_case(ws: Settings, program_name: str, name: str) -> bool:
     """Whether the last evaluation of an experiment is of its present checkpoint and had no case to score."""
     catalog = Catalog(ws, program_name)
     trained, evaluated = catalog.stamp(Checkpoint, name), catalog.stamp(CaseScore, name)
@@ -87,7 +87,7 @@ def found_no_case(ws: Workspace, program_name: str, name: str) -> bool:
     return current and not catalog.rows(CaseScore, name)
 
 
-def write_predictions(ws: Workspace, program_name: str, name: str, scores: Sequence[CaseScore]) -> None:
+def write_predictions(ws: Settings, program_name: str, name: str, scores: Sequence[CaseScore]) -> None:
     """Write `<split>_preds.parquet` of an experiment for people's own tools, in a program that has such a table."""
     chosen = program.get(program_name)
     for split in HELD_OUT:

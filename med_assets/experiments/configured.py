@@ -7,10 +7,10 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Experiment, from_json, load, names
 from med_assets.launch.training import Model, of_workspace, stored_checkpoint
 from med_assets.records import TrainingRun
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 
-def composed_as(ws: Workspace, program_name: str, name: str, profile: str, overrides: str) -> Experiment:
+def composed_as(ws: Settings, program_name: str, name: str, profile: str, overrides: str) -> Experiment:
     """The experiment as conf/ has it now, with the profile and the overrides (a line of shell words) of a run.
 
     Raises ConfigurationError where it can't be composed.
@@ -19,7 +19,7 @@ def composed_as(ws: Workspace, program_name: str, name: str, profile: str, overr
     return load(program_name, name, given, profile=profile)
 
 
-def configuration_changed(ws: Workspace, program_name: str, model: Model) -> str | None:
+def configuration_changed(ws: Settings, program_name: str, model: Model) -> str | None:
     """What changed in the configuration since a checkpoint was trained and so since its evaluation; None where nothing did.
 
     The checkpoint's own copy of its experiment is compared with what conf/ gives now for the same profile and overrides, by

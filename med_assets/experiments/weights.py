@@ -13,7 +13,7 @@ from med_assets.experiments import policies
 from med_assets.storage.files import file_sha256
 
 if TYPE_CHECKING:
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 FOLDER = "weights"
 
@@ -26,7 +26,7 @@ class Released:
     key: str
 
 
-def released(ws: "Workspace", program_name: str, name: str) -> Released:
+def released(ws: "Settings", program_name: str, name: str) -> Released:
     """Released weights by name. Raises ConfigurationError, saying where to get them and where to put them,
     CheckpointMismatch for a folder of that name."""
     known = policies.of(program_name).released

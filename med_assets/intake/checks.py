@@ -4,11 +4,11 @@ from collections import defaultdict
 
 from med_assets.catalog import Catalog, usable
 from med_assets.deidentification.scan import identity_left
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
 
-def residual_phi(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
+def residual_phi(ws: Settings, program_name: str, batch: str) -> CheckOutcome:
     """Scan every stored file of the batch for anything that could identify a patient; the same bytes only once."""
     found: dict[str, int] = defaultdict(int)
     cases = usable(Catalog(ws, program_name).case_versions(batch))

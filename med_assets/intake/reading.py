@@ -18,7 +18,7 @@ from med_assets.errors import CaseRejected, DiskFull
 from med_assets.intake.grouping import group_by_patient
 from med_assets.landing.batches import UNREADABLE
 from med_assets.records import CaseVersion, Status
-from med_assets.settings import Workspace
+from med_assets.settings import Settings, Workspace
 from med_assets.storage.files import digest, room, write_json
 from med_assets.storage.versions import part_of
 
@@ -129,7 +129,7 @@ def prepare_case(task: Preparation) -> None:
         raise CaseRejected("preparation_failed", message) from None
 
 
-def _beyond_memory(ws: Workspace, expected: str) -> str:
+def _beyond_memory(ws: Settings, expected: str) -> str:
     limit = f"{ws.intake_memory_gb:.1f} GB of memory (MED_ASSETS_INTAKE_MEMORY_GB)"
     return f"expected {expected} within {limit}, got one that takes more; allow more, or send it in parts"
 

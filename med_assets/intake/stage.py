@@ -18,7 +18,7 @@ from med_assets.intake.reading import OUT_OF_MEMORY, UNPACKED, UNREADABLE, Store
 from med_assets.landing import batches
 from med_assets.landing.folder import Files
 from med_assets.records import USABLE, CaseVersion, Status
-from med_assets.settings import Workspace
+from med_assets.settings import Settings, Workspace
 from med_assets.storage.files import digest, read_json, replacing, room, write_json
 from med_assets.storage.result import StageResult, tally
 from med_assets.storage.scratch import remove_abandoned, scratch
@@ -166,7 +166,7 @@ class _Intake:
         return f"intake/{hmac.new(self.ws.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]}"
 
 
-def files_table(ws: Workspace, program: str, batch: str) -> Path:
+def files_table(ws: Settings, program: str, batch: str) -> Path:
     """What came of each file of a batch, by its name, which can identify a patient: it lies with the batch's manifest."""
     return ws.landing_zone(program).manifests / program / f"{batch}.files.csv"
 
@@ -178,7 +178,7 @@ def _write_files(path: Path, files: Sequence[FileLine]) -> None:
         table.writerows((line.file, line.member, line.outcome, line.kind) for line in files)
 
 
-def failures_table(ws: Workspace, program: str, batch: str) -> Path:
+def failures_table(ws: Settings, program: str, batch: str) -> Path:
     """The objects of a batch that could not be fetched: keys can identify patients, so it lies with the batch's manifest."""
     return ws.landing_zone(program).manifests / program / f"{batch}.failures.csv"
 

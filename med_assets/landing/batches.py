@@ -15,7 +15,7 @@ from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError, LandingUnreadable
 from med_assets.landing.folder import Entry
 from med_assets.records import CaseVersion, PreparedCase
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage import names
 from med_assets.storage.files import digest, read_json, write_json
 from med_assets.storage.memo import Memo
@@ -26,21 +26,21 @@ UNREADABLE = "unreadable"
 """Reason of what may read well another time, such as a folder without permission: it is tried again by the next intake."""
 
 
-def landing_folder(ws: Workspace, program: str) -> Path:
+def landing_folder(ws: Settings, program: str) -> Path:
     """Where cases of a program are dropped, if the landing zone is a folder."""
     return ws.landing / program
 
 
-def _manifests(ws: Workspace, program: str) -> Path:
+def _manifests(ws: Settings, program: str) -> Path:
     return ws.landing_zone(program).manifests / program
 
 
-def read_entry(ws: Workspace, program: str, name: str) -> Entry | None:
+def read_entry(ws: Settings, program: str, name: str) -> Entry | None:
     """The entry as it is now, or None when there is none. Raises LandingUnreadable."""
     return ws.landing_zone(program).read(program, name)
 
 
-def entries(ws: Workspace, program: str) -> list[Entry]:
+def entries(ws: Settings, program: str) -> list[Entry]:
     """All entries in a program's landing folder that can be read, sorted by name; hidden ones are left alone.
 
     Raises LandingUnreadable when the folder itself can't be read.
@@ -56,7 +56,7 @@ class Survey:
     refused: Sequence[LandingUnreadable]
 
 
-def survey(ws: Workspace, program: str) -> Survey:
+def survey(ws: Settings, program: str) -> Survey:
     """Look at the landing folder once. Raises LandingUnreadable when it can't be read."""
     found, refused = ws.landing_zone(program).look(program)
     taken = _taken(ws, program)
@@ -68,7 +68,7 @@ def survey(ws: Workspace, program: str) -> Survey:
     )
 
 
-def waiting(ws: Workspace, program: str, now: float, seen: Survey | None = None) -> str:
+def waiting(ws: Settings, program: str, now: float, seen: Survey | None = None) -> str:
     """Why nothing (more) is taken at `now`, in counts: names of files can identify patients."""
     landing, said = ws.landing_zone(program), []
     try:
@@ -89,14 +89,14 @@ def waiting(ws: Workspace, program: str, now: float, seen: Survey | None = None)
     return "; ".join(said) or f"nothing new in the landing folder; {len(known(ws, program))} batches taken so far"
 
 
-def known(ws: Workspace, program: str) -> list[str]:
+def known(ws: Settings, program: str) -> list[str]:
     """Names of all batches taken so far, oldest first."""
     folders = ws.landing_zone(program).manifest_folders
     found = {path.stem for folder in folders for path in (folder / program).glob("*.json")}
     return sorted(batch for batch in found if names.BATCH.fits(batch))
 
 
-def unfinished(ws: Workspace, program: str) -> list[str]:
+def unfinished(ws: Settings, program: str) -> list[str]:
     """Names of batches that were taken and of which this home has no rows, oldest first.
 
     Their intake was ended before its end, or belongs to tables that were lost, or to another home on the same landing zone.
@@ -106,13 +106,13 @@ def unfinished(ws: Workspace, program: str) -> list[str]:
     return [batch for batch in known(ws, program) if without_rows(ws, program, batch) or unreadable(ws, program, batch)]
 
 
-def without_rows(ws: Workspace, program: str, batch: str) -> bool:
+def without_rows(ws: Settings, program: str, batch: str) -> bool:
     """Whether a batch has no rows of its cases in this home."""
     catalog = Catalog(ws, program)
     return not (catalog.has(CaseVersion, batch) and catalog.has(PreparedCase, batch))
 
 
-def unreadable(ws: Workspace, program: str, batch: str) -> bool:
+def unreadable(ws: Settings, program: str, batch: str) -> bool:
     """Whether something of a batch could not be read when it was taken in."""
     catalog = Catalog(ws, program)
     stamp = catalog.stamp(CaseVersion, batch)
@@ -126,7 +126,7 @@ _unreadable: Memo[bool] = Memo()
 """By home, program, batch and the stamp of its table: cases are read once as long as they are the same."""
 
 
-def manifest(ws: Workspace, program: str, batch: str) -> dict[str, str]:
+def manifest(ws: Settings, program: str, batch: str) -> dict[str, str]:
     """Fingerprint by entry name of one batch."""
     names.BATCH.check(batch)
     paths = [folder / program / f"{batch}.json" for folder in ws.landing_zone(program).manifest_folders]
@@ -145,16 +145,16 @@ def _entries(path: Path, mtime_ns: int, size: int) -> tuple[tuple[str, str], ...
     return tuple(read_json(path)["entries"].items())
 
 
-def _taken(ws: Workspace, program: str) -> set[tuple[str, str]]:
+def _taken(ws: Settings, program: str) -> set[tuple[str, str]]:
     return {pair for batch in known(ws, program) for pair in manifest(ws, program, batch).items()}
 
 
-def untaken(ws: Workspace, program: str) -> list[Entry]:
+def untaken(ws: Settings, program: str) -> list[Entry]:
     """Entries whose present content is in no batch yet. Raises LandingUnreadable."""
     return list(survey(ws, program).untaken)
 
 
-def settled(ws: Workspace, program: str, now: float, seen: Survey | None = None) -> list[Entry]:
+def settled(ws: Settings, program: str, now: float, seen: Survey | None = None) -> list[Entry]:
     """Untaken entries in which nothing changed for `ws.settle_s` seconds before `now` (seconds since the epoch).
 
     An entry that bears a time in the future, since a clock was wrong, has to be seen unchanged for as long.
@@ -168,7 +168,7 @@ def _mark(entry: Entry) -> str:
     return digest(entry.name, entry.fingerprint)
 
 
-def _first_seen(ws: Workspace, program: str, marks: set[str], now: float) -> dict[str, float]:
+def _first_seen(ws: Settings, program: str, marks: set[str], now: float) -> dict[str, float]:
     """When each of these was first seen, kept beside the manifests as long as there are any."""
     path = _manifests(ws, program).with_suffix(".ahead.json")
     before = read_json(path) if path.is_file() else {}
@@ -180,7 +180,7 @@ def _first_seen(ws: Workspace, program: str, marks: set[str], now: float) -> dic
     return seen
 
 
-def take(ws: Workspace, program: str, chosen: Sequence[Entry], now: float) -> str:
+def take(ws: Settings, program: str, chosen: Sequence[Entry], now: float) -> str:
     """Make a batch of these entries and return its name, `<UTC time>_<hash of the content>`."""
     if not chosen:
         raise ConfigurationError("expected at least one entry to make a batch of, got none")

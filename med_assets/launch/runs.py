@@ -10,7 +10,7 @@ from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.experiments.configuration import Experiment
 from med_assets.records import AggregateScore, Checkpoint, RunScore, TrainingRun
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import read_json
 from med_assets.storage.provenance import DIRTY
 
@@ -18,7 +18,7 @@ PLACES = ("_LANDING", "_STORE", "_HOME", "_CONF")
 """Ends of variables that say where things are: another place is the same training, and a place is nobody's business."""
 
 
-def variables(ws: Workspace, program_name: str) -> dict[str, str]:
+def variables(ws: Settings, program_name: str) -> dict[str, str]:
     """The environment that a training depends on: profile, purpose and the program's own settings, no place and no key."""
     own = f"MED_ASSETS_{program_name.upper()}_"
     found = {name: text for name, text in sorted(ws.options.items()) if name.startswith(own) and "/" not in text}
@@ -27,14 +27,14 @@ def variables(ws: Workspace, program_name: str) -> dict[str, str]:
     return {name: text for name, text in chosen.items() if text != defaults.get(name, "") and not name.endswith(PLACES)}
 
 
-def record_run(ws: Workspace, checkpoint: Checkpoint, chosen: Experiment, overrides: Sequence[str] = ()) -> None:
+def record_run(ws: Settings, checkpoint: Checkpoint, chosen: Experiment, overrides: Sequence[str] = ()) -> None:
     """Record the run of a checkpoint, unless it has a record: what was true when it was trained stays."""
     catalog, key = Catalog(ws, checkpoint.program), (checkpoint.experiment, checkpoint.checkpoint)
     if not catalog.has(TrainingRun, *key):
         catalog.replace(TrainingRun, [_run(ws, checkpoint, chosen, overrides)], *key)
 
 
-def _run(ws: Workspace, checkpoint: Checkpoint, chosen: Experiment, overrides: Sequence[str]) -> TrainingRun:
+def _run(ws: Settings, checkpoint: Checkpoint, chosen: Experiment, overrides: Sequence[str]) -> TrainingRun:
     folder = ws.store.fetch(checkpoint.checkpoint)
     made, result = read_json(folder / "provenance.json"), read_json(folder / "result.json")
     machine, commit = result.get("hardware") or {}, made.get("git_commit") or "unknown"
@@ -73,7 +73,7 @@ def _run(ws: Workspace, checkpoint: Checkpoint, chosen: Experiment, overrides: S
 
 
 def record_scores(
-    ws: Workspace, program_name: str, name: str, checkpoint: str, aggregates: Sequence[AggregateScore]
+    ws: Settings, program_name: str, name: str, checkpoint: str, aggregates: Sequence[AggregateScore]
 ) -> None:
     """Record the deciding metrics of an evaluated checkpoint, over those of its last evaluation."""
     chosen = program.get(program_name)
@@ -82,13 +82,13 @@ def record_scores(
     Catalog(ws, program_name).replace(RunScore, scores, name, checkpoint)
 
 
-def run_of(ws: Workspace, checkpoint: Checkpoint, chosen: Experiment) -> TrainingRun:
+def run_of(ws: Settings, checkpoint: Checkpoint, chosen: Experiment) -> TrainingRun:
     """Return the recorded run of a checkpoint; one from before runs were kept is read from its files. Nothing is written."""
     recorded = Catalog(ws, checkpoint.program).rows(TrainingRun, checkpoint.experiment, checkpoint.checkpoint)
     return recorded[0] if recorded else _run(ws, checkpoint, chosen, ())
 
 
-def runs_of(ws: Workspace, program_name: str) -> list[TrainingRun]:
+def runs_of(ws: Settings, program_name: str) -> list[TrainingRun]:
     """Return all recorded runs of a program, oldest first."""
     rows = Catalog(ws, program_name).rows(TrainingRun)
     return sorted(rows, key=lambda run: (run.trained_at or "", run.experiment, run.checkpoint))

@@ -28,7 +28,7 @@ from med_assets.launch import jobs
 from med_assets.launch.follow import finish
 from med_assets.launch.runs import record_run
 from med_assets.records import Checkpoint, EpochMetric
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.storage.provenance import cases_used_by, provenance
 from med_assets.storage.result import StageResult
@@ -67,37 +67,37 @@ class NamedModel:
     checkpoint: str
 
 
-def experiment(ws: Workspace, program_name: str, name: str, overrides: Sequence[str] = ()) -> Experiment:
+def experiment(ws: Settings, program_name: str, name: str, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment as this workspace runs it: its profile and the program's own overrides applied."""
     return load(program_name, name, [*of_workspace(ws, program_name), *overrides], profile=ws.profile)
 
 
-def of_workspace(ws: Workspace, program_name: str) -> tuple[str, ...]:
+def of_workspace(ws: Settings, program_name: str) -> tuple[str, ...]:
     """Overrides that every experiment of this workspace gets."""
     chosen = program.get(program_name)
     return chosen.experiment_overrides(ws) if isinstance(chosen, ExperimentOverrides) else ()
 
 
-def usable(ws: Workspace, program_name: str) -> dict[str, Experiment]:
+def usable(ws: Settings, program_name: str) -> dict[str, Experiment]:
     """The experiments of a program by name; one whose file has a mistake takes nothing else away (`broken` has it)."""
     found = {name: _attempt(ws, program_name, name) for name in names(program_name)}
     return {name: one for name, one in found.items() if isinstance(one, Experiment)}
 
 
-def broken(ws: Workspace, program_name: str) -> dict[str, str]:
+def broken(ws: Settings, program_name: str) -> dict[str, str]:
     """Why experiments of a program can't be used, by name."""
     found = {name: _attempt(ws, program_name, name) for name in names(program_name)}
     return {name: one for name, one in found.items() if isinstance(one, str)}
 
 
-def _attempt(ws: Workspace, program_name: str, name: str) -> Experiment | str:
+def _attempt(ws: Settings, program_name: str, name: str) -> Experiment | str:
     try:
         return experiment(ws, program_name, name)
     except ConfigurationError as error:
         return str(error)
 
 
-def in_order(ws: Workspace, program_name: str, wanted: Sequence[str]) -> list[str]:
+def in_order(ws: Settings, program_name: str, wanted: Sequence[str]) -> list[str]:
     """The experiments, each after those whose checkpoints it is made from, which are added where they are not named.
 
     Raises ConfigurationError for experiments that need each other.
@@ -117,12 +117,12 @@ def in_order(ws: Workspace, program_name: str, wanted: Sequence[str]) -> list[st
     return ordered
 
 
-def learning_cases(ws: Workspace, program_name: str) -> list[Case]:
+def learning_cases(ws: Settings, program_name: str) -> list[Case]:
     """Cases that training sees, sorted: those of the splits train and val."""
     return Catalog(ws, program_name).cases(*LEARNING)
 
 
-def unseen_cases(ws: Workspace, program_name: str) -> int:
+def unseen_cases(ws: Settings, program_name: str) -> int:
     """Training cases, corrected ones included, that no present checkpoint of the program has been trained on.
 
     Of several checkpoints the one counts that has seen most. Without a checkpoint, all training cases are unseen.
@@ -140,7 +140,7 @@ def unseen_cases(ws: Workspace, program_name: str) -> int:
     return min(map(len, unseen))
 
 
-def last_trained_at(ws: Workspace, program_name: str) -> datetime | None:
+def last_trained_at(ws: Settings, program_name: str) -> datetime | None:
     """When the newest of the present checkpoints was trained, UTC; the baseline, which needs no training, does not count."""
     baseline, times = program.get(program_name).baseline, []
     for row in Catalog(ws, program_name).rows(Checkpoint):
@@ -150,7 +150,7 @@ def last_trained_at(ws: Workspace, program_name: str) -> datetime | None:
     return max(times, default=None)
 
 
-def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
+def initial_checkpoint(ws: Settings, program_name: str, chosen: Experiment) -> str | None:
     """Key of the initial weights of an experiment; None for random ones, which are also those of no champion yet.
 
     Raises ConfigurationError where they are of an experiment that was not trained, or a file that is not there.
@@ -165,12 +165,12 @@ def initial_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> 
     return checkpoint_of(ws, program_name, chosen.initial).checkpoint
 
 
-def teacher_checkpoint(ws: Workspace, program_name: str, chosen: Experiment) -> str | None:
+def teacher_checkpoint(ws: Settings, program_name: str, chosen: Experiment) -> str | None:
     """Key of the checkpoint that an experiment is distilled from, None where from none. Raises ConfigurationError."""
     return checkpoint_of(ws, program_name, chosen.teacher).checkpoint if chosen.teacher else None
 
 
-def files_of(ws: Workspace, program_name: str, chosen: Experiment) -> dict[str, weights.Released]:
+def files_of(ws: Settings, program_name: str, chosen: Experiment) -> dict[str, weights.Released]:
     """The released files that training reads beside its initial weights, by name. Raises ConfigurationError for one that is missing."""
     return {name: weights.released(ws, program_name, name) for name in chosen.released_files()}
 
@@ -199,7 +199,7 @@ def checkpoint_key(
 
 
 def _prepare_job(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     key: str,
     chosen: Experiment,
@@ -254,7 +254,7 @@ def _prepare_job(
 
 
 def trained(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     chosen: Experiment,
     cases: Sequence[Case],
@@ -283,7 +283,7 @@ def trained(
 
 
 def train(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     name: str,
     overrides: Sequence[str] = (),
@@ -325,12 +325,12 @@ def train(
     )
 
 
-def checkpoint_version(ws: Workspace, key: str) -> str:
+def checkpoint_version(ws: Settings, key: str) -> str:
     """Version of a stored checkpoint: its key and the hash of its weights."""
     return digest(key, read_json(ws.store.fetch(key) / "provenance.json")["weights_sha256"])
 
 
-def _curves(ws: Workspace, program_name: str, name: str, history: pd.DataFrame) -> dict[str, Path]:
+def _curves(ws: Settings, program_name: str, name: str, history: pd.DataFrame) -> dict[str, Path]:
     from med_assets.reporting.plots import plot_training
 
     panels = curve_panels(program_name, history)
@@ -355,7 +355,7 @@ def curve_panels(program_name: str, history: pd.DataFrame) -> dict[str, list[str
 
 
 def _publish(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     key: str,
     job: Path,
@@ -399,7 +399,7 @@ def _publish(
 
 
 def _record(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     name: str,
     key: str,
@@ -445,7 +445,7 @@ def _record(
     return pd.DataFrame(epochs).apply(pd.to_numeric, errors="coerce") if epochs else pd.DataFrame({"epoch": []})
 
 
-def checkpoint_of(ws: Workspace, program_name: str, name: str) -> Checkpoint:
+def checkpoint_of(ws: Settings, program_name: str, name: str) -> Checkpoint:
     """The recorded checkpoint of an experiment; raises ConfigurationError when it was never trained."""
     found = Catalog(ws, program_name).checkpoint(name)
     if found is None:
@@ -455,7 +455,7 @@ def checkpoint_of(ws: Workspace, program_name: str, name: str) -> Checkpoint:
     return found
 
 
-def stored_checkpoint(ws: Workspace, program_name: str, model: Model) -> Path:
+def stored_checkpoint(ws: Settings, program_name: str, model: Model) -> Path:
     """Folder of a recorded checkpoint. Raises ArtifactMissing that names the experiment and says what to do."""
     key, named = model.checkpoint, f"{program_name}/{model.experiment}"
     if not ws.store.has(key):

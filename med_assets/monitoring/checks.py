@@ -4,11 +4,11 @@ from med_assets.catalog import Catalog
 from med_assets.experiments import policies
 from med_assets.monitoring.drift import newest
 from med_assets.monitoring.stage import LIMITS_RULE, deciding_metrics, trend
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
 
-def in_control(ws: Workspace, program_name: str) -> CheckOutcome:
+def in_control(ws: Settings, program_name: str) -> CheckOutcome:
     """None of the newest batches lies outside its control limits; those that do are named with metric, value and limits."""
     units = {metric.name: metric.unit for metric in deciding_metrics(program_name)}
     lines, alert_batches = trend(ws, program_name), policies.of(program_name).monitoring.alert_batches
@@ -31,7 +31,7 @@ def in_control(ws: Workspace, program_name: str) -> CheckOutcome:
     return CheckOutcome(True, f"{n_limited} means of batches lie within their control limits", "warn", metadata)
 
 
-def drift(ws: Workspace, program_name: str) -> CheckOutcome:
+def drift(ws: Settings, program_name: str) -> CheckOutcome:
     """Neither the newest batch nor the cases since training drift from the champion's training set in any fact."""
     catalog = Catalog(ws, program_name)
     champion = catalog.champion()

@@ -16,7 +16,7 @@ from med_assets.experiments.policies import Monitoring
 from med_assets.metrics.bootstrap import SEED
 from med_assets.metrics.multiple import holm
 from med_assets.records import Drift
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.provenance import cases_used_by
 
 POOLED = "since_training"
@@ -42,7 +42,7 @@ def _facts(catalog: Catalog) -> pd.DataFrame:
     return frame.assign(first_batch=first).drop_duplicates("case_id", keep="last")
 
 
-def drift_rows(ws: Workspace, program_name: str, checkpoint: str, batch: str) -> list[Drift]:
+def drift_rows(ws: Settings, program_name: str, checkpoint: str, batch: str) -> list[Drift]:
     """Compare a batch, or with POOLED all cases since training, with the training cases of a checkpoint; a row per fact.
 
     Cases of the batch that were trained on are left out. Numbers are compared by the Kolmogorov-Smirnov distance (exact p
@@ -147,7 +147,7 @@ def newest(catalog: Catalog, checkpoint: str) -> list[Drift]:
     return [row for row in rows if row.batch in (POOLED, last)]
 
 
-def drift_table(ws: Workspace, program_name: str) -> pd.DataFrame:
+def drift_table(ws: Settings, program_name: str) -> pd.DataFrame:
     """Drift for people, of the champion: all cases since its training and the newest batch, the least likely first."""
     catalog = Catalog(ws, program_name)
     champion = catalog.champion()
@@ -168,7 +168,7 @@ def drift_table(ws: Workspace, program_name: str) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["cases", "fact", "training", "new", "distance", "p, adjusted", "drifted"])
 
 
-def drifted_facts(ws: Workspace, program_name: str) -> tuple[str, ...]:
+def drifted_facts(ws: Settings, program_name: str) -> tuple[str, ...]:
     """Facts in which all cases since the champion's training drift from its training set, computed now; none without one."""
     champion = Catalog(ws, program_name).champion()
     rows = drift_rows(ws, program_name, champion.checkpoint, POOLED) if champion else []

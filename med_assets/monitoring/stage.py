@@ -18,7 +18,7 @@ from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval
 from med_assets.monitoring.drift import POOLED, drift_rows, drift_table
 from med_assets.program import Metric
 from med_assets.records import Champion, Drift, MonitoredScore, PreparedCase
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.provenance import cases_used_by
 from med_assets.storage.result import StageResult
@@ -70,7 +70,7 @@ def _score_keys(catalog: Catalog, checkpoint: str, cases: Sequence[PreparedCase]
     return {case.case_id: score_key(catalog.ws, catalog.program, checkpoint, case.artifact) for case in cases}
 
 
-def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
+def waiting(ws: Settings, program_name: str) -> dict[str, str]:
     """Batches on which the champion was not scored yet, oldest first, each with a hash of what its scores will be made of.
 
     A batch counts as scored when the table holds the champion's scores of all its accepted cases as they are now.
@@ -89,7 +89,7 @@ def waiting(ws: Workspace, program_name: str) -> dict[str, str]:
 
 
 def monitor(
-    ws: Workspace, program_name: str, batches: Sequence[str] | None = None, launch: Launch | None = None
+    ws: Settings, program_name: str, batches: Sequence[str] | None = None, launch: Launch | None = None
 ) -> StageResult:
     """Score the champion on the accepted cases of these batches, or of all that wait; scores in the store are reused.
 
@@ -200,7 +200,7 @@ def _mean(scores: Sequence[UnseenScore], metric: Metric) -> Interval:
     )
 
 
-def headline(ws: Workspace, program_name: str) -> dict[str, str]:
+def headline(ws: Settings, program_name: str) -> dict[str, str]:
     """By metric the champion's mean with interval and n over all monitored cases that it has not seen."""
     scores, found = _unseen(Catalog(ws, program_name)), {}
     for metric in deciding_metrics(program_name):
@@ -210,7 +210,7 @@ def headline(ws: Workspace, program_name: str) -> dict[str, str]:
     return found
 
 
-def trend(ws: Workspace, program_name: str) -> dict[str, list[Point]]:
+def trend(ws: Settings, program_name: str) -> dict[str, list[Point]]:
     """By metric the batches in their order, with control limits after the baseline.
 
     The baseline are the earliest batches that together hold `control_cases` cases. A later batch of n cases lies within the
@@ -250,7 +250,7 @@ def trend(ws: Workspace, program_name: str) -> dict[str, list[Point]]:
     return found
 
 
-def trend_table(ws: Workspace, program_name: str) -> pd.DataFrame:
+def trend_table(ws: Settings, program_name: str) -> pd.DataFrame:
     """The trend for people: a row per metric and batch."""
     units = {metric.name: metric.unit for metric in deciding_metrics(program_name)}
     rows = [
@@ -268,7 +268,7 @@ def trend_table(ws: Workspace, program_name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["metric", "batch", "mean", "limits", "in control", "unit"])
 
 
-def draw(ws: Workspace, program_name: str) -> dict[str, Path]:
+def draw(ws: Settings, program_name: str) -> dict[str, Path]:
     """One plot per metric of the champion over batches, where there are any."""
     from med_assets.reporting.plots import plot_trend
 

@@ -15,7 +15,7 @@ from med_assets.catalog import Catalog, FactValue
 from med_assets.errors import ConfigurationError
 from med_assets.preparation.expectations import INDEX, LOSSLESS, Expectation, run_suite
 from med_assets.records import USABLE, BatchAudit, PreparedCase, Status
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.versions import part_of, version_of, versioned
 
@@ -41,12 +41,12 @@ def policy_of(program_name: str) -> AuditPolicy:
         raise ConfigurationError(f"conf/{program_name}/_program.yaml: audit: {error}") from error
 
 
-def expectations_of(ws: Workspace, program_name: str) -> list[Expectation]:
+def expectations_of(ws: Settings, program_name: str) -> list[Expectation]:
     """All that the facts of a case are held against: the program's own expectations, and what holds for every program."""
     return [*program.get(program_name).expectations(ws), LOSSLESS]
 
 
-def suite(ws: Workspace, program_name: str, *, labelled: bool) -> list[Expectation]:
+def suite(ws: Settings, program_name: str, *, labelled: bool) -> list[Expectation]:
     """What the facts of a case are held against; that a fact is known at all is asked of labelled cases alone."""
     return [one for one in expectations_of(ws, program_name) if labelled or one.kind != "ExpectColumnValuesToNotBeNull"]
 
@@ -60,7 +60,7 @@ class Audited:
 
 
 def audited(
-    ws: Workspace, program_name: str, facts: Sequence[Mapping[str, Any]], *, labelled: bool
+    ws: Settings, program_name: str, facts: Sequence[Mapping[str, Any]], *, labelled: bool
 ) -> dict[str, Audited]:
     """Hold the facts of cases, with the id of each as `case_id`, against the audit; the cases that fail any of it, by id."""
     specs = program.get(program_name).facts
@@ -82,7 +82,7 @@ def audited(
 
 @versioned("1")
 def audit_cases(
-    ws: Workspace, program_name: str, cases: Sequence[PreparedCase], facts: Mapping[str, Mapping[str, FactValue]]
+    ws: Settings, program_name: str, cases: Sequence[PreparedCase], facts: Mapping[str, Mapping[str, FactValue]]
 ) -> list[PreparedCase]:
     """The cases, those quarantined whose facts fail an expectation of severity error, and the others with their warnings."""
     found: dict[str, Audited] = {}
@@ -102,7 +102,7 @@ def audit_cases(
 
 
 @part_of("preparation.audit.audit_cases")
-def audit_batch(ws: Workspace, program_name: str, batch: str, prepared: Sequence[PreparedCase]) -> BatchAudit:
+def audit_batch(ws: Settings, program_name: str, batch: str, prepared: Sequence[PreparedCase]) -> BatchAudit:
     """Hold the quarantined share of a batch against the policy; what a person accepted before stays accepted."""
     catalog, policy = Catalog(ws, program_name), policy_of(program_name)
     raw = [row for row in catalog.case_versions(batch) if row.status != Status.NOTE]
@@ -124,7 +124,7 @@ def audit_batch(ws: Workspace, program_name: str, batch: str, prepared: Sequence
     return replace(found, held_back=too_many and accepted is None)
 
 
-def accept_batch(ws: Workspace, program_name: str, batch: str, reason: str) -> BatchAudit:
+def accept_batch(ws: Settings, program_name: str, batch: str, reason: str) -> BatchAudit:
     """Let a batch into the dataset whatever its quarantined share; a person looked at it, and says why.
 
     Raises ConfigurationError for no reason, and for a batch that was not prepared.
@@ -143,7 +143,7 @@ def accept_batch(ws: Workspace, program_name: str, batch: str, reason: str) -> B
     return found
 
 
-def version(ws: Workspace, program_name: str) -> str:
+def version(ws: Settings, program_name: str) -> str:
     """Version of the audit: of its code, the expectations and the policy."""
     expectations = [asdict(each) for each in expectations_of(ws, program_name)]
     return f"{version_of(audit_cases)}-{digest(expectations, policy_of(program_name).model_dump(mode='json'))}"

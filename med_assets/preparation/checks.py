@@ -3,11 +3,11 @@
 from collections import Counter
 
 from med_assets.catalog import Catalog
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
 
-def audit(ws: Workspace, program_name: str, batch: str) -> CheckOutcome:
+def audit(ws: Settings, program_name: str, batch: str) -> CheckOutcome:
     """Fail when more of the batch was quarantined than the policy allows; warn of a small batch with such a share, and of facts.
 
     The failure keeps the batch out of the dataset until it is taken in again with fewer refused, or a person accepts it.

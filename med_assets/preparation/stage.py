@@ -13,19 +13,19 @@ from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation
 from med_assets.preparation import audit
 from med_assets.records import BatchAudit, CaseVersion, PreparedCase, Status
-from med_assets.settings import Workspace
+from med_assets.settings import Settings, Workspace
 from med_assets.storage.files import digest, read_json, replacing
 from med_assets.storage.result import StageResult, tally
 
 RAW_MISSING = "expected the case's stored DICOM, got nothing, as it is no longer in the store; `med-assets verify` says how to get it back"
 
 
-def quarantine_picture(ws: Workspace, case: CaseVersion | PreparedCase) -> Path:
+def quarantine_picture(ws: Settings, case: CaseVersion | PreparedCase) -> Path:
     """Where the picture of a quarantined case version is, if its rejection came with one."""
     return ws.reports / case.program / "quarantine" / f"{case.case_id}-{case.version}.png"
 
 
-def prepared_key(ws: Workspace, program_name: str, raw: CaseVersion) -> str:
+def prepared_key(ws: Settings, program_name: str, raw: CaseVersion) -> str:
     """Key of a prepared case: the raw content, the configuration and the code that prepares it."""
     chosen = program.get(program_name)
     return "prepared/" + digest(raw.artifact, raw.case_id, chosen.settings(ws), chosen.code_versions["prepare"])
@@ -57,7 +57,7 @@ def _prepare_case(
     return refused, {}, "quarantined"
 
 
-def pictured(ws: Workspace, cases: Iterable[CaseVersion | PreparedCase]) -> list[CaseVersion | PreparedCase]:
+def pictured(ws: Settings, cases: Iterable[CaseVersion | PreparedCase]) -> list[CaseVersion | PreparedCase]:
     """Quarantined cases of which there is a picture."""
     return [case for case in cases if case.status == Status.QUARANTINED and quarantine_picture(ws, case).is_file()]
 

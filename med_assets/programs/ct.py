@@ -10,7 +10,7 @@ from med_assets.program import Fact
 if TYPE_CHECKING:
     from med_assets.dicom.geometry import TiltPolicy
     from med_assets.preparation.expectations import Expectation
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 CT_FACTS = {
     "gantry_tilt_deg": Fact(
@@ -24,7 +24,7 @@ OBLIQUE_DEG = 1.0
 """Angle to the patient's axes from which the audit warns of an oblique CT; up to 45 degrees it counts as axial."""
 
 
-def tilt_policy(ws: "Workspace", program: str) -> "TiltPolicy":
+def tilt_policy(ws: "Settings", program: str) -> "TiltPolicy":
     """Return what a program does with a CT of a tilted gantry, as its setting MED_ASSETS_<PROGRAM>_GANTRY_TILT says.
 
     Raises ConfigurationError for a value other than refuse (which it is without one) and resample.

@@ -10,7 +10,7 @@ from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.comparison import SPLIT
 from med_assets.records import AggregateScore, Champion, Checkpoint
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.locks import alone
 
@@ -21,12 +21,12 @@ ACCEPTED = "scores accepted"
 """A person holds the same champion to its present scores."""
 
 
-def current(ws: Workspace, program_name: str) -> Champion | None:
+def current(ws: Settings, program_name: str) -> Champion | None:
     """The champion, or None before the first promotion."""
     return Catalog(ws, program_name).champion()
 
 
-def shown(ws: Workspace, program_name: str) -> tuple[Champion | Checkpoint | None, bool]:
+def shown(ws: Settings, program_name: str) -> tuple[Champion | Checkpoint | None, bool]:
     """The checkpoint that people are shown, the champion or else the best candidate, and whether it is the champion."""
     if (champion := current(ws, program_name)) is not None:
         return champion, True
@@ -34,13 +34,13 @@ def shown(ws: Workspace, program_name: str) -> tuple[Champion | Checkpoint | Non
     return (Catalog(ws, program_name).checkpoint(best.experiment) if best else None), False
 
 
-def version(ws: Workspace, program_name: str) -> str:
+def version(ws: Settings, program_name: str) -> str:
     """Data version of the champion: it changes when the champion does."""
     champion = current(ws, program_name)
     return digest(champion.checkpoint if champion else None)
 
 
-def rolled_back(ws: Workspace, program_name: str) -> dict[str, Champion]:
+def rolled_back(ws: Settings, program_name: str) -> dict[str, Champion]:
     """Checkpoints that were rolled back and not promoted again since, each with the rollback."""
     found: dict[str, Champion] = {}
     previous = None
@@ -52,7 +52,7 @@ def rolled_back(ws: Workspace, program_name: str) -> dict[str, Champion]:
     return found
 
 
-def candidates(ws: Workspace, program_name: str) -> list[AggregateScore]:
+def candidates(ws: Settings, program_name: str) -> list[AggregateScore]:
     """The evaluated experiments, the baseline aside, best first by the mean of the primary metric on the deciding split."""
     chosen = program.get(program_name)
     metric, sign = chosen.primary_metric, 1 if chosen.primary_metric.lower_is_better else -1
@@ -66,12 +66,12 @@ def candidates(ws: Workspace, program_name: str) -> list[AggregateScore]:
     return sorted(rows, key=lambda row: (sign * (row.mean or 0.0), row.experiment))
 
 
-def best_candidate(ws: Workspace, program_name: str) -> AggregateScore | None:
+def best_candidate(ws: Settings, program_name: str) -> AggregateScore | None:
     """The first of the candidates, or None."""
     return next(iter(candidates(ws, program_name)), None)
 
 
-def crown(ws: Workspace, model: Champion | Checkpoint, action: str, reason: str) -> None:
+def crown(ws: Settings, model: Champion | Checkpoint, action: str, reason: str) -> None:
     """Make a checkpoint the champion, as a new row of the history. The caller holds the lock."""
     row = Champion(
         program=model.program,
@@ -91,7 +91,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def rollback(ws: Workspace, program_name: str, reason: str, to: str | None = None) -> Champion:
+def rollback(ws: Settings, program_name: str, reason: str, to: str | None = None) -> Champion:
     """Make an earlier champion the champion again, as a new row of the history; returns that row.
 
     Without `to` it is the one before the present champion, those aside that were rolled back themselves. What is rolled

@@ -4,11 +4,11 @@ from med_assets.catalog import Catalog
 from med_assets.errors import ArtifactMissing
 from med_assets.promotion.gate import deciding_verdict, decisions
 from med_assets.promotion.regression import regressions
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
 
-def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
+def champion_regression(ws: Settings, program_name: str) -> CheckOutcome:
     """Fail when the champion, scored anew on the present dataset by the present code, is worse than when it was promoted."""
     champion = Catalog(ws, program_name).champion()
     if champion is None:
@@ -40,7 +40,7 @@ def champion_regression(ws: Workspace, program_name: str) -> CheckOutcome:
     )
 
 
-def challenger_accepted(ws: Workspace, program_name: str) -> CheckOutcome:
+def challenger_accepted(ws: Settings, program_name: str) -> CheckOutcome:
     """Show whether the gate refused the last challenger."""
     last = deciding_verdict(decisions(ws, program_name))
     if last is None:

@@ -17,7 +17,7 @@ from med_assets.promotion.champions import candidates, rolled_back
 from med_assets.promotion.contest import Contest
 from med_assets.promotion.rules import BY_MEAN, RULES, TOO_FEW
 from med_assets.records import AggregateScore, Verdict
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 DECISION_COLUMNS = [
     "experiment", "labels", "against", "difference", "n", "p", "adjusted p", "detectable", "reason", "checkpoint",
@@ -48,7 +48,7 @@ def _weighed(contest: Contest, p_adjusted: float | None, policy: Promotion, by_m
 
 
 def _contest(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     rule: Promotion,
     row: AggregateScore,
@@ -142,7 +142,7 @@ def _named(reference: ScoredModel, challenger: str) -> str:
     return f"its own earlier checkpoint {reference.checkpoint}"
 
 
-def decide(ws: Workspace, program_name: str, named: str | None = None) -> list[Verdict]:
+def decide(ws: Settings, program_name: str, named: str | None = None) -> list[Verdict]:
     """Put every evaluated experiment before the gate; the verdicts, best first by validation.
 
     A challenger is promoted if, on the validation cases of the present dataset that neither model was trained on, it is shown
@@ -209,7 +209,7 @@ def deciding_verdict(verdicts: Sequence[Verdict]) -> Verdict | None:
     return min(decided, key=lambda verdict: (not verdict.promoted, not verdict.refused), default=None)
 
 
-def decisions(ws: Workspace, program_name: str) -> list[Verdict]:
+def decisions(ws: Settings, program_name: str) -> list[Verdict]:
     """The newest recorded verdict of every experiment, those of the last decision, best first by validation."""
     newest = {row.challenger: row for row in Catalog(ws, program_name).rows(Verdict)}
     return [newest[row.experiment] for row in candidates(ws, program_name) if row.experiment in newest]

@@ -17,7 +17,7 @@ from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval
 from med_assets.program import Metric
 from med_assets.promotion.champions import ACCEPTED, crown
 from med_assets.records import Champion, PromotedScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.locks import alone
 
 ROUNDING = 1e-6
@@ -42,7 +42,7 @@ def deciding_metrics(program_name: str) -> tuple[Metric, ...]:
     return (chosen.primary_metric, *chosen.guarded_metrics)
 
 
-def record_scores(ws: Workspace, champion: Champion, *, anew: bool = False) -> None:
+def record_scores(ws: Settings, champion: Champion, *, anew: bool = False) -> None:
     """Keep the champion's present deciding scores as those that it is held to; what is kept already stays, unless `anew`.
 
     The caller holds the lock of the champion.
@@ -53,7 +53,7 @@ def record_scores(ws: Workspace, champion: Champion, *, anew: bool = False) -> N
         catalog.replace(PromotedScore, rows, champion.experiment, champion.checkpoint)
 
 
-def present_scores(ws: Workspace, champion: Champion) -> list[PromotedScore]:
+def present_scores(ws: Settings, champion: Champion) -> list[PromotedScore]:
     """Deciding scores of the champion on the validation cases of the present dataset that it was not trained on."""
     name = champion.program
     cases = Catalog(ws, name).cases(SPLIT)
@@ -81,7 +81,7 @@ def _unlearned(cases: Sequence[Case], learned: frozenset[str]) -> list[Case]:
     return [case for case in cases if case.case_id not in learned]
 
 
-def regressions(ws: Workspace, champion: Champion) -> list[Regression]:
+def regressions(ws: Settings, champion: Champion) -> list[Regression]:
     """Hold the champion's present scores to those kept of its promotion, metric by metric; none where none were kept.
 
     Raises ArtifactMissing where its checkpoint is gone.
@@ -149,7 +149,7 @@ def _written(found: Interval, metric: Metric) -> str:
     return f"{found.mean:.4g} [{found.low:.4g}, {found.high:.4g}]{metric.after} (n = {found.n})"
 
 
-def accept_scores(ws: Workspace, program_name: str, reason: str) -> Champion:
+def accept_scores(ws: Settings, program_name: str, reason: str) -> Champion:
     """Hold the champion to its present scores from now on; a person says why, such as a changed definition of a metric.
 
     Returns the new row of the history. Raises ConfigurationError for no reason and where there is no champion.

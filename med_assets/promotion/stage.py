@@ -11,14 +11,14 @@ from med_assets.promotion.champions import BY_NAME, PROMOTED, crown, current, no
 from med_assets.promotion.gate import decide, deciding_verdict, decision_table
 from med_assets.promotion.regression import record_scores
 from med_assets.records import AggregateScore, Champion, Checkpoint, Verdict
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.locks import alone
 from med_assets.storage.result import StageResult
 from med_assets.storage.versions import versioned
 
 
 @versioned("4")
-def champion(ws: Workspace, program_name: str, named: str | None = None) -> StageResult:
+def champion(ws: Settings, program_name: str, named: str | None = None) -> StageResult:
     """Promote the best challenger, or the named one, if the gate lets it; every verdict that is new is kept."""
     catalog = Catalog(ws, program_name)
     with alone(ws, f"champion-{program_name}"):
@@ -55,7 +55,7 @@ def _shown(decision: Verdict) -> dict[str, str | float | int | bool | None]:
     return {name: value for name, value in decision.row().items() if name != "decided_at"}
 
 
-def _nothing_to_decide(ws: Workspace, program_name: str) -> str:
+def _nothing_to_decide(ws: Settings, program_name: str) -> str:
     """Why no experiment was put before the gate."""
     baseline = program.get(program_name).baseline
     if baseline and Catalog(ws, program_name).rows(AggregateScore, baseline):

@@ -1,11 +1,11 @@
 """The gate of the report."""
 
 from med_assets.reporting.stage import MARK, report_path, synthetic_parts
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
 
-def synthetic_report(ws: Workspace, program_name: str) -> CheckOutcome:
+def synthetic_report(ws: Settings, program_name: str) -> CheckOutcome:
     """No synthetic case among what the report was made of, or the report says so and is of a demo."""
     parts = synthetic_parts(ws, program_name)
     path = report_path(ws, program_name)

@@ -19,7 +19,7 @@ from med_assets.program import Metric, Program
 from med_assets.records import AggregateScore, CaseScore, EpochMetric, FoldScore, RunScore, TrainingRun, Verdict
 from med_assets.reporting.figures import Figures, draw
 from med_assets.reporting.run_status import RunStatus, run_status, verdict_of
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import read_json
 
 RAN_WITH = ("device", "precision", "batch", "patch", "accumulate", "rung")
@@ -72,12 +72,12 @@ class Facts:
         return Path(os.path.relpath(path, self.home)).as_posix()
 
 
-def folder_of(ws: Workspace, program_name: str, name: str) -> Path:
+def folder_of(ws: Settings, program_name: str, name: str) -> Path:
     """Where the record of an experiment is."""
     return ws.reports / program_name / "experiments" / name
 
 
-def gather(ws: Workspace, program_name: str, name: str, checkpoint: str) -> Facts:
+def gather(ws: Settings, program_name: str, name: str, checkpoint: str) -> Facts:
     """Read all that is known of an experiment's checkpoint, and draw its figures. Raises ConfigurationError."""
     named, chosen, catalog = f"{program_name}/{name}", program.get(program_name), Catalog(ws, program_name)
     evaluated = [row for row in catalog.rows(AggregateScore, name) if row.checkpoint == checkpoint]

@@ -14,7 +14,7 @@ from med_assets.records import AggregateScore, CaseScore, DatasetCase, EpochMetr
 from med_assets.reporting.experiment_facts import folder_of, gather
 from med_assets.reporting.notebook import cells
 from med_assets.reporting.notebooks import write_notebook
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
 from med_assets.storage.record import Record
 from med_assets.storage.result import StageResult
@@ -28,7 +28,7 @@ READ: tuple[type[Record], ...] = (EpochMetric, AggregateScore, CaseScore)
 """Tables of which a notebook's cells read the experiment's own part."""
 
 
-def notebook_of(ws: Workspace, run: TrainingRun) -> Path | None:
+def notebook_of(ws: Settings, run: TrainingRun) -> Path | None:
     """The notebook of a run, also where that is of an earlier checkpoint; None where it was never written."""
     folder = folder_of(ws, run.program, run.experiment)
     for place in (folder, folder / EARLIER / run.checkpoint.rpartition("/")[2]):
@@ -40,7 +40,7 @@ def notebook_of(ws: Workspace, run: TrainingRun) -> Path | None:
 
 
 @versioned("1")
-def record(ws: Workspace, program_name: str, name: str) -> StageResult:
+def record(ws: Settings, program_name: str, name: str) -> StageResult:
     """Draw the figures of an experiment's checkpoint and write its notebook, executed.
 
     Nothing is written where no case could be scored. Raises ConfigurationError when it was not trained, or not evaluated since; MedAssetsError when a cell of the notebook fails.

@@ -9,12 +9,12 @@ from med_assets.launch.training import usable
 from med_assets.records import AggregateScore
 from med_assets.reporting.experiment_record import record
 from med_assets.reporting.index import index
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.result import StageResult
 
 
-def recordable(ws: Workspace, program_name: str) -> list[str]:
+def recordable(ws: Settings, program_name: str) -> list[str]:
     """Names of the experiments whose present checkpoint is evaluated."""
     catalog, found = Catalog(ws, program_name), []
     for name in usable(ws, program_name):
@@ -25,7 +25,7 @@ def recordable(ws: Workspace, program_name: str) -> list[str]:
     return found
 
 
-def experiments(ws: Workspace, program_name: str) -> StageResult:
+def experiments(ws: Settings, program_name: str) -> StageResult:
     """Write the record of every evaluated experiment whose content changed, then the index.
 
     One that fails costs neither the others nor the index; MedAssetsError names all that failed, after the index was written.

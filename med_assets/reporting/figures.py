@@ -17,7 +17,7 @@ from med_assets.catalog import Catalog
 from med_assets.launch.training import curve_panels
 from med_assets.records import CaseScore, EpochMetric
 from med_assets.reporting.pictures import plot_typical_cases, typical_cases
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
 from med_assets.storage.versions import version_of, versioned
 
@@ -37,12 +37,12 @@ class Figures:
     fresh: bool
 
 
-def folder_of(ws: Workspace, program_name: str, name: str) -> Path:
+def folder_of(ws: Settings, program_name: str, name: str) -> Path:
     """Where the figures of an experiment are."""
     return ws.reports / program_name / "experiments" / name / "figures"
 
 
-def history_of(ws: Workspace, program_name: str, name: str) -> pd.DataFrame:
+def history_of(ws: Settings, program_name: str, name: str) -> pd.DataFrame:
     """The training history of an experiment, an epoch a row and a metric a column."""
     rows = Catalog(ws, program_name).frame(EpochMetric, name)
     wide = rows.pivot_table(index="epoch", columns="metric", values="value", sort=True)
@@ -50,7 +50,7 @@ def history_of(ws: Workspace, program_name: str, name: str) -> pd.DataFrame:
 
 
 @versioned("2")
-def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Figures:
+def draw(ws: Settings, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Figures:
     """Draw the figures of an experiment's checkpoint, unless what they show is as it was; `best` is the epoch that was kept."""
     out = folder_of(ws, program_name, name)
     chosen, history = program.get(program_name), history_of(ws, program_name, name)
@@ -79,7 +79,7 @@ def draw(ws: Workspace, program_name: str, name: str, checkpoint: str, best: int
 
 
 def _all(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     name: str,
     checkpoint: str,
@@ -113,7 +113,7 @@ def terms_of(history: pd.DataFrame) -> list[str]:
     return [name for name in history.columns if name.startswith("train_") and name != "train_loss"]
 
 
-def _case(ws: Workspace, program_name: str, checkpoint: str, scores: Sequence[CaseScore], out: Path) -> dict[str, str]:
+def _case(ws: Settings, program_name: str, checkpoint: str, scores: Sequence[CaseScore], out: Path) -> dict[str, str]:
     """Draw the case under names that do not change with it."""
     captions: dict[str, str] = {}
     shown = typical_cases(scores, program.get(program_name).primary_metric, [LABEL]).get(LABEL)

@@ -22,7 +22,7 @@ from med_assets.records import AggregateScore, ExperimentEntry, RunScore, Traini
 from med_assets.reporting.experiment_record import EARLIER, notebook_of
 from med_assets.reporting.html import Highlight, Link, Section, render_report
 from med_assets.reporting.run_status import CHAMPION, NOT_TRAINED, STALE, RunStatus, run_statuses
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.escaping import code, inline
 from med_assets.storage.files import canonical_json, digest, write_text
 from med_assets.storage.locks import alone
@@ -40,7 +40,7 @@ ABOUT = (
 )
 
 
-def index(ws: Workspace, program_name: str) -> StageResult:
+def index(ws: Settings, program_name: str) -> StageResult:
     """Write the index of a program, and the one over all programs."""
     catalog = Catalog(ws, program_name)
     entries = [_entry(catalog, status) for status in run_statuses(ws, program_name)]
@@ -113,7 +113,7 @@ def duration(seconds: float | None) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
 
-def readable(entries: Sequence[ExperimentEntry], here: Path, ws: Workspace) -> list[dict[str, str | Link]]:
+def readable(entries: Sequence[ExperimentEntry], here: Path, ws: Settings) -> list[dict[str, str | Link]]:
     """Entries for people, by column, with links relative to the folder `here`."""
 
     def link(text: str, target: str | None) -> str | Link:
@@ -154,7 +154,7 @@ def _brief(entries: Sequence[ExperimentEntry], shown: Sequence[Mapping[str, str 
     )
 
 
-def links(ws: Workspace, program_name: str) -> dict[str, str]:
+def links(ws: Settings, program_name: str) -> dict[str, str]:
     """What the report leads to, by name: the index, the comparison for print, notebooks and figures; relative to the report."""
     folder = ws.reports / program_name
     found = {"All runs": HTML, "Comparison, PDF": "figures/comparison.pdf", "Comparison, PNG": "figures/comparison.png"}
@@ -182,7 +182,7 @@ def _markdown(program_name: str, rows: Sequence[Mapping[str, str | Link]]) -> st
     return f"# Experiments of {program_name}: {chosen.title}\n\n{ABOUT}\n\n{_table(rows) if rows else 'none'}\n"
 
 
-def _html(ws: Workspace, program_name: str, path: Path, entries: Sequence[ExperimentEntry]) -> None:
+def _html(ws: Settings, program_name: str, path: Path, entries: Sequence[ExperimentEntry]) -> None:
     shown = readable(entries, path.parent, ws)
     trained = [place for place, entry in enumerate(entries) if entry.checkpoint]
     scores = [
@@ -223,7 +223,7 @@ def _html(ws: Workspace, program_name: str, path: Path, entries: Sequence[Experi
     )
 
 
-def _comparison(ws: Workspace, program_name: str) -> list[Path]:
+def _comparison(ws: Settings, program_name: str) -> list[Path]:
     """The experiments side by side, for print; drawn anew only when a number changed."""
     from med_assets.reporting.plots import plot_leaderboard
     from med_assets.reporting.style import publication
@@ -250,7 +250,7 @@ def _comparison(ws: Workspace, program_name: str) -> list[Path]:
     return [path, path.with_suffix(".pdf")]
 
 
-def _over_all(ws: Workspace) -> None:
+def _over_all(ws: Settings) -> None:
     """Write the index over all programs. Of several that do so at once the last has read what all of them wrote."""
     with alone(ws, "experiments"):
         parts = [f"# Experiments of all programs\n\n{ABOUT}\n"]

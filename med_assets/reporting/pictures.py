@@ -9,7 +9,7 @@ from med_assets.catalog import Catalog
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.program import Metric, Predicted
 from med_assets.records import CaseScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import read_json
 
 
@@ -32,7 +32,7 @@ def typical_cases(scores: Iterable[CaseScore], metric: Metric, labels: Collectio
 
 
 def plot_typical_cases(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     checkpoint: str,
     scores: Iterable[CaseScore],
@@ -65,7 +65,7 @@ def plot_typical_cases(
 
 
 def plot_all_cases(
-    ws: Workspace, program_name: str, checkpoint: str, scores: Sequence[CaseScore]
+    ws: Settings, program_name: str, checkpoint: str, scores: Sequence[CaseScore]
 ) -> list[tuple[Path, str]]:
     """Plots of a checkpoint over all its held-out cases, each with a caption."""
     chosen = program.get(program_name)

@@ -15,10 +15,10 @@ from med_assets.program import Program
 from med_assets.promotion.champions import shown
 from med_assets.promotion.gate import deciding_verdict, decisions
 from med_assets.records import CaseScore, CaseVersion, Champion, Checkpoint, PreparedCase, Verdict
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 
-def report_path(ws: Workspace, program_name: str) -> Path:
+def report_path(ws: Settings, program_name: str) -> Path:
     """Where the report of a program is written."""
     return ws.reports / program_name / "report.html"
 
@@ -60,7 +60,7 @@ class ShownModel:
 class ReportFacts:
     """All that the sections of a report are written from."""
 
-    ws: Workspace
+    ws: Settings
     catalog: Catalog
     cases: Sequence[Case]
     """The cases of the dataset with split, fold and facts."""
@@ -102,7 +102,7 @@ class ReportFacts:
         return [case for case in self.cases if case.split is not None]
 
 
-def gather(ws: Workspace, program_name: str) -> ReportFacts:
+def gather(ws: Settings, program_name: str) -> ReportFacts:
     """Read what a report is written from. Raises ArtifactMissing for a lost checkpoint."""
     catalog = Catalog(ws, program_name)
     model, is_champion = shown(ws, program_name)

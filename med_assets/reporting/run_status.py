@@ -17,7 +17,7 @@ from med_assets.launch.training import (
     usable,
 )
 from med_assets.records import AggregateScore, Checkpoint, RunScore, TrainingRun, Verdict
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import read_json
 
 NOT_TRAINED, TRAINED, EVALUATED, CHAMPION = "not trained", "trained", "evaluated", "champion"
@@ -45,7 +45,7 @@ class RunStatus:
         return f"{self.status}, {STALE}" if self.stale else self.status
 
 
-def run_statuses(ws: Workspace, program_name: str) -> list[RunStatus]:
+def run_statuses(ws: Settings, program_name: str) -> list[RunStatus]:
     """Every run of a program, newest first, then the experiments of conf/ that were never trained. Nothing is written."""
     catalog, configured = Catalog(ws, program_name), usable(ws, program_name)
     runs_by_key = {run.checkpoint: run for run in catalog.rows(TrainingRun)}
@@ -62,13 +62,13 @@ def run_statuses(ws: Workspace, program_name: str) -> list[RunStatus]:
     ]
 
 
-def run_status(ws: Workspace, program_name: str, run: TrainingRun) -> RunStatus:
+def run_status(ws: Settings, program_name: str, run: TrainingRun) -> RunStatus:
     """The status of one run."""
     of_name = {name: one for name, one in usable(ws, program_name).items() if name == run.experiment}
     return _run_status(ws, program_name, run, of_name)
 
 
-def _run_status(ws: Workspace, program_name: str, run: TrainingRun, configured: Mapping[str, Experiment]) -> RunStatus:
+def _run_status(ws: Settings, program_name: str, run: TrainingRun, configured: Mapping[str, Experiment]) -> RunStatus:
     name, checkpoint, catalog = run.experiment, run.checkpoint, Catalog(ws, program_name)
     title = configured[name].title if name in configured else name
     champions, now = catalog.champions(), catalog.champion()
@@ -110,7 +110,7 @@ def _evaluated(catalog: Catalog, name: str, checkpoint: str) -> str | None:
     return str(found[0].dataset_version) if found else None
 
 
-def _stale(ws: Workspace, program_name: str, run: TrainingRun, configured: Experiment | None) -> tuple[str, ...]:
+def _stale(ws: Settings, program_name: str, run: TrainingRun, configured: Experiment | None) -> tuple[str, ...]:
     """What has changed since a run, so that the same command would train another checkpoint."""
     name = run.experiment
     if configured is None:

@@ -12,7 +12,7 @@ from med_assets.records import AggregateScore, Champion, Checkpoint, DatasetCase
 from med_assets.reporting.html import Highlight, render_report
 from med_assets.reporting.report_facts import ReportFacts, ShownModel, gather, report_path
 from med_assets.reporting.sections import SECTIONS
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, file_sha256
 from med_assets.storage.provenance import provenance
 from med_assets.storage.result import StageResult
@@ -22,7 +22,7 @@ MARK = "synthetic: no number here says anything about patients"
 """Words by which a report of synthetic cases is known."""
 
 
-def synthetic_parts(ws: Workspace, program_name: str) -> dict[str, int]:
+def synthetic_parts(ws: Settings, program_name: str) -> dict[str, int]:
     """What of a report is made of synthetic cases, with how many: cases, checkpoints, thresholds, cross-validations."""
     catalog = Catalog(ws, program_name)
     found = {
@@ -37,7 +37,7 @@ def synthetic_parts(ws: Workspace, program_name: str) -> dict[str, int]:
 
 
 @versioned("8")
-def report(ws: Workspace, program_name: str) -> StageResult:
+def report(ws: Settings, program_name: str) -> StageResult:
     """Write `reports/<program>/report.html` from what is recorded, and return its path, plots and hash.
 
     Nothing is predicted or scored: the report counts the cases without scores, and names the command that scores them. Raises
@@ -116,7 +116,7 @@ def _cell(aggregates: Iterable[Aggregate | AggregateScore], split: str, metric: 
     return next((cell(row) for row in aggregates if (row.split, row.metric, row.subject) == key), "")
 
 
-def _warning(ws: Workspace, synthetic: dict[str, int], total: int) -> str:
+def _warning(ws: Settings, synthetic: dict[str, int], total: int) -> str:
     sentences = []
     if cases := synthetic.get("cases"):
         sentences.append(f"{cases} of {total} cases are {MARK}.")

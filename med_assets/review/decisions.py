@@ -13,7 +13,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.records import ReaderDecision
 from med_assets.screening.contract import Decision
 from med_assets.screening.thresholds import screening_of
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 DECISION, NOTE = "decision", "note"
 """Columns that a reader fills in."""
@@ -24,7 +24,7 @@ def decisions_of(program_name: str) -> Mapping[str, Decision]:
     return screening_of(program_name).decisions
 
 
-def record(ws: Workspace, program_name: str, path: Path) -> pd.DataFrame:
+def record(ws: Settings, program_name: str, path: Path) -> pd.DataFrame:
     """Take the decisions of a CSV with the columns `case_id` and `decision` over into the catalog; returns them.
 
     Rows without a decision are left alone. A decision that takes a case out withdraws it. Raises ConfigurationError for a

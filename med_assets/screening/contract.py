@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from med_assets.program import ReportTable
     from med_assets.records import CaseScore, Threshold
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 S = TypeVar("S", bound="CaseScore")
 
@@ -91,7 +91,7 @@ class Screening(ABC):
     decisions: Mapping[str, Decision]
 
     @abstractmethod
-    def settings(self, ws: "Workspace") -> dict[str, object]:
+    def settings(self, ws: "Settings") -> dict[str, object]:
         """All configuration that thresholds and risks depend on."""
 
     @abstractmethod
@@ -100,14 +100,14 @@ class Screening(ABC):
 
     @abstractmethod
     def fit(
-        self, ws: "Workspace", fitted_on: Sequence["CaseScore"], tested_on: Sequence["CaseScore"], origin: Origin
+        self, ws: "Settings", fitted_on: Sequence["CaseScore"], tested_on: Sequence["CaseScore"], origin: Origin
     ) -> Fitted | None:
         """Fit thresholds on the normal cases among scores, and count false alarms on others; None where no case is normal."""
 
     @abstractmethod
-    def table(self, ws: "Workspace", screened: Screened) -> "pd.DataFrame":
+    def table(self, ws: "Settings", screened: Screened) -> "pd.DataFrame":
         """One row per case with all measures and flags, among the columns `case_id`, RANK and RISK; the first is read first."""
 
     @abstractmethod
-    def sections(self, ws: "Workspace", screened: Screened, out: Path) -> list["ReportTable"]:
+    def sections(self, ws: "Settings", screened: Screened, out: Path) -> list["ReportTable"]:
         """The sections of the report; pictures are written under `out`."""

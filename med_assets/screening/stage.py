@@ -19,7 +19,7 @@ from med_assets.records import CaseScore, Champion, Checkpoint, DatasetCase, Pre
 from med_assets.review.decisions import DECISION, NOTE
 from med_assets.screening.contract import RISK, Screened
 from med_assets.screening.thresholds import record_of, screening_of
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.escaping import csv
 from med_assets.storage.files import digest, file_sha256, write_text
 from med_assets.storage.provenance import cases_used_by
@@ -34,12 +34,12 @@ NO_SPLIT = ""
 """Split in the scores of a case whose patient has none, as those of cases to predict."""
 
 
-def folder_of(ws: Workspace, program_name: str) -> Path:
+def folder_of(ws: Settings, program_name: str) -> Path:
     """Where the table and the queue of a program are written."""
     return ws.reports / program_name / "screening"
 
 
-def model_of(ws: Workspace, program_name: str, experiment: str | None) -> Champion | Checkpoint | None:
+def model_of(ws: Settings, program_name: str, experiment: str | None) -> Champion | Checkpoint | None:
     """The checkpoint that screens: that of an experiment, else the one that the report shows. Raises ArtifactMissing."""
     model = checkpoint_of(ws, program_name, experiment) if experiment else shown(ws, program_name)[0]
     if model is not None:
@@ -48,7 +48,7 @@ def model_of(ws: Workspace, program_name: str, experiment: str | None) -> Champi
 
 
 def screened(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     model: Champion | Checkpoint,
     limit: int | None = None,
@@ -60,14 +60,14 @@ def screened(
     return _screened(ws, program_name, model, cases, scores), counts, failures
 
 
-def recorded_screening(ws: Workspace, program_name: str, model: Champion | Checkpoint) -> tuple[Screened, int]:
+def recorded_screening(ws: Settings, program_name: str, model: Champion | Checkpoint) -> tuple[Screened, int]:
     """What `screened` gives, of the cases that the store has scores of, and how many have none without having failed."""
     cases, key = _everything(ws, program_name), model.checkpoint
     scores = stored_scores(ws, program_name, key, cases)
     return _screened(ws, program_name, model, cases, scores), unscored(ws, program_name, key, cases, scores)
 
 
-def _everything(ws: Workspace, program_name: str) -> list[DatasetCase | PreparedCase]:
+def _everything(ws: Settings, program_name: str) -> list[DatasetCase | PreparedCase]:
     """The cases of the dataset and those to predict, by id."""
     labelled, others = Catalog(ws, program_name).dataset().cases, unlabelled(ws, program_name)
     everything: list[DatasetCase | PreparedCase] = [*labelled, *others]
@@ -75,7 +75,7 @@ def _everything(ws: Workspace, program_name: str) -> list[DatasetCase | Prepared
 
 
 def _screened(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     model: Champion | Checkpoint,
     cases: Sequence[DatasetCase | PreparedCase],
@@ -116,7 +116,7 @@ def _screened(
 
 
 def screening(
-    ws: Workspace,
+    ws: Settings,
     program_name: str,
     experiment: str | None = None,
     limit: int | None = None,

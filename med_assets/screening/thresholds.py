@@ -13,7 +13,7 @@ from med_assets.evaluation.stage import found_no_case
 from med_assets.launch.training import checkpoint_of, stored_checkpoint
 from med_assets.records import CaseScore, Champion, Checkpoint, Threshold
 from med_assets.screening.contract import Origin, Screening
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.files import digest, read_json, write_json
 from med_assets.storage.provenance import cases_used_by
 from med_assets.storage.result import StageResult
@@ -34,7 +34,7 @@ def screening_of(program_name: str) -> Screening:
     return chosen.screening()
 
 
-def thresholds(ws: Workspace, program_name: str, name: str) -> StageResult:
+def thresholds(ws: Settings, program_name: str, name: str) -> StageResult:
     """Fit the thresholds of an experiment on its recorded evaluation; the record goes to the store by its content.
 
     Without a normal case there are none, which is said and stops nothing: every risk is then unknown. Raises

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 
 @contextmanager
-def alone(ws: "Workspace", what: str) -> Iterator[None]:
+def alone(ws: "Settings", what: str) -> Iterator[None]:
     """Hold the lock called `what` of this home, waiting for whoever has it; the system lets it go when the process dies."""
     path = ws.home / "tmp" / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from med_assets.launch.training import checkpoint_key
 from med_assets.preparation.stage import prepared_key
 from med_assets.programs.breast_us.distil import answer_key
 from med_assets.records import CaseVersion
-from med_assets.settings import Workspace
+from med_assets.settings import Settings, Workspace
 from med_assets.storage.files import digest
 from med_assets.training.task import Teacher
 from tests.record_versions import read
@@ -83,7 +83,7 @@ def test_keys_of_a_scan_and_of_a_teachers_answer(workspace: Workspace, tmp_path:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_code_versions_of_assets(name: str) -> None:
-    ws, chosen, written = Workspace.configuration(), program.get(name), policies.of(name)
+    ws, chosen, written = Settings.from_env(), program.get(name), policies.of(name)
     evaluate = f"{V[f'{name}/predict']}.{V[f'{name}/evaluate']}-{digest(chosen.evaluation_settings(ws))}"
     by_mean = bool(written.demo and written.demo.promote_by_mean)
     record = f"{V['reporting.experiment_record.record']}.{V['reporting.figures.draw']}"

@@ -19,7 +19,7 @@ from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.opt import write_opt
 from med_assets.dicom.write import write_mr, write_rtdose
-from med_assets.settings import Workspace
+from med_assets.settings import Settings, Workspace
 from tests.cases.test_to_predict import EVERY, champion, files_of, phantoms, strip
 from tests.med_assets.importers import test_lumbar_t2, test_openkbp, test_rsna_lumbar, test_volumes
 
@@ -87,7 +87,7 @@ def chosen(folder: Path) -> list[Path]:
 def without_identity(paths: list[Path], folder: Path, name: str) -> list[Path]:
     """The same objects as intake of a program stores them."""
     folder.mkdir()
-    vocabulary = program.get(name).roi_vocabulary(Workspace.configuration())
+    vocabulary = program.get(name).roi_vocabulary(Settings.from_env())
     keys, written = Deidentifier(b"a key that is long enough for it", vocabulary), []
     for number, path in enumerate(paths):
         written.append(folder / f"{number}.dcm")

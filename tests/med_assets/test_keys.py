@@ -7,7 +7,7 @@ import pytest
 
 from med_assets.deidentification.keys import key_weakness
 from med_assets.errors import ConfigurationError
-from med_assets.settings import NO_KEY, Workspace
+from med_assets.settings import Workspace
 from tests.conftest import REPOSITORY, TEST_KEY
 
 
@@ -67,7 +67,6 @@ def test_random_keys_are_taken() -> None:
         assert key_weakness(draw.randbytes(32).hex()) is None
     assert sum(key_weakness(draw.randbytes(8).hex()) is not None for _ in range(2000)) < 20
     assert key_weakness(TEST_KEY) is None
-    assert key_weakness(NO_KEY) is None
 
 
 def test_the_keys_of_the_demo_and_of_published_patients_are_for_the_demo_alone() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseScore, CaseVersion, PreparedCase
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
@@ -107,21 +107,21 @@ class BreastUs(Program):
                 read_flat_segments(ds)
         return any(one.modality != "US" for one in case.instances)
 
-    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+    def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         from med_assets.programs.breast_us.vocabulary import vocabulary
 
         return vocabulary()
 
-    def settings(self, ws: "Workspace") -> dict[str, Any]:
+    def settings(self, ws: "Settings") -> dict[str, Any]:
         return {}
 
     @versioned("4")
-    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+    def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.breast_us.prepare import prepare_case
 
         return prepare_case(case_id, raw, out, self.settings(ws))
 
-    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+    def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
         from med_assets.programs.breast_us.audit import expectations
 
         return expectations()
@@ -133,7 +133,7 @@ class BreastUs(Program):
 
         return tables(cases, refused)
 
-    def dataset_findings(self, ws: "Workspace", cases: Sequence["Case"]) -> Sequence[Finding]:
+    def dataset_findings(self, ws: "Settings", cases: Sequence["Case"]) -> Sequence[Finding]:
         from med_assets.programs.breast_us.audit import duplicates
 
         return duplicates(cases, ws.store.fetch)
@@ -143,7 +143,7 @@ class BreastUs(Program):
 
         return warnings(cases)
 
-    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+    def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
         from med_assets.programs.breast_us.score import EvaluationSettings
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
@@ -166,13 +166,13 @@ class BreastUs(Program):
         return LesionPredictor(checkpoint)
 
     @versioned("2")
-    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+    def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.breast_us.score import EvaluationSettings
         from med_assets.programs.breast_us.scorer import score
 
         return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
 
-    def checkpoint_facts(self, ws: "Workspace", checkpoint: Path) -> Mapping[str, float]:
+    def checkpoint_facts(self, ws: "Settings", checkpoint: Path) -> Mapping[str, float]:
         from med_assets.programs.breast_us.cost import costs
 
         return costs(checkpoint)
@@ -182,17 +182,17 @@ class BreastUs(Program):
 
         return export_network(checkpoint, out)
 
-    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+    def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.breast_us.scorer import facts
 
         return facts(prepared, predicted, self._threshold(ws))
 
-    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.breast_us.scorer import draw
 
         return draw(prepared, predicted, out, self._threshold(ws))
 
-    def model_images(self, ws: "Workspace", cases: Sequence[Predicted], out: Path) -> list[tuple[Path, str]]:
+    def model_images(self, ws: "Settings", cases: Sequence[Predicted], out: Path) -> list[tuple[Path, str]]:
         from med_assets.programs.breast_us.scorer import model_images
 
         return model_images(cases, out, self.primary_metric.name, self._threshold(ws))
@@ -216,5 +216,5 @@ class BreastUs(Program):
         for number in range(seed, seed + n):
             write_case(folder / f"phantom-{number:04d}", number)
 
-    def _threshold(self, ws: "Workspace") -> float:
+    def _threshold(self, ws: "Settings") -> float:
         return float(self.evaluation_settings(ws)["threshold"])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseVersion, PreparedCase
     from med_assets.screening.contract import Screening
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
@@ -126,12 +126,12 @@ class LumbarMr(Program):
             read_levels(load(points.path), slices[0].frame_of_reference_uid)
         return len(slices) < len(case.instances)
 
-    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+    def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         from med_assets.programs.lumbar_mr.levels import vocabulary
 
         return vocabulary()
 
-    def settings(self, ws: "Workspace") -> dict[str, Any]:
+    def settings(self, ws: "Settings") -> dict[str, Any]:
         from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, ROI_NAMES
         from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS
         from med_assets.programs.lumbar_mr.transforms import PERCENTILES
@@ -143,12 +143,12 @@ class LumbarMr(Program):
         }
 
     @versioned("4")
-    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+    def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.lumbar_mr.prepare import prepare_case
 
         return prepare_case(case_id, raw, out, self.settings(ws))
 
-    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+    def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
         from med_assets.programs.lumbar_mr.audit import expectations
 
         return expectations()
@@ -165,7 +165,7 @@ class LumbarMr(Program):
 
         return LumbarScreening()
 
-    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+    def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
         from med_assets.programs.lumbar_mr.score import EvaluationSettings
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
@@ -183,28 +183,28 @@ class LumbarMr(Program):
         return LevelPredictor(checkpoint)
 
     @versioned("2")
-    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+    def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.lumbar_mr.score import EvaluationSettings
         from med_assets.programs.lumbar_mr.scorer import score
 
         return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
 
-    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+    def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.lumbar_mr.scorer import facts
 
         return facts(predicted)
 
-    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.lumbar_mr.pictures import draw
 
         return draw(prepared, predicted, out)
 
-    def debug_images(self, ws: "Workspace", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    def debug_images(self, ws: "Settings", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.lumbar_mr.debug import draw_steps
 
         return draw_steps(checkpoint, prepared, predicted, out)
 
-    def crossval_tables(self, ws: "Workspace", rows: "pd.DataFrame") -> list[ReportTable]:
+    def crossval_tables(self, ws: "Settings", rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.lumbar_mr.screening import risk
         from med_assets.programs.lumbar_mr.studies import false_alarms
         from med_assets.programs.lumbar_mr.tables import separation, tables

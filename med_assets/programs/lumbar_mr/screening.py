@@ -35,7 +35,7 @@ from med_assets.screening.contract import (
 )
 
 if TYPE_CHECKING:
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 S = TypeVar("S", bound=CaseScore)
 
@@ -55,7 +55,7 @@ class LumbarScreening(Screening):
         "unusable": Decision("not a lumbar spine, or not readable", withdraws=True),
     }
 
-    def settings(self, ws: "Workspace") -> dict[str, object]:
+    def settings(self, ws: "Settings") -> dict[str, object]:
         return risk(ws).model_dump(mode="json")
 
     def with_reader_decisions(self, scores: Sequence[S], decisions: Mapping[str, str]) -> list[S]:
@@ -68,7 +68,7 @@ class LumbarScreening(Screening):
         ]
 
     def fit(
-        self, ws: "Workspace", fitted_on: Sequence[CaseScore], tested_on: Sequence[CaseScore], origin: Origin
+        self, ws: "Settings", fitted_on: Sequence[CaseScore], tested_on: Sequence[CaseScore], origin: Origin
     ) -> Fitted | None:
         settings = risk(ws)
         fit_scores, test_scores = frame(CaseScore, fitted_on), frame(CaseScore, tested_on)
@@ -106,7 +106,7 @@ class LumbarScreening(Screening):
             )
         return Fitted(record.model_dump(mode="json"), thresholds)
 
-    def table(self, ws: "Workspace", screened: Screened) -> pd.DataFrame:
+    def table(self, ws: "Settings", screened: Screened) -> pd.DataFrame:
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
         wide = studies.wide(screened.rows).set_index("case_id")
         facts = screened.rows.drop_duplicates("case_id").set_index("case_id")
@@ -126,7 +126,7 @@ class LumbarScreening(Screening):
             )
         return pd.DataFrame(rows)
 
-    def sections(self, ws: "Workspace", screened: Screened, out: Path) -> list[ReportTable]:
+    def sections(self, ws: "Settings", screened: Screened, out: Path) -> list[ReportTable]:
         from med_assets.programs.lumbar_mr.pictures import draw, draw_distributions, draw_levels
 
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
@@ -161,7 +161,7 @@ class LumbarScreening(Screening):
         ]
 
 
-def risk(ws: "Workspace") -> RiskSettings:
+def risk(ws: "Settings") -> RiskSettings:
     """The settings of this workspace."""
     return risk_settings(ws.option("lumbar_mr", "unjudged", ""))
 

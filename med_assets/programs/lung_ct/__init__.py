@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseVersion, PreparedCase
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings, Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
@@ -132,13 +132,13 @@ class LungCt(Program):
             (read_segments if label.modality == "SEG" else read_rois)(load(label.path))
         return bool(labels)
 
-    def target(self, ws: "Workspace") -> int:
+    def target(self, ws: "Settings") -> int:
         """Class that this workspace is after (MED_ASSETS_LUNG_CT_TARGET, by name). Raises ConfigurationError."""
         from med_assets.programs.lung_ct.labels import resolve
 
         return resolve(ws.option(self.name, "target", "lung tumor"))
 
-    def spacing_mm(self, ws: "Workspace") -> tuple[float, float, float]:
+    def spacing_mm(self, ws: "Settings") -> tuple[float, float, float]:
         """Voxel spacing (x, y, z) that the network sees in the workspace's profile. Raises ConfigurationError."""
         where = f"conf/{self.name}/{PREPARATION}"
         spacings = read_yaml(conf_folder(self.name) / PREPARATION)["spacing_mm"]
@@ -152,7 +152,7 @@ class LungCt(Program):
             raise ConfigurationError(f"{where}: spacing_mm.{ws.profile}: expected spacings above 0 mm, got {(x, y, z)}")
         return x, y, z
 
-    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+    def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         from med_assets.programs.lung_ct.labels import vocabulary
 
         return vocabulary()
@@ -181,7 +181,7 @@ class LungCt(Program):
             return []
         return check_mapping([PreparedCase.open(folder) for folder in prepared], experiment.labels)
 
-    def settings(self, ws: "Workspace") -> dict[str, Any]:
+    def settings(self, ws: "Settings") -> dict[str, Any]:
         from med_assets.programs.lung_ct import exposure, labels
 
         return {
@@ -207,7 +207,7 @@ class LungCt(Program):
             tilt=tilt_policy(ws, self.name),
         )
 
-    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+    def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
         from med_assets.programs.lung_ct.audit import expectations
         from med_assets.programs.lung_ct.labels import name_of
 
@@ -230,7 +230,7 @@ class LungCt(Program):
 
         return task06_splits(ws.key)
 
-    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+    def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
         from med_assets.programs.lung_ct.score import EvaluationSettings
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
@@ -248,18 +248,18 @@ class LungCt(Program):
         return TargetPredictor(checkpoint)
 
     @versioned("2")
-    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+    def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.lung_ct.score import EvaluationSettings
         from med_assets.programs.lung_ct.scorer import score
 
         return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
 
-    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+    def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.lung_ct.scorer import facts
 
         return facts(predicted)
 
-    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.lung_ct.scorer import draw
 
         return draw(prepared, predicted, out)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
@@ -123,12 +123,12 @@ class RetinalOct(Program):
         read_opt(ds)
         return bool(read_labels(ds)["study_group"])
 
-    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+    def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         from med_assets.programs.retinal_oct.vocabulary import vocabulary
 
         return vocabulary()
 
-    def size(self, ws: "Workspace") -> tuple[int, int, int]:
+    def size(self, ws: "Settings") -> tuple[int, int, int]:
         """The network's input in this workspace's profile."""
         from med_assets.programs.retinal_oct.transforms import SIZES
 
@@ -136,16 +136,16 @@ class RetinalOct(Program):
             raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(SIZES)}, got {ws.profile!r}")
         return SIZES[ws.profile]
 
-    def settings(self, ws: "Workspace") -> dict[str, Any]:
+    def settings(self, ws: "Settings") -> dict[str, Any]:
         return {"size": list(self.size(ws))}
 
     @versioned("3")
-    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+    def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.retinal_oct.prepare import prepare_case
 
         return prepare_case(case_id, raw, out, self.size(ws))
 
-    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+    def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
         from med_assets.programs.retinal_oct.audit import expectations
 
         return expectations()
@@ -158,7 +158,7 @@ class RetinalOct(Program):
 
         return tables(cases, refused, cohort())
 
-    def dataset_findings(self, ws: "Workspace", cases: Sequence["Case"]) -> Sequence[Finding]:
+    def dataset_findings(self, ws: "Settings", cases: Sequence["Case"]) -> Sequence[Finding]:
         from med_assets.programs.retinal_oct.cohort import COHORTS, cohort, objections
 
         chosen = ws.option(self.name, "cohort", "whole" if ws.profile == "full" else "partial")
@@ -166,7 +166,7 @@ class RetinalOct(Program):
             raise ConfigurationError(f"expected MED_ASSETS_RETINAL_OCT_COHORT to be one of {COHORTS}, got {chosen!r}")
         return [Finding("cohort", said, (), True) for said in objections(cases, cohort(), whole=chosen == "whole")]
 
-    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+    def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
         return {"size": list(self.size(ws))}
 
     def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
@@ -213,17 +213,17 @@ class RetinalOct(Program):
         return load_predictor(checkpoint, cache / FOLDER)
 
     @versioned("2")
-    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+    def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.retinal_oct.scorer import score
 
         return score(prepared, predicted)
 
-    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+    def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.retinal_oct.scorer import facts
 
         return facts(predicted)
 
-    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.retinal_oct.pictures import draw
 
         return draw(prepared, predicted, out)

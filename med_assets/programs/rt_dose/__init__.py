@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseScore
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
@@ -155,7 +155,7 @@ class RtDose(Program):
         "sdf_sign_agreement": Fact(REAL, "1", "least share of voxels whose signed distance agrees with the mask"),
     }
 
-    def site(self, ws: "Workspace") -> Site:
+    def site(self, ws: "Settings") -> Site:
         """The treatment site that this workspace is set to (MED_ASSETS_RT_DOSE_SITE)."""
         return load_site(ws.option(self.name, "site", "prostate_sib"))
 
@@ -168,14 +168,14 @@ class RtDose(Program):
                 found.append(str(error))
         return found
 
-    def roi_proposals(self, ws: "Workspace", names: Sequence[str]) -> list[tuple[str, str]]:
+    def roi_proposals(self, ws: "Settings", names: Sequence[str]) -> list[tuple[str, str]]:
         return self.site(ws).proposals(names)
 
-    def experiment_overrides(self, ws: "Workspace") -> tuple[str, ...]:
+    def experiment_overrides(self, ws: "Settings") -> tuple[str, ...]:
         """Overrides that every experiment of this workspace gets: the site."""
         return (f"site={ws.option(self.name, 'site', 'prostate_sib')}",)
 
-    def roi_vocabulary(self, ws: "Workspace") -> "Vocabulary":
+    def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         return self.site(ws).vocabulary()
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
@@ -202,22 +202,22 @@ class RtDose(Program):
             read_dose(first["RTDOSE"])
         return "RTDOSE" in first
 
-    def settings(self, ws: "Workspace") -> dict[str, Any]:
+    def settings(self, ws: "Settings") -> dict[str, Any]:
         site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY})
         return site | {"resample_tilt": tilt_policy(ws, self.name).resample}
 
     @versioned("4")
-    def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
+    def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.rt_dose.prepare import prepare_case
 
         return prepare_case(case_id, raw, out, self.site(ws), tilt_policy(ws, self.name))
 
-    def expectations(self, ws: "Workspace") -> Sequence["Expectation"]:
+    def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
         from med_assets.programs.rt_dose.audit import expectations
 
         return expectations(self.site(ws))
 
-    def evaluation_settings(self, ws: "Workspace") -> dict[str, Any]:
+    def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
         from med_assets.programs.rt_dose.score import EvaluationSettings
 
         return {
@@ -258,18 +258,18 @@ class RtDose(Program):
         return DosePredictor(checkpoint)
 
     @versioned("2")
-    def score(self, ws: "Workspace", prepared: Path, predicted: Path) -> list["Score"]:
+    def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.rt_dose.score import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import score
 
         return score(prepared, predicted, self.site(ws), EvaluationSettings.for_profile(ws.profile, self.site(ws)))
 
-    def prediction_facts(self, ws: "Workspace", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
+    def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.rt_dose.scorer import facts
 
         return facts(prepared, predicted)
 
-    def report_images(self, ws: "Workspace", prepared: Path, predicted: Path, out: Path) -> list[Path]:
+    def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.rt_dose.score import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import draw
 

@@ -19,12 +19,12 @@ from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
     from med_assets.programs.rt_dose.predict import Predictor
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 PROGRAM = "rt_dose"
 
 
-def ablation(ws: "Workspace", out: Path) -> list[ReportTable]:
+def ablation(ws: "Settings", out: Path) -> list[ReportTable]:
     """Compare the samplings of `diffusion.ablation` for each trained diffusion model; pictures are written under `out`.
 
     Each case is sampled once for each number of steps, with as many samples as the largest ensemble; what is in the store is
@@ -40,7 +40,7 @@ def ablation(ws: "Workspace", out: Path) -> list[ReportTable]:
     return [_sampling(measured, picture), *_variability(measured)]
 
 
-def _of_experiment(ws: "Workspace", name: str) -> Iterator[dict[str, Any]]:
+def _of_experiment(ws: "Settings", name: str) -> Iterator[dict[str, Any]]:
     from med_assets.launch.training import experiment
 
     catalog = Catalog(ws, PROGRAM)
@@ -61,7 +61,7 @@ def _of_experiment(ws: "Workspace", name: str) -> Iterator[dict[str, Any]]:
             yield {"experiment": name, **found}
 
 
-def measure(ws: "Workspace", checkpoint: str, cases: Sequence[Case], wanted: Ablation) -> Iterator[dict[str, Any]]:
+def measure(ws: "Settings", checkpoint: str, cases: Sequence[Case], wanted: Ablation) -> Iterator[dict[str, Any]]:
     """Yield a row per case, steps, and ensemble size (`error_gy`, in the body) or region (`sd_gy`), from the store if there.
 
     `sd_gy` is the mean over the voxels of a region of the standard deviation over the samples (n - 1), None for one sample or

@@ -11,10 +11,10 @@ from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
     from med_assets.program import ReportTable
-    from med_assets.settings import Workspace
+    from med_assets.settings import Settings
 
 
-def _samplings(ws: "Workspace") -> dict[str, Any]:
+def _samplings(ws: "Settings") -> dict[str, Any]:
     """What is sampled of every diffusion model, and the regions; the models themselves are what the analysis reads."""
     from med_assets import program
     from med_assets.launch.training import usable
@@ -26,7 +26,7 @@ def _samplings(ws: "Workspace") -> dict[str, Any]:
     return {"ablation": asked, "scores": program.get("rt_dose").evaluation_settings(ws)}
 
 
-def _site_and_scores(ws: "Workspace") -> dict[str, Any]:
+def _site_and_scores(ws: "Settings") -> dict[str, Any]:
     """What decides the classes of voxels, and the key of a prediction."""
     from med_assets import program
 
@@ -35,7 +35,7 @@ def _site_and_scores(ws: "Workspace") -> dict[str, Any]:
 
 
 @versioned("2")
-def gamma_by_region(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
+def gamma_by_region(ws: "Settings", out: Path) -> "Sequence[ReportTable]":
     """Gamma passing rates by region."""
     from med_assets.programs.rt_dose.gamma_by_region import gamma_by_region
 
@@ -43,7 +43,7 @@ def gamma_by_region(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
 
 
 @versioned("1")
-def low_dose_variability(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
+def low_dose_variability(ws: "Settings", out: Path) -> "Sequence[ReportTable]":
     """Natural variability; the version is also that of what is measured of each case."""
     from med_assets.programs.rt_dose.low_dose_variability import low_dose_variability
 
@@ -51,7 +51,7 @@ def low_dose_variability(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
 
 
 @versioned("1")
-def diffusion_sampling(ws: "Workspace", out: Path) -> "Sequence[ReportTable]":
+def diffusion_sampling(ws: "Settings", out: Path) -> "Sequence[ReportTable]":
     """Sampling of diffusion models; the version is also that of what is measured of each case."""
     from med_assets.programs.rt_dose.ablation import ablation
 

@@ -8,7 +8,7 @@ from med_assets.catalog import Catalog
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval
 from med_assets.program import ReportTable
 from med_assets.records import CaseScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 REGIONS = ("body", "ptv_margin", "oars", "elsewhere")
 """Subjects of the gamma rows; the last three are disjoint and make up the body, see `score.gamma_regions`."""
@@ -60,7 +60,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(shown.values()), columns=["experiment", *there]).fillna("")
 
 
-def gamma_by_region(ws: Workspace, out: Path) -> list[ReportTable]:
+def gamma_by_region(ws: Settings, out: Path) -> list[ReportTable]:
     """A table for people and one of numbers for each gamma convention, with a plot; none before the first evaluation."""
     from med_assets.reporting.analysis_plots import plot_intervals
 

@@ -18,17 +18,17 @@ from med_assets.programs.rt_dose.spread import Patients
 from med_assets.programs.rt_dose.variability_tables import tables
 from med_assets.programs.rt_dose.voxel_classes import FINE_MM, classify, moments, planned_moments
 from med_assets.records import CaseScore
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 from med_assets.storage.versions import version_of
 
 NAME = "low_dose_variability"
 
 
-def _site(ws: Workspace) -> Site:
+def _site(ws: Settings) -> Site:
     return load_site(ws.option("rt_dose", "site", "prostate_sib"))
 
 
-def low_dose_variability(ws: Workspace, out: Path) -> list[ReportTable]:
+def low_dose_variability(ws: Settings, out: Path) -> list[ReportTable]:
     """Measure the training cases one by one, then every evaluated model on the validation cases; no table without cases."""
     from med_assets.evaluation.analyse import Measuring
 
@@ -56,7 +56,7 @@ def planned(folder: Path, site: Site) -> dict[str, Any]:
 
 
 def model_errors(
-    ws: Workspace, cases: Sequence[Case], site: Site, measuring: Any
+    ws: Settings, cases: Sequence[Case], site: Site, measuring: Any
 ) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """Moments of predicted minus planned dose by experiment, as (patient, moments) of each case that the experiment was scored on."""
     from med_assets.evaluation.predicting import prediction_key

@@ -12,7 +12,7 @@ from med_assets import program as programs
 from med_assets.deidentification.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.discover import load
 from med_assets.experiments import configuration as experiments
-from med_assets.settings import Workspace
+from med_assets.settings import Settings
 
 
 def write_job_of(
@@ -49,7 +49,7 @@ class OfPhantoms:
 
     def write_prepared(self, folder: Path, seed: int) -> None:
         """Write the prepared phantom of a seed."""
-        chosen, ws = programs.get(self.program), Workspace.configuration()
+        chosen, ws = programs.get(self.program), Settings.from_env()
         keys = Deidentifier(b"any key", chosen.roi_vocabulary(ws))
         with TemporaryDirectory() as scratch:
             landed, raw = Path(scratch) / "landed", Path(scratch) / "raw"
