@@ -23,7 +23,7 @@ from med_assets.records import (
     Status,
     Withdrawal,
 )
-from med_assets.settings import Settings
+from med_assets.settings import Settings, Workspace
 from med_assets.storage import names
 
 
@@ -122,9 +122,9 @@ def _newest(catalog: Catalog, case_id: str) -> CaseVersion | PreparedCase:
     return prepared[-1] if prepared and sent.status in USABLE else sent
 
 
-def _roi_names(catalog: Catalog, case_id: str) -> list[str]:
+def _roi_names(ws: Workspace, catalog: Catalog, case_id: str) -> list[str]:
     """Names of the original structure set that mean nothing here, with proposals; they may identify a patient and go no further."""
-    ws, name, sent = catalog.ws, catalog.program, _of(catalog.case_versions(), case_id)
+    name, sent = catalog.program, _of(catalog.case_versions(), case_id)
     chosen = program.get(name)
     if not sent or not isinstance(chosen, RequiredStructures):
         return []
@@ -209,10 +209,10 @@ def _models(catalog: Catalog, case_id: str) -> list[str]:
     return ["scored by models:", *lines] if lines else ["no model was scored on it"]
 
 
-def explain_case(ws: Settings, start: str) -> str:
+def explain_case(ws: Workspace, start: str) -> str:
     """The story of the case whose id starts so, as lines for a person."""
     name, case_id = find_case(ws, start)
     catalog, lines = Catalog(ws, name), [f"case {case_id} of {name}"]
     lines += _arrivals(catalog, case_id) + _facts(catalog, case_id) + _labels(catalog, case_id)
-    lines += _roi_names(catalog, case_id) + _membership(catalog, case_id) + _models(catalog, case_id)
+    lines += _roi_names(ws, catalog, case_id) + _membership(catalog, case_id) + _models(catalog, case_id)
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import pytest
 
 from med_assets.deidentification.keys import key_weakness
 from med_assets.errors import ConfigurationError
-from med_assets.settings import Workspace
+from med_assets.settings import Settings, Workspace
 from tests.conftest import REPOSITORY, TEST_KEY
 
 
@@ -80,3 +80,13 @@ def test_the_keys_of_the_demo_and_of_published_patients_are_for_the_demo_alone()
 def test_the_key_is_in_no_text_of_a_workspace() -> None:
     ws = Workspace.from_env({"MED_ASSETS_PSEUDONYM_KEY": TEST_KEY})
     assert TEST_KEY not in f"{ws} {ws!r}"
+
+
+def test_settings_have_no_key_and_a_workspace_is_not_made_without_one(tmp_path: Path) -> None:
+    settings = Settings.from_env({"MED_ASSETS_HOME": str(tmp_path)})
+    assert not hasattr(settings, "key")
+    assert not isinstance(settings, Workspace)
+    with pytest.raises(ConfigurationError, match="MED_ASSETS_PSEUDONYM_KEY"):
+        Workspace.from_env({"MED_ASSETS_HOME": str(tmp_path)})
+    with pytest.raises(TypeError, match="key"):
+        Workspace(home=tmp_path, landing=tmp_path)  # type: ignore[call-arg]
