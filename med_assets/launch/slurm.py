@@ -340,7 +340,7 @@ def state_of(handle: Handle, fields: dict[str, str] | None) -> State | None:
         return State(Phase.RESUMABLE if again else Phase.ENDED, f"{handle.title} {words.format(nodes=nodes)}")
     code = _exit_code(handle.job, handle.id) if fields is None else _code(fields.get("ExitCode", ""))
     if code == STUCK:
-        words = "wrote no checkpoint before its wall-clock limit, so it would never get further; raise launch.time_min"
+        words = "saved nothing before its wall-clock limit, so it would never get further; raise launch.time_min"
         return State(Phase.ENDED, f"{handle.title} {words}")
     if code == status.REQUEUE:
         return State(Phase.RESUMABLE, f"{handle.title} was asked to stop, and was not requeued by its node")

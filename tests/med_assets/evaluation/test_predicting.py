@@ -44,7 +44,7 @@ def checkpoint(ws: Workspace) -> str:
     key = "checkpoint/" + digest("untrained")
     torch.manual_seed(0)
     with ws.store.create(key) as folder:
-        save_tensors(folder / "weights.pt", dict(build_network(experiment).state_dict()))  # type: ignore[arg-type]
+        save_tensors(folder / "weights.pt", dict(build_network(experiment).state_dict()))  # type: ignore[arg-type]  # an experiment of this program
         write_text(folder / "experiment.json", experiment.to_json())
     return key
 

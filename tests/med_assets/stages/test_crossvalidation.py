@@ -38,7 +38,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """Scores without a model: who was scored by which checkpoint is kept."""
     asked: list[tuple[str, list[str]]] = []
 
-    def score(ws: Workspace, program: str, checkpoint: str, cases: list[Case]) -> object:
+    def score(ws: Workspace, program: str, checkpoint: str, cases: list[Case], launch: object) -> object:
         ids = [case.case_id for case in cases]
         asked.append((checkpoint, ids))
         score = Score(models.PRIMARY, "body", 1.0, "Gy", "test")

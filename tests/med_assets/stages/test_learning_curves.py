@@ -39,7 +39,7 @@ def ws(workspace: Workspace) -> Workspace:
 def scored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores without a model: 8, 4 and 2 Gy divided by the root of the number of training cases."""
 
-    def score(ws: Workspace, program: str, checkpoint: str, cases: list[Case]) -> object:
+    def score(ws: Workspace, program: str, checkpoint: str, cases: list[Case], launch: object) -> object:
         learned = read_json(ws.store.fetch(checkpoint) / "provenance.json")["cases"]
         n = sum(case["split"] == "train" for case in learned)
         levels = dict(zip(VAL, (8.0, 4.0, 2.0), strict=True))
