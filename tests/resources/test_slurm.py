@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import resources
 from assets import build_program, keys
 from med_assets.cli import doctor
 from med_assets.cli.main import main
+from med_assets.evaluation.predicting import predict_cases
 from med_assets.launch import slurm
 from med_assets.launch.configuration import build, launch_of
-from med_assets.launch.follow import Event, Submitted
+from med_assets.launch.follow import Event, Submitted, finish
 from med_assets.launch.jobs import LOG, RESULT, command
 from med_assets.launch.launcher import Handle, Phase, State
 from med_assets.launch.local import LocalLauncher
@@ -27,6 +29,7 @@ from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
 from med_assets.training import status
 from resources.launcher import TRAINING_TAG, LauncherResource
+from tests.med_assets.evaluation import untrained
 from tests.med_assets.programs.rt_dose.builders import write_job
 from tests.med_assets.stages.builders import P, drop, ingest
 from tests.resources.slurm_cluster import Cluster, until
@@ -42,6 +45,9 @@ print(f"start {{start}}", flush=True)
 def checkpoint():
     (job / "checkpoints").mkdir(exist_ok=True)
     (job / "checkpoints" / "last.ckpt").write_text(str(start))
+def prediction():
+    (job / "predictions").mkdir(exist_ok=True)
+    (job / "predictions" / "manifest.json").write_text("{{}}")
 {body}
 """
 EPOCHS = """
@@ -312,6 +318,20 @@ def test_of_a_job_that_slurm_forgot_the_folder_says_how_it_ended(slurm_cluster: 
     assert SLURM.find(job) is None
 
 
+def test_missing_cases_are_predicted_by_a_job_and_nothing_is_submitted_for_those_that_are_there(
+    slurm_cluster: Cluster, workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, launch = untrained.checkpoint(workspace, "launch.cpus=1"), partial(finish, asked="slurm", poll_s=0.2)
+    cases = [untrained.case(workspace, number) for number in range(2)]
+    made = predict_cases(workspace, P, model, cases, launch)
+    assert made.new == {one.artifact for one in cases}
+    said = capfd.readouterr().err
+    assert "prediction started as Slurm job" in said
+    assert "predicted 2 of 2 cases, 0 failed" in said
+    assert predict_cases(workspace, P, model, cases, launch).new == frozenset()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.slow
 def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
     slurm_cluster: Cluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -340,12 +360,12 @@ def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
     assert [fields["Partition"] for fields in shown if fields] == ["main", "urgent"]
 
 
-@pytest.mark.parametrize(("checkpoint", "code"), [(False, slurm.STUCK), (True, status.REQUEUE)])
-def test_at_the_limit_without_a_new_checkpoint_a_job_is_not_requeued(
-    tmp_path: Path, checkpoint: bool, code: int
-) -> None:
+@pytest.mark.parametrize(
+    ("saves", "code"), [("", slurm.STUCK), ("checkpoint()", status.REQUEUE), ("prediction()", status.REQUEUE)]
+)
+def test_at_the_limit_a_job_that_saved_nothing_new_is_not_requeued(tmp_path: Path, saves: str, code: int) -> None:
     """The script that nodes run, on its own; where the node has no scontrol, the launcher submits again."""
-    job = job_of(tmp_path / "job", f"if {checkpoint}: checkpoint()\n(job / 'ready').touch()\ntime.sleep(300)")
+    job = job_of(tmp_path / "job", f"{saves}\n(job / 'ready').touch()\ntime.sleep(300)")
     (job / slurm.SCRIPT).write_text(slurm.script(Scripted().command(job)))
     env = {**os.environ, "SLURM_JOB_ID": "7", "PATH": "/usr/bin:/bin", "SLURM_CONF": "/dev/null"}
     process = subprocess.Popen(["bash", slurm.SCRIPT], cwd=job, env=env, stderr=subprocess.PIPE)

@@ -1,7 +1,6 @@
 """Predictions are made by jobs: one for all that is missing, which survives what trainings survive, and none where nothing is missing."""
 
 import os
-import shutil
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -17,49 +16,20 @@ from med_assets import program
 from med_assets.errors import AcceleratorFailed, DiskFull, MedAssetsError, OutOfMemory, TrainingStopped
 from med_assets.evaluation.predicting import predict_cases
 from med_assets.evaluation.scoring import score_cases
-from med_assets.experiments.configuration import load
 from med_assets.launch import jobs
 from med_assets.launch.follow import LogLine, Submitted, Unfinished, finish, follow
 from med_assets.launch.launcher import Phase
 from med_assets.launch.local import LocalLauncher
 from med_assets.launch.training import Launch
-from med_assets.programs.rt_dose.predict import build_network
-from med_assets.records import PreparedCase
 from med_assets.settings import Workspace, without_secrets
 from med_assets.storage.artifacts import LocalStore
-from med_assets.storage.files import digest, read_json, write_text
-from med_assets.training.callbacks import save_tensors
+from med_assets.storage.files import read_json, write_text
 from med_assets.training.predict import run
 from resources.launcher import LauncherResource
-from tests.med_assets.programs.rt_dose.builders import TINY, write_case
+from tests.med_assets.evaluation.untrained import P, case, checkpoint
 
-P = "rt_dose"
 SLOW = (48, 48, 48)
 """Shape of a case that takes long enough to be killed in."""
-
-
-def checkpoint(ws: Workspace) -> str:
-    """Key of an untrained model in the store."""
-    experiment = load(P, "baseline", TINY, profile="demo")
-    key = "checkpoint/" + digest("untrained")
-    torch.manual_seed(0)
-    with ws.store.create(key) as folder:
-        save_tensors(folder / "weights.pt", dict(build_network(experiment).state_dict()))  # type: ignore[arg-type]  # an experiment of this program
-        write_text(folder / "experiment.json", experiment.to_json())
-    return key
-
-
-def case(ws: Workspace, number: int, shape: tuple[int, int, int] = (32, 32, 32)) -> PreparedCase:
-    """A prepared case in the store."""
-    name = f"c{number}"
-    artifact = "prepared/" + digest(name)
-    if not ws.store.has(artifact):
-        with ws.store.create(artifact) as folder:
-            shutil.copytree(write_case(ws.home / "arrays" / name, number, shape=shape), folder, dirs_exist_ok=True)
-    return PreparedCase(
-        program=P, batch="b", case_id=name, patient_id=f"p{number}", version=digest(name), content_hash=digest(name), artifact=artifact,
-        given_split=None, synthetic=True, status="ok", reason_code=None, reason=None, warnings=None,
-    )  # fmt: skip
 
 
 @dataclass
