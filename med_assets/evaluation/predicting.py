@@ -64,19 +64,22 @@ def predict_cases(
     keys: dict[str, str] = {}
     folders: dict[str, Path] = {}
     failures: dict[str, str] = {}
-    with alone(ws, f"predict-{checkpoint.replace('/', '-')}"):
-        for prepared in dict.fromkeys(case.artifact for case in cases):
-            try:
-                key = prediction_key(ws, program_name, checkpoint, prepared)
-                if not ws.store.has(key):
-                    folders[key] = ws.store.fetch(prepared)
-            except (DiskFull, RemoteFailed):  # no fault of the case
-                raise
-            except Exception as error:  # one bad case never stops a batch; it is reported
-                failures[prepared] = f"{type(error).__name__}: {error}"
-            else:
-                keys[prepared] = key
-        failed = _predict(ws, program_name, checkpoint, folders, launch or partial(finish, default=ws.launcher))
+    for prepared in dict.fromkeys(case.artifact for case in cases):
+        try:
+            key = prediction_key(ws, program_name, checkpoint, prepared)
+            if not ws.store.has(key):
+                folders[key] = ws.store.fetch(prepared)
+        except (DiskFull, RemoteFailed):  # no fault of the case
+            raise
+        except Exception as error:  # one bad case never stops a batch; it is reported
+            failures[prepared] = f"{type(error).__name__}: {error}"
+        else:
+            keys[prepared] = key
+    failed: dict[str, str] = {}
+    if folders:
+        # Callers of one checkpoint take turns: what one predicts the next has.
+        with alone(ws, f"predict-{checkpoint.replace('/', '-')}"):
+            failed = _predict(ws, program_name, checkpoint, folders, launch or partial(finish, default=ws.launcher))
     failures |= {prepared: failed[key] for prepared, key in keys.items() if key in failed}
     done = {prepared: key for prepared, key in keys.items() if key not in failed}
     return PredictedCases(done, frozenset(prepared for prepared, key in done.items() if key in folders), failures)
@@ -88,20 +91,20 @@ def _predict(
     """Put the predictions of prepared folders, by key, into the store; the failures by key."""
     job = ws.jobs / digest("predict", checkpoint)
     failed: dict[str, str] = {}
-    if not folders:
-        return failed
-    missing = folders.keys() - _adopt(ws, job)
+    _adopt(ws, job)
+    missing = {key for key in folders if not ws.store.has(key)}
     for _ in range(2):  # twice where the first follows a job of an earlier call, which had other cases
-        if missing:
-            _prepare_job(ws, program_name, checkpoint, job, {key: folders[key] for key in folders if key in missing})
-            launch(job)
-            failed |= _failed(job)
-            missing -= _adopt(ws, job) | failed.keys()
+        if not missing:
+            return failed
+        _prepare_job(ws, program_name, checkpoint, job, {key: folders[key] for key in folders if key in missing})
+        launch(job)
+        failed |= _failed(job)
+        missing -= _adopt(ws, job) | failed.keys()
+        shutil.rmtree(
+            job, ignore_errors=True
+        )  # it has ended; a folder that none was started in now may be that of one that runs
     if missing:
-        raise MedAssetsError(
-            f"expected the predictions of {len(missing)} more cases, the job ended without; see log.txt in its folder, and start it again"
-        )
-    shutil.rmtree(job, ignore_errors=True)
+        raise MedAssetsError(f"expected the predictions of {len(missing)} more cases, the job ended without them")
     return failed
 
 

@@ -8,6 +8,7 @@ It imports no Lightning, which would double the time that a process takes to sta
 """
 
 import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from med_assets.experiments.configuration import from_json
 from med_assets.launch.jobs import CHECKPOINT, PREDICTIONS, RESULT
 from med_assets.storage.artifacts import LocalStore
 from med_assets.storage.files import read_json, write_json
-from med_assets.storage.provenance import git_state
 from med_assets.storage.versions import part_of
 from med_assets.training.events import note
 from med_assets.training.heartbeat import Beats
 from med_assets.training.outcomes import ending
 from med_assets.training.stopping import StopRequest
+
+SAY_EVERY_S = 1.0
+"""Least time between two lines of progress in the log, s."""
 
 Predict = Callable[[Path, Path], None]
 """`CasePredictor.predict` of a loaded checkpoint: of a prepared case, into a folder."""
@@ -39,7 +42,7 @@ def run(job: Path) -> dict[str, Any]:
     runtime = from_json(program, (job / "experiment.json").read_text(encoding="utf-8")).runtime
     heartbeat = Beats(job / "heartbeat.json", runtime.hang_after_s)
     heartbeat.beat("start")
-    note(job, "start", git_commit=git_state())
+    note(job, "start")
     (job / RESULT).unlink(missing_ok=True)
     try:
         with StopRequest(runtime.piece_s) as stop:
@@ -63,6 +66,7 @@ def _predict(job: Path, program: str, heartbeat: Beats, stop: StopRequest) -> di
     made, cases = LocalStore(job / PREDICTIONS), read_json(job / "cases.json")
     predict: Predict | None = None
     failed: dict[str, str] = {}
+    said = time.monotonic()
     for number, case in enumerate(cases, 1):
         key = case["prediction"]
         if made.has(key):
@@ -78,7 +82,9 @@ def _predict(job: Path, program: str, heartbeat: Beats, stop: StopRequest) -> di
             if (ends := ending(error, job)) is not None:
                 raise ends from error
             failed[key] = f"{type(error).__name__}: {error}"
-        print(f"predicted {number - len(failed)} of {len(cases)} cases, {len(failed)} failed", flush=True)
+        if number == len(cases) or time.monotonic() - said >= SAY_EVERY_S:
+            said = time.monotonic()
+            print(f"predicted {number - len(failed)} of {len(cases)} cases, {len(failed)} failed", flush=True)
         if stop.due and number < len(cases):
             raise TrainingStopped(
                 f"predicting was asked to stop and did after case {number} of {len(cases)}; start the same command again and it goes on"

@@ -25,6 +25,7 @@ from med_assets.launch.training import of_workspace
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, write_json, write_text
 from med_assets.training.callbacks import save_tensors
+from tests.conftest import REPOSITORY
 from tests.invented import ingest
 
 EXPERIMENTS = {
@@ -126,6 +127,16 @@ def refuse_to_load(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(type(program.get(name)), "predictor", loaded)
 
 
+def processes_like_those_of_a_training_machine(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """From here on new processes have no pydicom, Dagster and Great Expectations, and end at once if they see the pseudonym key."""
+    write_text(
+        folder / "sitecustomize.py",
+        "import os, sys\nsys.modules.update(dict.fromkeys(('pydicom', 'dagster', 'great_expectations')))\n"
+        "if 'MED_ASSETS_PSEUDONYM_KEY' in os.environ: os._exit(9)\n",
+    )
+    patch.setenv("PYTHONPATH", f"{folder}:{REPOSITORY}")
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inference_when_the_label_comes(
     name: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -148,7 +159,9 @@ def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inferen
     checkpoint = champion(ws, name)
     batch = raw[0]["batch"]
     assert list(waiting(ws, name)) == [batch]
-    result = stages.predictions(ws, name)
+    with monkeypatch.context() as patch:
+        processes_like_those_of_a_training_machine(patch, tmp_path)
+        result = stages.predictions(ws, name)
     assert result.summary["failures"] == {}
     assert (result.counts["new"], result.counts["failed"]) == (1, 0)
     (row,) = ws.lake.rows("predictions", name)

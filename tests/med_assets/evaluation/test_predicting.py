@@ -2,8 +2,8 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from med_assets.errors import AcceleratorFailed, DiskFull, MedAssetsError, OutOf
 from med_assets.evaluation.predicting import predict_cases
 from med_assets.evaluation.scoring import score_cases
 from med_assets.launch import jobs
-from med_assets.launch.follow import LogLine, Submitted, Unfinished, finish, follow
+from med_assets.launch.follow import finish
 from med_assets.launch.launcher import Phase
 from med_assets.launch.local import LocalLauncher
 from med_assets.launch.training import Launch
@@ -46,17 +46,15 @@ class Counting:
 
 def killed_after(done: int, job: Path) -> None:
     """Launch a job and kill its supervisor, with which its process dies, once so many cases are predicted."""
-    launcher, pid = LocalLauncher(), 0
-    with closing(follow(launcher, job, jobs.command(job), without_secrets(os.environ), poll_s=0.02)) as events:
-        for event in events:
-            match event:
-                case Submitted():
-                    pid = int(event.handle.id)
-                case LogLine() if event.text.startswith(f"predicted {done} of"):
-                    os.kill(pid, signal.SIGKILL)
-                case Unfinished():
-                    assert event.state.phase is Phase.RESUMABLE
-                    raise TrainingStopped(event.state.message)
+    launcher = LocalLauncher()
+    handle = launcher.submit(job, jobs.command(job), without_secrets(os.environ))
+    while len(LocalStore(job / jobs.PREDICTIONS).keys("prediction")) < done:
+        assert launcher.state(handle).phase is Phase.RUNNING, jobs.tail(job)
+        time.sleep(0.01)
+    os.kill(int(handle.id), signal.SIGKILL)
+    while launcher.state(handle).phase is Phase.RUNNING:
+        time.sleep(0.01)
+    raise TrainingStopped(launcher.state(handle).message)
 
 
 def bytes_of(ws: Workspace, keys: Sequence[str]) -> list[dict[str, str]]:
