@@ -1,7 +1,7 @@
-"""Run a training to its end from a Dagster run: follow its job, and show its events in the run.
+"""Run a job, which trains or predicts, to its end from a Dagster run: follow its job, and show its events in the run.
 
-A training survives the death of the run, the daemon, the code server and the web server, and the next run of the asset follows it
-again; one that died itself goes on from its checkpoint. See `med_assets.launch`.
+A job survives the death of the run, the daemon, the code server and the web server, and the next run of the asset follows it
+again; one that died itself goes on from what it saved last. See `med_assets.launch`.
 """
 
 import os
@@ -28,19 +28,19 @@ from med_assets.launch.launcher import Handle, Launcher, Phase
 from med_assets.settings import Settings, without_secrets
 
 MAX_RETRIES = 2
-"""How often a training that was killed is started again, from its checkpoint, before a person must look."""
+"""How often a job that was killed is started again, from what it saved last, before a person must look."""
 TRAINING_TAG = "med_assets/training"
 """Tag of a run that says what it follows: a process or a Slurm job."""
 
 
 class LauncherResource(dg.ConfigurableResource):
-    """Runs trainings with the launcher that each experiment names, else with that of MED_ASSETS_LAUNCHER."""
+    """Runs jobs with the launcher that the experiment of each names, else with that of MED_ASSETS_LAUNCHER."""
 
-    launcher: str | None = Field(default=None, description="launcher of all trainings, whatever experiments name")
-    poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a running training")
+    launcher: str | None = Field(default=None, description="launcher of all jobs, whatever experiments name")
+    poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a running job")
 
     def command(self, job: Path) -> list[str]:
-        """The command that a person would type for the same training."""
+        """The command that a person would type for the same job."""
         return jobs.command(job)
 
     def of(self, job: Path) -> Launcher:
@@ -50,7 +50,7 @@ class LauncherResource(dg.ConfigurableResource):
     def run(self, context: dg.AssetExecutionContext, job: Path) -> None:
         """Run a job to its end and show its progress.
 
-        Raises dagster.RetryRequested when the training was killed, dagster.Failure when it ended without a result.
+        Raises dagster.RetryRequested when the job was killed, dagster.Failure when it ended without a result.
         """
         handle: Handle | None = None
         try:
@@ -95,7 +95,7 @@ class LauncherResource(dg.ConfigurableResource):
 
 
 def _cancel_if_cancelled(context: dg.AssetExecutionContext, launcher: Launcher, handle: Handle) -> None:
-    """Cancel the training when a person cancelled the run; when the run merely dies, the training goes on."""
+    """Cancel the job when a person cancelled the run; when the run merely dies, the job goes on."""
     record = context.instance.get_run_by_id(context.run.run_id)
     if record is not None and record.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
         try:

@@ -35,6 +35,7 @@ PLUMBING = {
     "launch.configuration": "says where a training runs, which is in no key",
     "launch.slurm": "says where a training runs, which is in no key",
     "launch.local": "says where a training runs, which is in no key",
+    "evaluation.predicting.predict_cases": "has a job predict, whose code is covered there",
     "program.get": "finds a program by its name",
     "program.REGISTRY": "finds a program by its name",
     "program.Program.__init_subclass__": "gathers facts and versions",
