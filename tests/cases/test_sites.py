@@ -17,8 +17,8 @@ from med_assets.cli.explain import explain_case
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import load
 from med_assets.intake import reader
+from med_assets.preparation.audit import suite
 from med_assets.preparation.expectations import run_suite
-from med_assets.preparation.stage import suite
 from med_assets.programs.rt_dose.losses import DoseLoss
 from med_assets.programs.rt_dose.patches import cut
 from med_assets.programs.rt_dose.prepared import PreparedCase

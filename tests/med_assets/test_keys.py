@@ -90,4 +90,4 @@ def test_settings_have_no_key_and_a_workspace_is_not_made_without_one(tmp_path: 
     with pytest.raises(ConfigurationError, match="MED_ASSETS_PSEUDONYM_KEY"):
         Workspace.from_env({"MED_ASSETS_HOME": str(tmp_path)})
     with pytest.raises(TypeError, match="key"):
-        Workspace(home=tmp_path, landing=tmp_path)  # type: ignore[call-arg]
+        Workspace(home=tmp_path, landing=tmp_path)  # type: ignore[call-arg]  # that is the point
