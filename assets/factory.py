@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import dagster as dg
 from pydantic import Field
@@ -24,9 +24,21 @@ class Overrides(dg.Config):
     overrides: list[str] = Field(default_factory=list, description="overrides of the experiment, key=value")
 
 
+class Attributes(TypedDict):
+    """Arguments of `@dg.asset`."""
+
+    key: dg.AssetKey
+    description: str
+    code_version: str
+    kinds: set[str]
+    group_name: str
+    owners: list[str]
+    tags: dict[str, str]
+
+
 def attributes(
     key: dg.AssetKey, description: str, code_version: str, kinds: Set[str], stage: str | None = None
-) -> dict[str, Any]:
+) -> Attributes:
     """Arguments of `@dg.asset` that every asset has. `stage` is the last part of its key unless given."""
     chosen = key.path[0]
     stage = stage or key.path[-1]

@@ -1,5 +1,6 @@
 """What holds for the whole repository: layers, style, documents that are true, nothing that fits one machine only."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -67,6 +68,50 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 def test_no_source_file_is_longer_than_600_lines() -> None:
     long = [path.name for path in source_files() if path.suffix == ".py" and len(path.read_text().splitlines()) > 600]
     assert not long
+
+
+TYPED = (
+    "assets",
+    "sensors",
+    "med_assets/evaluation",
+    "med_assets/promotion",
+    "med_assets/monitoring",
+    "med_assets/reporting",
+)
+
+
+def test_no_rows_as_dictionaries_cross_the_border_of_a_module() -> None:
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+        for folder in TYPED
+        for path in sorted((REPOSITORY / folder).glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if "dict[str, Any]" in typed(node)
+    ]
+    assert found == []
+
+
+def typed(node: ast.AST) -> str:
+    """The annotations of what other modules see of a function or class."""
+    if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+        arguments = node.args
+        given = [each.annotation for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        return "; ".join(ast.unparse(each) for each in (*given, node.returns) if each is not None)
+    if isinstance(node, ast.ClassDef):
+        return "; ".join(ast.unparse(each.annotation) for each in node.body if isinstance(each, ast.AnnAssign))
+    return ""
+
+
+def test_only_the_catalog_opens_tables() -> None:
+    found = [
+        path.relative_to(REPOSITORY).as_posix()
+        for package in ("med_assets", "assets", "sensors", "resources")
+        for path in sorted((REPOSITORY / package).rglob("*.py"))
+        if any(
+            isinstance(node, ast.Attribute) and node.attr == "lake" for node in ast.walk(ast.parse(path.read_text()))
+        )
+    ]
+    assert found == ["med_assets/catalog.py"]
 
 
 def test_every_exception_from_type_checks_and_lint_says_why() -> None:
