@@ -194,10 +194,10 @@ def content_hash(datasets: list["Dataset"]) -> str:
     parts = []
     for ds in datasets:
         contours = [
-            [list(map(float, contour.get("ContourData") or [])) for contour in getattr(roi, "ContourSequence", [])]
+            [_numbers(contour, "ContourData") for contour in getattr(roi, "ContourSequence", [])]
             for roi in getattr(ds, "ROIContourSequence", [])
         ]
-        position = list(map(float, getattr(ds, "ImagePositionPatient", None) or []))
+        position = _numbers(ds, "ImagePositionPatient")
         frames = [
             _frame_place(one)
             for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
@@ -217,15 +217,23 @@ def _frame_place(groups: "Dataset") -> list[list[float]]:
         ("PixelMeasuresSequence", "PixelSpacing"),
         ("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
     )
-    found = []
-    for sequence, keyword in names:
-        values = [one.get(keyword) for one in groups.get(sequence) or ()]
-        found.append([float(number) for value in values if value is not None for number in _several(value)])
-    return found
+    return [
+        [number for one in groups.get(sequence) or () for number in _numbers(one, keyword)]
+        for sequence, keyword in names
+    ]
 
 
-def _several(value: Any) -> list[Any]:
-    return [value] if isinstance(value, int | float) else list(value)
+def _numbers(ds: "Dataset", keyword: str) -> list[float]:
+    """The numbers of an element, none where it is absent or empty. Raises CaseRejected("malformed_element") for other text."""
+    value = ds.get(keyword)
+    if value is None or value == "":
+        return []
+    try:
+        return [float(number) for number in ([value] if isinstance(value, int | float | str) else value)]
+    except (TypeError, ValueError):
+        raise CaseRejected(
+            "malformed_element", f"expected numbers in {keyword}, got text that is none; export the object again"
+        ) from None
 
 
 @part_of("intake")

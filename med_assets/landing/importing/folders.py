@@ -25,6 +25,8 @@ NAME_TAKEN = (
     "earlier version, with this name and other content. Rename the source, or remove the folder"
 )
 
+TOO_LONG = "missing_file: expected names that files can have, got a longer one in the data set's table; mend the table"
+
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 
 
@@ -53,7 +55,7 @@ def existing(path: Path, what: str) -> Path:
 
     `what` names the file in the message. Raises CaseRejected("missing_file").
     """
-    if not path.is_file():
+    if not may_exist(str(path)) or not path.is_file():
         raise CaseRejected("missing_file", f"expected {what} as a plain file, got none; fetch it again")
     return path
 
@@ -75,10 +77,17 @@ def content_of(paths: Iterable[Path], *more: Any) -> str:
     """Hash of the bytes of files, of all files below folders, and of other values; what is absent counts as absent."""
     found: list[Any] = list(more)
     for path in paths:
+        if not may_exist(str(path)):  # a name out of a table may be longer than those of files
+            found.append([path.name, None])
+            continue
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if not file.is_dir():
                 found.append([file.name, file_sha256(file) if file.is_file() else None])
     return digest(*found)
+
+
+def _failed(error: Exception) -> str:
+    return f"import_failed: reading this case failed with {type(error).__name__}; check its files"
 
 
 class CaseFolders:
@@ -143,8 +152,11 @@ class CaseFolders:
             self.skipped[name] = f"{rejected.code}: {rejected.message}"
         except (DiskFull, RemoteFailed):  # no fault of the case
             raise
+        except OSError as error:
+            long = error.errno == errno.ENAMETOOLONG
+            self.skipped[name] = TOO_LONG if long else _failed(error)
         except Exception as error:  # one bad case never stops an import; the text of a foreign error may hold names
-            self.skipped[name] = f"import_failed: reading this case failed with {type(error).__name__}; check its files"
+            self.skipped[name] = _failed(error)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return False

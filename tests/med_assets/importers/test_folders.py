@@ -21,8 +21,8 @@ from pydicom.uid import UID
 
 from med_assets.cli.main import main
 from med_assets.dicom.objects import derived_uid
-from med_assets.errors import ConfigurationError
-from med_assets.landing.importing.folders import RECORDS, CaseFolders, identifier
+from med_assets.errors import CaseRejected, ConfigurationError
+from med_assets.landing.importing.folders import RECORDS, CaseFolders, content_of, existing, identifier
 from med_assets.landing.importing.volumes import datalist_pairs, import_pairs, pair, write_pair
 from med_assets.programs.breast_us.importer import import_images
 from med_assets.settings import Workspace
@@ -86,6 +86,15 @@ def test_what_a_library_warns_of_while_a_case_is_read_is_not_shown(
     folders = CaseFolders(tmp_path)
     assert folders.write("a", tmp_path, lambda: "content", write)
     assert "value of the file" not in "".join(capfd.readouterr())
+
+
+def test_a_name_that_no_file_can_have_costs_its_case_alone(tmp_path: Path) -> None:
+    folders, far = CaseFolders(tmp_path / "out"), tmp_path / ("9" * 5000)
+    assert content_of([far]) == content_of([tmp_path / ("9" * 5000)])
+    assert not folders.write("a", tmp_path, lambda: content_of([far]), lambda folder: list(far.iterdir()) and None)
+    assert folders.report().skipped["a"].startswith("missing_file: ")
+    with pytest.raises(CaseRejected, match="expected an image as a plain file"):
+        existing(far, "an image")
 
 
 def test_a_plain_name_stays_and_normal_forms_case_and_blanks_are_told_apart() -> None:
