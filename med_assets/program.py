@@ -197,6 +197,11 @@ class Program(ABC):
     limitations: tuple[str, ...]
     """These three are the words of the model card that hold for every model of the program."""
 
+    @property
+    def deciding_metrics(self) -> tuple[Metric, ...]:
+        """The metrics that promotion, monitoring and the leaderboard look at: the primary one, then those guarded."""
+        return (self.primary_metric, *self.guarded_metrics)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "facts" in cls.__dict__:

@@ -202,10 +202,11 @@ def accept_batch(program: str, batch: str, reason: str) -> None:
     `audit` of `conf/PROGRAM/_program.yaml` is the policy. Dagster shows the gate as passed when `prepared_cases` of the batch is
     materialized again.
     """
-    found = stages.accept_batch(workspace(), program, batch, reason)
+    ws = workspace()
+    found = stages.accept_batch(ws, program, batch, reason)
     print(f"accepted: {found.n_quarantined} of {found.n_cases} cases of the batch are quarantined, the others count")
-    show("dataset", stages.dataset(workspace(), program))
-    show("splits", stages.splits(workspace(), program))
+    show("dataset", stages.dataset(ws, program))
+    show("splits", stages.splits(ws, program))
 
 
 @SECTION.command()

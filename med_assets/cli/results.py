@@ -30,8 +30,8 @@ def leaderboard(program: str) -> None:
     from med_assets.evaluation.leaderboard import board
 
     ws = workspace()
-    stages.leaderboard(ws, program)
-    show_tables(board(ws, program, Catalog(ws, program).champion()).tables)
+    result, champion = stages.leaderboard(ws, program), Catalog(ws, program).champion()
+    show_tables(board(ws, program, champion).tables if champion else result.tables)
 
 
 @SECTION.command()

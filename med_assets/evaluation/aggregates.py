@@ -58,7 +58,7 @@ class Aggregate:
 def by_class(program_name: str) -> set[tuple[str, str]]:
     """The deciding metrics, as (metric, subject), that are averaged within each true class first."""
     chosen = program.get(program_name)
-    return {(one.name, one.subject) for one in (chosen.primary_metric, *chosen.guarded_metrics) if one.by_class}
+    return {(one.name, one.subject) for one in chosen.deciding_metrics if one.by_class}
 
 
 @part_of("evaluate")

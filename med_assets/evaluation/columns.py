@@ -13,7 +13,7 @@ from med_assets.evaluation.scoring import HELD_OUT
 def deciding_scores(catalog: Catalog, line: Line) -> Mapping[str, str]:
     """`mean [low, high] (n)` by split and deciding metric, validation first."""
     chosen = program.get(catalog.program)
-    metrics = (chosen.primary_metric, *chosen.guarded_metrics)
+    metrics = chosen.deciding_metrics
     found = {(split, metric): line.scores.get((split, metric.name)) for split in HELD_OUT for metric in metrics}
     return {f"{split} {metric.label}": cell(one) if one else "" for (split, metric), one in found.items()}
 

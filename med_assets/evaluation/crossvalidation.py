@@ -149,7 +149,7 @@ def crossval(
     catalog.replace(Fold, table, name)
     aggregates = aggregate(program_name, scores)
     about = program.get(program_name)
-    metrics = [metric.name for metric in (about.primary_metric, *about.guarded_metrics)]
+    metrics = [metric.name for metric in about.deciding_metrics]
     return StageResult(
         data_version=digest(table, [[one.metric, one.subject, one.mean, one.n] for one in aggregates]),
         counts=counts | {"cases": sum(map(len, folds.values())), "failed": len(failures)},

@@ -62,7 +62,7 @@ def board(ws: Settings, program_name: str, champion: Champion | None = None) -> 
     A `champion` is marked, and has a line of its own where its experiment was trained again since.
     """
     chosen, catalog = program.get(program_name), Catalog(ws, program_name)
-    metrics = (chosen.primary_metric, *chosen.guarded_metrics)
+    metrics = chosen.deciding_metrics
     aggregates = catalog.rows(AggregateScore)
     present = {row.checkpoint for row in aggregates}
     holder, held = _champion_scores(ws, program_name, champion, present) if champion else (None, [])

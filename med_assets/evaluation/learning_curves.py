@@ -228,7 +228,7 @@ def learning_curve(
 
 def _metrics(program_name: str) -> tuple[program.Metric, ...]:
     chosen = program.get(program_name)
-    return (chosen.primary_metric, *chosen.guarded_metrics)
+    return chosen.deciding_metrics
 
 
 def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, PowerLaw | str]:

@@ -100,9 +100,8 @@ def _predict(
         launch(job)
         failed |= _failed(job)
         missing -= _adopt(ws, job) | failed.keys()
-        shutil.rmtree(
-            job, ignore_errors=True
-        )  # it has ended; a folder that none was started in now may be that of one that runs
+        # It has ended. A folder in which none was started now may be that of one that runs, and stays.
+        shutil.rmtree(job, ignore_errors=True)
     if missing:
         raise MedAssetsError(f"expected the predictions of {len(missing)} more cases, the job ended without them")
     return failed

@@ -72,7 +72,7 @@ def spread(program_name: str, found: Sequence[Replicate]) -> pd.DataFrame:
         groups.setdefault((one.experiment, one.settings), []).append(one)
     rows = []
     for (experiment, _), members in sorted(groups.items()):
-        for metric in (chosen.primary_metric, *chosen.guarded_metrics):
+        for metric in chosen.deciding_metrics:
             wanted = (SPLIT, metric.name, metric.subject)
             means = [
                 row.mean

@@ -57,7 +57,7 @@ def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None =
     record_scores(ws, program_name, name, checkpoint, aggregates)
     record = finetuning(ws, program_name, name, checkpoint, launch)
     write_predictions(ws, program_name, name, scores)
-    deciding = [metric.name for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
+    deciding = [metric.name for metric in chosen.deciding_metrics]
     costs = checkpoint_facts(ws, program_name, checkpoint, measure=True)
     pictures = [
         *plot_typical_cases(ws, program_name, checkpoint, scores, ["median"]),

@@ -77,7 +77,7 @@ def record_scores(
 ) -> None:
     """Record the deciding metrics of an evaluated checkpoint, over those of its last evaluation."""
     chosen = program.get(program_name)
-    deciding = [(metric.name, metric.subject) for metric in (chosen.primary_metric, *chosen.guarded_metrics)]
+    deciding = [(metric.name, metric.subject) for metric in chosen.deciding_metrics]
     scores = [RunScore.of(row.row()) for row in aggregates if (row.metric, row.subject) in deciding]
     Catalog(ws, program_name).replace(RunScore, scores, name, checkpoint)
 

@@ -1,16 +1,17 @@
 """What monitoring warns of: metrics out of control, and drift."""
 
+from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.experiments import policies
 from med_assets.monitoring.drift import newest
-from med_assets.monitoring.stage import LIMITS_RULE, deciding_metrics, trend
+from med_assets.monitoring.stage import LIMITS_RULE, trend
 from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
 
 def in_control(ws: Settings, program_name: str) -> CheckOutcome:
     """None of the newest batches lies outside its control limits; those that do are named with metric, value and limits."""
-    units = {metric.name: metric.unit for metric in deciding_metrics(program_name)}
+    units = {metric.name: metric.unit for metric in program.get(program_name).deciding_metrics}
     lines, alert_batches = trend(ws, program_name), policies.of(program_name).monitoring.alert_batches
     alerts, n_limited = [], 0
     for name, points in lines.items():

@@ -51,12 +51,6 @@ class Point:
         return self.lower is not None and self.upper is not None and not self.lower <= self.mean <= self.upper
 
 
-def deciding_metrics(program_name: str) -> tuple[Metric, ...]:
-    """The metrics that are watched: the primary one and those guarded."""
-    chosen = program.get(program_name)
-    return (chosen.primary_metric, *chosen.guarded_metrics)
-
-
 @dataclass(frozen=True)
 class UnseenScore:
     """A score of the champion on a case that it has not seen, with the case's patient."""
@@ -145,7 +139,7 @@ def _score(
     keys = _score_keys(catalog, checkpoint, cases)
     seen = {case.case_id for case in cases_used_by(ws.store, checkpoint)}
     scores, counts, failures = score_predicted(ws, catalog.program, checkpoint, cases, predicted)
-    wanted = {(metric.name, metric.subject) for metric in deciding_metrics(catalog.program)}
+    wanted = {(metric.name, metric.subject) for metric in program.get(catalog.program).deciding_metrics}
     rows = [
         MonitoredScore(
             program=catalog.program,
@@ -203,7 +197,7 @@ def _mean(scores: Sequence[UnseenScore], metric: Metric) -> Interval:
 def headline(ws: Settings, program_name: str) -> dict[str, str]:
     """By metric the champion's mean with interval and n over all monitored cases that it has not seen."""
     scores, found = _unseen(Catalog(ws, program_name)), {}
-    for metric in deciding_metrics(program_name):
+    for metric in program.get(program_name).deciding_metrics:
         values = _mean(_of(scores, metric), metric)
         text = cell(values)
         found[metric.name] = f"{text}{metric.after}" if text else "undefined: no case that the champion has not seen"
@@ -222,7 +216,7 @@ def trend(ws: Settings, program_name: str) -> dict[str, list[Point]]:
 
     rule, scores = policies.of(program_name).monitoring, _unseen(Catalog(ws, program_name))
     found: dict[str, list[Point]] = {}
-    for metric in deciding_metrics(program_name):
+    for metric in program.get(program_name).deciding_metrics:
         groups: dict[str, list[UnseenScore]] = {}
         for one in _of(scores, metric):
             groups.setdefault(one.score.batch, []).append(one)
@@ -252,7 +246,7 @@ def trend(ws: Settings, program_name: str) -> dict[str, list[Point]]:
 
 def trend_table(ws: Settings, program_name: str) -> pd.DataFrame:
     """The trend for people: a row per metric and batch."""
-    units = {metric.name: metric.unit for metric in deciding_metrics(program_name)}
+    units = {metric.name: metric.unit for metric in program.get(program_name).deciding_metrics}
     rows = [
         {
             "metric": name,
@@ -274,7 +268,7 @@ def draw(ws: Settings, program_name: str) -> dict[str, Path]:
 
     folder, found, lines = ws.reports / program_name / "plots", {}, trend(ws, program_name)
     folder.mkdir(parents=True, exist_ok=True)
-    for metric in deciding_metrics(program_name):
+    for metric in program.get(program_name).deciding_metrics:
         points = lines[metric.name]
         if points:
             table = pd.DataFrame([asdict(point) | {"beyond": point.beyond} for point in points])

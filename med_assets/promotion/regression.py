@@ -36,12 +36,6 @@ class Regression:
     objections: tuple[str, ...]
 
 
-def deciding_metrics(program_name: str) -> tuple[Metric, ...]:
-    """The metrics that the gate looks at: the primary first, then those guarded."""
-    chosen = program.get(program_name)
-    return (chosen.primary_metric, *chosen.guarded_metrics)
-
-
 def record_scores(ws: Settings, champion: Champion, *, anew: bool = False) -> None:
     """Keep the champion's present deciding scores as those that it is held to; what is kept already stays, unless `anew`.
 
@@ -58,7 +52,7 @@ def present_scores(ws: Settings, champion: Champion) -> list[PromotedScore]:
     name = champion.program
     cases = Catalog(ws, name).cases(SPLIT)
     model = scored_model(ws, name, champion, cases)
-    wanted = {(metric.name, metric.subject) for metric in deciding_metrics(name)}
+    wanted = {(metric.name, metric.subject) for metric in program.get(name).deciding_metrics}
     return [
         PromotedScore(
             program=name,
@@ -91,18 +85,25 @@ def regressions(ws: Settings, champion: Champion) -> list[Regression]:
     if not kept:
         return []
     rule, present = policies.of(champion.program).promotion, present_scores(ws, champion)
-    return [_regression(metric, kept, present, rule) for metric in deciding_metrics(champion.program)]
+    primary, *guarded = program.get(champion.program).deciding_metrics
+    found = [_regression(primary, kept, present, rule, guarded=False)]
+    return found + [_regression(metric, kept, present, rule, guarded=True) for metric in guarded]
 
 
 def _regression(
-    metric: Metric, kept: Sequence[PromotedScore], present: Sequence[PromotedScore], rule: Promotion
+    metric: Metric,
+    kept: Sequence[PromotedScore],
+    present: Sequence[PromotedScore],
+    rule: Promotion,
+    *,
+    guarded: bool,
 ) -> Regression:
     sign, key = (1 if metric.lower_is_better else -1), (metric.name, metric.subject)
     then, now = ([row for row in rows if (row.metric, row.subject) == key] for rows in (kept, present))
     before = {(row.case_id, row.version): row.value for row in then}
     same = [row for row in now if (row.case_id, row.version) in before]
     lost = sum(row.value is None and before[row.case_id, row.version] is not None for row in same)
-    margin = rule.guard_margins.get(metric.name, rule.tolerance)
+    margin = rule.guard_margins.get(metric.name, 0.0) if guarded else rule.tolerance
     worse = [
         sign * (row.value - was)
         for row in same

@@ -138,7 +138,7 @@ def _worst(metric: Metric, scores: Sequence[CaseScore]) -> list[CaseScore]:
 
 
 def _deciding(chosen: Program, evaluated: Sequence[AggregateScore]) -> list[AggregateScore]:
-    wanted = {(metric.name, metric.subject) for metric in (chosen.primary_metric, *chosen.guarded_metrics)}
+    wanted = {(metric.name, metric.subject) for metric in chosen.deciding_metrics}
     return [row for row in evaluated if (row.metric, row.subject) in wanted]
 
 

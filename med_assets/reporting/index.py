@@ -99,7 +99,7 @@ def _metrics(catalog: Catalog, run: TrainingRun) -> dict[str, str]:
     found = {(row.split, row.metric, row.subject): cell(row) for row in scores}
     return {
         f"{split} {metric.label}": found[key]
-        for metric in (chosen.primary_metric, *chosen.guarded_metrics)
+        for metric in chosen.deciding_metrics
         for split in HELD_OUT
         if found.get(key := (split, metric.name, metric.subject))
     }

@@ -89,7 +89,7 @@ def card(facts: ReportFacts) -> Iterable[Section]:
         not_for=chosen.not_for,
         training_data=f"{shown.model.n_train} cases, dataset version {shown.model.dataset_version}",
         evaluation_data=", ".join(f"{split}: {n} cases" for split, n in held_out.items()),
-        metrics="; ".join(f"{m.name}: {m.meaning}" for m in (chosen.primary_metric, *chosen.guarded_metrics)),
+        metrics="; ".join(f"{m.name}: {m.meaning}" for m in chosen.deciding_metrics),
         limitations=[*chosen.limitations, *synthetic],
         owners=chosen.owners,
     )

@@ -81,7 +81,7 @@ def _table(rows: list[dict[str, str]]) -> str:
 
 def _scores(facts: Facts) -> str:
     chosen = program.get(facts.program)
-    metrics = (chosen.primary_metric, *chosen.guarded_metrics)
+    metrics = chosen.deciding_metrics
     by_key = {(row.split, row.metric, row.subject): row for row in facts.scores}
     found = [
         {"metric": metric.label}
@@ -204,7 +204,7 @@ def _training(facts: Facts) -> Iterator[Cell]:
 
 def _results(facts: Facts) -> Iterator[Cell]:
     chosen = program.get(facts.program)
-    wanted = ", ".join(f"'{metric.name}'" for metric in (chosen.primary_metric, *chosen.guarded_metrics))
+    wanted = ", ".join(f"'{metric.name}'" for metric in chosen.deciding_metrics)
     yield _lines("The deciding metrics as the lake has them:")
     query = f"select split, metric, subject, mean, low, high, n, unit from {{}} where metric in ({wanted}) order by split, metric, subject"
     yield _rows(facts, query, AggregateScore, facts.name)

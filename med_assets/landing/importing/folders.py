@@ -77,9 +77,6 @@ def content_of(paths: Iterable[Path], *more: Any) -> str:
     """Hash of the bytes of files, of all files below folders, and of other values; what is absent counts as absent."""
     found: list[Any] = list(more)
     for path in paths:
-        if not may_exist(str(path)):  # a name out of a table may be longer than those of files
-            found.append([path.name, None])
-            continue
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if not file.is_dir():
                 found.append([file.name, file_sha256(file) if file.is_file() else None])

@@ -90,7 +90,6 @@ def test_what_a_library_warns_of_while_a_case_is_read_is_not_shown(
 
 def test_a_name_that_no_file_can_have_costs_its_case_alone(tmp_path: Path) -> None:
     folders, far = CaseFolders(tmp_path / "out"), tmp_path / ("9" * 5000)
-    assert content_of([far]) == content_of([tmp_path / ("9" * 5000)])
     assert not folders.write("a", tmp_path, lambda: content_of([far]), lambda folder: list(far.iterdir()) and None)
     assert folders.report().skipped["a"].startswith("missing_file: ")
     with pytest.raises(CaseRejected, match="expected an image as a plain file"):
