@@ -10,16 +10,18 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from med_assets.capabilities import ModelCosts
+from med_assets.catalog import Case, Catalog
 from med_assets.cli import stages
 from med_assets.experiments.configuration import load
+from med_assets.landing import batches
 from med_assets.launch.jobs import TEACHER
 from med_assets.launch.training import in_order
 from med_assets.metrics.bootstrap import mean_with_interval
@@ -43,40 +45,37 @@ SHOWN = (
 )
 
 
-def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
+def prepared(ws: Workspace, src: Path) -> list[Case]:
     """Cases of the dataset, one of each patient, each with its fold."""
-    from med_assets.catalog import Catalog
-    from med_assets.landing import batches
-
     import_images("busi", src, batches.landing_folder(ws, P))
     batch = batches.take(ws, P, batches.untaken(ws, P), time.time())
     for stage in (stages.intake, stages.prepare):
         stage(ws, P, batch)
     stages.dataset(ws, P)
     cases = sorted(Catalog(ws, P).described(), key=lambda case: case.case_id)
-    kept = list({case["patient_id"]: case for case in cases}.values())
+    kept = list({case.patient_id: case for case in cases}.values())
     rng = np.random.default_rng(SEED)
-    for label in sorted({case["label"] for case in kept}):
-        members = [case for case in kept if case["label"] == label]
-        for place, index in enumerate(rng.permutation(len(members))):
-            members[index]["fold"] = place % FOLDS
+    folds: dict[str, int] = {}
+    for label in sorted({str(case.facts["label"]) for case in kept}):
+        members = [case for case in kept if case.facts["label"] == label]
+        folds |= {members[index].case_id: place % FOLDS for place, index in enumerate(rng.permutation(len(members)))}
     print(f"{len(cases)} images, {len(kept)} after leaving out near duplicates", flush=True)
-    return kept
+    return [replace(case, fold=folds[case.case_id]) for case in kept]
 
 
-def trained(ws: Workspace, cases: list[dict[str, Any]], name: str, fold: int, overrides: list[str]) -> Path:
+def trained(ws: Workspace, cases: list[Case], name: str, fold: int, overrides: list[str]) -> Path:
     """Train an experiment on the folds but two; returns the job's folder, which holds what a checkpoint does."""
     job = ws.home / "folds" / str(fold) / name
     job.mkdir(parents=True)
     chosen = load(P, name, overrides, profile="small")
-    splits = {fold: "test", (fold + 1) % FOLDS: "val"}
+    splits: dict[int | None, str] = {fold: "test", (fold + 1) % FOLDS: "val"}
     rows = [
         {
-            "case_id": case["case_id"], "patient_id": case["patient_id"], "split": splits.get(case["fold"], "train"),
-            "version": case["artifact"], "folder": str(ws.store.fetch(case["artifact"])),
+            "case_id": case.case_id, "patient_id": case.patient_id, "split": splits.get(case.fold, "train"),
+            "version": case.artifact, "folder": str(ws.store.fetch(case.artifact)),
         }
         for case in cases
-        if case["fold"] != fold
+        if case.fold != fold
     ]  # fmt: skip
     (job / "program").write_text(P + "\n")
     (job / "experiment.json").write_text(chosen.to_json())
@@ -111,15 +110,15 @@ def main(src: Path, names: list[str], overrides: list[str]) -> None:
                 costs = chosen.checkpoint_facts(ws, job) if fold == 0 and isinstance(chosen, ModelCosts) else {}
                 predictor = get(P).predictor(job, job.parent)
                 for case in cases:
-                    if case["fold"] == fold:
-                        out = job / "scores" / str(case["case_id"])
+                    if case.fold == fold:
+                        out = job / "scores" / str(case.case_id)
                         out.mkdir(parents=True)
-                        predictor.predict(ws.store.fetch(case["artifact"]), out)
-                        for score in get(P).score(ws, ws.store.fetch(case["artifact"]), out):
+                        predictor.predict(ws.store.fetch(case.artifact), out)
+                        for score in get(P).score(ws, ws.store.fetch(case.artifact), out):
                             rows.append(
                                 {
                                     "experiment": name,
-                                    "case": case["case_id"],
+                                    "case": case.case_id,
                                     "metric": score.metric,
                                     "value": score.value,
                                 }

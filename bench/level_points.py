@@ -11,6 +11,7 @@ this process, in the profile small.
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ import pandas as pd
 import torch
 
 from bench.common import show
+from med_assets.catalog import Case, Catalog
 from med_assets.cli import stages
 from med_assets.experiments.configuration import load
+from med_assets.landing import batches
 from med_assets.programs.lumbar_mr.experiment import Inference, LumbarExperiment
 from med_assets.programs.lumbar_mr.importer import import_cases
 from med_assets.programs.lumbar_mr.levels import LEVELS
@@ -42,11 +45,8 @@ MEAN, PEAK, SEQUENCE, FITTED = "mean above half", "strongest peak", "sequence", 
 DECODINGS = (MEAN, PEAK, SEQUENCE, FITTED)
 
 
-def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
+def prepared(ws: Workspace, src: Path) -> list[Case]:
     """Cases of the dataset, which holds volumes of the same content once, each with its fold."""
-    from med_assets.catalog import Catalog
-    from med_assets.landing import batches
-
     import_cases(src, batches.landing_folder(ws, P))
     if untaken := batches.untaken(ws, P):
         batch = batches.take(ws, P, untaken, time.time())
@@ -54,25 +54,24 @@ def prepared(ws: Workspace, src: Path) -> list[dict[str, Any]]:
             stage(ws, P, batch)
         stages.dataset(ws, P)
     cases = sorted(Catalog(ws, P).described(), key=lambda case: case.content_hash)
-    for place, index in enumerate(np.random.default_rng(SEED).permutation(len(cases))):
-        cases[index]["fold"] = place % FOLDS
-    return cases
+    order = np.random.default_rng(SEED).permutation(len(cases))
+    return [replace(cases[index], fold=place % FOLDS) for place, index in enumerate(order)]
 
 
-def trained(ws: Workspace, cases: list[dict[str, Any]], fold: int, overrides: list[str]) -> Path:
+def trained(ws: Workspace, cases: list[Case], fold: int, overrides: list[str]) -> Path:
     """Train `point_net` on the folds but two; returns the job's folder, which holds what a checkpoint does."""
     job = ws.home / "folds" / str(fold)
     if (job / "result.json").exists():
         return job
     job.mkdir(parents=True, exist_ok=True)
-    splits = {(fold + 1) % FOLDS: "val"}
+    splits: dict[int | None, str] = {(fold + 1) % FOLDS: "val"}
     rows = [
         {
-            "case_id": case["case_id"], "patient_id": case["patient_id"], "split": splits.get(case["fold"], "train"),
-            "version": case["artifact"], "folder": str(ws.store.fetch(case["artifact"])),
+            "case_id": case.case_id, "patient_id": case.patient_id, "split": splits.get(case.fold, "train"),
+            "version": case.artifact, "folder": str(ws.store.fetch(case.artifact)),
         }
         for case in cases
-        if case["fold"] != fold
+        if case.fold != fold
     ]  # fmt: skip
     (job / "program").write_text(P + "\n")
     (job / "experiment.json").write_text(load(P, "point_net", overrides, profile="small").to_json())
@@ -81,15 +80,15 @@ def trained(ws: Workspace, cases: list[dict[str, Any]], fold: int, overrides: li
     return job
 
 
-def maps(ws: Workspace, case: dict[str, Any], job: Path) -> Path:
+def maps(ws: Workspace, case: Case, job: Path) -> Path:
     """Predict a case without augmented views; returns the file of its maps and slices."""
-    path = job / "maps" / f"{case['case_id']}.npz"
+    path = job / "maps" / f"{case.case_id}.npz"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         predictor = load_predictor(job)
         assert predictor.network is not None
         assert isinstance(predictor.experiment, LumbarExperiment)
-        opened = PreparedCase.open(ws.store.fetch(case["artifact"]))
+        opened = PreparedCase.open(ws.store.fetch(case.artifact))
         found = predict_case(predictor.network, opened, predictor.experiment, views=False)
         np.savez(path, heats=found.heats, slice_heats=found.slice_heats, slices=np.array(found.slices))
     return path
@@ -181,17 +180,17 @@ def main(src: Path, home: Path, overrides: list[str]) -> None:
         settle_s=0.0,
     )
     cases = prepared(ws, src)
-    opened = {case["case_id"]: PreparedCase.open(ws.store.fetch(case["artifact"])) for case in cases}
+    opened = {case.case_id: PreparedCase.open(ws.store.fetch(case.artifact)) for case in cases}
     experiment = load(P, "point_net", overrides, profile="small")
     assert isinstance(experiment, LumbarExperiment)
     rows: list[dict[str, Any]] = []
     for fold in range(FOLDS):
         began, busy = time.perf_counter(), time.process_time()
         job = trained(ws, cases, fold, overrides)
-        gaps = learned(opened[case["case_id"]] for case in cases if case["fold"] not in (fold, (fold + 1) % FOLDS))
+        gaps = learned(opened[case.case_id] for case in cases if case.fold not in (fold, (fold + 1) % FOLDS))
         for case in cases:
-            if case["fold"] == fold:
-                rows += errors(opened[case["case_id"]], maps(ws, case, job), experiment.inference, gaps)
+            if case.fold == fold:
+                rows += errors(opened[case.case_id], maps(ws, case, job), experiment.inference, gaps)
         spent = f"{time.process_time() - busy:.0f} s CPU, {time.perf_counter() - began:.0f} s"
         print(f"fold {fold}: {spent}; distance of levels {gaps.mean_mm:.1f} mm, SD {gaps.sd_mm:.1f} mm", flush=True)
         report(pd.DataFrame(rows))

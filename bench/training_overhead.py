@@ -64,11 +64,12 @@ def measure(folder: Path, base: int, side: int) -> list[tuple[object, ...]]:
         setattr(owner, method, timed(seconds, name, getattr(owner, method)))
     stamps: list[float] = []
     beaten = callbacks.Heartbeat.on_train_batch_end
-    setattr(  # noqa: B010 - the method is replaced for the time of this run
-        callbacks.Heartbeat,
-        "on_train_batch_end",
-        lambda *arguments: (stamps.append(time.perf_counter()), beaten(*arguments)),
-    )
+
+    def stamped(*arguments: Any) -> None:
+        stamps.append(time.perf_counter())
+        beaten(*arguments)
+
+    setattr(callbacks.Heartbeat, "on_train_batch_end", stamped)  # noqa: B010 - replaced for the time of this run
     try:
         run(write_job(folder / f"{base}-{side}", overrides=overrides))
     finally:

@@ -12,7 +12,7 @@ from med_assets import program as programs
 from med_assets.deidentification.deidentify import Deidentifier, to_bytes
 from med_assets.dicom.discover import load
 from med_assets.experiments import configuration as experiments
-from med_assets.settings import Settings
+from med_assets.settings import Workspace
 
 
 def write_job_of(
@@ -49,8 +49,9 @@ class OfPhantoms:
 
     def write_prepared(self, folder: Path, seed: int) -> None:
         """Write the prepared phantom of a seed."""
-        chosen, ws = programs.get(self.program), Settings.from_env()
-        keys = Deidentifier(b"any key", chosen.roi_vocabulary(ws))
+        chosen = programs.get(self.program)
+        ws = Workspace(home=folder.parent / "home", landing=folder.parent / "landing", key=b"any key")
+        keys = Deidentifier(ws.key, chosen.roi_vocabulary(ws))
         with TemporaryDirectory() as scratch:
             landed, raw = Path(scratch) / "landed", Path(scratch) / "raw"
             chosen.write_phantoms(landed, 1, seed)

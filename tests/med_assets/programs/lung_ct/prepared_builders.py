@@ -33,7 +33,7 @@ VALUES = {2: 28, 4: 30, 7: 115, 9: 42, 12: 23, 255: 255}
 HU = {28: -820, 30: -820, 115: 60, 42: 400, 23: 30}
 
 
-def ball(shape: Sequence[int], centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
+def ball(shape: Sequence[int], centre: Sequence[float] | np.ndarray, radii: Sequence[float] | np.ndarray) -> np.ndarray:
     """A bool ellipsoid (z, y, x); centre and radii are fractions of the shape."""
     grid = np.indices(shape)
     return sum(

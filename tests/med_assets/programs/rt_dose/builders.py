@@ -22,7 +22,7 @@ TINY = (
 """Overrides that make a training of nine steps, a second of work."""
 
 
-def sphere(shape: Sequence[int], centre: Sequence[float], radius: float) -> np.ndarray:
+def sphere(shape: Sequence[int], centre: Sequence[float] | np.ndarray, radius: float) -> np.ndarray:
     """A bool ball; centre and radius in voxels."""
     grid = np.indices(shape)
     return sum((axis - middle) ** 2 for axis, middle in zip(grid, centre, strict=True)) <= radius**2
@@ -54,7 +54,7 @@ def write_case(
     away = ndimage.distance_transform_edt(~masks[spec.main_target], sampling=spacing_mm)
     dose = np.where(body, 70.0 * np.exp(-away / 25.0), 0.0).astype(np.float32)
     sdf = np.stack([_sdf(masks[name], spacing_mm) for name in spec.structures])
-    bits = sum(masks[name].astype(np.uint16) << index for index, name in enumerate(spec.structures))
+    bits = np.sum([masks[name].astype(np.uint16) << index for index, name in enumerate(spec.structures)], axis=0)
     folder.mkdir(parents=True)
     ct = np.where(body, rng.normal(0, 20, shape), -1000)
     arrays = {
