@@ -19,7 +19,7 @@ from med_assets.catalog import Case, Catalog
 from med_assets.errors import CheckpointMismatch
 from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, compare, scored_model
 from med_assets.experiments import policies
-from med_assets.experiments.configuration import from_json, names
+from med_assets.experiments.configuration import from_json, names, with_present_names
 from med_assets.launch.runs import command_of
 from med_assets.launch.training import Launch, NamedModel
 from med_assets.metrics.bootstrap import Interval, mean_with_interval
@@ -161,7 +161,7 @@ def finetuning(
     if not made.get("initial") or not experiment.schedule.epochs:
         record_path(ws, program_name, name).unlink(missing_ok=True)
         return None
-    result = read_json(folder / "result.json")
+    result = with_present_names(read_json(folder / "result.json"))
     catalog = Catalog(ws, program_name)
     epochs = [row for row in catalog.rows(EpochMetric, name) if row.checkpoint == checkpoint]
     out = _training(chosen.training_metric, epochs, policies.of(program_name).promotion.tolerance)
@@ -193,7 +193,7 @@ def finetuning(
             "cases": dict(Counter(case.split for case in cases_used_by(ws.store, checkpoint))),
         },
         "environment": {key: result.get(key) for key in ("python", "torch", "lightning", "device", "precision")},
-        "plan": {key: result[key] for key in ("batch", "patch", "accumulate", "rung") if key in result},
+        "plan": {key: result[key] for key in ("batch", "patch", "accumulate", "memory_plan") if key in result},
         "invocation": _invocation(ws, program_name, name, checkpoint),
         "output": out,
         "runtime": {

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
@@ -30,6 +30,12 @@ NO_EFFECT: JsonDict = {"affects_result": False}
 
 CAME_LATER: JsonDict = {"came_later": True}
 """`json_schema_extra` of a field whose default is what was done before it was there: at it, an experiment keeps its hash."""
+
+FORMER_NAMES = {"fallbacks": "ladder", "memory_plan": "rung"}
+"""Fields that had another name before, by the present one. The former name is still read, in YAML files, overrides and the
+`experiment.json` of checkpoints, and it still stands for the field in the hash, so that a new name trains nothing again."""
+
+PRESENT_NAMES = {former: name for name, former in FORMER_NAMES.items()}
 
 GROUPS = {"profile": "profiles", "site": "sites@site"}
 """Choices between files: their names in an override (`site=head_neck`), and Hydra's own names for them."""
@@ -64,6 +70,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_name(cls, content: Any) -> Any:
+        """Refuse a field under its present and its former name, as when a file of one's own extends a shipped one."""
+        given = set(content) if isinstance(content, dict) else set()
+        both = [f"{former} to {name}" for name, former in FORMER_NAMES.items() if {name, former} <= given]
+        if both:
+            raise ValueError(f"expected one name of a field, got two: rename {both[0]} in your files under conf/")
+        return content
+
 
 class Optimiser(Settings):
     """AdamW with a cosine schedule over the epochs."""
@@ -80,13 +96,18 @@ class Optimiser(Settings):
     )
 
 
-class Rung(Settings):
+def _either(name: str) -> AliasChoices:
+    """The names under which a field of FORMER_NAMES is read."""
+    return AliasChoices(name, FORMER_NAMES[name])
+
+
+class MemoryPlan(Settings):
     """One way to fit a training into memory. The batch of a step stays `schedule.batch`, taken in several pieces."""
 
     batch: int = Field(ge=1, description="items at a time on one device, a divisor of schedule.batch / devices, count")
     patch: tuple[int, ...] | None = Field(
         default=None,
-        description="patch in place of the experiment's, voxels along (z, y, x); such a rung changes results",
+        description="patch in place of the experiment's, voxels along (z, y, x); such a plan changes results",
     )
 
 
@@ -99,8 +120,10 @@ class Schedule(Settings):
     batch: int = Field(ge=1, description="patches per step, over all devices and pieces, count")
     val_every: int = Field(ge=1, description="validate after each so many epochs, count")
     patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
-    ladder: tuple[Rung, ...] = Field(
-        default=(), description="rungs to try, in this order, when the whole batch at once does not fit into memory"
+    fallbacks: tuple[MemoryPlan, ...] = Field(
+        default=(),
+        description="memory plans to try, in this order, when the whole batch at once does not fit into memory",
+        validation_alias=_either("fallbacks"),
     )
     validate_first: bool = Field(
         default=False,
@@ -185,10 +208,12 @@ class Runtime(Settings):
         description="work after which a training saves itself and stops, to be gone on with by the same command, s",
         json_schema_extra=NO_EFFECT,
     )
-    rung: int | None = Field(
+    memory_plan: int | None = Field(
         default=None,
         ge=0,
-        description="rung of the ladder to use, 0 for the whole batch at once; chosen from free memory unless given",
+        description="memory plan to use: 0 for the whole batch at once, 1 for the first of schedule.fallbacks; chosen from free memory "
+        "unless given",
+        validation_alias=_either("memory_plan"),
         json_schema_extra=NO_EFFECT,
     )
 
@@ -266,15 +291,17 @@ class Experiment(Settings):
         """Return the training patch, voxels along each axis, or None in a program that has none."""
         return None
 
-    def at(self, rung: Rung) -> Self:
-        """Return the experiment as one device runs it at a rung. Raises ConfigurationError for a patch where none is."""
-        if rung.patch is not None:
-            raise ConfigurationError(f"program {self.program} has no patches, so no rung of its ladder can have one")
-        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"batch": rung.batch})})
+    def at(self, plan: MemoryPlan) -> Self:
+        """Return the experiment as one device runs it with a memory plan. Raises ConfigurationError for a patch where none is."""
+        if plan.patch is not None:
+            raise ConfigurationError(
+                f"program {self.program} has no patches, so no plan of schedule.fallbacks can have one"
+            )
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"batch": plan.batch})})
 
     def probe(self) -> Self:
         """Return the experiment small enough to measure what a step needs: a batch of one, and a small patch if any."""
-        return self.at(Rung(batch=1))
+        return self.at(MemoryPlan(batch=1))
 
     def items(self) -> int:
         """Return what the memory of a step grows in proportion to: the batch times the voxels of a patch."""
@@ -293,7 +320,7 @@ class Experiment(Settings):
 
 
 class PatchExperiment(Experiment):
-    """An experiment that trains on patches of volumes, so that a rung of its ladder can have another patch."""
+    """An experiment that trains on patches of volumes, so that a memory plan can have another patch."""
 
     patches: Any = Field(description="size of a patch, in the field `size`, and where patches are taken")
 
@@ -303,15 +330,18 @@ class PatchExperiment(Experiment):
     def patch(self) -> list[int]:
         return list(self.patches.size)
 
-    def at(self, rung: Rung) -> Self:
-        changed: dict[str, Any] = {"schedule": self.schedule.model_copy(update={"batch": rung.batch})}
-        if rung.patch is not None:
-            changed["patches"] = type(self.patches).model_validate({**self.patches.model_dump(), "size": rung.patch})
+    def at(self, plan: MemoryPlan) -> Self:
+        changed: dict[str, Any] = {"schedule": self.schedule.model_copy(update={"batch": plan.batch})}
+        if plan.patch is not None:
+            changed["patches"] = type(self.patches).model_validate({**self.patches.model_dump(), "size": plan.patch})
         return self.model_copy(update=changed)
 
 
 def result_fields(model: BaseModel) -> dict[str, Any]:
-    """Return the fields of a model that can change a result, as JSON-able values, nested models alike."""
+    """Return the fields of a model that can change a result, as JSON-able values, nested models alike.
+
+    A field of FORMER_NAMES has its former name here.
+    """
     kept: dict[str, Any] = {}
     for name, info in type(model).model_fields.items():
         extra = info.json_schema_extra
@@ -319,7 +349,7 @@ def result_fields(model: BaseModel) -> dict[str, Any]:
             continue
         if isinstance(extra, dict) and extra.get("came_later") and getattr(model, name) == info.get_default():
             continue
-        kept[name] = _jsonable(getattr(model, name))
+        kept[FORMER_NAMES.get(name, name)] = _jsonable(getattr(model, name))
     return kept
 
 
@@ -331,6 +361,11 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
     return value
+
+
+def with_present_names(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a training, a `result.json` that may be of an earlier version, with the present names of fields."""
+    return {PRESENT_NAMES.get(name, name): value for name, value in result.items()}
 
 
 def names(program: str, conf_root: Path | None = None) -> tuple[str, ...]:
@@ -526,8 +561,11 @@ def _refuse_resolvers(content: Any, name: str) -> None:
 
 
 def _hydra_name(override: str) -> str:
+    """An override with Hydra's name of a group of files, and with the present name of a field."""
     key, equals, value = override.partition("=")
-    return f"{GROUPS.get(key, key)}{equals}{value}"
+    section, dot, field = key.rpartition(".")
+    present = f"{section}.{PRESENT_NAMES.get(field, field)}" if dot else field
+    return f"{GROUPS.get(key, present)}{equals}{value}"
 
 
 def _validate(program: str, where: str, content: Any) -> Experiment:

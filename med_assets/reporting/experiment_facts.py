@@ -12,7 +12,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.evaluation.comparison import paired, primary_scores
 from med_assets.evaluation.costs import checkpoint_facts
 from med_assets.evaluation.finetuning import formal_gain
-from med_assets.experiments.configuration import Experiment, from_json
+from med_assets.experiments.configuration import Experiment, from_json, with_present_names
 from med_assets.launch.training import NamedModel, stored_checkpoint
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric, Program
@@ -22,7 +22,7 @@ from med_assets.reporting.run_status import RunStatus, run_status, verdict_of
 from med_assets.settings import Settings
 from med_assets.storage.files import read_json
 
-RAN_WITH = ("device", "precision", "batch", "patch", "accumulate", "rung")
+RAN_WITH = ("device", "precision", "batch", "patch", "accumulate", "memory_plan")
 """What a notebook says of how the training ran."""
 
 
@@ -93,7 +93,7 @@ def gather(ws: Settings, program_name: str, name: str, checkpoint: str) -> Facts
             f"{named}: expected the record of the training of {checkpoint}, got none; run `med-assets evaluate {named}` first"
         )
     run = recorded_runs[0]
-    result = read_json(stored / "result.json")
+    result = with_present_names(read_json(stored / "result.json"))
     scores, history = catalog.rows(CaseScore, name), catalog.rows(EpochMetric, name)
     epochs = {row.epoch for row in history}
     return Facts(

@@ -1,8 +1,8 @@
-"""Which devices a training gets, and which rung of its ladder: chosen from free memory before it starts.
+"""Which devices a training gets, and which memory plan: chosen from free memory before it starts.
 
-The need of a rung is estimated by
+A memory plan is the whole batch at once, or one of `schedule.fallbacks`. Its need is estimated by
 
-    need = states + SPARE * saved * (items of the rung / items of the probe) + fixed
+    need = states + SPARE * saved * (items of the plan / items of the probe) + fixed
 
 `states` are weights, gradients, the two moments of AdamW and the moving average, if there is one, in 32 bit. `saved` is
 what one training step keeps for its backward pass: the bytes of all tensors that autograd saves, weights left out,
@@ -10,14 +10,14 @@ counted in a dry run of one step, on the CPU, at the experiment's `probe`: a bat
 proportion to batch x voxels in every convolutional net. `fixed` is the device's context and libraries, or, on a CPU,
 the processes that read data.
 
-The first rung whose need is within FILL of what is free is taken; when none is, the run is not admitted. A training
-that goes on keeps the rung it began with (`rung.json` in the job), so that resuming equals not having stopped.
+The first plan whose need is within FILL of what is free is taken; when none is, the run does not start. A resumed
+training keeps its plan (`memory_plan.json` in the job), so that resuming equals not having stopped.
 
-The rung is no part of a checkpoint's key, while the ladder is. The key must be known before any machine is looked at:
-the graph, the launcher and the store ask for it. A rung without a patch only cuts the same batch into pieces whose
-gradients are added up, so the result is the same up to rounding, as it is between devices. A rung with another patch
-is another training; an experiment that has one in its ladder says that it stands for either, and the result records
-which it was.
+The plan taken is no part of a checkpoint's key, while the fallbacks are. The key must be known before any machine is
+measured: the graph, the launcher and the store ask for it. A plan without a patch only cuts the same batch into pieces
+whose gradients are added up, so the result is the same up to rounding, as it is between devices. A plan with another
+patch is another training; an experiment that has one in its fallbacks accepts either, and the result records which it
+was.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from med_assets.errors import ConfigurationError, OutOfMemory
-from med_assets.experiments.configuration import Experiment, Rung
+from med_assets.experiments.configuration import Experiment, MemoryPlan
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.task import Task
 
-RUNG = "rung.json"
+MEMORY_PLAN, FORMER_MEMORY_PLAN = "memory_plan.json", "rung.json"
+"""The plan of a job, in its folder, and the name of that file in jobs that an earlier version started: they are resumed."""
 
 SPARE, SPARE_ON_CPU = 1.5, 3.0
 """Working memory, as a multiple of what autograd saves: gradients of activations on the way back, and the buffers of
@@ -58,7 +59,7 @@ MIB = 2**20
 
 
 INFERENCE_MB = 8192
-"""Free memory of a GPU below which scoring stays on the CPU, MiB: room for a window of 128 voxels a side in the largest
+"""Free memory of a GPU below which scoring stays on the CPU, MiB: enough for a window of 128 voxels a side in the largest
 network here, beside a training that needs the rest."""
 
 
@@ -73,12 +74,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided for a run: devices, the rung, and why it fits. Memory in MiB, of the fullest device."""
+    """What was decided for a run: devices, the memory plan by its number, and why it fits. Memory in MiB, of the fullest device."""
 
     accelerator: str
     devices: int | list[int]
     processes: int
-    rung: int
+    memory_plan: int
     batch: int
     patch: list[int] | None
     accumulate: int
@@ -87,8 +88,13 @@ class Plan:
     flops_per_item: float = 0.0
 
     def named(self) -> dict[str, Any]:
-        """What a message and the result call the rung."""
-        return {"patch": self.patch, "batch": self.batch, "accumulate": self.accumulate, "rung": self.rung}
+        """The memory plan as a message and the result name it."""
+        return {
+            "patch": self.patch,
+            "batch": self.batch,
+            "accumulate": self.accumulate,
+            "memory_plan": self.memory_plan,
+        }
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ def measure(task: Task, experiment: Experiment) -> Probe:
 
 
 def needed(probe: Probe, at: Experiment, accelerator: str, *, averaged: bool, workers: int) -> int:
-    """Return the estimated need in bytes of a rung, given as the experiment at that rung; see the module's formula."""
+    """Return the estimated need in bytes of a memory plan, given as the experiment with that plan; see the module's formula."""
     states = probe.parameters * (4 + averaged)
     half = HALF if accelerator != "cpu" and not at.precision.startswith("32") else 1.0
     spare = SPARE_ON_CPU if accelerator == "cpu" else SPARE
@@ -169,13 +175,13 @@ def inference_device() -> str:
 
 def free_host() -> int:
     """Return the bytes of memory that this process may still take: of the machine, and of the control groups it is in."""
-    rooms = [psutil.virtual_memory().available]
+    limits = [psutil.virtual_memory().available]
     for limit, used in _groups():
         try:
-            rooms.append(int(limit.read_text()) - int(used.read_text()))
+            limits.append(int(limit.read_text()) - int(used.read_text()))
         except (OSError, ValueError):
             continue  # no limit ("max"), or no such file in this version of the kernel
-    return max(0, min(rooms))
+    return max(0, min(limits))
 
 
 def _groups() -> list[tuple[Path, Path]]:
@@ -198,14 +204,14 @@ def _groups() -> list[tuple[Path, Path]]:
     return files
 
 
-def rungs(experiment: Experiment) -> list[Rung]:
-    """Return the rungs that keep the batch of a step: of each, batch x devices divides `schedule.batch`.
+def memory_plans(experiment: Experiment) -> list[MemoryPlan]:
+    """Return the memory plans that keep the batch of a step: of each, batch x devices divides `schedule.batch`.
 
     The first is the experiment as it stands. Raises ConfigurationError when the batch can't be shared by the devices.
     """
     whole, devices = experiment.schedule.batch, experiment.runtime.devices
-    ladder = [Rung(batch=max(1, whole // devices)), *experiment.schedule.ladder]
-    fitting = [rung for rung in dict.fromkeys(ladder) if whole % (rung.batch * devices) == 0]
+    listed = [MemoryPlan(batch=max(1, whole // devices)), *experiment.schedule.fallbacks]
+    fitting = [one for one in dict.fromkeys(listed) if whole % (one.batch * devices) == 0]
     if not fitting:
         raise ConfigurationError(
             f"schedule.batch={whole} can't be shared equally by runtime.devices={devices}; make it a multiple of {devices}"
@@ -214,65 +220,77 @@ def rungs(experiment: Experiment) -> list[Rung]:
 
 
 def plan(job: Path, experiment: Experiment, probe: Probe, *, began: bool) -> Plan:
-    """Choose devices and rung for a run and write the rung to the job; `began` says that a checkpoint is gone on from.
+    """Choose devices and memory plan for a run and write them to the job; `began` says that the run resumes from a checkpoint.
 
-    Raises OutOfMemory when no rung fits, ConfigurationError when a training that began with one rung is to go on with
+    Raises OutOfMemory when no plan fits, ConfigurationError when a training that started with one plan is to resume with
     another.
     """
-    ladder, runtime = rungs(experiment), experiment.runtime
+    listed, runtime = memory_plans(experiment), experiment.runtime
     devices = free_devices(runtime.accelerator, runtime.devices)
     accelerator = devices[0].name.partition(":")[0]
     # On a CPU all processes take from the same memory.
     free = devices[-1].free // (len(devices) if accelerator == "cpu" else 1)
-    forced = runtime.rung
-    if forced is not None and forced >= len(ladder):
-        raise ConfigurationError(f"runtime.rung={forced}, but the ladder has rungs 0 to {len(ladder) - 1}")
-    pinned = read_json(job / RUNG) if began and (job / RUNG).is_file() else None
+    forced = runtime.memory_plan
+    if forced is not None and forced >= len(listed):
+        raise ConfigurationError(
+            f"runtime.memory_plan={forced}, but schedule.fallbacks leaves the plans 0 to {len(listed) - 1}"
+        )
+    pinned = _written(job) if began else None
     plans = [
         Plan(
             accelerator=accelerator,
             devices=[device.index for device in devices] if accelerator == "cuda" else len(devices),
             processes=len(devices),
-            rung=index,
-            batch=rung.batch,
-            patch=(rung.patch and list(rung.patch)) or experiment.patch(),
-            accumulate=experiment.schedule.batch // (rung.batch * len(devices)),
-            needed_mb=round(_need(probe, experiment, rung, accelerator) / MIB, 1),
+            memory_plan=index,
+            batch=one.batch,
+            patch=(one.patch and list(one.patch)) or experiment.patch(),
+            accumulate=experiment.schedule.batch // (one.batch * len(devices)),
+            needed_mb=round(_need(probe, experiment, one, accelerator) / MIB, 1),
             free_mb=round(free / MIB, 1),
             flops_per_item=probe.flops / probe.items,
         )
-        for index, rung in enumerate(ladder)
+        for index, one in enumerate(listed)
     ]
     if pinned is not None:
         chosen = next((one for one in plans if _same(one, pinned)), None)
-        if chosen is None or (forced is not None and chosen.rung != forced):
+        if chosen is None or (forced is not None and chosen.memory_plan != forced):
             raise ConfigurationError(
-                f"this training began with {pinned} and goes on with that only; set runtime.devices={pinned['processes']} "
-                f"and runtime.rung={pinned['rung']}, or use --resume never to begin with another"
+                f"this training started with {pinned} and resumes with that only; set runtime.devices={pinned['processes']} "
+                f"and runtime.memory_plan={pinned['memory_plan']}, or use --resume never to start with another"
             )
-        _admit([chosen])
+        _first_fitting([chosen])
     elif forced is not None:
         chosen = plans[forced]
     else:
-        chosen = _admit(plans)
-    write_json(job / RUNG, asdict(chosen))
+        chosen = _first_fitting(plans)
+    write_json(job / MEMORY_PLAN, asdict(chosen))
     return chosen
 
 
 def planned(job: Path) -> Plan:
     """Return the plan that the first process of this training wrote."""
-    return Plan(**read_json(job / RUNG))
+    return Plan(**read_json(job / MEMORY_PLAN))
+
+
+def _written(job: Path) -> dict[str, Any] | None:
+    """The plan that a job started with, None where it has none."""
+    if (job / MEMORY_PLAN).is_file():
+        present: dict[str, Any] = read_json(job / MEMORY_PLAN)
+        return present
+    if not (job / FORMER_MEMORY_PLAN).is_file():
+        return None
+    former = read_json(job / FORMER_MEMORY_PLAN)
+    return {**former, "memory_plan": former["rung"]}
 
 
 def change(plan: Plan, experiment: Experiment) -> str:
-    """Say what to do when memory ran out with a plan: the next rung if there is one."""
-    ladder = rungs(experiment)
-    if plan.rung + 1 < len(ladder):
-        rung = ladder[plan.rung + 1]
-        at = experiment.at(rung)
-        said = f"batch {rung.batch}" + (f", patch {at.patch()}" if at.patch() else "")
-        return f"Next: runtime.rung={plan.rung + 1} ({said}) with --resume never; or a device with more memory"
-    return "This is the lowest rung: add a smaller one to schedule.ladder, or use a device with more memory"
+    """Say what to do when memory ran out with a plan: the next one if there is one."""
+    listed, number = memory_plans(experiment), plan.memory_plan + 1
+    if number < len(listed):
+        at = experiment.at(listed[number])
+        sizes = f"batch {listed[number].batch}" + (f", patch {at.patch()}" if at.patch() else "")
+        return f"Next: runtime.memory_plan={number} ({sizes}) with --resume never; or a device with more memory"
+    return "This is the smallest plan: add a smaller one to schedule.fallbacks, or use a device with more memory"
 
 
 def free_text(plan: Plan) -> str:
@@ -280,26 +298,26 @@ def free_text(plan: Plan) -> str:
     return f"{plan.free_mb:.0f} MiB were free on {plan.accelerator} and {plan.needed_mb:.0f} MiB expected"
 
 
-def _need(probe: Probe, experiment: Experiment, rung: Rung, accelerator: str) -> int:
+def _need(probe: Probe, experiment: Experiment, one: MemoryPlan, accelerator: str) -> int:
     return needed(
         probe,
-        experiment.at(rung),
+        experiment.at(one),
         accelerator,
         averaged=bool(experiment.optimiser.ema),
         workers=experiment.runtime.workers,
     )
 
 
-def _admit(plans: Sequence[Plan]) -> Plan:
+def _first_fitting(plans: Sequence[Plan]) -> Plan:
     for one in plans:
         if one.needed_mb <= FILL * one.free_mb:
             return one
     lowest = plans[-1]
     raise OutOfMemory(
-        f"not started: the lowest rung (batch {lowest.batch}, patch {lowest.patch}) needs about {lowest.needed_mb:.0f} MiB "
+        f"not started: the smallest memory plan (batch {lowest.batch}, patch {lowest.patch}) needs about {lowest.needed_mb:.0f} MiB "
         f"on each of {lowest.processes} x {lowest.accelerator}, {lowest.free_mb:.0f} MiB are free and at most "
-        f"{FILL:.0%} of that is taken; wait for the device, add a smaller rung to schedule.ladder, or set runtime.rung "
-        "to try one against this estimate"
+        f"{FILL:.0%} of that is taken; wait for the device, add a smaller one to schedule.fallbacks, or set "
+        "runtime.memory_plan to try one against this estimate"
     )
 
 

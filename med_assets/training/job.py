@@ -19,7 +19,7 @@ import lightning
 import torch
 
 from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory, TrainingStopped
-from med_assets.experiments.configuration import Experiment, Rung, from_json
+from med_assets.experiments.configuration import Experiment, MemoryPlan, from_json
 from med_assets.launch.jobs import ADAPTERS, RELEASED, TEACHER
 from med_assets.storage.files import file_sha256, read_json, write_json
 from med_assets.storage.provenance import git_state
@@ -152,7 +152,7 @@ def _plan(job: Path, experiment: Experiment, probe: Task, *, began: bool) -> Pla
 
 
 def _at(experiment: Experiment, plan: Plan) -> Experiment:
-    return experiment.at(Rung(batch=plan.batch, patch=None if plan.patch is None else tuple(plan.patch)))
+    return experiment.at(MemoryPlan(batch=plan.batch, patch=None if plan.patch is None else tuple(plan.patch)))
 
 
 def _classified(job: Path, key: str, error: BaseException, experiment: Experiment, plan: Plan | None) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments.configuration import NO_EFFECT, PatchExperiment, Rung, Settings
+from med_assets.experiments.configuration import NO_EFFECT, MemoryPlan, PatchExperiment, Settings
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (x, y, z) of the training grid")]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -167,16 +167,16 @@ class LungExperiment(PatchExperiment):
         return self
 
     @model_validator(mode="after")
-    def _each_rung_can_be_trained(self) -> Self:
-        for rung in self.schedule.ladder:
-            sides = self.at(rung).patches.size
+    def _each_memory_plan_can_be_trained(self) -> Self:
+        for plan in self.schedule.fallbacks:
+            sides = self.at(plan).patches.size
             if any(side < self.network.factor or side % self.network.factor for side in sides):
-                raise ValueError(f"schedule.ladder: patch must be multiples of {self.network.factor}, found {sides}")
+                raise ValueError(f"schedule.fallbacks: patch must be multiples of {self.network.factor}, found {sides}")
         return self
 
     def probe(self) -> Self:
         side = max(PROBE_SIDE, self.network.factor)
-        return self.at(Rung(batch=1, patch=tuple(min(own, side) for own in self.patches.size)))
+        return self.at(MemoryPlan(batch=1, patch=tuple(min(own, side) for own in self.patches.size)))
 
 
 EXPERIMENT = LungExperiment

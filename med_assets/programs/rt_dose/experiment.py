@@ -9,8 +9,8 @@ from med_assets.experiments.configuration import (
     NO_EFFECT,
     RELEASED,
     Experiment,
+    MemoryPlan,
     PatchExperiment,
-    Rung,
     Settings,
 )
 from med_assets.programs.rt_dose.site import Site
@@ -259,10 +259,10 @@ class DoseExperiment(PatchExperiment):
     inference: Inference = Field(description="prediction of whole volumes")
 
     @model_validator(mode="after")
-    def _each_rung_can_be_trained(self) -> Self:
-        ladder = [self, *(self.at(rung) for rung in self.schedule.ladder)]
+    def _each_memory_plan_can_be_trained(self) -> Self:
+        plans = [self, *(self.at(plan) for plan in self.schedule.fallbacks)]
         least = self.network.least_side
-        for sides in (*(one.patches.size for one in ladder), self.inference.window):
+        for sides in (*(one.patches.size for one in plans), self.inference.window):
             if any(side % least for side in sides):
                 raise ValueError(
                     f"the levels of the network take patches and windows with sides that are multiples of {least}, found {sides}"
@@ -299,7 +299,7 @@ class DoseExperiment(PatchExperiment):
         return (wanted.removeprefix(RELEASED),) if self.losses.perceptual and wanted.startswith(RELEASED) else ()
 
     def probe(self) -> Self:
-        return self.at(Rung(batch=1, patch=tuple(min(side, PROBE_SIDE) for side in self.patches.size)))
+        return self.at(MemoryPlan(batch=1, patch=tuple(min(side, PROBE_SIDE) for side in self.patches.size)))
 
 
 EXPERIMENT = DoseExperiment

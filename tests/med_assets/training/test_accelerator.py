@@ -1,4 +1,4 @@
-"""Devices and rungs are chosen from free memory before a run, and a run that can't fit is not begun."""
+"""Devices and memory plans are chosen from free memory before a run, and a run that can't fit does not start."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from med_assets.errors import ConfigurationError, OutOfMemory
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
 from med_assets.training import accelerator
-from med_assets.training.accelerator import MIB, Device, Probe, free_devices, free_host, measure, plan, rungs
+from med_assets.training.accelerator import MIB, Device, Probe, free_devices, free_host, measure, memory_plans, plan
 from med_assets.training.job import read_job, run
 from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
 from med_assets.training.task import Task, build
@@ -22,8 +22,8 @@ PROBE = Probe(parameters=10 * MIB, saved=10 * MIB, items=16**3)
 
 
 def experiment(*overrides: str) -> Experiment:
-    ladder = "schedule.ladder=[{batch: 2}, {batch: 1}, {batch: 1, patch: [16, 16, 16]}]"
-    base = ("patches.size=[32,32,32]", "schedule.batch=4", "runtime.accelerator=cpu", "runtime.workers=0", ladder)
+    fallbacks = "schedule.fallbacks=[{batch: 2}, {batch: 1}, {batch: 1, patch: [16, 16, 16]}]"
+    base = ("patches.size=[32,32,32]", "schedule.batch=4", "runtime.accelerator=cpu", "runtime.workers=0", fallbacks)
     return experiments.load("rt_dose", "baseline", [*base, *overrides])
 
 
@@ -32,54 +32,98 @@ def free(monkeypatch: pytest.MonkeyPatch, mib: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free_mib", "rung", "batch", "patch", "accumulate"),
+    ("free_mib", "memory_plan", "batch", "patch", "accumulate"),
     [(1200, 0, 4, 32, 1), (700, 1, 2, 32, 2), (400, 2, 1, 32, 4), (100, 3, 1, 16, 4)],
 )
-def test_the_first_rung_that_fits_is_taken_and_the_batch_of_a_step_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, rung: int, batch: int, patch: int, accumulate: int
+def test_the_first_memory_plan_that_fits_is_taken_and_the_batch_of_a_step_stays(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    free_mib: int,
+    memory_plan: int,
+    batch: int,
+    patch: int,
+    accumulate: int,
 ) -> None:
     free(monkeypatch, free_mib)
     chosen = plan(tmp_path, experiment(), PROBE, began=False)
-    assert (chosen.rung, chosen.batch, chosen.patch, chosen.accumulate) == (rung, batch, [patch] * 3, accumulate)
-    assert json.loads((tmp_path / "rung.json").read_text())["rung"] == rung
+    assert (chosen.memory_plan, chosen.batch, chosen.patch, chosen.accumulate) == (
+        memory_plan,
+        batch,
+        [patch] * 3,
+        accumulate,
+    )
+    assert json.loads((tmp_path / "memory_plan.json").read_text())["memory_plan"] == memory_plan
 
 
-def test_a_run_that_fits_on_no_rung_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fits_with_no_memory_plan_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 50)
-    with pytest.raises(OutOfMemory, match=r"not started: .* needs about 70 MiB .* 50 MiB are free .* runtime\.rung"):
+    with pytest.raises(
+        OutOfMemory, match=r"not started: .* needs about 70 MiB .* 50 MiB are free .* runtime\.memory_plan"
+    ):
         plan(tmp_path, experiment(), PROBE, began=False)
-    assert plan(tmp_path, experiment("runtime.rung=0"), PROBE, began=False).rung == 0
+    assert plan(tmp_path, experiment("runtime.memory_plan=0"), PROBE, began=False).memory_plan == 0
 
 
-def test_a_training_goes_on_with_the_rung_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_resumes_with_the_memory_plan_it_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free(monkeypatch, 700)
     began = plan(tmp_path, experiment(), PROBE, began=False)
     free(monkeypatch, 5000)
-    assert plan(tmp_path, experiment(), PROBE, began=True).rung == began.rung == 1
-    for override in ("runtime.rung=0", "runtime.devices=2"):
-        with pytest.raises(ConfigurationError, match="goes on with that only"):
+    assert plan(tmp_path, experiment(), PROBE, began=True).memory_plan == began.memory_plan == 1
+    for override in ("runtime.memory_plan=0", "runtime.devices=2"):
+        with pytest.raises(ConfigurationError, match="resumes with that only"):
             plan(tmp_path, experiment(override), PROBE, began=True)
-    assert plan(tmp_path, experiment(), PROBE, began=False).rung == 0
+    assert plan(tmp_path, experiment(), PROBE, began=False).memory_plan == 0
+
+
+def test_a_job_of_an_earlier_version_resumes_with_its_memory_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 700)
+    plan(tmp_path, experiment(), PROBE, began=False)
+    former = json.loads((tmp_path / "memory_plan.json").read_text())
+    former["rung"] = former.pop("memory_plan")
+    (tmp_path / "memory_plan.json").unlink()
+    (tmp_path / "rung.json").write_text(json.dumps(former))
+    free(monkeypatch, 5000)
+    with pytest.raises(ConfigurationError, match=r"runtime\.memory_plan=1"):
+        plan(tmp_path, experiment("runtime.rung=0"), PROBE, began=True)
+    assert plan(tmp_path, experiment(), PROBE, began=True).memory_plan == 1
+    assert json.loads((tmp_path / "memory_plan.json").read_text())["memory_plan"] == 1
+
+
+def test_former_names_of_fields_are_read_and_keep_the_hash() -> None:
+    present = experiment("runtime.memory_plan=1")
+    content = json.loads(present.to_json())
+    content["schedule"]["ladder"] = content["schedule"].pop("fallbacks")
+    content["runtime"]["rung"] = content["runtime"].pop("memory_plan")
+    former = experiments.from_json("rt_dose", json.dumps(content))
+    assert former == present == experiment("runtime.rung=1")
+    assert former.hash() == present.hash()
+    assert experiments.result_fields(present)["schedule"]["ladder"][0] == {"batch": 2, "patch": None}
+    with pytest.raises(ConfigurationError, match="rename ladder to fallbacks"):
+        experiments.from_json("rt_dose", json.dumps({**content, "schedule": {**content["schedule"], "fallbacks": []}}))
 
 
 def test_devices_share_the_batch_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 5000)
     chosen = plan(tmp_path, experiment("runtime.devices=2"), PROBE, began=False)
     assert (chosen.batch, chosen.accumulate, chosen.processes, chosen.free_mb) == (2, 1, 2, 2500.0)
-    assert [rung.batch for rung in rungs(experiment("runtime.devices=2"))] == [2, 1, 1]
+    assert [one.batch for one in memory_plans(experiment("runtime.devices=2"))] == [2, 1, 1]
     with pytest.raises(ConfigurationError, match="make it a multiple of 3"):
-        rungs(experiment("runtime.devices=3"))
+        memory_plans(experiment("runtime.devices=3"))
 
 
-def test_the_ladder_is_in_the_key_and_the_rung_is_not() -> None:
+def test_the_fallbacks_are_in_the_key_and_the_plan_taken_is_not() -> None:
     base = experiment().hash()
-    assert experiment("runtime.rung=1").hash() == experiment("runtime.devices=2").hash() == base
-    assert experiment("schedule.ladder=[{batch: 1}]").hash() != base
+    assert experiment("runtime.memory_plan=1").hash() == experiment("runtime.devices=2").hash() == base
+    assert experiment("schedule.fallbacks=[{batch: 1}]").hash() != base
 
 
-def test_a_rung_that_the_network_can_not_train_is_refused_when_the_experiment_is_read() -> None:
+def test_a_memory_plan_that_the_network_can_not_train_is_refused_when_the_experiment_is_read() -> None:
     with pytest.raises(ConfigurationError, match="multiples of 16"):
-        experiment("schedule.ladder=[{batch: 1, patch: [20, 16, 16]}]")
+        experiment("schedule.fallbacks=[{batch: 1, patch: [20, 16, 16]}]")
 
 
 def test_devices_are_taken_by_their_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +157,7 @@ def test_what_a_step_keeps_grows_with_the_voxels(tmp_path: Path) -> None:
     program, small, cases = read_job(write_job(tmp_path / "job", overrides=TINY))
     per_item = []
     for side in (16, 32):
-        at = small.at(experiments.Rung(batch=1, patch=(side,) * 3))
+        at = small.at(experiments.MemoryPlan(batch=1, patch=(side,) * 3))
         task = build(program, at, cases)
         assert isinstance(task, Task)
         with pytest.warns(UserWarning, match="reference is not registered"):
@@ -125,10 +169,10 @@ def test_what_a_step_keeps_grows_with_the_voxels(tmp_path: Path) -> None:
 
 def test_gradients_of_pieces_add_up_to_those_of_the_batch_and_the_result_says_what_was_chosen(tmp_path: Path) -> None:
     rows = []
-    for rung in (0, 1):
-        overrides = (*TINY, "schedule.epochs=2", "schedule.val_every=2", f"runtime.rung={rung}")
-        result = run(write_job(tmp_path / f"job{rung}", overrides=overrides))
-        assert (result["rung"], result["batch"], result["accumulate"]) == (rung, 2 - rung, 1 + rung)
+    for number in (0, 1):
+        overrides = (*TINY, "schedule.epochs=2", "schedule.val_every=2", f"runtime.memory_plan={number}")
+        result = run(write_job(tmp_path / f"job{number}", overrides=overrides))
+        assert (result["memory_plan"], result["batch"], result["accumulate"]) == (number, 2 - number, 1 + number)
         assert set(result["peak_memory"]) == {"train", "validate"}
         assert result["memory"]["needed_mb"] < result["memory"]["free_mb"]
         rows.append(result["best_metrics"])

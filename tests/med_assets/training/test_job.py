@@ -94,7 +94,7 @@ def test_out_of_memory_is_a_named_outcome_with_batch_and_patch(tmp_path: Path, m
 
     monkeypatch.setattr(DoseModule, "training_step", exhausted)
     job = write_job(tmp_path / "job", overrides=TINY)
-    expected = r"patch \[16, 16, 16\], batch 2, .* MiB were free on cpu .* Next: runtime\.rung=1 \(batch 1"
+    expected = r"patch \[16, 16, 16\], batch 2, .* MiB were free on cpu .* Next: runtime\.memory_plan=1 \(batch 1"
     with pytest.raises(OutOfMemory, match=expected):
         run(job)
     result = json.loads((job / "result.json").read_text())

@@ -4,7 +4,7 @@ import pytest
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import configuration as experiments
-from med_assets.experiments.configuration import Rung
+from med_assets.experiments.configuration import MemoryPlan
 from med_assets.programs.lung_ct.experiment import LungExperiment
 
 
@@ -36,10 +36,10 @@ def test_the_full_profile_is_the_recipe_of_the_reference_numbers() -> None:
     assert loaded("foundation").schedule.epochs == 0
 
 
-def test_a_rung_has_another_patch_and_the_probe_a_small_one() -> None:
+def test_a_memory_plan_has_another_patch_and_the_probe_a_small_one() -> None:
     found = loaded("target_anatomy")
-    assert [found.at(rung).patch() for rung in found.schedule.ladder][-1] == [64, 64, 64]
-    assert found.at(Rung(batch=1)).patch() == [128, 128, 128]
+    assert [found.at(plan).patch() for plan in found.schedule.fallbacks][-1] == [64, 64, 64]
+    assert found.at(MemoryPlan(batch=1)).patch() == [128, 128, 128]
     assert found.probe().patch() == [32, 32, 32]
 
 
@@ -48,7 +48,7 @@ def test_a_rung_has_another_patch_and_the_probe_a_small_one() -> None:
     [
         ("patches.size=[128,128,120]", r"patches\.size must be multiples of 16"),
         ("inference.window=[100,128,128]", r"inference\.window must be multiples of 16"),
-        ("schedule.ladder=[{batch:1,patch:[72,72,72]}]", r"schedule\.ladder: patch must be multiples of 16"),
+        ("schedule.fallbacks=[{batch:1,patch:[72,72,72]}]", r"schedule\.fallbacks: patch must be multiples of 16"),
         ("labels.mode=mapping", r"e\.g\. mapping=\[\[1,23\]\]"),
         ("labels.mapping=[[1,23]]", r"labels\.mapping is for labels\.mode=mapping"),
         ("labels={mode:mapping,mapping:[[1,23],[1,24]]}", "each source value can be mapped once"),

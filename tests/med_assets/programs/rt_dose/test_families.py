@@ -41,7 +41,12 @@ def test_each_network_trains_and_predicts_a_whole_case(name: str, tmp_path: Path
     [
         (
             "combined",
-            ("losses.adversarial=0.1", "adversary.base_channels=8", "schedule.ladder=[{batch:1}]", "runtime.rung=1"),
+            (
+                "losses.adversarial=0.1",
+                "adversary.base_channels=8",
+                "schedule.fallbacks=[{batch:1}]",
+                "runtime.memory_plan=1",
+            ),
         ),
         ("ddpm", DIFFUSION),
     ],
