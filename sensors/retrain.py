@@ -50,21 +50,21 @@ def reason_to_train(situation: Situation, policy: Retraining) -> tuple[str | Non
     """Why training pays, or None, and what is said of the new cases either way."""
     new, seen = situation.n_new, situation.n_train - situation.n_new
     needed = max(policy.min_new_cases, math.ceil(policy.min_growth * seen))
-    told = f"{new} new training cases that no checkpoint has seen, {needed} are needed"
+    message = f"{new} new training cases that no checkpoint has seen, {needed} are needed"
     if policy.min_growth * seen > policy.min_new_cases:
-        told += f" ({policy.min_growth:.0%} of the {seen} seen)"
+        message += f" ({policy.min_growth:.0%} of the {seen} seen)"
     if new >= needed:
-        return told, told
+        return message, message
     if new and policy.max_age_days is not None and situation.age_s is not None:
         age = situation.age_s / DAY_S
         if age > policy.max_age_days:
-            return f"{told}, but the newest checkpoint is {age:.1f} days old, over {policy.max_age_days:g}", told
-        told += f"; the newest checkpoint is {age:.1f} days old, {policy.max_age_days:g} are allowed"
+            return f"{message}, but the newest checkpoint is {age:.1f} days old, over {policy.max_age_days:g}", message
+        message += f"; the newest checkpoint is {age:.1f} days old, {policy.max_age_days:g} are allowed"
     if new and policy.on_drift:
         if situation.drifted:
-            return f"{told}, but new cases drift in {', '.join(situation.drifted)}", told
-        told += "; no drift was found"
-    return None, told
+            return f"{message}, but new cases drift in {', '.join(situation.drifted)}", message
+        message += "; no drift was found"
+    return None, message
 
 
 def why_not(situation: Situation, policy: Retraining) -> str | None:
@@ -72,10 +72,10 @@ def why_not(situation: Situation, policy: Retraining) -> str | None:
     if situation.training:
         return "a training is waiting or going on; the next one waits for its end"
     if situation.n_val == 0:
-        return f"no validation case yet, so no training could be judged ({situation.n_train} training cases)"
-    why, told = reason_to_train(situation, policy)
+        return f"no validation case yet, so no training could be evaluated ({situation.n_train} training cases)"
+    why, message = reason_to_train(situation, policy)
     if why is None:
-        return told
+        return message
     cool_down_s = policy.cool_down_hours * 3600
     if situation.since_start_s is not None and 0 <= situation.since_start_s < cool_down_s:
         return f"{why}; {(cool_down_s - situation.since_start_s) / 60:.0f} minutes of the cool-down are left"

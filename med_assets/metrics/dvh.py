@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RELIABLE_VOXELS = 100
-"""A structure of fewer voxels has a DVH too coarse to judge by (the VMAT program's own rule, PROGRAMS 4.5)."""
+"""A structure of fewer voxels has a DVH too coarse to compare (the VMAT program's own rule, PROGRAMS 4.5)."""
 
 _CRITERION = re.compile(
     r"^(?:D(?P<stat>mean|max|min)|D(?P<cc>\d+(\.\d+)?)cc|D(?P<percent>\d+(\.\d+)?)%?|V(?P<gy>\d+(\.\d+)?)(?:Gy)?"

@@ -16,7 +16,7 @@ BOUNDARY_PX = 2.0
 BINS = 10
 """Bins of equal width of the calibration error."""
 
-_NO_LESION = "undefined where the true mask is empty: images without a lesion are judged by normal_recognised"
+_NO_LESION = "undefined where the true mask is empty: images without a lesion are scored by normal_recognised"
 _EDGE = "edge: lesion pixels with a background neighbour at a side, or at the border of the image"
 
 

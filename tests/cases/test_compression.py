@@ -108,8 +108,8 @@ def test_advice_about_pixels_that_cannot_be_decoded_names_their_syntax_and_anoth
     with pytest.raises(CaseRejected) as refused:
         decoded(one, (64, 64))
     assert refused.value.code == "undecodable_pixels"
-    told, advice = refused.value.message.split("To do: ")
-    assert name in told
+    message, advice = refused.value.message.split("To do: ")
+    assert name in message
     assert advice == "export it uncompressed (Explicit VR Little Endian)."
 
 

@@ -170,9 +170,9 @@ def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inferen
     assert json.loads(row["measured"])
     assert result.images
     assert not waiting(ws, name)
-    told = explain_case(ws, case_id)
-    assert "accepted without a label, to be predicted" in told
-    assert f"predicted by {EXPERIMENTS[name]} ({checkpoint})" in told
+    text = explain_case(ws, case_id)
+    assert "accepted without a label, to be predicted" in text
+    assert f"predicted by {EXPERIMENTS[name]} ({checkpoint})" in text
     refuse_to_load(monkeypatch, name)
     assert stages.predictions(ws, name, [batch]).counts["reused"] == 1
 

@@ -55,10 +55,10 @@ def test_an_entry_without_permission_is_said_without_its_name_and_the_others_go_
         assert len(tick().run_requests or ()) == 1
         (batch,) = batches.known(workspace, P)
         assert list(batches.manifest(workspace, P, batch)) == ["b"]
-        told = batches.waiting(workspace, P, 0.0)
-        assert "1 entries are not taken" in told
-        assert "Permission denied" in told
-        assert "SMITH" not in told
+        message = batches.waiting(workspace, P, 0.0)
+        assert "1 entries are not taken" in message
+        assert "Permission denied" in message
+        assert "SMITH" not in message
     tick()
     assert list(batches.manifest(workspace, P, batches.known(workspace, P)[1])) == ["SMITH^JOHN"]
 

@@ -1,7 +1,7 @@
 """Pairs of an image and a label volume (NIfTI, NRRD) to one folder of CT slices and a segmentation per case.
 
 Axes are reordered and flipped to DICOM's, nothing is resampled, and HU are rounded to 16-bit integers. A label is written
-on the grid that it has, also where that is not the image's: preparation judges, not the importer. An image that is a
+on the grid that it has, also where that is not the image's: preparation checks it, not the importer. An image that is a
 folder of DICOM slices is copied; only identifiers that an anonymiser took out are filled in, and the given split.
 """
 

@@ -67,7 +67,7 @@ def warnings(cases: Sequence[Case]) -> list[str]:
 def duplicates(cases: Sequence[Case], folder_of: Callable[[str], Path]) -> list[Finding]:
     """Return the pairs of images that are the same picture, exactly or nearly, each with both shown.
 
-    A pair of two labels, or in two splits, blocks. A pair of one patient or in one split is told and blocks nothing.
+    A pair of two labels, or in two splits, blocks. A pair of one patient or in one split is reported and blocks nothing.
     """
     known = sorted((case for case in cases if case.facts.get("dhash")), key=lambda case: case.case_id)
     found, opened = [], dict[int, PreparedCase]()

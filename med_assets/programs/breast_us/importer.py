@@ -36,7 +36,7 @@ BRIGHT = 128
 
 @dataclass(frozen=True)
 class Source:
-    """One image of a set: its name there, its file and its masks, what its lesion is (None: told by the mask), its patient if known."""
+    """One image of a set: its name there, its file and its masks, what its lesion is (None: derived from the mask), its patient if known."""
 
     name: str
     image: Path
@@ -159,8 +159,8 @@ def read_pair(source: Source) -> tuple[np.ndarray, np.ndarray, str]:
             labels |= {name for name, shown in (("malignant", red), ("benign", green)) if shown.any()}
     if len(labels) > 1:
         raise CaseRejected("two_labels", "expected lesions of one kind in an image, got benign and malignant")
-    told = labels.pop() if labels else ("lesion" if mask.any() else NORMAL)
-    return pixels, mask, source.label or told
+    derived = labels.pop() if labels else ("lesion" if mask.any() else NORMAL)
+    return pixels, mask, source.label or derived
 
 
 def _patients(sources: list[Source]) -> dict[str, str]:
@@ -173,7 +173,7 @@ def _patients(sources: list[Source]) -> dict[str, str]:
             try:
                 pictures.append(_picture(source.image, "L"))
                 unknown.append(source.name)
-            except CaseRejected:  # told when it is imported
+            except CaseRejected:  # reported when it is imported
                 pass
     first = {name: unknown[index] for name, index in zip(unknown, groups(pictures), strict=True)}
     return {source.name: source.patient or first.get(source.name, source.name) for source in sources}

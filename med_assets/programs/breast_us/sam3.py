@@ -79,7 +79,7 @@ OFFICIAL = (
     (r"^segmentation_head\.", "mask_decoder."),
 )
 """Names in the official file, and in transformers' Sam3Model, replaced in this order. Layers of small perceptrons and joint
-projections are told apart in `_official`."""
+projections are distinguished in `_official`."""
 
 PERCEPTRONS = re.compile(r"^((?:detr_decoder\.(?!layers\.)|dot_product_scoring\.).*)layers\.(\d+)\.")
 """Perceptrons whose layers are counted from 0 in the official file and from 1 in transformers."""

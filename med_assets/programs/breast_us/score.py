@@ -43,7 +43,7 @@ def score_case(case: PreparedCase, probability: np.ndarray, settings: Evaluation
 
 
 def pooled(scores: Sequence[CaseScore]) -> list[Score]:
-    """Return what is defined over all images of a split: how well images with and without a lesion are told apart."""
+    """Return what is defined over all images of a split: how well images with and without a lesion are distinguished."""
     found = []
     for name, metric, text in (
         ("image_sensitivity", "lesion_touched", "share of the images with a lesion in which the prediction touches it"),

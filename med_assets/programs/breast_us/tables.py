@@ -37,6 +37,6 @@ def normals(wide: pd.DataFrame) -> ReportTable:
         ("nothing predicted", int(seen.sum())),
         ("false alarms", len(alarms)),
     ]
-    told = f" False alarms: {', '.join(map(str, alarms.index[:SHOWN]))}." if len(alarms) else ""
-    text = f"Images that a reader called normal; their Dice is undefined.{told}"
+    listed = f" False alarms: {', '.join(map(str, alarms.index[:SHOWN]))}." if len(alarms) else ""
+    text = f"Images that a reader called normal; their Dice is undefined.{listed}"
     return ReportTable("Normals", text, pd.DataFrame(rows, columns=["what", "images"]))

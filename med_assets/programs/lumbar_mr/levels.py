@@ -1,4 +1,4 @@
-"""The levels of the lumbar spine that are located, the anatomies that are told apart, and what both are called in DICOM."""
+"""The levels of the lumbar spine that are located, the anatomies that are distinguished, and what both are called in DICOM."""
 
 from med_assets.dicom.structure_names import Vocabulary
 
@@ -12,7 +12,7 @@ ANATOMIES = ("normal", "sacralised", "lumbarised")
 """What is known of the lumbosacral transition: five lumbar vertebrae, L5 that has grown to the sacrum, S1 that is free of it."""
 
 UNKNOWN = "unknown"
-"""Anatomy of a case that nobody judged."""
+"""Anatomy of a case without a reader label."""
 
 ANATOMY_ROIS = {anatomy: f"LSTV {anatomy}" for anatomy in ANATOMIES}
 """Name of the point that states the anatomy; LSTV is a lumbosacral transitional vertebra."""

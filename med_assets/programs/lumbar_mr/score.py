@@ -20,7 +20,7 @@ ERROR = "localisation_error"
 ERROR_3D = "localisation_error_3d"
 FOUND = "found"
 TRANSITIONAL = "transitional"
-"""Known anatomy of a case as a score: 1 sacralised or lumbarised, 0 normal, undefined where nobody judged it."""
+"""Known anatomy of a case as a score: 1 sacralised or lumbarised, 0 normal, undefined without a reader label."""
 
 PROFILES = ("full", "small", "demo")
 
@@ -119,5 +119,5 @@ def uncertainty_scores(table: Table, how: str) -> list[Score]:
 
 def _anatomy(case: PreparedCase) -> Score:
     value = None if case.lstv == UNKNOWN else float(case.lstv != "normal")
-    text = "known anatomy of the lumbosacral transition: 1 sacralised or lumbarised, 0 normal; undefined where nobody judged it"
+    text = "known anatomy of the lumbosacral transition: 1 sacralised or lumbarised, 0 normal; undefined without a reader label"
     return Score(TRANSITIONAL, ALL, value, "1", text)

@@ -1,5 +1,6 @@
 """Transitional vertebrae by uncertainty: thresholds and risks, the table of all studies, and what readers decide."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from med_assets.programs.lumbar_mr.levels import LEVELS, UNKNOWN
 from med_assets.programs.lumbar_mr.score import TRANSITIONAL
 from med_assets.programs.lumbar_mr.tables import separation
 from med_assets.programs.lumbar_mr.thresholds import (
+    FORMER,
     RiskSettings,
     Thresholds,
     fit,
@@ -56,7 +58,7 @@ class LumbarScreening(Screening):
     }
 
     def settings(self, ws: "Settings") -> dict[str, object]:
-        return risk(ws).model_dump(mode="json")
+        return risk(ws).model_dump(mode="json", by_alias=True)
 
     def with_reader_decisions(self, scores: Sequence[S], decisions: Mapping[str, str]) -> list[S]:
         values = {"normal": 0.0, "sacralised": 1.0, "lumbarised": 1.0}
@@ -104,7 +106,7 @@ class LumbarScreening(Screening):
                     flagged=None if one.value is None else sum(map(bool, flags)),
                 )
             )
-        return Fitted(record.model_dump(mode="json"), thresholds)
+        return Fitted(record.model_dump(mode="json", by_alias=True), thresholds)
 
     def table(self, ws: "Settings", screened: Screened) -> pd.DataFrame:
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
@@ -162,8 +164,15 @@ class LumbarScreening(Screening):
 
 
 def risk(ws: "Settings") -> RiskSettings:
-    """The settings of this workspace."""
-    return risk_settings(ws.option("lumbar_mr", "unjudged", ""))
+    """The settings of this workspace. MED_ASSETS_LUMBAR_MR_UNJUDGED, the former name of the option, is read with a warning."""
+    former = ws.option("lumbar_mr", FORMER, "")
+    if former:
+        warnings.warn(
+            "MED_ASSETS_LUMBAR_MR_UNJUDGED is now MED_ASSETS_LUMBAR_MR_UNLABELLED: rename it",
+            FutureWarning,
+            stacklevel=2,
+        )
+    return risk_settings(ws.option("lumbar_mr", "unlabelled", former))
 
 
 def uids(raw: Path) -> tuple[str, str]:

@@ -165,17 +165,17 @@ def false_alarms(rows: pd.DataFrame, settings: RiskSettings) -> ReportTable:
         for case in normals:
             others = [measured[other][settings.level][name] for other in normals if folds[other] != folds[case]]
             flags.append(fit_threshold(name, settings.level, others, rate).flags(measured[case][settings.level][name]))
-        judged = [flag for flag in flags if flag is not None]
+        defined = [flag for flag in flags if flag is not None]
         table.append(
             {"measure": name, "decides": "yes" if name == settings.measure else "", "rate asked for": rate}
-            | {"normal cases": len(normals), "flagged": f"{sum(judged)} of {len(judged)}" if judged else ""}
-            | {"share": number(sum(judged) / len(judged) if judged else None, 3)}
+            | {"normal cases": len(normals), "flagged": f"{sum(defined)} of {len(defined)}" if defined else ""}
+            | {"share": number(sum(defined) / len(defined) if defined else None, 3)}
         )
     least = f"{1 / (len(normals) - max(_sizes(normals, folds), default=0) + 1):.3f}" if normals else "none"
     text = (
         f"Each normal case at {settings.level} against thresholds fitted on the normal cases of the other folds, each predicted by a "
         f"model that had not seen it; a level that is not found counts as flagged. {len(normals)} normal cases, {len(presumed)} of "
-        f"them presumed so, since nobody judged them; the lowest rate that can be promised in every fold is {least}."
+        f"them presumed so, since no reader labelled them; the lowest rate that can be promised in every fold is {least}."
     )
     return ReportTable("False alarms on held-out normal cases", text, pd.DataFrame(table))
 

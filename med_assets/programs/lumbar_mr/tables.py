@@ -123,9 +123,9 @@ def separation(rows: pd.DataFrame) -> ReportTable:
             }
         )
     informative = [f"{row['measure']} ({row['level']})" for row in table if row["tells them apart"] == "yes"]
-    judged = any(row["adjusted p"] for row in table)
+    tested = any(row["adjusted p"] for row in table)
     said = "Which measures carry information can't be said here: too few cases are known to be transitional, or to be normal."
-    if judged:
+    if tested:
         said = (
             f"Carry information here, with p of at most {NOISE:g} over all {len(table)} rows: "
             + (", ".join(informative) or "none")
@@ -135,7 +135,7 @@ def separation(rows: pd.DataFrame) -> ReportTable:
         f"{said}\n\nAUROC: the probability that a transitional spine is less certain than a normal one, 0.5 for a measure that says "
         "nothing; bootstrap "
         "over patients. p by permutation of patients, two-sided, adjusted over all rows (Holm): measures of pure noise are called "
-        "informative in at most 5 % of such tables. Cases whose anatomy nobody judged, and those without a value, are left out; a measure without a case on one side too."
+        "informative in at most 5 % of such tables. Cases whose anatomy has no reader label, and those without a value, are left out; a measure without a case on one side too."
     )
     return ReportTable("Transitional against normal anatomy", text, pd.DataFrame(table))
 
@@ -169,8 +169,8 @@ def values(rows: pd.DataFrame, metric: str, subject: str) -> pd.Series:
 
 
 def share(values: pd.Series) -> str:
-    judged = values.dropna()
-    return f"{int(np.rint(judged.sum()))} of {len(judged)}" if len(judged) else ""
+    defined = values.dropna()
+    return f"{int(np.rint(defined.sum()))} of {len(defined)}" if len(defined) else ""
 
 
 def number(value: float | None, digits: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.experiments.configuration import Settings
@@ -29,6 +29,10 @@ Risk = Literal["High", "Medium", "Low", "Not found", "Unknown"]
 SUBJECTS = (*LEVELS, ALL)
 
 
+FORMER = "unjudged"
+"""Former name of the field `unlabelled`. It is still read, and it stands for the field in records of thresholds and their hashes."""
+
+
 class RiskSettings(Settings):
     """Which share of normal spines may be flagged, and by what."""
 
@@ -36,9 +40,11 @@ class RiskSettings(Settings):
     medium_rate: float = Field(gt=0, lt=1, description="false-alarm rate of Medium and High together, 0 to 1")
     measure: str = Field(description="uncertainty measure that the risk of a case is read from")
     level: str = Field(description="level that it is read at, or all: that of the least certain level")
-    unjudged: Literal["left out", "normal"] = Field(
+    unlabelled: Literal["left out", "normal"] = Field(
         default="left out",
-        description="cases whose anatomy nobody judged: no part of a fit, or taken for normal where transitions are rare; the "
+        validation_alias=AliasChoices("unlabelled", FORMER),
+        serialization_alias=FORMER,
+        description="cases whose anatomy has no reader label: no part of a fit, or taken for normal where transitions are rare; the "
         "transitional ones among them raise the thresholds",
     )
 
@@ -53,12 +59,12 @@ class RiskSettings(Settings):
         return self
 
 
-def risk_settings(unjudged: str = "") -> RiskSettings:
-    """Read `conf/lumbar_mr/_risk.yaml`; `unjudged` replaces that field. Raises ConfigurationError that names file and field."""
+def risk_settings(unlabelled: str = "") -> RiskSettings:
+    """Read `conf/lumbar_mr/_risk.yaml`; `unlabelled` replaces that field. Raises ConfigurationError that names file and field."""
     path = conf_folder("lumbar_mr") / CONF
     try:
-        content = read_yaml(path)
-        return RiskSettings.model_validate(content | ({"unjudged": unjudged} if unjudged else {}))
+        content = {"unlabelled" if name == FORMER else name: value for name, value in read_yaml(path).items()}
+        return RiskSettings.model_validate(content | ({"unlabelled": unlabelled} if unlabelled else {}))
     except (OSError, ValidationError, yaml.YAMLError) as error:
         raise ConfigurationError(f"conf/lumbar_mr/{CONF}: {error}") from error
 
@@ -99,13 +105,13 @@ class Thresholds(BaseModel):
     dataset_version: str = Field(description="data version of the cases")
     synthetic: bool = Field(description="whether any of the cases is synthetic: then it holds for no patient")
     case_ids: tuple[str, ...] = Field(description="normal cases of the fit, sorted")
-    presumed: int = Field(default=0, description="of these, whose anatomy nobody judged")
+    presumed: int = Field(default=0, description="of these, whose anatomy has no reader label")
     thresholds: tuple[Threshold, ...]
 
     @property
     def version(self) -> str:
         """Hash of the whole record: 64 hex digits."""
-        return digest(self.model_dump(mode="json"))
+        return digest(self.model_dump(mode="json", by_alias=True))
 
     @property
     def achievable_rate(self) -> float:
@@ -136,7 +142,7 @@ class Thresholds(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the record as JSON, atomically."""
-        write_text(path, self.model_dump_json(indent=1) + "\n")
+        write_text(path, self.model_dump_json(indent=1, by_alias=True) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -164,14 +170,14 @@ def fit_threshold(measure: str, level: str, values: Sequence[float | None], rate
     value = None if place is None else place if MEASURES[measure].high_is_unsure else -place
     rank = _rank(len(amounts), rate)
     others = [_quantile([*amounts[:index], *amounts[index + 1 :]], rate) for index in range(len(amounts))]
-    judged = [own > other for own, other in zip(amounts, others, strict=True) if other is not None]
+    beyond = [own > other for own, other in zip(amounts, others, strict=True) if other is not None]
     return Threshold(
         measure=measure,
         level=level,
         rate=rate,
         value=value,
         promised_rate=None if value is None else (len(amounts) + 1 - rank) / (len(amounts) + 1),
-        left_out_rate=sum(judged) / len(judged) if judged and len(judged) == len(amounts) else None,
+        left_out_rate=sum(beyond) / len(beyond) if beyond and len(beyond) == len(amounts) else None,
         n=len(amounts),
         undefined=sum(value is None for value in values),
     )
@@ -205,7 +211,7 @@ def fit(
 
     `patients` gives the patient of each case; of several cases of one the first by id counts, since they are not
     independent. `trained_on` are the patients that the checkpoint was trained on: a model is surer of them than of others.
-    `presumed` are cases that are taken for normal though nobody judged them. Raises ConfigurationError where one of these is among the normals, and where there is no normal case.
+    `presumed` are cases that are taken for normal without a reader label. Raises ConfigurationError where one of these is among the normals, and where there is no normal case.
     """
     if known := {patients[case] for case in normals} & set(trained_on):
         raise ConfigurationError(
@@ -247,10 +253,10 @@ def tables_of(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]
 
 
 def normal_cases(rows: pd.DataFrame, settings: RiskSettings) -> tuple[list[str], list[str]]:
-    """Return the ids of the cases that count as normal, sorted, and of those of them that nobody judged."""
-    told = rows[rows["metric"] == TRANSITIONAL]
-    presumed = sorted({str(case) for case in told.loc[told["value"].isna(), "case_id"]})
-    presumed = presumed if settings.unjudged == "normal" else []
+    """Return the ids of the cases that count as normal, sorted, and of those of them that have no reader label."""
+    transitional = rows[rows["metric"] == TRANSITIONAL]
+    presumed = sorted({str(case) for case in transitional.loc[transitional["value"].isna(), "case_id"]})
+    presumed = presumed if settings.unlabelled == "normal" else []
     return sorted({*with_anatomy(rows, False), *presumed}), presumed
 
 

@@ -54,7 +54,7 @@ class Masks(Settings):
 
 
 class Pretraining(Settings):
-    """Joint-embedding prediction: what the target encoder says of hidden blocks, told from the visible rest."""
+    """Joint-embedding prediction: the target encoder's output for hidden blocks, predicted from the visible rest."""
 
     masks: Masks = Field(description="what is hidden")
     predictor_hidden: int = Field(ge=8, description="width of the predictor, count")

@@ -43,7 +43,7 @@ def adversarial_errors(
     So the sum of both trains both in one backward pass, each against the other as it was before the step.
     """
     frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    judged = torch.func.functional_call(discriminator, frozen, (image, predicted))
-    fooling = ((judged - 1) ** 2).mean()
+    rating = torch.func.functional_call(discriminator, frozen, (image, predicted))
+    fooling = ((rating - 1) ** 2).mean()
     planned, false = discriminator(image, truth), discriminator(image, predicted.detach())
     return fooling, (((planned - 1) ** 2).mean() + (false**2).mean()) / 2

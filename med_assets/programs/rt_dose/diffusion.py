@@ -102,7 +102,7 @@ def denoise(start: Tensor, steps: int, scheduler: Any, estimate: Callable[[Tenso
     """Return the dose that `steps` steps of DDIM make of pure noise; `estimate` (noisy, time) says the noise in it.
 
     The times are T - 1, T - 1 - T / steps, ..., which is where each step of MONAI's scheduler leads; its own list of times
-    is spread evenly over 0 to T - 1 instead, and with few steps a network would be told another time than the dose has.
+    is spread evenly over 0 to T - 1 instead, and with few steps a network would be given another time than the dose has.
     """
     stride = scheduler.num_train_timesteps // steps
     scheduler.set_timesteps(steps)

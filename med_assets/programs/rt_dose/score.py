@@ -208,11 +208,11 @@ def _keeps(value: float | None, limit: Limit) -> bool | None:
 
 
 def _agreement(limits: list[Score]) -> Score:
-    judged = [row for row in limits if row.passed is not None and row.passed_truth is not None]
-    same = sum(row.passed == row.passed_truth for row in judged)
+    defined = [row for row in limits if row.passed is not None and row.passed_truth is not None]
+    same = sum(row.passed == row.passed_truth for row in defined)
     convention = "% of the defined clinical limits where predicted and planned dose both pass or both fail"
-    value = 100 * same / len(judged) if judged else None
-    return Score("limits_agreement", "all", value, "%", convention, n=len(judged))
+    value = 100 * same / len(defined) if defined else None
+    return Score("limits_agreement", "all", value, "%", convention, n=len(defined))
 
 
 def openkbp(doses: Doses) -> Iterator[Score]:

@@ -109,9 +109,11 @@ def expected(variance: Array, n: Array, classes: NDArray[np.bool_], weights: Arr
         return np.full(len(variance), np.nan), 0
     share = n[there][:, used] / voxels[there, None]
     known = ~np.isnan(variance[:, used])  # a resample may lack the patients of a rare class
-    judged = known @ share.T
-    each = np.divide(np.nan_to_num(variance[:, used]) @ share.T, judged, out=np.zeros_like(judged), where=judged > 0)
-    drawn = weights[:, there] * (judged > 0)
+    known_share = known @ share.T
+    each = np.divide(
+        np.nan_to_num(variance[:, used]) @ share.T, known_share, out=np.zeros_like(known_share), where=known_share > 0
+    )
+    drawn = weights[:, there] * (known_share > 0)
     total = drawn.sum(axis=1)
     return np.divide((each * drawn).sum(axis=1), total, out=np.full(len(each), np.nan), where=total > 0), int(
         there.sum()

@@ -28,8 +28,8 @@ def limits(rows: pd.DataFrame) -> ReportTable:
 
 
 def _kept(verdicts: pd.Series) -> str:
-    judged = verdicts.dropna()
-    return f"{int(judged.astype(bool).sum())} of {len(judged)}"
+    defined = verdicts.dropna()
+    return f"{int(defined.astype(bool).sum())} of {len(defined)}"
 
 
 def _same(group: pd.DataFrame) -> pd.Series:

@@ -30,7 +30,7 @@ FREE = {
     "organs at risk": (("organ",), AXIAL, -np.inf),
     "targets": (("target",), AXIAL, -np.inf),
 }
-"""Where models are judged: regions, slices and from which distance on; the rim ends where the free region begins."""
+"""Where models are compared with the variation: regions, slices and from which distance on; the rim ends where the free region begins."""
 
 INTERVAL = f"In brackets {CONFIDENCE:.0%} percentile bootstrap intervals over patients ({RESAMPLES} resamples, seed {spread.SEED})"
 
@@ -46,20 +46,20 @@ def tables(doses: Patients, errors: Mapping[str, Patients], scale_gy: float, out
     variation = spread.natural(doses, weights)
     profile = along_distance(doses, weights, scale_gy)
     classes = by_class(doses, variation, weights, scale_gy)
-    judged = judgements(errors, variation, scale_gy)
+    comparison = compared(errors, variation, scale_gy)
     by_distance = errors_by_distance(errors, variation, scale_gy)
     n, unit = len(doses), f"in Gy at a prescription of {scale_gy:g} Gy"
-    told = _answer(judged) if errors else "No model has been evaluated on validation cases yet, so none is compared."
-    first = (
-        f"{told}\n\n{INTERVAL} of the training and of the validation set, drawn independently; {unit}. {_definition(n)}"
+    answer = (
+        _answer(comparison) if errors else "No model has been evaluated on validation cases yet, so none is compared."
     )
+    first = f"{answer}\n\n{INTERVAL} of the training and of the validation set, drawn independently; {unit}. {_definition(n)}"
     plots = plots_of(profile, by_distance, out)
     found = (
-        [ReportTable("Errors of models against natural variation", first, judged, plots[1:], CAPTIONS[1:])]
+        [ReportTable("Errors of models against natural variation", first, comparison, plots[1:], CAPTIONS[1:])]
         if errors
         else []
     )
-    about = told + "\n\n" if not errors else ""
+    about = answer + "\n\n" if not errors else ""
     found.append(
         ReportTable(
             "Natural SD by place",
@@ -104,10 +104,10 @@ def _definition(n: int) -> str:
         "target, distance to it (bins of 2.5 mm, from 50 mm on of 5 and 10 mm), axial offset from the slices with a target, and region "
         "(target, organ at risk, elsewhere in the body). It is the root of the variance between the means of patients plus the mean variance "
         f"within one, over the {n} patients of the training set, those with {spread.MIN_VOXELS} voxels or more in the class, and is weighted by "
-        "the voxels that the model is judged on. Ratio: the model's root mean squared error over it. At 1 the model errs by one SD of "
+        "the voxels that the model is scored on. Ratio: the model's root mean squared error over it. At 1 the model errs by one SD of "
         "accepted plans, as the mean of other plans in the class does; the plan of another patient would be 1.41 SD away. The last ratio "
         "leaves out the variance within a patient, which finer geometry may explain. There is one plan per patient, so what two planners "
-        "would make of the same patient can't be told: the natural SD is its upper bound. Free of constraints: elsewhere, over "
+        "would make of the same patient is unknown: the natural SD is its upper bound. Free of constraints: elsewhere, over "
         f"{FREE_MM:g} mm from any target. Covered: the share of the voxels whose class has {spread.MIN_PATIENTS} training patients or more."
     )
 
@@ -197,14 +197,14 @@ def _parts(
 
 
 def _places(n_classes: int) -> list[tuple[str, NDArray[np.bool_]]]:
-    """The places where models are judged, with their classes."""
+    """The locations where models are compared, with their classes."""
     return [
         (place, chosen(regions, axial, over_mm, FREE_MM if place.startswith("rim") else np.inf, n_classes))
         for place, (regions, axial, over_mm) in FREE.items()
     ]
 
 
-def judgements(errors: Mapping[str, Patients], variation: Natural, scale_gy: float) -> pd.DataFrame:
+def compared(errors: Mapping[str, Patients], variation: Natural, scale_gy: float) -> pd.DataFrame:
     """A row per experiment and place of FREE: MAE, RMSE, natural SD, and the ratio that answers the question."""
     rows = []
     for name, model in errors.items():
@@ -235,11 +235,11 @@ def _verdict(ratio: Interval) -> str:
     return "yes" if ratio.high < 1 else "no" if ratio.low > 1 else "not shown"
 
 
-def _answer(judged: pd.DataFrame) -> str:
+def _answer(comparison: pd.DataFrame) -> str:
     """The question and its answer in one sentence per experiment."""
-    if judged.empty:
+    if comparison.empty:
         return "No class of voxels has enough patients to compare a model with."
-    free = judged[judged["where"] == next(iter(FREE))]
+    free = comparison[comparison["where"] == next(iter(FREE))]
     said = "; ".join(
         f"{row['experiment']} {row['ratio']} ({row['within natural variation']}, n = {row['n']})"
         for row in free.to_dict("records")

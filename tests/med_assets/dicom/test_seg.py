@@ -1,4 +1,4 @@
-"""Segmentations survive writing, de-identification and reading; labels that lie elsewhere than the image are told."""
+"""Segmentations survive writing, de-identification and reading; labels that lie elsewhere than the image are refused."""
 
 import subprocess
 import sys

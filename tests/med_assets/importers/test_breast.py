@@ -31,7 +31,7 @@ def mask(path: Path, colour: tuple[int, int, int] | None = (255, 255, 255), shap
     Image.fromarray(array).save(path)
 
 
-def told(folder: Path) -> tuple[str, str, int]:
+def facts_of(folder: Path) -> tuple[str, str, int]:
     """Patient, label and lesion pixels of an imported image."""
     ds = pydicom.dcmread(folder / "us.dcm")
     (segment,) = read_flat_segments(pydicom.dcmread(folder / "seg.dcm"))
@@ -42,7 +42,7 @@ def test_busi_images_come_with_all_their_masks_united_and_a_patient_each(tmp_pat
     write_busi(tmp_path / "src", 5, shape=SHAPE)
     report = import_images("busi", tmp_path / "src", tmp_path / "out")
     assert len(report.imported) == 5
-    found = {name: told(tmp_path / "out" / name) for name in report.imported}
+    found = {name: facts_of(tmp_path / "out" / name) for name in report.imported}
     made = phantom(1, SHAPE)
     assert found["busi-malignant-0001"] == ("BUSI-malignant-0001", "malignant", made.mask.sum())
     assert found["busi-normal-0001"][1:] == ("normal", 0)
@@ -62,7 +62,7 @@ def test_the_same_picture_under_two_names_is_one_patient(tmp_path: Path) -> None
         grey(src / "benign" / f"{name}.png", seed)
         mask(src / "benign" / f"{name}_mask.png")
     import_images("busi", src, tmp_path / "out")
-    patients = {folder.name: told(folder)[0] for folder in (tmp_path / "out").glob("[!.]*")}
+    patients = {folder.name: facts_of(folder)[0] for folder in (tmp_path / "out").glob("[!.]*")}
     assert patients["busi-benign-0001"] == patients["busi-benign-0009"] == "BUSI-benign-0001"
     assert patients["busi-benign-0002"] == "BUSI-benign-0002"
 
@@ -74,7 +74,7 @@ def test_busbra_tells_the_patient_and_the_pathology(tmp_path: Path) -> None:
         mask(src / "Masks" / f"mask_{name}.png")
     (src / "bus_data.csv").write_text("ID,Case,Pathology\nbus_0001-l,1,benign\nbus_0001-r,1,malignant\n")
     import_images("busbra", src, tmp_path / "out", external=True)
-    found = {folder.name: told(folder) for folder in sorted((tmp_path / "out").glob("[!.]*"))}
+    found = {folder.name: facts_of(folder) for folder in sorted((tmp_path / "out").glob("[!.]*"))}
     assert [one[:2] for one in found.values()] == [
         ("BUSBRA-0001", "benign"), ("BUSBRA-0001", "malignant"), ("BUSBRA-0002", "lesion"),
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_bus_uclm_tells_the_lesion_by_the_colour_of_its_mask(tmp_path: Path) -> 
         grey(src / "images" / f"{name}.png", seed)
         mask(src / "masks" / f"{name}.png", colour)
     import_images("bus-uclm", src, tmp_path / "out")
-    found = [told(folder) for folder in sorted((tmp_path / "out").glob("[!.]*"))]
+    found = [facts_of(folder) for folder in sorted((tmp_path / "out").glob("[!.]*"))]
     assert found == [("BUS-UCLM-AB", "benign", 200), ("BUS-UCLM-AB", "malignant", 200), ("BUS-UCLM-CD", "normal", 0)]
 
 
@@ -113,7 +113,7 @@ def test_capitals_in_names_of_files_hide_no_image_and_no_mask(
     report = import_images(name, src, tmp_path / "out")
     assert report.skipped == {}
     (case,) = report.imported
-    assert told(tmp_path / "out" / case)[1:] == ("benign", 200)
+    assert facts_of(tmp_path / "out" / case)[1:] == ("benign", 200)
 
 
 def test_a_wrong_size_a_missing_mask_and_a_broken_file_are_skipped_with_a_reason(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_wrong_size_a_missing_mask_and_a_broken_file_are_skipped_with_a_reason
 def test_real_busi_images_are_read_and_near_duplicates_are_one_patient(real_data: Path, tmp_path: Path) -> None:
     report = import_images("busi", real_data / "busi", tmp_path, limit=45)
     assert not report.skipped
-    patients = {name: told(tmp_path / name)[0] for name in report.imported}
+    patients = {name: facts_of(tmp_path / name)[0] for name in report.imported}
     together = {patients[f"busi-malignant-000{number}"] for number in (6, 7, 8, 9)}
     assert len(together) == 1
     assert patients["busi-malignant-0004"] == patients["busi-malignant-0005"] not in together

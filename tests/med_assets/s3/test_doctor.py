@@ -8,7 +8,7 @@ from tests.med_assets.s3.faults import Faults
 
 
 @pytest.fixture
-def told(
+def checked(
     workspace: Workspace, faults: Faults, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Runs the command, and returns its status and what it says."""
@@ -22,30 +22,30 @@ def told(
     return run
 
 
-def test_a_good_bucket_is_good_and_nothing_is_left_in_it(told, good, name: str) -> None:
-    status, text = told()
+def test_a_good_bucket_is_good_and_nothing_is_left_in_it(checked, good, name: str) -> None:
+    status, text = checked()
     assert status == 0
     assert "can be listed, and is empty" in text
     assert "can be written" in text
     assert "Contents" not in good.list_objects_v2(Bucket=name)
 
 
-def test_without_endpoint_or_credentials_it_names_the_variables(told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_endpoint_or_credentials_it_names_the_variables(checked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    status, text = told()
+    status, text = checked()
     assert status == 1
     assert "no AWS_SECRET_ACCESS_KEY" in text
     monkeypatch.delenv("S3_ENDPOINT_URL")
-    assert "S3_ENDPOINT_URL" in told()[1]
+    assert "S3_ENDPOINT_URL" in checked()[1]
 
 
 def test_a_bucket_that_is_not_there_and_an_endpoint_where_nothing_answers(
-    told, monkeypatch: pytest.MonkeyPatch
+    checked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MED_ASSETS_LANDING", "s3://no-such-bucket/landing")
-    assert "there is no such bucket" in told()[1]
+    assert "there is no such bucket" in checked()[1]
     monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
-    status, text = told()
+    status, text = checked()
     assert status == 1
     assert "nothing answers at the endpoint" in text
 
@@ -59,21 +59,21 @@ def test_a_bucket_that_is_not_there_and_an_endpoint_where_nothing_answers(
         ((403, "AccessDenied"), "ask the owner of the bucket"),
     ],
 )
-def test_each_refusal_is_said_in_words(told, faults: Faults, answer: tuple[int, str], words: str) -> None:
+def test_each_refusal_is_explained(checked, faults: Faults, answer: tuple[int, str], words: str) -> None:
     faults.always = answer
-    status, text = told()
+    status, text = checked()
     assert status == 1
     assert words in text
 
 
-def test_a_clock_that_is_wrong_is_told_by_how_much(told, faults: Faults) -> None:
+def test_a_clock_that_is_wrong_is_named_with_its_difference(checked, faults: Faults) -> None:
     faults.shifted_date = "Wed, 01 Jan 2020 00:00:00 GMT"
-    assert "s ahead of the S3 server" in told()[1]
+    assert "s ahead of the S3 server" in checked()[1]
 
 
-def test_a_bucket_that_can_be_read_and_not_written(told, faults: Faults) -> None:
+def test_a_bucket_that_can_be_read_and_not_written(checked, faults: Faults) -> None:
     faults.read_only = True
-    status, text = told()
+    status, text = checked()
     assert status == 1
     assert "/store can't be written: AccessDenied" in text
 

@@ -189,10 +189,10 @@ def test_an_endpoint_that_is_down_loses_nothing_and_the_sensor_says_so(
             assert isinstance(found, dg.SensorResult)
             return found
 
-        told = str(tick())
-        assert "access key is not known" in told
-        assert SECRET not in told
-        assert ACCESS not in told
+        message = str(tick())
+        assert "access key is not known" in message
+        assert SECRET not in message
+        assert ACCESS not in message
         faults.always = None
         (request,) = tick().run_requests or ()
         assert PATIENT not in str(request)

@@ -1,4 +1,4 @@
-"""Objects come whole and right or are told, whatever the network does; and none comes twice."""
+"""Objects arrive whole and right or are reported, whatever the network does; and none is fetched twice."""
 
 import os
 from pathlib import Path

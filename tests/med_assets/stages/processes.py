@@ -22,30 +22,32 @@ CONTEXT.set_forkserver_preload([__name__])
 program.get(P)
 
 
-def _work(environ: dict[str, str], ws: Workspace, batch: str, names: tuple[str, ...], barrier: Any, told: Any) -> None:
+def _work(
+    environ: dict[str, str], ws: Workspace, batch: str, names: tuple[str, ...], barrier: Any, results: Any
+) -> None:
     os.environ.update(environ)
     if barrier:
         barrier.wait()
     for name in names:
         if name == "train":
             found = stages.train(ws, P, "mean_dose")
-            told.put((found.data_version, found.counts["new"], found.summary["checkpoint"]))
+            results.put((found.data_version, found.counts["new"], found.summary["checkpoint"]))
         else:
             getattr(stages, name)(ws, P, batch)
 
 
-def start(ws: Workspace, batch: str, *names: str, barrier: Any = None, told: Any = None) -> ForkServerProcess:
+def start(ws: Workspace, batch: str, *names: str, barrier: Any = None, results: Any = None) -> ForkServerProcess:
     """Start a process that runs stages (intake, prepare, train) of a batch, once all who wait at the barrier are there."""
-    made = CONTEXT.Process(target=_work, args=(dict(os.environ), ws, batch, names, barrier, told))
+    made = CONTEXT.Process(target=_work, args=(dict(os.environ), ws, batch, names, barrier, results))
     made.start()
     return made
 
 
 def at_once(ws: Workspace, *runs: tuple[str, ...]) -> list[tuple[Any, ...]]:
     """Let processes (a batch and stages each) work at the same time; returns what their trainings came to."""
-    barrier, told = CONTEXT.Barrier(len(runs)), CONTEXT.Queue()
-    running = [start(ws, batch, *names, barrier=barrier, told=told) for batch, *names in runs]
-    found = [told.get(timeout=120) for _, *names in runs if "train" in names]
+    barrier, results = CONTEXT.Barrier(len(runs)), CONTEXT.Queue()
+    running = [start(ws, batch, *names, barrier=barrier, results=results) for batch, *names in runs]
+    found = [results.get(timeout=120) for _, *names in runs if "train" in names]
     for each in running:
         each.join(120)
     assert [each.exitcode for each in running] == [0] * len(runs)

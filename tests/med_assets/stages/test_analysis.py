@@ -139,9 +139,9 @@ def test_the_command_runs_all_that_are_cheap_and_names_the_others(
     ws: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["analyse", P]) == 0
-    told = capsys.readouterr().out
-    assert "analysed rt_dose/lengths: 1 new, 0 reused, 0 failed" in told
-    assert "not run, since expensive; give the name: ablation" in told
+    output = capsys.readouterr().out
+    assert "analysed rt_dose/lengths: 1 new, 0 reused, 0 failed" in output
+    assert "not run, since expensive; give the name: ablation" in output
     assert main(["analyse", P, "length"]) == 1
     assert "expected an analysis of rt_dose (lengths, ablation), got 'length'" in capsys.readouterr().err
 

@@ -64,15 +64,15 @@ def test_a_flipped_byte_is_found_and_what_it_hit_is_made_again_bit_equal(
     broken = stored(workspace)
     capsys.readouterr()
     assert main(["verify"]) == 1
-    told = capsys.readouterr().out
-    assert f"corrupt  {key}" in told
-    assert "verify --repair" in told
+    output = capsys.readouterr().out
+    assert f"corrupt  {key}" in output
+    assert "verify --repair" in output
     assert stored(workspace) == broken
     assert main(["verify", "--repair"]) == 0
-    told = capsys.readouterr().out
-    assert f"removed  {key}" in told
+    output = capsys.readouterr().out
+    assert f"removed  {key}" in output
     if kind != "intake":
-        assert f"med-assets ingest {P} --batch {batch}" in told
+        assert f"med-assets ingest {P} --batch {batch}" in output
     assert not workspace.store.has(key)
     assert main(["ingest", P, "--batch", batch]) == 0
     assert stored(workspace) == before

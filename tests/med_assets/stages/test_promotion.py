@@ -176,7 +176,7 @@ def test_a_case_that_only_the_challenger_can_not_score_is_not_left_out(ws: Works
     assert "1 validation cases have openkbp_dose_score for mean_dose only" in found.reason
 
 
-def test_both_are_judged_on_the_cases_of_today_without_those_that_either_learned(ws: Workspace) -> None:
+def test_both_are_scored_on_the_cases_of_today_without_those_that_either_learned(ws: Workspace) -> None:
     moved = model(ws, "baseline", constant(4.0), train=[*TRAIN, VAL[0]])
     assert decided(ws)["baseline"].n == len(VAL) - 1
     assert current(ws, P).checkpoint == moved  # type: ignore[union-attr]  # there is a champion

@@ -138,18 +138,18 @@ def test_a_notebook_has_all_sections_was_executed_and_names_no_path_of_the_machi
     result = stages.record_experiment(ws, P, "baseline")
     path = ws.home / result.summary["notebook"]
     assert path.name == "2026-01-02_baseline.ipynb"
-    found, told = notebook(path), text_of(path)
-    assert all(f"## {section}\n" in told for section in SECTIONS)
+    found, text = notebook(path), text_of(path)
+    assert all(f"## {section}\n" in text for section in SECTIONS)
     code = [cell for cell in found["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
     assert str(ws.home) not in path.read_text()
-    assert "openkbp_dose_score against the baseline mean_dose: +0." in told
-    assert "It is worse beyond doubt than the baseline mean_dose" in told
-    assert "The gate's verdict is: refused, regressed." in told
+    assert "openkbp_dose_score against the baseline mean_dose: +0." in text
+    assert "It is worse beyond doubt than the baseline mean_dose" in text
+    assert "The gate's verdict is: refused, regressed." in text
     assert "4.0" in str(code[3]["outputs"]), "the history is read from the lake"
     for name in ("training_curves.png", "training_curves.pdf"):
-        assert f"figures/{name}" in told
+        assert f"figures/{name}" in text
         assert (path.parent / "figures" / name).is_file()
 
     # What did not change is neither drawn nor executed again.

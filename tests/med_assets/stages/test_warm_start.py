@@ -68,10 +68,10 @@ def test_another_experiments_weights_are_what_training_begins_with(ws: Workspace
 
 
 def test_a_better_teacher_makes_another_checkpoint(ws: Workspace) -> None:
-    told = []
+    teachers = []
 
     def launch(job: Path) -> None:
-        told.append(read_json(job / "teacher.json"))
+        teachers.append(read_json(job / "teacher.json"))
         (job / "weights.pt").write_bytes(b"trained " + job.name.encode())
         (job / "history.csv").write_text("epoch,step,val_mae_gy\n0,1,2.0\n")
         write_json(job / "result.json", {"status": "completed"})
@@ -83,11 +83,11 @@ def test_a_better_teacher_makes_another_checkpoint(ws: Workspace) -> None:
         taught()
     first = model(ws, "grad_loss", constant(4.0))
     key = taught()
-    assert told[0]["key"] == first
-    assert told[0]["folder"] == str(ws.store.fetch(first))
+    assert teachers[0]["key"] == first
+    assert teachers[0]["folder"] == str(ws.store.fetch(first))
     assert read_json(ws.store.fetch(key) / "provenance.json")["teacher"] == first
     assert taught() == key
-    assert len(told) == 1, "the same teacher does not teach twice"
+    assert len(teachers) == 1, "the same teacher does not teach twice"
     model(ws, "grad_loss", constant(3.0))
     assert taught() != key
     assert train(ws)[0] != key

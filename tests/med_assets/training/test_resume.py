@@ -147,12 +147,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, hook: str, step: int) -> None:
 
     original = getattr(DoseModule, hook)
 
-    def told(self: Any, *arguments: Any) -> Any:
+    def recording(self: Any, *arguments: Any) -> Any:
         if self._trainer is not None and self.trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *arguments)
 
-    monkeypatch.setattr(DoseModule, hook, told)
+    monkeypatch.setattr(DoseModule, hook, recording)
 
 
 def test_a_training_told_to_stop_saves_at_the_end_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

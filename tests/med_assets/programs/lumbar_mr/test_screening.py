@@ -26,19 +26,19 @@ from tests.med_assets.programs.lumbar_mr.test_score import cohort
 
 P, EXPERIMENT = "lumbar_mr", "point_net"
 SPLITS = {"train": ("t0", "t1"), "val": ("v0", "v1", "v2", "v3"), "test": ("x0", "x1")}
-ODD, UNJUDGED = ("v3", "x1"), ("v2",)
+ODD, UNLABELLED = ("v3", "x1"), ("v2",)
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with eight small spines, of which two are transitional and one is unjudged, and an evaluated model."""
+    """A home with eight small spines, of which two are transitional and one is unlabelled, and an evaluated model."""
     folder = tmp_path_factory.mktemp("screening")
     with pytest.MonkeyPatch.context() as patch:
         settings(patch, folder / "home")
         ws = Workspace.from_env()
         rows, places = [], []
         for number, (name, split) in enumerate((name, split) for split, names in SPLITS.items() for name in names):
-            lstv = "sacralised" if name in ODD else "unknown" if name in UNJUDGED else "normal"
+            lstv = "sacralised" if name in ODD else "unknown" if name in UNLABELLED else "normal"
             prepared = write_prepared(folder / name, number, lstv=lstv)
             with ws.store.create(f"prepared/{digest(name)}") as out:
                 shutil.copytree(prepared, out, dirs_exist_ok=True)
@@ -89,16 +89,20 @@ def test_thresholds_come_from_normal_validation_cases_and_are_tried_on_normal_te
     assert stages.thresholds(ws, P, EXPERIMENT).data_version == result.data_version
 
 
-def test_what_nobody_judged_counts_as_normal_only_where_a_home_says_so(
+def test_cases_without_a_reader_label_count_as_normal_only_where_a_home_is_set_so(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stages.thresholds(ws, P, EXPERIMENT).data_version
     monkeypatch.setenv("MED_ASSETS_LUMBAR_MR_UNJUDGED", "normal")
-    said = Workspace.from_env()
-    assert stages.thresholds(said, P, EXPERIMENT).data_version != before
-    assert {row["n"] for row in said.lake.rows("thresholds", P)} == {3}
-    monkeypatch.setenv("MED_ASSETS_LUMBAR_MR_UNJUDGED", "perhaps")
-    with pytest.raises(ConfigurationError, match="unjudged"):
+    with pytest.warns(FutureWarning, match="MED_ASSETS_LUMBAR_MR_UNLABELLED"):
+        former = stages.thresholds(Workspace.from_env(), P, EXPERIMENT).data_version
+    monkeypatch.delenv("MED_ASSETS_LUMBAR_MR_UNJUDGED")
+    monkeypatch.setenv("MED_ASSETS_LUMBAR_MR_UNLABELLED", "normal")
+    changed = Workspace.from_env()
+    assert stages.thresholds(changed, P, EXPERIMENT).data_version == former != before
+    assert {row["n"] for row in changed.lake.rows("thresholds", P)} == {3}
+    monkeypatch.setenv("MED_ASSETS_LUMBAR_MR_UNLABELLED", "perhaps")
+    with pytest.raises(ConfigurationError, match="unlabelled"):
         stages.thresholds(Workspace.from_env(), P, EXPERIMENT)
 
 
@@ -178,8 +182,8 @@ def test_decisions_go_round_from_the_queue_to_the_case_table_and_the_thresholds(
     assert "lumbarised" in capsys.readouterr().out
     stages.evaluate(ws, P, EXPERIMENT)
     known = ws.lake.read("evaluation_cases", P)
-    told = known[known["metric"] == "transitional"].set_index("case_id")["value"]
-    assert (told["v2"], told["v0"]) == (0.0, 1.0)
+    labels = known[known["metric"] == "transitional"].set_index("case_id")["value"]
+    assert (labels["v2"], labels["v0"]) == (0.0, 1.0)
     assert normal_cases(known, risk_settings())[0] == ["v1", "v2", "x0"]
     stages.screening(ws, P, EXPERIMENT)
     assert not {"v0", "v2"} & set(table(ws, QUEUE)["case_id"])

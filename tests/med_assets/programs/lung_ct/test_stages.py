@@ -1,4 +1,4 @@
-"""The data stages over landed chest CTs: what is accepted, what is quarantined and why, and what the report is told."""
+"""The data stages over landed chest CTs: what is accepted, what is quarantined and why, and what the report says."""
 
 from dataclasses import replace
 

@@ -10,7 +10,7 @@ torch.set_num_threads(1)
 
 
 class Scaled(torch.nn.Module):
-    """Stands for a discriminator: judges a dose by a multiple of itself."""
+    """Stands for a discriminator: rates a dose by a multiple of itself."""
 
     def __init__(self) -> None:
         super().__init__()

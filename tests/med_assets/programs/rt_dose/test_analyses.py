@@ -197,9 +197,9 @@ def test_variability_of_doses_with_a_known_sd_is_that_sd_and_a_broken_case_is_le
     result = stages.analyse(ws, P, "low_dose_variability")
     assert list(result.summary["failures"]) == ["broken"]
     sd = 2.5**0.5
-    judged = result.tables["Errors of models against natural variation"].set_index("where")
-    assert set(judged["n"]) == {2}
-    free = judged.loc["free of constraints"]
+    compared = result.tables["Errors of models against natural variation"].set_index("where")
+    assert set(compared["n"]) == {2}
+    free = compared.loc["free of constraints"]
     assert free["MAE"].startswith("3.00")
     assert free["RMSE"].startswith("3.00")
     assert free["natural SD"].startswith(f"{sd:.2f} [")

@@ -60,13 +60,13 @@ def test_stopped_and_resumed_gives_the_same_bits(
     original = DoseModule.training_step
     for step in (1, 3):  # within an epoch, and in the other
 
-        def told(self: Any, *arguments: Any, step: int = step) -> Any:
+        def recording(self: Any, *arguments: Any, step: int = step) -> Any:
             if self._trainer is not None and self.trainer.global_step == step - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             return original(self, *arguments)
 
         with monkeypatch.context() as patched:
-            patched.setattr(DoseModule, "training_step", told)
+            patched.setattr(DoseModule, "training_step", recording)
             with pytest.raises(TrainingStopped, match=f"after step {step}"):
                 run(broken)
     assert run(broken, "must")["resumed"]
