@@ -31,6 +31,11 @@ for setting in [name for name in os.environ if name.startswith(("MED_ASSETS_", "
     if setting != "MED_ASSETS_REAL_DATA":
         del os.environ[setting]  # make exports a home, which tests must neither read nor fill
 
+KEPT = ("MED_ASSETS_REAL_DATA", "MED_ASSETS_CACHE")
+"""Settings that a test's workspace leaves as they are."""
+
+# The user's cache is neither read nor filled; that of the tests outlives them, since each file of it is named by what made it.
+os.environ["MED_ASSETS_CACHE"] = str(REPOSITORY / ".pytest_cache" / "med_assets")
 
 LONGEST = (
     "test_daemon.py", "test_slurm.py", "test_resume.py", "test_run.py", "test_fine_tuning.py", "test_ranks.py", "test_house.py",
@@ -76,7 +81,7 @@ def settings_of(home: Path) -> dict[str, str]:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace in a temporary home, which the environment names too, so that commands and processes find it."""
-    for name in [name for name in os.environ if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_REAL_DATA"]:
+    for name in [name for name in os.environ if name.startswith("MED_ASSETS_") and name not in KEPT]:
         monkeypatch.delenv(name)
     for name, value in settings_of(tmp_path / "home").items():
         monkeypatch.setenv(name, value)

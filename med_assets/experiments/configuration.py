@@ -1,17 +1,14 @@
 """From `conf/<program>/<experiment>.yaml` to a validated, frozen configuration and its hash.
 
-Hydra composes the file, its `defaults:` list, the profile and `key=value` overrides. The program's own module
+`composition` composes the file, its `defaults:` list, the profile and `key=value` overrides. The program's own module
 `med_assets.programs.<program>.experiment` holds the model that validates the result, a subclass of `Experiment`.
 """
 
-import copy
 import functools
 import hashlib
 import importlib
 import json
 import math
-import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,10 +17,10 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
+from med_assets.experiments.composition import FORMER_NAMES, PRESENT_NAMES, compose, state_of
 from med_assets.launch.configuration import Launch
 from med_assets.storage.conf import conf_folder
-from med_assets.storage.files import read_yaml
-from med_assets.storage.names import EXPERIMENT, MAX_PARTITION, OPTION
+from med_assets.storage.names import EXPERIMENT
 
 NO_EFFECT: JsonDict = {"affects_result": False}
 """`json_schema_extra` of a field that changes no number of the result and so stays out of the hash."""
@@ -31,38 +28,11 @@ NO_EFFECT: JsonDict = {"affects_result": False}
 CAME_LATER: JsonDict = {"came_later": True}
 """`json_schema_extra` of a field whose default is what was done before it was there: at it, an experiment keeps its hash."""
 
-FORMER_NAMES = {"fallbacks": "ladder", "memory_plan": "rung"}
-"""Fields that had another name before, by the present one. The former name is still read, in YAML files, overrides and the
-`experiment.json` of checkpoints, and it still stands for the field in the hash, so that a new name trains nothing again."""
-
-PRESENT_NAMES = {former: name for name, former in FORMER_NAMES.items()}
-
-GROUPS = {"profile": "profiles", "site": "sites@site"}
-"""Choices between files: their names in an override (`site=head_neck`), and Hydra's own names for them."""
-
-RESOLVER = re.compile(r"\$\{(?![\w.\[\]]+\})")
-"""An interpolation that is more than the name of a field, such as a resolver, whose name may itself be interpolated."""
-
-OVERRIDE_KEY = re.compile(r"(\+\+?|~)?([A-Za-z]\w*)((?:\.[A-Za-z]\w*)*)", re.ASCII)
-"""The left side of an override: what Hydra is to do, and a field, whose first name may be a group of files."""
-
-PART = re.compile(r"(\w+/)*\w+(@[A-Za-z_][\w.]*)?(: (\w+|\$\{\w+\}))?")
-"""An entry of a `defaults` list: a file beside the experiment, or a group, a package within the experiment, and the name of a
-file of it, which may be that of another group's choice."""
-
-PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
-"""Line of a file that says where in the configuration its content goes."""
-
-RESERVED = re.compile(r"hydra|_(target|args|partial|recursive|convert|call|name|method)_")
-"""Keys by which Hydra finds files and calls functions."""
-
 INITIAL_WEIGHTS = ("random", "champion")
 """What an experiment can begin with that is no other experiment and no released file."""
 
 RELEASED = "released/"
 """Prefix of an `initial` that names weights which others released."""
-
-_hydra_lock = threading.Lock()
 
 
 class Settings(BaseModel):
@@ -388,7 +358,7 @@ def model_of(program: str) -> type[Experiment]:
 
 def from_json(program: str, text: str | bytes) -> Experiment:
     """Read an experiment that `to_json` wrote. Raises ConfigurationError when it does not fit this version's model."""
-    return _validate(program, "experiment.json", json.loads(text))
+    return _validate(program, model_of(program), "experiment.json", json.loads(text))
 
 
 def load(
@@ -407,10 +377,24 @@ def load(
     known = names(program, conf_root)
     if EXPERIMENT.check(name) not in known:
         raise ConfigurationError(f"program {program} has no experiment {name!r}; known: {', '.join(known) or 'none'}")
-    chosen = [] if profile is None else [f"profile={profile}"]
-    composed = copy.deepcopy(_compose(folder, name, (*chosen, *overrides), _state(folder)))
-    found = _validate(program, f"conf/{program}/{name}.yaml", {**composed, "name": name})
-    others = [other for other in known if other != name]
+    chosen = () if profile is None else (f"profile={profile}",)
+    others = tuple(other for other in known if other != name)
+    return _loaded(program, model_of(program), folder, name, others, (*chosen, *overrides), state_of(folder))
+
+
+@functools.lru_cache(maxsize=1024)
+def _loaded(
+    program: str,
+    model: type[Experiment],
+    folder: Path,
+    name: str,
+    others: tuple[str, ...],
+    overrides: tuple[str, ...],
+    state: str,
+) -> Experiment:
+    """Compose and check an experiment once per process and `state` of its folder: each graph asks for all several times."""
+    composed = compose(folder, name, overrides, state)
+    found = _validate(program, model, f"conf/{program}/{name}.yaml", {**composed, "name": name})
     if found.initial not in (*INITIAL_WEIGHTS, *others) and not found.initial.startswith(RELEASED):
         raise ConfigurationError(
             f"{program}/{name}: expected initial to be {', '.join(INITIAL_WEIGHTS)}, {RELEASED}NAME or another experiment "
@@ -424,153 +408,9 @@ def load(
     return found
 
 
-def _state(folder: Path) -> str:
-    """Return a hash of all files that a composition of this folder can read."""
-    files = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.yaml"))]
-    return hashlib.sha256(repr(files).encode()).hexdigest()
-
-
-@functools.lru_cache(maxsize=1024)
-def _compose(folder: Path, name: str, overrides: tuple[str, ...], state: str) -> dict[str, Any]:
-    """Compose an experiment once per process and `state` of its folder: Hydra takes 0.2 s, and each graph needs all."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    for override in overrides:
-        _refuse_power(override, folder)
-    _check_files(folder, name)
-    with _hydra_lock:
-        GlobalHydra.instance().clear()
-        try:
-            with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-                config = compose(config_name=name, overrides=[_hydra_name(override) for override in overrides])
-                _refuse_resolvers(OmegaConf.to_container(config, resolve=False), name)
-                content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        except (HydraException, OmegaConfBaseException, YAMLError) as error:
-            given = f" with overrides {list(overrides)}" if overrides else ""
-            raise ConfigurationError(f"experiment {name}{given} can't be composed: {error}") from error
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
-
-
-def _refuse_power(override: str, folder: Path) -> None:
-    """Raise ConfigurationError for an override that reaches beyond the configuration; overrides also come from Dagster's launchpad."""
-    key, _, value = override.partition("=")
-    if RESOLVER.search(override):
-        raise ConfigurationError(
-            "expected an override that refers to the configuration alone, as in ${schedule.epochs}, got a resolver; environment, "
-            "files and functions are out of reach"
-        )
-    parsed = OVERRIDE_KEY.fullmatch(key)
-    too_long = len(key) > MAX_PARTITION
-    if (
-        not parsed
-        or too_long
-        or any(RESERVED.fullmatch(part) or part == "defaults" for part in key.lstrip("+~").split("."))
-    ):
-        raise ConfigurationError(
-            "expected overrides as key=value with a field of the experiment as key, such as schedule.epochs=2, got another key"
-        )
-    prefix, first, more = parsed.groups()
-    group = folder / GROUPS.get(first, first).partition("@")[0]
-    if group.is_dir() and not more:
-        options = sorted(path.stem for path in group.glob("*.yaml"))
-        if prefix or not OPTION.fits(value):
-            raise ConfigurationError(
-                f"expected {first}=NAME with one of the files conf/{folder.name}/{group.name}/NAME.yaml ({', '.join(options)})"
-            )
-    elif (".." in value and "/" in value) or value.lstrip("'\"[ ").startswith("/"):
-        raise ConfigurationError(f"expected a value of {key} that is no path, got one; files are named in conf/")
-    elif key.lstrip("+") == "launch.options" and "/" in value:
-        raise ConfigurationError(
-            "expected options of sbatch without a path in an override; those with one stand in conf/"
-        )
-
-
-def _check_files(folder: Path, name: str) -> None:
-    """Raise ConfigurationError for a file of an experiment that is no YAML, or reaches out of the configuration.
-
-    These are the experiment's own file and all that its `defaults` lists lead to: each lies below `folder`, none sets anything
-    of Hydra, which could add folders to search, and none names a function. Files that an override chooses are among them.
-    """
-    waiting, checked = [folder / f"{name}.yaml"], set()
-    while waiting:
-        path = waiting.pop()
-        if path in checked or not path.is_file():  # Hydra says what is missing, and where it looked
-            continue
-        checked.add(path)
-        where = f"conf/{folder.name}/{path.relative_to(folder).as_posix()}"
-        if not path.resolve().is_relative_to(folder):
-            raise ConfigurationError(
-                f"{where}: expected a file within conf/{folder.name}, got a link that leads out of it"
-            )
-        content = read_yaml(path)
-        if not isinstance(content, dict):
-            raise ConfigurationError(f"{where}: expected fields with values, got {type(content).__name__}")
-        packages = PACKAGE.findall(path.read_text(encoding="utf-8"))
-        if any(RESERVED.search(package) for package in packages) or _reserved(content):
-            raise ConfigurationError(
-                f"{where}: expected fields of the experiment, got settings of Hydra or a function to call"
-            )
-        for entry in content.get("defaults") or ():
-            (group, option), *others = entry.items() if isinstance(entry, dict) and entry else [(entry, None)]
-            text = f"{group}" if option is None else f"{group}: {option}"
-            if others or not PART.fullmatch(text) or RESERVED.search(text):
-                raise ConfigurationError(
-                    f"{where}: expected entries of defaults to be files of this folder, such as _base or `profiles: full`, got another"
-                )
-            own = path.parent / str(group).partition("@")[0]
-            if option is None:
-                waiting.append(own.with_name(f"{own.name}.yaml"))
-            else:
-                waiting += own.glob("*.yaml")
-
-
-def _reserved(content: Any) -> bool:
-    """Whether a key, at any depth, is one of Hydra's own."""
-    waiting = [content]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            if any(isinstance(key, str) and RESERVED.fullmatch(key) for key in part):
-                return True
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += part
-    return False
-
-
-def _refuse_resolvers(content: Any, name: str) -> None:
-    """Raise ConfigurationError for an interpolation that calls a resolver, such as `oc.env`, anywhere in a configuration."""
-    if isinstance(content, dict):
-        for key, value in content.items():
-            _refuse_resolvers(key, name)
-            _refuse_resolvers(value, name)
-    elif isinstance(content, list):
-        for value in content:
-            _refuse_resolvers(value, name)
-    elif isinstance(content, str) and RESOLVER.search(content):
-        raise ConfigurationError(
-            f"experiment {name}: expected interpolations within the configuration alone, as in ${{schedule.epochs}}, got a "
-            "resolver; environment, files and functions are out of reach"
-        )
-
-
-def _hydra_name(override: str) -> str:
-    """An override with Hydra's name of a group of files, and with the present name of a field."""
-    key, equals, value = override.partition("=")
-    section, dot, field = key.rpartition(".")
-    present = f"{section}.{PRESENT_NAMES.get(field, field)}" if dot else field
-    return f"{GROUPS.get(key, present)}{equals}{value}"
-
-
-def _validate(program: str, where: str, content: Any) -> Experiment:
+def _validate(program: str, model: type[Experiment], where: str, content: Any) -> Experiment:
     try:
-        experiment = model_of(program).model_validate(content)
+        experiment = model.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
     if experiment.program != program:
