@@ -13,7 +13,7 @@ MedAssetsError
 ├── RemoteFailed          the S3 endpoint does not do what it was asked, after all retries
 ├── DiskFull              no room to write; what was there before is whole
 ├── ScoringFailed         no case of an evaluation could be scored
-├── BelowReference        the weights that a training begins with score below their reference
+├── BelowReference        the initial weights of a training score below their reference
 ├── TrainingStopped       training was asked to stop and saved what it had; the same command goes on
 ├── AcceleratorFailed     the accelerator or its driver failed; a new process may go on
 └── OutOfMemory           training ran out of memory, with what was tried
@@ -91,7 +91,7 @@ class ScoringFailed(MedAssetsError):
 
 
 class BelowReference(MedAssetsError):
-    """The weights that a training begins with score below what is known of them; nothing was trained."""
+    """The initial weights of a training score below their reference; nothing was trained."""
 
 
 class TrainingStopped(MedAssetsError):

@@ -8,7 +8,7 @@ from med_assets.storage.record import Record, column, record
 
 
 class Status(StrEnum):
-    """What became of a case, or of the files beside it, in intake or preparation."""
+    """An event of a case, or of the files beside it, in intake or preparation."""
 
     OK = "ok"
     """Accepted, with a label: models learn from it and are scored on it."""

@@ -153,7 +153,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True
-        # A word with a blank is no option, such as SQL that begins with a comment.
+        # A word with a blank is no option, such as SQL that starts with a comment.
         ctx.ignore_unknown_options = any(" " in word.partition("=")[0] for word in args if word.startswith("-"))
         left = super().parse_args(ctx, self._one_by_one(args))
         if left and not ctx.resilient_parsing:

@@ -444,7 +444,7 @@ def stored_frames(dataset: Dataset, count: int, shape: tuple[int, ...]) -> Itera
 
 
 def _bits(data: bytes, count: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Frames of one bit per voxel, packed without a gap, so that a frame may begin within a byte."""
+    """Frames of one bit per voxel, packed without a gap, so that a frame may start within a byte."""
     size = int(np.prod(shape))
     if len(data) * 8 < count * size:
         raise CaseRejected(

@@ -118,7 +118,7 @@ def _pixels(masks: Mapping[str, np.ndarray], geometry: Geometry) -> tuple[np.nda
 
 
 def _clear(ds: Dataset, geometry: Geometry, marked: Collection[int]) -> None:
-    """Take back the corner voxel of segment 1 that `_pixels` set in the `marked` slices."""
+    """Clear the corner voxel of segment 1 that `_pixels` set in the `marked` slices."""
     shared, data = ds.SharedFunctionalGroupsSequence[0], bytearray(ds.PixelData)
     for place_in_file, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
         origin = frame_axes(frame, shared)[0]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
-"""What the UIDs of the standard's storage classes begin with."""
+"""Prefix of the UIDs of the standard's storage classes."""
 
 LABELMAP_STORAGE = f"{STORAGE}66.7"
 """Label Map Segmentation Storage, which pydicom 3.0 does not know yet."""

@@ -23,23 +23,23 @@ def doubts(ws: Settings, program_name: str, name: str) -> CheckOutcome:
 
 
 def fine_tuning(ws: Settings, program_name: str, name: str) -> CheckOutcome:
-    """Whether an experiment is better than what it began with, and reaches what others reached with its recipe."""
+    """Whether an experiment is better than its initial weights, and reaches what others reached with its recipe."""
     record = recorded(ws, program_name, name)
     if record is None:
-        return CheckOutcome(True, "it began with random weights, so there is nothing to hold it against")
+        return CheckOutcome(True, "its initial weights are random, so there is nothing to compare it with")
     reasons = [
         f"expected {check.field} of at least {check.expected_at_least:g}, got {'none' if check.got is None else format(check.got, '.4g')}"
         for check in record.checks
         if not check.passed
     ]
-    measured, found = "what it began with can't be scored here", record.improvement
+    measured, found = "its initial weights can't be scored here", record.improvement
     if found is not None:
         ends = "" if found.low is None or found.high is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
         measured = f"formal improvement {found.mean:+.4f}{ends}, n = {found.n}"
         if record.same_weights:
-            reasons.append("no epoch was better than what it began with: its weights are those")
+            reasons.append("no epoch was better than the initial weights: its weights are those")
         elif record.recommended != record.checkpoint:
-            reasons.append(f"not better than what it began with: {measured}")
+            reasons.append(f"not better than its initial weights: {measured}")
     if record.every_epoch_worse:
-        reasons.append("every epoch of training was worse than what it began with")
+        reasons.append("every epoch of training was worse than the initial weights")
     return CheckOutcome(not reasons, "; ".join(reasons) or measured, "warn", dict(record.output))

@@ -76,7 +76,7 @@ def demand_untaught(chosen: Experiment, whom: str) -> None:
     """Raise ConfigurationError for an experiment whose initial weights or teacher are of the program and have learned of `whom`."""
     if chosen.initial != "random" and not chosen.initial.startswith(RELEASED):
         raise ConfigurationError(
-            f"{chosen.program}/{chosen.name}: expected an experiment that begins with random or released weights, got "
+            f"{chosen.program}/{chosen.name}: expected an experiment with random or released initial weights, got "
             f"{chosen.initial!r}, which was trained on {whom}"
         )
     if chosen.teacher:

@@ -35,7 +35,7 @@ SCHEMA_VERSION = "1"
 RECORD = "output.json"
 
 ABOUT = (
-    "Experiments against the weights that they began with. At the start and best: measured by training itself on the "
+    "Experiments against their initial weights. At the start and best: measured by training itself on the "
     "validation cases, on the grid of training; epoch 0 is the start. Formal: the mean over validation cases of the paired "
     "difference in the primary metric, above 0 is better, with its interval over patients. Fine-tuned weights are "
     "recommended if that mean is above the policy's tolerance; the gate asks for more, that it is shown to be better."
@@ -123,9 +123,7 @@ def table(ws: Settings, program_name: str) -> pd.DataFrame:
                 f"{metric}, at the start": _number(record.at_start),
                 f"{metric}, best": f"{_number(record.best)} (epoch {record.best_epoch})",
                 "formal improvement": _improvement(record.improvement),
-                "recommended": {record.checkpoint: "fine-tuned", None: ""}.get(
-                    record.recommended, "what it began with"
-                ),
+                "recommended": {record.checkpoint: "fine-tuned", None: ""}.get(record.recommended, "initial weights"),
                 "every epoch worse": "yes" if record.every_epoch_worse else "no",
                 "reference": _references(record.checks),
             }
@@ -263,7 +261,7 @@ def _formal(
     ours = scored_model(ws, program_name, NamedModel(name, checkpoint), cases, launch)
     able = _able(ours, metric)
     try:
-        theirs = scored_model(ws, program_name, NamedModel("what it began with", initial), cases, launch)
+        theirs = scored_model(ws, program_name, NamedModel("initial weights", initial), cases, launch)
     except CheckpointMismatch as error:  # an encoder alone, say, predicts nothing
         return out | {"recommended_ckpt": checkpoint if able else None, "pretrained_cannot": str(error)}
     if not _able(theirs, metric):

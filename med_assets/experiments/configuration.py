@@ -29,7 +29,7 @@ CAME_LATER: JsonDict = {"came_later": True}
 """`json_schema_extra` of a field whose default is what was done before it was there: at it, an experiment keeps its hash."""
 
 INITIAL_WEIGHTS = ("random", "champion")
-"""What an experiment can begin with that is no other experiment and no released file."""
+"""Initial weights that are no other experiment and no released file."""
 
 RELEASED = "released/"
 """Prefix of an `initial` that names weights which others released."""
@@ -85,7 +85,7 @@ class Schedule(Settings):
     """How long to train and when to look."""
 
     epochs: int = Field(
-        ge=0, description="most epochs to train, count; 0, with validate_first, publishes the weights it begins with"
+        ge=0, description="most epochs to train, count; 0, with validate_first, publishes the initial weights"
     )
     batch: int = Field(ge=1, description="patches per step, over all devices and pieces, count")
     val_every: int = Field(ge=1, description="validate after each so many epochs, count")
@@ -97,7 +97,7 @@ class Schedule(Settings):
     )
     validate_first: bool = Field(
         default=False,
-        description="validate the weights that training begins with, as epoch 0: they may turn out to be the best",
+        description="validate the initial weights, as epoch 0: they may turn out to be the best",
     )
     reference: dict[str, float] = Field(
         default_factory=dict,
@@ -105,13 +105,13 @@ class Schedule(Settings):
     )
 
     @model_validator(mode="after")
-    def _looks_at_what_it_begins_with(self) -> Self:
+    def _validates_the_initial_weights(self) -> Self:
         if not self.validate_first and (self.epochs == 0 or self.reference):
             raise ValueError("epochs of 0 and reference are about epoch 0: set validate_first to true")
         return self
 
     @model_validator(mode="after")
-    def _looks_at_all(self) -> Self:
+    def _validates_an_epoch(self) -> Self:
         if not self.validate_first and self.epochs < self.val_every:
             raise ValueError(
                 f"expected val_every of at most the {self.epochs} epochs, got {self.val_every}: no epoch would be validated, and none kept"
@@ -202,7 +202,7 @@ class Experiment(Settings):
     precision: str = Field(description="Lightning precision on an accelerator; a CPU always trains in 32-true")
     initial: str = Field(
         default="random",
-        description="weights to begin with: random, champion (while there is one), another experiment of the program, or "
+        description="initial weights: random, champion (while there is one), another experiment of the program, or "
         "released/NAME, a file that conf/<program>/_program.yaml names; they are part of the checkpoint's key",
         json_schema_extra=NO_EFFECT,
     )
@@ -230,19 +230,19 @@ class Experiment(Settings):
         return tuple(dict.fromkeys([*needed, *([self.teacher] if self.teacher else [])]))
 
     def objection_to(self, before: "Experiment") -> str | None:
-        """Return why this experiment can't begin with the weights of another one of its program, though all tensors fit; None if it can.
+        """Return why this experiment can't start from the weights of another one of its program, though all tensors fit; None if it can.
 
         Programs name here what a function depends on besides its tensors, such as how inputs are scaled.
         """
         return None
 
     def released_files(self) -> tuple[str, ...]:
-        """Return the names of the released files that training reads beside the weights it begins with; none unless given."""
+        """Return the names of the released files that training reads beside the initial weights; none unless given."""
         return ()
 
     @property
     def untrained(self) -> bool:
-        """Whether it publishes the weights that it begins with: cases can validate them, and none is needed."""
+        """Whether it publishes its initial weights: cases can validate them, and none is needed."""
         return self.initial != "random" and self.schedule.epochs == 0
 
     def learns(self) -> bool:
@@ -285,7 +285,7 @@ class Experiment(Settings):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Return the whole experiment as stable, readable JSON that `from_json` takes back."""
+        """Return the whole experiment as stable, readable JSON that `from_json` reads."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=True) + "\n"
 
 

@@ -126,7 +126,7 @@ class Monitoring(Settings):
 class LearningCurve(Settings):
     """Which experiment is trained on ever more patients, and on how many; it is costly, so that a person starts it."""
 
-    experiment: str = Field(description="experiment that begins with random or released weights")
+    experiment: str = Field(description="experiment with random or released initial weights")
     sizes: tuple[int, ...] = Field(
         min_length=2, description="training patients, count; those above the present number wait for more patients"
     )

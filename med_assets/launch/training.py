@@ -42,7 +42,7 @@ SOMETIMES = ("profile.txt", jobs.ADAPTERS)
 """What a checkpoint has of its training, and what some have: a profile, and the adapters alone."""
 
 INITIAL = "initial.pt"
-"""File of a job folder with the weights to begin with, as in `training.initial`, which needs torch."""
+"""File of a job folder with the initial weights, as in `training.initial`, which needs torch."""
 
 Launch = Callable[[Path], None]
 
@@ -238,7 +238,7 @@ def _prepare_job(
             before = from_json(program_name, source.with_name("experiment.json").read_text(encoding="utf-8"))
             if objection := chosen.objection_to(before):
                 raise CheckpointMismatch(
-                    f"{program_name}/{chosen.name} can't begin with the weights of {chosen.initial}: {objection}; train that again"
+                    f"{program_name}/{chosen.name} can't start from the weights of {chosen.initial}: {objection}; train that again"
                 )
         with replacing(job / INITIAL) as temporary:
             shutil.copyfile(source, temporary)

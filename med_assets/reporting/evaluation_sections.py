@@ -58,7 +58,7 @@ def _analysis(facts: ReportFacts, chosen: analysis.Analysis, result: AnalysisRes
 
 
 def fine_tuning(facts: ReportFacts) -> Iterable[Section]:
-    """Experiments that began with the weights of another."""
+    """Experiments whose initial weights are those of another."""
     table = finetuning.table(facts.ws, facts.name)
     if not table.empty:
         yield Section("Fine-tuning", finetuning.ABOUT, table)

@@ -47,7 +47,7 @@ class Facts:
     differences: Mapping[str, Interval]
     """Paired difference in the primary metric on validation, this minus the other, by what the other is."""
     last_epoch: int | None
-    """The last epoch of its history, None where it has one only; the first is 0 where training validated what it began with."""
+    """The last epoch of its history, None where it has one only; the first is 0 where training validated the initial weights."""
     doubts: tuple[str, ...]
     gained: Interval | None
     """Improvement in the primary metric over the initial weights, above 0 is better; None where nothing was fine-tuned or compared."""

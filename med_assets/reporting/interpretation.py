@@ -54,7 +54,7 @@ def analysis(facts: Facts) -> list[str]:
     if (gain := facts.gained) is not None:
         interval = "" if gain.low is None or gain.high is None else f" [{gain.low:+.3f}, {gain.high:+.3f}]"
         found.append(
-            f"Against what it began with it gained {gain.mean:+.3f}{interval}{metric.after} (above 0 is better), n = {gain.n}."
+            f"It gained {gain.mean:+.3f}{interval}{metric.after} over its initial weights (above 0 is better), n = {gain.n}."
         )
     if facts.crossval:
         found.append(f"It was cross-validated on {facts.crossval} cases; the report has the folds.")

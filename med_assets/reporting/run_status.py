@@ -136,9 +136,9 @@ def _stale(ws: Settings, program_name: str, run: TrainingRun, configured: Experi
     if found:
         return tuple(found)
     try:
-        # What an experiment from the champion begins with changes with every promotion, and that is no reason.
+        # The initial weights of an experiment from the champion change with every promotion, and that is no reason.
         initial = run.initial if chosen.initial == "champion" else initial_checkpoint(ws, program_name, chosen)
         key = checkpoint_key(program_name, chosen, cases, initial, teacher_checkpoint(ws, program_name, chosen))
     except ConfigurationError:
-        return ("what it begins with is gone",)
-    return () if key == run.checkpoint else ("the code that trains, or what it begins with, changed",)
+        return ("its initial weights are gone",)
+    return () if key == run.checkpoint else ("the code that trains, or the initial weights, changed",)

@@ -2,7 +2,7 @@
 
 What a resumed training needs of them is in their `state_dict`, and so in the same file as weights and optimiser.
 
-The moving average is our own. Lightning 2.6's EMAWeightAveraging begins with the weights after the first step, so that tiny trainings end
+The moving average is our own. Lightning 2.6's EMAWeightAveraging starts from the weights after the first step, so that tiny trainings end
 elsewhere (rt_dose by 0.010, lumbar_mr by 0.26), and restores the weights before the best epoch is saved, whose file then differs from what
 was validated (rt_dose by 0.009); with both mended it still averages counters, and misses buffers that a module fills after `setup`.
 """
@@ -184,7 +184,7 @@ class PeakMemory(Callback):
 
 
 def epoch_of(trainer: Any) -> int:
-    """Number of the epoch that is being trained or validated, from 1; 0 is what training begins with."""
+    """Number of the epoch that is being trained or validated, from 1; 0 is the initial weights."""
     return 0 if trainer.sanity_checking else int(trainer.current_epoch) + 1
 
 
@@ -204,7 +204,7 @@ class History(Callback):
         for name, least in self.reference.items():
             if (value := found.get(name)) is None or not value >= least:
                 raise BelowReference(
-                    f"expected {name} of at least {least:g} from the weights that this training begins with, got "
+                    f"expected {name} of at least {least:g} from the initial weights of this training, got "
                     f"{'none' if value is None else format(value, '.4g')}; nothing was trained: check weights, labels and "
                     "preprocessing, or lower schedule.reference if these data are another task"
                 )

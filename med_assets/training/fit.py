@@ -92,7 +92,7 @@ def fit(
             max_epochs=experiment.schedule.epochs,
             check_val_every_n_epoch=experiment.schedule.val_every,
             gradient_clip_val=experiment.optimiser.clip,
-            # Lightning's check before training, over all cases, is the validation of what training begins with.
+            # Lightning's check before training, over all cases, is the validation of the initial weights.
             num_sanity_val_steps=-1 if experiment.schedule.validate_first and found is None else 0,
             log_every_n_steps=1,
             default_root_dir=job,

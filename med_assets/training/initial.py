@@ -1,4 +1,4 @@
-"""Warm start: a training that begins with the weights of another checkpoint or of a release, all of them or none."""
+"""Warm start: the initial weights of a training are those of another checkpoint or of a release, all of them or none."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from med_assets.training.task import ClosedForm, Task
 from med_assets.training.tensors import SHOWN, Fit, demand_fit, demand_values
 
 INITIAL = "initial.pt"
-"""File of a job folder with the weights to begin with; without it a training begins with random ones."""
+"""File of a job folder with the initial weights; without it they are random."""
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "network", "net", "module", "weights")
 """Keys under which a released file may hold its state dict, next to an optimiser and other things."""
@@ -55,17 +55,17 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
     """Put the job's initial weights, if it has any, into a task that was just built; a resumed checkpoint comes after.
 
     Raises CheckpointMismatch, and changes nothing, unless the names and shapes of all tensors are those of the task, or of
-    the part of it that begins so.
+    the part of it that has initial weights.
     """
     path = job / INITIAL
     if not path.exists():
         return
     if isinstance(task, ClosedForm):
         raise ConfigurationError(
-            "this experiment is computed without a loop and begins with nothing; use initial=random"
+            "this experiment is computed without a loop and has no initial weights; use initial=random"
         )
     content = open_weights(path, f"the weights of initial={experiment.initial}")
-    expected = (task.begins or task.weights)()
+    expected = (task.initial_tensors or task.weights)()
     try:
         found, fit = _fitting(content, experiment, task, expected)
     except CheckpointMismatch as error:
@@ -77,7 +77,8 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
             tensor.copy_(found[name])
     if rank() == 0:
         print(
-            f"begins with initial={experiment.initial}: {len(fit.matched)} of {len(expected)} tensors match", flush=True
+            f"initial weights of initial={experiment.initial}: {len(fit.matched)} of {len(expected)} tensors match",
+            flush=True,
         )
 
 

@@ -16,7 +16,7 @@ from med_assets.errors import CheckpointMismatch
 from med_assets.training.omegaconf_values import safe_classes
 
 HEAD_BYTES = 512
-"""Bytes of the beginning of a file that say what it is."""
+"""First bytes of a file, by which its kind is known."""
 
 LARGEST_HEADER = 100_000_000
 """Bytes of the longest header that the safetensors format allows."""
@@ -38,7 +38,7 @@ SHOWN = 5
 """Names of a file that a message shows."""
 
 PICKLES = 4
-"""Pickles at the beginning of a legacy torch file: magic number, protocol, system, and the content."""
+"""Pickles at the start of a legacy torch file: magic number, protocol, system, and the content."""
 
 OWN = ("torch.", "collections.", "numpy.", "omegaconf.", "builtins.", "typing.")
 """First parts of names that a file of tensors and configurations asks for."""
@@ -86,14 +86,14 @@ def _opened(path: Path) -> Any:
 
 
 def _reader(head: bytes, size: int) -> Callable[[Path], Any]:
-    """The function that reads a file with such a beginning. Raises CheckpointMismatch where there is none."""
+    """The function that reads a file with such first bytes. Raises CheckpointMismatch where there is none."""
     for signature, text in SIGNATURES:
         if head.startswith(signature):
             raise _refused(text if ":" in text else f"{text}: {ADVICE}")
     header = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and 2 <= header <= LARGEST_HEADER:
         if size < 8 + header:
-            raise _refused(f"the beginning of a safetensors file, {size} bytes: {ADVICE}")
+            raise _refused(f"the start of a safetensors file, {size} bytes: {ADVICE}")
         return _safetensors
     if head.startswith(b"PK\x03\x04"):
         return _torch_zip
@@ -111,7 +111,7 @@ def _reader(head: bytes, size: int) -> Callable[[Path], Any]:
         )
     if not head.strip(b"\0"):
         raise _refused(f"a file of zeros, as an interrupted download leaves it: {ADVICE}")
-    raise _refused(f"a file of another kind, that begins with the bytes {head[:8].hex(' ')}: {ADVICE}")
+    raise _refused(f"a file of another kind, with the first bytes {head[:8].hex(' ')}: {ADVICE}")
 
 
 def _refused(what: str) -> CheckpointMismatch:

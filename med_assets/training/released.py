@@ -61,7 +61,7 @@ OTHERS = (
     ("nnU-Net", r"encoder\.stages\.\d+\.0\.convs", "no experiment has such a network"),
     ("MONAI's ViT", r"patch_embedding\.position_embeddings", "an OCT encoder by MONAI's names: experiments of retinal_oct"),
     ("a ResNet", r"^layer1\.0\.conv1", "an encoder alone: Point Net needs its decoder too"),
-    ("a checkpoint of this project", r"^net\.|^encoder\.blocks", "begin with its experiment by `initial`, not with its file"),
+    ("a checkpoint of this project", r"^net\.|^encoder\.blocks", "name its experiment in `initial`, not its file"),
 )  # fmt: skip
 """Layouts that are known and taken by none, with what to do."""
 

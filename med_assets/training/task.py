@@ -53,12 +53,12 @@ class Task:
     weights: Callable[[], "dict[str, Tensor]"]
     released: "Callable[[dict[str, Tensor]], dict[str, Tensor]] | None" = None
     """Gives the tensors of a released file the names that they have here; None where they have them already."""
-    begins: "Callable[[], dict[str, Tensor]] | None" = None
+    initial_tensors: "Callable[[], dict[str, Tensor]] | None" = None
     """The weights that initial ones take the place of; None where these are all, as without a head of its own."""
     left_out: tuple[str, ...] = ()
     """Ids of the cases that it neither learns from nor is selected on."""
     reads: "Callable[[Any], dict[str, Tensor]] | None" = None
-    """Finds the tensors of `begins`, by their names here, in the content of any file to begin with; None where it is a state
+    """Finds the tensors of `initial_tensors`, by their names here, in the content of any file of initial weights; None where it is a state
     dict. Raises CheckpointMismatch."""
     adapters: "Callable[[dict[str, Tensor]], dict[str, Tensor]] | None" = None
     """Gives, of the final weights, the tensors of an adapter-only file, published beside them; None where all weights are trained."""

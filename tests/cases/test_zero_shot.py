@@ -123,7 +123,7 @@ def test_weights_are_published_as_they_came_where_no_case_can_validate_them(
     task = build(name, chosen, [])
     assert isinstance(task, Task)
     assert (task.module, task.train, task.val) == (None, None, None)
-    assert (task.begins or task.weights)()
+    assert (task.initial_tensors or task.weights)()
     for other in (
         [f"initial={initial}", "schedule.epochs=1", "schedule.val_every=1"],
         ["initial=random", *AS_RELEASED],

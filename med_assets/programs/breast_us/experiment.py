@@ -185,7 +185,7 @@ class Rates(Settings):
     schedule: Literal["poly", "plateau", "constant"] = Field(
         description="poly: to min_lr by a power; plateau: smaller when validation gains nothing; constant"
     )
-    warmup: float = Field(ge=0, description="epochs of linear rise at the beginning")
+    warmup: float = Field(ge=0, description="epochs of linear rise at the start")
     power: float = Field(gt=0, description="exponent of poly")
     factor: float = Field(gt=0, lt=1, description="plateau: what the rate is multiplied by")
     patience: int = Field(ge=1, description="plateau: validations without gain before that, count")

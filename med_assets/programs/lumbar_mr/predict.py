@@ -103,7 +103,7 @@ def _masses(network: nn.Module, case: PreparedCase, experiment: LumbarExperiment
 
 
 def _view(network: nn.Module, images: Tensor, experiment: LumbarExperiment, number: int) -> np.ndarray:
-    """The combined maps of the slices changed together, taken back; the same for the same number."""
+    """The combined maps of the slices changed together, mapped back to the image; the same for the same number."""
     settings = experiment.inference
     rng = np.random.default_rng([experiment.seed, number])
     change = Change.drawn(rng, settings.rotate_deg, settings.scale, settings.shift)

@@ -84,7 +84,7 @@ class PretrainModule(RetinalModule):
         self.going_on = True
 
     def on_fit_start(self) -> None:
-        """Begin with a target encoder equal to the context encoder, whatever weights that has by now."""
+        """Start from a target encoder equal to the context encoder, whatever weights that has by now."""
         if not self.going_on:
             self.network.follow(0.0)
 
@@ -210,7 +210,7 @@ class ClassModule(RetinalModule):
         found = super().epoch_metrics
         if self.experiment.probe_only or self.trainer.sanity_checking:
             return found
-        # As `lr`, the rate that the epoch began with; one schedule moves both.
+        # As `lr`, the rate at the start of the epoch; one schedule moves both.
         share = 0.0 if self.frozen(self.trainer.current_epoch) else 1.0
         return {
             **found,
@@ -305,7 +305,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
             loaders = pretrain, patch_loader(unlabelled, len(unlabelled), experiment), case_loader(val)
         return Task(
             *loaders, EPOCHS_LEFT, lambda: published(jepa, experiment),
-            begins=own, reads=lambda content: read_encoder(content, experiment.network), left_out=left_out,
+            initial_tensors=own, reads=lambda content: read_encoder(content, experiment.network), left_out=left_out,
         )  # fmt: skip
     if experiment.runtime.devices > 1 and experiment.learning.unfreeze_at:
         raise ConfigurationError("expected runtime.devices of 1 where learning.unfreeze_at is above 0; set one of them")
@@ -319,7 +319,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
         case_loader(val),
         MONITOR,
         lambda: dict(weights()),
-        begins=lambda: {name: tensor for name, tensor in weights().items() if name.startswith("encoder.")},
+        initial_tensors=lambda: {name: tensor for name, tensor in weights().items() if name.startswith("encoder.")},
         reads=lambda content: read_encoder(content, experiment.network),
         left_out=left_out,
     )

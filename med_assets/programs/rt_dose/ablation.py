@@ -127,7 +127,7 @@ def _sampling(measured: pd.DataFrame, picture: Path) -> ReportTable:
     ]
     text = (
         "Mean absolute dose error in the body of the mean of the samples, over the validation cases, in brackets its 95 % "
-        "bootstrap interval over patients. A case begins with the same noise whatever the number of steps."
+        "bootstrap interval over patients. A case starts from the same noise whatever the number of steps."
     )
     caption = "Dose score by steps of a sample, one line for each number of samples averaged."
     return ReportTable("Sampling of the diffusion model", text, pd.DataFrame(table), (picture,), (caption,))

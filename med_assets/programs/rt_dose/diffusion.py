@@ -2,7 +2,7 @@
 
 The network estimates the noise in a dose, or the velocity (Salimans and Ho, arXiv 2202.00512), given CT, signed distances and
 constraints. A whole volume is sampled at once: at
-each step its noise is estimated by overlapping windows and blended, and the next step begins with the one whole volume.
+each step its noise is estimated by overlapping windows and blended, and the next step starts from the one whole volume.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ def noise_loss(
 
 
 def seed_of(case_id: str, sample: int) -> int:
-    """Return the seed of the noise that a sample of a case begins with."""
+    """Return the seed of the initial noise of a sample of a case."""
     return int.from_bytes(hashlib.blake2b(f"{case_id}|{sample}".encode(), digest_size=8).digest(), "little") >> 1
 
 

@@ -162,7 +162,7 @@ class Losses(Settings):
     )  # fmt: skip
     uncertainty: bool = Field(
         default=False, json_schema_extra=CAME_LATER,
-        description="learn the weights of mse, gradient, structure and perceptual, beginning with those given here",
+        description="learn the weights of mse, gradient, structure and perceptual, starting at those given here",
     )  # fmt: skip
     dvh_temperature: float = Field(gt=0, description="width of the soft step of Vx, fraction of the prescription")
     dvh_min_voxels: int = Field(ge=1, description="structures with fewer voxels in the patch are left out, count")

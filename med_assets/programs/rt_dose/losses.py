@@ -148,7 +148,7 @@ class DoseLoss(nn.Module):
 
     That is the `discriminator` of the adversarial term, and with uncertainty weighting (Kendall et al., arXiv 1705.07115) the
     logarithm s of the variance of each of the terms of UNCERTAIN that are on: exp(-s) / 2 is its weight and s / 2 is
-    added, beginning with the weight of the experiment.
+    added, starting at the weight of the experiment.
     """
 
     def __init__(

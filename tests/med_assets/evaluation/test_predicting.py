@@ -170,7 +170,7 @@ def test_what_is_no_fault_of_a_case_ends_the_job_as_it_ends_a_training(
     if expected is OutOfMemory:
         with pytest.raises(OutOfMemory, match="Tried to allocate 9 GiB"):
             predict_cases(workspace, P, checkpoint(workspace), [case(workspace, 0)], run_again(job))
-        assert not (job / jobs.RESULT).exists(), "the next call begins without it"
+        assert not (job / jobs.RESULT).exists(), "the next call starts without it"
 
 
 def run_again(job: Path) -> Launch:

@@ -90,7 +90,7 @@ def model(
     """A trained experiment, evaluated but for its pictures, with these scores by case; returns its checkpoint's key.
 
     Guarded scores are 2 Gy where not given. The same `weights` give the same bytes. `initial` is the checkpoint that it
-    began with, `history` what training measured, epoch by epoch from what it began with.
+    started from, `history` what training measured, epoch by epoch from its initial weights.
     """
     from med_assets.training.callbacks import save_tensors
 

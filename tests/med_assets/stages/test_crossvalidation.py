@@ -106,6 +106,6 @@ def test_the_same_images_in_two_folds_are_refused(ws: Workspace) -> None:
         stages.crossval(ws, P, "baseline")
 
 
-def test_an_experiment_that_begins_with_weights_of_the_program_is_refused(ws: Workspace) -> None:
+def test_an_experiment_with_initial_weights_of_the_program_is_refused(ws: Workspace) -> None:
     with pytest.raises(ConfigurationError, match="got 'champion', which was trained on patients of other folds"):
         stages.crossval(ws, P, "baseline", ["initial=champion"])

@@ -1,4 +1,4 @@
-"""The record of a fine-tuning: its gain over the very weights that it began with, and what the check says of it."""
+"""The record of a fine-tuning: its gain over its initial weights, and what the check says of it."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_a_gain_is_recorded_with_its_interval_and_recommended(ws: Workspace) -> 
     assert (row["recommended"], row["every epoch worse"]) == ("fine-tuned", "no")
 
 
-def test_a_harmful_training_is_called_so_and_what_it_began_with_is_recommended(ws: Workspace) -> None:
+def test_a_harmful_training_is_called_so_and_its_initial_weights_are_recommended(ws: Workspace) -> None:
     first = model(ws, "baseline", constant(4.0))
     tuned = model(ws, "grad_loss", constant(6.0), initial=first, history=[4.0, 5.5, 6.0])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
@@ -59,7 +59,7 @@ def test_a_harmful_training_is_called_so_and_what_it_began_with_is_recommended(w
     assert out["recommended_ckpt"] == first
     outcome = fine_tuning(ws, P, "grad_loss")
     assert (outcome.passed, outcome.severity) == (False, "warn")
-    assert "not better than what it began with: formal improvement -2.0000" in outcome.reason
+    assert "not better than its initial weights: formal improvement -2.0000" in outcome.reason
     assert "every epoch of training was worse" in outcome.reason
 
 
@@ -95,12 +95,12 @@ def test_random_weights_have_no_record(ws: Workspace) -> None:
     assert finetuning.table(ws, P).empty
 
 
-def test_what_began_with_a_released_file_has_no_formal_comparison(ws: Workspace) -> None:
+def test_what_started_from_a_released_file_has_no_formal_comparison(ws: Workspace) -> None:
     tuned = model(ws, "grad_loss", constant(4.0), initial="released/net-0123", history=[5.0, 4.0])
     record = finetuning.finetuning(ws, P, "grad_loss", tuned)
     assert record is not None
     assert record.output["recommended_ckpt"] is None
-    assert fine_tuning(ws, P, "grad_loss").reason == "what it began with can't be scored here"
+    assert fine_tuning(ws, P, "grad_loss").reason == "its initial weights can't be scored here"
 
 
 def test_weights_that_can_not_do_the_task_are_not_recommended(ws: Workspace) -> None:

@@ -281,7 +281,7 @@ def test_rollback_to_a_named_checkpoint_and_what_it_refuses(ws: Workspace) -> No
         stages.rollback(ws, P, "x", "checkpoint/0000000000000000")
     assert stages.rollback(ws, P, "far back", chain[0]).checkpoint == chain[0]
     assert stages.rollback(ws, P, "on again", chain[2]).checkpoint == chain[2]
-    # The one before is the first again, which was itself taken back just now: the second is what is left.
+    # The one before is the first again, which was itself rolled back just now: the second is what is left.
     assert stages.rollback(ws, P, "and back").checkpoint == chain[1]
 
 

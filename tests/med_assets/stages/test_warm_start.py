@@ -24,7 +24,7 @@ def ws(workspace: Workspace) -> Workspace:
 
 
 def train(ws: Workspace, *overrides: str) -> tuple[str, bytes | None]:
-    """Train with a process that learns nothing; the checkpoint's key, and the weights that the job began with."""
+    """Train with a process that learns nothing; the checkpoint's key, and the initial weights of the job."""
     began: list[bytes | None] = [None]
 
     def launch(job: Path) -> None:
@@ -38,10 +38,10 @@ def train(ws: Workspace, *overrides: str) -> tuple[str, bytes | None]:
     return key, began[0]
 
 
-def test_the_champions_weights_are_what_training_begins_with_and_part_of_the_key(ws: Workspace) -> None:
+def test_the_champions_weights_are_the_initial_weights_and_part_of_the_key(ws: Workspace) -> None:
     cold, began = train(ws)
     assert began is None
-    assert train(ws, "initial=champion")[0] == cold, "without a champion there is nothing to begin with"
+    assert train(ws, "initial=champion")[0] == cold, "without a champion there are no initial weights"
     first = model(ws, "grad_loss", constant(4.0))
     stages.champion(ws, P)
     warm, began = train(ws, "initial=champion")
@@ -55,7 +55,7 @@ def test_the_champions_weights_are_what_training_begins_with_and_part_of_the_key
     assert train(ws, "initial=champion")[0] not in (cold, warm)
 
 
-def test_another_experiments_weights_are_what_training_begins_with(ws: Workspace) -> None:
+def test_another_experiments_weights_are_the_initial_weights(ws: Workspace) -> None:
     with pytest.raises(ConfigurationError, match="rt_dose/grad_loss has no checkpoint yet"):
         train(ws, "initial=grad_loss")
     first = model(ws, "grad_loss", constant(4.0))
@@ -93,14 +93,16 @@ def test_a_better_teacher_makes_another_checkpoint(ws: Workspace) -> None:
     assert train(ws)[0] != key
 
 
-def test_what_an_experiment_begins_with_must_exist(ws: Workspace) -> None:
+def test_initial_weights_must_exist(ws: Workspace) -> None:
     with pytest.raises(ConfigurationError, match=r"expected initial to be random, champion, released/NAME or another"):
         train(ws, "initial=nothing_like_it")
     with pytest.raises(ConfigurationError, match=r"expected released weights of rt_dose among \['vgg16'\], got 'net'"):
         train(ws, "initial=released/net")
 
 
-def test_experiments_are_trained_after_those_they_begin_with(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experiments_are_trained_after_those_of_their_initial_weights(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = {"a": ("c",), "b": (), "c": ("b",), "x": ("y",), "y": ("x",)}
 
     class Stands:
@@ -113,14 +115,14 @@ def test_experiments_are_trained_after_those_they_begin_with(ws: Workspace, monk
         training.in_order(ws, P, ["x"])
 
 
-def test_weights_of_another_function_are_not_begun_with(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_another_function_are_no_initial_weights(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     from med_assets.programs.rt_dose.experiment import EXPERIMENT
 
     model(ws, "grad_loss", constant(4.0))
     objections = {"grad_loss": "its inputs had another scale"}
     monkeypatch.setattr(EXPERIMENT, "objection_to", lambda self, before: objections.get(before.name))
     with pytest.raises(
-        CheckpointMismatch, match="can't begin with the weights of grad_loss: its inputs had another scale"
+        CheckpointMismatch, match="can't start from the weights of grad_loss: its inputs had another scale"
     ):
         train(ws, "initial=grad_loss")
     objections.clear()

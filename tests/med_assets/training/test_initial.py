@@ -1,4 +1,4 @@
-"""Warm start: all weights of the champion or none, and they are what training begins with."""
+"""Warm start: all weights of the champion or none, and they are the initial weights."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def others(task: Task) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_task_begins_with_the_weights_of_its_job_and_without_any_with_its_own(tmp_path: Path) -> None:
+def test_a_task_has_the_initial_weights_of_its_job_and_without_any_its_own(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", overrides=SMALL)
     found = built(job)
     own = {name: tensor.clone() for name, tensor in found.weights().items()}
@@ -73,7 +73,7 @@ def test_weights_that_do_not_fit_are_refused_and_none_is_taken(tmp_path: Path, d
     assert all(torch.equal(tensor, own[key]) for key, tensor in found.weights().items())
 
 
-def test_what_is_computed_without_a_loop_can_not_begin_with_anything(tmp_path: Path) -> None:
+def test_what_is_computed_without_a_loop_can_not_have_initial_weights(tmp_path: Path) -> None:
     torch.save({}, tmp_path / INITIAL)
     with pytest.raises(ConfigurationError, match="initial=random"):
         start_from(tmp_path, load("rt_dose", "mean_dose"), ClosedForm("val_mae_gy", lambda: ({}, {})))
@@ -95,7 +95,7 @@ def test_a_file_without_tensors_is_refused(content: object) -> None:
 FIRST = ("schedule.validate_first=true",)
 
 
-def test_without_epochs_the_weights_it_begins_with_are_validated_and_published(tmp_path: Path) -> None:
+def test_without_epochs_the_initial_weights_are_validated_and_published(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", overrides=(*SMALL, *FIRST, "schedule.epochs=0"))
     wanted = others(built(job))
     torch.save(wanted, job / INITIAL)
@@ -106,7 +106,7 @@ def test_without_epochs_the_weights_it_begins_with_are_validated_and_published(t
     assert all(torch.equal(published[name], tensor) for name, tensor in wanted.items())
 
 
-def test_a_training_that_only_harms_ends_with_the_weights_it_began_with(tmp_path: Path) -> None:
+def test_a_training_that_only_harms_ends_with_its_initial_weights(tmp_path: Path) -> None:
     harmful = ("optimiser.lr=10", "optimiser.min_lr=10")
     job = write_job(tmp_path / "job", overrides=(*SMALL, *FIRST, *harmful))
     began = {name: tensor.clone() for name, tensor in built(job).weights().items()}

@@ -18,7 +18,7 @@ from med_assets.training.events import events
 from med_assets.training.supervisor import Supervisor, only_one, oom_kills
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
-# What each small training below begins with; it counts its starts, and beats by hand.
+# The start of each small training below; it counts its starts, and beats by hand.
 BEGIN = """
 import json, os, signal, sys, time
 from pathlib import Path

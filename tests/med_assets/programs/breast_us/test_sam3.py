@@ -133,7 +133,7 @@ def layouts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def taken(chosen: BreastExperiment, path: Path) -> Tensor:
-    """Logits of a fixed image by a network that begins with a file."""
+    """Logits of a fixed image by a network with the initial weights of a file."""
     torch.manual_seed(5)
     net = Segmenter(chosen).eval()
     net.load_state_dict(released(chosen, dict(net.state_dict()))(state_dict(open_weights(path))))

@@ -29,7 +29,7 @@ def test_each_experiment_keeps_its_method_in_each_profile(profile: str) -> None:
     assert (sequence.inference.decoding, sequence.initial, sequence.schedule.epochs) == ("sequence", "point_net", 0)
 
 
-def test_the_full_network_is_the_released_one_and_can_begin_with_it() -> None:
+def test_the_full_network_is_the_released_one_and_can_start_from_it() -> None:
     found = loaded("point_net", "initial=released/point_net")
     assert found.network.decoder == (256, 128, 64, 32, 16)
     assert (found.target.radius_px, found.loss.level_weight) == (7, 1)

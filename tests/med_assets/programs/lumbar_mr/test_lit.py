@@ -98,7 +98,7 @@ def test_a_training_writes_weights_and_its_error_and_the_baseline_needs_no_loop(
     assert 0 < baseline["best_value"] < 40
 
 
-def test_a_training_begins_with_a_released_checkpoint_under_its_wrapper(tmp_path: Path) -> None:
+def test_a_training_starts_from_a_released_checkpoint_under_its_wrapper(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", overrides=(*TINY, "initial=released/point_net"))
     _, experiment, cases = read_job(job)
     found = task(experiment, cases)

@@ -116,7 +116,7 @@ def test_without_a_normal_case_every_risk_is_unknown_and_nothing_fails(ws: Works
     assert set(table(ws)["risk"]) == {"Unknown"}
 
 
-def test_the_table_has_every_study_and_begins_with_the_published_columns(ws: Workspace) -> None:
+def test_the_table_has_every_study_and_starts_with_the_published_columns(ws: Workspace) -> None:
     stages.thresholds(ws, P, EXPERIMENT)
     result = stages.screening(ws, P, EXPERIMENT, top=3)
     found = table(ws)

@@ -1,4 +1,4 @@
-"""Thresholds: what they promise, what they refuse, and what becomes of a case at them."""
+"""Thresholds: what they promise, what they refuse, and the risk of a case at them."""
 
 from pathlib import Path
 

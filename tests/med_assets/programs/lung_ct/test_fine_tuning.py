@@ -81,7 +81,7 @@ def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(
     assert mistaken["recommended_ckpt"] == began
     outcome = fine_tuning(ws, P, "task06_sanity")
     assert not outcome.passed
-    assert "not better than what it began with" in outcome.reason
+    assert "not better than its initial weights" in outcome.reason
 
     stages.champion(ws, P)
     assert promotion.current(ws, P) is None

@@ -226,7 +226,7 @@ def test_a_whole_cohort_has_nothing_against_it_and_a_lost_site_has() -> None:
     everybody = cases()
     assert len(everybody) == 743 + 159 + 159
     assert objections(everybody, rules, whole=True) == []
-    # What a pattern for ids of four digits that begin with 1 once left of a cohort.
+    # What a pattern for ids of four digits that start with 1 once left of a cohort.
     one_site = [one for one in everybody if one.facts["site"] == "UW"]
     said = objections(one_site, rules, whole=False)
     assert len(said) == 3

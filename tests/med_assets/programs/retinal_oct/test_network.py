@@ -244,7 +244,7 @@ def test_a_released_encoder_has_149_tensors_of_known_shapes() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3), ids=CHECKPOINTS)
-def test_each_pretraining_and_its_probe_begin_with_the_released_file(seed: int, tmp_path: Path) -> None:
+def test_each_pretraining_and_its_probe_start_from_the_released_file(seed: int, tmp_path: Path) -> None:
     written = upstream_file(seed, tiny().network)
     for name in (f"pretrain_{CHECKPOINTS[seed]}", f"probe_{CHECKPOINTS[seed]}"):
         experiment = tiny(name, f"initial=released/{CHECKPOINTS[seed]}")

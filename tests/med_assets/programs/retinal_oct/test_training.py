@@ -218,7 +218,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     assert (whole / "weights.pt").read_bytes() == (broken / "weights.pt").read_bytes()
 
 
-def test_a_pretraining_is_what_a_probe_begins_with(tmp_path: Path) -> None:
+def test_a_pretraining_gives_a_probe_its_initial_weights(tmp_path: Path) -> None:
     first = write_job(tmp_path / "pretrain", "pretrain_multi_domain", [*TINY, "schedule.val_every=1"])
     weights, history, _ = fitted(first)
     assert history["val_loss"].notna().all()

@@ -67,7 +67,7 @@ def test_a_step_of_ddim_is_the_one_worked_out_by_hand() -> None:
     assert float(found) == pytest.approx(float(min(max(dose, 0), 1.5)), abs=1e-5)
 
 
-def test_the_cosine_schedule_begins_without_noise_and_ends_without_dose() -> None:
+def test_the_cosine_schedule_starts_without_noise_and_ends_without_dose() -> None:
     signal = schedule(Diffusion()).alphas_cumprod
     assert len(signal) == 1000
     assert float(signal[0]) > 0.9999

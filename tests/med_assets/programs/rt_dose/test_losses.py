@@ -182,7 +182,7 @@ def learned(experiment: DoseExperiment) -> L.DoseLoss:
     return L.DoseLoss(experiment.losses.model_copy(update=changed), experiment.site)
 
 
-def test_learned_weights_begin_with_those_of_the_experiment_and_negative_dose_has_none(
+def test_learned_weights_start_at_those_of_the_experiment_and_negative_dose_has_none(
     experiment: DoseExperiment,
 ) -> None:
     loss = learned(experiment)
