@@ -380,7 +380,7 @@ def us(st, pixels, sop="us", bia=None, region=None, photometric="MONOCHROME2"):
     return ds
 
 
-def flat_seg(st, image, mask, label="malignant", sop="seg"):
+def segmentation_2d(st, image, mask, label="malignant", sop="seg"):
     ds = st.base(SEG_SOP, "SEG", uid(st.tag, "segseries", sop), uid(st.tag, sop), InstanceNumber=1)
     del ds.FrameOfReferenceUID, ds.PositionReferenceIndicator
     ds.ImageType, ds.SegmentationType = ["DERIVED", "PRIMARY"], "BINARY"

@@ -22,7 +22,7 @@ from med_assets.errors import CaseRejected
 
 
 @dataclass(frozen=True, eq=False)
-class FlatSegment:
+class Segment2D:
     """One segment: its number in the file, its label and its mask, bool (rows, columns)."""
 
     number: int
@@ -30,7 +30,7 @@ class FlatSegment:
     mask: np.ndarray
 
 
-def write_flat_seg(
+def write_segmentation_2d(
     path: Path, mask: np.ndarray, label: str, source: Dataset, *, made_by: str | None = None, synthetic: bool = False
 ) -> None:
     """Write a mask, bool (rows, columns), on the pixels of one `source` image, labelled `label`; same input, same bytes.
@@ -92,7 +92,7 @@ def write_flat_seg(
     save(ds, path)
 
 
-def read_flat_segments(ds: Dataset) -> list[FlatSegment]:
+def read_segments_2d(ds: Dataset) -> list[Segment2D]:
     """Return the segments of a SEG of one image, by number; the frames of one segment are united.
 
     Raises CaseRejected: missing_segments, truncated_file, undecodable_pixels, and the codes of `segment_coding`.
@@ -111,4 +111,4 @@ def read_flat_segments(ds: Dataset) -> list[FlatSegment]:
         number_in_file = None if coding.kind == "LABELMAP" else frame_segment(frame, shared)
         for key, mask in coding.masks(plane, number_in_file):
             masks[key] |= mask
-    return [FlatSegment(key, coding.labels[key], masks[key]) for key in sorted(coding.labels)]
+    return [Segment2D(key, coding.labels[key], masks[key]) for key in sorted(coding.labels)]

@@ -12,11 +12,11 @@ import pandas as pd
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.evaluation.mask_files import MOST_CLASSES, SUFFIXES, Coding, MaskFile, grid_of, read_mask, refused, stem
 from med_assets.metrics.bootstrap import SEED, mean_with_interval
-from med_assets.metrics.flat import flat_scores
 from med_assets.metrics.paired_test import paired_test
 from med_assets.metrics.ranges import range_of
 from med_assets.metrics.score import Score, to_frame
 from med_assets.metrics.segmentation import segmentation_scores
+from med_assets.metrics.segmentation_2d import scores_2d
 
 if TYPE_CHECKING:
     from med_assets.dicom.geometry import Geometry
@@ -202,7 +202,7 @@ def _measured(
             surface_tolerance_mm=SURFACE_TOLERANCE_MM,
         )
     pixel = None if pixel_mm is None else (pixel_mm, pixel_mm)
-    return flat_scores(truth, said, subject, pixel_mm=pixel, probability=chance)
+    return scores_2d(truth, said, subject, pixel_mm=pixel, probability=chance)
 
 
 def _labelled(files: Sequence[MaskFile], coding: Coding | None, grid: "Geometry | None") -> dict[str, np.ndarray]:

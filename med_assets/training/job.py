@@ -29,10 +29,10 @@ from med_assets.training.accelerator import Plan
 from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
 from med_assets.training.checkpoints import FOLDER, Checkpoints
 from med_assets.training.events import EVENTS, events, note
+from med_assets.training.failures import ending
 from med_assets.training.fit import fit
 from med_assets.training.hardware import hardware
 from med_assets.training.initial import INITIAL, start_from
-from med_assets.training.outcomes import ending
 from med_assets.training.ranks import rank
 from med_assets.training.stopping import StopRequest
 from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build, used

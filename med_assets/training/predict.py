@@ -20,8 +20,8 @@ from med_assets.storage.artifacts import LocalStore
 from med_assets.storage.files import read_json, write_json
 from med_assets.storage.versions import part_of
 from med_assets.training.events import note
+from med_assets.training.failures import ending
 from med_assets.training.heartbeat import Beats
-from med_assets.training.outcomes import ending
 from med_assets.training.stopping import StopRequest
 
 SAY_EVERY_S = 1.0

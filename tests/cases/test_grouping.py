@@ -17,7 +17,7 @@ from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.dicom.discover import describe
 from med_assets.intake.grouping import group_by_patient
 from med_assets.settings import Workspace
-from tests.invented import Study, ct, flat_seg, ingest, item, mr, plan_case, rtstruct, uid, us, volume_seg, write
+from tests.invented import Study, ct, ingest, item, mr, plan_case, rtstruct, segmentation_2d, uid, us, volume_seg, write
 
 LOBE = np.zeros((25, 64, 64), bool)
 LOBE[8:14, 30:38, 20:28] = True
@@ -48,7 +48,7 @@ def study_of(program_name: str, tag: str, **kw: Any) -> list[Dataset]:
         return [*slices, rtstruct(st, slices, [])]
     if program_name == "breast_us":
         image = us(st, np.zeros((8, 8), np.uint8))
-        return [image, flat_seg(st, image, np.ones((8, 8), bool))]
+        return [image, segmentation_2d(st, image, np.ones((8, 8), bool))]
     if program_name == "retinal_oct":
         return [opt(st)]
     with TemporaryDirectory() as folder:

@@ -10,7 +10,18 @@ from med_assets.preparation.stage import FACTS_FILE
 from med_assets.programs.breast_us.prepared import PreparedCase as Picture
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
-from tests.invented import Study, box_contours, chest_case, ct, flat_seg, ingest, plan_case, rt_dose_voxels, us, write
+from tests.invented import (
+    Study,
+    box_contours,
+    chest_case,
+    ct,
+    ingest,
+    plan_case,
+    rt_dose_voxels,
+    segmentation_2d,
+    us,
+    write,
+)
 
 GREY = np.random.default_rng(19).integers(40, 200, (160, 240)).astype(np.uint8)
 LESION = np.zeros((160, 240), bool)
@@ -35,7 +46,7 @@ def test_text_above_the_region_of_tissue_is_blanked_where_the_sender_declares_no
     grey[5:25, 10:230] = np.where((np.arange(220) // 6 % 2 == 0)[None], 255, 0)
     pixels = np.repeat(grey[..., None], 3, axis=2) if colour else grey
     image = us(st, pixels, bia="NO", region=(20, 40, 219, 149), photometric="RGB" if colour else "MONOCHROME2")
-    write([image, flat_seg(st, image, LESION)], workspace.landing / "breast_us" / "c18")
+    write([image, segmentation_2d(st, image, LESION)], workspace.landing / "breast_us" / "c18")
     raw, prepared = ingest(workspace, "breast_us")
     assert [row["status"] for row in (*raw, *prepared)] == ["ok", "ok"]
     (kept,) = [ds for ds in stored(workspace, raw[0]) if ds.Modality == "US"]
@@ -50,7 +61,7 @@ def test_text_above_the_region_of_tissue_is_blanked_where_the_sender_declares_no
 def test_a_label_is_compared_in_preparation_as_it_is_at_intake(workspace: Workspace, label: str) -> None:
     st = Study("c19")
     image = us(st, GREY, region=(0, 0, 239, 159))
-    write([image, flat_seg(st, image, LESION, label=label)], workspace.landing / "breast_us" / "c19")
+    write([image, segmentation_2d(st, image, LESION, label=label)], workspace.landing / "breast_us" / "c19")
     raw, prepared = ingest(workspace, "breast_us")
     assert [row["status"] for row in (*raw, *prepared)] == ["ok", "ok"]
     assert facts(workspace, prepared[0])["label"] == "malignant"

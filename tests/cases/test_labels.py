@@ -34,11 +34,11 @@ from tests.invented import (
     box_contours,
     chest_case,
     ct,
-    flat_seg,
     ingest,
     mr,
     plan_case,
     rtstruct,
+    segmentation_2d,
     square,
     us,
     write,
@@ -332,7 +332,7 @@ def test_explain_shows_each_mask_of_an_image_and_how_they_were_united(workspace:
     image = us(st, pixels, bia="NO", region=(0, 0, 99, 79))
     first, second = np.zeros((2, 80, 100), bool)
     first[10:20, 10:20] = second[15:25, 10:20] = True
-    masks = [flat_seg(st, image, one, sop=str(number)) for number, one in enumerate((first, second))]
+    masks = [segmentation_2d(st, image, one, sop=str(number)) for number, one in enumerate((first, second))]
     write([image, *masks], workspace.landing / "breast_us" / "a")
     ingest(workspace, "breast_us")
     counts_as = "malignant: 150 pixels of 2 masks united"

@@ -7,10 +7,10 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.geometry import Volume, read_ct_series
 from med_assets.dicom.seg import place, read_segments
-from med_assets.dicom.segmentation_2d import read_flat_segments
+from med_assets.dicom.segmentation_2d import read_segments_2d
 from med_assets.errors import CaseRejected
 from med_assets.settings import Workspace
-from tests.invented import Study, ct, flat_seg, grid_points, ingest, uid, us, volume_seg, write
+from tests.invented import Study, ct, grid_points, ingest, segmentation_2d, uid, us, volume_seg, write
 
 AXES = [np.eye(3)[axis] * sign for axis in range(3) for sign in (1, -1)]
 ORIENTATIONS = [
@@ -173,15 +173,15 @@ def test_a_sparse_segmentation_of_another_plane_goes_through_intake(
 
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
 def test_a_mask_of_one_picture_is_the_same_in_every_coding(kind: str) -> None:
-    study = Study("flat")
+    study = Study("image")
     mask = np.random.default_rng(3).random(SIZE) < 0.5
-    seg = flat_seg(study, us(study, np.zeros(SIZE, np.uint8)), mask)
+    seg = segmentation_2d(study, us(study, np.zeros(SIZE, np.uint8)), mask)
     seg.SegmentationType = kind
     if kind != "BINARY":
         seg.BitsAllocated, seg.BitsStored, seg.HighBit = 8, 8, 7
         seg.MaximumFractionalValue = 200
         data = (mask * (200 if kind == "FRACTIONAL" else 1)).astype(np.uint8).tobytes()
         seg.PixelData = data + b"\0" * (len(data) % 2)
-    (found,) = read_flat_segments(seg)
+    (found,) = read_segments_2d(seg)
     assert found.label == "malignant"
     np.testing.assert_array_equal(found.mask, mask)

@@ -95,7 +95,7 @@ class BreastUs(Program):
     @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
-        from med_assets.dicom.segmentation_2d import read_flat_segments
+        from med_assets.dicom.segmentation_2d import read_segments_2d
         from med_assets.dicom.ultrasound import read_us_image
 
         # Pixels are read once before anything is stored, so that broken files are refused at intake.
@@ -104,7 +104,7 @@ class BreastUs(Program):
             if one.modality == "US":
                 read_us_image(ds)
             else:
-                read_flat_segments(ds)
+                read_segments_2d(ds)
         return any(one.modality != "US" for one in case.instances)
 
     def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.objects import stored
-from med_assets.dicom.segmentation_2d import write_flat_seg
+from med_assets.dicom.segmentation_2d import write_segmentation_2d
 from med_assets.errors import ConfigurationError
 from med_assets.launch.jobs import ADAPTERS
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
@@ -36,7 +36,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     out.mkdir(parents=True, exist_ok=True)
     segmentation, picture = out / "predicted_lesion.dcm", out / "predicted_lesion.png"
     label = "lesion" if mask.any() else NORMAL
-    write_flat_seg(segmentation, mask, label, stored(raw)["US"][0], made_by=model, synthetic=case.synthetic)
+    write_segmentation_2d(segmentation, mask, label, stored(raw)["US"][0], made_by=model, synthetic=case.synthetic)
     Image.fromarray(mask.astype(np.uint8) * 255).save(picture)
     return [segmentation, picture]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.segmentation_2d import write_flat_seg
+from med_assets.dicom.segmentation_2d import write_segmentation_2d
 from med_assets.dicom.ultrasound import write_us
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.importing.bounds import MAX_PICTURE_PIXELS
@@ -188,7 +188,7 @@ def _write(folder: Path, source: Source, dataset: str, patient: str, external: b
         trial=(dataset, "external" if external else ""),
     )
     image = write_us(folder / "us.dcm", pixels, identity)
-    write_flat_seg(folder / "seg.dcm", mask, label, image)
+    write_segmentation_2d(folder / "seg.dcm", mask, label, image)
 
 
 def _picture(path: Path, mode: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.segmentation_2d import write_flat_seg
+from med_assets.dicom.segmentation_2d import write_segmentation_2d
 from med_assets.dicom.ultrasound import Box, write_us
 from med_assets.programs.phantoms import new_case
 
@@ -135,7 +135,7 @@ def write_case(folder: Path, seed: int, *, shape: tuple[int, int] = SHAPE, kind:
         image = write_us(
             part / "us.dcm", made.pixels, identity, pixel_mm=made.pixel_mm, region=made.region, burnt_in=True
         )
-        write_flat_seg(part / "seg.dcm", made.mask, made.kind, image, synthetic=True)
+        write_segmentation_2d(part / "seg.dcm", made.mask, made.kind, image, synthetic=True)
     return folder
 
 

@@ -19,7 +19,7 @@ from med_assets.storage.files import write_json
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from med_assets.dicom.segmentation_2d import FlatSegment
+    from med_assets.dicom.segmentation_2d import Segment2D
 
 NORMAL = "normal"
 LABELS = ("benign", "malignant", NORMAL, "lesion")
@@ -32,7 +32,7 @@ UNKNOWN = "unknown"
 """Data set of images that say of none."""
 
 
-def united(segments: Sequence["FlatSegment"], shape: tuple[int, int]) -> tuple[str, np.ndarray]:
+def united(segments: Sequence["Segment2D"], shape: tuple[int, int]) -> tuple[str, np.ndarray]:
     """Return the label of an image and the union of all its masks, bool (rows, columns).
 
     Raises CaseRejected: mask_size_mismatch, unknown_label, two_labels, empty_mask, lesion_in_normal.
@@ -91,7 +91,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
     Raises CaseRejected with the codes of the DICOM readers and of `united`, no_contrast, too_small, mask_outside_tissue.
     """
     from med_assets.dicom.objects import is_synthetic, stored
-    from med_assets.dicom.segmentation_2d import read_flat_segments
+    from med_assets.dicom.segmentation_2d import read_segments_2d
     from med_assets.dicom.ultrasound import pixel_size_mm, read_us_image
 
     files = stored(raw)
@@ -100,7 +100,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
     box, pixel = box_of_tissue(source), pixel_size_mm(source)
     image, of_lesion = picture[box], {}
     if "SEG" in files:
-        by_file = [read_flat_segments(ds) for ds in files["SEG"]]
+        by_file = [read_segments_2d(ds) for ds in files["SEG"]]
         segments = [one for of_file in by_file for one in of_file]
         label, mask = united(segments, (picture.shape[0], picture.shape[1]))
         of_lesion = _truth(label, mask, box, pixel, out)
@@ -137,7 +137,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
 
 
 def _rows(
-    by_file: Sequence[Sequence["FlatSegment"]], label: str, united_pixels: int, pixel: tuple[float, float] | None
+    by_file: Sequence[Sequence["Segment2D"]], label: str, united_pixels: int, pixel: tuple[float, float] | None
 ) -> list[LabelRow]:
     """The segments of each mask file, whose pixels are united where there are several."""
     n = sum(map(len, by_file))

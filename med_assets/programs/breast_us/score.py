@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from med_assets.errors import ConfigurationError
-from med_assets.metrics.flat import flat_scores
 from med_assets.metrics.score import Score
+from med_assets.metrics.segmentation_2d import scores_2d
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.records import CaseScore
 
@@ -36,7 +36,7 @@ def score_case(case: PreparedCase, probability: np.ndarray, settings: Evaluation
     """Score the probability of a lesion at each pixel (rows, columns); conventions end with the grid and the threshold."""
     truth = np.asarray(case.truth) > 0
     said = f"on the machine's own pixels, probability above {settings.threshold:g}"
-    scores = flat_scores(
+    scores = scores_2d(
         truth, probability > settings.threshold, SUBJECT, pixel_mm=case.pixel_mm, probability=probability
     )
     return [replace(one, convention=f"{one.convention}; {said}") for one in scores]

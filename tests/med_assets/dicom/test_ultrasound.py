@@ -13,7 +13,7 @@ from med_assets.deidentification.deidentify import Deidentifier, to_bytes
 from med_assets.deidentification.residual import residual_phi
 from med_assets.dicom.discover import describe
 from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.segmentation_2d import read_flat_segments, write_flat_seg
+from med_assets.dicom.segmentation_2d import read_segments_2d, write_segmentation_2d
 from med_assets.dicom.ultrasound import REGIONS, pixel_size_mm, read_us_image, write_us
 from med_assets.errors import CaseRejected
 
@@ -158,18 +158,18 @@ def test_a_mask_comes_back_from_its_seg_also_when_it_is_empty(tmp_path: Path, le
     mask = np.zeros(PIXELS.shape, bool)
     mask[20:30, 15:40] = lesion
     for name in ("a.dcm", "b.dcm"):
-        write_flat_seg(tmp_path / name, mask, "benign" if lesion else "normal", source)
+        write_segmentation_2d(tmp_path / name, mask, "benign" if lesion else "normal", source)
     assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()
     ds = pydicom.dcmread(tmp_path / "a.dcm")
     assert describe(ds).referenced_sops == (source.SOPInstanceUID,)
-    (segment,) = read_flat_segments(deidentified(ds))
+    (segment,) = read_segments_2d(deidentified(ds))
     assert segment.label == ("benign" if lesion else "normal")
     assert np.array_equal(segment.mask, mask)
 
 
 def test_a_mask_of_another_size_has_no_place_in_a_seg(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="61 x 75"):
-        write_flat_seg(tmp_path / "s.dcm", np.zeros((61, 74), bool), "benign", written(tmp_path / "us.dcm"))
+        write_segmentation_2d(tmp_path / "s.dcm", np.zeros((61, 74), bool), "benign", written(tmp_path / "us.dcm"))
 
 
 def test_an_image_that_was_compressed_with_loss_says_so_after_its_text_was_blanked(tmp_path: Path) -> None:
@@ -188,9 +188,9 @@ def test_an_image_that_was_compressed_with_loss_says_so_after_its_text_was_blank
 
 @pytest.mark.parametrize("keyword", ["Rows", "Columns"])
 def test_a_mask_without_a_pixel_is_refused(keyword: str, tmp_path: Path) -> None:
-    write_flat_seg(tmp_path / "s.dcm", np.ones(PIXELS.shape, bool), "benign", written(tmp_path / "us.dcm"))
+    write_segmentation_2d(tmp_path / "s.dcm", np.ones(PIXELS.shape, bool), "benign", written(tmp_path / "us.dcm"))
     ds = pydicom.dcmread(tmp_path / "s.dcm")
     setattr(ds, keyword, 0)
     with pytest.raises(CaseRejected) as caught:
-        read_flat_segments(ds)
+        read_segments_2d(ds)
     assert caught.value.code == "undecodable_pixels"

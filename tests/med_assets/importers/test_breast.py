@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from med_assets.dicom.segmentation_2d import read_flat_segments
+from med_assets.dicom.segmentation_2d import read_segments_2d
 from med_assets.dicom.ultrasound import read_us_image
 from med_assets.errors import ConfigurationError
 from med_assets.programs.breast_us.importer import import_images
@@ -34,7 +34,7 @@ def mask(path: Path, colour: tuple[int, int, int] | None = (255, 255, 255), shap
 def facts_of(folder: Path) -> tuple[str, str, int]:
     """Patient, label and lesion pixels of an imported image."""
     ds = pydicom.dcmread(folder / "us.dcm")
-    (segment,) = read_flat_segments(pydicom.dcmread(folder / "seg.dcm"))
+    (segment,) = read_segments_2d(pydicom.dcmread(folder / "seg.dcm"))
     return str(ds.PatientID), segment.label, int(segment.mask.sum())
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from med_assets.metrics.bootstrap import mean_with_interval, resampled_counts
 from med_assets.metrics.classification import auroc, class_scores, confusion, one_versus_rest
-from med_assets.metrics.flat import flat_scores
 from med_assets.metrics.multiple import holm
 from med_assets.metrics.paired_test import Design, Resamples, _p_of_flips, one_sided_p
 from med_assets.metrics.power_law import PowerLaw, fit
 from med_assets.metrics.segmentation import HIT_IOU, segmentation_scores
+from med_assets.metrics.segmentation_2d import scores_2d
 
 MICE = (94.0, 197.0, 16.0, 38.0, 99.0, 141.0, 23.0)
 """Survival of the treated mice, days: Efron and Tibshirani (1993), table 2.1."""
@@ -60,7 +60,7 @@ def test_hd95_of_a_picture_is_monais() -> None:
     for _ in range(5):
         truth, prediction = np.zeros((2, 24, 30), bool)
         truth[4:18, 5:20], prediction[6:20, 3:25] = rng.random((14, 15)) > 0.2, rng.random((14, 22)) > 0.3
-        ours = {one.metric: one.value for one in flat_scores(truth, prediction, "lesion", pixel_mm=(0.5, 0.2))}
+        ours = {one.metric: one.value for one in scores_2d(truth, prediction, "lesion", pixel_mm=(0.5, 0.2))}
         both = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 calls its own deprecated argument
@@ -80,7 +80,7 @@ def test_the_calibration_error_is_the_weighted_gap_over_bins() -> None:
     for low in np.arange(10) / 10:
         inside = (probability >= low) & (probability < low + 0.1)
         expected += inside.sum() / truth.size * abs(truth[inside].mean() - probability[inside].mean())
-    found = {one.metric: one.value for one in flat_scores(truth, truth, "lesion", probability=probability)}
+    found = {one.metric: one.value for one in scores_2d(truth, truth, "lesion", probability=probability)}
     assert expected > 0.1
     assert found["calibration_error"] == pytest.approx(expected)
 

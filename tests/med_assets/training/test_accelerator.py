@@ -11,8 +11,8 @@ from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
 from med_assets.training import accelerator
 from med_assets.training.accelerator import MIB, Device, Probe, free_devices, free_host, measure, memory_plans, plan
+from med_assets.training.failures import is_accelerator_failure, is_out_of_memory
 from med_assets.training.job import read_job, run
-from med_assets.training.outcomes import is_accelerator_failure, is_out_of_memory
 from med_assets.training.task import Task, build
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 

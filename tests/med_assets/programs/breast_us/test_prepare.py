@@ -13,7 +13,7 @@ from med_assets.catalog import Case
 from med_assets.cli import stages
 from med_assets.dataset.checks import between_cases
 from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.segmentation_2d import write_flat_seg
+from med_assets.dicom.segmentation_2d import write_segmentation_2d
 from med_assets.dicom.ultrasound import write_us
 from med_assets.errors import CaseRejected
 from med_assets.landing import batches
@@ -43,7 +43,7 @@ def refusal(folder: Path, out: Path) -> str:
 def relabelled(folder: Path, label: str, mask: np.ndarray | None = None, name: str = "seg.dcm") -> None:
     source = pydicom.dcmread(folder / "us.dcm")
     found = mask if mask is not None else np.zeros((source.Rows, source.Columns), bool)
-    write_flat_seg(folder / name, found, label, source)
+    write_segmentation_2d(folder / name, found, label, source)
 
 
 @pytest.mark.parametrize("kind", ["benign", "malignant", "normal"])
@@ -168,7 +168,7 @@ def test_planted_duplicates_are_found_by_the_check_of_the_splits_and_settled_by_
     pixels = made.pixels.copy()
     pixels[tuple(np.argwhere(made.mask)[0])] ^= 1  # another image, so that it is no exact duplicate
     image = write_us(landing / "b" / "us.dcm", pixels, again, region=made.region)
-    write_flat_seg(landing / "b" / "seg.dcm", made.mask, "benign", image, synthetic=True)
+    write_segmentation_2d(landing / "b" / "seg.dcm", made.mask, "benign", image, synthetic=True)
     time.sleep(0.01)
     batch = batches.take(workspace, P, batches.untaken(workspace, P), time.time())
     stages.intake(workspace, P, batch)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from med_assets.errors import MedAssetsError
-from med_assets.metrics.flat import flat_scores
+from med_assets.metrics.segmentation_2d import scores_2d
 
 
 def square(top: int, left: int, side: int, shape: tuple[int, int] = (40, 50)) -> np.ndarray:
@@ -14,7 +14,7 @@ def square(top: int, left: int, side: int, shape: tuple[int, int] = (40, 50)) ->
 
 
 def values(truth: np.ndarray, prediction: np.ndarray, **options: object) -> dict[str, float | None]:
-    return {one.metric: one.value for one in flat_scores(truth, prediction, "lesion", **options)}  # type: ignore[arg-type]  # the variety is the point of the test
+    return {one.metric: one.value for one in scores_2d(truth, prediction, "lesion", **options)}  # type: ignore[arg-type]  # the variety is the point of the test
 
 
 def test_a_shifted_square_has_the_scores_that_paper_and_pencil_give() -> None:
@@ -75,4 +75,4 @@ def test_the_calibration_error_is_the_gap_between_what_is_said_and_what_is() -> 
 
 def test_masks_of_two_sizes_are_not_scored() -> None:
     with pytest.raises(MedAssetsError, match="not resized"):
-        flat_scores(square(1, 1, 3), square(1, 1, 3, (40, 51)), "lesion")
+        scores_2d(square(1, 1, 3), square(1, 1, 3, (40, 51)), "lesion")

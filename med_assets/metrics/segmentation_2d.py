@@ -20,7 +20,7 @@ _NO_LESION = "undefined where the true mask is empty: images without a lesion ar
 _EDGE = "edge: lesion pixels with a background neighbour at a side, or at the border of the image"
 
 
-def flat_scores(
+def scores_2d(
     truth: Mask,
     prediction: Mask,
     subject: str,
