@@ -73,7 +73,7 @@ lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup  ## Rewrite the code in the house style
+format: setup  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -41,7 +41,7 @@ def of_experiments(program_name: str) -> str:
     """Code version of the records of experiments and of the index: their text and figures, and what pictures depend on."""
     from med_assets.reporting import experiment_record, figures
 
-    code = f"{version_of(experiment_record.record)}.{version_of(figures.draw)}"
+    code = f"{version_of(experiment_record.record)}.{version_of(figures.plot_figures)}"
     return f"{code}-{of_stage(program_name, 'evaluate')}"
 
 

@@ -143,14 +143,14 @@ class Refusal:
 class Finding:
     """Something about several cases at once that a person should see, such as one picture that is in two splits.
 
-    `draw` writes a PNG that shows it to a path and returns that. What is `blocking` stops training until it is settled.
+    `plot` writes a PNG that shows it to a path and returns that. What is `blocking` stops training until it is settled.
     """
 
     code: str
     text: str
     cases: tuple[str, ...]
     blocking: bool
-    draw: Callable[[Path], Path] | None = None
+    plot: Callable[[Path], Path] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the assets and sensors reach the world with: the workspace and the launcher of trainings."""
+"""The resources of assets and sensors: the workspace and the launcher of trainings."""
 
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource

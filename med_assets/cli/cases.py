@@ -1,4 +1,4 @@
-"""Commands of single cases: list, explain, predict, draw, read and withdraw them."""
+"""Commands of single cases: list, explain, predict, plot, read and withdraw them."""
 
 import os
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Sticky, patient-safe assignment of patients to train, validation and test.
 
-A patient's place is drawn from a hash of the patient's pseudonym, so it depends on nothing else: not on who came before,
+A patient's split is derived from a hash of the patient's pseudonym, so it depends on nothing else: not on who came before,
 not on the order of arrival. What was once assigned is kept as recorded, even when the policy changes later.
 """
 
@@ -30,12 +30,12 @@ class SplitPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: Literal["hashed", "given", "fixed"] = Field(
-        "hashed", description="hashed draw, the split given in the data, or a fixed list"
+        "hashed", description="a hash of the patient, the split given in the data, or a fixed list"
     )
     val_fraction: float = Field(0.15, ge=0, lt=1, description="share of patients for validation, 0..1")
     test_fraction: float = Field(0.15, ge=0, lt=1, description="share of patients for the test set, 0..1")
     folds: int = Field(5, ge=2, description="number of cross-validation folds among all patients")
-    salt: str = Field("med_assets", description="changes the draw; once patients are assigned it changes new ones only")
+    salt: str = Field("med_assets", description="changes the hash; once patients are assigned it changes new ones only")
     fixed: Mapping[str, str] = Field(default_factory=dict, description="patient pseudonym to split, for policy 'fixed'")
 
     @model_validator(mode="after")
@@ -45,7 +45,7 @@ class SplitPolicy(BaseModel):
         return self
 
 
-def draw(patient_id: str, salt: str) -> float:
+def hash_fraction(patient_id: str, salt: str) -> float:
     """Uniform number in [0, 1) that depends on the patient and the salt only."""
     return int.from_bytes(hashlib.sha256(f"{salt}|{patient_id}".encode()).digest()[:8], "big") / 2**64
 
@@ -59,12 +59,12 @@ def _assign(patient_id: str, given: str | None, policy: SplitPolicy) -> tuple[st
                 "no_given_split", f"expected a split given in the data (one of {sorted(GIVEN)}), got {given!r}"
             )
         return GIVEN[given], "given"
-    if given == "external":  # an external test set is never drawn into training
+    if given == "external":  # an external test set is never assigned to training
         return "external", "given"
-    place = draw(patient_id, policy.salt)
-    if place < policy.test_fraction:
+    fraction = hash_fraction(patient_id, policy.salt)
+    if fraction < policy.test_fraction:
         return "test", "hashed"
-    return ("val" if place < policy.test_fraction + policy.val_fraction else "train"), "hashed"
+    return ("val" if fraction < policy.test_fraction + policy.val_fraction else "train"), "hashed"
 
 
 def assign(
@@ -94,7 +94,7 @@ def assign(
         except CaseRejected as rejected:
             problems[patient_id] = rejected.message
             continue
-        fold = int(draw(patient_id, policy.salt + "|fold") * policy.folds)
+        fold = int(hash_fraction(patient_id, policy.salt + "|fold") * policy.folds)
         if policy.policy == "fixed" and how != "fixed" and patient_id in (fixed or {}):
             split, fold, how = *(fixed or {})[patient_id], "fixed"
         rows[patient_id] = SplitAssignment(

@@ -162,12 +162,12 @@ def findings(ws: Settings, program_name: str) -> list[program.Finding]:
 
 
 def finding_pictures(ws: Settings, program_name: str, found: Sequence[program.Finding]) -> dict[str, Path]:
-    """Pictures of the first MAX_PICTURED findings, by their text, drawn where they are not yet."""
+    """Pictures of the first MAX_PICTURED findings, by their text, plotted where they are not yet."""
     pictures = {}
     for finding in found[:MAX_PICTURED]:
         path = ws.reports / program_name / "findings" / f"{digest(finding.code, finding.text)}.png"
-        if finding.draw is not None:
-            pictures[finding.text] = path if path.is_file() else finding.draw(path)
+        if finding.plot is not None:
+            pictures[finding.text] = path if path.is_file() else finding.plot(path)
     return pictures
 
 

@@ -15,7 +15,7 @@ from med_assets import program
 from med_assets.capabilities import CrossvalTables, ReportTables
 from med_assets.catalog import Case, Catalog, frame
 from med_assets.dataset.reader_decisions import with_reader_decisions
-from med_assets.dataset.splits import SPLITS, draw
+from med_assets.dataset.splits import SPLITS, hash_fraction
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.aggregates import aggregate, side_by_side
 from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases
@@ -64,7 +64,7 @@ def folds_of(ws: Settings, program_name: str) -> dict[int, list[Case]]:
 def learning(folds: Mapping[int, Sequence[Case]], held_out: int) -> list[Case]:
     """The cases that the model of a fold may see, sorted by id: all others, of which the inner part has split val."""
     cases = [case for fold, members in folds.items() if fold != held_out for case in members]
-    patients = sorted({case.patient_id for case in cases}, key=lambda one: draw(one, f"crossval|{held_out}"))
+    patients = sorted({case.patient_id for case in cases}, key=lambda one: hash_fraction(one, f"crossval|{held_out}"))
     if len(patients) < 2:
         raise ConfigurationError(f"fold {held_out}: expected two patients or more outside it, got {len(patients)}")
     inner = set(patients[: max(1, round(INNER_SHARE * len(patients)))])

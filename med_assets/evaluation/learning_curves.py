@@ -16,7 +16,7 @@ import pandas as pd
 from med_assets import program
 from med_assets.catalog import Case, Catalog
 from med_assets.dataset.reader_decisions import with_reader_decisions
-from med_assets.dataset.splits import draw
+from med_assets.dataset.splits import hash_fraction
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.crossvalidation import demand_untaught
 from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases
@@ -70,7 +70,7 @@ def subsets(cases: Sequence[Case], sizes: Sequence[int], repeats: int) -> list[S
     found: list[Subset] = []
     seen: set[frozenset[str]] = set()
     for repeat in range(repeats):
-        order = sorted(patients, key=lambda one, repeat=repeat: draw(one, f"learning curve|{repeat}"))  # type: ignore[misc]  # mypy takes no default of a key
+        order = sorted(patients, key=lambda one, repeat=repeat: hash_fraction(one, f"learning curve|{repeat}"))  # type: ignore[misc]  # mypy takes no default of a key
         for size in sorted(set(sizes)):
             own = frozenset(order[:size])
             if own not in seen:

@@ -127,7 +127,7 @@ def monitor(
             "failures": failures,
         },
         tables={"batches": trend_table(ws, program_name), "drift": drift_table(ws, program_name)},
-        images=draw(ws, program_name),
+        images=plot_trends(ws, program_name),
     )
 
 
@@ -262,7 +262,7 @@ def trend_table(ws: Settings, program_name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["metric", "batch", "mean", "limits", "in control", "unit"])
 
 
-def draw(ws: Settings, program_name: str) -> dict[str, Path]:
+def plot_trends(ws: Settings, program_name: str) -> dict[str, Path]:
     """One plot per metric of the champion over batches, where there are any."""
     from med_assets.reporting.plots import plot_trend
 

@@ -22,7 +22,7 @@ def plot_intervals(
     """Draw means with intervals, a panel for each of `panels` and a line of it for each of `series`; return `path`.
 
     `table` has the columns `series`, `panel`, `mean`, `low`, `high` and `n`; rows without a mean are left out. `line` is drawn
-    across, where a value means something. Raises ValueError when there is nothing to draw.
+    across, where a value means something. Raises ValueError when there is nothing to plot.
     """
     names = list(dict.fromkeys(table[series]))
     if not names or not panels:

@@ -17,7 +17,7 @@ from med_assets.launch.training import NamedModel, stored_checkpoint
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric, Program
 from med_assets.records import AggregateScore, CaseScore, EpochMetric, FoldScore, RunScore, TrainingRun, Verdict
-from med_assets.reporting.figures import Figures, draw
+from med_assets.reporting.figures import Figures, plot_figures
 from med_assets.reporting.run_status import RunStatus, run_status, verdict_of
 from med_assets.settings import Settings
 from med_assets.storage.files import read_json
@@ -78,7 +78,7 @@ def folder_of(ws: Settings, program_name: str, name: str) -> Path:
 
 
 def gather(ws: Settings, program_name: str, name: str, checkpoint: str) -> Facts:
-    """Read all that is known of an experiment's checkpoint, and draw its figures. Raises ConfigurationError."""
+    """Read all that is known of an experiment's checkpoint, and plot its figures. Raises ConfigurationError."""
     named, chosen, catalog = f"{program_name}/{name}", program.get(program_name), Catalog(ws, program_name)
     evaluated = [row for row in catalog.rows(AggregateScore, name) if row.checkpoint == checkpoint]
     if not evaluated:
@@ -114,7 +114,7 @@ def gather(ws: Settings, program_name: str, name: str, checkpoint: str) -> Facts
         costs=checkpoint_facts(ws, program_name, checkpoint),
         crossval=len({row.case_id for row in catalog.rows(FoldScore, name)}),
         dataset_now=catalog.dataset().version,
-        figures=draw(ws, program_name, name, checkpoint, run.best_epoch),
+        figures=plot_figures(ws, program_name, name, checkpoint, run.best_epoch),
         artifacts={
             "checkpoint: weights, configuration, history, provenance": stored,
             "predictions and scores, a row per case": catalog.file(CaseScore, name),

@@ -1,6 +1,6 @@
 """The record of one experiment: its figures, and an executed notebook in which every sentence follows from a number by rule.
 
-Nothing is drawn or executed again while what it shows is as it was. The record of an earlier checkpoint moves to
+Nothing is plotted or executed again while what it shows is as it was. The record of an earlier checkpoint moves to
 `earlier/<checkpoint>/` when a new one is evaluated, with its figures and outputs.
 """
 
@@ -50,7 +50,7 @@ def record(ws: Settings, program_name: str, name: str) -> StageResult:
     _set_aside(folder, checkpoint)
     if found_no_case(ws, program_name, name):
         return StageResult(
-            digest(checkpoint, NO_CASE), {"executed": 0, "drawn": 0}, {"note": NO_CASE, "checkpoint": checkpoint}
+            digest(checkpoint, NO_CASE), {"executed": 0, "plotted": 0}, {"note": NO_CASE, "checkpoint": checkpoint}
         )
     facts = gather(ws, program_name, name, checkpoint)
     written = cells(facts)
@@ -74,7 +74,7 @@ def record(ws: Settings, program_name: str, name: str) -> StageResult:
         )
     return StageResult(
         data_version=digest(key, facts.figures.hashes),
-        counts={"executed": int(fresh), "drawn": len(facts.figures.captions) * facts.figures.fresh},
+        counts={"executed": int(fresh), "plotted": len(facts.figures.captions) * facts.figures.fresh},
         summary={
             "notebook": facts.relative(path),
             "figures": [facts.relative(folder / "figures" / file) for file in facts.figures.hashes],

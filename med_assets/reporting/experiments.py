@@ -40,7 +40,7 @@ def experiments(ws: Settings, program_name: str) -> StageResult:
     if failed:
         causes = "; ".join(f"{program_name}/{name}: {why}" for name, why in failed.items())
         raise MedAssetsError(f"expected records of {len(names)} experiments, {len(failed)} failed: {causes}")
-    counts = {count: sum(each.counts[count] for each in written.values()) for count in ("executed", "drawn")}
+    counts = {count: sum(each.counts[count] for each in written.values()) for count in ("executed", "plotted")}
     notebooks = {name: each.summary["notebook"] for name, each in written.items() if "notebook" in each.summary}
     return replace(
         result,

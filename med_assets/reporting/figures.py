@@ -50,14 +50,14 @@ def history_of(ws: Settings, program_name: str, name: str) -> pd.DataFrame:
 
 
 @versioned("2")
-def draw(ws: Settings, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Figures:
+def plot_figures(ws: Settings, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Figures:
     """Draw the figures of an experiment's checkpoint, unless what they show is as it was; `best` is the epoch that was kept."""
     out = folder_of(ws, program_name, name)
     chosen, history = program.get(program_name), history_of(ws, program_name, name)
     scores = Catalog(ws, program_name).rows(CaseScore, name)
     shown = typical_cases(scores, chosen.primary_metric, [LABEL])
     case = [[score.case_id, score.split, score.value] for score in shown.values()]
-    code = [version_of(draw), chosen.code_versions["evaluate"], chosen.evaluation_settings(ws)]
+    code = [version_of(plot_figures), chosen.code_versions["evaluate"], chosen.evaluation_settings(ws)]
     key = digest(code, checkpoint, best, history.to_csv(index=False), case)
     kept = read_json(out / RECORD) if (out / RECORD).is_file() else {}
     if kept.get("key") == key and all((out / file).is_file() for file in kept["files"]):

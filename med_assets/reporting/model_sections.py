@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from med_assets.capabilities import ReportTables, Screens
 from med_assets.evaluation.aggregates import INTERVAL, aggregate, side_by_side
 from med_assets.monitoring.drift import drift_table
-from med_assets.monitoring.stage import LIMITS_RULE, draw, headline, trend_table
+from med_assets.monitoring.stage import LIMITS_RULE, headline, plot_trends, trend_table
 from med_assets.records import Champion
 from med_assets.reporting.html import Section, model_card
 from med_assets.reporting.pictures import plot_all_cases, plot_typical_cases
@@ -121,7 +121,7 @@ def monitoring(facts: ReportFacts) -> Iterable[Section]:
     """The champion over batches, and whether new cases drift from those it was trained on; nothing before the first batch."""
     if facts.shown is None or not facts.shown.promoted:
         return
-    table, images = trend_table(facts.ws, facts.name), list(draw(facts.ws, facts.name).values())
+    table, images = trend_table(facts.ws, facts.name), list(plot_trends(facts.ws, facts.name).values())
     if table.empty:
         return
     means = "; ".join(f"{metric}: {mean}" for metric, mean in headline(facts.ws, facts.name).items())

@@ -27,7 +27,7 @@ def plot_training(
 
     Columns that the history lacks are left out, and a panel without columns too. `best` marks the chosen epoch.
     With `logarithmic` a panel whose values are all above 0 has a logarithmic axis.
-    Raises ValueError when nothing is left to draw.
+    Raises ValueError when nothing is left to plot.
     """
     drawn = {label: [name for name in names if name in history] for label, names in panels.items()}
     drawn = {label: names for label, names in drawn.items() if names}

@@ -1,6 +1,6 @@
 """One look for all figures: colours that stay apart for colour-blind readers, quiet axes, files written atomically.
 
-Within `publication()` the same plots are drawn for print: larger, with text of 12 pt or more, as PNG at 300 dpi and as PDF.
+Within `publication()` the same plots are made for print: larger, with text of 12 pt or more, as PNG at 300 dpi and as PDF.
 """
 
 from collections.abc import Iterator

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from med_assets.errors import BelowReference
 from med_assets.storage.files import replacing, write_text
 from med_assets.training.heartbeat import BEAT_EVERY_S, Beats
-from med_assets.training.ranks import rank, world
+from med_assets.training.ranks import rank, rank_and_size
 from med_assets.training.task import Task
 
 
@@ -84,7 +84,7 @@ class StepSeeds(Callback):
         self._seed("validate", trainer.current_epoch, 0)
 
     def _seed(self, *what: str | int) -> None:
-        text = json.dumps([self.seed, world()[0], *what]).encode()
+        text = json.dumps([self.seed, rank_and_size()[0], *what]).encode()
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries that draw from the global state are whom this is for

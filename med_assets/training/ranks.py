@@ -17,7 +17,7 @@ def rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def world() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """Return (rank, number of processes) of the running training."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
@@ -25,8 +25,8 @@ def world() -> tuple[int, int]:
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, position) for the training patches, so that an item is a pure function of what the sampler yields.
 
-    Every process takes each world-th position, so positions are disjoint, and a step over all processes has the items
-    that one process would have had in it. The last `length % world` positions are left out, since all processes must
+    Every process takes each size-th position, so positions are disjoint, and a step over all processes has the items
+    that one process would have had in it. The last `length % size` positions are left out, since all processes must
     take equally many steps. Lightning calls `set_epoch` before each epoch, also after a resume.
     """
 
@@ -44,14 +44,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch, self._start = epoch, (epoch, items)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        first, step = world()
+        first, step = rank_and_size()
         # The epoch is read when the iterator starts, which a resumed loader with workers does before any `set_epoch`.
         epoch = self.epoch
         done = self._start[1] if epoch == self._start[0] else 0
         return ((epoch, first + step * number) for number in range(done, len(self)))
 
     def __len__(self) -> int:
-        return self.length // world()[1]
+        return self.length // rank_and_size()[1]
 
 
 class ValidationSampler(Sampler[int]):
@@ -61,16 +61,16 @@ class ValidationSampler(Sampler[int]):
         self.length = length
 
     def __iter__(self) -> Iterator[int]:
-        first, step = world()
+        first, step = rank_and_size()
         return ((first + step * number) % self.length for number in range(len(self)))
 
     def __len__(self) -> int:
-        return math.ceil(self.length / world()[1])
+        return math.ceil(self.length / rank_and_size()[1])
 
 
 def gathered(mine: list[Any], length: int) -> list[Any]:
     """Return what all processes found for their cases of a ValidationSampler, in the order of the cases, each once."""
-    step = world()[1]
+    step = rank_and_size()[1]
     if step == 1:
         return mine[:length]
     parts: list[Any] = [None] * step

@@ -86,7 +86,7 @@ def test_code_versions_of_assets(name: str) -> None:
     ws, chosen, written = Settings.from_env(), program.get(name), policies.of(name)
     evaluate = f"{V[f'{name}/predict']}.{V[f'{name}/evaluate']}-{digest(chosen.evaluation_settings(ws))}"
     by_mean = bool(written.demo and written.demo.promote_by_mean)
-    record = f"{V['reporting.experiment_record.record']}.{V['reporting.figures.draw']}"
+    record = f"{V['reporting.experiment_record.record']}.{V['reporting.figures.plot_figures']}"
     experiment = experiments.load(name, experiments.names(name)[0])
     assert versions.of_stage(name, "intake") == V[f"{name}/intake"]
     assert versions.of_stage(name, "prepare") == f"{V[f'{name}/prepare']}-{digest(chosen.settings(ws))}"

@@ -1,4 +1,4 @@
-"""External test sets stay apart, whatever the draw would say."""
+"""External test sets stay apart, whatever the hash of the patient."""
 
 from med_assets.dataset.splits import SplitPolicy, assign
 from med_assets.records import DatasetCase, SplitAssignment
@@ -13,7 +13,7 @@ def case(patient_id: str, given_split: str | None) -> DatasetCase:
     )  # fmt: skip
 
 
-def test_a_case_of_an_external_set_is_never_drawn_into_training() -> None:
+def test_a_case_of_an_external_set_is_never_assigned_to_training() -> None:
     cases = [case(f"p{number}", "external" if number % 2 else None) for number in range(200)]
     rows, problems = assign(P, cases, [], SplitPolicy())
     assert not problems

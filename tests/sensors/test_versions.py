@@ -21,7 +21,7 @@ DEPS = {
 BY_BATCH = ("raw_cases", "prepared_cases", "monitoring")
 
 
-class World:
+class Graph:
     """A graph of the design's shape whose content is set by hand."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
@@ -75,55 +75,55 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[World]:
+def graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Graph]:
     monkeypatch.setenv("MED_ASSETS_HOME", str(tmp_path))
     monkeypatch.setenv("MED_ASSETS_PSEUDONYM_KEY", "a key for tests that is long enough")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         instance.add_dynamic_partitions(f"{P}_batches", ["2026-01-01T00-00-00_000001"])
-        made = World(instance)
+        made = Graph(instance)
         made.make("raw_cases", "prepared_cases", batch="2026-01-01T00-00-00_000001")
         yield made
 
 
-def test_nothing_is_started_when_nothing_changed(world: World) -> None:
-    world.make("dataset", "splits")
-    assert world.reconcile() == []
+def test_nothing_is_started_when_nothing_changed(graph: Graph) -> None:
+    graph.make("dataset", "splits")
+    assert graph.reconcile() == []
 
 
-def test_an_asset_that_automation_never_requested_is_found(world: World) -> None:
-    assert world.reconcile() == ["dataset"]
+def test_an_asset_that_automation_never_requested_is_found(graph: Graph) -> None:
+    assert graph.reconcile() == ["dataset"]
 
 
-def test_an_asset_made_of_an_older_version_of_its_input_is_found(world: World) -> None:
-    world.make("dataset", "splits")
-    world.content["dataset"] = "2"
-    world.make("dataset")
-    assert world.reconcile() == ["splits"]
+def test_an_asset_made_of_an_older_version_of_its_input_is_found(graph: Graph) -> None:
+    graph.make("dataset", "splits")
+    graph.content["dataset"] = "2"
+    graph.make("dataset")
+    assert graph.reconcile() == ["splits"]
 
 
-def test_an_input_made_again_with_the_same_content_starts_nothing(world: World) -> None:
-    world.make("dataset", "splits")
-    world.make("dataset")
-    assert world.reconcile() == []
+def test_an_input_made_again_with_the_same_content_starts_nothing(graph: Graph) -> None:
+    graph.make("dataset", "splits")
+    graph.make("dataset")
+    assert graph.reconcile() == []
 
 
-def test_nothing_passes_a_closed_gate(world: World) -> None:
-    world.gate = False
-    world.make("dataset")
-    assert world.reconcile() == []
-    world.gate = True
-    world.make("dataset")
-    assert world.reconcile() == ["splits"]
+def test_nothing_passes_a_closed_gate(graph: Graph) -> None:
+    graph.gate = False
+    graph.make("dataset")
+    assert graph.reconcile() == []
+    graph.gate = True
+    graph.make("dataset")
+    assert graph.reconcile() == ["splits"]
 
 
-def test_a_batch_prepared_after_the_dataset_was_made_is_found(world: World) -> None:
-    world.make("dataset", "splits")
-    world.instance.add_dynamic_partitions(f"{P}_batches", ["2026-01-02T00-00-00_000002"])
-    world.make("raw_cases", "prepared_cases", batch="2026-01-02T00-00-00_000002")
-    assert world.reconcile() == ["dataset"]
+def test_a_batch_prepared_after_the_dataset_was_made_is_found(graph: Graph) -> None:
+    graph.make("dataset", "splits")
+    graph.instance.add_dynamic_partitions(f"{P}_batches", ["2026-01-02T00-00-00_000002"])
+    graph.make("raw_cases", "prepared_cases", batch="2026-01-02T00-00-00_000002")
+    assert graph.reconcile() == ["dataset"]
 
 
-def test_a_champion_that_the_command_line_brought_back_is_shown_again(world: World) -> None:
+def test_a_champion_that_the_command_line_brought_back_is_shown_again(graph: Graph) -> None:
     from med_assets.promotion.champions import version
     from med_assets.settings import Workspace
 
@@ -133,13 +133,13 @@ def test_a_champion_that_the_command_line_brought_back_is_shown_again(world: Wor
         row = {"program": P, "experiment": "baseline", "checkpoint": checkpoint}
         ws.lake.write("champions", P, [*ws.lake.rows("champions", P), row])
 
-    world.make("dataset", "splits")
+    graph.make("dataset", "splits")
     crown("checkpoint/1111111111111111")
-    world.content["champion"] = version(ws, P)
-    world.make("champion")
-    assert world.reconcile() == []
+    graph.content["champion"] = version(ws, P)
+    graph.make("champion")
+    assert graph.reconcile() == []
     crown("checkpoint/2222222222222222")
-    assert world.reconcile() == ["champion"]
-    world.content["champion"] = version(ws, P)
-    world.make("champion")
-    assert world.reconcile() == []
+    assert graph.reconcile() == ["champion"]
+    graph.content["champion"] = version(ws, P)
+    graph.make("champion")
+    assert graph.reconcile() == []

@@ -188,9 +188,9 @@ class BreastUs(Program):
         return facts(prepared, predicted, self._threshold(ws))
 
     def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
-        from med_assets.programs.breast_us.scorer import draw
+        from med_assets.programs.breast_us.scorer import plot
 
-        return draw(prepared, predicted, out, self._threshold(ws))
+        return plot(prepared, predicted, out, self._threshold(ws))
 
     def model_images(self, ws: "Settings", cases: Sequence[Predicted], out: Path) -> list[tuple[Path, str]]:
         from med_assets.programs.breast_us.scorer import model_images

@@ -102,5 +102,5 @@ def _finding(a: Case, b: Case, first: PreparedCase, second: PreparedCase, alike:
     }
     return Finding(
         code="same_picture", text=said, cases=(a.case_id, b.case_id), blocking=bool(wrong),
-        draw=partial(side_by_side, images=shown),
+        plot=partial(side_by_side, images=shown),
     )  # fmt: skip

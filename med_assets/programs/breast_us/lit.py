@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from med_assets.dataset.splits import draw
+from med_assets.dataset.splits import hash_fraction
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Experiment
 from med_assets.programs.breast_us import distil, samed
@@ -149,7 +149,7 @@ def in_part(patient_id: str, part: Part) -> bool:
     """Whether a patient is in the part; drawn by the patient alone, so that no later case moves it."""
     if part.take == "all":
         return True
-    return (draw(patient_id, part.salt) < part.share) == (part.take == "adaptation")
+    return (hash_fraction(patient_id, part.salt) < part.share) == (part.take == "adaptation")
 
 
 def chosen_cases(

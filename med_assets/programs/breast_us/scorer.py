@@ -58,7 +58,7 @@ def read_probability(predicted: Path) -> np.ndarray:
     return np.load(predicted / PROBABILITY).astype(np.float32)
 
 
-def draw(prepared: Path, predicted: Path, out: Path, threshold: float) -> list[Path]:
+def plot(prepared: Path, predicted: Path, out: Path, threshold: float) -> list[Path]:
     """Outlines, probability and features of one case, as a PNG file under `out`."""
     case, probability = PreparedCase.open(prepared), read_probability(predicted)
     out.mkdir(parents=True, exist_ok=True)

@@ -195,14 +195,14 @@ class LumbarMr(Program):
         return facts(predicted)
 
     def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
-        from med_assets.programs.lumbar_mr.pictures import draw
+        from med_assets.programs.lumbar_mr.pictures import plot
 
-        return draw(prepared, predicted, out)
+        return plot(prepared, predicted, out)
 
     def debug_images(self, ws: "Settings", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
-        from med_assets.programs.lumbar_mr.debug import draw_steps
+        from med_assets.programs.lumbar_mr.debug import plot_steps
 
-        return draw_steps(checkpoint, prepared, predicted, out)
+        return plot_steps(checkpoint, prepared, predicted, out)
 
     def crossval_tables(self, ws: "Settings", rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.lumbar_mr.screening import risk

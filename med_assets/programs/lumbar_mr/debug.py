@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.pictures import FAINT, draw
+from med_assets.programs.lumbar_mr.pictures import FAINT, plot
 from med_assets.programs.lumbar_mr.predict import level_masses, load_predictor
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.scorer import read_prediction
@@ -16,7 +16,7 @@ COLUMNS = 7
 """Slices beside each other."""
 
 
-def draw_steps(checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
+def plot_steps(checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
     """Write, in the order of what happens: the series, its intensities, how the middle was found, the maps of single slices,
     of augmented views, the combined maps with the points, and all measures as CSV; returns the paths.
     """
@@ -35,7 +35,7 @@ def draw_steps(checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> 
     if len(found.view_heats):
         names = ["unchanged", *(f"view {number}" for number in range(1, len(found.view_heats)))]
         paths.append(_maps(case, found.view_heats, names, out / "5_views.png"))
-    (combined,) = draw(prepared, predicted, out)
+    (combined,) = plot(prepared, predicted, out)
     paths.append(combined.rename(out / "6_combined.png"))
     table = pd.DataFrame(summary["uncertainty"]).T.rename_axis("level")
     points = [summary["points"][level] for level in LEVELS]

@@ -27,7 +27,7 @@ class Network(Settings):
 
 
 class Target(Settings):
-    """What the network learns to draw."""
+    """What the network learns to predict."""
 
     radius_px: float = Field(gt=0, le=40, description="radius of the disc at a level, pixels of 160 x 160")
 
@@ -94,7 +94,7 @@ class LumbarExperiment(Experiment):
     """A Point Net experiment."""
 
     network: Network = Field(description="what finds the levels")
-    target: Target = Field(description="what the network learns to draw")
+    target: Target = Field(description="what the network learns to predict")
     slices: Slices = Field(description="which slices are learned from and combined")
     anatomy: Literal["normal", "all"] = Field(
         description="normal leaves training cases out whose anatomy is known to be transitional, so that a model is unsure of it"

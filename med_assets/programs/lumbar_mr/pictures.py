@@ -19,7 +19,7 @@ FAINT = 0.05
 """Probability below which a map is not shown: nearly all of a slice has a little of it."""
 
 
-def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
+def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     """Draw one case as a PNG file under `out`: head at the top, front at the left, distances to scale.
 
     The first panel has the marked points as circles and the predicted ones as crosses; then each level's map over the
@@ -80,7 +80,7 @@ LOOKS = {"normal": (COLOURS[0], "o"), "transitional": (COLOURS[1], "D"), "unknow
 """Colour and marker of what is known of a study's anatomy."""
 
 
-def draw_distributions(rows: pd.DataFrame, record: Thresholds | None, settings: RiskSettings, path: Path) -> Path:
+def plot_distributions(rows: pd.DataFrame, record: Thresholds | None, settings: RiskSettings, path: Path) -> Path:
     """Draw each measure at the deciding level, a dot per study by anatomy, with the thresholds; return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known = anatomies(rows)
@@ -105,7 +105,7 @@ def draw_distributions(rows: pd.DataFrame, record: Thresholds | None, settings: 
     return path
 
 
-def draw_levels(rows: pd.DataFrame, settings: RiskSettings, path: Path) -> Path:
+def plot_levels(rows: pd.DataFrame, settings: RiskSettings, path: Path) -> Path:
     """Draw the deciding measure along the levels, a line per study by anatomy; return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known = anatomies(rows)

@@ -129,19 +129,19 @@ class LumbarScreening(Screening):
         return pd.DataFrame(rows)
 
     def sections(self, ws: "Settings", screened: Screened, out: Path) -> list[ReportTable]:
-        from med_assets.programs.lumbar_mr.pictures import draw, draw_distributions, draw_levels
+        from med_assets.programs.lumbar_mr.pictures import plot, plot_distributions, plot_levels
 
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
         settings = risk(ws)
         unseen = screened.rows[~screened.rows["seen_in_training"].astype(bool)]
         apart = separation(unseen)
         listed = studies.candidates(screened.rows, settings, record, SHOWN)
-        pictures = [draw(screened.prepared[case], screened.predicted[case], out)[0] for case in listed.rows["case"]]
+        pictures = [plot(screened.prepared[case], screened.predicted[case], out)[0] for case in listed.rows["case"]]
         captions = [
             f"{row['rank']}. risk {row['risk'].lower()}, anatomy {row['anatomy']}"
             for row in listed.rows.to_dict("records")
         ]
-        distributions = draw_distributions(screened.rows, record, settings, out / "distributions.png")
+        distributions = plot_distributions(screened.rows, record, settings, out / "distributions.png")
         return [
             studies.statistics(screened.rows),
             ReportTable(
@@ -155,7 +155,7 @@ class LumbarScreening(Screening):
                 "Level comparison",
                 "The same measure at all five levels: a model that is unsure everywhere sees a bad image rather than a transition.",
                 studies.by_level(screened.rows, settings),
-                (draw_levels(screened.rows, settings, out / "levels.png"),),
+                (plot_levels(screened.rows, settings, out / "levels.png"),),
             ),
             replace(
                 apart, text=f"Of the {unseen['case_id'].nunique()} studies that had no part in training. {apart.text}"

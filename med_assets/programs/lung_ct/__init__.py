@@ -260,9 +260,9 @@ class LungCt(Program):
         return facts(predicted)
 
     def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
-        from med_assets.programs.lung_ct.scorer import draw
+        from med_assets.programs.lung_ct.scorer import plot
 
-        return draw(prepared, predicted, out)
+        return plot(prepared, predicted, out)
 
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.lung_ct.tables import tables

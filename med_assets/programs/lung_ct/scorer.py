@@ -90,7 +90,7 @@ def _unpacked(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.unpackbits(np.load(path), count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
-def draw(prepared: Path, predicted: Path, out: Path) -> list[Path]:
+def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     """Outlines of the true and the predicted target on three axial slices of one case, as a PNG file under `out`."""
     from med_assets.reporting.mask_plots import plot_masks
 

@@ -224,9 +224,9 @@ class RetinalOct(Program):
         return facts(predicted)
 
     def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
-        from med_assets.programs.retinal_oct.pictures import draw
+        from med_assets.programs.retinal_oct.pictures import plot
 
-        return draw(prepared, predicted, out)
+        return plot(prepared, predicted, out)
 
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.retinal_oct.tables import tables

@@ -271,9 +271,9 @@ class RtDose(Program):
 
     def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
         from med_assets.programs.rt_dose.score import EvaluationSettings
-        from med_assets.programs.rt_dose.scorer import draw
+        from med_assets.programs.rt_dose.scorer import plot
 
-        return draw(prepared, predicted, out, EvaluationSettings.for_profile(ws.profile, self.site(ws)))
+        return plot(prepared, predicted, out, EvaluationSettings.for_profile(ws.profile, self.site(ws)))
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.rt_dose.export import write_prediction

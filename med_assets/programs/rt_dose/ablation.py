@@ -36,7 +36,7 @@ def ablation(ws: "Settings", out: Path) -> list[ReportTable]:
     if not rows:
         return []
     measured = pd.DataFrame(rows)
-    picture = _draw(measured, out / "diffusion_ablation.png")
+    picture = _plot(measured, out / "diffusion_ablation.png")
     return [_sampling(measured, picture), *_variability(measured)]
 
 
@@ -150,7 +150,7 @@ def _variability(measured: pd.DataFrame) -> list[ReportTable]:
     return [ReportTable("Variability of samples", text, pd.DataFrame(table))]
 
 
-def _draw(measured: pd.DataFrame, path: Path) -> Path:
+def _plot(measured: pd.DataFrame, path: Path) -> Path:
     from med_assets.reporting.style import colour, figure
 
     errors = measured[measured["error_gy"].notna()]

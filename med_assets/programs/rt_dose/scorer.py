@@ -37,7 +37,7 @@ def score(prepared: Path, predicted: Path, site: Site, settings: EvaluationSetti
     return score_case(PreparedCase.open(prepared), np.load(predicted / PREDICTION), site, settings)
 
 
-def draw(prepared: Path, predicted: Path, out: Path, settings: EvaluationSettings) -> list[Path]:
+def plot(prepared: Path, predicted: Path, out: Path, settings: EvaluationSettings) -> list[Path]:
     """Dose colour wash, DVH and gamma map of one case, predicted against planned, as PNG files under `out`.
 
     Of a case to predict the colour wash and the DVH of the prediction alone.

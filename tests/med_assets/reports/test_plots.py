@@ -29,7 +29,7 @@ def is_picture(path: Path) -> bool:
     return bool(pixels.ndim == 3 and min(pixels.shape[:2]) > 150 and pixels.std() > 0.01)
 
 
-def test_a_dose_wash_is_drawn_and_repeats_byte_for_byte(tmp_path: Path) -> None:
+def test_a_dose_wash_is_plotted_and_repeats_byte_for_byte(tmp_path: Path) -> None:
     truth, prediction, masks = doses()
     ct = np.zeros(SHAPE, np.int16)
     first, second = (
@@ -41,7 +41,7 @@ def test_a_dose_wash_is_drawn_and_repeats_byte_for_byte(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
-def test_a_prediction_without_any_dose_is_still_drawn(tmp_path: Path) -> None:
+def test_a_prediction_without_any_dose_is_still_plotted(tmp_path: Path) -> None:
     truth, _, masks = doses()
     air = np.full(SHAPE, -1000, np.int16)
     assert is_picture(
@@ -54,16 +54,16 @@ def test_where_no_dose_was_calculated_is_hatched_and_not_shown_as_0_gy(tmp_path:
     calculated = np.ones(SHAPE, bool)
     calculated[:4] = False  # the lower slices
 
-    def drawn(name: str, there_gy: float, where: np.ndarray | None) -> np.ndarray:
+    def plotted(name: str, there_gy: float, where: np.ndarray | None) -> np.ndarray:
         """The picture of a plan with this dose in the lower slices."""
         planned, ct = np.where(calculated, truth, np.float32(there_gy)), np.zeros(SHAPE, np.int16)
         path, spacing = tmp_path / f"{name}.png", (4.0, 5.0, 5.0)
         return imread(plot_dose(path, ct, planned, prediction, spacing, 70.0, calculated=where))
 
-    hatched = drawn("hatched", 0, calculated)
-    assert (hatched == drawn("other", 100, calculated)).all(), "what stands in the array there is not shown"
-    assert hatched.shape != drawn("zero", 0, None).shape or (hatched != drawn("zero", 0, None)).any()
-    assert (drawn("all", 0, np.ones(SHAPE, bool)) == drawn("none", 0, None)).all()
+    hatched = plotted("hatched", 0, calculated)
+    assert (hatched == plotted("other", 100, calculated)).all(), "what stands in the array there is not shown"
+    assert hatched.shape != plotted("zero", 0, None).shape or (hatched != plotted("zero", 0, None)).any()
+    assert (plotted("all", 0, np.ones(SHAPE, bool)) == plotted("none", 0, None)).all()
 
 
 def test_arrays_of_different_grids_are_refused(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_arrays_of_different_grids_are_refused(tmp_path: Path) -> None:
         plot_dose(tmp_path / "x.png", np.zeros((2, 2, 2)), truth, prediction, (1.0, 1.0, 1.0), 70.0)
 
 
-def test_a_dvh_is_drawn_without_the_structures_that_are_absent(tmp_path: Path) -> None:
+def test_a_dvh_is_plotted_without_the_structures_that_are_absent(tmp_path: Path) -> None:
     truth, prediction, masks = doses()
     assert is_picture(plot_dvh(tmp_path / "dvh.png", truth, prediction, masks))
 
@@ -100,7 +100,7 @@ def test_a_leaderboard_shows_rows_without_interval_or_mean(tmp_path: Path) -> No
         plot_leaderboard(tmp_path / "l.png", table.iloc[:0])
 
 
-def test_cases_are_drawn_as_dots_and_undefined_ones_left_out(tmp_path: Path) -> None:
+def test_cases_are_plotted_as_dots_and_undefined_ones_left_out(tmp_path: Path) -> None:
     assert is_picture(plot_cases(tmp_path / "c.png", {"a": [1.0, 2.0, None], "b": [None]}, unit="Gy"))
 
 
@@ -155,7 +155,7 @@ def test_a_figure_for_print_has_text_of_12_points_or_more_300_dpi_and_a_pdf_with
     assert not (tmp_path / "screen.pdf").exists()
 
 
-def test_a_gamma_map_is_drawn_also_where_only_some_voxels_are_computed(
+def test_a_gamma_map_is_plotted_also_where_only_some_voxels_are_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth, prediction, masks = doses()

@@ -152,15 +152,15 @@ def test_a_notebook_has_all_sections_was_executed_and_names_no_path_of_the_machi
         assert f"figures/{name}" in text
         assert (path.parent / "figures" / name).is_file()
 
-    # What did not change is neither drawn nor executed again.
+    # What did not change is neither plotted nor executed again.
     before = {one: one.read_bytes() for one in path.parent.rglob("*") if one.is_file()}
     again = stages.record_experiment(ws, P, "baseline")
-    assert (again.counts, again.data_version) == ({"executed": 0, "drawn": 0}, result.data_version)
+    assert (again.counts, again.data_version) == ({"executed": 0, "plotted": 0}, result.data_version)
     assert {one: one.read_bytes() for one in before} == before
     model(ws, "grad_loss", constant(3.0, step=0.02))
     stages.champion(ws, P)
     later = stages.record_experiment(ws, P, "baseline")
-    assert later.counts == {"executed": 1, "drawn": 0}, "there is a champion now, and the figures are as they were"
+    assert later.counts == {"executed": 1, "plotted": 0}, "there is a champion now, and the figures are as they were"
     assert "worse beyond doubt than the champion grad_loss" in text_of(path)
     ws.lake.remove("evaluation", f"{P}/baseline")
     with pytest.raises(ConfigurationError, match="med-assets evaluate rt_dose/baseline"):

@@ -25,7 +25,7 @@ def of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr(ranks, "world", lambda: (number, 2))
+    monkeypatch.setattr(ranks, "rank_and_size", lambda: (number, 2))
 
 
 def test_the_sampler_names_the_epoch_that_it_was_given() -> None:

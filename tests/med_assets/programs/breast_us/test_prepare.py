@@ -154,8 +154,8 @@ def test_a_picture_twice_blocks_where_it_has_two_labels_or_two_splits(
     (finding,) = duplicates([*rows, described_case(other, "benign", "train", "p9")], Path)
     assert finding.blocking is blocks
     assert finding.cases == ("a", "b")
-    assert finding.draw is not None
-    assert finding.draw(tmp_path / "pair.png").stat().st_size > 1000
+    assert finding.plot is not None
+    assert finding.plot(tmp_path / "pair.png").stat().st_size > 1000
 
 
 def test_planted_duplicates_are_found_by_the_check_of_the_splits_and_settled_by_withdrawing_one(

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lumbar_mr import studies, tables
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.pictures import draw
+from med_assets.programs.lumbar_mr.pictures import plot
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.score import EvaluationSettings, score_case
 from med_assets.programs.lumbar_mr.scorer import LevelPredictor, facts, read_prediction, score
@@ -84,7 +84,7 @@ def test_the_predictor_keeps_maps_and_measures_and_its_scores_come_back_as_a_tab
     assert all(one.convention.count("3 slices within 8 mm") for one in scores if one.metric != "transitional")
     assert with_anatomy(frame, transitional=False) == ["case2"]
     assert len({(one.metric, one.subject) for one in scores}) == len(scores)
-    (picture,) = draw(job / "cases" / "case2", out, tmp_path / "pictures")
+    (picture,) = plot(job / "cases" / "case2", out, tmp_path / "pictures")
     assert imread(picture).std() > 0.01
 
 

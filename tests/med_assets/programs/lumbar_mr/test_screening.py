@@ -243,7 +243,7 @@ def test_the_report_of_synthetic_cases_is_marked_and_there_is_none_for_productio
         stages.report(Workspace.from_env(), P)
 
 
-def test_debugging_a_study_draws_every_step_of_it(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_debugging_a_study_plots_every_step_of_it(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["debug", P, "x0", "--model", EXPERIMENT, "--out", str(ws.home / "steps")]) == 0
     names = ["1_series", "2_intensities", "3_middle", "4_slices", "5_views", "6_combined", "7_measures"]
     assert [Path(line).stem for line in capsys.readouterr().out.splitlines()] == names

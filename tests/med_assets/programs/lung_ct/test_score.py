@@ -12,7 +12,7 @@ from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lung_ct.experiment import Inference
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import EvaluationSettings, score_case
-from med_assets.programs.lung_ct.scorer import TargetPredictor, draw, read_prediction, score
+from med_assets.programs.lung_ct.scorer import TargetPredictor, plot, read_prediction, score
 from med_assets.programs.lung_ct.tables import lesions, per_case
 from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 from tests.med_assets.programs.lung_ct.test_predict import save
@@ -81,7 +81,7 @@ def test_the_mask_that_is_kept_is_the_one_that_is_scored(kept: tuple[Path, list[
 
 def test_the_picture_of_a_case_is_a_png(kept: tuple[Path, list[Score]]) -> None:
     folder, _ = kept
-    (picture,) = draw(folder / "prepared", folder / "kept", folder / "pictures")
+    (picture,) = plot(folder / "prepared", folder / "kept", folder / "pictures")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
