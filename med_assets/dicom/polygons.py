@@ -46,6 +46,16 @@ def clipped_area(polygon: np.ndarray, low: Sequence[float], high: Sequence[float
 
 def fill_even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Return the even-odd fill of closed polygons at pixel centres, bool (y, x); the doubled line of a keyhole encloses nothing."""
+    whole = np.zeros(shape, bool)
+    box, inside = _even_odd_in_box(polygons, shape)
+    whole[box] = inside
+    return whole
+
+
+def _even_odd_in_box(
+    polygons: Sequence[np.ndarray], shape: tuple[int, ...]
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The part of an image beyond which `fill_even_odd` is empty, and the fill there: small contours cost no whole slice."""
     ny, nx = shape
     starts = np.concatenate(polygons)
     ends = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
@@ -55,13 +65,19 @@ def fill_even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.
     first = np.clip(np.ceil(starts[:, 0]), 0, ny).astype(int)
     count = np.clip(np.ceil(ends[:, 0]), 0, ny).astype(int) - first
     edges = np.repeat(np.arange(len(starts)), count)
+    if not len(edges):
+        return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), bool)
     rows = np.arange(len(edges)) - np.repeat(np.cumsum(count) - count, count) + first[edges]
     (y0, x0), (y1, x1) = starts[edges].T, ends[edges].T
     crossings = np.round(x0 + (rows - y0) * (x1 - x0) / (y1 - y0), INDEX_DECIMALS)
     columns = np.clip(np.ceil(crossings), 0, nx).astype(int)
-    toggles = np.bincount(rows * (nx + 1) + columns, minlength=ny * (nx + 1)).reshape(ny, nx + 1)
+    # A closed line crosses each row an even number of times: beyond the last crossing nothing is inside.
+    box = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()))
+    height, width = (int(side.stop - side.start) for side in box)
+    at = (rows - box[0].start) * (width + 1) + columns - box[1].start
+    toggles = np.bincount(at, minlength=height * (width + 1)).reshape(height, width + 1)
     # Sums may wrap around in 8 bits: only whether they are odd counts.
-    return np.asarray((np.cumsum(toggles[:, :nx], axis=1, dtype=np.uint8) & 1).astype(bool))
+    return box, (np.cumsum(toggles[:, :width], axis=1, dtype=np.uint8) & 1).astype(bool)
 
 
 class Filled(NamedTuple):
@@ -83,16 +99,12 @@ def fill_nested(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> Fille
     """
     if len(polygons) == 1:
         return Filled(fill_even_odd(polygons, shape), 0, _area_within(polygons[0], shape))
-    distinct: list[np.ndarray] = []
-    for polygon in sorted(polygons, key=area, reverse=True):
-        if not any(_same(polygon, other) for other in distinct):
-            distinct.append(polygon)
     drawn, overlaps, total = np.zeros(shape, bool), 0, 0.0
-    for polygon in distinct:
-        mask, share = _filled_share(polygon, drawn)
+    for polygon in _distinct(polygons):
+        box, mask, share = _filled_share(polygon, drawn)
         overlaps += 1 - NESTED_SHARE < share < NESTED_SHARE
         hole = share >= NESTED_SHARE
-        drawn = drawn & ~mask if hole else drawn | mask
+        drawn[box] = drawn[box] & ~mask if hole else drawn[box] | mask
         total += _area_within(polygon, shape) * (-share if hole else 1 - share)
     return Filled(drawn, overlaps, total)
 
@@ -101,17 +113,30 @@ def fill_xor(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> Filled:
     """Return what an odd number of contours encloses."""
     drawn, total = np.zeros(shape, bool), 0.0
     for polygon in polygons:
-        mask, share = _filled_share(polygon, drawn)
-        drawn = drawn ^ mask
+        box, mask, share = _filled_share(polygon, drawn)
+        drawn[box] ^= mask
         total += _area_within(polygon, shape) * (1 - 2 * share)
     return Filled(fill_even_odd(polygons, shape), 0, total)
 
 
-def _filled_share(polygon: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pixels of a polygon, and the share of them that is drawn already; 0 where it encloses no pixel's centre."""
-    mask = fill_even_odd([polygon], drawn.shape)
+def _distinct(polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The polygons by falling area, without those that repeat a larger one."""
+    ordered = sorted(polygons, key=area, reverse=True)
+    bounds = np.array([[*polygon.min(0), *polygon.max(0)] for polygon in ordered])
+    distinct: list[int] = []
+    for number, polygon in enumerate(ordered):
+        # Only contours of the same bounds can be the same, and their points are compared with every line.
+        alike = np.abs(bounds[distinct] - bounds[number]).max(axis=1, initial=0) <= SAME_CONTOUR_PIXELS
+        if not any(_same(polygon, ordered[distinct[other]]) for other in np.flatnonzero(alike)):
+            distinct.append(number)
+    return [ordered[number] for number in distinct]
+
+
+def _filled_share(polygon: np.ndarray, drawn: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray, float]:
+    """Where the pixels of a polygon lie, they, and the share of them that is drawn already; 0 where it encloses no pixel's centre."""
+    box, mask = _even_odd_in_box([polygon], drawn.shape)
     pixels = int(mask.sum())
-    return mask, float((mask & drawn).sum() / pixels) if pixels else 0.0
+    return box, mask, float((mask & drawn[box]).sum() / pixels) if pixels else 0.0
 
 
 def _area_within(polygon: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -123,8 +148,6 @@ def _area_within(polygon: np.ndarray, shape: tuple[int, ...]) -> float:
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    if np.abs(np.concatenate([one.min(0) - other.min(0), one.max(0) - other.max(0)])).max() > SAME_CONTOUR_PIXELS:
-        return False
     return max(_farthest(one, other), _farthest(other, one)) <= SAME_CONTOUR_PIXELS
 
 

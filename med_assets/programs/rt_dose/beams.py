@@ -30,28 +30,77 @@ BUILD_UP_MM, SKIN_MM = 20.0, 3.0
 PENUMBRA_MM = 4.0
 """Standard deviation of the blur of a fluence map, mm."""
 
+CACHED = 16_384
+"""Values that are interpolated at a time, so that they stay in the processor's cache."""
+
 VOXEL_MM = 3.5
 """Voxels finer than this are averaged in blocks before planning, mm."""
 
 
 @dataclass(frozen=True)
 class _Beam:
-    """One beam on the grid of the plan: how a row of fluence spreads over a slice, and what each voxel gets of its ray."""
+    """One beam on the grid of the plan: how a row of fluence spreads over a slice, and what each voxel gets of its ray.
+
+    Doses are (y * x, z): what is done to all slices alike then runs along memory.
+    """
 
     spread: sparse.csr_matrix
     """(y * x, u): linear interpolation of the fluence at the lateral place of each voxel."""
     received: np.ndarray
-    """(z, y * x): dose of a voxel for a fluence of one."""
+    """(y * x, z): dose of a voxel for a fluence of one."""
     open: np.ndarray
     """(z, u): the highest prescribed level that the ray meets, 0 for none."""
 
     def dose(self, fluence: np.ndarray) -> np.ndarray:
-        """Return the dose (z, y * x) of a fluence (z, u)."""
-        return np.asarray((self.spread @ fluence.T).T) * self.received
+        """Return the dose (y * x, z) of a fluence (z, u)."""
+        spread = np.asarray(self.spread @ fluence.T)
+        spread *= self.received
+        return spread
 
-    def back(self, residual: np.ndarray) -> np.ndarray:
-        """Return the gradient (z, u) of a residual dose (z, y * x): the transpose of `dose`."""
-        return np.asarray((self.spread.T @ (residual * self.received).T).T)
+    def back(self, residual: np.ndarray, buffer: np.ndarray) -> np.ndarray:
+        """Return the gradient (z, u) of a residual dose (y * x, z): the transpose of `dose`; `buffer` is of the residual's shape."""
+        return np.asarray((self.spread.T @ np.multiply(residual, self.received, out=buffer)).T)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Places of a slice between the centres of its pixels, for linear interpolation of all slices at once.
+
+    The numbers are those of scipy.ndimage with order 1, to the last bit.
+    """
+
+    corners: np.ndarray
+    """(2, 2, n): the pixels around each place, upper and lower row by left and right column, counted along rows."""
+    shares: np.ndarray
+    """(2, 2, n): shares of the two rows, and of the two columns."""
+
+    @classmethod
+    def between(cls, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> "_Places":
+        """Places (n,) within a slice of a shape (y, x)."""
+        below, shares = [], np.empty((2, 2, len(rows)))
+        for axis, at in enumerate((rows, columns)):
+            low = np.floor(at)
+            shares[axis, 0] = 1 - (at - low)
+            shares[axis, 1] = 1 - shares[axis, 0]
+            low = low.astype(int)
+            below.append((low, np.minimum(low + 1, shape[axis] - 1)))
+        return cls(np.array([[row * shape[1] + column for column in below[1]] for row in below[0]]), shares)
+
+    def of(self, volume: np.ndarray) -> np.ndarray:
+        """Return the values of a volume (y * x, z) there, (n, z), of its own type."""
+        n = self.corners.shape[-1]
+        found = np.empty((n, volume.shape[1]), volume.dtype)
+        step = max(1, CACHED // max(1, volume.shape[1]))
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            total = np.zeros(found[part].shape)
+            for row in (0, 1):
+                for column in (0, 1):
+                    corner = volume[self.corners[row, column, part]] * self.shares[0, row, part, None]
+                    corner *= self.shares[1, column, part, None]
+                    total += corner
+            found[part] = total
+        return found
 
 
 def plan(
@@ -102,7 +151,8 @@ def _fine(volume: np.ndarray, blocks: Sequence[int], shape: Sequence[int]) -> np
 
 
 def _beam(angle_deg: float, density: np.ndarray, wanted: np.ndarray, steps: Sequence[float]) -> _Beam:
-    nz, ny, nx = density.shape
+    """The beam from a gantry angle; the volumes are (y, x, z), `steps` the sizes of voxels (z, y, x) in mm."""
+    ny, nx, nz = density.shape
     step = min(steps[1:])
     side = ceil(hypot(ny * steps[1], nx * steps[2]) / step) + 2
     # Gantry 0 shines from the front (towards +y), 90 from the patient's left (towards -x): IEC 61217, head first supine.
@@ -112,25 +162,32 @@ def _beam(angle_deg: float, density: np.ndarray, wanted: np.ndarray, steps: Sequ
     pixels = np.asarray(steps[1:])
     turn = np.stack([along, across], axis=1) * step / pixels[:, None]
     offset = middle - turn @ np.full(2, (side - 1) / 2)
-    matrix = np.eye(3)
-    matrix[1:, 1:] = turn
-    turned = {"offset": [0, *offset], "output_shape": (nz, side, side), "order": 1, "mode": "constant"}
-    depth = np.cumsum(ndimage.affine_transform(density, matrix, **turned), axis=1) * step
-    met = ndimage.affine_transform(wanted, matrix, **turned).max(axis=1)
+    # The grid of the beam: rows along its rays, columns across them; beyond the slice all is 0.
+    grid = np.arange(side, dtype=float)
+    y, x = (offset[axis] + grid[:, None] * turn[axis, 0] + grid * turn[axis, 1] for axis in (0, 1))
+    ray, lateral = np.nonzero((y >= 0) & (y <= ny - 1) & (x >= 0) & (x <= nx - 1))
+    places = _Places.between(y[ray, lateral], x[ray, lateral], (ny, nx))
+    depth = np.zeros((side, side, nz), density.dtype)
+    depth[ray, lateral] = places.of(density.reshape(-1, nz))
+    np.cumsum(depth, axis=0, out=depth)
+    depth *= step
+    met = np.zeros((side, nz), wanted.dtype)
+    hit = wanted.any(axis=2).ravel()[places.corners].any(axis=(0, 1))
+    targeted = _Places(places.corners[..., hit], places.shares[..., hit])
+    np.maximum.at(met, lateral[hit], targeted.of(wanted.reshape(-1, nz)))
     y, x = np.meshgrid((np.arange(ny) - middle[0]) * steps[1], (np.arange(nx) - middle[1]) * steps[2], indexing="ij")
-    rows = (y * along[0] + x * along[1]) / step + (side - 1) / 2
-    places = ((y * across[0] + x * across[1]) / step + (side - 1) / 2).ravel()
-    here = np.empty_like(density)
-    for index in range(nz):
-        here[index] = ndimage.map_coordinates(depth[index], [rows, places.reshape(ny, nx)], order=1, mode="nearest")
+    rows = ((y * along[0] + x * along[1]) / step + (side - 1) / 2).ravel()
+    columns = ((y * across[0] + x * across[1]) / step + (side - 1) / 2).ravel()
+    back = _Places.between(np.clip(rows, 0, side - 1), np.clip(columns, 0, side - 1), (side, side))
+    here = back.of(depth.reshape(-1, nz))
     received = np.exp(-ATTENUATION_PER_MM * here) * (1 - np.exp(-(here + SKIN_MM) / BUILD_UP_MM))
-    low = np.clip(np.floor(places).astype(int), 0, side - 2)
-    share = np.clip(places - low, 0, 1)
+    low = np.clip(np.floor(columns).astype(int), 0, side - 2)
+    share = np.clip(columns - low, 0, 1)
     voxels = np.arange(ny * nx)
     spread = sparse.csr_matrix(
         (np.concatenate([1 - share, share]), (np.tile(voxels, 2), np.concatenate([low, low + 1]))), (ny * nx, side)
     ).astype(np.float32)
-    return _Beam(spread, received.reshape(nz, -1).astype(np.float32), met.astype(np.float32))
+    return _Beam(spread, received.astype(np.float32), np.ascontiguousarray(met.T, dtype=np.float32))
 
 
 def _optimised(
@@ -142,42 +199,50 @@ def _optimised(
     settings: "BeamPlan",
 ) -> list[np.ndarray]:
     shape = density.shape
-    beams = [_beam(angle, density, wanted, steps) for angle in settings.gantry_deg]
-    sigma = (PENUMBRA_MM / steps[0], PENUMBRA_MM / min(steps[1:]))
+    slices_last = [np.ascontiguousarray(one.transpose(1, 2, 0)) for one in (density, wanted)]
+    beams = [_beam(angle, *slices_last, steps) for angle in settings.gantry_deg]
+    sigma = (0.0, PENUMBRA_MM / steps[0], PENUMBRA_MM / min(steps[1:]))
     goal = wanted.reshape(shape[0], -1)
     weight = np.where(organs, settings.organ_weight, settings.elsewhere_weight)
     weight = (np.where(wanted > 0, 1.0, weight) * (inside > 0.5)).reshape(goal.shape).astype(np.float32)
+    goals, weights = (np.ascontiguousarray(one.T) for one in (goal, weight))
+    buffer = np.empty_like(goals)
 
-    def blurred(fluence: np.ndarray) -> np.ndarray:
+    def blurred(fluences: np.ndarray) -> np.ndarray:
         # Its own transpose, since the kernel is even and nothing lies beyond the border.
-        return np.asarray(ndimage.gaussian_filter(fluence, sigma, mode="constant"))
+        return np.asarray(ndimage.gaussian_filter(fluences, sigma, mode="constant"))
 
     def dose_of(fluences: np.ndarray) -> np.ndarray:
-        return np.sum([beam.dose(blurred(one)) for beam, one in zip(beams, fluences, strict=True)], axis=0)
+        spread = blurred(fluences)
+        total = beams[0].dose(spread[0])
+        for beam, one in zip(beams[1:], spread[1:], strict=True):
+            total += beam.dose(one)
+        return total
 
     met = np.stack([beam.open for beam in beams])
 
     def slopes_of(fluences: np.ndarray, dose: np.ndarray) -> np.ndarray:
-        residual = weight * (dose - goal)
-        found = np.stack([blurred(beam.back(residual)) for beam in beams]) * (met > 0)
+        residual = weights * (dose - goals)
+        found = blurred(np.stack([beam.back(residual, buffer) for beam in beams])) * (met > 0)
         return np.where((fluences <= 0) & (found > 0), 0, found)
 
     unit = dose_of((met > 0).astype(np.float32))
-    open_ = unit * _scale(unit, goal, weight)
+    open_ = unit * _scale(unit.T, goal, weight)
     dose = dose_of(met)
-    scale = _scale(dose, goal, weight)
+    scale = _scale(dose.T, goal, weight)
     fluences, dose = met * scale, dose * scale
     # Projected gradient with the step of Barzilai and Borwein (1988); the first step is an exact line search.
     slopes = slopes_of(fluences, dose)
     moved = dose_of(slopes)
-    length = _ratio((slopes * slopes).sum(), (weight * moved * moved).sum())
+    power = np.ascontiguousarray((weights * moved * moved).T).sum()
+    length = _ratio((slopes * slopes).sum(), power)
     for _ in range(settings.iterations):
         after = np.maximum(fluences - length * slopes, 0)
         dose = dose_of(after)
         changed, steeper = after - fluences, slopes_of(after, dose)
         length = _ratio((changed * changed).sum(), (changed * (steeper - slopes)).sum())
         fluences, slopes = after, steeper
-    return [open_.reshape(shape), dose.reshape(shape)]
+    return [np.ascontiguousarray(one.T).reshape(shape) for one in (open_, dose)]
 
 
 def _ratio(above: float, below: float) -> float:

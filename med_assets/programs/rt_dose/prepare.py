@@ -42,13 +42,21 @@ def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray
     if not box:
         return whole
     # Beyond this margin every distance is clipped, so that the transform is needed near the structure alone.
-    margin = [ceil(SDF_CLIP_MM / step) for step in spacing_mm]
-    near = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box[0], margin, strict=True))
+    near = _grown(box[0], [ceil(SDF_CLIP_MM / step) for step in spacing_mm])
     outside = distance_transform_edt(~mask[near], sampling=spacing_mm)
-    inside = distance_transform_edt(mask[near], sampling=spacing_mm)
-    scaled = np.rint(np.clip(outside - inside, -SDF_CLIP_MM, SDF_CLIP_MM) * (SDF_SCALE / SDF_CLIP_MM))
+    # The voxel outside that is nearest to one inside touches the box of the structure.
+    close = _grown(box[0], (1, 1, 1))
+    inside = distance_transform_edt(mask[close], sampling=spacing_mm)
+    within = tuple(slice(c.start - n.start, c.stop - n.start) for c, n in zip(close, near, strict=True))
+    outside[within] -= inside
+    scaled = np.rint(np.clip(outside, -SDF_CLIP_MM, SDF_CLIP_MM) * (SDF_SCALE / SDF_CLIP_MM))
     whole[near] = scaled.astype(np.int8)
     return whole
+
+
+def _grown(box: Sequence[slice], margin: Sequence[int]) -> tuple[slice, ...]:
+    """A box with a margin of voxels around it; what reaches beyond the end of the grid is cut as slices are."""
+    return tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))
 
 
 def body_from_ct(ct_hu: np.ndarray) -> np.ndarray:
