@@ -286,6 +286,14 @@ def read_ct_series(
     return CtSeries(turned.array, turned.geometry, tilt_deg, slices if tilt_deg else None)
 
 
+def whole_hu(values: np.ndarray) -> np.ndarray:
+    """Return HU (z, y, x) rounded to whole numbers, int16: what lies beyond its range has its nearest value."""
+    rounded, limits = np.empty(values.shape, np.int16), np.iinfo(np.int16)
+    for index, plane in enumerate(values):  # a plane at a time stays in the processor's cache
+        rounded[index] = np.clip(np.rint(plane), limits.min, limits.max)
+    return rounded
+
+
 def read_mr_series(
     datasets: Sequence[Dataset], wanted: Callable[[Dataset], bool] | None = None, label: Dataset | None = None
 ) -> Volume:

@@ -23,7 +23,8 @@ NESTED_SHARE = 0.95
 def area(polygon: np.ndarray) -> float:
     """Area of a polygon in square pixels, without sign."""
     y, x = polygon[:, 0], polygon[:, 1]
-    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+    before_y, before_x = (np.concatenate([one[-1:], one[:-1]]) for one in (y, x))
+    return float(abs(np.dot(x, before_y) - np.dot(y, before_x)) / 2)
 
 
 def clipped_area(polygon: np.ndarray, low: Sequence[float], high: Sequence[float]) -> float:
@@ -52,9 +53,7 @@ def fill_even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.
     return whole
 
 
-def _even_odd_in_box(
-    polygons: Sequence[np.ndarray], shape: tuple[int, ...]
-) -> tuple[tuple[slice, slice], np.ndarray]:
+def _even_odd_in_box(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> tuple[tuple[slice, slice], np.ndarray]:
     """The part of an image beyond which `fill_even_odd` is empty, and the fill there: small contours cost no whole slice."""
     ny, nx = shape
     starts = np.concatenate(polygons)

@@ -44,7 +44,9 @@ def read_dose(dataset: Dataset) -> Volume:
     order = np.argsort(offsets, kind="stable")
     scaling = _scaling(dataset)
     stored = decoded(dataset, (frames, int(number(dataset, "Rows") or 0), int(number(dataset, "Columns") or 0)))
-    dose = (stored[order] * scaling).astype(np.float32)
+    dose = np.empty(stored.shape, np.float32)
+    for frame, index in enumerate(order):
+        dose[frame] = stored[index] * scaling
     if not np.isfinite(dose).all():
         raise CaseRejected(
             "nan_dose",

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.errors import MedAssetsError
+from med_assets.metrics.boxes import box_of
 from med_assets.metrics.score import Score
 
 Mask = NDArray[np.bool_]
@@ -86,12 +87,8 @@ def _cropped(truth: Mask, prediction: Mask, valid: Mask | None) -> tuple[Mask, M
     """
     if valid is not None:
         truth, prediction = truth & valid, prediction & valid
-    union = truth | prediction
-    box = []
-    for axis in range(3):
-        filled = np.flatnonzero(union.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append(slice(filled[0], filled[-1] + 1) if filled.size else slice(0, 0))
-    return np.pad(truth[tuple(box)], 1), np.pad(prediction[tuple(box)], 1)
+    box = box_of(truth | prediction) or (slice(0, 0),) * truth.ndim
+    return np.pad(truth[box], 1), np.pad(prediction[box], 1)
 
 
 def _overlaps(truth: Mask, prediction: Mask, subject: str) -> Iterator[Score]:

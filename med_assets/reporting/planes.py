@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from med_assets.metrics.boxes import box_of
+
 BODY_HU = -300
 """CT number above which a voxel is drawn as body."""
 
@@ -70,11 +72,5 @@ def hot_centre(dose: NDArray[np.floating]) -> tuple[int, int, int]:
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    if not mask.any():
-        z, y, x = (slice(0, size) for size in mask.shape)
-        return z, y, x
-    sides = []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return sides[0], sides[1], sides[2]
+    z, y, x = box_of(mask) or (slice(0, size) for size in mask.shape)
+    return z, y, x

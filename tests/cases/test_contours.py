@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from med_assets import program
+from med_assets.dicom import polygons
 from med_assets.dicom.polygons import clipped_area, fill_even_odd, fill_nested
 from med_assets.dicom.rtdose import read_dose
 from med_assets.programs.lumbar_mr.levels import ROI_NAMES
@@ -456,6 +457,32 @@ def test_rings_are_rings_however_thin() -> None:
 def test_an_island_in_a_hole_is_drawn() -> None:
     drawn, _, _ = fill_nested([box(15, 20, 20), box(10, 20, 20), box(4, 20, 20)], (40, 40))
     assert int(drawn.sum()) == 900 - 400 + 64
+
+
+def test_contours_beside_each_other_are_neither_compared_point_by_point_nor_drawn_on_the_whole_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    specks = [box(1, y, x) for y in range(4, 196, 6) for x in range(4, 196, 6)]
+    drawn_pixels, compared = [], []
+    fill, farthest = polygons._even_odd_in_box, polygons._farthest
+
+    def counted_fill(given: Any, shape: Any) -> Any:
+        where, inside = fill(given, shape)
+        drawn_pixels.append(inside.size)
+        return where, inside
+
+    def counted_farthest(points: Any, polygon: Any) -> float:
+        compared.append(len(points))
+        return farthest(points, polygon)
+
+    monkeypatch.setattr(polygons, "_even_odd_in_box", counted_fill)
+    monkeypatch.setattr(polygons, "_farthest", counted_farthest)
+    filled = fill_nested(specks, (200, 200))
+    np.testing.assert_array_equal(filled.mask, fill_even_odd(specks, (200, 200)))
+    assert max(drawn_pixels[: len(specks)]) == 4
+    assert compared == []
+    assert fill_nested([specks[0], specks[0][::-1]], (200, 200)).mask.sum() == 4
+    assert len(compared) == 2
 
 
 def test_the_area_within_a_rectangle_is_exact() -> None:

@@ -7,6 +7,7 @@ organs at risk and elsewhere. There is no scatter kernel, no divergence, no leaf
 input of the network, which learns what is left.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, cos, hypot, radians, sin
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage, sparse
+
+from med_assets.metrics.boxes import box_of
 
 if TYPE_CHECKING:
     from med_assets.programs.rt_dose.site import BeamPlan
@@ -117,9 +120,9 @@ def plan(
     prescription, 0 outside the targets; `organs` is True in organs at risk. All zero where no target is in the body.
     """
     whole = np.zeros((len(CHANNELS), *ct_hu.shape), dtype=np.float32)
-    if not (body & (level > 0)).any():
+    box = box_of(body)
+    if box is None or not (level[body] > 0).any():
         return whole
-    box = ndimage.find_objects(body.astype(np.uint8))[0]
     blocks = [max(1, int(VOXEL_MM // step)) for step in spacing_mm]
     water = np.clip((ct_hu[box].astype(np.float32) + 1000) / 1000, 0, 2) * body[box]
     coarse = [_blocks(one.astype(np.float32), blocks) for one in (water, body[box], level[box], organs[box])]
@@ -127,7 +130,7 @@ def plan(
     steps = [step * block for step, block in zip(spacing_mm, blocks, strict=True)]
     doses = _optimised(density, inside, wanted, spared > 0.5, steps, settings)
     for channel, dose in enumerate(doses):
-        whole[(channel, *box)] = _fine(dose, blocks, water.shape) * body[box]
+        whole[channel][box] = _fine(dose, blocks, water.shape) * body[box]
     return whole
 
 
@@ -169,7 +172,8 @@ def _beam(angle_deg: float, density: np.ndarray, wanted: np.ndarray, steps: Sequ
     places = _Places.between(y[ray, lateral], x[ray, lateral], (ny, nx))
     depth = np.zeros((side, side, nz), density.dtype)
     depth[ray, lateral] = places.of(density.reshape(-1, nz))
-    np.cumsum(depth, axis=0, out=depth)
+    for before, at in itertools.pairwise(depth):
+        at += before
     depth *= step
     met = np.zeros((side, nz), wanted.dtype)
     hit = wanted.any(axis=2).ravel()[places.corners].any(axis=(0, 1))
@@ -199,8 +203,8 @@ def _optimised(
     settings: "BeamPlan",
 ) -> list[np.ndarray]:
     shape = density.shape
-    slices_last = [np.ascontiguousarray(one.transpose(1, 2, 0)) for one in (density, wanted)]
-    beams = [_beam(angle, *slices_last, steps) for angle in settings.gantry_deg]
+    density, levels = (np.ascontiguousarray(one.transpose(1, 2, 0)) for one in (density, wanted))
+    beams = [_beam(angle, density, levels, steps) for angle in settings.gantry_deg]
     sigma = (0.0, PENUMBRA_MM / steps[0], PENUMBRA_MM / min(steps[1:]))
     goal = wanted.reshape(shape[0], -1)
     weight = np.where(organs, settings.organ_weight, settings.elsewhere_weight)

@@ -13,6 +13,7 @@ import numpy as np
 
 from med_assets.dicom.label_rows import write_rows
 from med_assets.errors import CaseRejected
+from med_assets.metrics.boxes import box_of
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.rt_dose.beams import plan
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 BODY_THRESHOLD_HU = -300.0
 """Where no ROI outlines the patient, the body is the largest region above this with its holes filled."""
 
-INT16 = np.iinfo(np.int16)
-
 
 def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """int8 signed distance (z, y, x), negative inside: 127 is 50 mm or more outside; all 127 for an empty mask.
@@ -35,17 +34,16 @@ def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray
     Distances are from voxel centre to the nearest centre of the other side: a boundary voxel has the distance to its
     neighbour, so signs agree with the mask everywhere.
     """
-    from scipy.ndimage import distance_transform_edt, find_objects
+    from scipy.ndimage import distance_transform_edt
 
-    whole = np.full(mask.shape, SDF_SCALE, dtype=np.int8)
-    box = find_objects(mask.astype(np.uint8))
-    if not box:
+    whole, box = np.full(mask.shape, SDF_SCALE, dtype=np.int8), box_of(mask)
+    if box is None:
         return whole
     # Beyond this margin every distance is clipped, so that the transform is needed near the structure alone.
-    near = _grown(box[0], [ceil(SDF_CLIP_MM / step) for step in spacing_mm])
+    near = _grown(box, [ceil(SDF_CLIP_MM / step) for step in spacing_mm])
     outside = distance_transform_edt(~mask[near], sampling=spacing_mm)
     # The voxel outside that is nearest to one inside touches the box of the structure.
-    close = _grown(box[0], (1, 1, 1))
+    close = _grown(box, (1, 1, 1))
     inside = distance_transform_edt(mask[close], sampling=spacing_mm)
     within = tuple(slice(c.start - n.start, c.stop - n.start) for c, n in zip(close, near, strict=True))
     outside[within] -= inside
@@ -77,11 +75,10 @@ def body_from_ct(ct_hu: np.ndarray) -> np.ndarray:
 
 def _crop(masks: dict[str, np.ndarray], spacing_mm: Sequence[float], site: Site) -> tuple[slice, slice, slice]:
     """Part of the grid that is kept: the structures' extent along z with the site's margin, and its in-plane square."""
-    union = np.logical_or.reduce(list(masks.values()))
-    shape, kept = union.shape, []
+    boxes = [box for mask in masks.values() if (box := box_of(mask)) is not None]
+    shape, kept = next(iter(masks.values())).shape, []
     for axis in range(3):
-        occupied = np.flatnonzero(union.any(axis=tuple(other for other in range(3) if other != axis)))
-        low, high = int(occupied[0]), int(occupied[-1]) + 1
+        low, high = min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)
         if axis == 0:
             margin = int(np.ceil(site.crop_margin_mm / spacing_mm[0]))
             low, high = max(0, low - margin), min(shape[0], high + margin)
@@ -101,7 +98,7 @@ def _levels(masks: dict[str, np.ndarray], site: Site) -> np.ndarray:
     level = np.zeros(shape, dtype=np.float32)
     for name, gy in site.targets.items():
         if name in masks:
-            level = np.where(masks[name], np.maximum(level, gy / site.targets[site.main_target]), level)
+            np.maximum(level, gy / site.targets[site.main_target], out=level, where=masks[name])
     return level
 
 
@@ -120,7 +117,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     contour_outside_image, missing_structure, dose_grid_too_small, no_prescription, no_body.
     """
     from med_assets.dicom.discover import describe
-    from med_assets.dicom.geometry import read_ct_series
+    from med_assets.dicom.geometry import read_ct_series, whole_hu
     from med_assets.dicom.objects import is_synthetic, stored
     from med_assets.dicom.rtdose import read_dose, resample
     from med_assets.dicom.rtplan import read_plan
@@ -148,22 +145,23 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     masks = drawn.masks
     if body is None:
         body = body_from_ct(ct.array)
-    coverage = float((body & covered).sum() / max(1, body.sum()))
+    whole = np.count_nonzero(body)
     body = body & covered
+    coverage = float(np.count_nonzero(body) / (whole or 1))
     kept = _crop(masks, spacing, site)
     masks = {name: mask[kept] for name, mask in masks.items()}
     hu, body, valid = ct.array[kept], body[kept], covered[kept]
     bits = np.zeros(hu.shape, dtype=np.uint16)
-    sdf = np.empty((len(site.structures), *hu.shape), dtype=np.int8)
+    sdf = np.full((len(site.structures), *hu.shape), SDF_SCALE, dtype=np.int8)
     for index, name in enumerate(site.structures):
-        mask = masks.get(name, np.zeros(hu.shape, dtype=bool))
-        bits |= mask.astype(np.uint16) << np.uint16(index)
-        sdf[index] = signed_distance(mask, spacing)
+        if name in masks:
+            bits[masks[name]] |= np.uint16(1 << index)
+            sdf[index] = signed_distance(masks[name], spacing)
     present = [name for name in site.structures if name in masks and masks[name].any()]
     missing = missing_structures(site, present, drawn.excluded)
     beams = plan(hu, body, _levels(masks, site), _organs(masks, site), spacing, site.beam_plan)
     for name, array in {
-        "ct": np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16),
+        "ct": whole_hu(hu),
         "masks": bits,
         "sdf": sdf,
         "body": body,
@@ -195,7 +193,9 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         of_dose = {"dose_coverage": coverage, **_truth(dose[kept], valid, masks, body, site, prescription, out)}
     voxel_ml = float(np.prod(spacing)) / 1000
     main = masks[site.main_target]
-    agreement = [float(((sdf[site.structures.index(name)] < 0) == masks[name]).mean()) for name in present]
+    agreement = [
+        float(np.count_nonzero((sdf[site.structures.index(name)] < 0) == masks[name]) / hu.size) for name in present
+    ]
     return {
         "slices": int(ct.geometry.shape[0]),
         "spacing_z_mm": float(spacing[0]),
@@ -204,8 +204,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         "oblique_deg": ct.geometry.oblique_deg(),
         "hu_min": float(hu.min()),
         "hu_max": float(hu.max()),
-        "body_ml": float(body.sum() * voxel_ml),
-        "target_ml": float(main.sum() * voxel_ml),
+        "body_ml": float(np.count_nonzero(body) * voxel_ml),
+        "target_ml": float(np.count_nonzero(main) * voxel_ml),
         "structures_present": len(present),
         "rois_unmatched": drawn.unmatched,
         "structures_missing": ", ".join(name for name in site.structures if name not in present),

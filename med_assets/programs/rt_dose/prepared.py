@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from med_assets.metrics.boxes import box_of
 from med_assets.preparation.prepared import demand, known, open_case, reading_fields
 from med_assets.programs.rt_dose.beams import CHANNELS
 
@@ -116,11 +117,8 @@ class PreparedCase:
 
     @cached_property
     def _box(self) -> tuple[slice, slice, slice]:
-        spans = []
-        for axis in range(3):
-            filled = np.flatnonzero(self.body.any(axis=tuple(other for other in range(3) if other != axis)))
-            spans.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, self.shape[axis]))
-        return spans[0], spans[1], spans[2]
+        z, y, x = box_of(self.body) or (slice(0, size) for size in self.shape)
+        return z, y, x
 
     def mask(self, name: str, slices: tuple[slice, ...] = WHOLE) -> np.ndarray:
         """Return the bool mask (z, y, x) of a structure of the site; all False when the case does not have it.

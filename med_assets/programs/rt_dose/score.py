@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from med_assets.errors import ConfigurationError
 from med_assets.metrics import dose as dose_metrics
+from med_assets.metrics.boxes import box_of
 from med_assets.metrics.dvh import RELIABLE_VOXELS, Criterion, conformity_index
 from med_assets.metrics.gamma import GammaSettings, gamma_rates
 from med_assets.metrics.score import Score
@@ -282,15 +283,11 @@ def grow(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: tuple[float, flo
     """Return a mask (z, y, x) grown by a Euclidean margin: voxels whose centre is within it of a centre inside."""
     from scipy.ndimage import distance_transform_edt
 
-    grown = np.zeros_like(mask)
-    if not mask.any():
+    grown, box = np.zeros_like(mask), box_of(mask)
+    if box is None:
         return grown
-    box = []
-    for axis, step in enumerate(spacing_mm):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        reach = int(np.ceil(margin_mm / step)) + 1
-        box.append(slice(max(0, int(filled[0]) - reach), int(filled[-1]) + reach + 1))
-    cut = tuple(box)
+    reach = [int(np.ceil(margin_mm / step)) + 1 for step in spacing_mm]
+    cut = tuple(slice(max(0, side.start - more), side.stop + more) for side, more in zip(box, reach, strict=True))
     grown[cut] = distance_transform_edt(~mask[cut], sampling=spacing_mm) <= margin_mm
     return grown
 

@@ -112,7 +112,7 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
             excluded.setdefault(name, rejected.code)
     voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
     drawn = {usable[place].number: name for name, place in match.found.items() if name in drawings}
-    counts = {number: int(drawings[name].mask.sum()) for number, name in drawn.items()}
+    counts = {number: int(np.count_nonzero(drawings[name].mask)) for number, name in drawn.items()}
     listed = tuple(
         LabelRow(roi.number, roi.name, counts[roi.number], counts[roi.number] * voxel_ml, drawn[roi.number])
         if roi.number in drawn
@@ -180,7 +180,7 @@ def _volume_ratios(drawings: Mapping[str, "Drawing"], voxel_ml: float) -> tuple[
     for name, drawing in sorted(drawings.items()):
         if drawing.area_ml <= MIN_COMPARED_ML:
             continue
-        ratios[name] = float(drawing.mask.sum() * voxel_ml / drawing.area_ml)
+        ratios[name] = float(np.count_nonzero(drawing.mask) * voxel_ml / drawing.area_ml)
         if abs(ratios[name] - 1) > VOLUME_TOLERANCE + END_SLICES / drawing.extent_slices:
             off.append(name)
     return ratios, tuple(off)
@@ -193,9 +193,10 @@ def leave_out_uncovered(structures: Structures, covered: np.ndarray, site: Site)
     """
     for name in sorted(structures.masks):
         mask = structures.masks[name]
-        share = float((mask & ~covered).sum() / mask.sum()) if mask.any() else 0.0
+        kept, voxels = mask & covered, np.count_nonzero(mask)
+        share = float((voxels - np.count_nonzero(kept)) / voxels) if voxels else 0.0
         if share <= MAX_WITHOUT_DOSE:
-            structures.masks[name] = mask & covered
+            structures.masks[name] = kept
             continue
         if name in site.required:
             raise CaseRejected(

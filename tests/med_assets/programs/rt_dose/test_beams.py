@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
-from med_assets.programs.rt_dose.beams import ATTENUATION_PER_MM, BUILD_UP_MM, SKIN_MM, plan
+from med_assets.programs.rt_dose.beams import ATTENUATION_PER_MM, BUILD_UP_MM, SKIN_MM, _Places, plan
 from med_assets.programs.rt_dose.site import BeamPlan
 from tests.med_assets.programs.rt_dose.builders import sphere
 
@@ -98,3 +99,13 @@ def test_finer_voxels_give_the_same_plan() -> None:
 def test_without_a_target_in_the_body_there_is_no_plan() -> None:
     ct, body = water()
     assert not plan(ct, body, level(NONE), NONE, SPACING, settings(0.0)).any()
+
+
+def test_interpolation_of_all_slices_at_once_is_that_of_scipy_to_the_last_bit() -> None:
+    rng = np.random.default_rng(3)
+    volume = rng.uniform(0, 2, (7, 9, 11)).astype(np.float32)
+    rows, columns = rng.uniform(0, 8, 500), rng.uniform(0, 10, 500)
+    rows[:3], columns[:3] = (0, 8, 8), (10, 10, 3.5)
+    found = _Places.between(rows, columns, (9, 11)).of(np.ascontiguousarray(volume.transpose(1, 2, 0)).reshape(-1, 7))
+    expected = [map_coordinates(one, [rows, columns], order=1, mode="nearest") for one in volume]
+    np.testing.assert_array_equal(found, np.array(expected).T)

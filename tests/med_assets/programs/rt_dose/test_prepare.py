@@ -1,0 +1,58 @@
+"""What preparing a dose case costs, counted, and that the short way gives the same numbers."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom.filereader
+import pytest
+import scipy.ndimage
+from scipy.ndimage import distance_transform_edt
+
+from med_assets.programs.rt_dose.phantom import write_case
+from med_assets.programs.rt_dose.prepare import prepare_case, signed_distance
+from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
+from med_assets.programs.rt_dose.site import load_site
+
+
+@pytest.mark.parametrize("spacing_mm", [(3.0, 2.5, 2.5), (2.5, 1.6, 1.6), (5.0, 5.0, 5.0)])
+def test_signed_distances_near_a_structure_are_those_of_the_whole_volume(spacing_mm: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(7)
+    for share in (0.002, 0.3, 0.98):
+        mask = np.zeros((14, 40, 44), bool)
+        mask[3:9, 5:30, 20:] = rng.uniform(size=(6, 25, 24)) < share  # it ends where the volume does
+        outside, inside = (distance_transform_edt(part, sampling=spacing_mm) for part in (~mask, mask))
+        scaled = np.rint(np.clip(outside - inside, -SDF_CLIP_MM, SDF_CLIP_MM) * (SDF_SCALE / SDF_CLIP_MM))
+        np.testing.assert_array_equal(signed_distance(mask, spacing_mm), scaled.astype(np.int8))
+
+
+def test_a_case_is_read_once_and_each_structure_it_has_costs_two_distance_transforms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_case(tmp_path / "sent", 1)
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    out.mkdir()
+    for number, path in enumerate(sorted(path for path in (tmp_path / "sent").rglob("*") if path.is_file())):
+        path.rename(raw / f"{number:04d}.dcm")
+    opened: Counter[str] = Counter()
+    sizes: list[int] = []
+    read, transform = pydicom.filereader.read_partial, scipy.ndimage.distance_transform_edt
+
+    def counted_read(file: Any, *given: Any, **named: Any) -> Any:
+        opened[Path(file.name).name] += 1
+        return read(file, *given, **named)
+
+    def counted_transform(mask: np.ndarray, **named: Any) -> Any:
+        sizes.append(mask.size)
+        return transform(mask, **named)
+
+    monkeypatch.setattr(pydicom.filereader, "read_partial", counted_read)
+    monkeypatch.setattr(scipy.ndimage, "distance_transform_edt", counted_transform)
+    site = load_site("prostate_sib")
+    facts = prepare_case("case", raw, out, site)
+    assert opened == Counter(path.name for path in raw.iterdir())
+    assert len(sizes) == 2 * facts["structures_present"] <= 2 * len(site.structures)
+    whole = np.load(out / "ct.npy", mmap_mode="r").size
+    assert sum(sizes[1::2]) < whole  # those within structures take the boxes of the structures
