@@ -57,7 +57,9 @@ class Settings:
     intake_file_s: float = 60.0
     """Seconds within which a file must be read at intake; large files and cases have more."""
     intake_memory_gb: float = field(default_factory=lambda: MEMORY_SHARE * memory_gb())
-    """Memory that reading may take at intake."""
+    """Memory that reading may take at intake, by all processes together."""
+    workers: int | None = None
+    """Processes that take in, prepare and score cases side by side; None for as many as cores and memory allow."""
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -166,6 +168,9 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
     landing_place, landing = Settings._landing(
         environ.get("MED_ASSETS_LANDING", str(home / "landing")), "MED_ASSETS_LANDING", home
     )
+    workers = environ.get("MED_ASSETS_WORKERS", "")
+    if workers and not (workers.isdecimal() and int(workers)):
+        raise ConfigurationError(f"expected MED_ASSETS_WORKERS to be a whole number of 1 or more, got {workers!r}")
     store = environ.get("MED_ASSETS_STORE", "")
     store_place = place(store, "MED_ASSETS_STORE")
     if store and store_place is None:
@@ -181,6 +186,7 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "staging_gb": float(environ.get("MED_ASSETS_STAGING_GB", "50")),
         "intake_file_s": float(environ.get("MED_ASSETS_INTAKE_FILE_S", "60")),
         "intake_memory_gb": float(environ.get("MED_ASSETS_INTAKE_MEMORY_GB", MEMORY_SHARE * memory_gb())),
+        "workers": int(workers) if workers else None,
         "purpose": purpose,
         "profile": environ.get("MED_ASSETS_PROFILE", "full"),
         "settle_s": float(environ.get("MED_ASSETS_SETTLE_S", "30")),

@@ -75,6 +75,7 @@ def settings_of(home: Path) -> dict[str, str]:
         "MED_ASSETS_PURPOSE": "demo",
         "MED_ASSETS_PROFILE": "demo",
         "MED_ASSETS_SETTLE_S": "0",
+        "MED_ASSETS_WORKERS": "1",  # batches are small here, and each process costs its imports; tests of several say so
     }
 
 

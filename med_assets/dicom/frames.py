@@ -121,6 +121,8 @@ def decoding(syntax: str) -> Iterator[None]:
     try:
         with quietly():
             yield
+    except MemoryError:  # says nothing of the data
+        raise
     except Exception as error:  # decoders of compressed syntaxes raise what they like; the cause is kept
         if "less than" in str(error) or "end of" in str(error).lower() or isinstance(error, EOFError):
             raise CaseRejected(

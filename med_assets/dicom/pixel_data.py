@@ -306,6 +306,8 @@ def _require_no_text_at_end(stream: Codestream, layout: Layout, syntax: UID) -> 
             blanked = stream.data[:start] + bytes(text.end() - start) + stream.data[text.end() :]
             try:
                 without = _decode(Pixels(encapsulate([blanked], has_bot=False), syntax), one)
+            except MemoryError:  # says nothing of the data
+                raise
             except Exception:  # decoders raise what they like of data that they need
                 continue
             if without == expected:

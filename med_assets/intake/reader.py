@@ -1,8 +1,9 @@
 """The process that reads files of strangers: it may crash, hang or run out of memory, and intake goes on without that file.
 
-`python -m med_assets.intake.reader` is the process, `Readers` what watches it. A step that takes longer than it announced, or
-that ends the process, is refused in the next attempt; all that is beside it goes through. Requests are pickled, since they
-come from us; answers are JSON, since what parses files of strangers may have been taken over by one.
+`python -m med_assets.intake.reader` is the process, `Readers` what watches it; `med_assets.intake.workers` lets several work
+side by side. A step that takes longer than it announced, or that ends the process, is refused in the next attempt; all that is
+beside it goes through. Requests are pickled, since they come from us; answers are JSON, since what parses files of strangers
+may have been taken over by one.
 """
 
 import atexit
@@ -17,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +31,8 @@ from typing import Any
 from med_assets.errors import CaseRejected, DiskFull, ReaderFailed
 from med_assets.intake.reading import (
     FILES_PER_LIMIT,
+    OUT_OF_MEMORY,
+    PREPARATION_FAILED,
     EntryReader,
     FileOutcome,
     Originals,
@@ -41,7 +46,7 @@ from med_assets.intake.reading import (
 )
 from med_assets.landing.batches import UNREADABLE
 from med_assets.records import CaseVersion
-from med_assets.settings import Workspace, without_secrets
+from med_assets.settings import Settings, without_secrets
 from med_assets.storage.scratch import scratch
 
 START_LIMIT_S = 300.0
@@ -59,10 +64,26 @@ MAX_REFUSED = 20
 CRASHED, TIME_LIMIT = "reader_crashed", "reader_time_limit"
 """Reasons of what ended the process, or had to be ended with it."""
 
+NOT_FINAL = (UNREADABLE, CRASHED, TIME_LIMIT, OUT_OF_MEMORY)
+"""Reasons that may not hold another time or on another machine: the entry is read anew when its batch is taken in again."""
+
+MAY_LACK_MEMORY = frozenset({*NOT_FINAL, PREPARATION_FAILED, "undecodable_pixels"})
+"""Reasons that a lack of memory may have, since decoders and libraries say what they like then."""
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Environment of each process: there is one for each core, and sums do not depend on how many threads share them."""
+
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 _idle: list["_Process"] = []
 """Processes of this one that wait for work; to start one takes a second."""
+
+_starters: dict[int, ThreadPoolExecutor] = {}
+"""By process id the thread that starts readers. The system ends a reader with the thread that started it: this one lives as
+long as the process, so that a reader may work for any of its threads."""
+
+_lock = threading.Lock()
+"""Held while `_idle` or `_starters` change."""
 
 
 @dataclass
@@ -85,25 +106,33 @@ class _Ended(Exception):
         self.key, self.code, self.message = key, code, message
 
 
+class RetryAlone(Exception):
+    """Work that others were done beside ended its process, or may have lacked memory: it is to be done again, alone."""
+
+
 class _Process:
-    """A running reader and the connection to it."""
+    """A running reader and the connection to it; `working` while an answer is still to come."""
 
     def __init__(self, memory_gb: float) -> None:
-        self.owner, self.limits = _owner(), _limits(memory_gb)
+        self.owner, self.limits, self.working = os.getpid(), _limits(memory_gb), False
         ours, theirs = socket.socketpair()
         package_root = str(Path(__file__).resolve().parents[2])
-        environment = without_secrets()
+        environment = without_secrets() | ONE_THREAD
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root, environment.get("PYTHONPATH"))))
         with theirs:
-            self.process = subprocess.Popen(
-                # -P: a module in the present folder, which may be one of strangers, is never imported
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(os.getpid()), str(memory_gb)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # libraries print values of files there
-                pass_fds=[theirs.fileno()],
-                env=environment,
-            )
+            command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(os.getpid()), str(memory_gb)]
+
+            def start() -> subprocess.Popen[bytes]:
+                return subprocess.Popen(
+                    command,  # -P: a module in the present folder, which may be one of strangers, is never imported
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # libraries print values of files there
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                )
+
+            self.process = _starter().submit(start).result()
         self.connection = Connection(ours.detach())
         try:
             started = self.connection.poll(START_LIMIT_S) and self.connection.recv_bytes() == b"ready"
@@ -122,15 +151,15 @@ class _Process:
     def end(self) -> None:
         """End the process and wait for it."""
         self.connection.close()
-        if self.owner[0] == os.getpid():
+        if self.owner == os.getpid():
             self.process.kill()
             with suppress(subprocess.TimeoutExpired):  # the system may hold it until a disk answers
                 self.process.wait(END_LIMIT_S)
 
 
-def _owner() -> tuple[int, int]:
-    """Process and thread; the system ends a reader with the thread that started it."""
-    return os.getpid(), threading.get_ident()
+def _starter() -> ThreadPoolExecutor:
+    with _lock:
+        return _starters.setdefault(os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="starts readers"))
 
 
 def _limits(memory_gb: float) -> tuple[float, tuple[int, int]]:
@@ -139,86 +168,145 @@ def _limits(memory_gb: float) -> tuple[float, tuple[int, int]]:
 
 
 @atexit.register
-def _end_idle() -> None:
-    while _idle:
-        _idle.pop().end()
+def end_idle() -> None:
+    """End the processes that wait for work."""
+    while (process := _take_idle()) is not None:
+        process.end()
+
+
+def _take_idle() -> _Process | None:
+    with _lock:
+        return _idle.pop() if _idle else None
 
 
 class Readers:
-    """The one process at a time that reads the entries of a batch; a new one is started when it ends."""
+    """The one process at a time that reads the entries of a batch; a new one is started when it ends.
 
-    def __init__(self, ws: Workspace) -> None:
-        self.ws = ws
+    It may take `memory_gb`, all that reading may take unless given. Not `alone`, it is one of several: what ends it, or may
+    have lacked memory, is no fault of what it read and raises RetryAlone.
+    """
+
+    def __init__(self, ws: Settings, memory_gb: float | None = None, *, alone: bool = True) -> None:
+        self.ws, self.alone = ws, alone
+        self.memory_gb = ws.intake_memory_gb if memory_gb is None else memory_gb
         self._process: _Process | None = None
+        self._stopped = False
 
     def __enter__(self) -> "Readers":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._process is not None and kind is None:
-            _idle.append(self._process)
+        if self._process is not None and kind is None and not self._process.working:
+            with _lock:
+                _idle.append(self._process)
         elif self._process is not None:
             self._process.end()
+        self._process = None
+
+    def stop(self) -> None:
+        """End the process for good, from another thread than the one that it works for, which is left with RetryAlone."""
+        self._stopped = True
+        if (process := self._process) is not None:
+            process.process.kill()
 
     def originals(self, files: Sequence[Path]) -> list[dict[str, Any]]:
         """Read the headers of original files, with the fields of `Header`; a file that ends the process, or its time, is left out.
 
         Raises CaseRejected as `read` does, DiskFull, ReaderFailed.
         """
-        return self._read(Originals(self.ws, tuple(files)), lambda case: None).headers
+        return self._read(Originals(replace(self.ws), tuple(files)), lambda case: None).headers
 
     def read(self, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
         """Read an entry; `keep` takes each accepted case, whose folder is gone afterwards. The task's scratch is ignored.
 
         Raises CaseRejected ("reader_crashed", "reader_time_limit") when nothing of the entry can be read, DiskFull,
-        ReaderFailed.
+        ReaderFailed, and RetryAlone.
         """
-        return self._read(task, keep)
+        return self._read(replace(task, ws=replace(task.ws)), keep)  # without opened stores and clients
 
     def _read(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
         refused: dict[str, tuple[str, str]] = {}
         while True:
             with tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as folder:
                 try:
-                    return self._attempt(replace(task, scratch=Path(folder), refused=dict(refused)), keep)
+                    result = self._attempt(replace(task, scratch=Path(folder), refused=dict(refused)), keep)
                 except _Ended as ended:
+                    if not self.alone:
+                        raise RetryAlone from None
                     reason = ended.code, ended.message
                     if ended.key in ("", *refused) or len(refused) == MAX_REFUSED:
                         raise CaseRejected(*reason) from None
                     refused[ended.key] = reason
+                    continue
+                except CaseRejected as rejected:
+                    self._require_enough_memory([rejected.code])
+                    raise
+            self._require_enough_memory([case.reason_code for case in result.cases])
+            return result
+
+    def _require_enough_memory(self, codes: Iterable[str | None]) -> None:
+        """Raise RetryAlone where a reason may be a lack of memory, of which one alone may take more."""
+        if self.memory_gb < self.ws.intake_memory_gb and not MAY_LACK_MEMORY.isdisjoint(codes):
+            raise RetryAlone
 
     def prepare(self, task: Preparation) -> None:
         """Prepare a stored case, which parses and decodes what strangers sent, with the limits of reading.
 
-        Raises CaseRejected, DiskFull, ReaderFailed.
+        Raises CaseRejected, DiskFull, ReaderFailed, and RetryAlone.
         """
         n_files = sum(1 for _ in task.stored.iterdir())
         limit_s = PREPARATION_LIMITS * self.ws.intake_file_s * (1 + n_files // FILES_PER_LIMIT)
-        process, step = self._running(), Step(f"case {task.case_id}", limit_s)
-        process.connection.send((without_secrets(), replace(task, ws=replace(task.ws))))
+        self.call(partial(prepare_case, replace(task, ws=replace(task.ws))), Step(f"case {task.case_id}", limit_s))
+
+    def call(self, work: Callable[[], Any], step: Step) -> Any:
+        """Call a function that can be pickled in the process, within the time of the step; its value is plain, as JSON has it.
+
+        Raises CaseRejected where the function does, or fails, DiskFull, ReaderFailed, and RetryAlone.
+        """
         try:
-            if not process.connection.poll(step.limit_s):
-                raise self._ended(step, TIME_LIMIT)
-            kind, values = json.loads(process.connection.recv_bytes())
-        except (EOFError, OSError):
-            ended: _Ended | None = self._ended(step, CRASHED)
-        except _Ended as error:
-            ended = error
-        else:
-            ended = None
-        if ended is not None:
-            raise CaseRejected(ended.code, ended.message)
+            process = self._send(work, step)
+            try:
+                if not process.connection.poll(step.limit_s):
+                    raise self._ended(step, TIME_LIMIT)
+                kind, values = json.loads(process.connection.recv_bytes())
+            except (EOFError, OSError):
+                raise self._ended(step, CRASHED) from None
+        except _Ended as ended:
+            if not self.alone:
+                raise RetryAlone from None
+            raise CaseRejected(ended.code, ended.message) from None
+        process.working = False
+        try:
+            return self._final(kind, values)
+        except CaseRejected as rejected:
+            self._require_enough_memory([rejected.code])
+            raise
+
+    def _send(self, task: Any, step: Step) -> _Process:
+        process = self._running()
+        process.working = True
+        try:
+            process.connection.send((without_secrets() | ONE_THREAD, self.memory_gb, task))
+        except OSError:  # it ended while it waited for work
+            raise self._ended(step, CRASHED) from None
+        return process
+
+    @staticmethod
+    def _final(kind: str, values: Any) -> Any:
+        """The value of work that was done. Raises DiskFull and CaseRejected for work that was not."""
+        if kind == "full":
+            raise DiskFull(values)
         if kind == "rejected":
             picture = base64.b64decode(values["picture"]) if values["picture"] else None
             raise CaseRejected(values["code"], values["message"], picture)
-        if kind == "full":
-            raise DiskFull(values)
+        if kind == "failed":
+            message = f"expected an entry that can be read, got {values}; please report this place in the code"
+            raise CaseRejected(UNREADABLE, message)
+        return values
 
     def _attempt(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
-        process, done, step = self._running(), EntryResult(), Step("", self.ws.intake_file_s)
-        process.connection.send(
-            (without_secrets(), replace(task, ws=replace(task.ws)))
-        )  # without opened stores and clients
+        done, step = EntryResult(), Step("", self.ws.intake_file_s)
+        process = self._send(task, step)
         while True:
             try:
                 if not process.connection.poll(step.limit_s):
@@ -238,28 +326,25 @@ class Readers:
                 done.cases.append(stored.case)
             elif kind == "refused":
                 done.cases.append(CaseVersion.of(values))
-            elif kind == "full":
-                raise DiskFull(values)
-            elif kind == "rejected":
-                raise CaseRejected(values["code"], values["message"])
-            elif kind == "failed":
-                raise CaseRejected(
-                    UNREADABLE,
-                    f"expected an entry that can be read, got {values}; please report this place in the code",
-                )
             else:
+                process.working = False
+                self._final(kind, values)
                 return done
 
     def _running(self) -> _Process:
-        while self._process is None and _idle:
-            waiting = _idle.pop()
-            usable = waiting.owner == _owner() and waiting.process.poll() is None
+        if self._process is not None and self._process.working:  # for work that nobody waits for any more
+            self._process.end()
+            self._process = None
+        while self._process is None and (waiting := _take_idle()) is not None:
+            usable = waiting.owner == os.getpid() and waiting.process.poll() is None
             if usable and waiting.limits == _limits(self.ws.intake_memory_gb):
                 self._process = waiting
             else:
                 waiting.end()
         if self._process is None:
             self._process = _Process(self.ws.intake_memory_gb)
+        if self._stopped:
+            self._process.process.kill()
         return self._process
 
     def _ended(self, step: Step, code: str) -> _Ended:
@@ -303,16 +388,17 @@ def _serve(connection: Connection) -> None:
     connection.send_bytes(b"ready")
     while True:
         try:
-            environment, task = connection.recv()
+            environment, memory_gb, task = connection.recv()
         except EOFError:
             return
         os.environ.clear()
         os.environ.update(environment)
+        _limit_memory(memory_gb)
         try:
-            if isinstance(task, Preparation):
+            if callable(task):
                 with quietly():
-                    prepare_case(task)
-                answer("done", None)
+                    value = task()
+                answer("done", value)
                 continue
             if isinstance(task, Originals):
                 for row in read_originals(task, report):
@@ -337,6 +423,12 @@ def _serve(connection: Connection) -> None:
             answer("done", None)
 
 
+def _limit_memory(memory_gb: float) -> None:
+    """Limit what this process may take, to at most what it was started with."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (min(int(memory_gb * 1e9), most), most))
+
+
 def main() -> None:
     """The process: a socket's number, the process id of who watches, and GB of memory that it may use."""
     descriptor, parent, memory_gb = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -347,8 +439,8 @@ def main() -> None:
         if os.getppid() != parent:
             return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = int(memory_gb * 1e9)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    most = int(memory_gb * 1e9) if hard == resource.RLIM_INFINITY else min(int(memory_gb * 1e9), hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold what was read
     _serve(Connection(descriptor))
 

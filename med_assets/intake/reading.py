@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = "out_of_memory"
 """Reason of a case that takes more memory than reading may use."""
 
+PREPARATION_FAILED = "preparation_failed"
+"""Reason of a case whose preparation raised what it should not."""
+
 TRAILING = "trailing_bytes"
 """Reason of a note: files had bytes behind their dataset."""
 
@@ -91,7 +94,7 @@ class Preparation:
 class Originals:
     """Original files whose headers are read for `Origin`; files in archives are not looked at. The rest is as in `Task`."""
 
-    ws: Workspace
+    ws: Settings
     files: tuple[Path, ...]
     scratch: Path = Path()
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -126,7 +129,7 @@ def prepare_case(task: Preparation) -> None:
         raise CaseRejected(OUT_OF_MEMORY, _beyond_memory(task.ws, "a case that can be prepared")) from None
     except Exception as error:  # one bad case never stops a batch; a foreign message may hold identity
         message = f"expected a case that can be prepared, got {where(error)}; please report this place in the code"
-        raise CaseRejected("preparation_failed", message) from None
+        raise CaseRejected(PREPARATION_FAILED, message) from None
 
 
 def _beyond_memory(ws: Settings, expected: str) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING
 from med_assets import program as programs
 from med_assets.catalog import Catalog, accepted, reasons, usable
 from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, ReaderFailed, RemoteFailed
-from med_assets.intake.reader import CRASHED, TIME_LIMIT, Readers
-from med_assets.intake.reading import OUT_OF_MEMORY, UNPACKED, UNREADABLE, StoredCase, Task, refusal, where
+from med_assets.intake.reader import NOT_FINAL, Readers, RetryAlone
+from med_assets.intake.reading import UNPACKED, StoredCase, Task, refusal, where
+from med_assets.intake.workers import side_by_side
 from med_assets.landing import batches
+from med_assets.landing.batches import UNREADABLE
 from med_assets.landing.folder import Files
 from med_assets.records import USABLE, CaseVersion, Status
 from med_assets.settings import Settings, Workspace
@@ -26,9 +29,6 @@ from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
     from med_assets.storage.s3.staging import Failure
-
-NOT_FINAL = (UNREADABLE, CRASHED, TIME_LIMIT, OUT_OF_MEMORY)
-"""Reasons that may not hold another time or on another machine: the entry is read anew when its batch is taken in again."""
 
 NOT_FETCHED = "not_fetched"
 """Reason of an entry of a bucket of which an object is missing or did not come."""
@@ -59,25 +59,32 @@ class FileLine:
 
 
 @dataclass(frozen=True)
+class _Entry:
+    """What came of one entry of the landing zone: rows, the outcome of its files, and what could not be fetched."""
+
+    rows: list[CaseVersion] = field(default_factory=list)
+    files: list[FileLine] = field(default_factory=list)
+    failures: list["Failure"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class _Intake:
-    """One batch being taken in."""
+    """One batch being taken in; its entries are taken in by several threads."""
 
     ws: Workspace
     program: str
     batch: str
-    readers: Readers
-    failures: list["Failure"] = field(default_factory=list)
-    files: list[FileLine] = field(default_factory=list)
+    fetching: threading.Lock = field(default_factory=threading.Lock)
+    """Held while an entry is fetched, which asks for many objects at once and needs room for them."""
 
     def refuse(self, case_id: str, code: str, message: str, n: int) -> CaseVersion:
         return refusal(self.program, self.batch, case_id, code, message, n)
 
-    def entry(self, name: str) -> list[CaseVersion]:
-        """Cases of one entry of the landing zone. Whatever happens while it is read is a refusal of its own, and the others go on."""
-        n_before = len(self.files)
+    def entry(self, readers: Readers, name: str) -> _Entry:
+        """Take in one entry of the landing zone. Whatever happens while it is read is a refusal of its own, and the others go on."""
         try:
-            return self._entry(name)
-        except (DiskFull, RemoteFailed, ReaderFailed):  # no fault of the entry
+            return self._entry(readers, name)
+        except (DiskFull, RemoteFailed, ReaderFailed, RetryAlone):  # no fault of the entry
             raise
         except CaseRejected as rejected:
             code, message = rejected.code, rejected.message
@@ -88,12 +95,15 @@ class _Intake:
             message = (
                 f"reading this entry failed with {where(error)}; it is tried again in every run, and the others go on"
             )
-        del self.files[n_before:]
-        self.files.append(FileLine(name, "", code, "entry"))
-        return [self.refuse(source_token(self.ws, name), code, message, 0)]
+        return self.refused(name, code, message)
 
-    def _entry(self, name: str) -> list[CaseVersion]:
-        """Cases of one entry; the same files are never de-identified twice."""
+    def refused(self, name: str, code: str, message: str) -> _Entry:
+        """An entry of which nothing is taken in."""
+        row = self.refuse(source_token(self.ws, name), code, message, 0)
+        return _Entry([row], [FileLine(name, "", code, "entry")])
+
+    def _entry(self, readers: Readers, name: str) -> _Entry:
+        """What came of an entry; the same files are never de-identified twice."""
         landing, store = self.ws.landing_zone(self.program), self.ws.store
         hashes = landing.hashes(self.program, name)
         key = self._entry_key(hashes)
@@ -102,24 +112,23 @@ class _Intake:
             cases = [CaseVersion.of({**row, "batch": self.batch}) for row in read_json(folder / "rows.json")]
             if all(store.has(case.artifact) for case in usable(cases)):
                 kept = read_json(folder / "files.json") if (folder / "files.json").is_file() else {}
-                for file, _ in hashes:
-                    for member, outcome in kept.get(self._file_token(file), [["", "taken in by an earlier version"]]):
-                        self.files.append(FileLine.read(file, member, outcome))
-                return cases
+                earlier = [["", "taken in by an earlier version"]]
+                outcomes_of = {file: kept.get(self._file_token(file), earlier) for file, _ in hashes}
+                lines = [FileLine.read(file, *outcome) for file, found in outcomes_of.items() for outcome in found]
+                return _Entry(cases, lines)
             store.remove(key)
         with room(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as brought:
-            files = landing.bring(self.program, name, Path(brought))
+            with self.fetching:
+                files = landing.bring(self.program, name, Path(brought))
             if files.failures:
-                self.failures.extend(files.failures)
-                self.files.extend(FileLine(files.names[path], "", NOT_FETCHED) for path in files.files)
-                return [self._not_fetched(name, files)]
+                lines = [FileLine(files.names[path], "", NOT_FETCHED) for path in files.files]
+                return _Entry([self._not_fetched(name, files)], lines, files.failures)
             task = Task(
                 self.ws, self.program, self.batch, source_token(self.ws, name), files.folder, tuple(files.files), Path()
             )
-            result = self.readers.read(task, self._keep)
+            result = readers.read(task, self._keep)
             found = [FileLine.read(files.names[file.path], file.member, file.outcome) for file in result.files]
             empty = [FileLine(name, "", str(case.reason_code), "entry") for case in result.cases]
-            self.files.extend(found or empty)
             key = key or self._entry_key(landing.hashes(self.program, name))
         if key and not any(case.reason_code in NOT_FINAL for case in result.cases):
             outcomes: dict[str, list[tuple[str, str]]] = {}
@@ -128,7 +137,7 @@ class _Intake:
             with store.create(key) as folder:
                 write_json(folder / "rows.json", [replace(case, batch="").row() for case in result.cases])
                 write_json(folder / "files.json", outcomes)
-        return result.cases
+        return _Entry(result.cases, found or empty)
 
     def _keep(self, stored: StoredCase) -> None:
         """Make the files of an accepted case an artifact."""
@@ -271,17 +280,14 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         except LandingUnreadable:
             present[name] = True  # reading it says why not
     if all(present.values()) or not earlier:
-        with Readers(ws) as readers:
-            taking = _Intake(ws, program_name, batch, readers)
-            for name, there in present.items():
-                if there:
-                    rows += taking.entry(name)
-                else:
-                    gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
-                    rows.append(taking.refuse(source_token(ws, name), "entry_changed", gone, 0))
-                    taking.files.append(FileLine(name, "", "entry_changed", "entry"))
-        _keep_failures(failures_table(ws, program_name, batch), taking.failures)
-        _write_files(files_table(ws, program_name, batch), taking.files)
+        taking = _Intake(ws, program_name, batch)
+        there = [name for name, unchanged in present.items() if unchanged]
+        taken = dict(zip(there, side_by_side(ws, there, taking.entry, "taking in", "entries"), strict=True))
+        gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
+        entries = [taken.get(name) or taking.refused(name, "entry_changed", gone) for name in present]
+        _keep_failures(failures_table(ws, program_name, batch), [row for entry in entries for row in entry.failures])
+        _write_files(files_table(ws, program_name, batch), [line for entry in entries for line in entry.files])
+        rows = [row for entry in entries for row in entry.rows]
         rows = _without_duplicates(_one_row_per_case(rows), usable(others))
     else:
         rows = earlier

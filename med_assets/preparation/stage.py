@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from med_assets.catalog import CaseFacts, Catalog, FactValue, reasons, usable
 from med_assets.errors import CaseRejected
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation
+from med_assets.intake.workers import side_by_side
 from med_assets.preparation import audit
 from med_assets.records import BatchAudit, CaseVersion, PreparedCase, Status
 from med_assets.settings import Settings, Workspace
@@ -32,7 +34,7 @@ def prepared_key(ws: Settings, program_name: str, raw: CaseVersion) -> str:
 
 
 def _prepare_case(
-    ws: Workspace, readers: Readers, program_name: str, raw: CaseVersion
+    ws: Workspace, program_name: str, readers: Readers, raw: CaseVersion
 ) -> tuple[PreparedCase, Mapping[str, FactValue], str]:
     """The case, its facts, and a label (new, reused or quarantined)."""
     key, label = prepared_key(ws, program_name, raw), "reused"
@@ -68,13 +70,12 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     cases: list[PreparedCase] = []
     facts: dict[str, dict[str, FactValue]] = {}
     labels = []
-    with Readers(ws) as readers:
-        for raw in usable(catalog.case_versions(batch)):
-            case, measured, label = _prepare_case(ws, readers, program_name, raw)
-            cases.append(case)
-            labels.append(label)
-            if case.status != Status.QUARANTINED:
-                facts[case.case_id] = {name: measured.get(name) for name in program.get(program_name).facts}
+    to_prepare = usable(catalog.case_versions(batch))
+    for case, measured, label in side_by_side(ws, to_prepare, partial(_prepare_case, ws, program_name), "preparing"):
+        cases.append(case)
+        labels.append(label)
+        if case.status != Status.QUARANTINED:
+            facts[case.case_id] = {name: measured.get(name) for name in program.get(program_name).facts}
     versions = {case.case_id: case.version for case in cases}
     cases = audit.audit_cases(ws, program_name, cases, facts)
     rejected = sum(case.status == Status.QUARANTINED for case in cases)

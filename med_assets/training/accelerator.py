@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from med_assets.errors import ConfigurationError, OutOfMemory
 from med_assets.experiments.configuration import Experiment, MemoryPlan
 from med_assets.storage.files import read_json, write_json
+from med_assets.storage.memory import free_host
 from med_assets.training.task import Task
 
 MEMORY_PLAN, FORMER_MEMORY_PLAN = "memory_plan.json", "rung.json"
@@ -171,37 +171,6 @@ def inference_device() -> str:
         return "cpu"
     free, index = max((torch.cuda.mem_get_info(index)[0], index) for index in range(torch.cuda.device_count()))
     return f"cuda:{index}" if free >= INFERENCE_MB * 2**20 else "cpu"
-
-
-def free_host() -> int:
-    """Return the bytes of memory that this process may still take: of the machine, and of the control groups it is in."""
-    limits = [psutil.virtual_memory().available]
-    for limit, used in _groups():
-        try:
-            limits.append(int(limit.read_text()) - int(used.read_text()))
-        except (OSError, ValueError):
-            continue  # no limit ("max"), or no such file in this version of the kernel
-    return max(0, min(limits))
-
-
-def _groups() -> list[tuple[Path, Path]]:
-    """Files with the limit and the use of each memory control group of this process, versions 2 and 1."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    files = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        root = Path("/sys/fs/cgroup", controllers)
-        limit, used = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        )
-        group = root / path.lstrip("/")
-        files += [(level / limit, level / used) for level in (group, *group.parents) if level.is_relative_to(root)]
-    return files
 
 
 def memory_plans(experiment: Experiment) -> list[MemoryPlan]:

@@ -16,7 +16,6 @@ from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.scoring import score_key
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments import policies
-from med_assets.intake.reader import Readers
 from med_assets.intake.stage import _Intake
 from med_assets.launch.training import checkpoint_key
 from med_assets.preparation.stage import prepared_key
@@ -65,8 +64,7 @@ def test_key_of_an_intake(name: str, workspace: Workspace) -> None:
     files = [("a.dcm", "0" * 64)]
     vocabulary = sorted(program.get(name).roi_vocabulary(workspace))
     made_of = digest(name, (V[f"{name}/intake"], V["deidentification.profile.profile"]), vocabulary, files)
-    with Readers(workspace) as readers:
-        key = _Intake(workspace, name, "b", readers)._entry_key(files)
+    key = _Intake(workspace, name, "b")._entry_key(files)
     assert key == "intake/" + hmac.new(workspace.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]
     assert FIXED_VALUES["DeidentificationMethod"] == f"med_assets allow-list {V['deidentification.profile.profile']}"
 

@@ -46,10 +46,10 @@ def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..
         path = root / P / "sites" / "prostate_sib.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
         monkeypatch.setenv("MED_ASSETS_CONF", str(root))
-        reader._end_idle()  # processes that wait for work have the environment of their start
+        reader.end_idle()  # processes that wait for work have the environment of their start
 
     yield change
-    reader._end_idle()
+    reader.end_idle()
 
 
 def warnings_of(ws: Workspace) -> dict[str, str]:

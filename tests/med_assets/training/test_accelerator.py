@@ -10,7 +10,7 @@ from med_assets.errors import ConfigurationError, OutOfMemory
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
 from med_assets.training import accelerator
-from med_assets.training.accelerator import MIB, Device, Probe, free_devices, free_host, measure, memory_plans, plan
+from med_assets.training.accelerator import MIB, Device, Probe, free_devices, measure, memory_plans, plan
 from med_assets.training.failures import is_accelerator_failure, is_out_of_memory
 from med_assets.training.job import read_job, run
 from med_assets.training.task import Task, build
@@ -141,16 +141,6 @@ def test_without_a_gpu_auto_is_the_cpu_and_gpu_is_an_error(monkeypatch: pytest.M
     assert free_devices("auto", 1)[0].name == "cpu"
     with pytest.raises(ConfigurationError, match="med-assets doctor"):
         free_devices("gpu", 1)
-
-
-def test_a_control_group_limits_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
-    used.write_text(f"{300 * MIB}\n")
-    monkeypatch.setattr(accelerator, "_groups", lambda: [(limit, used)])
-    limit.write_text("max\n")
-    assert free_host() > 100 * MIB
-    limit.write_text(f"{400 * MIB}\n")
-    assert free_host() == 100 * MIB
 
 
 def test_what_a_step_keeps_grows_with_the_voxels(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Several processes that work on the cases of a batch side by side, with the results of one, in the order of the cases."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import TypeVar
+
+from med_assets.intake.reader import Readers, RetryAlone, end_idle
+from med_assets.settings import Settings
+from med_assets.storage.memory import free_host
+from med_assets.storage.progress import Progress, report
+from med_assets.storage.scratch import scratch
+
+CASE_GB = 1.5
+"""Memory that a process is expected to take at its peak, for the number of processes alone. What takes more is done again alone
+with all memory, so that a case costs time here and is never refused for its neighbours."""
+
+LEAST_GB = 0.5
+"""Memory that a process needs to start with."""
+
+TICK_S = 1.0
+"""Seconds between two reports of progress, also while no case ends."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def number(asked: int | None, cores: int, free_gb: float, limit_gb: float) -> int:
+    """How many processes work side by side: as many as asked for, or one for each core as far as memory goes.
+
+    All of them together take `limit_gb`; each must have what it needs to start with.
+    """
+    if asked is not None:
+        return max(1, min(asked, int(limit_gb / LEAST_GB)))
+    return max(1, min(cores, int(min(free_gb, limit_gb) / CASE_GB)))
+
+
+def workers_of(ws: Settings) -> int:
+    """How many processes may work side by side in this home now."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return number(ws.workers, cores, free_host() / 1e9, ws.intake_memory_gb)
+
+
+def side_by_side(
+    ws: Settings, items: Sequence[Item], work: Callable[[Readers, Item], Result], doing: str, unit: str = "cases"
+) -> list[Result]:
+    """What `work` makes of each item, in their order; each call has a process of its own, and runs in a thread of its own.
+
+    The processes share the memory that reading may take. What ends its process, or may have lacked memory, is done again when
+    all others are done, with nothing beside it and all memory: only then is it refused. Whatever else `work` raises ends all
+    processes and is raised.
+    """
+    if not items:
+        return []
+    results: dict[int, Result] = {}
+    again: list[int] = []
+    begun = time.monotonic()
+
+    def show_progress() -> None:
+        report(Progress(doing, unit, len(results), len(items), time.monotonic() - begun))
+
+    n = min(workers_of(ws), len(items))
+    scratch(ws.home)  # made once, before threads ask for it
+    with ExitStack() as stack:
+        readers = [stack.enter_context(Readers(ws, ws.intake_memory_gb / n, alone=False)) for _ in range(n)]
+        free: SimpleQueue[Readers] = SimpleQueue()
+        for each in readers:
+            free.put(each)
+
+        def one(place: int) -> None:
+            mine = free.get()
+            try:
+                results[place] = work(mine, items[place])
+            except RetryAlone:
+                again.append(place)
+            finally:
+                free.put(mine)
+
+        threads = stack.enter_context(ThreadPoolExecutor(n, thread_name_prefix="works with a reader"))
+        try:
+            show_progress()
+            waiting = {threads.submit(one, place) for place in range(len(items))}
+            while waiting:
+                done, waiting = wait(waiting, TICK_S, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                show_progress()
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for each in readers:
+                each.stop()
+            raise
+    if again:
+        end_idle()  # the memory that they hold is for the one
+        with Readers(ws) as alone:
+            for place in sorted(again):
+                results[place] = work(alone, items[place])
+                show_progress()
+    return [results[place] for place in range(len(items))]

@@ -1,0 +1,292 @@
+"""Several processes take in and prepare a batch with the results of one, and none of them is left behind."""
+
+import csv
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from med_assets import program
+from med_assets.cli import stages
+from med_assets.cli.main import INTERRUPTED, main
+from med_assets.errors import DiskFull
+from med_assets.intake import reader
+from med_assets.intake.reader import Readers, RetryAlone
+from med_assets.intake.stage import files_table
+from med_assets.intake.workers import number, side_by_side
+from med_assets.landing import batches
+from med_assets.settings import Workspace
+from med_assets.storage.files import folder_hashes
+from med_assets.storage.progress import Progress, duration, followed_by, lines
+from tests.cases.test_kills import readers_of
+from tests.cases.test_reader import FAULTY_DECODER, P, write
+from tests.conftest import settings_of
+from tests.med_assets.stages.processes import CONTEXT
+from tests.med_assets.stages.test_drills import no_file_longer_than
+
+COUNTING = """
+real = pydicom.dcmread
+def dcmread(stream, *args, **options):
+    content = stream.read()
+    stream.seek(0)
+    flag = os.environ["FLAGS"] + "/once"
+    if b"ABORT-ONCE" in content and not os.path.exists(flag):
+        open(flag, "w").close()
+        os.abort()
+    if b"ABORT-HEADER" in content or b"HANG-HEADER" in content:
+        with open(os.environ["FLAGS"] + "/begun", "a") as log:
+            log.write(f"{os.getpid()}\\n")
+    return real(stream, *args, **options)
+pydicom.dcmread = dcmread
+"""
+"""A decoder that crashes once on some bytes, and keeps count of the processes that others begin to crash or hang."""
+
+CRASHING_ON_A_UID = """
+import os
+import pydicom
+read = pydicom.dcmread
+def dcmread(*args, **options):
+    found = read(*args, **options)
+    if found.get("SOPInstanceUID") == "{uid}":
+        os.abort()
+    return found
+pydicom.dcmread = dcmread
+"""
+
+
+@pytest.fixture
+def faulty(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace of two workers whose processes have faulty decoders."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FAULTY_DECODER + COUNTING)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("FLAGS", str(folder))
+    monkeypatch.setenv("MED_ASSETS_WORKERS", "2")
+    # A process with another limit than those that wait for work, so that it is started with this environment.
+    monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.4")
+    return Workspace.from_env()
+
+
+def take(ws: Workspace, name: str = P) -> str:
+    return batches.take(ws, name, batches.untaken(ws, name), 1e9)
+
+
+def lines_of(ws: Workspace, name: str, batch: str) -> list[list[str]]:
+    """The batch's table of files, in its order."""
+    with files_table(ws, name, batch).open(newline="", errors="surrogateescape") as stream:
+        return list(csv.reader(stream))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rt_dose", "breast_us", "retinal_oct"])
+def test_rows_files_artifacts_and_data_versions_are_those_of_one_worker_whatever_their_number(
+    name: str, tmp_path: Path
+) -> None:
+    landed = tmp_path / "landed"
+    program.get(name).write_phantoms(landed, 3, 1)
+    broken, first = landed / "broken", next(path for path in sorted(landed.iterdir()) if path.is_dir())
+    shutil.copytree(first, landed / "again")
+    broken.mkdir()
+    (broken / "notes.dcm").write_bytes(b"no DICOM")
+    found = []
+    for workers in (1, 2, 3):
+        ws = Workspace.from_env({**settings_of(tmp_path / str(workers)), "MED_ASSETS_WORKERS": str(workers)})
+        shutil.copytree(landed, ws.landing / name)
+        batch = take(ws, name)
+        results = [stages.intake(ws, name, batch), stages.prepare(ws, name, batch)]
+        rows = [ws.lake.rows(table, name) for table in ("raw_cases", "prepared_cases", f"{name}_facts")]
+        artifacts = {path: sha for path, sha in folder_hashes(ws.home / "store").items() if not path.startswith("tmp/")}
+        versions = [(result.data_version, result.counts) for result in results]
+        found.append((versions, rows, lines_of(ws, name, batch), artifacts))
+    assert len(found[0][1][1]) >= 3
+    assert found[0] == found[1] == found[2]
+
+
+def test_two_cases_that_crash_their_decoder_are_refused_after_one_retry_alone_and_the_others_are_accepted(
+    faulty: Workspace, tmp_path: Path
+) -> None:
+    marks = ["", "ABORT-HEADER", "", "ABORT-HEADER", "ABORT-ONCE", ""]
+    for place, mark in enumerate(marks):
+        folder = write(faulty.landing / P / f"entry-{place}", place + 1, mark)
+        if mark == "ABORT-HEADER":
+            (folder / "us.dcm").unlink()
+    assert main(["ingest", P, "--now"]) == 0
+    rows = faulty.lake.rows("raw_cases", P)
+    assert Counter(row["reason_code"] or "ok" for row in rows) == {"reader_crashed": 2, "ok": 4}
+    (batch,) = batches.known(faulty, P)
+    outcomes = {row[0]: row[2] for row in lines_of(faulty, P, batch)[1:]}
+    assert [name for name, outcome in outcomes.items() if outcome == "reader_crashed"] == [
+        "entry-1/seg.dcm",
+        "entry-3/seg.dcm",
+    ]
+    begun = (tmp_path / "site" / "begun").read_text().split()
+    assert len(begun) == 4, "each once beside others and once alone"
+
+
+def test_a_case_whose_preparation_ends_its_process_is_quarantined_and_its_neighbours_are_prepared(
+    faulty: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for place in range(3):
+        write(faulty.landing / P / f"entry-{place}", place + 1)
+    batch = take(faulty)
+    stages.intake(faulty, P, batch)
+    reader.end_idle()  # those to come have another decoder
+    raw = sorted(faulty.lake.rows("raw_cases", P), key=lambda row: str(row["case_id"]))
+    stored = sorted(faulty.store.fetch(str(raw[1]["artifact"])).glob("*.dcm"))
+    uid = str(pydicom.dcmread(stored[0]).SOPInstanceUID)
+    (tmp_path / "site" / "sitecustomize.py").write_text(CRASHING_ON_A_UID.format(uid=uid))
+    stages.prepare(faulty, P, batch)
+    prepared = {row["case_id"]: row for row in faulty.lake.rows("prepared_cases", P)}
+    codes = [prepared[row["case_id"]]["reason_code"] for row in raw]
+    assert codes == [None, "reader_crashed", None]
+
+
+def test_what_takes_more_than_its_share_of_the_memory_is_read_again_with_all_of_it(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "2.4")
+    monkeypatch.setenv("MED_ASSETS_WORKERS", "4")
+    workspace = Workspace.from_env()
+    for place in range(4):
+        file = write(workspace.landing / P / f"entry-{place}", place + 1) / "us.dcm"
+        if place == 2:
+            dataset = pydicom.dcmread(file)
+            dataset.PixelData = dataset.PixelData + bytes(300_000_000)
+            dataset.save_as(file)
+    read = Readers.read
+    given: list[float] = []
+
+    def kept(self: Readers, *args: object) -> object:
+        given.append(self.memory_gb)
+        return read(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Readers, "read", kept)
+    assert main(["ingest", P, "--now"]) == 0
+    assert sorted(given) == [0.6] * 4 + [2.4]
+    codes = [row["reason_code"] for row in workspace.lake.rows("raw_cases", P)]
+    assert "out_of_memory" not in codes
+    assert len(codes) == 4
+
+
+def test_a_full_disk_ends_all_workers_and_leaves_no_half_result(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_WORKERS", "2")
+    workspace = Workspace.from_env()
+    for place in range(3):
+        write(workspace.landing / P / f"entry-{place}", place + 1)
+    batch = take(workspace)
+    with no_file_longer_than(2_000), pytest.raises(DiskFull, match=r"MB free .* same command"):
+        stages.intake(workspace, P, batch)
+    reader.end_idle()
+    assert not readers_of(os.getpid())
+    assert not workspace.lake.rows("raw_cases", P)
+    assert not files_table(workspace, P, batch).exists()
+    assert stages.intake(workspace, P, batch).counts["new"] == 3
+
+
+def _ingest(environ: dict[str, str]) -> None:
+    os.environ.update(environ)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise SystemExit(main(["ingest", P, "--now"]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has started is read from /proc")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_ended_leaves_no_worker_and_no_half_result(
+    faulty: Workspace, sent: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in range(3):
+        write(faulty.landing / P / f"entry-{place}", place + 1, "HANG-HEADER")
+    process = CONTEXT.Process(target=_ingest, args=(dict(os.environ),))
+    process.start()
+    assert process.pid is not None
+    log = tmp_path / "site" / "begun"
+    while not (log.exists() and len(set(log.read_text().split())) == 2):  # both workers hang
+        assert process.exitcode is None
+        time.sleep(0.05)
+    assert len(readers_of(process.pid)) == 2
+    os.kill(process.pid, sent)
+    process.join()
+    codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+    assert process.exitcode == codes[sent]
+    while readers_of(process.pid):  # the system ends them with the process, in its own time
+        time.sleep(0.05)
+    assert not faulty.lake.rows("raw_cases", P)
+    assert main(["batches", P]) == 0  # any command removes what the ended one left behind
+    assert not [path for path in (faulty.home / "tmp").rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_what_fails_ends_the_others_and_what_is_retried_has_nothing_beside_it(workspace: Workspace) -> None:
+    ws = Workspace.from_env({**settings_of(workspace.home), "MED_ASSETS_WORKERS": "3"})
+    running: list[int] = []
+    beside: list[int] = []
+
+    def work(readers: Readers, item: int) -> int:
+        running.append(item)
+        try:
+            if item == 2 and not readers.alone:
+                raise RetryAlone
+            time.sleep(0.01)
+            if readers.alone:
+                beside.append(len(running))
+            if item == 7:
+                raise DiskFull("no room")
+            return item * item
+        finally:
+            running.remove(item)
+
+    assert side_by_side(ws, range(6), work, "squaring") == [0, 1, 4, 9, 16, 25]
+    assert beside == [1]
+    with pytest.raises(DiskFull):
+        side_by_side(ws, [7, *range(50)], work, "squaring")
+    assert side_by_side(ws, [], work, "squaring") == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "free_gb", "limit_gb", "expected"),
+    [
+        (None, 8, 64.0, 48.0, 8),
+        (None, 8, 6.0, 48.0, 4),
+        (None, 8, 64.0, 3.1, 2),
+        (None, 8, 0.2, 0.4, 1),
+        (5, 2, 1.0, 48.0, 5),
+        (5, 2, 64.0, 1.2, 2),
+        (1, 8, 64.0, 48.0, 1),
+    ],
+)
+def test_the_number_of_workers_is_that_of_cores_as_far_as_memory_goes_or_what_is_asked_for(
+    asked: int | None, cores: int, free_gb: float, limit_gb: float, expected: int
+) -> None:
+    assert number(asked, cores, free_gb, limit_gb) == expected
+
+
+def test_progress_is_a_line_with_rate_and_time_left() -> None:
+    def text(done: int, total: int, elapsed_s: float) -> str:
+        return str(Progress("preparing", "cases", done, total, elapsed_s))
+
+    assert text(12, 40, 240.0) == "12 of 40 cases, 3.0 a minute, 9 min left"
+    assert text(1, 3, 20.0) == "1 of 3 cases, 3.0 a minute, 40 s left"
+    assert text(600, 10_000, 3600.0) == "600 of 10000 cases, 10 a minute, 15 h 40 min left"
+    assert text(0, 40, 10.0) == "0 of 40 cases"
+    assert text(40, 40, 10.0) == "40 of 40 cases"
+    assert [duration(seconds) for seconds in (0.4, 59.6, 3599, 3600)] == ["0 s", "1 min", "1 h 0 min", "1 h 0 min"]
+
+
+def test_a_log_has_a_line_every_so_many_seconds_and_none_of_short_work(workspace: Workspace) -> None:
+    logged: list[str] = []
+    follow = lines(logged.append, every_s=3600)
+    with followed_by(follow):
+        side_by_side(workspace, [1, 2, 3], lambda readers, item: item, "counting", "numbers")
+    assert logged == []
+    with followed_by(lines(logged.append, every_s=0)):
+        side_by_side(workspace, [1, 2, 3], lambda readers, item: item, "counting", "numbers")
+    assert logged[-1] == "counting: 3 of 3 numbers"
