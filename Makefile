@@ -14,7 +14,7 @@ export DAGSTER_HOME ?= $(abspath $(MED_ASSETS_HOME))/dagster
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup demo openkbp ui test test-fast fuzz kills lint format docs bench clean
+.PHONY: help setup demo openkbp ui test test-fast drills fuzz kills lint format docs bench clean
 
 help:  ## What can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -54,12 +54,16 @@ ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedul
 	umask 077; mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
 	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; umask 077; $(BIN)/python -m resources.ui
 
-test: setup  ## Types and all tests, style and import contracts among them (about 15 minutes on two cores)
+test: setup  ## Types and the tests of every feature, style and import contracts among them (about 10 minutes on two cores)
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not drill'
 
-test-fast: setup  ## The tests that are not marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+test-fast: setup  ## The tests that are marked neither slow nor drill
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not drill'
+
+drills: setup  ## Kills at random, a real daemon, a real Slurm where it is installed, and the fuzzer with N (500) mutated files
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m drill
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz -n $(or $(N),500) --seed $(or $(SEED),0)
 
 fuzz: setup  ## Take in N (1000) mutated files of all programs and importers and print what came of them; SEED (0) repeats a run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz -n $(or $(N),1000) --seed $(or $(SEED),0)

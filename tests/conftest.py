@@ -37,17 +37,15 @@ KEPT = ("MED_ASSETS_REAL_DATA", "MED_ASSETS_CACHE")
 # The user's cache is neither read nor filled; that of the tests outlives them, since each file of it is named by what made it.
 os.environ["MED_ASSETS_CACHE"] = str(REPOSITORY / ".pytest_cache" / "med_assets")
 
-LONGEST = (
-    "test_daemon.py", "test_slurm.py", "test_resume.py", "test_run.py", "test_fine_tuning.py", "test_ranks.py", "test_house.py",
-    "test_drills.py", "test_supervisor.py", "test_stages.py", "test_cli.py", "test_bad_input.py", "test_job.py",
-)  # fmt: skip
-"""Files that take longest, half a minute and more: begun first, so that none is left when all others are done (`make test`
-runs two at a time). The first two wait for others most of the time and so go well side by side."""
+DRILL_FIXTURES = {"slurm_cluster"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, all others in their order."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """What needs a cluster is a drill. Slow tests come first, so that none is left when all others are done."""
+    for item in items:
+        if isinstance(item, pytest.Function) and DRILL_FIXTURES & set(item.fixturenames):
+            item.add_marker("drill")
+    items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("drill")))
 
 
 @pytest.fixture(autouse=True)

@@ -111,7 +111,7 @@ def lose_a_slice(case: Path) -> None:
     slices[len(slices) // 2].unlink()
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.timeout(900)
 def test_a_dropped_case_reaches_the_splits_and_a_broken_one_is_quarantined_beside_a_good_one(clinic: Clinic) -> None:
     clinic.drop("SMITH^JOHN first", 1)

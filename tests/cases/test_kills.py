@@ -68,6 +68,7 @@ def readers_of(pid: int) -> list[str]:
     return found
 
 
+@pytest.mark.drill
 def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_leaves_no_originals(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -221,7 +221,6 @@ def lose_the_node(cluster: Cluster, job: Path) -> None:
     until(cluster.resume, "the node is back")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("disturb", [requeue, preempt, lose_the_node])
 def test_a_requeued_job_goes_on_as_the_same_job(
     slurm_cluster: Cluster, tmp_path: Path, disturb: Callable[[Cluster, Path], None]
@@ -238,7 +237,6 @@ def test_a_requeued_job_goes_on_as_the_same_job(
     assert of_slurm(job, "JobId") == training.id
 
 
-@pytest.mark.slow
 def test_the_wall_clock_limit_stops_requeues_and_resumes(slurm_cluster: Cluster, tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", INTERRUPTED_ONCE, time_min=1, stop_before_limit_s=59)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -250,7 +248,6 @@ def test_the_wall_clock_limit_stops_requeues_and_resumes(slurm_cluster: Cluster,
     assert of_slurm(job, "Restarts") == "1"
 
 
-@pytest.mark.slow
 def test_a_real_training_stops_before_the_limit_and_resumes_from_its_last_epoch(
     slurm_cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -268,7 +265,6 @@ def test_a_real_training_stops_before_the_limit_and_resumes_from_its_last_epoch(
     assert "Traceback" not in (job / LOG).read_text()
 
 
-@pytest.mark.slow
 def test_while_slurm_does_not_answer_a_job_is_taken_to_go_on(slurm_cluster: Cluster, tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", "while not (job / 'go').exists(): time.sleep(0.05)\nsys.exit(7)")
     training = submit(job)
@@ -332,7 +328,6 @@ def test_missing_cases_are_predicted_by_a_job_and_nothing_is_submitted_for_those
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.slow
 def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
     slurm_cluster: Cluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 torch.set_num_threads(1)
 
 KILLS, FEW_KILLS = 12, 4
-"""Deaths of the first program and of each other one: the trainer is the same, and what differs is the state it keeps."""
+"""Deaths in a drill, for each program, and in a plain test, for one: the trainer is the same."""
 SEED = 20261121
 
 # Imports torch once, then trains in forked children. Each child dies by SIGKILL, with no warning, at one of the points
@@ -116,9 +116,12 @@ def assert_same(whole: Path, broken: Path) -> None:
         assert_equal(first, second, file)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "kills"), [(name, KILLS if name == "rt_dose" else FEW_KILLS) for name in program.registered()]
+    ("name", "kills"),
+    [
+        pytest.param("rt_dose", FEW_KILLS, marks=pytest.mark.slow),
+        *(pytest.param(name, KILLS, marks=pytest.mark.drill) for name in program.registered()),
+    ],
 )
 def test_killed_at_random_points_and_resumed_gives_the_same_bits(name: str, kills: int, tmp_path: Path) -> None:
     builders = builders_of(name)

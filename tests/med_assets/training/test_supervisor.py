@@ -166,7 +166,7 @@ class HangsOnce(Supervisor):
         return [sys.executable, "-c", HANGS_ONCE, *super().command()[3:]]
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_real_training_that_hangs_once_leaves_its_stacks_and_is_finished(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,7 +178,7 @@ def test_a_real_training_that_hangs_once_leaves_its_stacks_and_is_finished(
     assert result["events"][-1]["step"] == 4
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_when_the_supervisor_is_killed_its_training_is_killed_too_and_the_command_given_again_goes_on(
     tmp_path: Path,
 ) -> None:
