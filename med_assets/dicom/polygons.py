@@ -119,8 +119,8 @@ def fill_xor(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> Filled:
 
 
 def _distinct(polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The polygons by falling area, without those that repeat a larger one."""
-    ordered = sorted(polygons, key=area, reverse=True)
+    """The polygons by falling area, without those that repeat a larger one; equal areas by what does not depend on their order."""
+    ordered = sorted(polygons, key=_rank)
     bounds = np.array([[*polygon.min(0), *polygon.max(0)] for polygon in ordered])
     distinct: list[int] = []
     for number, polygon in enumerate(ordered):
@@ -129,6 +129,11 @@ def _distinct(polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
         if not any(_same(polygon, ordered[distinct[other]]) for other in np.flatnonzero(alike)):
             distinct.append(number)
     return [ordered[number] for number in distinct]
+
+
+def _rank(polygon: np.ndarray) -> tuple[float, list[list[float]]]:
+    """Sorts larger areas first and equal ones by their points, whichever point a contour starts at and in which direction."""
+    return -round(area(polygon), 6), sorted(polygon.tolist())
 
 
 def _filled_share(polygon: np.ndarray, drawn: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray, float]:

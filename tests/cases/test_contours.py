@@ -436,6 +436,12 @@ def box(half: float, y: float, x: float) -> np.ndarray:
     )
 
 
+def test_contours_of_one_area_that_overlap_in_a_hole_do_not_depend_on_their_order() -> None:
+    large, left, right = box(2, 6, 6), box(1, 6, 6), box(1, 6, 7)
+    drawn = fill_nested([large, left, right], (40, 40))[0]
+    np.testing.assert_array_equal(fill_nested([right, np.roll(left[::-1], 1, axis=0), large], (40, 40))[0], drawn)
+
+
 @settings(max_examples=60, deadline=None)
 @given(POLYGONS, st.randoms())
 def test_drawing_does_not_depend_on_the_order_the_start_or_the_direction_of_contours(boxes: Any, chance: Any) -> None:
