@@ -9,7 +9,8 @@ from assets import data, experiment, intake, keys, results
 from med_assets import program
 from med_assets.capabilities import Screens
 from med_assets.errors import ConfigurationError
-from med_assets.evaluation import analysis, learning_curves
+from med_assets.evaluation import analysis
+from med_assets.experiments import policies
 from med_assets.launch import training
 from med_assets.settings import Settings
 
@@ -50,7 +51,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
 def _learning_curve(name: str, chosen: Sequence[str]) -> str | None:
     """The experiment of a program's learning curve; one whose file is gone or has a mistake costs this curve alone."""
     try:
-        curve = learning_curves.configured(name)
+        curve = policies.learning_curve_of(name)
     except ConfigurationError as error:
         log.warning("the learning curve of %s is left out of the graph: %s", name, error)
         return None

@@ -5,8 +5,6 @@ import dagster as dg
 from assets import keys, versions
 from assets.checks import blocking, informing
 from assets.factory import attributes, materialized
-from med_assets.cli import stages
-from med_assets.dataset.checks import between_cases, held_out, patient_leakage, synthetic_data
 from resources.workspace import WorkspaceResource
 
 
@@ -25,6 +23,9 @@ def dataset(program: str) -> dg.AssetsDefinition:
         check_specs=[blocking("synthetic_data", key, "No synthetic case is in a dataset for production.")],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+        from med_assets.dataset.checks import synthetic_data
+
         ws = workspace.open()
         result = stages.dataset(ws, program)
         return materialized(context, result, synthetic_data=synthetic_data(ws, program))
@@ -59,6 +60,9 @@ def splits(program: str) -> dg.AssetsDefinition:
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+        from med_assets.dataset.checks import between_cases, held_out, patient_leakage
+
         ws = workspace.open()
         return materialized(
             context,

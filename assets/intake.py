@@ -5,9 +5,6 @@ import dagster as dg
 from assets import keys, versions
 from assets.checks import blocking
 from assets.factory import attributes, batch, materialized
-from med_assets.cli import stages
-from med_assets.intake.checks import residual_phi
-from med_assets.preparation.checks import audit
 from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 
@@ -31,6 +28,9 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         def work() -> dg.MaterializeResult:
+            from med_assets.cli import stages
+            from med_assets.intake.checks import residual_phi
+
             ws, taken = workspace.open(), batch(context)
             result = stages.intake(ws, program, taken)
             return materialized(context, result, residual_phi=residual_phi(ws, program, taken))
@@ -62,6 +62,9 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+        from med_assets.preparation.checks import audit
+
         ws, taken = workspace.open(), batch(context)
         result = stages.prepare(ws, program, taken)
         return materialized(context, result, audit=audit(ws, program, taken))

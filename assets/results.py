@@ -11,11 +11,7 @@ import dagster as dg
 from assets import keys, versions
 from assets.checks import blocking, informing
 from assets.factory import attributes, batches, materialized, several_batches_in_a_run
-from med_assets.cli import stages
 from med_assets.evaluation.analysis import Analysis
-from med_assets.monitoring.checks import drift, in_control
-from med_assets.promotion.checks import challenger_accepted, champion_regression
-from med_assets.reporting.checks import synthetic_report
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
 
@@ -33,6 +29,8 @@ def leaderboard(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition
         deps=[keys.experiment_key(program, name, "evaluation") for name in experiments],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+
         return materialized(context, stages.leaderboard(workspace.open(), program))
 
     return asset
@@ -60,6 +58,9 @@ def champion(program: str) -> dg.AssetsDefinition:
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+        from med_assets.promotion.checks import challenger_accepted, champion_regression
+
         ws = workspace.open()
         result = stages.champion(ws, program)
         return materialized(
@@ -96,6 +97,9 @@ def monitoring(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+        from med_assets.monitoring.checks import drift, in_control
+
         ws = workspace.open()
         result = stages.monitor(ws, program, batches(context), partial(launcher.run, context))
         return materialized(context, result, in_control=in_control(ws, program), drift=drift(ws, program))
@@ -123,6 +127,8 @@ def predictions(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+
         launch = partial(launcher.run, context)
         return materialized(context, stages.predictions(workspace.open(), program, batches(context), launch))
 
@@ -150,6 +156,8 @@ def screening(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+
         launch = partial(launcher.run, context)
         return materialized(context, stages.screening(workspace.open(), program, launch=launch))
 
@@ -171,6 +179,8 @@ def analysis(program: str, chosen: Analysis, experiments: Sequence[str]) -> dg.A
         pool=keys.POOL if chosen.expensive else None,
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+
         return materialized(context, stages.analyse(workspace.open(), program, chosen.name))
 
     return asset
@@ -190,6 +200,8 @@ def experiments(program: str) -> dg.AssetsDefinition:
         deps=[keys.key(program, "splits"), keys.key(program, "leaderboard"), keys.key(program, "champion")],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+
         return materialized(context, stages.experiments(workspace.open(), program))
 
     return asset
@@ -213,6 +225,9 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from med_assets.cli import stages
+        from med_assets.reporting.checks import synthetic_report
+
         ws = workspace.open()
         result = stages.report(ws, program)
         return materialized(context, result, synthetic_report=synthetic_report(ws, program))

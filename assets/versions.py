@@ -5,12 +5,14 @@ Dagster keeps configuration out of every version, so a changed limit or experime
 
 from med_assets import program
 from med_assets.capabilities import Screens
+from med_assets.dataset.splits import split_policy
 from med_assets.evaluation.analysis import Analysis
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import Experiment
+from med_assets.preparation import audit
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
-from med_assets.storage.versions import version_of
+from med_assets.storage.versions import declared
 
 
 def of_stage(program_name: str, stage: str) -> str:
@@ -25,8 +27,6 @@ def of_stage(program_name: str, stage: str) -> str:
 
 def of_prepared_cases(program_name: str) -> str:
     """Code version of prepared cases: that of preparing, and that of the audit with its expectations and policy."""
-    from med_assets.preparation import audit
-
     return f"{of_stage(program_name, 'prepare')}-{audit.version(Settings.from_env(), program_name)}"
 
 
@@ -39,16 +39,12 @@ def of_screening(program_name: str) -> str:
 
 def of_experiments(program_name: str) -> str:
     """Code version of the records of experiments and of the index: their text and figures, and what pictures depend on."""
-    from med_assets.reporting import experiment_record, figures
-
-    code = f"{version_of(experiment_record.record)}.{version_of(figures.plot_figures)}"
+    code = f"{declared('med_assets.reporting.experiment_record', 'record')}.{declared('med_assets.reporting.figures', 'plot_figures')}"
     return f"{code}-{of_stage(program_name, 'evaluate')}"
 
 
 def of_splits(program_name: str) -> str:
     """Code version of the split: its policy."""
-    from med_assets.dataset.stage import split_policy
-
     chosen = Settings.from_env().option(program_name, "split_policy", "")
     return digest(split_policy(program_name).model_dump(mode="json"), chosen)
 
@@ -67,25 +63,19 @@ def of_learning_curve(program_name: str, experiment: Experiment) -> str:
 
 def of_dataset() -> str:
     """Code version of a dataset: the rule that picks its cases."""
-    from med_assets.dataset.stage import dataset
-
-    return version_of(dataset)
+    return declared("med_assets.dataset.stage", "dataset")
 
 
 def of_report() -> str:
     """Code version of the report."""
-    from med_assets.cli.stages import report
-
-    return version_of(report)
+    return declared("med_assets.reporting.stage", "report")
 
 
 def of_gate(program_name: str) -> str:
     """Code version of the champion: the rule that promotes, and its policy in configuration."""
-    from med_assets.cli.stages import champion
-
     found = policies.of(program_name)
     policy = digest(found.promotion.model_dump(mode="json"), bool(found.demo and found.demo.promote_by_mean))
-    return f"{version_of(champion)}-{policy}"
+    return f"{declared('med_assets.promotion.stage', 'champion')}-{policy}"
 
 
 def of_predictions(program_name: str) -> str:

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from med_assets.errors import ConfigurationError
 from med_assets.records import (
@@ -29,6 +27,9 @@ from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.lake import Lake
 from med_assets.storage.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", CaseVersion, PreparedCase)
@@ -102,18 +103,22 @@ def usable(rows: Iterable[S]) -> list[S]:
     return [row for row in rows if row.status in USABLE]
 
 
-def frame(of: type[Record], rows: Iterable[Record]) -> pd.DataFrame:
+def frame(of: type[Record], rows: Iterable[Record]) -> "pd.DataFrame":
     """Records as a data frame with all columns of their table."""
+    import pandas as pd
+
     return pd.DataFrame([row.row() for row in rows], columns=[each.name for each in of.columns()])
 
 
-def reasons(cases: Iterable[CaseVersion | PreparedCase]) -> pd.DataFrame:
+def reasons(cases: Iterable[CaseVersion | PreparedCase]) -> "pd.DataFrame":
     """Quarantined cases with code and reason, for people."""
+    import pandas as pd
+
     found = [(case.case_id, case.reason_code, case.reason) for case in cases if case.status == Status.QUARANTINED]
     return pd.DataFrame(found, columns=["case_id", "reason_code", "reason"])
 
 
-def query_tables(ws: Settings, sql: str) -> pd.DataFrame:
+def query_tables(ws: Settings, sql: str) -> "pd.DataFrame":
     """Run one SELECT over the tables of all programs; see `med_assets.storage.query`. Raises ConfigurationError."""
     return ws.lake.query(sql)
 
@@ -146,7 +151,7 @@ class Catalog:
         """Records in the order of their partitions and rows; `under` gives values of the first fields of `PARTITION`."""
         return [of.of(row) for row in self._lake.rows(of.TABLE, self._partition(of, under, whole=False))]
 
-    def frame(self, of: type[Record], *under: str) -> pd.DataFrame:
+    def frame(self, of: type[Record], *under: str) -> "pd.DataFrame":
         """The same as a data frame with the types of the columns."""
         return self._lake.read(of.TABLE, self._partition(of, under, whole=False))
 
@@ -227,7 +232,7 @@ class Catalog:
             for row in rows
         ]
 
-    def facts_frame(self, batch: str | None = None) -> pd.DataFrame:
+    def facts_frame(self, batch: str | None = None) -> "pd.DataFrame":
         """The facts as a data frame: program, batch, case_id, version, and a column per fact."""
         return self._lake.read(self._facts_table, "/".join(filter(None, (self.program, batch))))
 

@@ -14,8 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import Range
 from med_assets.storage import names, versions
@@ -44,14 +42,14 @@ REGISTRY = {
 }
 """Module and class of each program; imported when first asked for."""
 
-FACT_KEYS = {"program": pa.string(), "batch": pa.string(), "case_id": pa.string(), "version": pa.string()}
+FACT_KEYS = {"program": str, "batch": str, "case_id": str, "version": str}
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One measured fact of a case: its Arrow type, unit and meaning."""
+    """One measured fact of a case: its type (str, float, int or bool), unit and meaning."""
 
-    type: pa.DataType
+    type: type
     unit: str
     meaning: str
     of_one_case: bool = False
@@ -66,10 +64,8 @@ class Fact:
 
 
 COMMON_FACTS = {
-    "lossy": Fact(
-        pa.bool_(), "", "whether an image was compressed with loss, as its header, transfer syntax or stream says"
-    ),
-    "lossy_ratio": Fact(pa.float64(), "1", "greatest ratio of a compression with loss that an image states"),
+    "lossy": Fact(bool, "", "whether an image was compressed with loss, as its header, transfer syntax or stream says"),
+    "lossy_ratio": Fact(float, "1", "greatest ratio of a compression with loss that an image states"),
 }
 """Facts that every program has; the preparation stage measures them, and holds them against its own expectations."""
 
@@ -326,7 +322,7 @@ def fact_table(name: str) -> str:
     return f"{name}_facts"
 
 
-def fact_tables() -> dict[str, Mapping[str, pa.DataType]]:
+def fact_tables() -> dict[str, Mapping[str, type]]:
     """Schemas of the fact tables of all programs."""
     return {
         fact_table(name): FACT_KEYS | {fact: spec.type for fact, spec in get(name).facts.items()}

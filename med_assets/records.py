@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-import pyarrow as pa
-
 from med_assets.storage.record import Record, column, record
 
 
@@ -544,6 +542,6 @@ RECORDS: tuple[type[Record], ...] = (
 """All records that have a table; the facts of cases have tables with the columns that each program states."""
 
 
-def tables() -> dict[str, dict[str, pa.DataType]]:
-    """Arrow types by column, by table."""
+def tables() -> dict[str, dict[str, type]]:
+    """Types by column, by table."""
     return {each.TABLE: each.schema() for each in RECORDS}

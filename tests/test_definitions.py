@@ -21,11 +21,19 @@ from med_assets.experiments import policies
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
-HEAVY = ("torch", "monai", "great_expectations", "lightning", "pymedphys", "matplotlib", "nbformat", "nbclient")
+HEAVY = (
+    "torch", "monai", "great_expectations", "lightning", "pymedphys", "matplotlib", "nbformat", "nbclient", "pandas", "scipy",
+    "pydicom", "pyarrow", "duckdb", "skimage", "sklearn", "highdicom", "nibabel", "PIL", "boto3", "transformers",
+)  # fmt: skip
+"""Libraries that no process needs that only loads the definitions."""
+
+COMPOSING = ("hydra", "omegaconf")
+"""Those that it needs where the cache lacks an experiment."""
 
 
 def clean_environment() -> dict[str, str]:
-    return {name: text for name, text in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_"))}
+    left = {name: text for name, text in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_"))}
+    return left | {"MED_ASSETS_CACHE": os.environ["MED_ASSETS_CACHE"]}
 
 
 def graph() -> dict[str, Any]:
@@ -58,6 +66,11 @@ def graph() -> dict[str, Any]:
         assert isinstance(schedule, dg.ScheduleDefinition)
         found["schedules"][schedule.name] = [schedule.cron_schedule, schedule.default_status.value, schedule.job_name]
     return found
+
+
+def code_versions() -> dict[str, str | None]:
+    """Code versions by asset; they hold the hashes of the experiments."""
+    return {spec.key.to_user_string(): spec.code_version for asset in definitions.graph for spec in asset.specs}
 
 
 def test_the_graph_is_the_recorded_one() -> None:
@@ -119,12 +132,21 @@ def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it() -> No
             assert spec.code_version, spec.key
 
 
-def test_loading_definitions_imports_no_heavy_library_and_needs_no_key() -> None:
-    code = f"import sys, definitions; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True
+def test_loading_them_with_a_warm_cache_imports_no_heavy_library_and_gives_the_same(tmp_path: Path) -> None:
+    code = (
+        "import json, sys, definitions; "
+        f"print(json.dumps(sorted({{*{HEAVY!r}, *{COMPOSING!r}}} & set(sys.modules)))); "
+        "from tests.test_definitions import graph, code_versions; print(json.dumps([graph(), code_versions()]))"
     )
-    assert done.stdout.strip() == "[]"
+    env = clean_environment() | {"MED_ASSETS_CACHE": str(tmp_path)}
+    run = [sys.executable, "-W", "ignore", "-c", code]
+    cold, warm = (
+        subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+        for _ in range(2)
+    )
+    assert json.loads(cold[0]) == sorted(COMPOSING)
+    assert json.loads(warm[0]) == []
+    assert cold[1] == warm[1]
 
 
 def test_the_composition_root_stays_short() -> None:

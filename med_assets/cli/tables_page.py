@@ -7,6 +7,7 @@ from pathlib import Path
 from med_assets import program
 from med_assets.records import RECORDS
 from med_assets.storage.files import write_text
+from med_assets.storage.lake import arrow_type
 from med_assets.storage.record import Record
 
 BEGIN = """# Tables
@@ -29,14 +30,14 @@ def page() -> str:
 
 def _section(of: type[Record]) -> str:
     where = ", ".join(f"`{name}`" for name in ("program", *of.PARTITION))
-    rows = [(each.name, str(each.type), each.unit, each.nullable, each.meaning) for each in of.columns()]
+    rows = [(each.name, str(arrow_type(each.type)), each.unit, each.nullable, each.meaning) for each in of.columns()]
     about = (of.__doc__ or "").strip()
     return f"## `{of.TABLE}`: {of.__name__}\n\n{about} Partition: {where}.\n\n{_table(rows)}"
 
 
 def _facts(name: str) -> str:
     facts = program.get(name).facts
-    rows = [(fact, str(spec.type), spec.unit, True, spec.meaning) for fact, spec in facts.items()]
+    rows = [(fact, str(arrow_type(spec.type)), spec.unit, True, spec.meaning) for fact, spec in facts.items()]
     keys = "`program`, `batch`, `case_id` and `version`"
     return f"## `{name}_facts`: facts of {name}\n\nBeside {keys}. Partition: `program`, `batch`.\n\n{_table(rows)}"
 

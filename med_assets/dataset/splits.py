@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from med_assets import program
 from med_assets.errors import CaseRejected
 from med_assets.records import DatasetCase, SplitAssignment
 
@@ -43,6 +44,11 @@ class SplitPolicy(BaseModel):
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction must be below 1")
         return self
+
+
+def split_policy(program_name: str) -> SplitPolicy:
+    """The policy in `conf/<program>/_program.yaml`."""
+    return SplitPolicy.model_validate(program.config(program_name).get("splits", {}))
 
 
 def hash_fraction(patient_id: str, salt: str) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
 from med_assets.catalog import Catalog, Dataset, accepted, export_tables, frame, to_predict, usable
-from med_assets.dataset.splits import SplitPolicy, assign
+from med_assets.dataset.splits import SplitPolicy, assign, split_policy
 from med_assets.deidentification.scan import identity_left, scan_key
 from med_assets.records import BatchAudit, CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
 from med_assets.settings import Settings
@@ -177,11 +177,6 @@ def _duplicates(latest: Mapping[str, PreparedCase], present: Container[str]) -> 
     for case_id in sorted(latest, key=lambda case_id: (case_id not in present, latest[case_id].batch, case_id)):
         owner.setdefault(latest[case_id].content_hash, case_id)
     return {case_id for case_id, case in latest.items() if owner[case.content_hash] != case_id}
-
-
-def split_policy(program_name: str) -> SplitPolicy:
-    """The policy in `conf/<program>/_program.yaml`."""
-    return SplitPolicy.model_validate(program.config(program_name).get("splits", {}))
 
 
 def splits(ws: Settings, program_name: str) -> StageResult:

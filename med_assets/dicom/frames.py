@@ -27,6 +27,9 @@ DUPLICATE_DISTANCE_MM = 0.01
 SPACING_TOLERANCE_MM = 0.12
 """How far a slice may lie from its place in an even stack: positions written with one decimal move it by 0.05, and a gap by 0.1."""
 
+SLICE_NOISE_MM = 2 * SPACING_TOLERANCE_MM
+"""How far a frame of a label may lie from its slice of the image: each may be off its even stack by the tolerance of the readers."""
+
 FIT_DECIMALS = 9
 """Decimals of a mm that a fitted position keeps, so that an even stack has the spacing that its positions are written with."""
 

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from med_assets.dicom.discover import describe
 from med_assets.dicom.frames import (
     DUPLICATE_DISTANCE_MM,
-    SPACING_TOLERANCE_MM,
+    SLICE_NOISE_MM,
     Axes,
     decoding,
     image_axes,
@@ -42,9 +42,6 @@ IDENTICAL_MM = 1e-6
 
 IN_PLANE_NOISE_VOXELS = 0.1
 """How far any voxel centre of a label may be off within its slice, in voxels, and at most by the tolerance of the readers."""
-
-SLICE_NOISE_MM = 2 * SPACING_TOLERANCE_MM
-"""How far a frame of a label may lie from its slice of the image: each may be off its even stack by the tolerance of the readers."""
 
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 _PLACE = (

@@ -21,7 +21,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.evaluation.crossvalidation import demand_untaught
 from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases
 from med_assets.experiments import policies
-from med_assets.experiments.configuration import Experiment, names
+from med_assets.experiments.configuration import Experiment
 from med_assets.launch.training import Launch, experiment, learning_cases, trained
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.power_law import PowerLaw, fit
@@ -114,17 +114,6 @@ def plan(
     if times < 1:
         raise ConfigurationError(f"expected one repeat or more, got {times}")
     return chosen, times
-
-
-def configured(program_name: str) -> str | None:
-    """The experiment whose learning curve `_program.yaml` asks for, None where for none."""
-    written = policies.of(program_name).learning_curve
-    if written and written.experiment not in names(program_name):
-        raise ConfigurationError(
-            f"conf/{program_name}/_program.yaml: learning_curve: expected an experiment of {', '.join(names(program_name))}, got "
-            f"{written.experiment!r}"
-        )
-    return written.experiment if written else None
 
 
 def learning_curve(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from med_assets.errors import ConfigurationError, DiskFull
-from med_assets.storage.files import read_yaml, walk, write_text
+from med_assets.storage.files import read_yaml, write_text
 from med_assets.storage.names import MAX_PARTITION, OPTION
 
 FORMER_NAMES = {"fallbacks": "ladder", "memory_plan": "rung"}
@@ -58,13 +58,22 @@ _hydra_lock = threading.Lock()
 
 def state_of(folder: Path) -> str:
     """Return a hash of all files that a composition of this folder can read, and of the links among them."""
-    files = []
-    for path in sorted(walk(folder)):
-        link = os.readlink(path) if path.is_symlink() else None
-        if path.suffix == ".yaml" or link is not None:
-            content = path.read_bytes() if path.is_file() else None
-            files.append((path.relative_to(folder).as_posix(), link, content))
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+    found: list[tuple[str, str | bytes]] = []
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        with os.scandir(folder / below) as entries:
+            for entry in entries:
+                name = f"{below}{entry.name}"
+                if entry.is_symlink():
+                    found.append((name, os.readlink(entry.path)))
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{name}/")
+                elif name.endswith(".yaml") and entry.is_file():
+                    with open(entry.path, "rb") as stream:
+                        found.append((name, stream.read()))
+    found.sort(key=lambda one: (one[0], isinstance(one[1], bytes)))
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def compose(folder: Path, name: str, overrides: tuple[str, ...], state: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ RELEASED = "released/"
 class Settings(BaseModel):
     """Base of every part of an experiment: frozen, and refusing keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -377,9 +377,36 @@ def load(
     known = names(program, conf_root)
     if EXPERIMENT.check(name) not in known:
         raise ConfigurationError(f"program {program} has no experiment {name!r}; known: {', '.join(known) or 'none'}")
+    return _load(program, folder, known, state_of(folder), name, overrides, profile)
+
+
+def load_all(
+    program: str, overrides: Sequence[str] = (), profile: str | None = None
+) -> dict[str, Experiment | ConfigurationError]:
+    """Every experiment of a program as `load` gives it, or why it can't be used, by name."""
+    folder, known = conf_folder(program), names(program)
+    state = state_of(folder)
+    found: dict[str, Experiment | ConfigurationError] = {}
+    for name in known:
+        try:
+            found[name] = _load(program, folder, known, state, EXPERIMENT.check(name), overrides, profile)
+        except ConfigurationError as error:
+            found[name] = error
+    return found
+
+
+def _load(
+    program: str,
+    folder: Path,
+    known: Sequence[str],
+    state: str,
+    name: str,
+    overrides: Sequence[str],
+    profile: str | None,
+) -> Experiment:
     chosen = () if profile is None else (f"profile={profile}",)
     others = tuple(other for other in known if other != name)
-    return _loaded(program, model_of(program), folder, name, others, (*chosen, *overrides), state_of(folder))
+    return _loaded(program, model_of(program), folder, name, others, (*chosen, *overrides), state)
 
 
 @functools.lru_cache(maxsize=1024)

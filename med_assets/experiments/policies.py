@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from med_assets import program
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.configuration import Settings
+from med_assets.experiments.configuration import Settings, names
 from med_assets.preparation.audit import AuditPolicy
 
 
@@ -210,3 +210,14 @@ def of(program_name: str) -> Policies:
             f"{where}: promotion.guard_margins: expected guarded metrics of {program_name} ({sorted(guarded)}), got {unknown}"
         )
     return found
+
+
+def learning_curve_of(program_name: str) -> str | None:
+    """The experiment whose learning curve `_program.yaml` asks for, None where for none."""
+    written = of(program_name).learning_curve
+    if written and written.experiment not in names(program_name):
+        raise ConfigurationError(
+            f"conf/{program_name}/_program.yaml: learning_curve: expected an experiment of {', '.join(names(program_name))}, got "
+            f"{written.experiment!r}"
+        )
+    return written.experiment if written else None

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from med_assets import program
 from med_assets.capabilities import ExperimentOverrides, TrainingWarnings
@@ -23,7 +21,7 @@ from med_assets.errors import (
     OutOfMemory,
 )
 from med_assets.experiments import weights
-from med_assets.experiments.configuration import RELEASED, Experiment, from_json, load, names
+from med_assets.experiments.configuration import RELEASED, Experiment, from_json, load, load_all
 from med_assets.launch import jobs
 from med_assets.launch.follow import finish
 from med_assets.launch.runs import record_run
@@ -32,6 +30,9 @@ from med_assets.settings import Settings
 from med_assets.storage.files import digest, file_sha256, read_json, replacing, write_json, write_text
 from med_assets.storage.provenance import cases_used_by, provenance
 from med_assets.storage.result import StageResult
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LISTS = ("used", "events")
 """Of a result what is too long to show: it is in `result.json` of the checkpoint."""
@@ -80,21 +81,17 @@ def of_workspace(ws: Settings, program_name: str) -> tuple[str, ...]:
 
 def usable(ws: Settings, program_name: str) -> dict[str, Experiment]:
     """The experiments of a program by name; one whose file has a mistake takes nothing else away (`broken` has it)."""
-    found = {name: _attempt(ws, program_name, name) for name in names(program_name)}
+    found = _all(ws, program_name)
     return {name: one for name, one in found.items() if isinstance(one, Experiment)}
 
 
 def broken(ws: Settings, program_name: str) -> dict[str, str]:
     """Why experiments of a program can't be used, by name."""
-    found = {name: _attempt(ws, program_name, name) for name in names(program_name)}
-    return {name: one for name, one in found.items() if isinstance(one, str)}
+    return {name: str(one) for name, one in _all(ws, program_name).items() if isinstance(one, ConfigurationError)}
 
 
-def _attempt(ws: Settings, program_name: str, name: str) -> Experiment | str:
-    try:
-        return experiment(ws, program_name, name)
-    except ConfigurationError as error:
-        return str(error)
+def _all(ws: Settings, program_name: str) -> dict[str, Experiment | ConfigurationError]:
+    return load_all(program_name, of_workspace(ws, program_name), ws.profile)
 
 
 def in_order(ws: Settings, program_name: str, wanted: Sequence[str]) -> list[str]:
@@ -330,7 +327,7 @@ def checkpoint_version(ws: Settings, key: str) -> str:
     return digest(key, read_json(ws.store.fetch(key) / "provenance.json")["weights_sha256"])
 
 
-def _curves(ws: Settings, program_name: str, name: str, history: pd.DataFrame) -> dict[str, Path]:
+def _curves(ws: Settings, program_name: str, name: str, history: "pd.DataFrame") -> dict[str, Path]:
     from med_assets.reporting.plots import plot_training
 
     panels = curve_panels(program_name, history)
@@ -340,8 +337,10 @@ def _curves(ws: Settings, program_name: str, name: str, history: pd.DataFrame) -
     return {"training": plot_training(path, history, panels, title=name)}
 
 
-def curve_panels(program_name: str, history: pd.DataFrame) -> dict[str, list[str]]:
+def curve_panels(program_name: str, history: "pd.DataFrame") -> dict[str, list[str]]:
     """The panels of a training's curves: its losses, and what is measured on the validation cases."""
+    import pandas as pd
+
     unit = program.get(program_name).training_metric.shown_unit
     columns = [
         column
@@ -407,8 +406,10 @@ def _record(
     folder: Path,
     record: dict[str, Any],
     overrides: Sequence[str],
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Record a checkpoint, its run and its training history, which is returned with one row per epoch."""
+    import pandas as pd
+
     catalog = Catalog(ws, program_name)
     dataset = catalog.dataset()
     splits = {case["case_id"]: case["split"] for case in record["cases"]}

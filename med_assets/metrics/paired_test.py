@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from med_assets.metrics.ranges import ANY, Range
 
@@ -284,6 +283,8 @@ def _bootstrap_level(design: Design) -> float:
 
 
 def _detectable(spread: float, design: Design, challengers: int) -> float:
+    from scipy import stats
+
     exponent = 1 - SKEW_EXPONENT / design.effective() ** 0.25
     level = min(ALPHA, (ALPHA / challengers / SKEW_FACTOR) ** (1 / exponent))
     freedom = max(design.n_patients - int(design.classes.max()) - 1, 1)

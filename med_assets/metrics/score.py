@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ _DTYPES = {
 }
 
 
-def to_frame(scores: Iterable[Score]) -> pd.DataFrame:
+def to_frame(scores: Iterable[Score]) -> "pd.DataFrame":
     """Return scores as a table with one row each and the same column types whatever is missing.
 
     Undefined numbers become NaN in float columns and <NA> in the nullable ones, so that an all-undefined column does
     not change its type between cases.
     """
+    import pandas as pd
+
     rows = [asdict(score) for score in scores]
     frame = pd.DataFrame(rows, columns=[field.name for field in fields(Score)])
     return frame.astype(_DTYPES)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from med_assets import program
 from med_assets.catalog import Catalog, FactValue, accepted
@@ -64,9 +63,9 @@ def drift_rows(ws: Settings, program_name: str, checkpoint: str, batch: str) -> 
     for name, fact in facts.items():
         if fact.of_one_case:
             continue
-        number = pa.types.is_floating(fact.type) or pa.types.is_integer(fact.type)
+        number = fact.type in (float, int)
         sides = [[value for value in side[name] if not _missing(value)] for side in (reference, new)]
-        if pa.types.is_string(fact.type) and sides[0] and len({value for side in sides for value in side}) == 1:
+        if fact.type is str and sides[0] and len({value for side in sides for value in side}) == 1:
             continue
         enough = min(map(len, sides)) >= rule.drift_min_cases
         distance, p = (ks if number else shares)(*sides) if enough else (None, None)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from med_assets import program
@@ -63,6 +62,8 @@ def audited(
     ws: Settings, program_name: str, facts: Sequence[Mapping[str, Any]], *, labelled: bool
 ) -> dict[str, Audited]:
     """Hold the facts of cases, with the id of each as `case_id`, against the audit; the cases that fail any of it, by id."""
+    import pandas as pd
+
     specs = program.get(program_name).facts
     frame = pd.DataFrame([dict(row) for row in facts], columns=[INDEX, *specs])
     of_case = {row[INDEX]: row for row in facts}

@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from med_assets.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Severity = Literal["error", "warn"]
 
@@ -83,8 +84,10 @@ class AuditResult:
         failed = (r for r in self.results if not r.passed and r.expectation.severity == severity)
         return tuple(sorted({case for result in failed for case in result.failing}))
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pd.DataFrame":
         """One row per expectation: column, kind, severity, meaning, passed, observed, n, failing (comma separated)."""
+        import pandas as pd
+
         columns = ["column", "kind", "severity", "meaning", "passed", "observed", "n", "failing"]
         rows = [
             (e.column, e.kind, e.severity, e.meaning, r.passed, r.observed, r.n, ", ".join(r.failing))
@@ -94,7 +97,7 @@ class AuditResult:
         return pd.DataFrame(rows, columns=columns)
 
 
-def run_suite(facts: pd.DataFrame, expectations: Sequence[Expectation]) -> AuditResult:
+def run_suite(facts: "pd.DataFrame", expectations: Sequence[Expectation]) -> AuditResult:
     """Check `facts` (one row per case, ids in column `case_id`) against each expectation.
 
     An empty table passes: there is no case to fail. Raises ConfigurationError for a missing or repeated case_id, and
@@ -110,7 +113,7 @@ def run_suite(facts: pd.DataFrame, expectations: Sequence[Expectation]) -> Audit
     return AuditResult(all(r.passed or r.expectation.severity == "warn" for r in results), results)
 
 
-def _refuse_mistakes(facts: pd.DataFrame, expectations: Sequence[Expectation]) -> None:
+def _refuse_mistakes(facts: "pd.DataFrame", expectations: Sequence[Expectation]) -> None:
     if INDEX not in facts.columns:
         raise ConfigurationError(f"expected facts with a column {INDEX!r}, got columns {sorted(facts.columns)}")
     if facts[INDEX].isna().any() or facts[INDEX].duplicated().any():
@@ -145,7 +148,7 @@ def _quiet_context() -> Iterator[Any]:
             logger.setLevel(level)
 
 
-def _batch(context: Any, table: pd.DataFrame) -> Any:
+def _batch(context: Any, table: "pd.DataFrame") -> Any:
     definition = (
         context.data_sources.add_pandas("facts")
         .add_dataframe_asset("facts")
@@ -154,7 +157,7 @@ def _batch(context: Any, table: pd.DataFrame) -> Any:
     return definition.get_batch({"dataframe": table})
 
 
-def _run(batch: Any, table: pd.DataFrame, expectation: Expectation) -> Result:
+def _run(batch: Any, table: "pd.DataFrame", expectation: Expectation) -> Result:
     outcome = batch.validate(
         _build(expectation), result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
     )

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from med_assets.errors import ConfigurationError
 from med_assets.program import Fact
 
@@ -14,9 +12,9 @@ if TYPE_CHECKING:
 
 CT_FACTS = {
     "gantry_tilt_deg": Fact(
-        pa.float64(), "degrees", "tilt of the gantry, whose slices were shifted onto an upright grid; 0 where none was"
+        float, "degrees", "tilt of the gantry, whose slices were shifted onto an upright grid; 0 where none was"
     ),
-    "oblique_deg": Fact(pa.float64(), "degrees", "angle of the grid to the axes of the patient"),
+    "oblique_deg": Fact(float, "degrees", "angle of the grid to the axes of the patient"),
 }
 """Facts of each program that reads a CT."""
 

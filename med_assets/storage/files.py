@@ -1,5 +1,6 @@
 """Hashes and atomic writes: the two things every stored byte goes through."""
 
+import copy
 import errno
 import hashlib
 import json
@@ -8,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,12 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """Parsed YAML; a process asks for the same text again and again."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def read_yaml(path: Path) -> Any:
     """Content of a YAML file, by libyaml where PyYAML has it: ten times as fast, and the graph reads its settings often.
 
@@ -162,7 +170,7 @@ def read_yaml(path: Path) -> Any:
     """
     where = "/".join(path.parts[-3:])
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""

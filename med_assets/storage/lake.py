@@ -8,16 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 from med_assets.storage.files import digest, file_sha256, replacing
 from med_assets.storage.scratch import scratch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 
 def sql_name(identifier: str) -> str:
@@ -25,23 +25,36 @@ def sql_name(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
+def arrow_type(kind: type) -> "pa.DataType":
+    """The Arrow type of a column's type."""
+    import pyarrow as pa
+
+    types: dict[type, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+    return types[kind]
+
+
 class Lake:
     """The tables under one folder."""
 
-    def __init__(self, root: Path, tables: Mapping[str, Mapping[str, pa.DataType]]) -> None:
+    def __init__(self, root: Path, tables: Mapping[str, Mapping[str, type]]) -> None:
         self.root = root
         self.tables = dict(tables)
 
-    def _schema(self, table: str) -> pa.Schema:
+    def _schema(self, table: str) -> "pa.Schema":
+        import pyarrow as pa
+
         if table not in self.tables:
             raise ConfigurationError(f"expected one of the tables {sorted(self.tables)}, got {names.escaped(table)}")
-        return pa.schema(list(self.tables[table].items()))
+        return pa.schema([(name, arrow_type(kind)) for name, kind in self.tables[table].items()])
 
     def _path(self, table: str, partition: str) -> Path:
         return self.root / names.TABLE.check(table) / f"{names.PARTITION.check(partition)}.parquet"
 
     def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]]) -> str:
         """Replace a partition by these rows, in their order; returns the SHA-256 of the file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         rows, schema, path = list(rows), self._schema(table), self._path(table, partition)
         extra = {key for row in rows for key in row} - set(schema.names)
         if extra:
@@ -75,6 +88,8 @@ class Lake:
 
         A column that a partition lacks, since an earlier version wrote it, is None in its rows.
         """
+        import pyarrow.parquet as pq
+
         schema = self._schema(table)
         out: list[dict[str, Any]] = []
         for partition in self.partitions(table, prefix):
@@ -82,8 +97,10 @@ class Lake:
             out += [{name: row.get(name) for name in schema.names} for row in found]
         return out
 
-    def read(self, table: str, prefix: str = "") -> pd.DataFrame:
+    def read(self, table: str, prefix: str = "") -> "pd.DataFrame":
         """Rows of all partitions under a prefix as a data frame with the table's columns."""
+        import pyarrow as pa
+
         return pa.Table.from_pylist(self.rows(table, prefix), schema=self._schema(table)).to_pandas()
 
     def version(self, table: str, prefix: str = "") -> str:
@@ -95,7 +112,7 @@ class Lake:
         """Take a partition away."""
         self._path(table, partition).unlink(missing_ok=True)
 
-    def query(self, sql: str) -> pd.DataFrame:
+    def query(self, sql: str) -> "pd.DataFrame":
         """Run one SELECT over all tables; see `med_assets.storage.query`. Raises ConfigurationError."""
         from med_assets.storage.query import query
 

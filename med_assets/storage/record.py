@@ -12,19 +12,18 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
-import pyarrow as pa
-
 T = TypeVar("T", bound="Record")
 
-ARROW: dict[type, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+TYPES: tuple[type, ...] = (str, float, int, bool)
+"""Types that a column can have."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: its name, Arrow type, meaning, unit, and whether it can be empty."""
+    """One column of a table: its name, type (one of TYPES), meaning, unit, and whether it can be empty."""
 
     name: str
-    type: pa.DataType
+    type: type
     meaning: str
     unit: str
     nullable: bool
@@ -57,8 +56,8 @@ class Record:
         return _columns(typing.cast(typing.Any, cls))  # its hash is that of a class, which mypy mistakes for its rows'
 
     @classmethod
-    def schema(cls) -> dict[str, pa.DataType]:
-        """Arrow types by column."""
+    def schema(cls) -> dict[str, type]:
+        """Types by column."""
         return {each.name: each.type for each in cls.columns()}
 
     @classmethod
@@ -82,6 +81,7 @@ def _columns(cls: Any) -> tuple[Column, ...]:
         )
         [kind] = [one for one in kinds if one is not type(None)]
         kind = str if issubclass(kind, StrEnum) else kind
+        assert kind in TYPES, f"column {each.name} of {cls.__name__}: expected one of {TYPES}, got {kind}"
         meta = each.metadata
-        out.append(Column(each.name, ARROW[kind], meta["meaning"], meta["unit"], type(None) in kinds))
+        out.append(Column(each.name, kind, meta["meaning"], meta["unit"], type(None) in kinds))
     return tuple(out)

@@ -5,7 +5,11 @@ is raised when results change. `tests/test_versions.py` notices when the code th
 asks whether results have; see docs/code-versions.md.
 """
 
+import ast
 from collections.abc import Callable
+from functools import cache
+from importlib.abc import InspectLoader
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,6 +56,25 @@ def version_of(function: Callable[..., Any]) -> str:
         name = getattr(function, "__qualname__", repr(function))
         raise TypeError(f'expected {name} to have the version of its code, as @versioned("1") gives it, got none')
     return version
+
+
+@cache
+def declared(module: str, function: str) -> str:
+    """Return the version of a function of a module as its source declares it, without importing the module.
+
+    What loads the graph needs versions, and none of the libraries that computing needs. Raises TypeError for a function that has none.
+    """
+    spec = find_spec(module)
+    source = spec.loader.get_source(module) if spec and isinstance(spec.loader, InspectLoader) else None
+    for node in ast.parse(source or "").body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            for decorator in node.decorator_list:
+                match decorator:
+                    case ast.Call(func=ast.Name(id=versioned.__name__), args=[ast.Constant(value=str(version))]):
+                        return version
+    raise TypeError(
+        f'expected {module}.{function} to have the version of its code, as @versioned("1") gives it, got none'
+    )
 
 
 def of_program(program: type) -> dict[str, str]:

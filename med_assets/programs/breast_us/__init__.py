@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import SHARE
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Predicted, Program, RawCase, Refusal, ReportTable
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from med_assets.records import CaseScore, CaseVersion, PreparedCase
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
-
-REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 
 
 class BreastUs(Program):
@@ -71,19 +67,19 @@ class BreastUs(Program):
         "the teacher's mistakes are taught to the student",
     )
     facts = {  # noqa: RUF012 - read only
-        "rows": Fact(INT, "count", "rows of what shows tissue"),
-        "columns": Fact(INT, "count", "columns of what shows tissue"),
-        "pixel_mm": Fact(REAL, "mm", "width of a pixel, where the image is calibrated"),
-        "label": Fact(TEXT, "", "benign, malignant, normal, or lesion where the source says no more"),
-        "dataset": Fact(TEXT, "", "data set that the image comes from"),
-        "lesion_pixels": Fact(INT, "count", "pixels of all masks of the image, united"),
-        "lesion_share": Fact(REAL, "1", "share of the picture that they cover"),
-        "lesion_mm2": Fact(REAL, "mm2", "area of the lesion, where the image is calibrated"),
-        "lesion_components": Fact(INT, "count", "parts of the mask that do not touch, corners included"),
-        "lesion_at_edge": Fact(BOOL, "", "whether the mask reaches the border of the picture"),
-        "mean_grey": Fact(REAL, "1", "mean grey value, 0 to 255"),
+        "rows": Fact(int, "count", "rows of what shows tissue"),
+        "columns": Fact(int, "count", "columns of what shows tissue"),
+        "pixel_mm": Fact(float, "mm", "width of a pixel, where the image is calibrated"),
+        "label": Fact(str, "", "benign, malignant, normal, or lesion where the source says no more"),
+        "dataset": Fact(str, "", "data set that the image comes from"),
+        "lesion_pixels": Fact(int, "count", "pixels of all masks of the image, united"),
+        "lesion_share": Fact(float, "1", "share of the picture that they cover"),
+        "lesion_mm2": Fact(float, "mm2", "area of the lesion, where the image is calibrated"),
+        "lesion_components": Fact(int, "count", "parts of the mask that do not touch, corners included"),
+        "lesion_at_edge": Fact(bool, "", "whether the mask reaches the border of the picture"),
+        "mean_grey": Fact(float, "1", "mean grey value, 0 to 255"),
         "dhash": Fact(
-            TEXT, "", "difference hash of the picture, 64 bits, by which near duplicates are found", of_one_case=True
+            str, "", "difference hash of the picture, 64 bits, by which near duplicates are found", of_one_case=True
         ),
     }
 

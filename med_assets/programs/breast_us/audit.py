@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from med_assets.catalog import Case
 from med_assets.preparation.expectations import Expectation, between
 from med_assets.program import Finding, ReportTable
@@ -34,6 +32,8 @@ def expectations() -> tuple[Expectation, ...]:
 
 def tables(cases: Sequence[Case], refused: Sequence[CaseVersion | RefusedCase]) -> list[ReportTable]:
     """Return the tables about the data: cases by data set and label in each split, and why others are not in."""
+    import pandas as pd
+
     frame = pd.DataFrame([{**case.facts, "split": case.split, "patient_id": case.patient_id} for case in cases])
     rows = []
     if len(frame):

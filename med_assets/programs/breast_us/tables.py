@@ -1,8 +1,11 @@
 """Tables of the report: each image's scores, the lowest first, and images without a lesion."""
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from med_assets.program import ReportTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 50
 """Most images of a table, the worst; all are in the lake."""
@@ -13,13 +16,13 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def tables(rows: pd.DataFrame) -> list[ReportTable]:
+def tables(rows: "pd.DataFrame") -> list[ReportTable]:
     """All tables of the program."""
     wide = rows.pivot_table(index="case_id", columns="metric", values="value", dropna=False)
     return [lesions(wide), normals(wide)]
 
 
-def lesions(wide: pd.DataFrame) -> ReportTable:
+def lesions(wide: "pd.DataFrame") -> ReportTable:
     """Scores of the images with a lesion, the lowest Dice first."""
     found = wide[wide["dice"].notna()].sort_values(["dice"], kind="stable") if "dice" in wide else wide.iloc[:0]
     table = found.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS).round(3)
@@ -28,8 +31,10 @@ def lesions(wide: pd.DataFrame) -> ReportTable:
     return ReportTable("Lesions, image by image", text, table.head(SHOWN).reset_index(drop=True))
 
 
-def normals(wide: pd.DataFrame) -> ReportTable:
+def normals(wide: "pd.DataFrame") -> ReportTable:
     """Images without a lesion, and on how many something was predicted."""
+    import pandas as pd
+
     seen = wide["normal_recognised"].dropna() if "normal_recognised" in wide else pd.Series(dtype=float)
     alarms = seen[seen == 0]
     rows = [

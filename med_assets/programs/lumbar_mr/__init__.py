@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import CasePredictor, Fact, Metric, Program, RawCase, Refusal, ReportTable
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
-REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 
 PHANTOM_SHAPE, PHANTOM_MM = (11, 160, 160), (5.0, 1.75, 1.75)
 """Grid of synthetic cases (s, y, x)."""
@@ -74,30 +71,28 @@ class LumbarMr(Program):
         "learns where its annotators set the points, which differ by some millimetres",
     )
     facts = {  # noqa: RUF012 - read only
-        "slices": Fact(INT, "count", "slices of the series"),
-        "rows": Fact(INT, "count", "rows of a slice"),
-        "columns": Fact(INT, "count", "columns of a slice"),
-        "slice_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
-        "pixel_mm": Fact(REAL, "mm", "pixel spacing, the greater of two"),
-        "height_mm": Fact(REAL, "mm", "field of view from head to feet"),
-        "orientation": Fact(
-            TEXT, "", "where stored slices (in order of their normal), rows and columns run to, in LPS"
-        ),
-        "intensity_low": Fact(REAL, "1", "0.1 percentile of the intensities as stored"),
-        "intensity_high": Fact(REAL, "1", "99.9 percentile of the intensities as stored"),
-        "echo_time_ms": Fact(REAL, "ms", "EchoTime of the series, where it is stated"),
-        "repetition_time_ms": Fact(REAL, "ms", "RepetitionTime of the series, where it is stated"),
-        "levels": Fact(INT, "count", "levels with a point, 0 for a series without points"),
-        "points_without_level": Fact(INT, "count", "points whose names mean nothing here; they are left out"),
+        "slices": Fact(int, "count", "slices of the series"),
+        "rows": Fact(int, "count", "rows of a slice"),
+        "columns": Fact(int, "count", "columns of a slice"),
+        "slice_mm": Fact(float, "mm", "distance of neighbouring slice positions"),
+        "pixel_mm": Fact(float, "mm", "pixel spacing, the greater of two"),
+        "height_mm": Fact(float, "mm", "field of view from head to feet"),
+        "orientation": Fact(str, "", "where stored slices (in order of their normal), rows and columns run to, in LPS"),
+        "intensity_low": Fact(float, "1", "0.1 percentile of the intensities as stored"),
+        "intensity_high": Fact(float, "1", "99.9 percentile of the intensities as stored"),
+        "echo_time_ms": Fact(float, "ms", "EchoTime of the series, where it is stated"),
+        "repetition_time_ms": Fact(float, "ms", "RepetitionTime of the series, where it is stated"),
+        "levels": Fact(int, "count", "levels with a point, 0 for a series without points"),
+        "points_without_level": Fact(int, "count", "points whose names mean nothing here; they are left out"),
         "points_left_out": Fact(
-            TEXT, "", "level points that can't be used, by level or ROI number, with the reason", of_one_case=True
+            str, "", "level points that can't be used, by level or ROI number, with the reason", of_one_case=True
         ),
-        "points_outside": Fact(INT, "count", "levels whose point is outside the volume"),
-        "levels_in_order": Fact(BOOL, "", "whether the points follow each other from head to feet"),
-        "level_gap_min_mm": Fact(REAL, "mm", "least distance of neighbouring levels"),
-        "level_gap_max_mm": Fact(REAL, "mm", "greatest distance of neighbouring levels"),
-        "level_slices": Fact(REAL, "slices", "how many slices apart the points are at most"),
-        "lstv": Fact(TEXT, "", "anatomy that the points state: normal, sacralised or lumbarised, else unknown"),
+        "points_outside": Fact(int, "count", "levels whose point is outside the volume"),
+        "levels_in_order": Fact(bool, "", "whether the points follow each other from head to feet"),
+        "level_gap_min_mm": Fact(float, "mm", "least distance of neighbouring levels"),
+        "level_gap_max_mm": Fact(float, "mm", "greatest distance of neighbouring levels"),
+        "level_slices": Fact(float, "slices", "how many slices apart the points are at most"),
+        "lstv": Fact(str, "", "anatomy that the points state: normal, sacralised or lumbarised, else unknown"),
     }
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:

@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import pandas as pd
-
 from med_assets.catalog import Case
 from med_assets.preparation.expectations import Expectation, between
 from med_assets.program import ReportTable
@@ -47,6 +45,8 @@ def tables(
     cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase], units: Mapping[str, str]
 ) -> list[ReportTable]:
     """Return the tables about the data: how many cases are in and why others are not, and the range of each fact."""
+    import pandas as pd
+
     frame = pd.DataFrame([case.facts for case in cases])
     counted = [("accepted", len(cases)), ("skipped", len(refused))]
     counted += [(f"skipped: {code}", n) for code, n in _counts(row.reason_code for row in refused)]

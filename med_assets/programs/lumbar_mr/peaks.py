@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 Point = tuple[float, float]
 
@@ -41,6 +40,8 @@ class Peak:
 
 def peaks(values: np.ndarray) -> list[Peak]:
     """Return the peaks of a map of any number of axes, not negative, the strongest first; none of an empty map."""
+    from scipy import ndimage
+
     heat = np.asarray(values, np.float64)
     most = float(heat.max(initial=0.0))
     if most <= 0:

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import pandas as pd
-
 from med_assets.catalog import frame
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr import studies
@@ -37,6 +35,8 @@ from med_assets.screening.contract import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from med_assets.settings import Settings
 
 S = TypeVar("S", bound=CaseScore)
@@ -108,7 +108,9 @@ class LumbarScreening(Screening):
             )
         return Fitted(record.model_dump(mode="json", by_alias=True), thresholds)
 
-    def table(self, ws: "Settings", screened: Screened) -> pd.DataFrame:
+    def table(self, ws: "Settings", screened: Screened) -> "pd.DataFrame":
+        import pandas as pd
+
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
         wide = studies.wide(screened.rows).set_index("case_id")
         facts = screened.rows.drop_duplicates("case_id").set_index("case_id")

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
@@ -20,11 +18,14 @@ from med_assets.programs.lumbar_mr.thresholds import (
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES, PUBLISHED, shifted_levels
 from med_assets.records import Threshold
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SHIFTED = "count may be shifted at"
 """Column of the levels with a strong second peak about one level away."""
 
 
-def wide(rows: pd.DataFrame) -> pd.DataFrame:
+def wide(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return one row per case: case_id, then `LEVEL_MEASURE` for each level, the published measures first; NaN if undefined."""
     found = rows[rows["subject"].isin(LEVELS) & rows["metric"].isin(list(MEASURES))]
     names = [f"{level}_{name}" for level in LEVELS for name in PUBLISHED]
@@ -34,8 +35,10 @@ def wide(rows: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=names).rename_axis(columns=None).reset_index()
 
 
-def statistics(rows: pd.DataFrame) -> ReportTable:
+def statistics(rows: "pd.DataFrame") -> ReportTable:
     """Mean and standard deviation of each measure by level, and how many studies have no value."""
+    import pandas as pd
+
     table = []
     for name, spec in MEASURES.items():
         row: dict[str, Any] = {"measure": name, "unit": spec.unit}
@@ -55,7 +58,7 @@ def statistics(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Uncertainty by level", text, pd.DataFrame(table))
 
 
-def ordered(rows: pd.DataFrame, settings: RiskSettings) -> list[tuple[str, Table, float | None]]:
+def ordered(rows: "pd.DataFrame", settings: RiskSettings) -> list[tuple[str, Table, float | None]]:
     """Return each case with its uncertainty table and its deciding value, the least certain first.
 
     A case whose level is not found comes before all others, since nothing at all is known of it.
@@ -66,7 +69,7 @@ def ordered(rows: pd.DataFrame, settings: RiskSettings) -> list[tuple[str, Table
     return sorted(found, key=lambda one: (-math.inf if one[2] is None else -sign * one[2], one[0]))
 
 
-def anatomies(rows: pd.DataFrame) -> dict[str, str]:
+def anatomies(rows: "pd.DataFrame") -> dict[str, str]:
     """Return what is known of each case's lumbosacral transition: normal, transitional or unknown."""
     known = rows[rows["metric"] == TRANSITIONAL]
     words = {0.0: "normal", 1.0: "transitional"}
@@ -75,8 +78,10 @@ def anatomies(rows: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def candidates(rows: pd.DataFrame, settings: RiskSettings, record: Thresholds | None, most: int = 20) -> ReportTable:
+def candidates(rows: "pd.DataFrame", settings: RiskSettings, record: Thresholds | None, most: int = 20) -> ReportTable:
     """The cases that a radiologist should see first: by the settings' measure and level, the least certain first."""
+    import pandas as pd
+
     name, level = settings.measure, settings.level
     known = anatomies(rows)
     others = [measure for measure in PUBLISHED if measure != name]
@@ -115,8 +120,10 @@ def promise(record: Thresholds | None) -> str:
     return text + (f" So no study is called {' or '.join(lost)}, whatever its value." if lost else "")
 
 
-def thresholds_table(fitted: Sequence[Threshold], settings: RiskSettings) -> pd.DataFrame:
+def thresholds_table(fitted: Sequence[Threshold], settings: RiskSettings) -> "pd.DataFrame":
     """The thresholds at the deciding level, and how many normal test cases, which chose nothing, are beyond them."""
+    import pandas as pd
+
     rows = []
     for one in fitted:
         if one.subject != settings.level:
@@ -134,8 +141,10 @@ def thresholds_table(fitted: Sequence[Threshold], settings: RiskSettings) -> pd.
     return pd.DataFrame(rows)
 
 
-def by_level(rows: pd.DataFrame, settings: RiskSettings) -> pd.DataFrame:
+def by_level(rows: "pd.DataFrame", settings: RiskSettings) -> "pd.DataFrame":
     """Median and quartiles of the deciding measure at each level, for normal and transitional anatomy."""
+    import pandas as pd
+
     known, table = anatomies(rows), []
     for anatomy in ("normal", "transitional", "unknown"):
         own = rows[rows["case_id"].map(known) == anatomy]
@@ -151,11 +160,13 @@ def by_level(rows: pd.DataFrame, settings: RiskSettings) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def false_alarms(rows: pd.DataFrame, settings: RiskSettings) -> ReportTable:
+def false_alarms(rows: "pd.DataFrame", settings: RiskSettings) -> ReportTable:
     """How many normal cases are flagged by thresholds fitted on the normal cases of the other folds.
 
     Source: cross-conformal prediction, Vovk, Annals of Mathematics and Artificial Intelligence 74 (2015).
     """
+    import pandas as pd
+
     normals, presumed = normal_cases(rows, settings)
     measured = tables_of(rows[rows["case_id"].isin(normals)])
     folds = {str(case): fold for case, fold in zip(rows["case_id"], rows["fold"], strict=True)}

@@ -1,9 +1,9 @@
 """Tables about a model: how far off each level is, what the confidence is worth, and what tells transitional anatomy apart."""
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from med_assets.metrics.bootstrap import SEED
 from med_assets.metrics.classification import Auroc, auroc
@@ -12,6 +12,9 @@ from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.score import ALL, ERROR, FOUND, TRANSITIONAL, within
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES, ONE_LEVEL_MM, PUBLISHED, STRONG_SHARE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Ends of the bins of confidence."""
@@ -23,13 +26,15 @@ NEAR_MM, FAR_MM = 5.0, 10.0
 """Distances within which a level counts as located, mm."""
 
 
-def tables(rows: pd.DataFrame) -> list[ReportTable]:
+def tables(rows: "pd.DataFrame") -> list[ReportTable]:
     """What the report says of one model on one split."""
     return [localisation(rows), calibration(rows), second_peaks(rows)]
 
 
-def localisation(rows: pd.DataFrame) -> ReportTable:
+def localisation(rows: "pd.DataFrame") -> ReportTable:
     """Median and 95th percentile of the error of each level, and the shares found and within 5 and 10 mm."""
+    import pandas as pd
+
     table = []
     for level in LEVELS:
         errors = values(rows, ERROR, level).dropna()
@@ -51,8 +56,10 @@ def localisation(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Localisation", text, pd.DataFrame(table))
 
 
-def calibration(rows: pd.DataFrame) -> ReportTable:
+def calibration(rows: "pd.DataFrame") -> ReportTable:
     """How often a level is within 10 mm, by the confidence it was predicted with."""
+    import pandas as pd
+
     wide = rows[rows["subject"].isin(LEVELS) & rows["metric"].isin(["confidence", within(FAR_MM)])].pivot_table(
         index=["case_id", "subject"], columns="metric", values="value"
     )
@@ -76,8 +83,10 @@ def calibration(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Calibration of the confidence", text, pd.DataFrame(table))
 
 
-def second_peaks(rows: pd.DataFrame) -> ReportTable:
+def second_peaks(rows: "pd.DataFrame") -> ReportTable:
     """How many levels have a strong second peak about one level away, and how many of those are within 10 mm."""
+    import pandas as pd
+
     wide = rows[
         rows["subject"].isin(LEVELS)
         & rows["metric"].isin(["second_peak_share", "second_peak_distance", within(FAR_MM)])
@@ -103,8 +112,10 @@ def second_peaks(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Second peaks", text, pd.DataFrame(table))
 
 
-def separation(rows: pd.DataFrame) -> ReportTable:
+def separation(rows: "pd.DataFrame") -> ReportTable:
     """AUROC of each measure at L5/S1 and of the least certain level, transitional against normal anatomy."""
+    import pandas as pd
+
     areas = {(name, subject): auroc_of(rows, name, subject) for name in MEASURES for subject in (LEVELS[-1], ALL)}
     areas = {key: found for key, found in areas.items() if found.value is not None}
     table = []
@@ -140,7 +151,7 @@ def separation(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Transitional against normal anatomy", text, pd.DataFrame(table))
 
 
-def auroc_of(rows: pd.DataFrame, measure: str, subject: str) -> Auroc:
+def auroc_of(rows: "pd.DataFrame", measure: str, subject: str) -> Auroc:
     """Return the AUROC of a measure at a level (or all), where a high one says that transitional spines are less certain."""
     known = rows.loc[(rows["metric"] == TRANSITIONAL) & rows["value"].notna(), ["case_id", "value"]]
     anatomy = dict(zip(known["case_id"], known["value"], strict=True))
@@ -164,14 +175,16 @@ def verdict(found: Auroc, p: float | None) -> str:
     return "yes" if found.value > 0.5 else "the wrong way"
 
 
-def values(rows: pd.DataFrame, metric: str, subject: str) -> pd.Series:
+def values(rows: "pd.DataFrame", metric: str, subject: str) -> "pd.Series":
     return rows.loc[(rows["metric"] == metric) & (rows["subject"] == subject), "value"].astype(float)
 
 
-def share(values: pd.Series) -> str:
+def share(values: "pd.Series") -> str:
     defined = values.dropna()
     return f"{int(np.rint(defined.sum()))} of {len(defined)}" if len(defined) else ""
 
 
 def number(value: float | None, digits: int) -> str:
+    import pandas as pd
+
     return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"

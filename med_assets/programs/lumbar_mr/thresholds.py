@@ -7,9 +7,8 @@ promised by the split-conformal quantile: of new normal cases that are like thos
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import pandas as pd
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +19,9 @@ from med_assets.programs.lumbar_mr.score import ALL, TRANSITIONAL, Table
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES
 from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import digest, read_yaml, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONF = "_risk.yaml"
 
@@ -242,8 +244,10 @@ def fit(
     )
 
 
-def tables_of(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:
+def tables_of(rows: "pd.DataFrame") -> dict[str, dict[str, dict[str, float | None]]]:
     """Return the uncertainty table of each case, by level (and all) and measure, from rows of scores with `case_id`."""
+    import pandas as pd
+
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for row in rows[rows["metric"].isin(list(MEASURES))].to_dict("records"):
         value: Any = row["value"]
@@ -252,7 +256,7 @@ def tables_of(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]
     return found
 
 
-def normal_cases(rows: pd.DataFrame, settings: RiskSettings) -> tuple[list[str], list[str]]:
+def normal_cases(rows: "pd.DataFrame", settings: RiskSettings) -> tuple[list[str], list[str]]:
     """Return the ids of the cases that count as normal, sorted, and of those of them that have no reader label."""
     transitional = rows[rows["metric"] == TRANSITIONAL]
     presumed = sorted({str(case) for case in transitional.loc[transitional["value"].isna(), "case_id"]})
@@ -260,7 +264,7 @@ def normal_cases(rows: pd.DataFrame, settings: RiskSettings) -> tuple[list[str],
     return sorted({*with_anatomy(rows, False), *presumed}), presumed
 
 
-def with_anatomy(rows: pd.DataFrame, transitional: bool) -> list[str]:
+def with_anatomy(rows: "pd.DataFrame", transitional: bool) -> list[str]:
     """Return the ids of the cases whose anatomy is known to be transitional, or known to be normal, sorted."""
     known = rows[(rows["metric"] == TRANSITIONAL) & (rows["value"] == float(transitional))]
     return sorted({str(case) for case in known["case_id"]})

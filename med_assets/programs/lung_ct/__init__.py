@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from med_assets.dicom.label_rows import LabelRow
 from med_assets.errors import ConfigurationError
 from med_assets.intake.grouping import around_series, one_label
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from med_assets.settings import Settings, Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
-REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 LABEL_KINDS = ("SEG", "RTSTRUCT")
 PREPARATION = "_preparation.yaml"
 
@@ -79,32 +76,32 @@ class LungCt(Program):
         "lesions of a few voxels can vanish on the network's grid",
     )
     facts = {  # noqa: RUF012 - read only
-        "slices": Fact(INT, "count", "slices of the CT series"),
-        "spacing_z_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
-        "spacing_xy_mm": Fact(REAL, "mm", "pixel spacing"),
+        "slices": Fact(int, "count", "slices of the CT series"),
+        "spacing_z_mm": Fact(float, "mm", "distance of neighbouring slice positions"),
+        "spacing_xy_mm": Fact(float, "mm", "pixel spacing"),
         **CT_FACTS,
-        "orientation": Fact(TEXT, "", "where stored columns, rows and slice normal run to, as in LPS"),
-        "hu_min": Fact(REAL, "HU", "lowest CT number"),
-        "hu_max": Fact(REAL, "HU", "highest CT number"),
-        "label_kind": Fact(TEXT, "", "SEG or RTSTRUCT"),
-        "label_drift_mm": Fact(REAL, "mm", "how far a voxel of the label lies from the image's at most, harmonised"),
+        "orientation": Fact(str, "", "where stored columns, rows and slice normal run to, as in LPS"),
+        "hu_min": Fact(float, "HU", "lowest CT number"),
+        "hu_max": Fact(float, "HU", "highest CT number"),
+        "label_kind": Fact(str, "", "SEG or RTSTRUCT"),
+        "label_drift_mm": Fact(float, "mm", "how far a voxel of the label lies from the image's at most, harmonised"),
         "rois_left_out": Fact(
-            TEXT, "", "ROIs and contours that can't be used, by ROI number, with the reason", of_one_case=True
+            str, "", "ROIs and contours that can't be used, by ROI number, with the reason", of_one_case=True
         ),
-        "labels": Fact(INT, "count", "segments or ROIs"),
-        "labels_without_class": Fact(INT, "count", "of these, with a name that has no class; they are left out"),
-        "classes": Fact(INT, "count", "classes that have voxels"),
-        "overlap_voxels": Fact(INT, "count", "voxels labelled with two classes; the target wins, then the first"),
-        "target_present": Fact(BOOL, "", "whether the target has voxels"),
-        "target_ml": Fact(REAL, "ml", "volume of the target"),
-        "target_components": Fact(INT, "count", "parts of the target that do not touch, corners included"),
-        "target_hu_median": Fact(REAL, "HU", "median CT number in the target"),
-        "target_contrast_hu": Fact(REAL, "HU", "difference of the means in the target and in one voxel around it"),
+        "labels": Fact(int, "count", "segments or ROIs"),
+        "labels_without_class": Fact(int, "count", "of these, with a name that has no class; they are left out"),
+        "classes": Fact(int, "count", "classes that have voxels"),
+        "overlap_voxels": Fact(int, "count", "voxels labelled with two classes; the target wins, then the first"),
+        "target_present": Fact(bool, "", "whether the target has voxels"),
+        "target_ml": Fact(float, "ml", "volume of the target"),
+        "target_components": Fact(int, "count", "parts of the target that do not touch, corners included"),
+        "target_hu_median": Fact(float, "HU", "median CT number in the target"),
+        "target_contrast_hu": Fact(float, "HU", "difference of the means in the target and in one voxel around it"),
         "target_better_at": Fact(
-            TEXT, "", "where the contrast of the label is clearly higher: a slice beside, or mirrored; else as drawn"
+            str, "", "where the contrast of the label is clearly higher: a slice beside, or mirrored; else as drawn"
         ),
-        "target_network_voxels": Fact(INT, "count", "voxels of the target on the network's grid"),
-        "exposure": Fact(TEXT, "", "what the foundation model has seen of the case: unseen, selected or trained"),
+        "target_network_voxels": Fact(int, "count", "voxels of the target on the network's grid"),
+        "exposure": Fact(str, "", "what the foundation model has seen of the case: unseen, selected or trained"),
     }
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:

@@ -2,17 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from med_assets.catalog import Case
-from med_assets.dicom.seg import SLICE_NOISE_MM
+from med_assets.dicom.frames import SLICE_NOISE_MM
 from med_assets.preparation.expectations import Expectation, between
 from med_assets.program import ReportTable
 from med_assets.programs.ct import ct_expectations
 from med_assets.programs.lung_ct.alignment import AS_DRAWN
 from med_assets.records import CaseVersion, PreparedCase
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 IN_SET = "ExpectColumnValuesToBeInSet"
 
@@ -72,6 +73,8 @@ def summary(cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase]
     `cases` are the accepted, `refused` those that were not. Ranges are least,
     median and greatest, None where nothing was measured.
     """
+    import pandas as pd
+
     frame = pd.DataFrame([case.facts for case in cases])
     ranges = {}
     for name in SUMMARISED:
@@ -90,7 +93,7 @@ def summary(cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase]
     }
 
 
-def _counts(frame: pd.DataFrame, column: str) -> dict[str, int]:
+def _counts(frame: "pd.DataFrame", column: str) -> dict[str, int]:
     return {str(name): int(n) for name, n in frame[column].value_counts().sort_index().items()} if len(frame) else {}
 
 
@@ -98,6 +101,8 @@ def tables(
     cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase], units: Mapping[str, str]
 ) -> list[ReportTable]:
     """Return the tables about the data: the audit, and what the foundation model has seen of each split."""
+    import pandas as pd
+
     found = summary(cases, refused)
     counted = [
         ("accepted", found["accepted"]),
@@ -124,6 +129,8 @@ def tables(
 
 def exposure_table(cases: Sequence[Case]) -> ReportTable:
     """Cases by split and by what the foundation model has seen of them."""
+    import pandas as pd
+
     counts = Counter((case.split or "none", str(case.facts["exposure"])) for case in cases)
     columns = ["unseen", "selected", "trained"]
     rows = [

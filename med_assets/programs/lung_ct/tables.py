@@ -1,21 +1,26 @@
 """Tables of the report: each case's two Dices, volumes and distances, and its lesions, of one model on one split."""
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from med_assets.program import ReportTable
 from med_assets.programs.lung_ct.score import TRAINING_GRID_DICE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 50
 """Most cases of a table, the worst; all are in the lake."""
 
 
-def tables(rows: pd.DataFrame) -> list[ReportTable]:
+def tables(rows: "pd.DataFrame") -> list[ReportTable]:
     """All tables of the program."""
     return [per_case(rows), lesions(rows)]
 
 
-def per_case(rows: pd.DataFrame) -> ReportTable:
+def per_case(rows: "pd.DataFrame") -> ReportTable:
     """Formal and training-time Dice, surfaces and volumes of each case, the lowest formal Dice first."""
+    import pandas as pd
+
     table = []
     for case_id, group in _sorted(rows):
         volume = _row(group, "volume")
@@ -39,8 +44,10 @@ def per_case(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("The target, case by case", text, pd.DataFrame(table[:SHOWN], columns=columns))
 
 
-def lesions(rows: pd.DataFrame) -> ReportTable:
+def lesions(rows: "pd.DataFrame") -> ReportTable:
     """Lesions of each case: how many there are, were predicted, were found, and false positives; then their sum."""
+    import pandas as pd
+
     table = []
     true_all = found_all = predicted_all = false_all = 0
     for case_id, group in _sorted(rows):
@@ -68,34 +75,38 @@ def lesions(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Lesions", text, pd.DataFrame(table, columns=columns))
 
 
-def _sorted(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def _sorted(rows: "pd.DataFrame") -> "list[tuple[str, pd.DataFrame]]":
     groups = [(str(case_id), group) for case_id, group in rows.groupby("case_id", sort=True)]
 
-    def order(item: tuple[str, pd.DataFrame]) -> float:
+    def order(item: "tuple[str, pd.DataFrame]") -> float:
         dice = _value(item[1], "dice")
         return 2.0 if dice is None else dice
 
     return sorted(groups, key=order)
 
 
-def _row(group: pd.DataFrame, metric: str) -> "pd.Series | None":
+def _row(group: "pd.DataFrame", metric: str) -> "pd.Series | None":
     found = group[group["metric"] == metric]
     return found.iloc[0] if len(found) else None
 
 
-def _value(group: pd.DataFrame, metric: str) -> float | None:
+def _value(group: "pd.DataFrame", metric: str) -> float | None:
+    import pandas as pd
+
     row = _row(group, metric)
     return None if row is None or pd.isna(row["value"]) else float(row["value"])
 
 
-def _text(group: pd.DataFrame, metric: str, digits: int) -> str:
+def _text(group: "pd.DataFrame", metric: str, digits: int) -> str:
     return _number(_value(group, metric), digits)
 
 
 def _number(value: float | None, digits: int) -> str:
+    import pandas as pd
+
     return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 
-def _convention(rows: pd.DataFrame, metric: str) -> str:
+def _convention(rows: "pd.DataFrame", metric: str) -> str:
     found = rows.loc[rows["metric"] == metric, "convention"]
     return f"{metric}: {found.iloc[0]}." if len(found) else ""

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import CasePredictor, Fact, Finding, Metric, Program, RawCase, Refusal, ReportTable
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
-REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 
 OVERFIT_BELOW = 0.05
 """Cross entropy up to which eight overfitted cases count as learned by heart."""
@@ -79,31 +76,31 @@ class RetinalOct(Program):
         "a participant has one labelled scan, of one eye",
     )
     facts = {  # noqa: RUF012 - read only
-        "frames": Fact(INT, "count", "B-scans of the volume"),
-        "rows": Fact(INT, "count", "pixels into the depth"),
-        "columns": Fact(INT, "count", "pixels along a B-scan"),
-        "frame_mm": Fact(REAL, "mm", "distance of neighbouring B-scans"),
-        "depth_mm": Fact(REAL, "mm", "pixel spacing into the depth"),
-        "lateral_mm": Fact(REAL, "mm", "pixel spacing along a B-scan"),
-        "frames_from": Fact(TEXT, "", "what the distance of B-scans was read from: positions, spacing or thickness"),
+        "frames": Fact(int, "count", "B-scans of the volume"),
+        "rows": Fact(int, "count", "pixels into the depth"),
+        "columns": Fact(int, "count", "pixels along a B-scan"),
+        "frame_mm": Fact(float, "mm", "distance of neighbouring B-scans"),
+        "depth_mm": Fact(float, "mm", "pixel spacing into the depth"),
+        "lateral_mm": Fact(float, "mm", "pixel spacing along a B-scan"),
+        "frames_from": Fact(str, "", "what the distance of B-scans was read from: positions, spacing or thickness"),
         "raster": Fact(
-            BOOL, "", "whether the frames state parallel lines on the fundus; nothing where they state none"
+            bool, "", "whether the frames state parallel lines on the fundus; nothing where they state none"
         ),
-        "laterality": Fact(TEXT, "", "the eye, R or L"),
-        "device": Fact(TEXT, "", "model of the device"),
-        "study_group": Fact(TEXT, "", "class of the participant"),
-        "site": Fact(TEXT, "", "clinical site"),
-        "protocol": Fact(TEXT, "", "protocol of the scan"),
-        "intensity_low": Fact(REAL, "1", "0.1 percentile of the intensities as stored"),
-        "intensity_median": Fact(REAL, "1", "median of the intensities as stored"),
-        "intensity_high": Fact(REAL, "1", "99.9 percentile of the intensities as stored"),
+        "laterality": Fact(str, "", "the eye, R or L"),
+        "device": Fact(str, "", "model of the device"),
+        "study_group": Fact(str, "", "class of the participant"),
+        "site": Fact(str, "", "clinical site"),
+        "protocol": Fact(str, "", "protocol of the scan"),
+        "intensity_low": Fact(float, "1", "0.1 percentile of the intensities as stored"),
+        "intensity_median": Fact(float, "1", "median of the intensities as stored"),
+        "intensity_high": Fact(float, "1", "99.9 percentile of the intensities as stored"),
         "resized_std": Fact(
-            REAL,
+            float,
             "1",
             "standard deviation that the resize left of 1, before the volume was normalised again; low for fine speckle",
         ),
-        "network_mean": Fact(REAL, "1", "mean of the network's input, 0"),
-        "network_std": Fact(REAL, "1", "standard deviation of the network's input, 1"),
+        "network_mean": Fact(float, "1", "mean of the network's input, 0"),
+        "network_std": Fact(float, "1", "standard deviation of the network's input, 1"),
     }
 
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from med_assets.catalog import Case
 from med_assets.preparation.expectations import Expectation, between
@@ -59,6 +58,8 @@ def tables(cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase],
 
 def cohort_table(cases: Sequence[Case], rules: Cohort) -> ReportTable:
     """The labelled scans by split and class beside what a whole cohort has, and by site."""
+    import pandas as pd
+
     labelled = [case for case in cases if case.facts["protocol"] == rules.labelled.protocol]
     counts = Counter((case.split, case.facts["study_group"]) for case in labelled)
     sites = Counter((case.split, case.facts["site"]) for case in labelled)
@@ -75,6 +76,8 @@ def cohort_table(cases: Sequence[Case], rules: Cohort) -> ReportTable:
 
 def shape_table(cases: Sequence[Case]) -> ReportTable:
     """How many volumes of each protocol have which shape and spacing."""
+    import pandas as pd
+
     counts = Counter(
         (
             facts["protocol"],
@@ -115,6 +118,8 @@ def outliers(cases: Sequence[Case]) -> list[dict[str, Any]]:
 
 def outlier_table(cases: Sequence[Case]) -> ReportTable:
     """The outliers for people."""
+    import pandas as pd
+
     text = (
         f"Facts beyond {OUTLIER:g} robust standard deviations from the median of their protocol: look at these volumes."
     )
@@ -125,6 +130,8 @@ def outlier_table(cases: Sequence[Case]) -> ReportTable:
 
 def refused_table(cases: Sequence[Case], refused: Sequence[CaseVersion | PreparedCase]) -> ReportTable:
     """How many cases are in, and why others are not."""
+    import pandas as pd
+
     counted = [("accepted", len(cases)), ("skipped", len(refused))]
     counted += [(f"skipped: {code}", n) for code, n in sorted(Counter(str(row.reason_code) for row in refused).items())]
     return ReportTable(

@@ -1,14 +1,16 @@
 """Scores of one volume's predicted class, and those of a split, which are defined over all its cases at once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from med_assets.metrics.score import PooledScore, Score
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.records import CaseScore, EpochMetric
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ALL = "all"
 BALANCED = "balanced_accuracy"
@@ -49,8 +51,10 @@ def score_case(label: int, logits: np.ndarray, how: str) -> list[Score]:
     return scores
 
 
-def wide(scores: Sequence[CaseScore]) -> pd.DataFrame:
+def wide(scores: Sequence[CaseScore]) -> "pd.DataFrame":
     """Return a row per case: case_id, patient_id, y_true, y_pred (class numbers), and p and logit of each class."""
+    import pandas as pd
+
     cases: dict[str, dict[str, Any]] = {}
     for one in scores:
         if pd.isna(one.value):

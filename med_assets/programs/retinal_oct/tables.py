@@ -1,14 +1,17 @@
 """Tables of the report: the confusion matrix and the scores of each class, by device and site where these differ."""
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from med_assets.program import ReportTable
 from med_assets.programs.retinal_oct.score import CLASS_NAMES, pooled, wide
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.records import CaseScore
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def tables(rows: pd.DataFrame) -> list[ReportTable]:
+
+def tables(rows: "pd.DataFrame") -> list[ReportTable]:
     """All tables of the program, from the scores of one model on one split."""
     scores = [CaseScore.of({str(name): value for name, value in row.items()}) for row in rows.to_dict("records")]
     table = wide(scores)
@@ -17,8 +20,10 @@ def tables(rows: pd.DataFrame) -> list[ReportTable]:
     return [confusion_table(table), class_table(scores, table)]
 
 
-def confusion_table(table: pd.DataFrame) -> ReportTable:
+def confusion_table(table: "pd.DataFrame") -> ReportTable:
     """How often each true class was predicted as which."""
+    import pandas as pd
+
     counts = pd.crosstab(table["y_true"], table["y_pred"]).reindex(
         index=range(len(CLASSES)), columns=range(len(CLASSES)), fill_value=0
     )
@@ -28,8 +33,10 @@ def confusion_table(table: pd.DataFrame) -> ReportTable:
     return ReportTable("Confusion matrix", "Rows are true classes, columns predicted ones.", shown)
 
 
-def class_table(scores: list[CaseScore], table: pd.DataFrame) -> ReportTable:
+def class_table(scores: list[CaseScore], table: "pd.DataFrame") -> ReportTable:
     """F1 and area under the ROC curve of each class and of all, with intervals."""
+    import pandas as pd
+
     found = {(one.metric, one.subject): one for one in pooled(scores)}
 
     def cell(metric: str, subject: str) -> str:

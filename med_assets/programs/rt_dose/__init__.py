@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from med_assets.errors import ConfigurationError
 from med_assets.intake.grouping import Others, Picked, around_series, referring
 from med_assets.metrics.ranges import POSITIVE
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
-REAL, INT, BOOL, TEXT = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 PARTS = {"RTSTRUCT": "no_rtstruct", "RTPLAN": "no_rtplan", "RTDOSE": "no_rtdose"}
 PHANTOM_SHAPE, PHANTOM_MM = (32, 48, 48), (6.0, 6.5, 6.5)
 """Grid of synthetic cases (z, y, x): coarse, so that a small network learns them on a CPU within a minute."""
@@ -106,53 +103,53 @@ class RtDose(Program):
         "volumes of structures of a few voxels are uncertain by as much as a voxel",
     )
     facts = {  # noqa: RUF012 - read only
-        "slices": Fact(INT, "count", "slices of the CT series"),
-        "spacing_z_mm": Fact(REAL, "mm", "distance of neighbouring slice positions"),
-        "spacing_xy_mm": Fact(REAL, "mm", "pixel spacing"),
+        "slices": Fact(int, "count", "slices of the CT series"),
+        "spacing_z_mm": Fact(float, "mm", "distance of neighbouring slice positions"),
+        "spacing_xy_mm": Fact(float, "mm", "pixel spacing"),
         **CT_FACTS,
-        "hu_min": Fact(REAL, "HU", "lowest CT number"),
-        "hu_max": Fact(REAL, "HU", "highest CT number"),
-        "body_ml": Fact(REAL, "ml", "volume of the body, or of the region that may get dose where one was drawn"),
-        "target_ml": Fact(REAL, "ml", "volume of the target with the highest dose"),
-        "structures_present": Fact(INT, "count", "structures of the site that have voxels"),
-        "rois_unmatched": Fact(INT, "count", "ROIs that match no structure of the site"),
-        "structures_missing": Fact(TEXT, "", "structures of the site without voxels"),
-        "structures_expected_missing": Fact(TEXT, "", "of these, those that the site expects of every case"),
+        "hu_min": Fact(float, "HU", "lowest CT number"),
+        "hu_max": Fact(float, "HU", "highest CT number"),
+        "body_ml": Fact(float, "ml", "volume of the body, or of the region that may get dose where one was drawn"),
+        "target_ml": Fact(float, "ml", "volume of the target with the highest dose"),
+        "structures_present": Fact(int, "count", "structures of the site that have voxels"),
+        "rois_unmatched": Fact(int, "count", "ROIs that match no structure of the site"),
+        "structures_missing": Fact(str, "", "structures of the site without voxels"),
+        "structures_expected_missing": Fact(str, "", "of these, those that the site expects of every case"),
         "rois_passed_over": Fact(
-            TEXT, "", "ROIs that fit a structure beside the one that was preferred, by number", of_one_case=True
+            str, "", "ROIs that fit a structure beside the one that was preferred, by number", of_one_case=True
         ),
         "structures_excluded": Fact(
-            TEXT, "", "structures that are drawn and can't be used, with the reason", of_one_case=True
+            str, "", "structures that are drawn and can't be used, with the reason", of_one_case=True
         ),
         "contours_left_out": Fact(
-            INT, "count", "contour items that enclose nothing, such as points, lines and empty ones"
+            int, "count", "contour items that enclose nothing, such as points, lines and empty ones"
         ),
         "contour_overlaps": Fact(
-            INT, "count", "contours that overlap others of their ROI without nesting; they are united"
+            int, "count", "contours that overlap others of their ROI without nesting; they are united"
         ),
-        "contour_outside_share": Fact(REAL, "1", "largest share of an ROI's area that lies beyond the CT and is cut"),
+        "contour_outside_share": Fact(float, "1", "largest share of an ROI's area that lies beyond the CT and is cut"),
         "contour_volume_ratios": Fact(
-            TEXT, "", "volume of voxels / that of contours, of each structure", of_one_case=True
+            str, "", "volume of voxels / that of contours, of each structure", of_one_case=True
         ),
         "contour_volumes_off": Fact(
-            TEXT, "", "structures whose two volumes differ by more than voxels and slices explain", of_one_case=True
+            str, "", "structures whose two volumes differ by more than voxels and slices explain", of_one_case=True
         ),
         "rois_unusable": Fact(
-            TEXT, "", "ROIs whose contours can't be assigned, by number, with the reason", of_one_case=True
+            str, "", "ROIs whose contours can't be assigned, by number, with the reason", of_one_case=True
         ),
         "dose_coverage": Fact(
-            REAL, "1", "share of the body that the dose grid covers; elsewhere no dose was calculated"
+            float, "1", "share of the body that the dose grid covers; elsewhere no dose was calculated"
         ),
-        "prescription_gy": Fact(REAL, "Gy", "prescription used for normalising"),
-        "prescription_in_plan": Fact(BOOL, "", "whether the plan states it (else the site's default)"),
-        "fractions": Fact(INT, "count", "fractions planned"),
-        "dose_max_gy": Fact(REAL, "Gy", "highest dose"),
-        "dose_max_ratio": Fact(REAL, "1", "highest dose / prescription"),
-        "target_mean_ratio": Fact(REAL, "1", "mean dose of the main target / prescription"),
-        "target_d95_gy": Fact(REAL, "Gy", "dose that 95% of the main target gets at least"),
-        "target_d95_ratio": Fact(REAL, "1", "that dose / prescription"),
-        "dose_outside_ratio": Fact(REAL, "1", "mean dose in the body outside targets / mean dose of the main target"),
-        "sdf_sign_agreement": Fact(REAL, "1", "least share of voxels whose signed distance agrees with the mask"),
+        "prescription_gy": Fact(float, "Gy", "prescription used for normalising"),
+        "prescription_in_plan": Fact(bool, "", "whether the plan states it (else the site's default)"),
+        "fractions": Fact(int, "count", "fractions planned"),
+        "dose_max_gy": Fact(float, "Gy", "highest dose"),
+        "dose_max_ratio": Fact(float, "1", "highest dose / prescription"),
+        "target_mean_ratio": Fact(float, "1", "mean dose of the main target / prescription"),
+        "target_d95_gy": Fact(float, "Gy", "dose that 95% of the main target gets at least"),
+        "target_d95_ratio": Fact(float, "1", "that dose / prescription"),
+        "dose_outside_ratio": Fact(float, "1", "mean dose in the body outside targets / mean dose of the main target"),
+        "sdf_sign_agreement": Fact(float, "1", "least share of voxels whose signed distance agrees with the mask"),
     }
 
     def site(self, ws: "Settings") -> Site:

@@ -14,11 +14,12 @@ from math import ceil, cos, hypot, radians, sin
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage, sparse
 
 from med_assets.metrics.boxes import box_of
 
 if TYPE_CHECKING:
+    from scipy import sparse
+
     from med_assets.programs.rt_dose.site import BeamPlan
 
 CHANNELS = ("open", "planned")
@@ -47,7 +48,7 @@ class _Beam:
     Doses are (y * x, z): what is done to all slices alike then runs along memory.
     """
 
-    spread: sparse.csr_matrix
+    spread: "sparse.csr_matrix"
     """(y * x, u): linear interpolation of the fluence at the lateral place of each voxel."""
     received: np.ndarray
     """(y * x, z): dose of a voxel for a fluence of one."""
@@ -144,6 +145,8 @@ def _blocks(volume: np.ndarray, blocks: Sequence[int]) -> np.ndarray:
 
 def _fine(volume: np.ndarray, blocks: Sequence[int], shape: Sequence[int]) -> np.ndarray:
     """The inverse of `_blocks` by linear interpolation between the centres of the blocks."""
+    from scipy import ndimage
+
     if all(block == 1 for block in blocks):
         return volume
     scale = [1 / block for block in blocks]
@@ -155,6 +158,8 @@ def _fine(volume: np.ndarray, blocks: Sequence[int], shape: Sequence[int]) -> np
 
 def _beam(angle_deg: float, density: np.ndarray, wanted: np.ndarray, steps: Sequence[float]) -> _Beam:
     """The beam from a gantry angle; the volumes are (y, x, z), `steps` the sizes of voxels (z, y, x) in mm."""
+    from scipy import sparse
+
     ny, nx, nz = density.shape
     step = min(steps[1:])
     side = ceil(hypot(ny * steps[1], nx * steps[2]) / step) + 2
@@ -202,6 +207,8 @@ def _optimised(
     steps: Sequence[float],
     settings: "BeamPlan",
 ) -> list[np.ndarray]:
+    from scipy import ndimage
+
     shape = density.shape
     density, levels = (np.ascontiguousarray(one.transpose(1, 2, 0)) for one in (density, wanted))
     beams = [_beam(angle, density, levels, steps) for angle in settings.gantry_deg]

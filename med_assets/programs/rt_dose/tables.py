@@ -1,16 +1,21 @@
 """Tables of the report: clinical limits, DVH errors and gamma rates of one model over the cases of one split."""
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from med_assets.metrics.bootstrap import SEED, mean_with_interval
 from med_assets.program import ReportTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN_DVH = ("D99", "D95", "D1", "Dmean", "D0.1cc")
 """DVH criteria of the table; all others are in the folded table of all scores and in the lake."""
 
 
-def limits(rows: pd.DataFrame) -> ReportTable:
+def limits(rows: "pd.DataFrame") -> ReportTable:
     """How many planned and predicted doses keep each clinical limit of the site."""
+    import pandas as pd
+
     found = rows[rows["metric"].str.startswith("limit_")]
     table = [
         {
@@ -27,18 +32,20 @@ def limits(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Clinical limits", text, pd.DataFrame(table, columns=columns))
 
 
-def _kept(verdicts: pd.Series) -> str:
+def _kept(verdicts: "pd.Series") -> str:
     defined = verdicts.dropna()
     return f"{int(defined.astype(bool).sum())} of {len(defined)}"
 
 
-def _same(group: pd.DataFrame) -> pd.Series:
+def _same(group: "pd.DataFrame") -> "pd.Series":
     both = group.dropna(subset=["passed", "passed_truth"])
     return both["passed"].astype(bool) == both["passed_truth"].astype(bool)
 
 
-def dvh_errors(rows: pd.DataFrame) -> ReportTable:
+def dvh_errors(rows: "pd.DataFrame") -> ReportTable:
     """Mean of predicted minus planned, with its interval, by structure and criterion."""
+    import pandas as pd
+
     found = rows[rows["metric"].isin([f"dvh_{name}" for name in SHOWN_DVH])]
     table: dict[str, dict[str, str]] = {}
     for (metric, subject), group in found.groupby(["metric", "subject"], sort=False):
@@ -53,8 +60,10 @@ def dvh_errors(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("DVH errors", text, pd.DataFrame(list(table.values()), columns=columns).fillna(""))
 
 
-def gamma_rates(rows: pd.DataFrame) -> ReportTable:
+def gamma_rates(rows: "pd.DataFrame") -> ReportTable:
     """Mean gamma passing rate by criterion and region, with its interval."""
+    import pandas as pd
+
     found = rows[rows["metric"].str.startswith("gamma_")]
     table = [
         {"criterion": str(metric), "region": str(subject), "cases": int(group["value"].notna().sum())}
@@ -66,7 +75,9 @@ def gamma_rates(rows: pd.DataFrame) -> ReportTable:
     return ReportTable("Gamma", text, pd.DataFrame(table, columns=["criterion", "region", "cases", "passing, %"]))
 
 
-def with_interval(group: pd.DataFrame) -> str:
+def with_interval(group: "pd.DataFrame") -> str:
+    import pandas as pd
+
     values = [None if pd.isna(value) else float(value) for value in group["value"]]
     found = mean_with_interval(values, SEED, groups=list(group["patient_id"]))
     if found.mean is None:

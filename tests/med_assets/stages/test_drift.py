@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from med_assets import program
@@ -134,7 +133,7 @@ def test_only_words_that_many_cases_share_are_compared() -> None:
         f"{name}.{fact}"
         for name in program.registered()
         for fact, spec in program.get(name).facts.items()
-        if pa.types.is_string(spec.type) and not spec.of_one_case
+        if spec.type is str and not spec.of_one_case
     }
     assert compared == {
         "breast_us.label",
