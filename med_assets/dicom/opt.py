@@ -96,7 +96,9 @@ def read_opt(ds: Dataset) -> Tomogram:
     raster = _is_raster(per_frame)
     if raster is False:
         raise CaseRejected("not_raster", "Expected parallel B-scans; got a ring or radial scan. Send the raster scan.")
-    array = decoded(ds, (frames, rows, columns))[order].astype(np.float32)
+    stored, array = decoded(ds, (frames, rows, columns)), np.empty((frames, rows, columns), np.float32)
+    for frame, index in enumerate(order):
+        array[frame] = stored[index]
     side = text(ds, "ImageLaterality") or next(
         (text(one, "FrameLaterality") for one in _in(shared[0], "FrameAnatomy")), ""
     )

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from med_assets.metrics.boxes import box_of
+
 AS_DRAWN = "as drawn"
 
 GAIN = 0.1
@@ -19,22 +21,36 @@ def contrast_hu(hu: np.ndarray, mask: np.ndarray) -> float | None:
 
     None where the mask is empty or has no shell.
     """
+    box = box_of(mask)
+    return None if box is None else _contrast_in_box(hu, mask[box], box)
+
+
+def _contrast_in_box(hu: np.ndarray, inside: np.ndarray, box: tuple[slice, ...]) -> float | None:
+    """`contrast_hu` of a mask that is nowhere but within a box of the image, where it is `inside`."""
     from scipy.ndimage import binary_dilation
 
-    if not mask.any():
+    if not inside.any():
         return None
-    places = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    box = tuple(slice(max(int(one[0]) - 1, 0), int(one[-1]) + 2) for one in places)
-    inside, values = mask[box], hu[box]
+    sides = zip(box, hu.shape, strict=True)
+    around = tuple(slice(max(side.start - 1, 0), min(side.stop + 1, size)) for side, size in sides)
+    more = [(side.start - wide.start, wide.stop - side.stop) for side, wide in zip(box, around, strict=True)]
+    inside, values = np.pad(inside, more), hu[around]
     shell = binary_dilation(inside, np.ones((3, 3, 3))) & ~inside
     return abs(float(values[inside].mean()) - float(values[shell].mean())) if shell.any() else None
 
 
-def _moved(mask: np.ndarray, step: int) -> np.ndarray:
-    """The mask moved by a number of slices; what leaves the image is cut."""
-    moved = np.zeros_like(mask)
-    moved[max(step, 0) : mask.shape[0] + min(step, 0)] = mask[max(-step, 0) : mask.shape[0] + min(-step, 0)]
-    return moved
+def _contrast_moved(hu: np.ndarray, inside: np.ndarray, box: tuple[slice, ...], step: int) -> float:
+    """The contrast of the mask moved by a number of slices; what leaves the image is cut. 0 where there is none."""
+    first = box[0].start + step
+    low, high = max(first, 0), max(0, min(box[0].stop + step, len(hu)))
+    return _contrast_in_box(hu, inside[low - first : high - first], (slice(low, high), *box[1:])) or 0.0
+
+
+def _contrast_mirrored(hu: np.ndarray, inside: np.ndarray, box: tuple[slice, ...], axis: int) -> float:
+    """The contrast of the mask mirrored in the image along an axis; 0 where there is none."""
+    sides, size = list(box), hu.shape[axis]
+    sides[axis] = slice(size - box[axis].stop, size - box[axis].start)
+    return _contrast_in_box(hu, np.flip(inside, axis), tuple(sides)) or 0.0
 
 
 def better_place(hu: np.ndarray, mask: np.ndarray) -> str | None:
@@ -43,16 +59,18 @@ def better_place(hu: np.ndarray, mask: np.ndarray) -> str | None:
     A right label has its edge on an edge of the image. One that is a slice off has more contrast a slice on and less a slice
     back, while one that is too narrow or too wide has as much on both sides; a mirrored one has hardly any.
     """
-    drawn = contrast_hu(hu, mask)
-    if drawn is None:
+    box = box_of(mask)
+    drawn = None if box is None else _contrast_in_box(hu, mask[box], box)
+    if box is None or drawn is None:
         return None
-    higher, lower = (contrast_hu(hu, _moved(mask, step)) or 0.0 for step in (1, -1))
+    inside = mask[box]
+    higher, lower = (_contrast_moved(hu, inside, box, step) for step in (1, -1))
     found = [(higher, lower, "one slice higher"), (lower, higher, "one slice lower")]
     for value, back, name in found:
         if back < drawn and value > drawn + max(GAIN * drawn, LEAST_GAIN_HU):
             return name
     for axis, name in enumerate(("mirrored head to feet", "mirrored front to back", "mirrored left to right")):
-        value = contrast_hu(hu, np.flip(mask, axis)) or 0.0
+        value = _contrast_mirrored(hu, inside, box, axis)
         if value > max(MIRRORED_GAIN * drawn, drawn + LEAST_GAIN_HU):
             return name
     return AS_DRAWN

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from med_assets.errors import CaseRejected
+from med_assets.metrics.boxes import box_of
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.lung_ct import labels, transforms
 from med_assets.programs.lung_ct.alignment import better_place, contrast_hu
@@ -46,7 +47,7 @@ class Source:
 
     def label(self, voxel_ml: float) -> SourceLabel:
         """What is kept of it beside its voxels."""
-        voxels = int(self.mask.sum())
+        voxels = int(np.count_nonzero(self.mask))
         return SourceLabel(self.value, self.name, self.concept, self.class_id, voxels, voxels * voxel_ml)
 
 
@@ -137,7 +138,11 @@ def overlay(sources: Sequence[Source], shape: tuple[int, ...]) -> tuple[np.ndarr
     indices = np.zeros(shape, np.int16)
     combinations: list[tuple[int, ...]] = [()]
     for one in sorted(sources, key=lambda one: one.value):
-        before, of = np.unique(indices[one.mask], return_inverse=True)
+        box = box_of(one.mask)
+        if box is None:
+            continue
+        here, mask = indices[box], one.mask[box]
+        before, of = np.unique(here[mask], return_inverse=True)
         if len(combinations) + len(before) > INT16.max:
             raise CaseRejected(
                 "too_many_labels",
@@ -145,8 +150,16 @@ def overlay(sources: Sequence[Source], shape: tuple[int, ...]) -> tuple[np.ndarr
             )
         after = np.arange(len(combinations), len(combinations) + len(before), dtype=np.int16)
         combinations += [(*combinations[index], one.value) for index in before.tolist()]
-        indices[one.mask] = after[of]
+        here[mask] = after[of]
     return indices, combinations
+
+
+def _by_plane(values: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Return `values[indices]` of indices (z, y, x), a plane at a time, which stays in the processor's cache."""
+    found = np.empty(indices.shape, values.dtype)
+    for into, plane in zip(found, indices, strict=True):
+        into[:] = values[plane]
+    return found
 
 
 def classes_of(
@@ -197,14 +210,14 @@ def prepare_case(
     """
     from med_assets.dicom.discover import describe
     from med_assets.dicom.enhanced import first_frame
-    from med_assets.dicom.geometry import read_ct_series
+    from med_assets.dicom.geometry import read_ct_series, whole_hu
     from med_assets.dicom.objects import is_synthetic, stored
 
     files = stored(raw)
     label = next((one for kind in ("SEG", "RTSTRUCT") for one in files.get(kind, ())), None)
     ct = read_ct_series(files["CT"], describe(label).referenced_sops if label else (), tilt, label)
-    hu = np.clip(np.rint(ct.array), INT16.min, INT16.max).astype(np.int16)
-    if not (hu > 0).any():
+    hu = whole_hu(ct.array)
+    if hu.max() <= 0:
         raise CaseRejected(
             "no_tissue",
             f"expected a CT in HU with tissue above 0, got at most {hu.max()} HU; check rescale and modality",
@@ -260,15 +273,19 @@ def _truth(
     sources, voxel_ml = read.sources, float(np.prod(ct.geometry.spacing_mm)) / 1000
     indices, combinations = overlay(sources, hu.shape)
     classes, conflicts = classes_of(combinations, sources, target)
-    truth, overlap = classes[indices], int(conflicts[indices].sum())
+    truth = _by_plane(classes, indices)
+    overlap = int(np.count_nonzero(_by_plane(conflicts, indices))) if conflicts.any() else 0
     image, seen = transforms.forward_pair(hu, indices, ct.geometry, spacing_mm)
     at_network = seen[0].numpy()
     arrays |= {"truth": truth, "image": image[0].numpy(), "label": classes[at_network], "sources": at_network}
-    present = [int(value) for value in np.unique(truth) if value not in (BACKGROUND, labels.UNLABELLED)]
+    usual = (BACKGROUND, labels.UNLABELLED)
+    present = [int(value) for value in np.unique(classes) if value not in usual and (truth == value).any()]
     names = {str(value): labels.name_of(value) for value in present}
     kept = [asdict(one.label(voxel_ml)) for one in sorted(sources, key=lambda one: one.value)]
     write_json(out / TRUTH, {"names": names, "labels": kept, "combinations": combinations})
     wanted = truth == target
+    box = box_of(wanted) or (slice(0, 0),) * wanted.ndim
+    found = wanted[box]
     return {
         "label_kind": read.kind,
         "label_drift_mm": read.drift_mm,
@@ -277,10 +294,10 @@ def _truth(
         "labels_without_class": sum(one.class_id is None for one in sources),
         "classes": len(present),
         "overlap_voxels": overlap,
-        "target_present": bool(wanted.any()),
-        "target_ml": float(wanted.sum()) * voxel_ml,
-        "target_components": int(components(wanted, np.ones((3, 3, 3)))[1]),
-        "target_hu_median": float(np.median(hu[wanted])) if wanted.any() else None,
+        "target_present": bool(found.any()),
+        "target_ml": float(np.count_nonzero(found)) * voxel_ml,
+        "target_components": int(components(found, np.ones((3, 3, 3)))[1]) if found.size else 0,
+        "target_hu_median": float(np.median(hu[box][found])) if found.size else None,
         "target_contrast_hu": contrast_hu(hu, wanted),
         "target_better_at": better_place(hu, wanted),
         "target_network_voxels": int((arrays["label"] == target).sum()),

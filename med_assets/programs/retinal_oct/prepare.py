@@ -1,5 +1,6 @@
 """One OPT volume from de-identified DICOM to what the network sees, and its facts."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,18 +56,18 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
     (ds,) = stored(raw)["OPT"]
     labels, scan = read_labels(ds), read_opt(ds)
     try:
-        image, resized_std = network_input(scan.array, size)
+        seen = network_input(scan.array, size)
     except ValueError as error:
         raise CaseRejected("no_contrast", f"{error}; send a volume that shows a retina") from error
     middle = scan.array[scan.array.shape[0] // 2]
     low, high = np.percentile(middle, SHOWN)
-    np.save(out / "image.npy", image)
+    np.save(out / "image.npy", seen.image)
     np.save(out / "bscan.npy", (np.clip((middle - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8))
     place = {"case_id": case_id, "laterality": scan.laterality, "spacing_mm": list(scan.spacing_mm)}
     write_json(out / "case.json", {**place, "protocol": labels["protocol"], "synthetic": is_synthetic(ds)})
     if labels["study_group"]:
         write_json(out / TRUTH, {"study_group": labels["study_group"], "site": labels["site"]})
-    ends = np.percentile(scan.array, (0.1, 50, 99.9))
+    ends = percentiles(scan.array, (0.1, 50, 99.9))
     return {
         "frames": scan.array.shape[0],
         "rows": scan.array.shape[1],
@@ -81,10 +82,34 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
         "protocol": labels["protocol"],
         "site": labels["site"] or None,
         "study_group": labels["study_group"] or None,
-        "intensity_low": float(ends[0]),
-        "intensity_median": float(ends[1]),
-        "intensity_high": float(ends[2]),
-        "resized_std": resized_std,
-        "network_mean": float(image.mean(dtype=np.float64)),
-        "network_std": float(image.std(dtype=np.float64)),
+        "intensity_low": ends[0],
+        "intensity_median": ends[1],
+        "intensity_high": ends[2],
+        "resized_std": seen.resized_std,
+        "network_mean": seen.mean,
+        "network_std": seen.std,
     }
+
+
+def percentiles(volume: np.ndarray, percents: Sequence[float]) -> list[float]:
+    """Return `numpy.percentile` of a volume of whole numbers, by counting them: what scanners store has at most 65,536 values.
+
+    Other volumes are sorted.
+    """
+    low, high = float(volume.min()), float(volume.max())
+    if high - low > np.iinfo(np.uint16).max or not all((frame == np.rint(frame)).all() for frame in volume):
+        return [float(value) for value in np.percentile(volume, percents)]
+    counts = np.zeros(int(high - low) + 1, np.int64)
+    for frame in volume:
+        counts += np.bincount((frame - low).astype(np.int64).ravel(), minlength=len(counts))
+    upto, found = np.cumsum(counts), []
+    for percent in percents:
+        at = (volume.size - 1) * (percent / 100)
+        rank = math.floor(at)
+        below, above = (
+            low + float(np.searchsorted(upto, min(place, volume.size - 1), side="right")) for place in (rank, rank + 1)
+        )
+        share = at - rank
+        # As numpy interpolates: from the nearer of the two.
+        found.append(below + (above - below) * share if share < 0.5 else above - (above - below) * (1 - share))
+    return found

@@ -4,7 +4,7 @@ A checkpoint is worth only what its inputs have in common with those that it was
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,19 @@ TOLERANCE = 1e-3
 """Largest distance of a network input's mean from 0 and of its standard deviation from 1."""
 
 
-def network_input(volume: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, float]:
-    """Return a volume (frame, depth, lateral) as the network sees it, float32 of `size`, and its standard deviation before the last step.
+class NetworkInput(NamedTuple):
+    """A volume as the network sees it, float32 (frame, depth, lateral), its standard deviation before the last step, mean and
+    standard deviation.
+    """
+
+    image: np.ndarray
+    resized_std: float
+    mean: float
+    std: float
+
+
+def network_input(volume: np.ndarray, size: Sequence[int]) -> NetworkInput:
+    """Return a volume (frame, depth, lateral) as the network sees it, of `size`.
 
     First (v - mean) / standard deviation over the whole volume, then trilinear interpolation, voxel edges aligned, then the
     first step again, as the reader of the release, MONAI's Resized and its NormalizeIntensityd. Interpolation averages speckle:
@@ -30,25 +41,24 @@ def network_input(volume: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, 
     """
     import torch
 
-    values = _normalised(torch.from_numpy(np.array(volume, dtype=np.float32)))[0]
+    values = _normalised(torch.from_numpy(np.asarray(volume, dtype=np.float32)))[0]
     resized = torch.nn.functional.interpolate(values[None, None], tuple(size), mode="trilinear", align_corners=False)
     found, deviation = _normalised(resized[0, 0])
     image = np.asarray(found.numpy())
-    check_input(image)
-    return image, deviation
+    return NetworkInput(image, deviation, *check_input(image))
 
 
 def _normalised(values: "torch.Tensor") -> "tuple[torch.Tensor, float]":
     """Values less their mean, over their population standard deviation, which is returned too; both in double precision."""
-    exact = values.double()
+    exact = values.double()  # a copy, which the rest changes in place: volumes are large
     mean, deviation = exact.mean(), float(exact.std(correction=0))
     if not 0 < deviation < float("inf"):
         raise ValueError(f"expected a volume with contrast, got a standard deviation of {deviation:g}")
-    return ((exact - mean) / deviation).float(), deviation
+    return exact.sub_(mean).div_(deviation).float(), deviation
 
 
-def check_input(image: np.ndarray) -> None:
-    """Raise ArtifactCorrupt unless a network input has mean 0 and standard deviation 1, both within TOLERANCE."""
+def check_input(image: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of a network input; raises ArtifactCorrupt unless they are 0 and 1 within TOLERANCE."""
     mean = float(image.mean(dtype=np.float64))
     deviation = float(image.std(dtype=np.float64))
     if not (abs(mean) <= TOLERANCE and abs(deviation - 1) <= TOLERANCE):
@@ -56,3 +66,4 @@ def check_input(image: np.ndarray) -> None:
             f"expected a network input of mean 0 and standard deviation 1, each within {TOLERANCE:g}, got {mean:.4f} and "
             f"{deviation:.4f}; it was prepared by another version: prepare the case again"
         )
+    return mean, deviation

@@ -13,6 +13,7 @@ from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.export import write_prediction
 from med_assets.programs.retinal_oct.lit import task
 from med_assets.programs.retinal_oct.network import Classifier, build_encoder
+from med_assets.programs.retinal_oct.prepare import percentiles
 from med_assets.programs.retinal_oct.prepared import PreparedCase
 from med_assets.programs.retinal_oct.scorer import PREDICTION, load_predictor
 from med_assets.programs.retinal_oct.transforms import TOLERANCE, check_input, network_input
@@ -34,7 +35,7 @@ def speckle(looks: int) -> np.ndarray:
 
 @pytest.mark.parametrize("looks", [1, 4, 16])
 def test_speckle_that_a_resize_averages_leaves_mean_0_and_deviation_1(looks: int) -> None:
-    image, resized_std = network_input(speckle(looks), (16, 64, 64))
+    image, resized_std = network_input(speckle(looks), (16, 64, 64))[:2]
     assert image.dtype == np.float32
     assert image.mean(dtype=float) == pytest.approx(0, abs=TOLERANCE)
     assert image.std(dtype=float) == pytest.approx(1, abs=TOLERANCE)
@@ -56,8 +57,8 @@ def test_contrast_that_the_resize_loses_is_none() -> None:
 
 def test_offset_and_unit_of_the_device_do_not_matter() -> None:
     volume = speckle(4)
-    first, _ = network_input(volume, (8, 32, 32))
-    other, _ = network_input(volume * 200 + 40_000, (8, 32, 32))
+    first = network_input(volume, (8, 32, 32)).image
+    other = network_input(volume * 200 + 40_000, (8, 32, 32)).image
     np.testing.assert_allclose(first, other, atol=2e-3)
 
 
@@ -114,3 +115,18 @@ def test_a_checkpoint_of_inputs_before_this_scale_is_refused_with_the_reason(tmp
     assert before.hash() != experiment.hash()
     assert "before_resize" in str(experiment.objection_to(before))
     assert experiment.objection_to(experiment) is None
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "negative", "fractions", "wide", "two"])
+def test_percentiles_are_those_of_numpy_to_the_last_bit(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    volume = {
+        "uint8": rng.integers(0, 256, (6, 31, 17)),
+        "uint16": rng.gamma(2, 9000, (5, 40, 33)).clip(0, 65_535).round(),
+        "negative": rng.integers(-400, 3000, (4, 9, 11)),
+        "fractions": rng.uniform(0, 255, (4, 9, 11)),
+        "wide": rng.integers(0, 10**6, (4, 9, 11)),
+        "two": np.array([[[0, 255]]]),
+    }[kind].astype(np.float32)
+    percents = (0, 0.1, 33.3, 50, 75, 99.9, 100)
+    assert percentiles(volume, percents) == [float(value) for value in np.percentile(volume, percents)]
