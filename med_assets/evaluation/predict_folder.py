@@ -126,7 +126,7 @@ def _predicted(
         with Readers(ws) as readers:
             readers.prepare(Preparation(ws, program_name, case_id, case.folder, prepared))
         facts = {"case_id": case_id} | read_json(prepared / FACTS_FILE)
-        audit = audited(ws, program_name, [facts], labelled=False).get(case_id, Audited())
+        audit = audited(ws, program_name, [facts], unlabelled={case_id}).get(case_id, Audited())
         if audit.errors:
             return Outcome(case_id, "; ".join(audit.errors))
         predictor.predict(prepared, predicted)

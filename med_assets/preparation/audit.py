@@ -3,7 +3,7 @@
 It reads facts and infers nothing from pixels, so that changed expectations or limits audit again and prepare nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +17,9 @@ from med_assets.records import USABLE, BatchAudit, PreparedCase, Status
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.versions import part_of, version_of, versioned
+
+KNOWN = "ExpectColumnValuesToNotBeNull"
+"""The kind of expectation that is asked of labelled cases alone: facts of a label are not known of others."""
 
 
 class AuditPolicy(BaseModel):
@@ -45,11 +48,6 @@ def expectations_of(ws: Settings, program_name: str) -> list[Expectation]:
     return [*program.get(program_name).expectations(ws), LOSSLESS]
 
 
-def suite(ws: Settings, program_name: str, *, labelled: bool) -> list[Expectation]:
-    """What the facts of a case are held against; that a fact is known at all is asked of labelled cases alone."""
-    return [one for one in expectations_of(ws, program_name) if labelled or one.kind != "ExpectColumnValuesToNotBeNull"]
-
-
 @dataclass(frozen=True)
 class Audited:
     """What the facts of one case fail of the audit, as "expected ..., got FACT = VALUE": errors, and warnings."""
@@ -59,18 +57,23 @@ class Audited:
 
 
 def audited(
-    ws: Settings, program_name: str, facts: Sequence[Mapping[str, Any]], *, labelled: bool
+    ws: Settings, program_name: str, facts: Sequence[Mapping[str, Any]], unlabelled: Container[str] = ()
 ) -> dict[str, Audited]:
-    """Hold the facts of cases, with the id of each as `case_id`, against the audit; the cases that fail any of it, by id."""
+    """Hold the facts of cases, with the id of each as `case_id`, against the audit; the cases that fail any of it, by id.
+
+    That a fact is known at all is not asked of the cases that are `unlabelled`.
+    """
     import pandas as pd
 
     specs = program.get(program_name).facts
     frame = pd.DataFrame([dict(row) for row in facts], columns=[INDEX, *specs])
     of_case = {row[INDEX]: row for row in facts}
     found: dict[str, Audited] = {}
-    for outcome in run_suite(frame, suite(ws, program_name, labelled=labelled)).results:
+    for outcome in run_suite(frame, expectations_of(ws, program_name)).results:
         expectation, column = outcome.expectation, outcome.expectation.column
         for case_id in outcome.failing:
+            if expectation.kind == KNOWN and case_id in unlabelled:
+                continue
             value = specs[column].written(of_case[case_id].get(column))
             text, before = f"expected {expectation.meaning}, got {column} = {value}", found.get(case_id, Audited())
             found[case_id] = (
@@ -86,11 +89,9 @@ def audit_cases(
     ws: Settings, program_name: str, cases: Sequence[PreparedCase], facts: Mapping[str, Mapping[str, FactValue]]
 ) -> list[PreparedCase]:
     """The cases, those quarantined whose facts fail an expectation of severity error, and the others with their warnings."""
-    found: dict[str, Audited] = {}
-    for status in USABLE:
-        measured = [{"case_id": case.case_id, **facts[case.case_id]} for case in cases if case.status == status]
-        if measured:
-            found |= audited(ws, program_name, measured, labelled=status == Status.OK)
+    measured = [{INDEX: case.case_id, **facts[case.case_id]} for case in cases if case.status in USABLE]
+    unlabelled = {case.case_id for case in cases if case.status == Status.TO_PREDICT}
+    found = audited(ws, program_name, measured, unlabelled) if measured else {}
     out = []
     for case in cases:
         failed = found.get(case.case_id) if case.status in USABLE else None

@@ -20,6 +20,9 @@ Severity = Literal["error", "warn"]
 INDEX = "case_id"
 """Column that names the case of a row."""
 
+PLACE = "place"
+"""Where the number of an expectation in its suite is kept in Great Expectations' own."""
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -108,8 +111,10 @@ def run_suite(facts: "pd.DataFrame", expectations: Sequence[Expectation]) -> Aud
         return AuditResult(True, tuple(Result(e, True, "", len(facts), ()) for e in expectations))
     table = facts.reset_index(drop=True)
     with _quiet_context() as context:
-        batch = _batch(context, table)
-        results = tuple(_run(batch, table, expectation) for expectation in expectations)
+        outcomes = _validated(context, table, expectations)
+    results = tuple(
+        _result(expectation, table, outcome) for expectation, outcome in zip(expectations, outcomes, strict=True)
+    )
     return AuditResult(all(r.passed or r.expectation.severity == "warn" for r in results), results)
 
 
@@ -148,19 +153,24 @@ def _quiet_context() -> Iterator[Any]:
             logger.setLevel(level)
 
 
-def _batch(context: Any, table: "pd.DataFrame") -> Any:
+def _validated(context: Any, table: "pd.DataFrame", expectations: Sequence[Expectation]) -> list[Any]:
+    """The outcome of each expectation, in their order; one validation of the whole suite shares what they measure."""
+    import great_expectations as gx
+
     definition = (
         context.data_sources.add_pandas("facts")
         .add_dataframe_asset("facts")
         .add_batch_definition_whole_dataframe("all")
     )
-    return definition.get_batch({"dataframe": table})
-
-
-def _run(batch: Any, table: "pd.DataFrame", expectation: Expectation) -> Result:
-    outcome = batch.validate(
-        _build(expectation), result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
+    suite = gx.ExpectationSuite("audit", expectations=[_build(one, place) for place, one in enumerate(expectations)])
+    found = definition.get_batch({"dataframe": table}).validate(
+        suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
     )
+    # Those that raise come first.
+    return sorted(found.results, key=lambda outcome: outcome.expectation_config.meta[PLACE])
+
+
+def _result(expectation: Expectation, table: "pd.DataFrame", outcome: Any) -> Result:
     raised = [info["exception_message"] for info in _exceptions(outcome.exception_info)]
     if raised:
         raise ConfigurationError(f"{expectation.name} can't be evaluated on these facts: {raised[0]}")
@@ -175,7 +185,7 @@ def _run(batch: Any, table: "pd.DataFrame", expectation: Expectation) -> Result:
     return Result(expectation, bool(outcome.success), str(observed), len(table), failing)
 
 
-def _build(expectation: Expectation) -> Any:
+def _build(expectation: Expectation, place: int) -> Any:
     import great_expectations as gx
 
     kind = getattr(gx.expectations, expectation.kind, None)
@@ -184,7 +194,7 @@ def _build(expectation: Expectation) -> Any:
             f"expected a Great Expectations class such as ExpectColumnValuesToBeBetween, got {expectation.kind!r}"
         )
     try:
-        return kind(column=expectation.column, **expectation.kwargs)
+        return kind(column=expectation.column, meta={PLACE: place}, **expectation.kwargs)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{expectation.name} has arguments that its kind does not take: {error}") from error
 

@@ -17,7 +17,7 @@ from med_assets.cli.explain import explain_case
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import load
 from med_assets.intake import reader
-from med_assets.preparation.audit import suite
+from med_assets.preparation.audit import expectations_of
 from med_assets.preparation.expectations import run_suite
 from med_assets.programs.rt_dose.losses import DoseLoss
 from med_assets.programs.rt_dose.patches import cut
@@ -55,7 +55,7 @@ def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..
 def warnings_of(ws: Workspace) -> dict[str, str]:
     """Facts of the only case that an audit expectation warns of, with their values."""
     table = ws.lake.read(program.fact_table(P), P)
-    found = run_suite(table, suite(ws, P, labelled=True))
+    found = run_suite(table, expectations_of(ws, P))
     failed = [one.expectation.column for one in found.results if not one.passed]
     return {column: table[column].iloc[0] for column in failed}
 

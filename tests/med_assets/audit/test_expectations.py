@@ -4,13 +4,17 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from med_assets.errors import ConfigurationError
+from med_assets.preparation.audit import KNOWN, audited, expectations_of
 from med_assets.preparation.expectations import Expectation, run_suite
+from med_assets.settings import Workspace
 
 FACTS = pd.DataFrame(
     {
@@ -95,3 +99,53 @@ def test_a_suite_runs_without_touching_the_network(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert run_suite(FACTS, [IN_RANGE]).failing_cases() == ("b2",)
     assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
+
+
+def test_a_suite_is_validated_once_and_what_fails_or_repeats_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    from great_expectations.validator.validator import Validator
+
+    runs = []
+    validate = Validator.graph_validate
+
+    def counted(self: Validator, *given: Any, **named: Any) -> Any:
+        runs.append(len(named.get("configurations") or given[0]))
+        return validate(self, *given, **named)
+
+    monkeypatch.setattr(Validator, "graph_validate", counted)
+    sites = Expectation("site", "ExpectColumnValuesToBeInSet", {"value_set": ["prostate", "brain"]})
+    mean = Expectation("slices", "ExpectColumnMeanToBeBetween", {"min_value": 100})
+    asked = [IN_RANGE, sites, mean, replace(IN_RANGE, severity="warn"), IN_RANGE]
+    audit = run_suite(FACTS, asked)
+    assert runs == [5]
+    assert [one.expectation for one in audit.results] == asked
+    assert [one.failing for one in audit.results] == [("b2",), (), ("a1", "b2", "c3"), ("b2",), ("b2",)]
+
+
+def test_one_expectation_that_can_not_be_evaluated_is_named_among_others() -> None:
+    wrong = Expectation("site", "ExpectColumnValuesToBeBetween", {"min_value": 1.0})
+    with pytest.raises(ConfigurationError, match=r"site: ExpectColumnValuesToBeBetween.* can't be evaluated"):
+        run_suite(FACTS, [IN_RANGE, wrong, IN_RANGE])
+
+
+def test_a_batch_of_labelled_and_unlabelled_cases_is_audited_in_one_validation(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from great_expectations.validator.validator import Validator
+
+    runs = []
+    validate = Validator.graph_validate
+
+    def counted(self: Validator, *given: Any, **named: Any) -> Any:
+        runs.append(self)
+        return validate(self, *given, **named)
+
+    monkeypatch.setattr(Validator, "graph_validate", counted)
+    name = "rt_dose"
+    (needed,) = {one.column for one in expectations_of(workspace, name) if one.kind == KNOWN}
+    low = next(one for one in expectations_of(workspace, name) if one.column == "slices")
+    facts = [{"case_id": case_id, "slices": 1} for case_id in ("labelled", "to_predict")]
+    found = audited(workspace, name, facts, unlabelled={"to_predict"})
+    assert len(runs) == 1
+    assert found["to_predict"].errors == (f"expected {low.meaning}, got slices = 1",)
+    assert any(needed in text for text in found["labelled"].errors)
+    assert len(found["labelled"].errors) == 2
