@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets import keys, versions
 from assets.checks import informing
-from assets.factory import Overrides, attributes, materialized
+from assets.factory import Overrides, attributes, logged, materialized
 from med_assets import program as programs
 from med_assets.capabilities import Screens
 from med_assets.experiments.configuration import Experiment
@@ -97,7 +97,8 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
         from med_assets.evaluation.checks import doubts, fine_tuning
 
         ws = workspace.open()
-        result = stages.evaluate(ws, program, experiment, partial(launcher.run, context))
+        with logged(context):
+            result = stages.evaluate(ws, program, experiment, partial(launcher.run, context))
         if screens:
             result = result.joined(stages.thresholds(ws, program, experiment))
         outcomes = {"doubts": doubts(ws, program, experiment)}

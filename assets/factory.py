@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
 import dagster as dg
@@ -12,6 +12,7 @@ from assets import checks, keys
 from assets.metadata import metadata, value
 from med_assets import program
 from med_assets.storage import names
+from med_assets.storage.progress import followed_by, lines
 from med_assets.storage.provenance import provenance
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ def batch(context: dg.AssetExecutionContext) -> str:
 def batches(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     """All intake batches of a run, oldest first."""
     return tuple(map(names.BATCH.check, context.partition_keys))
+
+
+def logged(context: dg.AssetExecutionContext) -> AbstractContextManager[None]:
+    """Log the progress of what is done in the block, a line every so many seconds."""
+    return followed_by(lines(context.log.info))
 
 
 def materialized(

@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets import keys, versions
 from assets.checks import blocking
-from assets.factory import attributes, batch, materialized
+from assets.factory import attributes, batch, logged, materialized
 from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 
@@ -32,7 +32,8 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
             from med_assets.intake.checks import residual_phi
 
             ws, taken = workspace.open(), batch(context)
-            result = stages.intake(ws, program, taken)
+            with logged(context):
+                result = stages.intake(ws, program, taken)
             return materialized(context, result, residual_phi=residual_phi(ws, program, taken))
 
         return phi_safe(work)
@@ -66,7 +67,8 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
         from med_assets.preparation.checks import audit
 
         ws, taken = workspace.open(), batch(context)
-        result = stages.prepare(ws, program, taken)
+        with logged(context):
+            result = stages.prepare(ws, program, taken)
         return materialized(context, result, audit=audit(ws, program, taken))
 
     return asset

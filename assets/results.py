@@ -10,7 +10,7 @@ import dagster as dg
 
 from assets import keys, versions
 from assets.checks import blocking, informing
-from assets.factory import attributes, batches, materialized, several_batches_in_a_run
+from assets.factory import attributes, batches, logged, materialized, several_batches_in_a_run
 from med_assets.evaluation.analysis import Analysis
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
@@ -101,7 +101,8 @@ def monitoring(program: str) -> dg.AssetsDefinition:
         from med_assets.monitoring.checks import drift, in_control
 
         ws = workspace.open()
-        result = stages.monitor(ws, program, batches(context), partial(launcher.run, context))
+        with logged(context):
+            result = stages.monitor(ws, program, batches(context), partial(launcher.run, context))
         return materialized(context, result, in_control=in_control(ws, program), drift=drift(ws, program))
 
     return asset
@@ -159,7 +160,9 @@ def screening(program: str) -> dg.AssetsDefinition:
         from med_assets.cli import stages
 
         launch = partial(launcher.run, context)
-        return materialized(context, stages.screening(workspace.open(), program, launch=launch))
+        with logged(context):
+            result = stages.screening(workspace.open(), program, launch=launch)
+        return materialized(context, result)
 
     return asset
 

@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
+from med_assets.storage.progress import bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,7 +180,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.obj is not None:
             ctx.obj()
-        return super().invoke(ctx)
+        with bars():
+            return super().invoke(ctx)
 
 
 class Section(click.Group):

@@ -1,18 +1,24 @@
 """Scores of cases under one checkpoint: each is kept in the store by what it was made of, and made once."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from med_assets import program
 from med_assets.catalog import Case, Catalog
-from med_assets.errors import DiskFull, RemoteFailed, ScoringFailed
+from med_assets.errors import CaseRejected, DiskFull, ReaderFailed, RemoteFailed, ScoringFailed
 from med_assets.evaluation.predicting import PredictedCases, PreparedArrays, predict_cases
 from med_assets.experiments import policies
+from med_assets.intake.reader import CRASHED, Readers, RetryAlone
+from med_assets.intake.reading import OUT_OF_MEMORY
+from med_assets.intake.workers import side_by_side, workers_of
 from med_assets.launch.training import Launch, NamedModel, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.records import CaseScore, Failure
 from med_assets.settings import Settings
-from med_assets.storage.files import digest, read_json, write_json
+from med_assets.storage.files import digest, read_json, room, write_json
 from med_assets.storage.provenance import cases_used_by
 from med_assets.storage.versions import part_of
 
@@ -20,6 +26,12 @@ HELD_OUT = ("val", "test", "external")
 """Splits that evaluation scores, the deciding one first."""
 
 FILE = "scores.json"
+
+STARTING_S = 3.0
+"""Seconds that a process takes until it scores its first case, for its imports."""
+
+ENDED = "expected scores, the process that computes them ended, also alone with all of MED_ASSETS_INTAKE_MEMORY_GB"
+"""Why a case has no scores that crashes or takes more memory than there is."""
 
 
 def evaluated_splits(program_name: str) -> tuple[str, ...]:
@@ -67,30 +79,85 @@ def score_predicted(
     predicted: PredictedCases,
 ) -> tuple[dict[str, list[Score]], dict[str, int], dict[str, str]]:
     """What `score_cases` gives, of what was predicted of the cases that have no scores yet."""
-    chosen = program.get(program_name)
-    scores: dict[str, list[Score]] = {}
-    counts = {"new": 0, "reused": 0}
+    cases = list(cases)
+    keys = {case.case_id: score_key(ws, program_name, checkpoint, case.artifact) for case in cases}
+    fresh = {case.case_id: case.artifact for case in cases if not ws.store.has(keys[case.case_id])}
+    failed = {
+        case_id: predicted.failures[artifact] for case_id, artifact in fresh.items() if artifact in predicted.failures
+    }
+    failed |= _score(
+        ws,
+        program_name,
+        [
+            Unscored(case_id, artifact, predicted.keys[artifact], keys[case_id])
+            for case_id, artifact in fresh.items()
+            if case_id not in failed
+        ],
+    )
+    scores = {case_id: _stored(ws, key) for case_id, key in keys.items() if case_id not in failed}
+    n_new = sum(case_id in scores for case_id in fresh)
+    failures = {case_id: failed[case_id] for case_id in keys if case_id in failed}
+    return scores, {"new": n_new, "reused": len(scores) - n_new}, failures
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A case to score: keys of its prepared arrays, of its prediction, and of the scores to come."""
+
+    case_id: str
+    prepared: str
+    prediction: str
+    scores: str
+
+
+def _score(ws: Settings, program_name: str, cases: Sequence[Unscored]) -> dict[str, str]:
+    """Put the scores of cases into the store; failures by case id.
+
+    They are scored in this process until that took as long as other processes take to start, and the rest by several.
+    """
     failures: dict[str, str] = {}
-    for case in cases:
-        key = score_key(ws, program_name, checkpoint, case.artifact)
-        fresh = not ws.store.has(key)
-        if fresh:
-            if case.artifact in predicted.failures:
-                failures[case.case_id] = predicted.failures[case.artifact]
-                continue
-            try:
-                with ws.store.create(key) as folder:
-                    prediction = ws.store.fetch(predicted.keys[case.artifact])
-                    found = chosen.score(ws, ws.store.fetch(case.artifact), prediction)
-                    write_json(folder / FILE, [asdict(score) for score in found])
-            except (DiskFull, RemoteFailed):  # no fault of the case
-                raise
-            except Exception as error:  # one bad case never stops a batch; it is reported, and missing from n
-                failures[case.case_id] = f"{type(error).__name__}: {error}"
-                continue
-        counts["new" if fresh else "reused"] += 1
-        scores[case.case_id] = _stored(ws, key)
-    return scores, counts, failures
+    begun = time.monotonic()
+    for place, case in enumerate(cases):
+        rest = cases[place:]
+        if time.monotonic() - begun >= STARTING_S and len(rest) > 1 and workers_of(ws) > 1:
+            texts = side_by_side(ws, rest, partial(_score_in_process, ws, program_name), "scoring")
+            return failures | {case.case_id: text for case, text in zip(rest, texts, strict=True) if text}
+        if text := _score_case(ws, program_name, case, lambda work: work()):
+            failures[case.case_id] = text
+    return failures
+
+
+def _score_in_process(ws: Settings, program_name: str, readers: Readers, case: Unscored) -> str:
+    return _score_case(ws, program_name, case, partial(readers.call, key=f"case {case.case_id}"))
+
+
+def _score_case(ws: Settings, program_name: str, case: Unscored, call: Callable[[Callable[[], None]], object]) -> str:
+    """Put the scores of a case into the store; why it has none, or nothing. `call` does the work, here or in another process."""
+    try:
+        with ws.store.create(case.scores) as folder:
+            prepared, prediction = ws.store.fetch(case.prepared), ws.store.fetch(case.prediction)
+            call(partial(write_scores, replace(ws), program_name, prepared, prediction, folder))
+    except (DiskFull, RemoteFailed, ReaderFailed, RetryAlone):  # no fault of the case
+        raise
+    except CaseRejected as rejected:
+        return ENDED if rejected.code == CRASHED else rejected.message
+    except Exception as error:  # one bad case never stops a batch; it is reported, and missing from n
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@part_of("evaluate")
+def write_scores(ws: Settings, program_name: str, prepared: Path, prediction: Path, folder: Path) -> None:
+    """Write the scores of a case into a folder. Raises CaseRejected with the exception for one that can't be scored, and DiskFull."""
+    try:
+        found = program.get(program_name).score(ws, prepared, prediction)
+        with room(folder):
+            write_json(folder / FILE, [asdict(score) for score in found])
+    except (DiskFull, RemoteFailed):  # no fault of the case
+        raise
+    except Exception as error:
+        code = OUT_OF_MEMORY if isinstance(error, MemoryError) else "not_scored"
+        raise CaseRejected(code, f"{type(error).__name__}: {error}") from None
 
 
 def _stored(ws: Settings, key: str) -> list[Score]:

@@ -256,17 +256,18 @@ class Readers:
         """
         n_files = sum(1 for _ in task.stored.iterdir())
         limit_s = PREPARATION_LIMITS * self.ws.intake_file_s * (1 + n_files // FILES_PER_LIMIT)
-        self.call(partial(prepare_case, replace(task, ws=replace(task.ws))), Step(f"case {task.case_id}", limit_s))
+        self.call(partial(prepare_case, replace(task, ws=replace(task.ws))), f"case {task.case_id}", limit_s)
 
-    def call(self, work: Callable[[], Any], step: Step) -> Any:
-        """Call a function that can be pickled in the process, within the time of the step; its value is plain, as JSON has it.
+    def call(self, work: Callable[[], None], key: str, limit_s: float | None = None) -> None:
+        """Call a function that can be pickled in the process, for what `key` names, such as a case, and within a time if given.
 
         Raises CaseRejected where the function does, or fails, DiskFull, ReaderFailed, and RetryAlone.
         """
+        step = Step(key, limit_s or 0.0)
         try:
             process = self._send(work, step)
             try:
-                if not process.connection.poll(step.limit_s):
+                if not process.connection.poll(limit_s):
                     raise self._ended(step, TIME_LIMIT)
                 kind, values = json.loads(process.connection.recv_bytes())
             except (EOFError, OSError):
@@ -277,7 +278,7 @@ class Readers:
             raise CaseRejected(ended.code, ended.message) from None
         process.working = False
         try:
-            return self._final(kind, values)
+            self._require_done(kind, values)
         except CaseRejected as rejected:
             self._require_enough_memory([rejected.code])
             raise
@@ -292,8 +293,8 @@ class Readers:
         return process
 
     @staticmethod
-    def _final(kind: str, values: Any) -> Any:
-        """The value of work that was done. Raises DiskFull and CaseRejected for work that was not."""
+    def _require_done(kind: str, values: Any) -> None:
+        """Raise DiskFull or CaseRejected for work that was not done."""
         if kind == "full":
             raise DiskFull(values)
         if kind == "rejected":
@@ -302,7 +303,6 @@ class Readers:
         if kind == "failed":
             message = f"expected an entry that can be read, got {values}; please report this place in the code"
             raise CaseRejected(UNREADABLE, message)
-        return values
 
     def _attempt(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
         done, step = EntryResult(), Step("", self.ws.intake_file_s)
@@ -328,7 +328,7 @@ class Readers:
                 done.cases.append(CaseVersion.of(values))
             else:
                 process.working = False
-                self._final(kind, values)
+                self._require_done(kind, values)
                 return done
 
     def _running(self) -> _Process:
@@ -397,8 +397,8 @@ def _serve(connection: Connection) -> None:
         try:
             if callable(task):
                 with quietly():
-                    value = task()
-                answer("done", value)
+                    task()
+                answer("done", None)
                 continue
             if isinstance(task, Originals):
                 for row in read_originals(task, report):

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-
-from tqdm import tqdm
+from typing import Any
 
 LINE_EVERY_S = 30.0
 """Seconds between two lines of a log."""
@@ -63,28 +62,32 @@ def followed_by(follower: Follower) -> Iterator[None]:
 
 def lines(log: Callable[[str], object], every_s: float = LINE_EVERY_S) -> Follower:
     """A follower that logs a line every so many seconds, none of work that takes less."""
-    last: dict[str, float] = {}
+    logged_at: dict[str, float] = {}
 
     def follow(progress: Progress) -> None:
         now = time.monotonic()
-        if not progress.done or progress.doing not in last:
-            last.setdefault(progress.doing, now - progress.elapsed_s)
-        if now - last[progress.doing] >= every_s:
+        begun = now - progress.elapsed_s
+        if now - max(begun, logged_at.get(progress.doing, begun)) >= every_s:
             log(f"{progress.doing}: {progress}")
-            last[progress.doing] = now
+            logged_at[progress.doing] = now
 
     return follow
 
 
-def bar(doing: str, unit: str, total: int, *, shown: bool = True) -> "tqdm[object]":
-    """A bar on a terminal's stderr. It moves the cursor, which what commands print may not."""
+def bar(doing: str, unit: str, total: int, *, shown: bool = True) -> Any:
+    """A bar of tqdm on the stderr of the process if that is a terminal: it moves the cursor, which what commands print may not."""
+    from tqdm import tqdm
+
     return tqdm(total=total, desc=doing, unit=unit, file=sys.__stderr__, disable=None if shown else True)
 
 
 @contextmanager
 def bars() -> Iterator[None]:
-    """Show what is reported in the block as bars on the terminal, one after the other."""
-    current: list[tuple[str, tqdm[object]]] = []
+    """Show what is reported in the block as bars on the terminal, one after the other; without a terminal nothing is shown."""
+    if sys.__stderr__ is None or not sys.__stderr__.isatty():
+        yield
+        return
+    current: list[tuple[str, Any]] = []
 
     def follow(progress: Progress) -> None:
         if current and current[0][0] != progress.doing:

@@ -1,6 +1,7 @@
 """Several processes take in and prepare a batch with the results of one, and none of them is left behind."""
 
 import csv
+import io
 import os
 import shutil
 import signal
@@ -290,3 +291,29 @@ def test_a_log_has_a_line_every_so_many_seconds_and_none_of_short_work(workspace
     with followed_by(lines(logged.append, every_s=0)):
         side_by_side(workspace, [1, 2, 3], lambda readers, item: item, "counting", "numbers")
     assert logged[-1] == "counting: 3 of 3 numbers"
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_command_shows_a_bar_on_a_terminal_and_nothing_elsewhere(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for place in range(2):
+        write(workspace.landing / P / f"entry-{place}", place + 1)
+    monkeypatch.setattr(sys, "__stderr__", io.StringIO())
+    assert main(["ingest", P, "--now"]) == 0
+    assert sys.__stderr__ is not None
+    assert sys.__stderr__.getvalue() == ""  # type: ignore[attr-defined]
+    (batch,) = batches.known(workspace, P)
+    monkeypatch.setattr(sys, "__stderr__", Terminal())
+    assert main(["ingest", P, "--batch", batch]) == 0
+    shown = sys.__stderr__.getvalue()  # type: ignore[attr-defined]
+    assert "taking in: 100%" in shown
+    assert "preparing: 100%" in shown
+    assert "2/2" in shown
+    assert "taking in:" not in capfd.readouterr().out

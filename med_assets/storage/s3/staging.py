@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 from med_assets.errors import DiskFull
 from med_assets.storage.files import digest, disk_full, file_sha256, replacing, room
+from med_assets.storage.progress import bar as progress_bar
 from med_assets.storage.s3 import checksums
 from med_assets.storage.s3.body import BODY_ATTEMPTS, body, head, pause
 from med_assets.storage.s3.bucket import THREADS, Refused, explain
@@ -83,7 +82,7 @@ class Staging:
         with (
             ThreadPoolExecutor(THREADS) as parts,
             ThreadPoolExecutor(THREADS) as objects,
-            tqdm(total=len(keys), desc="fetching", unit="object", disable=None if progress else True) as bar,
+            progress_bar("fetching", "object", len(keys), shown=progress) as bar,
         ):
 
             def one(number: int, key: str) -> None:

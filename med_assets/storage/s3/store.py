@@ -18,11 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tqdm import tqdm
-
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
 from med_assets.storage.artifacts import LocalStore, absent
 from med_assets.storage.files import canonical_json, digest, folder_hashes
+from med_assets.storage.progress import bar as progress_bar
 from med_assets.storage.s3 import bucket, checksums
 from med_assets.storage.s3.body import body, head
 from med_assets.storage.s3.bucket import THREADS, Place, code_of, in_words
@@ -126,7 +125,7 @@ class S3Store:
 
         with (
             TransferManager(self.client, TransferConfig(max_concurrency=THREADS)) as manager,
-            tqdm(total=len(files), desc="storing", unit="file", disable=None) as bar,
+            progress_bar("storing", "file", len(files)) as bar,
         ):
             tasks = [
                 manager.upload(

@@ -1,0 +1,86 @@
+"""Cases are scored by several processes with the scores of one; a case that ends its process has no score, and the others have."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from med_assets.evaluation import scoring
+from med_assets.evaluation.scoring import ENDED, score_cases
+from med_assets.intake import reader
+from med_assets.intake.reader import Readers
+from med_assets.settings import Workspace
+from med_assets.storage.files import folder_hashes
+from med_assets.storage.progress import Progress, followed_by
+from med_assets.training.predict import run
+from tests.med_assets.evaluation.untrained import P, case, checkpoint
+
+CRASHING = """
+import os
+import numpy
+load = numpy.load
+def crashing(path, *args, **options):
+    if os.path.isfile(path) and open(path, "rb").read().endswith(b"ABORT"):
+        os.abort()
+    return load(path, *args, **options)
+numpy.load = crashing
+"""
+
+
+@pytest.fixture
+def at_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace of two workers, which score the first case."""
+    monkeypatch.setattr(scoring, "STARTING_S", 0.0)
+    return replace(workspace, workers=2)
+
+
+def predicted(ws: Workspace, n: int) -> tuple[str, list[str]]:
+    """An untrained model and the keys of its predictions for so many cases, in their order."""
+    model = checkpoint(ws)
+    made = scoring.predict_unscored(ws, P, model, [case(ws, number) for number in range(n)], run)
+    return model, [made.keys[case(ws, number).artifact] for number in range(n)]
+
+
+def test_scores_failures_and_bytes_are_those_of_one_process(at_once: Workspace, tmp_path: Path) -> None:
+    found, reported = [], list[Progress]()
+    for ws in (at_once, replace(at_once, home=tmp_path / "one", workers=1)):
+        model, predictions = predicted(ws, 5)
+        (ws.store.fetch(predictions[3]) / "prediction_gy.npy").write_bytes(b"no array")
+        cases = [case(ws, number) for number in range(5)]
+        with followed_by(reported.append):
+            scores, counts, failures = score_cases(ws, P, model, cases, run)
+        assert (list(scores), list(failures)) == (["c0", "c1", "c2", "c4"], ["c3"])
+        assert counts == {"new": 4, "reused": 0}
+        hashes = {
+            path: sha
+            for path, sha in folder_hashes(ws.home / "store").items()
+            if path.startswith(("score/", "prepared/"))
+        }
+        found.append((scores, failures, hashes))
+        assert score_cases(ws, P, model, cases[:3], run)[1] == {"new": 0, "reused": 3}
+    assert found[0] == found[1]
+    assert {one.doing for one in reported} == {"scoring"}, "of several processes alone"
+    assert (reported[-1].done, reported[-1].total) == (5, 5)
+
+
+def test_a_case_that_ends_its_process_has_no_score_after_one_retry_alone(
+    at_once: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CRASHING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    reader.end_idle()  # those to come have this decoder
+    model, predictions = predicted(at_once, 4)
+    with (at_once.store.fetch(predictions[1]) / "prediction_gy.npy").open("ab") as stream:
+        stream.write(b"ABORT")
+    called: list[tuple[bool, str]] = []
+    call = Readers.call
+
+    def kept(self: Readers, work: object, key: str, limit_s: float | None = None) -> None:
+        called.append((self.alone, key))
+        call(self, work, key, limit_s)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Readers, "call", kept)
+    scores, _, failures = score_cases(at_once, P, model, [case(at_once, number) for number in range(4)], run)
+    assert (set(scores), failures) == ({"c0", "c2", "c3"}, {"c1": ENDED})
+    assert sorted(called) == [*((False, f"case c{number}") for number in range(4)), (True, "case c1")]
+    reader.end_idle()
