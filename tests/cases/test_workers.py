@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -18,7 +19,8 @@ from med_assets.cli import stages
 from med_assets.cli.main import INTERRUPTED, main
 from med_assets.errors import DiskFull
 from med_assets.intake import reader
-from med_assets.intake.reader import Readers, RetryAlone
+from med_assets.intake.reader import EntryResult, Readers, RetryAlone
+from med_assets.intake.reading import StoredCase, Task
 from med_assets.intake.stage import files_table
 from med_assets.intake.workers import number, side_by_side
 from med_assets.landing import batches
@@ -164,9 +166,9 @@ def test_what_takes_more_than_its_share_of_the_memory_is_read_again_with_all_of_
     read = Readers.read
     given: list[float] = []
 
-    def kept(self: Readers, *args: object) -> object:
+    def kept(self: Readers, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
         given.append(self.memory_gb)
-        return read(self, *args)  # type: ignore[arg-type]
+        return read(self, task, keep)
 
     monkeypatch.setattr(Readers, "read", kept)
     assert main(["ingest", P, "--now"]) == 0
@@ -305,14 +307,14 @@ def test_a_command_shows_a_bar_on_a_terminal_and_nothing_elsewhere(
 ) -> None:
     for place in range(2):
         write(workspace.landing / P / f"entry-{place}", place + 1)
-    monkeypatch.setattr(sys, "__stderr__", io.StringIO())
+    file, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "__stderr__", file)
     assert main(["ingest", P, "--now"]) == 0
-    assert sys.__stderr__ is not None
-    assert sys.__stderr__.getvalue() == ""  # type: ignore[attr-defined]
+    assert file.getvalue() == ""
     (batch,) = batches.known(workspace, P)
-    monkeypatch.setattr(sys, "__stderr__", Terminal())
+    monkeypatch.setattr(sys, "__stderr__", terminal)
     assert main(["ingest", P, "--batch", batch]) == 0
-    shown = sys.__stderr__.getvalue()  # type: ignore[attr-defined]
+    shown = terminal.getvalue()
     assert "taking in: 100%" in shown
     assert "preparing: 100%" in shown
     assert "2/2" in shown

@@ -1,5 +1,6 @@
 """Cases are scored by several processes with the scores of one; a case that ends its process has no score, and the others have."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,9 +76,9 @@ def test_a_case_that_ends_its_process_has_no_score_after_one_retry_alone(
     called: list[tuple[bool, str]] = []
     call = Readers.call
 
-    def kept(self: Readers, work: object, key: str, limit_s: float | None = None) -> None:
+    def kept(self: Readers, work: Callable[[], None], key: str, limit_s: float | None = None) -> None:
         called.append((self.alone, key))
-        call(self, work, key, limit_s)  # type: ignore[arg-type]
+        call(self, work, key, limit_s)
 
     monkeypatch.setattr(Readers, "call", kept)
     scores, _, failures = score_cases(at_once, P, model, [case(at_once, number) for number in range(4)], run)
