@@ -1,4 +1,4 @@
-"""P/<experiment>/checkpoint and P/<experiment>/evaluation: one pair for each file in conf/P; and P/learning_curve."""
+"""P/checkpoint/<experiment> and P/evaluation/<experiment>: one pair for each file in conf/P; and P/learning_curve."""
 
 from functools import partial
 

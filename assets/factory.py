@@ -40,9 +40,9 @@ class Attributes(TypedDict):
 def attributes(
     key: dg.AssetKey, description: str, code_version: str, kinds: Set[str], stage: str | None = None
 ) -> Attributes:
-    """Arguments of `@dg.asset` that every asset has. `stage` is the last part of its key unless given."""
+    """Arguments of `@dg.asset` that every asset has. `stage` is the second part of its key unless given."""
     chosen = key.path[0]
-    stage = stage or key.path[-1]
+    stage = stage or key.path[1]
     return {
         "key": key,
         "description": description,

@@ -38,7 +38,7 @@ def figure(program: str = PROGRAM) -> str:
 
 
 def _name(key: dg.AssetKey) -> str:
-    return key.path[1] if len(key.path) == 2 else f"experiment/{key.path[2]}"
+    return key.path[1] if len(key.path) == 2 else f"{key.path[1]}/experiment"
 
 
 def _id(name: str) -> str:

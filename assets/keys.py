@@ -39,8 +39,11 @@ def key(program: str, stage: str) -> dg.AssetKey:
 
 
 def experiment_key(program: str, experiment: str, stage: str) -> dg.AssetKey:
-    """Key of an asset that every experiment has, e.g. rt_dose/baseline/checkpoint."""
-    return dg.AssetKey([program, experiment, stage])
+    """Key of an asset that every experiment has, e.g. rt_dose/checkpoint/baseline.
+
+    The experiment comes last, since Dagster writes the last part into the boxes of the graph.
+    """
+    return dg.AssetKey([program, stage, experiment])
 
 
 def job(program: str, name: str) -> str:
@@ -49,8 +52,8 @@ def job(program: str, name: str) -> str:
 
 
 def group(program: str, stage: str) -> str:
-    """Group of an asset, a box of the graph: a program's data, its experiments, or its results."""
-    part = "data" if stage in DATA else "experiments" if stage in (*PER_EXPERIMENT, LEARNING_CURVE) else "results"
+    """Group of an asset, a box of the graph: a program's data, checkpoints, evaluations or results."""
+    part = "data" if stage in DATA else f"{stage}s" if stage in PER_EXPERIMENT else "results"
     return f"{program}_{part}"
 
 

@@ -100,7 +100,7 @@ def test_only_what_trains_or_is_expensive_waits_for_a_decision_and_for_the_accel
     for asset in definitions.graph:
         if asset.key.path[0] != name:
             continue
-        stage = asset.key.path[-1]
+        stage = asset.key.path[1]
         decided = stage in {"checkpoint", "learning_curve"} or asset.key in expensive
         predicts = stage in {"evaluation", "monitoring", "predictions", "screening"}
         assert (asset.op.pool == keys.POOL) == (decided or predicts), asset.key

@@ -73,7 +73,7 @@ def code_version(ws: Settings, chosen: Analysis) -> str:
 
 def _content(ws: Settings, program_name: str, parts: tuple[str, ...]) -> str | list[str]:
     """What the content of an asset is known by; `parts` are those of its key after the program."""
-    *experiment, stage = parts
+    stage, *experiment = parts
     catalog = Catalog(ws, program_name)
     match stage:
         case "dataset":

@@ -30,7 +30,7 @@ class Analysis:
     """What a program wants to know of all cases or models at once; it becomes the asset `P/<name>` and a part of the report.
 
     `reads` names the stages it is made of: "dataset", "splits", "leaderboard" or "champion"; "evaluation" or "checkpoint" of
-    one experiment as "baseline/evaluation", or of all, which the leaderboard brings together. It runs again when one of them has other content, when `settings`
+    one experiment as "evaluation/baseline", or of all, which the leaderboard brings together. It runs again when one of them has other content, when `settings`
     have, or when the version of `run` has changed.
 
     `run`, a function with `@versioned`, writes its pictures under the folder it is given and returns tables that name them; no table where there is nothing
@@ -54,11 +54,11 @@ class Analysis:
         """Parts of the keys, after the program, of all assets it reads. Raises ConfigurationError for what can't be read."""
         found: list[tuple[str, ...]] = []
         for read in self.reads:
-            experiment, _, stage = read.rpartition("/")
+            stage, _, experiment = read.partition("/")
             if stage in OF_PROGRAM and not experiment:
                 found.append((stage,))
             elif stage in OF_EXPERIMENT and (not experiment or experiment in experiments):
-                found.append((experiment, stage) if experiment else ("leaderboard",))
+                found.append((stage, experiment) if experiment else ("leaderboard",))
             else:
                 raise ConfigurationError(
                     f"analysis {self.name}: expected it to read some of {', '.join(OF_PROGRAM)}, or {' or '.join(OF_EXPERIMENT)} of "

@@ -112,7 +112,7 @@ def upstream(asset: str) -> set[str]:
 @pytest.mark.parametrize(
     ("asset", "stage"),
     [
-        ("baseline/evaluation", lambda ws, program: stages.evaluate(ws, program, "baseline")),
+        ("evaluation/baseline", lambda ws, program: stages.evaluate(ws, program, "baseline")),
         ("leaderboard", stages.leaderboard),
         ("champion", stages.champion),
         ("experiments", stages.experiments),

@@ -52,7 +52,7 @@ def run(instance: dg.DagsterInstance, *names: str, batch: str | None = None) -> 
 
 def made(result: dg.ExecuteInProcessResult) -> set[str]:
     return {
-        event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key is not None
+        event.asset_key.path[1] for event in result.get_asset_materialization_events() if event.asset_key is not None
     }
 
 

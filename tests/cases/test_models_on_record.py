@@ -141,7 +141,7 @@ def test_the_experiment_of_the_learning_curve_may_be_deleted_or_broken(
     broken = graph()
     path.unlink()
     assert broken == graph() == whole - {
-        "learning_curve", "baseline/checkpoint", "baseline/evaluation",
+        "learning_curve", "checkpoint/baseline", "evaluation/baseline",
     }  # fmt: skip
 
 

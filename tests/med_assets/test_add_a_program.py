@@ -38,7 +38,7 @@ def test_nothing_but_the_folder_the_line_and_the_configuration_is_touched(tree: 
 def test_the_graph_has_every_asset_of_the_program(tree: Tree) -> None:
     found = json.loads(tree.script(GRAPH).splitlines()[-1])
     assert {"raw_cases", "prepared_cases", "dataset", "splits", "leaderboard", "champion", "report"} <= found.keys()
-    assert {"unet/checkpoint", "unet/evaluation"} <= found.keys()
+    assert {"checkpoint/unet", "evaluation/unet"} <= found.keys()
 
 
 @pytest.mark.slow

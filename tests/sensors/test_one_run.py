@@ -125,14 +125,14 @@ def test_a_corrected_case_reaches_the_report_in_two_runs_and_a_failure_on_the_wa
 ) -> None:
     assert {"train", "val", "test"} == {case.split for case in Catalog(workspace, P).cases()}
     splits = workspace.lake.rows("splits", P)
-    before = {name: clinic.version(*name.split("/")) for name in ("mean_dose/evaluation", "leaderboard", "report")}
+    before = {name: clinic.version(*name.split("/")) for name in ("evaluation/mean_dose", "leaderboard", "report")}
     held_out = Catalog(workspace, P).cases("val")[0].case_id
 
     correct_dose(workspace.landing / P / "export-8", 1.02)
     runs = clinic.settle()
     assert runs[0] == sorted(keys.DATA)
     assert len(runs) == 2
-    assert {"mean_dose/evaluation", "leaderboard", "champion", "experiments", "report"} <= set(runs[1])
+    assert {"evaluation/mean_dose", "leaderboard", "champion", "experiments", "report"} <= set(runs[1])
     after = {name: clinic.version(*name.split("/")) for name in before}
     assert {name for name in before if before[name] == after[name]} == set()
     assert workspace.lake.rows("splits", P) == splits

@@ -56,7 +56,7 @@ def settings(ws: Workspace) -> Mapping[str, Any]:
 
 
 LENGTHS = Analysis("lengths", "Lengths", "How long names are.", ("dataset", "splits"), lengths, settings)
-ABLATION = Analysis("ablation", "Ablation", "Takes long.", ("baseline/checkpoint",), lengths, expensive=True)
+ABLATION = Analysis("ablation", "Ablation", "Takes long.", ("checkpoint/baseline",), lengths, expensive=True)
 
 
 @pytest.fixture
@@ -177,8 +177,8 @@ def test_every_analysis_reads_what_there_is_and_says_what_it_is(name: str) -> No
 
 
 def test_what_can_not_be_read_is_named() -> None:
-    wrong = Analysis("wrong", "", "", ("basline/evaluation",), lengths)
-    with pytest.raises(ConfigurationError, match="or of one of baseline, other, got 'basline/evaluation'"):
+    wrong = Analysis("wrong", "", "", ("evaluation/basline",), lengths)
+    with pytest.raises(ConfigurationError, match="or of one of baseline, other, got 'evaluation/basline'"):
         wrong.inputs(["baseline", "other"])
     everything = Analysis("all", "", "", ("evaluation", "dataset"), lengths)
     assert everything.inputs(["a", "b"]) == [("leaderboard",), ("dataset",)]
