@@ -50,8 +50,8 @@ def steps(folder: Path, side: int, count: int, device: torch.device) -> list[tup
     )
     everything = sum(parameter.numel() for parameter in module.network.parameters())
     later = sum(seconds[1:]) / (count - 1) if count > 1 else "-"
-    said = ", ".join(f"{loss:.3f}" for loss in losses[:: max(1, count // 4)])
-    return [(f"{side}^3", everything, sum(p.numel() for p in trained), seconds[0], later, peak, said)]
+    losses_text = ", ".join(f"{loss:.3f}" for loss in losses[:: max(1, count // 4)])
+    return [(f"{side}^3", everything, sum(p.numel() for p in trained), seconds[0], later, peak, losses_text)]
 
 
 def main() -> None:

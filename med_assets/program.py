@@ -151,7 +151,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Predicted:
-    """One case with what a model said of it: the case with split and facts, its folders, its scores by name, and the teacher's folder.
+    """One case with a model's prediction: the case with split and facts, its folders, its scores by name, and the teacher's folder.
 
     `scores` are those of the primary metric's subject. `teacher` is where the prediction of the model lies that this one was
     distilled from, None where there is none.
@@ -178,7 +178,7 @@ class Program(ABC):
     code_versions: Mapping[str, str]
     """Version of the code of each stage (intake, prepare, train, predict, evaluate), as the methods in versions.METHODS say."""
     inputs: tuple[str, ...]
-    """Files of a prepared case that a prediction depends on; what people said of it is in others."""
+    """Files of a prepared case that a prediction depends on; its reader labels are in others."""
     facts: Mapping[str, Fact]
     primary_metric: Metric
     guarded_metrics: tuple[Metric, ...]
@@ -223,7 +223,7 @@ class Program(ABC):
     def verify(self, case: RawCase) -> bool:
         """Check that the files of a case belong together; raises CaseRejected.
 
-        Returns whether people said of it what models learn; a case without is to be predicted.
+        Returns whether it has the reader labels that models learn; a case without them is to be predicted.
         """
 
     @abstractmethod

@@ -17,7 +17,7 @@ HEAD = (
 
 
 def page(text: str) -> str:
-    """Return the page with its table made anew. A released file that is not in MED_ASSETS_HOME/weights is said to be not opened."""
+    """Return the page with its table made anew. The row of a released file that is not in MED_ASSETS_HOME/weights says that it was not opened."""
     before, _, rest = text.partition(BEGIN)
     return before + BEGIN + "\n\n" + table() + "\n\n" + END + rest.partition(END)[2]
 

@@ -113,7 +113,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """A (z, y, x) array and where its voxels lie; the array's unit is said by whoever made it (HU, Gy)."""
+    """A (z, y, x) array and where its voxels lie; the array's unit is that of its maker (HU, Gy)."""
 
     array: np.ndarray
     geometry: Geometry

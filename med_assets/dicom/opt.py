@@ -118,7 +118,7 @@ def write_opt(
     """Write frames (frame, row, column), rounded to unsigned 16 bit, as one OPT raster scan; returns the SOP instance UID.
 
     `role` tells several scans of one study apart. `extra` sets elements at the top, by keyword. The frame of reference is the
-    scan's own: the first frame lies at its origin, and nothing is said of its place in the patient. Raises ValueError for
+    scan's own: the first frame lies at its origin, and its position in the patient is unknown. Raises ValueError for
     values that do not fit, or a laterality other than R and L.
     """
     stored = np.rint(np.asarray(array, dtype=np.float64))

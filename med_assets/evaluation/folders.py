@@ -108,13 +108,13 @@ class _Seen:
 
     def __init__(self) -> None:
         self.true: dict[Coding, set[str]] = {}
-        self.said: dict[Coding, set[str]] = {}
+        self.predicted: dict[Coding, set[str]] = {}
         self.codings: set[Coding] | None = None
         self.grey = self.faint = False
 
     def add(self, truth: Sequence[MaskFile], prediction: Sequence[MaskFile]) -> None:
         """Take in the files of an image."""
-        for files, found in ((truth, self.true), (prediction, self.said)):
+        for files, found in ((truth, self.true), (prediction, self.predicted)):
             for file in files:
                 if file.floating:  # fractions have no classes
                     continue
@@ -123,28 +123,30 @@ class _Seen:
                 for coding in file.codings:
                     classes = file.classes(coding)
                     if len(classes) > MOST_CLASSES:
-                        self.grey |= found is self.said
+                        self.grey |= found is self.predicted
                         classes = set()
                     found.setdefault(coding, set()).update(classes)
-                if found is self.said and file.shares is not None and "value" in file.codes:
+                if found is self.predicted and file.shares is not None and "value" in file.codes:
                     self.faint |= bool(file.classes("value")) and file.shares.max() < 0.5
 
     def meaning(self) -> _Meaning:
         """What the folders hold."""
         order: tuple[Coding, ...] = ("label", "value", "colour")
         coding = next((one for one in order if one in (self.codings or ())), None)
-        true, said = (max((len(classes) for classes in found.values()), default=0) for found in (self.true, self.said))
-        several = true > 1 or said > 1
+        true, predicted = (
+            max((len(classes) for classes in found.values()), default=0) for found in (self.true, self.predicted)
+        )
+        several = true > 1 or predicted > 1
         unclear = ""
-        shared = self.true.get(coding, set()) & self.said.get(coding, set()) if coding else set()
+        shared = self.true.get(coding, set()) & self.predicted.get(coding, set()) if coding else set()
         if self.grey:
             unclear = f"predictions hold more than {MOST_CLASSES} different values; {_SAY}"
-        elif said and not true and self.faint:
+        elif predicted and not true and self.faint:
             unclear = f"its values are low and no true mask has a lesion, so they may be labels or faint probabilities; {_SAY}"
         elif several and coding is None:
             unclear = "true and predicted masks name several classes in different ways (numbers, colours, segments); save both alike"
-        elif several and said and (not shared or (said > 1 and true <= 1)):
-            unclear = f"predictions hold {said} values, which are not the {true} of the true masks; {_SAY}"
+        elif several and predicted and (not shared or (predicted > 1 and true <= 1)):
+            unclear = f"predictions hold {predicted} values, which are not the {true} of the true masks; {_SAY}"
         return _Meaning(coding, several, unclear)
 
 
@@ -169,25 +171,25 @@ def _scores(
                 "integers of a volume or segments are no probabilities; save them as floating-point fractions"
             )
         chance = np.maximum.reduce([share for share in shares if share is not None])
-        said = {LESION: chance > 0.5}
+        predicted = {LESION: chance > 0.5}
     else:
-        chance, said = None, _labelled(prediction, meaning.coding, grid)
+        chance, predicted = None, _labelled(prediction, meaning.coding, grid)
     shape = _shape(truth) if grid is None else grid.shape
     sizes = [size for files in (truth, prediction) if (size := _shape(files))]
     if len(set(sizes)) > 1:
         raise ValueError(f"expected a mask of {sizes[0]} pixels, got {sizes[1]}; masks are not resized")
-    whole_true, whole_said = (_union(masks, shape) for masks in (true, said))
-    found = _measured(whole_true, whole_said, LESION, grid, pixel_mm, chance)
+    whole_true, whole_predicted = (_union(masks, shape) for masks in (true, predicted))
+    found = _measured(whole_true, whole_predicted, LESION, grid, pixel_mm, chance)
     if meaning.several and not chances:
-        for name in sorted(true.keys() | said.keys()):
+        for name in sorted(true.keys() | predicted.keys()):
             empty = np.zeros(whole_true.shape, bool)
-            found += _measured(true.get(name, empty), said.get(name, empty), f"class {name}", grid, pixel_mm, None)
+            found += _measured(true.get(name, empty), predicted.get(name, empty), f"class {name}", grid, pixel_mm, None)
     return found
 
 
 def _measured(
     truth: np.ndarray,
-    said: np.ndarray,
+    predicted: np.ndarray,
     subject: str,
     grid: "Geometry | None",
     pixel_mm: float | None,
@@ -196,13 +198,13 @@ def _measured(
     if grid is not None:
         return segmentation_scores(
             truth,
-            said,
+            predicted,
             grid.spacing_mm,
             subject,
             surface_tolerance_mm=SURFACE_TOLERANCE_MM,
         )
     pixel = None if pixel_mm is None else (pixel_mm, pixel_mm)
-    return scores_2d(truth, said, subject, pixel_mm=pixel, probability=chance)
+    return scores_2d(truth, predicted, subject, pixel_mm=pixel, probability=chance)
 
 
 def _labelled(files: Sequence[MaskFile], coding: Coding | None, grid: "Geometry | None") -> dict[str, np.ndarray]:

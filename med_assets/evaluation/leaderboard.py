@@ -26,7 +26,7 @@ PAIRWISE = "Paired differences in the primary metric, first minus second, on the
 
 @dataclass(frozen=True)
 class Board:
-    """The models of a program side by side, best first, and what is said of each two and of replicates."""
+    """The models of a program side by side, best first, and the comparisons of each two and of replicates."""
 
     program: str
     lines: tuple[Line, ...]

@@ -1,6 +1,6 @@
 """A checkpoint applied to prepared cases: each prediction is an artifact, made once and scored as often as scoring changes.
 
-Its key covers what the model sees of a case and nothing that people said of it, so that a corrected label, a label that
+Its key covers what the model sees of a case and none of its reader labels, so that a corrected label, a label that
 arrives later and a new metric infer nothing. What is missing is predicted by a job, where the accelerator is, as training is.
 """
 

@@ -70,23 +70,23 @@ def survey(ws: Settings, program: str) -> Survey:
 
 def waiting(ws: Settings, program: str, now: float, seen: Survey | None = None) -> str:
     """Why nothing (more) is taken at `now`, in counts: names of files can identify patients."""
-    landing, said = ws.landing_zone(program), []
+    landing, messages = ws.landing_zone(program), []
     try:
         seen = seen or survey(ws, program)
     except LandingUnreadable as error:
         return str(error)
     left, refused = seen.untaken, seen.refused
     if left:
-        said.append(f"{len(left)} entries changed within the last {ws.settle_s:g} s; they are taken when they rest")
+        messages.append(f"{len(left)} entries changed within the last {ws.settle_s:g} s; they are taken when they rest")
     if ahead := sum(entry.changed_at > now for entry in left):
-        said.append(f"{ahead} of them bear a time in the future, and rest from when they were first seen")
+        messages.append(f"{ahead} of them bear a time in the future, and rest from when they were first seen")
     if refused:
-        said.append(f"{len(refused)} entries are not taken: {refused[0]}")
-    if not said and not landing.there(program):
+        messages.append(f"{len(refused)} entries are not taken: {refused[0]}")
+    if not messages and not landing.there(program):
         before = Catalog(ws, program).keys(CaseVersion)
         why = ", though cases came from it before; is it mounted?" if before else " yet; it is watched"
-        said.append(f"{landing.title(program)} is not there{why}")
-    return "; ".join(said) or f"nothing new in the landing folder; {len(known(ws, program))} batches taken so far"
+        messages.append(f"{landing.title(program)} is not there{why}")
+    return "; ".join(messages) or f"nothing new in the landing folder; {len(known(ws, program))} batches taken so far"
 
 
 def known(ws: Settings, program: str) -> list[str]:

@@ -71,7 +71,7 @@ class Landing(Protocol):
         ...
 
     def look(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
-        """Entries that can be read, sorted by name, and what is said of the others; raises LandingUnreadable."""
+        """Entries that can be read, sorted by name, and the errors of the others; raises LandingUnreadable."""
         ...
 
     def read(self, program: str, name: str) -> Entry | None:

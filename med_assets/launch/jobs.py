@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
-"""Files of a job folder: what its process said, its result once it is done, and the lock held while it is started."""
+"""Files of a job folder: the log of its process, its result once it is done, and the lock held while it is started."""
 
 KIND = "kind"
 """File of a job folder with its kind; one without it is a training, as those of earlier versions are."""

@@ -174,7 +174,7 @@ def script(training: Sequence[str]) -> str:
 
 
 def _slurm(*words: str, env: Mapping[str, str] | None = None) -> str:
-    """Output of one of Slurm's commands. Raises LaunchFailed with what it said."""
+    """Output of one of Slurm's commands. Raises LaunchFailed with its message."""
     try:
         done = subprocess.run(
             words,

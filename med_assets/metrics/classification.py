@@ -114,11 +114,11 @@ def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     is neither there nor predicted. Source: scikit-learn, `balanced_accuracy_score` and `f1_score`.
     """
     right = np.einsum("...ii->...i", counts)
-    there, said = counts.sum(axis=-1), counts.sum(axis=-2)
+    there, called = counts.sum(axis=-1), counts.sum(axis=-2)
     total = there.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall, f1 = right / there, 2 * right / (there + said)
-        known, defined = there > 0, there + said > 0
+        recall, f1 = right / there, 2 * right / (there + called)
+        known, defined = there > 0, there + called > 0
         return {
             "accuracy": right.sum(axis=-1) / total,
             "balanced_accuracy": np.where(known, recall, 0).sum(axis=-1) / known.sum(axis=-1),

@@ -123,16 +123,16 @@ def _calibration(truth: Mask, probability: NDArray[np.floating] | None, subject:
 
 
 def _images(truth: Mask, prediction: Mask, subject: str) -> Iterator[Score]:
-    lesion, said = bool(truth.any()), bool(prediction.any())
+    lesion, found_lesion = bool(truth.any()), bool(prediction.any())
     yield Score(
         "lesion_touched", subject, float((truth & prediction).any()) if lesion else None, "1",
         "1 where the prediction has a pixel in the lesion, else 0; undefined where the true mask is empty",
     )  # fmt: skip
     yield Score(
-        "normal_recognised", subject, None if lesion else float(not said), "1",
+        "normal_recognised", subject, None if lesion else float(not found_lesion), "1",
         "1 where nothing is predicted on an image without a lesion, else 0; undefined on others",
     )  # fmt: skip
     yield Score(
-        "image_correct", subject, float(lesion == said), "1",
+        "image_correct", subject, float(lesion == found_lesion), "1",
         "1 where something is predicted on an image with a lesion, or nothing on one without, else 0",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """What the prepared cases of all programs share: `case.json`, and arrays opened as memory maps and checked.
 
-What people said of a case lies apart from what a model sees of it, in `truth.json` and arrays of its own: a case to predict
+The reader labels of a case lie apart from what a model sees of it, in `truth.json` and arrays of its own: a case to predict
 has none of these, and a corrected label changes no prediction.
 """
 
@@ -41,7 +41,7 @@ def open_case(
 
 
 def known(value: T | None, case_id: str) -> T:
-    """Return what people said of a case. Raises NoTruth for a case to predict, of which they said nothing."""
+    """Return the reader labels of a case. Raises NoTruth for a case to predict, which has none."""
     if value is None:
         raise NoTruth(
             f"expected a case with a label, got case {case_id}, which came without one and is to be predicted"

@@ -1,4 +1,4 @@
-"""The status of every run: the one that is used, those before it, what the gate said, and what has changed since."""
+"""The status of every run: the one that is used, those before it, the verdict of the gate, and what has changed since."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

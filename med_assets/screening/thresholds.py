@@ -37,7 +37,7 @@ def screening_of(program_name: str) -> Screening:
 def thresholds(ws: Settings, program_name: str, name: str) -> StageResult:
     """Fit the thresholds of an experiment on its recorded evaluation; the record goes to the store by its content.
 
-    Without a normal case there are none, which is said and stops nothing: every risk is then unknown. Raises
+    Without a normal case there are none, which is reported and stops nothing: every risk is then unknown. Raises
     ConfigurationError for an experiment that was not evaluated since it was trained.
     """
     screening, catalog = screening_of(program_name), Catalog(ws, program_name)

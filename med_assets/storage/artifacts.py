@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 
 
 def absent(key: str) -> str:
-    """What is said of an artifact that is not there."""
+    """Message for a missing artifact."""
     return (
         f"expected {key} in the store, found nothing; restore it from a backup of the home, or make it again: "
         "`med-assets verify` names the command"

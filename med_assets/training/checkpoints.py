@@ -49,20 +49,20 @@ class Checkpoints:
         One whose bytes changed is passed over with a warning that is also noted in the job's events. Raises
         CheckpointMismatch for a checkpoint of another job, ArtifactCorrupt when there are some and none is whole.
         """
-        said: list[str] = []
+        problems: list[str] = []
         for path in self.written():
             problem, described = self._problem(path)
             if problem is None:
                 # What was passed over is gone, or it would be the newest again and push whole ones out.
-                for stem in said:
+                for stem in problems:
                     (self.folder / stem.partition(":")[0]).with_suffix(".json").unlink(missing_ok=True)
                 return Found(path.with_suffix(".ckpt"), described["step"], described["epoch"], described["batches"])
-            said.append(f"{path.stem}: {problem}")
+            problems.append(f"{path.stem}: {problem}")
             note(self.job, "checkpoint_corrupt", checkpoint=path.stem, reason=problem)
             warnings.warn(f"{FOLDER}/{path.stem}.ckpt is passed over: {problem}", RuntimeWarning, stacklevel=2)
-        if said:
+        if problems:
             raise ArtifactCorrupt(
-                f"none of the {len(said)} checkpoints in {self.folder} is whole ({'; '.join(said)}); "
+                f"none of the {len(problems)} checkpoints in {self.folder} is whole ({'; '.join(problems)}); "
                 "use --resume never to start over"
             )
         return None

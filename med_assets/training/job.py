@@ -167,8 +167,8 @@ def _classified(job: Path, key: str, error: BaseException, experiment: Experimen
                 f"{accelerator.change(plan, experiment)}"
             )
         note(job, "out_of_memory", message=message)
-        said = {"status": "out_of_memory", "job_key": key, "message": message, **tried, **PeakMemory.measured()}
-        write_json(job / "result.json", said)
+        failed = {"status": "out_of_memory", "job_key": key, "message": message, **tried, **PeakMemory.measured()}
+        write_json(job / "result.json", failed)
         raise OutOfMemory(message) from error
     if isinstance(ends, AcceleratorFailed):
         note(job, "accelerator_failed", message=str(error).splitlines()[0])

@@ -66,7 +66,7 @@ def _predict(job: Path, program: str, heartbeat: Beats, stop: StopRequest) -> di
     made, cases = LocalStore(job / PREDICTIONS), read_json(job / "cases.json")
     predict: Predict | None = None
     failed: dict[str, str] = {}
-    said = time.monotonic()
+    last_report = time.monotonic()
     for number, case in enumerate(cases, 1):
         key = case["prediction"]
         if made.has(key):
@@ -82,8 +82,8 @@ def _predict(job: Path, program: str, heartbeat: Beats, stop: StopRequest) -> di
             if (ends := ending(error, job)) is not None:
                 raise ends from error
             failed[key] = f"{type(error).__name__}: {error}"
-        if number == len(cases) or time.monotonic() - said >= SAY_EVERY_S:
-            said = time.monotonic()
+        if number == len(cases) or time.monotonic() - last_report >= SAY_EVERY_S:
+            last_report = time.monotonic()
             print(f"predicted {number - len(failed)} of {len(cases)} cases, {len(failed)} failed", flush=True)
         if stop.due and number < len(cases):
             raise TrainingStopped(

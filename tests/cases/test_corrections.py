@@ -23,14 +23,14 @@ def test_a_correction_that_is_quarantined_says_which_version_counts(
     capsys.readouterr()
 
     assert main(["cases", P]) == 0
-    said = capsys.readouterr().out
-    assert f"quarantined; version {row['version']} of batch {first} counts" in said
-    assert second in said
+    output = capsys.readouterr().out
+    assert f"quarantined; version {row['version']} of batch {first} counts" in output
+    assert second in output
     assert main(["explain", row["case_id"]]) == 0
-    said = capsys.readouterr().out
-    assert f"in the dataset as version {row['version']}" in said
-    assert f"in batch {second}, is quarantined" in said
-    assert f"of batch {first} counts" in said
+    output = capsys.readouterr().out
+    assert f"in the dataset as version {row['version']}" in output
+    assert f"in batch {second}, is quarantined" in output
+    assert f"of batch {first} counts" in output
 
     edit(dose, lambda ds: setattr(ds, "DoseUnits", "GY"))
     edit(dose, lambda ds: setattr(ds, "DoseGridScaling", float(ds.DoseGridScaling) * 1.01))

@@ -48,11 +48,11 @@ def test_a_champion_that_the_store_lost_is_named_with_what_to_do(
     model(ws, "grad_loss", constant(3.0))
     capsys.readouterr()
     assert main([str(tmp_path / "out") if word == "out" else word for word in words]) == 1
-    said = capsys.readouterr().err
-    assert f"the champion's checkpoint of {P}/baseline, {now.checkpoint}" in said
-    assert f"`med-assets train {P}/baseline`" in said
-    assert f"`med-assets rollback {P}" in said
-    assert "Error" not in said
+    output = capsys.readouterr().err
+    assert f"the champion's checkpoint of {P}/baseline, {now.checkpoint}" in output
+    assert f"`med-assets train {P}/baseline`" in output
+    assert f"`med-assets rollback {P}" in output
+    assert "Error" not in output
 
 
 def test_a_challenger_that_the_store_lost_is_refused_and_the_others_are_decided_on(ws: Workspace) -> None:

@@ -69,7 +69,7 @@ def left(ws: Workspace) -> list[str]:
     return folders + found_in(path for path in paths if path.is_file())
 
 
-def said(capture: pytest.CaptureFixture[str]) -> str:
+def everything_printed(capture: pytest.CaptureFixture[str]) -> str:
     """What was written to standard output and error, which has no planted name."""
     shown = "".join(capture.readouterr())
     assert not is_planted(shown.encode(errors="surrogateescape"))
@@ -121,7 +121,7 @@ def test_nothing_planted_is_left_by_the_command_line_with_debug_and_by_dagster(
     assert 0 < before == after - before, rows
     assert {row["status"] for row in workspace.lake.rows("prepared_cases", program)} == {"ok"}
     assert not any(is_planted(str(row).encode()) for row in rows)
-    said(capfd)
+    everything_printed(capfd)
     assert left(workspace) == []
 
 
@@ -158,7 +158,7 @@ def test_nothing_planted_is_left_by_an_intake_that_was_killed(
     assert main(["--debug", "ingest", P, "--now"]) == 0
     assert sum(row["status"] == "ok" for row in workspace.lake.rows("raw_cases", P)) == len(MOMENTS)
     assert left(workspace) == []
-    assert "Traceback" not in said(capfd)
+    assert "Traceback" not in everything_printed(capfd)
 
 
 def streamed(ds: Dataset, syntax: UID) -> None:

@@ -209,7 +209,7 @@ def test_what_a_model_says_where_no_dose_was_calculated_changes_no_loss_and_gets
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"limits": [{"structure": "PTV70", "metric": "V95%", "bound": "min", "value": 95, "unit": "%"}]}, "limits.0"),
         ({"limits": [{"structure": "PTV70", "metric": "D95", "bound": "min", "value": 95, "unit": "%"}]}, "is in Gy"),
@@ -223,7 +223,7 @@ def test_what_a_model_says_where_no_dose_was_calculated_changes_no_loss_and_gets
     ],
 )
 def test_a_site_file_that_can_not_be_used_fails_the_load_and_doctor_with_file_and_key(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict[str, Any], said: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     source = conf_folder(P) / "sites"
     for path in source.glob("*.yaml"):
@@ -236,12 +236,12 @@ def test_a_site_file_that_can_not_be_used_fails_the_load_and_doctor_with_file_an
     with pytest.raises(ConfigurationError) as caught:
         load_site("broken", tmp_path)
     assert "conf/rt_dose/sites/broken.yaml" in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     monkeypatch.setattr("med_assets.programs.rt_dose.site_names", lambda: ("prostate_sib", "broken"))
     monkeypatch.setattr("med_assets.programs.rt_dose.load_site", lambda name: load_site(name, tmp_path))
     found = [one for one in doctor.configurations() if one.subject == f"configuration of {P}"]
     assert [one.state for one in found] == [doctor.BAD]
-    assert said in found[0].found
+    assert message in found[0].found
 
 
 def test_criteria_of_a_prescription_conformity_and_gamma_are_those_of_the_site(workspace: Workspace) -> None:

@@ -239,12 +239,12 @@ def test_a_folder_is_predicted_by_one_command_and_nothing_of_it_is_kept(
     (tmp_path / "cases" / "notes.dcm").write_bytes(b"no DICOM")
     before = {path for path in workspace.home.rglob("*") if path.is_file()}
     cli.main(["predict", name, str(tmp_path / "cases"), "--out", str(tmp_path / "out")])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     folders = sorted(path for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert len(folders) == 2
     for folder in folders:
         assert {path.name for path in folder.iterdir()} >= WRITTEN[name]
-        assert folder.name in said
+        assert folder.name in output
     table = (tmp_path / "out" / "predictions.csv").read_text()
     assert table.count("predicted,") == 2
     assert "not_dicom" in table or "DICOM" in table
@@ -363,8 +363,8 @@ def test_all_that_wait_are_predicted_by_one_command(
     champion(workspace, name)
     cli.main(["predict", name])
     (row,) = workspace.lake.rows("predictions", name)
-    said = capsys.readouterr().out
-    assert row["case_id"] in said
-    assert row["folder"] in said
+    output = capsys.readouterr().out
+    assert row["case_id"] in output
+    assert row["folder"] in output
     cli.main(["cases", name])
     assert "to predict" in capsys.readouterr().out

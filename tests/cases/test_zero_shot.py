@@ -1,4 +1,4 @@
-"""Released weights used as they are, where no case has a label: published, said to be unscored, and applied to unlabelled cases."""
+"""Released weights used as they are, where no case has a label: published, reported as unscored, and applied to unlabelled cases."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ ONE_EPOCH = ("schedule.epochs=1", "schedule.val_every=1")
 
 
 def without_labels(ws: Workspace, name: str, folder: Path, n: int) -> None:
-    """Take in phantoms of which nobody said anything."""
+    """Take in phantoms without reader labels."""
     (ws.landing / name).mkdir(parents=True)
     for source in phantoms(folder, name, n, 5):
         strip(source, name).rename(ws.landing / name / source.name)
@@ -75,8 +75,8 @@ def test_studies_without_labels_are_ranked_and_predicted_by_the_release_alone(
 
     assert cli.main(["train", "lumbar_mr/zero_shot"]) == 0
     assert cli.main(["evaluate", "lumbar_mr/zero_shot"]) == 0
-    said = capsys.readouterr().out
-    assert NO_CASE in said
+    output = capsys.readouterr().out
+    assert NO_CASE in output
     (row,) = ws.lake.rows("checkpoints", f"{name}/zero_shot")
     assert (row["n_train"], row["n_val"]) == (0, 0)
     assert ws.lake.rows("evaluation", f"{name}/zero_shot") == []

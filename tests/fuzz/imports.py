@@ -206,7 +206,7 @@ def once(name: str, seed: int, scratch: Path) -> Tries:
         checks = {
             f"ended with {code}": code not in (0, 1),
             "0 with nothing imported": code == 0 and not there,
-            "nothing said": not text.strip(),
+            "no message": not text.strip(),
             "a failure that nobody foresaw": "import_failed" in text
             or "failed with" in text
             or "is the home writable" in text,

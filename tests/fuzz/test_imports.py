@@ -34,9 +34,9 @@ def datalist(src: Path, edit) -> Path:
 def test_a_path_that_no_file_can_have_costs_its_entry_alone(tmp_path: Path, capsys, path: str) -> None:
     file = datalist(tmp_path / "src", lambda content: content["training"][1].update(image=path))
     assert main(["import", "datalist", str(file), str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().out
-    assert "imported 1 cases" in said
-    assert "bad_entry" in said
+    output = capsys.readouterr().out
+    assert "imported 1 cases" in output
+    assert "bad_entry" in output
 
 
 @pytest.mark.parametrize("labels", [{"²": "a"}, {"9" * 5000: "a"}])
@@ -70,9 +70,9 @@ def test_a_pipe_or_a_link_to_itself_costs_its_case_alone(
     path.unlink()
     replace(path)
     assert main(["import", FORMS[name].kind, str(src), str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "imported 1 cases" in said
-    assert code in said
+    output = capsys.readouterr().out
+    assert "imported 1 cases" in output
+    assert code in output
 
 
 def test_skipped_participants_are_in_the_list_of_errors_with_their_reason(tmp_path: Path, capsys) -> None:
@@ -100,6 +100,6 @@ def test_a_manifest_names_no_file_outside_its_data_set(tmp_path: Path) -> None:
 def test_entries_without_a_path_cost_themselves_alone(tmp_path: Path, capsys) -> None:
     file = datalist(tmp_path / "src", lambda content: content["training"].extend([{"image": ""}, {"image": []}]))
     assert main(["import", "datalist", str(file), str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().out
-    assert "imported 2 cases" in said
-    assert said.count("bad_entry") == 2
+    output = capsys.readouterr().out
+    assert "imported 2 cases" in output
+    assert output.count("bad_entry") == 2

@@ -95,7 +95,7 @@ def test_an_experiment_is_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["no_such_key=1"], "no_such_key"),
         (["+no_such_key=1"], "Extra inputs are not permitted"),
@@ -109,8 +109,8 @@ def test_an_experiment_is_frozen() -> None:
         (["launch.options=[-A imaging]"], "expected an option of sbatch in one word"),
     ],
 )
-def test_what_can_not_be_used_is_named(overrides: list[str], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(said)):
+def test_what_can_not_be_used_is_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         experiments.load("rt_dose", "baseline", overrides)
 
 

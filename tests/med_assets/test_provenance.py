@@ -1,4 +1,4 @@
-"""What is said of the code and of the machine that made a result."""
+"""What a result records of the code and of the machine that made it."""
 
 import json
 import platform

@@ -150,13 +150,13 @@ class Cluster:
             self.start("slurmd", "-D")
             self.start_controller()
         except TimeoutError as error:
-            said = "\n".join(
+            logs = "\n".join(
                 f"{name}: {line}"
                 for name in DAEMONS
                 if (path := self.folder / f"{name}.log").exists()
                 for line in path.read_text(errors="replace").splitlines()[-3:]
             )
-            raise CannotStart(f"{error}\n{said}") from error
+            raise CannotStart(f"{error}\n{logs}") from error
 
     def resume(self) -> bool:
         """Bring the node back after it was down; False while Slurm does not take that yet."""

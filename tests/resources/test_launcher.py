@@ -79,15 +79,15 @@ def test_progress_of_a_training_shows_as_it_runs(tmp_path: Path) -> None:
         done = run(job, instance)
         assert done.success
         observed = instance.fetch_observations(dg.AssetKey("checkpoint"), limit=10).records
-        said = [entry.user_message for entry in instance.all_logs(done.run_id)]
+        output = [entry.user_message for entry in instance.all_logs(done.run_id)]
     epochs = [
         record.asset_observation.metadata["training/epoch"].value
         for record in reversed(observed)
         if record.asset_observation
     ]
     assert epochs == [0.0, 1.0, 2.0]
-    assert any("loading cases" in line for line in said)
-    assert any("epoch 1: train/loss 0.5" in line for line in said)
+    assert any("loading cases" in line for line in output)
+    assert any("epoch 1: train/loss 0.5" in line for line in output)
 
 
 def test_a_finished_job_is_taken_over_without_starting_anything(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Trainings as jobs of a real Slurm cluster: who dies with whom, what is requeued, and what is said about it."""
+"""Trainings as jobs of a real Slurm cluster: who dies with whom, what is requeued, and the messages about it."""
 
 import json
 import os
@@ -123,14 +123,14 @@ def test_a_job_is_submitted_followed_and_finished(
     with dg.DagsterInstance.ephemeral() as instance:
         done = run(job, instance)
         assert done.success
-        said = messages(instance, done.run_id)
+        output = messages(instance, done.run_id)
         observed = instance.fetch_observations(dg.AssetKey("checkpoint"), limit=10).records
         record = instance.get_run_by_id(done.run_id)
     job_id = json.loads((job / slurm.JOB).read_text())["job_id"]
     assert record is not None
     assert record.tags[TRAINING_TAG] == f"Slurm job {job_id}"
-    assert "start 1" in said
-    assert "epoch 1: train/loss 0.5" in said
+    assert "start 1" in output
+    assert "epoch 1: train/loss 0.5" in output
     assert len(observed) == 2
     seen = (job / "environment").read_text()
     assert f"'SLURM_JOB_ID': '{job_id}'" in seen
@@ -192,9 +192,9 @@ def test_a_failed_training_fails_the_run_with_the_end_of_its_log(slurm_cluster: 
     with dg.DagsterInstance.ephemeral() as instance:
         done = run(job, instance)
         assert not done.success
-        said = messages(instance, done.run_id)
-    assert "ended with exit code 1 and no result" in said
-    assert "multiple of 8, got 33" in said
+        output = messages(instance, done.run_id)
+    assert "ended with exit code 1 and no result" in output
+    assert "multiple of 8, got 33" in output
     assert starts(job) == 1
 
 
@@ -242,8 +242,8 @@ def test_the_wall_clock_limit_stops_requeues_and_resumes(slurm_cluster: Cluster,
     with dg.DagsterInstance.ephemeral() as instance:
         done = run(job, instance)
         assert done.success
-        said = messages(instance, done.run_id)
-    assert "stopped before the wall-clock limit" in said
+        output = messages(instance, done.run_id)
+    assert "stopped before the wall-clock limit" in output
     assert starts(job) == 2
     assert of_slurm(job, "Restarts") == "1"
 
@@ -321,9 +321,9 @@ def test_missing_cases_are_predicted_by_a_job_and_nothing_is_submitted_for_those
     cases = [untrained.case(workspace, number) for number in range(2)]
     made = predict_cases(workspace, P, model, cases, launch)
     assert made.new == {one.artifact for one in cases}
-    said = capfd.readouterr().err
-    assert "prediction started as Slurm job" in said
-    assert "predicted 2 of 2 cases, 0 failed" in said
+    output = capfd.readouterr().err
+    assert "prediction started as Slurm job" in output
+    assert "predicted 2 of 2 cases, 0 failed" in output
     assert predict_cases(workspace, P, model, cases, launch).new == frozenset()
     assert capfd.readouterr().err == ""
 
@@ -335,10 +335,10 @@ def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
         drop(workspace, seed)
     ingest(workspace)
     assert main(["train", f"{P}/mean_dose", "launch.cpus=1", "--launcher", "slurm"]) == 0
-    said = capsys.readouterr()
-    assert "training started as Slurm job" in said.err
-    assert "completed: best val_mae_gy" in said.err
-    assert "1 new, 0 reused" in said.out
+    output = capsys.readouterr()
+    assert "training started as Slurm job" in output.err
+    assert "completed: best val_mae_gy" in output.err
+    assert "1 new, 0 reused" in output.out
     monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
     key = keys.experiment_key(P, "mean_dose", "checkpoint")
 

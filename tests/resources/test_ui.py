@@ -34,10 +34,10 @@ def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path:
         assert first.stdout is not None
         assert first.stdout.readline() == "dev -w workspace.yaml\n"
         second = start(home, tools)
-        out, said = second.communicate(timeout=60)
+        out, output = second.communicate(timeout=60)
         assert (second.returncode, out) == (1, "")
-        assert said.count("\n") == 1
-        assert f"process {first.pid}" in said
+        assert output.count("\n") == 1
+        assert f"process {first.pid}" in output
         elsewhere = start(other, tools)
         assert elsewhere.stdout is not None
         assert elsewhere.stdout.readline() == "dev -w workspace.yaml\n"

@@ -24,7 +24,7 @@ def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
     return found
 
 
-def said(result: dg.SensorResult) -> str:
+def skip_reason(result: dg.SensorResult) -> str:
     return (
         result.skip_reason.skip_message or ""
         if isinstance(result.skip_reason, dg.SkipReason)
@@ -36,15 +36,15 @@ def test_retraining_starts_once_enough_cases_are_unseen_and_then_cools_down(
     workspace: Workspace, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(tmp_path, monkeypatch, retraining={"min_new_cases": 1})
-    assert "no validation case" in said(tick(instance, None))
+    assert "no validation case" in skip_reason(tick(instance, None))
     for seed in (6, 8):  # with the tests' key, one patient for training and one for validation
         drop(workspace, seed)
     ingest(workspace)
     started = tick(instance, None)
     assert [request.tags[keys.PROGRAM_TAG] for request in started.run_requests or ()] == [P]
-    assert "cool-down" in said(tick(instance, started.cursor))
+    assert "cool-down" in skip_reason(tick(instance, started.cursor))
     configure(tmp_path, monkeypatch, retraining={"min_new_cases": 2})
-    assert "1 new training cases that no checkpoint has seen, 2 are needed" in said(tick(instance, None))
+    assert "1 new training cases that no checkpoint has seen, 2 are needed" in skip_reason(tick(instance, None))
 
 
 def test_cases_that_a_checkpoint_was_trained_on_are_not_new_and_its_age_is_known(
@@ -53,10 +53,10 @@ def test_cases_that_a_checkpoint_was_trained_on_are_not_new_and_its_age_is_known
     configure(tmp_path, monkeypatch, retraining={"min_new_cases": 2, "max_age_days": 30})
     cases(workspace, {"train": TRAIN, "val": VAL})
     model(workspace, "baseline", constant(4.0), trained_at=datetime.now(UTC).isoformat())
-    assert "0 new training cases" in said(tick(instance, None))
+    assert "0 new training cases" in skip_reason(tick(instance, None))
     cases(workspace, {"train": ["n0"]}, batch="b2")
-    assert "1 new training cases" in said(tick(instance, None))
-    assert "0.0 days old, 30 are allowed" in said(tick(instance, None))
+    assert "1 new training cases" in skip_reason(tick(instance, None))
+    assert "0.0 days old, 30 are allowed" in skip_reason(tick(instance, None))
     model(workspace, "baseline", {**constant(4.0), "n0": 4.0}, trained_at="2026-01-01T00:00:00+00:00")
     assert tick(instance, None).run_requests
 

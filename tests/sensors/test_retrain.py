@@ -16,18 +16,18 @@ NOON = datetime(2026, 11, 21, 12, 0)
 READY = Situation(n_train=30, n_val=5, n_new=10, now=NOON, since_start_s=7200)
 
 
-def said(policy: dict[str, Any] | None = None, **change: Any) -> str:
+def skip_reason(policy: dict[str, Any] | None = None, **change: Any) -> str:
     """The reason not to train, empty when there is none."""
     rule = POLICY.model_copy(update=policy or {})
     return why_not(dataclasses.replace(READY, **change), rule) or ""
 
 
 def test_enough_new_cases_after_the_cool_down_start_a_training() -> None:
-    assert said() == ""
+    assert skip_reason() == ""
 
 
 def test_the_first_training_needs_no_cool_down() -> None:
-    assert said(n_train=10, since_start_s=None) == ""
+    assert skip_reason(n_train=10, since_start_s=None) == ""
 
 
 @pytest.mark.parametrize(
@@ -40,28 +40,28 @@ def test_the_first_training_needs_no_cool_down() -> None:
     ],
 )
 def test_the_reason_not_to_train_is_said(change: dict[str, float], reason: str) -> None:
-    assert reason in said(**change)
+    assert reason in skip_reason(**change)
 
 
 def test_growth_counts_where_it_asks_for_more_than_the_minimum() -> None:
-    assert said({"min_growth": 0.5}) == ""  # 20 seen before, so 10 are needed
-    assert "10 new training cases that no checkpoint has seen, 50 are needed (50% of the 100 seen)" in said(
+    assert skip_reason({"min_growth": 0.5}) == ""  # 20 seen before, so 10 are needed
+    assert "10 new training cases that no checkpoint has seen, 50 are needed (50% of the 100 seen)" in skip_reason(
         {"min_growth": 0.5}, n_train=110
     )
 
 
 def test_an_old_checkpoint_makes_any_new_case_enough_and_no_new_case_never() -> None:
     policy = {"max_age_days": 30.0}
-    assert said(policy, n_new=1, age_s=31 * DAY_S) == ""
-    assert "29.0 days old, 30 are allowed" in said(policy, n_new=1, age_s=29 * DAY_S)
-    assert "0 new training cases" in said(policy, n_new=0, age_s=31 * DAY_S)
-    assert "10 are needed" in said(policy, n_new=1, age_s=None)
+    assert skip_reason(policy, n_new=1, age_s=31 * DAY_S) == ""
+    assert "29.0 days old, 30 are allowed" in skip_reason(policy, n_new=1, age_s=29 * DAY_S)
+    assert "0 new training cases" in skip_reason(policy, n_new=0, age_s=31 * DAY_S)
+    assert "10 are needed" in skip_reason(policy, n_new=1, age_s=None)
 
 
 def test_drift_makes_any_new_case_enough_only_where_the_policy_says_so() -> None:
-    assert said({"on_drift": True}, n_new=1, drifted=("spacing_z_mm",)) == ""
-    assert "no drift was found" in said({"on_drift": True}, n_new=1)
-    assert "10 are needed" in said(n_new=1, drifted=("spacing_z_mm",))
+    assert skip_reason({"on_drift": True}, n_new=1, drifted=("spacing_z_mm",)) == ""
+    assert "no drift was found" in skip_reason({"on_drift": True}, n_new=1)
+    assert "10 are needed" in skip_reason(n_new=1, drifted=("spacing_z_mm",))
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_drift_makes_any_new_case_enough_only_where_the_policy_says_so() -> None
 )
 def test_nothing_starts_in_the_quiet_hours(hours: str, clock: str, starts: bool) -> None:
     now = datetime.fromisoformat(f"2026-11-21T{clock}")
-    reason = said({"quiet_hours": hours}, now=now)
+    reason = skip_reason({"quiet_hours": hours}, now=now)
     assert (reason == "") == starts
     if not starts:
         assert f"it is {clock}, and nothing starts in the quiet hours {hours}" in reason
 
 
 def test_a_clock_that_went_back_does_not_lengthen_the_cool_down() -> None:
-    assert said(since_start_s=-86400.0) == ""
+    assert skip_reason(since_start_s=-86400.0) == ""
 
 
 def test_the_tick_comes_from_the_environment_and_nonsense_is_refused() -> None:

@@ -56,12 +56,12 @@ def tables(cases: Sequence[Case], refused: Sequence[CaseVersion | RefusedCase]) 
 
 def warnings(cases: Sequence[Case]) -> list[str]:
     """Return what makes scores of held-out cases doubtful: splits without normals or without calibration."""
-    said = []
+    text = []
     for split in ("val", "test"):
         held = [case for case in cases if case.split == split]
         if held and not any(case.facts["label"] == NORMAL for case in held):
-            said.append(f"none of {len(held)} {split} images is normal, so false alarms are not measured there")
-    return said
+            text.append(f"none of {len(held)} {split} images is normal, so false alarms are not measured there")
+    return text
 
 
 def duplicates(cases: Sequence[Case], folder_of: Callable[[str], Path]) -> list[Finding]:
@@ -89,18 +89,18 @@ def _finding(a: Case, b: Case, first: PreparedCase, second: PreparedCase, alike:
         *(["in two splits"] if len(splits) > 1 else []),
         *(["with two labels"] if a.facts["label"] != b.facts["label"] else []),
     ]
-    said = (
+    text = (
         f"cases {a.case_id} ({a.facts['label']}, {a.split or 'no split yet'}) and {b.case_id} ({b.facts['label']}, "
         f"{b.split or 'no split yet'}) are the same picture {' and '.join(wrong) or 'twice'}: correlation "
         f"{alike:.3f}, hashes within {HASH_BITS} bits of 64"
     )
     if wrong:
-        said += "; withdraw the one that is not to count"
+        text += "; withdraw the one that is not to count"
     shown = {
         f"{case.case_id}: {case.facts['label']}, {case.split or 'no split'}": opened.image
         for case, opened in ((a, first), (b, second))
     }
     return Finding(
-        code="same_picture", text=said, cases=(a.case_id, b.case_id), blocking=bool(wrong),
+        code="same_picture", text=text, cases=(a.case_id, b.case_id), blocking=bool(wrong),
         plot=partial(side_by_side, images=shown),
     )  # fmt: skip

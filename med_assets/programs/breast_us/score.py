@@ -35,11 +35,11 @@ class EvaluationSettings(BaseModel):
 def score_case(case: PreparedCase, probability: np.ndarray, settings: EvaluationSettings) -> list[Score]:
     """Score the probability of a lesion at each pixel (rows, columns); conventions end with the grid and the threshold."""
     truth = np.asarray(case.truth) > 0
-    said = f"on the machine's own pixels, probability above {settings.threshold:g}"
+    suffix = f"on the machine's own pixels, probability above {settings.threshold:g}"
     scores = scores_2d(
         truth, probability > settings.threshold, SUBJECT, pixel_mm=case.pixel_mm, probability=probability
     )
-    return [replace(one, convention=f"{one.convention}; {said}") for one in scores]
+    return [replace(one, convention=f"{one.convention}; {suffix}") for one in scores]
 
 
 def pooled(scores: Sequence[CaseScore]) -> list[Score]:

@@ -109,9 +109,9 @@ def _usable(cases: Sequence[TrainingCase], split: str, experiment: LumbarExperim
         and (experiment.anatomy == "all" or case.lstv in ("normal", UNKNOWN))
     ]
     if not found and not experiment.untrained:
-        said = "" if experiment.anatomy == "all" else " and an anatomy that is not known to be transitional"
+        condition = "" if experiment.anatomy == "all" else " and an anatomy that is not known to be transitional"
         raise ConfigurationError(
-            f"expected a case of split {split} with a marked level{said}, got none among {len(opened)}; send an RTSTRUCT with "
+            f"expected a case of split {split} with a marked level{condition}, got none among {len(opened)}; send an RTSTRUCT with "
             f"points for one, or assign a case that has some to {split}"
         )
     return found

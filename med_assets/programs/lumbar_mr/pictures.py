@@ -62,9 +62,14 @@ def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
                 _, y, x = found["voxel"]
                 axis.plot((x + 0.5) * dx, (y + 0.5) * dy, marker="x", markersize=7, color=COLOURS[1], linestyle="")
         axis.set(xlim=(0, len(panels) * width), ylim=(height, 0))
-        said = ", synthetic" if case.synthetic else ""
+        synthetic = ", synthetic" if case.synthetic else ""
         fig.text(
-            0.005, 0.995, f"case {case.case_id}{said}, slice {summary['middle']}", va="top", fontsize=9.5, color=INK
+            0.005,
+            0.995,
+            f"case {case.case_id}{synthetic}, slice {summary['middle']}",
+            va="top",
+            fontsize=9.5,
+            color=INK,
         )
     return [path]
 

@@ -14,7 +14,7 @@ from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
 from med_assets.programs.lumbar_mr.uncertainty import MEASURES, least_certain
 
 ALL = "all"
-"""Subject of what is said of all levels of a case together."""
+"""Subject of scores over all levels of a case."""
 
 ERROR = "localisation_error"
 ERROR_3D = "localisation_error_3d"

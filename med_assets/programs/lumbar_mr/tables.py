@@ -20,7 +20,7 @@ BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Ends of the bins of confidence."""
 
 NOISE = 0.05
-"""Chance that any measure of pure noise is said to carry information."""
+"""Chance that any measure of pure noise is reported to carry information."""
 
 NEAR_MM, FAR_MM = 5.0, 10.0
 """Distances within which a level counts as located, mm."""
@@ -135,15 +135,17 @@ def separation(rows: "pd.DataFrame") -> ReportTable:
         )
     informative = [f"{row['measure']} ({row['level']})" for row in table if row["tells them apart"] == "yes"]
     tested = any(row["adjusted p"] for row in table)
-    said = "Which measures carry information can't be said here: too few cases are known to be transitional, or to be normal."
+    text = (
+        "Which measures carry information is unknown here: too few cases are known to be transitional, or to be normal."
+    )
     if tested:
-        said = (
+        text = (
             f"Carry information here, with p of at most {NOISE:g} over all {len(table)} rows: "
             + (", ".join(informative) or "none")
             + "."
         )
     text = (
-        f"{said}\n\nAUROC: the probability that a transitional spine is less certain than a normal one, 0.5 for a measure that says "
+        f"{text}\n\nAUROC: the probability that a transitional spine is less certain than a normal one, 0.5 for a measure that says "
         "nothing; bootstrap "
         "over patients. p by permutation of patients, two-sided, adjusted over all rows (Holm): measures of pure noise are called "
         "informative in at most 5 % of such tables. Cases whose anatomy has no reader label, and those without a value, are left out; a measure without a case on one side too."

@@ -147,14 +147,14 @@ def exposure_table(cases: Sequence[Case]) -> ReportTable:
 
 def warnings(cases: Sequence[Case]) -> list[str]:
     """Return what makes scores of held-out cases doubtful: how many of a split the foundation model has seen."""
-    said = []
+    messages = []
     for split in ("val", "test", "external"):
         held = [case for case in cases if case.split == split]
         seen = Counter(str(case.facts["exposure"]) for case in held if case.facts["exposure"] not in (None, "unseen"))
         if seen:
             how = ", ".join(f"{n} {name}" for name, n in sorted(seen.items()))
-            said.append(
+            messages.append(
                 f"{sum(seen.values())} of {len(held)} {split} cases were in the foundation model's own training ({how}); "
                 "their scores do not show how it does on new patients"
             )
-    return said
+    return messages

@@ -55,23 +55,23 @@ def score_case(
     The formal rows are those of `segmentation_scores`, which raises for a mask on another grid; then comes
     `dice_training_grid`. Each convention ends with the class, the grid and how the volume was predicted.
     """
-    said = f"class {case.target_id} ({case.target}); predicted by class prompt in {inference.text()}, logit above 0"
+    origin = f"class {case.target_id} ({case.target}); predicted by class prompt in {inference.text()}, logit above 0"
     truth = np.asarray(case.truth)
     formal: Iterable[Score] = segmentation_scores(
         truth == case.target_id, prediction, case.geometry.spacing_mm, SUBJECT,
         surface_tolerance_mm=settings.surface_tolerance_mm, valid=truth != UNLABELLED,
     )  # fmt: skip
     there = "on the scanner's grid, labels resampled by nearest neighbour"
-    scores = [replace(one, convention=f"{one.convention}; {there}; {said}") for one in formal]
-    return [*scores, _on_training_grid(case, on_training_grid, said)]
+    scores = [replace(one, convention=f"{one.convention}; {there}; {origin}") for one in formal]
+    return [*scores, _on_training_grid(case, on_training_grid, origin)]
 
 
-def _on_training_grid(case: PreparedCase, predicted: np.ndarray, said: str) -> Score:
+def _on_training_grid(case: PreparedCase, predicted: np.ndarray, origin: str) -> Score:
     label = np.asarray(case.label)
     steps = " x ".join(f"{step:g}" for step in case.spacing_mm)
     convention = (
         f"2 |T and P| / (|T| + |P|) on the training grid of {steps} mm, as in validation during training, not comparable "
-        f"with dice; undefined where the labels there have no such voxel; voxels outside the labelled region are left out; {said}"
+        f"with dice; undefined where the labels there have no such voxel; voxels outside the labelled region are left out; {origin}"
     )
     number = int(np.count_nonzero((label == case.target_id) | predicted))
     return Score(TRAINING_GRID_DICE, SUBJECT, dice_on_grid(predicted, label, case.target_id), "1", convention, n=number)

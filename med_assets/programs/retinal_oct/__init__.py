@@ -161,7 +161,9 @@ class RetinalOct(Program):
         chosen = ws.option(self.name, "cohort", "whole" if ws.profile == "full" else "partial")
         if chosen not in COHORTS:
             raise ConfigurationError(f"expected MED_ASSETS_RETINAL_OCT_COHORT to be one of {COHORTS}, got {chosen!r}")
-        return [Finding("cohort", said, (), True) for said in objections(cases, cohort(), whole=chosen == "whole")]
+        return [
+            Finding("cohort", message, (), True) for message in objections(cases, cohort(), whole=chosen == "whole")
+        ]
 
     def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
         return {"size": list(self.size(ws))}

@@ -21,7 +21,7 @@ COHORTS = ("whole", "partial")
 
 
 class View(Settings):
-    """Which scan of a participant: everything that decides it is said."""
+    """Which scan of a participant: all that decides it."""
 
     device: str = Field(description="folder of the device under retinal_oct/structural_oct")
     protocol: str = Field(description="protocol of manifest.tsv")
@@ -91,14 +91,14 @@ def objections(cases: Sequence[Case], rules: Cohort, *, whole: bool) -> list[str
     `min_located` of each class and no more than there are.
     """
     labelled = [case for case in cases if case.facts["protocol"] == rules.labelled.protocol]
-    said = []
+    messages = []
     for name, wanted in (("site", rules.sites), ("study_group", CLASSES)):
         present = {(case.split, case.facts[name]) for case in labelled}
         for split in SPLITS:
             absent = [one for one in wanted if (split, one) not in present]
             if absent:
                 what = "sites" if name == "site" else "classes"
-                said.append(
+                messages.append(
                     f"expected all {what} in {split}, got none of {', '.join(absent)}; import their participants too"
                 )
     if whole:
@@ -107,9 +107,11 @@ def objections(cases: Sequence[Case], rules: Cohort, *, whole: bool) -> list[str
             for group, expected in zip(CLASSES, numbers, strict=True):
                 found = counts[split, group]
                 if not rules.min_located * expected <= found <= expected:
-                    said.append(
+                    messages.append(
                         f"expected {expected} participants of {group} in {split} (at least {rules.min_located:.0%}), got {found}"
                     )
-        if said:
-            said.append("see what was skipped, or set MED_ASSETS_RETINAL_OCT_COHORT=partial for a part of the cohort")
-    return said
+        if messages:
+            messages.append(
+                "see what was skipped, or set MED_ASSETS_RETINAL_OCT_COHORT=partial for a part of the cohort"
+            )
+    return messages

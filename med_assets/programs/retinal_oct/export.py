@@ -28,10 +28,10 @@ def write_prediction(prepared: Path, predicted: Path, out: Path, model: str) -> 
     import nibabel
 
     out.mkdir(parents=True, exist_ok=True)
-    said = "predicted, not for clinical use" + ("; the case is synthetic" if case.synthetic else "")
+    text = "predicted, not for clinical use" + ("; the case is synthetic" if case.synthetic else "")
     if not case.protocol:
-        said += f"; the volume states no protocol, and the model was trained on {', '.join(found['trained_on'])}"
-    write_json(out / "prediction.json", found | {"model": model, "case": case.case_id, "note": said})
+        text += f"; the volume states no protocol, and the model was trained on {', '.join(found['trained_on'])}"
+    write_json(out / "prediction.json", found | {"model": model, "case": case.case_id, "note": text})
     volume = nibabel.Nifti1Image(case.volume(), np.eye(4))
     # In the order of the array, frame, depth, width, and without a place in the patient, which OPT does not state.
     volume.header["descrip"] = b"frame, depth, width; normalised; no patient position"

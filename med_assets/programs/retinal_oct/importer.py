@@ -78,8 +78,8 @@ def from_bucket(landing: S3Landing) -> Iterator[Fetch]:
         def fetch(keys: Sequence[str]) -> tuple[Mapping[str, Path], Mapping[str, str]]:
             wanted = [Wanted("", place.key(key)) for key in keys]
             paths, failures = staging.fetch(wanted, Path(folder) / str(next(calls)))
-            said = {place.name(row.key): row.exception for row in failures}
-            return {place.name(key): path for key, path in paths.items()}, said
+            errors = {place.name(row.key): row.exception for row in failures}
+            return {place.name(key): path for key, path in paths.items()}, errors
 
         yield fetch
 

@@ -39,6 +39,6 @@ def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
         bars.set(yticks=range(len(CLASSES)), yticklabels=list(CLASSES), xlim=(0, 1))
         bars.invert_yaxis()
         bars.set_title(f"probability; true class: {true_class or 'unknown'}", fontweight="normal", fontsize=8)
-        said = ", synthetic" if case.synthetic else ""
-        fig.suptitle(f"case {case.case_id}{said}", x=0.01, ha="left", fontsize=10.5, color=INK)
+        synthetic = ", synthetic" if case.synthetic else ""
+        fig.suptitle(f"case {case.case_id}{synthetic}", x=0.01, ha="left", fontsize=10.5, color=INK)
     return [path]

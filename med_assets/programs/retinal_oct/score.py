@@ -45,8 +45,8 @@ def score_case(label: int, logits: np.ndarray, how: str) -> list[Score]:
     ]
     for index, name in enumerate(CLASS_NAMES):
         is_it = float(index == label)
-        said = f"softmax of the logits; truth is 1 for a case of the class; {how}"
-        scores.append(Score(PROBABILITY, name, float(np.exp(log_p[index])), "1", said, truth=is_it))
+        convention = f"softmax of the logits; truth is 1 for a case of the class; {how}"
+        scores.append(Score(PROBABILITY, name, float(np.exp(log_p[index])), "1", convention, truth=is_it))
         scores.append(Score(LOGIT, name, float(logits[index]), "1", f"before the softmax; {how}"))
     return scores
 
@@ -87,9 +87,13 @@ def pooled(scores: Sequence[CaseScore]) -> list[PooledScore]:
         CLASS_NAMES,
         SEED,
     )
-    said = f"{CONFIDENCE:.0%} percentile bootstrap over patients within each class, {RESAMPLES} resamples, seed {SEED}"
+    interval = (
+        f"{CONFIDENCE:.0%} percentile bootstrap over patients within each class, {RESAMPLES} resamples, seed {SEED}"
+    )
     return [
-        PooledScore(metric, subject, value, "1", CONVENTIONS[metric], n=len(table), low=low, high=high, interval=said)
+        PooledScore(
+            metric, subject, value, "1", CONVENTIONS[metric], n=len(table), low=low, high=high, interval=interval
+        )
         for (metric, subject), (value, low, high) in found.items()
         if metric != BALANCED  # there already, as the mean of what each case has of it
     ]
@@ -98,11 +102,11 @@ def pooled(scores: Sequence[CaseScore]) -> list[PooledScore]:
 def doubts(scores: Sequence[CaseScore], history: Sequence[EpochMetric], near_zero: float) -> list[str]:
     """Return what makes an experiment's scores doubtful: one class predicted for all, no better than chance, a head that can't
     overfit eight cases. `scores` are of the held-out cases, `history` of the training."""
-    said = []
+    messages = []
     table = wide([one for one in scores if one.split == "val"])
     if len(table) > 1 and table["y_pred"].nunique() == 1:
         only = CLASSES[int(table["y_pred"].iloc[0])]
-        said.append(
+        messages.append(
             f"expected several classes to be predicted for {len(table)} validation cases, got {only} for all: it collapsed"
         )
     if not table.empty:
@@ -116,13 +120,13 @@ def doubts(scores: Sequence[CaseScore], history: Sequence[EpochMetric], near_zer
         shown = lucky <= (1 - CONFIDENCE) / 2 if found.low is None else found.low > chance
         if found.mean is not None and not shown:
             ends = "no interval" if found.low is None else f"[{found.low:.2f}, {found.high:.2f}]"
-            said.append(
+            messages.append(
                 f"balanced accuracy on validation, {found.mean:.2f} {ends}, is not shown to be above chance ({chance:.2f})"
             )
     losses = [one.value for one in history if one.metric == "overfit_loss"]
     if losses and not losses[-1] <= near_zero:
-        said.append(
+        messages.append(
             f"expected the head to overfit eight training cases to a loss of at most {near_zero:g}, got {losses[-1]:.3g}: "
             "labels or embeddings are broken"
         )
-    return said
+    return messages

@@ -121,11 +121,11 @@ def score(prepared: Path, predicted: Path) -> list[Score]:
         error = kept["prediction_error"]
         if error is None:
             return [unscored("prediction_error", case)]
-        said = (
+        convention = (
             "mean absolute difference of predicted and normalised target tokens, under fixed masks; comparable within one "
             "pretraining alone, since each encoder sets its own target"
         )
-        return [Score("prediction_error", ALL, error, "1", said)]
+        return [Score("prediction_error", ALL, error, "1", convention)]
     if "logits" not in kept:
         return [unscored(BALANCED, case), unscored(LOG_LOSS, case)]
     logits = np.array([kept["logits"][name] for name in CLASSES])

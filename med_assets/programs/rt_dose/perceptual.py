@@ -44,7 +44,7 @@ def expected() -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file, which may hold the whole VGG16: later layers are left out, which is said.
+    """Read the tensors of a file, which may hold the whole VGG16: later layers are left out, and the log names them.
 
     Raises CheckpointMismatch when one is missing, has another shape, or is of another network.
     """

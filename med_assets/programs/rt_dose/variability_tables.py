@@ -240,11 +240,13 @@ def _answer(comparison: pd.DataFrame) -> str:
     if comparison.empty:
         return "No class of voxels has enough patients to compare a model with."
     free = comparison[comparison["where"] == next(iter(FREE))]
-    said = "; ".join(
+    ratios = "; ".join(
         f"{row['experiment']} {row['ratio']} ({row['within natural variation']}, n = {row['n']})"
         for row in free.to_dict("records")
     )
-    return f"Are errors where no constraint binds within natural variation? Ratio of model error to natural SD: {said}."
+    return (
+        f"Are errors where no constraint binds within natural variation? Ratio of model error to natural SD: {ratios}."
+    )
 
 
 def errors_by_distance(errors: Mapping[str, Patients], variation: Natural, scale_gy: float) -> pd.DataFrame:

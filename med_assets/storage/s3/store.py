@@ -141,14 +141,18 @@ class S3Store:
         """Write the manifest unless there is one; False when another writer was first."""
         from botocore.exceptions import ClientError
 
-        said = {"Bucket": self.place.bucket, "Key": self._manifest_key(key), "Body": canonical_json(manifest).encode()}
+        request = {
+            "Bucket": self.place.bucket,
+            "Key": self._manifest_key(key),
+            "Body": canonical_json(manifest).encode(),
+        }
         try:
-            self.client.put_object(**said, IfNoneMatch="*")
+            self.client.put_object(**request, IfNoneMatch="*")
         except ClientError as error:
             if (
                 code_of(error) == "NotImplemented"
             ):  # a server without conditional writes: the last manifest counts, and is whole too
-                self.client.put_object(**said)
+                self.client.put_object(**request)
             elif code_of(error) not in EXISTS:
                 raise
             # Our own manifest, when the reply to a first try was lost.

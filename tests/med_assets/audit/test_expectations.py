@@ -71,7 +71,7 @@ def test_no_cases_means_nothing_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "expectation", "said"),
+    ("facts", "expectation", "message"),
     [
         (FACTS, Expectation("d98_gy", "ExpectColumnValuesToNotBeNull"), "d98_gy"),
         (FACTS, Expectation("d95_gy", "ExpectMagic"), "ExpectMagic"),
@@ -81,8 +81,8 @@ def test_no_cases_means_nothing_failed() -> None:
         (pd.concat([FACTS, FACTS]), IN_RANGE, "one row per case_id"),
     ],
 )
-def test_a_suite_that_can_not_be_run_says_why(facts: pd.DataFrame, expectation: Expectation, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_a_suite_that_can_not_be_run_says_why(facts: pd.DataFrame, expectation: Expectation, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         run_suite(facts, [expectation])
 
 

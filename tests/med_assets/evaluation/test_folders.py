@@ -52,10 +52,10 @@ def test_what_can_not_be_scored_is_said_and_fails_the_command(
     save(tmp_path / "pred" / "d_pred.png", truth)
     arguments = ["score", str(tmp_path / "pred"), str(tmp_path / "gt"), "--out", str(tmp_path / "scores.csv")]
     assert main(arguments) == 1
-    said = capsys.readouterr().out
-    assert "no true mask" in said
-    assert "no predicted mask" in said
-    assert "not resized" in said
+    output = capsys.readouterr().out
+    assert "no true mask" in output
+    assert "no predicted mask" in output
+    assert "not resized" in output
     scores, problems = score_folders(tmp_path / "pred", tmp_path / "gt")
     assert sorted(problems) == ["b", "c", "d"]
     assert of(scores, "a", "dice") == 1.0
@@ -149,12 +149,12 @@ def labels() -> np.ndarray:
 
 
 def test_the_classes_of_a_label_map_are_scored_one_by_one_and_together(tmp_path: Path) -> None:
-    truth, said = labels(), labels()
-    said[truth == 2] = 1  # right place, wrong class
+    truth, predicted = labels(), labels()
+    predicted[truth == 2] = 1  # right place, wrong class
     for name in ("a", "b"):
         save(tmp_path / "gt" / f"{name}.png", truth)
     save(tmp_path / "pred" / "a.png", truth)
-    save(tmp_path / "pred" / "b.png", said)
+    save(tmp_path / "pred" / "b.png", predicted)
     scores, problems = score_folders(tmp_path / "pred", tmp_path / "gt")
     assert not problems
     assert [of(scores, "a", "dice", one) for one in ("lesion", "class 1", "class 2")] == [1.0, 1.0, 1.0]

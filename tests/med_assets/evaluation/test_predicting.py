@@ -214,8 +214,8 @@ def test_a_run_of_the_graph_shows_its_progress(workspace: Workspace) -> None:
 
     with dg.DagsterInstance.ephemeral() as instance:
         done = dg.materialize([evaluation], instance=instance)
-        said = [entry.user_message for entry in instance.all_logs(done.run_id)]
+        output = [entry.user_message for entry in instance.all_logs(done.run_id)]
     (event,) = done.get_asset_materialization_events()
     assert event.materialization.metadata["new"].value == 2
-    assert any("predicted 2 of 2 cases, 0 failed" in line for line in said)
-    assert any(line.startswith("prediction started as process") for line in said)
+    assert any("predicted 2 of 2 cases, 0 failed" in line for line in output)
+    assert any(line.startswith("prediction started as process") for line in output)

@@ -108,10 +108,10 @@ def test_studies_that_fail_are_listed_with_the_reason_and_others_go_on(source, t
     change(src / "train_label_coordinates.csv", away)
     shutil.rmtree(src / "train_images" / "13")
     assert main(["import", "rsna-lumbar", str(src), str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "imported 1 cases" in said
-    assert "bad_point: " in said
-    assert "missing_images: " in said
+    output = capsys.readouterr().out
+    assert "imported 1 cases" in output
+    assert "bad_point: " in output
+    assert "missing_images: " in output
     assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["RSNA-11"]
 
 

@@ -255,9 +255,9 @@ def test_a_decathlon_task_imports_what_it_lists_and_says_what_it_could_not(tmp_p
         save(folder / "labelsTr" / f"lung_{one}.nii.gz", (volumes()[1] == 1).astype(np.uint8))
         (folder / "imagesTr" / f"._lung_{one}.nii.gz").write_bytes(b"Mac OS X")
     assert main(["import", "msd", str(folder), str(tmp_path / "out"), "--val-fold", "1"]) == 1
-    said = capsys.readouterr().out
-    assert "imported 2 cases, 0 were there already" in said
-    assert "Task06_Lung-lung_003 missing_file" in said
+    output = capsys.readouterr().out
+    assert "imported 2 cases, 0 were there already" in output
+    assert "Task06_Lung-lung_003 missing_file" in output
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
         "Task06_Lung-lung_001",
         "Task06_Lung-lung_002",

@@ -69,8 +69,8 @@ def test_a_lesion_that_fills_the_picture_has_an_edge_at_its_border() -> None:
 def test_the_calibration_error_is_the_gap_between_what_is_said_and_what_is() -> None:
     truth = np.zeros((10, 10), bool)
     truth[:, :5] = True
-    said = np.where(truth, 0.95, 0.25)
-    assert values(truth, truth, probability=said)["calibration_error"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.25)
+    probability = np.where(truth, 0.95, 0.25)
+    assert values(truth, truth, probability=probability)["calibration_error"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.25)
 
 
 def test_masks_of_two_sizes_are_not_scored() -> None:

@@ -57,7 +57,7 @@ def stamps(ws: Workspace) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
 
 
-def said(ws: Workspace) -> list[tuple[str, str]]:
+def failures_of(ws: Workspace) -> list[tuple[str, str]]:
     """Make the report; what it says of cases without scores: how many, and the command."""
     stages.report(ws, P)
     return MISSING.findall(report_path(ws, P).read_text())
@@ -65,7 +65,7 @@ def said(ws: Workspace) -> list[tuple[str, str]]:
 
 def test_a_report_says_how_many_cases_have_no_scores_and_computes_none(ws: Workspace, loads: list[Path]) -> None:
     before = stamps(ws)
-    assert said(ws) == [("2", "evaluate rt_dose/baseline")]
+    assert failures_of(ws) == [("2", "evaluate rt_dose/baseline")]
     stages.leaderboard(ws, P)
     assert (loads, stamps(ws)) == ([], before)
     champion = Catalog(ws, P).champion()
@@ -81,7 +81,7 @@ def test_of_a_champion_that_was_trained_again_since_monitoring_has_the_scores(ws
     assert first is not None
     second = model(ws, "baseline", constant(4.0, (*VAL, "w0", "w1")))
     before = stamps(ws)
-    assert said(ws) == [("2", "monitor rt_dose")]
+    assert failures_of(ws) == [("2", "monitor rt_dose")]
     table = board(ws, P, Catalog(ws, P).champion()).tables["leaderboard"]
     checkpoints = dict(zip(table["experiment"], table["checkpoint"], strict=True))
     assert (checkpoints["baseline (champion)"], checkpoints["baseline"]) == (first.checkpoint, second)
@@ -96,10 +96,10 @@ def test_a_case_that_failed_is_no_case_that_waits(ws: Workspace) -> None:
         for checkpoint, case in ((champion.checkpoint, "w0"), ("checkpoint/other", "w1"))
     ]
     Catalog(ws, P).replace(Failure, failed, "evaluation", "baseline")
-    assert said(ws) == [("1", "evaluate rt_dose/baseline")]
+    assert failures_of(ws) == [("1", "evaluate rt_dose/baseline")]
 
 
 def test_the_report_of_a_champion_without_any_score_is_written(ws: Workspace, loads: list[Path]) -> None:
     shutil.rmtree(ws.home / "store" / "score")
-    assert said(ws) == [("32", "evaluate rt_dose/baseline")]
+    assert failures_of(ws) == [("32", "evaluate rt_dose/baseline")]
     assert loads == []

@@ -218,8 +218,8 @@ def test_no_secret_and_no_name_is_in_any_file_line_or_error(
     assert main(["doctor", "s3"]) == 1
     ws = opened()
     shown = capsys.readouterr()
-    said = shown.out + shown.err + caplog.text + repr(ws) + json.dumps(ws.lake.rows("raw_cases", P))
-    assert "SignatureDoesNotMatch" in said
+    output = shown.out + shown.err + caplog.text + repr(ws) + json.dumps(ws.lake.rows("raw_cases", P))
+    assert "SignatureDoesNotMatch" in output
     for path in ws.home.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -228,9 +228,9 @@ def test_no_secret_and_no_name_is_in_any_file_line_or_error(
             inside = path.relative_to(ws.home).parts[0]
             # The landing zone's own records stay with it: manifests of batches, and the index of keys.
             assert inside in ("landing", "staging") or PATIENT.encode() not in content, path
-    assert SECRET not in said
-    assert ACCESS not in said
-    assert PATIENT not in said
+    assert SECRET not in output
+    assert ACCESS not in output
+    assert PATIENT not in output
 
 
 def test_the_demo_writes_its_cases_to_the_bucket_of_a_program_that_has_one(

@@ -1,4 +1,4 @@
-"""Failure drills: what breaks in a night is found, said in words, and mended by the same command."""
+"""Failure drills: what breaks in a night is found, explained, and mended by the same command."""
 
 import dataclasses
 import json

@@ -312,7 +312,7 @@ def test_history_of_a_home_from_before_these_columns_is_read(ws: Workspace) -> N
 
 
 @pytest.mark.parametrize(
-    ("section", "values", "said"),
+    ("section", "values", "message"),
     [
         ("promotion", {"guard_margins": {"gamma": 1.0}}, "expected guarded metrics"),
         ("promotion", {"guard_margins": {"openkbp_dvh_score": -1.0}}, "margins of at least 0"),
@@ -328,10 +328,10 @@ def test_a_policy_that_can_not_be_meant_is_refused_with_the_file_and_the_field(
     monkeypatch: pytest.MonkeyPatch,
     section: str,
     values: dict[str, Any],
-    said: str,
+    message: str,
 ) -> None:
     configure(tmp_path, monkeypatch, **{section: values})
-    with pytest.raises(ConfigurationError, match=said) as refused:
+    with pytest.raises(ConfigurationError, match=message) as refused:
         policies.of(P)
     assert "conf/rt_dose/_program.yaml" in str(refused.value)
 

@@ -89,7 +89,7 @@ def test_the_index_tells_where_every_experiment_stands_and_what_code_made_it(ws:
     assert "dvh_aware, grad_loss" in not_trained
     assert "baseline" not in not_trained.partition("\n")[0]
 
-    # A run keeps what was true when it was trained, whatever is said of its checkpoint later.
+    # A run keeps what was true when it was trained, whatever happens to its checkpoint later.
     later = replace(checkpoint(ws, "baseline"), dataset_version="another")
     runs.record_run(ws, later, training.experiment(ws, P, "baseline"), ["seed=7"])
     (kept,) = (run for run in runs.runs_of(ws, P) if run.experiment == "baseline")

@@ -69,8 +69,8 @@ def test_a_heartbeat_says_phase_epoch_and_step_to_the_end(tmp_path: Path) -> Non
     heartbeat = Heartbeat(tmp_path / "heartbeat.json", hang_after_s=60)
     heartbeat.beat("train", (2, 40))
     heartbeat.stop("end")
-    said = json.loads(heartbeat.path.read_text())
-    assert (said["phase"], said["epoch"], said["step"]) == ("end", 2, 40)
+    heartbeat_now = json.loads(heartbeat.path.read_text())
+    assert (heartbeat_now["phase"], heartbeat_now["epoch"], heartbeat_now["step"]) == ("end", 2, 40)
 
 
 def test_a_hang_is_reported_with_the_stacks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

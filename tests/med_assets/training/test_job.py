@@ -116,6 +116,6 @@ def test_a_disk_that_fills_while_training_is_a_named_outcome(tmp_path: Path, mon
 def test_a_job_that_lacks_a_file_says_which(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job")
     (job / "cases.json").unlink()
-    said = start(str(job))
-    assert said.returncode == 1
-    assert "cases.json is missing" in said.stderr
+    done = start(str(job))
+    assert done.returncode == 1
+    assert "cases.json is missing" in done.stderr

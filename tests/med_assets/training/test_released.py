@@ -87,12 +87,12 @@ def test_the_command_says_what_fits_and_what_is_computed(tmp_path: Path, capsys:
     content = random_weights(0) | {"classifier.0.bias": torch.ones(3)}
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in content.items()}}, tmp_path / "vgg.pth")
     assert cli.main(["weights", str(tmp_path / "vgg.pth")]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     on = trial("rt_dose", load("rt_dose", "grad_vgg"))
     taken = take(on, content)
     assert (taken.matched, taken.tensors) == (len(expected()), len(expected()))
-    assert "rt_dose/grad_vgg: 14 of the network's 14 tensors" in said
-    assert taken.digest in said
+    assert "rt_dose/grad_vgg: 14 of the network's 14 tensors" in output
+    assert taken.digest in output
 
 
 def test_the_command_refuses_a_page_and_a_foreign_experiment(
@@ -103,9 +103,9 @@ def test_the_command_refuses_a_page_and_a_foreign_experiment(
     torch.save(random_weights(0), tmp_path / "vgg.pth")
     options = ["--experiment", "breast_us/segformer", "--set", "profiles=demo"]
     assert cli.main(["weights", str(tmp_path / "vgg.pth"), *options]) != 0
-    said = capsys.readouterr().err
-    assert "web page" in said
-    assert "0 of" in said
+    output = capsys.readouterr().err
+    assert "web page" in output
+    assert "0 of" in output
 
 
 def test_tokens_of_a_prompt_come_from_the_tokenizer_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,10 +145,10 @@ def test_the_command_says_which_experiment_and_base_adapters_need(
         {written: on.weights[name].clone() for name, written in file_names(on.weights).items()}, tmp_path / "lora.pth"
     )
     assert cli.main(["weights", str(tmp_path / "lora.pth"), "--set", "profiles=demo"]) == 0
-    said = capsys.readouterr().out
-    assert "breast_us/sam_adapters takes it as adapters=released/samed" in said
-    assert "initial=released/sam_vit_b" in said
-    assert f"{len(on.weights)} of the network's {len(on.weights)} tensors" in said
-    assert digest(on.forward()) in said
+    output = capsys.readouterr().out
+    assert "breast_us/sam_adapters takes it as adapters=released/samed" in output
+    assert "initial=released/sam_vit_b" in output
+    assert f"{len(on.weights)} of the network's {len(on.weights)} tensors" in output
+    assert digest(on.forward()) in output
     assert cli.main(["weights", str(tmp_path / "lora.pth"), "--set", "profiles=demo", "--set", "network.rank=2"]) != 0
     assert "network.rank=4" in capsys.readouterr().err

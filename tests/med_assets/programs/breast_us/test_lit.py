@@ -47,7 +47,7 @@ def test_the_loss_is_small_for_what_is_right_and_has_a_gradient_on_normals() -> 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("loss.bce=0.3",), r"bce \+ dice = 1"),
         (("teacher=sam_lora",), "teacher and distil together"),
@@ -58,9 +58,9 @@ def test_the_loss_is_small_for_what_is_right_and_has_a_gradient_on_normals() -> 
         (("input_px=30",), "multiple of the patch"),
     ],
 )
-def test_what_can_not_be_meant_is_refused(overrides: tuple[str, ...], said: str) -> None:
+def test_what_can_not_be_meant_is_refused(overrides: tuple[str, ...], message: str) -> None:
     given = [f"++{one}" if one.startswith("distil") else one for one in overrides]
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         load(P, "tinyusfm", [*TINY, *given], profile="demo")
 
 

@@ -197,16 +197,16 @@ def test_adapters_are_written_as_they_are_read(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("network.rank=2",), r"network\.rank=4"),
         (("network.multimask_outputs=1",), r"network\.multimask_outputs=3"),
         (("network.lora=encoder",), r"network\.lora=both"),
     ],
 )
-def test_adapters_of_another_network_say_what_to_set(overrides: tuple[str, ...], said: str) -> None:
+def test_adapters_of_another_network_say_what_to_set(overrides: tuple[str, ...], message: str) -> None:
     base, adapters = sam_file(experiment()), samed_file(experiment())
-    with pytest.raises(CheckpointMismatch, match=said):
+    with pytest.raises(CheckpointMismatch, match=message):
         loaded(experiment("sam_lora", *overrides), base, adapters)
 
 

@@ -162,9 +162,9 @@ def test_every_layout_of_the_backbone_gives_the_same_features(prefix: str, capsy
     del given[f"{prefix}norm.weight"], given[f"{prefix}norm.bias"]
     capsys.readouterr()
     network = loaded(given)
-    said = capsys.readouterr().out
-    assert all(name in said for name in CLASSIFIER)
-    assert "net.backbone.norm.weight" in said
+    output = capsys.readouterr().out
+    assert all(name in output for name in CLASSIFIER)
+    assert "net.backbone.norm.weight" in output
     with torch.no_grad():
         assert torch.equal(network.both(image)[1], plain.both(image)[1])
 

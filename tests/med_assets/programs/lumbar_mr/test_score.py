@@ -130,7 +130,7 @@ def test_the_report_tells_a_measure_that_carries_information_from_one_that_does_
     assert "slice_spread" not in here.index
     alone = tables.separation(rows[rows["case_id"].isin(["c0", "c2"])])
     assert alone.rows.empty
-    assert "can't be said here" in alone.text
+    assert "is unknown here" in alone.text
 
 
 def test_the_table_for_other_programs_has_the_published_columns_first() -> None:

@@ -198,7 +198,7 @@ def test_a_study_that_can_t_be_used_is_withdrawn_with_that_reason(ws: Workspace)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("case_id,decision\nv0,normal\nnobody,normal\n", "line 3: unknown case"),
         ("case_id,decision\nv0,fine\n", "line 2: decision 'fine', expected one of normal"),
@@ -206,10 +206,10 @@ def test_a_study_that_can_t_be_used_is_withdrawn_with_that_reason(ws: Workspace)
         ("case_id,answer\nv0,normal\n", "got no decision"),
     ],
 )
-def test_a_file_with_a_mistake_changes_nothing(ws: Workspace, text: str, said: str) -> None:
+def test_a_file_with_a_mistake_changes_nothing(ws: Workspace, text: str, message: str) -> None:
     path = ws.home / "reads.csv"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         stages.record(ws, P, path)
     assert ws.lake.rows("reads", P) == []
 

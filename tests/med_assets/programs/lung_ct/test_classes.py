@@ -48,7 +48,7 @@ def test_a_case_without_the_target_is_asked_for_it_all_the_same(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "message"),
     [
         ((12, 255), "below 255"),
         ((12, 300), "below 255"),
@@ -61,9 +61,9 @@ def test_a_case_without_the_target_is_asked_for_it_all_the_same(tmp_path: Path) 
     ],
 )
 def test_a_mapping_that_can_not_be_meant_is_refused(
-    case: PreparedCase, pair: tuple[int | str, int | str], said: str
+    case: PreparedCase, pair: tuple[int | str, int | str], message: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         check_mapping([case], mapping(pair))
 
 

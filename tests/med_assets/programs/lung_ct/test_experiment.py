@@ -44,7 +44,7 @@ def test_a_memory_plan_has_another_patch_and_the_probe_a_small_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("patches.size=[128,128,120]", r"patches\.size must be multiples of 16"),
         ("inference.window=[100,128,128]", r"inference\.window must be multiples of 16"),
@@ -55,8 +55,8 @@ def test_a_memory_plan_has_another_patch_and_the_probe_a_small_one() -> None:
         ("prompts.drop_labels=0.5", "the class prompts can't be dropped"),
     ],
 )
-def test_what_can_not_be_trained_is_refused(override: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_what_can_not_be_trained_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         loaded("target_anatomy", override)
 
 

@@ -228,9 +228,9 @@ def test_a_whole_cohort_has_nothing_against_it_and_a_lost_site_has() -> None:
     assert objections(everybody, rules, whole=True) == []
     # What a pattern for ids of four digits that start with 1 once left of a cohort.
     one_site = [one for one in everybody if one.facts["site"] == "UW"]
-    said = objections(one_site, rules, whole=False)
-    assert len(said) == 3
-    assert all("UCSD, UAB" in one for one in said)
+    messages = objections(one_site, rules, whole=False)
+    assert len(messages) == 3
+    assert all("UCSD, UAB" in one for one in messages)
     assert any(
         "expected 290 participants of healthy in train" in one for one in objections(one_site, rules, whole=True)
     )

@@ -99,11 +99,11 @@ def test_a_collapse_and_a_broken_head_are_told() -> None:
     fine = [overfit_loss(0.001)]
     assert doubts(rows(truth, np.eye(4)[truth]), fine, 0.05) == []
     assert "above chance" in doubts(rows(truth[[0, 6]], np.eye(4)[truth[[0, 6]]]), fine, 0.05)[0]
-    said = doubts(rows(truth, np.eye(4)[np.zeros(24, int)]), [overfit_loss(1.3)], 0.05)
-    assert len(said) == 3
-    assert "collapsed" in said[0]
-    assert "above chance" in said[1]
-    assert "broken" in said[2]
+    found_doubts = doubts(rows(truth, np.eye(4)[np.zeros(24, int)]), [overfit_loss(1.3)], 0.05)
+    assert len(found_doubts) == 3
+    assert "collapsed" in found_doubts[0]
+    assert "above chance" in found_doubts[1]
+    assert "broken" in found_doubts[2]
 
 
 def test_the_file_of_predictions_has_a_row_for_each_case(tmp_path: Path) -> None:

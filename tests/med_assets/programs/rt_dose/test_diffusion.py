@@ -158,15 +158,15 @@ def loaded(*overrides: str) -> DoseExperiment:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("diffusion.steps=7", r"divide train_steps \(1000\), got \[7\]"),
         ("losses.gradient=0.1", "set to 0: gradient"),
         ("losses.uncertainty=true", "set to 0: uncertainty"),
     ],
 )
-def test_what_a_diffusion_can_not_use_is_named(override: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_what_a_diffusion_can_not_use_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         loaded(override)
 
 

@@ -88,7 +88,7 @@ def test_of_a_file_of_the_whole_network_the_first_layers_are_taken_and_it_is_sai
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"features_7_bias": None}, r"1 missing: \['features.7.bias'\]"),
         ({"features_0_weight": torch.zeros(64, 1, 3, 3)}, r"features.0.weight expected \(64, 3, 3, 3\) found"),
@@ -96,7 +96,7 @@ def test_of_a_file_of_the_whole_network_the_first_layers_are_taken_and_it_is_sai
     ],
 )
 def test_a_file_of_another_network_is_refused(
-    tmp_path: Path, changed: dict[str, torch.Tensor | None], said: str
+    tmp_path: Path, changed: dict[str, torch.Tensor | None], message: str
 ) -> None:
-    with pytest.raises(CheckpointMismatch, match=said):
+    with pytest.raises(CheckpointMismatch, match=message):
         read_weights(whole_file(tmp_path / "vgg16.pth", **changed))
