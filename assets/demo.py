@@ -28,12 +28,12 @@ from med_assets.landing import batches
 from med_assets.landing.bucket import S3Landing
 from med_assets.settings import Workspace
 from med_assets.storage.files import keep_private, write_text
-from med_assets.storage.s3.bucket import Place, client
+from med_assets.storage.s3.bucket import Location, client
 from med_assets.storage.s3.local import endpoint, upload
 
 ENV_FILE = "demo.env"
 
-BUCKET = Place("demo", "landing")
+BUCKET = Location("demo", "landing")
 """Landing zone of programs whose cases arrive in a bucket; it is gone with the demo, what was taken from it stays."""
 
 _printing = threading.Lock()
@@ -80,7 +80,7 @@ def arrive(ws: Workspace, name: str, cases: int, first_seed: int) -> None:
         return
     with TemporaryDirectory() as folder:
         program.get(name).write_phantoms(Path(folder) / name, cases, first_seed)
-        upload(Path(folder), landing.place, landing.client)
+        upload(Path(folder), landing.location, landing.client)
     landing.refresh()
 
 
@@ -108,8 +108,8 @@ def _buckets(names: Sequence[str]) -> Iterator[None]:
         yield
         return
     with endpoint() as variables:
-        places = {f"MED_ASSETS_{name}_LANDING".upper(): str(BUCKET) for name in wanted}
-        os.environ.update(variables | places)
+        locations = {f"MED_ASSETS_{name}_LANDING".upper(): str(BUCKET) for name in wanted}
+        os.environ.update(variables | locations)
         client().create_bucket(Bucket=BUCKET.bucket)
         yield
 

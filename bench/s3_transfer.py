@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.common import clock, show
 from med_assets.storage.s3 import bucket, local
-from med_assets.storage.s3.bucket import THREADS, Place
+from med_assets.storage.s3.bucket import THREADS, Location
 from med_assets.storage.s3.index import RemoteObject, pages
 from med_assets.storage.s3.staging import Staging, Wanted
 
@@ -76,7 +76,7 @@ def main() -> None:
             for index in range(number):
                 content = np.random.default_rng(index).bytes(size)
                 client.put_object(Bucket=BUCKET, Key=f"{prefix}/{index:04d}", Body=content)
-            found = {one.key: one for one in pages(client, Place(BUCKET, prefix))}
+            found = {one.key: one for one in pages(client, Location(BUCKET, prefix))}
             seconds: dict[str, float] = {}
             all_ways = ways(client, found, Path(name) / prefix)
             all_ways["med_assets, fetch again from the cache"](Path(name) / f"{prefix}-first")

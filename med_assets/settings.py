@@ -14,7 +14,7 @@ from med_assets.launch.configuration import LAUNCHERS
 from med_assets.storage.artifacts import ArtifactStore, LocalStore
 from med_assets.storage.lake import Lake
 from med_assets.storage.s3 import bucket
-from med_assets.storage.s3.bucket import Place, place
+from med_assets.storage.s3.bucket import Location, location
 
 PURPOSES = ("production", "demo")
 
@@ -49,9 +49,9 @@ class Settings:
     profile: str = "full"
     settle_s: float = 30.0
     launcher: str = "local"
-    landing_place: Place | None = None
+    landing_location: Location | None = None
     """Bucket and prefix of the landing zone, if it is not the folder `landing`."""
-    store_place: Place | None = None
+    store_location: Location | None = None
     """Bucket and prefix of the store, if it is not the folder `store` of the home, which then caches it."""
     staging_gb: float = 50.0
     intake_file_s: float = 60.0
@@ -75,27 +75,27 @@ class Settings:
     def store(self) -> ArtifactStore:
         """Artifacts of this home, or those of the bucket that MED_ASSETS_STORE names, with this home's as their cache."""
         local = LocalStore(self.home / "store")
-        if self.store_place is None:
+        if self.store_location is None:
             return local
         from med_assets.storage.s3.store import S3Store
 
-        return S3Store(self.store_place, local)
+        return S3Store(self.store_location, local)
 
     def landing_zone(self, program: str) -> Landing:
         """Where cases of a program arrive: the folder `landing` or a bucket, as MED_ASSETS_LANDING or its own setting says."""
         if program not in self._landing_zones:
             own = self.option(program, "landing", "")
-            place, folder = (
+            location, folder = (
                 self._landing(own, f"MED_ASSETS_{program}_LANDING".upper(), self.home)
                 if own
-                else (self.landing_place, self.landing)
+                else (self.landing_location, self.landing)
             )
-            if place is None:
+            if location is None:
                 self._landing_zones[program] = LocalLanding(folder, self.home)
             else:
                 from med_assets.landing.bucket import S3Landing
 
-                self._landing_zones[program] = S3Landing(place, self.home, self.settle_s, self.staging_gb * 1e9)
+                self._landing_zones[program] = S3Landing(location, self.home, self.settle_s, self.staging_gb * 1e9)
         return self._landing_zones[program]
 
     @cached_property
@@ -103,9 +103,9 @@ class Settings:
         return {}
 
     @staticmethod
-    def _landing(text: str, variable: str, home: Path) -> tuple[Place | None, Path]:
+    def _landing(text: str, variable: str, home: Path) -> tuple[Location | None, Path]:
         """The bucket that a setting names, or None, and the folder: for a bucket one that keeps the manifests of batches."""
-        found = place(text, variable)
+        found = location(text, variable)
         return found, home / "landing" if found else Path(text).absolute()
 
     @cached_property
@@ -165,15 +165,15 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
     if launcher not in LAUNCHERS:
         raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {tuple(LAUNCHERS)}, got {launcher!r}")
     home = Path(environ.get("MED_ASSETS_HOME", ".med_assets")).absolute()
-    landing_place, landing = Settings._landing(
+    landing_location, landing = Settings._landing(
         environ.get("MED_ASSETS_LANDING", str(home / "landing")), "MED_ASSETS_LANDING", home
     )
     workers = environ.get("MED_ASSETS_WORKERS", "")
     if workers and not (workers.isdecimal() and int(workers)):
         raise ConfigurationError(f"expected MED_ASSETS_WORKERS to be a whole number of 1 or more, got {workers!r}")
     store = environ.get("MED_ASSETS_STORE", "")
-    store_place = place(store, "MED_ASSETS_STORE")
-    if store and store_place is None:
+    store_location = location(store, "MED_ASSETS_STORE")
+    if store and store_location is None:
         raise ConfigurationError(
             "expected MED_ASSETS_STORE of the form s3://bucket/prefix, got a path; the local store is the folder store of "
             "MED_ASSETS_HOME"
@@ -181,8 +181,8 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         "home": home,
         "landing": landing,
-        "landing_place": landing_place,
-        "store_place": store_place,
+        "landing_location": landing_location,
+        "store_location": store_location,
         "staging_gb": float(environ.get("MED_ASSETS_STAGING_GB", "50")),
         "intake_file_s": float(environ.get("MED_ASSETS_INTAKE_FILE_S", "60")),
         "intake_memory_gb": float(environ.get("MED_ASSETS_INTAKE_MEMORY_GB", MEMORY_SHARE * memory_gb())),

@@ -92,7 +92,7 @@ def import_cases(
     from med_assets.programs.retinal_oct import importer as ai_readi
     from med_assets.programs.rt_dose import importer as openkbp
     from med_assets.settings import Settings
-    from med_assets.storage.s3.bucket import place
+    from med_assets.storage.s3.bucket import location
 
     if len(src) != (2 if source == "pair" else 1):
         raise ConfigurationError(
@@ -101,7 +101,7 @@ def import_cases(
         )
     if limit is not None and limit < 1:
         raise ConfigurationError(f"expected --limit of 1 or more, got {limit}")
-    remote = place(str(src[0]), "SRC")
+    remote = location(str(src[0]), "SRC")
     if remote is not None and source != "ai-readi":
         raise ConfigurationError(f"expected a folder for {source}, got a bucket; only ai-readi is read from one")
     folder, only = Path(src[0]), list(patients) or None

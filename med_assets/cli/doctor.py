@@ -80,7 +80,7 @@ def _workspace() -> Iterator[Finding]:
         return
     yield Finding(GOOD, "settings", f"home {ws.home}, purpose {ws.purpose}, profile {ws.profile}")
     yield from _launcher(ws.launcher)
-    folders = [("home", ws.home)] + [("landing folder", ws.landing)] * (ws.landing_place is None)
+    folders = [("home", ws.home)] + [("landing folder", ws.landing)] * (ws.landing_location is None)
     for label, folder in folders:
         yield _writable(label, folder)
     existing = next(path for path in (ws.home, *ws.home.parents) if path.exists())
@@ -147,7 +147,7 @@ def examine_s3() -> list[Finding]:
 
     try:
         ws = Settings.from_env()
-        configured = remote.places(ws, program.registered())
+        configured = remote.locations(ws, program.registered())
     except (ConfigurationError, ValueError) as error:
         return [Finding(BAD, "settings", str(error), "set the variable; docs/settings.md lists all of them")]
     return remote.examine(configured)

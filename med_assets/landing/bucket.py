@@ -16,7 +16,7 @@ from med_assets.errors import LandingUnreadable, RemoteFailed
 from med_assets.landing.folder import Entry, Files, entry_name
 from med_assets.storage.files import digest, replacing
 from med_assets.storage.s3 import bucket, index
-from med_assets.storage.s3.bucket import Place
+from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.index import RemoteObject
 from med_assets.storage.s3.staging import Failure, Staging, Wanted
 
@@ -41,21 +41,26 @@ class RemoteFiles:
     @cached_property
     def objects(self) -> dict[str, RemoteObject]:
         """What is listed below the program's folder, by name such as `rt_dose/case-1/1.dcm`."""
-        return {self.landing.place.name(key): found for key, found in self.landing.listed(self.program).items()}
+        return {self.landing.location.name(key): found for key, found in self.landing.listed(self.program).items()}
 
     def fetch(self, names: Sequence[tuple[str, str]], into: Path) -> tuple[dict[str, Path], list[Failure]]:
         """Local files of (participant_id, name) by name, and a row for each that could not be had; names need not be listed."""
-        place = self.landing.place
-        wanted = [Wanted(participant, place.key(name)) for participant, name in names]
+        location = self.landing.location
+        wanted = [Wanted(participant, location.key(name)) for participant, name in names]
         paths, failures = self.landing.staging.fetch(wanted, into, self.landing.listed(self.program))
-        return {place.name(key): path for key, path in paths.items()}, failures
+        return {location.name(key): path for key, path in paths.items()}, failures
 
 
 class S3Landing:
     """One bucket and prefix; `home` keeps the index, the staging cache and the manifests of batches."""
 
-    def __init__(self, place: Place, home: Path, fresh_s: float, limit_bytes: float) -> None:
-        self.place, self.home, self.fresh_s, self.limit_bytes = place, home, max(fresh_s, LEAST_FRESH_S), limit_bytes
+    def __init__(self, location: Location, home: Path, fresh_s: float, limit_bytes: float) -> None:
+        self.location, self.home, self.fresh_s, self.limit_bytes = (
+            location,
+            home,
+            max(fresh_s, LEAST_FRESH_S),
+            limit_bytes,
+        )
         self._listings: dict[str, tuple[float, dict[str, RemoteObject]]] = {}
         self._grouped: dict[str, tuple[float, Members]] = {}
 
@@ -67,7 +72,7 @@ class S3Landing:
     @cached_property
     def staging(self) -> Staging:
         """The cache of fetched objects."""
-        return Staging(self.client, self.place.bucket, self.home / "staging", self.limit_bytes)
+        return Staging(self.client, self.location.bucket, self.home / "staging", self.limit_bytes)
 
     @property
     def manifests(self) -> Path:
@@ -78,7 +83,7 @@ class S3Landing:
         return (self.manifests,)
 
     def title(self, program: str) -> str:
-        return f"{self.place}/{program}"
+        return f"{self.location}/{program}"
 
     def there(self, program: str) -> bool:
         return bool(self.listed(program))
@@ -94,7 +99,7 @@ class S3Landing:
             return self._listings[program][1]
         try:
             folder = self.home / "staging" / "index"
-            found = index.listed(self.client, self.place, f"{program}/", folder, self.fresh_s, now)
+            found = index.listed(self.client, self.location, f"{program}/", folder, self.fresh_s, now)
         except RemoteFailed as error:
             message = f"{self.title(program)} can't be read: {error}; nothing of it is lost, it is taken in when it can be read"
         else:
@@ -112,7 +117,7 @@ class S3Landing:
             chosen, remote = programs.get(program), RemoteFiles(self, program)
             pairs = chosen.remote_keys(remote) if isinstance(chosen, RemoteKeys) else by_folder(remote.objects, program)
             for participant, name in pairs:
-                found.setdefault(participant, []).append((name, listed.get(self.place.key(name))))
+                found.setdefault(participant, []).append((name, listed.get(self.location.key(name))))
             self._grouped[program] = at, found
         return self._grouped[program][1]
 
@@ -139,14 +144,14 @@ class S3Landing:
 
     def bring(self, program: str, name: str, scratch: Path) -> Files:
         members = self._members(program).get(name, ())
-        wanted = [Wanted(name, self.place.key(key)) for key, _ in members]
+        wanted = [Wanted(name, self.location.key(key)) for key, _ in members]
         paths, failures = self.staging.fetch(wanted, scratch, self.listed(program))
-        names = {path: self.place.name(key).removeprefix(f"{program}/") for key, path in paths.items()}
+        names = {path: self.location.name(key).removeprefix(f"{program}/") for key, path in paths.items()}
         return Files(scratch, list(paths.values()), failures, names)
 
     def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
         listed = self.listed(program)
-        keys = {name: self.place.key(f"{program}/{name}") for name in names}
+        keys = {name: self.location.key(f"{program}/{name}") for name in names}
         wanted = [Wanted("", key) for key in keys.values() if key in listed]
         paths, _ = self.staging.fetch(wanted, scratch, listed)
         return {name: paths[key] for name, key in keys.items() if key in paths}

@@ -62,7 +62,7 @@ def index(ws: Settings, program_name: str) -> StageResult:
 def _entry(catalog: Catalog, status: RunStatus) -> ExperimentEntry:
     run, ws, note = status.run, catalog.ws, "; ".join([*status.notes, *status.stale])
     notebook = notebook_of(ws, run) if run else None
-    present = run is not None and ws.store_place is None and ws.store.has(run.checkpoint)
+    present = run is not None and ws.store_location is None and ws.store.has(run.checkpoint)
     return ExperimentEntry(
         program=catalog.program,
         experiment=status.experiment,

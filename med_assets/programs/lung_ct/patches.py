@@ -14,7 +14,7 @@ from med_assets.programs.lung_ct.labels import UNLABELLED
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.training.patches import case_order, corner_near, window
 
-Place = tuple[int, int, int]
+Corner = tuple[int, int, int]
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):
@@ -40,7 +40,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         epoch, position = key
         number = int(self.order(epoch)[position])
         rng = np.random.default_rng([self.seed, epoch, 1 + position])
-        corner = place(self.centres(number), self.cases[number].image.shape, self.patches, rng)
+        corner = choose_corner(self.centres(number), self.cases[number].image.shape, self.patches, rng)
         item = cut(self.cases[number], corner, self.patches.size)
         item = self.augmentation(item, int(rng.integers(2**32)))
         relabel = self.relabellings[number]
@@ -75,7 +75,9 @@ def _thinned(indices: np.ndarray, most: int) -> np.ndarray:
     return indices[np.round(np.linspace(0, len(indices) - 1, most)).astype(int)]
 
 
-def place(centres: Sequence[np.ndarray], shape: Sequence[int], patches: Patches, rng: np.random.Generator) -> Place:
+def choose_corner(
+    centres: Sequence[np.ndarray], shape: Sequence[int], patches: Patches, rng: np.random.Generator
+) -> Corner:
     """Choose the first voxel of a patch; negative where the volume is smaller than the patch, which is then centred.
 
     A class that counts, the background among them, is drawn with equal probability, then one of its voxels: the patch's
@@ -89,7 +91,7 @@ def place(centres: Sequence[np.ndarray], shape: Sequence[int], patches: Patches,
     return (corner[0], corner[1], corner[2])
 
 
-def cut(case: PreparedCase, corner: Place, size: Sequence[int]) -> dict[str, Tensor]:
+def cut(case: PreparedCase, corner: Corner, size: Sequence[int]) -> dict[str, Tensor]:
     """Read one patch of image and sources, (1, x, y, z). What lies beyond the volume is air and background."""
     spans, pads = window(corner, size, case.image.shape)
     arrays = {"image": np.float32, "sources": np.int16}

@@ -71,15 +71,15 @@ def from_folder(src: Path) -> Fetch:
 @contextmanager
 def from_bucket(landing: S3Landing) -> Iterator[Fetch]:
     """Fetch from below a bucket's prefix, through the staging cache; the objects are asked for one by one, never listed."""
-    place, staging = landing.place, landing.staging
+    location, staging = landing.location, landing.staging
     with TemporaryDirectory() as folder:
         calls = count()
 
         def fetch(keys: Sequence[str]) -> tuple[Mapping[str, Path], Mapping[str, str]]:
-            wanted = [Wanted("", place.key(key)) for key in keys]
+            wanted = [Wanted("", location.key(key)) for key in keys]
             paths, failures = staging.fetch(wanted, Path(folder) / str(next(calls)))
-            errors = {place.name(row.key): row.exception for row in failures}
-            return {place.name(key): path for key, path in paths.items()}, errors
+            errors = {location.name(row.key): row.exception for row in failures}
+            return {location.name(key): path for key, path in paths.items()}, errors
 
         yield fetch
 
@@ -188,11 +188,11 @@ def read_tables(fetch: Fetch, rules: Cohort) -> tuple[pd.DataFrame, pd.DataFrame
     return people, manifest
 
 
-def _table(fetch: Fetch, name: str, places: Sequence[str]) -> pd.DataFrame:
-    paths, _ = fetch(places)
-    path = next((paths[place] for place in places if place in paths), None)
+def _table(fetch: Fetch, name: str, locations: Sequence[str]) -> pd.DataFrame:
+    paths, _ = fetch(locations)
+    path = next((paths[location] for location in locations if location in paths), None)
     if path is None:
-        raise ConfigurationError(f"expected {name} in the data set at {' or '.join(places)}, found none; fetch it")
+        raise ConfigurationError(f"expected {name} in the data set at {' or '.join(locations)}, found none; fetch it")
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

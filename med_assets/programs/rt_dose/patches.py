@@ -16,7 +16,7 @@ from med_assets.training.patches import case_order, corner_near, window
 TRIES = 512
 """Random voxels looked at for one with dose, before the whole volume is searched."""
 
-Place = tuple[int, int, int]
+Corner = tuple[int, int, int]
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):
@@ -61,14 +61,14 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
             item["noise"] = rng.standard_normal(item["target"].shape, dtype=np.float32)
         return {name: torch.from_numpy(np.require(array, requirements="C")) for name, array in item.items()}
 
-    def chosen(self, key: tuple[int, int]) -> tuple[int, Place, bool, np.random.Generator]:
+    def chosen(self, key: tuple[int, int]) -> tuple[int, Corner, bool, np.random.Generator]:
         """Return of a patch the number of its case, its first voxel, whether it is mirrored, and what else is drawn from."""
         epoch, position = key
         number = int(self.order(epoch)[position])
         rng = np.random.default_rng([self.seed, epoch, 1 + position])
         share = self.patches.high_dose_share
         high = int((position + 1) * share) > int(position * share)
-        corner = place(self.cases[number], self.patches, high, rng)
+        corner = choose_corner(self.cases[number], self.patches, high, rng)
         return number, corner, self.patches.flip_x and bool(rng.random() < 0.5), rng
 
     def order(self, epoch: int) -> np.ndarray:
@@ -76,7 +76,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         return case_order(self.seed, epoch, len(self.cases), len(self))
 
 
-def place(case: PreparedCase, patches: Patches, high: bool, rng: np.random.Generator) -> Place:
+def choose_corner(case: PreparedCase, patches: Patches, high: bool, rng: np.random.Generator) -> Corner:
     """Choose the first voxel of a patch; negative where the volume is smaller than the patch, which is then centred.
 
     A high-dose patch has its centre as near as the borders allow to a random voxel above the dose level.

@@ -108,7 +108,7 @@ def in_words(doing: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A bucket and the prefix under which something lies, without slashes at its ends."""
 
     bucket: str
@@ -126,8 +126,8 @@ class Place:
         return key.removeprefix(f"{self.prefix}/") if self.prefix else key
 
 
-def place(text: str, variable: str) -> Place | None:
-    """The place that `s3://bucket/prefix` names, None for a path; raises ConfigurationError for another URL."""
+def location(text: str, variable: str) -> Location | None:
+    """The location that `s3://bucket/prefix` names, None for a path; raises ConfigurationError for another URL."""
     if "://" not in text:
         return None
     url = urlsplit(text)
@@ -136,7 +136,7 @@ def place(text: str, variable: str) -> Place | None:
             f"expected {variable} to be a folder or s3://bucket/prefix, got a URL of another form (not shown, it may hold a "
             "secret); credentials belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    return Place(url.netloc, url.path.strip("/"))
+    return Location(url.netloc, url.path.strip("/"))
 
 
 def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str:

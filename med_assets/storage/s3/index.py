@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from med_assets.storage.files import digest, replacing
-from med_assets.storage.s3.bucket import Place, in_words
+from med_assets.storage.s3.bucket import Location, in_words
 
 LISTED_AT = b"listed_at"
 
@@ -32,11 +32,11 @@ class RemoteObject:
     modified: float
 
 
-def pages(client: Any, place: Place, under: str = "") -> Iterator[RemoteObject]:
-    """All objects whose key starts with the place's prefix and `under`, in the order of their keys; folder marks are left out."""
+def pages(client: Any, location: Location, under: str = "") -> Iterator[RemoteObject]:
+    """All objects whose key starts with the location's prefix and `under`, in the order of their keys; folder marks are left out."""
     paginator = client.get_paginator("list_objects_v2")
     for page in paginator.paginate(
-        Bucket=place.bucket, Prefix=place.key(under), PaginationConfig={"PageSize": PAGE_KEYS}
+        Bucket=location.bucket, Prefix=location.key(under), PaginationConfig={"PageSize": PAGE_KEYS}
     ):
         for item in page.get("Contents", ()):
             if not item["Key"].endswith("/"):
@@ -44,18 +44,18 @@ def pages(client: Any, place: Place, under: str = "") -> Iterator[RemoteObject]:
 
 
 def listed(
-    client: Any, place: Place, under: str, folder: Path, max_age_s: float, now: float | None = None
+    client: Any, location: Location, under: str, folder: Path, max_age_s: float, now: float | None = None
 ) -> dict[str, RemoteObject]:
     """Objects by whole key, from the index kept in `folder` unless it is older than `max_age_s`. Raises RemoteFailed."""
     now = time.time() if now is None else now
-    path = folder / f"{digest(client.meta.endpoint_url, place.bucket, place.key(under))}.parquet"
+    path = folder / f"{digest(client.meta.endpoint_url, location.bucket, location.key(under))}.parquet"
     if path.is_file():
         # Memory-mapped files that are replaced under a reader are a source of trouble on network disks.
         kept = pq.read_table(path, memory_map=False)
         if 0 <= now - float((kept.schema.metadata or {}).get(LISTED_AT, b"-inf")) < max_age_s:
             return {row["key"]: RemoteObject(**row) for row in kept.to_pylist()}
     with in_words("listing the bucket"):
-        found = list(pages(client, place, under))
+        found = list(pages(client, location, under))
     columns = {name: [getattr(one, name) for one in found] for name in SCHEMA.names}
     table = pa.table(columns, schema=SCHEMA.with_metadata({LISTED_AT: repr(now).encode()}))
     with replacing(path, durable=False) as temporary:

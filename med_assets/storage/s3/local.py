@@ -16,7 +16,7 @@ from typing import Any
 
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.storage.s3 import bucket
-from med_assets.storage.s3.bucket import Place
+from med_assets.storage.s3.bucket import Location
 
 PUBLIC = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local-and-no-secret", "AWS_REGION": "us-east-1"}
 """Credentials of the local endpoint, which accepts any."""
@@ -42,13 +42,13 @@ def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
         server.server_close()
 
 
-def upload(folder: Path, place: Place, client: Any) -> int:
+def upload(folder: Path, location: Location, client: Any) -> int:
     """Make the bucket unless it is there, and put all files of a folder below the prefix; returns how many."""
-    if place.bucket not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
-        client.create_bucket(Bucket=place.bucket)
+    if location.bucket not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket=location.bucket)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        client.upload_file(str(path), place.bucket, place.key(path.relative_to(folder).as_posix()))
+        client.upload_file(str(path), location.bucket, location.key(path.relative_to(folder).as_posix()))
     return len(files)
 
 
@@ -64,15 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--upload", type=Path, metavar="FOLDER", help="folder whose files are put below the prefix")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run, after --; without it, until Ctrl-C")
     options = parser.parse_args(arguments)
-    place = Place(options.bucket, options.prefix.strip("/"))
+    location = Location(options.bucket, options.prefix.strip("/"))
     try:
         with endpoint(options.port) as variables:
             client = bucket.client({**os.environ, **variables})
-            number = upload(options.upload or Path(os.devnull), place, client)
-            print(f"serving {place} at {variables['S3_ENDPOINT_URL']}, {number} objects", file=sys.stderr, flush=True)
+            number = upload(options.upload or Path(os.devnull), location, client)
+            print(
+                f"serving {location} at {variables['S3_ENDPOINT_URL']}, {number} objects", file=sys.stderr, flush=True
+            )
             if options.command:
                 environ = {**os.environ, **variables}
-                environ.setdefault("MED_ASSETS_LANDING", str(place))
+                environ.setdefault("MED_ASSETS_LANDING", str(location))
                 return subprocess.run(options.command, env=environ, check=False).returncode
             for name, value in variables.items():
                 print(f"export {name}={value}", flush=True)

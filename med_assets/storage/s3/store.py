@@ -24,7 +24,7 @@ from med_assets.storage.files import canonical_json, digest, folder_hashes
 from med_assets.storage.progress import bar as progress_bar
 from med_assets.storage.s3 import bucket, checksums
 from med_assets.storage.s3.body import body, head
-from med_assets.storage.s3.bucket import THREADS, Place, code_of, in_words
+from med_assets.storage.s3.bucket import THREADS, Location, code_of, in_words
 from med_assets.storage.s3.index import pages
 from med_assets.storage.s3.staging import Staging, Wanted, counted
 
@@ -36,8 +36,8 @@ EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")
 class S3Store:
     """Artifacts in a bucket, read through a local store."""
 
-    def __init__(self, place: Place, local: LocalStore) -> None:
-        self.place, self.local = place, local
+    def __init__(self, location: Location, local: LocalStore) -> None:
+        self.location, self.local = location, local
 
     @cached_property
     def client(self) -> Any:
@@ -45,7 +45,7 @@ class S3Store:
         return bucket.client()
 
     def _manifest_key(self, key: str) -> str:
-        return self.place.key(f"manifests/{key}.json")
+        return self.location.key(f"manifests/{key}.json")
 
     def _manifest(self, key: str) -> dict[str, Any]:
         """Folder and files of an artifact; raises ArtifactMissing when it is absent, RemoteFailed when nobody can say."""
@@ -53,8 +53,8 @@ class S3Store:
 
         with in_words("reading the store"):
             try:
-                found = head(self.client, self.place.bucket, self._manifest_key(key))
-                _, content = body(self.client, self.place.bucket, found)
+                found = head(self.client, self.location.bucket, self._manifest_key(key))
+                _, content = body(self.client, self.location.bucket, found)
                 return dict(json.loads(content))
             except ClientError as error:
                 if code_of(error) not in ABSENT:
@@ -70,7 +70,7 @@ class S3Store:
 
         with in_words("reading the store"):
             try:
-                head(self.client, self.place.bucket, self._manifest_key(key))
+                head(self.client, self.location.bucket, self._manifest_key(key))
             except ClientError as error:
                 if code_of(error) not in ABSENT:
                     raise
@@ -88,7 +88,7 @@ class S3Store:
         """Fetch all files into `folder`; raises RemoteFailed or ArtifactCorrupt."""
         names = {f"{manifest['folder']}/{name}": name for name in manifest["files"]}
         with TemporaryDirectory(dir=folder.parent) as scratch:
-            staging = Staging(self.client, self.place.bucket, Path(scratch), limit_bytes=0)
+            staging = Staging(self.client, self.location.bucket, Path(scratch), limit_bytes=0)
             wanted = [Wanted("", name) for name in names]
             paths, failures = staging.fetch(wanted, Path(scratch) / "files", progress=False)
             if failures:
@@ -109,17 +109,17 @@ class S3Store:
             yield folder
             # Still inside: the local store, which `has` trusts, gets only what the bucket has.
             files = folder_hashes(folder)
-            place = self.place.key(f"files/{key}/{secrets.token_hex(4)}")
+            location = self.location.key(f"files/{key}/{secrets.token_hex(4)}")
             with in_words("writing to the store"):
-                self._upload(folder, place, files)
-                first = self._publish(key, {"folder": place, "files": files})
+                self._upload(folder, location, files)
+                first = self._publish(key, {"folder": location, "files": files})
             if not first:
-                self._clear(place)
+                self._clear(location)
                 for path in folder.iterdir():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 self._download(key, self._manifest(key), folder)
 
-    def _upload(self, folder: Path, place: str, files: Mapping[str, str]) -> None:
+    def _upload(self, folder: Path, location: str, files: Mapping[str, str]) -> None:
         from boto3.s3.transfer import TransferConfig
         from s3transfer.manager import TransferManager
 
@@ -129,7 +129,10 @@ class S3Store:
         ):
             tasks = [
                 manager.upload(
-                    str(folder / name), self.place.bucket, f"{place}/{name}", {"Metadata": {checksums.SHA256: sha256}}
+                    str(folder / name),
+                    self.location.bucket,
+                    f"{location}/{name}",
+                    {"Metadata": {checksums.SHA256: sha256}},
                 )
                 for name, sha256 in files.items()
             ]
@@ -142,7 +145,7 @@ class S3Store:
         from botocore.exceptions import ClientError
 
         request = {
-            "Bucket": self.place.bucket,
+            "Bucket": self.location.bucket,
             "Key": self._manifest_key(key),
             "Body": canonical_json(manifest).encode(),
         }
@@ -166,9 +169,9 @@ class S3Store:
         return self.local.file_hashes(key) if self.local.has(key) else dict(self._manifest(key)["files"])
 
     def keys(self, kind: str) -> list[str]:
-        start = self.place.key("manifests/")
+        start = self.location.key("manifests/")
         with in_words("listing the store"):
-            found = [one.key for one in pages(self.client, self.place, f"manifests/{kind}/")]
+            found = [one.key for one in pages(self.client, self.location, f"manifests/{kind}/")]
         return sorted(key.removeprefix(start).removesuffix(".json") for key in found)
 
     def verify(self, key: str) -> None:
@@ -180,10 +183,10 @@ class S3Store:
     def remove(self, key: str) -> None:
         self.local.remove(key)
         with in_words("removing from the store"):
-            self.client.delete_object(Bucket=self.place.bucket, Key=self._manifest_key(key))
-        self._clear(self.place.key(f"files/{key}"))
+            self.client.delete_object(Bucket=self.location.bucket, Key=self._manifest_key(key))
+        self._clear(self.location.key(f"files/{key}"))
 
     def _clear(self, prefix: str) -> None:
         with in_words("removing from the store"):
-            for one in list(pages(self.client, Place(self.place.bucket, prefix))):
-                self.client.delete_object(Bucket=self.place.bucket, Key=one.key)
+            for one in list(pages(self.client, Location(self.location.bucket, prefix))):
+                self.client.delete_object(Bucket=self.location.bucket, Key=one.key)

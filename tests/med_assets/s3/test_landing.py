@@ -23,7 +23,7 @@ from med_assets.landing import batches
 from med_assets.landing.bucket import RemoteFiles
 from med_assets.settings import Workspace
 from med_assets.storage.s3 import bucket, local
-from med_assets.storage.s3.bucket import Place
+from med_assets.storage.s3.bucket import Location
 from resources import WorkspaceResource
 from sensors.intake import intake_sensor
 from tests.med_assets.s3.conftest import ACCESS, SECRET
@@ -35,7 +35,7 @@ PATIENT = "MUSTERMANN^ERIKA"
 
 def arrive(good: Any, name: str, seed: int) -> None:
     """A case in the bucket."""
-    local.upload(phantom(seed), Place(name, f"landing/{P}/{PATIENT}-{seed}"), good)
+    local.upload(phantom(seed), Location(name, f"landing/{P}/{PATIENT}-{seed}"), good)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from med_assets.storage.s3 import body, bucket, index, staging
-from med_assets.storage.s3.bucket import Place
+from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.index import listed
 from med_assets.storage.s3.staging import Staging, Wanted
 from tests.med_assets.s3.faults import Faults
@@ -169,7 +169,7 @@ def test_an_object_that_changed_since_it_was_listed_is_told_and_not_mixed(
     faults: Faults, good: Any, name: str, tmp_path: Path
 ) -> None:
     fill(good, name, {"a": 100})
-    found = listed(bucket.client(), Place(name, ""), "", tmp_path / "index", 60)
+    found = listed(bucket.client(), Location(name, ""), "", tmp_path / "index", 60)
     fill(good, name, {"a": 100})
     _, (row,) = cache(name, tmp_path / "cache").fetch(wanted("a"), tmp_path / "into", found)
     assert row.exception.startswith("Changed")
@@ -180,11 +180,11 @@ def test_the_index_has_all_pages_and_is_listed_anew_only_when_it_is_old(
 ) -> None:
     monkeypatch.setattr(index, "PAGE_KEYS", 10)
     fill(good, name, {f"under/{number:04d}": 1 for number in range(13)} | {"beside": 1, "under/mark/": 0})
-    place, client = Place(name, ""), bucket.client()
-    found = listed(client, place, "under/", tmp_path, max_age_s=60, now=100.0)
+    location, client = Location(name, ""), bucket.client()
+    found = listed(client, location, "under/", tmp_path, max_age_s=60, now=100.0)
     assert len(found) == 13
     assert faults.done["GET bucket"] == 2
     good.put_object(Bucket=name, Key="under/new", Body=b"")
-    assert listed(client, place, "under/", tmp_path, max_age_s=60, now=159.0) == found
+    assert listed(client, location, "under/", tmp_path, max_age_s=60, now=159.0) == found
     assert faults.done["GET bucket"] == 2
-    assert "under/new" in listed(client, place, "under/", tmp_path, max_age_s=60, now=161.0)
+    assert "under/new" in listed(client, location, "under/", tmp_path, max_age_s=60, now=161.0)

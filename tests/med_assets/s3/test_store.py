@@ -9,7 +9,7 @@ import pytest
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
 from med_assets.settings import Workspace
 from med_assets.storage.artifacts import LocalStore
-from med_assets.storage.s3.bucket import Place
+from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.store import S3Store
 from tests.med_assets.s3.faults import Faults
 
@@ -19,7 +19,7 @@ KEY = "prepared/0123456789abcdef"
 @pytest.fixture
 def machine(faults: Faults, name: str, tmp_path: Path) -> Callable[[str], S3Store]:
     """The same store as each machine has it."""
-    return lambda of: S3Store(Place(name, "store"), LocalStore(tmp_path / of))
+    return lambda of: S3Store(Location(name, "store"), LocalStore(tmp_path / of))
 
 
 def write(store: S3Store | LocalStore, text: str = "content", key: str = KEY) -> None:

@@ -10,7 +10,7 @@ from med_assets.experiments import configuration as experiments
 from med_assets.programs.lung_ct.augment import Augmentation
 from med_assets.programs.lung_ct.classes import Relabelling
 from med_assets.programs.lung_ct.experiment import LungExperiment
-from med_assets.programs.lung_ct.patches import PatchDataset, choose, cut, place
+from med_assets.programs.lung_ct.patches import PatchDataset, choose, choose_corner, cut
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 
@@ -42,7 +42,9 @@ def test_a_patch_depends_only_on_seed_epoch_and_position(cases: list[PreparedCas
 
 def test_without_changes_a_patch_is_a_part_of_its_case(cases: list[PreparedCase]) -> None:
     dataset = PatchDataset(cases[:1], experiment(*NONE))
-    corner = place(dataset.centres(0), cases[0].image.shape, dataset.patches, np.random.default_rng([0, 2, 1 + 4]))
+    corner = choose_corner(
+        dataset.centres(0), cases[0].image.shape, dataset.patches, np.random.default_rng([0, 2, 1 + 4])
+    )
     spans = tuple(slice(start, start + 16) for start in corner)
     item = dataset[(2, 4)]
     np.testing.assert_array_equal(item["image"][0], cases[0].image[spans])
@@ -54,7 +56,7 @@ def test_every_class_of_the_case_is_a_centre_equally_often(cases: list[PreparedC
     classes = np.unique(cases[0].label)
     rng, met = np.random.default_rng(0), np.zeros(256, int)
     for _ in range(600):
-        corner = place(dataset.centres(0), cases[0].image.shape, dataset.patches, rng)
+        corner = choose_corner(dataset.centres(0), cases[0].image.shape, dataset.patches, rng)
         met[cases[0].label[tuple(start + 2 for start in corner)]] += 1
     # A centre near the border is moved inwards, so the middle voxel may be of another class now and then.
     assert met[23] > 0.7 * 600 / len(classes), met[classes]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from med_assets.programs.rt_dose.experiment import Patches
-from med_assets.programs.rt_dose.patches import PatchDataset, cut, flip_x, high_voxel, place
+from med_assets.programs.rt_dose.patches import PatchDataset, choose_corner, cut, flip_x, high_voxel
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.resident import Keys, Resident
 from med_assets.programs.rt_dose.site import load_site
@@ -61,7 +61,7 @@ def test_beyond_the_volume_there_is_air_without_dose(cases: list[PreparedCase]) 
 
 def test_a_volume_smaller_than_the_patch_is_centred(cases: list[PreparedCase]) -> None:
     large = PATCHES.model_copy(update={"size": (64, 16, 16)})
-    assert place(cases[0], large, False, np.random.default_rng(0))[0] == -16
+    assert choose_corner(cases[0], large, False, np.random.default_rng(0))[0] == -16
 
 
 def test_a_high_dose_patch_has_a_dosed_voxel_at_its_centre(cases: list[PreparedCase]) -> None:
@@ -70,7 +70,7 @@ def test_a_high_dose_patch_has_a_dosed_voxel_at_its_centre(cases: list[PreparedC
         voxel = high_voxel(cases[0], 7.0, same)
         assert voxel is not None
         assert cases[0].dose[voxel] > 7.0
-        corner = place(cases[0], PATCHES, True, rng)
+        corner = choose_corner(cases[0], PATCHES, True, rng)
         expected = [min(max(middle - 8, 0), 16) for middle in voxel]
         assert list(corner) == expected
 
@@ -91,7 +91,9 @@ def test_within_the_body_a_patch_reaches_no_further_than_its_box(cases: list[Pre
     inside = PATCHES.model_copy(update={"within_body": True})
     box = cases[0].body_box()
     assert [span.stop - span.start for span in box] < [32, 32, 32]
-    corners = np.array([place(cases[0], inside, high, np.random.default_rng(i)) for i in range(40) for high in (0, 1)])
+    corners = np.array(
+        [choose_corner(cases[0], inside, high, np.random.default_rng(i)) for i in range(40) for high in (0, 1)]
+    )
     assert (corners.min(axis=0) >= [span.start for span in box]).all()
     assert (corners.max(axis=0) + 16 <= [span.stop for span in box]).all()
 
