@@ -87,7 +87,7 @@ def arrive(ws: Workspace, name: str, cases: int, first_seed: int) -> None:
 def _materialize(ws: Workspace, name: str) -> int:
     """The cases of a program unless they are there, and its graph, with the experiments of the demo, in a process of its own."""
     patients = cohort(name)
-    if not ws.landing_zone(name).there(name):
+    if not ws.landing_zone(name).exists(name):
         with _arriving:
             arrive(ws, name, patients.cases, patients.first_seed)
         _say(name, f"wrote {patients.cases} synthetic cases to {ws.landing_zone(name).title(name)}")

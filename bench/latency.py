@@ -1,6 +1,6 @@
 """How long a dropped case takes to become a prepared one with `make ui` running, and what that time is made of.
 
-`python -m bench.latency [CASES]`. Settings are the defaults: a case settles for 30 s, sensors look every 30 s.
+`python -m bench.latency [CASES]`. Settings are the defaults: a case settles for 30 s, sensors tick every 30 s.
 """
 
 import os

@@ -34,7 +34,7 @@ class RemoteKeys(Protocol):
         """Pairs of an entry and a name relative to the landing zone's prefix.
 
         The entry is the participant where the data have some; failures are reported by it, and it never leaves the landing
-        zone. A name need not be listed: an object that is missing is reported. Called at every look at the landing zone, so it
+        zone. A name need not be listed: an object that is missing is reported. Called at every listing of the landing zone, so it
         must be quick.
         """
 

@@ -195,7 +195,7 @@ class Program(ABC):
 
     @property
     def deciding_metrics(self) -> tuple[Metric, ...]:
-        """The metrics that promotion, monitoring and the leaderboard look at: the primary one, then those guarded."""
+        """The metrics that promotion, monitoring and the leaderboard use: the primary one, then those guarded."""
         return (self.primary_metric, *self.guarded_metrics)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

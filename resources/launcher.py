@@ -28,7 +28,7 @@ from med_assets.launch.launcher import Handle, Launcher, Phase
 from med_assets.settings import Settings, without_secrets
 
 MAX_RETRIES = 2
-"""How often a job that was killed is started again, from what it saved last, before a person must look."""
+"""How often a job that was killed is started again, from what it saved last, before a person must act."""
 TRAINING_TAG = "med_assets/training"
 """Tag of a run that says what it follows: a process or a Slurm job."""
 
@@ -37,7 +37,7 @@ class LauncherResource(dg.ConfigurableResource):
     """Runs jobs with the launcher that the experiment of each names, else with that of MED_ASSETS_LAUNCHER."""
 
     launcher: str | None = Field(default=None, description="launcher of all jobs, whatever experiments name")
-    poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a running job")
+    poll_s: float = Field(default=1.0, gt=0, description="seconds between two polls of a running job")
 
     def command(self, job: Path) -> list[str]:
         """The command that a person would type for the same job."""

@@ -151,7 +151,7 @@ def predict(
     found = stages.predict_folder(ws, program, Path(case), model, out, relink=relink)
     for one in found:
         print(f"{one.case_id}: {one.reason or ', '.join(f'{name} {value}' for name, value in one.measured.items())}")
-        for text in (*(f"worth a look: {warning}" for warning in one.warnings), *map(str, one.paths)):
+        for text in (*(f"to check: {warning}" for warning in one.warnings), *map(str, one.paths)):
             print(f"  {text}")
     if not any(one.paths for one in found):
         raise SystemExit(1)

@@ -46,9 +46,7 @@ def between_cases(ws: Settings, program_name: str) -> CheckOutcome:
         more = f"; and {len(blocking) - 3} more" if len(blocking) > 3 else ""
         return CheckOutcome(False, first + more, metadata=metadata, images=images)
     if found:
-        return CheckOutcome(
-            False, f"worth a look: {len(found)} findings, none of which blocks", "warn", metadata, images
-        )
+        return CheckOutcome(False, f"to check: {len(found)} findings, none of which blocks", "warn", metadata, images)
     return CheckOutcome(True, "nothing found between cases", metadata=metadata)
 
 

@@ -108,7 +108,7 @@ def unlabelled(ws: Settings, program_name: str) -> list[PreparedCase]:
 
 
 _findings: Memo[list[str]] = Memo()
-"""Findings of the scan for identity by home and key: sensors ask at each look. Gates and the dataset ask the store itself."""
+"""Findings of the scan for identity by home and key: sensors ask at each tick. Gates and the dataset ask the store itself."""
 
 
 def _identity_seen(ws: Settings, program_name: str, raw: str) -> list[str]:
@@ -126,7 +126,7 @@ class _BatchCases:
 
 
 _batches: Memo[_BatchCases] = Memo()
-"""By home, program, batch and the stamps of its tables: sensors ask at each look, and a batch hardly ever changes."""
+"""By home, program, batch and the stamps of its tables: sensors ask at each tick, and a batch hardly ever changes."""
 
 
 def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:

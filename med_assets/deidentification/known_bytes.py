@@ -71,7 +71,7 @@ class KnownBytes:
 
 
 def _any_of(forms: Collection[bytes]) -> Callable[[bytes], bool]:
-    """Whether any of `forms` is in given bytes; one that contains another needs no look of its own.
+    """Whether any of `forms` is in given bytes; one that contains another needs no search of its own.
 
     One pass of a pattern takes about a quarter of the time of looking for each of many (`python -m bench.residual_scan`).
     """

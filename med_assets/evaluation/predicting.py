@@ -29,7 +29,7 @@ PreparedArrays = Case | DatasetCase | PreparedCase
 """A case whose prepared arrays are in the store, under the key `artifact`."""
 
 _hashes: Memo[Mapping[str, str]] = Memo()
-"""File hashes of prepared cases by home and key, of which sensors ask at each look."""
+"""File hashes of prepared cases by home and key, of which sensors ask at each tick."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def _expected(ws: Settings, program_name: str, checkpoint: str) -> dict[str, lis
 def waiting(ws: Settings, program_name: str) -> dict[str, str]:
     """Batches with cases to predict that wait for the champion, oldest first, each with a hash of what is to be there.
 
-    A process that asks again reads what changed since: of a batch that is as it was, it looks at the time of its tables alone.
+    A process that asks again reads what changed since: of a batch that is as it was, it reads the time of its tables alone.
     """
     catalog = Catalog(ws, program_name)
     champion = catalog.champion()

@@ -82,7 +82,7 @@ class MemoryPlan(Settings):
 
 
 class Schedule(Settings):
-    """How long to train and when to look."""
+    """How long to train and when to validate."""
 
     epochs: int = Field(
         ge=0, description="most epochs to train, count; 0, with validate_first, publishes the initial weights"

@@ -28,7 +28,7 @@ def original_roi_names(ws: Workspace, program_name: str, batch: str, case_id: st
         members.setdefault(row["file"], []).append(row["member"])
     with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as folder, Readers(ws) as readers:
         place = Path(folder)
-        there = ws.landing_zone(program_name).originals(program_name, list(members), place / "brought")
+        there = ws.landing_zone(program_name).originals(program_name, list(members), place / "fetched")
         paths: list[Path] = []
         for number, (name, path) in enumerate(there.items()):
             paths += _members(path, members[name], place / str(number)) if any(members[name]) else [path]

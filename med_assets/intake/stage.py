@@ -119,7 +119,7 @@ class _Intake:
             store.remove(key)
         with room(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as brought:
             with self.fetching:
-                files = landing.bring(self.program, name, Path(brought))
+                files = landing.fetch(self.program, name, Path(brought))
             if files.failures:
                 lines = [FileLine(files.names[path], "", NOT_FETCHED) for path in files.files]
                 return _Entry([self._not_fetched(name, files)], lines, files.failures)
@@ -152,7 +152,7 @@ class _Intake:
         return hmac.new(self.ws.key, os.fsencode(name), hashlib.sha256).hexdigest()[:16]
 
     def _not_fetched(self, name: str, files: Files) -> CaseVersion:
-        """Refusal of an entry of which a part did not come: what did may look like a whole case and is not one."""
+        """Refusal of an entry of which a part did not come: what did may seem a whole case and is not one."""
         from med_assets.storage.s3.staging import counted
 
         message = (

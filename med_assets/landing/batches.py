@@ -45,12 +45,12 @@ def entries(ws: Settings, program: str) -> list[Entry]:
 
     Raises LandingUnreadable when the folder itself can't be read.
     """
-    return ws.landing_zone(program).look(program)[0]
+    return ws.landing_zone(program).entries(program)[0]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """One look at the landing folder of a program: entries in no batch yet, and why others are none."""
+    """One listing of the landing folder of a program: entries in no batch yet, and why others are none."""
 
     untaken: Sequence[Entry]
     refused: Sequence[LandingUnreadable]
@@ -58,7 +58,7 @@ class Survey:
 
 def survey(ws: Settings, program: str) -> Survey:
     """Look at the landing folder once. Raises LandingUnreadable when it can't be read."""
-    found, refused = ws.landing_zone(program).look(program)
+    found, refused = ws.landing_zone(program).entries(program)
     taken = _taken(ws, program)
     names = {name for name, _ in taken}
     return Survey(
@@ -82,7 +82,7 @@ def waiting(ws: Settings, program: str, now: float, seen: Survey | None = None) 
         messages.append(f"{ahead} of them bear a time in the future, and rest from when they were first seen")
     if refused:
         messages.append(f"{len(refused)} entries are not taken: {refused[0]}")
-    if not messages and not landing.there(program):
+    if not messages and not landing.exists(program):
         before = Catalog(ws, program).keys(CaseVersion)
         why = ", though cases came from it before; is it mounted?" if before else " yet; it is watched"
         messages.append(f"{landing.title(program)} is not there{why}")
@@ -100,7 +100,7 @@ def unfinished(ws: Settings, program: str) -> list[str]:
     """Names of batches that were taken and of which this home has no rows, oldest first.
 
     Their intake was ended before its end, or belongs to tables that were lost, or to another home on the same landing zone.
-    Batches in which something could not be read are among them: it is tried again. Rows are read once, so that an idle look
+    Batches in which something could not be read are among them: it is tried again. Rows are read once, so that an idle listing
     costs two calls of the system per batch.
     """
     return [batch for batch in known(ws, program) if without_rows(ws, program, batch) or unreadable(ws, program, batch)]

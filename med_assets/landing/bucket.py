@@ -33,7 +33,7 @@ Members = dict[str, list[tuple[str, RemoteObject | None]]]
 
 
 class RemoteFiles:
-    """What a program may look at to say which objects make its cases; all names are relative to the landing zone's prefix."""
+    """What a program may list to say which objects make its cases; all names are relative to the landing zone's prefix."""
 
     def __init__(self, landing: "S3Landing", program: str) -> None:
         self.landing, self.program = landing, program
@@ -85,7 +85,7 @@ class S3Landing:
     def title(self, program: str) -> str:
         return f"{self.location}/{program}"
 
-    def there(self, program: str) -> bool:
+    def exists(self, program: str) -> bool:
         return bool(self.listed(program))
 
     def refresh(self) -> None:
@@ -126,7 +126,7 @@ class S3Landing:
         changed = max((found.modified for _, found in members if found), default=0.0)
         return Entry(name, digest(seen), changed, len(seen))
 
-    def look(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
+    def entries(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
         return [self._entry(name, members) for name, members in sorted(self._members(program).items())], []
 
     def read(self, program: str, name: str) -> Entry | None:
@@ -142,7 +142,7 @@ class S3Landing:
             found.append((key.removeprefix(f"{program}/"), sha256))
         return sorted(found)
 
-    def bring(self, program: str, name: str, scratch: Path) -> Files:
+    def fetch(self, program: str, name: str, scratch: Path) -> Files:
         members = self._members(program).get(name, ())
         wanted = [Wanted(name, self.location.key(key)) for key, _ in members]
         paths, failures = self.staging.fetch(wanted, scratch, self.listed(program))

@@ -35,7 +35,7 @@ class Entry:
 class Files:
     """The files of an entry on this machine: the folder that holds them and nothing else, if there is one, and each of them.
 
-    `failures` are rows of what could not be brought here.
+    `failures` are rows of what could not be fetched.
     """
 
     folder: Path | None
@@ -62,15 +62,15 @@ class Landing(Protocol):
         """Where cases of a program are dropped, for people."""
         ...
 
-    def there(self, program: str) -> bool:
+    def exists(self, program: str) -> bool:
         """Whether there is anything for this program."""
         ...
 
     def refresh(self) -> None:
-        """Look anew at the next look, however new the last one is."""
+        """List anew at the next call, however new the last listing is."""
         ...
 
-    def look(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
+    def entries(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
         """Entries that can be read, sorted by name, and the errors of the others; raises LandingUnreadable."""
         ...
 
@@ -82,12 +82,12 @@ class Landing(Protocol):
         """Name and SHA-256 of each file of an entry, None when that is not known without bringing them here."""
         ...
 
-    def bring(self, program: str, name: str, scratch: Path) -> Files:
-        """The files of an entry on this machine, in the empty folder `scratch` if they have to be brought."""
+    def fetch(self, program: str, name: str, scratch: Path) -> Files:
+        """The files of an entry on this machine, in the empty folder `scratch` if they have to be fetched."""
         ...
 
     def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
-        """Of files by their names in a batch's list those that are still there, on this machine, as `bring` does.
+        """Of files by their names in a batch's list those that are still there, on this machine, as `fetch` does.
 
         Raises LandingUnreadable.
         """
@@ -132,7 +132,7 @@ class LocalLanding:
     def title(self, program: str) -> str:
         return f"the landing folder {self.folder(program)}"
 
-    def there(self, program: str) -> bool:
+    def exists(self, program: str) -> bool:
         return self.folder(program).is_dir()
 
     def refresh(self) -> None:
@@ -150,7 +150,7 @@ class LocalLanding:
     def read(self, program: str, name: str) -> Entry | None:
         """The entry as it is now, or None when it vanished while being read, or when there are no loose files.
 
-        Each file costs one call of the system, so an idle landing zone costs that much per look: content that changes in place
+        Each file costs one call of the system, so an idle landing zone costs that much per listing: content that changes in place
         does not show in the times of its folder. An empty folder is an entry without files. Raises LandingUnreadable when it,
         or all that is in it, can't be read; intake gives the reason for a part that can't.
         """
@@ -177,7 +177,7 @@ class LocalLanding:
             raise _unreadable(root, error) from None
         return Entry(name, digest(seen), changed, len(seen)) if seen or name != LOOSE else None
 
-    def look(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
+    def entries(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
         folder, names = self.folder(program), {LOOSE}
         try:
             if folder.is_dir():
@@ -207,7 +207,7 @@ class LocalLanding:
                 return None
         return found
 
-    def bring(self, program: str, name: str, scratch: Path) -> Files:
+    def fetch(self, program: str, name: str, scratch: Path) -> Files:
         root, files = self.folder(program), self.files(program, name)
         names = {path: path.relative_to(root).as_posix() for path in files}
         return Files(root / name if name != LOOSE and (root / name).is_dir() else None, files, names=names)

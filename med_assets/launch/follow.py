@@ -87,7 +87,7 @@ def follow(
     *,
     anew: bool = False,
 ) -> Generator[Event]:
-    """Submit or find a job and yield its events until it ends; `poll_s` is the time between two looks, s.
+    """Submit or find a job and yield its events until it ends; `poll_s` is the time between two polls, s.
 
     A job that has a result is not started, unless `anew` says that its command begins by putting that aside.
     Whoever stops listening leaves the job running; called again, it follows the same job. Raises LaunchFailed when it can't be submitted.

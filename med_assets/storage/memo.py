@@ -1,4 +1,4 @@
-"""Values that never change, kept in a process that looks at them again and again, such as a sensor's."""
+"""Values that never change, kept in a process that reads them again and again, such as a sensor's."""
 
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar

@@ -1,4 +1,4 @@
-"""Which of the processes of one training this is, and where each looks in an epoch.
+"""Which of the processes of one training this is, and which positions of an epoch each reads.
 
 A training on several devices has one process per device. Rank 0 alone writes files; all hold the same weights.
 """

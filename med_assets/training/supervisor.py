@@ -31,7 +31,7 @@ from med_assets.training import status
 from med_assets.training.events import note
 
 POLL_S = 0.2
-"""Time between two looks at the child, s."""
+"""Time between two polls of the child, s."""
 
 START_GRACE_S = 300.0
 """Least time that a child may take before its first heartbeat: imports and the first read of a cold disk, s."""

@@ -74,7 +74,7 @@ def test_cases_without_a_label_are_predicted_as_they_arrive_and_by_each_new_cham
     assert isinstance(tick(instance), str)
 
 
-def test_a_look_reads_what_is_new_however_much_there_is(
+def test_a_tick_reads_what_is_new_however_much_there_is(
     workspace: Workspace, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = phantoms(tmp_path / "cases", P, 5, 5)
@@ -97,17 +97,17 @@ def test_a_look_reads_what_is_new_however_much_there_is(
     monkeypatch.setattr(artifacts, "read_json", counted(artifacts.read_json))
     monkeypatch.setattr(scan, "read_json", counted(scan.read_json))
 
-    def look() -> int:
+    def tick_reads() -> int:
         """Files that one tick reads."""
         reads.clear()
         tick(instance)
         return len(reads)
 
-    idle = look()
+    idle = tick_reads()
     assert not [path for path in reads if "champions" not in path]
     grown = []
     for source in sources[3:]:
         arrive(workspace, instance, source, labelled=False)
-        grown.append(look())
-        assert look() == idle
+        grown.append(tick_reads())
+        assert tick_reads() == idle
     assert grown[0] == grown[1] > idle

@@ -64,6 +64,6 @@ def listed(
 
 
 def forget(folder: Path) -> None:
-    """Let the next look list anew."""
+    """Make the next call list anew."""
     for path in folder.glob("*.parquet"):
         path.unlink(missing_ok=True)

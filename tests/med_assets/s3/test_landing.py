@@ -243,7 +243,7 @@ def test_the_demo_writes_its_cases_to_the_bucket_of_a_program_that_has_one(
         lambda _, folder, n, seed: shutil.copytree(phantom(seed), folder / f"case-{seed}"),
     )
     ws = Workspace.from_env()
-    assert not ws.landing_zone(P).there(P)
+    assert not ws.landing_zone(P).exists(P)
     demo.arrive(ws, P, 1, 1)
     assert [entry.name for entry in batches.untaken(ws, P)] == ["case-1"]
     assert not (ws.landing / P).exists()
