@@ -11,7 +11,7 @@ MedAssetsError
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── ReaderFailed          the process that reads files of the landing zone does not start
 ├── RemoteFailed          the S3 endpoint does not do what it was asked, after all retries
-├── DiskFull              no room to write; what was there before is whole
+├── DiskFull              no space to write; what was there before is whole
 ├── ScoringFailed         no case of an evaluation could be scored
 ├── BelowReference        the initial weights of a training score below their reference
 ├── TrainingStopped       training was asked to stop and saved what it had; the same command goes on
@@ -83,7 +83,7 @@ class RemoteFailed(MedAssetsError):
 
 
 class DiskFull(MedAssetsError):
-    """There is no room on the disk; nothing that was there is damaged."""
+    """There is no space on the disk; nothing that was there is damaged."""
 
 
 class ScoringFailed(MedAssetsError):

@@ -28,7 +28,7 @@ PLUMBING = {
     "storage.scratch": "keeps what is thrown away",
     "storage.provenance": "describes results",
     "storage.locks": "lets one process at a time in",
-    "storage.files.room": "turns a full disk into an error",
+    "storage.files.disk_full_guard": "turns a full disk into an error",
     "storage.files.disk_full": "turns a full disk into an error",
     "storage.files.sync": "writes through to the disk",
     "storage.files.replacing": "lets a file appear whole",

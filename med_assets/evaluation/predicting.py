@@ -147,7 +147,7 @@ def _adopt(ws: Settings, job: Path) -> set[str]:
 
 
 def _link(source: str, target: str) -> None:
-    """Link a file, which takes no room, or copy it where the store is another file system."""
+    """Link a file, which takes no space, or copy it where the store is another file system."""
     try:
         os.link(source, target)
     except OSError:

@@ -19,7 +19,7 @@ from med_assets.intake.grouping import group_by_patient
 from med_assets.landing.batches import UNREADABLE
 from med_assets.records import CaseVersion, Status
 from med_assets.settings import Settings, Workspace
-from med_assets.storage.files import digest, room, write_json
+from med_assets.storage.files import digest, disk_full_guard, write_json
 from med_assets.storage.versions import part_of
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def prepare_case(task: Preparation) -> None:
     from med_assets.dicom.compression import loss_of
 
     try:
-        with room(task.ws.home):
+        with disk_full_guard(task.ws.home):
             facts = programs.get(task.program).prepare(task.ws, task.case_id, task.stored, task.folder)
             loss = loss_of(task.stored)
             write_json(task.folder / FACTS_FILE, {**facts, "lossy": loss.lossy, "lossy_ratio": loss.ratio})
@@ -378,7 +378,7 @@ class EntryReader:
         try:
             self._step(f"case {case_id}", together_s)
             labelled = programs.get(self.task.program).verify(case)
-            with room(self.task.ws.home):
+            with disk_full_guard(self.task.ws.home):
                 content = self._write(case, folder, f"case {case_id}", together_s)
         except CaseRejected as rejected:
             return self._refuse(case_id, rejected.code, rejected.message, n, patient_id=patient)

@@ -22,7 +22,7 @@ from med_assets.landing.batches import UNREADABLE
 from med_assets.landing.folder import Files
 from med_assets.records import USABLE, CaseVersion, Status
 from med_assets.settings import Settings, Workspace
-from med_assets.storage.files import digest, read_json, replacing, room, write_json
+from med_assets.storage.files import digest, disk_full_guard, read_json, replacing, write_json
 from med_assets.storage.result import StageResult, tally
 from med_assets.storage.scratch import remove_abandoned, scratch
 from med_assets.storage.versions import version_of
@@ -75,7 +75,7 @@ class _Intake:
     program: str
     batch: str
     fetching: threading.Lock = field(default_factory=threading.Lock)
-    """Held while an entry is fetched, which asks for many objects at once and needs room for them."""
+    """Held while an entry is fetched, which asks for many objects at once and needs space for them."""
 
     def refuse(self, case_id: str, code: str, message: str, n: int) -> CaseVersion:
         return refusal(self.program, self.batch, case_id, code, message, n)
@@ -117,9 +117,9 @@ class _Intake:
                 lines = [FileLine.read(file, *outcome) for file, found in outcomes_of.items() for outcome in found]
                 return _Entry(cases, lines)
             store.remove(key)
-        with room(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as brought:
+        with disk_full_guard(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as fetched:
             with self.fetching:
-                files = landing.fetch(self.program, name, Path(brought))
+                files = landing.fetch(self.program, name, Path(fetched))
             if files.failures:
                 lines = [FileLine(files.names[path], "", NOT_FETCHED) for path in files.files]
                 return _Entry([self._not_fetched(name, files)], lines, files.failures)
@@ -143,7 +143,7 @@ class _Intake:
         """Make the files of an accepted case an artifact."""
         key = stored.case.artifact
         if not self.ws.store.has(key):
-            with room(self.ws.home), self.ws.store.create(key) as folder:
+            with disk_full_guard(self.ws.home), self.ws.store.create(key) as folder:
                 for path in sorted(stored.folder.iterdir()):
                     path.rename(folder / path.name)
 

@@ -143,7 +143,7 @@ def readable(entries: Sequence[ExperimentEntry], here: Path, ws: Settings) -> li
 
 
 def _brief(entries: Sequence[ExperimentEntry], shown: Sequence[Mapping[str, str | Link]]) -> pd.DataFrame:
-    """The columns of the index that a terminal has room for."""
+    """The columns of the index that fit into a terminal."""
     left_out = ("guarded metrics", "note", "command", "hardware", "data")
     return pd.DataFrame(
         [

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing
 from med_assets.storage import names
-from med_assets.storage.files import digest, folder_hashes, read_json, room, sync, write_json
+from med_assets.storage.files import digest, disk_full_guard, folder_hashes, read_json, sync, write_json
 
 MANIFEST = "manifest.json"
 
@@ -88,7 +88,7 @@ class LocalStore:
     @contextmanager
     def create(self, key: str) -> Iterator[Path]:
         target = self._folder(key)
-        with room(self.root):
+        with disk_full_guard(self.root):
             temporary = self._scratch(target.name)
             try:
                 yield temporary

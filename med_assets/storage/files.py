@@ -21,7 +21,7 @@ HASH_CHARS = 16
 """Characters of a shortened SHA-256 in keys and ids: 64 bits, a collision among a million artifacts has odds below 1e-7."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a write for which there is no room: on the disk, in the quota, or under the limit of a file's size."""
+"""Errors of a write for which there is no space: on the disk, in the quota, or under the limit of a file's size."""
 
 
 def keep_private() -> None:
@@ -94,7 +94,7 @@ def sync(path: Path) -> None:
 
 
 def disk_full(error: BaseException, folder: Path) -> DiskFull | None:
-    """The error as one that says what to do, when it means that a write below `folder` found no room; else None."""
+    """The error as one that says what to do, when it means that a write below `folder` found no space; else None."""
     # numpy and torch report a failed write without its errno.
     if not isinstance(error, OSError | RuntimeError):
         return None
@@ -103,14 +103,14 @@ def disk_full(error: BaseException, folder: Path) -> DiskFull | None:
         return None
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     return DiskFull(
-        f"no room to write in {folder}: {free / 1e6:.0f} MB free on the disk (a quota or a limit of file size counts too); "
-        "what was there before is whole: make room and start the same command again, or move the home to a larger disk"
+        f"no space to write in {folder}: {free / 1e6:.0f} MB free on the disk (a quota or a limit of file size counts too); "
+        "what was there before is whole: free some space and start the same command again, or move the home to a larger disk"
     )
 
 
 @contextmanager
-def room(folder: Path) -> Iterator[None]:
-    """Raise DiskFull in place of errors that mean that there is no room below `folder`."""
+def disk_full_guard(folder: Path) -> Iterator[None]:
+    """Raise DiskFull in place of errors that mean that there is no space below `folder`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -125,7 +125,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     Without `durable` it is not synced: readers still see all or nothing, but a power cut may undo it. Raises DiskFull.
     """
-    with room(path.parent):
+    with disk_full_guard(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)

@@ -70,7 +70,7 @@ class Checkpoints:
     def write(self, save: Callable[[Path], None], step: int, epoch: int, batches: int, best: Path | None) -> None:
         """Let `save` write a file and make it the newest checkpoint; older ones than the last `keep` are removed.
 
-        Raises DiskFull when there is no room; the checkpoints before are then as they were.
+        Raises DiskFull when there is no space; the checkpoints before are then as they were.
         """
         path = self.folder / f"step-{step:08d}.ckpt"
         # A checkpoint that is written anew, after a fall back to one before, does not count until it is whole again.
@@ -130,7 +130,7 @@ class Checkpoints:
         needed = max(sizes, default=0)
         if isinstance(error, DiskFull) or disk_full(error, self.folder) is not None or free < needed:
             return DiskFull(
-                f"no room for a checkpoint in {self.folder}: about {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB "
-                "free; the checkpoints before are whole: make room and start the same command again"
+                f"no space for a checkpoint in {self.folder}: about {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB "
+                "free; the checkpoints before are whole: free some space and start the same command again"
             )
         return None

@@ -19,8 +19,8 @@ def corner_near(centre: Sequence[int], size: Sequence[int], shape: Sequence[int]
     """
     slack = [extent - side for extent, side in zip(shape, size, strict=True)]
     return [
-        min(max(int(middle) - side // 2, 0), room) if room > 0 else room // 2
-        for middle, side, room in zip(centre, size, slack, strict=True)
+        min(max(int(middle) - side // 2, 0), spare) if spare > 0 else spare // 2
+        for middle, side, spare in zip(centre, size, slack, strict=True)
     ]
 
 

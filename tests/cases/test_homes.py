@@ -98,7 +98,7 @@ def test_a_full_disk_ends_with_one_line_and_what_was_there_is_whole(tmp_path: Pa
     _run(ingest, home, mount, MED_ASSETS_LANDING=str(landing))
     assert (kept / "rc").read_text().strip() == "1"
     lines = (kept / "err").read_text().splitlines()
-    assert "no room to write" in lines[-1]
+    assert "no space to write" in lines[-1]
     assert not [line for line in lines if "Traceback" in line]
     for path in (kept / "home").rglob("*.parquet"):
         assert path.read_bytes()[-4:] == b"PAR1"

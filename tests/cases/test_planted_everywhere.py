@@ -162,7 +162,7 @@ def test_nothing_planted_is_left_by_an_intake_that_was_killed(
 
 
 def streamed(ds: Dataset, syntax: UID) -> None:
-    """Compress the pixels, with the marker wherever a stream has room beside them."""
+    """Compress the pixels, with the marker wherever a stream has space beside them."""
     compressed(ds, syntax)
     frames = list(generate_frames(ds.PixelData, number_of_frames=int(ds.get("NumberOfFrames") or 1)))
     ds.PixelData = encapsulate([planted_stream(frame) for frame in frames])

@@ -242,7 +242,7 @@ def test_what_fails_ends_the_others_and_what_is_retried_has_nothing_beside_it(wo
             if readers.alone:
                 beside.append(len(running))
             if item == 7:
-                raise DiskFull("no room")
+                raise DiskFull("no space")
             return item * item
         finally:
             running.remove(item)

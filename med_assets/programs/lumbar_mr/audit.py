@@ -12,7 +12,7 @@ from med_assets.records import CaseVersion, PreparedCase
 IN_SET = "ExpectColumnValuesToBeInSet"
 
 LEVEL_GAP_MM = (15.0, 65.0)
-"""Plausible distance of neighbouring levels: a vertebral body of 20 to 35 mm and half of two discs, with room to both sides."""
+"""Plausible distance of neighbouring levels: a vertebral body of 20 to 35 mm and half of two discs, with a margin on both sides."""
 
 SUMMARISED = (
     "slices", "rows", "columns", "slice_mm", "pixel_mm", "height_mm", "intensity_low", "intensity_high", "echo_time_ms",

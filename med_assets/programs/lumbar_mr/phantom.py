@@ -181,8 +181,8 @@ def field_of_view(
     span = (np.array(shape) - 1) * np.asarray(spacing_mm)
     middle = (places.max(axis=0) + places.min(axis=0)) / 2
     # A body and more above L1/L2, and the edge of the sacrum below L5/S1, are always shown.
-    room = np.maximum((span[1] - (places[:, 2].max() - places[:, 2].min())) / 2 - 22.0, 0.0)
-    shift = np.array([rng.uniform(-3, 3), rng.uniform(-5, 40), rng.uniform(-1, 1) * min(room, 45.0)])
+    slack = np.maximum((span[1] - (places[:, 2].max() - places[:, 2].min())) / 2 - 22.0, 0.0)
+    shift = np.array([rng.uniform(-3, 3), rng.uniform(-5, 40), rng.uniform(-1, 1) * min(slack, 45.0)])
     x, y, z = middle + shift + np.array([-span[0], -span[2], span[1]]) / 2
     return Geometry(
         shape, spacing_mm, (round(float(x), 6), round(float(y), 6), round(float(z), 6)),

@@ -28,7 +28,7 @@ STRONG_SHARE = 0.4
 """Share of the mass from which a second peak is strong: two thirds of the strongest. Chosen on 27 real volumes, docs/lumbar-mr.md."""
 
 ONE_LEVEL_MM = (20.0, 50.0)
-"""Distance of a second peak that is about one level away: a vertebral body of 20 to 35 mm and a disc of 5 to 15 mm, with no room
+"""Distance of a second peak that is about one level away: a vertebral body of 20 to 35 mm and a disc of 5 to 15 mm, with no margin
 for two levels."""
 
 

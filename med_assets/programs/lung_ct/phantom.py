@@ -177,8 +177,10 @@ def tumours(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
         raise ValueError("expected a field of view with lungs in it, about 230 x 260 x 310 mm; got none")
     depth_mm = distance_transform_edt(lungs, sampling=geometry.spacing_mm)
     inner_mm = distance_transform_edt(masks["cavity"], sampling=geometry.spacing_mm)
-    room = masks["cavity"] & ~masks["heart"] & ~masks["aorta"] & ~masks["trachea"] & ~masks["liver"] & ~masks["gut"]
-    room &= ~masks["bone"]
+    lung_space = (
+        masks["cavity"] & ~masks["heart"] & ~masks["aorta"] & ~masks["trachea"] & ~masks["liver"] & ~masks["gut"]
+    )
+    lung_space &= ~masks["bone"]
     voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
     lumps: list[Tumour] = []
     for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))):
@@ -196,7 +198,7 @@ def tumours(geometry: Geometry, masks: dict[str, np.ndarray], rng: np.random.Gen
                 continue
             # Anywhere in its voxel, not only at the middle.
             centre = geometry.to_points(rng.choice(centres) + rng.uniform(-0.5, 0.5, 3))[0]
-            share = _lump(geometry, centre, radius, rng) * room
+            share = _lump(geometry, centre, radius, rng) * lung_space
             mask = share >= 0.5
             if mask.sum() * voxel_ml >= TUMOUR_ML and not any((mask & other.mask).any() for other in lumps):
                 hu = rng.uniform(20, 60) if rng.random() < 0.75 else rng.uniform(-400, -120)

@@ -86,7 +86,7 @@ def choose_corner(case: PreparedCase, patches: Patches, high: bool, rng: np.rand
     centre = high_voxel(case, patches.high_dose_level * case.prescription_gy, rng) if high else None
     if centre is None:
         slack = [size - side for size, side in zip(extent, patches.size, strict=True)]
-        corner = [int(rng.integers(0, room + 1)) if room > 0 else room // 2 for room in slack]
+        corner = [int(rng.integers(0, spare + 1)) if spare > 0 else spare // 2 for spare in slack]
     else:
         within = [middle - span.start for middle, span in zip(centre, box, strict=True)]
         corner = corner_near(within, patches.size, extent)

@@ -63,8 +63,8 @@ class Volume:
         if mirrored:
             image = np.ascontiguousarray(mirrored_input(image, experiment.site.mirrored()))
         missing = [max(side - size, 0) for side, size in zip(inference.window, image.shape[1:], strict=True)]
-        before = tuple(room // 2 for room in missing)
-        pads = [(start, room - start) for start, room in zip(before, missing, strict=True)]
+        before = tuple(spare // 2 for spare in missing)
+        pads = [(start, spare - start) for start, spare in zip(before, missing, strict=True)]
         return cls(
             torch.from_numpy(case.pad(image, pads))[None].to(device),
             torch.tensor([case.constraints], dtype=torch.float32, device=device),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from med_assets.errors import DiskFull
-from med_assets.storage.files import digest, disk_full, file_sha256, replacing, room
+from med_assets.storage.files import digest, disk_full, disk_full_guard, file_sha256, replacing
 from med_assets.storage.progress import bar as progress_bar
 from med_assets.storage.s3 import checksums
 from med_assets.storage.s3.body import BODY_ATTEMPTS, body, head, pause
@@ -217,7 +217,7 @@ class Staging:
                 start = number * PART_BYTES
                 span = start, min(start + PART_BYTES, found.size)
                 reply, content = body(self.client, self.bucket, found, span)
-                with room(self.root):
+                with disk_full_guard(self.root):
                     os.pwrite(descriptor, content, start)
                 with self._lock:
                     stream.write(f"{number} {zlib.crc32(content)}\n")

@@ -1,4 +1,4 @@
-"""The laws of the house, over the whole library."""
+"""The laws of the project, over the whole library."""
 
 import dataclasses
 import json
@@ -158,7 +158,7 @@ def test_a_failed_write_leaves_the_table_as_it_was(ingested: Workspace, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("med_assets.storage.lake.pq.write_table", disk_full)
-    with pytest.raises(DiskFull, match="no room to write"):
+    with pytest.raises(DiskFull, match="no space to write"):
         stages.dataset(workspace, P)
     assert folder_hashes(workspace.lake.root) == before
 

@@ -107,7 +107,7 @@ def test_a_disk_that_fills_while_training_is_a_named_outcome(tmp_path: Path, mon
 
     job = write_job(tmp_path / "job", overrides=TINY)
     monkeypatch.setattr(callbacks, "write_text", full)
-    with pytest.raises(DiskFull, match="make room and start the same command again"):
+    with pytest.raises(DiskFull, match="free some space and start the same command again"):
         run(job)
     monkeypatch.undo()
     assert run(job)["status"] == "completed"

@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_whole(tmp_path: Path) -> None
         path.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DiskFull, match="make room and start the same command again"):
+    with pytest.raises(DiskFull, match="free some space and start the same command again"):
         checkpoints.write(full, 3, 3, 0, None)
     found = checkpoints.newest()
     assert found is not None
