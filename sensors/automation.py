@@ -2,7 +2,7 @@
 
 Dagster's own `eager()` and the documented variant of it lose events: a check that passes later, a dependency that
 changes while a run is going, a changed code version. The conditions here survive those; what still gets lost, the
-reconcile schedule finds by comparing versions. One run brings all that follows from a change up to date. Trainings have
+reconcile schedule finds by comparing versions. One run updates all that follows from a change. Trainings have
 no condition: they are decided, not triggered.
 """
 

@@ -26,7 +26,7 @@ def outdated(
     gates: Mapping[dg.AssetKey, Iterable[dg.AssetCheckSpec]],
     by_batch: set[dg.AssetKey],
 ) -> str | None:
-    """A key of the state that an unpartitioned asset should be brought to; None if it is there, or can't be yet."""
+    """A key of the state that an unpartitioned asset should be materialized for; None if it is there, or can't be yet."""
     inputs = {dep.asset_key: runs.latest(instance, dep.asset_key) for dep in spec.deps}
     present = {key: found for key, found in inputs.items() if found}
     fan_in = spec.automation_condition == GATHER

@@ -47,7 +47,7 @@ class Situation:
 
 
 def reason_to_train(situation: Situation, policy: Retraining) -> tuple[str | None, str]:
-    """Why training pays, or None, and what is said of the new cases either way."""
+    """Why to train, or None, and a message about the new cases either way."""
     new, seen = situation.n_new, situation.n_train - situation.n_new
     needed = max(policy.min_new_cases, math.ceil(policy.min_growth * seen))
     message = f"{new} new training cases that no checkpoint has seen, {needed} are needed"

@@ -197,7 +197,7 @@ def over_batches(
 ) -> dg.SkipReason | dg.RunRequest:
     """One run of an asset by batch over the prepared batches that wait for the champion; why there is none otherwise.
 
-    `missing` gives the batches that wait, each with a hash of what is to be there; `done` is said when none does.
+    `missing` gives the batches that wait, each with a hash of what is to be there; `done` is the message when none does.
     """
     from med_assets.promotion.champions import current
 

@@ -19,5 +19,5 @@ def number(name: str, default: float, environ: Mapping[str, str] = os.environ) -
 
 
 def tick_s(environ: Mapping[str, str] = os.environ) -> int:
-    """Seconds between two looks of a sensor."""
+    """Seconds between two ticks of a sensor."""
     return max(1, round(number("MED_ASSETS_TICK_S", 30, environ)))

@@ -110,7 +110,7 @@ def _labels(catalog: Catalog, case_id: str) -> list[str]:
 
 
 def batches_by_version(catalog: Catalog) -> dict[tuple[str, str], str]:
-    """By case id and version of an accepted case the newest batch that brought it."""
+    """By case id and version of an accepted case the newest batch that holds it."""
     cases = sorted(accepted(catalog.prepared()), key=lambda case: case.batch)
     return {(case.case_id, case.version): case.batch for case in cases}
 

@@ -64,9 +64,9 @@ class Origin:
         for header in headers:
             found.uids |= {pseudonyms.uid(uid): uid for uid in header.uids}
             kept = found.studies.setdefault(pseudonyms.uid(header.study), Dataset())
-            for keyword, said in header.texts.items():
+            for keyword, original in header.texts.items():
                 if keyword not in kept:
-                    kept.add(DataElement(keyword, dictionary_VR(keyword), said))  # in UTF-8
+                    kept.add(DataElement(keyword, dictionary_VR(keyword), original))  # in UTF-8
         return found
 
     def relink(self, path: Path) -> None:

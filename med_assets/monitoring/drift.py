@@ -28,7 +28,7 @@ PERMUTATIONS = 4999
 
 
 def _facts(catalog: Catalog) -> pd.DataFrame:
-    """Facts of every accepted case that was not withdrawn, in its newest version, with the batches that brought it and its first."""
+    """Facts of every accepted case that was not withdrawn, in its newest version, with the batches that hold it and its first."""
     good = {(case.batch, case.case_id) for case in accepted(catalog.admitted())}
     withdrawn = catalog.withdrawn()
     frame = catalog.facts_frame().sort_values("batch", kind="stable")

@@ -123,7 +123,7 @@ def test_a_batch_prepared_after_the_dataset_was_made_is_found(graph: Graph) -> N
     assert graph.reconcile() == ["dataset"]
 
 
-def test_a_champion_that_the_command_line_brought_back_is_shown_again(graph: Graph) -> None:
+def test_a_champion_that_the_command_line_restored_is_shown_again(graph: Graph) -> None:
     from med_assets.promotion.champions import version
     from med_assets.settings import Workspace
 

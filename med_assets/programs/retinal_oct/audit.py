@@ -91,9 +91,7 @@ def shape_table(cases: Sequence[Case]) -> ReportTable:
         {"protocol": key[0], "device": key[1], "frames x depth x width": key[2], "spacing, mm": key[3], "volumes": n}
         for key, n in sorted(counts.items())
     ]
-    return ReportTable(
-        "Shapes", "Volumes as they were stored, before they are brought to one size.", pd.DataFrame(rows)
-    )
+    return ReportTable("Shapes", "Volumes as they were stored, before they are resized.", pd.DataFrame(rows))
 
 
 def outliers(cases: Sequence[Case]) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def read(folder: Path):
     return ct, masks, agreed
 
 
-def world(geometry, mask):
+def points_of(geometry, mask):
     """RAS points in mm of the voxels of a mask, sorted."""
     points = geometry.to_points(np.argwhere(mask)) * (-1, -1, 1)
     return points[np.lexsort(np.round(points, 3).T)]
@@ -84,7 +84,7 @@ def test_voxels_keep_their_value_and_their_place(tmp_path, one):
     for value, mask in zip((1, 3), masks.values(), strict=True):
         expected = np.argwhere(labels == value) @ RAS[:3, :3].T + RAS[:3, 3]
         np.testing.assert_allclose(
-            world(ct.geometry, mask), expected[np.lexsort(np.round(expected, 3).T)], atol=1e-5
+            points_of(ct.geometry, mask), expected[np.lexsort(np.round(expected, 3).T)], atol=1e-5
         )  # fmt: skip
         np.testing.assert_array_equal(np.sort(ct.array[mask]), np.sort(hu[labels == value]))
     np.testing.assert_allclose(ct.geometry.spacing_mm, (2.5, 0.9, 0.8), atol=1e-6)

@@ -101,13 +101,13 @@ def test_a_large_object_goes_on_where_it_stopped(faults: Faults, good: Any, name
     faults.always, faults.always_after = (403, "ExpiredToken"), 7
     _, (row,) = cache(name, tmp_path / "cache").fetch(wanted("a"), tmp_path / "into")
     assert row.exception.startswith("ExpiredToken: the session token has expired")
-    brought = sum(size for _, size in faults.bodies)
-    assert 0 < brought < 20 * PART
+    sent = sum(size for _, size in faults.bodies)
+    assert 0 < sent < 20 * PART
     faults.always, faults.bodies = None, []
     paths, failures = cache(name, tmp_path / "cache").fetch(wanted("a"), tmp_path / "into")
     assert not failures
     assert paths["a"].read_bytes() == contents["a"]
-    assert sum(size for _, size in faults.bodies) == 20 * PART - brought
+    assert sum(size for _, size in faults.bodies) == 20 * PART - sent
     assert not list((tmp_path / "cache" / "partial").iterdir())
 
 
