@@ -95,7 +95,7 @@ def ws(workspace: Workspace) -> Workspace:
 
 
 def upstream(asset: str) -> set[str]:
-    """Last parts of the keys of all assets that an asset depends on, with its own."""
+    """Second parts, the stages, of the keys of all assets that an asset depends on, with its own."""
     inputs = {
         spec.key.to_user_string(): [dep.asset_key.to_user_string() for dep in spec.deps]
         for each in build_program(P)
@@ -106,7 +106,7 @@ def upstream(asset: str) -> set[str]:
         if (key := open_.pop()) not in found:
             found.add(key)
             open_ += inputs[key]
-    return {key.rpartition("/")[2] for key in found}
+    return {key.split("/")[1] for key in found}
 
 
 @pytest.mark.parametrize(
