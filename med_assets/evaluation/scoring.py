@@ -18,7 +18,7 @@ from med_assets.launch.training import Launch, NamedModel, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.records import CaseScore, Failure
 from med_assets.settings import Settings
-from med_assets.storage.files import digest, read_json, room, write_json
+from med_assets.storage.files import digest, disk_full_guard, read_json, write_json
 from med_assets.storage.provenance import cases_used_by
 from med_assets.storage.versions import part_of
 
@@ -151,7 +151,7 @@ def write_scores(ws: Settings, program_name: str, prepared: Path, prediction: Pa
     """Write the scores of a case into a folder. Raises CaseRejected with the exception for one that can't be scored, and DiskFull."""
     try:
         found = program.get(program_name).score(ws, prepared, prediction)
-        with room(folder):
+        with disk_full_guard(folder):
             write_json(folder / FILE, [asdict(score) for score in found])
     except (DiskFull, RemoteFailed):  # no fault of the case
         raise

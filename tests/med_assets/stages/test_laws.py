@@ -157,7 +157,7 @@ def test_a_failed_write_leaves_the_table_as_it_was(ingested: Workspace, monkeypa
     def disk_full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("med_assets.storage.lake.pq.write_table", disk_full)
+    monkeypatch.setattr("pyarrow.parquet.write_table", disk_full)
     with pytest.raises(DiskFull, match="no space to write"):
         stages.dataset(workspace, P)
     assert folder_hashes(workspace.lake.root) == before
