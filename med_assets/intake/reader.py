@@ -47,6 +47,7 @@ from med_assets.intake.reading import (
 from med_assets.landing.batches import UNREADABLE
 from med_assets.records import CaseVersion
 from med_assets.settings import Settings, without_secrets
+from med_assets.storage.memory import give_back_memory, keep_freed_memory
 from med_assets.storage.scratch import scratch
 
 START_LIMIT_S = 300.0
@@ -385,8 +386,10 @@ def _serve(connection: Connection) -> None:
     def report(message: Step | FileOutcome) -> None:
         answer("step" if isinstance(message, Step) else "file", asdict(message))
 
+    keep_freed_memory()
     connection.send_bytes(b"ready")
     while True:
+        give_back_memory()
         try:
             environment, memory_gb, task = connection.recv()
         except EOFError:

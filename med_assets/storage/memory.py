@@ -1,8 +1,34 @@
-"""Memory of this machine that a process may still take."""
+"""Memory of this machine that a process may still take, and memory that it takes once for many arrays."""
 
+import ctypes
+import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1
+"""Options of mallopt(3)."""
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of arrays that are gone, for the next ones; without glibc nothing happens.
+
+    The system clears each page that it gives out: of volumes that is as much work as most of what is done with them.
+    """
+    if (mallopt := _of_glibc("mallopt")) is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, -1)
+
+
+def give_back_memory() -> None:
+    """Give the system what `keep_freed_memory` has kept."""
+    if (trim := _of_glibc("malloc_trim")) is not None:
+        trim(ctypes.c_size_t(0))
+
+
+def _of_glibc(function: str) -> Any:
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
 
 
 def free_host() -> int:
