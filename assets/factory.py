@@ -11,8 +11,7 @@ from pydantic import Field
 from assets import checks, keys
 from assets.metadata import metadata, value
 from med_assets import program
-from med_assets.storage import names
-from med_assets.storage.progress import followed_by, lines
+from med_assets.storage import names, progress
 from med_assets.storage.provenance import provenance
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def batches(context: dg.AssetExecutionContext) -> tuple[str, ...]:
 
 def logged(context: dg.AssetExecutionContext) -> AbstractContextManager[None]:
     """Log the progress of what is done in the block, a line every so many seconds."""
-    return followed_by(lines(context.log.info))
+    return progress.followed_by(progress.lines(context.log.info, progress.LINE_EVERY_S))
 
 
 def materialized(

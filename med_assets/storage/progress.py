@@ -60,7 +60,7 @@ def followed_by(follower: Follower) -> Iterator[None]:
         _follower.reset(token)
 
 
-def lines(log: Callable[[str], object], every_s: float = LINE_EVERY_S) -> Follower:
+def lines(log: Callable[[str], object], every_s: float) -> Follower:
     """A follower that logs a line every so many seconds, none of work that takes less."""
     logged_at: dict[str, float] = {}
 

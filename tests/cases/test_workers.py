@@ -17,7 +17,7 @@ import pytest
 from med_assets import program
 from med_assets.cli import stages
 from med_assets.cli.main import INTERRUPTED, main
-from med_assets.errors import DiskFull
+from med_assets.errors import ConfigurationError, DiskFull
 from med_assets.intake import reader
 from med_assets.intake.reader import EntryResult, Readers, RetryAlone
 from med_assets.intake.reading import StoredCase, Task
@@ -270,6 +270,12 @@ def test_the_number_of_workers_is_that_of_cores_as_far_as_memory_goes_or_what_is
     asked: int | None, cores: int, free_gb: float, limit_gb: float, expected: int
 ) -> None:
     assert number(asked, cores, free_gb, limit_gb) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_a_number_of_workers_that_is_none_is_an_error_that_names_the_variable(workspace: Workspace, text: str) -> None:
+    with pytest.raises(ConfigurationError, match="MED_ASSETS_WORKERS"):
+        Workspace.from_env({**settings_of(workspace.home), "MED_ASSETS_WORKERS": text})
 
 
 def test_progress_is_a_line_with_rate_and_time_left() -> None:
