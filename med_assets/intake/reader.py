@@ -191,7 +191,7 @@ class Readers:
         self.ws, self.alone = ws, alone
         self.memory_gb = ws.intake_memory_gb if memory_gb is None else memory_gb
         self._process: _Process | None = None
-        self._stopped = False
+        self.stopped = False
 
     def __enter__(self) -> "Readers":
         return self
@@ -206,7 +206,7 @@ class Readers:
 
     def stop(self) -> None:
         """End the process for good, from another thread than the one that it works for, which is left with RetryAlone."""
-        self._stopped = True
+        self.stopped = True
         if (process := self._process) is not None:
             process.process.kill()
 
@@ -344,7 +344,7 @@ class Readers:
                 waiting.end()
         if self._process is None:
             self._process = _Process(self.ws.intake_memory_gb)
-        if self._stopped:
+        if self.stopped:
             self._process.process.kill()
         return self._process
 

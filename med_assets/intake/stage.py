@@ -119,6 +119,8 @@ class _Intake:
             store.remove(key)
         with disk_full_guard(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as fetched:
             with self.fetching:
+                if readers.stopped:
+                    raise RetryAlone
                 files = landing.fetch(self.program, name, Path(fetched))
             if files.failures:
                 lines = [FileLine(files.names[path], "", NOT_FETCHED) for path in files.files]
@@ -280,9 +282,11 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         except LandingUnreadable:
             present[name] = True  # reading it says why not
     if all(present.values()) or not earlier:
-        taking = _Intake(ws, program_name, batch)
+        taking, zone = _Intake(ws, program_name, batch), ws.landing_zone(program_name)
         there = [name for name, unchanged in present.items() if unchanged]
-        taken = dict(zip(there, side_by_side(ws, there, taking.entry, "taking in", "entries"), strict=True))
+        taken = dict(
+            zip(there, side_by_side(ws, there, taking.entry, "taking in", "entries", zone.end_fetches), strict=True)
+        )
         gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
         entries = [taken.get(name) or taking.refused(name, "entry_changed", gone) for name in present]
         _keep_failures(failures_table(ws, program_name, batch), [row for entry in entries for row in entry.failures])

@@ -149,6 +149,10 @@ class S3Landing:
         names = {path: self.location.name(key).removeprefix(f"{program}/") for key, path in paths.items()}
         return Files(scratch, list(paths.values()), failures, names)
 
+    def end_fetches(self) -> None:
+        if "staging" in vars(self):  # else nothing was fetched
+            self.staging.end_fetches()
+
     def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
         listed = self.listed(program)
         keys = {name: self.location.key(f"{program}/{name}") for name in names}

@@ -86,6 +86,10 @@ class Landing(Protocol):
         """The files of an entry on this machine, in the empty folder `scratch` if they have to be fetched."""
         ...
 
+    def end_fetches(self) -> None:
+        """End what other threads bring here with `bring`, which raises then."""
+        ...
+
     def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
         """Of files by their names in a batch's list those that are still there, on this machine, as `fetch` does.
 
@@ -211,6 +215,9 @@ class LocalLanding:
         root, files = self.folder(program), self.files(program, name)
         names = {path: path.relative_to(root).as_posix() for path in files}
         return Files(root / name if name != LOOSE and (root / name).is_dir() else None, files, names=names)
+
+    def end_fetches(self) -> None:
+        return
 
     def originals(self, program: str, names: Sequence[str], scratch: Path) -> dict[str, Path]:
         return {name: path for name in names if (path := self.folder(program) / name).is_file()}

@@ -258,8 +258,8 @@ def test_what_fails_ends_the_others_and_what_is_retried_has_nothing_beside_it(wo
     ("asked", "cores", "free_gb", "limit_gb", "expected"),
     [
         (None, 8, 64.0, 48.0, 8),
-        (None, 8, 6.0, 48.0, 4),
-        (None, 8, 64.0, 3.1, 2),
+        (None, 8, 8.1, 48.0, 4),
+        (None, 8, 64.0, 4.2, 2),
         (None, 8, 0.2, 0.4, 1),
         (5, 2, 1.0, 48.0, 5),
         (5, 2, 64.0, 1.2, 2),

@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,11 @@ class Staging:
         self._lock = threading.Lock()
         self._hashes: dict[str, str] = {}
         self._read_bytes = 0
+        self._ended = 0
+
+    def end_fetches(self) -> None:
+        """End the fetches of other threads, which raise CancelledError when the objects on their way are here."""
+        self._ended += 1
 
     def fetch(
         self,
@@ -71,14 +76,15 @@ class Staging:
     ) -> tuple[dict[str, Path], list[Failure]]:
         """Local files by key, as links in the folder `into`, and a row for each object that could not be had.
 
-        `index` says which version is meant; what it does not list is asked for one by one. Raises DiskFull, and nothing
-        else: what goes wrong with one object never stops the others.
+        `index` says which version is meant; what it does not list is asked for one by one. Raises DiskFull,
+        CancelledError and nothing else: what goes wrong with one object never stops the others.
         """
         into.mkdir(parents=True, exist_ok=True)
         keys = list(dict.fromkeys(one.key for one in wanted))
         known = index or {}
         paths: dict[str, Path] = {}
         failed: dict[str, str] = {}
+        ended = self._ended
         with (
             ThreadPoolExecutor(THREADS) as parts,
             ThreadPoolExecutor(THREADS) as objects,
@@ -86,6 +92,8 @@ class Staging:
         ):
 
             def one(number: int, key: str) -> None:
+                if self._ended != ended:
+                    raise CancelledError
                 try:
                     paths[key] = self._one(
                         known.get(key) or head(self.client, self.bucket, key), into / f"{number:06d}", parts

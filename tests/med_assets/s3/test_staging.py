@@ -1,6 +1,8 @@
 """Objects arrive whole and right or are reported, whatever the network does; and none is fetched twice."""
 
 import os
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,21 @@ def test_the_index_has_all_pages_and_is_listed_anew_only_when_it_is_old(
     assert listed(client, location, "under/", tmp_path, max_age_s=60, now=159.0) == found
     assert faults.done["GET bucket"] == 2
     assert "under/new" in listed(client, location, "under/", tmp_path, max_age_s=60, now=161.0)
+
+
+def test_another_thread_ends_a_fetch_and_the_next_one_goes_on(
+    faults: Faults, good: Any, name: str, tmp_path: Path
+) -> None:
+    contents = fill(good, name, {f"case/{number}": 100 for number in range(200)})
+    staged = cache(name, tmp_path / "cache")
+    with ThreadPoolExecutor(1) as thread:
+        fetching = thread.submit(staged.fetch, wanted(*contents), tmp_path / "into")
+        while not faults.bodies:
+            time.sleep(0.001)
+        staged.end_fetches()
+        with pytest.raises(CancelledError):
+            fetching.result()
+    n_fetched = len({key for key, _ in faults.bodies})
+    assert n_fetched < len(contents)
+    paths, failures = staged.fetch(wanted(*contents), tmp_path / "again")
+    assert (len(paths), failures) == (len(contents), [])
