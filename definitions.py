@@ -14,12 +14,13 @@ from assets import jobs  # noqa: E402 - after the filters above
 from med_assets.storage.files import keep_private  # noqa: E402 - after the filters above
 
 keep_private()
-graph = [sensors.automated(asset) for asset in assets.build()]
+graph = assets.build()
+named_jobs = [job for name in assets.programs(graph) for job in jobs.of_program(name, graph)]
 
 defs = dg.Definitions(
     assets=graph,
-    jobs=[job for name in assets.programs(graph) for job in jobs.of_program(name, graph)],
-    sensors=sensors.build_sensors(graph),
+    jobs=named_jobs,
+    sensors=sensors.build_sensors(graph, named_jobs),
     schedules=sensors.build_schedules(graph),
     resources=resources.build(),
     # A step in a process of its own costs 6-7 s before it does anything, and a training has its own process anyway.

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets import keys, versions
+from assets import batch_content, keys, versions
 from assets.checks import blocking, informing
 from assets.factory import attributes, materialized
 from resources.workspace import WorkspaceResource
@@ -27,8 +27,9 @@ def dataset(program: str) -> dg.AssetsDefinition:
         from med_assets.dataset.checks import synthetic_data
 
         ws = workspace.open()
+        read = batch_content.read(ws, program, "prepared_cases")
         result = stages.dataset(ws, program)
-        return materialized(context, result, synthetic_data=synthetic_data(ws, program))
+        return materialized(context, result, read, synthetic_data=synthetic_data(ws, program))
 
     return asset
 

@@ -1,7 +1,7 @@
 """What all asset factories share: names, groups, owners and tags of an asset, and what it reports when it was materialized."""
 
 import warnings
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
@@ -49,7 +49,11 @@ def attributes(
         "kinds": set(kinds),
         "group_name": keys.group(chosen, stage),
         "owners": list(program.get(chosen).owners),
-        "tags": {keys.PROGRAM_TAG: chosen, keys.STAGE_TAG: stage},
+        "tags": {
+            keys.PROGRAM_TAG: chosen,
+            keys.STAGE_TAG: stage,
+            **({keys.FOLLOWS_TAG: keys.FOLLOWS[stage]} if stage in keys.FOLLOWS else {}),
+        },
     }
 
 
@@ -77,13 +81,20 @@ def logged(context: dg.AssetExecutionContext) -> AbstractContextManager[None]:
 
 
 def materialized(
-    context: dg.AssetExecutionContext, result: "StageResult", **outcomes: "CheckOutcome"
+    context: dg.AssetExecutionContext,
+    result: "StageResult",
+    read: Mapping[str, str] | None = None,
+    **outcomes: "CheckOutcome",
 ) -> dg.MaterializeResult:
-    """Report the result of a stage and the outcomes of the asset's checks by name; the data version is the content's hash."""
+    """Report the result of a stage and the outcomes of the asset's checks by name; the data version is the content's hash.
+
+    `read` has the tags of `assets.batch_content` for an asset that reads all batches.
+    """
     code_version = context.assets_def.get_asset_spec().code_version
     origin = {"code_version": code_version, "data_version": result.data_version, **provenance()}
     return dg.MaterializeResult(
         metadata=metadata(result) | {f"provenance/{name}": value(content) for name, content in origin.items()},
         data_version=dg.DataVersion(result.data_version),
+        tags=read,
         check_results=[checks.result(name, outcome) for name, outcome in outcomes.items()],
     )

@@ -27,10 +27,29 @@ EXPENSIVE_ANALYSIS = "expensive_analysis"
 DECIDED = ("checkpoint", LEARNING_CURVE, EXPENSIVE_ANALYSIS)
 """Stages that follow no input: the retraining sensor or a person decides."""
 
+FOLLOWS = {
+    "prepared_cases": "all",
+    "dataset": "any",
+    "splits": "all",
+    "evaluation": "all",
+    "leaderboard": "any",
+    "champion": "all",
+    SCREENING: "any",
+    ANALYSIS: "any",
+    EXPERIMENTS: "any",
+    "report": "any",
+}
+"""Stages that the update sensor keeps current, and whether an asset waits for all of its inputs or reads those that are there.
+
+Raw cases wait for the intake sensor, trainings for the retraining sensor, monitoring for the night, predictions for their
+sensor, and expensive analyses for a person.
+"""
+
 INTAKE, UPDATE, RETRAIN, EVALUATION_BACKFILL = "intake", "update", "retrain", "evaluation_backfill"
 """Jobs of every program."""
 
-PROGRAM_TAG, STAGE_TAG = "med_assets/program", "med_assets/stage"
+PROGRAM_TAG, STAGE_TAG, FOLLOWS_TAG = "med_assets/program", "med_assets/stage", "med_assets/follows"
+"""Tags of assets. `FOLLOWS_TAG` has the value of `FOLLOWS`; an asset without it is not updated by itself."""
 
 
 def key(program: str, stage: str) -> dg.AssetKey:

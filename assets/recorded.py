@@ -8,6 +8,7 @@ import dagster as dg
 
 from assets import keys, versions
 from med_assets.catalog import Catalog
+from med_assets.records import Checkpoint
 from med_assets.settings import Workspace
 
 EXPLANATION = "Trained before this Dagster instance knew of it; reported from the home."
@@ -18,11 +19,24 @@ def report_checkpoints(instance: dg.DagsterInstance, ws: Workspace, program: str
     from med_assets.launch.training import checkpoint_version, usable
 
     reported, catalog = [], Catalog(ws, program)
+    trained_here = {name: keys.experiment_key(program, name, "checkpoint") for (name,) in catalog.keys(Checkpoint)}
+    seen = (
+        {
+            record.asset_entry.asset_key
+            for record in instance.get_asset_records([*trained_here.values()])
+            if record.asset_entry.last_materialization_record
+        }
+        if trained_here
+        else set()
+    )
+    unseen = {name: key for name, key in trained_here.items() if key not in seen}
+    if not unseen:
+        return []
     for name, configured in usable(ws, program).items():
-        key = keys.experiment_key(program, name, "checkpoint")
-        trained = catalog.checkpoint(name)
-        if trained is None or not ws.store.has(trained.checkpoint) or instance.get_latest_materialization_event(key):
+        trained = catalog.checkpoint(name) if name in unseen else None
+        if trained is None or not ws.store.has(trained.checkpoint):
             continue
+        key = unseen[name]
         same = trained.experiment_hash == configured.hash()
         tags = {
             "dagster/data_version": checkpoint_version(ws, trained.checkpoint),

@@ -8,7 +8,7 @@ from functools import partial
 
 import dagster as dg
 
-from assets import keys, versions
+from assets import batch_content, keys, versions
 from assets.checks import blocking, informing
 from assets.factory import attributes, batches, logged, materialized, several_batches_in_a_run
 from med_assets.evaluation.analysis import Analysis
@@ -159,10 +159,11 @@ def screening(program: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from med_assets.cli import stages
 
-        launch = partial(launcher.run, context)
+        ws, launch = workspace.open(), partial(launcher.run, context)
+        read = batch_content.read(ws, program, "prepared_cases")
         with logged(context):
-            result = stages.screening(workspace.open(), program, launch=launch)
-        return materialized(context, result)
+            result = stages.screening(ws, program, launch=launch)
+        return materialized(context, result, read)
 
     return asset
 
@@ -232,7 +233,8 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
         from med_assets.reporting.checks import synthetic_report
 
         ws = workspace.open()
+        shown = batch_content.read(ws, program, "monitoring")
         result = stages.report(ws, program)
-        return materialized(context, result, synthetic_report=synthetic_report(ws, program))
+        return materialized(context, result, shown, synthetic_report=synthetic_report(ws, program))
 
     return asset

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -65,26 +66,37 @@ def one(ws: Workspace, instance: dg.DagsterInstance, seed: int) -> dict[str, flo
     }
 
 
-def main() -> None:
-    """Medians over the cases; the first case, which finds everything cold, is left out."""
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+@contextmanager
+def running() -> Iterator[tuple[Workspace, dg.DagsterInstance, int]]:
+    """A demo workspace, its Dagster instance, and the process id of a `make ui` that works on them until the end."""
     with tempfile.TemporaryDirectory() as name:
         os.environ |= {"MED_ASSETS_HOME": f"{name}/home", "MED_ASSETS_PSEUDONYM_KEY": KEY, "MED_ASSETS_PURPOSE": "demo"}
         os.environ |= {"MED_ASSETS_PROFILE": "demo", "DAGSTER_HOME": f"{name}/dagster"}
+        os.environ.pop("MED_ASSETS_SETTLE_S", None)
         ws = Workspace.from_env()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         with instance_of(ws) as instance:
             instance.get_runs_count()  # makes the storage before two processes do
-            command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
+            command = [sys.executable, "-m", "resources.ui", "-p", str(port)]
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )  # which a job in the background ignores, and its children too
             with (Path(name) / "log").open("wb") as log:
                 server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
             try:
-                found = [one(ws, instance, seed) for seed in range(n + 1)][1:]
+                yield ws, instance, server.pid
             finally:
                 os.killpg(server.pid, signal.SIGINT)
                 server.wait(timeout=60)
+
+
+def main() -> None:
+    """Medians over the cases; the first case, which finds everything cold, is left out."""
+    n = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    with running() as (ws, instance, _):
+        found = [one(ws, instance, seed) for seed in range(n + 1)][1:]
     rows = [(part, statistics.median(times[part] for times in found)) for part in found[0]]
     show(f"From a dropped case to its prepared row, median of {n}", ("part", "s"), rows)
 

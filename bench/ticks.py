@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import dagster as dg
+from sensors.reconcile import reconcile_schedule
 
 import resources
 from assets import build_program, keys
@@ -24,7 +25,6 @@ from resources import WorkspaceResource
 from sensors import automated
 from sensors.intake import intake_sensor
 from sensors.monitoring import monitoring_schedule
-from sensors.reconcile import reconcile_schedule
 from sensors.retrain import retrain_sensor
 
 PROGRAM = "rt_dose"

@@ -193,6 +193,10 @@ class Catalog:
         """Time (ns), size and inode of a partition's file, which change when it is written anew; None where it never was."""
         return self._lake.stamp(of.TABLE, self._partition(of, key, whole=True))
 
+    def folder_stamp(self, of: type[Record]) -> int | None:
+        """Time (ns) that changes when any partition of the program is written anew; None where none ever was."""
+        return self._lake.folder_stamp(of.TABLE, self.program)
+
     def keys(self, of: type[Record], *under: str) -> list[tuple[str, ...]]:
         """Values of `PARTITION` of all partitions, sorted."""
         found = self._lake.partitions(of.TABLE, self._partition(of, under, whole=False))

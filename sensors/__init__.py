@@ -1,26 +1,35 @@
-"""What starts runs: sensors of intake, update, retraining and predictions, nightly evaluation, reconcile pass."""
+"""What starts runs: sensors of intake, update, retraining and predictions, and nightly monitoring."""
+
+from collections.abc import Sequence
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets import programs
-from sensors.automation import automated
+from assets import keys, programs
 from sensors.intake import intake_sensor
 from sensors.monitoring import monitoring_schedule
 from sensors.predictions import predictions_sensor
-from sensors.reconcile import reconcile_schedule
 from sensors.retrain import retrain_sensor
 from sensors.update import update_sensor
 
-__all__ = ["automated", "build_schedules", "build_sensors"]
+__all__ = ["build_schedules", "build_sensors"]
 
 
-def build_sensors(graph: list[dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
-    """Intake, update, retraining and predictions of every program of the graph."""
-    of_program = (intake_sensor, update_sensor, retrain_sensor, predictions_sensor)
-    return [make(name) for name in programs(graph) for make in of_program]
+def build_sensors(
+    graph: list[dg.AssetsDefinition], jobs: Sequence[UnresolvedAssetJobDefinition]
+) -> list[dg.SensorDefinition]:
+    """Intake and update of all programs of the graph, and retraining and predictions of each."""
+    names = programs(graph)
+    if not names:
+        return []
+    of_each = [make(name) for name in names for make in (retrain_sensor, predictions_sensor)]
+    intake, update = (
+        [job for job in jobs if job.name in {keys.job(name, kind) for name in names}]
+        for kind in (keys.INTAKE, keys.UPDATE)
+    )
+    return [intake_sensor(names, intake), update_sensor(graph, names, [*intake, *update]), *of_each]
 
 
 def build_schedules(graph: list[dg.AssetsDefinition]) -> list[dg.ScheduleDefinition]:
-    """Nightly monitoring and the reconcile pass of every program of the graph."""
-    nightly = [monitoring_schedule(name) for name in programs(graph)]
-    return [*nightly, *(reconcile_schedule(name, graph) for name in programs(graph))]
+    """Nightly monitoring of every program of the graph."""
+    return [monitoring_schedule(name) for name in programs(graph)]

@@ -1,9 +1,13 @@
-"""The intake sensor: makes a batch of what has settled in the landing zone and starts its run."""
+"""The intake sensor: makes a batch of what has settled in the landing zone of each program and starts its run."""
 
+import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets import keys, versions
 from med_assets.errors import LandingUnreadable
@@ -12,58 +16,133 @@ from med_assets.settings import Workspace
 from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 from sensors import runs
+from sensors.each import for_each
 from sensors.settings import tick_s
 
+SHARE = 0.02
+"""Share of a core that looking at files may take: a landing zone whose files take a second of CPU is looked at each 50 s."""
 
-def intake_sensor(program: str) -> dg.SensorDefinition:
-    """Sensor of one program; its run goes from the landing zone to the splits.
+MARGIN_S = 0.05
+"""Seconds after which what was about to settle has surely settled."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """What ticks have to remember; the batches themselves are in the landing zone."""
+
+    absent: list[str] = field(default_factory=list)
+    """Programs without a landing folder: that was said once."""
+    next_at: dict[str, float] = field(default_factory=dict)
+    """By program when to look at its files again, seconds since the epoch, where looking is not cheap."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a program's landing zone found."""
+
+    program: str
+    requests: Sequence[dg.RunRequest]
+    additions: Sequence[dg.AddDynamicPartitionsRequest]
+    message: str
+    absent: bool
+    settles_at: float
+    """When the next entry will have settled, seconds since the epoch; infinity where none waits."""
+    cpu_s: float
+
+
+def intake_sensor(
+    programs: Sequence[str], jobs: Sequence[UnresolvedAssetJobDefinition], patience_s: float | None = None
+) -> dg.SensorDefinition:
+    """Sensor of all programs; a run goes from the landing zone to the splits.
 
     Its truth is the landing zone's list of batches, so a tick that dies loses no batch, and one whose rows this home lost, or
-    never had, is taken in again.
+    never had, is taken in again. A tick waits up to `patience_s` (`tick_s` by default) for an entry that is about to settle.
     """
-    partitions = keys.batches_of(program)
-    selection = [keys.key(program, stage) for stage in keys.DATA]
+    patience = float(tick_s()) if patience_s is None else patience_s
 
     @dg.sensor(
-        name=f"{program}_intake",
-        job_name=keys.job(program, keys.INTAKE),
+        name="intake",
+        jobs=list(jobs),
         minimum_interval_seconds=tick_s(),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Makes an intake batch of what has stopped changing in the landing folder, and runs it.",
+        description="Makes an intake batch of what has stopped changing in the landing folder of a program, and runs it.",
     )
     def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-        ws = workspace.open()
-        runs.end_those_of_dead_workers(context.instance)
-        if warning := runs.two_daemons(context.instance):
+        ws, instance = workspace.open(), context.instance
+        before = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
+        if warning := runs.two_daemons(instance):
             context.log.warning(warning)
-        known, seen = phi_safe(lambda: _taken(ws, program))
-        started = set(context.instance.get_dynamic_partitions(partitions.name or ""))
-        fresh = [batch for batch in known if batch not in started]
-        lost = [batch for batch in phi_safe(lambda: batches.unfinished(ws, program)) if batch in started]
-        again = runs.batches_to_run(context.instance, ws, program, lost, versions.of_stage(program, "intake"))
-        if not fresh and not again:
-            return dg.SensorResult(
-                skip_reason=phi_safe(lambda: batches.waiting(ws, program, time.time(), seen)), cursor=context.cursor
-            )
-
-        def request(batch: str, run_key: str, **tags: str) -> dg.RunRequest:
-            return dg.RunRequest(
-                run_key=run_key,
-                partition_key=batch,
-                asset_selection=selection,
-                tags={keys.PROGRAM_TAG: program, **tags},
-            )
-
+        due = [name for name in programs if time.time() >= before.next_at.get(name, 0.0)]
+        looks = for_each(context, due, lambda name: _look(instance, ws, name))
+        settles_at = min((one.settles_at for one in looks), default=float("inf"))
+        wait_s = settles_at - time.time() + MARGIN_S
+        if not any(one.requests for one in looks) and wait_s <= patience:
+            time.sleep(max(wait_s, 0.0))
+            looks = for_each(context, due, lambda name: _look(instance, ws, name))
+        cursor = Cursor(
+            absent=[one.program for one in looks if one.absent],
+            next_at={
+                name: at
+                for name, at in (
+                    before.next_at | {one.program: time.time() + one.cpu_s / SHARE for one in looks}
+                ).items()
+                if at > time.time() + tick_s()
+            },
+        )
+        said = {one.program: one.message for one in looks if not (one.absent and one.program in before.absent)}
+        requests = [request for one in looks for request in one.requests]
         return dg.SensorResult(
-            run_requests=[
-                *(request(batch, batch) for batch in fresh),
-                *(request(batch, state, **{runs.STATE_TAG: state}) for batch, state in again.items()),
-            ],
-            dynamic_partitions_requests=[partitions.build_add_request(fresh)] if fresh else [],
-            cursor=(fresh or list(again))[-1],
+            run_requests=requests or None,
+            skip_reason=None if requests else _message(said, len(programs)),
+            dynamic_partitions_requests=[addition for one in looks for addition in one.additions],
+            cursor=json.dumps(asdict(cursor)),
         )
 
     return sensor
+
+
+def _message(said: dict[str, str], n_programs: int) -> str:
+    """What programs say; the one program of a site needs no name."""
+    if n_programs == 1:
+        return "; ".join(said.values()) or "nothing new in the landing folder"
+    return "; ".join(f"{name}: {text}" for name, text in said.items()) or "nothing new in the landing folders"
+
+
+def _look(instance: dg.DagsterInstance, ws: Workspace, program: str) -> Look:
+    """Take what has settled, and say what to run."""
+    started = time.thread_time()
+    partitions = keys.batches_of(program)
+    known, seen = phi_safe(lambda: _taken(ws, program))
+    started_before = set(instance.get_dynamic_partitions(partitions.name or ""))
+    fresh = [batch for batch in known if batch not in started_before]
+    lost = [batch for batch in phi_safe(lambda: batches.unfinished(ws, program)) if batch in started_before]
+    again = {}
+    if lost:
+        runs.end_those_of_dead_workers(instance)
+        again = runs.batches_to_run(instance, ws, program, lost, versions.of_stage(program, "intake"))
+
+    def request(batch: str, run_key: str, **tags: str) -> dg.RunRequest:
+        return dg.RunRequest(
+            run_key=run_key,
+            job_name=keys.job(program, keys.INTAKE),
+            partition_key=batch,
+            asset_selection=[keys.key(program, stage) for stage in keys.DATA],
+            tags={keys.PROGRAM_TAG: program, **tags},
+        )
+
+    ahead = [entry.changed_at + ws.settle_s for entry in seen.untaken] if seen else []
+    return Look(
+        program=program,
+        requests=[
+            *(request(batch, batch) for batch in fresh),
+            *(request(batch, state, **{runs.STATE_TAG: state}) for batch, state in again.items()),
+        ],
+        additions=[partitions.build_add_request(fresh)] if fresh else [],
+        message=phi_safe(lambda: batches.waiting(ws, program, time.time(), seen)),
+        absent=seen is not None and not ws.landing_zone(program).there(program),
+        settles_at=min((at for at in ahead if at > time.time()), default=float("inf")),
+        cpu_s=time.thread_time() - started,
+    )
 
 
 def _taken(ws: Workspace, program: str) -> tuple[list[str], batches.Survey | None]:

@@ -1,11 +1,12 @@
 """What is going on: questions to Dagster's record of runs and materializations."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
 from dagster._core.launcher import DefaultRunLauncher
+from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 
 from assets import keys
 from med_assets.landing import batches
@@ -19,9 +20,6 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-DATA, CODE, INPUT = "dagster/data_version", "dagster/code_version", "dagster/input_data_version/"
-"""Tags in which Dagster records the versions of a materialization."""
-
 STATE_TAG = "med_assets/state"
 """Tag of a run with the key of the state of the world that it was started for."""
 
@@ -34,7 +32,11 @@ MAX_DEATHS = 3
 CLOCK_S = 5.0
 """How much later than a run's first event its process may seem to have started, by the clocks of both."""
 
-Versions = dict[str, str]
+MAX_TRIES = 3
+"""How often a run for the same state is started before it is left to a person."""
+
+BACK_OFF_S = (60.0, 600.0)
+"""Seconds from the end of a failed run to the next for the same state: after the first, after the second."""
 
 
 def unfinished(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
@@ -114,35 +116,19 @@ def targets(run: dg.DagsterRun, assets: Iterable[dg.AssetKey]) -> bool:
     return run.asset_selection is None or not run.asset_selection.isdisjoint(assets)
 
 
-def latest(instance: dg.DagsterInstance, asset: dg.AssetKey) -> tuple[float, Versions] | None:
-    """Time (seconds since the epoch) and version tags of an asset's newest materialization in any partition."""
-    event = instance.get_latest_materialization_event(asset)
-    if event is None or event.asset_materialization is None:
+def evaluation(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> tuple[float, bool] | None:
+    """When a blocking check was last evaluated (seconds since the epoch), and whether it let its asset pass; None before that.
+
+    A run that failed before it came to the check had planned it, which is no evaluation.
+    """
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        check, limit=1, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
+    )
+    event = history[0].event if history else None
+    found = event.asset_check_evaluation if event else None
+    if event is None or found is None:
         return None
-    return event.timestamp, dict(event.asset_materialization.tags or {})
-
-
-def latest_of(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> Versions | None:
-    """Version tags of the newest materialization of one partition."""
-    wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition])
-    records = instance.fetch_materializations(wanted, limit=1).records
-    if not records or records[0].asset_materialization is None:
-        return None
-    return dict(records[0].asset_materialization.tags or {})
-
-
-def as_partitioned_input(version: str) -> str:
-    """The version of one partition as Dagster records it with an asset that was made of that partition."""
-    return hashlib.sha256(version.encode()).hexdigest()
-
-
-def gate_passed(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> bool | None:
-    """Whether the newest evaluation of a blocking check let its asset pass; None where it was never evaluated."""
-    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([check]).get(check)
-    evaluation = record.event.asset_check_evaluation if record and record.event else None
-    if evaluation is None:
-        return None
-    return evaluation.passed or evaluation.severity == dg.AssetCheckSeverity.WARN
+    return event.timestamp, found.passed or found.severity == dg.AssetCheckSeverity.WARN
 
 
 def batches_to_run(
@@ -174,7 +160,7 @@ def state_key(*parts: object) -> str:
 
 def state_tag(asset: dg.AssetKey) -> str:
     """Tag of a run with the key of the state that it was to bring one asset to; a run may be started for several."""
-    return f"{STATE_TAG}/{'.'.join(asset.path)}"
+    return f"{STATE_TAG}.{'.'.join(asset.path)}"
 
 
 def tried(instance: dg.DagsterInstance, state: str, tag: str = STATE_TAG) -> bool:
@@ -185,6 +171,39 @@ def tried(instance: dg.DagsterInstance, state: str, tag: str = STATE_TAG) -> boo
     started = instance.get_runs(dg.RunsFilter(tags={tag: state}))
     died = sum(WORKER_GONE_TAG in run.tags for run in started)
     return len(started) > died or died >= MAX_DEATHS
+
+
+@dataclass(frozen=True)
+class Tries:
+    """How often runs were started for a state, and how that went."""
+
+    last: str | None = None
+    """Id of the last run."""
+    next_at: float = 0.0
+    """When the next may start, seconds since the epoch; infinity where a person has to."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing starts by itself any more."""
+        return self.next_at == float("inf")
+
+
+def tries(instance: dg.DagsterInstance, state: str, tag: str) -> Tries:
+    """What became of the runs that were started for a state.
+
+    A run whose process died is repeated at once, MAX_DEATHS times; one that failed after a while, MAX_TRIES times in all; one
+    that a person cancelled is not.
+    """
+    records = instance.get_run_records(dg.RunsFilter(tags={tag: state}))
+    if not records:
+        return Tries()
+    last, died = records[0], sum(WORKER_GONE_TAG in record.dagster_run.tags for record in records)
+    failed = len(records) - died
+    cancelled = any(record.dagster_run.status == dg.DagsterRunStatus.CANCELED for record in records)
+    if cancelled or died >= MAX_DEATHS or failed >= MAX_TRIES:
+        return Tries(last.dagster_run.run_id, float("inf"))
+    ended_at = last.end_time or last.update_timestamp.timestamp()
+    return Tries(last.dagster_run.run_id, ended_at + BACK_OFF_S[failed - 1] if failed else 0.0)
 
 
 def over_batches(
@@ -205,7 +224,7 @@ def over_batches(
         return dg.SkipReason("there is no champion yet")
     # One promoted on the command line is checked when the reconcile schedule materializes it, and is at work until then.
     gate = dg.AssetCheckKey(keys.key(program, "champion"), "champion_regression")
-    if gate_passed(instance, gate) is False:
+    if (checked := evaluation(instance, gate)) is not None and not checked[1]:
         return dg.SkipReason(
             "the champion is worse than when it was promoted; its check champion_regression says in what"
         )

@@ -1,18 +1,154 @@
-"""The update sensor: evaluates the automation conditions of a program and lets cheap assets follow their inputs."""
+"""The update sensor: one run of a program for all that is not current any more, and nothing where everything is.
+
+It compares versions (`sensors.current`). Between two looks at which nothing was recorded and no table was written, it compares
+nothing. While cases are being taken in, it stays at it, so that what follows from them starts as soon as they are there.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets import keys
+from assets.recorded import report_checkpoints
+from med_assets.settings import Workspace
+from resources.phi_safe_errors import phi_safe
+from resources.workspace import WorkspaceResource
+from sensors import observe, runs
+from sensors.batches import batch_plan
+from sensors.current import Follower, followers, plan
+from sensors.each import for_each
 from sensors.settings import tick_s
 
+POLL_S = 0.5
+"""Seconds between two looks within a tick."""
 
-def update_sensor(program: str) -> dg.SensorDefinition:
-    """Sensor of one program. Dagster starts its runs itself, under the sensor's name and without a job's."""
-    return dg.AutomationConditionSensorDefinition(
-        keys.job(program, keys.UPDATE),
-        target=dg.AssetSelection.key_prefixes(program),
-        run_tags={keys.PROGRAM_TAG: program},
-        default_status=dg.DefaultSensorStatus.RUNNING,
+FULL_S = 900.0
+"""Seconds after which everything is compared also when nothing seems to have changed."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """What the last look saw and said."""
+
+    seen: str = ""
+    """Fingerprint of everything at that time."""
+    due: float = 0.0
+    """When to compare again in any case, seconds since the epoch, such as when a failed run may be repeated."""
+    going: bool = False
+    """Whether a run was unfinished: its process may have died since, which nothing records."""
+    taking_in: bool = False
+    """Whether one of these took in cases."""
+    message: str = ""
+
+
+def update_sensor(
+    graph: Sequence[dg.AssetsDefinition],
+    programs: Sequence[str],
+    jobs: Sequence[UnresolvedAssetJobDefinition],
+    patience_s: float | None = None,
+) -> dg.SensorDefinition:
+    """Sensor of all programs of a graph. A tick stays at it for `patience_s` while cases are taken in (one second less than `tick_s` by default)."""
+    assets = {name: [asset for asset in graph if asset.key.path[0] == name] for name in programs}
+    ordered = {name: followers(assets[name], name) for name in programs}
+    code = runs.state_key([[str(spec.key), spec.code_version] for asset in graph for spec in asset.specs])
+    intake_jobs = {keys.job(name, keys.INTAKE) for name in programs}
+    patience = tick_s() - 1.0 if patience_s is None else patience_s
+
+    def look_at(instance: dg.DagsterInstance, ws: Workspace, going: Sequence[dg.DagsterRun], name: str) -> Look:
+        return look(instance, ws, name, assets[name], ordered[name], going)
+
+    @dg.sensor(
+        name="update",
+        jobs=list(jobs),
         minimum_interval_seconds=tick_s(),
-        description="Lets cheap assets follow their inputs.",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Compares recorded versions with present ones, and brings what is behind up to date in one run of a program.",
     )
+    def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
+        ws, instance = workspace.open(), context.instance
+        before = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
+        until = time.monotonic() + patience
+        while True:
+            if before.going:
+                runs.end_those_of_dead_workers(instance)
+            seen = f"{code}-{observe.fingerprint(instance, ws, programs)}"
+            if seen != before.seen or time.time() >= before.due:
+                going = runs.unfinished(instance)
+                looks = for_each(context, programs, partial(look_at, instance, ws, going))
+                messages = [one.message for one in looks if one.message]
+                before = Cursor(
+                    seen=seen,
+                    due=min([time.time() + FULL_S, *(one.due for one in looks)]),
+                    going=bool(going),
+                    taking_in=any(run.job_name in intake_jobs for run in going),
+                    message="; ".join(messages) or "everything is current",
+                )
+                if requests := [request for one in looks for request in one.requests]:
+                    return dg.SensorResult(run_requests=requests, cursor=json.dumps(asdict(before)))
+            if not before.taking_in or time.monotonic() + POLL_S > until:
+                return dg.SensorResult(skip_reason=before.message, cursor=json.dumps(asdict(before)))
+            time.sleep(POLL_S)
+
+    return sensor
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to start for a program, when to look again at the latest, and what a person should know."""
+
+    requests: Sequence[dg.RunRequest]
+    due: float
+    message: str
+
+
+def look(
+    instance: dg.DagsterInstance,
+    ws: Workspace,
+    program: str,
+    assets: Sequence[dg.AssetsDefinition],
+    ordered: Sequence[Follower],
+    going: Sequence[dg.DagsterRun],
+) -> Look:
+    """Compare everything of one program."""
+    report_checkpoints(instance, ws, program)
+    situation = observe.situation(instance, ws, program, assets, going)
+    waiting: dict[dg.AssetKey, runs.Tries] = {}
+
+    def may_start(key: dg.AssetKey, state: str) -> bool:
+        tries = runs.tries(instance, state, runs.state_tag(key))
+        if time.time() >= tries.next_at:
+            return True
+        waiting[key] = tries
+        return False
+
+    prepared = next(spec for asset in assets for spec in asset.specs if spec.key == keys.key(program, "prepared_cases"))
+    of_batches = phi_safe(lambda: batch_plan(instance, ws, program, prepared.code_version, going, time.time()))
+    if of_batches.requests:  # what follows from them follows their runs
+        return Look(of_batches.requests, of_batches.due, "")
+    chosen = plan(situation, ordered, may_start)
+    messages = [*of_batches.messages, *(_failed(key, tries) for key, tries in waiting.items())]
+    due = min([of_batches.due, *(tries.next_at for tries in waiting.values())])
+    if chosen is None:
+        return Look((), due, "; ".join(messages))
+    request = dg.RunRequest(
+        job_name=keys.job(program, keys.UPDATE),
+        asset_selection=list(chosen.assets),
+        tags={keys.PROGRAM_TAG: program} | {runs.state_tag(key): state for key, state in chosen.states.items()},
+    )
+    return Look((request,), due, "")
+
+
+def _failed(key: dg.AssetKey, tries: runs.Tries) -> str:
+    """What is said of an asset whose run failed."""
+    name, run = key.to_user_string(), (tries.last or "")[:8]
+    if tries.over:
+        return (
+            f"{name} is not current: run {run} and those before it failed or were cancelled; it is made again when its inputs "
+            "or its code change, or by hand"
+        )
+    return f"{name} failed in run {run}; it is tried again in {max(tries.next_at - time.time(), 0):.0f} s"

@@ -37,11 +37,10 @@ def clean_environment() -> dict[str, str]:
 
 
 def graph() -> dict[str, Any]:
-    """What must not change unnoticed: keys, inputs, gates, partitions, groups, kinds, pools, automation, schedules."""
+    """What must not change unnoticed: keys, inputs, gates, partitions, groups, kinds, pools, tags, schedules."""
     found: dict[str, Any] = {"assets": {}, "sensors": {}, "schedules": {}}
     for asset in definitions.graph:
         for spec in asset.specs:
-            condition = spec.automation_condition
             found["assets"][spec.key.to_user_string()] = {
                 "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
                 "gates": sorted(check.name for check in asset.check_specs if check.blocking),
@@ -51,7 +50,6 @@ def graph() -> dict[str, Any]:
                 "tags": {name: text for name, text in sorted(spec.tags.items()) if not name.startswith("dagster/kind")},
                 "owners": list(spec.owners),
                 "pool": asset.op.pool,
-                "automation": condition.get_label() if condition else None,
             }
     for sensor in definitions.defs.sensors or ():
         assert isinstance(sensor, dg.SensorDefinition)
@@ -104,7 +102,7 @@ def test_only_what_trains_or_is_expensive_waits_for_a_decision_and_for_the_accel
         decided = stage in {"checkpoint", "learning_curve"} or asset.key in expensive
         predicts = stage in {"evaluation", "monitoring", "predictions", "screening"}
         assert (asset.op.pool == keys.POOL) == (decided or predicts), asset.key
-        follows = any(spec.automation_condition is not None for spec in asset.specs)
+        follows = any(keys.FOLLOWS_TAG in spec.tags for spec in asset.specs)
         waits = stage in {"raw_cases", "monitoring", "predictions"} or decided
         assert follows == (not waits), asset.key
 

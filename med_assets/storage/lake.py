@@ -76,6 +76,15 @@ class Lake:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
 
+    def folder_stamp(self, table: str, prefix: str) -> int | None:
+        """Time (ns) of the folder of all partitions under a prefix, or of the file of the one: it changes when any is written anew."""
+        for path in (self._path(table, prefix), self.root / names.TABLE.check(table) / names.PARTITION.check(prefix)):
+            try:
+                return path.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+        return None
+
     def partitions(self, table: str, prefix: str = "") -> list[str]:
         """Partitions of a table that equal the prefix or lie under it, sorted."""
         root = self.root / names.TABLE.check(table)

@@ -15,6 +15,9 @@ class Memo(Generic[T]):
     def __init__(self) -> None:
         self._kept: dict[Hashable, T] = {}
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the value of a key, made when it is first asked for; what is raised is not kept."""
         if key not in self._kept:

@@ -1,20 +1,18 @@
-"""Sensors and the reconcile schedule on a real instance: what they request, and what they leave alone."""
+"""Sensors on a real instance: what they request, and what they leave alone."""
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 
-import definitions
 from assets import keys
 from med_assets.settings import Workspace
 from resources.workspace import WorkspaceResource
-from sensors.reconcile import reconcile_schedule
 from sensors.retrain import retrain_sensor
 from tests.med_assets.stages.builders import P, drop, ingest, take
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
+from tests.sensors.builders import intake
 
 
 def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
@@ -66,20 +64,23 @@ def test_a_batch_that_the_command_line_took_is_found_and_run_once(
 ) -> None:
     drop(workspace, 6)
     batch = take(workspace)
-    schedule = reconcile_schedule(P, definitions.graph)
 
-    def requests() -> list[Any]:
-        with dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC)) as context:
-            found = schedule(context, workspace=WorkspaceResource())
-        return found if isinstance(found, list) else []
+    def requests() -> list[dg.RunRequest]:
+        with dg.build_sensor_context(instance=instance) as context:
+            found = intake(P)(context, workspace=WorkspaceResource())
+        assert isinstance(found, dg.SensorResult)
+        for addition in found.dynamic_partitions_requests or ():
+            instance.add_dynamic_partitions(addition.partitions_def_name, list(addition.partition_keys))
+        return list(found.run_requests or ())
 
-    first = requests()
+    (first,) = requests()
     assert instance.has_dynamic_partition(keys.batches_of(P).name or "", batch)
-    assert [request.partition_key for request in first] == [batch]
-    assert [request.run_key for request in requests()] == [request.run_key for request in first]
-    instance.add_run(dg.DagsterRun(job_name="tried", status=dg.DagsterRunStatus.FAILURE, tags=first[0].tags))
+    assert first.partition_key == batch
+    (again,) = requests()  # its run died before it wrote anything
+    assert again.partition_key == batch
+    instance.add_run(dg.DagsterRun(job_name="tried", status=dg.DagsterRunStatus.FAILURE, tags=dict(again.tags)))
     assert requests() == []  # what failed is tried again when something changed, or by a person
     instance.report_runless_asset_event(dg.AssetMaterialization(keys.key(P, "prepared_cases"), partition=batch))
     for table in ("raw_cases", "prepared_cases"):
         workspace.lake.write(table, f"{P}/{batch}", [])
-    assert batch not in [request.partition_key for request in requests()]
+    assert requests() == []

@@ -11,7 +11,7 @@ import pytest
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources import WorkspaceResource
-from sensors.intake import intake_sensor
+from tests.sensors.builders import intake
 
 LONG_AGO = 1_000_000_000.0
 
@@ -33,7 +33,7 @@ def drop(ws: Workspace, name: str, content: bytes = b"x") -> None:
 
 def tick(instance: dg.DagsterInstance) -> dg.SensorResult:
     context = dg.build_sensor_context(instance=instance)
-    found = intake_sensor("rt_dose")(context, workspace=WorkspaceResource())
+    found = intake("rt_dose")(context, workspace=WorkspaceResource())
     assert isinstance(found, dg.SensorResult)
     return found
 

@@ -1,26 +1,26 @@
 """From files in the landing zone to the report in two runs: the real graph, its sensors and conditions, without a daemon."""
 
+import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pydicom
 import pytest
-from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests
 
 import assets
 import resources
-from assets import keys
+from assets import jobs, keys
 from med_assets.catalog import Catalog
+from med_assets.evaluation import analysis
+from med_assets.experiments import policies
 from med_assets.settings import Workspace
 from med_assets.storage.conf import conf_folder
 from resources import WorkspaceResource
-from sensors import automated
-from sensors.intake import intake_sensor
-from sensors.reconcile import reconcile_schedule
+from sensors.update import update_sensor
 from tests.med_assets.stages.builders import P, drop, edit, files
 from tests.med_assets.stages.models import configure
+from tests.sensors.builders import intake
 
 SEEDS = (6, 7, 8)
 """With the tests' key, one patient each for training, test and validation."""
@@ -31,46 +31,49 @@ class Clinic:
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
-        self.graph = [automated(asset) for asset in assets.build_program(P)]
-        self.defs = dg.Definitions(assets=self.graph, resources=resources.build(), executor=dg.in_process_executor)
-        self.cursor: Any = None
+        self.reload()
+        self.cursor: str | None = None
         self.runs: list[list[str]] = []
         self.fails = False
+        self.counted: dict[str, int] = {}
 
-    def run(self, selection: list[dg.AssetKey], batch: str | None = None) -> None:
+    def reload(self) -> None:
+        """Load the definitions, as a new code server does."""
+        self.graph = assets.build_program(P)
+        self.defs = dg.Definitions(assets=self.graph, resources=resources.build(), executor=dg.in_process_executor)
+
+    def run(self, selection: list[dg.AssetKey], batch: str | None = None, tags: dict[str, str] | None = None) -> None:
         done = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
             asset_selection=selection,
             partition_key=batch,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
+            tags=tags,
         )
         assert done.success or self.fails
         self.runs.append(sorted("/".join(key.path[1:]) for key in selection))
 
     def tick(self) -> bool:
-        """One look of the intake sensor and of the automation sensor; whether either started a run."""
+        """One look of the intake sensor and of the update sensor; whether either started a run."""
         before = len(self.runs)
         with dg.build_sensor_context(instance=self.instance) as context:
-            found = intake_sensor(P)(context, workspace=WorkspaceResource())
+            found = intake(P)(context, workspace=WorkspaceResource())
         assert isinstance(found, dg.SensorResult)
         for addition in found.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(addition.partitions_def_name, list(addition.partition_keys))
-        for request in found.run_requests or ():
-            self.run(list(request.asset_selection or ()), request.partition_key)
-        result = dg.evaluate_automation_conditions(
-            self.defs, self.instance, asset_selection=dg.AssetSelection.all(), cursor=self.cursor
-        )
-        self.cursor = result.cursor
-        asked = build_run_requests(
-            [one.true_subset for one in result.results if not one.true_subset.is_empty],
-            self.defs.resolve_asset_graph(),
-            run_tags={},
-            emit_backfills=False,
-        )
-        for request in asked:
-            self.run(list(request.asset_selection or ()), request.partition_key)
+        self._start(found)
+        update = update_sensor(self.graph, [P], jobs.of_program(P, self.graph), patience_s=0.0)
+        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
+            behind = update(context, workspace=WorkspaceResource())
+        assert isinstance(behind, dg.SensorResult)
+        self.cursor = behind.cursor
+        self._start(behind)
         return len(self.runs) > before
+
+    def _start(self, found: dg.SensorResult) -> None:
+        for request in found.run_requests or ():
+            self.run(list(request.asset_selection or ()), request.partition_key, dict(request.tags))
 
     def settle(self) -> list[list[str]]:
         """Tick until nothing is started any more, twice in a row; the runs of that time."""
@@ -79,11 +82,6 @@ class Clinic:
             idle = 0 if self.tick() else idle + 1
             assert len(self.runs) - before < 12
         return self.runs[before:]
-
-    def reconcile(self) -> list[dg.RunRequest]:
-        with dg.build_schedule_context(self.instance) as context:
-            found = reconcile_schedule(P, self.graph)(context, workspace=WorkspaceResource())
-        return found if isinstance(found, list) else []
 
     def version(self, *path: str) -> str:
         event = self.instance.get_latest_materialization_event(dg.AssetKey([P, *path]))
@@ -119,9 +117,17 @@ def correct_dose(case: Path, factor: float) -> None:
     edit(path, scaled)
 
 
+def send_again(case: Path) -> None:
+    """Copy the files of a case over themselves: the same bytes with other times."""
+    for path in case.rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+
+
 @pytest.mark.slow
 def test_a_corrected_case_reaches_the_report_in_two_runs_and_a_failure_on_the_way_is_made_good(
-    clinic: Clinic, workspace: Workspace
+    clinic: Clinic, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert {"train", "val", "test"} == {case.split for case in Catalog(workspace, P).cases()}
     splits = workspace.lake.rows("splits", P)
@@ -141,23 +147,72 @@ def test_a_corrected_case_reaches_the_report_in_two_runs_and_a_failure_on_the_wa
         for row in workspace.lake.rows("raw_cases", P)
         if row["batch"] == max(one["batch"] for one in workspace.lake.rows("raw_cases", P))
     }
-    assert clinic.reconcile() == []
     assert clinic.settle() == []
 
-    # What a failed run did not come to is made when its input is there again.
+    # What a failed run did not come to is made when its input is there again; what has other inputs does not wait.
     row = workspace.lake.rows("checkpoints", f"{P}/mean_dose")[0]
     stored = workspace.store.fetch(row["checkpoint"])
     board = clinic.version("leaderboard")
     shutil.move(stored, workspace.home / "aside")
     correct_dose(workspace.landing / P / "export-8", 1.03)
     clinic.fails = True
-    assert len(clinic.settle()) == 2
+    runs = clinic.settle()
+    assert runs[0] == sorted(keys.DATA)
+    assert "mean_dose/evaluation" in runs[1]
+    assert {"experiments", "report"} <= set(runs[2])
+    assert runs[3:] == [["report"]], "it shows the model whose weights are gone"
     assert clinic.version("leaderboard") == board
     shutil.move(workspace.home / "aside", stored)
     clinic.fails = False
-    (request,) = clinic.reconcile()
-    clinic.run(list(request.asset_selection or ()))
-    runs = clinic.settle()
-    assert len(runs) <= 1
+    monkeypatch.setattr("sensors.runs.BACK_OFF_S", (0.0, 0.0))
+    clinic.cursor = None
+    (run,) = clinic.settle()
+    assert {"mean_dose/evaluation", "leaderboard", "champion", "experiments", "report"} <= set(run)
     assert clinic.version("leaderboard") != board
-    assert clinic.reconcile() == []
+
+
+@pytest.mark.slow
+def test_runs_are_counted_and_what_is_current_is_never_requested(
+    clinic: Clinic, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = ["champion", "experiments", "leaderboard", "mean_dose/evaluation", "report"]
+    analyses = [one.name for one in analysis.of(P).values() if not one.expensive]
+
+    def after(what: str) -> list[list[str]]:
+        """The runs that a change starts, without the analyses, which follow too."""
+        found = clinic.settle()
+        clinic.counted[what] = len(found)
+        return [[name for name in run if name not in analyses] for run in found]
+
+    drop(workspace, 9)
+    assert after("a dropped case") == [sorted(keys.DATA), follow]
+    send_again(workspace.landing / P / "export-9")
+    assert after("the same files once more") == [sorted(keys.DATA)]
+    for name in ("dataset", "mean_dose/evaluation", "report"):
+        clinic.run([dg.AssetKey([P, *name.split("/")])])
+    assert after("materializations by hand") == []
+    correct_dose(workspace.landing / P / "export-8", 1.02)
+    assert after("a corrected dose") == [sorted(keys.DATA), follow]
+    edit_policy = {"promotion": {"min_cases": 1 + policies.of(P).promotion.min_cases}}
+    configure(tmp_path, monkeypatch, **edit_policy)
+    clinic.reload()
+    assert after("an edited policy of promotion") == [["champion", "experiments", "report"]]
+    with monkeypatch.context() as bumped:
+        bumped.setattr("assets.versions.of_report", lambda: "another")
+        clinic.reload()
+        assert after("another code version of the report") == [["report"]]
+    bumped_dataset = "another"
+    monkeypatch.setattr("assets.versions.of_report", lambda: "another")
+    monkeypatch.setattr("assets.versions.of_dataset", lambda: bumped_dataset)
+    clinic.reload()
+    (run,) = after("another code version of the dataset")
+    assert run == sorted(["dataset", "splits", *follow])
+    assert clinic.counted == {
+        "a dropped case": 2,
+        "the same files once more": 1,
+        "materializations by hand": 0,
+        "a corrected dose": 2,
+        "an edited policy of promotion": 1,
+        "another code version of the report": 1,
+        "another code version of the dataset": 1,
+    }

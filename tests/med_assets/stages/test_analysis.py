@@ -24,7 +24,6 @@ from med_assets.reporting.report_facts import gather
 from med_assets.settings import Workspace
 from med_assets.storage.versions import versioned
 from resources import LauncherResource, WorkspaceResource
-from sensors.automation import GATHER, automated
 from tests.med_assets.stages import models
 from tests.med_assets.stages.builders import P
 
@@ -147,15 +146,17 @@ def test_the_command_runs_all_that_are_cheap_and_names_the_others(
 
 
 def test_each_is_an_asset_and_an_expensive_one_waits_for_a_person_and_the_accelerator(ws: Workspace) -> None:
-    graph = {asset.key: automated(asset) for asset in build_program(P)}
+    graph = {asset.key: asset for asset in build_program(P)}
     cheap, expensive = graph[keys.key(P, "lengths")], graph[keys.key(P, "ablation")]
     (spec,) = cheap.specs
     assert {dep.asset_key for dep in spec.deps} == {keys.key(P, "dataset"), keys.key(P, "splits")}
-    assert (spec.group_name, spec.tags[keys.STAGE_TAG], spec.automation_condition) == (
-        "rt_dose_results", "analysis", GATHER,
-    )  # fmt: skip
+    assert (spec.group_name, spec.tags[keys.STAGE_TAG], spec.tags[keys.FOLLOWS_TAG]) == (
+        "rt_dose_results",
+        "analysis",
+        "any",
+    )
     (waiting,) = expensive.specs
-    assert (expensive.op.pool, waiting.automation_condition) == (keys.POOL, None)
+    assert (expensive.op.pool, waiting.tags.get(keys.FOLLOWS_TAG)) == (keys.POOL, None)
     assert {dep.asset_key for dep in waiting.deps} == {keys.experiment_key(P, "baseline", "checkpoint")}
     read = {dep.asset_key for spec in graph[keys.key(P, "report")].specs for dep in spec.deps}
     assert {cheap.key, expensive.key} <= read

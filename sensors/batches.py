@@ -1,0 +1,100 @@
+"""Batches whose cases are to be prepared again: under other code or settings, or since intake gave them other cases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import dagster as dg
+
+from assets import keys
+from med_assets.catalog import Catalog, usable
+from med_assets.landing import batches
+from med_assets.records import CaseVersion, PreparedCase
+from med_assets.settings import Workspace
+from med_assets.storage.memo import Memo
+from sensors import runs
+from sensors.current import CODE
+
+CHUNK = 500
+"""Materializations that are read from Dagster's record at once."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Runs of batches to start, when the next may start at the earliest, and what a person should know."""
+
+    requests: Sequence[dg.RunRequest] = ()
+    due: float = float("inf")
+    messages: Sequence[str] = field(default=())
+
+
+_codes: Memo[str] = Memo()
+"""Code version by instance and storage id of a materialization."""
+
+_differs: Memo[bool] = Memo()
+"""By home, program, batch and the stamps of both tables whether preparation has yet to see what intake wrote."""
+
+
+def batch_plan(
+    instance: dg.DagsterInstance,
+    ws: Workspace,
+    program: str,
+    code_version: str | None,
+    going: Sequence[dg.DagsterRun],
+    now: float,
+) -> BatchPlan:
+    """What to start for the batches of a program, none while a run of its cases goes on. Batches without rows are intake's."""
+    prepared = keys.key(program, "prepared_cases")
+    if any(runs.targets(run, [prepared]) for run in going):
+        return BatchPlan()
+    codes = _code_versions(instance, prepared)
+    requests, due, messages = [], float("inf"), []
+    for batch in instance.get_dynamic_partitions(keys.batches_of(program).name or ""):
+        if batches.without_rows(ws, program, batch):
+            continue
+        if batch in codes and codes[batch] == code_version and not _has_other_cases(ws, program, batch):
+            continue
+        raw = Catalog(ws, program).stamp(CaseVersion, batch)
+        state = runs.state_key(batch, code_version, codes.get(batch), raw)
+        tries = runs.tries(instance, state, runs.STATE_TAG)
+        if tries.next_at > now:
+            due = min(due, tries.next_at)
+            messages.append(f"batch {batch} could not be prepared in run {tries.last}")
+            continue
+        requests.append(
+            dg.RunRequest(
+                job_name=keys.job(program, keys.INTAKE),
+                partition_key=batch,
+                asset_selection=[keys.key(program, stage) for stage in keys.DATA[1:]],
+                tags={keys.PROGRAM_TAG: program, runs.STATE_TAG: state},
+            )
+        )
+    return BatchPlan(requests, due, messages)
+
+
+def _code_versions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, str]:
+    """Code version of the newest materialization of each partition; those seen before are not read again."""
+    made = dg.DagsterEventType.ASSET_MATERIALIZATION
+    newest = instance.event_log_storage.get_latest_storage_id_by_partition(asset, made)
+    root = instance.root_directory if instance.is_persistent else str(id(instance))
+    unread = sorted(number for number in newest.values() if (root, number) not in _codes)
+    for start in range(0, len(unread), CHUNK):
+        chunk = unread[start : start + CHUNK]
+        for record in instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset, storage_ids=chunk), limit=CHUNK
+        ).records:
+            tags = (record.asset_materialization.tags if record.asset_materialization else None) or {}
+            _codes.get((root, record.storage_id), partial(str, tags.get(CODE, "")))
+    return {batch: _codes.get((root, number), lambda: "") for batch, number in newest.items()}
+
+
+def _has_other_cases(ws: Workspace, program: str, batch: str) -> bool:
+    """Whether intake wrote other cases of a batch than those that were prepared."""
+    catalog = Catalog(ws, program)
+    stamps = [catalog.stamp(table, batch) for table in (CaseVersion, PreparedCase)]
+
+    def compare() -> bool:
+        arrived = {(case.case_id, case.version) for case in usable(catalog.case_versions(batch))}
+        return arrived != {(case.case_id, case.version) for case in catalog.prepared(batch)}
+
+    return _differs.get((ws.home, program, batch, *stamps), compare)
