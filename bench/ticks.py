@@ -1,6 +1,6 @@
-"""Seconds that one tick of each sensor and schedule takes with N batches there and nothing to do.
+"""CPU that one tick of each sensor and schedule takes with N batches there and nothing to do, in the process that evaluates it.
 
-`python -m bench.ticks [N ...]`. Every batch is known and materialized; the ticks are those of the daemon, run here.
+`python -m bench.ticks [N ...]`. Every batch is known and materialized; the ticks are those of the code server, run here.
 """
 
 import os
@@ -10,31 +10,32 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 import dagster as dg
-from sensors.reconcile import reconcile_schedule
 
-import resources
-from assets import build_program, keys
+from assets import build_program, jobs, keys
 from bench.common import KEY, show
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources import WorkspaceResource
-from sensors import automated
 from sensors.intake import intake_sensor
 from sensors.monitoring import monitoring_schedule
+from sensors.observe import SAME_TIME_S
+from sensors.predictions import predictions_sensor
 from sensors.retrain import retrain_sensor
+from sensors.update import update_sensor
 
 PROGRAM = "rt_dose"
 SIZES = (10, 1000, 10_000)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.monotonic()
+    started = time.process_time()
     found = work()
-    return time.monotonic() - started, found
+    return 1000 * (time.process_time() - started), found
 
 
 def _fill(ws: Workspace, instance: dg.DagsterInstance, n: int) -> None:
@@ -57,35 +58,38 @@ def _fill(ws: Workspace, instance: dg.DagsterInstance, n: int) -> None:
 
 
 def measure(n: int) -> list[tuple[Any, ...]]:
-    """One row per sensor or schedule: N, its name, seconds of its tick."""
+    """One row per sensor or schedule: N, its name, ms of CPU of its first tick in a process and of one after that."""
     with tempfile.TemporaryDirectory() as name, dg.DagsterInstance.local_temp(name) as instance:
         os.environ |= {"MED_ASSETS_HOME": f"{name}/home", "MED_ASSETS_PSEUDONYM_KEY": KEY, "MED_ASSETS_SETTLE_S": "0"}
         ws = Workspace.from_env()
         filling, _ = _timed(lambda: _fill(ws, instance, n))
-        assets = [automated(asset) for asset in build_program(PROGRAM)]
+        graph = build_program(PROGRAM)
+        named = jobs.of_program(PROGRAM, graph)
+        sensors = {
+            "intake": intake_sensor([PROGRAM], named, patience_s=0.0),
+            "update": update_sensor(graph, [PROGRAM], named, patience_s=0.0),
+            "retraining": retrain_sensor(PROGRAM),
+            "predictions": predictions_sensor(PROGRAM),
+        }
         resource = WorkspaceResource()
 
-        def of_sensor(sensor: dg.SensorDefinition) -> Any:
-            with dg.build_sensor_context(instance) as context:
-                return sensor(context, workspace=resource)
+        def of_sensor(sensor: dg.SensorDefinition, cursor: str | None) -> Any:
+            with dg.build_sensor_context(instance, cursor=cursor, resources={"workspace": resource}) as context:
+                return sensor(context)
 
         def of_schedule(schedule: dg.ScheduleDefinition) -> Any:
-            with dg.build_schedule_context(instance) as context:
-                return schedule(context, workspace=resource)
+            with dg.build_schedule_context(instance, resources={"workspace": resource}) as context:
+                return schedule(context)
 
-        defs = dg.Definitions(assets=assets, resources=resources.build())
-        first, evaluated = _timed(lambda: dg.evaluate_automation_conditions(defs, instance))
-        again, _ = _timed(lambda: dg.evaluate_automation_conditions(defs, instance, cursor=evaluated.cursor))
-        rows = [
-            ("(making the batches)", filling),
-            ("intake", _timed(lambda: of_sensor(intake_sensor(PROGRAM)))[0]),
-            ("retraining", _timed(lambda: of_sensor(retrain_sensor(PROGRAM)))[0]),
-            ("monitoring", _timed(lambda: of_schedule(monitoring_schedule(PROGRAM)))[0]),
-            ("reconcile", _timed(lambda: of_schedule(reconcile_schedule(PROGRAM, assets)))[0]),
-            ("automation, first", first),
-            ("automation, nothing changed", again),
-        ]
-        return [(n, *row) for row in rows]
+        rows: list[tuple[Any, ...]] = [(n, "(making the batches)", filling, None)]
+        time.sleep(SAME_TIME_S)  # what was written just now is looked at again
+        for title, sensor in sensors.items():
+            first, found = _timed(partial(of_sensor, sensor, None))
+            _, found = _timed(partial(of_sensor, sensor, getattr(found, "cursor", None)))
+            again, _ = _timed(partial(of_sensor, sensor, getattr(found, "cursor", None)))
+            rows.append((n, title, first, again))
+        nightly = partial(of_schedule, monitoring_schedule(PROGRAM))
+        return [*rows, (n, "monitoring, nightly", _timed(nightly)[0], _timed(nightly)[0])]
 
 
 def main() -> None:
@@ -94,7 +98,7 @@ def main() -> None:
     # A process for each size: Dagster's contexts keep an instance that is gone in a context variable.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         found = [row for rows in pool.map(measure, sizes) for row in rows]
-    show("One tick with N batches and nothing to do", ("N", "tick", "s"), found)
+    show("One tick with N batches and nothing to do", ("N", "tick", "first, ms of CPU", "again, ms of CPU"), found)
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def over_batches(
 
     if current(ws, program) is None:
         return dg.SkipReason("there is no champion yet")
-    # One promoted on the command line is checked when the reconcile schedule materializes it, and is at work until then.
+    # One promoted on the command line is checked when the update sensor materializes it, and is at work until then.
     gate = dg.AssetCheckKey(keys.key(program, "champion"), "champion_regression")
     if (checked := evaluation(instance, gate)) is not None and not checked[1]:
         return dg.SkipReason(

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 
 from assets import keys, results
 from med_assets.deidentification import scan
 from med_assets.settings import Workspace
-from med_assets.storage import artifacts, lake
+from med_assets.storage import artifacts
 from resources import LauncherResource, WorkspaceResource
 from sensors.predictions import predictions_sensor
 from tests.cases.test_to_predict import champion, phantoms, strip
@@ -93,7 +94,7 @@ def test_a_tick_reads_what_is_new_however_much_there_is(
 
         return wrapped
 
-    monkeypatch.setattr(lake.pq, "ParquetFile", counted(lake.pq.ParquetFile))
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", counted(pq.ParquetFile))
     monkeypatch.setattr(artifacts, "read_json", counted(artifacts.read_json))
     monkeypatch.setattr(scan, "read_json", counted(scan.read_json))
 
