@@ -84,6 +84,7 @@ def materialized(
     context: dg.AssetExecutionContext,
     result: "StageResult",
     read: Mapping[str, str] | None = None,
+    /,
     **outcomes: "CheckOutcome",
 ) -> dg.MaterializeResult:
     """Report the result of a stage and the outcomes of the asset's checks by name; the data version is the content's hash.

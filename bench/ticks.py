@@ -82,7 +82,7 @@ def measure(n: int) -> list[tuple[Any, ...]]:
                 return schedule(context)
 
         rows: list[tuple[Any, ...]] = [(n, "(making the batches)", filling, None)]
-        time.sleep(SAME_TIME_S)  # what was written just now is looked at again
+        time.sleep(SAME_TIME_S)  # what was written just now is compared again
         for title, sensor in sensors.items():
             first, found = _timed(partial(of_sensor, sensor, None))
             _, found = _timed(partial(of_sensor, sensor, getattr(found, "cursor", None)))

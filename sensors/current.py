@@ -1,7 +1,7 @@
 """Which assets are not current: what was recorded when they were made, compared with what is there now.
 
-Nothing here waits for an event, so none can be lost: an asset is brought up to date whenever it is looked at and its inputs or
-its code are others than those it was made of.
+Nothing here waits for an event, so none can be lost: an asset is updated whenever its inputs or its code are others
+than those it was made of.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ class Materialization:
 
 @dataclass(frozen=True)
 class Situation:
-    """What a Dagster instance and a home say at one moment."""
+    """What a Dagster instance and a home record at one moment."""
 
     made: Mapping[dg.AssetKey, Materialization] = field(default_factory=dict)
     closed: frozenset[dg.AssetKey] = frozenset()
@@ -64,7 +64,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run: all of its assets, and of those with which it begins the state that each is brought to."""
+    """One run: all of its assets, and of those with which it begins the state that it is updated to."""
 
     assets: tuple[dg.AssetKey, ...]
     states: Mapping[dg.AssetKey, str]

@@ -20,7 +20,7 @@ from sensors.each import for_each
 from sensors.settings import tick_s
 
 SHARE = 0.02
-"""Share of a core that looking at files may take: a landing zone whose files take a second of CPU is looked at each 50 s."""
+"""Share of a core that listing files may take: a landing zone whose files take a second of CPU is listed each 50 s."""
 
 MARGIN_S = 0.05
 """Seconds after which what was about to settle has surely settled."""
@@ -31,14 +31,14 @@ class Cursor:
     """What ticks have to remember; the batches themselves are in the landing zone."""
 
     absent: list[str] = field(default_factory=list)
-    """Programs without a landing folder: that was said once."""
+    """Programs without a landing folder, for which one message was enough."""
     next_at: dict[str, float] = field(default_factory=dict)
-    """By program when to look at its files again, seconds since the epoch, where looking is not cheap."""
+    """By program when to list its files again, seconds since the epoch, where that is not cheap."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look at a program's landing zone found."""
+class Listing:
+    """What is to be done for a program after one listing of its landing zone."""
 
     program: str
     requests: Sequence[dg.RunRequest]
@@ -73,43 +73,43 @@ def intake_sensor(
         if warning := runs.two_daemons(instance):
             context.log.warning(warning)
         due = [name for name in programs if time.time() >= before.next_at.get(name, 0.0)]
-        looks = for_each(context, due, lambda name: _look(instance, ws, name))
-        settles_at = min((one.settles_at for one in looks), default=float("inf"))
+        listings = for_each(context, due, lambda name: _list(instance, ws, name))
+        settles_at = min((one.settles_at for one in listings), default=float("inf"))
         wait_s = settles_at - time.time() + MARGIN_S
-        if not any(one.requests for one in looks) and wait_s <= patience:
+        if not any(one.requests for one in listings) and wait_s <= patience:
             time.sleep(max(wait_s, 0.0))
-            looks = for_each(context, due, lambda name: _look(instance, ws, name))
+            listings = for_each(context, due, lambda name: _list(instance, ws, name))
         cursor = Cursor(
-            absent=[one.program for one in looks if one.absent],
+            absent=[one.program for one in listings if one.absent],
             next_at={
                 name: at
                 for name, at in (
-                    before.next_at | {one.program: time.time() + one.cpu_s / SHARE for one in looks}
+                    before.next_at | {one.program: time.time() + one.cpu_s / SHARE for one in listings}
                 ).items()
                 if at > time.time() + tick_s()
             },
         )
-        said = {one.program: one.message for one in looks if not (one.absent and one.program in before.absent)}
-        requests = [request for one in looks for request in one.requests]
+        messages = {one.program: one.message for one in listings if not (one.absent and one.program in before.absent)}
+        requests = [request for one in listings for request in one.requests]
         return dg.SensorResult(
             run_requests=requests or None,
-            skip_reason=None if requests else _message(said, len(programs)),
-            dynamic_partitions_requests=[addition for one in looks for addition in one.additions],
+            skip_reason=None if requests else _message(messages, len(programs)),
+            dynamic_partitions_requests=[addition for one in listings for addition in one.additions],
             cursor=json.dumps(asdict(cursor)),
         )
 
     return sensor
 
 
-def _message(said: dict[str, str], n_programs: int) -> str:
-    """What programs say; the one program of a site needs no name."""
+def _message(messages: dict[str, str], n_programs: int) -> str:
+    """The messages of all programs; the one program of a site needs no name."""
     if n_programs == 1:
-        return "; ".join(said.values()) or "nothing new in the landing folder"
-    return "; ".join(f"{name}: {text}" for name, text in said.items()) or "nothing new in the landing folders"
+        return "; ".join(messages.values()) or "nothing new in the landing folder"
+    return "; ".join(f"{name}: {text}" for name, text in messages.items()) or "nothing new in the landing folders"
 
 
-def _look(instance: dg.DagsterInstance, ws: Workspace, program: str) -> Look:
-    """Take what has settled, and say what to run."""
+def _list(instance: dg.DagsterInstance, ws: Workspace, program: str) -> Listing:
+    """Take what has settled, and decide what to run."""
     started = time.thread_time()
     partitions = keys.batches_of(program)
     known, seen = phi_safe(lambda: _taken(ws, program))
@@ -131,7 +131,7 @@ def _look(instance: dg.DagsterInstance, ws: Workspace, program: str) -> Look:
         )
 
     ahead = [entry.changed_at + ws.settle_s for entry in seen.untaken] if seen else []
-    return Look(
+    return Listing(
         program=program,
         requests=[
             *(request(batch, batch) for batch in fresh),
@@ -139,16 +139,16 @@ def _look(instance: dg.DagsterInstance, ws: Workspace, program: str) -> Look:
         ],
         additions=[partitions.build_add_request(fresh)] if fresh else [],
         message=phi_safe(lambda: batches.waiting(ws, program, time.time(), seen)),
-        absent=seen is not None and not ws.landing_zone(program).there(program),
+        absent=seen is not None and not ws.landing_zone(program).exists(program),
         settles_at=min((at for at in ahead if at > time.time()), default=float("inf")),
         cpu_s=time.thread_time() - started,
     )
 
 
 def _taken(ws: Workspace, program: str) -> tuple[list[str], batches.Survey | None]:
-    """All batches, after taking what has settled, and the look that it took; those taken before go on when nothing can be read."""
+    """All batches, after taking what has settled, and the listing; those taken before go on when nothing can be read."""
     seen = None
-    with suppress(LandingUnreadable):  # the skip reason says so
+    with suppress(LandingUnreadable):  # the skip reason has it
         seen = batches.survey(ws, program)
         ready = batches.settled(ws, program, time.time(), seen)
         if ready:

@@ -1,4 +1,4 @@
-"""What a Dagster instance and a home say of a program at one moment, in few questions."""
+"""What a Dagster instance and a home record of a program at one moment, in few questions."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from sensors import runs
 from sensors.current import DATA, Materialization, Situation
 
 WATCHED = (CaseVersion, PreparedCase, BatchAudit, Withdrawal, MonitoredScore, Checkpoint, Champion)
-"""Tables that say what is current, some of which people change on the command line."""
+"""Tables that decide what is current, some of which people change on the command line."""
 
 SAME_TIME_S = 2.0
 """Resolution of the times of files, on the coarsest file systems."""

@@ -189,7 +189,7 @@ class Tries:
 
 
 def tries(instance: dg.DagsterInstance, state: str, tag: str) -> Tries:
-    """What became of the runs that were started for a state.
+    """How the runs ended that were started for a state.
 
     A run whose process died is repeated at once, MAX_DEATHS times; one that failed after a while, MAX_TRIES times in all; one
     that a person cancelled is not.

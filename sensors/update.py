@@ -1,7 +1,7 @@
 """The update sensor: one run of a program for all that is not current any more, and nothing where everything is.
 
-It compares versions (`sensors.current`). Between two looks at which nothing was recorded and no table was written, it compares
-nothing. While cases are being taken in, it stays at it, so that what follows from them starts as soon as they are there.
+It compares versions (`sensors.current`). Where nothing was recorded and no table was written since its last
+tick, it compares nothing. While cases are being taken in, a tick goes on comparing, so that what follows starts at once.
 """
 
 import json
@@ -25,7 +25,7 @@ from sensors.each import for_each
 from sensors.settings import tick_s
 
 POLL_S = 0.5
-"""Seconds between two looks within a tick."""
+"""Seconds between two comparisons within a tick."""
 
 FULL_S = 900.0
 """Seconds after which everything is compared also when nothing seems to have changed."""
@@ -33,7 +33,7 @@ FULL_S = 900.0
 
 @dataclass(frozen=True)
 class Cursor:
-    """What the last look saw and said."""
+    """The last comparison."""
 
     seen: str = ""
     """Fingerprint of everything at that time."""
@@ -52,15 +52,17 @@ def update_sensor(
     jobs: Sequence[UnresolvedAssetJobDefinition],
     patience_s: float | None = None,
 ) -> dg.SensorDefinition:
-    """Sensor of all programs of a graph. A tick stays at it for `patience_s` while cases are taken in (one second less than `tick_s` by default)."""
+    """Sensor of all programs of a graph. A tick goes on comparing for `patience_s` while cases are taken in (one second less than `tick_s` by default)."""
     assets = {name: [asset for asset in graph if asset.key.path[0] == name] for name in programs}
     ordered = {name: followers(assets[name], name) for name in programs}
     code = runs.state_key([[str(spec.key), spec.code_version] for asset in graph for spec in asset.specs])
     intake_jobs = {keys.job(name, keys.INTAKE) for name in programs}
     patience = tick_s() - 1.0 if patience_s is None else patience_s
 
-    def look_at(instance: dg.DagsterInstance, ws: Workspace, going: Sequence[dg.DagsterRun], name: str) -> Look:
-        return look(instance, ws, name, assets[name], ordered[name], going)
+    def compare_program(
+        instance: dg.DagsterInstance, ws: Workspace, going: Sequence[dg.DagsterRun], name: str
+    ) -> Comparison:
+        return compare(instance, ws, name, assets[name], ordered[name], going)
 
     @dg.sensor(
         name="update",
@@ -79,16 +81,16 @@ def update_sensor(
             seen = f"{code}-{observe.fingerprint(instance, ws, programs)}"
             if seen != before.seen or time.time() >= before.due:
                 going = runs.unfinished(instance)
-                looks = for_each(context, programs, partial(look_at, instance, ws, going))
-                messages = [one.message for one in looks if one.message]
+                found = for_each(context, programs, partial(compare_program, instance, ws, going))
+                messages = [one.message for one in found if one.message]
                 before = Cursor(
                     seen=seen,
-                    due=min([time.time() + FULL_S, *(one.due for one in looks)]),
+                    due=min([time.time() + FULL_S, *(one.due for one in found)]),
                     going=bool(going),
                     taking_in=any(run.job_name in intake_jobs for run in going),
                     message="; ".join(messages) or "everything is current",
                 )
-                if requests := [request for one in looks for request in one.requests]:
+                if requests := [request for one in found for request in one.requests]:
                     return dg.SensorResult(run_requests=requests, cursor=json.dumps(asdict(before)))
             if not before.taking_in or time.monotonic() + POLL_S > until:
                 return dg.SensorResult(skip_reason=before.message, cursor=json.dumps(asdict(before)))
@@ -98,22 +100,22 @@ def update_sensor(
 
 
 @dataclass(frozen=True)
-class Look:
-    """What to start for a program, when to look again at the latest, and what a person should know."""
+class Comparison:
+    """What to start for a program, when to compare again at the latest, and what a person should know."""
 
     requests: Sequence[dg.RunRequest]
     due: float
     message: str
 
 
-def look(
+def compare(
     instance: dg.DagsterInstance,
     ws: Workspace,
     program: str,
     assets: Sequence[dg.AssetsDefinition],
     ordered: Sequence[Follower],
     going: Sequence[dg.DagsterRun],
-) -> Look:
+) -> Comparison:
     """Compare everything of one program."""
     report_checkpoints(instance, ws, program)
     situation = observe.situation(instance, ws, program, assets, going)
@@ -129,22 +131,22 @@ def look(
     prepared = next(spec for asset in assets for spec in asset.specs if spec.key == keys.key(program, "prepared_cases"))
     of_batches = phi_safe(lambda: batch_plan(instance, ws, program, prepared.code_version, going, time.time()))
     if of_batches.requests:  # what follows from them follows their runs
-        return Look(of_batches.requests, of_batches.due, "")
+        return Comparison(of_batches.requests, of_batches.due, "")
     chosen = plan(situation, ordered, may_start)
     messages = [*of_batches.messages, *(_failed(key, tries) for key, tries in waiting.items())]
     due = min([of_batches.due, *(tries.next_at for tries in waiting.values())])
     if chosen is None:
-        return Look((), due, "; ".join(messages))
+        return Comparison((), due, "; ".join(messages))
     request = dg.RunRequest(
         job_name=keys.job(program, keys.UPDATE),
         asset_selection=list(chosen.assets),
         tags={keys.PROGRAM_TAG: program} | {runs.state_tag(key): state for key, state in chosen.states.items()},
     )
-    return Look((request,), due, "")
+    return Comparison((request,), due, "")
 
 
 def _failed(key: dg.AssetKey, tries: runs.Tries) -> str:
-    """What is said of an asset whose run failed."""
+    """The message about an asset whose run failed."""
     name, run = key.to_user_string(), (tries.last or "")[:8]
     if tries.over:
         return (

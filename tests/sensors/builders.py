@@ -1,4 +1,4 @@
-"""Sensors as tests look at them."""
+"""Sensors of one program, for tests."""
 
 import dagster as dg
 

@@ -55,7 +55,7 @@ class Clinic:
         self.runs.append(sorted("/".join(key.path[1:]) for key in selection))
 
     def tick(self) -> bool:
-        """One look of the intake sensor and of the update sensor; whether either started a run."""
+        """One tick of the intake sensor and of the update sensor; whether either started a run."""
         before = len(self.runs)
         with dg.build_sensor_context(instance=self.instance) as context:
             found = intake(P)(context, workspace=WorkspaceResource())
@@ -158,7 +158,7 @@ def test_a_corrected_case_reaches_the_report_in_two_runs_and_a_failure_on_the_wa
     clinic.fails = True
     runs = clinic.settle()
     assert runs[0] == sorted(keys.DATA)
-    assert "mean_dose/evaluation" in runs[1]
+    assert "evaluation/mean_dose" in runs[1]
     assert {"experiments", "report"} <= set(runs[2])
     assert runs[3:] == [["report"]], "it shows the model whose weights are gone"
     assert clinic.version("leaderboard") == board
@@ -167,7 +167,7 @@ def test_a_corrected_case_reaches_the_report_in_two_runs_and_a_failure_on_the_wa
     monkeypatch.setattr("sensors.runs.BACK_OFF_S", (0.0, 0.0))
     clinic.cursor = None
     (run,) = clinic.settle()
-    assert {"mean_dose/evaluation", "leaderboard", "champion", "experiments", "report"} <= set(run)
+    assert {"evaluation/mean_dose", "leaderboard", "champion", "experiments", "report"} <= set(run)
     assert clinic.version("leaderboard") != board
 
 
@@ -175,7 +175,7 @@ def test_a_corrected_case_reaches_the_report_in_two_runs_and_a_failure_on_the_wa
 def test_runs_are_counted_and_what_is_current_is_never_requested(
     clinic: Clinic, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    follow = ["champion", "experiments", "leaderboard", "mean_dose/evaluation", "report"]
+    follow = ["champion", "experiments", "leaderboard", "evaluation/mean_dose", "report"]
     analyses = [one.name for one in analysis.of(P).values() if not one.expensive]
 
     def after(what: str) -> list[list[str]]:
@@ -188,7 +188,7 @@ def test_runs_are_counted_and_what_is_current_is_never_requested(
     assert after("a dropped case") == [sorted(keys.DATA), follow]
     send_again(workspace.landing / P / "export-9")
     assert after("the same files once more") == [sorted(keys.DATA)]
-    for name in ("dataset", "mean_dose/evaluation", "report"):
+    for name in ("dataset", "evaluation/mean_dose", "report"):
         clinic.run([dg.AssetKey([P, *name.split("/")])])
     assert after("materializations by hand") == []
     correct_dose(workspace.landing / P / "export-8", 1.02)

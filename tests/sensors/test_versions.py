@@ -98,7 +98,7 @@ class Graph:
         cases(self.ws, {"train": list(names)}, batch=batch)
         self.make("raw_cases", "prepared_cases", batch=batch)
 
-    def look(self) -> tuple[list[dg.RunRequest], str]:
+    def compare(self) -> tuple[list[dg.RunRequest], str]:
         """One tick: what it requests, and what it says otherwise."""
         sensor = update_sensor(self.assets, [P], jobs.of_program(P, self.assets), patience_s=0.0)
         with dg.build_sensor_context(self.instance, cursor=self.cursor) as context:
@@ -111,7 +111,7 @@ class Graph:
 
     def tick(self) -> list[list[str]]:
         """One tick whose requests are run: the assets of each run."""
-        requests, _ = self.look()
+        requests, _ = self.compare()
         for request in requests:
             names = [key.path[-1] for key in request.asset_selection or ()]
             self.make(*names, batch=request.partition_key, tags=dict(request.tags))
@@ -196,7 +196,7 @@ def test_an_input_that_changes_after_the_asset_was_made_within_one_tick_makes_it
 
 def test_an_input_that_changes_between_a_request_and_its_run_is_read_by_that_run(graph: Graph) -> None:
     graph.change("dataset")
-    (request,), _ = graph.look()
+    (request,), _ = graph.compare()
     graph.change("dataset")
     graph.make("splits", "report", tags=dict(request.tags))
     assert graph.settle() == []
@@ -204,7 +204,7 @@ def test_an_input_that_changes_between_a_request_and_its_run_is_read_by_that_run
 
 def test_an_input_that_changes_right_after_the_run_began_makes_another(graph: Graph) -> None:
     graph.change("dataset")
-    (request,), _ = graph.look()
+    (request,), _ = graph.compare()
     graph.content["dataset"] = "another"
     graph.during["splits"] = ["dataset"]
     graph.make("splits", "report", tags=dict(request.tags))
@@ -217,14 +217,14 @@ def test_a_run_that_fails_is_repeated_after_a_while_and_then_named(
     graph.fails = {"splits"}
     graph.change("dataset")
     assert graph.tick() == [["report", "splits"]]
-    requests, message = graph.look()
+    requests, message = graph.compare()
     assert requests == []
     assert "rt_dose/splits failed" in message
     assert "tried again in" in message
     monkeypatch.setattr(runs, "BACK_OFF_S", (0.0, 0.0))
     graph.cursor = None
     assert graph.settle() == [["report", "splits"]] * 2
-    assert "rt_dose/splits is not current" in graph.look()[1]
+    assert "rt_dose/splits is not current" in graph.compare()[1]
     graph.cursor = None
     assert graph.settle() == [], "nothing but a change or a person starts it again"
     graph.fails = set()
@@ -234,7 +234,7 @@ def test_a_run_that_fails_is_repeated_after_a_while_and_then_named(
 
 def test_what_a_person_cancelled_is_not_started_again(graph: Graph) -> None:
     graph.change("dataset")
-    (request,), _ = graph.look()
+    (request,), _ = graph.compare()
     cancelled = dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.CANCELED, tags=dict(request.tags))
     graph.instance.add_run(cancelled)
     graph.cursor = None
@@ -288,5 +288,5 @@ def test_a_tick_with_nothing_new_asks_one_question_and_reads_no_table(
     for name in ("get_asset_records", "get_asset_check_execution_history", "fetch_materializations"):
         monkeypatch.setattr(storage, name, lambda *_, name=name, **__: asked.append(name))
     monkeypatch.setattr("pyarrow.parquet.ParquetFile", lambda path, *_: asked.append(str(path)))
-    assert graph.look() == ([], "everything is current")
+    assert graph.compare() == ([], "everything is current")
     assert asked == []
