@@ -4,6 +4,7 @@ A partition is a slash-separated string such as `rt_dose/2026-11-21T09-30-00_a1b
 without a lock, since each writes its own files. Every table has a fixed schema, so equal rows give equal bytes.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -14,10 +15,15 @@ from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 from med_assets.storage.files import digest, file_sha256, replacing
 from med_assets.storage.scratch import scratch
+from med_assets.storage.together import read_together, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+SUFFIX = ".parquet"
+"""Ending of the names of the files of partitions."""
 
 
 def sql_name(identifier: str) -> str:
@@ -71,10 +77,9 @@ class Lake:
     def stamp(self, table: str, partition: str) -> tuple[int, ...] | None:
         """Time (ns), size and inode of a partition's file, which change when it is written anew; None where it never was."""
         try:
-            status = self._path(table, partition).stat()
+            return stamp(self._path(table, partition))
         except FileNotFoundError:
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def folder_stamp(self, table: str, prefix: str) -> int | None:
         """Time (ns) of the folder of all partitions under a prefix, or of the file of the one: it changes when any is written anew."""
@@ -86,31 +91,33 @@ class Lake:
         return None
 
     def partitions(self, table: str, prefix: str = "") -> list[str]:
-        """Partitions of a table that equal the prefix or lie under it, sorted."""
-        root = self.root / names.TABLE.check(table)
-        found = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.parquet"))
-        found = [name for name in found if names.PARTITION.fits(name)]  # nor what a file manager left
-        return [name for name in found if not prefix or name == prefix or name.startswith(prefix.rstrip("/") + "/")]
+        """Partitions of a table that equal the prefix or lie under it, sorted; only the folder of the prefix is looked through."""
+        root, prefix = self.root / names.TABLE.check(table), prefix.rstrip("/")
+        if prefix and not names.PARTITION.fits(prefix):
+            return []
+        found = [f"{prefix}{SUFFIX}"] if prefix and (root / f"{prefix}{SUFFIX}").is_file() else []
+        for folder, _, files in os.walk(root / prefix):
+            inside = os.path.relpath(folder, root)
+            found += [name if inside == "." else f"{inside}/{name}" for name in files if name.endswith(SUFFIX)]
+        found = [name.removesuffix(SUFFIX) for name in sorted(found, key=lambda name: name.split("/"))]
+        return [name for name in found if names.PARTITION.fits(name)]  # nor what a file manager left
+
+    def _table(self, table: str, prefix: str = "") -> "pa.Table":
+        """Rows of all partitions under a prefix, in partition order, with the table's columns."""
+        files = {partition: self._path(table, partition) for partition in self.partitions(table, prefix)}
+        copy = self.root.parent / "tmp" / "tables" / f"{'/'.join(filter(None, (table, prefix.rstrip('/'))))}{SUFFIX}"
+        return read_together(files, self._schema(table), copy)
 
     def rows(self, table: str, prefix: str = "") -> list[dict[str, Any]]:
         """Rows of all partitions under a prefix, as dictionaries, in partition order.
 
         A column that a partition lacks, since an earlier version wrote it, is None in its rows.
         """
-        import pyarrow.parquet as pq
-
-        schema = self._schema(table)
-        out: list[dict[str, Any]] = []
-        for partition in self.partitions(table, prefix):
-            found = pq.ParquetFile(self._path(table, partition)).read().to_pylist()
-            out += [{name: row.get(name) for name in schema.names} for row in found]
-        return out
+        return list(self._table(table, prefix).to_pylist())
 
     def read(self, table: str, prefix: str = "") -> "pd.DataFrame":
         """Rows of all partitions under a prefix as a data frame with the table's columns."""
-        import pyarrow as pa
-
-        return pa.Table.from_pylist(self.rows(table, prefix), schema=self._schema(table)).to_pandas()
+        return self._table(table, prefix).to_pandas()
 
     def version(self, table: str, prefix: str = "") -> str:
         """Hash of all partitions under a prefix, names and bytes."""
@@ -137,17 +144,15 @@ class Lake:
     def write_catalog(self, path: Path) -> None:
         """Write `catalog.duckdb` with a copy of each table, for any DuckDB client; it goes where the home goes."""
         import duckdb
-        import pyarrow.dataset as ds
 
         with replacing(path) as temporary, tempfile.TemporaryDirectory() as plain:
             # DuckDB takes what follows a question mark in a path for options, so it writes to a path without one.
             made = Path(plain) / "catalog.duckdb"
             with duckdb.connect(str(made)) as connection:
                 for table in sorted(self.tables):
-                    files = [str(self._path(table, partition)) for partition in self.partitions(table)]
-                    if not files:
+                    if not self.partitions(table):
                         continue
-                    connection.register("source", ds.dataset(files, schema=self._schema(table), format="parquet"))
+                    connection.register("source", self._table(table))
                     connection.execute(f"CREATE TABLE {sql_name(table)} AS SELECT * FROM source")
                     connection.unregister("source")
             shutil.copyfile(made, temporary)

@@ -1,0 +1,120 @@
+"""Many small partitions of a table read at once: from a copy that holds them together, and from the files that changed since.
+
+The files are what counts. The copy keeps the stamp of the file that the rows of each partition are of; a partition with
+another stamp is read from its file. When many have changed, a new copy replaces the old one. It may be removed at any time.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from med_assets.errors import DiskFull
+from med_assets.storage.files import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHANGED = 32
+"""Changed partitions from which a new copy is written, and with fewer of which there is none: to open a file costs as much as to
+write some hundred rows."""
+
+_LISTED = b"partitions"
+
+Stamp = tuple[int, ...]
+
+
+def stamp(path: Path) -> Stamp:
+    """Return time (ns), size and inode of a file, which change when it is written anew. Raises FileNotFoundError."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def read_together(files: Mapping[str, Path], schema: "pa.Schema", copy: Path) -> "pa.Table":
+    """Return the rows of partitions, given with their files, in their order and with the columns of `schema`.
+
+    A column that a partition lacks, since an earlier version wrote it, is empty in its rows.
+    """
+    import pyarrow as pa
+
+    kept = _Copy.of(copy, schema) if len(files) >= CHANGED else _Copy.empty(schema)
+    stamps = {partition: stamp(path) for partition, path in files.items()}
+    changed = [partition for partition, found in stamps.items() if kept.stamps.get(partition) != found]
+    fresh = {partition: _read(files[partition], schema) for partition in changed}
+    table = pa.concat_tables([schema.empty_table(), *_pieces(list(files), fresh, kept)])
+    if len(changed) >= CHANGED:
+        rows = [len(fresh[one]) if one in fresh else kept.rows[one][1] for one in files]
+        listed = [[partition, stamps[partition], n] for partition, n in zip(files, rows, strict=True)]
+        with suppress(OSError, DiskFull):  # of a home that can't be written, or is full, the files are read
+            _write(table.combine_chunks(), listed, copy)
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class _Copy:
+    """The rows of partitions together; `rows` says for each partition where they begin, and how many they are."""
+
+    table: "pa.Table"
+    stamps: Mapping[str, Stamp]
+    rows: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def empty(cls, schema: "pa.Schema") -> "_Copy":
+        """A copy of nothing."""
+        return cls(schema.empty_table(), {}, {})
+
+    @classmethod
+    def of(cls, path: Path, schema: "pa.Schema") -> "_Copy":
+        """The copy in a file; an empty one where there is none, or one of another schema or another format."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.ParquetFile(path).read()
+            listed = json.loads((table.schema.metadata or {})[_LISTED])
+        except (OSError, KeyError, ValueError, pa.ArrowException):
+            return cls.empty(schema)
+        if not table.schema.equals(schema, check_metadata=False):
+            return cls.empty(schema)
+        rows, start = {}, 0
+        for partition, _, n in listed:
+            rows[partition] = start, n
+            start += n
+        stamps = {partition: tuple(found) for partition, found, _ in listed}
+        return cls(table.replace_schema_metadata(None), stamps, rows)
+
+
+def _pieces(partitions: list[str], fresh: Mapping[str, "pa.Table"], kept: _Copy) -> "Iterator[pa.Table]":
+    """The rows of partitions in their order; neighbours in the copy are one piece."""
+    start = end = 0
+    for partition in partitions:
+        if partition in fresh:
+            yield kept.table.slice(start, end - start)
+            start = end
+            yield fresh[partition]
+            continue
+        first, n = kept.rows[partition]
+        if first != end:
+            yield kept.table.slice(start, end - start)
+            start = first
+        end = first + n
+    yield kept.table.slice(start, end - start)
+
+
+def _read(path: Path, schema: "pa.Schema") -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = pq.ParquetFile(path).read()
+    if not found.schema.equals(schema, check_metadata=False):
+        found = pa.Table.from_pylist(found.to_pylist(), schema=schema)
+    return found.replace_schema_metadata(None)
+
+
+def _write(table: "pa.Table", listed: Sequence[object], copy: Path) -> None:
+    import pyarrow.parquet as pq
+
+    with replacing(copy, durable=False) as temporary:
+        pq.write_table(table.replace_schema_metadata({_LISTED: json.dumps(listed)}), temporary, compression="zstd")
