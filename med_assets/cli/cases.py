@@ -96,7 +96,7 @@ def _state(case: "CaseVersion | PreparedCase", counts: str | None, accepted_in: 
 @SECTION.command()
 @case()
 def explain(case: str) -> None:
-    """Tell what happened to one case, from file to model."""
+    """Explain what happened to one case, from file to model."""
     from med_assets.cli.explain import explain_case
 
     print(explain_case(workspace(), case))
@@ -163,14 +163,14 @@ def predict(
 @model()
 @click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
 def debug(program: str, case: str, model: str | None, out: Path) -> None:
-    """Draw every step of one case, from arrays to scores."""
+    """Plot every step of one case, from arrays to scores."""
     for written in stages.debug(workspace(), program, case, model, out):
         print(written)
 
 
 @SECTION.command()
 @program
-@click.option("--read", type=Value("FILE", Path), help="take over the column decision of this CSV")
+@click.option("--read", type=Value("FILE", Path), help="record the column decision of this CSV")
 @model("the one of the report")
 @click.option("--top", type=Value("N", int), default=60, help="cases in the queue")
 @click.option("--limit", type=Value("N", int), help="only the first N cases by id, for a trial run")
@@ -178,7 +178,7 @@ def debug(program: str, case: str, model: str | None, out: Path) -> None:
 def audit_queue(
     program: str, read: Path | None, model: str | None, top: int, limit: int | None, launcher: str | None
 ) -> None:
-    """Write all cases by risk, and the queue of those to be read first, as CSV; or take over what was decided about them."""
+    """Write all cases by risk, and the queue for readers, as CSV; or record the decisions of readers."""
     ws = workspace()
     if read is not None:
         found = stages.record(ws, program, read)

@@ -131,7 +131,7 @@ def _launchers() -> tuple[str, ...]:
 launcher = click.option(
     "--launcher",
     type=Value("LAUNCHER", known=_launchers),
-    help="what trains and predicts, such as local or slurm; without it launch.launcher of the experiment, else MED_ASSETS_LAUNCHER",
+    help="launcher of trainings and predictions, such as local or slurm; by default launch.launcher of the experiment, else MED_ASSETS_LAUNCHER",
 )
 
 

@@ -62,7 +62,7 @@ def _label(text: str) -> tuple[int, str]:
     type=Value("VALUE=NAME", _label),
     cls=Several,
     multiple=True,
-    help="names of label values, such as 1=lung_tumor; they win over those of the data set",
+    help="names of label values, such as 1=lung_tumor; they replace those of the data set",
 )
 @click.option(
     "--name", type=Value("NAME"), help="pair: name of case and patient; by default that of the image's folder and file"
@@ -162,7 +162,9 @@ def phantoms(program: str, dest: Path, number: int, seed: int) -> None:
 @SECTION.command()
 @program
 @click.option("--now", is_flag=True, help="do not wait for files to settle")
-@click.option("--batch", type=Value("BATCH", names.BATCH.check), help="do this known batch again, take no new one")
+@click.option(
+    "--batch", type=Value("BATCH", names.BATCH.check), help="process this known batch again, and take no new one"
+)
 def ingest(program: str, now: bool, batch: str | None) -> None:
     """Take in, prepare, audit and split what lies in the landing folder."""
     from med_assets.landing import batches

@@ -27,7 +27,7 @@ CODECS = ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pyjpegls")
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: its state (ok, warn or bad), what it looked at, what it found, and what to do."""
+    """One check: its state (ok, warn or bad), its subject, what it found, and what to do."""
 
     state: str
     subject: str
@@ -64,11 +64,13 @@ def _accelerator() -> Finding:
         advice = (
             "this torch has no CUDA or does not fit the driver; install torch for this machine and keep its version"
         )
-        return Finding(WARN, "accelerator", f"a GPU driver is here, but torch {torch.__version__} can't use it", advice)
+        return Finding(
+            WARN, "accelerator", f"a GPU driver is installed, but torch {torch.__version__} can't use it", advice
+        )
     return Finding(
         GOOD,
         "accelerator",
-        f"none, training runs on {torch.get_num_threads()} CPU threads; enough for the demo profile",
+        f"none; training runs on {torch.get_num_threads()} CPU threads; enough for the demo profile",
     )
 
 
@@ -97,14 +99,14 @@ def _launcher(name: str) -> Iterator[Finding]:
         if (found := launcher(launcher.configuration_type()).examine()) is not None:
             yield Finding(GOOD, "launcher", found)
     except LaunchFailed as error:
-        yield Finding(BAD, "launcher", str(error), f"trainings can't be started with {name}; see its page in docs")
+        yield Finding(BAD, "launcher", str(error), f"trainings can't start with {name}; see its page in docs")
 
 
 def _writable(label: str, folder: Path) -> Finding:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
-            return Finding(GOOD, label, str(folder) if existing == folder else f"{folder} (made when first used)")
+            return Finding(GOOD, label, str(folder) if existing == folder else f"{folder} (created at first use)")
     except OSError as error:
         return Finding(
             BAD, label, f"{folder} can't be written: {error.strerror}", "change its owner, or choose another folder"
@@ -134,7 +136,10 @@ def _dagster_home() -> Finding:
     home = os.environ.get("DAGSTER_HOME")
     if not home:
         return Finding(
-            WARN, "DAGSTER_HOME", "not set", "`make ui` sets it; without it Dagster forgets runs when it stops"
+            WARN,
+            "DAGSTER_HOME",
+            "not set",
+            "`make ui` sets it; without it Dagster loses the history of runs when it stops",
         )
     if not Path(home).is_absolute():
         return Finding(BAD, "DAGSTER_HOME", home, "Dagster needs an absolute path")

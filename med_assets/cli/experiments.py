@@ -34,7 +34,7 @@ PREDICTIONS, VALUES = Value("PRED_DIR", Path), one_of("labels", "probabilities")
     "experiment",
     type=PROGRAM_OR_EXPERIMENT,
     required=False,
-    help="write and print the index of this program: every run and where it stands; or print this one in full",
+    help="write and print the index of this program: every run and its status; or print this one in full",
 )
 @overrides
 def experiments(experiment: tuple[str, str | None] | None, overrides: tuple[str, ...]) -> int:
@@ -71,7 +71,7 @@ def experiments(experiment: tuple[str, str | None] | None, overrides: tuple[str,
     "--resume",
     type=one_of("auto", "must", "never"),
     default="auto",
-    help="a training that was begun: go on with it if there is one (auto), refuse if there is none (must), begin anew (never)",
+    help="an interrupted training: resume it if there is one (auto), fail if there is none (must), start over (never)",
 )
 def train(experiment: tuple[str, str], overrides: tuple[str, ...], launcher: str | None, resume: str) -> None:
     """Train one experiment on the present dataset and splits; resumes what was interrupted.
@@ -114,7 +114,7 @@ def learning_curve(
     repeats: int | None,
     launcher: str | None,
 ) -> None:
-    """Train an experiment on ever more patients: its score against their number, and what twice as many may give."""
+    """Train an experiment on growing numbers of patients: its score against their number, extrapolated to twice as many."""
     ws = workspace()
     result = stages.learning_curve(ws, *experiment, sizes or None, repeats, overrides, launch(ws, launcher))
     show(f"learning curve of {'/'.join(experiment)}", result)
@@ -138,14 +138,14 @@ def evaluate(experiment: tuple[str, str], launcher: str | None) -> None:
 @SECTION.command()
 @experiment
 def record(experiment: tuple[str, str]) -> None:
-    """Draw the figures of an evaluated experiment for print, and write its notebook, executed."""
+    """Plot the figures of an evaluated experiment for print, and write its executed notebook."""
     show(f"record of {'/'.join(experiment)}", stages.record_experiment(workspace(), *experiment))
 
 
 @SECTION.command()
 @experiment
 def thresholds(experiment: tuple[str, str]) -> None:
-    """Fit what calls a case unusual on the normal validation cases of an evaluation, and count false alarms on the test cases."""
+    """Fit the thresholds of unusual cases on the normal validation cases of an evaluation, and count false alarms on the test cases."""
     result = stages.thresholds(workspace(), *experiment)
     show(f"thresholds of {'/'.join(experiment)}", result)
     show_tables(result.tables, titled=False)
@@ -226,7 +226,7 @@ def weights(
     prompt: str | None,
     page: Path | None,
 ) -> None:
-    """Say what a file of released weights is, which experiment takes it, and what a network computes with it."""
+    """Identify a file of released weights, the experiment that takes it, and what a network computes with it."""
     from med_assets.cli.weights import describe, tokens
     from med_assets.cli.weights_page import page as written
 

@@ -36,7 +36,9 @@ def leaderboard(program: str) -> None:
 
 @SECTION.command()
 @program
-@click.option("--experiment", type=EXPERIMENT, help="only this one stands, also after its checkpoint was rolled back")
+@click.option(
+    "--experiment", type=EXPERIMENT, help="consider only this experiment, also after its checkpoint was rolled back"
+)
 def promote(program: str, experiment: str | None) -> int:
     """Promote the best experiment if it passes the gate, and say why or why not.
 
@@ -109,5 +111,5 @@ def analyse(program: str, name: str | None) -> None:
 @SECTION.command()
 @program
 def report(program: str) -> None:
-    """Write the HTML report and print where it is."""
+    """Write the HTML report and print its path."""
     show("report", stages.report(workspace(), program))

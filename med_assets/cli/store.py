@@ -26,9 +26,9 @@ def query(sql: str, format: str) -> None:
 
 
 @SECTION.command()
-@click.option("--repair", is_flag=True, help="take out what can be made again, and say which command does")
+@click.option("--repair", is_flag=True, help="remove what can be computed again, and name the command that does it")
 def verify(repair: bool) -> int:
-    """Read every stored artifact back: what is damaged or lost, and how to get it again.
+    """Read every stored artifact back, and list what is damaged or lost with the way to restore it.
 
     Fails when anything is.
     """
