@@ -83,6 +83,6 @@ def batches_of(program: str) -> dg.DynamicPartitionsDefinition:
 
 def one_run(known: Sequence[str], wanted: Collection[str]) -> dict[str, str]:
     """Tags of one run over the known batches (in Dagster's order) from the first that is wanted to the last."""
-    places = [place for place, batch in enumerate(known) if batch in wanted]
-    ends = {"start": known[places[0]], "end": known[places[-1]]}
+    indices = [index for index, batch in enumerate(known) if batch in wanted]
+    ends = {"start": known[indices[0]], "end": known[indices[-1]]}
     return {f"dagster/asset_partition_range_{end}": batch for end, batch in ends.items()}

@@ -298,23 +298,30 @@ class Catalog:
 
     def described(self) -> list[Case]:
         """All cases of the dataset with split, fold and facts."""
-        facts, places = {(row.case_id, row.version): row.values for row in self.facts()}, self.assignments()
+        facts, assignments = {(row.case_id, row.version): row.values for row in self.facts()}, self.assignments()
         unknown: Mapping[str, FactValue] = dict.fromkeys(self._fact_names)
         return [
-            self._case(case, places.get(case.patient_id), facts.get((case.case_id, case.version), unknown))
+            self._case(case, assignments.get(case.patient_id), facts.get((case.case_id, case.version), unknown))
             for case in self.dataset().cases
         ]
 
     def cases(self, *splits: str) -> list[Case]:
         """Cases of the dataset whose patient has a split, of these splits or of all."""
-        places = self.assignments()
-        found = [(case, places[case.patient_id]) for case in self.dataset().cases if case.patient_id in places]
-        return [self._case(case, place) for case, place in found if not splits or place.split in splits]
+        assignments = self.assignments()
+        found = [
+            (case, assignments[case.patient_id]) for case in self.dataset().cases if case.patient_id in assignments
+        ]
+        return [self._case(case, assignment) for case, assignment in found if not splits or assignment.split in splits]
 
     @staticmethod
-    def _case(case: DatasetCase, place: SplitAssignment | None, facts: Mapping[str, FactValue] | None = None) -> Case:
+    def _case(
+        case: DatasetCase, assignment: SplitAssignment | None, facts: Mapping[str, FactValue] | None = None
+    ) -> Case:
         return Case(
-            **case.row(), split=place.split if place else None, fold=place.fold if place else None, facts=facts or {}
+            **case.row(),
+            split=assignment.split if assignment else None,
+            fold=assignment.fold if assignment else None,
+            facts=facts or {},
         )
 
     def checkpoint(self, experiment: str) -> Checkpoint | None:

@@ -41,7 +41,7 @@ def cases(program: str, quarantined: bool) -> None:
     from med_assets.records import PreparedCase, ReaderDecision, Status
 
     catalog = Catalog(workspace(), program)
-    places = catalog.assignments()
+    assignments = catalog.assignments()
     included = {case.case_id: case.version for case in catalog.dataset().cases}
     reads = {row.case_id: row.decision for row in catalog.rows(ReaderDecision)}
     newest: dict[str, CaseVersion | PreparedCase] = {
@@ -56,7 +56,9 @@ def cases(program: str, quarantined: bool) -> None:
         {
             "case_id": case_id,
             "state": _state(case, included.get(case_id), accepted_in),
-            "split": places[case.patient_id].split if case_id in included and case.patient_id in places else "-",
+            "split": assignments[case.patient_id].split
+            if case_id in included and case.patient_id in assignments
+            else "-",
             "batch": case.batch,
             "warnings": len(case.warning_lines) if isinstance(case, PreparedCase) else 0,
             **({} if absent is None else {"missing": absent.get((case_id, case.version), "")}),

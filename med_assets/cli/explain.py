@@ -165,12 +165,12 @@ def _membership(catalog: Catalog, case_id: str) -> list[str]:
             f"  what came last, in batch {newest.batch}, is quarantined and changed nothing: version {version} of batch {counts} "
             "counts, for training and evaluation, until a correction is accepted or the case is withdrawn"
         )
-    place = catalog.assignments().get(member[0].patient_id)
-    if place is None:
+    assignment = catalog.assignments().get(member[0].patient_id)
+    if assignment is None:
         return [*lines, "its patient has no split yet"]
     return [
         *lines,
-        f"its patient is in split {place.split} (fold {place.fold}), assigned by: {place.assigned_by}",
+        f"its patient is in split {assignment.split} (fold {assignment.fold}), assigned by: {assignment.assigned_by}",
     ]
 
 

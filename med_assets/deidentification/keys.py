@@ -87,25 +87,25 @@ def _alphabet(key: str) -> int:
 
 def _free_characters(key: str) -> int:
     """Characters of a key that must be guessed: each word, date, run or repeat of what came before is one, or none."""
-    lower, place, count = key.lower(), 0, 0
+    lower, position, count = key.lower(), 0, 0
     seen: set[str] = set()
-    while place < len(lower):
-        length = _pattern(lower, place)
-        token = lower[place : place + max(length, 1)]
+    while position < len(lower):
+        length = _pattern(lower, position)
+        token = lower[position : position + max(length, 1)]
         if length:
             count += token not in seen
             seen.add(token)
         elif token not in SEPARATORS:
-            again = len(lower) - place >= MIN_RUN and lower[place : place + MIN_RUN] in lower[:place]
-            token = lower[place : place + MIN_RUN] if again else token
+            again = len(lower) - position >= MIN_RUN and lower[position : position + MIN_RUN] in lower[:position]
+            token = lower[position : position + MIN_RUN] if again else token
             count += not again
-        place += len(token)
+        position += len(token)
     return count
 
 
-def _pattern(text: str, place: int) -> int:
-    """Length of the word, date, run or row of one character that begins at a place; 0 where none does."""
-    rest = text[place:]
+def _pattern(text: str, position: int) -> int:
+    """Length of the word, date, run or row of one character that begins at a position; 0 where none does."""
+    rest = text[position:]
     plain = rest.translate(LEET)
     lengths = [len(word) for word in WORDS if rest.startswith(word) or plain.startswith(word)]
     if date := DATE.match(rest):

@@ -132,33 +132,33 @@ def match_rois(
                 )
     fits: dict[str, list[int]] = {}
     unmatched = []
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         structure_or_none = owner.get(normalise(name))
         if structure_or_none is None:
-            unmatched.append(place)
+            unmatched.append(index)
         else:
-            fits.setdefault(structure_or_none, []).append(place)
+            fits.setdefault(structure_or_none, []).append(index)
     found, ambiguous, passed_over = {}, {}, {}
-    for structure, places in fits.items():
+    for structure, indices in fits.items():
         last = {normalise(name) for name in fallback.get(structure, ())}
-        named = [place for place in places if normalise(names[place]) not in last]
+        named = [index for index in indices if normalise(names[index]) not in last]
         order = preferred.get(structure, ()) if named else fallback[structure]
-        chosen = _first(named or places, names, order)
+        chosen = _first(named or indices, names, order)
         if chosen is None:
-            ambiguous[structure] = tuple(named or places)
+            ambiguous[structure] = tuple(named or indices)
             continue
         found[structure] = chosen
-        if len(places) > 1:
-            passed_over[structure] = tuple(place for place in places if place != chosen)
+        if len(indices) > 1:
+            passed_over[structure] = tuple(index for index in indices if index != chosen)
     return Match(found, ambiguous, passed_over, tuple(unmatched))
 
 
-def _first(places: Sequence[int], names: Sequence[str], order: Sequence[str]) -> int | None:
+def _first(indices: Sequence[int], names: Sequence[str], order: Sequence[str]) -> int | None:
     """The one of several ROIs that is taken, None where nothing decides."""
-    if len(places) == 1:
-        return places[0]
+    if len(indices) == 1:
+        return indices[0]
     for wanted in order:
-        having = [place for place in places if normalise(names[place]) == normalise(wanted)]
+        having = [index for index in indices if normalise(names[index]) == normalise(wanted)]
         if having:
             return having[0] if len(having) == 1 else None
     return None

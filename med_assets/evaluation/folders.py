@@ -63,8 +63,11 @@ def masks_of(folder: Path) -> dict[Path, list[Path]]:
 
 def _by_name(*folders: Mapping[Path, list[Path]]) -> list[dict[str, list[Path]]]:
     """The files of each folder by the name of the image: with its folder where a name comes twice, as files of different ones."""
-    alone = all(len({place.name for place in found}) == len(found) for found in folders)
-    return [{(place.name if alone else place.as_posix()): paths for place, paths in found.items()} for found in folders]
+    alone = all(len({relative.name for relative in found}) == len(found) for found in folders)
+    return [
+        {(relative.name if alone else relative.as_posix()): paths for relative, paths in found.items()}
+        for found in folders
+    ]
 
 
 def score_folders(
@@ -243,7 +246,7 @@ def _same_grid(files: Sequence[MaskFile]) -> None:
     volumes = [file.geometry for file in files if file.geometry is not None]
     if any(not volumes[0].same_grid(one, 1e-2) for one in volumes[1:]):
         raise ValueError(
-            f"expected volumes on one grid, got shapes {[one.shape for one in volumes]} at other places or spacings; masks are "
+            f"expected volumes on one grid, got shapes {[one.shape for one in volumes]} at other positions or spacings; masks are "
             "not resampled"
         )
 

@@ -238,16 +238,16 @@ def curve(program_name: str, table: pd.DataFrame, rows: pd.DataFrame) -> tuple[p
     # A case counts at a size if every repeat of it could score the case.
     present = ~np.isnan(by_repeat).all(axis=0)
     at_size = [
-        _defined(by_repeat[:, place, there].mean(axis=1)) if there.any() else [None] * len(facts)
-        for place, there in enumerate(present)
+        _defined(by_repeat[:, index, there].mean(axis=1)) if there.any() else [None] * len(facts)
+        for index, there in enumerate(present)
     ]
     made = []
-    for place, size in enumerate(sizes):
-        mean = mean_with_interval(at_size[place], SEED, groups=people, strata=strata)
+    for index, size in enumerate(sizes):
+        mean = mean_with_interval(at_size[index], SEED, groups=people, strata=strata)
         step = Interval(None, None, None, 0)
-        if place:
+        if index:
             step = paired_difference(
-                at_size[place], at_size[place - 1], SEED, groups=people, strata=strata, bounds=metric.range
+                at_size[index], at_size[index - 1], SEED, groups=people, strata=strata, bounds=metric.range
             )
         of_size = table[table["n_patients"] == size]
         between = own[own["n_patients"] == size].groupby("repeat")["value"].mean()

@@ -58,15 +58,15 @@ def predict_folder(
     remove_abandoned(ws.home)
     predictor = None
     outcomes = []
-    with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as place:
-        for number, found in enumerate(_cases(ws, program_name, folder, Path(place))):
+    with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as work_folder:
+        for number, found in enumerate(_cases(ws, program_name, folder, Path(work_folder))):
             if isinstance(found, Outcome):
                 outcomes.append(found)
                 continue
             if predictor is None:
                 # What a model keeps of cases goes with them.
-                predictor = program.get(program_name).predictor(ws.store.fetch(model.checkpoint), Path(place))
-            work = Path(place) / f"work-{number}"
+                predictor = program.get(program_name).predictor(ws.store.fetch(model.checkpoint), Path(work_folder))
+            work = Path(work_folder) / f"work-{number}"
             outcomes.append(_predicted(ws, program_name, found, predictor, model.checkpoint, work, out))
         if relink:
             outcomes = _relinked(ws, folder, out, outcomes)
@@ -89,12 +89,12 @@ def table(outcomes: list[Outcome], out: Path) -> pd.DataFrame:
     )
 
 
-def _cases(ws: Workspace, program_name: str, folder: Path, place: Path) -> list[StoredCase | Outcome]:
-    """The de-identified cases of a folder, each in a folder of its own below `place`, and what makes no case."""
+def _cases(ws: Workspace, program_name: str, folder: Path, work_folder: Path) -> list[StoredCase | Outcome]:
+    """The de-identified cases of a folder, each in a folder of its own below `work_folder`, and what makes no case."""
     found: list[StoredCase | Outcome] = []
 
     def keep(case: StoredCase) -> None:
-        kept = place / f"raw-{len(found)}"
+        kept = work_folder / f"raw-{len(found)}"
         case.folder.rename(kept)
         found.append(StoredCase(case.case, kept))
 

@@ -27,11 +27,11 @@ def original_roi_names(ws: Workspace, program_name: str, batch: str, case_id: st
     for row in rows:
         members.setdefault(row["file"], []).append(row["member"])
     with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as folder, Readers(ws) as readers:
-        place = Path(folder)
-        there = ws.landing_zone(program_name).originals(program_name, list(members), place / "fetched")
+        work = Path(folder)
+        there = ws.landing_zone(program_name).originals(program_name, list(members), work / "fetched")
         paths: list[Path] = []
         for number, (name, path) in enumerate(there.items()):
-            paths += _members(path, members[name], place / str(number)) if any(members[name]) else [path]
+            paths += _members(path, members[name], work / str(number)) if any(members[name]) else [path]
         return next((list(row["roi_names"]) for row in readers.originals(paths) if row["roi_names"]), [])
 
 

@@ -91,8 +91,8 @@ def _configuration(name: str, given: Mapping[str, Any]) -> Configuration:
         return _adapter().validate_python({**own, "launcher": name})
     except ValidationError as error:
         wrong = error.errors()[0]
-        place = ".".join(["launch", *map(str, wrong["loc"][1:])])
-        raise ValueError(f"{place}: {wrong['msg'].removeprefix('Value error, ')}") from error
+        field_path = ".".join(["launch", *map(str, wrong["loc"][1:])])
+        raise ValueError(f"{field_path}: {wrong['msg'].removeprefix('Value error, ')}") from error
 
 
 def launch_of(job: Path) -> Launch:

@@ -8,10 +8,10 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
     """
-    defined = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    defined = sorted((value, index) for index, value in enumerate(p) if value is not None)
     out: list[float | None] = [None] * len(p)
     largest = 0.0
-    for rank, (value, place) in enumerate(defined):
+    for rank, (value, index) in enumerate(defined):
         largest = max(largest, min(1.0, value * (len(defined) - rank)))
-        out[place] = largest
+        out[index] = largest
     return out

@@ -172,7 +172,7 @@ def decide(ws: Settings, program_name: str, named: str | None = None) -> list[Ve
     eligible: list[tuple[int, bool]] = []
     """Places among the verdicts of those that can be promoted, and whether nothing speaks against them."""
     champion_leads = False
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         contest = contests.get(row.experiment) or _contest(ws, program_name, rule, row, None, cases, n)
         verdict, objections = contest.verdict, list(contest.objections)
         if reference is None and chosen.baseline:
@@ -191,11 +191,11 @@ def decide(ws: Settings, program_name: str, named: str | None = None) -> list[Ve
             )
             verdict = replace(verdict, reason=reason)
         elif named in (None, row.experiment):
-            eligible.append((place, not objections))
+            eligible.append((index, not objections))
         verdicts.append(verdict)
-    winner = next((place for place, passes in eligible if passes), None)
+    winner = next((index for index, passes in eligible if passes), None)
     if winner is not None:
-        verdicts = [replace(verdict, recommended=place == winner) for place, verdict in enumerate(verdicts)]
+        verdicts = [replace(verdict, recommended=index == winner) for index, verdict in enumerate(verdicts)]
         verdicts[winner] = replace(verdicts[winner], promoted=True)
     elif eligible and (named or not champion_leads):
         best = eligible[0][0]

@@ -32,12 +32,12 @@ def plot_intervals(
         for axis, title in zip(axes, panels, strict=True):
             of_panel = table[table[panel] == title]
             for _, row in of_panel[of_panel["mean"].notna()].iterrows():
-                place = len(names) - 1 - names.index(row[series])
+                index = len(names) - 1 - names.index(row[series])
                 if pd.notna(row["low"]) and pd.notna(row["high"]):
-                    axis.plot([row["low"], row["high"]], [place, place], color=colour(0), linewidth=2.2)
-                axis.plot(row["mean"], place, marker="o", markersize=6.5, color=colour(0))
+                    axis.plot([row["low"], row["high"]], [index, index], color=colour(0), linewidth=2.2)
+                axis.plot(row["mean"], index, marker="o", markersize=6.5, color=colour(0))
                 axis.annotate(
-                    f"{row['mean']:.3g} (n={int(row['n'])})", (row["mean"], float(place)), xytext=(0, 6),
+                    f"{row['mean']:.3g} (n={int(row['n'])})", (row["mean"], float(index)), xytext=(0, 6),
                     textcoords="offset points", ha="center", fontsize=7.5, color=INK,
                 )  # fmt: skip
             if line is not None:

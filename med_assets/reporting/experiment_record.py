@@ -31,10 +31,10 @@ READ: tuple[type[Record], ...] = (EpochMetric, AggregateScore, CaseScore)
 def notebook_of(ws: Settings, run: TrainingRun) -> Path | None:
     """The notebook of a run, also where that is of an earlier checkpoint; None where it was never written."""
     folder = folder_of(ws, run.program, run.experiment)
-    for place in (folder, folder / EARLIER / run.checkpoint.rpartition("/")[2]):
-        record = place / RECORD
+    for candidate in (folder, folder / EARLIER / run.checkpoint.rpartition("/")[2]):
+        record = candidate / RECORD
         if record.is_file() and (kept := read_json(record))["checkpoint"] == run.checkpoint:
-            path = place / str(kept["notebook"])
+            path = candidate / str(kept["notebook"])
             return path if path.is_file() else None
     return None
 

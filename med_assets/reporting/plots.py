@@ -85,20 +85,20 @@ def plot_leaderboard(
     names = [f"{row[label]}  *" if row[label] == champion else str(row[label]) for _, row in rows.iterrows()]
     with figure(path, 8.0, 1.4 + 0.5 * len(rows)) as fig:
         axis = fig.subplots()
-        for place, (_, row) in enumerate(rows.iterrows()):
+        for index, (_, row) in enumerate(rows.iterrows()):
             tone = colour(0) if row[label] == champion else colour(6)
             if pd.isna(row["mean"]):
                 continue
             if pd.notna(row["low"]) and pd.notna(row["high"]):
-                axis.plot([row["low"], row["high"]], [place, place], color=tone, linewidth=2.4, solid_capstyle="butt")
-            axis.plot(row["mean"], place, marker="o", markersize=8, color=tone)
+                axis.plot([row["low"], row["high"]], [index, index], color=tone, linewidth=2.4, solid_capstyle="butt")
+            axis.plot(row["mean"], index, marker="o", markersize=8, color=tone)
             axis.annotate(
-                f"{row['mean']:.3g}   n={int(row['n'])}", (row["mean"], float(place)), xytext=(0, 8),
+                f"{row['mean']:.3g}   n={int(row['n'])}", (row["mean"], float(index)), xytext=(0, 8),
                 textcoords="offset points", ha="center", fontsize=8.5, color=INK,
             )  # fmt: skip
-        undefined = [place for place, (_, row) in enumerate(rows.iterrows()) if pd.isna(row["mean"])]
-        for place in undefined:
-            axis.text(0.5, float(place), "undefined", transform=axis.get_yaxis_transform(), color=MUTED, ha="center")
+        undefined = [index for index, (_, row) in enumerate(rows.iterrows()) if pd.isna(row["mean"])]
+        for index in undefined:
+            axis.text(0.5, float(index), "undefined", transform=axis.get_yaxis_transform(), color=MUTED, ha="center")
         axis.set_yticks(range(len(rows)), names)
         axis.tick_params(axis="y", length=0, labelcolor=INK, labelsize=10)
         axis.set_ylim(-0.6, len(rows) - 0.3)
@@ -122,12 +122,12 @@ def plot_cases(path: Path, values: Mapping[str, Sequence[float | None]], *, unit
     with figure(path, max(5.0, 0.95 * len(defined) + 1.5), 3.6) as fig:
         axis = fig.subplots()
         generator = np.random.default_rng(0)
-        for place, group in enumerate(defined.values()):
+        for index, group in enumerate(defined.values()):
             jitter = generator.uniform(-0.14, 0.14, len(group))
-            axis.scatter(place + jitter, group, s=20, color=colour(0), alpha=0.65, linewidth=0)
+            axis.scatter(index + jitter, group, s=20, color=colour(0), alpha=0.65, linewidth=0)
             if group:
                 middle = float(np.median(group))
-                axis.plot([place - 0.26, place + 0.26], [middle, middle], color=colour(1), linewidth=2.2)
+                axis.plot([index - 0.26, index + 0.26], [middle, middle], color=colour(1), linewidth=2.2)
         labels = [f"{name}\nn={len(group)}" for name, group in defined.items()]
         axis.set_xticks(range(len(defined)), labels, fontsize=8.5)
         axis.set_xlim(-0.6, len(defined) - 0.4)
@@ -149,11 +149,11 @@ def plot_trend(path: Path, table: pd.DataFrame, *, metric: str = "", unit: str =
         axis = fig.subplots()
         limited = rows["lower"].notna()
         axis.plot(rows.index, rows["mean"].astype(float), color=colour(0), linewidth=1.2, alpha=0.6, zorder=1)
-        for place, (_, row) in enumerate(rows.iterrows()):
+        for index, (_, row) in enumerate(rows.iterrows()):
             tone = colour(1) if row["beyond"] else colour(0) if pd.notna(row["lower"]) else colour(6)
             if pd.notna(row["low"]) and pd.notna(row["high"]):
-                axis.plot([place, place], [row["low"], row["high"]], color=tone, linewidth=1.8, alpha=0.8)
-            axis.plot(place, row["mean"], marker="o", markersize=6, color=tone, zorder=3)
+                axis.plot([index, index], [row["low"], row["high"]], color=tone, linewidth=1.8, alpha=0.8)
+            axis.plot(index, row["mean"], marker="o", markersize=6, color=tone, zorder=3)
         for side in ("lower", "upper"):
             label = "control limits" if side == "lower" and limited.any() else ""
             axis.hlines(

@@ -102,9 +102,9 @@ def query(
         )
     result = pa.ipc.open_stream(done.stdout).read_all()
     result = result.rename_columns(_unique(result.column_names))
-    for place, column in enumerate(result.schema):
+    for index, column in enumerate(result.schema):
         if pa.types.is_decimal(column.type):  # sums of integers are
-            result = result.set_column(place, column.name, result.column(place).cast(pa.float64()))
+            result = result.set_column(index, column.name, result.column(index).cast(pa.float64()))
     return result.to_pandas()
 
 

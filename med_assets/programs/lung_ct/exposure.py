@@ -57,7 +57,7 @@ def task06_folds() -> dict[str, int]:
     """Return the seed's fold of each case of MSD Task06: names sorted, shuffled with seed 0, dealt out to five folds."""
     cases = sorted((*TRAINED, *SELECTED, *TESTED))
     random.Random(0).shuffle(cases)
-    return {case: place % FOLDS for place, case in enumerate(cases)}
+    return {case: index % FOLDS for index, case in enumerate(cases)}
 
 
 @lru_cache(maxsize=4)

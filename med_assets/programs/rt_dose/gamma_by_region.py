@@ -35,13 +35,13 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
         found.append([experiment, region, one.mean, one.low, one.high, one.n])
     table = pd.DataFrame(found, columns=COLUMNS)
     body = {row["experiment"]: row["mean"] for row in table.to_dict("records") if row["region"] == "body"}
-    places = {region: place for place, region in enumerate(REGIONS)}
+    indices = {region: index for index, region in enumerate(REGIONS)}
     order = sorted(
         table.index,
         key=lambda one: (
             -(body.get(table.loc[one, "experiment"]) or -1.0),
             str(table.loc[one, "experiment"]),
-            places.get(str(table.loc[one, "region"]), len(places)),
+            indices.get(str(table.loc[one, "region"]), len(indices)),
         ),
     )
     return table.loc[order].reset_index(drop=True)

@@ -83,8 +83,8 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
             usable.append(roi)
     match = site.match([roi.name for roi in usable])
     excluded = {}
-    for name, places in match.ambiguous.items():
-        numbers = " and ".join(str(usable[place].number) for place in places)
+    for name, indices in match.ambiguous.items():
+        numbers = " and ".join(str(usable[index].number) for index in indices)
         if name in site.required:
             raise CaseRejected(
                 "ambiguous_roi",
@@ -93,14 +93,14 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
             )
         excluded[name] = f"ROIs {numbers} fit it"
     undrawn = site.match([name for name, _ in problems])
-    for name, places in {**undrawn.ambiguous, **{one: (place,) for one, place in undrawn.found.items()}}.items():
+    for name, indices in {**undrawn.ambiguous, **{one: (index,) for one, index in undrawn.found.items()}}.items():
         if name not in match.found:
-            excluded.setdefault(name, problems[places[0]][1])
+            excluded.setdefault(name, problems[indices[0]][1])
     _require_targets(site, match.found, len(usable), excluded)
     drawings: dict[str, Drawing] = {}
-    for name, place in match.found.items():
+    for name, index in match.found.items():
         try:
-            drawing = draw(usable[place], geometry)
+            drawing = draw(usable[index], geometry)
             allowed = MAX_OUTLINE_OUTSIDE if name in special else MAX_OUTSIDE
             if drawing.outside > allowed:
                 excluded[name] = f"{drawing.outside:.0%} beyond the CT, by up to {drawing.outside_mm:.0f} mm"
@@ -111,7 +111,7 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
                 raise
             excluded.setdefault(name, rejected.code)
     voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
-    drawn = {usable[place].number: name for name, place in match.found.items() if name in drawings}
+    drawn = {usable[index].number: name for name, index in match.found.items() if name in drawings}
     counts = {number: int(np.count_nonzero(drawings[name].mask)) for number, name in drawn.items()}
     listed = tuple(
         LabelRow(roi.number, roi.name, counts[roi.number], counts[roi.number] * voxel_ml, drawn[roi.number])
@@ -133,7 +133,7 @@ def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geomet
         unmatched=len(match.unmatched),
         excluded=excluded,
         passed_over=tuple(
-            f"{name}: ROI {usable[place].number}" for name, places in match.passed_over.items() for place in places
+            f"{name}: ROI {usable[index].number}" for name, indices in match.passed_over.items() for index in indices
         ),
         unusable=tuple(str(one) for one in structure_set.unusable),
         left_out=sum(roi.left_out for roi in rois),
