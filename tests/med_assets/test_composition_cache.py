@@ -80,10 +80,10 @@ def test_a_changed_model_is_seen_though_the_composition_is_kept(
 ) -> None:
     load(conf)
 
-    class Later(experiments.model_of("lumbar_mr")):  # type: ignore[misc]
+    class Later(experiments.model_of("lumbar_mr")):  # type: ignore[misc]  # the model is found when the test runs
         dropout: float = Field(default=0.5, description="a field that the model has since")
 
-    class Stricter(experiments.model_of("lumbar_mr")):  # type: ignore[misc]
+    class Stricter(experiments.model_of("lumbar_mr")):  # type: ignore[misc]  # the model is found when the test runs
         dropout: float = Field(description="a field that every experiment must have since")
 
     monkeypatch.setattr(experiments, "model_of", lambda program: Later)
