@@ -43,7 +43,7 @@ def cases(program: str, quarantined: bool) -> None:
     catalog = Catalog(workspace(), program)
     assignments = catalog.assignments()
     included = {case.case_id: case.version for case in catalog.dataset().cases}
-    reads = {row.case_id: row.decision for row in catalog.rows(ReaderDecision)}
+    decisions = {row.case_id: row.decision for row in catalog.rows(ReaderDecision)}
     newest: dict[str, CaseVersion | PreparedCase] = {
         case.case_id: case for case in sorted(catalog.case_versions(), key=lambda case: case.batch)
     }
@@ -64,7 +64,7 @@ def cases(program: str, quarantined: bool) -> None:
             **({} if absent is None else {"missing": absent.get((case_id, case.version), "")}),
             "reason": case.reason or "",
         }
-        | ({"read": reads.get(case_id, "-")} if reads else {})
+        | ({"read": decisions.get(case_id, "-")} if decisions else {})
         for case_id, case in sorted(newest.items())
         if not quarantined or case.status == Status.QUARANTINED
     ]
