@@ -72,10 +72,12 @@ def readers_of(pid: int) -> list[str]:
 def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_leaves_no_originals(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("MED_ASSETS_WORKERS", "2")
     rng = random.Random(SEED)
     longest_s = 0.0
     for number in range(KILLS):
-        drop(workspace, number)
+        for each in (2 * number, 2 * number + 1):  # one for each worker
+            drop(workspace, each)
         process = CONTEXT.Process(target=_ingest, args=(dict(os.environ),))
         begin = time.monotonic()
         process.start()
@@ -98,7 +100,7 @@ def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_l
     assert not batches.untaken(workspace, P)
     assert not batches.unfinished(workspace, P)
     taken = [pair for batch in batches.known(workspace, P) for pair in batches.manifest(workspace, P, batch).items()]
-    assert len(taken) == len(set(taken)) == KILLS
+    assert len(taken) == len(set(taken)) == 2 * KILLS
     shown = "".join(capfd.readouterr())
     assert "DOE" not in shown
     assert "Traceback" not in shown
@@ -106,7 +108,7 @@ def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_l
     for name, value in settings_of(tmp_path / "undisturbed").items():
         monkeypatch.setenv(name, value)
     undisturbed = Workspace.from_env()
-    for number in range(KILLS):
+    for number in range(2 * KILLS):
         drop(undisturbed, number)
     assert main(["ingest", P, "--now"]) == 0
     expected_files, expected_rows = content(undisturbed)
@@ -115,4 +117,4 @@ def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_l
     assert {name: value for name, value in files.items() if not name.startswith("intake/")} == {
         name: value for name, value in expected_files.items() if not name.startswith("intake/")
     }
-    assert len(rows["dataset"]) == KILLS
+    assert len(rows["dataset"]) == 2 * KILLS
