@@ -11,9 +11,9 @@ from med_assets.catalog import Case, Catalog
 from med_assets.errors import CaseRejected, DiskFull, ReaderFailed, RemoteFailed, ScoringFailed
 from med_assets.evaluation.predicting import PredictedCases, PreparedArrays, predict_cases
 from med_assets.experiments import policies
-from med_assets.intake.reader import CRASHED, Readers, RetryAlone
+from med_assets.intake.reader import CRASHED, RetryAlone
 from med_assets.intake.reading import OUT_OF_MEMORY
-from med_assets.intake.workers import side_by_side, workers_of
+from med_assets.intake.workers import Workers, side_by_side, workers_of
 from med_assets.launch.training import Launch, NamedModel, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.records import CaseScore, Failure
@@ -127,8 +127,12 @@ def _score(ws: Settings, program_name: str, cases: Sequence[Unscored]) -> dict[s
     return failures
 
 
-def _score_in_process(ws: Settings, program_name: str, readers: Readers, case: Unscored) -> str:
-    return _score_case(ws, program_name, case, partial(readers.call, key=f"case {case.case_id}"))
+def _score_in_process(ws: Settings, program_name: str, workers: Workers, case: Unscored) -> str:
+    def call(work: Callable[[], None]) -> None:
+        with workers.borrow() as readers:
+            readers.call(work, f"case {case.case_id}")
+
+    return _score_case(ws, program_name, case, call)
 
 
 def _score_case(ws: Settings, program_name: str, case: Unscored, call: Callable[[Callable[[], None]], object]) -> str:

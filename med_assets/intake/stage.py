@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from med_assets import program as programs
 from med_assets.catalog import Catalog, accepted, reasons, usable
 from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, ReaderFailed, RemoteFailed
-from med_assets.intake.reader import NOT_FINAL, Readers, RetryAlone
+from med_assets.intake.reader import NOT_FINAL, RetryAlone
 from med_assets.intake.reading import UNPACKED, StoredCase, Task, refusal, where
-from med_assets.intake.workers import side_by_side
+from med_assets.intake.workers import Workers, side_by_side
 from med_assets.landing import batches
 from med_assets.landing.batches import UNREADABLE
 from med_assets.landing.folder import Files
@@ -80,10 +80,10 @@ class _Intake:
     def refuse(self, case_id: str, code: str, message: str, n: int) -> CaseVersion:
         return refusal(self.program, self.batch, case_id, code, message, n)
 
-    def entry(self, readers: Readers, name: str) -> _Entry:
+    def entry(self, workers: Workers, name: str) -> _Entry:
         """Take in one entry of the landing zone. Whatever happens while it is read is a refusal of its own, and the others go on."""
         try:
-            return self._entry(readers, name)
+            return self._entry(workers, name)
         except (DiskFull, RemoteFailed, ReaderFailed, RetryAlone):  # no fault of the entry
             raise
         except CaseRejected as rejected:
@@ -102,7 +102,7 @@ class _Intake:
         row = self.refuse(source_token(self.ws, name), code, message, 0)
         return _Entry([row], [FileLine(name, "", code, "entry")])
 
-    def _entry(self, readers: Readers, name: str) -> _Entry:
+    def _entry(self, workers: Workers, name: str) -> _Entry:
         """What came of an entry; the same files are never de-identified twice."""
         landing, store = self.ws.landing_zone(self.program), self.ws.store
         hashes = landing.hashes(self.program, name)
@@ -119,7 +119,7 @@ class _Intake:
             store.remove(key)
         with disk_full_guard(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as fetched:
             with self.fetching:
-                if readers.stopped:
+                if workers.stopped:
                     raise RetryAlone
                 files = landing.fetch(self.program, name, Path(fetched))
             if files.failures:
@@ -128,7 +128,8 @@ class _Intake:
             task = Task(
                 self.ws, self.program, self.batch, source_token(self.ws, name), files.folder, tuple(files.files), Path()
             )
-            result = readers.read(task, self._keep)
+            with workers.borrow() as readers:
+                result = readers.read(task, self._keep)
             found = [FileLine.read(files.names[file.path], file.member, file.outcome) for file in result.files]
             empty = [FileLine(name, "", str(case.reason_code), "entry") for case in result.cases]
             key = key or self._entry_key(landing.hashes(self.program, name))

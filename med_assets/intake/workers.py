@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -45,15 +45,43 @@ def workers_of(ws: Settings) -> int:
     return number(ws.workers, cores, free_host() / 1e9, ws.intake_memory_gb)
 
 
+class Workers:
+    """Processes that work side by side, each lent to one thread at a time."""
+
+    def __init__(self, readers: Sequence[Readers]) -> None:
+        self._readers, self.stopped = readers, False
+        self._free: SimpleQueue[Readers] = SimpleQueue()
+        for each in readers:
+            self._free.put(each)
+
+    @contextmanager
+    def borrow(self) -> Iterator[Readers]:
+        """Wait for a process, and have it for the block. Raises RetryAlone once all were stopped."""
+        mine = self._free.get()
+        try:
+            if self.stopped:
+                raise RetryAlone
+            yield mine
+        finally:
+            self._free.put(mine)
+
+    def stop(self) -> None:
+        """End all processes, whatever they do."""
+        self.stopped = True
+        for each in self._readers:
+            each.stop()
+
+
 def side_by_side(
     ws: Settings,
     items: Sequence[Item],
-    work: Callable[[Readers, Item], Result],
+    work: Callable[[Workers, Item], Result],
     doing: str,
     unit: str = "cases",
     end: Callable[[], None] = lambda: None,
 ) -> list[Result]:
-    """What `work` makes of each item, in their order; each call has a process of its own, and runs in a thread of its own.
+    """What `work` makes of each item, in their order. Calls run in threads, one more than there are processes for them to borrow,
+    so that what comes before and after the work of a process, such as a transfer and the writing of an artifact, keeps none waiting.
 
     The processes share the memory that reading may take. What ends its process, or may have lacked memory, is done again when
     all others are done, with nothing beside it and all memory: only then is it refused. Whatever else `work` raises ends all
@@ -72,20 +100,15 @@ def side_by_side(
     scratch(ws.home)  # made once, before threads ask for it
     with ExitStack() as stack:
         readers = [stack.enter_context(Readers(ws, ws.intake_memory_gb / n, alone=False)) for _ in range(n)]
-        free: SimpleQueue[Readers] = SimpleQueue()
-        for each in readers:
-            free.put(each)
+        workers = Workers(readers)
 
         def one(place: int) -> None:
-            mine = free.get()
             try:
-                results[place] = work(mine, items[place])
+                results[place] = work(workers, items[place])
             except RetryAlone:
                 again.append(place)
-            finally:
-                free.put(mine)
 
-        threads = stack.enter_context(ThreadPoolExecutor(n, thread_name_prefix="works with a reader"))
+        threads = stack.enter_context(ThreadPoolExecutor(n + 1, thread_name_prefix="works with a reader"))
         try:
             show_progress()
             waiting = {threads.submit(one, place) for place in range(len(items))}
@@ -96,14 +119,13 @@ def side_by_side(
                 show_progress()
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
-            for each in readers:
-                each.stop()
+            workers.stop()
             end()
             raise
     if again:
         end_idle()  # the memory that they hold is for the one
         with Readers(ws) as alone:
             for place in sorted(again):
-                results[place] = work(alone, items[place])
+                results[place] = work(Workers([alone]), items[place])
                 show_progress()
     return [results[place] for place in range(len(items))]

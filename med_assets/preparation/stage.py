@@ -10,9 +10,8 @@ import pandas as pd
 from med_assets import program
 from med_assets.catalog import CaseFacts, Catalog, FactValue, reasons, usable
 from med_assets.errors import CaseRejected
-from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation
-from med_assets.intake.workers import side_by_side
+from med_assets.intake.workers import Workers, side_by_side
 from med_assets.preparation import audit
 from med_assets.records import BatchAudit, CaseVersion, PreparedCase, Status
 from med_assets.settings import Settings, Workspace
@@ -34,7 +33,7 @@ def prepared_key(ws: Settings, program_name: str, raw: CaseVersion) -> str:
 
 
 def _prepare_case(
-    ws: Workspace, program_name: str, readers: Readers, raw: CaseVersion
+    ws: Workspace, program_name: str, workers: Workers, raw: CaseVersion
 ) -> tuple[PreparedCase, Mapping[str, FactValue], str]:
     """The case, its facts, and a label (new, reused or quarantined)."""
     key, label = prepared_key(ws, program_name, raw), "reused"
@@ -44,7 +43,7 @@ def _prepare_case(
         if not ws.store.has(key):
             if not ws.store.has(raw.artifact):
                 raise CaseRejected("raw_missing", RAW_MISSING)
-            with ws.store.create(key) as folder:
+            with ws.store.create(key) as folder, workers.borrow() as readers:
                 readers.prepare(Preparation(ws, program_name, raw.case_id, ws.store.fetch(raw.artifact), folder))
             label = "new"
         return case, read_json(ws.store.fetch(key) / FACTS_FILE), label

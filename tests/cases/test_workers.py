@@ -22,7 +22,7 @@ from med_assets.intake import reader
 from med_assets.intake.reader import EntryResult, Readers, RetryAlone
 from med_assets.intake.reading import StoredCase, Task
 from med_assets.intake.stage import files_table
-from med_assets.intake.workers import number, side_by_side
+from med_assets.intake.workers import Workers, number, side_by_side
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
@@ -230,27 +230,32 @@ def test_a_command_that_is_ended_leaves_no_worker_and_no_half_result(
 
 def test_what_fails_ends_the_others_and_what_is_retried_has_nothing_beside_it(workspace: Workspace) -> None:
     ws = Workspace.from_env({**settings_of(workspace.home), "MED_ASSETS_WORKERS": "3"})
-    running: list[int] = []
-    beside: list[int] = []
+    running: set[int] = set()
+    beside: list[tuple[bool, int]] = []
+    begun: list[int] = []
 
-    def work(readers: Readers, item: int) -> int:
-        running.append(item)
-        try:
-            if item == 2 and not readers.alone:
-                raise RetryAlone
-            time.sleep(0.01)
-            if readers.alone:
-                beside.append(len(running))
-            if item == 7:
-                raise DiskFull("no space")
-            return item * item
-        finally:
-            running.remove(item)
+    def work(workers: Workers, item: int) -> int:
+        begun.append(item)
+        with workers.borrow() as readers:
+            running.add(item)
+            try:
+                time.sleep(0.01)
+                beside.append((readers.alone, len(running)))
+                if item == 2 and not readers.alone:
+                    raise RetryAlone
+                if item == 7:
+                    raise DiskFull("no room")
+                return item * item
+            finally:
+                running.remove(item)
 
     assert side_by_side(ws, range(6), work, "squaring") == [0, 1, 4, 9, 16, 25]
-    assert beside == [1]
+    assert [number for alone, number in beside if alone] == [1]
+    assert max(number for alone, number in beside if not alone) <= 3
+    begun.clear()
     with pytest.raises(DiskFull):
         side_by_side(ws, [7, *range(50)], work, "squaring")
+    assert len(begun) < 50
     assert side_by_side(ws, [], work, "squaring") == []
 
 
@@ -294,10 +299,10 @@ def test_a_log_has_a_line_every_so_many_seconds_and_none_of_short_work(workspace
     logged: list[str] = []
     follow = lines(logged.append, every_s=3600)
     with followed_by(follow):
-        side_by_side(workspace, [1, 2, 3], lambda readers, item: item, "counting", "numbers")
+        side_by_side(workspace, [1, 2, 3], lambda workers, item: item, "counting", "numbers")
     assert logged == []
     with followed_by(lines(logged.append, every_s=0)):
-        side_by_side(workspace, [1, 2, 3], lambda readers, item: item, "counting", "numbers")
+        side_by_side(workspace, [1, 2, 3], lambda workers, item: item, "counting", "numbers")
     assert logged[-1] == "counting: 3 of 3 numbers"
 
 
