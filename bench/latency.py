@@ -17,15 +17,22 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.run import instance_of
+from assets import keys
+from assets.run import instance_of, materialize
 from bench.common import KEY, show
+from med_assets.catalog import Catalog
 from med_assets.landing import batches
 from med_assets.programs.rt_dose.phantom import write_case
+from med_assets.records import PreparedCase
 from med_assets.settings import Workspace
+from sensors import runs
+from sensors.settings import tick_s
 
 PROGRAM = "rt_dose"
 SHAPE, SPACING_MM = (20, 32, 32), (9.0, 10.0, 10.0)
 """Tiny cases: what is measured is waiting and starting, not computing."""
+SEEDS = range(8)
+EXPERIMENT = "mean_dose"
 PATIENCE_S = 600.0
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,9 +46,9 @@ def _wait(met: Callable[[], object], what: str) -> None:
 
 
 def one(ws: Workspace, instance: dg.DagsterInstance, seed: int) -> dict[str, float]:
-    """Seconds of each part of one case's way."""
-    landing = batches.landing_folder(ws, PROGRAM)
-    known = set(batches.known(ws, PROGRAM))
+    """Seconds of each part of one case's way to the report, and how many runs there were."""
+    landing, report = batches.landing_folder(ws, PROGRAM), keys.key(PROGRAM, "report")
+    known, runs_before = set(batches.known(ws, PROGRAM)), instance.get_runs_count()
     write_case(ws.home / "made" / f"case-{seed}", seed, shape=SHAPE, spacing_mm=SPACING_MM)
     landing.mkdir(parents=True, exist_ok=True)
     (ws.home / "made" / f"case-{seed}").rename(landing / f"case-{seed}")
@@ -49,29 +56,53 @@ def one(ws: Workspace, instance: dg.DagsterInstance, seed: int) -> dict[str, flo
     _wait(lambda: set(batches.known(ws, PROGRAM)) - known, "the batch")
     taken = time.time()
     (batch,) = set(batches.known(ws, PROGRAM)) - known
-    _wait(lambda: ws.lake.rows("prepared_cases", f"{PROGRAM}/{batch}"), "the prepared row")
+    _wait(lambda: Catalog(ws, PROGRAM).has(PreparedCase, batch), "the prepared row")
     prepared = time.time()
-    wanted = dg.RunsFilter(tags={"dagster/partition": batch})
-    _wait(lambda: instance.get_run_records(wanted), "the run")
-    _wait(lambda: instance.get_run_records(wanted)[0].start_time, "the run's start")
-    run = instance.get_run_records(wanted)[0]
-    created, started = run.create_timestamp.timestamp(), float(run.start_time or 0.0)
-    return {
+
+    def reported() -> float:
+        event = instance.get_latest_materialization_event(report)
+        return event.timestamp if event and event.timestamp > dropped else 0.0
+
+    _wait(reported, "the report")
+    _wait(lambda: not runs.unfinished(instance), "the end of the runs")
+    time.sleep(2 * tick_s())  # in which nothing more should start
+    intake, update = reversed(instance.get_run_records(limit=2))
+    found = {
         "settling": ws.settle_s,
         "waiting for the sensor": taken - dropped - ws.settle_s,
-        "the run is asked for": created - taken,
-        "the run's process starts": started - created,
-        "intake and preparation": prepared - started,
-        "all": prepared - dropped,
+        **_of_run(instance, intake, taken, "intake"),
+        **_of_run(instance, update, float(intake.end_time or 0.0), "update"),
+    }
+    return found | {
+        "to the prepared row": prepared - dropped,
+        "to the report": reported() - dropped,
+        "runs": instance.get_runs_count() - runs_before,
+        "load of the machine (1 minute)": os.getloadavg()[0],
+    }
+
+
+def _of_run(instance: dg.DagsterInstance, record: dg.RunRecord, since: float, title: str) -> dict[str, float]:
+    """Seconds of the parts of a run, which something before it made possible at `since`."""
+    created, started = record.create_timestamp.timestamp(), float(record.start_time or 0.0)
+    steps = instance.get_run_step_stats(record.dagster_run.run_id)
+    in_steps = {one.step_key.removeprefix(f"{PROGRAM}__"): (one.end_time or 0) - (one.start_time or 0) for one in steps}
+    return {
+        f"{title}: until it is requested": created - since,
+        f"{title}: queue and start of its process": started - created,
+        **{f"{title}: {name}": seconds for name, seconds in in_steps.items()},
+        f"{title}: between its steps": float(record.end_time or 0.0) - started - sum(in_steps.values()),
     }
 
 
 @contextmanager
-def running() -> Iterator[tuple[Workspace, dg.DagsterInstance, int]]:
+def running(
+    prepare: Callable[[Workspace], None] = lambda ws: None,
+) -> Iterator[tuple[Workspace, dg.DagsterInstance, int]]:
     """A demo workspace, its Dagster instance, and the process id of a `make ui` that works on them until the end."""
     with tempfile.TemporaryDirectory() as name:
         os.environ |= {"MED_ASSETS_HOME": f"{name}/home", "MED_ASSETS_PSEUDONYM_KEY": KEY, "MED_ASSETS_PURPOSE": "demo"}
         os.environ |= {"MED_ASSETS_PROFILE": "demo", "DAGSTER_HOME": f"{name}/dagster"}
+        prepare(Workspace.from_env(os.environ | {"MED_ASSETS_SETTLE_S": "0"}))
         os.environ.pop("MED_ASSETS_SETTLE_S", None)
         ws = Workspace.from_env()
         with socket.socket() as free:
@@ -92,13 +123,20 @@ def running() -> Iterator[tuple[Workspace, dg.DagsterInstance, int]]:
                 server.wait(timeout=60)
 
 
+def prepare(ws: Workspace) -> None:
+    """Cases with a model that was evaluated, so that a new one has something to update."""
+    for seed in SEEDS:
+        write_case(batches.landing_folder(ws, PROGRAM) / f"case-{seed}", seed, shape=SHAPE, spacing_mm=SPACING_MM)
+    materialize(ws, PROGRAM, (EXPERIMENT,))
+
+
 def main() -> None:
     """Medians over the cases; the first case, which finds everything cold, is left out."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    with running() as (ws, instance, _):
-        found = [one(ws, instance, seed) for seed in range(n + 1)][1:]
-    rows = [(part, statistics.median(times[part] for times in found)) for part in found[0]]
-    show(f"From a dropped case to its prepared row, median of {n}", ("part", "s"), rows)
+    with running(prepare) as (ws, instance, _):
+        found = [one(ws, instance, seed) for seed in range(100, 100 + n + 1)][1:]
+    rows = [(part, statistics.median(times.get(part, 0.0) for times in found)) for part in found[0]]
+    show(f"From a dropped case to its prepared row and the updated report, median of {n}", ("part", "s"), rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from assets import keys
 from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 from sensors import runs
-from sensors.settings import tick_s
+from sensors.settings import decision_tick_s
 
 
 def predictions_sensor(program: str) -> dg.SensorDefinition:
@@ -16,7 +16,7 @@ def predictions_sensor(program: str) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{program}_predictions",
         job_name=keys.job(program, keys.EVALUATION_BACKFILL),
-        minimum_interval_seconds=tick_s(),
+        minimum_interval_seconds=decision_tick_s(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Predicts cases that came without a label with the champion, as they arrive.",
     )

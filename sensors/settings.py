@@ -19,5 +19,10 @@ def number(name: str, default: float, environ: Mapping[str, str] = os.environ) -
 
 
 def tick_s(environ: Mapping[str, str] = os.environ) -> int:
-    """Seconds between two ticks of a sensor."""
-    return max(1, round(number("MED_ASSETS_TICK_S", 30, environ)))
+    """Seconds between two ticks of the sensors of intake and update."""
+    return max(1, round(number("MED_ASSETS_TICK_S", 10, environ)))
+
+
+def decision_tick_s(environ: Mapping[str, str] = os.environ) -> int:
+    """Seconds between two ticks of the sensors of retraining and predictions, which every program has."""
+    return 6 * tick_s(environ)

@@ -175,7 +175,7 @@ def test_a_corrected_case_reaches_the_report_in_two_runs_and_a_failure_on_the_wa
 def test_runs_are_counted_and_what_is_current_is_never_requested(
     clinic: Clinic, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    follow = ["champion", "experiments", "leaderboard", "evaluation/mean_dose", "report"]
+    follow = ["champion", "evaluation/mean_dose", "experiments", "leaderboard", "report"]
     analyses = [one.name for one in analysis.of(P).values() if not one.expensive]
 
     def after(what: str) -> list[list[str]]:
