@@ -275,19 +275,22 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     earlier = catalog.case_versions(batch)
     others = [row for row in catalog.case_versions() if row.batch < batch]
     rows: list[CaseVersion] = []
-    present = {}
+    present: dict[str, bool] = {}
+    n_files: dict[str, int] = {}
     for name, fingerprint in batches.manifest(ws, program_name, batch).items():
         try:
             entry = batches.read_entry(ws, program_name, name)
             present[name] = entry is not None and entry.fingerprint == fingerprint
+            n_files[name] = entry.n_files if entry else 0
         except LandingUnreadable:
             present[name] = True  # reading it says why not
     if all(present.values()) or not earlier:
         taking, zone = _Intake(ws, program_name, batch), ws.landing_zone(program_name)
         there = [name for name, unchanged in present.items() if unchanged]
-        taken = dict(
-            zip(there, side_by_side(ws, there, taking.entry, "taking in", "entries", zone.end_fetches), strict=True)
+        entries_taken = side_by_side(
+            ws, there, taking.entry, "taking in", "entries", lambda name: n_files.get(name, 0), zone.end_fetches
         )
+        taken = dict(zip(there, entries_taken, strict=True))
         gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"
         entries = [taken.get(name) or taking.refused(name, "entry_changed", gone) for name in present]
         _keep_failures(failures_table(ws, program_name, batch), [row for entry in entries for row in entry.failures])

@@ -78,10 +78,13 @@ def side_by_side(
     work: Callable[[Workers, Item], Result],
     doing: str,
     unit: str = "cases",
+    size: Callable[[Item], int] = lambda item: 0,
     end: Callable[[], None] = lambda: None,
 ) -> list[Result]:
-    """What `work` makes of each item, in their order. Calls run in threads, one more than there are processes for them to borrow,
-    so that what comes before and after the work of a process, such as a transfer and the writing of an artifact, keeps none waiting.
+    """What `work` makes of each item, in their order; the largest begin first, so that none of them is left at the end.
+
+    Calls run in threads, one more than there are processes for them to borrow, so that what comes before and after the work of a
+    process, such as a transfer and the writing of an artifact, keeps none waiting.
 
     The processes share the memory that reading may take. What ends its process, or may have lacked memory, is done again when
     all others are done, with nothing beside it and all memory: only then is it refused. Whatever else `work` raises ends all
@@ -111,7 +114,8 @@ def side_by_side(
         threads = stack.enter_context(ThreadPoolExecutor(n + 1, thread_name_prefix="works with a reader"))
         try:
             show_progress()
-            waiting = {threads.submit(one, place) for place in range(len(items))}
+            largest_first = sorted(range(len(items)), key=lambda place: -size(items[place]))
+            waiting = {threads.submit(one, place) for place in largest_first}
             while waiting:
                 done, waiting = wait(waiting, TICK_S, FIRST_COMPLETED)
                 for future in done:

@@ -70,7 +70,9 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     facts: dict[str, dict[str, FactValue]] = {}
     labels = []
     to_prepare = usable(catalog.case_versions(batch))
-    for case, measured, label in side_by_side(ws, to_prepare, partial(_prepare_case, ws, program_name), "preparing"):
+    work = partial(_prepare_case, ws, program_name)
+    prepared = side_by_side(ws, to_prepare, work, "preparing", size=lambda raw: raw.n_instances)
+    for case, measured, label in prepared:
         cases.append(case)
         labels.append(label)
         if case.status != Status.QUARANTINED:
