@@ -1,20 +1,35 @@
-"""One new case on top of N: cases computed, seconds, ratio to the first N. `python -m bench.incremental [N ...]`"""
+"""One more case on top of N: CPU seconds, tables' files read and written, ratio to the first N. `python -m bench.incremental [N ...]`
 
+The N cases are rows of the ledger, in batches of BATCH: what is measured is the cost of what did not change. CPU seconds are
+those of this process and of those that read and prepare cases, without their start; of three cases, the median.
+"""
+
+import hashlib
+import os
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bench.common import clock, show, workspace
+import psutil
+import pyarrow.parquet as pq
+
+from bench.common import show, workspace
+from med_assets.catalog import CaseFacts, Catalog
 from med_assets.cli import stages
 from med_assets.landing import batches
 from med_assets.programs.rt_dose.phantom import write_case
+from med_assets.records import BatchAudit, CaseVersion, PreparedCase
 from med_assets.settings import Workspace
 
 PROGRAM = "rt_dose"
-SIZES = (10, 100, 1000)
-SHAPE, SPACING_MM = (20, 32, 32), (9.0, 10.0, 10.0)
-"""Tiny cases: what is measured is the cost of what did not change."""
+SIZES = (10, 100, 1000, 10_000)
+BATCH, REPEATS = 50, 3
 
 
 def follow(ws: Workspace) -> int:
@@ -27,27 +42,78 @@ def follow(ws: Workspace) -> int:
     return prepared.counts["new"]
 
 
-def measure(n: int) -> tuple[int, float, int, float, float]:
-    """N, seconds for all N, cases computed for one more, seconds for it, ratio."""
+def fill(ws: Workspace, n: int) -> None:
+    """Add the rows of `n` cases of other patients, like those of the one that is there."""
+    catalog = Catalog(ws, PROGRAM)
+    (first,) = catalog.batches()
+    raw, prepared, facts = catalog.case_versions(first)[0], catalog.prepared(first)[0], catalog.facts(first)[0]
+    audit = catalog.rows(BatchAudit, first)[0]
+    for start in range(0, n, BATCH):
+        batch = f"2026-01-01T00-00-00_{start:08x}"
+        hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(start, min(start + BATCH, n))]
+        own: list[dict[str, Any]] = [
+            {"batch": batch, "case_id": one[:12], "patient_id": one[12:28], "version": one[:20], "content_hash": one}
+            for one in hashes
+        ]
+        catalog.replace(CaseVersion, [replace(raw, **row) for row in own], batch)
+        catalog.replace_facts([CaseFacts(batch, one[:12], one[:20], facts.values) for one in hashes], batch)
+        catalog.replace(PreparedCase, [replace(prepared, **row) for row in own], batch)
+        catalog.replace(BatchAudit, [replace(audit, batch=batch)], batch)
+    stages.dataset(ws, PROGRAM)
+    stages.splits(ws, PROGRAM)
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of its children so far."""
+    times = [one.cpu_times() for one in (psutil.Process(), *psutil.Process().children())]
+    return sum(one.user + one.system for one in times)
+
+
+@contextmanager
+def counted() -> Iterator[dict[str, int]]:
+    """How many Parquet files are read and written within it."""
+    counts, read, write = {"read": 0, "written": 0}, pq.ParquetFile, pq.write_table
+
+    def reading(source: Any, *given: Any, **named: Any) -> Any:
+        counts["read"] += os.path.exists(source)
+        return read(source, *given, **named)
+
+    def writing(*given: Any, **named: Any) -> None:
+        counts["written"] += 1
+        write(*given, **named)
+
+    pq.ParquetFile, pq.write_table = reading, writing
+    try:
+        yield counts
+    finally:
+        pq.ParquetFile, pq.write_table = read, write
+
+
+def measure(n: int) -> tuple[int, int, float, int, int]:
+    """N, cases computed for one more, CPU seconds, files of tables read, and written."""
     with tempfile.TemporaryDirectory() as name:
         ws = workspace(Path(name))
         landing = batches.landing_folder(ws, PROGRAM)
-        seconds: dict[str, float] = {}
-        for seed in range(n):
-            write_case(landing / f"case-{seed}", seed, shape=SHAPE, spacing_mm=SPACING_MM)
-        with clock(seconds, "full"):
-            follow(ws)
-        write_case(landing / f"case-{n}", n, shape=SHAPE, spacing_mm=SPACING_MM)
-        with clock(seconds, "one"):
-            computed = follow(ws)
-        return n, seconds["full"], computed, seconds["one"], seconds["one"] / seconds["full"]
+        write_case(landing / "case-0", 0)
+        follow(ws)
+        fill(ws, n)
+        found = []
+        for seed in range(1, REPEATS + 1):
+            write_case(landing / f"case-{seed}", seed)
+            started = cpu_s()
+            with counted() as files:
+                computed = follow(ws)
+            found.append((cpu_s() - started, computed, files["read"], files["written"]))
+        seconds, computed, read, written = (statistics.median(column) for column in zip(*found, strict=True))
+        return n, int(computed), seconds, int(read), int(written)
 
 
 def main() -> None:
     """One row per N."""
-    sizes = [int(word) for word in sys.argv[1:]] or SIZES
-    header = ("N", "s for N", "cases computed for one more", "s for one more", "ratio")
-    show("One more case on top of N", header, [measure(n) for n in sizes])
+    measured = [measure(int(word)) for word in sys.argv[1:] or SIZES]
+    rows = [(*row, row[2] / measured[0][2]) for row in measured]
+    header = ("N", "cases computed for one more", "CPU s", "files of tables read", "written", "ratio to the first")
+    show("One more case on top of N", header, rows)
 
 
 if __name__ == "__main__":

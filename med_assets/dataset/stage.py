@@ -10,7 +10,7 @@ from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
 from med_assets.catalog import Catalog, Dataset, accepted, export_tables, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign, split_policy
-from med_assets.deidentification.scan import identity_left, scan_key
+from med_assets.deidentification.scan import Scan
 from med_assets.records import BatchAudit, CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
@@ -48,15 +48,17 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
     withdrawn = catalog.withdrawn()
     latest: dict[str, PreparedCase] = {}
     superseded = 0
-    for case in sorted(accepted(catalog.admitted()), key=lambda case: case.batch):
+    held_back = catalog.held_back()
+    admitted = [case for case in catalog.prepared() if case.batch not in held_back]
+    for case in sorted(accepted(admitted), key=lambda case: case.batch):
         earlier = latest.get(case.case_id)
         superseded += earlier is not None and earlier.version != case.version
         latest[case.case_id] = case
-    raw = catalog.raw_artifacts()
+    raw, scan = catalog.raw_artifacts(), Scan(ws, program_name)
     identified = {
         case.case_id
         for case in latest.values()
-        if (key := raw.get((case.batch, case.case_id))) and identity_left(ws, program_name, key)
+        if (key := raw.get((case.batch, case.case_id))) and scan.identity_left(key)
     }
     before = {case.case_id: case.artifact for case in catalog.dataset().cases}
     duplicates = _duplicates(latest, before)
@@ -77,7 +79,7 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
             "withdrawn": len(withdrawn),
             "identified": len(identified),
             "duplicates": len(duplicates),
-            "batches_held_back": len(catalog.held_back()),
+            "batches_held_back": len(held_back),
         },
         summary={
             "cases": len(found),
@@ -99,11 +101,12 @@ def unlabelled(ws: Settings, program_name: str) -> list[PreparedCase]:
     catalog = Catalog(ws, program_name)
     batches = [_cases_of(catalog, batch) for batch in catalog.batches()]
     latest = {case.case_id: (case, one.raw[case.case_id]) for one in batches for case in one.unlabelled}
+    scan = Scan(ws, program_name)
     left_out = catalog.withdrawn().union(*(one.labelled for one in batches))
     return [
         case
         for case_id, (case, raw) in sorted(latest.items())
-        if case_id not in left_out and not _identity_seen(ws, program_name, raw)
+        if case_id not in left_out and not _identity_seen(scan, raw)
     ]
 
 
@@ -111,9 +114,8 @@ _findings: Memo[list[str]] = Memo()
 """Findings of the scan for identity by home and key: sensors ask at each tick. Gates and the dataset ask the store itself."""
 
 
-def _identity_seen(ws: Settings, program_name: str, raw: str) -> list[str]:
-    key = ws.home, scan_key(ws, program_name, raw)
-    return _findings.get(key, lambda: identity_left(ws, program_name, raw))
+def _identity_seen(scan: Scan, raw: str) -> list[str]:
+    return _findings.get((scan.ws.home, scan.key(raw)), lambda: scan.identity_left(raw))
 
 
 @dataclass(frozen=True)

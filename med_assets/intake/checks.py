@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from med_assets.catalog import Catalog, usable
-from med_assets.deidentification.scan import identity_left
+from med_assets.deidentification.scan import Scan
 from med_assets.settings import Settings
 from med_assets.storage.result import CheckOutcome
 
@@ -11,9 +11,9 @@ from med_assets.storage.result import CheckOutcome
 def residual_phi(ws: Settings, program_name: str, batch: str) -> CheckOutcome:
     """Scan every stored file of the batch for anything that could identify a patient; the same bytes only once."""
     found: dict[str, int] = defaultdict(int)
-    cases = usable(Catalog(ws, program_name).case_versions(batch))
+    cases, scan = usable(Catalog(ws, program_name).case_versions(batch)), Scan(ws, program_name)
     for case in cases:
-        for finding in identity_left(ws, program_name, case.artifact):
+        for finding in scan.identity_left(case.artifact):
             found[finding] += 1
     scanned = sum(case.n_instances for case in cases)
     reason = (

@@ -7,7 +7,7 @@ without a lock, since each writes its own files. Every table has a fixed schema,
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +102,10 @@ class Lake:
         found = [name.removesuffix(SUFFIX) for name in sorted(found, key=lambda name: name.split("/"))]
         return [name for name in found if names.PARTITION.fits(name)]  # nor what a file manager left
 
-    def _table(self, table: str, prefix: str = "") -> "pa.Table":
-        """Rows of all partitions under a prefix, in partition order, with the table's columns."""
-        files = {partition: self._path(table, partition) for partition in self.partitions(table, prefix)}
+    def _table(self, table: str, partitions: Sequence[str], prefix: str = "") -> "pa.Table":
+        """Rows of partitions, which are all under a prefix, in their order and with the table's columns."""
+        root = self.root / table
+        files = {partition: f"{root}/{partition}{SUFFIX}" for partition in partitions}
         copy = self.root.parent / "tmp" / "tables" / f"{'/'.join(filter(None, (table, prefix.rstrip('/'))))}{SUFFIX}"
         return read_together(files, self._schema(table), copy)
 
@@ -113,11 +114,11 @@ class Lake:
 
         A column that a partition lacks, since an earlier version wrote it, is None in its rows.
         """
-        return list(self._table(table, prefix).to_pylist())
+        return list(self._table(table, self.partitions(table, prefix), prefix).to_pylist())
 
     def read(self, table: str, prefix: str = "") -> "pd.DataFrame":
         """Rows of all partitions under a prefix as a data frame with the table's columns."""
-        return self._table(table, prefix).to_pandas()
+        return self._table(table, self.partitions(table, prefix), prefix).to_pandas()
 
     def version(self, table: str, prefix: str = "") -> str:
         """Hash of all partitions under a prefix, names and bytes."""
@@ -150,9 +151,9 @@ class Lake:
             made = Path(plain) / "catalog.duckdb"
             with duckdb.connect(str(made)) as connection:
                 for table in sorted(self.tables):
-                    if not self.partitions(table):
+                    if not (partitions := self.partitions(table)):
                         continue
-                    connection.register("source", self._table(table))
+                    connection.register("source", self._table(table, partitions))
                     connection.execute(f"CREATE TABLE {sql_name(table)} AS SELECT * FROM source")
                     connection.unregister("source")
             shutil.copyfile(made, temporary)

@@ -7,7 +7,7 @@ A field states what it means, its unit and whether it can be empty (`| None`); t
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
@@ -68,7 +68,7 @@ class Record:
 
     def row(self) -> dict[str, Any]:
         """The values by column."""
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in self.columns()}
 
 
 @cache

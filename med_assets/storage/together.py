@@ -5,6 +5,7 @@ another stamp is read from its file. When many have changed, a new copy replaces
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,13 +27,13 @@ _LISTED = b"partitions"
 Stamp = tuple[int, ...]
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: str | Path) -> Stamp:
     """Return time (ns), size and inode of a file, which change when it is written anew. Raises FileNotFoundError."""
-    status = path.stat()
+    status = os.stat(path)
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def read_together(files: Mapping[str, Path], schema: "pa.Schema", copy: Path) -> "pa.Table":
+def read_together(files: Mapping[str, str], schema: "pa.Schema", copy: Path) -> "pa.Table":
     """Return the rows of partitions, given with their files, in their order and with the columns of `schema`.
 
     A column that a partition lacks, since an earlier version wrote it, is empty in its rows.
@@ -103,7 +104,7 @@ def _pieces(partitions: list[str], fresh: Mapping[str, "pa.Table"], kept: _Copy)
     yield kept.table.slice(start, end - start)
 
 
-def _read(path: Path, schema: "pa.Schema") -> "pa.Table":
+def _read(path: str, schema: "pa.Schema") -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 

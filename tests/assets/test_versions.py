@@ -10,7 +10,7 @@ from assets import versions
 from med_assets import program
 from med_assets.catalog import Case
 from med_assets.deidentification.profile import FIXED_VALUES
-from med_assets.deidentification.scan import identity_left
+from med_assets.deidentification.scan import Scan
 from med_assets.evaluation import analysis
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.scoring import score_key
@@ -72,7 +72,7 @@ def test_key_of_an_intake(name: str, workspace: Workspace) -> None:
 def test_keys_of_a_scan_and_of_a_teachers_answer(workspace: Workspace, tmp_path: Path) -> None:
     with workspace.store.create("raw/1"):
         pass
-    assert identity_left(workspace, "rt_dose", "raw/1") == []
+    assert Scan(workspace, "rt_dose").identity_left("raw/1") == []
     vocabulary = sorted(program.get("rt_dose").roi_vocabulary(workspace))
     assert workspace.store.has("scan/" + digest("raw/1", V["deidentification.residual.residual_phi"], vocabulary))
     teacher = Teacher("checkpoint/1", tmp_path, tmp_path)
