@@ -199,7 +199,7 @@ class CrossvalTables(Protocol):
 
 @runtime_checkable
 class ModelImages(Protocol):
-    """Draws one model over all its held-out cases."""
+    """Plots one model over all its held-out cases."""
 
     def model_images(self, ws: "Settings", cases: Sequence["Predicted"], out: Path) -> list[tuple[Path, str]]:
         """Plots written under `out`, each with a caption."""
@@ -207,7 +207,7 @@ class ModelImages(Protocol):
 
 @runtime_checkable
 class DebugImages(Protocol):
-    """Draws every step from a prepared case to its scores."""
+    """Plots every step from a prepared case to its scores."""
 
     def debug_images(self, ws: "Settings", checkpoint: Path, prepared: Path, predicted: Path, out: Path) -> list[Path]:
         """The steps, as files under `out`."""

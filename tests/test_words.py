@@ -24,7 +24,7 @@ RETIRED = {
     "rolled back": r"\b(take|takes|taken|took|taking) back\b",
     "events": r"\bbefell\b|\b(became|become|becomes) of\b",
     "entries, fetch and exists of a landing zone": r"\bbrought\b|\.(bring|look|there)\(|def (bring|look|there)\b",
-    "hash_fraction, or plot": r"\bdraw\(patient|(reporting|monitoring|evaluation|scorer|pictures|splits)[\w.]* import (\(\n)?[^\n]*\bdraw\b",
+    "hash_fraction, or plot": r"def draw\b(?!\((roi|self, mask))|\.draw\((path|tmp_path)|\"\"\"Draw (the|one case|a line|means|every step)",
     "segmentation_2d": r"flat_(seg|scores)|FlatSegment|metrics[./]flat\b",
     "references, elements or object policy": r"\badmission\b|dicom[./]links\b|dicom[./]admission\b",
     "memory plan, or fallbacks": r"(?<![a-z])rungs?(?![a-z])|(?<![a-z])ladders?(?![a-z])",

@@ -84,7 +84,7 @@ def assign(
 
     `earlier` assignments are kept as they are, also of patients no longer present.
     Patients whose cases carry two different given splits are not assigned. `fixed` is a program's own list for the policy
-    "fixed", split and fold by patient; the policy's list comes first, and who is in neither is drawn.
+    "fixed", split and fold by patient; the policy's list comes first, and the hash decides for all others.
     """
     rows = {row.patient_id: row for row in earlier}
     given: dict[str, set[str]] = {}

@@ -35,7 +35,7 @@ def predict(
 
 
 def debug(ws: Settings, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:
-    """Draw every step of one case, from arrays to scores; what is raised is that of `predict`."""
+    """Plot every step of one case, from arrays to scores; what is raised is that of `predict`."""
     found = _predicted(ws, program_name, case, experiment)
     chosen = program.get(program_name)
     if not isinstance(chosen, DebugImages):

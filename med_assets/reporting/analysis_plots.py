@@ -19,7 +19,7 @@ def plot_intervals(
     label: str,
     line: float | None = None,
 ) -> Path:
-    """Draw means with intervals, a panel for each of `panels` and a line of it for each of `series`; return `path`.
+    """Plot means with intervals, a panel for each of `panels` and a line of it for each of `series`; return `path`.
 
     `table` has the columns `series`, `panel`, `mean`, `low`, `high` and `n`; rows without a mean are left out. `line` is drawn
     across, where a value means something. Raises ValueError when there is nothing to plot.
@@ -52,7 +52,7 @@ def plot_intervals(
 
 
 def plot_bands(path: Path, bands: Mapping[str, pd.DataFrame], *, x: str, label: str, unit: str) -> Path:
-    """Draw a mean and its band along `x` for each entry of `bands`, whose tables have `x`, `mean`, `low` and `high`; return `path`."""
+    """Plot a mean and its band along `x` for each entry of `bands`, whose tables have `x`, `mean`, `low` and `high`; return `path`."""
     with figure(path, 7.2, 4.0) as fig:
         axis = fig.subplots()
         for number, (name, rows) in enumerate(bands.items()):
@@ -74,7 +74,7 @@ def plot_lines(
     unit: str,
     title: str,
 ) -> Path:
-    """Draw lines of tables with `x` and `y`, and one dashed reference to read them by; return `path`."""
+    """Plot lines of tables with `x` and `y`, and one dashed reference to read them by; return `path`."""
     with figure(path, 7.2, 4.0) as fig:
         axis = fig.subplots()
         name, rows = reference
@@ -96,7 +96,7 @@ def plot_learning_curve(
     line: Sequence[tuple[float, float]] = (),
     twice: tuple[int, Interval] | None = None,
 ) -> Path:
-    """Draw the score against the number of training patients with intervals, the fitted line and its prediction; return `path`.
+    """Plot the score against the number of training patients with intervals, the fitted line and its prediction; return `path`.
 
     `table` has the columns `n_patients`, `mean`, `low`, `high`; `twice` is the number of patients predicted for, and the prediction.
     """

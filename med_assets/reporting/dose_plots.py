@@ -36,7 +36,7 @@ def plot_dose(
     centre: tuple[int, int, int] | None = None,
     title: str = "",
 ) -> Path:
-    """Draw planned dose, predicted dose and their difference in three planes through `centre`; return `path`.
+    """Plot planned dose, predicted dose and their difference in three planes through `centre`; return `path`.
 
     Without a planned dose the predicted one alone.
 
@@ -143,7 +143,7 @@ def plot_dvh(
     *,
     title: str = "Dose-volume histogram",
 ) -> Path:
-    """Draw cumulative DVHs, planned (if there is one) solid and predicted dashed, for every structure that has voxels; return `path`."""
+    """Plot cumulative DVHs, planned (if there is one) solid and predicted dashed, for every structure that has voxels; return `path`."""
     from matplotlib.lines import Line2D
 
     present = {name: mask for name, mask in structures.items() if mask.any()}

@@ -41,7 +41,7 @@ def notebook_of(ws: Settings, run: TrainingRun) -> Path | None:
 
 @versioned("1")
 def record(ws: Settings, program_name: str, name: str) -> StageResult:
-    """Draw the figures of an experiment's checkpoint and write its notebook, executed.
+    """Plot the figures of an experiment's checkpoint and write its notebook, executed.
 
     Nothing is written where no case could be scored. Raises ConfigurationError when it was not trained, or not evaluated since; MedAssetsError when a cell of the notebook fails.
     """

@@ -51,7 +51,7 @@ def history_of(ws: Settings, program_name: str, name: str) -> pd.DataFrame:
 
 @versioned("2")
 def plot_figures(ws: Settings, program_name: str, name: str, checkpoint: str, best: int | None = None) -> Figures:
-    """Draw the figures of an experiment's checkpoint, unless what they show is as it was; `best` is the epoch that was kept."""
+    """Plot the figures of an experiment's checkpoint, unless what they show is as it was; `best` is the epoch that was kept."""
     out = folder_of(ws, program_name, name)
     chosen, history = program.get(program_name), history_of(ws, program_name, name)
     scores = Catalog(ws, program_name).rows(CaseScore, name)
@@ -114,7 +114,7 @@ def terms_of(history: pd.DataFrame) -> list[str]:
 
 
 def _case(ws: Settings, program_name: str, checkpoint: str, scores: Sequence[CaseScore], out: Path) -> dict[str, str]:
-    """Draw the case under names that do not change with it."""
+    """Plot the case under names that do not change with it."""
     captions: dict[str, str] = {}
     shown = typical_cases(scores, program.get(program_name).primary_metric, [LABEL]).get(LABEL)
     for image, caption in plot_typical_cases(ws, program_name, checkpoint, scores, [LABEL], out):

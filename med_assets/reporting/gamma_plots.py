@@ -35,7 +35,7 @@ def plot_gamma(
     outlines: Mapping[str, NDArray[np.bool_]] | None = None,
     title: str = "",
 ) -> Path:
-    """Draw the gamma index of the predicted dose in three planes on the CT, what passes blue and what fails red; return `path`.
+    """Plot the gamma index of the predicted dose in three planes on the CT, what passes blue and what fails red; return `path`.
 
     Arrays are (z, y, x) as for `plot_dose`, through the same centre. The index is that of the 3-D search in the whole volume,
     at no more than MAX_POINTS voxels of each plane, inside `body` and above the cut-off of `settings`.

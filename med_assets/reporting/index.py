@@ -224,7 +224,7 @@ def _html(ws: Settings, program_name: str, path: Path, entries: Sequence[Experim
 
 
 def _comparison(ws: Settings, program_name: str) -> list[Path]:
-    """The experiments side by side, for print; drawn anew only when a number changed."""
+    """The experiments side by side, for print; plotted again only when a number changed."""
     from med_assets.reporting.plots import plot_leaderboard
     from med_assets.reporting.style import publication
 

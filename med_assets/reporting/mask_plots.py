@@ -27,7 +27,7 @@ def plot_masks(
     title: str = "",
     window: tuple[float, float] = WINDOW_HU,
 ) -> Path:
-    """Draw both masks as outlines on three axial slices through the largest lesion; return `path`. Without `truth`, one.
+    """Plot both masks as outlines on three axial slices through the largest lesion; return `path`. Without `truth`, one.
 
     Arrays are (z, y, x) with axes to superior, posterior and patient left (radiological view: patient right at the left
     of the picture). The lesion is the largest component of the truth, or of the prediction where there is no truth;

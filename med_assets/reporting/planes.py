@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from med_assets.metrics.boxes import box_of
 
 BODY_HU = -300
-"""CT number above which a voxel is drawn as body."""
+"""CT number above which a voxel is shown as body."""
 
 PLANES = ("axial", "coronal", "sagittal")
 EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}

@@ -23,7 +23,7 @@ def plot_training(
     title: str = "",
     logarithmic: bool = False,
 ) -> Path:
-    """Draw columns of a training history over `step`, one panel per entry of `panels` (label: columns); return `path`.
+    """Plot columns of a training history over `step`, one panel per entry of `panels` (label: columns); return `path`.
 
     Columns that the history lacks are left out, and a panel without columns too. `best` marks the chosen epoch.
     With `logarithmic` a panel whose values are all above 0 has a logarithmic axis.
@@ -74,9 +74,9 @@ def plot_leaderboard(
     lower_is_better: bool = True,
     champion: str | None = None,
 ) -> Path:
-    """Draw means with their intervals, best on top; return `path`.
+    """Plot means with their intervals, best on top; return `path`.
 
-    `table` has the columns `label`, `mean`, `low`, `high`, `n`; a row without interval is drawn as a point, and one
+    `table` has the columns `label`, `mean`, `low`, `high`, `n`; a row without interval is plotted as a point, and one
     without mean is listed as undefined. Raises ValueError for an empty table.
     """
     if table.empty:
@@ -112,9 +112,9 @@ def plot_leaderboard(
 
 
 def plot_cases(path: Path, values: Mapping[str, Sequence[float | None]], *, unit: str = "", title: str = "") -> Path:
-    """Draw every case as a dot per group (an experiment, a structure), with the median; return `path`.
+    """Plot every case as a dot per group (an experiment, a structure), with the median; return `path`.
 
-    Undefined values (None or NaN) are left out, and the label of the group counts what is drawn.
+    Undefined values (None or NaN) are left out, and the label of the group counts what is plotted.
     """
     import numpy as np
 
@@ -137,10 +137,10 @@ def plot_cases(path: Path, values: Mapping[str, Sequence[float | None]], *, unit
 
 
 def plot_trend(path: Path, table: pd.DataFrame, *, metric: str = "", unit: str = "") -> Path:
-    """Draw a metric over intake batches, with intervals and control limits; return `path`.
+    """Plot a metric over intake batches, with intervals and control limits; return `path`.
 
     `table` has a row per batch in its order, with `batch`, `mean`, `low`, `high`, `n`, `lower`, `upper` (the limits) and
-    `beyond`; what is None or NaN is not drawn. Raises ValueError for an empty table.
+    `beyond`; what is None or NaN is not plotted. Raises ValueError for an empty table.
     """
     if table.empty:
         raise ValueError("expected at least one batch with a score, got none")

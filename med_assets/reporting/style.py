@@ -65,7 +65,7 @@ _for_print: ContextVar[bool] = ContextVar("for_print", default=False)
 
 @contextmanager
 def publication() -> Iterator[None]:
-    """Draw every figure made within for print: a PNG at 300 dpi, and beside it a PDF of the same name."""
+    """Plot every figure made within for print: a PNG at 300 dpi, and beside it a PDF of the same name."""
     token = _for_print.set(True)
     try:
         yield

@@ -32,7 +32,7 @@ def _outlined(axis: Any, image: NDArray[Any], truth: NDArray[Any] | None, predic
 
 
 def side_by_side(path: Path, images: Mapping[str, NDArray[Any]]) -> Path:
-    """Draw images beside each other, each under its title; return `path`."""
+    """Plot images beside each other, each under its title; return `path`."""
     with figure(path, 3.4 * len(images), 3.4) as fig:
         for axis, (title, image) in zip(np.atleast_1d(fig.subplots(1, len(images))), images.items(), strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=255)
@@ -43,7 +43,7 @@ def side_by_side(path: Path, images: Mapping[str, NDArray[Any]]) -> Path:
 def case_picture(
     path: Path, image: NDArray[Any], truth: NDArray[Any] | None, prediction: NDArray[Any], probability: NDArray[Any], features: NDArray[Any], title: str
 ) -> Path:  # fmt: skip
-    """Draw an image with both outlines, the probability of a lesion, and how strong the network's features are at each place."""
+    """Plot an image with both outlines, the probability of a lesion, and how strong the network's features are at each place."""
     with figure(path, 9.6, 3.5) as fig:
         outlines, chances, strength = fig.subplots(1, 3)
         _outlined(outlines, image, truth, prediction)
@@ -56,7 +56,7 @@ def case_picture(
 
 
 def gallery(path: Path, rows: Mapping[str, Sequence[tuple[str, Mapping[str, NDArray[Any]]]]]) -> Path:
-    """Draw a row of outlined images for each title, each image with its caption; entries hold image, truth, prediction."""
+    """Plot a row of outlined images for each title, each image with its caption; entries hold image, truth, prediction."""
     most = max(len(entries) for entries in rows.values())
     with figure(path, 2.1 * most, 2.2 * len(rows)) as fig:
         axes = fig.subplots(len(rows), most, squeeze=False)
@@ -71,7 +71,7 @@ def gallery(path: Path, rows: Mapping[str, Sequence[tuple[str, Mapping[str, NDAr
 
 
 def feature_plane(path: Path, features: NDArray[Any], labels: Sequence[str], datasets: Sequence[str]) -> Path:
-    """Draw features (n, channels) of n images in the plane of their first two principal components.
+    """Plot features (n, channels) of n images in the plane of their first two principal components.
 
     The colour is the label, the marker the data set.
     """
@@ -103,7 +103,7 @@ def feature_plane(path: Path, features: NDArray[Any], labels: Sequence[str], dat
 
 
 def disagreement(path: Path, entries: Sequence[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]]) -> Path:
-    """Draw for each (caption, image, student, teacher) both probabilities and their difference, those that differ most first."""
+    """Plot for each (caption, image, student, teacher) both probabilities and their difference, those that differ most first."""
     with figure(path, 8.4, 2.2 * len(entries)) as fig:
         for line, (caption, image, student, teacher) in zip(
             fig.subplots(len(entries), 4, squeeze=False), entries, strict=True

@@ -20,7 +20,7 @@ FAINT = 0.05
 
 
 def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
-    """Draw one case as a PNG file under `out`: head at the top, front at the left, distances to scale.
+    """Plot one case as a PNG file under `out`: head at the top, front at the left, distances to scale.
 
     The first panel has the marked points as circles and the predicted ones as crosses; then each level's map over the
     slice, with its confidence and entropy, so that what is not found is seen to be not found.
@@ -86,7 +86,7 @@ LOOKS = {"normal": (COLOURS[0], "o"), "transitional": (COLOURS[1], "D"), "unknow
 
 
 def plot_distributions(rows: pd.DataFrame, record: Thresholds | None, settings: RiskSettings, path: Path) -> Path:
-    """Draw each measure at the deciding level, a dot per study by anatomy, with the thresholds; return `path`."""
+    """Plot each measure at the deciding level, a dot per study by anatomy, with the thresholds; return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known = anatomies(rows)
     with figure(path, 9.6, 9.6) as fig:
@@ -111,7 +111,7 @@ def plot_distributions(rows: pd.DataFrame, record: Thresholds | None, settings: 
 
 
 def plot_levels(rows: pd.DataFrame, settings: RiskSettings, path: Path) -> Path:
-    """Draw the deciding measure along the levels, a line per study by anatomy; return `path`."""
+    """Plot the deciding measure along the levels, a line per study by anatomy; return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known = anatomies(rows)
     with figure(path, 7.2, 3.4) as fig:

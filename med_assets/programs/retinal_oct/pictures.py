@@ -10,7 +10,7 @@ from med_assets.programs.retinal_oct.vocabulary import CLASSES
 
 
 def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
-    """Draw one case as a PNG file under `out`."""
+    """Plot one case as a PNG file under `out`."""
     from med_assets.programs.retinal_oct.scorer import PREDICTION
     from med_assets.reporting.style import COLOURS, INK, figure
 

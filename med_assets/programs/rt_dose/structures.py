@@ -63,7 +63,7 @@ class Structures:
 
 
 def draw_structures(structure_set: "StructureSet", site: Site, geometry: "Geometry", frame: str) -> Structures:
-    """Draw the structures of the site; an ROI that can't be drawn whole is left out, and refused where the site requires it.
+    """Rasterise the structures of the site; an ROI that can't be rasterised whole is left out, and refused where the site requires it.
 
     ROIs that name another frame of reference than `frame` are of another image. Raises CaseRejected: ambiguous_roi, no_ptv,
     contour_not_axial, contour_outside_image, empty_target.
