@@ -14,9 +14,9 @@ from med_assets.errors import LandingUnreadable
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources.phi_safe_errors import phi_safe
-from resources.workspace import WorkspaceResource
 from sensors import runs
 from sensors.each import for_each
+from sensors.instance import instance_of
 from sensors.settings import tick_s
 
 SHARE = 0.02
@@ -67,8 +67,8 @@ def intake_sensor(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Makes an intake batch of what has stopped changing in the landing folder of a program, and runs it.",
     )
-    def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-        ws, instance = workspace.open(), context.instance
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        ws, instance = Workspace.from_env(), instance_of(context)
         before = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
         if warning := runs.two_daemons(instance):
             context.log.warning(warning)

@@ -3,9 +3,10 @@
 import dagster as dg
 
 from assets import keys
+from med_assets.settings import Workspace
 from resources.phi_safe_errors import phi_safe
-from resources.workspace import WorkspaceResource
 from sensors import runs
+from sensors.instance import instance_of
 from sensors.settings import decision_tick_s
 
 
@@ -20,13 +21,13 @@ def predictions_sensor(program: str) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Predicts cases that came without a label with the champion, as they arrive.",
     )
-    def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SkipReason | dg.RunRequest:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason | dg.RunRequest:
         from med_assets.evaluation.predictions import waiting
 
-        ws = workspace.open()
+        ws = Workspace.from_env()
         done = "the champion predicted every case that came without a label"
         return runs.over_batches(
-            ws, context.instance, program, predictions, lambda: phi_safe(lambda: waiting(ws, program)), done
+            ws, instance_of(context), program, predictions, lambda: phi_safe(lambda: waiting(ws, program)), done
         )
 
     return sensor

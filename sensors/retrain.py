@@ -15,8 +15,8 @@ from med_assets.experiments import policies
 from med_assets.experiments.policies import Retraining
 from med_assets.launch.training import usable
 from med_assets.settings import Settings, Workspace
-from resources.workspace import WorkspaceResource
 from sensors import runs
+from sensors.instance import instance_of
 from sensors.settings import decision_tick_s
 
 RETRAIN_TAG = "med_assets/retraining"
@@ -103,11 +103,11 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Trains all experiments once enough new training cases were accepted; says why not otherwise.",
     )
-    def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         from med_assets.launch.training import last_trained_at, unseen_cases
         from med_assets.monitoring.drift import drifted_facts
 
-        ws, now, policy = workspace.open(), time.time(), policies.of(program).retraining
+        ws, now, policy = Workspace.from_env(), time.time(), policies.of(program).retraining
         trained_at = last_trained_at(ws, program)
         started = json.loads(context.cursor) if context.cursor else None
         sizes = split_sizes(ws, program)
@@ -119,7 +119,7 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
             since_start_s=now - started["at"] if started else None,
             age_s=now - trained_at.timestamp() if trained_at else None,
             drifted=drifted_facts(ws, program) if policy.on_drift else (),
-            training=_training(context.instance, checkpoints),
+            training=_training(instance_of(context), checkpoints),
         )
         reason = why_not(situation, policy)
         if reason:

@@ -17,11 +17,11 @@ from assets import keys
 from assets.recorded import report_checkpoints
 from med_assets.settings import Workspace
 from resources.phi_safe_errors import phi_safe
-from resources.workspace import WorkspaceResource
 from sensors import observe, runs
 from sensors.batches import batch_plan
 from sensors.current import Follower, followers, plan
 from sensors.each import for_each
+from sensors.instance import instance_of
 from sensors.settings import tick_s
 
 POLL_S = 0.5
@@ -71,8 +71,8 @@ def update_sensor(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Compares recorded versions with present ones, and brings what is behind up to date in one run of a program.",
     )
-    def sensor(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-        ws, instance = workspace.open(), context.instance
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        ws, instance = Workspace.from_env(), instance_of(context)
         before = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
         until = time.monotonic() + patience
         while True:

@@ -8,7 +8,6 @@ import pytest
 
 from assets import keys
 from med_assets.settings import Workspace
-from resources.workspace import WorkspaceResource
 from sensors.retrain import retrain_sensor
 from tests.med_assets.stages.builders import P, drop, ingest, take
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
@@ -17,7 +16,7 @@ from tests.sensors.builders import intake
 
 def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
     with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
-        found = retrain_sensor(P)(context, workspace=WorkspaceResource())
+        found = retrain_sensor(P)(context)
     assert isinstance(found, dg.SensorResult)
     return found
 
@@ -67,7 +66,7 @@ def test_a_batch_that_the_command_line_took_is_found_and_run_once(
 
     def requests() -> list[dg.RunRequest]:
         with dg.build_sensor_context(instance=instance) as context:
-            found = intake(P)(context, workspace=WorkspaceResource())
+            found = intake(P)(context)
         assert isinstance(found, dg.SensorResult)
         for addition in found.dynamic_partitions_requests or ():
             instance.add_dynamic_partitions(addition.partitions_def_name, list(addition.partition_keys))

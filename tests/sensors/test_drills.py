@@ -11,7 +11,6 @@ import pytest
 
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from resources import WorkspaceResource
 from tests.sensors.builders import intake
 
 P = "rt_dose"
@@ -27,7 +26,7 @@ def drop(ws: Workspace, name: str) -> Path:
 def tick() -> dg.SensorResult:
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance=instance)
-        found = intake(P)(context, workspace=WorkspaceResource())
+        found = intake(P)(context)
     assert isinstance(found, dg.SensorResult)
     return found
 

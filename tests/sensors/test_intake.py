@@ -10,7 +10,6 @@ import pytest
 
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from resources import WorkspaceResource
 from tests.sensors.builders import intake
 
 LONG_AGO = 1_000_000_000.0
@@ -33,7 +32,7 @@ def drop(ws: Workspace, name: str, content: bytes = b"x") -> None:
 
 def tick(instance: dg.DagsterInstance) -> dg.SensorResult:
     context = dg.build_sensor_context(instance=instance)
-    found = intake("rt_dose")(context, workspace=WorkspaceResource())
+    found = intake("rt_dose")(context)
     assert isinstance(found, dg.SensorResult)
     return found
 

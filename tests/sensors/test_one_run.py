@@ -16,7 +16,6 @@ from med_assets.evaluation import analysis
 from med_assets.experiments import policies
 from med_assets.settings import Workspace
 from med_assets.storage.conf import conf_folder
-from resources import WorkspaceResource
 from sensors.update import update_sensor
 from tests.med_assets.stages.builders import P, drop, edit, files
 from tests.med_assets.stages.models import configure
@@ -58,14 +57,14 @@ class Clinic:
         """One tick of the intake sensor and of the update sensor; whether either started a run."""
         before = len(self.runs)
         with dg.build_sensor_context(instance=self.instance) as context:
-            found = intake(P)(context, workspace=WorkspaceResource())
+            found = intake(P)(context)
         assert isinstance(found, dg.SensorResult)
         for addition in found.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(addition.partitions_def_name, list(addition.partition_keys))
         self._start(found)
         update = update_sensor(self.graph, [P], jobs.of_program(P, self.graph), patience_s=0.0)
         with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
-            behind = update(context, workspace=WorkspaceResource())
+            behind = update(context)
         assert isinstance(behind, dg.SensorResult)
         self.cursor = behind.cursor
         self._start(behind)

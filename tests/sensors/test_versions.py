@@ -8,7 +8,6 @@ import pytest
 
 from assets import batch_content, jobs, keys
 from med_assets.settings import Workspace
-from resources import WorkspaceResource
 from sensors import runs
 from sensors.update import update_sensor
 from tests.med_assets.stages.models import cases
@@ -102,7 +101,7 @@ class Graph:
         """One tick: what it requests, and what it says otherwise."""
         sensor = update_sensor(self.assets, [P], jobs.of_program(P, self.assets), patience_s=0.0)
         with dg.build_sensor_context(self.instance, cursor=self.cursor) as context:
-            found = sensor(context, workspace=WorkspaceResource())
+            found = sensor(context)
         assert isinstance(found, dg.SensorResult)
         self.cursor = found.cursor
         reason = found.skip_reason
