@@ -22,7 +22,7 @@ from med_assets.intake import reader
 from med_assets.intake.reader import EntryResult, Readers, RetryAlone
 from med_assets.intake.reading import StoredCase, Task
 from med_assets.intake.stage import files_table
-from med_assets.intake.workers import Workers, number, side_by_side
+from med_assets.intake.workers import Workers, number, side_by_side, workers_of
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
@@ -281,6 +281,15 @@ def test_the_number_of_workers_is_that_of_cores_as_far_as_memory_goes_or_what_is
 def test_a_number_of_workers_that_is_none_is_an_error_that_names_the_variable(workspace: Workspace, text: str) -> None:
     with pytest.raises(ConfigurationError, match="MED_ASSETS_WORKERS"):
         Workspace.from_env({**settings_of(workspace.home), "MED_ASSETS_WORKERS": text})
+
+
+def test_without_a_setting_the_machine_says_how_many_there_are(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MED_ASSETS_WORKERS")
+    ws = Workspace.from_env()
+    assert ws.workers is None
+    assert 1 <= workers_of(ws) <= (os.cpu_count() or 1)
 
 
 def test_progress_is_a_line_with_rate_and_time_left() -> None:
