@@ -244,7 +244,7 @@ def test_what_fails_ends_the_others_and_what_is_retried_has_nothing_beside_it(wo
                 if item == 2 and not readers.alone:
                     raise RetryAlone
                 if item == 7:
-                    raise DiskFull("no room")
+                    raise DiskFull("no space")
                 return item * item
             finally:
                 running.remove(item)
