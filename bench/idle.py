@@ -9,7 +9,7 @@ import time
 import psutil
 
 from bench.common import show
-from bench.latency import PROGRAM, SHAPE, SPACING_MM, running
+from bench.latency import PROGRAM, running
 from med_assets.landing import batches
 from med_assets.programs.rt_dose.phantom import write_case
 from sensors import runs
@@ -50,7 +50,7 @@ def main() -> None:
     with running() as (ws, instance, server):
         landing = batches.landing_folder(ws, PROGRAM)
         for seed in (1, 2):
-            write_case(landing / f"case-{seed}", seed, shape=SHAPE, spacing_mm=SPACING_MM)
+            write_case(landing / f"case-{seed}", seed)
         quiet_since = time.monotonic()
         while time.monotonic() - quiet_since < QUIET_S or not instance.get_runs_count():
             if runs.unfinished(instance):
