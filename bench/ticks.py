@@ -69,7 +69,7 @@ def measure(n: int) -> list[tuple[Any, ...]]:
             "intake": intake_sensor([PROGRAM], named, patience_s=0.0),
             "update": update_sensor(graph, [PROGRAM], named, patience_s=0.0),
             "retraining": retrain_sensor(PROGRAM),
-            "predictions": predictions_sensor(PROGRAM),
+            "predictions": predictions_sensor([PROGRAM], named),
         }
         resource = WorkspaceResource()
 

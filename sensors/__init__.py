@@ -18,16 +18,20 @@ __all__ = ["build_schedules", "build_sensors"]
 def build_sensors(
     graph: list[dg.AssetsDefinition], jobs: Sequence[UnresolvedAssetJobDefinition]
 ) -> list[dg.SensorDefinition]:
-    """Intake and update of all programs of the graph, and retraining and predictions of each."""
+    """Intake, update and predictions of all programs of the graph, and retraining of each."""
     names = programs(graph)
     if not names:
         return []
-    of_each = [make(name) for name in names for make in (retrain_sensor, predictions_sensor)]
-    intake, update = (
+    intake, update, predicting = (
         [job for job in jobs if job.name in {keys.job(name, kind) for name in names}]
-        for kind in (keys.INTAKE, keys.UPDATE)
+        for kind in (keys.INTAKE, keys.UPDATE, keys.EVALUATION_BACKFILL)
     )
-    return [intake_sensor(names, intake), update_sensor(graph, names, [*intake, *update]), *of_each]
+    return [
+        intake_sensor(names, intake),
+        update_sensor(graph, names, [*intake, *update]),
+        predictions_sensor(names, predicting),
+        *map(retrain_sensor, names),
+    ]
 
 
 def build_schedules(graph: list[dg.AssetsDefinition]) -> list[dg.ScheduleDefinition]:

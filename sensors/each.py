@@ -1,6 +1,6 @@
 """One sensor for all programs: what one of them fails in stops no other."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import dagster as dg
@@ -23,3 +23,10 @@ def for_each(context: dg.SensorEvaluationContext, programs: Iterable[str], work:
     if failures and not found:
         raise failures[0]
     return found
+
+
+def by_program(messages: Mapping[str, str], n_programs: int) -> str:
+    """The messages of all programs; the one program of a site needs no name."""
+    if n_programs == 1:
+        return "; ".join(messages.values())
+    return "; ".join(f"{name}: {text}" for name, text in messages.items())

@@ -15,7 +15,7 @@ from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources.phi_safe_errors import phi_safe
 from sensors import runs
-from sensors.each import for_each
+from sensors.each import by_program, for_each
 from sensors.instance import instance_of
 from sensors.settings import tick_s
 
@@ -93,19 +93,14 @@ def intake_sensor(
         requests = [request for one in listings for request in one.requests]
         return dg.SensorResult(
             run_requests=requests or None,
-            skip_reason=None if requests else _message(messages, len(programs)),
+            skip_reason=None
+            if requests
+            else by_program(messages, len(programs)) or "nothing new in the landing folders",
             dynamic_partitions_requests=[addition for one in listings for addition in one.additions],
             cursor=json.dumps(asdict(cursor)),
         )
 
     return sensor
-
-
-def _message(messages: dict[str, str], n_programs: int) -> str:
-    """The messages of all programs; the one program of a site needs no name."""
-    if n_programs == 1:
-        return "; ".join(messages.values()) or "nothing new in the landing folder"
-    return "; ".join(f"{name}: {text}" for name, text in messages.items()) or "nothing new in the landing folders"
 
 
 def _list(instance: dg.DagsterInstance, ws: Workspace, program: str) -> Listing:

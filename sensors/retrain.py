@@ -17,7 +17,7 @@ from med_assets.launch.training import usable
 from med_assets.settings import Settings, Workspace
 from sensors import runs
 from sensors.instance import instance_of
-from sensors.settings import decision_tick_s
+from sensors.settings import retrain_tick_s
 
 RETRAIN_TAG = "med_assets/retraining"
 TRAIN, VAL = "train", "val"
@@ -99,7 +99,7 @@ def retrain_sensor(program: str) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{program}_retrain",
         job_name=keys.job(program, keys.RETRAIN),
-        minimum_interval_seconds=decision_tick_s(),
+        minimum_interval_seconds=retrain_tick_s(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Trains all experiments once enough new training cases were accepted; says why not otherwise.",
     )

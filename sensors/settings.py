@@ -23,6 +23,11 @@ def tick_s(environ: Mapping[str, str] = os.environ) -> int:
     return max(1, round(number("MED_ASSETS_TICK_S", 10, environ)))
 
 
-def decision_tick_s(environ: Mapping[str, str] = os.environ) -> int:
-    """Seconds between two ticks of the sensors of retraining and predictions, which every program has."""
-    return 6 * tick_s(environ)
+def predictions_tick_s(environ: Mapping[str, str] = os.environ) -> int:
+    """Seconds between two ticks of the sensor of predictions."""
+    return 3 * tick_s(environ)
+
+
+def retrain_tick_s(environ: Mapping[str, str] = os.environ) -> int:
+    """Seconds between two ticks of a sensor of retraining, which every program has."""
+    return 30 * tick_s(environ)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -22,9 +21,9 @@ from med_assets.preparation.expectations import Expectation
 from med_assets.settings import Workspace
 from resources import WorkspaceResource
 from sensors.monitoring import monitoring_schedule
-from sensors.predictions import predictions_sensor
 from tests.med_assets.stages.builders import P, drop, files, take
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model, score
+from tests.sensors.builders import predictions
 
 
 def spoiled(ws: Workspace, seed: int) -> None:
@@ -180,9 +179,13 @@ def test_a_champion_that_became_worse_stops_what_follows_it(
         "champion_regression": False,
         "challenger_accepted": True,
     }
-    for sensor in (monitoring_schedule(P), predictions_sensor(P)):
-        with context_of(sensor, instance) as context:
-            skipped = sensor(context, workspace=WorkspaceResource())
+    with dg.build_schedule_context(instance) as of_schedule:
+        night = monitoring_schedule(P)(of_schedule, workspace=WorkspaceResource())
+    with dg.build_sensor_context(instance) as of_sensor:
+        tick = predictions(P)(of_sensor)
+    assert isinstance(night, dg.SkipReason)
+    assert isinstance(tick, dg.SensorResult)
+    for skipped in (night, tick.skip_reason):
         assert isinstance(skipped, dg.SkipReason)
         assert "worse than when it was promoted" in (skipped.skip_message or "")
 
@@ -192,9 +195,3 @@ def checked(instance: dg.DagsterInstance, *names: str) -> dict[str, bool]:
     result = run(instance, *names)
     assert made(result) == {names[0]}
     return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
-
-
-def context_of(sensor: Any, instance: dg.DagsterInstance) -> Any:
-    if isinstance(sensor, dg.ScheduleDefinition):
-        return dg.build_schedule_context(instance)
-    return dg.build_sensor_context(instance=instance)

@@ -13,9 +13,9 @@ from med_assets.deidentification import scan
 from med_assets.settings import Workspace
 from med_assets.storage import artifacts
 from resources import LauncherResource, WorkspaceResource
-from sensors.predictions import predictions_sensor
 from tests.cases.test_to_predict import champion, phantoms, strip
 from tests.invented import ingest
+from tests.sensors.builders import predictions
 
 P = "breast_us"
 PREDICTIONS = keys.key(P, "predictions")
@@ -23,12 +23,14 @@ PREDICTIONS = keys.key(P, "predictions")
 
 def tick(instance: dg.DagsterInstance) -> dg.RunRequest | str:
     """One tick of the sensor: the run it starts, or why it starts none."""
-    with dg.build_sensor_context(instance, resources={"workspace": WorkspaceResource()}) as context:
-        found = predictions_sensor(P)(context)
-    if isinstance(found, dg.SkipReason):
-        return found.skip_message or ""
-    assert isinstance(found, dg.RunRequest)
-    return found
+    with dg.build_sensor_context(instance) as context:
+        found = predictions(P)(context)
+    assert isinstance(found, dg.SensorResult)
+    if found.run_requests:
+        (request,) = found.run_requests
+        return request
+    assert isinstance(found.skip_reason, dg.SkipReason)
+    return found.skip_reason.skip_message or ""
 
 
 def launch(instance: dg.DagsterInstance, request: dg.RunRequest | str) -> dg.ExecuteInProcessResult:

@@ -9,7 +9,7 @@ import pytest
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.policies import Retraining
 from sensors.retrain import DAY_S, Situation, why_not
-from sensors.settings import decision_tick_s, tick_s
+from sensors.settings import predictions_tick_s, retrain_tick_s, tick_s
 
 POLICY = Retraining(min_new_cases=10, cool_down_hours=1)
 NOON = datetime(2026, 11, 21, 12, 0)
@@ -87,6 +87,6 @@ def test_a_clock_that_went_back_does_not_lengthen_the_cool_down() -> None:
 
 
 def test_the_tick_comes_from_the_environment_and_nonsense_is_refused() -> None:
-    assert (tick_s({}), decision_tick_s({})) == (10, 60)
+    assert (tick_s({}), predictions_tick_s({}), retrain_tick_s({})) == (10, 30, 300)
     with pytest.raises(ConfigurationError, match="MED_ASSETS_TICK_S"):
         tick_s({"MED_ASSETS_TICK_S": "soon"})
