@@ -18,7 +18,7 @@ from med_assets.launch.training import Launch, NamedModel, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.records import CaseScore, Failure
 from med_assets.settings import Settings
-from med_assets.storage.files import digest, disk_full_guard, read_json, write_json
+from med_assets.storage.files import canonical_json, digest, disk_full_guard, read_json, write_json
 from med_assets.storage.provenance import cases_used_by
 from med_assets.storage.versions import part_of
 
@@ -41,9 +41,15 @@ def evaluated_splits(program_name: str) -> tuple[str, ...]:
 
 def score_key(ws: Settings, program_name: str, checkpoint: str, prepared: str) -> str:
     """Key of one case's scores: the checkpoint, the prepared case, the settings and the code."""
+    return score_keys(ws, program_name, checkpoint, [prepared])[prepared]
+
+
+def score_keys(ws: Settings, program_name: str, checkpoint: str, prepared: Iterable[str]) -> dict[str, str]:
+    """Keys of the scores of many cases by their prepared arrays, see `score_key`; the settings are read once."""
     chosen = program.get(program_name)
+    settings = canonical_json(chosen.evaluation_settings(ws)).encode(errors="surrogateescape")
     versions = [chosen.code_versions[stage] for stage in ("predict", "evaluate")]
-    return "score/" + digest(checkpoint, prepared, chosen.evaluation_settings(ws), versions)
+    return {key: "score/" + digest(checkpoint, key, settings, versions) for key in prepared}
 
 
 def score_cases(
@@ -66,7 +72,9 @@ def predict_unscored(
     launch: Launch | None = None,
 ) -> PredictedCases:
     """Predict those of the cases that have neither scores nor a prediction, all in one job. Raises what `predict_cases` does."""
-    unscored = [case for case in cases if not ws.store.has(score_key(ws, program_name, checkpoint, case.artifact))]
+    cases = list(cases)
+    keys = score_keys(ws, program_name, checkpoint, (case.artifact for case in cases))
+    unscored = [case for case in cases if not ws.store.has(keys[case.artifact])]
     return predict_cases(ws, program_name, checkpoint, unscored, launch)
 
 
@@ -80,7 +88,8 @@ def score_predicted(
 ) -> tuple[dict[str, list[Score]], dict[str, int], dict[str, str]]:
     """What `score_cases` gives, of what was predicted of the cases that have no scores yet."""
     cases = list(cases)
-    keys = {case.case_id: score_key(ws, program_name, checkpoint, case.artifact) for case in cases}
+    by_arrays = score_keys(ws, program_name, checkpoint, (case.artifact for case in cases))
+    keys = {case.case_id: by_arrays[case.artifact] for case in cases}
     fresh = {case.case_id: case.artifact for case in cases if not ws.store.has(keys[case.case_id])}
     failed = {
         case_id: predicted.failures[artifact] for case_id, artifact in fresh.items() if artifact in predicted.failures
@@ -172,7 +181,9 @@ def stored_scores(
     ws: Settings, program_name: str, checkpoint: str, cases: Iterable[PreparedArrays]
 ) -> dict[str, list[Score]]:
     """Scores by case id of those cases that the store has scores of. Nothing is predicted."""
-    keys = {case.case_id: score_key(ws, program_name, checkpoint, case.artifact) for case in cases}
+    cases = list(cases)
+    by_arrays = score_keys(ws, program_name, checkpoint, (case.artifact for case in cases))
+    keys = {case.case_id: by_arrays[case.artifact] for case in cases}
     return {case_id: _stored(ws, key) for case_id, key in keys.items() if ws.store.has(key)}
 
 

@@ -9,6 +9,7 @@ holds the means that neither test rejects at 2.5 % on a side. `bench/gate_power.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -107,17 +108,25 @@ class Resamples:
     @classmethod
     def of(cls, design: Design, seed: int, number: int = TEST_RESAMPLES) -> "Resamples":
         """The resamples of a design; the same seed gives the same."""
-        generator, n = np.random.default_rng(seed), design.n_patients
-        exact = n <= EXACT_PATIENTS
-        if exact:
-            flips = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) * -2.0 + 1.0
-        else:
-            flips = generator.integers(0, 2, size=(number, n)) * 2.0 - 1.0
-        draws, strata = np.zeros((number, n)), design.strata()
-        for stratum in range(int(strata.max()) + 1):
-            own = np.flatnonzero(strata == stratum)
-            draws[:, own] = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), size=number)
-        return cls(flips, exact, draws)
+        return _resamples(tuple(design.strata().tolist()), seed, number)
+
+
+@lru_cache(maxsize=2)
+def _resamples(strata: tuple[int, ...], seed: int, number: int) -> Resamples:
+    """The resamples of patients in these strata; all pairs of models with the same patients share them."""
+    generator, n = np.random.default_rng(seed), len(strata)
+    exact = n <= EXACT_PATIENTS
+    if exact:
+        flips = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) * -2.0 + 1.0
+    else:
+        flips = generator.integers(0, 2, size=(number, n)) * 2.0 - 1.0
+    draws, of_patient = np.zeros((number, n)), np.array(strata)
+    for stratum in range(int(of_patient.max()) + 1):
+        own = np.flatnonzero(of_patient == stratum)
+        draws[:, own] = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), size=number)
+    for shared in (flips, draws):
+        shared.flags.writeable = False
+    return Resamples(flips, exact, draws)
 
 
 def conservative(p: Floats, effective: float) -> Floats:

@@ -11,7 +11,7 @@ from med_assets import program
 from med_assets.catalog import Catalog, accepted
 from med_assets.evaluation.aggregates import INTERVAL, cell
 from med_assets.evaluation.predicting import PredictedCases
-from med_assets.evaluation.scoring import demand_scores, predict_unscored, record_failures, score_key, score_predicted
+from med_assets.evaluation.scoring import demand_scores, predict_unscored, record_failures, score_keys, score_predicted
 from med_assets.experiments import policies
 from med_assets.launch.training import Launch, stored_checkpoint
 from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval
@@ -61,7 +61,8 @@ class UnseenScore:
 
 def _score_keys(catalog: Catalog, checkpoint: str, cases: Sequence[PreparedCase]) -> dict[str, str]:
     """By case id the key of its scores by a checkpoint."""
-    return {case.case_id: score_key(catalog.ws, catalog.program, checkpoint, case.artifact) for case in cases}
+    keys = score_keys(catalog.ws, catalog.program, checkpoint, (case.artifact for case in cases))
+    return {case.case_id: keys[case.artifact] for case in cases}
 
 
 def waiting(ws: Settings, program_name: str) -> dict[str, str]:

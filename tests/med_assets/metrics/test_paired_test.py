@@ -118,3 +118,20 @@ def test_pairs_of_different_length_and_infinite_values_are_refused() -> None:
         paired_test([1.0], [1.0, 2.0], 0)
     with pytest.raises(ValueError, match="finite"):
         paired_test([float("inf"), 1.0], [0.0, 0.0], 0)
+
+
+def test_pairs_of_models_with_the_same_patients_share_their_resamples() -> None:
+    groups, rng = [f"p{number % 40}" for number in range(60)], np.random.default_rng(2)
+
+    def design(strata: list[int] | None = None) -> Design:
+        return Design.of(groups, strata)
+
+    made = [Resamples.of(design(), 7, 500) for _ in range(2)]
+    assert made[0] is made[1]
+    assert Resamples.of(design(), 8, 500) is not made[0]
+    assert Resamples.of(design([number % 2 for number in range(60)]), 7, 500) is not made[0]
+    values = rng.normal(0.3, 1, (2, 60))
+    first = one_sided_p(values, design(), Resamples.of(design(), 7, 500))
+    np.testing.assert_array_equal(one_sided_p(values, design(), Resamples.of(design(), 7, 500)), first)
+    with pytest.raises(ValueError, match="read-only"):
+        made[0].draws[0, 0] = 1.0
