@@ -13,9 +13,10 @@ from pydicom.dataset import Dataset
 
 from bench.common import KEY, show
 from med_assets import program
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.residual import identifying_values, residual_phi
 from med_assets.dicom.discover import load
+from med_assets.dicom.encoded import to_bytes
 from med_assets.programs.rt_dose import phantom as prostate
 
 REPEATS = 5

@@ -15,14 +15,15 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from io import BytesIO
+from functools import partial
 from typing import Any
 
 from pydicom import uid as uids
 from pydicom.config import disable_value_validation
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from med_assets.deidentification.codes import standard_code
@@ -41,10 +42,12 @@ from med_assets.deidentification.profile import (
     registered,
 )
 from med_assets.dicom.compression import lost_values
-from med_assets.dicom.element_values import read_element, values
+from med_assets.dicom.element_values import decimals, read_element, values
+from med_assets.dicom.encoded import CHARACTER_SET, encoded, stored_decimals
 from med_assets.dicom.frames import identifier
 from med_assets.dicom.objects import code_item
 from med_assets.dicom.pixel_data import clean_pixels, require_syntax
+from med_assets.dicom.repeated import Repeated, in_order, is_kept
 from med_assets.dicom.seg import SOURCE_VALUE
 from med_assets.dicom.sop_classes import USUALLY_BURNED_IN
 from med_assets.dicom.structure_names import Vocabulary
@@ -62,6 +65,7 @@ MIN_NUMBER_DIGITS = 4
 """Shorter numbers are no identifiers: series and images are counted by them."""
 
 _SENDER_TAGS = frozenset(tag_for_keyword(keyword) for keyword in SENDER_NUMBERS)
+_CHARACTER_SET = 0x00080005
 
 IMPLEMENTATION_UID = "2.25.143202918847170297421270129330160311973"
 """Written as ImplementationClassUID: fixed, so that the bytes do not change with the pydicom version."""
@@ -93,6 +97,9 @@ class Deidentifier:
         if not key:
             raise ConfigurationError("expected a pseudonym key, got an empty one; set MED_ASSETS_PSEUDONYM_KEY")
         self._key = bytes(key)
+        self.elements: Repeated[DataElement | RawDataElement | None] = Repeated()
+        self._identified: Repeated[bool] = Repeated()
+        self._declared: tuple[Any, dict[BaseTag, DataElement | RawDataElement]] | None = None
         self._vocabulary = Vocabulary.of(roi_vocabulary)
         if other := sorted(self._vocabulary.texts.keys() - KNOWN_VALUES.keys()):
             raise ConfigurationError(
@@ -127,6 +134,9 @@ class Deidentifier:
         """A de-identified copy of `ds` with fixed file meta; pixels keep their values, and nothing but these (`clean_pixels`). In
         ultrasound all outside of the regions of tissue is blanked.
 
+        Elements of a dataset that is not decoded yet are taken over, encoded as they are stored, from an earlier object of the same
+        patient that had them too.
+
         Raises CaseRejected: unsupported_sop_class, missing_patient_id, missing_uid, burned_in_annotation,
         region_outside_image, overlay_in_pixels, malformed_element, truncated_file,
         undecodable_pixels, unsafe_pixel_stream. The input is not changed; its values must be in memory.
@@ -151,17 +161,12 @@ class Deidentifier:
             )
         if not ds.get("SOPInstanceUID"):
             raise CaseRejected("missing_uid", "expected a SOPInstanceUID, got none; export the object again")
-        walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id))
-        out = walk.dataset(ds)
-        without_identifiers(out, _own_identifiers(ds))
+        walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id), received)
+        out = walk.object(ds)
+        self.without_identifiers(out, _own_identifiers(ds))
         if "PerFrameFunctionalGroupsSequence" in out:
             _fill_required(ds, out)
-        out.SpecificCharacterSet = "ISO_IR 192"
-        out.PatientID = out.PatientName = walk.pseudonym
-        out.PatientIdentityRemoved = "YES"
-        out.LongitudinalTemporalInformationModified = "MODIFIED"
-        out.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
-        out.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
+        out.update(self._declarations(walk.pseudonym, methods, received))
         pixels, syntax = clean_pixels(ds, _transfer_syntax(ds)), _transfer_syntax(ds)
         if lossy:  # pixels may be stored uncompressed, and have lost values all the same
             out.LossyImageCompression = "01"
@@ -173,16 +178,38 @@ class Deidentifier:
         )
         return out
 
+    def _declarations(
+        self, pseudonym: str, methods: tuple[tuple[str, str], ...], syntax: UID
+    ) -> dict[BaseTag, DataElement | RawDataElement]:
+        """Whose object it is, and how it was de-identified: the same elements in each object of a patient."""
+        key = pseudonym, methods, syntax
+        if self._declared is None or self._declared[0] != key:
+            said = Dataset()
+            said.PatientID = said.PatientName = pseudonym
+            said.PatientIdentityRemoved = "YES"
+            said.LongitudinalTemporalInformationModified = "MODIFIED"
+            said.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
+            said.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
+            self._declared = key, {element.tag: encoded(element, syntax) for element in said}
+        return self._declared[1]
+
+    def without_identifiers(self, ds: Dataset, known: Collection[str]) -> None:
+        """Empty, in place, numbers that senders assign (SENDER_NUMBERS) and shifted dates that equal a `known` identifier.
+
+        All other numbers are counts and measures: one that equals an identifier does so by chance, and stays.
+        """
+        numbers = frozenset(
+            text for text in known if len(text) >= MIN_NUMBER_DIGITS and text.isascii() and text.isdigit()
+        )
+        if not numbers:
+            return
+        around = self._identified.surroundings(ds, numbers)
+        for tag, stored in list(ds.items()):
+            if _may_identify(tag) and self._identified.of(ds, stored, around, partial(_has_number, ds, tag, numbers)):
+                _empty_number(ds, tag, numbers)
+
     def _digest(self, domain: str, text: str) -> bytes:
         return hmac.new(self._key, f"{domain}\0{text}".encode(), hashlib.sha256).digest()
-
-
-def to_bytes(ds: Dataset) -> bytes:
-    """The DICOM file of what `Deidentifier.apply` returned: empty preamble, file meta as given, no time of writing."""
-    buffer = BytesIO()
-    with disable_value_validation():  # numbers keep the digits they came with, even where a DS has more than 16
-        ds.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def unrecognised_structures(ds: Dataset) -> int:
@@ -199,13 +226,49 @@ class _Walk:
     keys: Deidentifier
     pseudonym: str
     days: int
+    syntax: UID
     unrecognised: int = 0
+
+    def object(self, ds: Dataset) -> Dataset:
+        """All of an object but its pixels, in UTF-8; what came before for this patient is taken over encoded."""
+        out, repeated = Dataset(), self.keys.elements
+        out.SpecificCharacterSet = CHARACTER_SET
+        around = repeated.surroundings(ds, self.pseudonym, self.days, self.syntax)
+        for tag, stored in in_order(ds):
+            action = ALLOWED.get(tag)
+            if action is None or action in (Action.PIXELS, Action.STAND_IN):
+                continue
+            element = repeated.of(
+                ds,
+                stored,
+                around,
+                partial(self._stored, ds, stored, action),
+                partial(self._numbers_none, self.unrecognised),
+            )
+            if element is not None and tag != _CHARACTER_SET:
+                out[tag] = element
+        return out
+
+    def _numbers_none(self, n_before: int) -> bool:
+        """Whether no structure was numbered since: its number depends on the structures before it."""
+        return self.unrecognised == n_before
+
+    def _stored(
+        self, ds: Dataset, stored: DataElement | RawDataElement, action: Action
+    ) -> DataElement | RawDataElement | None:
+        if action is Action.KEEP and (text := decimals(stored)) is not None:
+            return stored_decimals(stored.tag, text, self.syntax)
+        element = self.element(read_element(ds, stored.tag), action)
+        return element if element is None or not is_kept(stored) else encoded(element, self.syntax)
 
     def dataset(self, ds: Dataset) -> Dataset:
         out = Dataset()
-        for tag in sorted(ds.keys()):
+        for tag, stored in in_order(ds):
             action = ALLOWED.get(tag)
             if action is None or action in (Action.PIXELS, Action.STAND_IN):
+                continue
+            if action is Action.KEEP and (text := decimals(stored)) is not None:
+                out[tag] = stored_decimals(tag, text, self.syntax)
                 continue
             element = self.element(read_element(ds, tag), action)
             if element is not None:
@@ -257,26 +320,31 @@ class _Walk:
         return f"UNRECOGNISED_{self.unrecognised}"
 
 
-def without_identifiers(ds: Dataset, known: Collection[str]) -> None:
-    """Empty, in place, numbers that senders assign (SENDER_NUMBERS) and shifted dates that equal a `known` identifier.
-
-    All other numbers are counts and measures: one that equals an identifier does so by chance, and stays.
-    """
-    numbers = frozenset(text for text in known if len(text) >= MIN_NUMBER_DIGITS and text.isascii() and text.isdigit())
-    if numbers:
-        _empty_numbers(ds, numbers)
+def _may_identify(tag: BaseTag) -> bool:
+    return tag in _SENDER_TAGS or ALLOWED.get(tag) in (Action.NESTED, Action.DATE)
 
 
-def _empty_numbers(ds: Dataset, numbers: frozenset[str]) -> None:
-    for tag in list(ds.keys()):
-        action = ALLOWED.get(tag)
-        if action is Action.NESTED:
-            for item in ds[tag].value or ():
-                _empty_numbers(item, numbers)
-        elif action is Action.DATE or tag in _SENDER_TAGS:
-            element = ds[tag]
-            if not numbers.isdisjoint(str(value) for value in values(element.value)):
-                ds[tag] = DataElement(element.tag, element.VR, None)
+def _has_number(ds: Dataset, tag: BaseTag, numbers: frozenset[str]) -> bool:
+    """Whether an element is one of `numbers`, or has an item with such an element at any depth."""
+    if ALLOWED.get(tag) is Action.NESTED:
+        return any(
+            _has_number(item, inner, numbers)
+            for item in ds[tag].value or ()
+            for inner in list(item.keys())
+            if _may_identify(inner)
+        )
+    return not numbers.isdisjoint(str(value) for value in values(ds[tag].value))
+
+
+def _empty_number(ds: Dataset, tag: BaseTag, numbers: frozenset[str]) -> None:
+    if ALLOWED.get(tag) is not Action.NESTED:
+        ds[tag] = DataElement(tag, ds[tag].VR, None)
+        return
+    for item in ds[tag].value or ():
+        for inner in [
+            inner for inner in list(item.keys()) if _may_identify(inner) and _has_number(item, inner, numbers)
+        ]:
+            _empty_number(item, inner, numbers)
 
 
 def _fill_required(source: Dataset, out: Dataset) -> None:

@@ -7,12 +7,12 @@ through, and every occurrence of strings that are known to identify the patients
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_has_tag, dictionary_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_keyword, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -34,7 +34,8 @@ from med_assets.deidentification.profile import (
     Action,
     registered,
 )
-from med_assets.dicom.element_values import read_element, values
+from med_assets.dicom.element_values import decimals, read_element, values
+from med_assets.dicom.repeated import Repeated, in_order
 from med_assets.dicom.seg import SOURCE_VALUE
 from med_assets.dicom.sop_classes import PIXEL_CLASSES, USUALLY_BURNED_IN
 from med_assets.dicom.structure_names import Vocabulary
@@ -66,6 +67,14 @@ _CLOSED = {
 }
 STRUCTURES = frozenset({"ROIName", "SegmentLabel"})
 """Names that are text; where the vocabulary is not given, any text."""
+
+_NEVER_IDENTIFY = frozenset({"DS", "FL", "FD", "US", "SS", "UL", "SL", "OB", "OW", "OF", "OD", "CS", "DA", "TM", "IS"})
+"""What is neither text nor a name, a UID or a sequence, and identifies no one unless it is one of IDENTIFIERS."""
+
+_IDENTIFIER_TAGS = frozenset(tag_for_keyword(keyword) for keyword in IDENTIFIERS)
+
+_DECIMALS_THAT_IDENTIFY = frozenset(tag for tag in map(tag_for_keyword, (*SENDER_NUMBERS, *_CLOSED)) if tag is not None)
+"""Kept elements of which also a number can be a finding."""
 
 _TEXT = frozenset({"AE", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 
@@ -100,26 +109,41 @@ def residual_phi(
     return sorted(found)
 
 
-def identifying_values(ds: Dataset) -> frozenset[str]:
-    """Strings of an original object to look for afterwards: name parts of persons, ids, birth date, instance UIDs."""
+def identifying_values(ds: Dataset, repeated: Repeated[frozenset[str]] | None = None) -> frozenset[str]:
+    """Strings of an original object to look for afterwards: name parts of persons, ids, birth date, instance UIDs.
+
+    `repeated` holds those of elements that came before.
+    """
+    repeated = Repeated() if repeated is None else repeated
+    around = repeated.surroundings(ds)
     found: set[str] = set()
     with disable_value_validation():  # its warnings quote the values
-        for element in _readable(ds):
-            if element.tag.is_private or element.is_empty:
-                continue
-            if element.VR == "PN":
-                names = [str(value) for value in values(element.value)]
-                found.update(
-                    part for name in names for part in (name, *re.split(r"[\^=\s]+", name), *re.split(r"[\W_]+", name))
-                )
-            elif element.keyword in IDENTIFIERS or (element.VR == "UI" and element.keyword.endswith("InstanceUID")):
-                found.update(str(value) for value in values(element.value))
+        for tag, stored in list(ds.items()):
+            found |= repeated.of(ds, stored, around, partial(_identifying, ds, tag))
+    return frozenset(found)
+
+
+def _identifying(ds: Dataset, tag: BaseTag) -> frozenset[str]:
+    """Those of one element, and of all that is in it."""
+    found: set[str] = set()
+    for element in _readable(ds, [tag]):
+        if element.tag.is_private or element.is_empty:
+            continue
+        if element.VR == "PN":
+            names = [str(value) for value in values(element.value)]
+            found.update(
+                part for name in names for part in (name, *re.split(r"[\^=\s]+", name), *re.split(r"[\W_]+", name))
+            )
+        elif element.keyword in IDENTIFIERS or (element.VR == "UI" and element.keyword.endswith("InstanceUID")):
+            found.update(str(value) for value in values(element.value))
     return frozenset(text.strip() for text in found if _can_identify(text.strip()))
 
 
-def _readable(ds: Dataset) -> Iterator[DataElement]:
+def _readable(ds: Dataset, tags: Iterable[BaseTag]) -> Iterator[DataElement]:
     """Elements at every depth, without those whose bytes are no value of their VR: de-identification drops or refuses these."""
-    for tag in list(ds.keys()):
+    for tag in tags:
+        if (stored := ds.get_item(tag)) is not None and stored.VR in _NEVER_IDENTIFY and tag not in _IDENTIFIER_TAGS:
+            continue
         try:
             element = ds[tag]
         # All that pydicom raises for a value that it can't parse: of odd length, or of a VR that it does not know.
@@ -128,7 +152,7 @@ def _readable(ds: Dataset) -> Iterator[DataElement]:
         yield element
         if element.VR == "SQ":
             for item in element.value:
-                yield from _readable(item)
+                yield from _readable(item, list(item.keys()))
 
 
 class _Scan:
@@ -138,6 +162,7 @@ class _Scan:
         self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_PART_CHARS)
         self._bytes = KnownBytes(self._known)
         self._run_length = False
+        self._repeated: Repeated[tuple[Finding, ...]] = Repeated()
         self._reasons: dict[tuple[BaseTag, str, str], tuple[str, ...]] = {}
         self._structures = None if roi_vocabulary is None else Vocabulary.of(roi_vocabulary)
         texts = self._structures.texts if self._structures is not None else {}
@@ -161,8 +186,13 @@ class _Scan:
             ):
                 yield Finding(str(element.tag), "contains a known identifying string")
         self._run_length = getattr(ds, "file_meta", {}).get("TransferSyntaxUID") == RLELossless
+        around = self._repeated.surroundings(ds, self._run_length, str(ds.get("SOPClassUID", "")))
+        for tag, stored in in_order(ds):
+            yield from self._repeated.of(ds, stored, around, partial(self._findings, ds, tag))
         yield from self._declarations(ds)
-        yield from self._dataset(ds, "")
+
+    def _findings(self, ds: Dataset, tag: BaseTag) -> tuple[Finding, ...]:
+        return tuple(self._element(ds, tag, str(tag)))
 
     def _declarations(self, ds: Dataset) -> Iterator[Finding]:
         if ds.get("PatientIdentityRemoved") != "YES":
@@ -179,6 +209,8 @@ class _Scan:
 
     def _element(self, ds: Dataset, tag: BaseTag, where: str) -> Iterator[Finding]:
         action = ALLOWED.get(tag)
+        if action is Action.KEEP and decimals(ds.get_item(tag)) is not None and tag not in _DECIMALS_THAT_IDENTIFY:
+            return  # numbers, which meet digits of identifiers by chance
         try:
             element = ds[tag] if action is None else read_element(ds, tag)
         except (

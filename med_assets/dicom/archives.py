@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -47,13 +48,24 @@ _SPLIT_ZIP_START = b"PK\x07\x08"
 _VOLUME_LABEL, _CONTINUED = b"V", b"M"
 
 
-def is_archive(path: Path) -> bool:
-    """Say by content whether a file is a zip, or a tar that may be compressed with gzip, xz or bzip2."""
+START_BYTES = 512
+"""What is read of a file to see whether it is an archive."""
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(START_BYTES)
+
+
+def is_archive(path: Path, start_of: Callable[[Path], bytes] = _start) -> bool:
+    """Say by content whether a file is a zip, or a tar that may be compressed with gzip, xz or bzip2.
+
+    `start_of` reads the first bytes of a file; it raises OSError.
+    """
     if path.is_symlink() or not path.is_file():  # opening a pipe would wait for ever
         return False
     try:
-        with path.open("rb") as stream:
-            start = stream.read(512)
+        start = start_of(path)
     except OSError:
         return False
     if start.startswith((*ZIP_STARTS, _SPLIT_ZIP_START)):

@@ -43,6 +43,9 @@ class Extent:
     inflated: bytes | None = None
     """The file with its dataset inflated and cut at its end, where it was deflated."""
 
+    regular: bool = False
+    """Whether the walk went through all elements to the last byte of the file, so that nothing of it can be read otherwise."""
+
 
 @dataclass
 class _Level:
@@ -69,8 +72,9 @@ def measure(data: Sequence[int] | bytes) -> Extent:
             len(data), len(content) - end, bytes(data[:start]) + packer.compress(content[:end]) + packer.flush()
         )
     big = syntax == "1.2.840.10008.1.2.2" or (not syntax and bytes(data[start : start + 2]) == b"\x00\x08")
-    end = _Walk(data, start, order=">" if big else "<").end()
-    return Extent(end, len(data) - end)
+    walk = _Walk(data, start, order=">" if big else "<")
+    end = walk.end()
+    return Extent(end, len(data) - end, regular=walk.regular)
 
 
 def _meta(data: Sequence[int] | bytes) -> tuple[int, str]:
@@ -118,9 +122,10 @@ class _Walk:
         self.last = 0
         self.pixels = False
         self.cut = False
+        self.regular = False
 
     def end(self) -> int:
-        size = len(self.data)
+        size, left = len(self.data), False
         while self.position < size:
             level = self.levels[-1]
             if level.end is not None and self.position >= level.end:
@@ -140,8 +145,9 @@ class _Walk:
                 outer = next((one.end for one in self.levels[1:] if one.end is not None), None)
                 if outer is None or self.levels[1].end is None:
                     return size
-                self.position = outer
+                self.position, left = outer, True
                 del self.levels[1:]
+        self.regular = not left and self.position == size and all(one.end == size for one in self.levels[1:])
         return size
 
     def _words(self) -> tuple[int, int, int]:

@@ -2,67 +2,36 @@
 
 from __future__ import annotations
 
-import errno
 import filecmp
-import io
-import mmap
-import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
 
-import pydicom
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.tag import Tag
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
 )
-from pydicom.valuerep import STR_VR
 
-from med_assets.dicom.archives import is_archive
-from med_assets.dicom.bounds import measure
 from med_assets.dicom.enhanced import all_frames, first_frame, is_multi_frame
 from med_assets.dicom.frames import identifier, number, numbers, quietly, text, texts
+from med_assets.dicom.parsing import (
+    HEADER,
+    LAST_RESORT,
+    REFERENCES,
+    SEG_REFERENCES,
+    Parsed,
+    Reading,
+    Shelf,
+    foreign,
+    read,
+    require_readable,
+)
 from med_assets.dicom.pixel_data import normalise_pixels
 from med_assets.errors import CaseRejected
 from med_assets.storage.files import walk
-
-REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
-"""Sequences whose ReferencedSOPInstanceUIDs tie a dose to its plan, a plan to its structures, structures to a CT."""
-
-SEG_REFERENCES = (
-    "ReferencedSeriesSequence",
-    "SourceImageSequence",
-    "StudiesContainingOtherReferencedInstancesSequence",
-)
-"""Sequences that tie a segmentation to its images. Other kinds use them for other things: raw data, localizers."""
-
-LAST_RESORT = ("ROIContourSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-"""Where a structure set or a segmentation names its images contour by contour, or frame by frame (as
-DerivationImageSequence), read where it names them nowhere else."""
-
-HEADER = (
-    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID",
-    "FrameOfReferenceUID", "Modality", "PatientID", "IssuerOfPatientID", "ImageType", "NumberOfFrames", "SeriesDescription", "SeriesNumber", "ImageOrientationPatient",
-    "EchoTime", "RepetitionTime", "StructureSetROISequence", *REFERENCES, *SEG_REFERENCES, *LAST_RESORT,
-)  # fmt: skip
-"""All that `scan` reads."""
-
-
-_NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
-_WORDS = frozenset(STR_VR) - _NUMBERS
-_PIXEL_DATA = 0x7FE00010
-_PIXEL_REPRESENTATIONS = ("OB", "OW", "UN", None)
-"""What PixelData may be; None where the file does not say, as in implicit VR."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +78,9 @@ class Instance:
     trailing_bytes: int = 0
     """Bytes of the file behind its dataset, which are read and stored nowhere."""
 
+    parsed: Parsed | None = field(default=None, compare=False, repr=False)
+    """What was read of the file, as long as it is kept in memory."""
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -127,11 +99,12 @@ class Discovery:
     rejected: tuple[Rejection, ...]
 
 
-def scan(folder: Path, before: Callable[[Path], None] = lambda path: None) -> Discovery:
+def scan(folder: Path, before: Callable[[Path], None] = lambda path: None, shelf: Shelf | None = None) -> Discovery:
     """Read the headers of all files under `folder`, or of one file; every file is either an instance or rejected with a reason.
 
     Links are not followed: they may lead out of the landing zone, or round in circles. `before` is called before each file is
-    read; a CaseRejected that it raises is the reason of that file.
+    read; a CaseRejected that it raises is the reason of that file. On a `shelf` whole files are kept, so that `load` opens none
+    again.
 
     Codes: "not_dicom", "truncated_file", "malformed_element", "missing_uid", "duplicate_instance", "directory_file",
     "file_link", "folder_link", "not_plain_file", "unreadable".
@@ -141,31 +114,35 @@ def scan(folder: Path, before: Callable[[Path], None] = lambda path: None) -> Di
     for path in _files(folder):
         try:
             before(path)
-            instance = _header(path)
+            instance = _header(path, shelf)
             if first := instances.get(instance.sop_instance_uid):
                 raise _duplicate(filecmp.cmp(first.path, path, shallow=False))
             instances[instance.sop_instance_uid] = instance
         except CaseRejected as error:
             rejected.append(Rejection(error.code, error.message, path))
         except Exception as error:  # one file never stops its neighbours; a foreign message may hold identity
-            foreign = _foreign(error)
-            rejected.append(Rejection(foreign.code, foreign.message, path))
+            reason = foreign(error)
+            rejected.append(Rejection(reason.code, reason.message, path))
     return Discovery(tuple(instances.values()), tuple(rejected))
 
 
-def load(path: Path) -> Dataset:
+def load(file: Path | Instance) -> Dataset:
     """Return the whole dataset of a file, with its transfer syntax set also where the file has no meta header.
 
-    PixelData is the one element with pixels; of compressed ones each frame is one fragment.
+    PixelData is the one element with pixels; of compressed ones each frame is one fragment. A file that is still kept since
+    `scan` is not opened. Each call returns a dataset of its own, whose values are not to be changed in place.
 
     Raises `CaseRejected`: "not_dicom", "truncated_file", "folder_link", "not_plain_file", "unreadable", "malformed_element",
     "unsafe_pixel_stream".
     """
-    _require_readable(
-        _read(path, header_only=True)[0], HEADER
-    )  # sees missing pixels too, which a full read passes over
-    dataset, _ = _read(path, header_only=False)
-    _require_readable(dataset)
+    parsed = file.parsed if isinstance(file, Instance) else None
+    dataset = None if parsed is None else parsed.dataset()
+    if dataset is None:
+        path = file.path if isinstance(file, Instance) else file
+        # The header alone sees missing pixels too, which a full read passes over.
+        require_readable(read(path, header_only=True).dataset, HEADER)
+        dataset = read(path, header_only=False).dataset
+        require_readable(dataset)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -238,18 +215,28 @@ def _files(root: Path) -> list[Path]:
     return [root] if root.is_symlink() or not root.is_dir() else sorted(walk(root))
 
 
-def _header(path: Path) -> Instance:
-    dataset, trailing_bytes = _read(path, header_only=True)
+def _header(path: Path, shelf: Shelf | None) -> Instance:
+    reading = read(path, header_only=True, shelf=shelf)
+    try:
+        return _described(path, reading)
+    except BaseException:
+        if reading.parsed is not None:
+            reading.parsed.drop()
+        raise
+
+
+def _described(path: Path, reading: Reading) -> Instance:
+    dataset = reading.dataset
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise CaseRejected(
             "directory_file",
             "Expected DICOM objects; got a DICOMDIR, which lists other files that are read directly. Nothing to do.",
         )
-    _require_readable(dataset, HEADER)
+    require_readable(dataset, HEADER, None if reading.parsed is None else reading.parsed.shelf)
     try:
-        instance = replace(describe(dataset, path), trailing_bytes=trailing_bytes)
+        instance = replace(describe(dataset, path), trailing_bytes=reading.trailing_bytes, parsed=reading.parsed)
     except MemoryError as error:
-        raise _foreign(error) from None
+        raise foreign(error) from None
     except Exception as error:
         raise CaseRejected(
             "malformed_element",
@@ -265,179 +252,6 @@ def _header(path: Path) -> Instance:
     return instance
 
 
-def _read(path: Path, *, header_only: bool) -> tuple[Dataset, int]:
-    """The dataset of a file, and the number of bytes behind it."""
-    try:
-        if path.is_symlink():
-            code = "folder_link" if path.is_dir() else "file_link"
-            raise CaseRejected(
-                code, "Expected files and folders themselves; got a link, which is not followed. Copy it."
-            )
-        if path.is_dir():
-            raise CaseRejected(
-                "unreadable", "Expected a folder that can be listed; got a refusal of the system. Check permissions."
-            )
-        if path.exists() and not path.is_file():
-            raise CaseRejected("not_plain_file", "Expected a plain file; got a pipe, socket or device. Remove it.")
-        with path.open("rb") as stream:
-            _require_dicom(stream, path)
-            return _parse(stream, header_only)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise CaseRejected(
-                "path_too_long",
-                "Expected folders nested less deep; got a path that is longer than the system reads. Move it up.",
-            ) from None
-        refusal = f"Expected a readable file; got {type(error).__name__} from the system. Check permissions."
-    raise CaseRejected("unreadable", refusal)  # outside of `except`, since a path may hold a name
-
-
-def _parse(stream: BinaryIO, header_only: bool) -> tuple[Dataset, int]:
-    """The dataset, and the bytes behind it. The errors of pydicom are not chained: their texts quote values, which may identify a patient."""
-    size = os.fstat(stream.fileno()).st_size
-    trailing_bytes = 0
-    refusal: CaseRejected | None = None
-    try:
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            extent = measure(data)  # type: ignore[arg-type]  # a memory map slices to bytes
-            trailing_bytes = extent.trailing_bytes
-            if extent.inflated is not None:
-                stream = io.BytesIO(extent.inflated)
-            elif extent.end < size:
-                stream, size = io.BytesIO(data[: extent.end]), extent.end
-        with quietly() as caught:
-            tags = list(HEADER) if header_only else None
-            dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=header_only, specific_tags=tags)
-            syntax = text(dataset.file_meta, "TransferSyntaxUID")
-    except (EOFError, OSError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        refusal = _truncated()  # pydicom raises bare OSErrors for sequences that end too early
-    except CaseRejected:
-        raise
-    except (InvalidDicomError, KeyError, TypeError, ValueError, struct.error) as error:
-        refusal = CaseRejected(
-            "not_dicom", f"Expected DICOM elements; got {type(error).__name__} from parsing. Send the original file."
-        )
-    except Exception as error:
-        refusal = _foreign(error)
-    if refusal is not None:
-        raise refusal
-    if any("end of file" in str(warning.message).lower() for warning in caught):
-        raise _truncated()
-    if syntax != DeflatedExplicitVRLittleEndian:
-        little = syntax != ExplicitVRBigEndian
-        if stream.tell() > size or (header_only and not _pixels_complete(stream, size, little)):
-            raise _truncated()
-    return dataset, trailing_bytes
-
-
-def _foreign(error: Exception) -> CaseRejected:
-    """The reason for an error that is not ours, without its text."""
-    if isinstance(error, MemoryError):
-        return CaseRejected(
-            "out_of_memory",
-            "Expected an object that can be read within the memory that reading may take (MED_ASSETS_INTAKE_MEMORY_GB); got one "
-            "that takes more. Allow more, or export it uncompressed and in parts.",
-        )
-    if isinstance(error, RecursionError):
-        text = "Expected sequences nested a few levels deep; got deeper ones than can be read. Export the object again."
-        return CaseRejected("malformed_element", text)
-    text = f"Expected elements of the types that DICOM knows; got {type(error).__name__} from reading. Export the object again."
-    return CaseRejected("malformed_element", text)
-
-
-def _require_readable(dataset: Dataset, keywords: Sequence[str] | None = None) -> None:
-    """Read the value of each standard element (or those of `keywords`) once, numbers in text apart, which readers check.
-
-    Of a header alone, contours and frame groups are left out: they hold a hundred thousand elements.
-
-    Raises `CaseRejected`: "malformed_element".
-    """
-    with quietly():
-        _read_values(dataset, keywords)
-
-
-def _read_values(dataset: Dataset, keywords: Sequence[str] | None) -> None:
-    tags = dataset.keys() if keywords is None else [tag for word in keywords if (tag := Tag(word)) in dataset]
-    for tag in list(tags):
-        if tag.is_private or (keywords is not None and keyword_for_tag(tag) in LAST_RESORT):
-            continue
-        try:
-            representation = dataset.get_item(tag).VR
-            if representation == "DS":
-                continue
-            if tag == _PIXEL_DATA:
-                if representation not in _PIXEL_REPRESENTATIONS:
-                    raise ValueError
-                continue
-            element = dataset[tag]
-            if dictionary_has_tag(tag):
-                expected = dictionary_VR(tag)
-                if (element.VR == "SQ") != (expected == "SQ") or (element.VR in _WORDS and expected in _NUMBERS):
-                    raise ValueError
-                if keywords is not None and _kind(element.VR) != _kind(expected):
-                    raise ValueError
-        except MemoryError as error:
-            raise _foreign(error) from None
-        except Exception as error:
-            raise CaseRejected(
-                "malformed_element",
-                f"Expected element {tag} ({keyword_for_tag(tag) or 'unknown'}) to hold a value of its value representation; "
-                f"got {type(error).__name__} from reading it. Export the object again.",
-            ) from None
-        if element.VR == "SQ" and keywords is None:
-            for item in element.value:
-                _read_values(item, None)
-
-
-def _kind(representation: str) -> str:
-    """The value representation, all of text being one: senders confuse those, and the text is the same."""
-    return "text" if representation in STR_VR else representation
-
-
-def _require_dicom(stream: BinaryIO, path: Path) -> None:
-    start = stream.read(132)
-    stream.seek(0)
-    # Without the preamble a dataset starts with an element of group 0002 or 0008, in either byte order.
-    if start[128:] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
-        if is_archive(path):
-            raise CaseRejected(
-                "nested_archive", "Expected files in an archive; got an archive within one. Unpack the inner one."
-            )
-        raise CaseRejected("not_dicom", "Expected a DICOM file; got the first bytes of something else. Leave it out.")
-
-
-def _pixels_complete(stream: BinaryIO, size: int, little: bool) -> bool:
-    """Say whether the pixel element that `stream` stands before ends within the file, without reading the pixels."""
-    order = "<" if little else ">"
-    start = stream.read(12)
-    if not start:
-        return True
-    if len(start) < 8:
-        return False
-    if struct.unpack(order + "HH", start[:4]) != (0x7FE0, 0x0010):
-        return True
-    explicit = start[4:8] in (b"OB\0\0", b"OW\0\0", b"UN\0\0")
-    if explicit and len(start) < 12:
-        return False
-    length = struct.unpack(order + "I", start[8:12] if explicit else start[4:8])[0]
-    position = stream.tell() - len(start) + (12 if explicit else 8)
-    if length != 0xFFFFFFFF:
-        return position + int(length) <= size
-    while True:
-        stream.seek(position)
-        item = stream.read(8)
-        if len(item) < 8:
-            return False
-        group, element, length = struct.unpack(order + "HHI", item)
-        if (group, element) == (0xFFFE, 0xE0DD):
-            return True
-        position += 8 + length
-        if (group, element) != (0xFFFE, 0xE000) or position > size:
-            return False
-
-
 def _referenced(dataset: Dataset) -> Iterator[str]:
     for element in dataset:
         if element.keyword == "ReferencedSOPInstanceUID" and element.value:
@@ -450,12 +264,6 @@ def _referenced(dataset: Dataset) -> Iterator[str]:
         elif element.VR == "SQ":
             for item in element.value:
                 yield from _referenced(item)
-
-
-def _truncated() -> CaseRejected:
-    return CaseRejected(
-        "truncated_file", "Expected a whole DICOM file; got one whose bytes end too early. Send it again."
-    )
 
 
 def _duplicate(same: bool) -> CaseRejected:

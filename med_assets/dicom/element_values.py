@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
@@ -17,6 +17,8 @@ _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"
 _BINARY = _NUMBERS - {"DS", "IS"} | {"AT"}
 _ONE_VALUE = frozenset({"ReferencedSegmentNumber"})
 """Elements that may have many values elsewhere, and have one where they are stored here."""
+
+_DECIMAL_TEXT = frozenset({"DS"})
 
 _PACKED = {"US": "H", "FL": "f", "AT": "I"}
 _SHORTEST_TEXT_BYTES = 8
@@ -29,6 +31,23 @@ _AS_TEXT_BELOW, _AS_TEXT_FROM = 1e-30, 2.0**17
 """Doubles whose eight bytes are letters or digits lie outside of these magnitudes, where no measured value does."""
 
 _DECIMAL = re.compile(r" *([-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?)? *\Z")
+
+
+_DECIMAL_BYTES = rb"[-+]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,2})?"
+_DECIMALS_BYTES = re.compile(rb"(%b(?:\\%b)*) ?" % (_DECIMAL_BYTES, _DECIMAL_BYTES))
+
+
+def decimals(stored: DataElement | RawDataElement | None) -> bytes | None:
+    """The numbers of an element of decimal text that is not decoded yet, as decoding and writing leaves them: contours have millions.
+
+    None for any other element, and for text with blanks, gaps, or what is no number: it is decoded, and then judged. The tag is
+    in the dictionary.
+    """
+    if not isinstance(stored, RawDataElement) or not stored.value or _expected(stored.tag) != _DECIMAL_TEXT:
+        return None
+    if stored.VR not in ("DS", None) or (found := _DECIMALS_BYTES.fullmatch(stored.value)) is None:
+        return None
+    return bytes(found[1])
 
 
 def read_element(ds: Dataset, tag: BaseTag) -> DataElement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -34,16 +35,38 @@ FIT_DECIMALS = 9
 """Decimals of a mm that a fitted position keeps, so that an even stack has the spacing that its positions are written with."""
 
 
+class _Quiet(threading.local):
+    """The warnings that this thread keeps to itself, None where it does not."""
+
+    caught: list[warnings.WarningMessage] | None = None
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def quietly() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep pydicom's warnings to ourselves: they quote values and file names, which may identify a patient."""
+    """Keep pydicom's warnings to ourselves: they quote values and file names, which may identify a patient.
+
+    Yields those of the block, complete when it ends. A block within another costs next to nothing.
+    """
+    if (outer := _quiet.caught) is not None:
+        before, inner = len(outer), list[warnings.WarningMessage]()
+        try:
+            yield inner
+        finally:
+            inner += outer[before:]
+            del outer[before:]
+        return
     logger = logging.getLogger("pydicom")
     disabled, logger.disabled = logger.disabled, True
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            _quiet.caught = caught
             yield caught
     finally:
+        _quiet.caught = None
         logger.disabled = disabled
 
 

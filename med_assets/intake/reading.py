@@ -49,6 +49,9 @@ IMAGES = frozenset(name for name, kind in MODALITIES.items() if not kind.derived
 BYTES_PER_S, PACKED_BYTES_PER_S = 10e6, 1e6
 """The slowest reading of a file, and unpacking of an archive, that is still expected."""
 
+KEPT_SHARE = 0.125
+"""Share of the memory that reading may take for files of an entry that are kept in memory until their case is written."""
+
 FILES_PER_LIMIT = 50
 """Files of a case that are worked on together within the time limit of one file."""
 
@@ -194,22 +197,25 @@ def content_hash(datasets: list["Dataset"]) -> str:
 
     Of an object with frames, each frame's position counts, and in a segmentation the number of its segment.
     """
-    parts = []
-    for ds in datasets:
-        contours = [
-            [_numbers(contour, "ContourData") for contour in getattr(roi, "ContourSequence", [])]
-            for roi in getattr(ds, "ROIContourSequence", [])
-        ]
-        position = _numbers(ds, "ImagePositionPatient")
-        frames = [
-            _frame_place(one)
-            for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-            for one in ds.get(keyword) or ()
-        ]
-        if "PixelData" in ds or contours:
-            content = [ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours]
-            parts.append(digest(*content, frames) if frames else digest(*content))
-    return digest(sorted(parts))
+    return digest(sorted(filter(None, map(_object_hash, datasets))))
+
+
+def _object_hash(ds: "Dataset") -> str | None:
+    """What an object adds to the content hash; None where it has neither pixels nor contours."""
+    contours = [
+        [_numbers(contour, "ContourData") for contour in getattr(roi, "ContourSequence", [])]
+        for roi in getattr(ds, "ROIContourSequence", [])
+    ]
+    position = _numbers(ds, "ImagePositionPatient")
+    frames = [
+        _frame_place(one)
+        for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+        for one in ds.get(keyword) or ()
+    ]
+    if "PixelData" not in ds and not contours:
+        return None
+    content = [ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours]
+    return digest(*content, frames) if frames else digest(*content)
 
 
 def _frame_place(groups: "Dataset") -> list[list[float]]:
@@ -228,6 +234,10 @@ def _frame_place(groups: "Dataset") -> list[list[float]]:
 
 def _numbers(ds: "Dataset", keyword: str) -> list[float]:
     """The numbers of an element, none where it is absent or empty. Raises CaseRejected("malformed_element") for other text."""
+    from med_assets.dicom.element_values import decimals
+
+    if keyword in ds and (text := decimals(ds.get_item(keyword))) is not None:
+        return [float(number) for number in text.split(b"\\")]
     value = ds.get(keyword)
     if value is None or value == "":
         return []
@@ -247,6 +257,11 @@ class EntryReader:
     task: Task
     deidentifier: "Deidentifier"
     report: Callable[[Step | FileOutcome], None]
+
+    def __post_init__(self) -> None:
+        from med_assets.dicom.discover import Shelf
+
+        self.shelf = Shelf(int(self.task.ws.intake_memory_gb * 1e9 * KEPT_SHARE))
 
     def messages(self) -> Iterator[CaseVersion | StoredCase]:
         """What is refused of the entry, and its accepted cases."""
@@ -271,7 +286,7 @@ class EntryReader:
         if not self.task.folder:
             folders += [path for path in self.task.files if path not in packed]
         for folder in folders:
-            found = scan(folder, self._before_file)
+            found = scan(folder, self._before_file, self.shelf)
             # a file that is an archive and an object in one is read as an archive
             instances += [one for one in found.instances if one.path not in packed]
             for rejection in found.rejected:
@@ -292,6 +307,9 @@ class EntryReader:
         in_case = {
             one.path: self._case_id(case.patient_id, case.identity_uid) for case in cases for one in case.instances
         }
+        for one in instances:
+            if one.parsed is not None and one.path not in in_case:
+                one.parsed.drop()
         codes = " or ".join(sorted({one.code for one in refusals})) or "in no case"
         for one in instances:
             self._outcome(one.path, packed, f"case {in_case[one.path]}" if one.path in in_case else codes)
@@ -330,7 +348,7 @@ class EntryReader:
 
         try:
             self._before_file(path)
-            return archives.is_archive(path)
+            return archives.is_archive(path, self.shelf.start)
         except (CaseRejected, OSError):  # the scan refuses it
             return False
 
@@ -390,6 +408,10 @@ class EntryReader:
         except Exception as error:  # one bad case never stops a batch
             message = f"reading this case failed with {where(error)}; please report this place in the code"
             return self._refuse(case_id, UNREADABLE, message, n, patient_id=patient)
+        finally:
+            for one in case.instances:
+                if one.parsed is not None:
+                    one.parsed.drop()
         accepted = CaseVersion(
             program=self.task.program, batch=self.task.batch, case_id=case_id, patient_id=patient, n_instances=n,
             status=Status.OK if labelled else Status.TO_PREDICT, reason_code=None, reason=None, **asdict(content),
@@ -398,20 +420,23 @@ class EntryReader:
 
     def _write(self, case: programs.RawCase, folder: Path, key: str, together_s: float) -> Content:
         """Write the de-identified files of a case to `folder`."""
-        from med_assets.deidentification.deidentify import to_bytes, without_identifiers
         from med_assets.deidentification.residual import identifying_values, residual_phi
         from med_assets.dicom.discover import load
+        from med_assets.dicom.encoded import to_bytes
+        from med_assets.dicom.repeated import Repeated
         from med_assets.dicom.write import is_synthetic
 
-        datasets, known = [], set()
+        datasets, known, repeated = [], set(), Repeated[frozenset[str]]()
         for instance in case.instances:
             self._step(key, instance.path.stat().st_size / BYTES_PER_S)
-            ds = load(instance.path)
-            known |= set(identifying_values(ds))
+            ds = load(instance)
+            if instance.parsed is not None:
+                instance.parsed.drop()
+            known |= set(identifying_values(ds, repeated))
             datasets.append(self.deidentifier.apply(ds))
         self._step(key, together_s)
         for ds in datasets:
-            without_identifiers(ds, known)  # those of the other objects of the case too
+            self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
         datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
         vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
         leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary)
@@ -428,11 +453,15 @@ class EntryReader:
             (folder / f"{number:04d}.dcm").write_bytes(content)
             hashes.append(hashlib.sha256(content).hexdigest())
         version = digest(hashes)
-        given = {str(ds.get("ClinicalTrialSiteID", "") or "") for ds in datasets if ds.get("Modality") in IMAGES}
+        images = [ds.get("Modality") in IMAGES for ds in datasets]
+        given = {
+            str(ds.get("ClinicalTrialSiteID", "") or "") for ds, image in zip(datasets, images, strict=True) if image
+        }
+        parts = [_object_hash(ds) for ds in datasets]
         return Content(
             version,
-            content_hash(datasets),
-            content_hash([ds for ds in datasets if ds.get("Modality") in IMAGES]),
+            digest(sorted(filter(None, parts))),
+            digest(sorted(part for part, image in zip(parts, images, strict=True) if part and image)),
             f"raw/{version}",
             next(iter(given - {""}), None) if len(given) == 1 else None,
             any(is_synthetic(ds) for ds in datasets),

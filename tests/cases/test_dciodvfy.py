@@ -14,7 +14,8 @@ import pytest
 
 from med_assets import program
 from med_assets.cli import stages
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
+from med_assets.dicom.encoded import to_bytes
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.opt import write_opt

@@ -96,7 +96,7 @@ class BreastUs(Program):
 
         # Pixels are read once before anything is stored, so that broken files are refused at intake.
         for one in case.instances:
-            ds = load(one.path)
+            ds = load(one)
             if one.modality == "US":
                 read_us_image(ds)
             else:

@@ -112,13 +112,13 @@ class LumbarMr(Program):
         slices = [one for one in case.instances if one.modality == "MR"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the series comes
         # first, since a lost slice also breaks references, and that it is lost is the better answer.
-        images = [load(one.path) for one in slices]
+        images = [load(one) for one in slices]
         several = any(is_multi_frame(one) for one in images)
-        label = next((load(one.path) for one in case.instances if several and one.modality != "MR"), None)
+        label = next((load(one) for one in case.instances if several and one.modality != "MR"), None)
         canonical(read_mr_series(images, sagittal_t2, label), SAGITTAL)
         for points in (one for one in case.instances if one.modality != "MR"):
             verify_label(points, slices, "MR series")
-            read_levels(load(points.path), slices[0].frame_of_reference_uid)
+            read_levels(load(points), slices[0].frame_of_reference_uid)
         return len(slices) < len(case.instances)
 
     def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":

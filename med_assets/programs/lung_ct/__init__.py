@@ -120,13 +120,13 @@ class LungCt(Program):
         labels = [one for one in case.instances if one.modality != "CT"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks references, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
-        images = [load(one.path) for one in slices]
-        numbered = load(labels[0].path) if labels and any(is_multi_frame(one) for one in images) else None
+        images = [load(one) for one in slices]
+        numbered = load(labels[0]) if labels and any(is_multi_frame(one) for one in images) else None
         referenced = [uid for one in labels for uid in one.referenced_sops]
         read_ct_series(images, referenced, TiltPolicy(resample=True), numbered)
         for label in labels:
             verify_label(label, slices)
-            (read_segments if label.modality == "SEG" else read_rois)(load(label.path))
+            (read_segments if label.modality == "SEG" else read_rois)(load(label))
         return bool(labels)
 
     def target(self, ws: "Settings") -> int:

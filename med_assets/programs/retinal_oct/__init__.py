@@ -116,7 +116,7 @@ class RetinalOct(Program):
 
         # Pixels are read once before anything is stored, so that broken files are refused at intake.
         (one,) = case.instances
-        ds = load(one.path)
+        ds = load(one)
         read_opt(ds)
         return bool(read_labels(ds)["study_group"])
 

@@ -188,11 +188,11 @@ class RtDose(Program):
         first = {}
         for instance in case.instances:
             if instance.modality != "CT":
-                first[instance.modality] = load(instance.path)
+                first[instance.modality] = load(instance)
         slices = [one for one in case.instances if one.modality == "CT"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks the chain, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
-        images, structures = [load(one.path) for one in slices], first["RTSTRUCT"]
+        images, structures = [load(one) for one in slices], first["RTSTRUCT"]
         read_ct_series(images, describe(structures).referenced_sops, TiltPolicy(resample=True), structures)
         verify_chain(first.get("RTPLAN"), first["RTSTRUCT"], first.get("RTDOSE"), slices)
         if "RTDOSE" in first:

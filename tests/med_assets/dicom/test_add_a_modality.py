@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
+from med_assets.dicom.encoded import to_bytes
 from med_assets.deidentification.residual import residual_phi
 from med_assets.dicom.discover import describe, load
 from med_assets.dicom.geometry import Volume

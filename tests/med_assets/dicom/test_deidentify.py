@@ -27,11 +27,11 @@ from med_assets.deidentification.deidentify import (
     MAX_SHIFT_DAYS,
     MIN_SHIFT_DAYS,
     Deidentifier,
-    to_bytes,
     unrecognised_structures,
 )
 from med_assets.deidentification.profile import ALLOWED, Action
 from med_assets.deidentification.residual import residual_phi
+from med_assets.dicom.encoded import to_bytes
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.errors import CaseRejected, ConfigurationError
 

@@ -9,8 +9,9 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.residual import Finding, identifying_values, residual_phi
+from med_assets.dicom.encoded import to_bytes
 
 KNOWN = ["Quimby", "MRN778899", "19470611"]
 VOCABULARY = ["PTV70", "Rectum"]

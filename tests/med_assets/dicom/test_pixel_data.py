@@ -27,8 +27,9 @@ from pydicom.uid import (
     UltrasoundImageStorage,
 )
 
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.dicom.codestreams import rebuilt_jpeg
+from med_assets.dicom.encoded import to_bytes
 from med_assets.dicom.jpeg2000 import JP2_START, rebuilt_jpeg_2000
 from med_assets.dicom.sop_classes import LABELMAP_STORAGE
 from med_assets.errors import CaseRejected

@@ -11,9 +11,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.residual import identifying_values, residual_phi
 from med_assets.dicom.discover import describe, scan
+from med_assets.dicom.encoded import to_bytes
 from med_assets.dicom.geometry import Geometry, Planes, Volume, read_ct_series
 from med_assets.dicom.seg import Segment, Segments, agreement, place, read_segments
 from med_assets.dicom.seg_write import write_seg

@@ -9,9 +9,10 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.residual import residual_phi
 from med_assets.dicom.discover import describe
+from med_assets.dicom.encoded import to_bytes
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.segmentation_2d import read_segments_2d, write_segmentation_2d
 from med_assets.dicom.ultrasound import REGIONS, pixel_size_mm, read_us_image, write_us

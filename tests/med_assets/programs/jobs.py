@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from med_assets import program as programs
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.dicom.discover import load
+from med_assets.dicom.encoded import to_bytes
 from med_assets.experiments import configuration as experiments
 from med_assets.settings import Workspace
 

@@ -179,8 +179,9 @@ def test_percentiles_are_of_the_whole_series() -> None:
 def test_a_deidentified_case_keeps_its_points_times_and_marks(workspace: Workspace, tmp_path: Path) -> None:
     import pydicom
 
-    from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+    from med_assets.deidentification.deidentify import Deidentifier
     from med_assets.dicom.discover import load
+    from med_assets.dicom.encoded import to_bytes
 
     program = LumbarMr()
     write_series(tmp_path / "in", replace(identity(), patient_name="Doe^Jane"), anatomy="sacralised")

@@ -10,7 +10,8 @@ import pydicom
 import pytest
 
 from med_assets.catalog import Case
-from med_assets.deidentification.deidentify import Deidentifier, to_bytes
+from med_assets.deidentification.deidentify import Deidentifier
+from med_assets.dicom.encoded import to_bytes
 from med_assets.dicom.opt import read_opt
 from med_assets.errors import ConfigurationError
 from med_assets.programs.retinal_oct.cohort import View, cohort, objections

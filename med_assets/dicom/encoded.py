@@ -1,0 +1,148 @@
+"""DICOM files from elements of which most are encoded already: only the others are encoded, and pixels are copied once."""
+
+import struct
+from collections.abc import Iterator
+from io import BytesIO
+
+from pydicom.config import disable_value_validation
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from med_assets.dicom.repeated import LONGEST_BYTES, in_order
+
+CHARACTER_SET = "ISO_IR 192"
+"""The character set of what is written: UTF-8."""
+
+_PIXEL_DATA = 0x7FE00010
+_ITEM, _SEQUENCE_END, _UNDEFINED = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0", 0xFFFFFFFF
+_GROUP_LENGTH = 0x00020000
+_META = (0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013)
+_FIRST_GROUP = 8
+_LONGEST_SHORT = 0xFFFF
+
+
+def encoded(element: DataElement, syntax: UID) -> DataElement | RawDataElement:
+    """The element as it is written in a transfer syntax; the element itself where it is long, or would not read as the same again.
+
+    What the value of an element was before is lost: no one can change an encoded element for all who have it.
+    """
+    if not _fits(element, syntax):
+        return element
+    try:
+        content = b"".join(_parts(element, syntax))
+    except Exception:  # writing the object raises it too
+        return element
+    header = len(_header(element.tag, element.VR, 0, syntax))
+    if len(content) - header > LONGEST_BYTES:
+        return element
+    value = content[header:]
+    stored = RawDataElement(
+        element.tag, element.VR, len(value), value, 0, syntax.is_implicit_VR, syntax.is_little_endian
+    )
+    again = Dataset()
+    again.SpecificCharacterSet = CHARACTER_SET
+    again[element.tag] = stored
+    return stored if again[element.tag] == element else element
+
+
+def stored_decimals(tag: BaseTag, text: bytes, syntax: UID) -> RawDataElement:
+    """An element of decimal text, as it is written in a transfer syntax."""
+    value = text + b" " * (len(text) % 2)
+    return RawDataElement(tag, "DS", len(value), value, 0, syntax.is_implicit_VR, syntax.is_little_endian)
+
+
+def to_bytes(ds: Dataset) -> bytes:
+    """The DICOM file of what `Deidentifier.apply` returned: empty preamble, file meta as given, no time of writing."""
+    with disable_value_validation():  # numbers keep the digits they came with, even where a DS has more than 16
+        syntax = ds.file_meta.TransferSyntaxUID
+        elements = [element for _, element in in_order(ds)]
+        if (
+            syntax == DeflatedExplicitVRLittleEndian
+            or getattr(ds, "preamble", None)
+            or not _is_complete(ds)
+            or not all(_fits(element, syntax) for element in elements)
+        ):
+            buffer = BytesIO()
+            ds.save_as(buffer, enforce_file_format=True)
+            return buffer.getvalue()
+        parts = [part for element in elements for part in _parts(element, syntax)]
+        return b"".join([bytes(128), b"DICM", _meta(ds.file_meta), *parts])
+
+
+def _is_complete(ds: Dataset) -> bool:
+    """Whether the file meta has what a file must have, and is of the object."""
+    meta = ds.file_meta
+    return (
+        tuple(meta.keys()) == _META
+        and all(element.value for element in meta)
+        and meta.MediaStorageSOPClassUID == ds.get("SOPClassUID")
+        and meta.MediaStorageSOPInstanceUID == ds.get("SOPInstanceUID")
+    )
+
+
+def _fits(element: DataElement | RawDataElement, syntax: UID) -> bool:
+    """Whether an element can be written on its own."""
+    if element.tag.element == 0 or element.tag.group < _FIRST_GROUP:
+        return False
+    if isinstance(element, RawDataElement):
+        return (element.is_implicit_VR, element.is_little_endian) == (syntax.is_implicit_VR, syntax.is_little_endian)
+    if element.tag == _PIXEL_DATA:
+        value = element.value
+        whole = isinstance(value, bytes) and value and len(value) % 2 == 0
+        return bool(whole and element.VR in ("OB", "OW") and (value.startswith(_ITEM) or not syntax.is_compressed))
+    if element.VR == "SQ":
+        return not element.is_undefined_length and all(_item_fits(item, syntax) for item in element.value)
+    return len(element.VR) == 2
+
+
+def _item_fits(item: Dataset, syntax: UID) -> bool:
+    return not item.is_undefined_length_sequence_item and all(_fits(element, syntax) for element in item.values())
+
+
+def _parts(element: DataElement | RawDataElement, syntax: UID) -> Iterator[bytes]:
+    if isinstance(element, RawDataElement):
+        yield _header(element.tag, str(element.VR), len(element.value or b""), syntax)
+        yield element.value or b""
+    elif element.tag == _PIXEL_DATA:
+        yield _header(element.tag, element.VR, _UNDEFINED if syntax.is_compressed else len(element.value), syntax)
+        yield element.value
+        yield _SEQUENCE_END if syntax.is_compressed else b""
+    elif element.VR == "SQ":
+        items = [
+            b"".join(part for _, inner in in_order(item) for part in _parts(inner, syntax)) for item in element.value
+        ]
+        yield _header(element.tag, "SQ", sum(8 + len(content) for content in items), syntax)
+        for content in items:
+            yield struct.pack("<HHL" if syntax.is_little_endian else ">HHL", 0xFFFE, 0xE000, len(content))
+            yield content
+    else:
+        yield _bytes(element, syntax)
+
+
+def _header(tag: BaseTag, representation: str, length: int, syntax: UID) -> bytes:
+    order = "<" if syntax.is_little_endian else ">"
+    if syntax.is_implicit_VR:
+        return struct.pack(f"{order}HHL", tag.group, tag.element, length)
+    if representation not in EXPLICIT_VR_LENGTH_32 and length > _LONGEST_SHORT:
+        representation = "UN"  # PS3.5, 6.2.2
+    if representation in EXPLICIT_VR_LENGTH_32:
+        return struct.pack(f"{order}HH2sHL", tag.group, tag.element, representation.encode(), 0, length)
+    return struct.pack(f"{order}HH2sH", tag.group, tag.element, representation.encode(), length)
+
+
+def _bytes(element: DataElement, syntax: UID) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
+    write_data_element(buffer, element, CHARACTER_SET)
+    return buffer.getvalue()
+
+
+def _meta(meta: FileMetaDataset) -> bytes:
+    """The file meta with its length, which is always in explicit VR and little endian (PS3.10, 7.1)."""
+    content = b"".join(_bytes(element, ExplicitVRLittleEndian) for element in meta)
+    return _bytes(DataElement(_GROUP_LENGTH, "UL", len(content)), ExplicitVRLittleEndian) + content
