@@ -13,7 +13,7 @@ and why the table is our own:
 import datetime
 import hashlib
 import hmac
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -146,12 +146,14 @@ class Deidentifier:
 
     def _apply(self, ds: Dataset) -> Dataset:
         methods: tuple[tuple[str, str], ...] = METHODS
+        elements = in_order(ds)  # before some are decoded
         refuse_unsafe(ds)
         received = _transfer_syntax(ds)
         require_syntax(received)
         lossy = lost_values(ds)  # before text is blanked, which leaves the pixels uncompressed
         if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN:
             ds, blanked = without_burnt_in_text(ds)
+            elements = in_order(ds)
             methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
         patient_id = _clean(ds.get("PatientID") or "")
         if not patient_id:
@@ -162,7 +164,7 @@ class Deidentifier:
         if not ds.get("SOPInstanceUID"):
             raise CaseRejected("missing_uid", "expected a SOPInstanceUID, got none; export the object again")
         walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id), received)
-        out = walk.object(ds)
+        out = walk.object(ds, elements)
         self.without_identifiers(out, _own_identifiers(ds))
         if "PerFrameFunctionalGroupsSequence" in out:
             _fill_required(ds, out)
@@ -229,12 +231,12 @@ class _Walk:
     syntax: UID
     unrecognised: int = 0
 
-    def object(self, ds: Dataset) -> Dataset:
+    def object(self, ds: Dataset, elements: Sequence[tuple[BaseTag, DataElement | RawDataElement]]) -> Dataset:
         """All of an object but its pixels, in UTF-8; what came before for this patient is taken over encoded."""
         out, repeated = Dataset(), self.keys.elements
         out.SpecificCharacterSet = CHARACTER_SET
         around = repeated.surroundings(ds, self.pseudonym, self.days, self.syntax)
-        for tag, stored in in_order(ds):
+        for tag, stored in elements:
             action = ALLOWED.get(tag)
             if action is None or action in (Action.PIXELS, Action.STAND_IN):
                 continue

@@ -107,8 +107,9 @@ def numbers(dataset: Dataset, keyword: str) -> np.ndarray | None:
     if keyword not in dataset:
         return None
     try:
-        value = dataset.get_item(keyword).value
-        # Text not yet parsed is split here: pydicom makes an object of each number, seconds per structure set.
+        stored = dataset.get_item(keyword)
+        # Decimal text not yet parsed is split here: pydicom makes an object of each number, seconds per structure set.
+        value = stored.value if stored.VR == "DS" else dataset[keyword].value
         values = np.array(value.split(b"\\") if isinstance(value, bytes) else value, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
         return None

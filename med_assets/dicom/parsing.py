@@ -231,7 +231,7 @@ def _whole(data: bytes) -> FileDataset | None:
         with quietly() as caught:
             dataset = pydicom.dcmread(stream, force=True)
             syntax = text(dataset.file_meta, "TransferSyntaxUID")
-    except Exception:
+    except Exception:  # the header is then read alone, and gives the reason
         return None
     if _ends_early(caught) or syntax in ("", DeflatedExplicitVRLittleEndian, DEFLATED_FRAMES):
         return None

@@ -5,6 +5,7 @@ so that whoever watches knows what was being read. What ended an earlier process
 """
 
 import hashlib
+import resource
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -261,7 +262,9 @@ class EntryReader:
     def __post_init__(self) -> None:
         from med_assets.dicom.discover import Shelf
 
-        self.shelf = Shelf(int(self.task.ws.intake_memory_gb * 1e9 * KEPT_SHARE))
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)  # of this process, which may be one of several
+        most = self.task.ws.intake_memory_gb * 1e9
+        self.shelf = Shelf(int(KEPT_SHARE * (most if limit == resource.RLIM_INFINITY else min(most, limit))))
 
     def messages(self) -> Iterator[CaseVersion | StoredCase]:
         """What is refused of the entry, and its accepted cases."""
