@@ -1,8 +1,11 @@
 """The composition root: loads assets, resources and sensors, and applies what holds for all of them."""
 
+import gc
 import warnings
 
 import dagster as dg
+
+gc.disable()  # what is loaded here stays: to look for garbage among it is a tenth of loading
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
@@ -27,3 +30,6 @@ defs = dg.Definitions(
     executor=dg.in_process_executor,
 )
 """Everything that Dagster loads."""
+
+gc.freeze()
+gc.enable()

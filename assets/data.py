@@ -5,6 +5,7 @@ import dagster as dg
 from assets import batch_content, keys, versions
 from assets.checks import blocking, informing
 from assets.factory import attributes, materialized
+from med_assets.cli import stages
 from resources.workspace import WorkspaceResource
 
 
@@ -23,7 +24,6 @@ def dataset(program: str) -> dg.AssetsDefinition:
         check_specs=[blocking("synthetic_data", key, "No synthetic case is in a dataset for production.")],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.cli import stages
         from med_assets.dataset.checks import synthetic_data
 
         ws = workspace.open()
@@ -61,7 +61,6 @@ def splits(program: str) -> dg.AssetsDefinition:
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.cli import stages
         from med_assets.dataset.checks import between_cases, held_out, patient_leakage
 
         ws = workspace.open()

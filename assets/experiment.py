@@ -9,6 +9,7 @@ from assets.checks import informing
 from assets.factory import Overrides, attributes, logged, materialized
 from med_assets import program as programs
 from med_assets.capabilities import Screens
+from med_assets.cli import stages
 from med_assets.experiments.configuration import Experiment
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
@@ -32,8 +33,6 @@ def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        from med_assets.cli import stages
-
         launch = partial(launcher.run, context)
         return materialized(
             context, stages.train(workspace.open(), program, experiment, tuple(config.overrides), launch)
@@ -58,8 +57,6 @@ def learning_curve(program: str, configured: Experiment) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        from med_assets.cli import stages
-
         ws, launch = workspace.open(), partial(launcher.run, context)
         overrides = tuple(config.overrides)
         return materialized(
@@ -93,7 +90,6 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        from med_assets.cli import stages
         from med_assets.evaluation.checks import doubts, fine_tuning
 
         ws = workspace.open()

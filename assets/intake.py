@@ -5,6 +5,7 @@ import dagster as dg
 from assets import keys, versions
 from assets.checks import blocking
 from assets.factory import attributes, batch, logged, materialized
+from med_assets.cli import stages
 from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 
@@ -28,7 +29,6 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         def work() -> dg.MaterializeResult:
-            from med_assets.cli import stages
             from med_assets.intake.checks import residual_phi
 
             ws, taken = workspace.open(), batch(context)
@@ -63,7 +63,6 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.cli import stages
         from med_assets.preparation.checks import audit
 
         ws, taken = workspace.open(), batch(context)

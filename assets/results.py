@@ -11,6 +11,7 @@ import dagster as dg
 from assets import batch_content, keys, versions
 from assets.checks import blocking, informing
 from assets.factory import attributes, batches, logged, materialized, several_batches_in_a_run
+from med_assets.cli import stages
 from med_assets.evaluation.analysis import Analysis
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
@@ -29,8 +30,6 @@ def leaderboard(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition
         deps=[keys.experiment_key(program, name, "evaluation") for name in experiments],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.cli import stages
-
         return materialized(context, stages.leaderboard(workspace.open(), program))
 
     return asset
@@ -58,7 +57,6 @@ def champion(program: str) -> dg.AssetsDefinition:
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.cli import stages
         from med_assets.promotion.checks import challenger_accepted, champion_regression
 
         ws = workspace.open()
@@ -97,7 +95,6 @@ def monitoring(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        from med_assets.cli import stages
         from med_assets.monitoring.checks import drift, in_control
 
         ws = workspace.open()
@@ -128,8 +125,6 @@ def predictions(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        from med_assets.cli import stages
-
         launch = partial(launcher.run, context)
         return materialized(context, stages.predictions(workspace.open(), program, batches(context), launch))
 
@@ -157,8 +152,6 @@ def screening(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        from med_assets.cli import stages
-
         ws, launch = workspace.open(), partial(launcher.run, context)
         read = batch_content.read(ws, program, "prepared_cases")
         with logged(context):
@@ -183,8 +176,6 @@ def analysis(program: str, chosen: Analysis, experiments: Sequence[str]) -> dg.A
         pool=keys.POOL if chosen.expensive else None,
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.cli import stages
-
         return materialized(context, stages.analyse(workspace.open(), program, chosen.name))
 
     return asset
@@ -204,8 +195,6 @@ def experiments(program: str) -> dg.AssetsDefinition:
         deps=[keys.key(program, "splits"), keys.key(program, "leaderboard"), keys.key(program, "champion")],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.cli import stages
-
         return materialized(context, stages.experiments(workspace.open(), program))
 
     return asset
@@ -229,7 +218,6 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
         ],
     )
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.cli import stages
         from med_assets.reporting.checks import synthetic_report
 
         ws = workspace.open()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from med_assets.cli import stages
 from med_assets.cli.commands import (
     Section,
     Value,
@@ -17,7 +18,6 @@ from med_assets.cli.commands import (
     program,
     reason,
     show,
-    stages,
     table,
     workspace,
 )

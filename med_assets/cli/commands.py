@@ -6,7 +6,6 @@ A command is a function with its options beside it and imports its libraries its
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +19,9 @@ from med_assets.storage.progress import bars
 if TYPE_CHECKING:
     import pandas as pd
 
-    from med_assets.cli import stages
     from med_assets.launch.training import Launch
     from med_assets.settings import Settings, Workspace
     from med_assets.storage.result import StageResult
-else:
-
-    class _Late:
-        """The stages of the graph, imported when one is first asked for."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(import_module("med_assets.cli.stages"), name)
-
-    stages = _Late()
 
 
 def workspace() -> "Workspace":

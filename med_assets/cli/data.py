@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from med_assets.cli.commands import Section, Several, Value, program, reason, show, stages, table, workspace
+from med_assets.cli import stages
+from med_assets.cli.commands import Section, Several, Value, program, reason, show, table, workspace
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+from med_assets.cli import stages
 from med_assets.cli.commands import (
     EXPERIMENT,
     OVERRIDE,
@@ -19,7 +20,6 @@ from med_assets.cli.commands import (
     overrides,
     show,
     show_tables,
-    stages,
     table,
     workspace,
 )

@@ -29,6 +29,9 @@ EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 COMPLETION = "_MED_ASSETS_COMPLETE"
 """Environment variable by which a shell asks for completion; its name is click's."""
 
+IMPORTING = "<frozen importlib._bootstrap>"
+"""File name of the frames that every import runs in."""
+
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -47,6 +50,11 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise Interrupted; within an import, where an exception can be lost, end the process."""
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTING:
+            _end_at_once(number, frame)
+        frame = frame.f_back
     raise Interrupted(number)
 
 
@@ -75,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare() -> None:
-    """Import what commands use, while a signal ends the process; from then on it raises, which no import can lose."""
-    from med_assets.cli import doctor, explain, stages  # noqa: F401 - imported for what imports them later
+    """Make the process ready for a command: a signal raises from now on, so that what was begun is tidied up."""
     from med_assets.storage.files import keep_private
     from med_assets.storage.scratch import remove_abandoned
 

@@ -2,6 +2,7 @@
 
 import click
 
+from med_assets.cli import stages
 from med_assets.cli.commands import (
     Section,
     Value,
@@ -11,7 +12,6 @@ from med_assets.cli.commands import (
     reason,
     show,
     show_tables,
-    stages,
     table,
     workspace,
 )

@@ -232,6 +232,36 @@ def test_help_lists_every_command_and_imports_no_library(tmp_path: Path) -> None
     assert not imported & {"torch", "pandas", "dagster", "numpy", "pyarrow", "pydantic"}
 
 
+LIBRARIES = {
+    "torch", "monai", "lightning", "transformers", "dagster", "pandas", "numpy", "pyarrow", "duckdb", "scipy", "skimage", "sklearn",
+    "pydicom", "highdicom", "nibabel", "PIL", "matplotlib", "jinja2", "great_expectations", "hydra", "omegaconf", "boto3", "pydantic",
+}  # fmt: skip
+"""Libraries that take time to import."""
+
+TABLES = {"pandas", "numpy", "pyarrow", "pydantic"}
+
+
+@pytest.mark.parametrize(
+    ("words", "used"),
+    [
+        (["cases", "rt_dose"], TABLES),
+        (["leaderboard", "rt_dose"], TABLES),
+        (["explain", "CASE"], TABLES),
+        (["query", "select count(*) as n from raw_cases"], {*TABLES, "duckdb"}),
+        (["experiments", "rt_dose"], {*TABLES, "jinja2"}),
+    ],
+)
+def test_a_command_imports_what_it_uses(landed: Workspace, words: list[str], used: set[str]) -> None:
+    words = [case_id(landed) if word == "CASE" else word for word in words]
+    code = (
+        "import sys; from med_assets.cli.main import main; main(sys.argv[1:]); "
+        f"print('IMPORTED', *sorted({LIBRARIES!r} & set(sys.modules)))"
+    )
+    run("-c", code, *words)  # composes what it needs, so that the next one finds it
+    [line] = [line for line in run("-c", code, *words).stdout.splitlines() if line.startswith("IMPORTED")]
+    assert set(line.split()[1:]) <= used
+
+
 def test_a_shell_completes_commands_options_and_programs() -> None:
     completed = {
         "med-assets learn": "plain,learning-curve",

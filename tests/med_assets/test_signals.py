@@ -35,7 +35,7 @@ def imports(process: subprocess.Popen[str], library: str) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is read from /proc")
 @pytest.mark.parametrize(("number", "code"), CODES)
-@pytest.mark.parametrize("library", ["yaml", "numpy", "pandas", "pyarrow", "scipy"])
+@pytest.mark.parametrize("library", ["yaml", "numpy", "pyarrow"])
 def test_a_signal_while_libraries_are_imported(
     workspace: Workspace, library: str, number: signal.Signals, code: int
 ) -> None:
