@@ -178,3 +178,36 @@ def test_an_idle_tick_asks_the_system_once_for_each_file(ws: Workspace, monkeypa
     folders = [path for path in asked if path.startswith(str(ws.landing / "rt_dose")) and not path.endswith("1.dcm")]
     assert len(files) == 40
     assert len(folders) <= 40 * 4 + 10
+
+
+def test_a_landing_folder_that_is_not_there_has_a_message_once(ws: Workspace) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def message(cursor: str | None) -> tuple[str, str | None]:
+            context = dg.build_sensor_context(instance=instance, cursor=cursor)
+            found = intake("rt_dose")(context)
+            assert isinstance(found, dg.SensorResult)
+            return str(found.skip_reason), found.cursor
+
+        first, cursor = message(None)
+        again, cursor = message(cursor)
+        assert "is not there yet" in first
+        assert "is not there" not in again
+        (ws.landing / "rt_dose").mkdir(parents=True)
+        _, cursor = message(cursor)
+        (ws.landing / "rt_dose").rmdir()
+        assert "is not there" in message(cursor)[0], "it was there in between"
+
+
+def test_a_landing_zone_that_is_costly_to_list_is_not_listed_at_each_tick(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(ws, "a")
+    monkeypatch.setattr("sensors.intake.SHARE", 1e-9)
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = tick(instance)
+        assert first.run_requests
+        monkeypatch.setattr(batches, "survey", lambda *_: pytest.fail("it was listed"))
+        found = intake("rt_dose")(dg.build_sensor_context(instance=instance, cursor=first.cursor))
+        assert isinstance(found, dg.SensorResult)
+        assert not found.run_requests
