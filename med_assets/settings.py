@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from med_assets import program, records
 from med_assets.deidentification.keys import MIN_KEY_CHARS, key_weakness, published
 from med_assets.errors import ConfigurationError
 from med_assets.landing.folder import Landing, LocalLanding
@@ -111,7 +112,6 @@ class Settings:
     @cached_property
     def lake(self) -> Lake:
         """Tables of this home, those of the programs' facts included."""
-        from med_assets import program, records
 
         return Lake(self.home / "lake", {**records.tables(), **program.fact_tables()})
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from med_assets.capabilities import RequiredStructures
 from med_assets.cli import stages
 from med_assets.cli.commands import (
     Section,
@@ -22,6 +23,7 @@ from med_assets.cli.commands import (
     workspace,
 )
 from med_assets.errors import ConfigurationError
+from med_assets.records import PreparedCase, ReaderDecision, Status
 from med_assets.storage import names
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ def cases(program: str, quarantined: bool) -> None:
     """List cases with their state, split and reason for quarantine."""
     from med_assets.catalog import Catalog
     from med_assets.cli.explain import batches_by_version
-    from med_assets.records import PreparedCase, ReaderDecision, Status
 
     catalog = Catalog(workspace(), program)
     assignments = catalog.assignments()
@@ -73,7 +74,6 @@ def cases(program: str, quarantined: bool) -> None:
 
 def _missing(catalog: "Catalog") -> dict[tuple[str, str], str] | None:
     """By case and version the structures that every case should have and it lacks; None in a program that requires none."""
-    from med_assets.capabilities import RequiredStructures
     from med_assets.program import get
 
     chosen = get(catalog.program)
@@ -86,7 +86,6 @@ def _missing(catalog: "Catalog") -> dict[tuple[str, str], str] | None:
 
 def _state(case: "CaseVersion | PreparedCase", counts: str | None, accepted_in: Mapping[tuple[str, str], str]) -> str:
     """State of a case by what is newest of it; `counts` is the version of it that the dataset holds, if any."""
-    from med_assets.records import Status
 
     if case.status == Status.OK:
         return "ok" if counts else "not in the dataset"

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import click
 
+from med_assets.capabilities import LabelMeanings
 from med_assets.cli import stages
 from med_assets.cli.commands import Section, Several, Value, program, reason, show, table, workspace
 from med_assets.errors import ConfigurationError
+from med_assets.records import Status
 from med_assets.storage import names
+from med_assets.storage.s3.bucket import location
 
 SECTION = Section("Cases from files")
 
@@ -84,7 +87,6 @@ def import_cases(
     What is skipped is listed with its reason.
     """
     from med_assets import program
-    from med_assets.capabilities import LabelMeanings
     from med_assets.landing.bucket import S3Landing
     from med_assets.landing.importing import volumes
     from med_assets.programs.breast_us import importer as breast
@@ -93,7 +95,6 @@ def import_cases(
     from med_assets.programs.retinal_oct import importer as ai_readi
     from med_assets.programs.rt_dose import importer as openkbp
     from med_assets.settings import Settings
-    from med_assets.storage.s3.bucket import location
 
     if len(src) != (2 if source == "pair" else 1):
         raise ConfigurationError(
@@ -218,7 +219,6 @@ def batches(program: str) -> None:
     """List the batches taken, and what waits in the landing folder."""
     from med_assets.catalog import Catalog
     from med_assets.landing import batches
-    from med_assets.records import Status
 
     ws = workspace()
     shown = {"to predict": Status.TO_PREDICT, "quarantined": Status.QUARANTINED, "notes": Status.NOTE}

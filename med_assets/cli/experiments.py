@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+from med_assets.capabilities import ExportsModel
 from med_assets.cli import stages
 from med_assets.cli.commands import (
     EXPERIMENT,
@@ -23,7 +24,10 @@ from med_assets.cli.commands import (
     table,
     workspace,
 )
+from med_assets.cli.weights import describe, tokens
 from med_assets.errors import ConfigurationError
+from med_assets.records import AggregateScore
+from med_assets.storage.escaping import csv
 
 SECTION = Section("Experiments")
 PREDICTIONS, VALUES = Value("PRED_DIR", Path), one_of("labels", "probabilities")
@@ -127,7 +131,6 @@ def learning_curve(
 def evaluate(experiment: tuple[str, str], launcher: str | None) -> None:
     """Formally evaluate an experiment's checkpoint on the fixed splits."""
     from med_assets.catalog import Catalog
-    from med_assets.records import AggregateScore
 
     ws, (program, name) = workspace(), experiment
     show(f"evaluated {program}/{name}", stages.evaluate(ws, program, name, launch(ws, launcher)))
@@ -175,7 +178,6 @@ def score(
     A pair that can't be scored is listed and fails the command.
     """
     from med_assets.evaluation.folders import aggregate, compare, score_folders
-    from med_assets.storage.escaping import csv
 
     scores, problems = score_folders(predicted, truth, pixel_mm, values)
     if out is not None:
@@ -199,7 +201,6 @@ def score(
 def export(experiment: tuple[str, str], out: Path) -> None:
     """Write the network of an experiment for other runtimes, as ONNX."""
     from med_assets import program
-    from med_assets.capabilities import ExportsModel
     from med_assets.launch.training import checkpoint_of, stored_checkpoint
 
     ws, (name, chosen) = workspace(), experiment
@@ -227,7 +228,6 @@ def weights(
     page: Path | None,
 ) -> None:
     """Identify a file of released weights, the experiment that takes it, and what a network computes with it."""
-    from med_assets.cli.weights import describe, tokens
     from med_assets.cli.weights_page import page as written
 
     if page is not None:

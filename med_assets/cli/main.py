@@ -16,6 +16,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from med_assets.errors import MedAssetsError
+from med_assets.storage.escaping import VisibleText
+from med_assets.storage.scratch import remove_abandoned
 
 if TYPE_CHECKING:
     import click
@@ -71,7 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = _handle(_end_at_once)
     try:
         from med_assets.cli.command_line import cli
-        from med_assets.storage.escaping import VisibleText
 
         if os.environ.get(COMPLETION):
             cli.main(prog_name="med-assets")
@@ -85,7 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare() -> None:
     """Make the process ready for a command: a signal raises from now on, so that what was begun is tidied up."""
     from med_assets.storage.files import keep_private
-    from med_assets.storage.scratch import remove_abandoned
 
     keep_private()
     _handle(_interrupt)

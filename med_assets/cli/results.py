@@ -15,6 +15,7 @@ from med_assets.cli.commands import (
     table,
     workspace,
 )
+from med_assets.records import Champion
 from med_assets.storage import names
 
 SECTION = Section("Models of a program")
@@ -59,7 +60,6 @@ def promote(program: str, experiment: str | None) -> int:
 def rollback(program: str, to: str | None, reason: str) -> None:
     """Make an earlier champion the champion again."""
     from med_assets.catalog import Catalog
-    from med_assets.records import Champion
 
     ws = workspace()
     now = stages.rollback(ws, program, reason, to)

@@ -3,6 +3,7 @@
 import click
 
 from med_assets.cli.commands import Section, Value, one_of, table, workspace
+from med_assets.storage.escaping import csv
 
 SECTION = Section("Home and machine")
 
@@ -13,7 +14,6 @@ SECTION = Section("Home and machine")
 def query(sql: str, format: str) -> None:
     """Run SQL over the tables of the lake."""
     from med_assets.catalog import query_tables
-    from med_assets.storage.escaping import csv
 
     rows = query_tables(workspace(), sql)
     match format:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from med_assets.errors import ConfigurationError
+from med_assets.training.reading import open_weights
 
 
 def tokens(file: Path, text: str) -> list[int]:
@@ -30,7 +31,6 @@ def describe(file: Path, chosen: tuple[str, str] | None, overrides: Sequence[str
     from med_assets.experiments.configuration import load
     from med_assets.storage.files import file_sha256
     from med_assets.training import released
-    from med_assets.training.reading import open_weights
 
     content = open_weights(file)
     names = released.names_of(content)

@@ -6,6 +6,7 @@ from pathlib import Path
 from med_assets.errors import CheckpointMismatch
 from med_assets.experiments import policies
 from med_assets.experiments.weights import FOLDER
+from med_assets.training.reading import open_weights
 
 BEGIN, END = "<!-- table: med-assets weights --table -->", "<!-- end of the table -->"
 """Lines of the page between which the table stands."""
@@ -28,7 +29,6 @@ def table() -> str:
 
     from med_assets.experiments.configuration import load
     from med_assets.training import released
-    from med_assets.training.reading import open_weights
 
     lines = [HEAD, "|" + "---|" * HEAD.count(" | ") + "---|"]
     for family in released.FAMILIES:

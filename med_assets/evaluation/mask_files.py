@@ -1,7 +1,7 @@
 """Masks as people save them: grey, coloured and palette pictures, NIfTI and NRRD label maps, and DICOM segmentations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -123,7 +123,6 @@ def _segment_name(segment: Any, coding: Coding) -> str:
 
 
 def _placed(segments: "Segments", coding: Coding, grid: "Geometry | None") -> dict[str, np.ndarray]:
-    from dataclasses import replace
 
     from med_assets.dicom.seg import place
 

@@ -376,7 +376,7 @@ def _serve(connection: Connection) -> None:
     """Read entries until the other end is closed."""
     from med_assets.deidentification import residual  # noqa: F401 - imported before the first step's time runs
     from med_assets.deidentification.deidentify import Deidentifier
-    from med_assets.dicom import archives, discover, write  # noqa: F401 - imported before the first step's time runs
+    from med_assets.dicom import discover, write  # noqa: F401 - imported before the first step's time runs
     from med_assets.dicom.frames import quietly
     from med_assets.program import get
 

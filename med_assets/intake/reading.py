@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from med_assets import program as programs
+from med_assets.dicom import archives
 from med_assets.dicom.sop_classes import MODALITIES
 from med_assets.errors import CaseRejected, DiskFull
 from med_assets.intake.grouping import group_by_patient
@@ -268,7 +269,6 @@ class EntryReader:
 
     def messages(self) -> Iterator[CaseVersion | StoredCase]:
         """What is refused of the entry, and its accepted cases."""
-        from med_assets.dicom import archives
         from med_assets.dicom.discover import scan
 
         token, unpacked = self.task.token, self.task.scratch / "unpacked"
@@ -347,7 +347,6 @@ class EntryReader:
         self._step(f"file {key}", n_bytes / BYTES_PER_S)
 
     def _is_archive(self, path: Path) -> bool:
-        from med_assets.dicom import archives
 
         try:
             self._before_file(path)

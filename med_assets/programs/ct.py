@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from med_assets.errors import ConfigurationError
+from med_assets.preparation.expectations import between
 from med_assets.program import Fact
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ def tilt_policy(ws: "Settings", program: str) -> "TiltPolicy":
 
 def ct_expectations() -> "tuple[Expectation, ...]":
     """Return what the facts of CT_FACTS are held against: warnings."""
-    from med_assets.preparation.expectations import between
 
     return (
         between("gantry_tilt_deg", None, 0, "a CT of an upright gantry, not resampled", "warn"),

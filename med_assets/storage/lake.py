@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 from med_assets.storage.files import digest, file_sha256, replacing
+from med_assets.storage.query import query
 from med_assets.storage.scratch import scratch
 from med_assets.storage.together import read_together, stamp
 
@@ -131,8 +132,6 @@ class Lake:
 
     def query(self, sql: str) -> "pd.DataFrame":
         """Run one SELECT over all tables; see `med_assets.storage.query`. Raises ConfigurationError."""
-        from med_assets.storage.query import query
-
         files = {
             table: [str(self._path(table, partition)) for partition in self.partitions(table)] for table in self.tables
         }

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from med_assets.errors import MedAssetsError
+from med_assets.errors import AcceleratorFailed, MedAssetsError, OutOfMemory, TrainingStopped
 from med_assets.launch.jobs import Kind, kind
 from med_assets.storage.files import keep_private
 from med_assets.training import status
@@ -56,8 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(job: Path, resume: str) -> int:
-    from med_assets.errors import AcceleratorFailed, OutOfMemory, TrainingStopped
-
     try:
         if kind(job) is Kind.PREDICTION:
             _predict(job)

@@ -12,6 +12,7 @@ training of the job from starting before the first is gone.
 torchrun restarts processes that end, but sees none that hang, imports torch in the parent, and has no exit status that says to requeue.
 """
 
+import ctypes
 import fcntl
 import os
 import signal
@@ -177,7 +178,6 @@ def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies; where it is not Linux, nothing happens."""
     if sys.platform != "linux":
         return
-    import ctypes
 
     parent, pr_set_pdeathsig = os.getppid(), 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)

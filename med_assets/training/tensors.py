@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from med_assets.errors import CheckpointMismatch
 from med_assets.experiments.configuration import Experiment, from_json
+from med_assets.training.reading import open_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,7 +92,6 @@ def demand_values(expected: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]
 
 def read_checkpoint(program: str, folder: Path) -> "tuple[Experiment, dict[str, Tensor]]":
     """Read `experiment.json` and `weights.pt` of a checkpoint folder. Raises CheckpointMismatch when one is missing."""
-    from med_assets.training.reading import open_weights
 
     paths = {name: folder / name for name in ("experiment.json", "weights.pt")}
     if missing := [name for name, path in paths.items() if not path.is_file()]:

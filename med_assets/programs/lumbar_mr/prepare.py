@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from med_assets.dicom.label_rows import LabelRow, write_rows
+from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.lumbar_mr.grouping import sagittal_t2
@@ -62,7 +63,6 @@ def read_levels(dataset: "Dataset", frame: str = "") -> Levels:
     `frame` cost only themselves. Raises CaseRejected: no_level_points, several_anatomies, and the codes of `read_points`.
     """
     from med_assets.dicom.rtstruct import read_points
-    from med_assets.dicom.structure_names import normalise
 
     levels = {normalise(name): level for level, name in ROI_NAMES.items()}
     anatomies = {normalise(name): anatomy for anatomy, name in ANATOMY_ROIS.items()}
@@ -111,7 +111,6 @@ def read_levels(dataset: "Dataset", frame: str = "") -> Levels:
 
 def _called(name: str, otherwise: str, levels: Mapping[str, str]) -> str:
     """The name of a level, which identifies nobody, or else the number of the ROI."""
-    from med_assets.dicom.structure_names import normalise
 
     known = normalise(name)
     return ROI_NAMES[levels[known]] if known in levels else otherwise

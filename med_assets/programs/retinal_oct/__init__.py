@@ -1,5 +1,6 @@
 """Diabetes status from macular OCT by pretrained encoders: the program's side of the contract, and its facts."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,7 +239,6 @@ class RetinalOct(Program):
         return write_prediction(prepared, predicted, out, model)
 
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
-        import tempfile
 
         from med_assets.programs.retinal_oct.importer import import_participants
         from med_assets.programs.retinal_oct.phantom import SCANNERS, people, write_dataset

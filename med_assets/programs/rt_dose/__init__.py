@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from med_assets.errors import ConfigurationError
 from med_assets.intake.grouping import Others, Picked, around_series, referring
 from med_assets.metrics.ranges import POSITIVE
+from med_assets.metrics.score import Score
 from med_assets.program import (
     CasePredictor,
     Fact,
@@ -224,7 +225,6 @@ class RtDose(Program):
 
     def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
         from med_assets.metrics.dose import openkbp_dvh_score
-        from med_assets.metrics.score import Score
         from med_assets.programs.rt_dose.score import OPENKBP_TERM
 
         terms = [one.value for one in scores if one.metric.startswith(OPENKBP_TERM) and one.subject != "all"]

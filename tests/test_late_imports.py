@@ -1,0 +1,32 @@
+"""What is imported late, in functions: heavy libraries, and modules of ours that import one of them, alone."""
+
+import sys
+
+from tests.import_graph import imports, loaded_by, modules
+
+HEAVY = {
+    # computing
+    "numpy", "scipy", "pandas", "pyarrow", "duckdb", "skimage", "sklearn", "torch", "lightning", "monai", "transformers", "tokenizers",
+    "safetensors", "onnx", "onnxruntime", "pymedphys", "numba",
+    # files and pictures
+    "pydicom", "highdicom", "nibabel", "nrrd", "rle", "PIL", "matplotlib", "jinja2", "nbformat", "nbclient", "jupyter_client",
+    # the world outside
+    "tqdm", "boto3", "botocore", "s3transfer", "moto", "werkzeug", "great_expectations",
+    # what `med-assets --help` does without
+    "click", "pydantic", "yaml", "hydra", "omegaconf", "psutil",
+}  # fmt: skip
+"""Libraries that cost time to import, so that a process does without those that it does not use."""
+
+
+def test_only_what_is_heavy_is_imported_late() -> None:
+    light = sorted(
+        f"{modules()[each.module].name}: {each.module}, line {each.line}: {each.loads}"
+        for module in modules()
+        for each in imports(module)[1]
+        if not (each.loads in HEAVY or (each.loads in modules() and loaded_by(each.loads) & HEAVY))
+    )
+    assert light == []
+
+
+def test_the_heavy_libraries_are_none_of_pythons_own() -> None:
+    assert not HEAVY & set(sys.stdlib_module_names)
