@@ -94,7 +94,9 @@ class LocalStore:
                 yield temporary
                 if self.has(key):
                     return
-                write_json(temporary / MANIFEST, folder_hashes(temporary))
+                write_json(
+                    temporary / MANIFEST, folder_hashes(temporary), durable=False
+                )  # all files are synced once, here
                 for path in temporary.rglob("*"):
                     sync(path)
                 sync(temporary)
