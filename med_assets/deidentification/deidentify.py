@@ -186,13 +186,13 @@ class Deidentifier:
         """Whose object it is, and how it was de-identified: the same elements in each object of a patient."""
         key = pseudonym, methods, syntax
         if self._declared is None or self._declared[0] != key:
-            said = Dataset()
-            said.PatientID = said.PatientName = pseudonym
-            said.PatientIdentityRemoved = "YES"
-            said.LongitudinalTemporalInformationModified = "MODIFIED"
-            said.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
-            said.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
-            self._declared = key, {element.tag: encoded(element, syntax) for element in said}
+            declared = Dataset()
+            declared.PatientID = said.PatientName = pseudonym
+            declared.PatientIdentityRemoved = "YES"
+            declared.LongitudinalTemporalInformationModified = "MODIFIED"
+            declared.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
+            declared.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
+            self._declared = key, {element.tag: encoded(element, syntax) for element in declared}
         return self._declared[1]
 
     def without_identifiers(self, ds: Dataset, known: Collection[str]) -> None:

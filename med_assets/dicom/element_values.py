@@ -40,7 +40,7 @@ _DECIMALS_BYTES = re.compile(rb"(%b(?:\\%b)*) ?" % (_DECIMAL_BYTES, _DECIMAL_BYT
 def decimals(stored: DataElement | RawDataElement | None) -> bytes | None:
     """The numbers of an element of decimal text that is not decoded yet, as decoding and writing leaves them: contours have millions.
 
-    None for any other element, and for text with blanks, gaps, or what is no number: it is decoded, and then judged. The tag is
+    None for any other element, and for text with blanks, gaps, or what is no number: it is decoded, and then checked. The tag is
     in the dictionary.
     """
     if not isinstance(stored, RawDataElement) or not stored.value or _expected(stored.tag) != _DECIMAL_TEXT:

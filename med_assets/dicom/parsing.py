@@ -75,7 +75,7 @@ class Shelf:
         self._contents: dict[Path, bytes] = {}
 
     def start(self, path: Path) -> bytes:
-        """Return the first bytes of a plain file, which is kept where it is a DICOM file and there is room. Raises OSError."""
+        """Return the first bytes of a plain file, which is kept where it is a DICOM file and memory allows it. Raises OSError."""
         with path.open("rb") as stream:
             first = stream.read(START_BYTES)
             size = os.fstat(stream.fileno()).st_size
