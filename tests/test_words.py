@@ -26,7 +26,7 @@ RETIRED = {
     "entries, fetch and exists of a landing zone": r"\bbrought\b|\.(bring|look|there)\(|def (bring|look|there)\b",
     "hash_fraction, or plot": r"def draw\b(?!\((roi|self, mask))|\.draw\((path|tmp_path)|\"\"\"Draw (the|one case|a line|means|every step)",
     "segmentation_2d": r"flat_(seg|scores)|FlatSegment|metrics[./]flat\b",
-    "references, elements or object policy": r"\badmission\b|dicom[./]links\b|dicom[./]admission\b",
+    "references, elements or object policy": r"dicom[./]frames\b|\badmission\b|dicom[./]links\b|dicom[./]admission\b",
     "memory plan, or fallbacks": r"(?<![a-z])rungs?(?![a-z])|(?<![a-z])ladders?(?![a-z])",
     "disk_full_guard, or space": r"\brooms?\b",
     "initial weights, or start": r"(?<![a-z])(begin|begins|began|begun|beginning)[ _]with(?![a-z])|\bbeginnings?\b",

@@ -43,8 +43,8 @@ from med_assets.deidentification.profile import (
 )
 from med_assets.dicom.compression import lost_values
 from med_assets.dicom.element_values import decimals, read_element, values
+from med_assets.dicom.elements import identifier
 from med_assets.dicom.encoded import CHARACTER_SET, encoded, stored_decimals
-from med_assets.dicom.frames import identifier
 from med_assets.dicom.objects import code_item
 from med_assets.dicom.pixel_data import clean_pixels, require_syntax
 from med_assets.dicom.repeated import Repeated, in_order, is_kept
@@ -187,11 +187,13 @@ class Deidentifier:
         key = pseudonym, methods, syntax
         if self._declared is None or self._declared[0] != key:
             declared = Dataset()
-            declared.PatientID = said.PatientName = pseudonym
+            declared.PatientID = declared.PatientName = pseudonym
             declared.PatientIdentityRemoved = "YES"
             declared.LongitudinalTemporalInformationModified = "MODIFIED"
             declared.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
-            declared.DeidentificationMethodCodeSequence = [code_item(value, "DCM", meaning) for value, meaning in methods]
+            declared.DeidentificationMethodCodeSequence = [
+                code_item(value, "DCM", meaning) for value, meaning in methods
+            ]
             self._declared = key, {element.tag: encoded(element, syntax) for element in declared}
         return self._declared[1]
 

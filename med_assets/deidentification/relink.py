@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.errors import InvalidDicomError
 
 from med_assets.deidentification.deidentify import Deidentifier
-from med_assets.dicom.frames import quietly, text
+from med_assets.dicom.elements import quietly, text
 from med_assets.errors import CaseRejected
 
 OF_PATIENT_AND_STUDY = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.frames import numbers, quietly, text
+from med_assets.dicom.elements import numbers, quietly, text
 
 LOSSY_SYNTAXES = frozenset({uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless})
 """Transfer syntaxes that lose values whatever the header says."""

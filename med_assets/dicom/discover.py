@@ -15,8 +15,8 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from med_assets.dicom.elements import identifier, number, numbers, quietly, text, texts
 from med_assets.dicom.enhanced import all_frames, first_frame, is_multi_frame
-from med_assets.dicom.frames import identifier, number, numbers, quietly, text, texts
 from med_assets.dicom.parsing import (
     HEADER,
     LAST_RESORT,

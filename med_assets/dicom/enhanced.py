@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from med_assets.dicom.frames import SPACING_TOLERANCE_MM, image_axes, number, regular_spacing, text, texts
+from med_assets.dicom.elements import SPACING_TOLERANCE_MM, image_axes, number, regular_spacing, text, texts
 from med_assets.dicom.pixel_data import require_syntax
 from med_assets.errors import CaseRejected
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from med_assets.dicom.frames import FIT_DECIMALS, Axes, decoded, even_stack, image_axes, number, text
+from med_assets.dicom.elements import FIT_DECIMALS, Axes, decoded, even_stack, image_axes, number, text
 from med_assets.errors import CaseRejected
 
 if TYPE_CHECKING:

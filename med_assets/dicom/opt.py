@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.uid import OphthalmicTomographyImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from med_assets.dicom.frames import decoded, number, numbers, regular_spacing, text
+from med_assets.dicom.elements import decoded, number, numbers, regular_spacing, text
 from med_assets.dicom.objects import (
     SYNTHETIC_IMAGE_TYPE,
     UNDATED,

@@ -30,7 +30,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STR_VR
 
 from med_assets.dicom.archives import START_BYTES, is_archive
 from med_assets.dicom.bounds import measure
-from med_assets.dicom.frames import quietly, text
+from med_assets.dicom.elements import quietly, text
 from med_assets.dicom.pixel_data import DEFLATED_FRAMES
 from med_assets.dicom.repeated import Repeated
 from med_assets.errors import CaseRejected

@@ -18,7 +18,7 @@ from pydicom.uid import UID
 
 from med_assets.dicom.codestreams import JPEG_START, Codestream, cut_off, rebuilt_jpeg, unsafe
 from med_assets.dicom.element_values import read_element
-from med_assets.dicom.frames import decoding, quietly, syntax_name, uncompressed
+from med_assets.dicom.elements import decoding, quietly, syntax_name, uncompressed
 from med_assets.dicom.jpeg2000 import JPEG_2000_STARTS, rebuilt_jpeg_2000
 from med_assets.dicom.sop_classes import LABELMAP_STORAGE, PIXEL_CLASSES, USUALLY_BURNED_IN
 from med_assets.errors import CaseRejected

@@ -6,7 +6,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from med_assets.dicom.frames import decoded, image_axes, number, numbers, text
+from med_assets.dicom.elements import decoded, image_axes, number, numbers, text
 from med_assets.dicom.geometry import Geometry, Volume, placed
 from med_assets.errors import CaseRejected
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.frames import number, text
+from med_assets.dicom.elements import number, text
 from med_assets.errors import CaseRejected
 
 MAX_PRESCRIPTION_GY = 150.0

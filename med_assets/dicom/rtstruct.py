@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from med_assets.dicom.frames import number, numbers, text
+from med_assets.dicom.elements import number, numbers, text
 from med_assets.dicom.geometry import Geometry
 from med_assets.dicom.polygons import INDEX_DECIMALS, clipped_area, fill_nested, fill_xor
 from med_assets.dicom.polygons import area as polygon_area

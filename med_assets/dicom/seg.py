@@ -15,7 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from med_assets.dicom.discover import describe
-from med_assets.dicom.frames import (
+from med_assets.dicom.elements import (
     DUPLICATE_DISTANCE_MM,
     SLICE_NOISE_MM,
     Axes,

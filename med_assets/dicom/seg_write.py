@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from med_assets import __version__
+from med_assets.dicom.elements import number, text
 from med_assets.dicom.enhanced import Frame, is_multi_frame, single_frames
-from med_assets.dicom.frames import number, text
 from med_assets.dicom.geometry import SAME_AXES_TOLERANCE, Geometry
 from med_assets.dicom.objects import PHANTOM_SOFTWARE, derived_uid, item, save, set_dates, set_trial
 from med_assets.dicom.seg import frame_axes, frame_segment

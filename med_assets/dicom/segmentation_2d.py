@@ -15,7 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from med_assets import __version__
-from med_assets.dicom.frames import number, text
+from med_assets.dicom.elements import number, text
 from med_assets.dicom.objects import PHANTOM_SOFTWARE, derived_uid, save, set_dates, set_trial
 from med_assets.dicom.seg import frame_segment, segment_coding, stored_frames
 from med_assets.errors import CaseRejected

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
 
 from med_assets.dicom.burned_in_text import declares_text, text_in_pixels
-from med_assets.dicom.frames import decoding, number, text
+from med_assets.dicom.elements import decoding, number, text
 from med_assets.dicom.objects import SYNTHETIC_IMAGE_TYPE, Identity, item, new_object, save, set_pixels
 from med_assets.errors import CaseRejected
 

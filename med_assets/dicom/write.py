@@ -13,8 +13,8 @@ from pydicom.uid import CTImageStorage, MRImageStorage, RTDoseStorage, RTPlanSto
 from pydicom.valuerep import format_number_as_ds
 
 from med_assets.dicom.contours import mask_to_contours
+from med_assets.dicom.elements import image_axes, text
 from med_assets.dicom.enhanced import single_frames
-from med_assets.dicom.frames import image_axes, text
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import (
     SYNTHETIC_IMAGE_TYPE,

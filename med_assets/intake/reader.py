@@ -377,7 +377,7 @@ def _serve(connection: Connection) -> None:
     from med_assets.deidentification import residual  # noqa: F401 - imported before the first step's time runs
     from med_assets.deidentification.deidentify import Deidentifier
     from med_assets.dicom import discover, write  # noqa: F401 - imported before the first step's time runs
-    from med_assets.dicom.frames import quietly
+    from med_assets.dicom.elements import quietly
     from med_assets.program import get
 
     def answer(kind: str, values: Any) -> None:

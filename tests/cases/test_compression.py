@@ -11,7 +11,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from med_assets.dicom.discover import load
-from med_assets.dicom.frames import decoded
+from med_assets.dicom.elements import decoded
 from med_assets.dicom.geometry import read_ct_series
 from med_assets.dicom.seg import place, read_segments
 from med_assets.errors import CaseRejected

@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from med_assets.dicom.discover import load
-from med_assets.dicom.frames import quietly
+from med_assets.dicom.elements import quietly
 from med_assets.dicom.geometry import TiltPolicy, Volume, read_ct_series, read_mr_series
 from med_assets.dicom.rtdose import read_dose
 from med_assets.dicom.seg import read_segments

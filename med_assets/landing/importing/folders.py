@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from med_assets.dicom.frames import quietly
+from med_assets.dicom.elements import quietly
 from med_assets.errors import CaseRejected, DiskFull, RemoteFailed
 from med_assets.landing.importing.report import ImportReport
 from med_assets.storage.files import digest, file_sha256, read_json, write_json

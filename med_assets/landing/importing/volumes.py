@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.frames import quietly, text
+from med_assets.dicom.elements import quietly, text
 from med_assets.dicom.geometry import Volume
 from med_assets.dicom.label_rows import LabelRow, summed
 from med_assets.dicom.objects import Identity, derived_uid, set_trial

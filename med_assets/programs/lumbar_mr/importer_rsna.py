@@ -17,7 +17,7 @@ import pandas as pd
 import pydicom
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.frames import image_axes, number, quietly, text
+from med_assets.dicom.elements import image_axes, number, quietly, text
 from med_assets.dicom.geometry import MR_IMAGE_STORAGE
 from med_assets.dicom.write import Identity, derived_uid, write_points
 from med_assets.errors import CaseRejected, ConfigurationError

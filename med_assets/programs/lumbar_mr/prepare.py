@@ -225,6 +225,6 @@ def _middle(at: Mapping[str, np.ndarray], slices: int) -> int:
 
 
 def _number(dataset: "Dataset", keyword: str) -> float | None:
-    from med_assets.dicom.frames import number
+    from med_assets.dicom.elements import number
 
     return number(dataset, keyword)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from med_assets.catalog import Case
-from med_assets.dicom.frames import SLICE_NOISE_MM
+from med_assets.dicom.elements import SLICE_NOISE_MM
 from med_assets.preparation.expectations import Expectation, between
 from med_assets.program import ReportTable
 from med_assets.programs.ct import ct_expectations

@@ -73,7 +73,7 @@ def read_labels(files: Mapping[str, Sequence["Dataset"]], ct: "CtSeries", target
 
 
 def _from_rtstruct(dataset: "Dataset", ct: "CtSeries", frame: str, target: int) -> Labels:
-    from med_assets.dicom.frames import number
+    from med_assets.dicom.elements import number
     from med_assets.dicom.rtstruct import draw, outside_image, read_structure_set
     from med_assets.dicom.seg import coded_concept
 
@@ -182,7 +182,7 @@ def classes_of(
 
 def orientation(dataset: "Dataset") -> str:
     """Return where the stored columns, rows and slice normal of an image run to, such as LPS for a usual axial CT."""
-    from med_assets.dicom.frames import image_axes
+    from med_assets.dicom.elements import image_axes
 
     normal, along_column, along_row = image_axes(dataset)[1]
     return "".join(

@@ -272,7 +272,7 @@ def write_scan(path: Path, source: Path, row: Mapping[str, str], patient_id: str
         )
         return
     from med_assets.dicom.discover import load
-    from med_assets.dicom.frames import decoded, quietly
+    from med_assets.dicom.elements import decoded, quietly
     from med_assets.dicom.objects import set_labels
 
     ds = load(source)

@@ -26,7 +26,7 @@ def read_labels(ds: "Dataset") -> dict[str, str]:
     Raises CaseRejected("no_study_group") where only a part of these is known.
     """
     from med_assets.deidentification.profile import known_value
-    from med_assets.dicom.frames import text
+    from med_assets.dicom.elements import text
 
     elements = {
         "study_group": "AdmittingDiagnosesDescription",

@@ -1,4 +1,4 @@
-"""What an image dataset says about the place and the values of its frames, or a refusal that explains itself."""
+"""The elements of image datasets: text and numbers, pixels, and where an image lies, or a refusal that explains itself."""
 
 from __future__ import annotations
 
