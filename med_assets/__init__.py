@@ -1,3 +1,3 @@
 """The imaging library of med_assets: everything the asset graph does, usable without Dagster."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

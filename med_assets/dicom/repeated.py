@@ -50,7 +50,7 @@ class Repeated(Generic[T]):
         stored: RawDataElement | DataElement,
         surroundings: int,
         make: Callable[[], T],
-        keep: Callable[[], bool] = lambda: True,
+        keep: Callable[[], bool] | None = None,
     ) -> T:
         """Return what `make` returned for an equal element. It may decode the element in `ds`, which has it undecoded afterwards.
 
@@ -64,7 +64,7 @@ class Repeated(Generic[T]):
             return self._kept[key]
         made = make()
         ds[stored.tag] = stored
-        if not keep():
+        if keep is not None and not keep():
             return made
         if len(self._kept) >= MOST:
             self._kept.clear()

@@ -137,7 +137,7 @@ class LumbarMr(Program):
             "points": digest(ROI_NAMES, ANATOMY_ROIS),
         }
 
-    @versioned("4")
+    @versioned("5")
     def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.lumbar_mr.prepare import prepare_case
 

@@ -189,7 +189,7 @@ class LungCt(Program):
             "exposure": digest(exposure.TRAINED, exposure.SELECTED, exposure.PATIENT_PREFIX),
         }
 
-    @versioned("3")
+    @versioned("4")
     def prepare(self, ws: "Workspace", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.lung_ct.prepare import prepare_case
 

@@ -137,7 +137,7 @@ class RetinalOct(Program):
     def settings(self, ws: "Settings") -> dict[str, Any]:
         return {"size": list(self.size(ws))}
 
-    @versioned("3")
+    @versioned("4")
     def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.retinal_oct.prepare import prepare_case
 

@@ -204,7 +204,7 @@ class RtDose(Program):
         site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY})
         return site | {"resample_tilt": tilt_policy(ws, self.name).resample}
 
-    @versioned("4")
+    @versioned("5")
     def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.rt_dose.prepare import prepare_case
 

@@ -24,11 +24,10 @@ from med_assets.landing.bucket import RemoteFiles
 from med_assets.settings import Workspace
 from med_assets.storage.s3 import bucket, local
 from med_assets.storage.s3.bucket import Location
-from resources import WorkspaceResource
-from sensors.intake import intake_sensor
 from tests.med_assets.s3.conftest import ACCESS, SECRET
 from tests.med_assets.s3.faults import Faults
 from tests.med_assets.stages.builders import P, phantom
+from tests.sensors import builders
 
 PATIENT = "MUSTERMANN^ERIKA"
 
@@ -185,7 +184,7 @@ def test_an_endpoint_that_is_down_loses_nothing_and_the_sensor_says_so(
 
         def tick() -> dg.SensorResult:
             context = dg.build_sensor_context(instance=instance)
-            found = intake_sensor(P)(context, workspace=WorkspaceResource())
+            found = builders.intake(P)(context)
             assert isinstance(found, dg.SensorResult)
             return found
 
