@@ -87,8 +87,8 @@ docs: setup  ## Write docs/cli.md, docs/tables.md, the reasons of docs/intake.md
 	$(BIN)/python -m med_assets.cli.tables_page docs/tables.md
 	$(BIN)/python -W ignore -m assets.figure docs/architecture.md
 
-bench: setup  ## Run the benchmarks, or those named in BENCH, and print their tables (about an hour)
-	for name in $(or $(BENCH),definitions_load intake s3_transfer patch_loader training_overhead ticks latency residual_scan vista3d_step oct_encoder incremental); do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m bench.$$name; done
+bench: setup  ## Run the benchmarks, or those named in BENCH, print their tables and keep them in bench/RESULTS.md (about an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.results $(or $(BENCH),definitions_load intake workers preparation residual_scan incremental ticks idle latency s3_transfer patch_loader training_overhead vista3d_step oct_encoder)
 
 clean:  ## Remove caches and build files (data in MED_ASSETS_HOME stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

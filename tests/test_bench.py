@@ -1,0 +1,16 @@
+"""The page of bench results keeps one section of each bench, the last."""
+
+from bench.results import page, section, sections
+
+
+def test_a_section_is_replaced_and_the_others_stay() -> None:
+    first = {
+        name: section(name, f"\n## Table of {name}\n\n| a |\n|---|\n| 1 |\n", "abc") for name in ("ticks", "intake")
+    }
+    text = page(first)
+    assert sections(text) == first
+    found = sections(text) | {"intake": section("intake", "## Other\n\n| 2 |", "def")}
+    assert sections(page(found)) == found
+    assert "Table of ticks" in page(found)
+    assert "Table of intake" not in page(found)
+    assert page(found).index("bench.intake") < page(found).index("bench.ticks")
