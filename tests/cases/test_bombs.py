@@ -32,7 +32,7 @@ from med_assets.programs.breast_us.phantom import write_case
 from med_assets.programs.lumbar_mr.importer import read_case
 from med_assets.settings import Workspace
 from tests.cases.test_hostile import CT_CLASS, dicom
-from tests.fuzz.rounds import peak_bytes
+from tests.fuzz.rounds import Memory
 from tests.streams import lossless_jpeg
 
 P = "breast_us"
@@ -202,10 +202,10 @@ def test_a_bomb_is_refused_for_what_it_is_and_the_case_beside_it_is_accepted(
     write_case(landing / "good", 1)
     (landing / "bomb").mkdir()
     make(landing / "bomb")
-    begin = time.monotonic()
+    begin, memory = time.monotonic(), Memory.now()
     assert main(["ingest", P, "--now"]) == 0
     assert time.monotonic() - begin < SECONDS
-    assert peak_bytes() < MEMORY_BYTES
+    assert memory.peak_bytes() < MEMORY_BYTES
     rows = workspace.lake.rows("raw_cases", P)
     assert sorted(row["reason_code"] or row["status"] for row in rows if row["reason_code"] != "no_image") == sorted(
         ["ok", BOMBS[make]]

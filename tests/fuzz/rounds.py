@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,17 +64,44 @@ def captured(path: Path) -> Iterator[None]:
                 os.close(old)
 
 
-def peak_bytes() -> int:
-    """The most memory that this process, and each one that it started and that still lives, has taken."""
-    peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
+@dataclass(frozen=True)
+class Memory:
+    """Memory at a moment, KiB: of this process, and the peak of those that it started and that ended."""
+
+    own: int
+    ended: int
+
+    @classmethod
+    def now(cls) -> "Memory":
+        """What is taken now; peaks of this process and of those that it started begin anew."""
+        for path, _ in _family():
+            with suppress(OSError):
+                path.with_name("clear_refs").write_text("5")
+        own = next(int(values["VmRSS"].split()[0]) for _, values in _family() if int(values["Pid"]) == os.getpid())
+        return cls(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+    def peak_bytes(self) -> int:
+        """The most that a process of the family has taken since: this one beside what it had, each other one in all.
+
+        Of those that ended since it is known only where it is more than that of those that ended before.
+        """
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        peaks = [ended if ended > self.ended else 0]
+        for _, values in _family():
+            mine = int(values["Pid"]) == os.getpid()
+            peaks.append(int(values.get("VmHWM", "0").split()[0]) - (self.own if mine else 0))
+        return max(peaks) * 1024
+
+
+def _family() -> list[tuple[Path, dict[str, str]]]:
+    """Status of this process and of those that it started and that still live."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/status"):
-        try:
+        with suppress(OSError):
             values = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        except OSError:
-            continue
-        if int(values.get("PPid", 0)) == os.getpid() and "VmHWM" in values:
-            peaks.append(int(values["VmHWM"].split()[0]))
-    return max(peaks) * 1024
+            if os.getpid() in (int(values["Pid"]), int(values["PPid"])):
+                found.append((path, values))
+    return found
 
 
 def _of_patient(case: Case, number: int) -> Case:
@@ -131,10 +158,10 @@ def run(ws: Workspace, name: str, seed: int, files: int, seeds: Path) -> Round:
     rng = random.Random(f"{name} {seed}")
     done = _plant(landing, forms, good, files, rng)
     _write(landing / "good", good)
-    debug, begin = ["--debug"] if seed % 2 else [], time.monotonic()
+    debug, memory, begin = ["--debug"] if seed % 2 else [], Memory.now(), time.monotonic()
     with captured(away / "output"):
         code = main([*debug, "ingest", name, "--now"])
-    result = Round(files, seconds=time.monotonic() - begin, peak_bytes=peak_bytes())
+    result = Round(files, seconds=time.monotonic() - begin, peak_bytes=memory.peak_bytes())
     output = (away / "output").read_bytes()
     rows = ws.lake.rows("raw_cases", name)
     result.reasons.update(str(row["reason_code"] or row["status"]) for row in rows)
