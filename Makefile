@@ -33,7 +33,7 @@ demo: export MED_ASSETS_PSEUDONYM_KEY := demo-key-for-synthetic-data-only
 demo: export MED_ASSETS_PURPOSE := demo
 demo: export MED_ASSETS_PROFILE := demo
 demo: export MED_ASSETS_SETTLE_S := 5
-demo: setup  ## Make synthetic cases and materialize the whole graph of PROGRAMS (all) on the CPU (about 11 minutes)
+demo: setup  ## Make synthetic cases and materialize the whole graph of PROGRAMS (all) on the CPU (about 6 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m assets.demo $(PROGRAMS)
 
 openkbp: export MED_ASSETS_HOME := $(or $(OPENKBP_HOME),.med_assets_openkbp)
