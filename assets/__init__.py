@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from assets import data, experiment, intake, keys, results
+from assets import data, experiment, intake, keys, results, versions
 from med_assets import program
 from med_assets.capabilities import Screens
 from med_assets.errors import ConfigurationError
@@ -22,7 +22,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     ws = Settings.from_env()
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = isinstance(program.get(name), Screens)
-    analyses = analysis.of(name)
+    analyses, evaluating = analysis.of(name), versions.of_evaluation(name)
     configured = list(training.usable(ws, name).values())
     chosen = tuple(each.name for each in configured)
     curve = _learning_curve(name, chosen)
@@ -35,7 +35,7 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
         data.dataset(name),
         data.splits(name),
         *(experiment.checkpoint(name, each) for each in configured),
-        *(experiment.evaluation(name, each) for each in configured),
+        *(experiment.evaluation(name, each, evaluating) for each in configured),
         results.leaderboard(name, chosen),
         results.champion(name),
         results.monitoring(name),

@@ -66,8 +66,11 @@ def learning_curve(program: str, configured: Experiment) -> dg.AssetsDefinition:
     return asset
 
 
-def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
-    """Formal evaluation of that very checkpoint; in a program that screens, its thresholds too."""
+def evaluation(program: str, configured: Experiment, code_version: str) -> dg.AssetsDefinition:
+    """Formal evaluation of that very checkpoint; in a program that screens, its thresholds too.
+
+    All experiments of a program have the same `code_version`: that of `versions.of_evaluation`.
+    """
     experiment, fine_tunes = configured.name, configured.fine_tunes()
     screens = isinstance(programs.get(program), Screens)
     key = keys.experiment_key(program, experiment, "evaluation")
@@ -80,7 +83,7 @@ def evaluation(program: str, configured: Experiment) -> dg.AssetsDefinition:
         **attributes(
             key,
             f"The checkpoint of {experiment}, loaded by its hash, scored on held-out cases, singly and in aggregate{fitted}.",
-            versions.of_screening(program) if screens else versions.of_stage(program, "evaluate"),
+            code_version,
             {"monai", "parquet"},
         ),
         deps=[keys.experiment_key(program, experiment, "checkpoint"), keys.key(program, "splits")],

@@ -30,6 +30,12 @@ def of_prepared_cases(program_name: str) -> str:
     return f"{of_stage(program_name, 'prepare')}-{audit.version(Settings.from_env(), program_name)}"
 
 
+def of_evaluation(program_name: str) -> str:
+    """Code version of an evaluation: that of the scores, and of the thresholds where it fits some."""
+    screens = isinstance(program.get(program_name), Screens)
+    return of_screening(program_name) if screens else of_stage(program_name, "evaluate")
+
+
 def of_screening(program_name: str) -> str:
     """Code version of an evaluation with thresholds and of the list of cases by risk: that of the scores, and what risks depend on."""
     chosen = program.get(program_name)

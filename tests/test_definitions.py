@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOT = Path(__file__).with_name("graph_snapshot.json")
 HEAVY = (
     "torch", "monai", "great_expectations", "lightning", "pymedphys", "matplotlib", "nbformat", "nbclient", "pandas", "scipy",
-    "pydicom", "pyarrow", "duckdb", "skimage", "sklearn", "highdicom", "nibabel", "PIL", "boto3", "transformers",
+    "numpy", "pydicom", "pyarrow", "duckdb", "skimage", "sklearn", "highdicom", "nibabel", "PIL", "boto3", "transformers",
 )  # fmt: skip
 """Libraries that no process needs that only loads the definitions."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from med_assets.dicom.tolerances import DIRECTION_TOLERANCE, DUPLICATE_DISTANCE_MM, SPACING_TOLERANCE_MM
 from med_assets.errors import CaseRejected
 
 if TYPE_CHECKING:
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
 
 Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Origin (x, y, z) in mm; (3, 3) unit vectors along frames, along a column and along a row; (dy, dx) in mm."""
-
-DIRECTION_TOLERANCE = 1e-3
-"""How far orientation cosines may be from unit length and from a right angle."""
-
-DUPLICATE_DISTANCE_MM = 0.01
-"""Slices nearer than this are two pictures of one place."""
-
-SPACING_TOLERANCE_MM = 0.12
-"""How far a slice may lie from its place in an even stack: positions written with one decimal move it by 0.05, and a gap by 0.1."""
-
-SLICE_NOISE_MM = 2 * SPACING_TOLERANCE_MM
-"""How far a frame of a label may lie from its slice of the image: each may be off its even stack by the tolerance of the readers."""
 
 FIT_DECIMALS = 9
 """Decimals of a mm that a fitted position keeps, so that an even stack has the spacing that its positions are written with."""

@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from med_assets.dicom.elements import SPACING_TOLERANCE_MM, image_axes, number, regular_spacing, text, texts
+from med_assets.dicom.elements import image_axes, number, regular_spacing, text, texts
 from med_assets.dicom.pixel_data import require_syntax
+from med_assets.dicom.tolerances import SPACING_TOLERANCE_MM
 from med_assets.errors import CaseRejected
 
 CLASSIC = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from med_assets.dicom.elements import FIT_DECIMALS, Axes, decoded, even_stack, image_axes, number, text
+from med_assets.dicom.tolerances import TiltPolicy
 from med_assets.errors import CaseRejected
 
 if TYPE_CHECKING:
@@ -179,14 +180,6 @@ class CtSeries(Volume):
 
     gantry_tilt_deg: float = 0.0
     slices: Planes | None = None
-
-
-@dataclass(frozen=True)
-class TiltPolicy:
-    """What to do with a CT of a tilted gantry: refuse it, or shift its slices onto an upright grid. `setting` says so in a message."""
-
-    resample: bool = False
-    setting: str = "the program's option gantry_tilt"
 
 
 def _vector(values: Any) -> Vector:

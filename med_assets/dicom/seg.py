@@ -16,8 +16,6 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.discover import describe
 from med_assets.dicom.elements import (
-    DUPLICATE_DISTANCE_MM,
-    SLICE_NOISE_MM,
     Axes,
     decoding,
     image_axes,
@@ -26,6 +24,7 @@ from med_assets.dicom.elements import (
 )
 from med_assets.dicom.geometry import IN_PLANE_TOLERANCE_MM, SAME_AXES_TOLERANCE, Geometry, Planes
 from med_assets.dicom.pixel_data import require_syntax
+from med_assets.dicom.tolerances import DUPLICATE_DISTANCE_MM, SLICE_NOISE_MM
 from med_assets.errors import CaseRejected
 
 SOURCE_VALUE = re.compile(r"source value ([0-9]{1,5})\Z")

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from med_assets.dicom.tolerances import TiltPolicy
 from med_assets.errors import ConfigurationError
 from med_assets.preparation.expectations import between
 from med_assets.program import Fact
 
 if TYPE_CHECKING:
-    from med_assets.dicom.geometry import TiltPolicy
     from med_assets.preparation.expectations import Expectation
     from med_assets.settings import Settings
 
@@ -23,13 +23,11 @@ OBLIQUE_DEG = 1.0
 """Angle to the patient's axes from which the audit warns of an oblique CT; up to 45 degrees it counts as axial."""
 
 
-def tilt_policy(ws: "Settings", program: str) -> "TiltPolicy":
+def tilt_policy(ws: "Settings", program: str) -> TiltPolicy:
     """Return what a program does with a CT of a tilted gantry, as its setting MED_ASSETS_<PROGRAM>_GANTRY_TILT says.
 
     Raises ConfigurationError for a value other than refuse (which it is without one) and resample.
     """
-    from med_assets.dicom.geometry import TiltPolicy
-
     name = f"MED_ASSETS_{program}_GANTRY_TILT".upper()
     value = ws.option(program, "gantry_tilt", "refuse")
     if value not in ("refuse", "resample"):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from med_assets.metrics.gamma import MAP_TO_GAMMA, GammaSettings, gamma_index, reaches_cutoff
+from med_assets.metrics.gamma import MAP_TO_GAMMA, gamma_index, reaches_cutoff
+from med_assets.metrics.gamma_settings import GammaSettings
 from med_assets.reporting.planes import BODY_HU, EDGES, PLANES, Panel, bounding_box, hot_centre, letters
 from med_assets.reporting.style import INK, MUTED, figure
 

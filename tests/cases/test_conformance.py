@@ -13,9 +13,10 @@ from pydicom.dataset import Dataset
 
 from med_assets.dicom.discover import load
 from med_assets.dicom.elements import quietly
-from med_assets.dicom.geometry import TiltPolicy, Volume, read_ct_series, read_mr_series
+from med_assets.dicom.geometry import Volume, read_ct_series, read_mr_series
 from med_assets.dicom.rtdose import read_dose
 from med_assets.dicom.seg import read_segments
+from med_assets.dicom.tolerances import TiltPolicy
 from med_assets.dicom.ultrasound import read_us_image
 from med_assets.errors import CaseRejected
 from tests.invented import Study, ct, mr, write

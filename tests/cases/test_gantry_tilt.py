@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.geometry import CtSeries, Geometry, TiltPolicy, read_ct_series
+from med_assets.dicom.geometry import CtSeries, Geometry, read_ct_series
 from med_assets.dicom.seg import place, read_segments
 from med_assets.dicom.seg_write import write_seg
+from med_assets.dicom.tolerances import TiltPolicy
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.preparation.checks import audit
 from med_assets.programs.ct import tilt_policy

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSNearLossless
 
-from med_assets.dicom.elements import SPACING_TOLERANCE_MM, regular_spacing
+from med_assets.dicom.elements import regular_spacing
 from med_assets.dicom.geometry import read_ct_series
+from med_assets.dicom.tolerances import SPACING_TOLERANCE_MM
 from med_assets.errors import CaseRejected
 from med_assets.preparation.checks import audit
 from med_assets.programs.rt_dose.prepared import PreparedCase

@@ -19,10 +19,11 @@ from med_assets.experiments.configuration import load
 from med_assets.intake import reader
 from med_assets.preparation.audit import expectations_of
 from med_assets.preparation.expectations import run_suite
+from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
 from med_assets.programs.rt_dose.losses import DoseLoss
 from med_assets.programs.rt_dose.patches import cut
 from med_assets.programs.rt_dose.prepared import PreparedCase
-from med_assets.programs.rt_dose.score import EvaluationSettings, score_case
+from med_assets.programs.rt_dose.score import score_case
 from med_assets.programs.rt_dose.site import Site, load_site, stand_in
 from med_assets.settings import Workspace
 from med_assets.storage.conf import conf_folder

@@ -118,7 +118,7 @@ class BreastUs(Program):
         return prepare_case(case_id, raw, out, self.settings(ws))
 
     def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
-        from med_assets.programs.breast_us.audit import expectations
+        from med_assets.programs.breast_us.expectations import expectations
 
         return expectations()
 
@@ -140,7 +140,7 @@ class BreastUs(Program):
         return warnings(cases)
 
     def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
-        from med_assets.programs.breast_us.score import EvaluationSettings
+        from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
 
@@ -163,7 +163,7 @@ class BreastUs(Program):
 
     @versioned("2")
     def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
-        from med_assets.programs.breast_us.score import EvaluationSettings
+        from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
         from med_assets.programs.breast_us.scorer import score
 
         return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
@@ -199,8 +199,8 @@ class BreastUs(Program):
         return tables(rows)
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
         from med_assets.programs.breast_us.export import write_prediction
-        from med_assets.programs.breast_us.score import EvaluationSettings
 
         return write_prediction(raw, prepared, predicted, out, model, EvaluationSettings().threshold)
 

@@ -1,4 +1,4 @@
-"""What the facts of an acceptable image look like, the tables about a data set, and pictures that are in it twice."""
+"""The tables about a data set, and pictures that are in it twice."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -6,28 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from med_assets.catalog import Case
-from med_assets.preparation.expectations import Expectation, between
 from med_assets.program import Finding, ReportTable
-from med_assets.programs.breast_us.prepare import LABELS, NORMAL
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.similarity import CORRELATION, HASH_BITS, candidates, correlation
+from med_assets.programs.breast_us.vocabulary import NORMAL
 from med_assets.records import CaseVersion
 from med_assets.records import PreparedCase as RefusedCase
-
-IN_SET = "ExpectColumnValuesToBeInSet"
-
-
-def expectations() -> tuple[Expectation, ...]:
-    """What fails an error is quarantined, what fails a warning is shown."""
-    return (
-        Expectation("label", IN_SET, {"value_set": list(LABELS)}, "error", f"labelled {', '.join(LABELS)}"),
-        between("rows", 64, 4096, "64 to 4096 rows"),
-        between("columns", 64, 4096, "64 to 4096 columns"),
-        between("lesion_share", None, 0.8, "the mask covers at most 80 % of the picture"),
-        between("pixel_mm", 0.01, 1.0, "pixels of 0.01 to 1 mm where they are calibrated"),
-        between("lesion_components", None, 4, "at most 4 separate lesions", "warn"),
-        between("mean_grey", 5, 200, "mean grey value 5 to 200", "warn"),
-    )
 
 
 def tables(cases: Sequence[Case], refused: Sequence[CaseVersion | RefusedCase]) -> list[ReportTable]:

@@ -10,9 +10,9 @@ from med_assets.dicom.segmentation_2d import write_segmentation_2d
 from med_assets.errors import ConfigurationError
 from med_assets.launch.jobs import ADAPTERS
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
-from med_assets.programs.breast_us.prepare import NORMAL
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.scorer import read_probability
+from med_assets.programs.breast_us.vocabulary import NORMAL
 from med_assets.storage.files import replacing
 
 ONNX_TOLERANCE = 1e-3

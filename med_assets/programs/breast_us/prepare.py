@@ -14,16 +14,13 @@ from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.breast_us.similarity import dhash
+from med_assets.programs.breast_us.vocabulary import LABELS, NORMAL
 from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
     from med_assets.dicom.segmentation_2d import Segment2D
-
-NORMAL = "normal"
-LABELS = ("benign", "malignant", NORMAL, "lesion")
-"""Labels of a segment: what its lesion is, or that the image was read and holds none. `lesion` says no more than that there is one."""
 
 LEAST_SIDE = 32
 """Fewer rows or columns than this are no diagnostic image."""

@@ -2,34 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-from med_assets.errors import ConfigurationError
 from med_assets.metrics.score import Score
 from med_assets.metrics.segmentation_2d import scores_2d
+from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.records import CaseScore
 
 SUBJECT = "lesion"
-PROFILES = ("full", "small", "demo")
-
-
-class EvaluationSettings(BaseModel):
-    """Everything that changes a score besides the case and the prediction; stored with every evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    threshold: float = Field(default=0.5, gt=0, lt=1, description="probability above which a pixel is lesion, 0 to 1")
-
-    @classmethod
-    def for_profile(cls, profile: str) -> Self:
-        """Return the settings of a profile, the same in all. Raises ConfigurationError for one that there is not."""
-        if profile not in PROFILES:
-            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(PROFILES)}, got {profile!r}")
-        return cls()
 
 
 def score_case(case: PreparedCase, probability: np.ndarray, settings: EvaluationSettings) -> list[Score]:

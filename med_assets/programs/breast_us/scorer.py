@@ -7,10 +7,11 @@ import numpy as np
 
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor, Predicted
+from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.pictures import case_picture, disagreement, feature_plane, gallery
 from med_assets.programs.breast_us.predict import load_predictor, on_pixels
 from med_assets.programs.breast_us.prepared import PreparedCase
-from med_assets.programs.breast_us.score import EvaluationSettings, score_case
+from med_assets.programs.breast_us.score import score_case
 from med_assets.training.accelerator import inference_device
 
 PROBABILITY, FEATURES, STRENGTH = "probability.npy", "features.npy", "strength.npy"

@@ -1,7 +1,10 @@
 """What may pass de-identification in ultrasound of the breast."""
 
 from med_assets.dicom.structure_names import Vocabulary
-from med_assets.programs.breast_us.prepare import LABELS
+
+NORMAL = "normal"
+LABELS = ("benign", "malignant", NORMAL, "lesion")
+"""Labels of a segment: what its lesion is, or that the image was read and holds none. `lesion` says no more than that there is one."""
 
 _DATASETS = frozenset({"BUSI", "BUSBRA", "BUS-UCLM", "BUID"})
 

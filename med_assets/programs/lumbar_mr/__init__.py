@@ -128,8 +128,7 @@ class LumbarMr(Program):
 
     def settings(self, ws: "Settings") -> dict[str, Any]:
         from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, ROI_NAMES
-        from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS
-        from med_assets.programs.lumbar_mr.transforms import PERCENTILES
+        from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS, PERCENTILES
 
         return {
             "percentiles": list(PERCENTILES),
@@ -144,7 +143,7 @@ class LumbarMr(Program):
         return prepare_case(case_id, raw, out, self.settings(ws))
 
     def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
-        from med_assets.programs.lumbar_mr.audit import expectations
+        from med_assets.programs.lumbar_mr.expectations import expectations
 
         return expectations()
 
@@ -161,7 +160,7 @@ class LumbarMr(Program):
         return LumbarScreening()
 
     def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
-        from med_assets.programs.lumbar_mr.score import EvaluationSettings
+        from med_assets.programs.lumbar_mr.evaluation_settings import EvaluationSettings
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
 
@@ -179,7 +178,7 @@ class LumbarMr(Program):
 
     @versioned("2")
     def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
-        from med_assets.programs.lumbar_mr.score import EvaluationSettings
+        from med_assets.programs.lumbar_mr.evaluation_settings import EvaluationSettings
         from med_assets.programs.lumbar_mr.scorer import score
 
         return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
+from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS
+from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.transforms import to_input
 
 CENTRE = (INPUT_PIXELS - 1) / 2

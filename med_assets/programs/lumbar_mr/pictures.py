@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
-from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
+from med_assets.programs.lumbar_mr.measures import MEASURES
+from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS
+from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.scorer import read_prediction
 from med_assets.programs.lumbar_mr.studies import anatomies
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, Thresholds
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES
 from med_assets.reporting.style import COLOURS, INK, figure
 
 MARKED = "#3DF59B"

@@ -16,9 +16,7 @@ from med_assets.dicom.geometry import Geometry
 from med_assets.errors import ArtifactCorrupt
 from med_assets.preparation.prepared import demand, open_case, reading_fields
 from med_assets.programs.lumbar_mr.levels import ANATOMIES, LEVELS, UNKNOWN
-
-INPUT_PIXELS = 160
-"""Rows and columns of a slice as the network sees it."""
+from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS
 
 Point = tuple[float, float, float]
 

@@ -2,46 +2,15 @@
 
 from collections.abc import Mapping
 from math import fsum
-from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-from med_assets.errors import ConfigurationError
 from med_assets.metrics.score import Score
+from med_assets.programs.lumbar_mr.evaluation_settings import EvaluationSettings
 from med_assets.programs.lumbar_mr.levels import LEVELS, UNKNOWN
+from med_assets.programs.lumbar_mr.measures import ALL, ERROR, ERROR_3D, FOUND, MEASURES, TRANSITIONAL, Table
 from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES, least_certain
-
-ALL = "all"
-"""Subject of scores over all levels of a case."""
-
-ERROR = "localisation_error"
-ERROR_3D = "localisation_error_3d"
-FOUND = "found"
-TRANSITIONAL = "transitional"
-"""Known anatomy of a case as a score: 1 sacralised or lumbarised, 0 normal, undefined without a reader label."""
-
-PROFILES = ("full", "small", "demo")
-
-Table = Mapping[str, Mapping[str, float | None]]
-
-
-class EvaluationSettings(BaseModel):
-    """Everything that changes a score besides the case and the prediction; stored with every evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    within_mm: tuple[float, ...] = Field(
-        default=(5.0, 10.0), description="distances within which a level counts as located, mm"
-    )
-
-    @classmethod
-    def for_profile(cls, profile: str) -> Self:
-        """Return the settings of a profile, the same in all. Raises ConfigurationError for one that there is not."""
-        if profile not in PROFILES:
-            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(PROFILES)}, got {profile!r}")
-        return cls()
+from med_assets.programs.lumbar_mr.uncertainty import least_certain
 
 
 def within(limit_mm: float) -> str:

@@ -7,11 +7,13 @@ import numpy as np
 
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
+from med_assets.programs.lumbar_mr.evaluation_settings import EvaluationSettings
 from med_assets.programs.lumbar_mr.maps import map_pixel_mm
+from med_assets.programs.lumbar_mr.measures import PUBLISHED, Table
 from med_assets.programs.lumbar_mr.predict import Prediction, load_predictor
 from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
-from med_assets.programs.lumbar_mr.score import EvaluationSettings, Table, score_case
-from med_assets.programs.lumbar_mr.uncertainty import PUBLISHED, least_certain, measure, shifted_levels
+from med_assets.programs.lumbar_mr.score import score_case
+from med_assets.programs.lumbar_mr.uncertainty import least_certain, measure, shifted_levels
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 

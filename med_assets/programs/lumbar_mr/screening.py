@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from med_assets.catalog import frame
 from med_assets.program import ReportTable
-from med_assets.programs.lumbar_mr import studies
 from med_assets.programs.lumbar_mr.levels import LEVELS, UNKNOWN
-from med_assets.programs.lumbar_mr.score import TRANSITIONAL
-from med_assets.programs.lumbar_mr.tables import separation
+from med_assets.programs.lumbar_mr.measures import MEASURES, TRANSITIONAL
 from med_assets.programs.lumbar_mr.thresholds import (
     FORMER,
     RiskSettings,
@@ -21,7 +19,6 @@ from med_assets.programs.lumbar_mr.thresholds import (
     risk_settings,
     tables_of,
 )
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES, shifted_levels
 from med_assets.records import CaseScore
 from med_assets.screening.contract import (
     RANK,
@@ -111,6 +108,9 @@ class LumbarScreening(Screening):
     def table(self, ws: "Settings", screened: Screened) -> "pd.DataFrame":
         import pandas as pd
 
+        from med_assets.programs.lumbar_mr import studies
+        from med_assets.programs.lumbar_mr.uncertainty import shifted_levels
+
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
         wide = studies.wide(screened.rows).set_index("case_id")
         facts = screened.rows.drop_duplicates("case_id").set_index("case_id")
@@ -131,7 +131,9 @@ class LumbarScreening(Screening):
         return pd.DataFrame(rows)
 
     def sections(self, ws: "Settings", screened: Screened, out: Path) -> list[ReportTable]:
+        from med_assets.programs.lumbar_mr import studies
         from med_assets.programs.lumbar_mr.pictures import plot, plot_distributions, plot_levels
+        from med_assets.programs.lumbar_mr.tables import separation
 
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
         settings = risk(ws)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.score import TRANSITIONAL, Table
+from med_assets.programs.lumbar_mr.measures import MEASURES, PUBLISHED, TRANSITIONAL, Table
 from med_assets.programs.lumbar_mr.tables import number, values
 from med_assets.programs.lumbar_mr.thresholds import (
     RiskSettings,
@@ -15,7 +15,7 @@ from med_assets.programs.lumbar_mr.thresholds import (
     normal_cases,
     tables_of,
 )
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES, PUBLISHED, shifted_levels
+from med_assets.programs.lumbar_mr.uncertainty import shifted_levels
 from med_assets.records import Threshold
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from med_assets.metrics.classification import Auroc, auroc
 from med_assets.metrics.multiple import holm
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.score import ALL, ERROR, FOUND, TRANSITIONAL, within
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES, ONE_LEVEL_MM, PUBLISHED, STRONG_SHARE
+from med_assets.programs.lumbar_mr.measures import ALL, ERROR, FOUND, MEASURES, PUBLISHED, TRANSITIONAL
+from med_assets.programs.lumbar_mr.score import within
+from med_assets.programs.lumbar_mr.uncertainty import ONE_LEVEL_MM, STRONG_SHARE
 
 if TYPE_CHECKING:
     import pandas as pd

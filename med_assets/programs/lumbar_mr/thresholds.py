@@ -15,8 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.experiments.configuration import Settings
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.score import ALL, TRANSITIONAL, Table
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES
+from med_assets.programs.lumbar_mr.measures import ALL, MEASURES, TRANSITIONAL, Table
 from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import digest, read_yaml, write_text
 

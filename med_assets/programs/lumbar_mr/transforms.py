@@ -3,10 +3,7 @@
 import numpy as np
 
 from med_assets.errors import CaseRejected
-from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS
-
-PERCENTILES = (0.1, 99.9)
-"""Intensities of the whole series that become 0 and 255."""
+from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS, PERCENTILES
 
 
 def to_eight_bit(array: np.ndarray) -> tuple[np.ndarray, float, float]:

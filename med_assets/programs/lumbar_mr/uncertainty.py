@@ -8,11 +8,11 @@ never "normal".
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from med_assets.programs.lumbar_mr.levels import LEVELS
+from med_assets.programs.lumbar_mr.measures import MEASURES
 from med_assets.programs.lumbar_mr.peaks import Peak, Point, peaks, second_peak, strongest
 
 EPSILON = 1e-9
@@ -30,33 +30,6 @@ STRONG_SHARE = 0.4
 ONE_LEVEL_MM = (20.0, 50.0)
 """Distance of a second peak that is about one level away: a vertebral body of 20 to 35 mm and a disc of 5 to 15 mm, with no margin
 for two levels."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One measure of a level: its unit, what it means, and whether a high value says unsure."""
-
-    unit: str
-    high_is_unsure: bool
-    meaning: str
-
-
-MEASURES = {
-    "confidence": Measure("1", False, "highest probability of the level's map (published)"),
-    "entropy": Measure("nat", True, "-sum p ln(p + 1e-9), p the map over its sum + 1e-9 (published); ln(area) of a crisp disc"),
-    "spatial_entropy": Measure("nat", True, "the same of the map's sums over a grid of 10 x 10 cells (published)"),
-    "excess_entropy": Measure("nat", True, "entropy - ln(pixels above 0.5): 0 for a crisp disc of any size"),
-    "level_entropy": Measure("nat", True, "entropy of the five levels' probabilities at the level's strongest peak, as shares of their sum"),
-    "region_entropy": Measure("nat", True, "entropy of the five levels' mass within the level's map above half its maximum"),
-    "slice_spread": Measure("mm", True, "root mean square distance of the points of single slices from their mean"),
-    "augmented_spread": Measure("mm", True, "root mean square distance of the points of augmented views from their mean"),
-    "augmented_divergence": Measure("nat", True, "Jensen-Shannon divergence of the maps of augmented views"),
-    "second_peak_share": Measure("1", True, "mass of the level's second peak as a share of that of the strongest and the second; 0 where there is one peak"),
-    "second_peak_distance": Measure("mm", True, "distance of the second peak from the strongest, 0 where there is one peak"),
-}  # fmt: skip
-"""All measures of a level; the first three are the published ones. A measure that is undefined is None."""
-
-PUBLISHED = ("confidence", "entropy", "spatial_entropy")
 
 
 def confidence(heat: np.ndarray) -> float:

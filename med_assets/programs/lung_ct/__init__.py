@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from med_assets.dicom.label_rows import LabelRow
+from med_assets.dicom.tolerances import TiltPolicy
 from med_assets.errors import ConfigurationError
 from med_assets.intake.grouping import around_series, one_label
 from med_assets.metrics.ranges import SHARE
@@ -111,7 +112,7 @@ class LungCt(Program):
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
-        from med_assets.dicom.geometry import TiltPolicy, read_ct_series
+        from med_assets.dicom.geometry import read_ct_series
         from med_assets.dicom.references import verify_label
         from med_assets.dicom.rtstruct import read_rois
         from med_assets.dicom.seg import read_segments
@@ -205,7 +206,7 @@ class LungCt(Program):
         )
 
     def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
-        from med_assets.programs.lung_ct.audit import expectations
+        from med_assets.programs.lung_ct.expectations import expectations
         from med_assets.programs.lung_ct.labels import name_of
 
         return expectations(self.target(ws), name_of(self.target(ws)))
@@ -228,7 +229,7 @@ class LungCt(Program):
         return task06_splits(ws.key)
 
     def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
-        from med_assets.programs.lung_ct.score import EvaluationSettings
+        from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
 
         return EvaluationSettings.for_profile(ws.profile).model_dump(mode="json")
 
@@ -246,7 +247,7 @@ class LungCt(Program):
 
     @versioned("2")
     def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
-        from med_assets.programs.lung_ct.score import EvaluationSettings
+        from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
         from med_assets.programs.lung_ct.scorer import score
 
         return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))

@@ -3,8 +3,7 @@
 import numpy as np
 
 from med_assets.metrics.boxes import box_of
-
-AS_DRAWN = "as drawn"
+from med_assets.programs.lung_ct.expectations import AS_DRAWN
 
 GAIN = 0.1
 """Share by which the contrast elsewhere must be above that of the label as drawn, so that a rough outline is none."""

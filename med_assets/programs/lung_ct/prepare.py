@@ -23,7 +23,8 @@ from med_assets.storage.files import write_json
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from med_assets.dicom.geometry import CtSeries, TiltPolicy
+    from med_assets.dicom.geometry import CtSeries
+    from med_assets.dicom.tolerances import TiltPolicy
 
 INT16 = np.iinfo(np.int16)
 BACKGROUND = 0

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-from med_assets.errors import ConfigurationError
 from med_assets.metrics.score import Score
 from med_assets.metrics.segmentation import segmentation_scores
 from med_assets.programs.lung_ct.dice import dice_on_grid
+from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
 from med_assets.programs.lung_ct.experiment import Inference
 from med_assets.programs.lung_ct.labels import UNLABELLED
 from med_assets.programs.lung_ct.prepared import PreparedCase
@@ -20,27 +18,6 @@ SUBJECT = "target"
 
 TRAINING_GRID_DICE = "dice_training_grid"
 """Name of the training-time Dice, another than that of the formal one, so that the two are never mixed."""
-
-PROFILES = ("full", "small", "demo")
-
-
-class EvaluationSettings(BaseModel):
-    """Everything that changes a score besides the case and the prediction; stored with every evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    surface_tolerance_mm: float = Field(
-        default=2.0,
-        ge=0,
-        description="distance up to which two surfaces agree, mm; Medical Segmentation Decathlon, lung",
-    )
-
-    @classmethod
-    def for_profile(cls, profile: str) -> Self:
-        """Return the settings of a profile, the same in all. Raises ConfigurationError for one that there is not."""
-        if profile not in PROFILES:
-            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(PROFILES)}, got {profile!r}")
-        return cls()
 
 
 def score_case(

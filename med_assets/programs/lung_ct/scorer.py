@@ -7,10 +7,11 @@ import numpy as np
 
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
+from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
 from med_assets.programs.lung_ct.experiment import Inference
 from med_assets.programs.lung_ct.predict import load_predictor
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from med_assets.programs.lung_ct.score import EvaluationSettings, score_case
+from med_assets.programs.lung_ct.score import score_case
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 

@@ -128,7 +128,7 @@ class RetinalOct(Program):
 
     def size(self, ws: "Settings") -> tuple[int, int, int]:
         """The network's input in this workspace's profile."""
-        from med_assets.programs.retinal_oct.transforms import SIZES
+        from med_assets.programs.retinal_oct.network_inputs import SIZES
 
         if ws.profile not in SIZES:
             raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {list(SIZES)}, got {ws.profile!r}")
@@ -144,7 +144,7 @@ class RetinalOct(Program):
         return prepare_case(case_id, raw, out, self.size(ws))
 
     def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
-        from med_assets.programs.retinal_oct.audit import expectations
+        from med_assets.programs.retinal_oct.expectations import expectations
 
         return expectations()
 

@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from med_assets.errors import ArtifactCorrupt
+from med_assets.programs.retinal_oct.network_inputs import TOLERANCE
 
 if TYPE_CHECKING:
     import torch
-
-SIZES = {"full": (64, 384, 384), "small": (32, 96, 96), "demo": (16, 64, 64)}
-"""Frames, depth and width of the network's input by profile; full is that of the released encoders."""
-
-TOLERANCE = 1e-3
-"""Largest distance of a network input's mean from 0 and of its standard deviation from 1."""
 
 
 class NetworkInput(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from med_assets.dicom.tolerances import TiltPolicy
 from med_assets.errors import ConfigurationError
 from med_assets.intake.grouping import Others, Picked, around_series, referring
 from med_assets.metrics.ranges import POSITIVE
@@ -182,7 +183,7 @@ class RtDose(Program):
     @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import describe, load
-        from med_assets.dicom.geometry import TiltPolicy, read_ct_series
+        from med_assets.dicom.geometry import read_ct_series
         from med_assets.dicom.references import verify_chain
         from med_assets.dicom.rtdose import read_dose
 
@@ -211,12 +212,12 @@ class RtDose(Program):
         return prepare_case(case_id, raw, out, self.site(ws), tilt_policy(ws, self.name))
 
     def expectations(self, ws: "Settings") -> Sequence["Expectation"]:
-        from med_assets.programs.rt_dose.audit import expectations
+        from med_assets.programs.rt_dose.expectations import expectations
 
         return expectations(self.site(ws))
 
     def evaluation_settings(self, ws: "Settings") -> dict[str, Any]:
-        from med_assets.programs.rt_dose.score import EvaluationSettings
+        from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
 
         return {
             "scores": EvaluationSettings.for_profile(ws.profile, self.site(ws)).model_dump(mode="json"),
@@ -256,7 +257,7 @@ class RtDose(Program):
 
     @versioned("2")
     def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
-        from med_assets.programs.rt_dose.score import EvaluationSettings
+        from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import score
 
         return score(prepared, predicted, self.site(ws), EvaluationSettings.for_profile(ws.profile, self.site(ws)))
@@ -267,7 +268,7 @@ class RtDose(Program):
         return facts(prepared, predicted)
 
     def report_images(self, ws: "Settings", prepared: Path, predicted: Path, out: Path) -> list[Path]:
-        from med_assets.programs.rt_dose.score import EvaluationSettings
+        from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import plot
 
         return plot(prepared, predicted, out, EvaluationSettings.for_profile(ws.profile, self.site(ws)))

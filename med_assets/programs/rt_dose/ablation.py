@@ -10,8 +10,8 @@ from med_assets.catalog import Case, Catalog
 from med_assets.experiments import configuration as experiments
 from med_assets.program import ReportTable
 from med_assets.programs.rt_dose.analyses import diffusion_sampling
+from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
 from med_assets.programs.rt_dose.experiment import Ablation, DoseExperiment
-from med_assets.programs.rt_dose.score import EvaluationSettings
 from med_assets.programs.rt_dose.tables import with_interval
 from med_assets.records import Checkpoint
 from med_assets.storage.files import digest, read_json, write_json

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from med_assets.metrics.gamma import GammaSettings
+from med_assets.metrics.gamma_settings import GammaSettings
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Site
 

@@ -22,7 +22,7 @@ from med_assets.programs.rt_dose.structures import draw_structures, leave_out_un
 from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
-    from med_assets.dicom.geometry import TiltPolicy
+    from med_assets.dicom.tolerances import TiltPolicy
 
 BODY_THRESHOLD_HU = -300.0
 """Where no ROI outlines the patient, the body is the largest region above this with its holes filled."""

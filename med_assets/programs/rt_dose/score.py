@@ -1,19 +1,18 @@
 """Scores of one predicted dose: errors, DVH, clinical limits, gamma and the OpenKBP terms, each with its definition."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from med_assets.errors import ConfigurationError
 from med_assets.metrics import dose as dose_metrics
 from med_assets.metrics.boxes import box_of
-from med_assets.metrics.dvh import RELIABLE_VOXELS, Criterion, conformity_index
-from med_assets.metrics.gamma import GammaSettings, gamma_rates
+from med_assets.metrics.dvh import RELIABLE_VOXELS, conformity_index
+from med_assets.metrics.dvh_criteria import Criterion
+from med_assets.metrics.gamma import gamma_rates
 from med_assets.metrics.score import Score
 from med_assets.programs.rt_dose.doses import Doses
+from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Limit, Site, conformity_share
 
@@ -26,49 +25,7 @@ OAR_CRITERIA = ("Dmean", "Dmax", "D2", "D0.1cc")
 OPENKBP_TERM = "openkbp_dvh_"
 """Prefix of the metrics whose pooled mean over cases is the OpenKBP DVH score."""
 
-PROFILES = {
-    "full": None,
-    "small": None,
-    "demo": (1000, 5),
-}
-"""Most points of a region and most steps of the search with which gamma is computed in each profile, where it has such limits."""
-
 _RELIABILITY = f"n is the voxels of the structure, reliable from {RELIABLE_VOXELS} up"
-
-
-class EvaluationSettings(BaseModel):
-    """Everything that changes a score besides the case, the prediction and the site; stored with every evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    gamma: tuple[GammaSettings, ...] = Field(
-        default=(GammaSettings(),), min_length=1, description="choices behind the gamma passing rates"
-    )
-    ptv_margin_mm: float = Field(
-        default=5.0, ge=0, description="the gamma region around the targets reaches this far, mm"
-    )
-
-    @classmethod
-    def for_profile(cls, profile: str, site: Site) -> Self:
-        """Return the site's settings in a profile of `conf/rt_dose/profiles`; small ones sample gamma thinly, to take seconds.
-
-        Raises ConfigurationError for a profile without settings.
-        """
-        if profile not in PROFILES:
-            raise ConfigurationError(f"expected MED_ASSETS_PROFILE among {sorted(PROFILES)}, got {profile!r}")
-        return cls(gamma=tuple(_sampled(one, PROFILES[profile]) for one in site.gamma))
-
-
-def _sampled(gamma: GammaSettings, most: tuple[int, int] | None) -> GammaSettings:
-    if most is None:
-        return gamma
-    points, steps = most
-    return gamma.model_copy(
-        update={
-            "max_points": min(points, gamma.max_points or points),
-            "interp_fraction": min(steps, gamma.interp_fraction),
-        }
-    )
 
 
 def score_case(

@@ -15,8 +15,8 @@ from pydantic.config import JsonDict
 
 from med_assets.dicom.structure_names import Match, Vocabulary, closest, match_rois
 from med_assets.errors import ConfigurationError
-from med_assets.metrics.dvh import Criterion
-from med_assets.metrics.gamma import GammaSettings
+from med_assets.metrics.dvh_criteria import Criterion
+from med_assets.metrics.gamma_settings import GammaSettings
 from med_assets.programs.rt_dose.vocabulary import TEXTS
 from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import digest, read_yaml

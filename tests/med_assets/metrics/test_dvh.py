@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from med_assets.metrics.dvh import (
-    Criterion,
     conformity_index,
     cumulative_dvh,
     dose_at_percent,
@@ -12,6 +11,7 @@ from med_assets.metrics.dvh import (
     homogeneity_index,
     volume_percent,
 )
+from med_assets.metrics.dvh_criteria import Criterion
 
 TEN = np.arange(1.0, 11.0)[::-1]
 

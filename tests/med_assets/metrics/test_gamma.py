@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from med_assets.errors import MedAssetsError
-from med_assets.metrics.gamma import MAP_TO_GAMMA, GammaRate, GammaSettings, gamma_index, gamma_rates
+from med_assets.metrics.gamma import MAP_TO_GAMMA, GammaRate, gamma_index, gamma_rates
+from med_assets.metrics.gamma_settings import GammaSettings
 
 SPACING_MM = (3.0, 2.5, 2.0)
 EVERY = GammaSettings(max_points=None, interp_fraction=5)

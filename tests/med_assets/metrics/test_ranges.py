@@ -13,7 +13,7 @@ from med_assets.metrics.bootstrap import mean_with_interval, paired_difference
 from med_assets.metrics.power_law import PowerLaw, fit
 from med_assets.metrics.ranges import ANY, PERCENT, POSITIVE, SHARE, Range, range_of
 from med_assets.program import Metric
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES
+from med_assets.programs.lumbar_mr.measures import MEASURES
 from med_assets.programs.retinal_oct.score import CONVENTIONS
 
 PACKAGE = Path(program.__file__).parent

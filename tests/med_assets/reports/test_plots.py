@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from PIL import Image
 
-from med_assets.metrics.gamma import GammaSettings
+from med_assets.metrics.gamma_settings import GammaSettings
 from med_assets.reporting import gamma_plots
 from med_assets.reporting.gamma_plots import plot_gamma
 from med_assets.reporting.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training, plot_trend

@@ -13,7 +13,8 @@ from med_assets.preparation.expectations import run_suite
 from med_assets.program import COMMON_FACTS, RawCase
 from med_assets.programs.lumbar_mr import LumbarMr
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.prepared import INPUT_PIXELS, PreparedCase
+from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS
+from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.transforms import from_input, network_input, to_eight_bit, to_input
 from med_assets.settings import Workspace
 from tests.med_assets.programs.lumbar_mr.series_builders import (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
+from med_assets.programs.lumbar_mr.measures import MEASURES
 from med_assets.programs.lumbar_mr.thresholds import (
     SUBJECTS,
     RiskSettings,
@@ -14,7 +15,6 @@ from med_assets.programs.lumbar_mr.thresholds import (
     fit_threshold,
     risk_settings,
 )
-from med_assets.programs.lumbar_mr.uncertainty import MEASURES
 
 Table = dict[str, dict[str, float | None]]
 SETTINGS = RiskSettings(high_rate=0.05, medium_rate=0.25, measure="entropy", level="l5_s1")

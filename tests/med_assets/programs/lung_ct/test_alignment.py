@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from med_assets.programs.lung_ct.alignment import AS_DRAWN, better_place, contrast_hu
-from med_assets.programs.lung_ct.audit import LUNG_TUMOUR, expectations
+from med_assets.programs.lung_ct.alignment import better_place, contrast_hu
+from med_assets.programs.lung_ct.expectations import AS_DRAWN, LUNG_TUMOUR, expectations
 
 
 def chest() -> tuple[np.ndarray, np.ndarray]:
