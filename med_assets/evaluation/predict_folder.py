@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -96,7 +96,7 @@ def _cases(ws: Workspace, program_name: str, folder: Path, work_folder: Path) ->
     def keep(case: StoredCase) -> None:
         kept = work_folder / f"raw-{len(found)}"
         case.folder.rename(kept)
-        found.append(StoredCase(case.case, kept))
+        found.append(replace(case, folder=kept))
 
     task = Task(ws, program_name, "", "files", folder, tuple(sorted(walk(folder))), Path())
     try:

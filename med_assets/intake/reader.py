@@ -322,7 +322,7 @@ class Readers:
             elif kind == "header":
                 done.headers.append(values)
             elif kind == "case":
-                stored = StoredCase(CaseVersion.of(values["case"]), Path(values["folder"]))
+                stored = StoredCase(CaseVersion.of(values["case"]), Path(values["folder"]), values["hashes"])
                 keep(stored)
                 done.cases.append(stored.case)
             elif kind == "refused":

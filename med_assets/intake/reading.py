@@ -152,10 +152,11 @@ class Step:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """An accepted case, and the folder with its de-identified files, which is to become its artifact."""
+    """An accepted case, and the folder with its de-identified files, which is to become its artifact, with SHA-256 by name."""
 
     case: CaseVersion
     folder: Path
+    hashes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -399,7 +400,7 @@ class EntryReader:
             self._step(f"case {case_id}", together_s)
             labelled = programs.get(self.task.program).verify(case)
             with disk_full_guard(self.task.ws.home):
-                content = self._write(case, folder, f"case {case_id}", together_s)
+                content, hashes = self._write(case, folder, f"case {case_id}", together_s)
         except CaseRejected as rejected:
             return self._refuse(case_id, rejected.code, rejected.message, n, patient_id=patient)
         except DiskFull:  # no fault of the case
@@ -418,10 +419,12 @@ class EntryReader:
             program=self.task.program, batch=self.task.batch, case_id=case_id, patient_id=patient, n_instances=n,
             status=Status.OK if labelled else Status.TO_PREDICT, reason_code=None, reason=None, **asdict(content),
         )  # fmt: skip
-        return StoredCase(accepted, folder)
+        return StoredCase(accepted, folder, hashes)
 
-    def _write(self, case: programs.RawCase, folder: Path, key: str, together_s: float) -> Content:
-        """Write the de-identified files of a case to `folder`."""
+    def _write(
+        self, case: programs.RawCase, folder: Path, key: str, together_s: float
+    ) -> tuple[Content, dict[str, str]]:
+        """Write the de-identified files of a case to `folder`, and return what they are, and the SHA-256 of each by name."""
         from med_assets.deidentification.residual import identifying_values, residual_phi
         from med_assets.dicom.discover import load
         from med_assets.dicom.encoded import to_bytes
@@ -449,18 +452,19 @@ class EntryReader:
                 f"expected no identity after de-identification, got some in {tags}; nothing was stored, report the tags",
             )
         folder.mkdir(parents=True)
-        hashes = []
+        hashes = {}
         for number, ds in enumerate(datasets):
             content = to_bytes(ds)
-            (folder / f"{number:04d}.dcm").write_bytes(content)
-            hashes.append(hashlib.sha256(content).hexdigest())
-        version = digest(hashes)
+            name = f"{number:04d}.dcm"
+            (folder / name).write_bytes(content)
+            hashes[name] = hashlib.sha256(content).hexdigest()
+        version = digest(list(hashes.values()))
         images = [ds.get("Modality") in IMAGES for ds in datasets]
         given = {
             str(ds.get("ClinicalTrialSiteID", "") or "") for ds, image in zip(datasets, images, strict=True) if image
         }
         parts = [_object_hash(ds) for ds in datasets]
-        return Content(
+        written = Content(
             version,
             digest(sorted(filter(None, parts))),
             digest(sorted(part for part, image in zip(parts, images, strict=True) if part and image)),
@@ -468,3 +472,4 @@ class EntryReader:
             next(iter(given - {""}), None) if len(given) == 1 else None,
             any(is_synthetic(ds) for ds in datasets),
         )
+        return written, hashes

@@ -146,8 +146,10 @@ class _Intake:
         """Make the files of an accepted case an artifact."""
         key = stored.case.artifact
         if not self.ws.store.has(key):
-            with disk_full_guard(self.ws.home), self.ws.store.create(key) as folder:
-                for path in sorted(stored.folder.iterdir()):
+            files = sorted(stored.folder.iterdir())
+            hashes = stored.hashes if stored.hashes.keys() == {path.name for path in files} else None
+            with disk_full_guard(self.ws.home), self.ws.store.create(key, hashes) as folder:
+                for path in files:
                     path.rename(folder / path.name)
 
     def _file_token(self, name: str) -> str:

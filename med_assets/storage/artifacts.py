@@ -6,14 +6,14 @@ An artifact's key is `kind/hash`, where the hash is made of what made it (inputs
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing
 from med_assets.storage import names
-from med_assets.storage.files import digest, disk_full_guard, folder_hashes, read_json, sync, write_json
+from med_assets.storage.files import digest, disk_full_guard, folder_hashes, read_json, sync, sync_all, write_json
 
 MANIFEST = "manifest.json"
 
@@ -37,8 +37,11 @@ class ArtifactStore(Protocol):
         """A local, read-only folder with the artifact's files; raises ArtifactMissing when absent."""
         ...
 
-    def create(self, key: str) -> AbstractContextManager[Path]:
-        """A context that yields a folder to fill; leaving it without an error publishes the artifact."""
+    def create(self, key: str, hashes: Mapping[str, str] | None = None) -> AbstractContextManager[Path]:
+        """A context that yields a folder to fill; leaving it without an error publishes the artifact.
+
+        `hashes` are the SHA-256 of its files by name, where they are known; else all are read.
+        """
         ...
 
     def content_hash(self, key: str) -> str:
@@ -86,7 +89,7 @@ class LocalStore:
         return Path(tempfile.mkdtemp(dir=folder, prefix=f"{name}-"))
 
     @contextmanager
-    def create(self, key: str) -> Iterator[Path]:
+    def create(self, key: str, hashes: Mapping[str, str] | None = None) -> Iterator[Path]:
         target = self._folder(key)
         with disk_full_guard(self.root):
             temporary = self._scratch(target.name)
@@ -94,12 +97,9 @@ class LocalStore:
                 yield temporary
                 if self.has(key):
                     return
-                write_json(
-                    temporary / MANIFEST, folder_hashes(temporary), durable=False
-                )  # all files are synced once, here
-                for path in temporary.rglob("*"):
-                    sync(path)
-                sync(temporary)
+                files = folder_hashes(temporary) if hashes is None else dict(sorted(hashes.items()))
+                write_json(temporary / MANIFEST, files, durable=False)  # all files are synced once, here
+                sync_all([*temporary.rglob("*"), temporary])
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._publish(key, temporary, target)
                 sync(target.parent)

@@ -104,11 +104,11 @@ class S3Store:
             raise ArtifactCorrupt(f"artifact {key}: the files in the bucket are not those that were written")
 
     @contextmanager
-    def create(self, key: str) -> Iterator[Path]:
-        with self.local.create(key) as folder:
+    def create(self, key: str, hashes: Mapping[str, str] | None = None) -> Iterator[Path]:
+        with self.local.create(key) as folder:  # which reads the files: they may be another writer's
             yield folder
             # Still inside: the local store, which `has` trusts, gets only what the bucket has.
-            files = folder_hashes(folder)
+            files = folder_hashes(folder) if hashes is None else dict(hashes)
             location = self.location.key(f"files/{key}/{secrets.token_hex(4)}")
             with in_words("writing to the store"):
                 self._upload(folder, location, files)

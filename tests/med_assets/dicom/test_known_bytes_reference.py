@@ -15,7 +15,7 @@ from med_assets.deidentification.known_bytes import (
     _forms,
 )
 
-UIDS = frozenset(f"1.2.826.0.1.3680043.{number}" for number in range(40))
+UIDS = frozenset({"1.2.3", *(f"1.2.826.0.1.3680043.{number}" for number in range(40))})
 NAMES = (
     "kim",
     "lee",
