@@ -21,7 +21,7 @@ class Tree:
         self.blocks = blocks(REPOSITORY / "docs" / page)
         for name in SOURCE:
             if (REPOSITORY / name).is_dir():
-                shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(REPOSITORY / name, folder / name)  # with what is compiled, so that a process need not
             else:
                 shutil.copy(REPOSITORY / name, folder / name)
 

@@ -1,11 +1,13 @@
 """What holds for the whole repository: layers, style, documents that are true, nothing that fits one machine only."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import click
@@ -24,19 +26,28 @@ MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|farm|Users)/\w")
 LANGUAGES = {"bash", "sh", "python", "sql", "yaml", "text", "mermaid"}
 
 
-def source_files() -> list[Path]:
-    """Text files of the repository that a person wrote."""
+@cache
+def source_files() -> tuple[Path, ...]:
+    """Text files of the repository that a person wrote, found once; a folder as large as `.venv` is not entered."""
     suffixes = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".html", ""}
-    return [
-        path
-        for path in sorted(REPOSITORY.rglob("*"))
-        if path.is_file()
-        and path.suffix in suffixes
-        and not any(
-            part in SKIPPED_FOLDERS or part.startswith(".med_assets") or part.endswith((".egg-info", "_cache"))
-            for part in path.parts
-        )
-    ]
+    found = []
+    for folder, folders, names in os.walk(REPOSITORY):
+        folders[:] = [
+            name
+            for name in folders
+            if name not in SKIPPED_FOLDERS and not name.startswith(".med_assets")
+            and not name.endswith((".egg-info", "_cache"))
+        ]  # fmt: skip
+        found += [
+            path for name in names if name not in SKIPPED_FOLDERS and (path := Path(folder, name)).suffix in suffixes
+        ]
+    return tuple(sorted(found))
+
+
+@cache
+def text_of(path: Path) -> str:
+    """The text of a source file, read once."""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def tool(*command: str) -> subprocess.CompletedProcess[str]:
@@ -60,13 +71,13 @@ def test_no_file_names_a_path_of_one_machine() -> None:
         f"{path.relative_to(REPOSITORY)}: {match.group()}"
         for path in source_files()
         if path != Path(__file__)
-        for match in MACHINE_PATH.finditer(path.read_text(errors="replace"))
+        for match in MACHINE_PATH.finditer(text_of(path))
     ]
     assert not found
 
 
 def test_no_source_file_is_longer_than_600_lines() -> None:
-    long = [path.name for path in source_files() if path.suffix == ".py" and len(path.read_text().splitlines()) > 600]
+    long = [path.name for path in source_files() if path.suffix == ".py" and len(text_of(path).splitlines()) > 600]
     assert not long
 
 
@@ -85,7 +96,8 @@ def test_no_rows_as_dictionaries_cross_the_border_of_a_module() -> None:
         f"{path.relative_to(REPOSITORY)}:{node.lineno}"
         for folder in TYPED
         for path in sorted((REPOSITORY / folder).glob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
+        if "dict[str, Any]" in text_of(path)
+        for node in ast.walk(ast.parse(text_of(path)))
         if "dict[str, Any]" in typed(node)
     ]
     assert found == []
@@ -107,9 +119,8 @@ def test_only_the_catalog_opens_tables() -> None:
         path.relative_to(REPOSITORY).as_posix()
         for package in ("med_assets", "assets", "sensors", "resources")
         for path in sorted((REPOSITORY / package).rglob("*.py"))
-        if any(
-            isinstance(node, ast.Attribute) and node.attr == "lake" for node in ast.walk(ast.parse(path.read_text()))
-        )
+        if ".lake" in text_of(path)
+        and any(isinstance(node, ast.Attribute) and node.attr == "lake" for node in ast.walk(ast.parse(text_of(path))))
     ]
     assert found == ["med_assets/catalog.py"]
 
@@ -122,7 +133,7 @@ def test_every_exception_from_type_checks_and_lint_says_why() -> None:
         f"{path.relative_to(REPOSITORY)}:{number}"
         for path in source_files()
         if path.suffix == ".py"
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        for number, line in enumerate(text_of(path).splitlines(), start=1)
         if (found := exception.search(line))
         and path != Path(__file__)
         and not (found["codes"] and re.match(r"\s+(?:#|-)\s+\S+", found["rest"]))

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.test_house import REPOSITORY, source_files
+from tests.test_house import REPOSITORY, source_files, text_of
 
 FORMER_NAMES = {
     "med_assets/experiments/composition.py": (r'"ladder"', r'"rung"'),
@@ -47,7 +47,7 @@ def test_a_retired_word_occurs_nowhere(instead: str) -> None:
         name = path.relative_to(REPOSITORY).as_posix()
         if name in UNCHANGED:
             continue
-        text = path.read_text(errors="replace")
+        text = text_of(path)
         for former in FORMER_NAMES.get(name, ()):
             text = re.sub(former, "", text)
         found += [f"{name}: {match.group()!r}" for match in retired.finditer(text)]
