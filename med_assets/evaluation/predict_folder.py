@@ -2,9 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,13 +16,18 @@ from med_assets.catalog import Catalog
 from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation, StoredCase, Task
+from med_assets.intake.workers import Workers, side_by_side
 from med_assets.launch.training import checkpoint_of
 from med_assets.preparation.audit import Audited, audited
+from med_assets.preparation.expectations import INDEX, import_ahead
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, replacing, walk
 from med_assets.storage.scratch import remove_abandoned, scratch
 
 TABLE = "predictions.csv"
+
+ARRAYS, PREDICTED = ".prepared", ".predicted"
+"""What the folders of a case's arrays and prediction are named after its files'."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,15 @@ class Outcome:
     paths: tuple[Path, ...] = ()
     measured: Mapping[str, float | str | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A prepared case: its files, facts, and what they fail of the audit."""
+
+    case: StoredCase
+    facts: Mapping[str, Any]
+    audit: Audited = field(default_factory=Audited)
 
 
 def predict_folder(
@@ -56,18 +72,15 @@ def predict_folder(
         raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
     ws.store.verify(model.checkpoint)
     remove_abandoned(ws.home)
-    predictor = None
-    outcomes = []
     with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as work_folder:
-        for number, found in enumerate(_cases(ws, program_name, folder, Path(work_folder))):
-            if isinstance(found, Outcome):
-                outcomes.append(found)
-                continue
-            if predictor is None:
-                # What a model keeps of cases goes with them.
-                predictor = program.get(program_name).predictor(ws.store.fetch(model.checkpoint), Path(work_folder))
-            work = Path(work_folder) / f"work-{number}"
-            outcomes.append(_predicted(ws, program_name, found, predictor, model.checkpoint, work, out))
+        found = _prepared(ws, program_name, _cases(ws, program_name, folder, Path(work_folder)))
+        if any(isinstance(one, Ready) for one in found):
+            # What a model keeps of cases goes with them.
+            predictor = program.get(program_name).predictor(ws.store.fetch(model.checkpoint), Path(work_folder))
+        outcomes = [
+            one if isinstance(one, Outcome) else _predicted(ws, program_name, one, predictor, model.checkpoint, out)
+            for one in found
+        ]
         if relink:
             outcomes = _relinked(ws, folder, out, outcomes)
     out.mkdir(parents=True, exist_ok=True)
@@ -109,28 +122,48 @@ def _cases(ws: Workspace, program_name: str, folder: Path, work_folder: Path) ->
     return found
 
 
-def _predicted(
-    ws: Workspace,
-    program_name: str,
-    case: StoredCase,
-    predictor: program.CasePredictor,
-    checkpoint: str,
-    work: Path,
-    out: Path,
-) -> Outcome:
-    chosen, case_id = program.get(program_name), case.case.case_id
-    prepared, predicted = work / "prepared", work / "predicted"
+def _prepared(ws: Workspace, program_name: str, found: Sequence[StoredCase | Outcome]) -> list[Ready | Outcome]:
+    """Prepare cases side by side and audit them together, in their order; what is no case stays as it is."""
+    cases = [one for one in found if isinstance(one, StoredCase)]
+    if cases:
+        import_ahead()
+    made = iter(side_by_side(ws, cases, partial(_prepare, ws, program_name), "preparing"))
+    out = [next(made) if isinstance(one, StoredCase) else one for one in found]
+    rows = [{**one.facts, INDEX: str(number)} for number, one in enumerate(out) if isinstance(one, Ready)]
+    audits = audited(ws, program_name, rows, unlabelled={row[INDEX] for row in rows}) if rows else {}
+    return [
+        replace(one, audit=audits.get(str(number), Audited())) if isinstance(one, Ready) else one
+        for number, one in enumerate(out)
+    ]
+
+
+def _prepare(ws: Workspace, program_name: str, workers: Workers, case: StoredCase) -> Ready | Outcome:
+    arrays, case_id = case.folder.with_suffix(ARRAYS), case.case.case_id
+    shutil.rmtree(arrays, ignore_errors=True)  # of a process that ended
+    arrays.mkdir()
     try:
-        for made in (prepared, predicted):
-            made.mkdir(parents=True)
-        with Readers(ws) as readers:
-            readers.prepare(Preparation(ws, program_name, case_id, case.folder, prepared))
-        facts = {"case_id": case_id} | read_json(prepared / FACTS_FILE)
-        audit = audited(ws, program_name, [facts], unlabelled={case_id}).get(case_id, Audited())
-        if audit.errors:
-            return Outcome(case_id, "; ".join(audit.errors))
+        with workers.borrow() as readers:
+            readers.prepare(Preparation(ws, program_name, case_id, case.folder, arrays))
+        return Ready(case, read_json(arrays / FACTS_FILE))
+    except CaseRejected as rejected:
+        return Outcome(case_id, str(rejected))
+
+
+def _predicted(
+    ws: Workspace, program_name: str, ready: Ready, predictor: program.CasePredictor, checkpoint: str, out: Path
+) -> Outcome:
+    chosen, case_id = program.get(program_name), ready.case.case.case_id
+    stored, prepared, predicted = (
+        ready.case.folder,
+        ready.case.folder.with_suffix(ARRAYS),
+        ready.case.folder.with_suffix(PREDICTED),
+    )
+    if ready.audit.errors:
+        return Outcome(case_id, "; ".join(ready.audit.errors))
+    try:
+        predicted.mkdir()
         predictor.predict(prepared, predicted)
-        paths = chosen.write_prediction(case.folder, prepared, predicted, out / case_id, checkpoint)
+        paths = chosen.write_prediction(stored, prepared, predicted, out / case_id, checkpoint)
         pictures = chosen.report_images(ws, prepared, predicted, out / case_id)
         measured = chosen.prediction_facts(ws, prepared, predicted) if isinstance(chosen, PredictionFacts) else {}
     except DiskFull:  # no fault of the case
@@ -139,7 +172,7 @@ def _predicted(
         return Outcome(case_id, str(rejected))
     except Exception as error:  # one bad case never stops the others
         return Outcome(case_id, f"predicting failed with {type(error).__name__}: {error}")
-    return Outcome(case_id, "", (*paths, *pictures), measured, audit.warnings)
+    return Outcome(case_id, "", (*paths, *pictures), measured, ready.audit.warnings)
 
 
 def _relinked(ws: Workspace, folder: Path, out: Path, outcomes: list[Outcome]) -> list[Outcome]:

@@ -5,6 +5,7 @@ Great Expectations is imported when a suite runs, in an ephemeral context withou
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,6 +101,18 @@ class AuditResult:
         return pd.DataFrame(rows, columns=columns)
 
 
+def import_ahead() -> None:
+    """Begin to import Great Expectations in a thread, while this process waits for others: a suite needs it, and it takes seconds."""
+    threading.Thread(target=_imported, name="imports Great Expectations", daemon=True).start()
+
+
+def _imported() -> Any:
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+
+    return gx
+
+
 def run_suite(facts: "pd.DataFrame", expectations: Sequence[Expectation]) -> AuditResult:
     """Check `facts` (one row per case, ids in column `case_id`) against each expectation.
 
@@ -136,9 +149,7 @@ def _refuse_mistakes(facts: "pd.DataFrame", expectations: Sequence[Expectation])
 @contextmanager
 def _quiet_context() -> Iterator[Any]:
     """An ephemeral context; analytics and the version check are off before the package is imported."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations as gx
-
+    gx = _imported()
     # The second sets a level of its own, and reports each of its temporary folders.
     loggers = [logging.getLogger(name) for name in ("great_expectations", "great_expectations.data_context.types.base")]
     levels = [logger.level for logger in loggers]
@@ -146,7 +157,7 @@ def _quiet_context() -> Iterator[Any]:
         logger.setLevel(logging.ERROR)
     try:
         context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]  # the setter takes a dict, the stubs only the class that it becomes
+        context.variables.progress_bars = {"globally": False, "metric_calculations": False}
         yield context
     finally:
         for logger, level in zip(loggers, levels, strict=True):

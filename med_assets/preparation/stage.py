@@ -13,6 +13,7 @@ from med_assets.errors import CaseRejected
 from med_assets.intake.reading import FACTS_FILE, Preparation
 from med_assets.intake.workers import Workers, side_by_side
 from med_assets.preparation import audit
+from med_assets.preparation.expectations import import_ahead
 from med_assets.records import BatchAudit, CaseVersion, PreparedCase, Status
 from med_assets.settings import Settings, Workspace
 from med_assets.storage.files import digest, read_json, replacing
@@ -71,6 +72,8 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     labels = []
     to_prepare = usable(catalog.case_versions(batch))
     work = partial(_prepare_case, ws, program_name)
+    if to_prepare:
+        import_ahead()
     prepared = side_by_side(ws, to_prepare, work, "preparing", size=lambda raw: raw.n_instances)
     for case, measured, label in prepared:
         cases.append(case)

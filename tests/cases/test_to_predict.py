@@ -2,10 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 import torch
@@ -21,9 +25,13 @@ from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.predictions import folder_of, waiting
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
+from med_assets.intake.reader import Readers
+from med_assets.intake.reading import Preparation
 from med_assets.launch.training import of_workspace
+from med_assets.preparation import audit
+from med_assets.preparation.expectations import AuditResult, Expectation
 from med_assets.settings import Workspace
-from med_assets.storage.files import digest, write_json, write_text
+from med_assets.storage.files import digest, folder_hashes, write_json, write_text
 from med_assets.training.callbacks import save_tensors
 from tests.conftest import REPOSITORY
 from tests.invented import ingest
@@ -250,6 +258,38 @@ def test_a_folder_is_predicted_by_one_command_and_nothing_of_it_is_kept(
     assert "not_dicom" in table or "DICOM" in table
     assert {path for path in workspace.home.rglob("*") if path.is_file()} - before <= _locks(workspace)
     assert not workspace.lake.rows("raw_cases", name)
+
+
+def test_cases_of_a_folder_are_prepared_side_by_side_and_audited_once_with_the_results_of_one_process(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "breast_us"
+    champion(workspace, name)
+    phantoms(tmp_path / "cases", name, 3, 5)
+    written = []
+    suites: list[int] = []
+    both = Barrier(2, timeout=300)
+    run_suite, prepare = audit.run_suite, Readers.prepare
+
+    def beside_another(self: Readers, task: Preparation) -> None:
+        if next(begun) < 2:
+            both.wait()
+        prepare(self, task)
+
+    def counted(facts: pd.DataFrame, expectations: Sequence[Expectation]) -> AuditResult:
+        suites.append(len(facts))
+        return run_suite(facts, expectations)
+
+    monkeypatch.setattr(audit, "run_suite", counted)
+    for workers in (1, 2):
+        out, begun = tmp_path / f"out-{workers}", count()
+        with monkeypatch.context() as several:
+            if workers == 2:
+                several.setattr(Readers, "prepare", beside_another)
+            stages.predict_folder(replace(workspace, workers=workers), name, tmp_path / "cases", None, out)
+        written.append(folder_hashes(out))
+    assert written[0] == written[1]
+    assert suites == [3, 3]
 
 
 def _locks(ws: Workspace) -> set[Path]:
