@@ -42,6 +42,9 @@ REGISTRY = {
 }
 """Module and class of each program; imported when first asked for."""
 
+OTHER_TASK = "other"
+"""The Hub's word for a task that it has no word for."""
+
 FACT_KEYS = {"program": str, "batch": str, "case_id": str, "version": str}
 
 
@@ -188,6 +191,8 @@ class Program(ABC):
     """Name of the experiment that any champion must beat, if there is one."""
     reasons: "tuple[Reason, ...]" = ()
     """Reasons of its own for which a case is not used, beside those in intake/reasons.py."""
+    hub_task: str = OTHER_TASK
+    """Task of its models in the words of the Hugging Face Hub, such as image-segmentation, for their cards."""
     intended_use: str
     not_for: str
     limitations: tuple[str, ...]

@@ -14,6 +14,7 @@ from med_assets.capabilities import ConfigurationErrors
 from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
 from med_assets.experiments import configuration as experiments
 from med_assets.launch.configuration import launcher_class
+from med_assets.reporting.card_words import card_words
 from med_assets.settings import Settings, Workspace
 
 GOOD, WARN, BAD = "ok", "warn", "bad"
@@ -130,6 +131,10 @@ def configurations() -> Iterator[Finding]:
         chosen = program.get(name)
         for error in chosen.configuration_errors() if isinstance(chosen, ConfigurationErrors) else ():
             yield Finding(BAD, f"configuration of {name}", error, "correct the YAML file")
+        try:
+            card_words(name)
+        except ConfigurationError as error:
+            yield Finding(BAD, f"cards of {name}", str(error), "correct the YAML file")
 
 
 def _dagster_home() -> Finding:

@@ -4,10 +4,12 @@ import click
 
 from med_assets.cli import stages
 from med_assets.cli.commands import (
+    PROGRAM_OR_EXPERIMENT,
     Section,
     Value,
     launch,
     launcher,
+    one_of,
     program,
     reason,
     show,
@@ -15,6 +17,7 @@ from med_assets.cli.commands import (
     table,
     workspace,
 )
+from med_assets.errors import ConfigurationError
 from med_assets.records import Champion
 from med_assets.storage import names
 
@@ -113,3 +116,27 @@ def analyse(program: str, name: str | None) -> None:
 def report(program: str) -> None:
     """Write the HTML report and print its path."""
     show("report", stages.report(workspace(), program))
+
+
+@SECTION.command()
+@click.argument("kind", type=one_of("dataset", "model"), help="what the card is about: dataset or model")
+@click.argument("subject", type=PROGRAM_OR_EXPERIMENT, help="program; of a model its champion, or PROGRAM/EXPERIMENT")
+@click.option(
+    "--version",
+    type=Value("VERSION", names.DATASET.check),
+    help="dataset: check again the card of this earlier version, or of the one that begins so",
+)
+def card(kind: str, subject: tuple[str, str | None], version: str | None) -> None:
+    """Write the card that machines read: Croissant of the present dataset, or the Hugging Face README.md and JSON of a model.
+
+    What it says comes from the home and from `conf/PROGRAM/_card.yaml`; mlcroissant and huggingface_hub read it back, offline.
+    """
+    program, experiment = subject
+    if kind == "dataset":
+        if experiment:
+            raise ConfigurationError(f"expected a program for the card of its dataset, got {program}/{experiment}")
+        show(f"data card of {program}", stages.dataset_card(workspace(), program, version))
+    else:
+        if version:
+            raise ConfigurationError("expected --version with the card of a dataset, got that of a model")
+        show(f"model card of {program}", stages.model_card(workspace(), program, experiment))

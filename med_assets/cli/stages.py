@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from med_assets.promotion.champions import rollback
     from med_assets.promotion.regression import accept_scores
     from med_assets.promotion.stage import champion
+    from med_assets.reporting.dataset_card import dataset_card
     from med_assets.reporting.experiment_record import record as record_experiment
     from med_assets.reporting.experiments import experiments
     from med_assets.reporting.index import index
+    from med_assets.reporting.model_card import model_card
     from med_assets.reporting.stage import report
     from med_assets.review.decisions import decisions_of, record
     from med_assets.screening.stage import screening
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from med_assets.storage.result import StageResult
 
 __all__ = [
-    "StageResult", "accept_batch", "accept_scores", "analyse", "champion", "crossval", "dataset", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
-    "learning_curve", "monitor", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
+    "StageResult", "accept_batch", "accept_scores", "analyse", "champion", "crossval", "dataset", "dataset_card", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
+    "learning_curve", "model_card", "monitor", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
     "up_to_date", "withdraw",
 ]  # fmt: skip
 
@@ -47,6 +49,7 @@ MODULES = {
     "champion": "med_assets.promotion.stage",
     "crossval": "med_assets.evaluation.crossvalidation",
     "dataset": "med_assets.dataset.stage",
+    "dataset_card": "med_assets.reporting.dataset_card",
     "debug": "med_assets.evaluation.prediction",
     "decisions_of": "med_assets.review.decisions",
     "evaluate": "med_assets.evaluation.stage",
@@ -55,6 +58,7 @@ MODULES = {
     "intake": "med_assets.intake.stage",
     "leaderboard": "med_assets.evaluation.leaderboard",
     "learning_curve": "med_assets.evaluation.learning_curves",
+    "model_card": "med_assets.reporting.model_card",
     "monitor": "med_assets.monitoring.stage",
     "predict": "med_assets.evaluation.prediction",
     "predict_folder": "med_assets.evaluation.predict_folder",

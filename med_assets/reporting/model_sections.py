@@ -1,13 +1,17 @@
 """Sections about the model that the report shows: its cases, scores and model card, unusual cases, and its use over time."""
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from med_assets.capabilities import ReportTables, Screens
 from med_assets.evaluation.aggregates import INTERVAL, aggregate, side_by_side
 from med_assets.monitoring.drift import drift_table
 from med_assets.monitoring.stage import LIMITS_RULE, headline, plot_trends, trend_table
 from med_assets.records import Champion
+from med_assets.reporting.dataset_card import dataset_card_path
 from med_assets.reporting.html import Section, model_card
+from med_assets.reporting.model_card import AS_JSON, README, model_card_folder
 from med_assets.reporting.pictures import plot_all_cases, plot_typical_cases
 from med_assets.reporting.report_facts import ReportFacts, ShownModel, not_evaluated
 from med_assets.screening.stage import recorded_screening
@@ -93,6 +97,23 @@ def card(facts: ReportFacts) -> Iterable[Section]:
         limitations=[*chosen.limitations, *synthetic],
         owners=chosen.owners,
     )
+
+
+def cards(facts: ReportFacts) -> Iterable[Section]:
+    """The cards that machines read, of the present dataset and of the model, or the commands that write them."""
+    paths = {"Croissant of the dataset": dataset_card_path(facts.ws, facts.name, facts.dataset_version)}
+    commands = [f"card dataset {facts.name}"]
+    if (shown := facts.shown) is not None:
+        folder = model_card_folder(facts.ws, facts.name, shown.experiment, shown.checkpoint)
+        paths |= {"Model card for the Hugging Face Hub": folder / README, "Model card as JSON": folder / AS_JSON}
+        commands.append(f"card model {facts.name}{'' if shown.promoted else f'/{shown.experiment}'}")
+    links = {
+        title: Path(os.path.relpath(path, facts.folder)).as_posix() for title, path in paths.items() if path.is_file()
+    }
+    text = "Of the present dataset and of this model."
+    if len(links) < len(paths):
+        text = f"Written by {' and '.join(f'`med-assets {command}`' for command in commands)}."
+    yield Section("Cards that machines read", text, links=links)
 
 
 def screening(facts: ReportFacts) -> Iterable[Section]:

@@ -65,6 +65,7 @@ SECTIONS: tuple[Callable[[ReportFacts], Iterable[Section]], ...] = (
     model_sections.all_scores,
     model_sections.definitions,
     model_sections.card,
+    model_sections.cards,
     model_sections.screening,
     evaluation_sections.cross_validations,
     evaluation_sections.learning_curves,

@@ -92,6 +92,12 @@ ARTIFACT = Kind(
     "such as checkpoint/0123456789abcdef",
     "`med-assets leaderboard PROGRAM` shows those of models",
 )
+DATASET = Kind(
+    "a version of a dataset",
+    re.compile(r"[0-9a-f]{4,16}"),
+    "its hash, or at least four of its first characters",
+    "`med-assets card dataset PROGRAM` shows the present one",
+)
 PARTITION = Kind(
     "a partition within its table",
     re.compile(rf"{_WORDS}(/{_WORDS})*"),

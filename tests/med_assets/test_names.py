@@ -103,6 +103,8 @@ COMMANDS = [
     [["debug", P, "c", "--out", "x", "--model"], []],
     [["audit-queue", "lumbar_mr", "--model"], []],
     [["withdraw", P, "--reason", "r"], []],
+    [["card", "model", P + "/"], []],
+    [["card", "dataset", P, "--version"], []],
 ]
 """Words of each command before the name, and what is behind it in the same word."""
 

@@ -54,6 +54,7 @@ class BreastUs(Program):
     )
     baseline = "tinyusfm"
     reasons = REASONS
+    hub_task = "image-segmentation"
     intended_use = (
         "Research on outlining lesions in breast ultrasound, and proposals for outlines that a person corrects."
     )

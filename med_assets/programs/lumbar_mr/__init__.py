@@ -61,6 +61,7 @@ class LumbarMr(Program):
     )
     baseline = "mean_position"
     reasons = REASONS
+    hub_task = "keypoint-detection"
     intended_use = (
         "Research on finding lumbosacral transitional vertebrae, and a queue of studies that a radiologist reads first."
     )

@@ -66,6 +66,7 @@ class LungCt(Program):
     )
     baseline = "foundation"
     reasons = REASONS
+    hub_task = "image-segmentation"
     intended_use = (
         "Research on segmentation of lung tumours in chest CT, and proposals for contours that a person corrects."
     )

@@ -67,6 +67,7 @@ class RetinalOct(Program):
     )
     baseline = "random_probe"
     reasons = REASONS
+    hub_task = "image-classification"
     intended_use = (
         "Research on what pretrained OCT encoders know: a comparison of encoders under the same data and splits."
     )

@@ -96,6 +96,7 @@ class RtDose(Program):
     )
     baseline = "mean_dose"
     required_missing = "structures_expected_missing"
+    hub_task = "image-to-image"
     intended_use = "Research on dose prediction, and a second opinion in plan quality assurance: what dose comparable plans reached."
     not_for = "Treating patients. A predicted dose is no plan, and no machine may be able to deliver it."
     limitations = (
