@@ -27,7 +27,11 @@ LAST_LINES = {"000": 109, "001": 392, "002": 316, "003": 1097, "004": 353}
 """Lines of each document."""
 
 STATES = ("works", "works, by a drill", "works, seen in the demo", "works, not run", "other, on purpose", "not built")
-WITH_TEXT = {"works, not run": "works, not run on ", "other, on purpose": "other, on purpose: ", "not built": "not built: "}
+WITH_TEXT = {
+    "works, not run": "works, not run on ",
+    "other, on purpose": "other, on purpose: ",
+    "not built": "not built: ",
+}
 SHOWN = ("works", "works, by a drill", "works, not run")
 """States in which a test shows the feature."""
 
@@ -147,7 +151,7 @@ def is_setting(text: str) -> bool:
             shared = shared.get(part, UNKNOWN) if isinstance(shared, dict) else UNKNOWN
         if shared is not UNKNOWN:
             return True
-        models = [model_of(name)]
+        models: list[type[BaseModel]] = [model_of(name)]
         for number, part in enumerate(parts := text.split("."), 1):
             fields = [model.model_fields[part] for model in models if part in model.model_fields]
             if not fields:
@@ -159,7 +163,9 @@ def is_setting(text: str) -> bool:
 
 
 def is_target(text: str) -> bool:
-    return re.search(rf"^{text.removeprefix('make ')}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE) is not None
+    return (
+        re.search(rf"^{text.removeprefix('make ')}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE) is not None
+    )
 
 
 @cache

@@ -50,6 +50,17 @@ def test_a_run_leaves_weights_history_curves_and_a_result_and_needs_no_dagster(t
     assert run(job) == result
 
 
+def test_reading_in_processes_of_their_own_changes_nothing(tmp_path: Path) -> None:
+    alone, apart = (
+        write_job(tmp_path / f"{workers}", overrides=(*TINY, "schedule.epochs=2", f"runtime.workers={workers}"))
+        for workers in (0, 1)
+    )
+    run(alone)
+    run(apart)
+    assert (alone / "history.csv").read_bytes() == (apart / "history.csv").read_bytes()
+    assert (alone / "weights.pt").read_bytes() == (apart / "weights.pt").read_bytes()
+
+
 def test_mean_dose_goes_through_the_same_job(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", "mean_dose")
     result = run(job)

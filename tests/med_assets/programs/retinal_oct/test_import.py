@@ -65,6 +65,12 @@ def test_every_participant_of_every_site_is_located_whatever_the_form_of_its_id(
     assert (len(again.imported), len(again.existing)) == (0, 13)
 
 
+def test_a_trial_of_five_takes_five_participants_and_expects_no_others(source: Path, tmp_path: Path) -> None:
+    assert len(import_participants(source, tmp_path / "landing", limit=5).imported) == 5
+    located = pd.read_csv(tmp_path / "landing" / ".ai_readi" / "located.csv")
+    assert located["expected"].sum() == located["located"].sum() == 5
+
+
 def test_a_corrected_row_or_scan_replaces_its_participant_and_another_data_set_does_not(
     source: Path, tmp_path: Path
 ) -> None:
