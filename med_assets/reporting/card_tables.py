@@ -51,7 +51,7 @@ def card_tables(ws: Settings, program_name: str, words: DatasetWords) -> list[Ca
     cases = sorted(catalog.described(), key=lambda case: case.artifact)
     found = [_splits(cases), _facts(program_name, cases), _labels(ws, program_name, cases), _refused(catalog)]
     if words.cases != "counts":
-        found += [_cases(program_name, cases, words), _files(ws, cases)]
+        found += [_cases(program_name, cases, words), _files(ws, program_name, cases, words)]
     return [table for table in found if table.rows]
 
 
@@ -176,15 +176,22 @@ def _meaning(fact: Fact) -> str:
     return f"{fact.meaning} ({fact.unit})" if fact.unit not in ("", "1") else fact.meaning
 
 
-def _files(ws: Settings, cases: Sequence[Case]) -> CardTable:
+def _files(ws: Settings, program_name: str, cases: Sequence[Case], words: DatasetWords) -> CardTable:
+    """The files of the arrays with their hashes: of what a model sees, unless the site wants all.
+
+    A label such as a study group, or the pseudonym in `case.json`, has so few possible values that its hash tells it to who tries them all.
+    """
+    seen = {name for name in program.get(program_name).inputs if not name.endswith(".json")}
     rows = [
         (case.artifact, name, sha256)
         for case in cases
         for name, sha256 in sorted(ws.store.file_hashes(case.artifact).items())
+        if words.files == "all" or name in seen
     ]
+    which = "All files of the prepared arrays" if words.files == "all" else "The prepared arrays that a model sees"
     return CardTable(
         "files",
-        "The files of the prepared arrays, by which a copy of the data is checked.",
+        f"{which}, by which a copy of the data is checked.",
         (
             CardField("artifact", str, "key of the prepared arrays"),
             CardField("file", str, "name of the file"),

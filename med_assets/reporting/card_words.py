@@ -21,6 +21,8 @@ ABSENT = "not declared"
 
 Cases = Literal["counts", "artifacts", "pseudonyms"]
 
+Files = Literal["images", "all"]
+
 Address = Field(default=None, pattern=r"^(https?|ftp|mailto):\S+$")
 
 
@@ -59,6 +61,10 @@ class DatasetWords(_Words):
     cases: Cases = Field(
         default="artifacts",
         description="counts: no row per case; artifacts: one with the keys and hashes of its arrays; pseudonyms: with those of case and patient too",
+    )
+    files: Files = Field(
+        default="images",
+        description="images: hashes of the arrays that a model sees; all: of labels and small files too, whose few possible contents a hash gives away",
     )
     facts: tuple[str, ...] = Field(default=(), description="measured facts that stand in the row of each case")
 

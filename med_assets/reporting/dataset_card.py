@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from med_assets import program
-from med_assets.catalog import Catalog
+from med_assets.catalog import Catalog, Dataset
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.reporting.card_tables import CardTable, card_tables
 from med_assets.reporting.card_words import ABSENT, FILE, CardWords, Contact, card_words
@@ -20,6 +20,7 @@ from med_assets.settings import Settings
 from med_assets.storage import names
 from med_assets.storage.escaping import csv
 from med_assets.storage.files import digest, file_sha256, replacing, write_text
+from med_assets.storage.locks import alone
 from med_assets.storage.result import StageResult
 from med_assets.storage.versions import version_of
 
@@ -86,11 +87,19 @@ def dataset_card(ws: Settings, program_name: str, version: str | None = None) ->
         raise ConfigurationError(
             f"{program_name}: expected a dataset with cases, got none; run `med-assets ingest {program_name}`"
         )
-    words = card_words(program_name)
-    path = dataset_card_path(ws, program_name, present.version)
+    with alone(ws, f"cards-{program_name}"):
+        return _write(ws, program_name, present)
+
+
+def _write(ws: Settings, program_name: str, present: Dataset) -> StageResult:
+    words, path = card_words(program_name), dataset_card_path(ws, program_name, present.version)
     tables = card_tables(ws, program_name, words.dataset)
+    if Catalog(ws, program_name).dataset().version != present.version:
+        raise ConfigurationError(
+            f"{program_name}: expected a dataset that stays while its card is written, got another; run the command again"
+        )
     files = {table.name: _write_csv(path.parent, table) for table in tables}
-    content = _metadata(ws, program_name, words, present.version, tables, files)
+    content = _metadata(ws, program_name, words, present, tables, files)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         checked = check_dataset_card(temporary)
@@ -133,7 +142,7 @@ def _metadata(
     ws: Settings,
     program_name: str,
     words: CardWords,
-    version: str,
+    present: Dataset,
     tables: Sequence[CardTable],
     files: dict[str, Path],
 ) -> dict[str, Any]:
@@ -182,13 +191,13 @@ def _metadata(
         content: dict[str, Any] = mlc.Metadata(
             ctx=context,
             name=given.title or program_name,
-            description=_description(ws, program_name, words, version),
+            description=_description(program_name, words, present),
             license=[given.license] if given.license else None,
             url=given.url,
             cite_as=given.citation,
             creators=[_creator(mlc, context, one) for one in given.creators],
             date_published=given.published.isoformat() if given.published else None,
-            version=f"{given.release or NO_RELEASE}+{version}",
+            version=f"{given.release or NO_RELEASE}+{present.version}",
             keywords=[program_name, *chosen.modalities, *given.keywords],
             distribution=distribution,
             record_sets=record_sets,
@@ -203,9 +212,9 @@ def _metadata(
     return content | {"conformsTo": list(CONFORMS_TO)}
 
 
-def _description(ws: Settings, program_name: str, words: CardWords, version: str) -> str:
-    chosen, cases = program.get(program_name), Catalog(ws, program_name).dataset().cases
-    n_synthetic, patients = sum(case.synthetic for case in cases), len({case.patient_id for case in cases})
+def _description(program_name: str, words: CardWords, present: Dataset) -> str:
+    chosen, cases, version = program.get(program_name), present.cases, present.version
+    n_synthetic, patients = len(present.synthetic), len({case.patient_id for case in cases})
     synthetic = (
         f" {n_synthetic} of the cases are synthetic: no number here says anything about patients."
         if n_synthetic

@@ -94,7 +94,8 @@ def prepare(ws: Workspace, name: str) -> None:
     with ws.store.create("raw/" + digest(name)) as folder:
         (folder / "case.txt").write_text(name)
     with ws.store.create(artifact(name)) as folder:
-        (folder / "dose.txt").write_text(name)
+        for file in ("ct.npy", "dose.npy", "case.json"):
+            (folder / file).write_text(f"{file} of {name}")
         drawn = [LabelRow(2, "RECTUM", 5, 0.5, "Rectum")] if name < "v15" else []
         write_rows(folder, [LabelRow(1, "PTV_70", 7, 0.7, "PTV70"), LabelRow(9, "EMPTY", 0, 0.0, "EMPTY"), *drawn])
 
@@ -151,7 +152,7 @@ def test_the_records_of_a_data_card_are_what_the_home_holds(ws: Workspace) -> No
     slices = next(row for row in records(path, "facts") if row["fact"] == "slices")
     assert (slices["cases"], slices["median"], slices["unit"]) == (30, 14.5, "count")
     files = records(path, "files")
-    assert len(files) == 2 * 33
+    assert [row["file"] for row in files] == ["ct.npy"] * 33, "the hash of a label or a pseudonym would give it away"
     for row in files:
         assert row["sha256"] == file_sha256(ws.store.fetch(row["artifact"]) / row["file"])
     for one in mlcroissant.Dataset(jsonld=str(path)).metadata.distribution:
@@ -169,6 +170,8 @@ def test_a_data_card_has_pseudonyms_and_facts_of_cases_only_if_the_site_says_so(
     assert (shown["v07"], len(shown)) == (("p-v07", 7), 33)
     assert shown["t0"][1] is None, "undefined"
     assert before.isdisjoint({each.name for each in path.parent.glob("cases-*")}), "the former file is gone"
+    declare({"dataset": {"files": "all"}})
+    assert {row["file"] for row in records(card_of(ws), "files")} == {"ct.npy", "dose.npy", "case.json", "labels.json"}
     declare({"dataset": {"cases": "counts"}})
     assert {each.id for each in mlcroissant.Dataset(jsonld=str(card_of(ws))).metadata.record_sets} == {
         "splits", "facts", "labels",
