@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from med_assets.evaluation import scoring
-from med_assets.evaluation.scoring import ENDED, score_cases
+from med_assets.evaluation.scoring import ENDED, recorded_scores, score_cases, scores_of
+from med_assets.experiments import policies
 from med_assets.intake import reader
 from med_assets.intake.reader import Readers
 from med_assets.settings import Workspace
@@ -15,6 +16,7 @@ from med_assets.storage.files import folder_hashes
 from med_assets.storage.progress import Progress, followed_by
 from med_assets.training.predict import run
 from tests.med_assets.evaluation.untrained import P, case, checkpoint
+from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 
 CRASHING = """
 import os
@@ -85,3 +87,17 @@ def test_a_case_that_ends_its_process_has_no_score_after_one_retry_alone(
     assert (set(scores), failures) == ({"c0", "c2", "c3"}, {"c1": ENDED})
     assert sorted(called) == [*((False, f"case c{number}") for number in range(4)), (True, "case c1")]
     reader.end_idle()
+
+
+def test_the_test_split_is_opened_for_a_champion_alone_where_the_policy_says_so(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert policies.of("retinal_oct").evaluation.test == "champion"
+    cases(workspace, {"train": TRAIN, "val": VAL, "test": ("x0", "x1")})
+    scored = model(workspace, "baseline", constant(4.0, (*VAL, "x0", "x1")))
+    assert {row.split for row in scores_of(workspace, P, "baseline", scored)[0]} == {"val", "test"}
+    configure(tmp_path, monkeypatch, evaluation={"test": "champion"})
+    assert {row.split for row in scores_of(workspace, P, "baseline", scored)[0]} == {"val"}
+    assert {row.split for row in recorded_scores(workspace, P, "baseline", scored).rows} == {"val"}
+    champions = recorded_scores(workspace, P, "baseline", scored, champion=True).rows
+    assert {row.split for row in champions} == {"val", "test"}
