@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Self
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -81,6 +82,18 @@ class Instance:
     parsed: Parsed | None = field(default=None, compare=False, repr=False)
     """What was read of the file, as long as it is kept in memory."""
 
+    def row(self) -> dict[str, Any]:
+        """The fields as JSON has them, for another process; `parsed` is not among them."""
+        row = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "parsed"}
+        return row | {"path": str(self.path), "weightings": [asdict(one) for one in self.weightings]}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The instance whose `row` this is."""
+        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in row.items()}
+        shown = (Weighting(**{**one, "orientation": tuple(one["orientation"])}) for one in row["weightings"])
+        return cls(**values | {"path": Path(row["path"]), "weightings": tuple(shown)})
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -109,20 +122,46 @@ def scan(folder: Path, before: Callable[[Path], None] = lambda path: None, shelf
     Codes: "not_dicom", "truncated_file", "malformed_element", "missing_uid", "duplicate_instance", "directory_file",
     "file_link", "folder_link", "not_plain_file", "unreadable".
     """
+    return without_repeats([scan_file(path, before, shelf) for path in files_of(folder)])
+
+
+def scan_file(
+    path: Path, before: Callable[[Path], None] = lambda path: None, shelf: Shelf | None = None
+) -> Instance | Rejection:
+    """Read the header of one file, see `scan`."""
+    try:
+        before(path)
+        return _header(path, shelf)
+    except CaseRejected as error:
+        return Rejection(error.code, error.message, path)
+    except Exception as error:  # one file never stops its neighbours; a foreign message may hold identity
+        reason = foreign(error)
+        return Rejection(reason.code, reason.message, path)
+
+
+def without_repeats(
+    files: Iterable[Instance | Rejection], before: Callable[[Path], None] = lambda path: None
+) -> Discovery:
+    """What is found in files that are read together, in the order of paths: of each SOPInstanceUID the first is an instance.
+
+    `before` is called before the content of a file is compared.
+    """
     instances: dict[str, Instance] = {}
     rejected = []
-    for path in _files(folder):
-        try:
-            before(path)
-            instance = _header(path, shelf)
-            if first := instances.get(instance.sop_instance_uid):
-                raise _duplicate(filecmp.cmp(first.path, path, shallow=False))
-            instances[instance.sop_instance_uid] = instance
-        except CaseRejected as error:
-            rejected.append(Rejection(error.code, error.message, path))
-        except Exception as error:  # one file never stops its neighbours; a foreign message may hold identity
-            reason = foreign(error)
-            rejected.append(Rejection(reason.code, reason.message, path))
+    for one in files:
+        if isinstance(one, Rejection):
+            rejected.append(one)
+        elif (first := instances.setdefault(one.sop_instance_uid, one)) is not one:
+            if one.parsed is not None:
+                one.parsed.drop()
+            try:
+                before(one.path)
+                reason = _duplicate(filecmp.cmp(first.path, one.path, shallow=False))
+            except CaseRejected as error:
+                reason = error
+            except OSError as error:
+                reason = foreign(error)
+            rejected.append(Rejection(reason.code, reason.message, one.path))
     return Discovery(tuple(instances.values()), tuple(rejected))
 
 
@@ -210,7 +249,7 @@ def _references(dataset: Dataset, keywords: Sequence[str]) -> list[str]:
     return [uid for keyword in keywords for item in dataset.get(keyword) or () for uid in _referenced(item)]
 
 
-def _files(root: Path) -> list[Path]:
+def files_of(root: Path) -> list[Path]:
     """All that is below a folder and is no folder itself, sorted; the path itself where it is none. Links are not followed."""
     return [root] if root.is_symlink() or not root.is_dir() else sorted(walk(root))
 

@@ -20,6 +20,7 @@ from med_assets.intake.workers import Workers, side_by_side
 from med_assets.launch.training import checkpoint_of
 from med_assets.preparation.audit import Audited, audited
 from med_assets.preparation.expectations import INDEX, import_ahead
+from med_assets.records import CaseVersion
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, replacing, walk
 from med_assets.storage.scratch import remove_abandoned, scratch
@@ -104,22 +105,23 @@ def table(outcomes: list[Outcome], out: Path) -> pd.DataFrame:
 
 def _cases(ws: Workspace, program_name: str, folder: Path, work_folder: Path) -> list[StoredCase | Outcome]:
     """The de-identified cases of a folder, each in a folder of its own below `work_folder`, and what makes no case."""
-    found: list[StoredCase | Outcome] = []
+    kept: dict[CaseVersion, StoredCase] = {}
+    results: dict[str, CaseVersion] = {}
 
     def keep(case: StoredCase) -> None:
-        kept = work_folder / f"raw-{len(found)}"
-        case.folder.rename(kept)
-        found.append(replace(case, folder=kept))
+        kept[case.case] = replace(case, folder=case.folder.rename(work_folder / f"raw-{len(kept)}"))
 
-    task = Task(ws, program_name, "", "files", folder, tuple(sorted(walk(folder))), Path())
+    def read(workers: Workers, files: Path) -> list[CaseVersion]:
+        task = Task(ws, program_name, "", "files", files, tuple(sorted(walk(files))), Path())
+        return workers.read(task, keep, results).cases
+
     try:
-        with Readers(ws) as readers:
-            cases = readers.read(task, keep).cases
+        (cases,) = side_by_side(ws, [folder], read, "reading", "folders", shared=True)
     except CaseRejected as rejected:
         return [Outcome("files", str(rejected))]
-    kept = {one.case.case_id for one in found if isinstance(one, StoredCase)}
-    found += [Outcome(case.case_id, case.reason or "") for case in cases if case.case_id not in kept]
-    return found
+    ids = {case.case_id for case in kept}
+    refused = [Outcome(case.case_id, case.reason or "") for case in cases if case.case_id not in ids]
+    return [*(kept[case] for case in cases if case in kept), *refused]
 
 
 def _prepared(ws: Workspace, program_name: str, found: Sequence[StoredCase | Outcome]) -> list[Ready | Outcome]:

@@ -18,23 +18,27 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Condition
 from types import TracebackType
 from typing import Any
 
 from med_assets.errors import CaseRejected, DiskFull, ReaderFailed
+from med_assets.intake.division import Division
+from med_assets.intake.parts import CASES, Part
 from med_assets.intake.reading import (
     FILES_PER_LIMIT,
     OUT_OF_MEMORY,
     PREPARATION_FAILED,
     EntryReader,
     FileOutcome,
+    Help,
     Originals,
     Preparation,
     Step,
@@ -180,6 +184,9 @@ def _take_idle() -> _Process | None:
         return _idle.pop() if _idle else None
 
 
+Keep = Callable[[StoredCase], None]
+
+
 class Readers:
     """The one process at a time that reads the entries of a batch; a new one is started when it ends.
 
@@ -215,24 +222,27 @@ class Readers:
 
         Raises CaseRejected as `read` does, DiskFull, ReaderFailed.
         """
-        return self._read(Originals(replace(self.ws), tuple(files)), lambda case: None).headers
+        task = Originals(replace(self.ws), tuple(files))
+        return self._read(task, lambda case: None, Division(Condition(), {})).headers
 
-    def read(self, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
+    def read(self, task: Task, keep: Keep, division: Division | None = None) -> EntryResult:
         """Read an entry; `keep` takes each accepted case, whose folder is gone afterwards. The task's scratch is ignored.
 
-        Raises CaseRejected ("reader_crashed", "reader_time_limit") when nothing of the entry can be read, DiskFull,
-        ReaderFailed, and RetryAlone.
+        A `division` has cases of earlier attempts, and says what helpers do. Raises CaseRejected ("reader_crashed",
+        "reader_time_limit") when nothing of the entry can be read, DiskFull, ReaderFailed, and RetryAlone.
         """
-        return self._read(replace(task, ws=replace(task.ws)), keep)  # without opened stores and clients
+        return self._read(replace(task, ws=replace(task.ws)), keep, division or Division(Condition(), {}))
 
-    def _read(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
+    def _read(self, task: Task | Originals, keep: Keep, division: Division) -> EntryResult:
         refused: dict[str, tuple[str, str]] = {}
         while True:
             with tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as folder:
                 try:
-                    result = self._attempt(replace(task, scratch=Path(folder), refused=dict(refused)), keep)
+                    attempt = replace(task, scratch=Path(folder), refused=dict(refused))
+                    result = self._attempt(attempt, keep, division)
                 except _Ended as ended:
                     if not self.alone:
+                        self._leave(keep, division)
                         raise RetryAlone from None
                     reason = ended.code, ended.message
                     if ended.key in ("", *refused) or len(refused) == MAX_REFUSED:
@@ -242,12 +252,76 @@ class Readers:
                 except CaseRejected as rejected:
                     self._require_enough_memory([rejected.code])
                     raise
+                finally:
+                    division.close()
             self._require_enough_memory([case.reason_code for case in result.cases])
+            if division.undone:
+                raise RetryAlone
             return result
 
+    def _leave(self, keep: Keep, division: Division) -> None:
+        """End the work on an entry of which a part ended the process: the other cases are finished, that one is not."""
+        if division.kind == CASES and division.task is not None and division.task.shared:
+            self.help(keep, division, lambda: False)
+            division.next()
+
+    def help(self, keep: Keep, division: Division, stay: Callable[[], bool]) -> None:
+        """Work on parts of an entry that another process reads, or read, until none is left, see `Division.last`."""
+        process: _Process | None = None
+        step = Step("", self.ws.intake_file_s)
+        while not self.stopped and (order := division.last(stay)) is not None:
+            kind, number = order
+            try:
+                assert division.task is not None
+                process = process or self._send(Help(division.task), step)
+                self._order(process, order)
+                self._helped(process, step, keep, division, number)
+            except _Ended:
+                process = None
+                if kind != CASES:
+                    division.failed(RetryAlone())
+                division.again()
+            except BaseException as error:
+                process = None
+                division.failed(error)
+            finally:
+                division.done()
+        if process is not None and not self.stopped:
+            with suppress(_Ended):  # all that it did is kept
+                self._order(process, None)
+                next(self._answers(process, step))
+                process.working = False
+
+    def _helped(self, process: _Process, step: Step, keep: Keep, division: Division, number: int) -> None:
+        """Wait until a part of another's entry is done."""
+        for kind, values in self._answers(process, step):
+            if kind == "next":
+                return
+            if kind in ("case", "refused"):
+                self._keep(kind, values, keep, division, number)
+            else:
+                process.working = False
+                self._require_done(kind, values)
+
+    def _keep(self, kind: str, values: Any, keep: Keep, division: Division, number: int) -> None:
+        """Keep what came of a case."""
+        if kind == "case":
+            stored = StoredCase(CaseVersion.of(values["case"]), Path(values["folder"]), values["hashes"])
+            keep(stored)
+            row = stored.case
+        else:
+            row = CaseVersion.of(values)
+        if self._may_lack_memory([row.reason_code]):
+            division.again()
+        else:
+            division.keep(number, row)
+
+    def _may_lack_memory(self, codes: Iterable[str | None]) -> bool:
+        """Whether a reason may be a lack of memory, of which one alone may take more."""
+        return self.memory_gb < self.ws.intake_memory_gb and not MAY_LACK_MEMORY.isdisjoint(codes)
+
     def _require_enough_memory(self, codes: Iterable[str | None]) -> None:
-        """Raise RetryAlone where a reason may be a lack of memory, of which one alone may take more."""
-        if self.memory_gb < self.ws.intake_memory_gb and not MAY_LACK_MEMORY.isdisjoint(codes):
+        if self._may_lack_memory(codes):
             raise RetryAlone
 
     def prepare(self, task: Preparation) -> None:
@@ -305,9 +379,37 @@ class Readers:
             message = f"expected an entry that can be read, got {values}; please report this place in the code"
             raise CaseRejected(UNREADABLE, message)
 
-    def _attempt(self, task: Task | Originals, keep: Callable[[StoredCase], None]) -> EntryResult:
+    def _attempt(self, task: Task | Originals, keep: Keep, division: Division) -> EntryResult:
         done, step = EntryResult(), Step("", self.ws.intake_file_s)
+        if isinstance(task, Task):
+            division.task = task
         process = self._send(task, step)
+        part: int | None = None
+        for kind, values in self._answers(process, step):
+            if kind == "file":
+                done.files.append(FileOutcome(**{**values, "path": Path(values["path"])}))
+            elif kind == "header":
+                done.headers.append(values)
+            elif kind == "parts":
+                part = division.begin(values["kind"], [Part(**one) for one in values["parts"]])
+                self._order(process, part)
+            elif kind == "next":
+                part = division.next()
+                self._order(process, part)
+            elif part is not None and kind in ("case", "refused"):
+                self._keep(kind, values, keep, division, part)
+            elif kind == "refused":
+                done.cases.append(CaseVersion.of(values))
+            else:
+                process.working = False
+                self._require_done(kind, values)
+                break
+        if not division.undone:
+            done.cases += division.cases()
+        return done
+
+    def _answers(self, process: _Process, step: Step) -> Iterator[tuple[str, Any]]:
+        """What the process answers, but for the steps that it announces, within whose time it must. `step` is what it does first."""
         while True:
             try:
                 if not process.connection.poll(step.limit_s):
@@ -317,20 +419,15 @@ class Readers:
                 raise self._ended(step, CRASHED) from None
             if kind == "step":
                 step = Step(**values)
-            elif kind == "file":
-                done.files.append(FileOutcome(**{**values, "path": Path(values["path"])}))
-            elif kind == "header":
-                done.headers.append(values)
-            elif kind == "case":
-                stored = StoredCase(CaseVersion.of(values["case"]), Path(values["folder"]), values["hashes"])
-                keep(stored)
-                done.cases.append(stored.case)
-            elif kind == "refused":
-                done.cases.append(CaseVersion.of(values))
             else:
-                process.working = False
-                self._require_done(kind, values)
-                return done
+                yield kind, values
+
+    def _order(self, process: _Process, order: Any) -> None:
+        """Say on what part the process is to work next, None for no more."""
+        try:
+            process.connection.send(order)
+        except OSError:
+            raise self._ended(Step("", 0.0), CRASHED) from None
 
     def _running(self) -> _Process:
         if self._process is not None and self._process.working:  # for work that nobody waits for any more
@@ -386,6 +483,17 @@ def _serve(connection: Connection) -> None:
     def report(message: Step | FileOutcome) -> None:
         answer("step" if isinstance(message, Step) else "file", asdict(message))
 
+    def orders(kind: str, parts: Sequence[Part]) -> Iterator[int]:
+        answer("parts", {"kind": kind, "parts": [asdict(part) for part in parts]})
+        while (number := connection.recv()) is not None:
+            yield number
+            answer("next", None)
+
+    def helped() -> Iterator[tuple[str, int]]:
+        while (order := connection.recv()) is not None:
+            yield order
+            answer("next", None)
+
     keep_freed_memory()
     connection.send_bytes(b"ready")
     while True:
@@ -409,11 +517,13 @@ def _serve(connection: Connection) -> None:
                 answer("done", None)
                 continue
             with quietly():  # warnings of pydicom quote values
-                vocabulary = get(task.program).roi_vocabulary(task.ws)
-                for message in EntryReader(task, Deidentifier(task.ws.key, vocabulary), report).messages():
+                whole = task.task if isinstance(task, Help) else task
+                vocabulary = get(whole.program).roi_vocabulary(whole.ws)
+                entry = EntryReader(whole, Deidentifier(whole.ws.key, vocabulary), report, orders)
+                for message in entry.help(helped()) if isinstance(task, Help) else entry.messages():
                     if isinstance(message, StoredCase):
                         answer("case", asdict(message))
-                    else:
+                    elif message is not None:
                         answer("refused", message.row())
         except DiskFull as error:
             answer("full", str(error))

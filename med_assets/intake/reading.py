@@ -5,11 +5,14 @@ so that whoever watches knows what was being read. What ended an earlier process
 """
 
 import hashlib
+import json
+import os
 import resource
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,22 @@ from med_assets.dicom import archives
 from med_assets.dicom.sop_classes import MODALITIES
 from med_assets.errors import CaseRejected, DiskFull
 from med_assets.intake.grouping import group_by_patient
+from med_assets.intake.parts import (
+    CASES,
+    FILE_S,
+    FILES,
+    FILES_PER_PART,
+    HEADER_S,
+    MEMBERS,
+    S_PER_BYTE,
+    Header,
+    Orders,
+    Part,
+    all_parts,
+    header_of,
+    header_row,
+    size_of,
+)
 from med_assets.landing.batches import UNREADABLE
 from med_assets.records import CaseVersion, Status
 from med_assets.settings import Settings, Workspace
@@ -29,6 +48,7 @@ if TYPE_CHECKING:
 
     from med_assets.deidentification.deidentify import Deidentifier
     from med_assets.dicom.discover import Instance
+    from med_assets.dicom.parsing import Parsed
 
 OUT_OF_MEMORY = "out_of_memory"
 """Reason of a case that takes more memory than reading may use."""
@@ -72,7 +92,10 @@ class Content:
 
 @dataclass(frozen=True)
 class Task:
-    """One entry to read: its files, an empty folder to work in, and steps (by key) that are refused: code and message."""
+    """One entry to read: its files, an empty folder to work in, and steps (by key) that are refused: code and message.
+
+    Where it is `shared`, other processes can take parts of it: what they need for that lies in the folder to work in.
+    """
 
     ws: Workspace
     program: str
@@ -82,6 +105,14 @@ class Task:
     files: tuple[Path, ...]
     scratch: Path
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Help:
+    """Work on parts of an entry that another process reads, from its folder to work in."""
+
+    task: Task
 
 
 @dataclass(frozen=True)
@@ -255,14 +286,17 @@ def _numbers(ds: "Dataset", keyword: str) -> list[float]:
 @part_of("intake")
 @dataclass
 class EntryReader:
-    """One entry being read; `report` takes each step before it begins, and each file's outcome."""
+    """One entry being read; `report` takes each step before it begins, and each file's outcome, `orders` says what is done here."""
 
     task: Task
     deidentifier: "Deidentifier"
     report: Callable[[Step | FileOutcome], None]
+    orders: Orders = all_parts
 
     def __post_init__(self) -> None:
         from med_assets.dicom.discover import Shelf
+
+        self.kept: dict[Path, Parsed] = {}
 
         limit, _ = resource.getrlimit(resource.RLIMIT_DATA)  # of this process, which may be one of several
         most = self.task.ws.intake_memory_gb * 1e9
@@ -270,33 +304,36 @@ class EntryReader:
 
     def messages(self) -> Iterator[CaseVersion | StoredCase]:
         """What is refused of the entry, and its accepted cases."""
-        from med_assets.dicom.discover import scan
+        from med_assets.dicom.discover import files_of, without_repeats
 
         token, unpacked = self.task.token, self.task.scratch / "unpacked"
         refused: Counter[tuple[str, str]] = Counter()
         instances: list[Instance] = []
-        folders = [self.task.folder] if self.task.folder else []
-        packed = [path for path in self.task.files if self._is_archive(path)]
+        paths = files_of(self.task.folder) if self.task.folder else list(self.task.files)
+        headers = self._headers(FILES, paths)
+        packed = [path for path, found in zip(paths, headers, strict=True) if found is None]
+        sent = [found for found in headers if found is not None]
+        members: list[Path] = []
+        sizes = []
         for number, path in enumerate(packed):
             target = unpacked / str(number)
             try:
                 self._step(f"archive {number}", path.stat().st_size / PACKED_BYTES_PER_S)
                 archives.expand(path, target)
-                folders.append(target)
-                self.report(FileOutcome(path, "", f"{UNPACKED}{sum(1 for _ in target.iterdir())} files"))
+                members += (here := files_of(target))
+                sizes.append(len(here))
+                self.report(FileOutcome(path, "", f"{UNPACKED}{len(here)} files"))
             except CaseRejected as rejected:
                 refused[(rejected.code, rejected.message)] += 1
                 self.report(FileOutcome(path, "", rejected.code))
-        if not self.task.folder:
-            folders += [path for path in self.task.files if path not in packed]
-        for folder in folders:
-            found = scan(folder, self._before_file, self.shelf)
-            # a file that is an archive and an object in one is read as an archive
-            instances += [one for one in found.instances if one.path not in packed]
+        of_members = iter(self._headers(MEMBERS, members))
+        groups = [[found for found in islice(of_members, size) if found is not None] for size in sizes]
+        for group in [sent, *groups] if self.task.folder else [*groups, *([one] for one in sent)]:
+            found = without_repeats(group, self._before_file)
+            instances += found.instances
             for rejection in found.rejected:
-                if rejection.path not in packed:
-                    refused[(rejection.code, rejection.message)] += 1
-                    self._outcome(rejection.path, packed, rejection.code)
+                refused[(rejection.code, rejection.message)] += 1
+                self._outcome(rejection.path, packed, rejection.code)
         for (code, message), n in sorted(refused.items()):
             yield self._refuse(f"{token}-{code}", code, message, n)
         if not instances and not refused:
@@ -329,8 +366,90 @@ class EntryReader:
             status = Status.NOTE if refused_case.note else Status.QUARANTINED
             n, code, message = refused_case.n_instances, refused_case.code, refused_case.message
             yield self._refuse(case_id, code, message, n, patient_id=patient, status=status)
-        for number, case in enumerate(cases):
-            yield self._case(case, self.task.scratch / f"case-{number}")
+        contents = (
+            {
+                "patient_id": case.patient_id,
+                "identity_uid": case.identity_uid,
+                "files": [one.row() for one in case.instances],
+            }
+            for case in cases
+        )
+        for number in self._parts(CASES, [self._part(case) for case in cases], contents):
+            yield self._case(cases[number], number)
+
+    def help(self, orders: Iterable[tuple[str, int]]) -> Iterator[CaseVersion | StoredCase | None]:
+        """Work on parts of an entry that another process reads; what the headers of files are lies in the folder to work in."""
+        from med_assets.dicom.discover import Instance
+
+        for kind, number in orders:
+            content = json.loads(self._handed(kind, number).read_text())
+            if kind == CASES:
+                case = programs.RawCase(
+                    content["patient_id"], content["identity_uid"], tuple(map(self._instance, content["files"]))
+                )
+                yield self._case(case, number)
+                continue
+            found = self._read_headers(kind, map(Path, content))
+            self.kept |= {one.path: one.parsed for one in found if isinstance(one, Instance) and one.parsed is not None}
+            self._hand(f"{kind} found", number, list(map(header_row, found)))
+            yield None
+
+    def _parts(self, kind: str, parts: Sequence[Part], contents: Iterable[Any]) -> Iterator[int]:
+        """Numbers of the parts to work on here; the contents of all of them are handed to the processes that help."""
+        if self.task.shared and len(parts) > 1:
+            for number, content in enumerate(contents):
+                self._hand(kind, number, content)
+        return self.orders(kind, parts)
+
+    def _handed(self, kind: str, number: int) -> Path:
+        return self.task.scratch / "parts" / f"{kind}-{number}.json"
+
+    def _hand(self, kind: str, number: int, content: Any) -> None:
+        path = self._handed(kind, number)
+        with disk_full_guard(self.task.ws.home):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(content))
+
+    def _headers(self, kind: str, paths: Sequence[Path]) -> list[Header]:
+        """What each file is; None is an archive."""
+        chunks = [paths[at : at + FILES_PER_PART] for at in range(0, len(paths), FILES_PER_PART)]
+        parts = [Part(kind, HEADER_S * len(chunk)) for chunk in chunks]
+        contents = (list(map(str, chunk)) for chunk in chunks)
+        found = {number: self._read_headers(kind, chunks[number]) for number in self._parts(kind, parts, contents)}
+        for number in range(len(chunks)):
+            if number not in found:
+                rows = json.loads(self._handed(f"{kind} found", number).read_text())
+                found[number] = list(map(header_of, rows))
+        return [one for number in range(len(chunks)) for one in found[number]]
+
+    def _read_headers(self, kind: str, paths: Iterable[Path]) -> list[Header]:
+        from med_assets.dicom.discover import scan_file
+
+        return [
+            None if kind == FILES and self._is_archive(path) else scan_file(path, self._before_file, self.shelf)
+            for path in paths
+        ]
+
+    def _instance(self, row: dict[str, Any]) -> "Instance":
+        """An instance of a case of another process, with what this one has read of its file, or reads of it now."""
+        from med_assets.dicom.discover import Instance, scan_file
+
+        instance = Instance.of(row)
+        parsed = self.kept.pop(instance.path, None)
+        if parsed is None:
+            again = scan_file(instance.path, self._before_file, self.shelf)
+            parsed = again.parsed if isinstance(again, Instance) else None
+        return replace(instance, parsed=parsed)
+
+    def _part(self, case: programs.RawCase) -> Part:
+        """The part of the work on the entry that is a case."""
+        scratch, folder, names, n_bytes = self.task.scratch, self.task.folder, [], 0
+        for path in (one.path for one in case.instances):
+            root = scratch if path.is_relative_to(scratch) else folder or path.parent
+            names.append(os.fsencode(path.relative_to(root)).hex())
+            n_bytes += size_of(path)
+        key = digest(self._case_id(case.patient_id, case.identity_uid), names)
+        return Part(key, FILE_S * len(names) + S_PER_BYTE * n_bytes)
 
     def _step(self, key: str, more_s: float) -> None:
         """Announce a step that may take the time limit of one file and `more_s` seconds; raises CaseRejected if it is refused."""
@@ -341,11 +460,7 @@ class EntryReader:
     def _before_file(self, path: Path) -> None:
         scratch = self.task.scratch
         key = path.relative_to(scratch).as_posix() if path.is_relative_to(scratch) else str(path)
-        try:
-            n_bytes = path.lstat().st_size
-        except OSError:  # reading it gives the reason
-            n_bytes = 0
-        self._step(f"file {key}", n_bytes / BYTES_PER_S)
+        self._step(f"file {key}", size_of(path) / BYTES_PER_S)
 
     def _is_archive(self, path: Path) -> bool:
 
@@ -391,8 +506,9 @@ class EntryReader:
             )
             return [], [programs.Refusal(UNREADABLE, message, len(instances))]
 
-    def _case(self, case: programs.RawCase, folder: Path) -> CaseVersion | StoredCase:
-        """One case: verified, de-identified, scanned for residual identity, and written to `folder`."""
+    def _case(self, case: programs.RawCase, number: int) -> CaseVersion | StoredCase:
+        """One case: verified, de-identified, scanned for residual identity, and written to a folder with its number."""
+        folder = self.task.scratch / f"case-{number}"
         case_id, n = self._case_id(case.patient_id, case.identity_uid), len(case.instances)
         patient = self.deidentifier.pseudonym(case.patient_id)
         together_s = self.task.ws.intake_file_s * (n // FILES_PER_LIMIT)

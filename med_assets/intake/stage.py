@@ -77,6 +77,9 @@ class _Intake:
     fetching: threading.Lock = field(default_factory=threading.Lock)
     """Held while an entry is fetched, which asks for many objects at once and needs space for them."""
 
+    cases: dict[str, dict[str, CaseVersion]] = field(default_factory=dict)
+    """By entry what came of its cases until a process ended, see `Workers.read`."""
+
     def refuse(self, case_id: str, code: str, message: str, n: int) -> CaseVersion:
         return refusal(self.program, self.batch, case_id, code, message, n)
 
@@ -128,8 +131,7 @@ class _Intake:
             task = Task(
                 self.ws, self.program, self.batch, source_token(self.ws, name), files.folder, tuple(files.files), Path()
             )
-            with workers.borrow() as readers:
-                result = readers.read(task, self._keep)
+            result = workers.read(task, self._keep, self.cases.setdefault(name, {}))
             found = [FileLine.read(files.names[file.path], file.member, file.outcome) for file in result.files]
             empty = [FileLine(name, "", str(case.reason_code), "entry") for case in result.cases]
             key = key or self._entry_key(landing.hashes(self.program, name))
@@ -290,7 +292,14 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         taking, zone = _Intake(ws, program_name, batch), ws.landing_zone(program_name)
         there = [name for name, unchanged in present.items() if unchanged]
         entries_taken = side_by_side(
-            ws, there, taking.entry, "taking in", "entries", lambda name: n_files.get(name, 0), zone.end_fetches
+            ws,
+            there,
+            taking.entry,
+            "taking in",
+            "entries",
+            lambda name: n_files.get(name, 0),
+            zone.end_fetches,
+            shared=True,
         )
         taken = dict(zip(there, entries_taken, strict=True))
         gone = "the files changed or vanished between being noticed and being read; what is there now comes in a later batch"

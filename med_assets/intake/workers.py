@@ -1,14 +1,18 @@
 """Several processes that work on the cases of a batch side by side, with the results of one, in the order of the cases."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from queue import SimpleQueue
+from dataclasses import replace
 from typing import TypeVar
 
-from med_assets.intake.reader import Readers, RetryAlone, end_idle
+from med_assets.intake.division import Division
+from med_assets.intake.reader import EntryResult, Keep, Readers, RetryAlone, end_idle
+from med_assets.intake.reading import Task
+from med_assets.records import CaseVersion
 from med_assets.settings import Settings
 from med_assets.storage.memory import free_host
 from med_assets.storage.progress import Progress, report
@@ -50,24 +54,76 @@ class Workers:
 
     def __init__(self, readers: Sequence[Readers]) -> None:
         self._readers, self.stopped = readers, False
-        self._free: SimpleQueue[Readers] = SimpleQueue()
-        for each in readers:
-            self._free.put(each)
+        self._free, self._waiting = list(readers), 0
+        self._changed = threading.Condition()
 
     @contextmanager
     def borrow(self) -> Iterator[Readers]:
         """Wait for a process, and have it for the block. Raises RetryAlone once all were stopped."""
-        mine = self._free.get()
-        try:
+        with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._free or self.stopped)
+            self._waiting -= 1
             if self.stopped:
                 raise RetryAlone
+            mine = self._free.pop()
+        try:
             yield mine
         finally:
-            self._free.put(mine)
+            self._put_back(mine)
+
+    def _put_back(self, readers: Readers) -> None:
+        with self._changed:
+            self._free.append(readers)
+            self._changed.notify_all()
+
+    def read(self, task: Task, keep: Keep, results: dict[str, CaseVersion]) -> EntryResult:
+        """Read an entry with one process, and parts of it with those that nobody waits for; see `Readers.read`.
+
+        `results` are of its cases by a key of their files; they are not read again, and those that are read are added.
+        """
+
+        def call_help() -> None:
+            for each in helpers:
+                if each.ident is None:
+                    each.start()
+
+        division = Division(self._changed, results, call_help)
+        helpers = [
+            threading.Thread(target=self._help, args=(keep, division), name="helps a reader") for _ in self._readers[1:]
+        ]
+        with self.borrow() as readers:
+            try:
+                return readers.read(replace(task, shared=bool(helpers)), keep, division)
+            finally:
+                division.close()
+                for each in helpers:
+                    if each.ident is not None:
+                        each.join()
+
+    def _help(self, keep: Keep, division: Division) -> None:
+        """Help with an entry whenever there is a process that nobody waits for."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: (
+                        self.stopped or division.over() or (self._free and not self._waiting and division.wants_help())
+                    )
+                )
+                if self.stopped or division.over():
+                    return
+                mine = self._free.pop()
+            try:
+                mine.help(keep, division, lambda: not (self._waiting or self.stopped))
+            finally:
+                self._put_back(mine)
 
     def stop(self) -> None:
         """End all processes, whatever they do."""
-        self.stopped = True
+        with self._changed:
+            self.stopped = True
+            self._changed.notify_all()
         for each in self._readers:
             each.stop()
 
@@ -80,6 +136,7 @@ def side_by_side(
     unit: str = "cases",
     size: Callable[[Item], int] = lambda item: 0,
     end: Callable[[], None] = lambda: None,
+    shared: bool = False,
 ) -> list[Result]:
     """What `work` makes of each item, in their order; the largest begin first, so that none of them is left at the end.
 
@@ -88,7 +145,8 @@ def side_by_side(
 
     The processes share the memory that reading may take. What ends its process, or may have lacked memory, is done again when
     all others are done, with nothing beside it and all memory: only then is it refused. Whatever else `work` raises ends all
-    processes and is raised; `end` ends what calls of `work` wait for beside their processes.
+    processes and is raised; `end` ends what calls of `work` wait for beside their processes. An item of `shared` work may occupy
+    several processes.
     """
     if not items:
         return []
@@ -99,7 +157,7 @@ def side_by_side(
     def show_progress() -> None:
         report(Progress(doing, unit, len(results), len(items), time.monotonic() - begun))
 
-    n = min(workers_of(ws), len(items))
+    n = workers_of(ws) if shared else min(workers_of(ws), len(items))
     scratch(ws.home)  # made once, before threads ask for it
     with ExitStack() as stack:
         readers = [stack.enter_context(Readers(ws, ws.intake_memory_gb / n, alone=False)) for _ in range(n)]
@@ -111,7 +169,9 @@ def side_by_side(
             except RetryAlone:
                 again.append(place)
 
-        threads = stack.enter_context(ThreadPoolExecutor(n + 1, thread_name_prefix="works with a reader"))
+        threads = stack.enter_context(
+            ThreadPoolExecutor(min(n, len(items)) + 1, thread_name_prefix="works with a reader")
+        )
         try:
             show_progress()
             largest_first = sorted(range(len(items)), key=lambda place: -size(items[place]))

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -19,8 +18,9 @@ from med_assets.cli import stages
 from med_assets.cli.main import INTERRUPTED, main
 from med_assets.errors import ConfigurationError, DiskFull
 from med_assets.intake import reader
-from med_assets.intake.reader import EntryResult, Readers, RetryAlone
-from med_assets.intake.reading import StoredCase, Task
+from med_assets.intake.division import Division
+from med_assets.intake.reader import EntryResult, Keep, Readers, RetryAlone
+from med_assets.intake.reading import Task
 from med_assets.intake.stage import files_table
 from med_assets.intake.workers import Workers, number, side_by_side, workers_of
 from med_assets.landing import batches
@@ -166,9 +166,9 @@ def test_what_takes_more_than_its_share_of_the_memory_is_read_again_with_all_of_
     read = Readers.read
     given: list[float] = []
 
-    def kept(self: Readers, task: Task, keep: Callable[[StoredCase], None]) -> EntryResult:
+    def kept(self: Readers, task: Task, keep: Keep, division: Division) -> EntryResult:
         given.append(self.memory_gb)
-        return read(self, task, keep)
+        return read(self, task, keep, division)
 
     monkeypatch.setattr(Readers, "read", kept)
     assert main(["ingest", P, "--now"]) == 0
