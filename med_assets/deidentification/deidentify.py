@@ -20,7 +20,6 @@ from typing import Any
 
 from pydicom import uid as uids
 from pydicom.config import disable_value_validation
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
@@ -43,8 +42,8 @@ from med_assets.deidentification.profile import (
 )
 from med_assets.dicom.compression import lost_values
 from med_assets.dicom.element_values import decimals, read_element, values
-from med_assets.dicom.elements import identifier
-from med_assets.dicom.encoded import CHARACTER_SET, encoded, stored_decimals
+from med_assets.dicom.elements import identifier, text
+from med_assets.dicom.encoded import CHARACTER_SET, encoded, stored_decimals, stored_text
 from med_assets.dicom.objects import code_item
 from med_assets.dicom.pixel_data import clean_pixels, require_syntax
 from med_assets.dicom.repeated import Repeated, in_order, is_kept
@@ -52,6 +51,7 @@ from med_assets.dicom.seg import SOURCE_VALUE
 from med_assets.dicom.sop_classes import USUALLY_BURNED_IN
 from med_assets.dicom.structure_names import Vocabulary
 from med_assets.dicom.ultrasound import without_burnt_in_text
+from med_assets.dicom.undecoded import Facts, plain, representation_of, tag_of, tag_of_keyword
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.storage.versions import part_of
 
@@ -64,8 +64,14 @@ IDENTIFIERS = ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID", "Pa
 MIN_NUMBER_DIGITS = 4
 """Shorter numbers are no identifiers: series and images are counted by them."""
 
-_SENDER_TAGS = frozenset(tag_for_keyword(keyword) for keyword in SENDER_NUMBERS)
-_CHARACTER_SET = 0x00080005
+_SENDER_TAGS = frozenset(map(tag_of_keyword, SENDER_NUMBERS))
+_CHARACTER_SET = tag_of(0x00080005)
+
+_APART = frozenset({None, Action.PIXELS, Action.STAND_IN})
+"""What happens to elements that are taken over by no rule of their own, or not at all."""
+
+_PLAIN = frozenset({(Action.UID, "UI"), (Action.KEEP, "IS")})
+"""What of slices differs from slice to slice, and is written as it reads."""
 
 IMPLEMENTATION_UID = "2.25.143202918847170297421270129330160311973"
 """Written as ImplementationClassUID: fixed, so that the bytes do not change with the pydicom version."""
@@ -105,6 +111,10 @@ class Deidentifier:
             raise ConfigurationError(
                 f"expected a program's texts for elements among {sorted(KNOWN_VALUES)}, got {other}"
             )
+
+    def character_set(self, syntax: UID) -> RawDataElement:
+        """SpecificCharacterSet of what is stored."""
+        return stored_text(_CHARACTER_SET, "CS", CHARACTER_SET, syntax)
 
     def pseudonym(self, patient_id: str) -> str:
         """16 hexadecimal digits that stand for the patient; surrounding blanks of the id do not count."""
@@ -151,24 +161,25 @@ class Deidentifier:
         received = _transfer_syntax(ds)
         require_syntax(received)
         lossy = lost_values(ds)  # before text is blanked, which leaves the pixels uncompressed
-        if str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN:
+        if text(ds, "SOPClassUID") in USUALLY_BURNED_IN:
             ds, blanked = without_burnt_in_text(ds)
             elements = in_order(ds)
             methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
-        patient_id = _clean(ds.get("PatientID") or "")
+        patient_id = _clean(text(ds, "PatientID"))
         if not patient_id:
             raise CaseRejected(
                 "missing_patient_id",
                 "expected a PatientID, got none; dates and splits are kept per patient, so have the owner assign one",
             )
-        if not ds.get("SOPInstanceUID"):
+        if not text(ds, "SOPInstanceUID"):
             raise CaseRejected("missing_uid", "expected a SOPInstanceUID, got none; export the object again")
         walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id), received)
         out = walk.object(ds, elements)
         self.without_identifiers(out, _own_identifiers(ds))
         if "PerFrameFunctionalGroupsSequence" in out:
             _fill_required(ds, out)
-        out.update(self._declarations(walk.pseudonym, methods, received))
+        for declared in self._declarations(walk.pseudonym, methods, received).values():
+            out[declared.tag] = declared
         pixels, syntax = clean_pixels(ds, _transfer_syntax(ds)), _transfer_syntax(ds)
         if lossy:  # pixels may be stored uncompressed, and have lost values all the same
             out.LossyImageCompression = "01"
@@ -208,9 +219,10 @@ class Deidentifier:
         if not numbers:
             return
         around = self._identified.surroundings(ds, numbers)
-        for tag, stored in list(ds.items()):
-            if _may_identify(tag) and self._identified.of(ds, stored, around, partial(_has_number, ds, tag, numbers)):
-                _empty_number(ds, tag, numbers)
+        asked = [stored for tag, stored in ds.items() if _may_identify(tag)]
+        have = self._identified.each(ds, asked, around, lambda stored: _has_number(ds, stored.tag, numbers))
+        for tag in [stored.tag for stored, has in zip(asked, have, strict=True) if has]:
+            _empty_number(ds, tag, numbers)
 
     def _digest(self, domain: str, text: str) -> bytes:
         return hmac.new(self._key, f"{domain}\0{text}".encode(), hashlib.sha256).digest()
@@ -232,36 +244,33 @@ class _Walk:
     days: int
     syntax: UID
     unrecognised: int = 0
+    before: int = 0
+    """Structures that were numbered before the element that is looked at."""
 
     def object(self, ds: Dataset, elements: Sequence[tuple[BaseTag, DataElement | RawDataElement]]) -> Dataset:
         """All of an object but its pixels, in UTF-8; what came before for this patient is taken over encoded."""
-        out, repeated = Dataset(), self.keys.elements
-        out.SpecificCharacterSet = CHARACTER_SET
+        repeated = self.keys.elements
+        out: dict[BaseTag, DataElement | RawDataElement] = {_CHARACTER_SET: self.keys.character_set(self.syntax)}
         around = repeated.surroundings(ds, self.pseudonym, self.days, self.syntax)
-        for tag, stored in elements:
-            action = ALLOWED.get(tag)
-            if action is None or action in (Action.PIXELS, Action.STAND_IN):
-                continue
-            element = repeated.of(
-                ds,
-                stored,
-                around,
-                partial(self._stored, ds, stored, action),
-                partial(self._numbers_none, self.unrecognised),
-            )
-            if element is not None and tag != _CHARACTER_SET:
-                out[tag] = element
-        return out
+        kept = [stored for tag, stored in elements if ALLOWED.get(tag) not in _APART]
+        for element in repeated.each(ds, kept, around, partial(self._stored, ds), self._numbered_none):
+            if element is not None and element.tag != _CHARACTER_SET:
+                out[tag_of(element.tag)] = element
+        return Dataset(out)
 
-    def _numbers_none(self, n_before: int) -> bool:
-        """Whether no structure was numbered since: its number depends on the structures before it."""
-        return self.unrecognised == n_before
+    def _numbered_none(self) -> bool:
+        """Whether the last element numbered no structure: such a number depends on the structures before it."""
+        return self.unrecognised == self.before
 
-    def _stored(
-        self, ds: Dataset, stored: DataElement | RawDataElement, action: Action
-    ) -> DataElement | RawDataElement | None:
+    def _stored(self, ds: Dataset, stored: DataElement | RawDataElement) -> DataElement | RawDataElement | None:
+        self.before, action = self.unrecognised, ALLOWED[stored.tag]
         if action is Action.KEEP and (text := decimals(stored)) is not None:
             return stored_decimals(stored.tag, text, self.syntax)
+        if (value := plain(stored)) is not None and is_kept(stored):
+            representation = representation_of(stored.tag)
+            if (stored.VR or representation) == representation and (action, representation) in _PLAIN:
+                value = self.keys.uid(value) if action is Action.UID else value
+                return stored_text(stored.tag, representation, value, self.syntax)
         element = self.element(read_element(ds, stored.tag), action)
         return element if element is None or not is_kept(stored) else encoded(element, self.syntax)
 
@@ -269,7 +278,7 @@ class _Walk:
         out = Dataset()
         for tag, stored in in_order(ds):
             action = ALLOWED.get(tag)
-            if action is None or action in (Action.PIXELS, Action.STAND_IN):
+            if action is None or action in _APART:
                 continue
             if action is Action.KEEP and (text := decimals(stored)) is not None:
                 out[tag] = stored_decimals(tag, text, self.syntax)
@@ -358,14 +367,16 @@ def _fill_required(source: Dataset, out: Dataset) -> None:
             setattr(out, keyword, value)
 
 
-def _own_identifiers(ds: Dataset) -> list[str]:
-    return [_clean(value) for keyword in IDENTIFIERS for value in values(ds.get(keyword))]
+_own_identifiers = Facts(
+    lambda ds: [_clean(value) for keyword in IDENTIFIERS for value in values(ds.get(keyword))], *IDENTIFIERS
+)
+"""The values of IDENTIFIERS that an object has."""
 
 
 def _transfer_syntax(ds: Dataset) -> UID:
-    declared = getattr(ds, "file_meta", {}).get("TransferSyntaxUID")
-    if declared is not None:
-        return UID(str(declared))
+    meta = getattr(ds, "file_meta", None)
+    if meta is not None and "TransferSyntaxUID" in meta:
+        return UID(text(meta, "TransferSyntaxUID"))
     implicit, little = ds.original_encoding
     if little is False:
         return uids.ExplicitVRBigEndian
@@ -373,6 +384,20 @@ def _transfer_syntax(ds: Dataset) -> UID:
 
 
 def _file_meta(out: Dataset, syntax: UID) -> FileMetaDataset:
+    kind, instance = plain(out.get_item("SOPClassUID")), plain(out.get_item("SOPInstanceUID"))
+    if kind is not None and instance is not None:
+        version = RawDataElement(tag_of(0x00020001), "OB", 2, b"\0\1", 0, False, True)
+        texts = [
+            stored_text(tag_of(number), representation, value, uids.ExplicitVRLittleEndian)
+            for number, representation, value in (
+                (0x00020002, "UI", kind),
+                (0x00020003, "UI", instance),
+                (0x00020010, "UI", syntax),
+                (0x00020012, "UI", IMPLEMENTATION_UID),
+                (0x00020013, "SH", IMPLEMENTATION_VERSION),
+            )
+        ]
+        return FileMetaDataset({element.tag: element for element in (version, *texts)})
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = out.SOPClassUID

@@ -19,6 +19,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from med_assets.deidentification.terms import TERMS
 from med_assets.dicom.sop_classes import MODALITIES, SUPPORTED_CLASSES
+from med_assets.dicom.undecoded import tag_of
 from med_assets.storage.versions import version_of, versioned
 
 
@@ -276,5 +277,5 @@ FIXED_VALUES = {
 }
 """Labels that the standard requires (type 1), which planners fill with names and diagnoses."""
 
-ALLOWED: dict[int, Action] = profile()
+ALLOWED: dict[int, Action] = {tag_of(tag): action for tag, action in profile().items()}
 """Tag -> action, for every element that may be in a stored object. Everything else is removed."""

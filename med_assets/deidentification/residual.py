@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_has_tag, dictionary_keyword, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -35,10 +35,12 @@ from med_assets.deidentification.profile import (
     registered,
 )
 from med_assets.dicom.element_values import decimals, read_element, values
+from med_assets.dicom.elements import text
 from med_assets.dicom.repeated import Repeated, in_order
 from med_assets.dicom.seg import SOURCE_VALUE
 from med_assets.dicom.sop_classes import PIXEL_CLASSES, USUALLY_BURNED_IN
 from med_assets.dicom.structure_names import Vocabulary
+from med_assets.dicom.undecoded import Facts, plain_element, tag_of_keyword
 from med_assets.errors import CaseRejected
 from med_assets.storage.versions import versioned
 
@@ -71,9 +73,9 @@ STRUCTURES = frozenset({"ROIName", "SegmentLabel"})
 _NEVER_IDENTIFY = frozenset({"DS", "FL", "FD", "US", "SS", "UL", "SL", "OB", "OW", "OF", "OD", "CS", "DA", "TM", "IS"})
 """What is neither text nor a name, a UID or a sequence, and identifies no one unless it is one of IDENTIFIERS."""
 
-_IDENTIFIER_TAGS = frozenset(tag_for_keyword(keyword) for keyword in IDENTIFIERS)
+_IDENTIFIER_TAGS = frozenset(map(tag_of_keyword, IDENTIFIERS))
 
-_DECIMALS_THAT_IDENTIFY = frozenset(tag for tag in map(tag_for_keyword, (*SENDER_NUMBERS, *_CLOSED)) if tag is not None)
+_DECIMALS_THAT_IDENTIFY = frozenset(map(tag_of_keyword, (*SENDER_NUMBERS, *_CLOSED)))
 """Kept elements of which also a number can be a finding."""
 
 _TEXT = frozenset({"AE", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
@@ -118,8 +120,9 @@ def identifying_values(ds: Dataset, repeated: Repeated[frozenset[str]] | None = 
     around = repeated.surroundings(ds)
     found: set[str] = set()
     with disable_value_validation():  # its warnings quote the values
-        for tag, stored in list(ds.items()):
-            found |= repeated.of(ds, stored, around, partial(_identifying, ds, tag))
+        elements = [stored for _, stored in ds.items()]
+        for texts in repeated.each(ds, elements, around, lambda stored: _identifying(ds, stored.tag)):
+            found |= texts
     return frozenset(found)
 
 
@@ -145,7 +148,7 @@ def _readable(ds: Dataset, tags: Iterable[BaseTag]) -> Iterator[DataElement]:
         if (stored := ds.get_item(tag)) is not None and stored.VR in _NEVER_IDENTIFY and tag not in _IDENTIFIER_TAGS:
             continue
         try:
-            element = ds[tag]
+            element = plain_element(stored) or ds[tag]
         # All that pydicom raises for a value that it can't parse: of odd length, or of a VR that it does not know.
         except (ValueError, TypeError, OverflowError, NotImplementedError, BytesLengthException):
             continue
@@ -176,32 +179,33 @@ class _Scan:
     def object(self, ds: Dataset) -> Iterator[Finding]:
         if isinstance(ds, FileDataset) and any(ds.preamble or b""):
             yield Finding("file", "the preamble is not empty")
-        for element in getattr(ds, "file_meta", ()):
-            if element.keyword not in FILE_META:
-                yield Finding(str(element.tag), "file meta element that is not on the allow-list")
-            elif (
-                element.value != IMPLEMENTATION_VERSION
-                and self._contains_known(element)
-                and not registered(str(element.value))
-            ):
-                yield Finding(str(element.tag), "contains a known identifying string")
-        self._run_length = getattr(ds, "file_meta", {}).get("TransferSyntaxUID") == RLELossless
-        around = self._repeated.surroundings(ds, self._run_length, str(ds.get("SOPClassUID", "")))
-        for tag, stored in in_order(ds):
-            yield from self._repeated.of(ds, stored, around, partial(self._findings, ds, tag))
-        yield from self._declarations(ds)
+        meta = getattr(ds, "file_meta", Dataset())
+        around = self._repeated.surroundings(meta, "file meta")
+        for found in self._repeated.each(
+            meta, [stored for _, stored in in_order(meta)], around, partial(self._meta, meta)
+        ):
+            yield from found
+        self._run_length = text(meta, "TransferSyntaxUID") == RLELossless
+        around = self._repeated.surroundings(ds, self._run_length, text(ds, "SOPClassUID"))
+        elements = [stored for _, stored in in_order(ds)]
+        for found in self._repeated.each(ds, elements, around, lambda stored: tuple(self._top_element(ds, stored.tag))):
+            yield from found
+        yield from _declarations(ds)
 
-    def _findings(self, ds: Dataset, tag: BaseTag) -> tuple[Finding, ...]:
-        return tuple(self._element(ds, tag, str(tag)))
+    def _meta(self, meta: Dataset, stored: DataElement | RawDataElement) -> tuple[Finding, ...]:
+        element = plain_element(stored) or meta[stored.tag]
+        if element.keyword not in FILE_META:
+            return (Finding(str(element.tag), "file meta element that is not on the allow-list"),)
+        if (
+            element.value != IMPLEMENTATION_VERSION
+            and self._contains_known(element)
+            and not registered(str(element.value))
+        ):
+            return (Finding(str(element.tag), "contains a known identifying string"),)
+        return ()
 
-    def _declarations(self, ds: Dataset) -> Iterator[Finding]:
-        if ds.get("PatientIdentityRemoved") != "YES":
-            yield Finding("(0012,0062)", "PatientIdentityRemoved is not YES")
-        if ds.get("LongitudinalTemporalInformationModified") != "MODIFIED":
-            yield Finding("(0028,0303)", "dates are not declared as shifted")
-        burned_in = str(ds.get("BurnedInAnnotation", "")).strip().upper()
-        if burned_in == "YES" or (str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN and burned_in != "NO"):
-            yield Finding("(0028,0301)", "the pixels hold text, or do not say that they hold none")
+    def _top_element(self, ds: Dataset, tag: BaseTag) -> Iterator[Finding]:
+        return self._element(ds, tag, str(tag))
 
     def _dataset(self, ds: Dataset, path: str) -> Iterator[Finding]:
         for tag in sorted(ds.keys(), key=int):
@@ -223,7 +227,7 @@ class _Scan:
             return
         if action is None:
             yield Finding(where, "private element" if tag.is_private else "not on the allow-list")
-        elif action is Action.PIXELS and (where != str(tag) or str(ds.get("SOPClassUID", "")) not in PIXEL_CLASSES):
+        elif action is Action.PIXELS and (where != str(tag) or text(ds, "SOPClassUID") not in PIXEL_CLASSES):
             yield Finding(where, "pixels where the class of the object has none")
         if element.VR == "SQ":
             for number, item in enumerate(element.value):
@@ -305,6 +309,25 @@ class _Scan:
         if not self._known.isdisjoint(re.split(r"[\W_]+", folded)) or folded in self._known:
             return True
         return any(known in folded for known in self._parts) or any(known in squeezed for known in self._squeezed)
+
+
+def _undeclared(ds: Dataset) -> tuple[Finding, ...]:
+    found = []
+    if ds.get("PatientIdentityRemoved") != "YES":
+        found.append(Finding("(0012,0062)", "PatientIdentityRemoved is not YES"))
+    if ds.get("LongitudinalTemporalInformationModified") != "MODIFIED":
+        found.append(Finding("(0028,0303)", "dates are not declared as shifted"))
+    burned_in = str(ds.get("BurnedInAnnotation", "")).strip().upper()
+    if burned_in == "YES" or (str(ds.get("SOPClassUID", "")) in USUALLY_BURNED_IN and burned_in != "NO"):
+        found.append(Finding("(0028,0301)", "the pixels hold text, or do not say that they hold none"))
+    return tuple(found)
+
+
+_declarations = Facts(
+    _undeclared,
+    "PatientIdentityRemoved", "LongitudinalTemporalInformationModified", "BurnedInAnnotation", "SOPClassUID",
+)  # fmt: skip
+"""What an object does not declare, and has to."""
 
 
 @cache

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydicom.datadict import dictionary_has_tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -34,6 +35,17 @@ _LAST_GROUPS = 0x3006
 """Objects without pixels that intake knows (structures, plans) end in this group or later."""
 
 
+class Place(NamedTuple):
+    """Where an element of the outermost level lies: its tag, the code of its value representation (empty in implicit VR), the length
+    that it states, and the first byte of its header and of its value."""
+
+    tag: int
+    code: bytes
+    length: int
+    start: int
+    value: int
+
+
 @dataclass(frozen=True)
 class Extent:
     """Where the dataset of a file ends, in bytes from its start; what lies behind is no part of the object."""
@@ -45,6 +57,9 @@ class Extent:
 
     regular: bool = False
     """Whether the walk went through all elements to the last byte of the file, so that nothing of it can be read otherwise."""
+
+    places: tuple[Place, ...] = ()
+    """The elements of a regular file in their order, which begin behind its file meta."""
 
 
 @dataclass
@@ -74,7 +89,7 @@ def measure(data: Sequence[int] | bytes) -> Extent:
     big = syntax == "1.2.840.10008.1.2.2" or (not syntax and bytes(data[start : start + 2]) == b"\x00\x08")
     walk = _Walk(data, start, order=">" if big else "<")
     end = walk.end()
-    return Extent(end, len(data) - end, regular=walk.regular)
+    return Extent(end, len(data) - end, regular=walk.regular, places=tuple(walk.places) if walk.regular else ())
 
 
 def _meta(data: Sequence[int] | bytes) -> tuple[int, str]:
@@ -123,6 +138,7 @@ class _Walk:
         self.pixels = False
         self.cut = False
         self.regular = False
+        self.places: list[Place] = []
 
     def end(self) -> int:
         size, left = len(self.data), False
@@ -206,6 +222,8 @@ class _Walk:
             self.cut = True
             return False
         start, self.position = self.position, after
+        if top:
+            self.places.append(Place(tag, code, length, start, after))
         if top and tag in _PIXELS:
             if not (self._fragments() if length == UNDEFINED else self._skip(length)):
                 self.position = start

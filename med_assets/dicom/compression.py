@@ -49,7 +49,8 @@ def lost_values(ds: Dataset) -> bool:
 
     A JPEG 2000 stream of the reversible wavelet may have been cut to a rate, which nothing but the header tells.
     """
-    syntax = text(getattr(ds, "file_meta", Dataset()), "TransferSyntaxUID")
+    meta = getattr(ds, "file_meta", None)
+    syntax = "" if meta is None else text(meta, "TransferSyntaxUID")
     if text(ds, "LossyImageCompression") == "01" or syntax in LOSSY_SYNTAXES:
         return True
     pixels = ds.get_item("PixelData").value if syntax in _EITHER_WAY and "PixelData" in ds else b""

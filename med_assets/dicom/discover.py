@@ -31,6 +31,7 @@ from med_assets.dicom.parsing import (
     require_readable,
 )
 from med_assets.dicom.pixel_data import normalise_pixels
+from med_assets.dicom.undecoded import anywhere, is_short, plain, tag_of_keyword
 from med_assets.errors import CaseRejected
 from med_assets.storage.files import walk
 
@@ -182,7 +183,7 @@ def load(file: Path | Instance) -> Dataset:
         require_readable(read(path, header_only=True).dataset, HEADER)
         dataset = read(path, header_only=False).dataset
         require_readable(dataset)
-    if "TransferSyntaxUID" not in dataset.file_meta:
+    if tag_of_keyword("TransferSyntaxUID") not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
@@ -265,6 +266,27 @@ def _header(path: Path, shelf: Shelf | None) -> Instance:
 
 
 def _described(path: Path, reading: Reading) -> Instance:
+    """The instance of a file; of one whose header has been read but for its SOPInstanceUID, that with another UID."""
+    if reading.parsed is None:
+        return _read_header(path, reading)
+    shelf, elements = reading.parsed.shelf, dict(reading.dataset.items())
+    stored = elements.pop(tag_of_keyword("SOPInstanceUID"), None)
+    uid = plain(stored) if stored is not None and stored.VR in ("UI", None) else None
+    if uid is None or not all(map(is_short, elements.values())):
+        return _read_header(path, reading)
+    encoding = reading.dataset.original_character_set
+    key = (
+        tuple([anywhere(element) for element in elements.values()]),
+        encoding if isinstance(encoding, str) else tuple(encoding),
+        text(reading.dataset.file_meta, "MediaStorageSOPClassUID"),
+    )
+    known = shelf.described.get(key)
+    if known is None:
+        known = shelf.described[key] = replace(_read_header(path, reading), parsed=None)
+    return replace(known, path=path, sop_instance_uid=uid, parsed=reading.parsed)
+
+
+def _read_header(path: Path, reading: Reading) -> Instance:
     dataset = reading.dataset
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise CaseRejected(

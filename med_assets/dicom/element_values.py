@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
+from med_assets.dicom.undecoded import plain_element
 from med_assets.errors import CaseRejected
 
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
@@ -56,7 +57,7 @@ def read_element(ds: Dataset, tag: BaseTag) -> DataElement:
     Such a value is not dropped, since an image without, say, its RescaleSlope would be read as something else.
     """
     try:
-        element = ds[tag]
+        element = plain_element(ds.get_item(tag, keep_deferred=True)) or ds[tag]
     # All that pydicom raises for a value that it can't parse: of odd length, or of a VR that it does not know.
     except (ValueError, TypeError, OverflowError, NotImplementedError, BytesLengthException):
         raise _malformed(tag) from None  # the first error quotes the value

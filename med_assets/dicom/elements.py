@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +62,10 @@ def quietly() -> Iterator[list[warnings.WarningMessage]]:
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Return an element's value as stripped text, empty where it is absent."""
+    from med_assets.dicom.undecoded import plain, tag_of_keyword
+
+    if (stored := plain(dataset.get_item(tag_of_keyword(keyword), keep_deferred=True))) is not None:
+        return stored
     with quietly():
         value = dataset.get(keyword)
     return "" if value is None else str(value).strip()
@@ -83,6 +88,10 @@ def identifier(value: object) -> str:
 
 def number(dataset: Dataset, keyword: str) -> float | None:
     """Return an element's value as a finite float, None where it is absent or anything else."""
+    from med_assets.dicom.undecoded import plain_number, tag_of_keyword
+
+    if (stored := plain_number(dataset.get_item(tag_of_keyword(keyword), keep_deferred=True))) is not None:
+        return stored
     try:
         with quietly():
             value = float(dataset[keyword].value)
@@ -93,12 +102,16 @@ def number(dataset: Dataset, keyword: str) -> float | None:
 
 def numbers(dataset: Dataset, keyword: str) -> np.ndarray | None:
     """Return an element of decimal text as finite float64 values, (n,), None where it is absent or anything else."""
-    if keyword not in dataset:
+    from med_assets.dicom.element_values import decimals
+    from med_assets.dicom.undecoded import tag_of_keyword
+
+    tag = tag_of_keyword(keyword)
+    if tag not in dataset:
         return None
     try:
-        stored = dataset.get_item(keyword)
+        stored = dataset.get_item(tag, keep_deferred=True)
         # Decimal text not yet parsed is split here: pydicom makes an object of each number, seconds per structure set.
-        value = stored.value if stored.VR == "DS" else dataset[keyword].value
+        value = stored.value if stored.VR == "DS" else decimals(stored) or dataset[tag].value
         values = np.array(value.split(b"\\") if isinstance(value, bytes) else value, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
         return None
@@ -193,6 +206,13 @@ def image_axes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises `CaseRejected`: "missing_geometry" where a tag is absent, "inconsistent_geometry" where it makes no frame.
     """
     origin, cosines, spacing = (_finite(dataset, keyword, count) for keyword, count in _PLACE)
+    return origin, _direction(cosines.tobytes(), spacing.tobytes()).copy(), spacing
+
+
+@lru_cache
+def _direction(cosine_bytes: bytes, spacing_bytes: bytes) -> np.ndarray:
+    """Return the unit vectors (3, 3) of frames, rows' stacking and columns, the same in all slices of a stack."""
+    cosines, spacing = np.frombuffer(cosine_bytes), np.frombuffer(spacing_bytes)
     columns, rows = cosines[:3], cosines[3:]
     lengths = np.linalg.norm(columns), np.linalg.norm(rows)
     if max(abs(length - 1) for length in lengths) > DIRECTION_TOLERANCE:
@@ -213,7 +233,7 @@ def image_axes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"Expected PixelSpacing above 0 mm; got {spacing[0]:.4g} and {spacing[1]:.4g}. Export the original images.",
         )
     columns, rows = columns / lengths[0], rows / lengths[1]
-    return origin, np.array([np.cross(columns, rows), rows, columns]), spacing
+    return np.array([np.cross(columns, rows), rows, columns])
 
 
 def regular_spacing(positions_mm: np.ndarray) -> float:

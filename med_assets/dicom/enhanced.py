@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID
 
 from med_assets.dicom.elements import image_axes, number, regular_spacing, text, texts
 from med_assets.dicom.pixel_data import require_syntax
@@ -86,8 +85,9 @@ def single_frames(datasets: Sequence[Dataset]) -> list[Dataset]:
     Raises `CaseRejected`: "missing_geometry", and "undecodable_pixels" for a transfer syntax that is not decoded here.
     """
     for dataset in datasets:
-        if syntax := text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"):
-            require_syntax(UID(syntax))
+        meta = getattr(dataset, "file_meta", None)
+        if meta is not None and (syntax := text(meta, "TransferSyntaxUID")):
+            require_syntax(syntax)
     return [frame for dataset in datasets for frame in (_frames(dataset) if is_multi_frame(dataset) else [dataset])]
 
 

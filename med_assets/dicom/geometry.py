@@ -195,11 +195,7 @@ def canonical(volume: Volume, towards: str = AXIAL) -> Volume:
     slices that are to run left-right.
     """
     direction = np.asarray(volume.geometry.direction, float)
-    axes, signs = zip(*(_TOWARDS[letter] for letter in towards), strict=True)
-    nearest = np.abs(direction).argmax(axis=1)
-    if sorted(nearest) != [0, 1, 2]:
-        raise _turned(axes[0], float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=1).min(), 0, 1)))))
-    order = [int(np.flatnonzero(nearest == axis)[0]) for axis in axes]
+    order, axes, signs = _axes_towards(direction, towards)
     volume = _exchanged(volume, order)
     geometry, direction = volume.geometry, direction[order]
     flips = [axis for axis in range(3) if direction[axis, axes[axis]] * signs[axis] < 0]
@@ -214,6 +210,15 @@ def canonical(volume: Volume, towards: str = AXIAL) -> Volume:
         (_vector(direction[0]), _vector(direction[1]), _vector(direction[2])),
     )
     return Volume(np.ascontiguousarray(np.flip(volume.array, tuple(flips))), flipped)
+
+
+def _axes_towards(direction: np.ndarray, towards: str) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
+    """The axes of the grid that are nearest to three anatomical directions, and axis and sign of these. Raises CaseRejected."""
+    axes, signs = zip(*(_TOWARDS[letter] for letter in towards), strict=True)
+    nearest = np.abs(direction).argmax(axis=1)
+    if sorted(nearest) != [0, 1, 2]:
+        raise _turned(axes[0], float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=1).min(), 0, 1)))))
+    return [int(np.flatnonzero(nearest == axis)[0]) for axis in axes], axes, signs
 
 
 def _exchanged(volume: Volume, order: Sequence[int]) -> Volume:
@@ -279,6 +284,19 @@ def read_ct_series(
     return CtSeries(turned.array, turned.geometry, tilt_deg, slices if tilt_deg else None)
 
 
+def check_ct_series(
+    datasets: Sequence[Dataset],
+    referenced: Collection[str] = (),
+    tilt: TiltPolicy | None = None,
+    label: Dataset | None = None,
+) -> None:
+    """Raise what `read_ct_series` does, at the cost of the headers where pixels are native."""
+    from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
+
+    frames = one_volume(single_frames(datasets), referenced=referenced, label=label)
+    _check_stack(frames, "CT", CT_IMAGE_STORAGE, _rescale, tilt or TiltPolicy(), AXIAL)
+
+
 def whole_hu(values: np.ndarray) -> np.ndarray:
     """Return HU (z, y, x) rounded to whole numbers, int16: what lies beyond its range has its nearest value."""
     rounded, limits = np.empty(values.shape, np.int16), np.iinfo(np.int16)
@@ -314,6 +332,33 @@ def read_slices(
     return _stacked(frames, modality, sop_class, _intensity, None)[0]
 
 
+def check_mr_series(
+    datasets: Sequence[Dataset],
+    wanted: Callable[[Dataset], bool] | None = None,
+    label: Dataset | None = None,
+    towards: str = SAGITTAL,
+) -> None:
+    """Raise what `read_mr_series` does, and `canonical` of what it returns, at the cost of the headers where pixels are native."""
+    from med_assets.dicom.enhanced import one_volume, single_frames  # pydicom: training knows grids and reads no DICOM
+
+    frames = one_volume(single_frames(datasets), wanted, label=label)
+    _check_stack(frames, "MR", MR_IMAGE_STORAGE, lambda dataset: None, None, towards)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """How slices lie: their order along the normal (indices), how far each lies along it (mm, in the order given), where their even
+    stack starts and its spacing, the shifts (n, 2) of their corners within the plane and the tilt of which that is, and their planes."""
+
+    order: np.ndarray
+    along_mm: np.ndarray
+    start_mm: float
+    spacing_mm: float
+    shifts_mm: np.ndarray
+    tilt_deg: float
+    planes: Planes
+
+
 def _stacked(
     datasets: Sequence[Dataset],
     modality: str,
@@ -325,6 +370,41 @@ def _stacked(
 
     Slices that shift against each other are refused where nothing says what to do with a `tilt`.
     """
+    stack = _stack(datasets, modality, sop_class, tilt)
+    slices, pixel_mm = stack.planes, np.asarray(stack.planes.spacing_mm)
+    array = np.empty(slices.shape, np.float32)
+    for row, index in enumerate(stack.order):
+        array[row] = values(datasets[index], slices.size)
+    beside_mm = np.zeros(2)
+    if stack.tilt_deg:
+        array, first = _upright(array, stack.shifts_mm / pixel_mm)
+        beside_mm = first * pixel_mm
+    elif len(stack.shifts_mm):
+        beside_mm = stack.shifts_mm.mean(axis=0)
+    offset = np.round([stack.start_mm - stack.along_mm[stack.order[0]], *beside_mm], FIT_DECIMALS)
+    origin = slices.origins_mm[0] + offset @ slices.direction
+    return _as_stored(array, (origin, slices.direction, pixel_mm), stack.spacing_mm), stack.tilt_deg, slices
+
+
+def _check_stack(
+    datasets: Sequence[Dataset],
+    modality: str,
+    sop_class: str,
+    check_values: Callable[[Dataset], object],
+    tilt: TiltPolicy | None,
+    towards: str,
+) -> None:
+    """Raise what `_stacked` and then `canonical` do."""
+    from med_assets.dicom.native import require_decodable
+
+    stack = _stack(datasets, modality, sop_class, tilt)
+    for index in stack.order:
+        check_values(datasets[index])
+        require_decodable(datasets[index], stack.planes.size)
+    _axes_towards(stack.planes.direction, towards)
+
+
+def _stack(datasets: Sequence[Dataset], modality: str, sop_class: str, tilt: TiltPolicy | None) -> _Stack:
     _require_one_series(datasets, modality, sop_class)
     frames = [image_axes(dataset) for dataset in datasets]
     _require_same_axes(datasets, frames)
@@ -343,19 +423,8 @@ def _stacked(
             f"{f', or allow to shift slices onto an upright grid with {tilt.setting}' if tilt else ''}.",
         )
     size = (int(datasets[0].Rows), int(datasets[0].Columns))
-    slices = Planes(origins, direction, (float(pixel_mm[0]), float(pixel_mm[1])), size)
-    array = np.empty(slices.shape, np.float32)
-    for row, index in enumerate(order):
-        array[row] = values(datasets[index], size)
-    beside_mm = np.zeros(2)
-    if tilt_deg:
-        array, first = _upright(array, shifts_mm / pixel_mm)
-        beside_mm = first * pixel_mm
-    elif len(shifts_mm):
-        beside_mm = shifts_mm.mean(axis=0)
-    offset = np.round([start - along[order[0]], *beside_mm], FIT_DECIMALS)
-    volume = _as_stored(array, (origins[0] + offset @ direction, direction, pixel_mm), spacing_mm)
-    return volume, tilt_deg, slices
+    planes = Planes(origins, direction, (float(pixel_mm[0]), float(pixel_mm[1])), size)
+    return _Stack(order, along, start, spacing_mm, shifts_mm, tilt_deg, planes)
 
 
 def _tilt_deg(shifts_mm: np.ndarray, spacing_mm: float) -> float:
@@ -434,14 +503,15 @@ def _article(modality: str) -> str:
 
 
 def _require_same_axes(datasets: Sequence[Dataset], frames: Sequence[Axes]) -> None:
-    sizes = {(ds.get("Rows"), ds.get("Columns")) for ds in datasets}
+    from med_assets.dicom.native import image_size
+
+    sizes = {image_size(ds) for ds in datasets}
     if len(sizes) != 1 or None in next(iter(sizes)):
         raise CaseRejected("inconsistent_geometry", f"Expected one image size in a series; got {len(sizes)}. Send one.")
     _, direction, spacing = frames[0]
-    off = sum(
-        np.abs(other - direction).max() > SAME_AXES_TOLERANCE or np.abs(pixel - spacing).max() > SAME_AXES_TOLERANCE
-        for _, other, pixel in frames
-    )
+    turned = np.abs(np.array([other for _, other, _ in frames]) - direction).max(axis=(1, 2)) > SAME_AXES_TOLERANCE
+    scaled = np.abs(np.array([pixel for _, _, pixel in frames]) - spacing).max(axis=1) > SAME_AXES_TOLERANCE
+    off = int((turned | scaled).sum())
     if off:
         raise CaseRejected(
             "inconsistent_geometry",
@@ -450,7 +520,8 @@ def _require_same_axes(datasets: Sequence[Dataset], frames: Sequence[Axes]) -> N
         )
 
 
-def _hounsfield(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
+def _rescale(dataset: Dataset) -> tuple[float, float]:
+    """Slope and intercept of a CT slice. Raises CaseRejected("missing_rescale")."""
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     if slope is None or intercept is None or slope == 0:
         raise CaseRejected(
@@ -459,6 +530,11 @@ def _hounsfield(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
             f"{'none' if slope is None else f'{slope:g}'} and {'none' if intercept is None else f'{intercept:g}'}. "
             "Export the original images.",
         )
+    return slope, intercept
+
+
+def _hounsfield(dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
+    slope, intercept = _rescale(dataset)
     return decoded(dataset, shape).astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 

@@ -9,30 +9,31 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
 )
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STR_VR
+from pydicom.valuerep import STR_VR
 
 from med_assets.dicom.archives import START_BYTES, is_archive
-from med_assets.dicom.bounds import measure
+from med_assets.dicom.bounds import Extent, measure
+from med_assets.dicom.cut import cut
 from med_assets.dicom.elements import quietly, text
 from med_assets.dicom.pixel_data import DEFLATED_FRAMES
 from med_assets.dicom.repeated import Repeated
+from med_assets.dicom.undecoded import is_private, plain, representation_of, tag_of_keyword
 from med_assets.errors import CaseRejected
 
 REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
@@ -56,7 +57,7 @@ HEADER = (
 )  # fmt: skip
 """All that `scan` reads."""
 
-_HEADER_TAGS = frozenset(Tag(keyword) for keyword in HEADER)
+_HEADER_TAGS, _LAST_RESORT_TAGS = (frozenset(map(tag_of_keyword, words)) for words in (HEADER, LAST_RESORT))
 
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
 _WORDS = frozenset(STR_VR) - _NUMBERS
@@ -72,16 +73,21 @@ class Shelf:
     def __init__(self, most_bytes: int) -> None:
         self.bytes_left = most_bytes
         self.readable: Repeated[None] = Repeated()
+        self.described: dict[Hashable, Any] = {}
+        """What `discover` made of the headers of files, by all that is the same in the slices of a series."""
+
         self._contents: dict[Path, bytes] = {}
 
     def start(self, path: Path) -> bytes:
         """Return the first bytes of a plain file, which is kept where it is a DICOM file and memory allows it. Raises OSError."""
-        with path.open("rb") as stream:
+        with path.open("rb", buffering=0) as stream:
             first = stream.read(START_BYTES)
             size = os.fstat(stream.fileno()).st_size
             if first[128:132] == b"DICM" and size <= self.bytes_left:
-                self._contents[path] = first + stream.read()
-                self.bytes_left -= len(self._contents[path])
+                stream.seek(0)
+                content = stream.read()
+                self._contents[path] = content
+                self.bytes_left -= len(content)
         return first
 
     def take(self, path: Path) -> bytes | None:
@@ -120,7 +126,9 @@ class Parsed:
 
 
 def _copied(meta: FileMetaDataset) -> FileMetaDataset:
-    out = FileMetaDataset({tag: copy(element) for tag, element in meta.items()})
+    out = FileMetaDataset(
+        {tag: element if isinstance(element, RawDataElement) else copy(element) for tag, element in meta.items()}
+    )
     _set_encoding(out, meta)
     return out
 
@@ -189,9 +197,11 @@ def _parse(stream: BinaryIO, data: bytes | mmap.mmap, header_only: bool, shelf: 
     try:
         extent = measure(data)  # type: ignore[arg-type]  # a memory map slices to bytes
         trailing_bytes = extent.trailing_bytes
-        if shelf is not None and extent.regular and (whole := _whole(bytes(data))) is not None:
+        if shelf is not None and extent.regular and (whole := _whole(bytes(data), extent)) is not None:
             shelf.bytes_left -= size
-            header = _like(whole, {tag: whole.get_item(tag) for tag in whole.keys() & _HEADER_TAGS}, whole.file_meta)
+            header = _like(
+                whole, {tag: stored for tag, stored in whole.items() if tag in _HEADER_TAGS}, whole.file_meta
+            )
             return Reading(header, 0, Parsed(shelf, size, whole))
         if extent.inflated is not None:
             stream = io.BytesIO(extent.inflated)
@@ -224,12 +234,11 @@ def _parse(stream: BinaryIO, data: bytes | mmap.mmap, header_only: bool, shelf: 
     return Reading(dataset, trailing_bytes)
 
 
-def _whole(data: bytes) -> FileDataset | None:
+def _whole(data: bytes, extent: Extent) -> FileDataset | None:
     """All elements of a regular file; None where it takes more than parsing them, or its header alone gives the reason for a refusal."""
-    stream = io.BytesIO(data)
     try:
         with quietly() as caught:
-            dataset = pydicom.dcmread(stream, force=True)
+            dataset = _cut(data, extent) or pydicom.dcmread(io.BytesIO(data), force=True)
             syntax = text(dataset.file_meta, "TransferSyntaxUID")
     except Exception:  # the header is then read alone, and gives the reason
         return None
@@ -239,11 +248,21 @@ def _whole(data: bytes) -> FileDataset | None:
     if isinstance(pixels, DataElement):
         return None
     if pixels is not None:
-        long = not pixels.is_implicit_VR and pixels.VR in EXPLICIT_VR_LENGTH_32
-        stream.seek(pixels.value_tell - (12 if long else 8))
+        stream = io.BytesIO(data)
+        stream.seek(next(place.start for place in extent.places if place.tag == pixels.tag))
         if not _pixels_complete(stream, len(data), syntax != ExplicitVRBigEndian):
             return None
     return _like(dataset, dict(dataset.items()), dataset.file_meta)
+
+
+def _cut(data: bytes, extent: Extent) -> FileDataset | None:
+    """The file as pydicom parses it; None where pydicom has to, and perhaps goes on where its parts alone are no elements."""
+    try:
+        return cut(data, extent.places)
+    except MemoryError:
+        raise
+    except Exception:
+        return None
 
 
 def _ends_early(caught: list[warnings.WarningMessage]) -> bool:
@@ -277,20 +296,28 @@ def require_readable(dataset: Dataset, keywords: Sequence[str] | None = None, sh
 
 
 def _read_values(dataset: Dataset, keywords: Sequence[str] | None, shelf: Shelf | None = None) -> None:
-    tags = dataset.keys() if keywords is None else [tag for word in keywords if (tag := Tag(word)) in dataset]
-    around = 0 if shelf is None else shelf.readable.surroundings(dataset, keywords is None)
-    for tag in list(tags):
-        if tag.is_private or (keywords is not None and keyword_for_tag(tag) in LAST_RESORT):
-            continue
-        if shelf is None:
-            _read_value(dataset, tag, keywords)
-        else:
-            shelf.readable.of(dataset, dataset.get_item(tag), around, partial(_read_value, dataset, tag, keywords))
+    elements = dict(dataset.items())
+    tags = elements.keys() if keywords is None else map(tag_of_keyword, keywords)
+    left_out = _LAST_RESORT_TAGS if keywords is not None else ()
+    standard = [elements[tag] for tag in tags if tag in elements and not is_private(tag) and tag not in left_out]
+    if shelf is None:
+        for stored in standard:
+            _read_value(dataset, keywords, stored)
+    else:
+        around = shelf.readable.surroundings(dataset, keywords is None)
+
+        def read_once(stored: DataElement | RawDataElement) -> None:
+            if plain(stored) is None or stored.VR not in (None, representation_of(stored.tag)):
+                _read_value(dataset, keywords, stored)
+
+        for _ in shelf.readable.each(dataset, standard, around, read_once):
+            pass
 
 
-def _read_value(dataset: Dataset, tag: BaseTag, keywords: Sequence[str] | None) -> None:
+def _read_value(dataset: Dataset, keywords: Sequence[str] | None, stored: DataElement | RawDataElement) -> None:
+    tag = stored.tag
     try:
-        representation = dataset.get_item(tag).VR
+        representation = stored.VR
         if representation == "DS":
             return
         if tag == _PIXEL_DATA:

@@ -18,9 +18,10 @@ from pydicom.uid import UID
 
 from med_assets.dicom.codestreams import JPEG_START, Codestream, cut_off, rebuilt_jpeg, unsafe
 from med_assets.dicom.element_values import read_element
-from med_assets.dicom.elements import decoding, quietly, syntax_name, uncompressed
+from med_assets.dicom.elements import decoding, quietly, syntax_name, text, uncompressed
 from med_assets.dicom.jpeg2000 import JPEG_2000_STARTS, rebuilt_jpeg_2000
 from med_assets.dicom.sop_classes import LABELMAP_STORAGE, PIXEL_CLASSES, USUALLY_BURNED_IN
+from med_assets.dicom.undecoded import Facts, plain_integer, tag_of_keyword
 from med_assets.errors import CaseRejected
 
 _NATIVE = frozenset({
@@ -33,10 +34,15 @@ _JPEG = frozenset({
 _JPEG_2000 = frozenset({
     uids.JPEG2000Lossless, uids.JPEG2000, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL, uids.HTJ2K,
 })  # fmt: skip
+_COMPRESSED = _JPEG | _JPEG_2000 | {uids.RLELossless}
+_DECODABLE = _NATIVE | _COMPRESSED
 DEFLATED_FRAMES = UID("1.2.840.10008.1.2.8.1")
 """Deflated Image Frame Compression, a transfer syntax that pydicom 3.0 does not know."""
 
 _LAYOUT = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+_BESIDE_PIXELS = frozenset(
+    map(tag_of_keyword, ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData"))
+)
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _RLE_HEADER_BYTES = 64
 _SEARCHED_BYTES = 512
@@ -112,13 +118,18 @@ class Pixels:
     def put_into(self, ds: Dataset) -> None:
         """Set PixelData, and what follows, in a de-identified object without."""
         for keyword, value in self.elements.items():
+            if (
+                keyword == "HighBit"
+                and plain_integer(ds.get_item(tag_of_keyword(keyword), keep_deferred=True)) == value
+            ):
+                continue
             setattr(ds, keyword, value)
         ds.add_new("PixelData", self.vr, self.data)
 
 
-def require_syntax(syntax: UID) -> None:
+def require_syntax(syntax: str) -> None:
     """Raise CaseRejected("undecodable_pixels") for a transfer syntax that cannot be read here, or that nobody registered."""
-    if syntax in _NATIVE | _JPEG | _JPEG_2000 or syntax == uids.RLELossless:
+    if syntax in _DECODABLE:
         return
     raise CaseRejected(
         "undecodable_pixels",
@@ -132,7 +143,7 @@ def clean_pixels(ds: Dataset, syntax: UID) -> Pixels | None:
     Raises CaseRejected: malformed_element, truncated_file, undecodable_pixels, unsafe_pixel_stream, overlay_in_pixels.
     """
     element = ds.get_item("PixelData") if "PixelData" in ds else None
-    if element is None or str(ds.get("SOPClassUID", "")) not in PIXEL_CLASSES:
+    if element is None or text(ds, "SOPClassUID") not in PIXEL_CLASSES:
         return None
     layout = _layout(ds)
     _require_overlays_outside(ds, layout)
@@ -157,7 +168,7 @@ def clean_pixels(ds: Dataset, syntax: UID) -> Pixels | None:
     return _without_palette(pixels, ds, layout)
 
 
-def _layout(ds: Dataset) -> Layout:
+def _read_layout(ds: Dataset) -> Layout:
     values = []
     for keyword in _LAYOUT:
         default = {"PixelRepresentation": 0, "SamplesPerPixel": 1}.get(keyword)
@@ -177,6 +188,10 @@ def _layout(ds: Dataset) -> Layout:
             raise _wrong_layout(keyword)
     photometric = str(ds.get("PhotometricInterpretation") or "")
     return Layout(rows, columns, samples, frames, allocated, stored, high, bool(representation), photometric)
+
+
+_layout = Facts(_read_layout, *_LAYOUT, "NumberOfFrames", "PhotometricInterpretation")
+"""The layout of an object's pixels. Raises CaseRejected("malformed_element")."""
 
 
 def _frame_count(ds: Dataset) -> int:
@@ -199,14 +214,13 @@ def _wrong_layout(keyword: str) -> CaseRejected:
 def _require_overlays_outside(ds: Dataset, layout: Layout) -> None:
     """An overlay in unused bits goes with these; one that shares a bit with the image cannot be distinguished from it."""
     low = layout.high - layout.stored + 1
-    for tag in sorted(ds.keys()):
-        if tag.group & 0xFF01 == 0x6000 and tag.element == 0x0102:
-            position = read_element(ds, tag).value
-            if position and (not isinstance(position, int) or low <= position <= layout.high):
-                raise CaseRejected(
-                    "overlay_in_pixels",
-                    f"expected overlays outside of bits {low} to {layout.high} of the pixels, got one within; export it without",
-                )
+    for tag in sorted([tag for tag, _ in ds.items() if tag & 0xFF01FFFF == 0x60000102]):
+        position = read_element(ds, tag).value
+        if position and (not isinstance(position, int) or low <= position <= layout.high):
+            raise CaseRejected(
+                "overlay_in_pixels",
+                f"expected overlays outside of bits {low} to {layout.high} of the pixels, got one within; export it without",
+            )
 
 
 # Native pixels
@@ -295,15 +309,15 @@ def _require_no_text_at_end(stream: Codestream, layout: Layout, syntax: UID) -> 
     One end in a hundred reads as text by chance, and the stream is decoded with and without it.
     """
     ends = [_TEXT_AT_END.search(stream.data, max(start, end - _SEARCHED_BYTES), end) for start, end in stream.coded]
-    texts = [text for text in ends if text is not None]
+    texts = [end for end in ends if end is not None]
     if not texts:
         return
     one = replace(layout, frames=1)
     with decoding(syntax):
         expected = _decode(Pixels(encapsulate([stream.data], has_bot=False), syntax), one)
-    for text in texts:
-        for start in range(text.start(), min(text.start() + _READ_AS_TEXT_BY_CHANCE, text.end() - 4)):
-            blanked = stream.data[:start] + bytes(text.end() - start) + stream.data[text.end() :]
+    for end in texts:
+        for start in range(end.start(), min(end.start() + _READ_AS_TEXT_BY_CHANCE, end.end() - 4)):
+            blanked = stream.data[:start] + bytes(end.end() - start) + stream.data[end.end() :]
             try:
                 without = _decode(Pixels(encapsulate([blanked], has_bot=False), syntax), one)
             except MemoryError:  # says nothing of the data
@@ -348,13 +362,12 @@ def normalise_pixels(ds: Dataset) -> None:
 
     Raises CaseRejected: malformed_element, truncated_file, unsafe_pixel_stream.
     """
-    syntax = UID(str(ds.file_meta.TransferSyntaxUID))
-    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData"):
-        if keyword in ds:
-            del ds[keyword]
+    syntax = UID(text(ds.file_meta, "TransferSyntaxUID"))
+    for tag in _BESIDE_PIXELS & ds.keys():
+        del ds[tag]
     if syntax == DEFLATED_FRAMES and "PixelData" in ds:
         _inflate(ds)
-    if syntax not in _JPEG | _JPEG_2000 | {uids.RLELossless} or "PixelData" not in ds:
+    if syntax not in _COMPRESSED or "PixelData" not in ds:
         return
     raw = ds.get_item("PixelData").value
     if isinstance(raw, bytes) and raw:
@@ -501,8 +514,10 @@ def _unpacked(segment: bytes, length: int) -> bytes:
 
 def _without_palette(pixels: Pixels, ds: Dataset, layout: Layout) -> Pixels:
     """Colours in place of numbers of colours in ultrasound; a label map keeps its numbers, and has no colours."""
-    kind = str(ds.get("SOPClassUID", ""))
-    if layout.photometric != _PALETTE or kind not in USUALLY_BURNED_IN | {LABELMAP_STORAGE}:
+    if layout.photometric != _PALETTE:
+        return pixels
+    kind = text(ds, "SOPClassUID")
+    if kind not in USUALLY_BURNED_IN | {LABELMAP_STORAGE}:
         return pixels
     if kind == LABELMAP_STORAGE:
         pixels.elements["PhotometricInterpretation"] = "MONOCHROME2"

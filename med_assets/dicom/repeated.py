@@ -6,7 +6,8 @@ the key. Sequences are one element with all that is in them. Private elements, w
 element reserves, and long values, which rarely repeat, are never kept.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 from itertools import count
 from typing import Generic, TypeGuard, TypeVar
 
@@ -14,15 +15,15 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-T = TypeVar("T")
+from med_assets.dicom.undecoded import anywhere, is_private, is_short, tag_of
 
-LONGEST_BYTES = 4096
-"""Longer values are not kept."""
+T = TypeVar("T")
 
 MOST = 1 << 13
 """Elements that are kept at a time, so that they take at most 32 MB; beyond them it starts anew."""
 
-_CHARACTER_SET, _PIXEL_REPRESENTATION = 0x00080005, 0x00280103
+_CHARACTER_SET, _PIXEL_REPRESENTATION, _PIXEL_DATA = tag_of(0x00080005), tag_of(0x00280103), tag_of(0x7FE00010)
+_MISSING = object()
 
 
 class Repeated(Generic[T]):
@@ -34,15 +35,33 @@ class Repeated(Generic[T]):
 
     def surroundings(self, ds: Dataset, *more: Hashable) -> int:
         """A number that stands for all that elements of `ds` depend on beside themselves; `more` is what the caller adds to that."""
-        encoding = ds.original_character_set
+        encoding, elements = ds.original_character_set, dict(ds.items())
         key = (
             encoding if isinstance(encoding, str) else tuple(encoding),
-            _content(ds, _CHARACTER_SET),
-            _content(ds, _PIXEL_REPRESENTATION),
-            "PixelData" in ds,
+            _content(elements.get(_CHARACTER_SET)),
+            _content(elements.get(_PIXEL_REPRESENTATION)),
+            _PIXEL_DATA in elements,
             *more,
         )
         return self._surroundings.setdefault(key, next(self._numbers))
+
+    def each(
+        self,
+        ds: Dataset,
+        elements: Iterable[RawDataElement | DataElement],
+        surroundings: int,
+        make: Callable[[RawDataElement | DataElement], T],
+        keep: Callable[[], bool] | None = None,
+    ) -> Iterator[T]:
+        """Yield what `of` returns for each of `elements` of `ds`."""
+        kept = self._kept
+        for stored in elements:
+            if is_kept(stored):
+                made = kept.get((surroundings, anywhere(stored)), _MISSING)
+                if made is not _MISSING:
+                    yield made  # type: ignore[misc]  # no longer what is missing
+                    continue
+            yield self.of(ds, stored, surroundings, partial(make, stored), keep)
 
     def of(
         self,
@@ -59,11 +78,12 @@ class Repeated(Generic[T]):
         """
         if not is_kept(stored):
             return make()
-        key = (surroundings, *stored[:4], *stored[5:7])  # all but the place in the file
+        key = surroundings, anywhere(stored)
         if key in self._kept:
             return self._kept[key]
         made = make()
-        ds[stored.tag] = stored
+        if ds.get_item(stored.tag, keep_deferred=True) is not stored:
+            ds[stored.tag] = stored
         if keep is not None and not keep():
             return made
         if len(self._kept) >= MOST:
@@ -75,10 +95,7 @@ class Repeated(Generic[T]):
 
 def is_kept(stored: RawDataElement | DataElement) -> TypeGuard[RawDataElement]:
     """Whether what is made of an element is kept."""
-    if not isinstance(stored, RawDataElement):
-        return False
-    value = stored.value
-    return (value is None or len(value) <= LONGEST_BYTES) and not stored.tag.is_private
+    return is_short(stored) and not is_private(stored.tag)
 
 
 def in_order(ds: Dataset) -> list[tuple[BaseTag, RawDataElement | DataElement]]:
@@ -86,8 +103,7 @@ def in_order(ds: Dataset) -> list[tuple[BaseTag, RawDataElement | DataElement]]:
     return sorted(ds.items(), key=lambda item: int(item[0]))
 
 
-def _content(ds: Dataset, tag: int) -> Hashable:
-    stored = ds.get_item(tag) if tag in ds else None
+def _content(stored: RawDataElement | DataElement | None) -> Hashable:
     if stored is None:
         return None
     return stored.VR, stored.value if isinstance(stored, RawDataElement) else str(stored.value)

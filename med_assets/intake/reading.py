@@ -543,7 +543,8 @@ class EntryReader:
         """Write the de-identified files of a case to `folder`, and return what they are, and the SHA-256 of each by name."""
         from med_assets.deidentification.residual import identifying_values, residual_phi
         from med_assets.dicom.discover import load
-        from med_assets.dicom.encoded import to_bytes
+        from med_assets.dicom.elements import text
+        from med_assets.dicom.encoded import to_parts
         from med_assets.dicom.repeated import Repeated
         from med_assets.dicom.write import is_synthetic
 
@@ -558,7 +559,7 @@ class EntryReader:
         self._step(key, together_s)
         for ds in datasets:
             self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
-        datasets.sort(key=lambda ds: str(ds.SOPInstanceUID))
+        datasets.sort(key=lambda ds: text(ds, "SOPInstanceUID"))
         vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
         leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary)
         if leaks:
@@ -570,15 +571,15 @@ class EntryReader:
         folder.mkdir(parents=True)
         hashes = {}
         for number, ds in enumerate(datasets):
-            content = to_bytes(ds)
-            name = f"{number:04d}.dcm"
-            (folder / name).write_bytes(content)
-            hashes[name] = hashlib.sha256(content).hexdigest()
+            name, sha256 = f"{number:04d}.dcm", hashlib.sha256()
+            with (folder / name).open("wb") as stream:
+                for part in to_parts(ds):
+                    sha256.update(part)
+                    stream.write(part)
+            hashes[name] = sha256.hexdigest()
         version = digest(list(hashes.values()))
-        images = [ds.get("Modality") in IMAGES for ds in datasets]
-        given = {
-            str(ds.get("ClinicalTrialSiteID", "") or "") for ds, image in zip(datasets, images, strict=True) if image
-        }
+        images = [text(ds, "Modality") in IMAGES for ds in datasets]
+        given = {text(ds, "ClinicalTrialSiteID") for ds, image in zip(datasets, images, strict=True) if image}
         parts = [_object_hash(ds) for ds in datasets]
         written = Content(
             version,

@@ -22,16 +22,15 @@ FAULTY_DECODER = """
 import os, time
 import pydicom
 import pydicom.pixels
-read = pydicom.dcmread
-def dcmread(stream, *args, **options):
-    content = stream.read()
-    stream.seek(0)
-    if b"ABORT-HEADER" in content:
+init = pydicom.dataset.FileDataset.__init__
+def faulty_init(self, name, elements, *args, **options):
+    values = [element.value for element in elements.values() if element.tag == 0x0008103E]
+    if b"ABORT-HEADER" in values:
         os.abort()
-    if b"HANG-HEADER" in content:
+    if b"HANG-HEADER " in values:
         time.sleep(600)
-    return read(stream, *args, **options)
-pydicom.dcmread = dcmread
+    init(self, name, elements, *args, **options)
+pydicom.dataset.FileDataset.__init__ = faulty_init
 good_decoder = pydicom.pixels.get_decoder
 def get_decoder(syntax):
     fault = os.environ.get("FAULTY_PIXELS") if syntax.is_compressed else None

@@ -105,7 +105,7 @@ class LumbarMr(Program):
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
-        from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
+        from med_assets.dicom.geometry import SAGITTAL, check_mr_series
         from med_assets.dicom.references import verify_label
         from med_assets.programs.lumbar_mr.grouping import sagittal_t2
         from med_assets.programs.lumbar_mr.prepare import read_levels
@@ -116,7 +116,7 @@ class LumbarMr(Program):
         images = [load(one) for one in slices]
         several = any(is_multi_frame(one) for one in images)
         label = next((load(one) for one in case.instances if several and one.modality != "MR"), None)
-        canonical(read_mr_series(images, sagittal_t2, label), SAGITTAL)
+        check_mr_series(images, sagittal_t2, label, SAGITTAL)
         for points in (one for one in case.instances if one.modality != "MR"):
             verify_label(points, slices, "MR series")
             read_levels(load(points), slices[0].frame_of_reference_uid)

@@ -113,7 +113,7 @@ class LungCt(Program):
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import load
         from med_assets.dicom.enhanced import is_multi_frame
-        from med_assets.dicom.geometry import read_ct_series
+        from med_assets.dicom.geometry import check_ct_series
         from med_assets.dicom.references import verify_label
         from med_assets.dicom.rtstruct import read_rois
         from med_assets.dicom.seg import read_segments
@@ -125,7 +125,7 @@ class LungCt(Program):
         images = [load(one) for one in slices]
         numbered = load(labels[0]) if labels and any(is_multi_frame(one) for one in images) else None
         referenced = [uid for one in labels for uid in one.referenced_sops]
-        read_ct_series(images, referenced, TiltPolicy(resample=True), numbered)
+        check_ct_series(images, referenced, TiltPolicy(resample=True), numbered)
         for label in labels:
             verify_label(label, slices)
             (read_segments if label.modality == "SEG" else read_rois)(load(label))

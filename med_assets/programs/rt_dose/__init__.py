@@ -184,7 +184,7 @@ class RtDose(Program):
     @versioned("3")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import describe, load
-        from med_assets.dicom.geometry import read_ct_series
+        from med_assets.dicom.geometry import check_ct_series
         from med_assets.dicom.references import verify_chain
         from med_assets.dicom.rtdose import read_dose
 
@@ -196,7 +196,7 @@ class RtDose(Program):
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks the chain, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
         images, structures = [load(one) for one in slices], first["RTSTRUCT"]
-        read_ct_series(images, describe(structures).referenced_sops, TiltPolicy(resample=True), structures)
+        check_ct_series(images, describe(structures).referenced_sops, TiltPolicy(resample=True), structures)
         verify_chain(first.get("RTPLAN"), first["RTSTRUCT"], first.get("RTDOSE"), slices)
         if "RTDOSE" in first:
             read_dose(first["RTDOSE"])

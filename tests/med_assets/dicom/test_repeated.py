@@ -19,7 +19,8 @@ from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.dicom.discover import load, scan
 from med_assets.dicom.encoded import to_bytes
 from med_assets.dicom.parsing import Shelf
-from med_assets.dicom.repeated import LONGEST_BYTES, Repeated, in_order
+from med_assets.dicom.repeated import Repeated, in_order
+from med_assets.dicom.undecoded import LONGEST_BYTES
 from med_assets.intake.reading import EntryReader, StoredCase, Task
 from med_assets.settings import Workspace
 from tests import invented
