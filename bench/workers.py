@@ -1,27 +1,44 @@
 """Intake and preparation of a batch of CT cases by several processes: wall and CPU seconds. `python -m bench.workers [WORKERS ...]`
 
-Without numbers it is one and two processes. On two idle cores two take at most 1/1.8 of the time of one; CPU / wall says how many
-cores the machine gave.
+Without numbers it is one and two processes. The cases lie in a folder each, and for intake all in one folder too. Each measurement
+has a process of its own, as a command or a run has, so that imports count. What a batch costs whatever its cases (imports, the start
+of a reading process) is measured with one small case, and has a row of its own: "at most" is what it allows by Amdahl's law.
+CPU / wall says how many cores the machine gave.
 """
 
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 from bench.common import clock, show, workspace
 from med_assets.cli import stages
 from med_assets.intake.reader import end_idle
 from med_assets.landing import batches
 from med_assets.programs.rt_dose.phantom import write_case
+from med_assets.settings import Workspace
 from med_assets.storage.result import StageResult
 
-CASES, SHAPE, SPACING_MM = 8, (60, 256, 256), (2.0, 1.5, 1.5)
+CASES, SHAPE, SPACING_MM = 20, (160, 256, 256), (1.5, 1.5, 1.5)
+SMALL_SHAPE, SMALL_SPACING_MM = (24, 32, 32), (5.0, 12.0, 12.0)
 REPEATS = 3
 
 STAGES: dict[str, Callable[..., StageResult]] = {"intake": stages.intake, "preparation": stages.prepare}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of a stage, and CPU seconds of this process and of those that it started."""
+
+    wall_s: float
+    cpu_s: float
 
 
 def cpu_s() -> float:
@@ -29,35 +46,55 @@ def cpu_s() -> float:
     return sum(os.times()[:4])
 
 
+def measured(landing: Path, workers: int, of_stages: Sequence[str]) -> dict[str, Measured]:
+    """What stages cost of all that lies in a landing zone, in a home of its own, by processes that are started for each stage."""
+    found = {}
+    with tempfile.TemporaryDirectory() as home:
+        ws: Workspace = replace(workspace(Path(home)), landing=landing, workers=workers)
+        batch = batches.take(ws, "rt_dose", batches.untaken(ws, "rt_dose"), 0.0)
+        for stage in of_stages:
+            seconds: dict[str, float] = {}
+            before = cpu_s()
+            with clock(seconds, stage):
+                STAGES[stage](ws, "rt_dose", batch)
+            end_idle()  # so that their CPU seconds count
+            found[stage] = Measured(seconds[stage], cpu_s() - before)
+    for path in landing.glob(".batches/rt_dose/*"):
+        path.unlink()
+    return found
+
+
 def main() -> None:
-    """Take in the same cases with each number of processes in turn, each time in a home of its own; keep the best of each."""
+    """Do the same with each number of processes in turn, and show the medians."""
     numbers = [int(word) for word in sys.argv[1:]] or [1, 2]
-    best: dict[tuple[str, int], tuple[float, float]] = {}
+    found: dict[tuple[str, str, int], list[Measured]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
-        landing = Path(name) / "landing"
+        small, folders, together = (Path(name) / each for each in ("small", "folders", "together"))
+        write_case(small / "rt_dose" / "case", 1, shape=SMALL_SHAPE, spacing_mm=SMALL_SPACING_MM)
         for seed in range(1, CASES + 1):
-            write_case(landing / "rt_dose" / f"case-{seed}", seed, shape=SHAPE, spacing_mm=SPACING_MM)
+            write_case(folders / "rt_dose" / f"case-{seed:02d}", seed, shape=SHAPE, spacing_mm=SPACING_MM)
+        shutil.copytree(folders / "rt_dose", together / "rt_dose" / "all", copy_function=os.link)
         for _ in range(REPEATS):
-            for workers in numbers:
-                with tempfile.TemporaryDirectory() as home:
-                    ws = replace(workspace(Path(home)), landing=landing, workers=workers)
-                    batch = batches.take(ws, "rt_dose", batches.untaken(ws, "rt_dose"), 0.0)
-                    for stage, work in STAGES.items():
-                        seconds: dict[str, float] = {}
-                        before = cpu_s()
-                        with clock(seconds, stage):
-                            work(ws, "rt_dose", batch)
-                        end_idle()  # so that their CPU seconds count
-                        measured = seconds[stage], cpu_s() - before
-                        best[stage, workers] = min(best.get((stage, workers), measured), measured)
-                for path in landing.glob(".batches/rt_dose/*"):
-                    path.unlink()
-    rows = [
-        (stage, workers, wall, cpu, cpu / wall, best[stage, numbers[0]][0] / wall)
-        for (stage, workers), (wall, cpu) in sorted(best.items())
-    ]
-    title = f"{CASES} CT cases of {SHAPE[0]} slices, each number of processes the best of {REPEATS}"
-    show(title, ("stage", "processes", "wall s", "CPU s", "CPU / wall", f"times as fast as {numbers[0]}"), rows)
+            for what, landing in (("any batch", small), ("folder each", folders), ("one folder", together)):
+                for workers in numbers if landing != small else numbers[:1]:
+                    of_stages = list(STAGES) if landing != together else ["intake"]
+                    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                        for stage, one in process.submit(measured, landing, workers, of_stages).result().items():
+                            found[stage, what, workers].append(one)
+    medians = {
+        key: Measured(median(one.wall_s for one in of), median(one.cpu_s for one in of)) for key, of in found.items()
+    }
+    rows = []
+    for (stage, what, workers), one in sorted(medians.items()):
+        fixed_s = medians[stage, "any batch", numbers[0]].wall_s
+        first_s = medians[stage, what, numbers[0]].wall_s
+        allowed = first_s / (fixed_s + (first_s - fixed_s) * numbers[0] / workers)
+        rows.append(
+            (stage, what, workers, one.wall_s, one.cpu_s, one.cpu_s / one.wall_s, first_s / one.wall_s, allowed)
+        )
+    title = f"{CASES} CT cases of {SHAPE[0]} slices, medians of {REPEATS}"
+    header = ("stage", "cases", "processes", "wall s", "CPU s", "CPU / wall")
+    show(title, (*header, f"times as fast as {numbers[0]}", "at most"), rows)
 
 
 if __name__ == "__main__":

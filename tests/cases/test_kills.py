@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from med_assets.cli.main import main
+from med_assets.intake import division
 from med_assets.landing import batches
 from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
@@ -26,17 +27,23 @@ KILLS = int(os.environ.get("KILLS", "6"))
 SEED = int(os.environ.get("SEED", "0"))
 
 
+PATIENTS = 3
+"""Patients of an entry, which two processes read together when none waits for a process of its own."""
+
+
 def _ingest(environ: dict[str, str]) -> None:
     os.environ.update(environ)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    division.HELP_S = 0.0
     raise SystemExit(main(["ingest", P, "--now"]))
 
 
 def drop(ws: Workspace, number: int) -> None:
-    """An archive with one case, or a folder with another; each under a name that identifies a patient."""
+    """An archive with some patients, or a folder with others; each under a name that identifies a patient."""
     folder = ws.home / "away" / f"{number}"
-    write_case(folder, number)
+    for patient in range(PATIENTS):
+        write_case(folder / str(patient), PATIENTS * number + patient)
     name = ws.landing / P / f"DOE^JANE-{number}"
     name.parent.mkdir(parents=True, exist_ok=True)
     if number % 2:
@@ -117,4 +124,4 @@ def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_l
     assert {name: value for name, value in files.items() if not name.startswith("intake/")} == {
         name: value for name, value in expected_files.items() if not name.startswith("intake/")
     }
-    assert len(rows["dataset"]) == 2 * KILLS
+    assert len(rows["dataset"]) == 2 * KILLS * PATIENTS
