@@ -34,19 +34,18 @@ from tests.med_assets.stages.processes import CONTEXT
 from tests.med_assets.stages.test_drills import no_file_longer_than
 
 COUNTING = """
-real = pydicom.dcmread
-def dcmread(stream, *args, **options):
-    content = stream.read()
-    stream.seek(0)
+faulty = pydicom.dataset.FileDataset.__init__
+def counted_init(self, name, elements, *args, **options):
+    values = [element.value for element in elements.values() if element.tag == 0x0008103E]
     flag = os.environ["FLAGS"] + "/once"
-    if b"ABORT-ONCE" in content and not os.path.exists(flag):
+    if b"ABORT-ONCE" in values and not os.path.exists(flag):
         open(flag, "w").close()
         os.abort()
-    if b"ABORT-HEADER" in content or b"HANG-HEADER" in content:
+    if b"ABORT-HEADER" in values or b"HANG-HEADER " in values:
         with open(os.environ["FLAGS"] + "/begun", "a") as log:
             log.write(f"{os.getpid()}\\n")
-    return real(stream, *args, **options)
-pydicom.dcmread = dcmread
+    faulty(self, name, elements, *args, **options)
+pydicom.dataset.FileDataset.__init__ = counted_init
 """
 """A decoder that crashes once on some bytes, and keeps count of the processes that others begin to crash or hang."""
 
