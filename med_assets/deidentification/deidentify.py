@@ -264,29 +264,31 @@ class _Walk:
 
     def _stored(self, ds: Dataset, stored: DataElement | RawDataElement) -> DataElement | RawDataElement | None:
         self.before, action = self.unrecognised, ALLOWED[stored.tag]
-        if action is Action.KEEP and (text := decimals(stored)) is not None:
-            return stored_decimals(stored.tag, text, self.syntax)
-        if (value := plain(stored)) is not None and is_kept(stored):
-            representation = representation_of(stored.tag)
-            if (stored.VR or representation) == representation and (action, representation) in _PLAIN:
-                value = self.keys.uid(value) if action is Action.UID else value
-                return stored_text(stored.tag, representation, value, self.syntax)
+        if (written := self._undecoded(stored, action)) is not None:
+            return written
         element = self.element(read_element(ds, stored.tag), action)
         return element if element is None or not is_kept(stored) else encoded(element, self.syntax)
 
+    def _undecoded(self, stored: DataElement | RawDataElement, action: Action) -> RawDataElement | None:
+        """What is written of an element that needs no decoding: numbers that stay, and UIDs; None of any other."""
+        if action is Action.KEEP and (numbers := decimals(stored)) is not None:
+            return stored_decimals(stored.tag, numbers, self.syntax)
+        value, representation = plain(stored), representation_of(stored.tag)
+        if value is None or (stored.VR or representation) != representation or (action, representation) not in _PLAIN:
+            return None
+        value = self.keys.uid(value) if action is Action.UID else value
+        return stored_text(stored.tag, representation, value, self.syntax)
+
     def dataset(self, ds: Dataset) -> Dataset:
-        out = Dataset()
+        out: dict[BaseTag, DataElement | RawDataElement] = {}
         for tag, stored in in_order(ds):
             action = ALLOWED.get(tag)
             if action is None or action in _APART:
                 continue
-            if action is Action.KEEP and (text := decimals(stored)) is not None:
-                out[tag] = stored_decimals(tag, text, self.syntax)
-                continue
-            element = self.element(read_element(ds, tag), action)
+            element = self._undecoded(stored, action) or self.element(read_element(ds, tag), action)
             if element is not None:
-                out.add(element)
-        return out
+                out[tag_of(tag)] = element
+        return Dataset(out)
 
     def element(self, element: DataElement, action: Action) -> DataElement | None:
         if action is Action.NESTED:

@@ -188,7 +188,7 @@ class _Scan:
         self._run_length = text(meta, "TransferSyntaxUID") == RLELossless
         around = self._repeated.surroundings(ds, self._run_length, text(ds, "SOPClassUID"))
         elements = [stored for _, stored in in_order(ds)]
-        for found in self._repeated.each(ds, elements, around, lambda stored: tuple(self._top_element(ds, stored.tag))):
+        for found in self._repeated.each(ds, elements, around, lambda stored: tuple(self._element(ds, stored.tag))):
             yield from found
         yield from _declarations(ds)
 
@@ -204,14 +204,12 @@ class _Scan:
             return (Finding(str(element.tag), "contains a known identifying string"),)
         return ()
 
-    def _top_element(self, ds: Dataset, tag: BaseTag) -> Iterator[Finding]:
-        return self._element(ds, tag, str(tag))
-
     def _dataset(self, ds: Dataset, path: str) -> Iterator[Finding]:
         for tag in sorted(ds.keys(), key=int):
-            yield from self._element(ds, tag, f"{path}{tag}")
+            yield from self._element(ds, tag, path)
 
-    def _element(self, ds: Dataset, tag: BaseTag, where: str) -> Iterator[Finding]:
+    def _element(self, ds: Dataset, tag: BaseTag, path: str = "") -> Iterator[Finding]:
+        """What is wrong with an element; `path` leads to the item that it is in."""
         action = ALLOWED.get(tag)
         if action is Action.KEEP and decimals(ds.get_item(tag)) is not None and tag not in _DECIMALS_THAT_IDENTIFY:
             return  # numbers, which meet digits of identifiers by chance
@@ -223,21 +221,21 @@ class _Scan:
             TypeError,
             NotImplementedError,
         ):  # all are findings: the value can't be checked
-            yield Finding(where, "the value does not have the form of its VR")
+            yield Finding(f"{path}{tag}", "the value does not have the form of its VR")
             return
         if action is None:
-            yield Finding(where, "private element" if tag.is_private else "not on the allow-list")
-        elif action is Action.PIXELS and (where != str(tag) or text(ds, "SOPClassUID") not in PIXEL_CLASSES):
-            yield Finding(where, "pixels where the class of the object has none")
+            yield Finding(f"{path}{tag}", "private element" if tag.is_private else "not on the allow-list")
+        elif action is Action.PIXELS and (path or text(ds, "SOPClassUID") not in PIXEL_CLASSES):
+            yield Finding(f"{path}{tag}", "pixels where the class of the object has none")
         if element.VR == "SQ":
             for number, item in enumerate(element.value):
                 if action is Action.CODED:
-                    yield from self._code(item, f"{where}[{number}]")
+                    yield from self._code(item, f"{path}{tag}[{number}]")
                 else:
-                    yield from self._dataset(item, f"{where}[{number}]")
+                    yield from self._dataset(item, f"{path}{tag}[{number}]")
             return
         for reason in self._texts(element, action) if isinstance(element.value, str) else self._value(element, action):
-            yield Finding(where, reason)
+            yield Finding(f"{path}{tag}", reason)
 
     def _texts(self, element: DataElement, action: Action | None) -> tuple[str, ...]:
         """What is wrong with a text, which is the same in most slices of a series."""

@@ -269,7 +269,7 @@ def _described(path: Path, reading: Reading) -> Instance:
     """The instance of a file; of one whose header has been read but for its SOPInstanceUID, that with another UID."""
     if reading.parsed is None:
         return _read_header(path, reading)
-    shelf, elements = reading.parsed.shelf, dict(reading.dataset.items())
+    shelf, elements = reading.parsed.shelf, reading.header_elements()
     stored = elements.pop(tag_of_keyword("SOPInstanceUID"), None)
     uid = plain(stored) if stored is not None and stored.VR in ("UI", None) else None
     if uid is None or not all(map(is_short, elements.values())):
@@ -287,7 +287,7 @@ def _described(path: Path, reading: Reading) -> Instance:
 
 
 def _read_header(path: Path, reading: Reading) -> Instance:
-    dataset = reading.dataset
+    dataset = reading.header()
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise CaseRejected(
             "directory_file",

@@ -2,7 +2,7 @@
 
 import re
 import struct
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
@@ -46,9 +46,13 @@ def decimals(stored: DataElement | RawDataElement | None) -> bytes | None:
     """
     if not isinstance(stored, RawDataElement) or not stored.value or _expected(stored.tag) != _DECIMAL_TEXT:
         return None
-    if stored.VR not in ("DS", None) or (found := _DECIMALS_BYTES.fullmatch(stored.value)) is None:
-        return None
-    return bytes(found[1])
+    return _decimals(stored.value) if stored.VR in ("DS", None) else None
+
+
+@lru_cache(1 << 12)
+def _decimals(value: bytes) -> bytes | None:
+    found = _DECIMALS_BYTES.fullmatch(value)
+    return None if found is None else bytes(found[1])
 
 
 def read_element(ds: Dataset, tag: BaseTag) -> DataElement:

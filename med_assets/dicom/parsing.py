@@ -150,11 +150,21 @@ def _set_encoding(dataset: Dataset, source: Dataset) -> None:
 
 @dataclass(frozen=True)
 class Reading:
-    """The dataset of a file or of its header, the number of bytes behind it, and the whole file where it is kept."""
+    """The dataset of a file or of its header, the number of bytes behind it, and the whole file where it is kept, whose dataset it is."""
 
     dataset: FileDataset
     trailing_bytes: int
     parsed: Parsed | None = None
+
+    def header_elements(self) -> dict[BaseTag, DataElement | RawDataElement]:
+        """The elements of the header, as they are stored."""
+        return {tag: stored for tag, stored in self.dataset.items() if tag in _HEADER_TAGS}
+
+    def header(self) -> FileDataset:
+        """The dataset of the header, whose values may be read."""
+        if self.parsed is None:
+            return self.dataset
+        return _like(self.dataset, self.header_elements(), _copied(self.dataset.file_meta))
 
 
 def read(path: Path, *, header_only: bool, shelf: Shelf | None = None) -> Reading:
@@ -199,10 +209,7 @@ def _parse(stream: BinaryIO, data: bytes | mmap.mmap, header_only: bool, shelf: 
         trailing_bytes = extent.trailing_bytes
         if shelf is not None and extent.regular and (whole := _whole(bytes(data), extent)) is not None:
             shelf.bytes_left -= size
-            header = _like(
-                whole, {tag: stored for tag, stored in whole.items() if tag in _HEADER_TAGS}, whole.file_meta
-            )
-            return Reading(header, 0, Parsed(shelf, size, whole))
+            return Reading(whole, 0, Parsed(shelf, size, whole))
         if extent.inflated is not None:
             stream = io.BytesIO(extent.inflated)
         elif extent.end < size:
@@ -238,7 +245,7 @@ def _whole(data: bytes, extent: Extent) -> FileDataset | None:
     """All elements of a regular file; None where it takes more than parsing them, or its header alone gives the reason for a refusal."""
     try:
         with quietly() as caught:
-            dataset = _cut(data, extent) or pydicom.dcmread(io.BytesIO(data), force=True)
+            dataset = _cut(data, extent) or _without_stream(pydicom.dcmread(io.BytesIO(data), force=True))
             syntax = text(dataset.file_meta, "TransferSyntaxUID")
     except Exception:  # the header is then read alone, and gives the reason
         return None
@@ -252,6 +259,10 @@ def _whole(data: bytes, extent: Extent) -> FileDataset | None:
         stream.seek(next(place.start for place in extent.places if place.tag == pixels.tag))
         if not _pixels_complete(stream, len(data), syntax != ExplicitVRBigEndian):
             return None
+    return dataset
+
+
+def _without_stream(dataset: FileDataset) -> FileDataset:
     return _like(dataset, dict(dataset.items()), dataset.file_meta)
 
 
@@ -295,26 +306,37 @@ def require_readable(dataset: Dataset, keywords: Sequence[str] | None = None, sh
         _read_values(dataset, keywords, shelf)
 
 
-def _read_values(dataset: Dataset, keywords: Sequence[str] | None, shelf: Shelf | None = None) -> None:
+def _read_values(
+    dataset: Dataset, keywords: Sequence[str] | None, shelf: Shelf | None = None, *, plain_stay: bool = False
+) -> None:
+    """Read values; those of elements that repeat, and if `plain_stay` plain ones, stay undecoded."""
     elements = dict(dataset.items())
     tags = elements.keys() if keywords is None else map(tag_of_keyword, keywords)
     left_out = _LAST_RESORT_TAGS if keywords is not None else ()
     standard = [elements[tag] for tag in tags if tag in elements and not is_private(tag) and tag not in left_out]
     if shelf is None:
         for stored in standard:
-            _read_value(dataset, keywords, stored)
+            if not (plain_stay and _is_readable(stored)):
+                _read_value(dataset, keywords, stored, plain_stay)
     else:
         around = shelf.readable.surroundings(dataset, keywords is None)
 
         def read_once(stored: DataElement | RawDataElement) -> None:
-            if plain(stored) is None or stored.VR not in (None, representation_of(stored.tag)):
-                _read_value(dataset, keywords, stored)
+            if not _is_readable(stored):
+                _read_value(dataset, keywords, stored, plain_stay=True)
 
         for _ in shelf.readable.each(dataset, standard, around, read_once):
             pass
 
 
-def _read_value(dataset: Dataset, keywords: Sequence[str] | None, stored: DataElement | RawDataElement) -> None:
+def _is_readable(stored: DataElement | RawDataElement) -> bool:
+    """Whether an undecoded element is readable at sight."""
+    return plain(stored) is not None and stored.VR in (None, representation_of(stored.tag))
+
+
+def _read_value(
+    dataset: Dataset, keywords: Sequence[str] | None, stored: DataElement | RawDataElement, plain_stay: bool
+) -> None:
     tag = stored.tag
     try:
         representation = stored.VR
@@ -341,7 +363,7 @@ def _read_value(dataset: Dataset, keywords: Sequence[str] | None, stored: DataEl
         ) from None
     if element.VR == "SQ" and keywords is None:
         for item in element.value:
-            _read_values(item, None)
+            _read_values(item, None, plain_stay=plain_stay)
 
 
 def _kind(representation: str) -> str:
