@@ -1,13 +1,17 @@
 """Intake of a CT series beside dcm2niix on the same files: slices/s and MB/s. `python -m bench.intake [SERIES_FOLDER]`
 
 dcm2niix reads the series and writes one NIfTI file. Reading with med_assets does the same work, to one array file.
-Intake does more: it also finds cases, de-identifies, scans for residual identity and stores new DICOM, with an fsync
-per file.
+Intake does more: it also finds cases, de-identifies, scans for residual identity and stores new DICOM, flushed to disk. The
+process that reads has started before.
 
-A second table has CPU seconds per file of the whole intake of a plan case (CT, RTSTRUCT, RTPLAN, RTDOSE) and of a CT with a
-segmentation, of the process that reads and the one that watches together, beside dcm2niix and reading and hashing the bytes.
+A second table has CPU seconds per file of the whole intake of a CT of 160 slices, alone and with its plan (RTSTRUCT, RTPLAN,
+RTDOSE), and of a CT with a segmentation, of the process that reads and the one that watches together, beside dcm2niix and reading
+and hashing the bytes. A third one has what each phase of the process that reads takes of it.
 """
 
+import cProfile
+import os
+import pstats
 import resource
 import shutil
 import subprocess
@@ -25,15 +29,30 @@ import psutil
 
 from bench.common import clock, show, workspace
 from med_assets.cli import stages
+from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.dicom.discover import load, scan
+from med_assets.dicom.elements import quietly
 from med_assets.dicom.geometry import read_ct_series
+from med_assets.intake.reading import EntryReader, Task
 from med_assets.landing import batches
 from med_assets.program import get
 from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.storage.files import file_sha256
 
 SHAPE, SPACING_MM = (160, 256, 256), (2.0, 1.5, 1.5)
+LARGE_SHAPE, LARGE_SPACING_MM = (160, 512, 512), (2.0, 0.75, 0.75)
 REPEATS = 3
+
+PHASES = {
+    "reading and parsing": ("discover.py", "scan_file"),
+    "verifying": ("__init__.py", "verify"),
+    "identifying values": ("residual.py", "identifying_values"),
+    "de-identifying": ("deidentify.py", "apply"),
+    "scan for residual identity": ("residual.py", "residual_phi"),
+    "content hash": ("reading.py", "_object_hash"),
+    "encoding": ("encoded.py", "to_parts"),
+}
+"""Functions of the phases, each with all that it calls."""
 
 
 def read(series: Path, out: Path) -> None:
@@ -69,7 +88,7 @@ def best_cpu_s(work: Callable[[Path], object]) -> float:
 def take_in(program: str, case: Path, folder: Path) -> None:
     """The whole intake of one case, with one reader."""
     ws = replace(workspace(folder / "home"), workers=1)
-    shutil.copytree(case, batches.landing_folder(ws, program) / "case")
+    shutil.copytree(case, batches.landing_folder(ws, program) / "case", copy_function=os.link)  # which costs nothing
     stages.intake(ws, program, batches.take(ws, program, batches.untaken(ws, program), 0.0))
 
 
@@ -79,45 +98,87 @@ def hash_files(files: list[Path], _: Path) -> None:
         file_sha256(path)
 
 
+def show_phases(program: str, case: Path, folder: Path) -> None:
+    """What each phase takes of the reading of a case, in this process; a profiler makes all of it slower."""
+    ws, profiler = workspace(folder / "home"), cProfile.Profile()
+    (folder / "scratch").mkdir(parents=True)
+    task = Task(ws, program, "bench", "source", case, (), folder / "scratch")
+    with quietly():
+        reader = EntryReader(task, Deidentifier(ws.key, get(program).roi_vocabulary(ws)), lambda message: None)
+        profiler.runcall(lambda: list(reader.messages()))
+    stats = pstats.Stats(profiler)
+    seconds = {
+        phase: sum(
+            cumulative
+            for (file, _, function), (_, _, _, cumulative, _) in stats.stats.items()  # type: ignore[attr-defined]  # not in typeshed
+            if (Path(file).name, function) == place
+        )
+        for phase, place in PHASES.items()
+    }
+    n_files = sum(1 for path in case.rglob("*") if path.is_file())
+    total = stats.total_tt  # type: ignore[attr-defined]  # not in typeshed
+    seconds["hashing, writing, and the rest"] = total - sum(seconds.values())
+    rows = [(phase, 1000 * value / n_files, 100 * value / total) for phase, value in seconds.items()]
+    show("Phases of reading a CT of 160 x 512 x 512", ("phase", "ms per file, profiled", "%"), rows)
+
+
 def processor_time() -> None:
     """CPU of whole intakes beside what can't be less."""
-    rows = []
+    rows: list[tuple[object, ...]] = []
     with tempfile.TemporaryDirectory() as name:
-        plan, segmented = Path(name) / "plan", Path(name) / "segmented"
+        plan, segmented, large, ct = (Path(name) / part for part in ("plan", "segmented", "large", "ct"))
         write_case(plan, 1, shape=SHAPE, spacing_mm=SPACING_MM)
+        write_case(large, 1, shape=LARGE_SHAPE, spacing_mm=LARGE_SPACING_MM)
+        shutil.copytree(large / "CT", ct / "CT")
         get("lung_ct").write_phantoms(segmented, 1, 1)
-        for label, program, case in (("plan case", "rt_dose", plan), ("CT with a segmentation", "lung_ct", segmented)):
+        for label, program, case in (
+            ("CT of 160 x 512 x 512", "lung_ct", ct),
+            ("plan case of 160 x 512 x 512", "rt_dose", large),
+            ("plan case of 160 x 256 x 256", "rt_dose", plan),
+            ("CT with a segmentation", "lung_ct", segmented),
+        ):
             files = [path for path in case.rglob("*") if path.is_file()]
             series = next(path for path in case.rglob("CT") if path.is_dir())
-            take_in(program, case, Path(name) / f"warm-{program}")  # the process that reads is there
+            take_in(program, case, Path(name) / f"warm-{len(rows)}")  # the process that reads is there
             whole = best_cpu_s(partial(take_in, program, case))
             converted = best_cpu_s(partial(convert, series))
             hashed = best_cpu_s(partial(hash_files, files))
-            rows.append((label, len(files), 1000 * whole / len(files), whole / converted, whole / hashed))
-    header = ("what", "files", "ms of CPU per file", "times dcm2niix of its CT", "times reading and hashing")
-    show("CPU of whole intake", header, rows)
+            n = len(files)
+            rows.append((label, n, 1000 * whole / n, n / whole, whole / converted, whole / hashed))
+        header = (
+            "what",
+            "files",
+            "ms of CPU per file",
+            "files/s of CPU",
+            "times dcm2niix of its CT",
+            "times reading and hashing",
+        )
+        show("CPU of whole intake", header, rows)
+        show_phases("lung_ct", ct, Path(name) / "phases")
 
 
 def main() -> None:
-    """Alternate the two readers, keep the best of each, then one whole intake."""
+    """Alternate dcm2niix, reading and whole intakes of the series, and keep the best of each."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ws = workspace(folder / "home")
-        case = batches.landing_folder(ws, "rt_dose") / "case"
+        case, series = Path(name) / "case", Path(name) / "case" / "CT"
         if len(sys.argv) == 1:
-            write_case(case, 1, shape=SHAPE, spacing_mm=SPACING_MM)
-        series = Path(sys.argv[1]) if len(sys.argv) > 1 else case / "CT"
-        seconds: dict[str, float] = {}
+            write_case(Path(name) / "plan", 1, shape=LARGE_SHAPE, spacing_mm=LARGE_SPACING_MM)
+            shutil.copytree(Path(name) / "plan" / "CT", series)
+        else:
+            shutil.copytree(sys.argv[1], series)
+        take_in("lung_ct", case, Path(name) / "warm")  # the process that reads is there
+        works: dict[str, Callable[[Path], object]] = {
+            "dcm2niix": partial(convert, series),
+            "med_assets, reading": partial(read, series),
+            "med_assets, whole intake with one reader": partial(take_in, "lung_ct", case),
+        }
+        seconds = dict.fromkeys(works, float("inf"))
         for _ in range(REPEATS):
-            for label, work in (("dcm2niix", convert), ("med_assets, reading", read)):
+            for label, work in works.items():
                 once: dict[str, float] = {}
-                with tempfile.TemporaryDirectory() as out, clock(once, label):
-                    work(series, Path(out))
-                seconds[label] = min(once[label], seconds.get(label, float("inf")))
-        if len(sys.argv) == 1:
-            batch = batches.take(ws, "rt_dose", batches.untaken(ws, "rt_dose"), 0.0)
-            with clock(seconds, "med_assets, whole intake of the case"):
-                stages.intake(ws, "rt_dose", batch)
+                with tempfile.TemporaryDirectory(dir=name) as out, clock(once, label):
+                    work(Path(out))
+                seconds[label] = min(once[label], seconds[label])
         files = [path for path in series.rglob("*") if path.is_file()]
         megabytes = sum(path.stat().st_size for path in files) / 1e6
         rows = [(label, value, len(files) / value, megabytes / value) for label, value in seconds.items()]
