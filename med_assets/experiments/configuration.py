@@ -7,6 +7,7 @@
 import functools
 import hashlib
 import importlib
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -119,6 +120,49 @@ class Schedule(Settings):
         return self
 
 
+class Target(Settings):
+    """What the mean of a score over held-out cases is to reach, and the values on the way there that are marked."""
+
+    metric: str = Field(description="metric of the evaluation, such as mae")
+    subject: str = Field(description="its subject, such as body")
+    least: float | None = Field(default=None, description="reached from this value up, unit of the metric")
+    most: float | None = Field(default=None, description="reached from this value down, unit of the metric")
+    milestones: tuple[float, ...] = Field(
+        default=(), description="values on the way to it, the one to be reached first first, unit of the metric"
+    )
+
+    @property
+    def goal(self) -> float:
+        """The value to reach."""
+        return next(value for value in (self.least, self.most) if value is not None)
+
+    def reaches(self, value: float, mark: float) -> bool:
+        """Whether a value is as good as a goal or milestone."""
+        return value >= mark if self.least is not None else value <= mark
+
+    @model_validator(mode="after")
+    def _has_one_goal_and_milestones_before_it(self) -> Self:
+        if (self.least is None) == (self.most is None):
+            raise ValueError(
+                f"expected least or most of {self.metric}, got {'both' if self.least is not None else 'none'}"
+            )
+        marks = (*self.milestones, self.goal)
+        if any(self.reaches(early, late) for early, late in itertools.pairwise(marks)):
+            raise ValueError(
+                f"expected milestones of {self.metric} that lead to {self.goal:g}, each nearer, got {self.milestones}"
+            )
+        return self
+
+
+class Targets(Settings):
+    """When an experiment is a success: what its scores are to reach, and what its training may take."""
+
+    scores: tuple[Target, ...] = Field(default=(), description="what scores are to reach")
+    training_hours: float | None = Field(default=None, gt=0, description="most time of a training, all pieces, h")
+    accelerator_gib: float | None = Field(default=None, gt=0, description="most memory of the accelerator, GiB")
+    host_gib: float | None = Field(default=None, gt=0, description="most memory of the training process, GiB")
+
+
 class Thermal(Settings):
     """Pauses for a machine with weak cooling."""
 
@@ -214,6 +258,11 @@ class Experiment(Settings):
     expected: dict[str, float] = Field(
         default_factory=dict,
         description="by field of the fine-tuning record: the least value that others reached with this recipe, unit of the field",
+        json_schema_extra=NO_EFFECT,
+    )
+    targets: Targets = Field(
+        default=Targets(),
+        description="what scores, time and memory are held against in record and report; nothing is refused by them",
         json_schema_extra=NO_EFFECT,
     )
     optimiser: Optimiser = Field(description="optimiser and its schedule")

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 
+import pandas as pd
+
 from med_assets.evaluation import analysis, crossvalidation, finetuning
 from med_assets.evaluation import learning_curves as curves
+from med_assets.evaluation import targets as target_comparisons
 from med_assets.evaluation.analyse import artifact_key, read_tables
 from med_assets.records import AnalysisResult, CurvePoint, Fold, FoldScore
 from med_assets.reporting.html import Section
@@ -55,6 +58,17 @@ def _analysis(facts: ReportFacts, chosen: analysis.Analysis, result: AnalysisRes
         title = table.title if table.title.startswith(chosen.title) else f"{chosen.title}: {table.title}"
         paragraphs = [*([] if number else [stale, left_out]), table.text]
         yield Section(title, "\n\n".join(filter(None, paragraphs)), table.rows, table.images, table.captions)
+
+
+def targets(facts: ReportFacts) -> Iterable[Section]:
+    """The scores, time and memory of every evaluated experiment, beside what they are held against."""
+    tables = []
+    for line in facts.leaderboard.lines:
+        table = target_comparisons.table(target_comparisons.comparisons(facts.ws, facts.name, line.experiment))
+        table.insert(0, "experiment", line.experiment)
+        tables.append(table)
+    if found := [table for table in tables if not table.empty]:
+        yield Section("Targets", target_comparisons.ABOUT, pd.concat(found, ignore_index=True))
 
 
 def fine_tuning(facts: ReportFacts) -> Iterable[Section]:

@@ -12,6 +12,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.evaluation.comparison import paired, primary_scores
 from med_assets.evaluation.costs import checkpoint_facts
 from med_assets.evaluation.finetuning import formal_gain
+from med_assets.evaluation.targets import Comparison, comparisons
 from med_assets.experiments.configuration import Experiment, from_json, with_present_names
 from med_assets.launch.training import NamedModel, stored_checkpoint
 from med_assets.metrics.bootstrap import Interval
@@ -51,6 +52,8 @@ class Facts:
     doubts: tuple[str, ...]
     gained: Interval | None
     """Improvement in the primary metric over the initial weights, above 0 is better; None where nothing was fine-tuned or compared."""
+    targets: Sequence[Comparison]
+    """Its scores, time and memory beside what they are held against."""
     costs: Mapping[str, float]
     crossval: int
     """Cases of a cross-validation of this experiment, 0 where there is none."""
@@ -111,6 +114,7 @@ def gather(ws: Settings, program_name: str, name: str, checkpoint: str) -> Facts
         last_epoch=max(epochs) if len(epochs) > 1 else None,
         doubts=tuple(chosen.doubts(scores, history)) if isinstance(chosen, Doubts) else (),
         gained=formal_gain(ws, program_name, name),
+        targets=comparisons(ws, program_name, name),
         costs=checkpoint_facts(ws, program_name, checkpoint),
         crossval=len({row.case_id for row in catalog.rows(FoldScore, name)}),
         dataset_now=catalog.dataset().version,

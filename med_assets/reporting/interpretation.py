@@ -76,6 +76,12 @@ def conclusions(facts: Facts) -> list[str]:
         found.append(f"The gate's verdict is: {labels}. {inline(facts.verdict.reason)}.")
     for other, paired in facts.differences.items():
         found.append(f"It is {_against(metric, paired)} {other} on the validation cases.")
+    if measured := [one for one in facts.targets if one.reached is not None]:
+        missed = [f"{one.what}, {one.shown} ({one.goal_text})" for one in measured if not one.reached]
+        found.append(
+            f"It reaches {len(measured) - len(missed)} of the {len(measured)} targets that could be measured"
+            + (f"; it misses {inline('; '.join(missed))}." if missed else ".")
+        )
     if facts.run.synthetic:
         found.append("Synthetic cases had a part in it, so that nothing is concluded about patients.")
     return found

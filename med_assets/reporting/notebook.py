@@ -7,6 +7,7 @@ import yaml
 from med_assets import program
 from med_assets.evaluation.aggregates import INTERVAL, cell
 from med_assets.evaluation.scoring import HELD_OUT
+from med_assets.evaluation.targets import table as targets_table
 from med_assets.experiments.configuration import Experiment
 from med_assets.launch.runs import command_of
 from med_assets.records import AggregateScore, CaseScore, DatasetCase, EpochMetric, SplitAssignment, TrainingRun
@@ -208,6 +209,12 @@ def _results(facts: Facts) -> Iterator[Cell]:
     yield _lines("The deciding metrics as the lake has them:")
     query = f"select split, metric, subject, mean, low, high, n, unit from {{}} where metric in ({wanted}) order by split, metric, subject"
     yield _rows(facts, query, AggregateScore, facts.name)
+    if facts.targets:
+        yield _lines(
+            "What it is held against, by `targets` of the experiment; a mean decides, and no promotion does.",
+            "",
+            markdown(targets_table(facts.targets)),
+        )
     for image, caption in facts.figures.captions.items():
         # The address ends in a part of the picture's hash, which makes the cell another when the picture is.
         yield Cell(

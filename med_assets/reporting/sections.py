@@ -71,6 +71,7 @@ SECTIONS: tuple[Callable[[ReportFacts], Iterable[Section]], ...] = (
     evaluation_sections.learning_curves,
     evaluation_sections.analyses,
     evaluation_sections.fine_tuning,
+    evaluation_sections.targets,
     decisions,
     model_sections.monitoring,
     data_sections.cases,

@@ -1,6 +1,7 @@
 """The record of experiments: an index that tells where each run stands, and notebooks that were executed."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,9 @@ def test_a_notebook_has_all_sections_was_executed_and_names_no_path_of_the_machi
     assert "It is worse beyond doubt than the baseline mean_dose" in text
     assert "The gate's verdict is: refused, regressed." in text
     assert "4.0" in str(code[3]["outputs"]), "the history is read from the lake"
+    assert re.search(r"mae of body +\| at most 3 +\| +\| not measured", text)
+    assert re.search(r"time of training +\| at most 4 h +\| 0.000417 +\| reached", text)
+    assert "It reaches 1 of the 1 targets that could be measured." in text
     for name in ("training_curves.png", "training_curves.pdf"):
         assert f"figures/{name}" in text
         assert (path.parent / "figures" / name).is_file()
@@ -192,6 +196,7 @@ def test_report_and_run_statuses_write_nothing_to_lake_or_store(ws: Workspace) -
     statuses = run_statuses(ws, P)
     assert {one.run.experiment for one in statuses if one.run is not None} == {"baseline", "mean_dose"}
     stages.report(ws, P)
+    assert ">Targets<" in (ws.reports / P / "report.html").read_text()
     assert stamps(ws.lake.root, ws.home / "store") == before
     stages.index(ws, P)
     after = stamps(ws.lake.root, ws.home / "store")
