@@ -116,7 +116,7 @@ class _Beginnings:
         windows: np.ndarray = np.ndarray((len(value) - PIXEL_CHARS + 1,), "<u8", value, 0, (1,))  # one at each byte
         for before in range(4):
             at = places - before
-            if self._whole.may_have(windows[at[(at >= 0) & (at < len(windows))]]).any():
+            if self._whole.has_any(windows[at[(at >= 0) & (at < len(windows))]]):
                 return True
         return False
 
@@ -131,8 +131,9 @@ class _Hashes:
         self._factor = self._kind(0x9E3779B97F4A7C15 >> 64 - 8 * n_bytes | 1)
         self._shift = self._kind(8 * n_bytes - _TABLE_BITS)
         self._table = np.zeros(1 << _TABLE_BITS, bool)
-        known = np.array([int.from_bytes(string, "little") for string in strings], self._kind)
-        self._table[self._hash(known)] = True
+        self._known = np.array([int.from_bytes(string, "little") for string in strings], self._kind)
+        self._table[self._hash(self._known)] = True
+        self._known &= self._case
 
     def _hash(self, words: np.ndarray) -> np.ndarray:
         hashed = words & self._case
@@ -143,6 +144,11 @@ class _Hashes:
     def may_have(self, words: np.ndarray) -> np.ndarray:
         """For each of `words`, unsigned numbers of little-endian bytes, whether its hash is one of these."""
         return np.asarray(self._table.take(self._hash(words)))
+
+    def has_any(self, words: np.ndarray) -> bool:
+        """Whether one of `words` is one of the strings, but for the case of letters."""
+        alike = words[self.may_have(words)]
+        return bool(np.isin(alike & self._case, self._known).any())
 
 
 def _forms(text: str) -> set[bytes]:
