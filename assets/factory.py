@@ -65,11 +65,6 @@ def several_batches_in_a_run() -> Iterator[None]:
         yield
 
 
-def batch(context: dg.AssetExecutionContext) -> str:
-    """The intake batch of a run."""
-    return names.BATCH.check(context.partition_key)
-
-
 def batches(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     """All intake batches of a run, oldest first."""
     return tuple(map(names.BATCH.check, context.partition_keys))

@@ -1,15 +1,19 @@
 """P/raw_cases and P/prepared_cases: from files in the landing zone to measured, audited cases, batch by batch."""
 
+from functools import reduce
+
 import dagster as dg
 
 from assets import keys, versions
 from assets.checks import blocking
-from assets.factory import attributes, batch, logged, materialized
+from assets.factory import attributes, batches, logged, materialized, several_batches_in_a_run
 from med_assets.cli import stages
+from med_assets.storage.result import StageResult, worst
 from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 
 
+@several_batches_in_a_run()
 def raw_cases(program: str) -> dg.AssetsDefinition:
     """Files of a batch grouped into cases, de-identified and stored."""
     key = keys.key(program, "raw_cases")
@@ -23,6 +27,7 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
             {"dicom", "parquet"},
         ),
         partitions_def=keys.batches_of(program),
+        backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[
             blocking("residual_phi", key, "No name, id, date or free text of a patient is left in what was stored.")
         ],
@@ -31,16 +36,18 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
         def work() -> dg.MaterializeResult:
             from med_assets.intake.checks import residual_phi
 
-            ws, taken = workspace.open(), batch(context)
+            ws, taken = workspace.open(), batches(context)
             with logged(context):
-                result = stages.intake(ws, program, taken)
-            return materialized(context, result, residual_phi=residual_phi(ws, program, taken))
+                result = reduce(StageResult.added, [stages.intake(ws, program, one) for one in taken])
+            checked = worst({one: residual_phi(ws, program, one) for one in taken})
+            return materialized(context, result, residual_phi=checked)
 
         return phi_safe(work)
 
     return asset
 
 
+@several_batches_in_a_run()
 def prepared_cases(program: str) -> dg.AssetsDefinition:
     """Cases converted to arrays, measured and audited."""
     key = keys.key(program, "prepared_cases")
@@ -54,6 +61,7 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
         ),
         deps=[keys.key(program, "raw_cases")],
         partitions_def=keys.batches_of(program),
+        backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[
             blocking(
                 "audit",
@@ -65,9 +73,9 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
     def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         from med_assets.preparation.checks import audit
 
-        ws, taken = workspace.open(), batch(context)
+        ws, taken = workspace.open(), batches(context)
         with logged(context):
-            result = stages.prepare(ws, program, taken)
-        return materialized(context, result, audit=audit(ws, program, taken))
+            result = reduce(StageResult.added, [stages.prepare(ws, program, one) for one in taken])
+        return materialized(context, result, audit=worst({one: audit(ws, program, one) for one in taken}))
 
     return asset

@@ -6,16 +6,22 @@ here holds a lock for as long as it runs; a second start says so in one line and
 
 import fcntl
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 LOCK = "ui.lock"
 """File of DAGSTER_HOME that the running Dagster holds; it has the process's id."""
 
+STOPPING = "ui.stopping"
+"""File of DAGSTER_HOME that is there while Dagster is being stopped: ticks that wait then end, for which Dagster would wait."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Become `dagster dev` for the workspace of this folder, or end with status 1 where one runs already."""
+    """Run `dagster dev` for the workspace of this folder, or end with status 1 where one runs already."""
     home = os.environ.get("DAGSTER_HOME", "")
     if not home:
         sys.exit("ui: expected DAGSTER_HOME to name the folder of the Dagster instance; `make ui` sets it")
@@ -30,11 +36,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"ui: Dagster works on this instance already (process {holder}); open its page, or stop it first: two daemons on one "
             "instance are in each other's way"
         )
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
-    os.set_inheritable(lock, True)  # held by what this process becomes; what it starts in turn does not inherit it
     chosen = list(sys.argv[1:] if arguments is None else arguments)
-    os.execvp("dagster", ["dagster", "dev", "-w", "workspace.yaml", *chosen])
+    stopping = folder / STOPPING
+    stopping.unlink(missing_ok=True)
+
+    started: list[subprocess.Popen[bytes]] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.touch()
+        if number == signal.SIGTERM:  # that of the keyboard goes to all processes
+            for process in started:
+                process.terminate()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    # Dagster holds the lock too, so that it stays held when this process is killed.
+    dagster = subprocess.Popen(["dagster", "dev", "-w", "workspace.yaml", *chosen], pass_fds=[lock])
+    started.append(dagster)
+    if stopping.exists():
+        dagster.terminate()
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{dagster.pid}\n".encode())
+    status = dagster.wait()
+    stopping.unlink(missing_ok=True)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

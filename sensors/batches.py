@@ -1,8 +1,9 @@
 """Batches whose cases are to be prepared again: under other code or settings, or since intake gave them other cases."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 
 import dagster as dg
 
@@ -43,15 +44,19 @@ def batch_plan(
     going: Sequence[dg.DagsterRun],
     now: float,
 ) -> BatchPlan:
-    """What to start for the batches of a program, none while a run of its cases goes on. Batches without rows are intake's."""
+    """What to start for the batches of a program, none while a run of its cases goes on. Batches without rows are intake's.
+
+    Several batches are prepared in one run. Where that fails, each is tried alone, so that one holds up no other.
+    """
     prepared = keys.key(program, "prepared_cases")
     if any(runs.targets(run, [prepared]) for run in going):
         return BatchPlan()
     codes = _code_versions(instance, prepared)
+    known = instance.get_dynamic_partitions(keys.batches_of(program).name or "")
+    with_rows = [batch for batch in known if not batches.without_rows(ws, program, batch)]
+    untried: dict[str, str] = {}
     requests, due, messages = [], float("inf"), []
-    for batch in instance.get_dynamic_partitions(keys.batches_of(program).name or ""):
-        if batches.without_rows(ws, program, batch):
-            continue
+    for batch in with_rows:
         if batch in codes and codes[batch] == code_version and not _has_other_cases(ws, program, batch):
             continue
         raw = Catalog(ws, program).stamp(CaseVersion, batch)
@@ -61,15 +66,40 @@ def batch_plan(
             due = min(due, tries.next_at)
             messages.append(f"batch {batch} could not be prepared in run {tries.last}")
             continue
-        requests.append(
-            dg.RunRequest(
-                job_name=keys.job(program, keys.INTAKE),
-                partition_key=batch,
-                asset_selection=[keys.key(program, stage) for stage in keys.DATA[1:]],
-                tags={keys.PROGRAM_TAG: program, runs.STATE_TAG: state},
-            )
-        )
+        if tries.last is None:
+            untried[batch] = state
+        else:
+            requests.append(_request(program, batch, state))
+    if _fills_a_range(known, with_rows, untried):
+        together = runs.state_key(sorted(untried.items()))
+        if runs.tries(instance, together, runs.STATE_TAG).next_at == 0.0:
+            request = _request(program, None, together, keys.one_run(known, untried))
+            return BatchPlan([request], due, messages)  # those that failed before follow, each alone
+    requests += [_request(program, batch, state) for batch, state in untried.items()]
     return BatchPlan(requests, due, messages)
+
+
+def _request(
+    program: str, batch: str | None, state: str, tags: Mapping[str, str] = MappingProxyType({})
+) -> dg.RunRequest:
+    """The run of one batch, or of those that `tags` name."""
+    return dg.RunRequest(
+        job_name=keys.job(program, keys.INTAKE),
+        partition_key=batch,
+        asset_selection=[keys.key(program, stage) for stage in keys.DATA[1:]],
+        tags={keys.PROGRAM_TAG: program, runs.STATE_TAG: state, **tags},
+    )
+
+
+def _fills_a_range(known: Sequence[str], with_rows: Collection[str], wanted: Collection[str]) -> bool:
+    """Whether one run should take all wanted batches: it takes each between the first and the last, which must have rows, and of which
+    at least half should be wanted, as after a change of the code.
+    """
+    if len(wanted) < 2:
+        return False
+    indices = [number for number, batch in enumerate(known) if batch in wanted]
+    between = known[indices[0] : indices[-1] + 1]
+    return set(between) <= set(with_rows) and 2 * len(wanted) >= len(between)
 
 
 def _code_versions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, str]:

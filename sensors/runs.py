@@ -20,8 +20,9 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-STATE_TAG = "med_assets/state"
-"""Tag of a run with the key of the state of the world that it was started for."""
+STATE_TAG = ".dagster/med_assets_state"
+"""Tag of a run with the key of the state of the world that it was started for. Dagster's pages leave out tags that begin with
+`.dagster/`: a run of an update has one for each asset, which would fill the list of runs with hashes."""
 
 WORKER_GONE_TAG = "med_assets/worker_gone"
 """Tag of a run that was ended because its process died."""

@@ -19,15 +19,20 @@ def number(name: str, default: float, environ: Mapping[str, str] = os.environ) -
 
 
 def tick_s(environ: Mapping[str, str] = os.environ) -> int:
-    """Seconds between two ticks of the sensors of intake and update."""
+    """Least seconds between the beginnings of two ticks of the sensors of intake and update."""
     return max(1, round(number("MED_ASSETS_TICK_S", 10, environ)))
+
+
+def look_s(environ: Mapping[str, str] = os.environ) -> float:
+    """Seconds between two looks within a tick of intake or update that waits for something to do."""
+    return tick_s(environ) / 2
 
 
 def predictions_tick_s(environ: Mapping[str, str] = os.environ) -> int:
     """Seconds between two ticks of the sensor of predictions."""
-    return 3 * tick_s(environ)
+    return 6 * tick_s(environ)
 
 
 def retrain_tick_s(environ: Mapping[str, str] = os.environ) -> int:
     """Seconds between two ticks of a sensor of retraining, which every program has."""
-    return 30 * tick_s(environ)
+    return 60 * tick_s(environ)

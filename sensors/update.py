@@ -1,7 +1,7 @@
 """The update sensor: one run of a program for all that is not current any more, and nothing where everything is.
 
 It compares versions (`sensors.current`). Where nothing was recorded and no table was written since its last
-tick, it compares nothing. While cases are being taken in, a tick goes on comparing, so that what follows starts at once.
+tick, it compares nothing. A tick goes on looking, more often while cases are taken in, so that what follows starts at once.
 """
 
 import json
@@ -19,13 +19,14 @@ from med_assets.settings import Workspace
 from resources.phi_safe_errors import phi_safe
 from sensors import observe, runs
 from sensors.batches import batch_plan
+from sensors.clock import SYSTEM, WAIT_S, Clock
 from sensors.current import Follower, followers, plan
 from sensors.each import for_each
 from sensors.instance import instance_of
-from sensors.settings import tick_s
+from sensors.settings import look_s, tick_s
 
 POLL_S = 0.5
-"""Seconds between two comparisons within a tick."""
+"""Seconds between two comparisons while cases are taken in."""
 
 FULL_S = 900.0
 """Seconds after which everything is compared also when nothing seems to have changed."""
@@ -50,14 +51,14 @@ def update_sensor(
     graph: Sequence[dg.AssetsDefinition],
     programs: Sequence[str],
     jobs: Sequence[UnresolvedAssetJobDefinition],
-    patience_s: float | None = None,
+    patience_s: float = WAIT_S,
+    clock: Clock = SYSTEM,
 ) -> dg.SensorDefinition:
-    """Sensor of all programs of a graph. A tick goes on comparing for `patience_s` while cases are taken in (one second less than `tick_s` by default)."""
+    """Sensor of all programs of a graph. A tick goes on comparing for `patience_s`, or until there is a run to start or a message to show."""
     assets = {name: [asset for asset in graph if asset.key.path[0] == name] for name in programs}
     ordered = {name: followers(assets[name], name) for name in programs}
     code = runs.state_key([[str(spec.key), spec.code_version] for asset in graph for spec in asset.specs])
     intake_jobs = {keys.job(name, keys.INTAKE) for name in programs}
-    patience = tick_s() - 1.0 if patience_s is None else patience_s
 
     def compare_program(
         instance: dg.DagsterInstance, ws: Workspace, going: Sequence[dg.DagsterRun], name: str
@@ -74,27 +75,30 @@ def update_sensor(
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         ws, instance = Workspace.from_env(), instance_of(context)
         before = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
-        until = time.monotonic() + patience
+        until, shown = clock.elapsed() + patience_s, before.message
         while True:
             if before.going:
                 runs.end_those_of_dead_workers(instance)
             seen = f"{code}-{observe.fingerprint(instance, ws, programs)}"
-            if seen != before.seen or time.time() >= before.due:
+            if seen != before.seen or clock.now() >= before.due:
                 going = runs.unfinished(instance)
                 found = for_each(context, programs, partial(compare_program, instance, ws, going))
                 messages = [one.message for one in found if one.message]
                 before = Cursor(
                     seen=seen,
-                    due=min([time.time() + FULL_S, *(one.due for one in found)]),
+                    due=min([clock.now() + FULL_S, *(one.due for one in found)]),
                     going=bool(going),
                     taking_in=any(run.job_name in intake_jobs for run in going),
                     message="; ".join(messages) or "everything is current",
                 )
                 if requests := [request for one in found for request in one.requests]:
                     return dg.SensorResult(run_requests=requests, cursor=json.dumps(asdict(before)))
-            if not before.taking_in or time.monotonic() + POLL_S > until:
-                return dg.SensorResult(skip_reason=before.message, cursor=json.dumps(asdict(before)))
-            time.sleep(POLL_S)
+            pause_s = POLL_S if before.taking_in else look_s()
+            if before.message != shown or clock.elapsed() + pause_s > until:
+                break
+            if not clock.pause(pause_s):
+                break
+        return dg.SensorResult(skip_reason=before.message, cursor=json.dumps(asdict(before)))
 
     return sensor
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,21 @@ class StageResult:
             other.images | self.images,
         )
 
+    def added(self, other: "StageResult") -> "StageResult":
+        """The results of one stage on two batches: counts are added and rows follow each other; a summary is of one batch, so there is none."""
+        import pandas as pd
+
+        both = [
+            (name, [table for table in (rows, other.tables[name]) if len(table)]) for name, rows in self.tables.items()
+        ]
+        return StageResult(
+            digest(self.data_version, other.data_version),
+            {name: self.counts.get(name, 0) + other.counts.get(name, 0) for name in self.counts | other.counts},
+            {},
+            {name: pd.concat(rows, ignore_index=True) if rows else self.tables[name] for name, rows in both},
+            other.images | self.images,
+        )
+
 
 @dataclass(frozen=True)
 class CheckOutcome:
@@ -42,6 +57,16 @@ class CheckOutcome:
     severity: Literal["error", "warn"] = "error"
     metadata: Mapping[str, object] = field(default_factory=dict)
     images: dict[str, Path] = field(default_factory=dict)
+
+
+def worst(outcomes: Mapping[str, CheckOutcome]) -> CheckOutcome:
+    """Of the outcomes of one check by batch that which stops the most: a failure, then a warning, then a pass; it names its batch."""
+    if len(outcomes) == 1:
+        return next(iter(outcomes.values()))
+    batch, found = min(outcomes.items(), key=lambda item: (item[1].passed, item[1].severity == "warn"))
+    failed = sum(not one.passed for one in outcomes.values())
+    text = f"{failed} of {len(outcomes)} batches do not pass, such as {batch}: {found.reason}"
+    return found if found.passed else replace(found, reason=text)
 
 
 def tally(labels: Iterable[str]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import pytest
 
 import resources
 from assets import checks, data, keys
-from assets.factory import attributes, batch, materialized
+from assets.factory import attributes, batches, materialized
 from med_assets.storage.result import CheckOutcome, StageResult
 from resources.phi_safe_errors import phi_safe
 
@@ -79,7 +79,7 @@ def test_an_asset_by_batch_gets_its_partition() -> None:
 
     @dg.asset(**COMMON, partitions_def=keys.batches_of("rt_dose"))
     def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        seen.append(batch(context))
+        seen.extend(batches(context))
         return materialized(context, StageResult("v"))
 
     with dg.DagsterInstance.ephemeral() as instance:

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from resources.ui import LOCK, STOPPING
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -20,6 +22,11 @@ def start(home: Path, tools: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def holder(home: Path) -> int:
+    """The process of the Dagster that works on an instance."""
+    return int((home / LOCK).read_text())
 
 
 def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path: Path) -> None:
@@ -37,18 +44,20 @@ def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path:
         out, output = second.communicate(timeout=60)
         assert (second.returncode, out) == (1, "")
         assert output.count("\n") == 1
-        assert f"process {first.pid}" in output
+        assert f"process {holder(home)}" in output
         elsewhere = start(other, tools)
         assert elsewhere.stdout is not None
         assert elsewhere.stdout.readline() == "dev -w workspace.yaml\n"
-        elsewhere.kill()
+        elsewhere.terminate()
         elsewhere.communicate()
     finally:
-        os.kill(first.pid, signal.SIGKILL)
+        os.kill(holder(home), signal.SIGKILL)
         first.communicate()
+    assert first.returncode != 0
+    assert not (home / STOPPING).exists()
     time.sleep(0.1)
     third = start(home, tools)
     assert third.stdout is not None
     assert third.stdout.readline() == "dev -w workspace.yaml\n"
-    third.kill()
+    third.terminate()
     third.communicate()

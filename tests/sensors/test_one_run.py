@@ -106,6 +106,19 @@ def clinic(
     return made
 
 
+def instance_batches(clinic: Clinic) -> list[str]:
+    """The batches that Dagster knows."""
+    return list(clinic.instance.get_dynamic_partitions(keys.batches_of(P).name or ""))
+
+
+def batch_code(clinic: Clinic, batch: str) -> str:
+    """Code version of the newest materialization of the prepared cases of a batch."""
+    wanted = dg.AssetRecordsFilter(keys.key(P, "prepared_cases"), asset_partitions=[batch])
+    (record,) = clinic.instance.fetch_materializations(wanted, limit=1).records
+    assert record.asset_materialization is not None
+    return (record.asset_materialization.tags or {})["dagster/code_version"]
+
+
 def correct_dose(case: Path, factor: float) -> None:
     """Send a case again with another dose."""
 
@@ -206,6 +219,14 @@ def test_runs_are_counted_and_what_is_current_is_never_requested(
     clinic.reload()
     (run,) = after("another code version of the dataset")
     assert run == sorted(["dataset", "splits", *follow])
+    known = instance_batches(clinic)
+    assert len(known) >= 3
+    with monkeypatch.context() as bumped:
+        bumped.setattr("assets.versions.of_prepared_cases", lambda _: "another")
+        clinic.reload()
+        assert after("another code version of preparation") == [sorted(keys.DATA[1:])]
+        made = {batch: batch_code(clinic, batch) for batch in known}
+        assert set(made.values()) == {"another"}, "of all batches, in one run whose content is the same as before"
     assert clinic.counted == {
         "a dropped case": 2,
         "the same files once more": 1,
@@ -214,4 +235,5 @@ def test_runs_are_counted_and_what_is_current_is_never_requested(
         "an edited policy of promotion": 1,
         "another code version of the report": 1,
         "another code version of the dataset": 1,
+        "another code version of preparation": 1,
     }

@@ -87,6 +87,6 @@ def test_a_clock_that_went_back_does_not_lengthen_the_cool_down() -> None:
 
 
 def test_the_tick_comes_from_the_environment_and_nonsense_is_refused() -> None:
-    assert (tick_s({}), predictions_tick_s({}), retrain_tick_s({})) == (10, 30, 300)
+    assert (tick_s({}), predictions_tick_s({}), retrain_tick_s({})) == (10, 60, 600)
     with pytest.raises(ConfigurationError, match="MED_ASSETS_TICK_S"):
         tick_s({"MED_ASSETS_TICK_S": "soon"})
