@@ -119,7 +119,7 @@ class _Process:
     """A running reader and the connection to it; `working` while an answer is still to come."""
 
     def __init__(self, memory_gb: float) -> None:
-        self.owner, self.limits, self.working = os.getpid(), _limits(memory_gb), False
+        self.owner, self.limits, self.working, self.ready = os.getpid(), _limits(memory_gb), False, False
         ours, theirs = socket.socketpair()
         package_root = str(Path(__file__).resolve().parents[2])
         environment = without_secrets() | ONE_THREAD
@@ -139,17 +139,22 @@ class _Process:
 
             self.process = _starter().submit(start).result()
         self.connection = Connection(ours.detach())
+
+    def wait_until_ready(self) -> None:
+        """Wait until the process has imported what it needs. Raises ReaderFailed."""
+        if self.ready:
+            return
         try:
-            started = self.connection.poll(START_LIMIT_S) and self.connection.recv_bytes() == b"ready"
+            self.ready = self.connection.poll(START_LIMIT_S) and self.connection.recv_bytes() == b"ready"
         except (EOFError, OSError):
-            started = False
-        if not started:
+            self.ready = False
+        if not self.ready:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(END_LIMIT_S)
             self.end()
             raise ReaderFailed(
                 f"the process that reads files of the landing zone does not start (exit status {self.process.returncode}); it needs "
-                f"half a GB of memory and may take {memory_gb:.1f} GB (MED_ASSETS_INTAKE_MEMORY_GB). Raise that, or see with "
+                f"half a GB of memory and may take {self.limits[0]:.1f} GB (MED_ASSETS_INTAKE_MEMORY_GB). Raise that, or see with "
                 "`med-assets doctor` whether the installation is whole"
             )
 
@@ -177,6 +182,13 @@ def end_idle() -> None:
     """End the processes that wait for work."""
     while (process := _take_idle()) is not None:
         process.end()
+
+
+def start_ahead(ws: Settings, n: int) -> None:
+    """Start processes, up to `n` that wait for work, which import while this one does something else."""
+    started = [_Process(ws.intake_memory_gb) for _ in range(n - len(_idle))]
+    with _lock:
+        _idle.extend(started)
 
 
 def _take_idle() -> _Process | None:
@@ -433,14 +445,16 @@ class Readers:
         if self._process is not None and self._process.working:  # for work that nobody waits for any more
             self._process.end()
             self._process = None
-        while self._process is None and (waiting := _take_idle()) is not None:
+        found = self._process
+        while found is None and (waiting := _take_idle()) is not None:
             usable = waiting.owner == os.getpid() and waiting.process.poll() is None
             if usable and waiting.limits == _limits(self.ws.intake_memory_gb):
-                self._process = waiting
+                found = waiting
             else:
                 waiting.end()
-        if self._process is None:
-            self._process = _Process(self.ws.intake_memory_gb)
+        found = found or _Process(self.ws.intake_memory_gb)
+        found.wait_until_ready()
+        self._process = found
         if self.stopped:
             self._process.process.kill()
         return self._process

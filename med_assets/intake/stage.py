@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from med_assets import program as programs
 from med_assets.catalog import Catalog, accepted, reasons, usable
 from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, ReaderFailed, RemoteFailed
-from med_assets.intake.reader import NOT_FINAL, RetryAlone
+from med_assets.intake.reader import NOT_FINAL, RetryAlone, start_ahead
 from med_assets.intake.reading import UNPACKED, StoredCase, Task, refusal, where
-from med_assets.intake.workers import Workers, side_by_side
+from med_assets.intake.workers import Workers, side_by_side, workers_of
 from med_assets.landing import batches
 from med_assets.landing.batches import UNREADABLE
 from med_assets.landing.folder import Files
@@ -276,12 +276,15 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them."""
     remove_abandoned(ws.home)
     catalog = Catalog(ws, program_name)
+    listed = batches.manifest(ws, program_name, batch)
+    if not catalog.has(CaseVersion, batch):
+        start_ahead(ws, min(len(listed), workers_of(ws)))
     earlier = catalog.case_versions(batch)
     others = [row for row in catalog.case_versions() if row.batch < batch]
     rows: list[CaseVersion] = []
     present: dict[str, bool] = {}
     n_files: dict[str, int] = {}
-    for name, fingerprint in batches.manifest(ws, program_name, batch).items():
+    for name, fingerprint in listed.items():
         try:
             entry = batches.read_entry(ws, program_name, name)
             present[name] = entry is not None and entry.fingerprint == fingerprint
