@@ -107,7 +107,8 @@ def frame(of: type[Record], rows: Iterable[Record]) -> "pd.DataFrame":
     """Records as a data frame with all columns of their table."""
     import pandas as pd
 
-    return pd.DataFrame([row.row() for row in rows], columns=[each.name for each in of.columns()])
+    found = list(rows)
+    return pd.DataFrame({each.name: [getattr(row, each.name) for row in found] for each in of.columns()})
 
 
 def reasons(cases: Iterable[CaseVersion | PreparedCase]) -> "pd.DataFrame":
@@ -149,41 +150,38 @@ class Catalog:
 
     def rows(self, of: type[R], *under: str) -> list[R]:
         """Records in the order of their partitions and rows; `under` gives values of the first fields of `PARTITION`."""
-        return [of.of(row) for row in self._lake.rows(of.TABLE, self._partition(of, under, whole=False))]
+        return of.of_columns(self._lake.columns(of.TABLE, self._partition(of, under, whole=False)))
 
-    def frame(self, of: type[Record], *under: str) -> "pd.DataFrame":
-        """The same as a data frame with the types of the columns."""
-        return self._lake.read(of.TABLE, self._partition(of, under, whole=False))
+    def frame(self, of: type[Record], *under: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """The same as a data frame with the types of the columns, of all or of these."""
+        return self._lake.read(of.TABLE, self._partition(of, under, whole=False), columns)
 
     def replace(self, of: type[R], rows: Iterable[R], *key: str) -> str:
         """Write the records of a partition over those that were there; returns the SHA-256 of the file.
 
         Raises ConfigurationError for an empty value in a column that cannot be empty, and for a record of another partition.
         """
-        return self._lake.write(of.TABLE, self._partition(of, key, whole=True), self._checked(of, rows, key))
+        return self._lake.write_columns(of.TABLE, self._partition(of, key, whole=True), self._checked(of, rows, key))
 
     def append(self, of: type[R], rows: Iterable[R], *key: str) -> None:
         """Write records after those that are there, which stay as an earlier version wrote them. The caller holds a lock.
 
         What is raised is that of `replace`.
         """
-        earlier = [row.row() for row in self.rows(of, *key)]
         partition = self._partition(of, key, whole=True)
-        self._lake.write(of.TABLE, partition, [*earlier, *self._checked(of, rows, key)])
+        earlier, added = self._lake.columns(of.TABLE, partition), self._checked(of, rows, key)
+        self._lake.write_columns(of.TABLE, partition, {name: earlier[name] + added[name] for name in added})
 
-    def _checked(self, of: type[R], rows: Iterable[R], key: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of records that are whole and belong to a partition. Raises ConfigurationError."""
+    def _checked(self, of: type[R], rows: Iterable[R], key: Sequence[str]) -> dict[str, list[Any]]:
+        """Values by column of records that are whole and belong to a partition. Raises ConfigurationError."""
         partition, found = self._partition(of, key, whole=True), list(rows)
+        columns = {each.name: [getattr(row, each.name) for row in found] for each in of.columns()}
+        if empty := [each.name for each in of.columns() if not each.nullable and None in columns[each.name]]:
+            raise ConfigurationError(f"{of.__name__}: expected values of {', '.join(empty)}, got none")
         wanted = {"program": self.program, **dict(zip(of.PARTITION, key, strict=True))}
-        required = [each.name for each in of.columns() if not each.nullable]
-        for row in found:
-            if empty := [name for name in required if getattr(row, name) is None]:
-                raise ConfigurationError(f"{of.__name__}: expected values of {', '.join(empty)}, got none")
-            if strays := [name for name, value in wanted.items() if getattr(row, name) != value]:
-                raise ConfigurationError(
-                    f"{of.__name__}: expected rows of {partition}, got others in {', '.join(strays)}"
-                )
-        return [row.row() for row in found]
+        if strays := [name for name, value in wanted.items() if set(columns[name]) - {value}]:
+            raise ConfigurationError(f"{of.__name__}: expected rows of {partition}, got others in {', '.join(strays)}")
+        return columns
 
     def has(self, of: type[Record], *key: str) -> bool:
         """Whether a partition was ever written, also with no rows."""
@@ -230,11 +228,10 @@ class Catalog:
 
     def facts(self, batch: str | None = None) -> list[CaseFacts]:
         """The facts of all prepared cases, or of those of a batch."""
-        rows = self._lake.rows(self._facts_table, "/".join(filter(None, (self.program, batch))))
-        return [
-            CaseFacts(row["batch"], row["case_id"], row["version"], {name: row[name] for name in self._fact_names})
-            for row in rows
-        ]
+        columns = self._lake.columns(self._facts_table, "/".join(filter(None, (self.program, batch))))
+        values = {name: columns[name] for name in self._fact_names}
+        keys = zip(columns["batch"], columns["case_id"], columns["version"], strict=True)
+        return [CaseFacts(*key, {name: of[row] for name, of in values.items()}) for row, key in enumerate(keys)]
 
     def facts_frame(self, batch: str | None = None) -> "pd.DataFrame":
         """The facts as a data frame: program, batch, case_id, version, and a column per fact."""
@@ -282,7 +279,9 @@ class Catalog:
 
     def raw_artifacts(self) -> dict[tuple[str, str], str]:
         """Key of the de-identified files by batch and case, of all usable cases."""
-        return {(row.batch, row.case_id): row.artifact for row in usable(self.case_versions())}
+        found = self.frame(CaseVersion, columns=("batch", "case_id", "artifact", "status"))
+        found = found[found["status"].isin(USABLE)]
+        return dict(zip(zip(found["batch"], found["case_id"], strict=True), found["artifact"], strict=True))
 
     def withdrawn(self) -> frozenset[str]:
         """Ids of the cases that were taken out of the dataset for good."""

@@ -43,6 +43,23 @@ class CaseVersion(Record):
 
 
 @record
+class IdentityScan(Record):
+    """What the scan of the stored files of a case found that may identify a patient."""
+
+    TABLE = "identity_scans"
+    PARTITION = ("batch",)
+    batch: str = column("intake batch")
+    artifact: str = column("key of the de-identified files in the store")
+    scanner: str = column("hash of the version of the scan and of the names of ROIs that identify nobody")
+    findings: str | None = column("a line each, `tag: reason` without the value; empty where nothing was found")
+
+    @property
+    def finding_lines(self) -> list[str]:
+        """What was found."""
+        return (self.findings or "").splitlines()
+
+
+@record
 class PreparedCase(Record):
     """The arrays and measured facts of a case version under the present preparation settings, audited."""
 
@@ -535,7 +552,7 @@ class ExperimentEntry(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    CaseVersion, PreparedCase, BatchAudit, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore, FoldScore,
+    CaseVersion, IdentityScan, PreparedCase, BatchAudit, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore, FoldScore,
     Fold, CurvePoint, CurveScore, Threshold, ReaderDecision, Failure, Prediction, Champion, PromotedScore, Verdict, Checkpoint, AnalysisResult,
     TrainingRun, RunScore, ExperimentEntry, Drift, MonitoredScore,
 )  # fmt: skip

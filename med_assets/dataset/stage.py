@@ -55,11 +55,9 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
         superseded += earlier is not None and earlier.version != case.version
         latest[case.case_id] = case
     raw, scan = catalog.raw_artifacts(), Scan(ws, program_name)
-    identified = {
-        case.case_id
-        for case in latest.values()
-        if (key := raw.get((case.batch, case.case_id))) and scan.identity_left(key)
-    }
+    stored = {case.case_id: raw.get((case.batch, case.case_id)) for case in latest.values()}
+    findings = scan.findings([(latest[case_id].batch, artifact) for case_id, artifact in stored.items() if artifact])
+    identified = {case_id for case_id, artifact in stored.items() if artifact in findings}
     before = {case.case_id: case.artifact for case in catalog.dataset().cases}
     duplicates = _duplicates(latest, before)
     found = Dataset(
@@ -101,21 +99,12 @@ def unlabelled(ws: Settings, program_name: str) -> list[PreparedCase]:
     catalog = Catalog(ws, program_name)
     batches = [_cases_of(catalog, batch) for batch in catalog.batches()]
     latest = {case.case_id: (case, one.raw[case.case_id]) for one in batches for case in one.unlabelled}
-    scan = Scan(ws, program_name)
     left_out = catalog.withdrawn().union(*(one.labelled for one in batches))
+    stored = [(case.batch, raw) for case, raw in latest.values() if case.case_id not in left_out]
+    identified = Scan(ws, program_name).findings(stored)
     return [
-        case
-        for case_id, (case, raw) in sorted(latest.items())
-        if case_id not in left_out and not _identity_seen(scan, raw)
+        case for case_id, (case, raw) in sorted(latest.items()) if case_id not in left_out and raw not in identified
     ]
-
-
-_findings: Memo[list[str]] = Memo()
-"""Findings of the scan for identity by home and key: sensors ask at each tick. Gates and the dataset ask the store itself."""
-
-
-def _identity_seen(scan: Scan, raw: str) -> list[str]:
-    return _findings.get((scan.ws.home, scan.key(raw)), lambda: scan.identity_left(raw))
 
 
 @dataclass(frozen=True)

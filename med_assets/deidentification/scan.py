@@ -1,11 +1,14 @@
 """The scan of stored cases for residual identity: of the same bytes once per version of the scanner."""
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from med_assets import program
+from med_assets.catalog import Catalog
+from med_assets.records import IdentityScan
 from med_assets.settings import Settings
-from med_assets.storage.files import canonical_json, digest, read_json, write_json
+from med_assets.storage.files import canonical_json, digest, read_json
 from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
@@ -31,18 +34,50 @@ class Scan:
         names = canonical_json(sorted(self.vocabulary)).encode(errors="surrogateescape")
         return version_of(residual.residual_phi), names
 
-    def key(self, artifact: str) -> str:
-        """Key of the findings in a stored raw case: its content, the version of the scanner, and the program's vocabulary."""
-        return f"scan/{digest(artifact, *self._made_with)}"
+    @cached_property
+    def scanner(self) -> str:
+        """Hash of the version of the scanner and of the vocabulary: findings of another one do not count."""
+        return digest(*self._made_with)
 
-    def identity_left(self, artifact: str) -> list[str]:
-        """What may identify a patient in a stored raw case, as `tag: reason` without the value; empty when nothing was found."""
+    def findings(self, stored: Collection[tuple[str, str]]) -> dict[str, list[str]]:
+        """What may identify a patient in stored raw cases, as `tag: reason` without the value, by artifact where anything was found.
+
+        Cases are given by batch and artifact. Those that were not scanned yet are, and the rows of their batches written.
+        """
+        if not stored:
+            return {}
+        catalog, batches = Catalog(self.ws, self.program), {batch for batch, _ in stored}
+        known = self._known(catalog, *(batches if len(batches) == 1 else ()))
+        missing = sorted({(batch, artifact) for batch, artifact in stored if artifact not in known})
+        if missing and len(batches) == 1:
+            known = self._known(catalog) | known  # the same files may have come in another batch
+        for _, artifact in missing:
+            if artifact not in known:
+                known[artifact] = "\n".join(self._scan(artifact))
+        for batch in sorted({batch for batch, _ in missing}):
+            fresh = {artifact: known[artifact] for of, artifact in missing if of == batch}
+            rows = [
+                IdentityScan(
+                    program=self.program, batch=batch, artifact=artifact, scanner=self.scanner, findings=text or None
+                )
+                for artifact, text in sorted((self._known(catalog, batch) | fresh).items())
+            ]
+            catalog.replace(IdentityScan, rows, batch)
+        return {artifact: text.splitlines() for _, artifact in stored if (text := known[artifact])}
+
+    def _known(self, catalog: Catalog, *batch: str) -> dict[str, str]:
+        """Lines of findings by artifact, of all batches or one, that this scanner has made."""
+        found = catalog.frame(IdentityScan, *batch, columns=("artifact", "scanner", "findings"))
+        found = found[found["scanner"] == self.scanner]
+        return dict(zip(found["artifact"], found["findings"].fillna(""), strict=True))
+
+    def _scan(self, artifact: str) -> list[str]:
+        """Scan the files of a case, unless an earlier version has, which kept its findings in the store."""
         from med_assets.deidentification import residual
 
-        key, store = self.key(artifact), self.ws.store
-        if not store.has(key):
-            files = sorted(store.fetch(artifact).glob("*.dcm"))
-            findings = residual.residual_phi(files, roi_vocabulary=self.vocabulary)
-            with store.create(key) as folder:
-                write_json(folder / "findings.json", [f"{finding.tag}: {finding.reason}" for finding in findings])
-        return list(read_json(store.fetch(key) / "findings.json"))
+        earlier, store = f"scan/{digest(artifact, *self._made_with)}", self.ws.store
+        if store.has(earlier):
+            return list(read_json(store.fetch(earlier) / "findings.json"))
+        files = sorted(store.fetch(artifact).glob("*.dcm"))
+        findings = residual.residual_phi(files, roi_vocabulary=self.vocabulary)
+        return [f"{finding.tag}: {finding.reason}" for finding in findings]

@@ -11,9 +11,10 @@ from med_assets.storage.result import CheckOutcome
 def residual_phi(ws: Settings, program_name: str, batch: str) -> CheckOutcome:
     """Scan every stored file of the batch for anything that could identify a patient; the same bytes only once."""
     found: dict[str, int] = defaultdict(int)
-    cases, scan = usable(Catalog(ws, program_name).case_versions(batch)), Scan(ws, program_name)
+    cases = usable(Catalog(ws, program_name).case_versions(batch))
+    findings = Scan(ws, program_name).findings([(batch, case.artifact) for case in cases])
     for case in cases:
-        for finding in scan.identity_left(case.artifact):
+        for finding in findings.get(case.artifact, ()):
             found[finding] += 1
     scanned = sum(case.n_instances for case in cases)
     reason = (

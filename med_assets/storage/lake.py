@@ -40,6 +40,15 @@ def arrow_type(kind: type) -> "pa.DataType":
     return types[kind]
 
 
+def _values(column: "pa.ChunkedArray") -> list[Any]:
+    """Python values of a column, by way of numpy where that loses nothing: it is several times as fast."""
+    import pyarrow as pa
+
+    if column.null_count == 0 or pa.types.is_string(column.type):
+        return list(column.to_numpy().tolist())
+    return list(column.to_pylist())
+
+
 class Lake:
     """The tables under one folder."""
 
@@ -59,16 +68,21 @@ class Lake:
 
     def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]]) -> str:
         """Replace a partition by these rows, in their order; returns the SHA-256 of the file."""
+        rows, schema = list(rows), self._schema(table)
+        names_given = dict.fromkeys([*schema.names, *(key for row in rows for key in row)])
+        return self.write_columns(table, partition, {name: [row.get(name) for row in rows] for name in names_given})
+
+    def write_columns(self, table: str, partition: str, columns: Mapping[str, Sequence[Any]]) -> str:
+        """Replace a partition by the rows whose values these are, by column; returns the SHA-256 of the file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows, schema, path = list(rows), self._schema(table), self._path(table, partition)
-        extra = {key for row in rows for key in row} - set(schema.names)
-        if extra:
+        schema, path = self._schema(table), self._path(table, partition)
+        if extra := columns.keys() - set(schema.names):
             raise ConfigurationError(f"table {table}: unknown columns {sorted(extra)}, expected {schema.names}")
-        columns = pa.Table.from_pylist(rows, schema=schema)
+        arrays = [pa.array(columns[each.name], each.type) for each in schema]
         with replacing(path) as temporary:
-            pq.write_table(columns, temporary, compression="zstd")
+            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd")
         return file_sha256(path)
 
     def has(self, table: str, partition: str) -> bool:
@@ -110,16 +124,23 @@ class Lake:
         copy = self.root.parent / "tmp" / "tables" / f"{'/'.join(filter(None, (table, prefix.rstrip('/'))))}{SUFFIX}"
         return read_together(files, self._schema(table), copy)
 
-    def rows(self, table: str, prefix: str = "") -> list[dict[str, Any]]:
-        """Rows of all partitions under a prefix, as dictionaries, in partition order.
+    def columns(self, table: str, prefix: str = "") -> dict[str, list[Any]]:
+        """Values of each column of the table, in the order of the partitions under a prefix and of their rows.
 
         A column that a partition lacks, since an earlier version wrote it, is None in its rows.
         """
-        return list(self._table(table, self.partitions(table, prefix), prefix).to_pylist())
+        found = self._table(table, self.partitions(table, prefix), prefix)
+        return {name: _values(found[name]) for name in found.column_names}
 
-    def read(self, table: str, prefix: str = "") -> "pd.DataFrame":
-        """Rows of all partitions under a prefix as a data frame with the table's columns."""
-        return self._table(table, self.partitions(table, prefix), prefix).to_pandas()
+    def rows(self, table: str, prefix: str = "") -> list[dict[str, Any]]:
+        """The same as dictionaries, one per row."""
+        columns = self.columns(table, prefix)
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def read(self, table: str, prefix: str = "", columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """Rows of all partitions under a prefix as a data frame with the table's columns, or these of them."""
+        found = self._table(table, self.partitions(table, prefix), prefix)
+        return (found if columns is None else found.select(columns)).to_pandas()
 
     def version(self, table: str, prefix: str = "") -> str:
         """Hash of all partitions under a prefix, names and bytes."""

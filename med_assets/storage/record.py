@@ -6,7 +6,7 @@ A field states what it means, its unit and whether it can be empty (`| None`); t
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -65,6 +65,13 @@ class Record:
         """Make the record of a row; columns that it lacks are empty, and those that the record lacks are left out."""
         values: dict[str, Any] = {each.name: row.get(each.name) for each in cls.columns()}
         return cls(**values)
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Sequence[Any]]) -> list[Self]:
+        """Make the records whose values these are, by column; columns that the record lacks are left out."""
+        names = [each.name for each in cls.columns()]
+        rows = zip(*(columns[name] for name in names), strict=True)
+        return [cls(**dict(zip(names, values, strict=True))) for values in rows]
 
     def row(self) -> dict[str, Any]:
         """The values by column."""

@@ -8,7 +8,7 @@ import pytest
 
 from assets import versions
 from med_assets import program
-from med_assets.catalog import Case
+from med_assets.catalog import Case, Catalog
 from med_assets.deidentification.profile import FIXED_VALUES
 from med_assets.deidentification.scan import Scan
 from med_assets.evaluation import analysis
@@ -20,9 +20,9 @@ from med_assets.intake.stage import _Intake
 from med_assets.launch.training import checkpoint_key
 from med_assets.preparation.stage import prepared_key
 from med_assets.programs.breast_us.distil import answer_key
-from med_assets.records import CaseVersion
+from med_assets.records import CaseVersion, IdentityScan
 from med_assets.settings import Settings, Workspace
-from med_assets.storage.files import digest
+from med_assets.storage.files import digest, write_json
 from med_assets.training.task import Teacher
 from tests.record_versions import read
 
@@ -72,9 +72,20 @@ def test_key_of_an_intake(name: str, workspace: Workspace) -> None:
 def test_keys_of_a_scan_and_of_a_teachers_answer(workspace: Workspace, tmp_path: Path) -> None:
     with workspace.store.create("raw/1"):
         pass
-    assert Scan(workspace, "rt_dose").identity_left("raw/1") == []
+    scan, of_batch = Scan(workspace, "rt_dose"), "2026-11-29T09-00-00_abcdef"
+    assert scan.findings([(of_batch, "raw/1")]) == {}
+    [row] = Catalog(workspace, "rt_dose").rows(IdentityScan, of_batch)
     vocabulary = sorted(program.get("rt_dose").roi_vocabulary(workspace))
-    assert workspace.store.has("scan/" + digest("raw/1", V["deidentification.residual.residual_phi"], vocabulary))
+    assert (row.artifact, row.findings) == ("raw/1", None)
+    assert row.scanner == digest(V["deidentification.residual.residual_phi"], vocabulary)
+    with workspace.store.create(
+        f"scan/{digest('raw/2', V['deidentification.residual.residual_phi'], vocabulary)}"
+    ) as folder:
+        write_json(folder / "findings.json", ["PatientComments: text"])  # as earlier versions kept it
+    with workspace.store.create("raw/2"):
+        pass
+    assert scan.findings([(of_batch, "raw/1"), (of_batch, "raw/2")]) == {"raw/2": ["PatientComments: text"]}
+    assert [row.artifact for row in Catalog(workspace, "rt_dose").rows(IdentityScan, of_batch)] == ["raw/1", "raw/2"]
     teacher = Teacher("checkpoint/1", tmp_path, tmp_path)
     assert answer_key(teacher, "v") == f"answer/{digest('checkpoint/1', 'v', V['programs.breast_us.distil.answers'])}"
 

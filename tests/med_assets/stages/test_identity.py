@@ -19,8 +19,7 @@ def test_a_stored_case_that_names_somebody_is_left_out_of_the_dataset(workspace:
     ds = pydicom.dcmread(path)
     ds.PatientComments = "a remark that nobody reviewed"
     ds.save_as(path)
-    for key in workspace.store.keys("scan"):
-        workspace.store.remove(key)
+    workspace.lake.remove("identity_scans", f"{P}/{batch}")
     outcome = residual_phi(workspace, P, batch)
     assert not outcome.passed
     assert outcome.severity == "error"
