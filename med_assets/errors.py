@@ -14,6 +14,7 @@ MedAssetsError
 ├── DiskFull              no space to write; what was there before is whole
 ├── ScoringFailed         no case of an evaluation could be scored
 ├── BelowReference        the initial weights of a training score below their reference
+├── TrainingDiverged      the loss of a training is no number any more; the message names the batch that gave it
 ├── TrainingStopped       training was asked to stop and saved what it had; the same command goes on
 ├── AcceleratorFailed     the accelerator or its driver failed; a new process may go on
 └── OutOfMemory           training ran out of memory, with what was tried
@@ -92,6 +93,10 @@ class ScoringFailed(MedAssetsError):
 
 class BelowReference(MedAssetsError):
     """The initial weights of a training score below their reference; nothing was trained."""
+
+
+class TrainingDiverged(MedAssetsError):
+    """The loss of a training is NaN or infinite; the message names step and cases of the batch. Nothing is published."""
 
 
 class TrainingStopped(MedAssetsError):

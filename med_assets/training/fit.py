@@ -18,6 +18,7 @@ from med_assets.launch.jobs import ADAPTERS
 from med_assets.training import callbacks
 from med_assets.training.accelerator import Plan
 from med_assets.training.checkpoints import Checkpoints, Found
+from med_assets.training.divergence import StopAtNan
 from med_assets.training.ranks import EpochSampler, rank
 from med_assets.training.saving import SaveCheckpoints
 from med_assets.training.speed import PROFILE, Speed
@@ -46,7 +47,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train to the end, going on from `found` if there is one, save `weights.pt`, and return what the result says.
 
-    Raises ConfigurationError when training diverged or the sampler can't be resumed, TrainingStopped when asked to.
+    Raises TrainingDiverged at the first loss that is no number, ConfigurationError when no epoch validates as a finite number or the sampler
+    can't be resumed, TrainingStopped when asked to.
     Only the process of rank 0 writes files; the others return an empty dictionary.
     """
     runtime, sampler = experiment.runtime, task.train.sampler
@@ -67,7 +69,15 @@ def fit(
         job / PROFILE,
     )
     precision: Any = "32-true" if plan.accelerator == "cpu" else experiment.precision
-    used: list[Any] = [heartbeat, memory, speed, callbacks.StepSeeds(experiment.seed), history, best]
+    used: list[Any] = [
+        heartbeat,
+        StopAtNan(task.train),
+        memory,
+        speed,
+        callbacks.StepSeeds(experiment.seed),
+        history,
+        best,
+    ]
     if experiment.optimiser.ema:
         used.append(callbacks.MovingAverage(experiment.optimiser.ema))
     if runtime.thermal is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import lightning
 import torch
 
-from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory, TrainingStopped
+from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory, TrainingDiverged, TrainingStopped
 from med_assets.experiments.configuration import Experiment, MemoryPlan, from_json
 from med_assets.launch.jobs import ADAPTERS, RELEASED, TEACHER
 from med_assets.storage.files import file_sha256, read_json, write_json
@@ -104,6 +104,10 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
             except (RuntimeError, MemoryError, OSError, OutOfMemory) as error:
                 _classified(job, key, error, experiment, plan)
                 raise
+    except TrainingDiverged as error:
+        if rank() == 0:
+            note(job, "diverged", message=str(error))
+        raise
     except TrainingStopped:
         if rank() == 0:
             note(job, "stopped", seconds=round(time.monotonic() - started, 2))

@@ -42,7 +42,7 @@ class Task:
 
     The module's `epoch_metrics` are the epoch's numbers, the same in every process of a training; the lowest `monitor`
     is the best. What it sums up within an epoch is in its checkpoint. Its `training_step` works without a trainer, to
-    measure memory. `train` is a DataLoader over an EpochSampler, `val` one over a ValidationSampler. All three are None where
+    measure memory. `train` is a DataLoader over an EpochSampler, of a dataset with what divergence.TrainingData says; `val` one over a ValidationSampler. All three are None where
     an experiment is `untrained` and no case can validate it: its weights are published as they came.
     """
 

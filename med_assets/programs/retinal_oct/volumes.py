@@ -31,11 +31,14 @@ class VolumeDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
         epoch, position = at
-        order = np.random.default_rng([self.experiment.seed, epoch]).permutation(len(self.cases))
-        number = int(order[position])
+        number = int(self.order(epoch)[position])
         case = self.cases[number]
         item = {"case": torch.tensor(number), "label": torch.tensor(case.label)}
         if not self.experiment.probe_only:
             rng = np.random.default_rng([self.experiment.seed, epoch, position, 1])
             item["image"] = torch.from_numpy(augmented(case.volume(), self.experiment.augment, rng))[None]
         return item
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return which case each position of an epoch takes: each once, in a shuffled order."""
+        return np.random.default_rng([self.experiment.seed, epoch]).permutation(len(self.cases))

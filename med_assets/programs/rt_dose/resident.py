@@ -20,7 +20,7 @@ class Keys(Dataset[dict[str, Tensor]]):
     """In place of the patches of a dataset, their keys (epoch, position), which cost nothing to send."""
 
     def __init__(self, patches: PatchDataset) -> None:
-        self.patches = patches
+        self.patches, self.cases, self.order = patches, patches.cases, patches.order
 
     def __len__(self) -> int:
         return len(self.patches)

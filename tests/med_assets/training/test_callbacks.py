@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from med_assets.errors import TrainingDiverged
 from med_assets.training.callbacks import (
     BestEpoch,
     Heartbeat,
@@ -19,6 +20,7 @@ from med_assets.training.callbacks import (
     ThermalPause,
     save_tensors,
 )
+from med_assets.training.divergence import SKIPPED_IN_A_ROW, StopAtNan
 from med_assets.training.task import Task
 
 
@@ -138,3 +140,39 @@ def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:
     for name in ("a.pt", "b.pt"):
         save_tensors(tmp_path / name, {"w": torch.arange(3)})
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+class Ids:
+    """Training data of three cases, which an epoch takes in the order of its number."""
+
+    cases = tuple(SimpleNamespace(case_id=f"c{number}") for number in range(3))
+
+    def order(self, epoch: int) -> list[int]:
+        return [(epoch + place) % 3 for place in range(3)]
+
+
+def ends(stop: StopAtNan, losses: list[float], scaler: object = None) -> None:
+    strategy = SimpleNamespace(reduce=lambda value: value)
+    trainer = SimpleNamespace(
+        strategy=strategy, precision_plugin=SimpleNamespace(scaler=scaler), current_epoch=1, global_step=4
+    )
+    for number, loss in enumerate(losses):
+        stop.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, {"x": torch.tensor([loss])}, number % 2)
+
+
+def test_a_loss_that_is_no_number_names_step_and_cases_of_its_batch_and_of_the_one_before() -> None:
+    train = SimpleNamespace(dataset=Ids(), sampler=range(3), batch_size=2)
+    ends(StopAtNan(train), [1.0, 2.0])
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(
+            TrainingDiverged, match=r"step 4 \(epoch 2, batch 2\), of the cases c0; not finite in it: x; .* c1, c2"
+        ):
+            ends(StopAtNan(train), [1.0, wrong])
+
+
+def test_a_scaler_leaves_such_steps_out_until_there_are_many_in_a_row() -> None:
+    train = SimpleNamespace(dataset=Ids(), sampler=range(3), batch_size=2)
+    few = [float("nan")] * (SKIPPED_IN_A_ROW - 1)
+    ends(StopAtNan(train), [*few, 1.0, *few], scaler=object())
+    with pytest.raises(TrainingDiverged):
+        ends(StopAtNan(train), [*few, float("nan")], scaler=object())

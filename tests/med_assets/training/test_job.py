@@ -3,14 +3,16 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from med_assets.errors import ConfigurationError, DiskFull, OutOfMemory
+from med_assets.errors import ConfigurationError, DiskFull, OutOfMemory, TrainingDiverged
 from med_assets.programs.rt_dose.predict import load_predictor
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.training import callbacks
@@ -110,6 +112,22 @@ def test_out_of_memory_is_a_named_outcome_with_batch_and_patch(tmp_path: Path, m
         run(job)
     result = json.loads((job / "result.json").read_text())
     assert (result["status"], result["batch"], result["patch"]) == ("out_of_memory", 2, [16, 16, 16])
+
+
+def test_the_first_loss_that_is_no_number_ends_a_training_and_names_the_cases_of_its_batch(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", overrides=(*TINY, "schedule.batch=1", "patches.per_epoch=4"), cases=4)
+    dose = np.load(job / "cases" / "case1" / "dose.npy")
+    np.save(job / "cases" / "case1" / "dose.npy", np.full_like(dose, np.nan))
+    with pytest.raises(
+        TrainingDiverged, match=r"of the cases case1; not finite in it: target; the batch before it"
+    ) as raised:
+        run(job)
+    at = re.search(r"at step (\d+) \(epoch 1, batch (\d+)\)", str(raised.value))
+    assert at is not None
+    assert 1 <= int(at[2]) <= 3, "each of three cases is among the first three patches"
+    assert not (job / "result.json").exists()
+    assert not (job / "weights.pt").exists()
+    assert json.loads((job / "events.jsonl").read_text().splitlines()[-1])["event"] == "diverged"
 
 
 def test_a_disk_that_fills_while_training_is_a_named_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
