@@ -15,7 +15,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from med_assets.dicom.undecoded import anywhere, is_private, is_short, tag_of
+from med_assets.dicom.undecoded import anywhere, is_private, is_short, plain, tag_of
 
 T = TypeVar("T")
 
@@ -106,4 +106,4 @@ def in_order(ds: Dataset) -> list[tuple[BaseTag, RawDataElement | DataElement]]:
 def _content(stored: RawDataElement | DataElement | None) -> Hashable:
     if stored is None:
         return None
-    return stored.VR, stored.value if isinstance(stored, RawDataElement) else str(stored.value)
+    return stored.VR, plain(stored) or (stored.value if isinstance(stored, RawDataElement) else str(stored.value))

@@ -112,6 +112,14 @@ def plain_integer(stored: object) -> int | None:
     return int.from_bytes(stored.value, "little" if stored.is_little_endian else "big")
 
 
+def _as_stored(character_set: DataElement | RawDataElement | None) -> DataElement | RawDataElement | None:
+    """The element SpecificCharacterSet before pydicom decoded it, as it does for each text."""
+    if not isinstance(character_set, DataElement) or not isinstance(character_set.value, str):
+        return character_set
+    value = character_set.value.encode("ascii", "replace")
+    return RawDataElement(character_set.tag, "CS", len(value), value, 0, False, True)
+
+
 class Facts(Generic[T]):
     """What a function makes of certain elements alone, made once for those that are stored the same, as in the slices of a series.
 
@@ -126,6 +134,7 @@ class Facts(Generic[T]):
     def __call__(self, ds: Dataset) -> T:
         there = dict(ds.items())
         elements = [there.get(tag) for tag in self._tags]
+        elements[0] = _as_stored(elements[0])
         character_set = ds.original_character_set
         encoding = character_set if isinstance(character_set, str) else tuple(character_set)
         make = self._kept if all(element is None or is_short(element) for element in elements) else self._of
