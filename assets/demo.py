@@ -26,8 +26,10 @@ from med_assets.experiments import policies
 from med_assets.experiments.policies import Cohort
 from med_assets.landing import batches
 from med_assets.landing.bucket import S3Landing
-from med_assets.settings import Workspace
+from med_assets.launch.jobs import PRELOADED
+from med_assets.settings import Workspace, without_secrets
 from med_assets.storage.files import keep_private, write_text
+from med_assets.storage.preloaded import parents
 from med_assets.storage.s3.bucket import Location, client
 from med_assets.storage.s3.local import endpoint, upload
 
@@ -117,7 +119,8 @@ def _buckets(names: Sequence[str]) -> Iterator[None]:
 def run(chosen: list[str]) -> None:
     """Cases, batch, graph of the chosen programs, or of all; each step with the seconds it took."""
     names = sorted(chosen or program.registered(), key=lambda name: -cohort(name).minutes)
-    with _buckets(names):
+    with parents(PRELOADED, without_secrets()) as found, _buckets(names):
+        os.environ.update(found)
         _run(Workspace.from_env(), names)
 
 

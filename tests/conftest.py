@@ -1,8 +1,10 @@
 """Laws and surroundings that every test has: few threads, no home of the user's, no settings of the user's."""
 
+import atexit
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,7 +20,9 @@ import pytest
 from dagster._core.storage.defs_state.base import DefsStateStorage
 from hypothesis import HealthCheck, settings
 
+from med_assets.launch.jobs import PRELOADED
 from med_assets.settings import Workspace
+from med_assets.storage import preloaded
 
 # How long a test takes says nothing about what it tests, on a machine that others use too.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,11 +32,16 @@ TEST_KEY = "a-key-that-only-the-tests-know"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 for setting in [name for name in os.environ if name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))]:
-    if setting != "MED_ASSETS_REAL_DATA":
+    if setting not in ("MED_ASSETS_REAL_DATA", preloaded.VARIABLE):
         del os.environ[setting]  # make exports a home, which tests must neither read nor fill
 
-KEPT = ("MED_ASSETS_REAL_DATA", "MED_ASSETS_CACHE")
+KEPT = ("MED_ASSETS_REAL_DATA", "MED_ASSETS_CACHE", preloaded.VARIABLE)
 """Settings that a test's workspace leaves as they are."""
+
+if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the parents of the process that started them
+    _parents = ExitStack()
+    os.environ.update(_parents.enter_context(preloaded.parents(PRELOADED, os.environ)))
+    atexit.register(_parents.close)
 
 # The user's cache is neither read nor filled; that of the tests outlives them, since each file of it is named by what made it.
 os.environ["MED_ASSETS_CACHE"] = str(REPOSITORY / ".pytest_cache" / "med_assets")

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -14,6 +13,7 @@ import psutil
 from med_assets.launch import launcher
 from med_assets.launch.jobs import LOCK, LOG, RESULT, kind
 from med_assets.launch.launcher import Handle, Phase, State
+from med_assets.storage import preloaded
 from med_assets.storage.files import write_json
 from med_assets.training import status
 
@@ -60,7 +60,7 @@ class LocalLauncher(launcher.Launcher):
 
     def __init__(self, configuration: launcher.Configuration | None = None) -> None:
         super().__init__(configuration or Configuration())
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, preloaded.Process] = {}
 
     def submit(self, job: Path, command: Sequence[str], env: Mapping[str, str]) -> Handle:
         with (job / LOCK).open("w") as lock:
@@ -68,10 +68,7 @@ class LocalLauncher(launcher.Launcher):
             if (found := self.find(job)) is not None:
                 return found
             with (job / LOG).open("ab") as log:
-                child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                    start_new_session=True, env=env, close_fds=True,
-                )  # fmt: skip
+                child = preloaded.start(command, env, log.fileno(), log.fileno())
             write_json(job / PROCESS, {"pid": child.pid, "started_s": started_s(psutil.Process(child.pid))})
             self._children[str(child.pid)] = child
             return Handle(job, str(child.pid), f"process {child.pid}", started_here=True)

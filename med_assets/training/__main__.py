@@ -1,14 +1,16 @@
 """`python -m med_assets.training JOB [--resume auto|must|never]`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from med_assets.errors import AcceleratorFailed, MedAssetsError, OutOfMemory, TrainingStopped
 from med_assets.launch.jobs import Kind, kind
 from med_assets.storage.files import keep_private
+from med_assets.storage.preloaded import end_with
 from med_assets.training import status
-from med_assets.training.supervisor import Supervisor, die_with_parent
+from med_assets.training.supervisor import Supervisor
 
 RESUME = ("auto", "must", "never")
 """auto goes on if there is a checkpoint, must refuses if there is none, never starts over."""
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"expected a job folder, found none at {options.job}")
         if not options.unsupervised:
             return Supervisor(options.job, options.resume).run()
-        die_with_parent()
+        end_with(os.getppid())
         return _run(options.job, options.resume)
     except MedAssetsError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

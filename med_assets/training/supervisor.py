@@ -12,7 +12,6 @@ training of the job from starting before the first is gone.
 torchrun restarts processes that end, but sees none that hang, imports torch in the parent, and has no exit status that says to requeue.
 """
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -27,6 +26,7 @@ from typing import Any
 
 from med_assets.errors import ConfigurationError
 from med_assets.launch.jobs import kind
+from med_assets.storage import preloaded
 from med_assets.storage.files import read_json, write_json
 from med_assets.training import status
 from med_assets.training.events import note
@@ -52,7 +52,7 @@ class Supervisor:
         runtime = _runtime(job)
         self.hang_after_s = float(runtime.get("hang_after_s", 900.0))
         self.restarts = int(runtime.get("restarts", 3))
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: preloaded.Process | None = None
         self._told_to_stop = False
 
     def run(self) -> int:
@@ -78,9 +78,7 @@ class Supervisor:
     def _attempt(self, lock: int) -> tuple[str | None, int]:
         """Run one child: what happened if it may be started again, else None, and the status if it may not."""
         killed_before = oom_kills()
-        self._child = subprocess.Popen(
-            self.command(), stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock,)
-        )
+        self._child = preloaded.start(self.command(), os.environ, keep=(lock,), tied=True)
         if self._told_to_stop:
             self._child.terminate()
         try:
@@ -119,7 +117,7 @@ class Supervisor:
         print(f"out of memory: {message}", file=sys.stderr)
         return None, status.OUT_OF_MEMORY
 
-    def _watch(self, child: "subprocess.Popen[bytes]") -> bool:
+    def _watch(self, child: preloaded.Process) -> bool:
         """Wait for the child; returns True when it had to be ended because its heartbeat stood still."""
         beat: dict[str, Any] = {}
         changed, limit = time.monotonic(), max(START_GRACE_S, HANG_MARGIN * self.hang_after_s)
@@ -172,17 +170,6 @@ def only_one(job: Path) -> Iterator[int]:
                     ) from None
                 time.sleep(POLL_S)
         yield stream.fileno()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies; where it is not Linux, nothing happens."""
-    if sys.platform != "linux":
-        return
-
-    parent, pr_set_pdeathsig = os.getppid(), 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def oom_kills() -> int | None:
