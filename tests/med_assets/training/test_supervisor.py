@@ -188,7 +188,7 @@ def test_when_the_supervisor_is_killed_its_training_is_killed_too_and_the_comman
     while not list((job / "checkpoints").glob("step-*.json")):
         assert process.poll() is None
         time.sleep(0.05)
-    (child,) = psutil.Process(process.pid).children()
+    child = psutil.Process(json.loads((job / "heartbeat.json").read_text())["pid"])
     process.kill()
     process.wait()
     psutil.wait_procs([child], timeout=10)
