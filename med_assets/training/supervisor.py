@@ -29,6 +29,7 @@ from med_assets.launch.jobs import kind
 from med_assets.storage import preloaded
 from med_assets.storage.files import read_json, write_json
 from med_assets.training import status
+from med_assets.training.diagnostics import diagnostics
 from med_assets.training.events import note
 
 POLL_S = 0.2
@@ -83,6 +84,8 @@ class Supervisor:
             self._child.terminate()
         try:
             hung = self._watch(self._child)
+            if hung:  # before it is ended
+                print(f"{kind(self.job)} hangs:\n{diagnostics(self._child.pid)}", file=sys.stderr, flush=True)
         finally:
             # Its other processes, for devices and for reading, are of its group, and must not outlive it.
             with suppress(ProcessLookupError):

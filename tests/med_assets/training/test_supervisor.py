@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,9 +77,18 @@ def test_a_lost_accelerator_is_worth_another_process_but_not_for_ever(tmp_path: 
     assert len(starts(tmp_path)) == 3
 
 
-def test_a_training_that_hangs_is_ended_and_goes_on(tmp_path: Path) -> None:
-    body = "beat(starts)\nif starts == 1: time.sleep(60)"
+def test_a_training_that_hangs_is_ended_and_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    body = (
+        "import subprocess\nbeat(starts)\n"
+        "if starts == 1:\n    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n    beat(2)\n    time.sleep(60)"
+    )
     assert of(tmp_path, body, hang_after_s=1.0).run() == status.DONE
+    log = capfd.readouterr().err
+    states = re.findall(r"^  (\d+) (\d+) sleeping \d+ [\d.]+ \d+ python", log, re.MULTILINE)
+    assert len(states) == 2, log
+    assert states[1][1] == states[0][0], "a process that it started is named below it"
+    assert re.search(r"^memory: \d+ of \d+ MiB available", log, re.MULTILINE)
+    assert "\nGPU: " in log or "\nGPU:\n" in log
     assert happened(tmp_path) == ["hang", "restart"]
 
 
