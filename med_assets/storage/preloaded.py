@@ -27,7 +27,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -269,6 +269,9 @@ class _Parent:
     def __init__(self, listener: socket.socket, module: str, imports: Sequence[str]) -> None:
         self.listener, self.module, self.imports = listener, module, imports
         self.ready = False
+        # Through JSON, as a request comes, in which there are no tuples; now, since imports set variables.
+        self.surroundings = json.loads(json.dumps(_surroundings(os.environ)))
+        self.set_by_imports: dict[str, str] = {}
         self.selector = selectors.DefaultSelector()
         self.selector.register(listener, selectors.EVENT_READ, self._connected)
         self.processes: dict[socket.socket, tuple[int, bool]] = {}
@@ -305,7 +308,7 @@ class _Parent:
             parent = os.getpid()
             if not (pid := os.fork()):
                 self._separate(connection, parent if request.tied else None)
-                return request, files
+                return replace(request, environment=request.environment | self.set_by_imports), files
             process = os.pidfd_open(pid)
             self.processes[connection] = (process, request.tied)
             self.selector.register(process, selectors.EVENT_READ, partial(self._ended, connection, pid, process))
@@ -331,15 +334,16 @@ class _Parent:
         """Whether a process of this parent is what an ordinary one would be."""
         package = Path(request.folder) / self.module.partition(".")[0]
         shadowed = not request.safe_path and package.exists() and package.parent.resolve() != ROOT
-        # Through JSON, as the request came, in which there are no tuples.
-        return not shadowed and request.surroundings == json.loads(json.dumps(_surroundings(os.environ)))
+        return not shadowed and request.surroundings == self.surroundings
 
     def _load(self) -> None:
         """Import, once. Raises MedAssetsError when that leaves more than one thread; all that would be forked is then ordinary."""
         if self.ready:
             return
+        before = dict(os.environ)
         for name in self.imports:
             import_module(name)
+        self.set_by_imports = {name: text for name, text in os.environ.items() if before.get(name) != text}
         if (threads := len(os.listdir("/proc/self/task"))) != 1:
             raise MedAssetsError(f"expected one thread after the imports of {self.module}, got {threads}")
         gc.collect()

@@ -139,6 +139,17 @@ print(random.random(), numpy.random.random(), uuid.uuid4())
     assert all(len({*numbers}) == 2 for numbers in zip(*outputs, strict=True))
 
 
+def test_variables_that_imports_set_are_there_in_each_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "setter.py").write_text("import os\nos.environ['SET_BY_AN_IMPORT'] = 'yes'")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(preloaded.ROOT), str(folder)]))
+    with preloaded.parents({SUBJECT: ("setter",)}, os.environ) as found:
+        for name, text in found.items():
+            monkeypatch.setenv(name, text)
+        for _ in range(2):
+            process, out, _ = run(folder, "print(os.environ['SET_BY_AN_IMPORT'])")
+            assert (type(process), out) == (preloaded.Forked, "yes\n")
+
+
 @pytest.mark.parametrize("difference", ["variable", "limit", "package of that name", "other python"])
 def test_where_an_ordinary_process_would_be_another_one_it_is_started(
     parent: psutil.Process, folder: Path, monkeypatch: pytest.MonkeyPatch, difference: str
