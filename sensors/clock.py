@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
+
 from resources.ui import STOPPING
+from sensors.settings import tick_s
 
 WAIT_S = 40.0
 """Seconds that a tick waits for something to do. Each tick costs Dagster 80 ms of CPU in three processes, and one that waits costs no
@@ -14,6 +17,11 @@ more than one that does not. Dagster ends a tick after 60 s."""
 
 SLACK_S = 12.0
 """Seconds that a tick waits beyond that for what would else come between it and the next."""
+
+
+def wait_s(instance: dg.DagsterInstance) -> float:
+    """Seconds that a tick waits. Where sensors have no threads, as in a DAGSTER_HOME with settings from before, it holds up the others."""
+    return WAIT_S if instance.get_sensor_settings().get("use_threads") else float(tick_s())
 
 
 SLICE_S = 1.0

@@ -116,12 +116,17 @@ def plan(
     """The one run that brings all that is behind, and all that is made of it, up to date; None when everything is current.
 
     `may_start` says whether the run of an asset for a state may start, such as after others for it failed. What a run that
-    goes on makes, or is made of, waits for that run.
+    goes on makes, or is made of, waits for that run, and so does all that follows from what it makes: a report would else be made once for
+    a new dataset and again for its splits. A training, which follows nothing, makes only its evaluation wait.
     """
     chosen: dict[dg.AssetKey, str | None] = {}
+    waiting: set[dg.AssetKey] = set()
     for one in ordered:
         coming = frozenset(key for key in one.inputs if key in chosen)
-        if one.key in situation.busy or any(key in situation.busy for key in one.inputs if key not in coming):
+        if one.key in situation.busy or any(key in waiting for key in one.inputs):
+            waiting.add(one.key)
+            continue
+        if any(key in situation.busy for key in one.inputs if key not in coming):
             continue
         if coming:
             if _can_be_made(situation, one, coming):

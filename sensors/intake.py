@@ -15,7 +15,7 @@ from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources.phi_safe_errors import phi_safe
 from sensors import runs
-from sensors.clock import SLACK_S, SYSTEM, WAIT_S, Clock
+from sensors.clock import SLACK_S, SYSTEM, Clock, wait_s
 from sensors.each import by_program, for_each
 from sensors.instance import instance_of
 from sensors.settings import look_s, tick_s
@@ -56,13 +56,13 @@ class Listing:
 def intake_sensor(
     programs: Sequence[str],
     jobs: Sequence[UnresolvedAssetJobDefinition],
-    patience_s: float = WAIT_S,
+    patience_s: float | None = None,
     clock: Clock = SYSTEM,
 ) -> dg.SensorDefinition:
     """Sensor of all programs; a run goes from the landing zone to the splits.
 
     Its truth is the landing zone's list of batches, so a tick that dies loses no batch, and one whose rows this home lost, or
-    never had, is taken in again. A tick goes on looking for `patience_s`, and looks when an entry settles; one that settles soon after
+    never had, is taken in again. A tick goes on looking for `patience_s` (`wait_s` by default), and looks when an entry settles; one that settles soon after
     is waited for, so that it does not fall between two ticks.
     """
 
@@ -78,8 +78,10 @@ def intake_sensor(
         before = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
         if warning := runs.two_daemons(instance):
             context.log.warning(warning)
+        patience = wait_s(instance) if patience_s is None else patience_s
+        slack = min(SLACK_S, patience)
         next_at, found = dict(before.next_at), dict[str, Listing]()
-        until = clock.elapsed() + patience_s
+        until = clock.elapsed() + patience
 
         def look(name: str) -> Listing:
             return _list(instance, ws, name, clock.now(), found.get(name))
@@ -96,7 +98,7 @@ def intake_sensor(
             settles_s = min(settle_at.values(), default=float("inf")) - clock.now()
             left_s = until - clock.elapsed()
             pause_s = min(settles_s, min(next_at[name] for name in programs) - clock.now())
-            if pause_s > (left_s + SLACK_S if settles_s <= left_s + SLACK_S else left_s):
+            if pause_s > (left_s + slack if settles_s <= left_s + slack else left_s):
                 break
             if not clock.pause(pause_s):
                 break

@@ -19,7 +19,7 @@ from med_assets.settings import Workspace
 from resources.phi_safe_errors import phi_safe
 from sensors import observe, runs
 from sensors.batches import batch_plan
-from sensors.clock import SYSTEM, WAIT_S, Clock
+from sensors.clock import SYSTEM, Clock, wait_s
 from sensors.current import Follower, followers, plan
 from sensors.each import for_each
 from sensors.instance import instance_of
@@ -51,10 +51,10 @@ def update_sensor(
     graph: Sequence[dg.AssetsDefinition],
     programs: Sequence[str],
     jobs: Sequence[UnresolvedAssetJobDefinition],
-    patience_s: float = WAIT_S,
+    patience_s: float | None = None,
     clock: Clock = SYSTEM,
 ) -> dg.SensorDefinition:
-    """Sensor of all programs of a graph. A tick goes on comparing for `patience_s`, or until there is a run to start or a message to show."""
+    """Sensor of all programs of a graph. A tick goes on comparing for `patience_s` (`wait_s` by default), or until there is a run to start or a message to show."""
     assets = {name: [asset for asset in graph if asset.key.path[0] == name] for name in programs}
     ordered = {name: followers(assets[name], name) for name in programs}
     code = runs.state_key([[str(spec.key), spec.code_version] for asset in graph for spec in asset.specs])
@@ -75,7 +75,8 @@ def update_sensor(
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         ws, instance = Workspace.from_env(), instance_of(context)
         before = Cursor(**json.loads(context.cursor)) if context.cursor else Cursor()
-        until, shown = clock.elapsed() + patience_s, before.message
+        patience = wait_s(instance) if patience_s is None else patience_s
+        until, shown = clock.elapsed() + patience, before.message
         while True:
             if before.going:
                 runs.end_those_of_dead_workers(instance)

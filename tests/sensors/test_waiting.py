@@ -11,9 +11,9 @@ from assets import build_program, jobs, keys
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources.ui import STOPPING
-from sensors.clock import SLACK_S, WAIT_S, Clock, pause
+from sensors.clock import SLACK_S, WAIT_S, Clock, pause, wait_s
 from sensors.intake import MARGIN_S, intake_sensor
-from sensors.settings import look_s
+from sensors.settings import look_s, tick_s
 from sensors.update import update_sensor
 
 P = "rt_dose"
@@ -136,6 +136,14 @@ def test_a_pause_ends_when_the_page_is_being_stopped(tmp_path: Path, monkeypatch
     assert not pause(3600.0)
 
 
+def test_a_tick_waits_long_only_where_sensors_have_threads(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    assert wait_s(instance) == tick_s()
+    (tmp_path / "threads").mkdir()
+    settings = {"sensors": {"use_threads": True, "num_workers": 4}}
+    with dg.DagsterInstance.local_temp(str(tmp_path / "threads"), overrides=settings) as other:
+        assert wait_s(other) == WAIT_S
+
+
 def test_a_landing_folder_that_is_not_there_is_said_at_once(ws: Workspace, instance: dg.DagsterInstance) -> None:
     batches.landing_folder(ws, P).rmdir()
     moved = Moved()
@@ -148,7 +156,7 @@ def test_an_update_goes_on_comparing_and_tells_a_new_message_at_once(
 ) -> None:
     graph = build_program(P)
     moved = Moved()
-    sensor = update_sensor(graph, [P], jobs.of_program(P, graph), clock=moved.clock)
+    sensor = update_sensor(graph, [P], jobs.of_program(P, graph), WAIT_S, moved.clock)
 
     def update(cursor: str | None) -> dg.SensorResult:
         with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
