@@ -18,6 +18,7 @@ from med_assets.intake import division
 from med_assets.intake.division import Division
 from med_assets.intake.parts import CASES, FILES, FILES_PER_PART, MEMBERS, Part
 from med_assets.intake.reader import CRASHED
+from med_assets.intake.reading import StoredCase
 from med_assets.intake.stage import _Intake
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
@@ -142,9 +143,9 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
     kept: list[str] = []
     keep = _Intake._keep
 
-    def counted(self: _Intake, stored: object) -> None:
-        kept.append(stored.case.case_id)  # type: ignore[attr-defined]  # of StoredCase
-        keep(self, stored)  # type: ignore[arg-type]
+    def counted(self: _Intake, stored: StoredCase) -> None:
+        kept.append(stored.case.case_id)
+        keep(self, stored)
 
     monkeypatch.setattr(_Intake, "_keep", counted)
     batch = take(ws)
