@@ -1,5 +1,8 @@
-"""The page of bench results keeps one section of each bench, the last."""
+"""The page of bench results keeps one section of each bench, the last; what benches count is counted here at small sizes."""
 
+import pytest
+
+from bench import rescan
 from bench.results import page, section, sections
 
 
@@ -14,3 +17,9 @@ def test_a_section_is_replaced_and_the_others_stay() -> None:
     assert "Table of ticks" in page(found)
     assert "Table of intake" not in page(found)
     assert page(found).index("bench.intake") < page(found).index("bench.ticks")
+
+
+@pytest.mark.parametrize("n", [10, 200])
+def test_a_listing_in_which_nothing_changed_opens_no_file_of_the_landing_zone(n: int) -> None:
+    files, _, _, _, opened = rescan.measure(n)
+    assert (files, opened) == (n, 0)
