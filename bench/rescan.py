@@ -23,8 +23,7 @@ def fill(landing: Path, n: int) -> None:
     """Write N small files, half in entries of EACH, half in one."""
     for number in range(n):
         folder = landing / (f"case-{number // EACH}" if number < n // 2 else f"all/{number // 1000}")
-        if number % EACH == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.dcm").write_bytes(b"any")
 
 
