@@ -386,6 +386,8 @@ def _publish(
             shutil.copyfile(job / name, folder / name)
         record = provenance() | {
             **({"git_commit": ", ".join(result["git_commits"])} if result.get("git_commits") else {}),
+            # Of the process that trained, which may have run on another machine.
+            **({"environment": result["environment"]} if "environment" in result else {}),
             "program": program_name,
             "cases": cases,
             "initial": initial,

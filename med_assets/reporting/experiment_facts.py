@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from med_assets import program
 from med_assets.capabilities import Doubts
@@ -105,7 +106,7 @@ def gather(ws: Settings, program_name: str, name: str, checkpoint: str) -> Facts
         run=run,
         configured=configured,
         ran_with={key: result[key] for key in RAN_WITH if result.get(key) is not None},
-        versions=read_json(stored / "provenance.json").get("versions", {}),
+        versions=_versions(read_json(stored / "provenance.json")),
         status=run_status(ws, program_name, run),
         verdict=verdict_of(catalog, name, checkpoint),
         scores=catalog.rows(RunScore, name, checkpoint) or _deciding(chosen, evaluated),
@@ -128,6 +129,12 @@ def gather(ws: Settings, program_name: str, name: str, checkpoint: str) -> Facts
         home=ws.home,
         folder=folder_of(ws, program_name, name),
     )
+
+
+def _versions(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """The versions of a checkpoint's provenance, and that of CUDA which torch was built for, where there is one."""
+    cuda = provenance.get("environment", {}).get("cuda")
+    return provenance.get("versions", {}) | ({"CUDA": cuda} if cuda else {})
 
 
 def _worst(metric: Metric, scores: Sequence[CaseScore]) -> list[CaseScore]:

@@ -54,6 +54,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
+def packages() -> dict[str, str]:
+    """Versions of all installed packages by name, sorted; names are lower case."""
+    named = ((one.metadata["Name"], one.version) for one in metadata.distributions())
+    return dict(sorted((name.lower(), version) for name, version in named if name))
+
+
 def provenance() -> dict[str, Any]:
     """Code and library versions as one JSON-able value."""
     return {"git_commit": git_state(), "versions": versions()}

@@ -22,7 +22,7 @@ from med_assets.errors import AcceleratorFailed, ConfigurationError, OutOfMemory
 from med_assets.experiments.configuration import Experiment, MemoryPlan, from_json
 from med_assets.launch.jobs import ADAPTERS, RELEASED, TEACHER
 from med_assets.storage.files import file_sha256, read_json, write_json
-from med_assets.storage.provenance import git_state
+from med_assets.storage.provenance import git_state, packages
 from med_assets.storage.versions import part_of
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
@@ -140,6 +140,7 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
     # Of the code that began, not of what lies there hours later; a training resumed with other code names both.
     starts = [event["git_commit"] for event in result["events"] if "git_commit" in event]
     result |= {"git_commits": list(dict.fromkeys(starts)), "hardware": hardware(result["device"])}
+    result["environment"] = {"cuda": torch.version.cuda, "packages": packages()}
     write_json(job / "result.json", result)
     return result
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from med_assets.errors import CheckpointMismatch
 from med_assets.experiments.configuration import NO_EFFECT, Experiment, Settings
+from med_assets.programs.retinal_oct.vocabulary import CLASSES
 
 INPUT_SCALING = "after_resize"
 """How volumes are prepared: see transforms.network_input."""
@@ -85,9 +86,18 @@ class Learning(Settings):
         gt=0, description="first learning rate of the encoder, per step; optimiser.lr is the head's"
     )
     label_smoothing: float = Field(ge=0, lt=1, description="share of the target spread over all classes, 0 to 1")
-    class_weights: Literal["auto", "none"] = Field(
-        description="auto weighs a case by n / (classes * cases of its class) of the training cases"
+    class_weights: Literal["auto", "none"] | tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        description="auto weighs a case by n / (classes * cases of its class) of the training cases; or the weight of each class, a list"
     )
+
+    @model_validator(mode="after")
+    def _weighs_each_class(self) -> Self:
+        given = self.class_weights
+        if not isinstance(given, str) and (len(given) != len(CLASSES) or not any(given)):
+            raise ValueError(
+                f"expected auto, none, or a weight for each of {len(CLASSES)} classes ({', '.join(CLASSES)}) not all 0, got {list(given)}"
+            )
+        return self
 
 
 class Augment(Settings):

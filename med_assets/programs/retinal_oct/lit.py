@@ -228,8 +228,10 @@ class ClassModule(RetinalModule):
         self.overfit = checkpoint[OVERFIT]
 
 
-def weights_of(cases: Sequence[PreparedCase], how: str) -> Tensor:
-    """Return the weight of each class: auto is n / (classes * n of the class), of a class without cases 0; else all are 1."""
+def weights_of(cases: Sequence[PreparedCase], how: str | Sequence[float]) -> Tensor:
+    """Return the weight of each class: auto is n / (classes * n of the class), of a class without cases 0; none is 1; else as given."""
+    if not isinstance(how, str):
+        return torch.tensor(how)
     counts = np.bincount([case.label for case in cases], minlength=len(CLASSES))
     if how == "none":
         return torch.ones(len(CLASSES))

@@ -1,4 +1,4 @@
-"""A predicted dose as files for other tools: DICOM RTDOSE for planning systems and viewers, NIfTI for everything else."""
+"""A predicted dose as files for other tools: DICOM RTDOSE for planning systems and viewers, NIfTI for everything else, DVH as CSV."""
 
 from pathlib import Path
 
@@ -7,13 +7,18 @@ import numpy as np
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import identity_of, stored
 from med_assets.dicom.write import write_rtdose, write_rtplan
+from med_assets.metrics.dvh import cumulative_dvh
 from med_assets.preparation.nifti import write_nifti
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.scorer import PREDICTION
+from med_assets.storage.files import write_text
+
+DVH_STEP_GY = 0.1
+"""Step between the doses of a DVH that is written, Gy."""
 
 
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
-    """Write predicted_dose.dcm, and CT, planned (if known) and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case; NaN
+    """Write predicted_dose.dcm, dvh.csv, and CT, planned (if known) and predicted dose as NIfTI (HU, Gy), on the grid of the prepared case; NaN
     where no dose was planned.
 
     `raw` is the case's de-identified DICOM, whose pseudonym, study, frame of reference, CT, structure set and plan the RTDOSE refers to. A case
@@ -44,5 +49,33 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     return [
         *objects,
         dose,
+        write_dvh(out / "dvh.csv", case, prediction),
         *(write_nifti(out / f"{name}.nii.gz", np.asarray(array), geometry) for name, array in images.items()),
     ]
+
+
+def write_dvh(path: Path, case: PreparedCase, predicted_gy: np.ndarray) -> Path:
+    """Write the cumulative DVH of each structure that has voxels with a planned dose, or of a case without a plan voxels at all; return `path`.
+
+    A row has the structure, its volume (ml), a dose (Gy, every DVH_STEP_GY from 0 to the greatest), and the percentage of the volume at that dose or
+    more, planned (empty without a plan) and predicted.
+    """
+    planned = None if case.planned_dose is None else np.asarray(case.dose)
+    where = np.asarray(case.valid) if planned is not None else np.ones(case.shape, dtype=bool)
+    doses = [dose[where] for dose in (predicted_gy, planned) if dose is not None]
+    top = max((float(dose.max()) for dose in doses if dose.size), default=0.0)
+    levels = DVH_STEP_GY * np.arange(int(np.ceil(max(top, 0.0) / DVH_STEP_GY)) + 1)
+    voxel_ml = float(np.prod(case.spacing_mm)) / 1000
+    lines = ["structure,volume_ml,dose_gy,planned_percent,predicted_percent"]
+    for name in case.present:
+        mask = case.mask(name) & where
+        if not mask.any():
+            continue
+        predicted = cumulative_dvh(predicted_gy[mask], levels)
+        known = None if planned is None else cumulative_dvh(planned[mask], levels)
+        volume = np.count_nonzero(mask) * voxel_ml
+        for number, level in enumerate(levels):
+            first = "" if known is None else f"{known[number]:.4f}"
+            lines.append(f"{name},{volume:.3f},{level:.1f},{first},{predicted[number]:.4f}")
+    write_text(path, "\n".join(lines) + "\n")
+    return path

@@ -27,8 +27,14 @@ MONITOR = "val_mae_gy"
 """The metric that picks the best epoch: mean over cases of the mean absolute error in the body, Gy; lower is better."""
 
 
+FOLLOWED_GY = 70.0
+"""Dose of the V70 of organs that is followed by epoch where a site limits it, Gy."""
+
+
 def volume_metrics(case: PreparedCase, predicted_gy: np.ndarray, site: Site) -> dict[str, float]:
-    """Return of one whole case the MAE in the body, Gy, and per target it has, predicted minus true D95, Gy."""
+    """Return of one whole case the MAE in the body, Gy, and predicted minus planned: D95 of each target it has, Gy, and of each organ
+    the volume at FOLLOWED_GY or more that the site limits, % of the organ.
+    """
     true_gy, body = np.asarray(case.dose), np.asarray(case.body)
     metrics: dict[str, float] = {}
     if body.any():
@@ -38,6 +44,10 @@ def volume_metrics(case: PreparedCase, predicted_gy: np.ndarray, site: Site) -> 
         if mask.any():
             low = [float(np.percentile(dose[mask], 5, method="lower")) for dose in (predicted_gy, true_gy)]
             metrics[f"val_d95_gap_{name}_gy"] = low[0] - low[1]
+    for limit in site.limits:
+        if (limit.metric, limit.unit) == (f"V{FOLLOWED_GY:g}", "%") and (mask := case.mask(limit.structure)).any():
+            predicted, planned = (100 * float((dose[mask] >= FOLLOWED_GY).mean()) for dose in (predicted_gy, true_gy))
+            metrics[f"val_v{FOLLOWED_GY:g}_gap_{limit.structure}_pct"] = predicted - planned
     return metrics
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,9 @@ def test_a_run_leaves_weights_history_curves_and_a_result_and_needs_no_dagster(t
     assert done.stdout.splitlines()[-1] == "[]"
     result = json.loads((job / "result.json").read_text())
     assert result["status"] == "completed"
+    assert result["environment"]["packages"]["torch"] == metadata.version("torch")
+    assert len(result["environment"]["packages"]) > 50
+    assert "cuda" in result["environment"]
     assert (result["n_train"], result["n_val"], result["epochs_run"]) == (2, 1, 3)
     history = (job / "history.csv").read_text().splitlines()
     assert len(history) == 4

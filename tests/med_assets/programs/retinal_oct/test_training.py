@@ -160,6 +160,15 @@ def test_class_weights_balance_what_training_has(tmp_path: Path) -> None:
     assert weights_of(cases, "none").tolist() == [1, 1, 1, 1]
 
 
+def test_class_weights_may_be_a_list_with_one_for_each_class(tmp_path: Path) -> None:
+    given = tiny("scratch", "learning.class_weights=[0.5,1,2,3]").learning.class_weights
+    assert weights_of(prepared(tmp_path, [0, 1]), given).tolist() == [0.5, 1, 2, 3]
+    assert tiny("scratch", "learning.class_weights=[1,1,1,1]").hash() != tiny("scratch").hash()
+    for wrong in ("[1,2,3]", "[0,0,0,0]", "[1,1,1,-1]", "other"):
+        with pytest.raises(ConfigurationError, match=r"class_weights|weight for each of 4"):
+            tiny("scratch", f"learning.class_weights={wrong}")
+
+
 def test_pieces_of_a_batch_add_up_to_the_batch(tmp_path: Path) -> None:
     experiment = tiny("scratch", "learning.label_smoothing=0.1", "head.dropout=0")
     cases = prepared(tmp_path, [0, 0, 1, 2])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 
@@ -74,6 +75,21 @@ def test_the_nifti_files_have_the_voxels_at_the_same_places(
     x, y, z = Geometry.from_dict(case.geometry).to_points(np.array([index]))[0]
     np.testing.assert_allclose(image.affine @ [*index[::-1], 1], [-x, -y, z, 1], atol=1e-4)
     assert nibabel.load(out / "ct.nii.gz").get_data_dtype() == np.int16
+
+
+def test_the_dvh_of_each_structure_is_that_of_the_voxels(exported: tuple[Path, PreparedCase, Path, np.ndarray]) -> None:
+    out, case, _, prediction = exported
+    table = pd.read_csv(out / "dvh.csv")
+    assert sorted(table["structure"].unique()) == sorted(case.present)
+    name = case.present[0]
+    mask = case.mask(name) & np.asarray(case.valid)
+    own = table[table["structure"] == name].set_index("dose_gy")
+    for column, dose in (("predicted_percent", prediction), ("planned_percent", np.asarray(case.dose))):
+        assert own.loc[0.0, column] == 100
+        assert own.loc[40.0, column] == pytest.approx(100 * (dose[mask] >= 40.0).mean(), abs=1e-3)
+        assert own[column].is_monotonic_decreasing
+    assert own["volume_ml"].iloc[0] == pytest.approx(mask.sum() * np.prod(case.spacing_mm) / 1000, abs=1e-3)
+    assert own.index[-1] >= prediction[np.asarray(case.valid)].max() - 1e-6
 
 
 def test_without_a_champion_a_model_must_be_named(workspace: Workspace, tmp_path: Path) -> None:
