@@ -7,6 +7,9 @@ import numpy as np
 
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES
 
+CALIBRATION_BINS = 10
+"""Bins of equal width of the probability of the predicted class, by which the expected calibration error is measured."""
+
 PERMUTATIONS = 9999
 """Permutations of the patients of both sides: the least p is 1 in 10,000."""
 
@@ -128,6 +131,42 @@ def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
+def weighted_kappa(counts: np.ndarray) -> np.ndarray:
+    """Return Cohen's kappa with quadratic weights of a confusion matrix (..., true, predicted) of ordered classes; NaN where undefined.
+
+    Source: Cohen, Weighted kappa, Psychol Bull 70 (1968) 213; scikit-learn, `cohen_kappa_score`.
+    """
+    classes = np.arange(counts.shape[-1])
+    weights = (classes[:, None] - classes[None]) ** 2.0
+    total = counts.sum(axis=(-2, -1))
+    by_chance = counts.sum(axis=-1)[..., :, None] * counts.sum(axis=-2)[..., None, :]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(1 - total * (weights * counts).sum(axis=(-2, -1)) / (weights * by_chance).sum(axis=(-2, -1)))
+
+
+def calibration(
+    truth: np.ndarray, predicted: np.ndarray, chances: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return how far probabilities (case, class) can be trusted, of classes `truth` and `predicted` (case,).
+
+    calibration_error: of the probability of the predicted class in CALIBRATION_BINS bins, the mean over cases of how far the mean probability of
+    a bin is from the share that is right in it; brier: the mean over cases of the sum over classes of (probability - truth)**2, 0 to 2.
+    `weights` (..., case) count each case so often, for resamples; without it once.
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017; Brier, Mon Weather Rev 78 (1950) 1.
+    """
+    cases = np.arange(len(truth))
+    counted = np.ones(len(truth)) if weights is None else weights
+    sure = chances[cases, predicted]
+    bins = np.minimum((sure * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = (sure - (truth == predicted))[:, None] * np.eye(CALIBRATION_BINS)[bins]
+    squares = ((chances - np.eye(chances.shape[1])[truth]) ** 2).sum(axis=1)
+    total = counted.sum(axis=-1)
+    return {
+        "calibration_error": np.abs(counted @ gaps).sum(axis=-1) / total,
+        "brier": counted @ squares / total,
+    }
+
+
 def one_versus_rest(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Return the area under the ROC curve (..., class) of each column of `scores` (case, class); NaN without both sides."""
     classes = scores.shape[1]
@@ -153,11 +192,13 @@ def classification_scores(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> Mapping[tuple[str, str], tuple[float | None, float | None, float | None]]:
-    """Return (value, low, high) by metric and subject: the scores of `class_scores` and the areas, of all and by class.
+    """Return (value, low, high) by metric and subject: the scores of `class_scores` and the areas, of all and by class, and of all
+    the weighted kappa and the calibration.
 
     `truth` and `predicted` are class numbers (case,), `scores` (case, class); `groups` is the patient of each case. The interval
     is the percentile bootstrap over patients within each class. What is undefined is None, and so are the ends of an interval
-    where a class has fewer than two patients, or where a resample has no value.
+    where a class has fewer than two patients, or where a resample has no value. A resample has a greater calibration error than the
+    cases it was drawn from, so that the ends of that interval are moved by the mean excess, to 0 at least.
     """
     n_classes = len(names)
     truth, predicted = np.asarray(truth, dtype=int), np.asarray(predicted, dtype=int)
@@ -165,10 +206,12 @@ def classification_scores(
     weights = _within_classes(truth, groups, np.random.default_rng(seed), resamples) if enough else None
 
     def table(given: np.ndarray | None) -> dict[tuple[str, str], np.ndarray]:
-        found = class_scores(confusion(truth, predicted, n_classes, given))
+        counts = confusion(truth, predicted, n_classes, given)
+        found = class_scores(counts)
         areas = one_versus_rest(truth, scores, given)
         out = {(name, "all"): found[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")}
-        out |= {("auroc", "all"): areas.mean(axis=-1)}
+        out |= {("auroc", "all"): areas.mean(axis=-1), ("weighted_kappa", "all"): weighted_kappa(counts)}
+        out |= {(name, "all"): value for name, value in calibration(truth, predicted, scores, given).items()}
         out |= {("f1", name): found["f1"][..., index] for index, name in enumerate(names)}
         return out | {("auroc", name): areas[..., index] for index, name in enumerate(names)}
 
@@ -180,6 +223,9 @@ def classification_scores(
         low = high = None
         if drawn is not None and known is not None and not np.isnan(drawn[key]).any():
             low, high = (float(end) for end in np.percentile(drawn[key], [tail, 100 - tail]))
+            if key[0] == "calibration_error":
+                excess = float(drawn[key].mean()) - known
+                low, high = max(0.0, low - excess), max(0.0, high - excess)
         out[key] = (known, low, high)
     return out
 

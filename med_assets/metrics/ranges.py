@@ -32,6 +32,7 @@ class Range:
 
 
 ANY = Range(None, None)
+AGREEMENT = Range(-1.0, 1.0)
 POSITIVE = Range(0.0, None)
 SHARE = Range(0.0, 1.0)
 PERCENT = Range(0.0, 100.0)
@@ -42,6 +43,8 @@ RANGES = {
     "lesion_touched|macro_f1|normal_recognised|pixel_accuracy|probability|second_peak_share|sensitivity": SHARE,
     "specificity|surface_dice|transitional|weighted_f1|within_.*mm": SHARE,
     "gamma_.*|limits_agreement": PERCENT,
+    "weighted_kappa": AGREEMENT,
+    "brier": Range(0.0, 2.0),
     "augmented_divergence|augmented_spread|entropy|false_positives_per_scan|hd95(_mm|_px)?|lesions|level_entropy": POSITIVE,
     "limit_.*|localisation_error(_3d)?|log_loss|mae|openkbp_.*|prediction_error|region_entropy": POSITIVE,
     "second_peak_distance|slice_spread|spatial_entropy|volume": POSITIVE,

@@ -28,6 +28,10 @@ CONVENTIONS = {
     "f1": "2 TP / (2 TP + FP + FN), this class against the rest; undefined for a class neither there nor predicted",
     "auroc": "area under the ROC curve of the class's probability, this class against the rest; of all: the mean over classes, "
     "undefined where one has no case",
+    "weighted_kappa": "Cohen's kappa with quadratic weights of the classes in their order, from healthy to insulin",
+    "calibration_error": "expected calibration error: of the probability of the predicted class in ten bins, the mean over cases of its distance from "
+    "the share that is right; 0 is best; of few cases it is too great, and its interval is corrected for the same excess of the resamples",
+    "brier": "mean over cases of the sum over classes of the squared difference of probability and truth, 0 to 2; 0 is best",
 }
 
 

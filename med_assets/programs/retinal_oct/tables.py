@@ -17,7 +17,27 @@ def tables(rows: "pd.DataFrame") -> list[ReportTable]:
     table = wide(scores)
     if table.empty:
         return []
-    return [confusion_table(table), class_table(scores, table)]
+    return [confusion_table(table), class_table(scores, table), calibration_table(scores)]
+
+
+def calibration_table(scores: list[CaseScore]) -> ReportTable:
+    """Agreement of ordered classes, and how far probabilities can be trusted, with n and intervals."""
+    import pandas as pd
+
+    wanted = {"weighted_kappa": "weighted kappa", "calibration_error": "calibration error", "brier": "Brier score"}
+    shown = [
+        {
+            "score": wanted[one.metric],
+            "value": "" if one.value is None else f"{one.value:.3f}",
+            "95 % interval": "" if one.low is None else f"[{one.low:.3f}, {one.high:.3f}]",
+            "cases": one.n,
+            "what it is": one.convention,
+        }
+        for one in pooled(scores)
+        if one.metric in wanted
+    ]
+    text = "Over all cases; 95 % bootstrap intervals over patients within each class."
+    return ReportTable("Agreement and calibration", text, pd.DataFrame(shown))
 
 
 def confusion_table(table: "pd.DataFrame") -> ReportTable:

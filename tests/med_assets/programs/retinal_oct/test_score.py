@@ -3,9 +3,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from med_assets.catalog import frame
 from med_assets.metrics.bootstrap import mean_with_interval
-from med_assets.metrics.classification import class_scores, classification_scores, confusion, one_versus_rest
+from med_assets.metrics.classification import (
+    calibration,
+    class_scores,
+    classification_scores,
+    confusion,
+    one_versus_rest,
+    weighted_kappa,
+)
 from med_assets.programs.retinal_oct.score import BALANCED, doubts, pooled, score_case, wide
+from med_assets.programs.retinal_oct.tables import tables
 from med_assets.records import CaseScore, EpochMetric
 
 TRUTH = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3])
@@ -36,6 +45,43 @@ def test_they_are_those_of_scikit_learn() -> None:
     assert found["weighted_f1"] == pytest.approx(f1_score(truth, predicted, average="weighted"))
     wanted = roc_auc_score(truth, chances, multi_class="ovr", average="macro")
     assert one_versus_rest(truth, chances).mean() == pytest.approx(wanted)
+
+
+def test_the_weighted_kappa_is_that_of_scikit_learn_and_undefined_without_two_classes() -> None:
+    from sklearn.metrics import cohen_kappa_score
+
+    rng = np.random.default_rng(1)
+    truth, predicted = rng.integers(0, 4, 50), rng.integers(0, 4, 50)
+    predicted[:20] = truth[:20]
+    counts = confusion(truth, predicted, 4)
+    assert weighted_kappa(counts) == pytest.approx(cohen_kappa_score(truth, predicted, weights="quadratic"))
+    assert weighted_kappa(np.stack([counts, counts])).shape == (2,)
+    assert np.isnan(weighted_kappa(confusion(np.zeros(3, int), np.zeros(3, int), 4)))
+
+
+def test_calibration_is_that_by_hand_and_counts_each_case_as_often_as_it_was_drawn() -> None:
+    chances = np.array([[0.95, 0.05], [0.91, 0.09], [0.35, 0.65], [1.0, 0.0]])
+    truth, predicted = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 0])
+    found = calibration(truth, predicted, chances)
+    # Bin of 0.9 to 1: 0.95, 0.91 and 1 of which two are right; bin of 0.6 to 0.7: 0.65, right.
+    assert found["calibration_error"] == pytest.approx((abs(2.86 - 2) + abs(0.65 - 1)) / 4)
+    assert found["brier"] == pytest.approx((2 * 0.05**2 + 2 * 0.91**2 + 2 * 0.35**2 + 0) / 4)
+    twice = calibration(truth, predicted, chances, np.array([[2.0, 2, 2, 2], [0, 0, 0, 3]]))
+    assert twice["brier"].tolist() == pytest.approx([float(found["brier"]), 0])
+    assert twice["calibration_error"][1] == 0
+
+
+def test_the_interval_of_a_calibration_error_holds_it() -> None:
+    rng = np.random.default_rng(2)
+    chances = rng.dirichlet(np.ones(4), 80)
+    truth = np.array([rng.choice(4, p=one) for one in chances])
+    found = classification_scores(truth, chances.argmax(axis=1), chances, list(range(80)), tuple("abcd"), 0, 300)
+    for metric in ("weighted_kappa", "calibration_error", "brier"):
+        value, low, high = found[metric, "all"]
+        assert value is not None
+        assert low is not None
+        assert high is not None
+        assert low <= value <= high, metric
 
 
 def test_what_is_undefined_is_none_and_never_zero() -> None:
@@ -111,3 +157,14 @@ def test_the_file_of_predictions_has_a_row_for_each_case(tmp_path: Path) -> None
     table.to_parquet(tmp_path / "a.parquet")
     assert len(table) == 10
     assert not table.isna().any().any()
+
+
+def test_the_report_has_agreement_and_calibration_with_n_and_interval() -> None:
+    logits = np.random.default_rng(0).normal(size=(40, 4))
+    truth = np.arange(40) % 4
+    table = next(
+        one for one in tables(frame(CaseScore, rows(truth, logits))) if one.title == "Agreement and calibration"
+    )
+    assert list(table.rows["score"]) == ["weighted kappa", "calibration error", "Brier score"]
+    assert set(table.rows["cases"]) == {40}
+    assert all(text.startswith("[") for text in table.rows["95 % interval"])
