@@ -185,6 +185,8 @@ class Program(ABC):
     facts: Mapping[str, Fact]
     primary_metric: Metric
     guarded_metrics: tuple[Metric, ...]
+    further_metrics: tuple[tuple[str, str], ...] = ()
+    """Metric and subject of further aggregated scores that the leaderboard shows after those that decide; none decides anything."""
     training_metric: Metric
     """The metric of the training history that people follow; it is measured by training itself, on the grid of training."""
     baseline: str | None

@@ -6,7 +6,7 @@ from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.evaluation.aggregates import cell
 from med_assets.evaluation.costs import checkpoint_facts
-from med_assets.evaluation.line import Line
+from med_assets.evaluation.line import Line, further_name
 from med_assets.evaluation.scoring import HELD_OUT
 
 
@@ -16,6 +16,13 @@ def deciding_scores(catalog: Catalog, line: Line) -> Mapping[str, str]:
     metrics = chosen.deciding_metrics
     found = {(split, metric): line.scores.get((split, metric.name)) for split in HELD_OUT for metric in metrics}
     return {f"{split} {metric.label}": cell(one) if one else "" for (split, metric), one in found.items()}
+
+
+def further_scores(catalog: Catalog, line: Line) -> Mapping[str, str]:
+    """`mean [low, high] (n)` by split and further metric of the program, validation first."""
+    wanted = [(split, *key) for split in HELD_OUT for key in program.get(catalog.program).further_metrics]
+    found = {key: line.further.get(key) for key in wanted}
+    return {further_name(*key): cell(one) if one else "" for key, one in found.items()}
 
 
 def costs(catalog: Catalog, line: Line) -> Mapping[str, str]:
@@ -34,6 +41,7 @@ Column = Callable[[Catalog, Line], Mapping[str, str]]
 
 COLUMNS: tuple[Column, ...] = (
     deciding_scores,
+    further_scores,
     costs,
     checkpoint,
 )

@@ -70,12 +70,12 @@ def board(ws: Settings, program_name: str, champion: Champion | None = None) -> 
     shown_too = {*present, *(row.checkpoint for row in held)}
     lines: dict[str, Line] = {}
     for row in aggregates:
-        _add(lines, metrics, row.experiment, row.checkpoint, row)
+        _add(lines, metrics, chosen.further_metrics, row.experiment, row.checkpoint, row)
     for pooled in aggregate(program_name, held):
-        _add(lines, metrics, held[0].experiment, held[0].checkpoint, pooled)
+        _add(lines, metrics, chosen.further_metrics, held[0].experiment, held[0].checkpoint, pooled)
     for one in seeds:
         for score in one.scores if one.checkpoint not in shown_too else ():
-            _add(lines, metrics, one.label, score.checkpoint, score)
+            _add(lines, metrics, chosen.further_metrics, one.label, score.checkpoint, score)
     ordered = _best_first(lines.values(), metrics[0])
     scored = primary_scores(ws, program_name, [line.experiment for line in ordered if line.checkpoint in present])
     if held and holder:
@@ -109,14 +109,18 @@ def leaderboard(ws: Settings, program_name: str) -> StageResult:
 def _add(
     lines: dict[str, Line],
     metrics: Sequence[Metric],
+    further: Collection[tuple[str, str]],
     experiment: str,
     checkpoint: str,
     score: Aggregate | AggregateScore | RunScore,
 ) -> None:
-    """Add a score to the line of its model, which may be new; scores in other than the deciding metrics are left out."""
+    """Add a score to the line of its model, which may be new; scores that the leaderboard does not show are left out."""
     if any((score.metric, score.subject) == (metric.name, metric.subject) for metric in metrics):
         line = lines.setdefault(experiment, Line(experiment, checkpoint))
         line.scores[score.split, score.metric] = score
+    elif (score.metric, score.subject) in further:
+        line = lines.setdefault(experiment, Line(experiment, checkpoint))
+        line.further[score.split, score.metric, score.subject] = score
 
 
 def _best_first(lines: Collection[Line], metric: Metric) -> list[Line]:

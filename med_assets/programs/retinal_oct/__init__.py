@@ -62,6 +62,11 @@ class RetinalOct(Program):
             range=POSITIVE,
         ),
     )
+    further_metrics = (
+        *((name, "all") for name in ("accuracy", "macro_f1", "weighted_f1", "auroc")),
+        *((name, "all") for name in ("weighted_kappa", "calibration_error", "brier")),
+        *(("f1", name) for name in ("healthy", "prediabetes", "oral_medication", "insulin")),
+    )
     training_metric = Metric(
         "val_balanced_accuracy", "all", "1", False, "balanced accuracy on validation, epoch by epoch", range=SHARE
     )
