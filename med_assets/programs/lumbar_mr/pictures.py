@@ -11,6 +11,7 @@ from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.scorer import read_prediction
 from med_assets.programs.lumbar_mr.studies import anatomies
+from med_assets.programs.lumbar_mr.tables import values
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, Thresholds
 from med_assets.reporting.style import COLOURS, INK, figure
 
@@ -108,6 +109,56 @@ def plot_distributions(rows: pd.DataFrame, record: Thresholds | None, settings: 
             axis.set_xticks(range(len(LOOKS)), list(LOOKS))
             axis.set_xlim(-0.5, len(LOOKS) - 0.5)
             axis.set_title(f"{name}, {spec.unit}" + (" (decides)" if name == settings.measure else ""), fontsize=9)
+    return path
+
+
+def plot_overview(rows: pd.DataFrame, settings: RiskSettings, path: Path) -> Path:
+    """Plot histograms of entropy and box plots of confidence by level, and confidence against entropy at the deciding level.
+
+    A level that is not found has no entropy: it is in the box plots alone, and each histogram states its number of studies.
+    Boxes span the quartiles, whiskers reach 1.5 times that range (Tukey), circles are the studies beyond. Returns `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entropies = {level: values(rows, "entropy", level).dropna().to_numpy() for level in LEVELS}
+    every = np.concatenate(list(entropies.values()))
+    edges = np.histogram_bin_edges(every, bins=16) if len(every) else np.linspace(0, 1, 17)
+    with figure(path, 9.6, 5.6) as fig:
+        grid = fig.add_gridspec(2, 2 * len(LEVELS))
+        first = None
+        for place, (level, found) in enumerate(entropies.items()):
+            axis = first = fig.add_subplot(grid[0, 2 * place : 2 * place + 2], sharex=first, sharey=first)
+            axis.hist(found, bins=edges.tolist(), color=COLOURS[0])
+            axis.set_title(f"{ROI_NAMES[level]} (n = {len(found)})", fontsize=9)
+            axis.set_xlabel(f"entropy, {MEASURES['entropy'].unit}")
+            axis.set_ylabel("studies" if place == 0 else "")
+        boxes = fig.add_subplot(grid[1, : len(LEVELS)])
+        confidences = [values(rows, "confidence", level).dropna().to_numpy() for level in LEVELS]
+        boxes.boxplot(
+            confidences,
+            widths=0.5,
+            medianprops={"color": COLOURS[1], "linewidth": 1.5},
+            flierprops={"markersize": 3.5, "markeredgecolor": COLOURS[6]},
+        )
+        boxes.set_xticks(range(1, len(LEVELS) + 1), list(ROI_NAMES.values()))
+        boxes.set_title("Confidence by level", fontsize=9)
+        boxes.set_ylabel("confidence")
+        axis = fig.add_subplot(grid[1, len(LEVELS) :])
+        own = rows[(rows["subject"] == settings.level) & rows["metric"].isin(["entropy", "confidence"])]
+        pairs = own.pivot_table(index="case_id", columns="metric", values="value")
+        pairs = pairs.reindex(columns=["entropy", "confidence"]).dropna()
+        known = anatomies(rows)
+        for anatomy, (colour, marker) in LOOKS.items():
+            dots = pairs[pairs.index.map(known) == anatomy]
+            if len(dots):
+                label = f"{anatomy} (n = {len(dots)})"
+                axis.plot(
+                    dots["entropy"], dots["confidence"], marker, color=colour, markersize=4, alpha=0.6, label=label
+                )
+        if len(pairs):
+            axis.legend(fontsize=8)
+        axis.set_title(f"{ROI_NAMES[settings.level]}: confidence against entropy", fontsize=9)
+        axis.set_xlabel(f"entropy, {MEASURES['entropy'].unit}")
+        axis.set_ylabel("confidence")
     return path
 
 

@@ -132,7 +132,7 @@ class LumbarScreening(Screening):
 
     def sections(self, ws: "Settings", screened: Screened, out: Path) -> list[ReportTable]:
         from med_assets.programs.lumbar_mr import studies
-        from med_assets.programs.lumbar_mr.pictures import plot, plot_distributions, plot_levels
+        from med_assets.programs.lumbar_mr.pictures import plot, plot_distributions, plot_levels, plot_overview
         from med_assets.programs.lumbar_mr.tables import separation
 
         record = None if screened.record is None else Thresholds.model_validate(screened.record)
@@ -146,8 +146,10 @@ class LumbarScreening(Screening):
             for row in listed.rows.to_dict("records")
         ]
         distributions = plot_distributions(screened.rows, record, settings, out / "distributions.png")
+        statistics = studies.statistics(screened.rows)
         return [
-            studies.statistics(screened.rows),
+            studies.dashboard(screened.rows, settings, record),
+            replace(statistics, images=(plot_overview(screened.rows, settings, out / "overview.png"),)),
             ReportTable(
                 f"Distributions at {settings.level}",
                 f"Each dot is a study; dashed lines are the thresholds of Medium and High. {studies.promise(record)}",

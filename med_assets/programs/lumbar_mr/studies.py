@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from med_assets.program import ReportTable
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.measures import MEASURES, PUBLISHED, TRANSITIONAL, Table
 from med_assets.programs.lumbar_mr.tables import number, values
 from med_assets.programs.lumbar_mr.thresholds import (
+    Risk,
     RiskSettings,
     Thresholds,
     fit_threshold,
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 SHIFTED = "count may be shifted at"
 """Column of the levels with a strong second peak about one level away."""
 
+RISKS: tuple[Risk, ...] = get_args(Risk)
+"""Risks of a study in the order of the dashboard."""
+
+FLAGGED = RISKS[:2]
+
 
 def wide(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return one row per case: case_id, then `LEVEL_MEASURE` for each level, the published measures first; NaN if undefined."""
@@ -33,6 +39,31 @@ def wide(rows: "pd.DataFrame") -> "pd.DataFrame":
     flat = found.assign(column=found["subject"].astype(str) + "_" + found["metric"].astype(str))
     table = flat.pivot_table(index="case_id", columns="column", values="value", dropna=False)
     return table.reindex(columns=names).rename_axis(columns=None).reset_index()
+
+
+def dashboard(rows: "pd.DataFrame", settings: RiskSettings, record: Thresholds | None) -> ReportTable:
+    """How many studies there are, how many of each risk, and the share that is flagged: High or Medium, of all studies.
+
+    Studies without a risk stay in the denominator. Without thresholds no study can be flagged, and the share is undefined.
+    """
+    import pandas as pd
+
+    risks: list[Risk] = [record.risk(own) if record else "Unknown" for own in tables_of(rows).values()]
+    counts = {risk: risks.count(risk) for risk in RISKS}
+    n, flagged = len(risks), sum(counts[risk] for risk in FLAGGED)
+
+    def part(count: int) -> str:
+        return number(100 * count / n if n else None, 1)
+
+    table = [{"studies": "all", "number": n, "share, %": part(n)}]
+    table += [{"studies": risk, "number": count, "share, %": part(count)} for risk, count in counts.items()]
+    if record:
+        table.append({"studies": "flagged (detection rate)", "number": flagged, "share, %": part(flagged)})
+    text = (
+        f"Risks by {settings.measure} at {settings.level}; {' and '.join(FLAGGED)} are flagged. The share is that of studies that the "
+        f"thresholds call uncertain, not that of transitional vertebrae: only a reader finds those. {promise(record)}"
+    )
+    return ReportTable("Statistics dashboard", text, pd.DataFrame(table))
 
 
 def statistics(rows: "pd.DataFrame") -> ReportTable:
@@ -53,7 +84,7 @@ def statistics(rows: "pd.DataFrame") -> ReportTable:
     meanings = "; ".join(f"{name}: {spec.meaning}" for name, spec in MEASURES.items())
     text = (
         "Mean and standard deviation over studies, whatever their anatomy. A level that is not found has a confidence and nothing "
-        f"else.\n\n{meanings}."
+        f"else, so it is missing in the histograms. Boxes span the quartiles, whiskers 1.5 times that range.\n\n{meanings}."
     )
     return ReportTable("Uncertainty by level", text, pd.DataFrame(table))
 

@@ -14,7 +14,8 @@ from med_assets.dicom.objects import Identity, new_object, save
 from med_assets.errors import ConfigurationError
 from med_assets.programs.lumbar_mr import studies
 from med_assets.programs.lumbar_mr.levels import LEVELS
-from med_assets.programs.lumbar_mr.thresholds import normal_cases, risk_settings
+from med_assets.programs.lumbar_mr.pictures import plot_overview
+from med_assets.programs.lumbar_mr.thresholds import fit, normal_cases, risk_settings, tables_of
 from med_assets.reporting.checks import synthetic_report
 from med_assets.reporting.stage import report_path
 from med_assets.screening.stage import QUEUE, TABLE, folder_of
@@ -151,6 +152,7 @@ def test_the_report_screens_what_is_scored_and_counts_the_rest_without_loading_a
         stages.report(ws, P)
     text = report_path(ws, P).read_text()
     assert f"2 cases not evaluated; run `med-assets audit-queue {P} --model {EXPERIMENT}`" in text
+    assert "Statistics dashboard" in text
     assert "All 6 studies" in text, "the training cases are not scored by an evaluation"
     stages.screening(ws, P, EXPERIMENT)
     stages.report(ws, P)
@@ -265,3 +267,38 @@ def test_each_normal_case_is_held_against_the_normal_cases_of_other_folds() -> N
     row = found.rows[(found.rows["measure"] == "confidence") & (found.rows["rate asked for"] == 0.1)].iloc[0]
     assert (row["normal cases"], row["flagged"]) == (30, "0 of 30")
     assert "promised in every fold is 0.048" in found.text
+
+
+def test_the_dashboard_counts_each_risk_once_and_flags_high_and_medium_alone() -> None:
+    asked = {"measure": "confidence", "high_rate": 0.1, "medium_rate": 0.3}
+    rows, settings = cohort(60), risk_settings().model_copy(update=asked)
+    tables = tables_of(rows)
+    normals = normal_cases(rows, settings)[0]
+    record = fit(
+        {case: tables[case] for case in normals},
+        {case: case for case in tables},
+        settings,
+        checkpoint="c",
+        dataset_version="d",
+        trained_on=(),
+        synthetic=True,
+    )
+    expected = [record.risk(own) for own in tables.values()]
+    found = studies.dashboard(rows, settings, record).rows.set_index("studies")["number"]
+    assert found["all"] == 60
+    assert {risk: found[risk] for risk in studies.RISKS} == {risk: expected.count(risk) for risk in studies.RISKS}
+    assert found["flagged (detection rate)"] == found["High"] + found["Medium"] == 30
+    assert found[list(studies.RISKS)].sum() == 60
+
+
+def test_without_thresholds_no_share_of_flagged_studies_is_made_up() -> None:
+    found = studies.dashboard(cohort(6), risk_settings(), None).rows.set_index("studies")["number"]
+    assert (found["all"], found["Unknown"]) == (6, 6)
+    assert "flagged (detection rate)" not in found.index
+
+
+def test_the_overview_is_plotted_where_levels_are_not_found(tmp_path: Path) -> None:
+    rows = cohort(12)
+    rows.loc[rows["metric"] == "entropy", "value"] = None
+    path = plot_overview(rows, risk_settings(), tmp_path / "overview.png")
+    assert path.stat().st_size > 1000
