@@ -34,9 +34,14 @@ NO_SPLIT = ""
 """Split in the scores of a case whose patient has none, as those of cases to predict."""
 
 
-def folder_of(ws: Settings, program_name: str) -> Path:
-    """Where the table and the queue of a program are written."""
-    return ws.reports / program_name / "screening"
+TRIAL = "trial"
+"""Folder of the table and the queue of a trial, within that of the full run."""
+
+
+def folder_of(ws: Settings, program_name: str, trial: bool = False) -> Path:
+    """Where the table and the queue of a program are written; those of a trial (a run with a limit) are apart."""
+    folder = ws.reports / program_name / "screening"
+    return folder / TRIAL if trial else folder
 
 
 def model_of(ws: Settings, program_name: str, experiment: str | None) -> Champion | Checkpoint | None:
@@ -126,22 +131,28 @@ def screening(
     """Write the table of all cases, the first to be read first, and the queue of the `top` cases that nobody read yet.
 
     The queue has a column for the decision and one for a note, see `review.decisions.record`. Without a model nothing is written.
+    With a `limit` it is a trial: its files are in a folder of their own, and its failures are in the result alone, so that
+    files and tables of the full run stay as they are. Raises ConfigurationError where no case could be predicted.
     """
     program_screening, model = screening_of(program_name), model_of(ws, program_name, experiment)
     if model is None or not (len(Catalog(ws, program_name).dataset()) or unlabelled(ws, program_name)):
         return StageResult(digest("no model"), {"cases": 0}, {"note": "there is no model or no case yet"})
     found, counts, failures = screened(ws, program_name, model, limit, launch)
-    record_failures(ws, program_name, "screening", model.experiment, model.checkpoint, failures)
+    trial = limit is not None
+    if not trial:
+        record_failures(ws, program_name, "screening", model.experiment, model.checkpoint, failures)
     if found.rows.empty:
-        raise ConfigurationError(
-            f"{program_name}: none of {len(failures)} cases could be predicted; see the table failures"
+        first = next(iter(sorted(failures.items())), None)
+        more = (
+            "see the table failures" if not trial else f"the first, {first[0]}: {first[1]}" if first else "limit is 0"
         )
+        raise ConfigurationError(f"{program_name}: none of {len(failures)} cases could be predicted; {more}")
     table = program_screening.table(ws, found)
     decisions = decided(ws, program_name)
     table["read"] = table["case_id"].map(decisions)
     table["checkpoint"] = model.checkpoint
     queue = table[table["read"].isna()].head(top).drop(columns="read").assign(**{DECISION: "", NOTE: ""})
-    folder = folder_of(ws, program_name)
+    folder = folder_of(ws, program_name, trial)
     for name, rows in ((TABLE, table), (QUEUE, queue)):
         write_text(folder / name, csv(rows))
     return StageResult(

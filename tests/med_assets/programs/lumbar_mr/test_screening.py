@@ -136,11 +136,25 @@ def test_the_table_has_every_study_and_starts_with_the_published_columns(ws: Wor
 
 def test_a_trial_run_is_the_same_with_a_limit(ws: Workspace) -> None:
     stages.screening(ws, P, EXPERIMENT, limit=3)
-    few = table(ws).sort_values("case_id")
+    few = pd.read_csv(folder_of(ws, P, trial=True) / TABLE).sort_values("case_id")
     stages.screening(ws, P, EXPERIMENT)
     many = table(ws).sort_values("case_id")
     same = [name for name in few if name != "rank"]
     pd.testing.assert_frame_equal(few[same].reset_index(drop=True), many[same].head(3).reset_index(drop=True))
+
+
+def test_a_trial_leaves_files_and_failures_of_the_full_run_as_they_are(ws: Workspace) -> None:
+    (row,) = [row for row in ws.lake.rows("dataset", P) if row["case_id"] == "t1"]
+    (ws.store.fetch(row["artifact"]) / "input.npy").unlink()
+    stages.screening(ws, P, EXPERIMENT)
+    full = {name: (folder_of(ws, P) / name).read_bytes() for name in (TABLE, QUEUE)}
+    failures = ws.lake.rows("failures", f"{P}/screening")
+    assert [row["case_id"] for row in failures] == ["t1"]
+    result = stages.screening(ws, P, EXPERIMENT, limit=1)
+    assert (result.counts["cases"], result.counts["failed"]) == (1, 0)
+    assert result.summary["queue"] == f"reports/{P}/screening/trial/{QUEUE}"
+    assert {name: (folder_of(ws, P) / name).read_bytes() for name in full} == full
+    assert ws.lake.rows("failures", f"{P}/screening") == failures
 
 
 def test_the_report_screens_what_is_scored_and_counts_the_rest_without_loading_a_model(
