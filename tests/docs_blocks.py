@@ -1,7 +1,8 @@
 """Code blocks of the documentation, found and run.
 
 A `bash` block runs in an empty folder with a temporary home, the demo's settings, and `med-assets` on the PATH;
-variables that a block exports hold for the rest of its page. Lines with `make` are only checked to name a target that
+variables that a block exports hold for the rest of its page. With `preloaded_commands` that `med-assets` is forked from a parent
+that has imported what commands use. Lines with `make` are only checked to name a target that
 exists, since they would install or train. A block with `<!-- needs: ... -->` above it needs something that is not in
 the repository; its commands are then only parsed by the command itself. A block below the name of a file, as
 in "`conf/x.yaml`:", is the content of that file, one below "A line in `NAME` of `x.py`:" belongs into that table, and a block
@@ -13,10 +14,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets.cli.command_line import cli
+from med_assets.storage import preloaded
 
 FENCE = re.compile(
     r"(?:^(?:[^\n]* in `(?P<into>\w+)` of )?`(?P<path>[\w./]+)`:\n\n)?(?:<!-- needs: (?P<needs>[^>]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -24,6 +28,37 @@ FENCE = re.compile(
 )
 OF_THIS_PAGE = "of this page"
 STATE = ".page-env"
+
+PRELOADED = {
+    "med_assets.cli": (
+        "med_assets.cli.command_line",
+        "med_assets.dataset.stage",
+        "med_assets.intake.stage",
+        "med_assets.launch.training",
+        "med_assets.reporting.dataset_card",
+        "med_assets.programs.rt_dose.phantom",
+        "great_expectations",
+    )
+}
+"""What `preloaded_commands` imports. No torch: few commands need it."""
+
+ORDINARY = "an ordinary process"
+"""What a command says on stderr that could not be forked, such as one whose page exports a variable that imports may read."""
+
+CLIENT = """#!{python} -IS
+import os, sys
+sys.path.insert(0, {repository!r})
+from med_assets.storage import preloaded
+command = [sys.executable, "-P", "-m", "med_assets.cli", *sys.argv[1:]]
+environment = dict(os.environ)
+os.environ[preloaded.VARIABLE] = {parents!r}
+process = preloaded.start(command, environment, keep=[0], tied=True)
+if not isinstance(process, preloaded.Forked):
+    print("med-assets: {ordinary}", file=sys.stderr)
+code = process.wait()
+sys.exit(code if code >= 0 else 128 - code)
+"""
+"""`med-assets` as a command whose process is forked; without site packages, since it starts for each command."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +103,28 @@ def _check_parses(line: str) -> None:
         cli.commands[name].make_context(name, rest)
 
 
-def run_block(block: Block, folder: Path, repository: Path) -> subprocess.CompletedProcess[str] | None:
-    """Run one block in the folder of its page; None when there was nothing to run."""
+@contextmanager
+def preloaded_commands(folder: Path, repository: Path) -> Iterator[Path]:
+    """Put into a folder, which is yielded, a `med-assets` whose processes are forked while the block runs."""
+    with preloaded.parents(PRELOADED, _environment(repository, folder)) as found:
+        if found:
+            client = folder / "med-assets"
+            parents = found[preloaded.VARIABLE]
+            client.write_text(
+                CLIENT.format(python=sys.executable, repository=str(repository), parents=parents, ordinary=ORDINARY)
+            )
+            client.chmod(0o700)
+        yield folder
+
+
+def run_block(
+    block: Block, folder: Path, repository: Path, commands: Path | None = None
+) -> subprocess.CompletedProcess[str] | None:
+    """Run one block in the folder of its page, with the programs of `commands` if given; None when there was nothing to run."""
     if block.path or OF_THIS_PAGE in block.needs:
         return None
     if block.language == "python":
-        return _run([sys.executable, "-c", block.text], folder, repository)
+        return _run([sys.executable, "-c", block.text], folder, repository, commands)
     if block.language not in ("bash", "sh"):
         return None
     runnable = []
@@ -87,20 +138,29 @@ def run_block(block: Block, folder: Path, repository: Path) -> subprocess.Comple
     if not runnable:
         return None
     script = "\n".join(["set -eu", f"test ! -f {STATE} || source ./{STATE}", *runnable, f"export -p > {STATE}"])
-    return _run(["bash", "-c", script], folder, repository)
+    return _run(["bash", "-c", script], folder, repository, commands)
 
 
-def _run(command: list[str], folder: Path, repository: Path) -> subprocess.CompletedProcess[str]:
-    outside = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))
-    }
-    env = outside | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(repository),
+def _run(command: list[str], folder: Path, repository: Path, commands: Path | None) -> subprocess.CompletedProcess[str]:
+    env = _environment(repository, commands) | {
         "MED_ASSETS_HOME": str(folder / ".med_assets"),
         "MED_ASSETS_PSEUDONYM_KEY": "a-key-that-only-the-tests-know",
         "MED_ASSETS_PURPOSE": "demo",
         "MED_ASSETS_PROFILE": "demo",
-        "OMP_NUM_THREADS": "1",
     }
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=500)
+
+
+def _environment(repository: Path, commands: Path | None) -> dict[str, str]:
+    """What the processes of a page have whatever their home: the same for what is forked and for its parent."""
+    path = (commands, Path(sys.executable).parent, os.environ["PATH"])
+    outside = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))
+    }
+    return outside | {
+        "PATH": os.pathsep.join(str(each) for each in path if each),
+        "PYTHONPATH": str(repository),
+        "OMP_NUM_THREADS": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # a process with two threads is not forked
+    }

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from med_assets.cli.command_line import cli
 from med_assets.cli.reference import reference
 from med_assets.cli.tables_page import page
 from med_assets.experiments import configuration as experiments
-from tests.docs_blocks import Block, blocks, run_block
+from med_assets.storage import preloaded
+from tests.docs_blocks import ORDINARY, Block, blocks, preloaded_commands, run_block
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -199,13 +201,35 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a `med-assets` that costs no imports."""
+    with preloaded_commands(tmp_path_factory.mktemp("commands"), REPOSITORY) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_code_blocks_of_a_page_work_in_their_order(page: Path, tmp_path: Path) -> None:
+def test_code_blocks_of_a_page_work_in_their_order(page: Path, tmp_path: Path, commands: Path) -> None:
     found = blocks(page)
     assert all(block.language in LANGUAGES for block in found)
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
     for block in found:
-        run_one(block, tmp_path)
+        run_one(block, tmp_path, None if page.name == "README.md" else commands)  # a new user's are ordinary processes
+
+
+def test_a_command_of_a_page_is_forked_and_is_what_an_ordinary_one_is(tmp_path: Path, commands: Path) -> None:
+    def run(text: str, commands: Path | None) -> subprocess.CompletedProcess[str]:
+        done = run_block(Block("bash", text, ""), tmp_path, REPOSITORY, commands)
+        assert done is not None
+        return done
+
+    for text in ("med-assets --version", "med-assets no-such-command", "export S3_ENDPOINT_URL=x; med-assets cases no"):
+        forked, ordinary = run(text, commands), run(text, None)
+        assert (forked.returncode, forked.stdout, forked.stderr) == (
+            ordinary.returncode, ordinary.stdout, ordinary.stderr
+        )  # fmt: skip
+    if preloaded.available():
+        assert ORDINARY in run("export LANGUAGE=of_this_block; med-assets --version", commands).stderr
 
 
 def test_a_page_with_files_has_a_test_that_writes_them() -> None:
@@ -215,8 +239,8 @@ def test_a_page_with_files_has_a_test_that_writes_them() -> None:
     assert [name for name in found if f'"{name}"' not in tests] == []
 
 
-def run_one(block: Block, folder: Path) -> None:
+def run_one(block: Block, folder: Path, commands: Path | None) -> None:
     """Run a block and fail with its own words."""
-    done = run_block(block, folder, REPOSITORY)
+    done = run_block(block, folder, REPOSITORY, commands)
     if done is not None:
         assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"

@@ -41,7 +41,7 @@ VARIABLE = "MED_ASSETS_PRELOADED"
 ROOT = Path(__file__).resolve().parents[2]
 """Folder of the package that runs."""
 
-NOT_READ_BY_IMPORTS = ("MED_ASSETS_", "PYTEST_", "DAGSTER_", "AWS_")
+NOT_READ_BY_IMPORTS = ("MED_ASSETS_", "PYTEST_", "DAGSTER_", "AWS_", "S3_")
 """Beginnings of variables that no preloaded module reads while it is imported; a process gets its own."""
 
 NOT_OF_THE_PROCESS = frozenset(
@@ -175,12 +175,12 @@ def start(
 ) -> Process:
     """Start a command in a session of its own, forked where its module has a parent and would be the same.
 
-    It reads nothing; `stdout`, `stderr` are open files, those of `keep` are open in it under their numbers. A `tied` one that is
-    forked is killed when this process ends; an ordinary one has to see to that itself.
+    It reads nothing unless 0 is in `keep`; `stdout`, `stderr` are open files, those of `keep` are open in it under their numbers. A
+    `tied` one that is forked is killed when this process ends; an ordinary one has to see to that itself.
     """
     forked = _fork(command, environment, stdout, stderr, keep, tied)
     return forked or subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+        command, stdin=None if 0 in keep else subprocess.DEVNULL, stdout=stdout, stderr=stderr,
         start_new_session=True, env=environment, pass_fds=keep,
     )  # fmt: skip
 
