@@ -190,6 +190,14 @@ class ReportTables(Protocol):
 
 
 @runtime_checkable
+class SplitPlots(Protocol):
+    """Has a figure of all cases of a split, which the record of each evaluated checkpoint holds."""
+
+    def split_plot(self, scores: "Sequence[CaseScore]", split: str, path: Path) -> str | None:
+        """Plot to `path`, a PNG, what one model scored on the cases of a split; returns a caption, None where there is nothing to show."""
+
+
+@runtime_checkable
 class CrossvalTables(Protocol):
     """Has other tables of a cross-validation than of a split."""
 

@@ -25,6 +25,12 @@ def further_scores(catalog: Catalog, line: Line) -> Mapping[str, str]:
     return {further_name(*key): cell(one) if one else "" for key, one in found.items()}
 
 
+def split_figure(catalog: Catalog, line: Line) -> Mapping[str, str]:
+    """Where the record of an experiment has the figure of all its validation cases, such as a confusion matrix, below the folder of reports."""
+    path = catalog.ws.reports / catalog.program / "experiments" / line.experiment / "figures" / "all_cases_val.png"
+    return {"all cases": path.relative_to(catalog.ws.reports).as_posix() if path.is_file() else ""}
+
+
 def costs(catalog: Catalog, line: Line) -> Mapping[str, str]:
     """What the checkpoint costs, where that was measured."""
     found = checkpoint_facts(catalog.ws, catalog.program, line.checkpoint)
@@ -42,6 +48,7 @@ Column = Callable[[Catalog, Line], Mapping[str, str]]
 COLUMNS: tuple[Column, ...] = (
     deciding_scores,
     further_scores,
+    split_figure,
     costs,
     checkpoint,
 )

@@ -13,8 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets import program
+from med_assets.capabilities import SplitPlots
 from med_assets.catalog import Catalog
+from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.launch.training import curve_panels
+from med_assets.program import Program
 from med_assets.records import CaseScore, EpochMetric
 from med_assets.reporting.pictures import plot_typical_cases, typical_cases
 from med_assets.settings import Settings
@@ -58,7 +61,7 @@ def plot_figures(ws: Settings, program_name: str, name: str, checkpoint: str, be
     shown = typical_cases(scores, chosen.primary_metric, [LABEL])
     case = [[score.case_id, score.split, score.value] for score in shown.values()]
     code = [version_of(plot_figures), chosen.code_versions["evaluate"], chosen.evaluation_settings(ws)]
-    key = digest(code, checkpoint, best, history.to_csv(index=False), case)
+    key = digest(code, checkpoint, best, history.to_csv(index=False), case, *_of_all_cases(chosen, scores))
     kept = read_json(out / RECORD) if (out / RECORD).is_file() else {}
     if kept.get("key") == key and all((out / file).is_file() for file in kept["files"]):
         return Figures(dict(kept["captions"]), kept["files"], fresh=False)
@@ -76,6 +79,31 @@ def plot_figures(ws: Settings, program_name: str, name: str, checkpoint: str, be
         out / RECORD, {"key": key, "checkpoint": checkpoint, "captions": list(captions.items()), "files": hashes}
     )
     return Figures(captions, hashes, fresh=True)
+
+
+def _of_all_cases(chosen: Program, scores: Sequence[CaseScore]) -> list[list[tuple[str, str, str, float | None]]]:
+    """What the figure of a split depends on, of a program that has one; empty in the others."""
+    if not isinstance(chosen, SplitPlots):
+        return []
+    return [sorted((one.case_id, one.metric, one.subject, one.prediction) for one in scores)]
+
+
+def split_figure(split: str) -> str:
+    """Name of the figure of all cases of a split."""
+    return f"all_cases_{split}.png"
+
+
+def _splits(chosen: Program, scores: Sequence[CaseScore], out: Path) -> dict[str, str]:
+    """Plot all cases of each held-out split, in a program that has such a figure."""
+    if not isinstance(chosen, SplitPlots):
+        return {}
+    plotted = {
+        split_figure(split): chosen.split_plot(
+            [one for one in scores if one.split == split], split, out / split_figure(split)
+        )
+        for split in HELD_OUT
+    }
+    return {name: caption for name, caption in plotted.items() if caption}
 
 
 def _all(
@@ -104,6 +132,7 @@ def _all(
             captions["loss_components.png"] = (
                 "Each term of the loss over the epochs, mean over batches, before its weight."
             )
+        captions |= _splits(program.get(program_name), scores, out)
         captions |= _case(ws, program_name, checkpoint, scores, out)
     return captions
 

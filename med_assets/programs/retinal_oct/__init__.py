@@ -239,6 +239,11 @@ class RetinalOct(Program):
 
         return tables(rows)
 
+    def split_plot(self, scores: "Sequence[CaseScore]", split: str, path: Path) -> str | None:
+        from med_assets.programs.retinal_oct.pictures import plot_confusion
+
+        return plot_confusion(scores, split, path)
+
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.retinal_oct.export import write_prediction
 

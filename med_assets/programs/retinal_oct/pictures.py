@@ -1,12 +1,14 @@
 """The picture of one case: its middle B-scan beside the probabilities of the classes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from med_assets.programs.retinal_oct.prepared import PreparedCase
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
+from med_assets.records import CaseScore
 
 
 def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
@@ -42,3 +44,30 @@ def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
         synthetic = ", synthetic" if case.synthetic else ""
         fig.suptitle(f"case {case.case_id}{synthetic}", x=0.01, ha="left", fontsize=10.5, color=INK)
     return [path]
+
+
+def plot_confusion(scores: Sequence[CaseScore], split: str, path: Path) -> str | None:
+    """Plot the confusion matrix of a split as counts, coloured by the share of the true class; returns its caption, None without a case."""
+    from med_assets.metrics.classification import confusion
+    from med_assets.programs.retinal_oct.score import wide
+    from med_assets.reporting.style import INK, figure
+
+    table = wide(scores)
+    if table.empty:
+        return None
+    counts = confusion(table["y_true"].to_numpy(), table["y_pred"].to_numpy(), len(CLASSES))
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [name.replace(" ", "\n") for name in CLASSES]
+    with figure(path, 4.8, 4.2) as fig:
+        axis = fig.subplots()
+        axis.grid(False)
+        image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            tone = "white" if share[row, column] > 0.6 else INK
+            axis.text(column, row, f"{count:.0f}", ha="center", va="center", color=tone)
+        axis.set(
+            xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names, xlabel="predicted",
+            ylabel="true class", title=f"{len(table)} cases of {split}",
+        )  # fmt: skip
+        fig.colorbar(image, ax=axis, label="share of the true class", shrink=0.8)
+    return f"Confusion matrix of {len(table)} cases of {split}: counts, coloured by the share of the true class."

@@ -39,3 +39,12 @@ def test_all_metrics_of_a_program_are_columns_and_the_deciding_one_orders_the_li
     assert table.loc["random_probe", "val brier"] == ""
     assert next(iter(table)) == "val balanced_accuracy"
     assert found.rows[1]["val calibration_error mean"] == 0.9
+
+
+def test_the_path_of_the_figure_of_all_cases_is_in_the_leaderboard_once_it_is_there(workspace: Workspace) -> None:
+    evaluated(workspace, "scratch", {("balanced_accuracy", "all"): 0.5})
+    assert "all cases" not in board(workspace, Q).tables["leaderboard"]
+    name = "retinal_oct/experiments/scratch/figures/all_cases_val.png"
+    (workspace.reports / name).parent.mkdir(parents=True)
+    (workspace.reports / name).write_bytes(b"")
+    assert board(workspace, Q).tables["leaderboard"]["all cases"].tolist() == [name]
