@@ -83,12 +83,12 @@ def intake_sensor(
         next_at, found = dict(before.next_at), dict[str, Listing]()
         until = clock.elapsed() + patience
 
-        def look(name: str) -> Listing:
+        def list_entries(name: str) -> Listing:
             return _list(instance, ws, name, clock.now(), found.get(name))
 
         while True:
             due = [name for name in programs if clock.now() >= next_at.get(name, 0.0)]
-            listed = for_each(context, due, look)
+            listed = for_each(context, due, list_entries)
             found |= {one.program: one for one in listed}
             next_at |= dict.fromkeys(due, clock.now() + look_s())
             next_at |= {one.program: clock.now() + max(look_s(), one.cpu_s / SHARE) for one in listed}

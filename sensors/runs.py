@@ -21,7 +21,7 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 STATE_TAG = ".dagster/med_assets_state"
-"""Tag of a run with the key of the state of the world that it was started for. Dagster's pages leave out tags that begin with
+"""Tag of a run with the key of the state of the world that it was started for. Dagster's pages leave out tags whose prefix is
 `.dagster/`: a run of an update has one for each asset, which would fill the list of runs with hashes."""
 
 WORKER_GONE_TAG = "med_assets/worker_gone"

@@ -19,7 +19,7 @@ def number(name: str, default: float, environ: Mapping[str, str] = os.environ) -
 
 
 def tick_s(environ: Mapping[str, str] = os.environ) -> int:
-    """Least seconds between the beginnings of two ticks of the sensors of intake and update."""
+    """Least seconds from the start of a tick to that of the next one, of the sensors of intake and update."""
     return max(1, round(number("MED_ASSETS_TICK_S", 10, environ)))
 
 

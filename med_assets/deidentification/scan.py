@@ -1,7 +1,7 @@
 """The scan of stored cases for residual identity: of the same bytes once per version of the scanner."""
 
-from collections.abc import Collection
-from functools import cached_property
+from collections.abc import Collection, Hashable
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from med_assets import program
@@ -9,10 +9,18 @@ from med_assets.catalog import Catalog
 from med_assets.records import IdentityScan
 from med_assets.settings import Settings
 from med_assets.storage.files import canonical_json, digest, read_json
+from med_assets.storage.memo import Memo
 from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
     from med_assets.dicom.structure_names import Vocabulary
+
+
+_findings: Memo[dict[str, str]] = Memo()
+"""Lines of findings by artifact, by home, program, scanner, batch and the stamp of its rows: sensors ask at each tick."""
+
+FEW = 8
+"""Batches whose rows are read file by file; more are read in one go."""
 
 
 class Scan:
@@ -47,7 +55,7 @@ class Scan:
         if not stored:
             return {}
         catalog, batches = Catalog(self.ws, self.program), {batch for batch, _ in stored}
-        known = self._known(catalog, *(batches if len(batches) == 1 else ()))
+        known = self._known_of(catalog, batches)
         missing = sorted({(batch, artifact) for batch, artifact in stored if artifact not in known})
         if missing and len(batches) == 1:
             known = self._known(catalog) | known  # the same files may have come in another batch
@@ -56,20 +64,45 @@ class Scan:
                 known[artifact] = "\n".join(self._scan(artifact))
         for batch in sorted({batch for batch, _ in missing}):
             fresh = {artifact: known[artifact] for of, artifact in missing if of == batch}
+            texts = self._known(catalog, batch) | fresh
             rows = [
                 IdentityScan(
                     program=self.program, batch=batch, artifact=artifact, scanner=self.scanner, findings=text or None
                 )
-                for artifact, text in sorted((self._known(catalog, batch) | fresh).items())
+                for artifact, text in sorted(texts.items())
             ]
             catalog.replace(IdentityScan, rows, batch)
+            _findings.get(self._key(catalog, batch), partial(dict, texts))
         return {artifact: text.splitlines() for _, artifact in stored if (text := known[artifact])}
+
+    def _known_of(self, catalog: Catalog, batches: Collection[str]) -> dict[str, str]:
+        """Lines of findings by artifact of some batches; rows that have not changed are not read again, many that have are read together."""
+        keys = {batch: self._key(catalog, batch) for batch in sorted(batches)}
+        changed = [batch for batch, key in keys.items() if key not in _findings]
+        if len(changed) > FEW:
+            read = {batch: dict[str, str]() for batch in changed} | self._by_batch(catalog)
+        else:
+            read = {batch: self._known(catalog, batch) for batch in changed}
+        known: dict[str, str] = {}
+        for batch, key in keys.items():
+            known |= _findings.get(key, partial(read.__getitem__, batch))
+        return known
+
+    def _key(self, catalog: Catalog, batch: str) -> Hashable:
+        return self.ws.home, self.program, self.scanner, batch, catalog.stamp(IdentityScan, batch)
 
     def _known(self, catalog: Catalog, *batch: str) -> dict[str, str]:
         """Lines of findings by artifact, of all batches or one, that this scanner has made."""
-        found = catalog.frame(IdentityScan, *batch, columns=("artifact", "scanner", "findings"))
-        found = found[found["scanner"] == self.scanner]
-        return dict(zip(found["artifact"], found["findings"].fillna(""), strict=True))
+        return {artifact: text for of in self._by_batch(catalog, *batch).values() for artifact, text in of.items()}
+
+    def _by_batch(self, catalog: Catalog, *batch: str) -> dict[str, dict[str, str]]:
+        """Lines of findings by batch and artifact, of all batches or one, that this scanner has made."""
+        found = catalog.frame(IdentityScan, *batch, columns=("batch", "artifact", "scanner", "findings"))
+        found = found[found["scanner"] == self.scanner].fillna({"findings": ""})
+        known: dict[str, dict[str, str]] = {}
+        for of, artifact, text in zip(found["batch"], found["artifact"], found["findings"], strict=True):
+            known.setdefault(of, {})[artifact] = text
+        return known
 
     def _scan(self, artifact: str) -> list[str]:
         """Scan the files of a case, unless an earlier version has, which kept its findings in the store."""

@@ -35,7 +35,7 @@ _LAST_GROUPS = 0x3006
 """Objects without pixels that intake knows (structures, plans) end in this group or later."""
 
 
-class Place(NamedTuple):
+class ElementBounds(NamedTuple):
     """Where an element of the outermost level lies: its tag, the code of its value representation (empty in implicit VR), the length
     that it states, and the first byte of its header and of its value."""
 
@@ -58,7 +58,7 @@ class Extent:
     regular: bool = False
     """Whether the walk went through all elements to the last byte of the file, so that nothing of it can be read otherwise."""
 
-    places: tuple[Place, ...] = ()
+    places: tuple[ElementBounds, ...] = ()
     """The elements of a regular file in their order, which begin behind its file meta."""
 
 
@@ -138,7 +138,7 @@ class _Walk:
         self.pixels = False
         self.cut = False
         self.regular = False
-        self.places: list[Place] = []
+        self.places: list[ElementBounds] = []
 
     def end(self) -> int:
         size, left = len(self.data), False
@@ -223,7 +223,7 @@ class _Walk:
             return False
         start, self.position = self.position, after
         if top:
-            self.places.append(Place(tag, code, length, start, after))
+            self.places.append(ElementBounds(tag, code, length, start, after))
         if top and tag in _PIXELS:
             if not (self._fragments() if length == UNDEFINED else self._skip(length)):
                 self.position = start

@@ -17,7 +17,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from med_assets.dicom.bounds import LONG, SHORT, UNDEFINED, Place
+from med_assets.dicom.bounds import LONG, SHORT, UNDEFINED, ElementBounds
 from med_assets.dicom.undecoded import plain, tag_of
 
 _META_START = 132
@@ -26,7 +26,7 @@ _SYNTAXES = frozenset(map(str, AllTransferSyntaxes)) - {DeflatedExplicitVRLittle
 _CODES = {code: code.decode() for code in SHORT | LONG}
 
 
-def cut(data: bytes, places: Sequence[Place]) -> FileDataset | None:
+def cut(data: bytes, places: Sequence[ElementBounds]) -> FileDataset | None:
     """The dataset of a regular file whose elements are at `places`; None of one that takes a closer look, as pydicom has.
 
     Raises what pydicom raises for elements that it can't parse.
@@ -60,7 +60,7 @@ def cut(data: bytes, places: Sequence[Place]) -> FileDataset | None:
 
 
 def _meta(data: bytes) -> tuple[dict[BaseTag, RawDataElement] | None, int]:
-    """The elements of the file meta, and where it ends; None where it does not begin with its length, or is not in explicit VR."""
+    """The elements of the file meta, and where it ends; None where its length is not its first element, or is not in explicit VR."""
     if data[128:_META_START] != b"DICM":
         return None, 0
     elements: dict[BaseTag, RawDataElement] = {}

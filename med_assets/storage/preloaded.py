@@ -32,6 +32,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from med_assets.errors import MedAssetsError
 
@@ -42,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 """Folder of the package that runs."""
 
 NOT_READ_BY_IMPORTS = ("MED_ASSETS_", "PYTEST_", "DAGSTER_", "AWS_", "S3_")
-"""Beginnings of variables that no preloaded module reads while it is imported; a process gets its own."""
+"""Prefixes of variables that no preloaded module reads while it is imported; a process gets its own."""
 
 NOT_OF_THE_PROCESS = frozenset(
     {"PWD", "OLDPWD", "SHLVL", "_", "LINES", "COLUMNS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
@@ -304,7 +305,6 @@ class _Parent:
             _send(connection, b"other surroundings")
             self._forget(connection)
         else:
-            self._load()
             parent = os.getpid()
             if not (pid := os.fork()):
                 self._separate(connection, parent if request.tied else None)
@@ -334,7 +334,14 @@ class _Parent:
         """Whether a process of this parent is what an ordinary one would be."""
         package = Path(request.folder) / self.module.partition(".")[0]
         shadowed = not request.safe_path and package.exists() and package.parent.resolve() != ROOT
-        return not shadowed and request.surroundings == self.surroundings
+        others, own = ({**each, "variables": None} for each in (request.surroundings, self.surroundings))
+        if shadowed or others != own:
+            return False
+        self._load()
+        variables = cast(dict[str, str], request.surroundings["variables"])
+        # A starter that has imported the same has the variables which these imports set.
+        unset = {name: text for name, text in variables.items() if self.set_by_imports.get(name) != text}
+        return unset == self.surroundings["variables"]
 
     def _load(self) -> None:
         """Import, once. Raises MedAssetsError when that leaves more than one thread; all that would be forked is then ordinary."""

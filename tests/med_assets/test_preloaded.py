@@ -148,6 +148,13 @@ def test_variables_that_imports_set_are_there_in_each_process(folder: Path, monk
         for _ in range(2):
             process, out, _ = run(folder, "print(os.environ['SET_BY_AN_IMPORT'])")
             assert (type(process), out) == (preloaded.Forked, "yes\n")
+        for text, kind in (
+            ("yes", preloaded.Forked),
+            ("no", subprocess.Popen),
+        ):  # as in a starter with the same imports, and another
+            monkeypatch.setenv("SET_BY_AN_IMPORT", text)
+            process, out, _ = run(folder, "print(os.environ['SET_BY_AN_IMPORT'])")
+            assert (type(process), out) == (kind, f"{text}\n")
 
 
 @pytest.mark.parametrize("difference", ["variable", "limit", "package of that name", "other python"])
