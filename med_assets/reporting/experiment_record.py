@@ -39,7 +39,7 @@ def notebook_of(ws: Settings, run: TrainingRun) -> Path | None:
     return None
 
 
-@versioned("1")
+@versioned("2")
 def record(ws: Settings, program_name: str, name: str) -> StageResult:
     """Plot the figures of an experiment's checkpoint and write its notebook, executed.
 

@@ -218,7 +218,7 @@ class RetinalOct(Program):
 
         return load_predictor(checkpoint, cache / FOLDER)
 
-    @versioned("2")
+    @versioned("3")
     def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.retinal_oct.scorer import score
 
