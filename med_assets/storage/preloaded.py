@@ -42,13 +42,16 @@ VARIABLE = "MED_ASSETS_PRELOADED"
 ROOT = Path(__file__).resolve().parents[2]
 """Folder of the package that runs."""
 
-NOT_READ_BY_IMPORTS = ("MED_ASSETS_", "PYTEST_", "DAGSTER_", "AWS_", "S3_")
-"""Prefixes of variables that no preloaded module reads while it is imported; a process gets its own."""
+NOT_READ_BY_IMPORTS = ("MED_ASSETS_", "PYTEST_", "DAGSTER_", "AWS_", "S3_", "GX_")
+"""Prefixes of variables that no preloaded module reads while it is imported, or that it sets itself before, as that of Great Expectations; a
+process gets its own."""
 
 NOT_OF_THE_PROCESS = frozenset(
-    {"PWD", "OLDPWD", "SHLVL", "_", "LINES", "COLUMNS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
+    {"PWD", "OLDPWD", "SHLVL", "_", "LINES", "COLUMNS"}
+    | {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "CUBLAS_WORKSPACE_CONFIG"}
 )
-"""Variables of shells and terminals, and those that scikit-learn sets in whatever imports it."""
+"""Variables of shells and terminals, and those that scikit-learn and MONAI set in whatever imports them: libraries read these when their
+first threads or CUDA start, which is in the process itself."""
 
 LIMITS = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
 
