@@ -21,7 +21,6 @@ from dagster._core.storage.defs_state.base import DefsStateStorage
 from hypothesis import HealthCheck, settings
 
 from med_assets.launch.jobs import PRELOADED
-from med_assets.reporting import style
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
 
@@ -63,13 +62,6 @@ def one_torch_thread() -> None:
     """Two cores are shared by all that runs; more threads make small networks slower, not faster."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures have few pixels, since drawing them is much of what whole stages cost; tests of plots override this."""
-    for name in ("DPI", "PUBLICATION_DPI", "PDF_RASTER_DPI"):
-        monkeypatch.setattr(style, name, 40)
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,6 @@ from med_assets.reporting.style import figure, publication
 SHAPE = (10, 14, 16)
 
 
-@pytest.fixture(autouse=True)
-def coarse_figures() -> None:
-    """Plots here are as fine as they are for users."""
-
-
 def doses() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     z, y, x = np.meshgrid(*(np.arange(n) - n / 2 for n in SHAPE), indexing="ij")
     truth = (70 * np.exp(-(z**2 + y**2 + x**2) / 20)).astype(np.float32)
