@@ -197,6 +197,11 @@ class SplitPlots(Protocol):
         """Plot to `path`, a PNG, what one model scored on the cases of a split; returns a caption, None where there is nothing to show."""
 
 
+def split_figure(split: str) -> str:
+    """File name of the figure of all cases of a split, of `SplitPlots`."""
+    return f"all_cases_{split}.png"
+
+
 @runtime_checkable
 class CrossvalTables(Protocol):
     """Has other tables of a cross-validation than of a split."""

@@ -386,28 +386,18 @@ def _transfer_syntax(ds: Dataset) -> UID:
 
 
 def _file_meta(out: Dataset, syntax: UID) -> FileMetaDataset:
-    kind, instance = plain(out.get_item("SOPClassUID")), plain(out.get_item("SOPInstanceUID"))
-    if kind is not None and instance is not None:
-        version = RawDataElement(tag_of(0x00020001), "OB", 2, b"\0\1", 0, False, True)
-        texts = [
-            stored_text(tag_of(number), representation, value, uids.ExplicitVRLittleEndian)
-            for number, representation, value in (
-                (0x00020002, "UI", kind),
-                (0x00020003, "UI", instance),
-                (0x00020010, "UI", syntax),
-                (0x00020012, "UI", IMPLEMENTATION_UID),
-                (0x00020013, "SH", IMPLEMENTATION_VERSION),
-            )
-        ]
-        return FileMetaDataset({element.tag: element for element in (version, *texts)})
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = out.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
-    meta.TransferSyntaxUID = syntax
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
-    return meta
+    version = RawDataElement(tag_of(0x00020001), "OB", 2, b"\0\1", 0, False, True)
+    texts = [
+        stored_text(tag_of(number), representation, value, uids.ExplicitVRLittleEndian)
+        for number, representation, value in (
+            (0x00020002, "UI", text(out, "SOPClassUID")),
+            (0x00020003, "UI", text(out, "SOPInstanceUID")),
+            (0x00020010, "UI", syntax),
+            (0x00020012, "UI", IMPLEMENTATION_UID),
+            (0x00020013, "SH", IMPLEMENTATION_VERSION),
+        )
+    ]
+    return FileMetaDataset({element.tag: element for element in (version, *texts)})
 
 
 def _same(element: DataElement) -> DataElement:

@@ -21,6 +21,7 @@ from med_assets.dicom.enhanced import all_frames, first_frame, is_multi_frame
 from med_assets.dicom.parsing import (
     HEADER,
     LAST_RESORT,
+    MOST_SERIES,
     REFERENCES,
     SEG_REFERENCES,
     Parsed,
@@ -282,6 +283,8 @@ def _described(path: Path, reading: Reading) -> Instance:
     )
     known = shelf.described.get(key)
     if known is None:
+        if len(shelf.described) >= MOST_SERIES:
+            shelf.described.clear()
         known = shelf.described[key] = replace(_read_header(path, reading), parsed=None)
     return replace(known, path=path, sop_instance_uid=uid, parsed=reading.parsed)
 

@@ -67,6 +67,10 @@ _PIXEL_REPRESENTATIONS = ("OB", "OW", "UN", None)
 """What PixelData may be; None where the file does not say, as in implicit VR."""
 
 
+MOST_SERIES = 256
+"""Headers that are kept at a time; beyond them it starts anew."""
+
+
 class Shelf:
     """The files of an entry, kept in memory from when they are first opened, up to `most_bytes` in all."""
 
@@ -74,7 +78,7 @@ class Shelf:
         self.bytes_left = most_bytes
         self.readable: Repeated[None] = Repeated()
         self.described: dict[Hashable, Any] = {}
-        """What `discover` made of the headers of files, by all that is the same in the slices of a series."""
+        """What `discover` made of the headers of files, by all that is the same in the slices of a series: of MOST_SERIES at a time."""
 
         self._contents: dict[Path, bytes] = {}
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from med_assets import program
+from med_assets.capabilities import SplitPlots, split_figure
 from med_assets.catalog import Catalog
 from med_assets.evaluation.aggregates import cell
 from med_assets.evaluation.costs import checkpoint_facts
@@ -25,10 +26,16 @@ def further_scores(catalog: Catalog, line: Line) -> Mapping[str, str]:
     return {further_name(*key): cell(one) if one else "" for key, one in found.items()}
 
 
-def split_figure(catalog: Catalog, line: Line) -> Mapping[str, str]:
-    """Where the record of an experiment has the figure of all its validation cases, such as a confusion matrix, below the folder of reports."""
-    path = catalog.ws.reports / catalog.program / "experiments" / line.experiment / "figures" / "all_cases_val.png"
-    return {"all cases": path.relative_to(catalog.ws.reports).as_posix() if path.is_file() else ""}
+def figure_of_all_cases(catalog: Catalog, line: Line) -> Mapping[str, str]:
+    """Where the record of an experiment has the figure of all its validation cases, such as a confusion matrix, below the folder of reports.
+
+    The record is written later, from what the leaderboard shows too, so whether the figure is there already is not asked.
+    """
+    if not isinstance(program.get(catalog.program), SplitPlots):
+        return {}
+    recorded = catalog.checkpoint(line.experiment) is not None
+    path = f"{catalog.program}/experiments/{line.experiment}/figures/{split_figure('val')}"
+    return {"all cases": path if recorded else ""}
 
 
 def costs(catalog: Catalog, line: Line) -> Mapping[str, str]:
@@ -48,7 +55,7 @@ Column = Callable[[Catalog, Line], Mapping[str, str]]
 COLUMNS: tuple[Column, ...] = (
     deciding_scores,
     further_scores,
-    split_figure,
+    figure_of_all_cases,
     costs,
     checkpoint,
 )

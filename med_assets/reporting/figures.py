@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from med_assets import program
-from med_assets.capabilities import SplitPlots
+from med_assets.capabilities import SplitPlots, split_figure
 from med_assets.catalog import Catalog
 from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.launch.training import curve_panels
@@ -86,11 +86,6 @@ def _of_all_cases(chosen: Program, scores: Sequence[CaseScore]) -> list[list[tup
     if not isinstance(chosen, SplitPlots):
         return []
     return [sorted((one.case_id, one.metric, one.subject, one.prediction) for one in scores)]
-
-
-def split_figure(split: str) -> str:
-    """Name of the figure of all cases of a split."""
-    return f"all_cases_{split}.png"
 
 
 def _splits(chosen: Program, scores: Sequence[CaseScore], out: Path) -> dict[str, str]:

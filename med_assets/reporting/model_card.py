@@ -46,20 +46,10 @@ NO_OTHERS = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
-class CardScore:
-    """A metric over the cases of a split: mean and interval in `unit`, None where undefined, over n cases."""
+class CardScore(Aggregate):
+    """A metric over the cases of a split, of one version of the dataset."""
 
     __pydantic_config__: ClassVar[ConfigDict] = NO_OTHERS
-    split: str
-    metric: str
-    subject: str
-    unit: str
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int
-    interval: str
-    convention: str
     dataset_version: str
     deciding: bool
     """Whether promotion and the leaderboard go by it."""
@@ -298,9 +288,7 @@ def readme(card: ModelCard) -> str:
 
 def _table(scores: Iterable[CardScore]) -> str:
     """Scores side by side by split, as the leaderboard writes them: mean [low, high] (n = ...)."""
-    return markdown(
-        side_by_side([Aggregate(**{one.name: getattr(row, one.name) for one in fields(Aggregate)}) for row in scores])
-    )
+    return markdown(side_by_side(list(scores)))
 
 
 def _conventions(card: ModelCard) -> pd.DataFrame:

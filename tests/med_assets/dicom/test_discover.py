@@ -10,7 +10,9 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
+from med_assets.dicom import discover
 from med_assets.dicom.discover import describe, load, scan
+from med_assets.dicom.parsing import Shelf
 from med_assets.errors import CaseRejected
 
 
@@ -35,6 +37,24 @@ def test_objects_are_found_by_content_in_nested_folders_whatever_their_names(tmp
     assert (ct.sop_instance_uid, ct.series_uid) == (truth.SOPInstanceUID, truth.SeriesInstanceUID)
     assert (ct.study_uid, ct.patient_id) == (truth.StudyInstanceUID, truth.PatientID)
     assert ct.frame_of_reference_uid == truth.FrameOfReferenceUID
+
+
+def test_headers_of_few_series_are_kept_and_each_file_is_described_as_without_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(discover, "MOST_SERIES", 2)
+    for number in range(12):
+        ds = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+        ds.SOPInstanceUID, ds.SeriesInstanceUID = f"1.2.3.{number}", f"1.2.4.{number % 4}"
+        ds.save_as(tmp_path / f"{number:02d}")
+    shelf, kept = Shelf(1 << 30), []
+
+    def before(path: Path) -> None:
+        shelf.start(path)
+        kept.append(len(shelf.described))
+
+    found = scan(tmp_path, before, shelf)
+    assert found == scan(tmp_path)
+    assert len(found.instances) == 12
+    assert max(kept) == 2
 
 
 def test_references_and_the_frame_of_reference_come_from_the_objects_own_sequences(tmp_path):

@@ -7,7 +7,7 @@ from med_assets.catalog import Catalog
 from med_assets.evaluation.aggregates import Aggregate
 from med_assets.evaluation.leaderboard import board
 from med_assets.programs.retinal_oct.score import CLASS_NAMES
-from med_assets.records import AggregateScore
+from med_assets.records import AggregateScore, Checkpoint
 from med_assets.settings import Workspace
 
 Q = "retinal_oct"
@@ -41,10 +41,23 @@ def test_all_metrics_of_a_program_are_columns_and_the_deciding_one_orders_the_li
     assert found.rows[1]["val calibration_error mean"] == 0.9
 
 
-def test_the_path_of_the_figure_of_all_cases_is_in_the_leaderboard_once_it_is_there(workspace: Workspace) -> None:
+def test_the_path_of_the_figure_of_all_cases_is_in_the_leaderboard_whether_or_not_the_record_is_written(
+    workspace: Workspace,
+) -> None:
     evaluated(workspace, "scratch", {("balanced_accuracy", "all"): 0.5})
-    assert "all cases" not in board(workspace, Q).tables["leaderboard"]
-    name = "retinal_oct/experiments/scratch/figures/all_cases_val.png"
+    assert "all cases" not in board(workspace, Q).tables["leaderboard"], "without a checkpoint there is no record"
+    made = {
+        "program": Q,
+        "experiment": "scratch",
+        "checkpoint": "checkpoint/scratch",
+        "experiment_hash": "h",
+        "dataset_version": "d",
+    }
+    counted = {"n_train": 1, "n_val": 1, "synthetic": True, "weights_sha256": "w", "git_commit": None}
+    Catalog(workspace, Q).replace(Checkpoint, [Checkpoint.of(made | counted)], "scratch")
+    name = f"{Q}/experiments/scratch/figures/all_cases_val.png"
+    before = board(workspace, Q)
+    assert before.tables["leaderboard"]["all cases"].tolist() == [name]
     (workspace.reports / name).parent.mkdir(parents=True)
     (workspace.reports / name).write_bytes(b"")
-    assert board(workspace, Q).tables["leaderboard"]["all cases"].tolist() == [name]
+    assert board(workspace, Q).tables["leaderboard"].equals(before.tables["leaderboard"])
