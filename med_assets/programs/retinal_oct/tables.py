@@ -1,4 +1,4 @@
-"""Tables of the report: the confusion matrix and the scores of each class, by device and site where these differ."""
+"""Tables of the report: the confusion matrix and the scores of each class."""
 
 from typing import TYPE_CHECKING
 
