@@ -5,6 +5,7 @@ has none.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -176,6 +177,41 @@ class PredictionFacts(Protocol):
 
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         """What a prediction says and how sure it is, by name with unit."""
+
+
+@dataclass(frozen=True)
+class UsualError:
+    """How far a model is from the reference in one metric and subject: the mean of the absolute values over n validation cases."""
+
+    mean_absolute: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ModelOfPage:
+    """The model whose prediction a plan is compared with: its experiment, the key of its checkpoint, whether it was trained on the
+    case, and its usual errors by metric and subject; empty before its evaluation."""
+
+    experiment: str
+    checkpoint: str
+    trained_on_case: bool
+    usual: Mapping[tuple[str, str], UsualError]
+
+
+@runtime_checkable
+class PlanPages(Protocol):
+    """Compares a plan with what a model predicts for its patient, on one page."""
+
+    def plan_page(
+        self,
+        ws: "Settings",
+        prepared: Path,
+        predicted: Path,
+        scores: Sequence["Score"],
+        model: ModelOfPage,
+        page: Path,
+    ) -> Mapping[str, float | str | None]:
+        """Write `page`, a PDF, of one case and its scores; returns what a table of all cases says of it, by name with unit."""
 
 
 # -- reports

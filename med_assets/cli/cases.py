@@ -158,6 +158,31 @@ def predict(
         raise SystemExit(1)
 
 
+@SECTION.command("plan-qa")
+@program
+@click.argument(
+    "case",
+    type=Value("CASE|FOLDER"),
+    required=False,
+    help="case id, or its first characters; or a folder with plans, of which nothing is taken in; all cases of the dataset by default",
+)
+@model()
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
+@launcher
+def plan_qa(program: str, case: str | None, model: str | None, out: Path, launcher: str | None) -> int:
+    """Compare planned dose with predicted dose: a page as PDF for each case, and a table of all, plan_qa.csv.
+
+    Fails when no case could be compared.
+    """
+    ws = workspace()
+    found = stages.plan_qa(ws, program, case, model, out, launch(ws, launcher))
+    print(table({"case": one.case_id, **one.measured, "reason": one.reason} for one in found))
+    for one in found:
+        for path in one.paths:
+            print(path)
+    return int(not any(one.paths for one in found))
+
+
 @SECTION.command()
 @program
 @case()

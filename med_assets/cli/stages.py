@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from med_assets.evaluation.crossvalidation import crossval
     from med_assets.evaluation.leaderboard import leaderboard
     from med_assets.evaluation.learning_curves import learning_curve
+    from med_assets.evaluation.plan_qa import plan_qa
     from med_assets.evaluation.predict_folder import predict_folder
     from med_assets.evaluation.prediction import debug, predict
     from med_assets.evaluation.predictions import predictions
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "StageResult", "accept_batch", "accept_scores", "analyse", "champion", "crossval", "dataset", "dataset_card", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
-    "learning_curve", "model_card", "monitor", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
+    "learning_curve", "model_card", "monitor", "plan_qa", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
     "up_to_date", "withdraw",
 ]  # fmt: skip
 
@@ -60,6 +61,7 @@ MODULES = {
     "learning_curve": "med_assets.evaluation.learning_curves",
     "model_card": "med_assets.reporting.model_card",
     "monitor": "med_assets.monitoring.stage",
+    "plan_qa": "med_assets.evaluation.plan_qa",
     "predict": "med_assets.evaluation.prediction",
     "predict_folder": "med_assets.evaluation.predict_folder",
     "predictions": "med_assets.evaluation.predictions",

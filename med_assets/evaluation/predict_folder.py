@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,12 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import PredictionFacts
-from med_assets.catalog import Catalog
 from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
+from med_assets.evaluation.prediction import Predicted, model_of
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation, StoredCase, Task
 from med_assets.intake.workers import Workers, side_by_side
-from med_assets.launch.training import checkpoint_of
+from med_assets.launch.training import NamedModel
 from med_assets.preparation.audit import Audited, audited
 from med_assets.preparation.expectations import INDEX, import_ahead
 from med_assets.records import CaseVersion
@@ -43,6 +43,18 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What was written of a predicted case, and what it holds."""
+
+    paths: tuple[Path, ...]
+    measured: Mapping[str, float | str | None]
+
+
+Write = Callable[[str, Predicted, Path], Written]
+"""Writes files of a predicted case, by its id, into a folder. Raises CaseRejected for one that it can't write."""
+
+
+@dataclass(frozen=True)
 class Ready:
     """A prepared case: its files, facts, and what they fail of the audit."""
 
@@ -60,6 +72,23 @@ def predict_folder(
     instead of pseudonyms, so that a clinic's own systems take them. Raises ConfigurationError for a folder that is not there,
     for one of the landing zone or the home, and where there is no model.
     """
+    model = model_of(ws, program_name, experiment)
+    outcomes = predict_all(ws, program_name, folder, model, out, partial(write_files, ws, program_name), relink=relink)
+    write_table(outcomes, out, TABLE, "predicted")
+    return outcomes
+
+
+def predict_all(
+    ws: Workspace,
+    program_name: str,
+    folder: Path,
+    model: NamedModel,
+    out: Path,
+    write: Write,
+    *,
+    relink: bool = False,
+) -> list[Outcome]:
+    """Predict every case in a folder, and `write` it into a folder of its own below `out`; what is raised is that of `predict_folder`."""
     folder, out = folder.resolve(), out.resolve()
     if not folder.is_dir():
         raise ConfigurationError("expected a folder with DICOM files, got one that is not there, or no folder")
@@ -68,9 +97,6 @@ def predict_folder(
             raise ConfigurationError(
                 "expected an output folder outside of the home and the landing zone; choose another"
             )
-    model = checkpoint_of(ws, program_name, experiment) if experiment else Catalog(ws, program_name).champion()
-    if model is None:
-        raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
     ws.store.verify(model.checkpoint)
     remove_abandoned(ws.home)
     with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as work_folder:
@@ -79,22 +105,27 @@ def predict_folder(
             # What a model keeps of cases goes with them.
             predictor = program.get(program_name).predictor(ws.store.fetch(model.checkpoint), Path(work_folder))
         outcomes = [
-            one if isinstance(one, Outcome) else _predicted(ws, program_name, one, predictor, model.checkpoint, out)
+            one if isinstance(one, Outcome) else _predicted(one, predictor, model.checkpoint, out, write)
             for one in found
         ]
         if relink:
             outcomes = _relinked(ws, folder, out, outcomes)
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / TABLE) as temporary:
-        table(outcomes, out).to_csv(temporary, index=False)
     return outcomes
 
 
-def table(outcomes: list[Outcome], out: Path) -> pd.DataFrame:
-    """What came of each case, a row each, with what was measured in columns of its own."""
+def write_table(outcomes: list[Outcome], out: Path, name: str, done: str) -> Path:
+    """Write `table` as CSV into a folder; returns the path."""
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / name) as temporary:
+        table(outcomes, out.resolve(), done).to_csv(temporary, index=False)
+    return out / name
+
+
+def table(outcomes: list[Outcome], out: Path, done: str) -> pd.DataFrame:
+    """What came of each case, a row each with the status `done` or refused, and what was measured in columns of its own."""
     return pd.DataFrame(
         [
-            {"case": one.case_id, "status": "predicted" if one.paths else "refused"}
+            {"case": one.case_id, "status": done if one.paths else "refused"}
             | dict(one.measured)
             | {"files": ", ".join(path.relative_to(out).as_posix() for path in one.paths)}
             | {"reason": one.reason, "warnings": "; ".join(one.warnings)}
@@ -151,30 +182,32 @@ def _prepare(ws: Workspace, program_name: str, workers: Workers, case: StoredCas
         return Outcome(case_id, str(rejected))
 
 
-def _predicted(
-    ws: Workspace, program_name: str, ready: Ready, predictor: program.CasePredictor, checkpoint: str, out: Path
-) -> Outcome:
-    chosen, case_id = program.get(program_name), ready.case.case.case_id
-    stored, prepared, predicted = (
-        ready.case.folder,
-        ready.case.folder.with_suffix(ARRAYS),
-        ready.case.folder.with_suffix(PREDICTED),
-    )
+def write_files(ws: Workspace, program_name: str, case_id: str, predicted: Predicted, out: Path) -> Written:
+    """Write the files for viewers and planning systems, and the pictures."""
+    chosen = program.get(program_name)
+    paths = chosen.write_prediction(predicted.raw, predicted.prepared, predicted.kept, out, predicted.checkpoint)
+    pictures = chosen.report_images(ws, predicted.prepared, predicted.kept, out)
+    if not isinstance(chosen, PredictionFacts):
+        return Written((*paths, *pictures), {})
+    return Written((*paths, *pictures), chosen.prediction_facts(ws, predicted.prepared, predicted.kept))
+
+
+def _predicted(ready: Ready, predictor: program.CasePredictor, checkpoint: str, out: Path, write: Write) -> Outcome:
+    case_id, stored = ready.case.case.case_id, ready.case.folder
+    predicted = Predicted(checkpoint, stored, stored.with_suffix(ARRAYS), stored.with_suffix(PREDICTED))
     if ready.audit.errors:
         return Outcome(case_id, "; ".join(ready.audit.errors))
     try:
-        predicted.mkdir()
-        predictor.predict(prepared, predicted)
-        paths = chosen.write_prediction(stored, prepared, predicted, out / case_id, checkpoint)
-        pictures = chosen.report_images(ws, prepared, predicted, out / case_id)
-        measured = chosen.prediction_facts(ws, prepared, predicted) if isinstance(chosen, PredictionFacts) else {}
+        predicted.kept.mkdir()
+        predictor.predict(predicted.prepared, predicted.kept)
+        written = write(case_id, predicted, out / case_id)
     except DiskFull:  # no fault of the case
         raise
     except CaseRejected as rejected:
         return Outcome(case_id, str(rejected))
     except Exception as error:  # one bad case never stops the others
         return Outcome(case_id, f"predicting failed with {type(error).__name__}: {error}")
-    return Outcome(case_id, "", (*paths, *pictures), measured, ready.audit.warnings)
+    return Outcome(case_id, "", written.paths, written.measured, ready.audit.warnings)
 
 
 def _relinked(ws: Workspace, folder: Path, out: Path, outcomes: list[Outcome]) -> list[Outcome]:

@@ -8,7 +8,7 @@ from med_assets.capabilities import DebugImages
 from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.predicting import predict_cases
-from med_assets.launch.training import Launch, checkpoint_of, stored_checkpoint
+from med_assets.launch.training import Launch, NamedModel, checkpoint_of, stored_checkpoint
 from med_assets.settings import Settings
 
 
@@ -43,6 +43,17 @@ def debug(ws: Settings, program_name: str, case: str, experiment: str | None, ou
     return chosen.debug_images(ws, ws.store.fetch(found.checkpoint), found.prepared, found.kept, out)
 
 
+def model_of(ws: Settings, program_name: str, experiment: str | None) -> NamedModel:
+    """The model of an experiment, or the champion. Raises ConfigurationError where there is none."""
+    if experiment:
+        found = checkpoint_of(ws, program_name, experiment)
+        return NamedModel(experiment, found.checkpoint)
+    champion = Catalog(ws, program_name).champion()
+    if champion is None:
+        raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
+    return NamedModel(champion.experiment, champion.checkpoint)
+
+
 def _predicted(
     ws: Settings, program_name: str, case: str, experiment: str | None, launch: Launch | None = None
 ) -> Predicted:
@@ -56,9 +67,7 @@ def _predicted(
         raise ConfigurationError(
             f"expected one accepted case whose id starts with {case!r}, got {len(prepared)}; see `med-assets cases {program_name}`"
         )
-    model = checkpoint_of(ws, program_name, experiment) if experiment else catalog.champion()
-    if model is None:
-        raise ConfigurationError(f"{program_name} has no champion yet; name an experiment with --model")
+    model = model_of(ws, program_name, experiment)
     ((case_id, row),) = prepared.items()
     raw = next(each.artifact for each in usable(catalog.case_versions(row.batch)) if each.case_id == case_id)
     stored_checkpoint(ws, program_name, model)

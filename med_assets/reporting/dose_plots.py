@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from med_assets.metrics.dvh import cumulative_dvh
 from med_assets.reporting.planes import BODY_HU, EDGES, PLANES, Panel, bounding_box, hot_centre, letters, outline
 from med_assets.reporting.style import INK, MUTED, figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 ISODOSE_PERCENT = (20, 40, 60, 80, 95, 105)
 """Isodose lines, % of the prescription."""
@@ -144,29 +148,40 @@ def plot_dvh(
     title: str = "Dose-volume histogram",
 ) -> Path:
     """Plot cumulative DVHs, planned (if there is one) solid and predicted dashed, for every structure that has voxels; return `path`."""
+    with figure(path, 8.6, 4.6) as fig:
+        axis = fig.subplots()
+        handles = dvh_lines(axis, truth_gy, prediction_gy, structures)
+        axis.set_title(title)
+        fig.legend(handles=handles, loc="outside right upper")
+    return path
+
+
+def dvh_lines(
+    axis: "Axes",
+    truth_gy: NDArray[np.floating] | None,
+    prediction_gy: NDArray[np.floating],
+    structures: Mapping[str, NDArray[np.bool_]],
+) -> "list[Line2D]":
+    """Plot the lines of `plot_dvh` into axes; returns what a legend shows."""
     from matplotlib.lines import Line2D
 
     present = {name: mask for name, mask in structures.items() if mask.any()}
     doses = [dose for dose in (truth_gy, prediction_gy) if dose is not None]
     top = 1.03 * max(1.0, *(float(dose.max()) for dose in doses))
     levels = np.linspace(0, top, 400)
-    with figure(path, 8.6, 4.6) as fig:
-        axis = fig.subplots()
-        for number, (name, mask) in enumerate(present.items()):
-            tone = outline(number, False)  # as the outlines of the dose wash, where the targets come first too
-            planned = None if truth_gy is None else cumulative_dvh(truth_gy[mask], levels)
-            if planned is not None:
-                axis.plot(levels, planned, color=tone, linewidth=1.9, label=name)
-            predicted = cumulative_dvh(prediction_gy[mask], levels)
-            label = name if planned is None else None
-            axis.plot(levels, predicted, color=tone, linewidth=1.7, linestyle=(0, (4, 2)), label=label)
-        axis.set(xlim=(0, top), ylim=(0, 102), xlabel="Dose (Gy)", ylabel="Volume (%)", title=title)
-        styles = [
-            Line2D([], [], color=INK, linewidth=1.9, label="planned"),
-            Line2D([], [], color=INK, linewidth=1.7, linestyle=(0, (4, 2)), label="predicted"),
-        ]
-        styles = styles if truth_gy is not None else styles[1:]
-        names, labels = axis.get_legend_handles_labels()
-        shown = [str(style.get_label()) for style in styles]
-        fig.legend(handles=[*styles, *names], labels=[*shown, *labels], loc="outside right upper")
-    return path
+    named = []
+    for number, (name, mask) in enumerate(present.items()):
+        tone = outline(number, False)  # as the outlines of the dose wash, where the targets come first too
+        planned = None if truth_gy is None else cumulative_dvh(truth_gy[mask], levels)
+        if planned is not None:
+            named += axis.plot(levels, planned, color=tone, linewidth=1.9, label=name)
+        predicted = cumulative_dvh(prediction_gy[mask], levels)
+        label = name if planned is None else None
+        lines = axis.plot(levels, predicted, color=tone, linewidth=1.7, linestyle=(0, (4, 2)), label=label)
+        named += lines if planned is None else []
+    axis.set(xlim=(0, top), ylim=(0, 102), xlabel="Dose (Gy)", ylabel="Volume (%)")
+    styles = [
+        Line2D([], [], color=INK, linewidth=1.9, label="planned"),
+        Line2D([], [], color=INK, linewidth=1.7, linestyle=(0, (4, 2)), label="predicted"),
+    ]
+    return [*(styles if truth_gy is not None else styles[1:]), *named]

@@ -50,6 +50,9 @@ PUBLICATION_SCALE = 1.35
 PDF_RASTER_DPI = 150
 """Resolution of images within a PDF; lines and text are vectors."""
 
+A4_INCHES = (8.27, 11.69)
+"""Width and height of an upright page."""
+
 COMPRESSION = 3
 """Effort of zlib for print: the most is three times slower for a tenth of the size."""
 
@@ -120,3 +123,16 @@ def _enlarge(drawn: "Figure") -> None:
             given = axis.get_tick_params().get("labelsize")  # of the ticks that are made while drawing
             if isinstance(given, int | float):
                 axis.set_tick_params(labelsize=size(given))
+
+
+@contextmanager
+def page(path: Path) -> Iterator["Figure"]:
+    """Yield an empty upright page of A4; on leaving it is written to `path` as PDF with its fonts, atomically."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(dict[Any, Any](_RC | {"pdf.fonttype": 42, "pdf.compression": COMPRESSION})):
+        plotted = Figure(figsize=A4_INCHES)
+        yield plotted
+        with replacing(path) as temporary:
+            plotted.savefig(temporary, format="pdf", dpi=PUBLICATION_DPI, metadata={"CreationDate": None})

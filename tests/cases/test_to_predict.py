@@ -79,8 +79,8 @@ def network_of(name: str, experiment: Experiment) -> nn.Module:
     return build_network(experiment.network)  # type: ignore[attr-defined]  # an experiment of this program
 
 
-def champion(ws: Workspace, name: str, seed: int = 0) -> str:
-    """An untrained champion in the store; returns the key of its checkpoint."""
+def champion(ws: Workspace, name: str, seed: int = 0, learned: Sequence[str] = ()) -> str:
+    """An untrained champion in the store, whose record names the cases that it learned from; returns the key of its checkpoint."""
     # An untrained network is sure of nothing, and a level that is not found has no point.
     found = ("inference.found_above=0",) if name == "lumbar_mr" else ()
     given = (*of_workspace(ws, name), *found)
@@ -94,7 +94,8 @@ def champion(ws: Workspace, name: str, seed: int = 0) -> str:
     with ws.store.create(key) as folder:
         save_tensors(folder / "weights.pt", dict(weights))
         write_text(folder / "experiment.json", experiment.to_json())
-        write_json(folder / "provenance.json", {"cases": [], "weights_sha256": key, "initial": None})
+        used = [{"case_id": case, "patient_id": case, "split": "train"} for case in learned]
+        write_json(folder / "provenance.json", {"cases": used, "weights_sha256": key, "initial": None})
     row = {"program": name, "experiment": EXPERIMENTS[name], "checkpoint": key, "dataset_version": "d", "n_train": 0}
     row |= {"promoted_at": f"2026-01-0{seed + 1}", "action": "promoted", "reason": "a test"}
     ws.lake.write("champions", name, [*ws.lake.rows("champions", name), row])

@@ -25,6 +25,7 @@ from med_assets.storage.versions import versioned
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.capabilities import ModelOfPage
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.evaluation.analysis import Analysis
@@ -273,6 +274,19 @@ class RtDose(Program):
         from med_assets.programs.rt_dose.scorer import plot
 
         return plot(prepared, predicted, out, EvaluationSettings.for_profile(ws.profile, self.site(ws)))
+
+    def plan_page(
+        self,
+        ws: "Settings",
+        prepared: Path,
+        predicted: Path,
+        scores: Sequence["Score"],
+        model: "ModelOfPage",
+        page: Path,
+    ) -> Mapping[str, float | str | None]:
+        from med_assets.programs.rt_dose.plan_page import write_page
+
+        return write_page(prepared, predicted, scores, self.site(ws), model, page)
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.rt_dose.export import write_prediction
