@@ -7,10 +7,11 @@ from med_assets import program
 from med_assets.capabilities import ModelImages
 from med_assets.catalog import Catalog
 from med_assets.evaluation.predicting import prediction_key
-from med_assets.program import Metric, Predicted
+from med_assets.program import Metric, Predicted, Program
 from med_assets.records import CaseScore
 from med_assets.settings import Settings
-from med_assets.storage.files import read_json
+from med_assets.storage.files import digest, read_json, write_json
+from med_assets.storage.versions import version_of, versioned
 
 
 def typical_cases(scores: Iterable[CaseScore], metric: Metric, labels: Collection[str]) -> dict[str, CaseScore]:
@@ -59,9 +60,27 @@ def plot_typical_cases(
             caption = (
                 f"{label.capitalize()} held-out case ({score.split}): {metric.name} {score.value:.2f}{metric.after}"
             )
-            images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(key), folder)
+            images = _images_of_case(ws, chosen, score.case_id, artifact, key, folder, keep=out is None)
             pictures += [(image, caption) for image in images]
     return pictures
+
+
+@versioned("1")
+def _images_of_case(
+    ws: Settings, chosen: Program, case_id: str, artifact: str, prediction: str, folder: Path, keep: bool
+) -> list[Path]:
+    """Plots of one case and its prediction in `folder`. With `keep` those of an earlier call stand while nothing they show has changed."""
+    record = folder / f"{case_id}.json"
+    settings = chosen.evaluation_settings(ws)
+    code = [version_of(_images_of_case), chosen.code_versions["evaluate"], settings]
+    key = digest(code, artifact, prediction)
+    kept = read_json(record) if keep and record.is_file() else {}
+    if kept.get("key") == key and all((folder / name).is_file() for name in kept["files"]):
+        return [folder / name for name in kept["files"]]
+    images = chosen.report_images(ws, ws.store.fetch(artifact), ws.store.fetch(prediction), folder)
+    if keep:
+        write_json(record, {"key": key, "files": [image.name for image in images]})
+    return images
 
 
 def plot_all_cases(

@@ -21,6 +21,11 @@ def contents(home: Path) -> set[str]:
     return {path.parent.relative_to(home).as_posix() for path in (home / "store").rglob("manifest.json")}
 
 
+def plots(home: Path) -> dict[str, int]:
+    """Time of change (ns) of each plot of a case."""
+    return {path.name: path.stat().st_mtime_ns for path in (home / "reports" / P / "plots").rglob("*.png")}
+
+
 def versions(instance: dg.DagsterInstance, assets: Sequence[dg.AssetKey]) -> list[str]:
     """Newest data version of each asset."""
     events = [instance.get_latest_materialization_event(key) for key in assets]
@@ -46,7 +51,9 @@ def test_a_renamed_home_goes_on_and_computes_nothing_again(
         before = versions(instance, data)
         (record,) = instance.get_run_records()
     made, rows = contents(workspace.home), workspace.lake.rows("evaluation_cases", f"{P}/{E}")
+    plotted = plots(workspace.home)
     assert rows
+    assert plotted
 
     moved = workspace.home.rename(tmp_path / "elsewhere")
     for name, value in settings_of(moved).items():
@@ -61,6 +68,10 @@ def test_a_renamed_home_goes_on_and_computes_nothing_again(
     assert evaluated["new"] == 0
     assert evaluated["reused"] == len({row["case_id"] for row in rows})
     assert contents(moved) == made
+    assert plots(moved) == plotted, "a picture of the same prediction is not plotted again"
+    next((moved / "reports" / P / "plots").rglob("*_dvh.png")).unlink()
+    stages.evaluate(ws, P, E)
+    assert plots(moved).keys() == plotted.keys(), "one that is gone is"
     assert ws.lake.rows("evaluation_cases", f"{P}/{E}") == rows
     assert main(["query", "select count(*) as n from evaluation_cases"]) == 0
     assert main(["verify"]) == 0
