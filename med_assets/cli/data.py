@@ -18,7 +18,7 @@ from med_assets.storage.s3.bucket import location
 SECTION = Section("Cases from files")
 
 SOURCES = (
-    "openkbp", "msd", "datalist", "pair", "lumbar-t2", "rsna-lumbar", "ai-readi", "busi", "busbra", "bus-uclm",
+    "openkbp", "msd", "datalist", "pair", "lumbar-t2", "rsna-lumbar", "ai-readi", "busi", "busbra", "bus-uclm", "folder",
 )  # fmt: skip
 VOLUMES = ("msd", "datalist", "pair")
 """Sources of image and label volumes; a case of them that is skipped fails the command."""
@@ -37,7 +37,7 @@ def _label(text: str) -> tuple[int, str]:
     type=Value("SOURCE", known=lambda: SOURCES),
     help=f"what to read, one of {', '.join(SOURCES)}: OpenKBP, a task of the Medical Segmentation Decathlon, "
     "a MONAI datalist, one image and its label, lumbar T2 volumes with labelled bodies, RSNA 2024 lumbar spine, retinal OCT of AI-READI, or breast ultrasound of "
-    "BUSI, BUSBRA or BUS-UCLM",
+    "BUSI, BUSBRA, BUS-UCLM or a folder of images and masks that a file of conf/breast_us/datasets describes",
 )
 @click.argument(
     "src",
@@ -69,7 +69,10 @@ def _label(text: str) -> tuple[int, str]:
     help="names of label values, such as 1=lung_tumor; they replace those of the data set",
 )
 @click.option(
-    "--name", type=Value("NAME"), help="pair: name of case and patient; by default that of the image's folder and file"
+    "--name",
+    type=Value("NAME"),
+    help="pair: name of case and patient; by default that of the image's folder and file. folder: its file in "
+    "conf/breast_us/datasets, without .yaml",
 )
 def import_cases(
     source: str,
@@ -126,6 +129,12 @@ def import_cases(
             report = volumes.import_pairs(volumes.datalist_pairs(folder, val_fold), dest, dict(labels))
         case "pair":
             report = volumes.import_pairs([volumes.pair(folder, Path(src[1]), name)], dest, dict(labels))
+        case "folder":
+            if name is None:
+                raise ConfigurationError(
+                    "expected --name with a file of conf/breast_us/datasets for a folder, got none"
+                )
+            report = breast.import_folder(name, folder, dest, limit, external)
         case _:
             report = breast.import_images(source, folder, dest, limit, external)
     if report.labels:
@@ -140,6 +149,8 @@ def import_cases(
             )
     replaced = f", {len(report.updated)} replaced by corrected content" if report.updated else ""
     print(f"imported {len(report.imported)} cases, {len(report.existing)} were there already{replaced}")
+    for note in report.notes:
+        print(note)
     if report.skipped:
         print(table({"skipped": name, "reason": reason} for name, reason in report.skipped.items()))
     some = bool(report.imported or report.existing or report.updated)

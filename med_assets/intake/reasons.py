@@ -474,6 +474,9 @@ _ALL = (
     Reason("missing_label", "import", "the image has no label", "add it, or leave the image out"),
     Reason("no_endplate", "import", "an endplate can't be found in the label", "correct the label"),
     Reason("no_labels", "import", "the label holds no labelled voxel", "correct the label"),
+    Reason(
+        "no_table_row", "import", "the data set's table has no row of the image", "add the row, or remove the image"
+    ),
     Reason("no_target", "import", "the case has no target structure", "complete the folder"),
     Reason("not_a_volume", "import", "the file holds no three-dimensional array", "export a volume"),
     Reason("not_hounsfield", "import", "values are not HU", "export the CT in HU"),
@@ -486,6 +489,19 @@ _ALL = (
         "import",
         "the grid's axes are not perpendicular, which DICOM slices can't hold",
         "resample the volume at the source",
+    ),
+    Reason("two_images", "import", "several images have the same key", "make `key` tell them apart, or remove one"),
+    Reason(
+        "unclear_mask",
+        "import",
+        "a mask has grey values that nobody named",
+        "name them in `values` of the data set's file",
+    ),
+    Reason(
+        "unknown_file",
+        "import",
+        "files match the pattern of neither image nor mask",
+        "correct the patterns of the data set's file, or name them in `ignored`",
     ),
     Reason("unreadable_csv", "import", "a table can't be read", "export it again"),
     Reason("unreadable_image", "import", "a picture can't be read", "export it again"),

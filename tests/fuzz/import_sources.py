@@ -30,6 +30,7 @@ class Form:
     shared: tuple[str, ...] = ()
     victim: str = ""
     """Text that the paths of one case's files hold, and no others."""
+    options: tuple[str, ...] = ()
 
 
 def _volume(path: Path, seed: int) -> None:
@@ -160,6 +161,15 @@ def _breast(folders: tuple[str, str], names: tuple[str, str]) -> Callable[[Path]
     return write
 
 
+def _buid(src: Path) -> None:
+    for number in (1, 2):
+        made = phantom(2 * number, (48, 60), "benign")
+        (src / "Benign").mkdir(parents=True, exist_ok=True)
+        arrays = made.pixels[made.region], made.mask[made.region].astype(np.uint8) * 255
+        for end, array in zip(("Image.bmp", "Mask.tif"), arrays, strict=True):
+            Image.fromarray(array).save(src / "Benign" / f"{number} Benign {end}")
+
+
 FORMS = {
     "msd": Form("msd", _task, (".",), ("dataset.json",), "case2"),
     "datalist": Form("datalist", _datalist, ("list.json",), ("list.json",), "case2"),
@@ -176,4 +186,5 @@ FORMS = {
     "busi": Form("busi", _busi, (".",), (), "malignant"),
     "busbra": Form("busbra", _breast(("Images", "Masks"), ("bus_", "mask_")), (".",), ("bus_data.csv",), "0002-l"),
     "bus-uclm": Form("bus-uclm", _breast(("images", "masks"), ("", "")), (".",), (), "0002-l"),
+    "folder": Form("folder", _buid, (".",), (), "2 Benign", ("--name", "buid")),
 }  # fmt: skip

@@ -169,7 +169,8 @@ def _import(form: Form, src: Path, dest: Path, output: Path) -> tuple[int, int, 
             sys.stdout = open(1, "w", errors="surrogateescape", closefd=False)  # noqa: SIM115 - ends with the process
             sys.stderr = open(2, "w", errors="surrogateescape", closefd=False)  # noqa: SIM115 - as the other
             with captured(output):
-                code = main(["import", form.kind, *(str(src / name) for name in form.arguments), str(dest)])
+                paths = [str(src / name) for name in form.arguments]
+                code = main(["import", form.kind, *paths, str(dest), *form.options])
         finally:
             os._exit(code)
     _, status, usage = os.wait4(child, 0)

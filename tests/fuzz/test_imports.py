@@ -58,6 +58,7 @@ def test_what_a_list_says_is_not_quoted(tmp_path: Path, capsys, edit) -> None:
 @pytest.mark.parametrize(("name", "file", "code"), [
     ("lumbar-t2", "case2.npz", "missing_file"),
     ("busi", "malignant/malignant (1).png", "missing_file"),
+    ("folder", "Benign/2 Benign Image.bmp", "missing_file"),
     ("rsna-lumbar", "train_images/22/220/0000.dcm", "missing_file"),
 ])  # fmt: skip
 @pytest.mark.parametrize("replace", [os.mkfifo, lambda path: path.symlink_to(path.name)], ids=["pipe", "loop"])
@@ -69,7 +70,7 @@ def test_a_pipe_or_a_link_to_itself_costs_its_case_alone(
     path = src / file if (src / file).exists() else next(src.glob(file.replace("0000", "*")))
     path.unlink()
     replace(path)
-    assert main(["import", FORMS[name].kind, str(src), str(tmp_path / "out")]) == 0
+    assert main(["import", FORMS[name].kind, str(src), str(tmp_path / "out"), *FORMS[name].options]) == 0
     output = capsys.readouterr().out
     assert "imported 1 cases" in output
     assert code in output

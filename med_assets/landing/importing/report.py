@@ -15,3 +15,5 @@ class ImportReport:
     updated: tuple[str, ...] = ()
     labels: tuple[LabelRow, ...] = ()
     """The labels of all cases that are there, summed by value and name; of label volumes alone."""
+    notes: tuple[str, ...] = ()
+    """What else a person should know of the import, a sentence each."""

@@ -4,8 +4,9 @@
 - BUSBRA: `Images/bus_0001-l.png`, `Masks/mask_0001-l.png`, and in `bus_data.csv` the columns ID and Pathology.
 - BUS-UCLM: `images/NAME.png` and `masks/NAME.png` in colours, red malignant and green benign, black where there is no lesion. The
   patient is what stands before the last underscore of a name.
+- Any other set of images and masks, BUID among them, by its file in `conf/breast_us/datasets/`, see `datasets`.
 
-Pixels are those of the files: nothing is resampled, and nobody calibrated them. Where there are no patient ids, images that are
+Pixels are those of the files: nothing is resampled, and they are calibrated only where a data set's file says so. Where there are no patient ids, images that are
 nearly the same picture are one patient, so that no split can part them; all others are a patient each.
 """
 
@@ -13,7 +14,7 @@ import csv
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.importing.bounds import MAX_PICTURE_PIXELS
 from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier
 from med_assets.landing.importing.report import ImportReport
+from med_assets.programs.breast_us import datasets
 
 LESIONS = ("benign", "malignant")
 NORMAL = "normal"
@@ -43,6 +45,8 @@ class Source:
     masks: tuple[Path, ...]
     label: str | None
     patient: str | None
+    read: "Callable[[Source], tuple[np.ndarray, np.ndarray, str]] | None" = None
+    """Gives grey pixels, mask and label, or raises CaseRejected; `read_pair` unless given."""
 
 
 def busi(src: Path) -> Iterator[Source]:
@@ -124,16 +128,68 @@ def import_images(kind: str, src: Path, dest: Path, limit: int | None = None, ex
         raise ConfigurationError(
             f"expected images of {dataset} in {src}, found none; give the folder as its authors publish it"
         )
+    return _import(kind, dataset, sources, dest, external)
+
+
+def import_folder(name: str, src: Path, dest: Path, limit: int | None = None, external: bool = False) -> ImportReport:
+    """Write dest/<name>-<key>/ for each image of a folder that `conf/breast_us/datasets/<name>.yaml` describes, as `import_images`.
+
+    Masks without an image, and files that are neither, are reported as skipped too.
+    """
+    described = datasets.load(name)
+    listed, left_out = datasets.images_of(described, src)
+    if not listed:
+        raise ConfigurationError(
+            f"expected images of {described.name} in {src}, found none; their paths below it match {described.image!r}, case aside"
+        )
+    sources = [
+        Source(one.key, one.image, one.masks, one.label, one.patient, partial(_read_described, described, one))
+        for one in listed[:limit]
+    ]
+    asked = (described.values, described.lesion, described.empty, described.pixel_mm)
+    report = _import(name, described.name, sources, dest, external or described.external, described.size_mm, asked)
+    notes = (f"licence of {described.name}: {described.licence}", *report.notes)
+    return replace(report, notes=notes, skipped=report.skipped | left_out)
+
+
+def _import(
+    prefix: str,
+    dataset: str,
+    sources: list[Source],
+    dest: Path,
+    external: bool,
+    pixel_mm: tuple[float, float] | None = None,
+    asked: tuple[object, ...] = (),
+) -> ImportReport:
+    """Write a folder for each source; `asked` is what else decides what is written."""
     patients = _patients(sources)
     made = CaseFolders(dest)
     for source in sources:
 
         def write(part: Path, source: Source = source) -> None:
-            _write(part, source, dataset, patients[source.name], external)
+            _write(part, source, dataset, patients[source.name], external, pixel_mm)
 
-        made_of = partial(content_of, [source.image, *source.masks], source.label, patients[source.name], external)
-        made.write(identifier(f"{kind}-{source.name}"), source.image, made_of, write)
-    return made.report()
+        decides = (source.label, patients[source.name], external, *asked)
+        made_of = partial(content_of, [source.image, *source.masks], *decides)
+        made.write(identifier(f"{prefix}-{source.name}"), source.image, made_of, write)
+    unknown = [source for source in sources if source.patient is None]
+    note = (
+        f"{dataset} does not say whose {len(unknown)} of {len(sources)} images are: images that are nearly the same picture count as "
+        "one patient, every other image as a patient of its own",
+    )
+    return replace(made.report(), notes=note if unknown else ())
+
+
+def _read_described(
+    described: datasets.FolderDataset, listed: datasets.FolderImage, source: Source
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return what `read_pair` does, by the rules of a data set's file. Raises CaseRejected, with the problem of the image too."""
+    if listed.problem is not None:
+        raise listed.problem
+    pixels = _picture(source.image, "L")
+    _demand_masks(source)
+    greys = (_same_size(_picture(path, "L"), pixels.shape) for path in source.masks)
+    return pixels, *datasets.mask_and_label(described, listed, greys)
 
 
 def read_pair(source: Source) -> tuple[np.ndarray, np.ndarray, str]:
@@ -142,17 +198,10 @@ def read_pair(source: Source) -> tuple[np.ndarray, np.ndarray, str]:
     Raises CaseRejected: unreadable_image, no_mask, mask_size_mismatch, two_labels.
     """
     pixels = _picture(source.image, "L")
-    if not source.masks:
-        raise CaseRejected("no_mask", "expected a mask for the image, got none; a normal image has an empty one")
+    _demand_masks(source)
     mask, labels = np.zeros(pixels.shape, bool), set()
     for path in source.masks:
-        colours = _picture(path, "RGB") >= BRIGHT
-        if colours.shape[:2] != pixels.shape:
-            raise CaseRejected(
-                "mask_size_mismatch",
-                f"expected a mask of the image's {pixels.shape[0]} x {pixels.shape[1]} pixels, got "
-                f"{colours.shape[0]} x {colours.shape[1]}; masks are not resized",
-            )
+        colours = _same_size(_picture(path, "RGB"), pixels.shape) >= BRIGHT
         mask |= colours.any(axis=-1)
         if source.label is None:
             red, green = colours[..., 0] & ~colours[..., 1], colours[..., 1] & ~colours[..., 0]
@@ -161,6 +210,22 @@ def read_pair(source: Source) -> tuple[np.ndarray, np.ndarray, str]:
         raise CaseRejected("two_labels", "expected lesions of one kind in an image, got benign and malignant")
     derived = labels.pop() if labels else ("lesion" if mask.any() else NORMAL)
     return pixels, mask, source.label or derived
+
+
+def _demand_masks(source: Source) -> None:
+    if not source.masks:
+        raise CaseRejected("no_mask", "expected a mask for the image, got none; a normal image has an empty one")
+
+
+def _same_size(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask, where it has the rows and columns of its image. Raises CaseRejected("mask_size_mismatch")."""
+    if mask.shape[:2] != shape:
+        raise CaseRejected(
+            "mask_size_mismatch",
+            f"expected a mask of the image's {shape[0]} x {shape[1]} pixels, got {mask.shape[0]} x {mask.shape[1]}; masks are "
+            "not resized",
+        )
+    return mask
 
 
 def _patients(sources: list[Source]) -> dict[str, str]:
@@ -179,15 +244,17 @@ def _patients(sources: list[Source]) -> dict[str, str]:
     return {source.name: source.patient or first.get(source.name, source.name) for source in sources}
 
 
-def _write(folder: Path, source: Source, dataset: str, patient: str, external: bool) -> None:
-    pixels, mask, label = read_pair(source)
+def _write(
+    folder: Path, source: Source, dataset: str, patient: str, external: bool, pixel_mm: tuple[float, float] | None
+) -> None:
+    pixels, mask, label = (source.read or read_pair)(source)
     identity = Identity(
         patient_id=identifier(f"{dataset}-{patient}"),
         study_uid=derived_uid("breast ultrasound", dataset, source.name),
         frame_of_reference_uid="",
         trial=(dataset, "external" if external else ""),
     )
-    image = write_us(folder / "us.dcm", pixels, identity)
+    image = write_us(folder / "us.dcm", pixels, identity, pixel_mm=pixel_mm)
     write_segmentation_2d(folder / "seg.dcm", mask, label, image)
 
 

@@ -6,12 +6,13 @@ NORMAL = "normal"
 LABELS = ("benign", "malignant", NORMAL, "lesion")
 """Labels of a segment: what its lesion is, or that the image was read and holds none. `lesion` says no more than that there is one."""
 
-_DATASETS = frozenset({"BUSI", "BUSBRA", "BUS-UCLM", "BUID"})
-
-TEXTS = {"ClinicalTrialProtocolID": _DATASETS, "ClinicalTrialSponsorName": _DATASETS}
-"""The published data set that an image is of, as the importer writes it."""
+DATASETS = frozenset({"BUSI", "BUSBRA", "BUS-UCLM", "BUID"})
+"""The published data sets that an image may be of, as the importer writes them."""
 
 
 def vocabulary() -> Vocabulary:
-    """Return the names of segments, and the texts, that mean something here."""
-    return Vocabulary(frozenset(LABELS), texts=TEXTS)
+    """Return the names of segments, and the texts, that mean something here: names of data sets, those of conf/ among them."""
+    from med_assets.programs.breast_us.datasets import dataset_names
+
+    names = DATASETS | dataset_names()
+    return Vocabulary(frozenset(LABELS), texts={"ClinicalTrialProtocolID": names, "ClinicalTrialSponsorName": names})
