@@ -12,9 +12,9 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from med_assets.errors import ConfigurationError
@@ -170,6 +170,53 @@ class Thermal(Settings):
     pause_s: float = Field(gt=0, description="length of a pause, s")
 
 
+class Tracking(Settings):
+    """Where the epochs of a training are sent beside its own history and TensorBoard; what was trained before is sent nowhere.
+
+    Keys and passwords are those that the clients read from the environment of the training, and never stand here.
+    """
+
+    mlflow: str | None = Field(
+        default=None,
+        description="MLflow server, database or folder: http://HOST:PORT, https://HOST, sqlite:////ABSOLUTE/mlflow.db or file:///ABSOLUTE",
+    )
+    wandb: Literal["offline", "online"] | None = Field(
+        default=None, description="Weights & Biases: offline writes files for `wandb sync`, online sends"
+    )
+    wandb_server: str | None = Field(
+        default=None, description="https://HOST of a W&B server of one's own; wandb.ai unless given"
+    )
+    wandb_entity: str | None = Field(default=None, description="user or team of W&B; that of the key unless given")
+    project: str | None = Field(
+        default=None, description="project of W&B and experiment of MLflow; med-assets-PROGRAM unless given"
+    )
+    wait_s: float = Field(
+        default=30.0, ge=0, description="most time that the end of a training waits until all is sent, s"
+    )
+
+    def services(self) -> tuple[str, ...]:
+        """Return the names of the services that are asked for."""
+        return tuple(name for name in ("mlflow", "wandb") if getattr(self, name) is not None)
+
+    @field_validator("mlflow", "wandb_server")
+    @classmethod
+    def _has_no_password(cls, address: str | None) -> str | None:
+        if address is not None and "@" in address.split("://")[-1].split("/")[0]:
+            raise ValueError(
+                "expected an address without a user or password, which the clients read from the environment"
+            )
+        return address
+
+    @field_validator("mlflow")
+    @classmethod
+    def _is_an_address(cls, address: str | None) -> str | None:
+        if address is not None and not address.startswith(("http://", "https://", "sqlite:////", "file:///")):
+            raise ValueError(
+                f"expected http://, https://, sqlite:////ABSOLUTE/FILE or file:///ABSOLUTE/FOLDER, got {address!r}"
+            )
+        return address
+
+
 class Runtime(Settings):
     """What a machine decides and no result depends on."""
 
@@ -228,6 +275,11 @@ class Runtime(Settings):
         description="memory plan to use: 0 for the whole batch at once, 1 for the first of schedule.fallbacks; chosen from free memory "
         "unless given",
         validation_alias=_either("memory_plan"),
+        json_schema_extra=NO_EFFECT,
+    )
+    tracking: Tracking = Field(
+        default=Tracking(),
+        description="where epochs are sent beside the history of the job: MLflow, W&B, both or none",
         json_schema_extra=NO_EFFECT,
     )
 

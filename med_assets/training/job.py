@@ -11,7 +11,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from med_assets.training.initial import INITIAL, start_from
 from med_assets.training.ranks import rank
 from med_assets.training.stopping import StopRequest
 from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build, used
+from med_assets.training.tracking import RUNS, WANDB_FOLDER, tracked
 
 RESUME = ("auto", "must", "never")
 """auto continues if there is a checkpoint, must refuses if there is none, never starts over."""
@@ -69,6 +70,22 @@ def run(job: Path, resume: str = "auto") -> dict[str, Any]:
             return finished
         (job / "result.json").unlink(missing_ok=True)
         checkpoints.clean()
+    with tracked(job, experiment.runtime.tracking):
+        return _run(job, resume, program, experiment, cases, teacher, files, checkpoints)
+
+
+def _run(
+    job: Path,
+    resume: str,
+    program: str,
+    experiment: Experiment,
+    cases: Sequence[TrainingCase],
+    teacher: Teacher | None,
+    files: Mapping[str, Path],
+    checkpoints: Checkpoints,
+) -> dict[str, Any]:
+    """Train a job that is not done, and return what `run` does."""
+    key = job_key(experiment, cases)
     if experiment.runtime.threads:
         torch.set_num_threads(experiment.runtime.threads)
     heartbeat = Heartbeat(job / "heartbeat.json", experiment.runtime.hang_after_s)
@@ -288,7 +305,20 @@ def _finished(job: Path, key: str) -> dict[str, Any] | None:
 
 
 def _start_over(job: Path) -> None:
-    old = [job / name for name in (FOLDER, "tensorboard", "result.json", "weights.pt", ADAPTERS, "history.csv", EVENTS)]
+    old = [
+        job / name
+        for name in (
+            FOLDER,
+            "tensorboard",
+            "result.json",
+            "weights.pt",
+            ADAPTERS,
+            "history.csv",
+            EVENTS,
+            RUNS,
+            WANDB_FOLDER,
+        )
+    ]
     if present := [path for path in old if path.exists()]:
         shutil.rmtree(job / DISCARDED, ignore_errors=True)
         (job / DISCARDED).mkdir()
