@@ -14,12 +14,21 @@ S = TypeVar("S", bound=CaseScore)
 
 
 def decided(ws: Settings, program_name: str) -> dict[str, str]:
-    """The newest decision by case, of the version of the case that is in the dataset: a corrected case is read again."""
+    """The newest decision by case that was made on the images that the case has now, in the dataset or among those to predict.
+
+    A case that was prepared, labelled or sent anew with the same pixels and positions keeps its decision; one with other images is read again.
+    """
+    catalog = Catalog(ws, program_name)
+    if not (decisions := catalog.rows(ReaderDecision)):
+        return {}
+    images = {(row.case_id, row.version): row.images_hash for row in catalog.case_versions() if row.images_hash}
     versions = current_versions(ws, program_name)
     return {
         row.case_id: row.decision
-        for row in Catalog(ws, program_name).rows(ReaderDecision)
-        if versions.get(row.case_id) == row.version
+        for row in decisions
+        if (now := versions.get(row.case_id)) is not None
+        # A version of an earlier home has no hash of its images, and is the same where it is the same version.
+        and images.get((row.case_id, row.version), row.version) == images.get((row.case_id, now), now)
     }
 
 

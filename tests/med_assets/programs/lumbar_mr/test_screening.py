@@ -10,6 +10,7 @@ from pydicom.uid import MRImageStorage
 from med_assets import program
 from med_assets.cli import stages
 from med_assets.cli.main import main
+from med_assets.dataset.reader_decisions import decided
 from med_assets.dicom.objects import Identity, new_object, save
 from med_assets.errors import ConfigurationError
 from med_assets.programs.lumbar_mr import studies
@@ -230,16 +231,21 @@ def test_a_file_with_a_mistake_changes_nothing(ws: Workspace, text: str, message
     assert ws.lake.rows("reads", P) == []
 
 
-def test_a_corrected_case_is_read_again(ws: Workspace) -> None:
+@pytest.mark.parametrize(("images", "decisions"), [("the same", {"v0": "normal"}), ("others", {}), (None, {})])
+def test_a_decision_outlives_a_new_version_of_a_case_with_the_same_images_alone(
+    ws: Workspace, images: str | None, decisions: dict[str, str]
+) -> None:
+    sent = [row | {"images_hash": "the same"} for row in ws.lake.rows("raw_cases", f"{P}/b1")]
+    ws.lake.write("raw_cases", f"{P}/b1", sent)
     path = ws.home / "reads.csv"
     path.write_text("case_id,decision\nv0,normal\n")
     stages.record(ws, P, path)
-    ws.lake.write(
-        "dataset", P, [row | {"version": digest("new", row["version"])} for row in ws.lake.rows("dataset", P)]
-    )
-    from med_assets.dataset.reader_decisions import decided
-
-    assert decided(ws, P) == {}
+    assert decided(ws, P) == {"v0": "normal"}
+    newer = {row["case_id"]: digest("new", row["version"]) for row in sent}
+    again = [row | {"batch": "b2", "version": newer[row["case_id"]], "images_hash": images} for row in sent]
+    ws.lake.write("raw_cases", f"{P}/b2", again)
+    ws.lake.write("dataset", P, [row | {"version": newer[row["case_id"]]} for row in ws.lake.rows("dataset", P)])
+    assert decided(ws, P) == decisions
 
 
 def test_the_report_of_synthetic_cases_is_marked_and_there_is_none_for_production(
