@@ -60,7 +60,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """What a service is told of a training at its start."""
+    """What a service gets of a training at its start."""
 
     project: str
     experiment: Experiment
@@ -282,7 +282,7 @@ class Tracker:
 
 
 def reason(name: str, error: Exception) -> str:
-    """Return what a warning says of an exception: what to install, or its class and the beginning of its message."""
+    """Return what a warning says of an exception: what to install, or its class and the start of its message."""
     if isinstance(error, ModuleNotFoundError):
         return f"there is no {error.name}; pip install 'med-assets[{name}]' on the machine that trains"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:MESSAGE_CHARS]}"
