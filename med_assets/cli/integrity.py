@@ -32,13 +32,18 @@ class Damage:
 
 def examine(ws: Settings) -> list[Damage]:
     """Read back all artifacts and look for those that the lake names and the store has lost; sorted by key."""
-    state = {key: "missing" for key in _named(ws) if not ws.store.has(key)}
+    state = dict.fromkeys(missing(ws), "missing")
     for key in (key for kind in KINDS for key in ws.store.keys(kind)):
         try:
             ws.store.verify(key)
         except ArtifactCorrupt:
             state[key] = "corrupt"
     return [Damage(key, found, *_remedy(ws, key, state)) for key, found in sorted(state.items())]
+
+
+def missing(ws: Settings) -> list[str]:
+    """Keys of the artifacts that a table names and the store has lost, sorted; nothing is read back."""
+    return sorted(key for key in _named(ws) if not ws.store.has(key))
 
 
 def remove_damaged(ws: Settings, damages: list[Damage]) -> list[Damage]:

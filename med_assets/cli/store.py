@@ -1,8 +1,9 @@
-"""Commands of the home and the machine: query, verify, doctor."""
+"""Commands of the home and the machine: query, verify, prune, doctor."""
 
 import click
 
 from med_assets.cli.commands import Section, Value, one_of, table, workspace
+from med_assets.errors import ConfigurationError
 from med_assets.storage.escaping import csv
 
 SECTION = Section("Home and machine")
@@ -46,6 +47,50 @@ def verify(repair: bool) -> int:
     if not damages:
         print("all artifacts are as they were written")
     return int(len(damages) > len(removed))
+
+
+@SECTION.command()
+@click.option("--days", type=Value("N", float), default=7.0, help="keep what changed within this many days")
+@click.option(
+    "--interrupted",
+    is_flag=True,
+    help="also jobs without a result that nobody runs: their trainings can't be resumed then",
+)
+@click.option("--list", "listed", is_flag=True, help="name everything that is removed")
+@click.option("--yes", is_flag=True, help="remove it; without this nothing is")
+def prune(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
+    """Show the disk space of all programs by kind and experiment, and remove what nothing current refers to.
+
+    That is finished jobs with their logs, checkpoints of earlier trainings that were never champion, and predictions, scores, analyses
+    and prepared cases that no table and no kept checkpoint refers to. Fails when an artifact is missing afterwards that was there.
+    """
+    from med_assets.cli import integrity, pruning
+
+    if days < 0:
+        raise ConfigurationError(f"expected --days of 0 or more, got {days:g}")
+    ws = workspace()
+    found = pruning.examine(ws, days, interrupted=interrupted)
+    rows = [
+        {"kind": one.kind, "of": one.owner, "n": one.n, "MB": round(one.bytes / 1e6, 1)}
+        | {"removable": one.removable_n, "removable MB": round(one.removable_bytes / 1e6, 1)}
+        for one in pruning.totals(found)
+    ]
+    print(table(rows))
+    going = [one for one in found if not one.kept]
+    size = f"{len(going)} of {len(found)}, {sum(one.bytes for one in going) / 1e6:.1f} MB"
+    if ws.store_location is not None:
+        print("the store is a bucket: only jobs are looked at")
+    for one in going if listed else ():
+        print(f"{one.name}  {one.owner}, {one.age_days:.0f} days")
+    if not yes:
+        print(f"nothing was removed; --yes removes {size}")
+        return 0
+    before = integrity.missing(ws)
+    removed = pruning.remove(ws, found)
+    lost = sorted(set(integrity.missing(ws)) - set(before))
+    print(f"removed {len(removed)}, {sum(one.bytes for one in removed) / 1e6:.1f} MB")
+    print(f"missing now: {', '.join(lost)}" if lost else "all artifacts that the tables name are there as before")
+    return int(bool(lost))
 
 
 @SECTION.command()

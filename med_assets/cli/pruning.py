@@ -1,0 +1,271 @@
+"""What a home holds by kind and experiment, what of it nothing current refers to, and its removal.
+
+Kept is whatever a table names, those tables aside that are a history of all runs; what kept checkpoints and unfinished jobs name in
+turn, such as initial weights, teachers and prepared cases; and what the kept checkpoints predicted of prepared cases.
+De-identified files, tables and what people decided are never removed.
+"""
+
+import fcntl
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from med_assets import program
+from med_assets.catalog import Catalog, usable
+from med_assets.errors import ArtifactMissing, ConfigurationError, LaunchFailed
+from med_assets.evaluation.predicting import prediction_key
+from med_assets.evaluation.scoring import score_keys
+from med_assets.launch.configuration import LAUNCHERS, build, launcher_class
+from med_assets.records import RECORDS, ExperimentEntry, RunScore, TrainingRun
+from med_assets.settings import Settings
+from med_assets.storage import names
+from med_assets.storage.artifacts import MANIFEST
+from med_assets.storage.files import read_json
+from med_assets.storage.locks import alone
+
+HISTORY = (ExperimentEntry, RunScore, TrainingRun)
+"""Records of every run there ever was: that one names a checkpoint does not keep it."""
+
+REMOVABLE = ("analysis", "checkpoint", "prediction", "prepared", "score", "thresholds")
+"""Kinds of artifacts that are removed where nothing current refers to them. All but a checkpoint can be made again."""
+
+UNKNOWN = "-"
+"""What stands for a program or experiment that isn't known."""
+
+JOB = "job"
+"""Kind of the folder of a training or prediction, with its log."""
+
+ASIDE = "pruned-"
+"""What the folder begins with into which a job is moved to be removed."""
+
+DAY_S = 86400.0
+
+KEY = re.compile(r"[a-z]+/[A-Za-z0-9][A-Za-z0-9_-]*")
+"""What may be the key of an artifact within a text."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An artifact, a job or a folder of the home: its size, its age, and why it is kept; empty for what nothing current refers to."""
+
+    kind: str
+    owner: str
+    """Program and experiment, UNKNOWN where that isn't known."""
+    name: str
+    folder: Path
+    bytes: int
+    age_days: float
+    kept: str
+
+
+@dataclass(frozen=True)
+class Total:
+    """What there is of a kind and an owner, and what of that may go."""
+
+    kind: str
+    owner: str
+    n: int
+    bytes: int
+    removable_n: int
+    removable_bytes: int
+
+
+def examine(ws: Settings, older_than_days: float, *, interrupted: bool = False) -> list[Stored]:
+    """List everything in a home with what keeps it; `interrupted` lets unfinished jobs go that are older and that nobody runs.
+
+    Of a store in a bucket nothing is listed. Raises ConfigurationError for a home whose store has checkpoints and whose tables name none.
+    """
+    found = [_job(ws, job, older_than_days, interrupted) for job in _folders(ws.jobs)]
+    found += [_folder(ws, name) for name in ("lake", "reports", "predictions") if (ws.home / name).is_dir()]
+    if ws.store_location is not None:
+        return found
+    named = _named_by_tables(ws)
+    if ws.store.keys("checkpoint") and not any(key.startswith("checkpoint/") for key in named):
+        raise ConfigurationError(
+            "expected tables that name checkpoints of the store, got none; check MED_ASSETS_HOME, and restore the tables of the home"
+        )
+    unfinished = [one.folder for one in found if one.kind == JOB and one.kept]
+    kept = _closure(ws, named | {key for job in unfinished for key in _keys_in(job)})
+    owners = _owners(ws)
+    made = _made_by(ws, owners)
+    kept |= {key for key, checkpoint in made.items() if checkpoint in kept}
+    for kind in sorted(path.name for path in _folders(ws.home / "store") if path.name != "tmp"):
+        for key in ws.store.keys(kind):
+            owner = owners.get(key) or owners.get(made.get(key, ""), UNKNOWN)
+            found.append(_artifact(ws, key, owner, kept, older_than_days))
+    return found
+
+
+def totals(found: Iterable[Stored]) -> list[Total]:
+    """Number and size by kind and owner, sorted."""
+    groups: dict[tuple[str, str], list[Stored]] = {}
+    for one in found:
+        groups.setdefault((one.kind, one.owner), []).append(one)
+    return [
+        Total(
+            kind, owner, len(group), sum(one.bytes for one in group),
+            sum(not one.kept for one in group), sum(one.bytes for one in group if not one.kept),
+        )
+        for (kind, owner), group in sorted(groups.items())
+    ]  # fmt: skip
+
+
+def remove(ws: Settings, found: Iterable[Stored]) -> list[Stored]:
+    """Remove what nothing keeps; returns what was removed. A job that somebody started since stays."""
+    removed = []
+    with alone(ws, "prune"):
+        for left in (ws.home / "tmp").glob(f"{ASIDE}*"):  # of a process that was killed
+            shutil.rmtree(left)
+        for one in found:
+            if one.kept:
+                continue
+            if one.kind != JOB:
+                ws.store.remove(one.name)
+            elif not _remove_job(ws, one.folder):
+                continue
+            removed.append(one)
+    return removed
+
+
+def _named_by_tables(ws: Settings) -> set[str]:
+    """Keys in any column of the tables of all programs that are not a history of runs, whether or not a program is in use."""
+    keys: set[str] = set()
+    for of in RECORDS:
+        if of in HISTORY:
+            continue
+        columns = ws.lake.columns(of.TABLE)
+        for column in of.columns():
+            if column.type is str:
+                keys |= {text for text in columns[column.name] if names.ARTIFACT.fits(text)}
+    return keys
+
+
+def _closure(ws: Settings, keys: set[str]) -> set[str]:
+    """The keys, and those that the files of their checkpoints name in turn."""
+    kept: set[str] = set()
+    left = set(keys)
+    while left:
+        key = left.pop()
+        kept.add(key)
+        if key.startswith("checkpoint/") and ws.store.has(key):
+            left |= _keys_in(ws.store.fetch(key)) - kept
+    return kept
+
+
+def _keys_in(folder: Path) -> set[str]:
+    """Keys that the JSON files of a folder name."""
+    return {key for path in folder.glob("*.json") for key in KEY.findall(path.read_text(errors="replace"))}
+
+
+def _owners(ws: Settings) -> dict[str, str]:
+    """Program and experiment of each checkpoint in the store, the program alone of prepared cases and their files."""
+    owners = {}
+    for key in ws.store.keys("checkpoint"):
+        folder = ws.store.fetch(key)
+        owners[key] = f"{_field(folder / 'provenance.json', 'program')}/{_field(folder / 'experiment.json', 'name')}"
+    for name in program.registered():
+        catalog = Catalog(ws, name)
+        owners |= {row.artifact: name for row in catalog.prepared()} | {
+            row.artifact: name for row in catalog.case_versions()
+        }
+        owners |= {row.checkpoint: f"{name}/{row.experiment}" for row in catalog.rows(TrainingRun)}
+    return owners
+
+
+def _field(path: Path, name: str) -> str:
+    with suppress(OSError, ValueError, AttributeError):
+        return str(read_json(path).get(name) or UNKNOWN)
+    return UNKNOWN
+
+
+def _made_by(ws: Settings, owners: dict[str, str]) -> dict[str, str]:
+    """Checkpoint by the key of each prediction and score that the present code makes with it of a prepared case."""
+    made: dict[str, str] = {}
+    for name in program.registered():
+        prepared = {row.artifact for row in usable(Catalog(ws, name).prepared())}
+        for checkpoint in ws.store.keys("checkpoint"):
+            if owners[checkpoint].partition("/")[0] not in (name, UNKNOWN):
+                continue
+            made |= dict.fromkeys(score_keys(ws, name, checkpoint, prepared).values(), checkpoint)
+            for artifact in prepared:
+                with suppress(ArtifactMissing, KeyError):
+                    made[prediction_key(ws, name, checkpoint, artifact)] = checkpoint
+    return made
+
+
+def _artifact(ws: Settings, key: str, owner: str, kept: set[str], older_than_days: float) -> Stored:
+    kind, folder = key.split("/")[0], ws.store.fetch(key)
+    age_days = (time.time() - (folder / MANIFEST).stat().st_mtime) / DAY_S
+    why = ""
+    if kind not in REMOVABLE:
+        why = "never removed"
+    elif key in kept:
+        why = "in use"
+    elif age_days < older_than_days:
+        why = "too new"
+    return Stored(kind, owner, key, folder, _size(folder), age_days, why)
+
+
+def _job(ws: Settings, job: Path, older_than_days: float, interrupted: bool) -> Stored:
+    owner = f"{_text(job / 'program')}/{_field(job / 'experiment.json', 'name')}"
+    newest = max((path.stat().st_mtime for path in [job, *job.rglob("*")] if path.exists()), default=time.time())
+    age_days = (time.time() - newest) / DAY_S
+    published = ws.store.has(f"checkpoint/{job.name}")
+    why = ""
+    if age_days < older_than_days:
+        why = "too new"
+    elif _runs(job):
+        why = "running"
+    elif not (published or interrupted):
+        why = "unfinished"
+    return Stored(JOB, owner, job.name, job, _size(job), age_days, why)
+
+
+def _runs(job: Path) -> bool:
+    """Whether any launcher runs the job, or it can't be known."""
+    for name in LAUNCHERS:
+        if (job / launcher_class(name).record).is_file():
+            try:
+                if build(name, job).find(job) is not None:
+                    return True
+            except (LaunchFailed, ConfigurationError):
+                return True
+    return False
+
+
+def _remove_job(ws: Settings, job: Path) -> bool:
+    with (job / "lock").open("a") as lock:  # which leaves its time as it is
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if _runs(job):
+            return False
+        # By one rename, so that a kill in the middle leaves no half job where a whole one is looked for.
+        (ws.home / "tmp").mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=ws.home / "tmp", prefix=ASIDE))
+        job.rename(aside / job.name)
+        shutil.rmtree(aside)
+    return True
+
+
+def _folder(ws: Settings, name: str) -> Stored:
+    folder = ws.home / name
+    return Stored(name, UNKNOWN, name, folder, _size(folder), 0.0, "never removed")
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else UNKNOWN
