@@ -191,6 +191,8 @@ class Program(ABC):
     """The metric of the training history that people follow; it is measured by training itself, on the grid of training."""
     baseline: str | None
     """Name of the experiment that any champion must beat, if there is one."""
+    class_fact: str = ""
+    """Fact that states the class of a case, by which folds can be balanced; empty where cases have none."""
     reasons: "tuple[Reason, ...]" = ()
     """Reasons of its own for which a case is not used, beside those in intake/reasons.py."""
     hub_task: str = OTHER_TASK

@@ -310,6 +310,9 @@ class Fold(Record):
     n_inner: int = column("cases that picked the epoch", "count")
     n_held_out: int = column("cases of the fold", "count")
     n_failed: int = column("cases of the fold that failed", "count")
+    stratified: bool | None = column(
+        "whether the folds are balanced by class; empty in what was recorded before there were such"
+    )
     synthetic: bool = column("whether a synthetic case took part")
     epoch: int | None = column("epoch that was kept")
     epochs: int | None = column("epochs that ran", "count")
@@ -355,6 +358,41 @@ class CurveScore(Record):
     value: float | None = column("value in `unit`; empty where it is undefined")
     unit: str = column("unit")
     truth: float | None = column("the reference side", "`unit`")
+
+
+@record
+class SweepScore(Record):
+    """A deciding metric of one combination of a sweep, over the validation cases."""
+
+    TABLE = "sweeps"
+    PARTITION = ("experiment", "sweep")
+    experiment: str = column("experiment")
+    sweep: str = column("hash of the fields and values that are tried")
+    number: int = column("number of the combination, from 1")
+    overrides: str = column("its fields and values, as words of a command line")
+    checkpoint: str = column("key of the checkpoint; empty where its training failed")
+    job: str = column("folder of its training below the folder of jobs; empty where it failed")
+    experiment_hash: str = column("hash of the configuration")
+    dataset_version: str = column("version of the dataset")
+    synthetic: bool = column("whether a synthetic case took part")
+    metric: str = column("metric")
+    subject: str = column("what was measured")
+    unit: str = column("unit")
+    mean: float | None = column("mean over validation cases", "`unit`")
+    low: float | None = column("lower end of the interval", "`unit`")
+    high: float | None = column("upper end of the interval", "`unit`")
+    n: int = column("cases with a value", "count")
+    n_val: int = column("validation cases", "count")
+    n_failed: int = column("validation cases that failed", "count")
+    difference: float | None = column(
+        "paired difference to the best combination; empty there, and for metrics that do not order them", "`unit`"
+    )
+    difference_low: float | None = column("lower end of its interval", "`unit`")
+    difference_high: float | None = column("upper end of its interval", "`unit`")
+    best_epoch: int | None = column("epoch that was kept")
+    epochs: int | None = column("epochs that ran", "count")
+    hours: float | None = column("time of the training", "h")
+    reason: str | None = column("why there is no score")
 
 
 @record
@@ -553,7 +591,7 @@ class ExperimentEntry(Record):
 
 RECORDS: tuple[type[Record], ...] = (
     CaseVersion, IdentityScan, PreparedCase, BatchAudit, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore, FoldScore,
-    Fold, CurvePoint, CurveScore, Threshold, ReaderDecision, Failure, Prediction, Champion, PromotedScore, Verdict, Checkpoint, AnalysisResult,
+    Fold, CurvePoint, CurveScore, SweepScore, Threshold, ReaderDecision, Failure, Prediction, Champion, PromotedScore, Verdict, Checkpoint, AnalysisResult,
     TrainingRun, RunScore, ExperimentEntry, Drift, MonitoredScore,
 )  # fmt: skip
 """All records that have a table; the facts of cases have tables with the columns that each program states."""

@@ -90,11 +90,17 @@ def train(experiment: tuple[str, str], overrides: tuple[str, ...], launcher: str
 @SECTION.command()
 @experiment
 @overrides
+@click.option(
+    "--stratified", is_flag=True, help="folds of whole patients that have all classes alike, not those of the splits"
+)
 @launcher
-def crossval(experiment: tuple[str, str], overrides: tuple[str, ...], launcher: str | None) -> None:
-    """Cross-validate an experiment over the folds of the splits: a model per fold, scored on the patients it never saw."""
+def crossval(experiment: tuple[str, str], overrides: tuple[str, ...], stratified: bool, launcher: str | None) -> None:
+    """Cross-validate an experiment over the folds of the splits: a model per fold, scored on the patients it never saw.
+
+    Experiments that it starts from, or is distilled from, are trained in each fold too.
+    """
     ws = workspace()
-    result = stages.crossval(ws, *experiment, overrides, launch(ws, launcher))
+    result = stages.crossval(ws, *experiment, overrides, launch(ws, launcher), stratified=stratified)
     show(f"cross-validated {'/'.join(experiment)}", result)
     show_tables(result.tables)
 
@@ -123,6 +129,29 @@ def learning_curve(
     result = stages.learning_curve(ws, *experiment, sizes or None, repeats, overrides, launch(ws, launcher))
     show(f"learning curve of {'/'.join(experiment)}", result)
     show_tables(result.tables, titled=False)
+
+
+@SECTION.command()
+@experiment
+@click.argument(
+    "fields",
+    type=Value("KEY=A,B"),
+    nargs=-1,
+    required=True,
+    help="values of a field, such as optimiser.lr=1e-3,1e-4; those of several fields are combined, each with each",
+)
+@click.option("--most", type=Value("N", int), default=32, help="most combinations; a sweep of more is refused")
+@launcher
+def sweep(experiment: tuple[str, str], fields: tuple[str, ...], most: int, launcher: str | None) -> int:
+    """Train an experiment with each combination of some values, and score them on the validation cases alone.
+
+    What was trained with the same inputs is adopted. A combination that fails is listed and fails the command; the others are trained.
+    """
+    ws = workspace()
+    result = stages.sweep(ws, *experiment, fields, most, launch(ws, launcher))
+    show(f"swept {'/'.join(experiment)}", result)
+    show_tables(result.tables, titled=False)
+    return int(bool(result.counts["failed"]))
 
 
 @SECTION.command()

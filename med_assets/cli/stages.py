@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from med_assets.evaluation.prediction import debug, predict
     from med_assets.evaluation.predictions import predictions
     from med_assets.evaluation.stage import evaluate
+    from med_assets.evaluation.sweeps import sweep
     from med_assets.intake.stage import intake
     from med_assets.launch.training import train
     from med_assets.monitoring.stage import monitor
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "StageResult", "accept_batch", "accept_scores", "analyse", "champion", "crossval", "dataset", "dataset_card", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
-    "learning_curve", "model_card", "monitor", "plan_qa", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "thresholds", "train",
+    "learning_curve", "model_card", "monitor", "plan_qa", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "sweep", "thresholds", "train",
     "up_to_date", "withdraw",
 ]  # fmt: skip
 
@@ -72,6 +73,7 @@ MODULES = {
     "rollback": "med_assets.promotion.champions",
     "screening": "med_assets.screening.stage",
     "splits": "med_assets.dataset.stage",
+    "sweep": "med_assets.evaluation.sweeps",
     "thresholds": "med_assets.screening.thresholds",
     "train": "med_assets.launch.training",
     "up_to_date": "med_assets.dataset.stage",

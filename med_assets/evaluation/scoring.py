@@ -199,7 +199,7 @@ def scores_of(
     cases = _held_out(ws, program_name, model, evaluated_splits(program_name))
     ws.store.verify(checkpoint)
     scores, counts, failures = score_cases(ws, program_name, checkpoint, cases, launch)
-    return _case_scores(ws, program_name, model, cases, scores), counts, failures
+    return case_scores(ws, program_name, model, cases, scores), counts, failures
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def recorded_scores(
     model = NamedModel(name, checkpoint)
     cases = _held_out(ws, program_name, model, HELD_OUT if champion else evaluated_splits(program_name))
     scores = stored_scores(ws, program_name, checkpoint, cases)
-    rows = _case_scores(ws, program_name, model, cases, scores)
+    rows = case_scores(ws, program_name, model, cases, scores)
     return RecordedScores(rows, unscored(ws, program_name, checkpoint, cases, scores))
 
 
@@ -240,7 +240,7 @@ def _held_out(ws: Settings, program_name: str, model: NamedModel, splits: Sequen
     return [case for case in cases if case.case_id not in learned]
 
 
-def _case_scores(
+def case_scores(
     ws: Settings, program_name: str, model: NamedModel, cases: Sequence[Case], scores: Mapping[str, Sequence[Score]]
 ) -> list[CaseScore]:
     """Scores by case id as records, with what readers decided in them."""

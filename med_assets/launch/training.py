@@ -147,10 +147,12 @@ def last_trained_at(ws: Settings, program_name: str) -> datetime | None:
     return max(times, default=None)
 
 
-def initial_checkpoint(ws: Settings, program_name: str, chosen: Experiment) -> str | None:
+def initial_checkpoint(
+    ws: Settings, program_name: str, chosen: Experiment, sources: Mapping[str, str] | None = None
+) -> str | None:
     """Key of the initial weights of an experiment; None for random ones, which are also those of no champion yet.
 
-    Raises ConfigurationError where they are of an experiment that was not trained, or a file that is not there.
+    `sources` are checkpoints by experiment, in place of the recorded ones. Raises ConfigurationError where they are of an experiment that was not trained, or a file that is not there.
     """
     if chosen.initial == "random":
         return None
@@ -159,12 +161,18 @@ def initial_checkpoint(ws: Settings, program_name: str, chosen: Experiment) -> s
     if chosen.initial == "champion":
         champion = Catalog(ws, program_name).champion()
         return champion.checkpoint if champion else None
-    return checkpoint_of(ws, program_name, chosen.initial).checkpoint
+    return _source(ws, program_name, chosen.initial, sources)
 
 
-def teacher_checkpoint(ws: Settings, program_name: str, chosen: Experiment) -> str | None:
-    """Key of the checkpoint that an experiment is distilled from, None where from none. Raises ConfigurationError."""
-    return checkpoint_of(ws, program_name, chosen.teacher).checkpoint if chosen.teacher else None
+def teacher_checkpoint(
+    ws: Settings, program_name: str, chosen: Experiment, sources: Mapping[str, str] | None = None
+) -> str | None:
+    """Key of the checkpoint that an experiment is distilled from, None where from none; `sources` as above. Raises ConfigurationError."""
+    return _source(ws, program_name, chosen.teacher, sources) if chosen.teacher else None
+
+
+def _source(ws: Settings, program_name: str, name: str, sources: Mapping[str, str] | None) -> str:
+    return (sources or {}).get(name) or checkpoint_of(ws, program_name, name).checkpoint
 
 
 def files_of(ws: Settings, program_name: str, chosen: Experiment) -> dict[str, weights.Released]:
@@ -257,13 +265,14 @@ def trained(
     cases: Sequence[Case],
     launch: Launch | None = None,
     resume: str = "auto",
+    sources: Mapping[str, str] | None = None,
 ) -> tuple[str, bool]:
     """Key of an experiment's checkpoint made of these cases, each of split train or val, and whether it was made just now.
 
-    `launch`, `resume` and what is raised are those of `train`.
+    `sources` are checkpoints that it is made from, by experiment, in place of the recorded ones. `launch`, `resume` and what is raised are those of `train`.
     """
-    initial = initial_checkpoint(ws, program_name, chosen)
-    teacher = teacher_checkpoint(ws, program_name, chosen)
+    initial = initial_checkpoint(ws, program_name, chosen, sources)
+    teacher = teacher_checkpoint(ws, program_name, chosen, sources)
     files = files_of(ws, program_name, chosen)
     read = [file.key for file in files.values()]
     key = checkpoint_key(program_name, chosen, cases, initial, teacher, read)

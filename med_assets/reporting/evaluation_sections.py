@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from med_assets.evaluation import analysis, crossvalidation, finetuning
+from med_assets.evaluation import analysis, crossvalidation, finetuning, sweeps
 from med_assets.evaluation import learning_curves as curves
 from med_assets.evaluation import targets as target_comparisons
 from med_assets.evaluation.analyse import artifact_key, read_tables
@@ -19,7 +19,7 @@ def cross_validations(facts: ReportFacts) -> Iterable[Section]:
         folds, scores = facts.catalog.rows(Fold, name), facts.catalog.frame(FoldScore, name)
         n_cases, n_patients = scores["case_id"].nunique(), scores["patient_id"].nunique()
         stale = "" if folds[0].dataset_version == facts.dataset_version else " The dataset has changed since."
-        text = f"{n_cases} cases of {n_patients} patients in {len(folds)} folds. {crossvalidation.RULE}.{stale}"
+        text = f"{n_cases} cases of {n_patients} patients in {len(folds)} folds. {crossvalidation.rule(folds)}.{stale}"
         yield Section(f"Cross-validation of {name}", text, crossvalidation.fold_table(folds))
         for table in crossvalidation.tables_of(facts.ws, facts.name, scores):
             title = f"{name}, cross-validated: {table.title.lower()}"
@@ -34,6 +34,13 @@ def learning_curves(facts: ReportFacts) -> Iterable[Section]:
         stale = "" if versions == {facts.dataset_version} else " The dataset has changed since."
         text = f"{curves.answer(facts.name, law)}.{stale}\n\n{curves.RULE}. {curves.INTERVAL}."
         yield Section(f"Learning curve of {name}", text, table, [image])
+
+
+def swept(facts: ReportFacts) -> Iterable[Section]:
+    """Every sweep, best combination first."""
+    for one in sweeps.recorded(facts.ws, facts.name):
+        stale = "" if one.current else " The dataset has changed since."
+        yield Section(f"Sweep of {one.experiment}: {one.fields}", f"{sweeps.RULE}.{stale}", one.rows)
 
 
 def analyses(facts: ReportFacts) -> Iterable[Section]:

@@ -13,6 +13,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.evaluation.comparison import paired, primary_scores
 from med_assets.evaluation.costs import checkpoint_facts
 from med_assets.evaluation.finetuning import formal_gain
+from med_assets.evaluation.sweeps import Sweep, recorded
 from med_assets.evaluation.targets import Comparison, comparisons
 from med_assets.experiments.configuration import Experiment, from_json, with_present_names
 from med_assets.launch.training import NamedModel, stored_checkpoint
@@ -56,6 +57,8 @@ class Facts:
     targets: Sequence[Comparison]
     """Its scores, time and memory beside what they are held against."""
     costs: Mapping[str, float]
+    sweeps: Sequence[Sweep]
+    """Sweeps over its fields."""
     crossval: int
     """Cases of a cross-validation of this experiment, 0 where there is none."""
     dataset_now: str
@@ -117,6 +120,7 @@ def gather(ws: Settings, program_name: str, name: str, checkpoint: str) -> Facts
         gained=formal_gain(ws, program_name, name),
         targets=comparisons(ws, program_name, name),
         costs=checkpoint_facts(ws, program_name, checkpoint),
+        sweeps=recorded(ws, program_name, name),
         crossval=len({row.case_id for row in catalog.rows(FoldScore, name)}),
         dataset_now=catalog.dataset().version,
         figures=plot_figures(ws, program_name, name, checkpoint, run.best_epoch),

@@ -7,6 +7,7 @@ import yaml
 from med_assets import program
 from med_assets.evaluation.aggregates import INTERVAL, cell
 from med_assets.evaluation.scoring import HELD_OUT
+from med_assets.evaluation.sweeps import RULE
 from med_assets.evaluation.targets import table as targets_table
 from med_assets.experiments.configuration import Experiment
 from med_assets.launch.runs import command_of
@@ -233,6 +234,9 @@ def _analysis(facts: Facts) -> Iterator[Cell]:
         f"and value is not null order by value {order}, case_id limit 5"
     )
     yield _rows(facts, query, CaseScore, facts.name)
+    for one in facts.sweeps:
+        stale = "" if one.current else " The dataset has changed since."
+        yield _lines(f"Sweep over {inline(one.fields)}. {RULE}.{stale}", "", markdown(one.rows))
 
 
 def _conclusions(facts: Facts) -> Iterator[Cell]:

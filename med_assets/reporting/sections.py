@@ -69,6 +69,7 @@ SECTIONS: tuple[Callable[[ReportFacts], Iterable[Section]], ...] = (
     model_sections.screening,
     evaluation_sections.cross_validations,
     evaluation_sections.learning_curves,
+    evaluation_sections.swept,
     evaluation_sections.analyses,
     evaluation_sections.fine_tuning,
     evaluation_sections.targets,

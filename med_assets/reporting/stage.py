@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
-from med_assets.evaluation import analyse, learning_curves
+from med_assets.evaluation import analyse, learning_curves, sweeps
 from med_assets.evaluation.aggregates import Aggregate, aggregate, cell
 from med_assets.program import Metric
 from med_assets.promotion.rules import TOO_FEW
@@ -31,6 +31,7 @@ def synthetic_parts(ws: Settings, program_name: str) -> dict[str, int]:
         "thresholds": len({row.experiment for row in catalog.rows(Threshold) if row.synthetic}),
         "cross-validations": len({row.experiment for row in catalog.rows(Fold) if row.synthetic}),
         "learning curves": learning_curves.synthetic(ws, program_name),
+        "sweeps": sum(one.synthetic for one in sweeps.recorded(ws, program_name)),
         "analyses": analyse.synthetic(ws, program_name),
     }
     return {part: n for part, n in found.items() if n}

@@ -31,6 +31,7 @@ from med_assets.records import (
     ReaderDecision,
     RunScore,
     SplitAssignment,
+    SweepScore,
     Threshold,
     TrainingRun,
     Verdict,
@@ -57,7 +58,7 @@ WRITTEN: dict[str, tuple[type[Record], ...]] = {
 }
 """Tables by the asset that writes them."""
 
-BESIDE = (Withdrawal, ReaderDecision, Fold, FoldScore, CurvePoint, CurveScore, Threshold, AnalysisResult)
+BESIDE = (Withdrawal, ReaderDecision, Fold, FoldScore, CurvePoint, CurveScore, SweepScore, Threshold, AnalysisResult)
 """Tables of people's decisions, of commands without an asset, and of assets that not every program has."""
 
 

@@ -53,6 +53,7 @@ class BreastUs(Program):
         "val_dice", "lesion", "1", False, "Dice on the network's image, over those with a lesion", range=SHARE
     )
     baseline = "tinyusfm"
+    class_fact = "label"
     reasons = REASONS
     hub_task = "image-segmentation"
     intended_use = (

@@ -60,6 +60,7 @@ class LumbarMr(Program):
         range=POSITIVE,
     )
     baseline = "mean_position"
+    class_fact = "lstv"
     reasons = REASONS
     hub_task = "keypoint-detection"
     intended_use = (

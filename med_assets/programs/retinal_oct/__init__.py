@@ -71,6 +71,7 @@ class RetinalOct(Program):
         "val_balanced_accuracy", "all", "1", False, "balanced accuracy on validation, epoch by epoch", range=SHARE
     )
     baseline = "random_probe"
+    class_fact = "study_group"
     reasons = REASONS
     hub_task = "image-classification"
     intended_use = (

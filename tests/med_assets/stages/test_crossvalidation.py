@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from med_assets.catalog import Case
+from med_assets import program
+from med_assets.catalog import Case, Catalog
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import crossvalidation as stage
-from med_assets.evaluation.crossvalidation import CROSSVAL, folds_of, learning
+from med_assets.evaluation.crossvalidation import CROSSVAL, STRATIFIED, classes_of, deal, folds_of, learning
 from med_assets.metrics.score import Score
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
@@ -106,6 +107,58 @@ def test_the_same_images_in_two_folds_are_refused(ws: Workspace) -> None:
         stages.crossval(ws, P, "baseline")
 
 
-def test_an_experiment_with_initial_weights_of_the_program_is_refused(ws: Workspace) -> None:
-    with pytest.raises(ConfigurationError, match="got 'champion', which was trained on patients of other folds"):
+def test_an_experiment_that_starts_from_the_champion_is_refused(ws: Workspace) -> None:
+    with pytest.raises(
+        ConfigurationError, match="of the champion for baseline, which was trained on patients of other folds"
+    ):
         stages.crossval(ws, P, "baseline", ["initial=champion"])
+
+
+def test_what_an_experiment_starts_from_is_trained_in_each_fold_and_has_not_seen_it(
+    ws: Workspace, launch: Callable[[Path], None], scored: list[tuple[str, list[str]]]
+) -> None:
+    result = stages.crossval(ws, P, "dvh_aware", ["initial=baseline"], launch)
+    assert (result.counts["new"], len(scored)) == (6, 3)
+    initial = set()
+    for checkpoint, held_out in scored:
+        before = read_json(ws.store.fetch(checkpoint) / "provenance.json")["initial"]
+        made = read_json(ws.store.fetch(before) / "provenance.json")
+        assert {case["case_id"] for case in made["cases"]} == set(PEOPLE) - set(held_out)
+        initial.add(before)
+    assert len(initial) == 3
+    assert Catalog(ws, P).checkpoint("baseline") is None, "a fold's checkpoint is not that of the experiment"
+    assert stages.crossval(ws, P, "dvh_aware", ["initial=baseline"], launch).counts["reused"] == 6
+
+
+def test_patients_are_dealt_out_so_that_folds_have_all_classes_alike() -> None:
+    classes = {f"p{number}": "abbccccccc"[number % 10] for number in range(57)}
+    parts = deal(classes, 5, "any")
+    for group in (*(["a"], ["b"], ["c"]), ["a", "b", "c"]):
+        sizes = [sum(parts[one] == part and classes[one] in group for one in classes) for part in range(5)]
+        assert max(sizes) - min(sizes) <= 1
+    assert deal(dict(reversed(classes.items())), 5, "any") == parts
+    assert deal(classes, 5, "other") != parts
+
+
+def test_stratified_folds_are_of_whole_patients_balanced_by_class_and_recorded(
+    ws: Workspace, launch: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="expected a program whose cases have a class"):
+        stages.crossval(ws, P, "baseline", stratified=True)
+    monkeypatch.setattr(program.get(P), "class_fact", "structures_missing", raising=False)
+    models.facts(
+        ws, {name: {"structures_missing": "prostate" if number < 5 else "lung"} for number, name in enumerate(PEOPLE)}
+    )
+    folds = folds_of(ws, P, stratified=True)
+    classes = classes_of(ws, P)
+    assert set(classes.values()) == {"prostate", "lung", ""}
+    for name in ("prostate", "lung"):
+        sizes = [
+            len({case.patient_id for case in cases if classes[case.patient_id] == name}) for cases in folds.values()
+        ]
+        assert max(sizes) - min(sizes) <= 1
+    assert sorted(case.case_id for cases in folds.values() for case in cases) == sorted(PEOPLE)
+    result = stages.crossval(ws, P, "baseline", launch=launch, stratified=True)
+    assert STRATIFIED in result.summary["rule"]
+    assert result.tables["patients of each class by fold"]["class"].tolist() == ["lung", "prostate"]
+    assert {row["stratified"] for row in ws.lake.rows("crossval", P)} == {True}

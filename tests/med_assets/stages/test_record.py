@@ -9,18 +9,20 @@ from typing import Any
 
 import pytest
 
+from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.launch import runs, training
-from med_assets.records import Checkpoint, ExperimentEntry
+from med_assets.records import Checkpoint, ExperimentEntry, SweepScore
+from med_assets.reporting.experiment_facts import gather
 from med_assets.reporting.index import PAGE
-from med_assets.reporting.notebook import SECTIONS
+from med_assets.reporting.notebook import SECTIONS, cells
 from med_assets.reporting.notebooks import Cell, stop_kernel, write_notebook
 from med_assets.reporting.run_status import STALE, run_statuses
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
 from tests.med_assets.stages.builders import P
-from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
+from tests.med_assets.stages.models import GUARDED, PRIMARY, SUBJECTS, TRAIN, VAL, cases, configure, constant, model
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -96,6 +98,28 @@ def test_the_index_tells_where_every_experiment_stands_and_what_code_made_it(ws:
     (kept,) = (run for run in runs.runs_of(ws, P) if run.experiment == "baseline")
     assert (kept.dataset_version, kept.overrides) == ("d", "")
     assert kept.environment == "MED_ASSETS_PROFILE=demo MED_ASSETS_PURPOSE=demo"
+
+
+def test_the_notebook_has_the_sweeps_of_its_experiment_and_no_others(ws: Workspace) -> None:
+    def combination(experiment: str, number: int, mean: float) -> SweepScore:
+        return SweepScore(
+            program=P, experiment=experiment, sweep="s", number=number, overrides=f"optimiser.lr=1e-{number}", checkpoint=f"checkpoint/{number}", job=str(number),
+            experiment_hash="h", dataset_version="earlier", synthetic=False, metric=PRIMARY, subject=SUBJECTS[PRIMARY], unit="Gy", mean=mean, low=mean - 1, high=mean + 1,
+            n=30, n_val=30, n_failed=0, difference=None, difference_low=None, difference_high=None, best_epoch=1, epochs=2, hours=0.5, reason=None,
+        )  # fmt: skip
+
+    guarded = {"metric": GUARDED, "subject": SUBJECTS[GUARDED]}
+    for name in ("baseline", "mean_dose"):
+        found = [combination(name, number, mean) for number, mean in ((1, 4.0), (2, 3.0))]
+        Catalog(ws, P).replace(SweepScore, [*found, *(replace(row, **guarded) for row in found)], name, "s")
+    written = cells(gather(ws, P, "baseline", checkpoint(ws, "baseline").checkpoint))
+    (text,) = (cell.text for cell in written if cell.text.startswith("Sweep over"))
+    assert text.startswith("Sweep over optimiser.lr. ")
+    assert "The dataset has changed since" in text
+    best, other = (line for line in text.splitlines() if "(n = 30)" in line)
+    assert "1e-2" in best
+    assert r"3.00 \[2.00, 4.00\] (n = 30)" in best
+    assert "1e-1" in other
 
 
 def test_a_promoted_run_is_the_champion_and_one_of_a_changed_configuration_is_stale(
