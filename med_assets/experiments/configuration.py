@@ -222,6 +222,12 @@ class Runtime(Settings):
 
     accelerator: str = Field(description="Lightning accelerator: auto, cpu, gpu or mps", json_schema_extra=NO_EFFECT)
     workers: int = Field(ge=0, description="processes that read patches, count", json_schema_extra=NO_EFFECT)
+    prefetch: int = Field(
+        default=2,
+        ge=1,
+        description="batches that each process of workers reads ahead, count; each takes the memory of a batch on the host",
+        json_schema_extra=NO_EFFECT,
+    )
     threads: int = Field(
         ge=0, description="CPU threads of torch, count; 0 leaves torch's own choice", json_schema_extra=NO_EFFECT
     )

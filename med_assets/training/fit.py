@@ -30,9 +30,17 @@ NOT_ABOUT_THE_RESULT = (
     "is smaller than the logging interval",
     "`srun` command is available",  # we start our processes ourselves, also within a Slurm job
     "dataloader is not resumable",  # it is: the sampler goes on where the checkpoint stood
+    "find_unused_parameters=True was specified in DDP constructor",  # it is, for the epochs in which a part is frozen
     "The .grad attribute of a Tensor that is not a leaf",  # torch.compile looks at all inputs, of a cascade's second network too
 )
 """Advice of Lightning and torch, by a part of its words, that is not shown; so are deprecations inside it."""
+
+
+def _strategy(plan: Plan, task: Task) -> str:
+    """Lightning's name of how processes share a training: where parts are frozen for some epochs, they agree at each step on what has gradients."""
+    if plan.processes == 1:
+        return "auto"
+    return "ddp_find_unused_parameters_true" if task.rests else "ddp"
 
 
 def fit(
@@ -93,7 +101,7 @@ def fit(
         trainer = lightning.Trainer(
             accelerator=plan.accelerator,
             devices=plan.devices,
-            strategy="ddp" if plan.processes > 1 else "auto",
+            strategy=_strategy(plan, task),
             accumulate_grad_batches=plan.accumulate,
             use_distributed_sampler=False,
             # Without it Lightning would take over under Slurm: start no processes, and requeue by signals of its own.

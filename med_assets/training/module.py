@@ -142,6 +142,7 @@ def patch_loader(dataset: Dataset[Any], length: int, experiment: Experiment) -> 
         sampler=EpochSampler(length),
         num_workers=workers,
         persistent_workers=workers > 0,
+        prefetch_factor=experiment.runtime.prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
         # Workers are seeded from it, so that a new iterator does not draw from torch's global random state.
         generator=torch.Generator(),

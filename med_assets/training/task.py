@@ -62,6 +62,8 @@ class Task:
     dict. Raises CheckpointMismatch."""
     adapters: "Callable[[dict[str, Tensor]], dict[str, Tensor]] | None" = None
     """Gives, of the final weights, the tensors of an adapter-only file, published beside them; None where all weights are trained."""
+    rests: bool = False
+    """Whether trained parameters have no gradient in some epochs, as while an encoder is frozen; several devices must look for those at each step."""
 
 
 @dataclass(frozen=True)

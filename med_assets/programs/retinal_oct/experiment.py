@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments.configuration import NO_EFFECT, Experiment, Settings
+from med_assets.experiments.configuration import CAME_LATER, NO_EFFECT, Experiment, Settings
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 
 INPUT_SCALING = "after_resize"
@@ -106,6 +106,14 @@ class Augment(Settings):
     flip: float = Field(ge=0, le=1, description="probability of a flip along the width, 0 to 1")
     brightness: float = Field(ge=0, description="largest addition, standard deviations of the volume")
     contrast: float = Field(ge=0, lt=1, description="largest change of contrast, fraction")
+    crop: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="largest share of each axis that a random crop leaves out, fraction; what it keeps is interpolated to the whole size and "
+        "given mean 0 and standard deviation 1 again; 0 is the whole volume",
+        json_schema_extra=CAME_LATER,
+    )
 
 
 class RetinalExperiment(Experiment):

@@ -283,8 +283,7 @@ def validation_metrics(labels: Sequence[int], logits: np.ndarray) -> dict[str, f
 def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
     """Return what the training process runs, on the cases of the experiment's protocols.
 
-    Raises ConfigurationError where a split has none, unless it is a pretraining of no epoch, and for a fine-tuning that unfreezes on several devices, whose processes
-    agree on the trained parameters once, at the start.
+    Raises ConfigurationError where a split has none, unless it is a pretraining of no epoch.
     """
     assert isinstance(experiment, RetinalExperiment)
     experiment.demand_known_inputs()
@@ -309,8 +308,6 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
             *loaders, EPOCHS_LEFT, lambda: published(jepa, experiment),
             initial_tensors=own, reads=lambda content: read_encoder(content, experiment.network), left_out=left_out,
         )  # fmt: skip
-    if experiment.runtime.devices > 1 and experiment.learning.unfreeze_at:
-        raise ConfigurationError("expected runtime.devices of 1 where learning.unfreeze_at is above 0; set one of them")
     dataset = VolumeDataset(train, experiment)
     loader = patch_loader(dataset, len(dataset), experiment)
     module = ClassModule(experiment, train, val)
@@ -324,6 +321,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
         initial_tensors=lambda: {name: tensor for name, tensor in weights().items() if name.startswith("encoder.")},
         reads=lambda content: read_encoder(content, experiment.network),
         left_out=left_out,
+        rests=bool(experiment.learning.unfreeze_at),
     )
 
 

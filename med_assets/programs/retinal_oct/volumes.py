@@ -9,13 +9,32 @@ from torch.utils.data import Dataset
 
 from med_assets.programs.retinal_oct.experiment import Augment, RetinalExperiment
 from med_assets.programs.retinal_oct.prepared import PreparedCase
+from med_assets.programs.retinal_oct.transforms import network_input
+
+
+def cropped(image: np.ndarray, most: float, rng: np.random.Generator) -> np.ndarray:
+    """Return a random box of a volume, interpolated to the volume's size and scaled as every network input is.
+
+    Of each axis at most the share `most` is left out, and two voxels are kept. A box without contrast is not taken: then the volume is whole.
+    """
+    box = []
+    for n in image.shape:
+        kept = max(2, round(n * (1 - rng.uniform(0, most))))
+        first = int(rng.integers(0, n - kept + 1))
+        box.append(slice(first, first + kept))
+    try:
+        return network_input(image[tuple(box)], image.shape).image
+    except ValueError:
+        return image
 
 
 def augmented(image: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    """Return a changed copy of a volume (frame, depth, width): flipped along the width, contrast, then brightness."""
+    """Return a changed copy of a volume (frame, depth, width): cropped, flipped along the width, contrast, then brightness."""
     flip = rng.uniform() < augment.flip
     contrast = 1 + augment.contrast * rng.uniform(-1, 1)
     brightness = augment.brightness * rng.uniform(-1, 1)
+    if augment.crop:
+        image = cropped(image, augment.crop, rng)
     turned = image[:, :, ::-1] if flip else image
     return np.ascontiguousarray(turned * np.float32(contrast) + np.float32(brightness), dtype=np.float32)
 

@@ -8,16 +8,20 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from med_assets.errors import ConfigurationError, DiskFull, OutOfMemory, TrainingDiverged
+from med_assets.experiments.configuration import load
 from med_assets.programs.rt_dose.predict import load_predictor
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.training import callbacks
 from med_assets.training.job import run
+from med_assets.training.module import patch_loader
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
 torch.set_num_threads(1)
@@ -57,14 +61,23 @@ def test_a_run_leaves_weights_history_curves_and_a_result_and_needs_no_dagster(t
 
 
 def test_reading_in_processes_of_their_own_changes_nothing(tmp_path: Path) -> None:
+    more = ("schedule.epochs=2", "runtime.prefetch=3")
     alone, apart = (
-        write_job(tmp_path / f"{workers}", overrides=(*TINY, "schedule.epochs=2", f"runtime.workers={workers}"))
-        for workers in (0, 1)
+        write_job(tmp_path / f"{workers}", overrides=(*TINY, *more, f"runtime.workers={workers}")) for workers in (0, 1)
     )
     run(alone)
     run(apart)
     assert (alone / "history.csv").read_bytes() == (apart / "history.csv").read_bytes()
     assert (alone / "weights.pt").read_bytes() == (apart / "weights.pt").read_bytes()
+
+
+def test_as_many_batches_are_read_ahead_as_the_machine_is_given() -> None:
+    def loader(*overrides: str) -> DataLoader[Any]:
+        return patch_loader(TensorDataset(torch.zeros(4, 1)), 4, load("rt_dose", "baseline", overrides))
+
+    assert loader("runtime.workers=2", "runtime.prefetch=5").prefetch_factor == 5
+    assert loader("runtime.workers=0").prefetch_factor is None
+    assert load("rt_dose", "baseline", ["runtime.prefetch=5"]).hash() == load("rt_dose", "baseline").hash()
 
 
 def test_mean_dose_goes_through_the_same_job(tmp_path: Path) -> None:

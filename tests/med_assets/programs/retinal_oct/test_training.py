@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,16 @@ import pytest
 import torch
 
 from med_assets.errors import ConfigurationError
+from med_assets.experiments.configuration import result_fields
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import Augment, Masks
 from med_assets.programs.retinal_oct.jepa import Jepa, draw_masks
 from med_assets.programs.retinal_oct.lit import ClassModule, overfit_loss, schedule, task, weights_of
 from med_assets.programs.retinal_oct.network import ClassHead, Classifier, build_encoder
 from med_assets.programs.retinal_oct.prepared import PreparedCase
+from med_assets.programs.retinal_oct.transforms import check_input, network_input
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
-from med_assets.programs.retinal_oct.volumes import VolumeDataset, augmented
+from med_assets.programs.retinal_oct.volumes import VolumeDataset, augmented, cropped
 from med_assets.training.job import run
 from med_assets.training.saving import SaveCheckpoints
 from med_assets.training.task import TrainingCase
@@ -187,6 +192,69 @@ def test_volumes_are_flipped_along_the_width_alone() -> None:
     assert np.array_equal(flipped, image[:, :, ::-1])
     kept = augmented(image, Augment(flip=0, brightness=0, contrast=0), np.random.default_rng(0))
     assert np.array_equal(kept, image)
+
+
+def test_a_random_crop_is_a_box_of_the_volume_at_its_size_and_scale() -> None:
+    # Each voxel is its place along the width, so that a crop shows where it was taken.
+    image = network_input(np.broadcast_to(np.arange(40.0), (8, 20, 40)), (8, 20, 40)).image
+    keeping = Augment(flip=0, brightness=0, contrast=0)
+    assert np.array_equal(augmented(image, keeping, np.random.default_rng(0)), image)
+    assert keeping.crop == 0
+    slopes = []
+    for seed in range(20):
+        found = augmented(image, keeping.model_copy(update={"crop": 0.5}), np.random.default_rng(seed))
+        assert (found.shape, found.dtype) == (image.shape, np.float32)
+        check_input(found)
+        assert np.allclose(found, found[:1, :1])
+        slopes.append(float(np.diff(found[0, 0]).mean()))
+    # Whatever the box, a ramp between its ends has the same slope after the scaling; it is cut at random places, not interpolated beyond them.
+    assert np.allclose(slopes, np.diff(image[0, 0]).mean(), rtol=0.1)
+    steps = image.copy()
+    steps[..., 30:] = 5
+    shares = {
+        round(float((box[0, 0] > box[0, 0].mean()).mean()), 2)
+        for seed in range(20)
+        if (box := cropped(steps, 0.5, np.random.default_rng(seed))) is not None
+    }
+    assert len(shares) > 5
+
+
+def test_a_crop_without_contrast_leaves_the_volume_whole() -> None:
+    image = np.zeros((4, 6, 200), dtype=np.float32)
+    image[..., 0] = 1
+    found = [cropped(image, 0.9, np.random.default_rng(seed)) for seed in range(20)]
+    assert any(np.array_equal(one, image) for one in found)
+    assert all(np.isfinite(one).all() for one in found)
+
+
+def test_a_crop_leaves_what_is_trained_without_one_and_changes_the_hash() -> None:
+    assert "crop" not in result_fields(tiny("scratch").augment)
+    assert tiny("scratch", "augment.crop=0.0").hash() == tiny("scratch").hash()
+    assert tiny("scratch", "augment.crop=0.2").hash() != tiny("scratch").hash()
+
+
+@pytest.mark.slow
+def test_two_processes_unfreeze_as_one_does(tmp_path: Path) -> None:
+    jobs = [
+        write_job(
+            tmp_path / f"job{devices}",
+            overrides=(*TINY, "head.dropout=0", "schedule.epochs=3", "warmup_epochs=0", f"runtime.devices={devices}"),
+        )
+        for devices in (1, 2)
+    ]
+    run(jobs[0])
+    done = subprocess.run(
+        [sys.executable, "-m", "med_assets.training", str(jobs[1])], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (torch.load(job / "weights.pt", weights_only=True) for job in jobs)
+    rates = [pd.read_csv(job / "history.csv")["encoder_lr"].tolist() for job in jobs]
+    assert [rate > 0 for rate in rates[1]] == [False, True, True]
+    assert rates[0] == pytest.approx(rates[1])
+    assert json.loads((jobs[1] / "result.json").read_text())["memory"]["processes"] == 2
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-4), name
 
 
 def test_an_epoch_has_every_case_once_in_an_order_of_its_own(tmp_path: Path) -> None:
