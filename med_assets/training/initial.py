@@ -60,12 +60,12 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
     path = job / INITIAL
     if not path.exists():
         return
-    if isinstance(task, ClosedForm):
+    if isinstance(task, ClosedForm) and task.initial_tensors is None:
         raise ConfigurationError(
             "this experiment is computed without a loop and has no initial weights; use initial=random"
         )
     content = open_weights(path, f"the weights of initial={experiment.initial}")
-    expected = (task.initial_tensors or task.weights)()
+    expected = task.weights() if isinstance(task, Task) and task.initial_tensors is None else _replaced(task)
     try:
         found, fit = _fitting(content, experiment, task, expected)
     except CheckpointMismatch as error:
@@ -82,12 +82,18 @@ def start_from(job: Path, experiment: Experiment, task: Task | ClosedForm) -> No
         )
 
 
+def _replaced(task: Task | ClosedForm) -> dict[str, torch.Tensor]:
+    """The weights of a task that initial ones take the place of."""
+    assert task.initial_tensors is not None
+    return task.initial_tensors()
+
+
 def _fitting(
-    content: Any, experiment: Experiment, task: Task, expected: Mapping[str, torch.Tensor]
+    content: Any, experiment: Experiment, task: Task | ClosedForm, expected: Mapping[str, torch.Tensor]
 ) -> tuple[Mapping[str, torch.Tensor], Fit]:
     """The tensors of a file's content by the names of the task, and how they fit. Raises CheckpointMismatch unless all do."""
     found = state_dict(content) if task.reads is None else task.reads(content)
-    if task.released is not None and experiment.initial.startswith(RELEASED):
+    if isinstance(task, Task) and task.released is not None and experiment.initial.startswith(RELEASED):
         found = task.released(found)
     fit = demand_fit(
         expected, found, f"the weights of initial={experiment.initial}",

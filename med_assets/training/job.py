@@ -260,7 +260,7 @@ def job_key(experiment: Experiment, cases: Sequence[TrainingCase]) -> str:
 
 
 def _closed_form(job: Path, task: ClosedForm) -> dict[str, Any]:
-    weights, metrics = task.compute()
+    weights, metrics = task.compute(job)
     save_tensors(job / "weights.pt", weights)
     History(job / "history.csv").add({"epoch": 0, "step": 0, **metrics})
     return {
@@ -270,7 +270,7 @@ def _closed_form(job: Path, task: ClosedForm) -> dict[str, Any]:
         "epochs_run": 1,
         "stopped_early": False,
         "resumed": False,
-        "device": "cpu",
+        "device": task.device,
         "precision": "32-true",
         "parameters": sum(tensor.numel() for tensor in weights.values()),
     }

@@ -68,23 +68,32 @@ class Task:
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Weights that need no loop: `compute` returns them and their validation metrics, among them `monitor`."""
+    """Weights that need no loop: `compute`, given the folder of the job, returns them and their validation metrics, among them `monitor`."""
 
     monitor: str
-    compute: Callable[[], "tuple[dict[str, Tensor], dict[str, float]]"]
+    compute: Callable[[Path], "tuple[dict[str, Tensor], dict[str, float]]"]
     left_out: tuple[str, ...] = ()
     """Ids of the cases that it does not learn from."""
+    initial_tensors: "Callable[[], dict[str, Tensor]] | None" = None
+    """The weights that initial ones take the place of; None where it can start from none."""
+    reads: "Callable[[Any], dict[str, Tensor]] | None" = None
+    """As that of a Task."""
+    selects: bool = False
+    """Whether something is selected on the validation cases, as the number of neighbours is."""
+    device: str = "cpu"
+    """Where it is computed."""
 
 
 def used(task: Task | ClosedForm, epochs: int, cases: Sequence[TrainingCase]) -> tuple[str, ...]:
     """Return the ids of the cases that a training of so many epochs learns from or is selected on.
 
-    Weights that need no loop are selected on no case, and those of no epoch are as they came.
+    Weights that need no loop are selected on no case unless they say so, and those of no epoch are as they came.
     """
     closed = isinstance(task, ClosedForm)
     if not closed and not epochs:
         return ()
-    kept = [case for case in cases if case.case_id not in task.left_out and not (closed and case.split != "train")]
+    unselected = isinstance(task, ClosedForm) and not task.selects
+    kept = [case for case in cases if case.case_id not in task.left_out and not (unselected and case.split != "train")]
     return tuple(case.case_id for case in kept)
 
 

@@ -79,7 +79,7 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
     kept = {case.case_id for case in (*train, *val)}
     left_out = tuple(case.case_id for case in cases if case.case_id not in kept)
     if experiment.network.kind == "mean_position":
-        return ClosedForm(MONITOR, lambda: _mean_position(experiment, train, val), left_out)
+        return ClosedForm(MONITOR, lambda _: _mean_position(experiment, train, val), left_out)
     if not val:
         network = build_network(experiment.network)
         return Task(None, None, None, MONITOR, lambda: dict(network.state_dict()), released, left_out=left_out)

@@ -1,7 +1,8 @@
-"""Mean tokens of volumes, computed once for each encoder and volume and kept by their content."""
+"""Mean tokens of volumes, or of cells of them, computed once for each encoder and volume and kept by their content."""
 
 import hashlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from med_assets.programs.retinal_oct.experiment import Network
-from med_assets.programs.retinal_oct.network import embed
+from med_assets.programs.retinal_oct.experiment import Attention, Network
+from med_assets.programs.retinal_oct.network import embed, embed_cells, features
 from med_assets.programs.retinal_oct.prepared import PreparedCase
 from med_assets.storage.files import digest, replacing
 from med_assets.storage.versions import version_of
@@ -19,9 +20,10 @@ FOLDER = "embeddings"
 """Folder beside the jobs of a home; what is in it can always be computed again."""
 
 
-def encoder_key(network: Network, weights: Mapping[str, Tensor]) -> str:
-    """Hash of an encoder: its sizes, and names and values of all its tensors."""
-    found = hashlib.sha256(digest(version_of(embed), network.model_dump(mode="json")).encode())
+def encoder_key(network: Network, weights: Mapping[str, Tensor], attention: Attention | None = None) -> str:
+    """Hash of an encoder: its sizes, names and values of all its tensors, and the cells whose tokens are kept apart."""
+    how = [version_of(embed)] if attention is None else [version_of(embed_cells), attention.cells]
+    found = hashlib.sha256(digest(*how, network.model_dump(mode="json")).encode())
     for name in sorted(weights):
         found.update(name.encode())
         found.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
@@ -40,13 +42,22 @@ class EmbeddingCache:
         self.folder = folder
         self.computed = self.reused = 0
 
-    def of(self, encoder: nn.Module, network: Network, cases: Sequence[PreparedCase], batch: int) -> Tensor:
-        """Return float32 (case, hidden) on the host; only those that are in no file are computed, `batch` at a time."""
-        key = encoder_key(network, encoder.state_dict())
+    def of(
+        self,
+        encoder: nn.Module,
+        network: Network,
+        cases: Sequence[PreparedCase],
+        batch: int,
+        attention: Attention | None = None,
+    ) -> Tensor:
+        """Return float32 (case, hidden), or with `attention` (case, cells, hidden), on the host; only those that are in no file are computed,
+        `batch` at a time."""
+        key = encoder_key(network, encoder.state_dict(), attention)
+        shape = (network.hidden,) if attention is None else (math.prod(attention.cells), network.hidden)
         paths = [self.folder / key[:32] / f"{image_key(case)[:32]}.npy" for case in cases]
         found: dict[Path, np.ndarray] = {}
         for path in paths:
-            if path not in found and (kept := self._read(path, network.hidden)) is not None:
+            if path not in found and (kept := self._read(path, shape)) is not None:
                 found[path] = kept
         self.reused += len(found)
         absent = {path: case for path, case in zip(paths, cases, strict=True) if path not in found}
@@ -58,7 +69,7 @@ class EmbeddingCache:
             some = waiting[first : first + batch]
             volumes = torch.from_numpy(np.stack([case.volume() for _, case in some]))[:, None]
             with torch.inference_mode():
-                rows = embed(encoder, volumes.to(device)).float().cpu().numpy()
+                rows = features(encoder, volumes.to(device), network, attention).float().cpu().numpy()
             for (path, _), row in zip(some, rows, strict=True):
                 self._write(path, row)
                 found[path] = row
@@ -68,12 +79,12 @@ class EmbeddingCache:
         return torch.from_numpy(np.stack([found[path] for path in paths]))
 
     @staticmethod
-    def _read(path: Path, width: int) -> np.ndarray | None:
+    def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         try:
             row: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError):
             return None
-        return row if row.shape == (width,) and row.dtype == np.float32 else None
+        return row if row.shape == shape and row.dtype == np.float32 else None
 
     @staticmethod
     def _write(path: Path, row: np.ndarray) -> None:

@@ -65,13 +65,39 @@ class Pretraining(Settings):
     momentum_end: float = Field(gt=0, le=1, description="the same at the end; in between it rises linearly")
 
 
+class Attention(Settings):
+    """One learned query that attends to cells of a volume, in place of the mean over all tokens."""
+
+    cells: Extent = Field(
+        description="cells along frames, depth and width, each the mean of the tokens in it; divisors of the grid of tokens, count"
+    )
+    heads: int = Field(ge=1, description="attention heads, count; a divisor of network.hidden")
+
+
+class Neighbours(Settings):
+    """Classes by the votes of the training cases whose embeddings are most alike; nothing is trained by steps."""
+
+    tried: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1,
+        description="numbers of neighbours of which validation picks one, count; those above the number of training cases are left out",
+    )
+    temperature: float = Field(
+        gt=0, description="a neighbour votes with exp(cosine similarity / temperature), times the weight of its class"
+    )
+
+
 class Head(Settings):
-    """What makes classes of the mean token."""
+    """What makes classes of the tokens."""
 
     hidden: int = Field(ge=0, description="width of a hidden layer with GELU, count; 0 is a linear head")
     dropout: float = Field(ge=0, lt=1, description="dropout before each linear layer, 0 to 1")
     standardise: bool = Field(
         description="scale each feature to mean 0 and standard deviation 1 of the training cases, by the encoder as it begins"
+    )
+    attention: Attention | None = Field(
+        default=None,
+        description="pool the tokens by attention, an attentive probe; null takes their mean",
+        json_schema_extra=CAME_LATER,
     )
 
 
@@ -88,6 +114,12 @@ class Learning(Settings):
     label_smoothing: float = Field(ge=0, lt=1, description="share of the target spread over all classes, 0 to 1")
     class_weights: Literal["auto", "none"] | tuple[Annotated[float, Field(ge=0)], ...] = Field(
         description="auto weighs a case by n / (classes * cases of its class) of the training cases; or the weight of each class, a list"
+    )
+
+    neighbours: Neighbours | None = Field(
+        default=None,
+        description="classify by nearest neighbours on the frozen encoder in place of a head; null trains the head",
+        json_schema_extra=CAME_LATER,
     )
 
     @model_validator(mode="after")
@@ -139,6 +171,24 @@ class RetinalExperiment(Experiment):
     embed_batch: int = Field(
         ge=1, description="volumes that are embedded at a time, count", json_schema_extra=NO_EFFECT
     )
+
+    @model_validator(mode="after")
+    def _pools_what_is_there(self) -> Self:
+        attention = self.head.attention
+        if attention is not None:
+            if any(n % cells for n, cells in zip(self.network.grid, attention.cells, strict=True)):
+                raise ValueError(
+                    f"expected head.attention.cells that divide the grid of tokens {self.network.grid}, got {attention.cells}"
+                )
+            if self.network.hidden % attention.heads:
+                raise ValueError(
+                    f"expected head.attention.heads that divide network.hidden {self.network.hidden}, got {attention.heads}"
+                )
+        if self.learning.neighbours is not None and (attention is not None or self.learning.unfreeze_at is not None):
+            raise ValueError(
+                "expected learning.unfreeze_at and head.attention of null with learning.neighbours, which trains nothing"
+            )
+        return self
 
     @property
     def probe_only(self) -> bool:

@@ -16,13 +16,15 @@ from med_assets.metrics.classification import class_scores, confusion
 from med_assets.programs.retinal_oct.embeddings import FOLDER, EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.jepa import Jepa
-from med_assets.programs.retinal_oct.network import ClassHead, Classifier, embed, read_encoder
+from med_assets.programs.retinal_oct.neighbours import vote
+from med_assets.programs.retinal_oct.network import ClassHead, Classifier, build_encoder, embed, read_encoder
 from med_assets.programs.retinal_oct.prepared import PreparedCase
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.programs.retinal_oct.volumes import VolumeDataset
+from med_assets.training.accelerator import inference_device
 from med_assets.training.module import PatchModule, case_loader, patch_loader
 from med_assets.training.ranks import gathered
-from med_assets.training.task import Task, TrainingCase
+from med_assets.training.task import ClosedForm, Task, TrainingCase
 
 BALANCED = "val_balanced_accuracy"
 MONITOR = "val_balanced_error"
@@ -132,7 +134,9 @@ class ClassModule(RetinalModule):
         super().__init__(experiment, Classifier(experiment.network, experiment.head), len(val))
         self.train_cases, self.val_cases = train, val
         self.register_buffer("class_weights", weights_of(train, experiment.learning.class_weights), persistent=False)
-        self.embeddings = torch.zeros(len(train), experiment.network.hidden)
+        attention = experiment.head.attention
+        cells = [math.prod(attention.cells)] if attention else []
+        self.embeddings = torch.zeros(len(train), *cells, experiment.network.hidden)
         self.overfit: float | None = None
         # The memory of a step is measured before training, and must be that of the unfrozen encoder.
         self._freeze(experiment.probe_only)
@@ -159,16 +163,18 @@ class ClassModule(RetinalModule):
             return
         experiment = self.experiment
         cache = EmbeddingCache(Path(self.trainer.default_root_dir).parent / FOLDER)
-        self.embeddings = cache.of(self.network.encoder, experiment.network, self.train_cases, experiment.embed_batch)
+        given = (experiment.embed_batch, experiment.head.attention)
+        self.embeddings = cache.of(self.network.encoder, experiment.network, self.train_cases, *given)
         print(f"embeddings: {cache.computed} computed, {cache.reused} reused", flush=True)
         if self.overfit is None:
             if experiment.head.standardise:
-                self.network.head.mean.copy_(self.embeddings.mean(dim=0))
-                self.network.head.std.copy_(self.embeddings.std(dim=0).clamp_min(1e-6))
+                rows = self.embeddings.flatten(0, -2)
+                self.network.head.mean.copy_(rows.mean(dim=0))
+                self.network.head.std.copy_(rows.std(dim=0).clamp_min(1e-6))
             self.overfit = overfit_loss(self.network.head, self.embeddings, [case.label for case in self.train_cases])
         if experiment.probe_only:
-            rows = cache.of(self.network.encoder, experiment.network, self.val_cases, experiment.embed_batch)
-            self.val_embeddings = dict(zip((case.case_id for case in self.val_cases), rows, strict=True))
+            of_val = cache.of(self.network.encoder, experiment.network, self.val_cases, *given)
+            self.val_embeddings = dict(zip((case.case_id for case in self.val_cases), of_val, strict=True))
         self.embeddings = self.embeddings.to(self.device)
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
@@ -246,8 +252,9 @@ def overfit_loss(head: ClassHead, embeddings: Tensor, labels: Sequence[int]) -> 
     own = copy.deepcopy(head).cpu().eval().requires_grad_(True)
     some = embeddings[chosen].detach().cpu()
     # Scaled whether or not the experiment does it, or the number of steps would depend on the encoder's units.
-    own.mean.copy_(some.mean(dim=0))
-    own.std.copy_(some.std(dim=0).clamp_min(1e-6) if len(some) > 1 else torch.ones_like(own.std))
+    rows = some.flatten(0, -2)
+    own.mean.copy_(rows.mean(dim=0))
+    own.std.copy_(rows.std(dim=0).clamp_min(1e-6) if len(rows) > 1 else torch.ones_like(own.std))
     truth = torch.tensor([labels[index] for index in chosen])
     optimiser = torch.optim.LBFGS(own.parameters(), max_iter=OVERFIT_STEPS, line_search_fn="strong_wolfe")
 
@@ -280,7 +287,7 @@ def validation_metrics(labels: Sequence[int], logits: np.ndarray) -> dict[str, f
     }
 
 
-def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
+def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | ClosedForm:
     """Return what the training process runs, on the cases of the experiment's protocols.
 
     Raises ConfigurationError where a split has none, unless it is a pretraining of no epoch.
@@ -308,6 +315,8 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
             *loaders, EPOCHS_LEFT, lambda: published(jepa, experiment),
             initial_tensors=own, reads=lambda content: read_encoder(content, experiment.network), left_out=left_out,
         )  # fmt: skip
+    if experiment.learning.neighbours is not None:
+        return neighbours_task(experiment, train, val, left_out)
     dataset = VolumeDataset(train, experiment)
     loader = patch_loader(dataset, len(dataset), experiment)
     module = ClassModule(experiment, train, val)
@@ -322,6 +331,54 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task:
         reads=lambda content: read_encoder(content, experiment.network),
         left_out=left_out,
         rests=bool(experiment.learning.unfreeze_at),
+    )
+
+
+def neighbours_task(
+    experiment: RetinalExperiment,
+    train: Sequence[PreparedCase],
+    val: Sequence[PreparedCase],
+    left_out: tuple[str, ...],
+) -> ClosedForm:
+    """Return the classification by nearest neighbours: the embeddings of the training cases, and the number of neighbours that validation picks."""
+    settings, encoder = experiment.learning.neighbours, build_encoder(experiment.network)
+    assert settings is not None
+
+    def compute(job: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+        encoder.to(device)
+        cache = EmbeddingCache(job.parent / FOLDER)
+        bank, asked = (cache.of(encoder, experiment.network, of, experiment.embed_batch) for of in (train, val))
+        print(f"embeddings: {cache.computed} computed, {cache.reused} reused", flush=True)
+        weights = {f"encoder.{name}": tensor.cpu() for name, tensor in encoder.state_dict().items()}
+        weights |= {
+            "bank": bank,
+            "labels": torch.tensor([case.label for case in train]),
+            "class_weights": weights_of(train, experiment.learning.class_weights).float(),
+            "mean": bank.mean(dim=0) if experiment.head.standardise else torch.zeros(bank.shape[1]),
+            "std": bank.std(dim=0).clamp_min(1e-6) if experiment.head.standardise else torch.ones(bank.shape[1]),
+        }
+        labels, found = [case.label for case in val], list[tuple[int, dict[str, float]]]()
+        for k in sorted({k for k in settings.tried if k <= len(train)}):
+            logits = vote(asked, weights | {"k": torch.tensor(k)}, settings.temperature).double().numpy()
+            found.append((k, validation_metrics(labels, logits)))
+            print(f"k = {k}: {BALANCED} {found[-1][1][BALANCED]:.4f}", flush=True)
+        if not found:
+            raise ConfigurationError(
+                f"expected one of learning.neighbours.tried {settings.tried} of at most the {len(train)} training cases, got none"
+            )
+        # Of equally good numbers the one with the lower loss, then the smaller.
+        k, metrics = min(found, key=lambda one: (one[1][MONITOR], one[1]["val_loss"], one[0]))
+        return weights | {"k": torch.tensor(k)}, metrics | {"neighbours": float(k)}
+
+    device = inference_device()
+    return ClosedForm(
+        MONITOR,
+        compute,
+        left_out,
+        initial_tensors=lambda: {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()},
+        reads=lambda content: read_encoder(content, experiment.network),
+        selects=True,
+        device=device,
     )
 
 

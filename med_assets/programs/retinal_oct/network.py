@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.programs.retinal_oct.experiment import Head, Network
+from med_assets.programs.retinal_oct.experiment import Attention, Head, Network
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.storage.versions import versioned
 from med_assets.training.initial import WRAPPERS
@@ -75,8 +75,39 @@ def embed(encoder: nn.Module, volumes: Tensor) -> Tensor:
     return tokens(encoder, volumes).mean(dim=1)
 
 
+@versioned("1")
+def embed_cells(encoder: nn.Module, volumes: Tensor, grid: tuple[int, int, int], cells: tuple[int, int, int]) -> Tensor:
+    """Return the mean token of each of `cells` blocks of the grid of tokens, (b, cells, hidden)."""
+    found = tokens(encoder, volumes)
+    (f, d, w), (fs, ds, ws) = cells, (n // of for n, of in zip(grid, cells, strict=True))
+    return found.reshape(len(found), f, fs, d, ds, w, ws, -1).mean(dim=(2, 4, 6)).flatten(1, 3)
+
+
+def features(encoder: nn.Module, volumes: Tensor, network: Network, attention: Attention | None) -> Tensor:
+    """Return what a head is given of volumes: the mean token (b, hidden), or the cells that it attends to (b, cells, hidden)."""
+    if attention is None:
+        return embed(encoder, volumes)
+    return embed_cells(encoder, volumes, network.grid, attention.cells)
+
+
+class AttentionPool(nn.Module):
+    """Cells (b, cells, width) to one vector (b, width): what a learned query attends to."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.trunc_normal_(self.query, std=0.02)
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        keys = self.norm(cells)
+        found: Tensor = self.attention(self.query.expand(len(cells), -1, -1), keys, keys, need_weights=False)[0]
+        return found[:, 0]
+
+
 class ClassHead(nn.Module):
-    """Logits of the classes from mean tokens, which are first scaled by the buffers `mean` and `std`."""
+    """Logits of the classes from mean tokens or cells, which are first scaled by the buffers `mean` and `std`."""
 
     mean: Tensor
     std: Tensor
@@ -90,9 +121,10 @@ class ClassHead(nn.Module):
             layers += [nn.Linear(width, head.hidden), nn.GELU(), nn.Dropout(head.dropout)]
         layers.append(nn.Linear(head.hidden or width, len(CLASSES)))
         self.layers = nn.Sequential(*layers)
+        self.pool = AttentionPool(width, head.attention.heads) if head.attention else nn.Identity()
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        found: Tensor = self.layers((embeddings - self.mean) / self.std)
+        found: Tensor = self.layers(self.pool((embeddings - self.mean) / self.std))
         return found
 
 
@@ -101,11 +133,12 @@ class Classifier(nn.Module):
 
     def __init__(self, network: Network, head: Head) -> None:
         super().__init__()
+        self.sizes, self.attention = network, head.attention
         self.encoder = build_encoder(network)
         self.head = ClassHead(network.hidden, head)
 
     def forward(self, volumes: Tensor) -> Tensor:
-        found: Tensor = self.head(embed(self.encoder, volumes))
+        found: Tensor = self.head(features(self.encoder, volumes, self.sizes, self.attention))
         return found
 
 

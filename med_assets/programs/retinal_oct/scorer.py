@@ -11,7 +11,8 @@ from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
-from med_assets.programs.retinal_oct.network import Classifier
+from med_assets.programs.retinal_oct.neighbours import vote
+from med_assets.programs.retinal_oct.network import Classifier, build_encoder
 from med_assets.programs.retinal_oct.prepared import PreparedCase
 from med_assets.programs.retinal_oct.score import ALL, BALANCED, LOG_LOSS, score_case
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
@@ -23,12 +24,14 @@ PREDICTION = "prediction.json"
 
 
 def load_predictor(checkpoint: Path, embeddings: Path) -> CasePredictor:
-    """Return the predictor of a checkpoint folder: of a classifier, or of a pretraining. Raises CheckpointMismatch."""
+    """Return the predictor of a checkpoint folder: of a classifier, of nearest neighbours, or of a pretraining. Raises CheckpointMismatch."""
     experiment, weights = read_checkpoint("retinal_oct", checkpoint)
     assert isinstance(experiment, RetinalExperiment)
     experiment.demand_known_inputs()
     if experiment.mode == "pretrain":
         return PretrainPredictor(experiment, weights)
+    if experiment.learning.neighbours is not None:
+        return NeighbourPredictor(experiment, weights, EmbeddingCache(embeddings))
     return ClassPredictor(experiment, weights, EmbeddingCache(embeddings))
 
 
@@ -39,6 +42,9 @@ def unscored(metric: str, case: PreparedCase) -> Score:
 
 class ClassPredictor(CasePredictor):
     """Predicts the class of the volumes of the experiment's protocols, and of those that state none; not of others."""
+
+    how = ""
+    """What the convention of its scores says beside the transform and the encoder."""
 
     def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor], cache: EmbeddingCache) -> None:
         self.experiment, self.cache = experiment, cache
@@ -52,9 +58,7 @@ class ClassPredictor(CasePredictor):
         if case.protocol and case.protocol not in experiment.protocols:
             write_json(out / PREDICTION, {"protocol": case.protocol})
             return
-        embedding = self.cache.of(self.network.encoder, experiment.network, [case], 1)
-        with torch.inference_mode():
-            logits = self.network.head(embedding.to(next(self.network.parameters()).device))[0].double().cpu().numpy()
+        logits = self.logits(case)
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
         trained = "frozen" if experiment.probe_only else "fine-tuned"
@@ -67,9 +71,44 @@ class ClassPredictor(CasePredictor):
                 "logits": dict(zip(CLASSES, map(float, logits), strict=True)),
                 "protocol": case.protocol,
                 "trained_on": list(experiment.protocols),
-                "how": f"z-score, {size}; {trained} encoder",
+                "how": f"z-score, {size}; {trained} encoder{self.how}",
             },
         )
+
+    def logits(self, case: PreparedCase) -> np.ndarray:
+        """The logits of the classes of a case, (class)."""
+        experiment = self.experiment
+        embedding = self.cache.of(self.network.encoder, experiment.network, [case], 1, experiment.head.attention)
+        with torch.inference_mode():
+            found = self.network.head(embedding.to(next(self.network.parameters()).device))[0]
+        return np.asarray(found.double().cpu().numpy())
+
+
+class NeighbourPredictor(ClassPredictor):
+    """Predicts the class that most of the nearest training cases have."""
+
+    def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor], cache: EmbeddingCache) -> None:
+        self.experiment, self.cache = experiment, cache
+        self.encoder = build_encoder(experiment.network)
+        n, width = len(weights.get("labels", ())), experiment.network.hidden
+        expected = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()} | {
+            "bank": torch.empty(n, width), "labels": torch.empty(n), "class_weights": torch.empty(len(CLASSES)),
+            "mean": torch.empty(width), "std": torch.empty(width), "k": torch.tensor(0),
+        }  # fmt: skip
+        demand_fit(expected, weights, "the weights of the checkpoint", "load it with its own experiment")
+        self.votes = {name: tensor for name, tensor in weights.items() if not name.startswith("encoder.")}
+        self.encoder.load_state_dict(
+            {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+        )
+        self.encoder.to(inference_device()).eval()
+        self.how = f", {int(self.votes['k'])} nearest neighbours"
+
+    def logits(self, case: PreparedCase) -> np.ndarray:
+        """Logarithms of the classes' shares of the votes."""
+        settings = self.experiment.learning.neighbours
+        assert settings is not None
+        embedding = self.cache.of(self.encoder, self.experiment.network, [case], 1)
+        return np.asarray(vote(embedding, self.votes, settings.temperature)[0].numpy())
 
 
 class PretrainPredictor(CasePredictor):

@@ -127,7 +127,7 @@ def task(
                 f"give the job cases of one site, or override site={case.site}"
             )
     if experiment.network.kind == "mean_dose":
-        return ClosedForm(MONITOR, lambda: _mean_dose(experiment, folders["train"], opened["val"]))
+        return ClosedForm(MONITOR, lambda _: _mean_dose(experiment, folders["train"], opened["val"]))
     if experiment.untrained and not opened["val"]:
         network = build_network(experiment)
         left_out = tuple(case.case_id for case in cases)

@@ -76,7 +76,7 @@ def test_weights_that_do_not_fit_are_refused_and_none_is_taken(tmp_path: Path, d
 def test_what_is_computed_without_a_loop_can_not_have_initial_weights(tmp_path: Path) -> None:
     torch.save({}, tmp_path / INITIAL)
     with pytest.raises(ConfigurationError, match="initial=random"):
-        start_from(tmp_path, load("rt_dose", "mean_dose"), ClosedForm("val_mae_gy", lambda: ({}, {})))
+        start_from(tmp_path, load("rt_dose", "mean_dose"), ClosedForm("val_mae_gy", lambda _: ({}, {})))
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict", "network"])

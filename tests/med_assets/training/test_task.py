@@ -14,4 +14,4 @@ def test_cases_that_a_task_leaves_out_are_not_used_and_no_epoch_uses_none() -> N
 
 
 def test_weights_without_a_loop_are_selected_on_no_case() -> None:
-    assert used(ClosedForm("loss", lambda: ({}, {}), ("a",)), 0, CASES) == ("b",)
+    assert used(ClosedForm("loss", lambda _: ({}, {}), ("a",)), 0, CASES) == ("b",)
