@@ -273,7 +273,7 @@ def _rows(
 
 
 def _best(metric: Metric, aggregates: Sequence[dict[tuple[str, str], Aggregate]]) -> int | None:
-    """Place of the combination with the best mean, the first of several; None where none has one."""
+    """Index of the combination with the best mean, the first of several; None where none has one."""
     sign = 1 if metric.lower_is_better else -1
     means = [
         (sign * one.mean, place)
