@@ -1,5 +1,6 @@
 """A copy of the source in which a test does what a page of the documentation says."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,15 @@ from tests.conftest import REPOSITORY
 from tests.docs_blocks import OF_THIS_PAGE, blocks
 
 SOURCE = ("med_assets", "assets", "resources", "sensors", "conf", "definitions.py", "pyproject.toml")
+
+COMMANDS = """
+import json, sys
+from med_assets.cli.main import main
+
+for words in json.loads(sys.argv[1]):
+    if code := main(words):
+        sys.exit(f"med-assets {' '.join(words)}: exit status {code}")
+"""
 
 
 class Tree:
@@ -76,12 +86,12 @@ class Tree:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def med_assets(self, command: str) -> str:
-        """Run a command of the command line on the copy; returns what it printed."""
-        words = os.path.expandvars(command).replace('"', "").split()
-        assert words[0] == "med-assets"
-        done = self.python("-m", "med_assets.cli", *words[1:])
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    def med_assets(self, *commands: str) -> str:
+        """Run commands of the command line on the copy, one after another in one process; returns what they printed."""
+        lines = [os.path.expandvars(command).replace('"', "").split() for command in commands]
+        assert all(words[0] == "med-assets" for words in lines)
+        done = self.python("-c", COMMANDS, json.dumps([words[1:] for words in lines]))
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
 

@@ -44,8 +44,7 @@ def test_the_graph_has_every_asset_of_the_program(tree: Tree) -> None:
 @pytest.mark.slow
 def test_its_cases_are_taken_in_prepared_split_trained_on_and_scored(tree: Tree, workspace: Workspace) -> None:
     (commands,) = tree.commands()
-    for command in commands.splitlines():
-        tree.med_assets(command)
+    tree.med_assets(*commands.splitlines())
     catalog = Catalog(workspace, P)
     assert [one.status for one in catalog.rows(CaseVersion)] == ["ok"] * 16
     assert [one.status for one in catalog.rows(PreparedCase)] == ["ok"] * 16
