@@ -86,6 +86,14 @@ class DataTables(Protocol):
 
 
 @runtime_checkable
+class AuditSections(Protocol):
+    """Says which of its facts the audit of a dataset states in the record of a fine-tuning."""
+
+    audit_sections: Mapping[str, tuple[str, ...]]
+    """Names of facts by section, such as spacing."""
+
+
+@runtime_checkable
 class DatasetFindings(Protocol):
     """Looks for what is wrong between cases or with the splits as a whole, such as one picture twice."""
 

@@ -1,5 +1,7 @@
 """What a checkpoint costs: parameters, memory and time, measured once."""
 
+from collections.abc import Mapping
+
 from med_assets import program
 from med_assets.capabilities import ModelCosts
 from med_assets.settings import Settings
@@ -19,3 +21,31 @@ def checkpoint_facts(ws: Settings, program_name: str, checkpoint: str, *, measur
             with ws.store.create(key) as folder:
                 write_json(folder / "facts.json", dict(found))
     return dict(read_json(ws.store.fetch(key) / "facts.json")) if ws.store.has(key) else {}
+
+
+PEAKS = "peak_memory.json"
+
+
+def record_prediction_peak(ws: Settings, program_name: str, checkpoint: str, peak: Mapping[str, float]) -> None:
+    """Keep the peak memory, MiB, of a job that predicted with a checkpoint, unless that of an earlier job is kept.
+
+    The first is the evaluation that follows a training, over all held-out cases; like a latency it is of one machine, and no part of
+    any version.
+    """
+    key = _peak_key(program_name, checkpoint)
+    if peak and not ws.store.has(key):
+        with ws.store.create(key) as folder:
+            write_json(folder / PEAKS, dict(peak))
+
+
+def prediction_peak(ws: Settings, program_name: str, checkpoint: str) -> dict[str, float]:
+    """Peak memory, MiB, of the job that first predicted with a checkpoint: `peak_host_mb`, and `peak_accelerator_mb` where there was one.
+
+    Empty where nothing was predicted since it is measured.
+    """
+    key = _peak_key(program_name, checkpoint)
+    return dict(read_json(ws.store.fetch(key) / PEAKS)) if ws.store.has(key) else {}
+
+
+def _peak_key(program_name: str, checkpoint: str) -> str:
+    return f"peak/{digest(checkpoint, program.get(program_name).code_versions['predict'])}"

@@ -18,8 +18,11 @@ from med_assets import program
 from med_assets.catalog import Case, Catalog
 from med_assets.errors import CheckpointMismatch
 from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, compare, scored_model
+from med_assets.evaluation.costs import prediction_peak
+from med_assets.evaluation.data_audit import data_audit
 from med_assets.experiments import policies
-from med_assets.experiments.configuration import from_json, names, with_present_names
+from med_assets.experiments.configuration import Published, from_json, names, with_present_names
+from med_assets.launch.endings import Ending
 from med_assets.launch.runs import command_of
 from med_assets.launch.training import Launch, NamedModel
 from med_assets.metrics.bootstrap import Interval, mean_with_interval
@@ -29,10 +32,15 @@ from med_assets.settings import Settings
 from med_assets.storage.files import read_json, write_json
 from med_assets.storage.provenance import cases_used_by, provenance
 
-SCHEMA_VERSION = "1"
-"""Version of the record's fields; raised when one changes its meaning."""
+SCHEMA_VERSION = "2"
+"""Version of the record's fields; raised when one changes its meaning or another is there."""
 
 RECORD = "output.json"
+
+PUBLISHED = (
+    "What others measured with the recipe, beside ours; the difference is ours minus theirs, empty where one is missing. Numbers of "
+    "other cases, weights or software differ, and nothing is refused by them."
+)
 
 ABOUT = (
     "Experiments against their initial weights. At the start and best: measured by training itself on the "
@@ -131,6 +139,21 @@ def table(ws: Settings, program_name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def published_table(ws: Settings, program_name: str) -> pd.DataFrame:
+    """What others measured with the recipe of an experiment beside ours, epoch by epoch: a row each; empty where nothing is published."""
+    rows, metric = [], program.get(program_name).training_metric.name
+    for name in names(program_name):
+        record = recorded(ws, program_name, name)
+        if record is None or "published_run" not in record.output:
+            continue
+        run = record.output["published_run"]
+        assert isinstance(run, Mapping)
+        values = [(f"{metric}, epoch {epoch}", value) for epoch, value in enumerate(run[f"{metric}_per_epoch"])]
+        values += [("best epoch", run["best_epoch_index"]), ("most memory of the accelerator, MiB", run["peak_gpu_mb"])]
+        rows += [{"experiment": name, "what": what} | dict(value) for what, value in values]
+    return pd.DataFrame(rows).rename(columns={"got": "ours"})
+
+
 def _improvement(found: Interval | None) -> str:
     if found is None or found.mean is None:
         return ""
@@ -160,34 +183,31 @@ def finetuning(
         record_path(ws, program_name, name).unlink(missing_ok=True)
         return None
     result = with_present_names(read_json(folder / "result.json"))
-    catalog = Catalog(ws, program_name)
+    catalog, ending = Catalog(ws, program_name), Ending.read(folder)
     epochs = [row for row in catalog.rows(EpochMetric, name) if row.checkpoint == checkpoint]
     out = _training(chosen.training_metric, epochs, policies.of(program_name).promotion.tolerance)
     out |= _formal(ws, program_name, name, checkpoint, made, launch)
     out["oom"] = any(event.get("event") == "out_of_memory" for event in result.get("events", []))
-    checks = {
-        field: {
-            "expected_at_least": least,
-            "got": out.get(field),
-            "passed": out.get(field) is not None and out[field] >= least,
-        }
-        for field, least in experiment.expected.items()
-    }
+    checks = {field: _check(out.get(field), least) for field, least in experiment.expected.items()}
     out["sanity_reference_checks"] = checks
     out["sanity_recovery_demonstrated"] = all(check["passed"] for check in checks.values()) if checks else None
-    peaks = result.get("peak_memory") or {}
-    gpu = {phase: peak["peak_accelerator_mb"] for phase, peak in peaks.items() if "peak_accelerator_mb" in peak}
-    refused = Counter(str(case.reason_code) for case in catalog.quarantined())
-    dataset = catalog.dataset()
+    peaks = (result.get("peak_memory") or {}) | {"evaluate": prediction_peak(ws, program_name, checkpoint)}
+    gpu, host = (
+        {phase: peak[name] for phase, peak in peaks.items() if name in peak}
+        for name in ("peak_accelerator_mb", "peak_host_mb")
+    )
+    peak_gpu_mb = max(gpu.values(), default=None)
+    if experiment.published:
+        out["published_run"] = _beside(experiment.published, out, chosen.training_metric, peak_gpu_mb)
     record = {
         "schema_version": SCHEMA_VERSION,
         "skill": f"{program_name}/{name}",
         "model": checkpoint,
         "version": provenance(),
         "input": {
-            "dataset_version": dataset.version,
+            "dataset_version": catalog.dataset().version,
             "pretrained": made["initial"],
-            "dataset_audit": {"accepted": len(dataset), "quarantined": dict(sorted(refused.items()))},
+            "data_audit": data_audit(ws, program_name).fields(),
             "cases": dict(Counter(case.split for case in cases_used_by(ws.store, checkpoint))),
         },
         "environment": {key: result.get(key) for key in ("python", "torch", "lightning", "device", "precision")},
@@ -196,9 +216,11 @@ def finetuning(
         "output": out,
         "runtime": {
             "wall_seconds": result.get("seconds"),
-            "peak_gpu_mb": max(gpu.values(), default=None),
+            "peak_gpu_mb": peak_gpu_mb,
             "phase_peak_gpu_mb": gpu,
-            "return_code": 0,
+            "phase_peak_host_mb": host,
+            "return_code": ending.return_code,
+            "log_tail": list(ending.log_tail),
         },
         "cost": {"steps": result.get("steps")},
     }
@@ -206,6 +228,29 @@ def finetuning(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     return FineTuning.of(program_name, out)
+
+
+def _check(got: float | bool | None, least: float) -> dict[str, float | bool | None]:
+    """A field of the record against the least that others reached; a yes counts as 1."""
+    value = None if got is None else float(got)
+    return {"expected_at_least": least, "got": value, "passed": value is not None and value >= least}
+
+
+def _beside(published: Published, out: Mapping[str, Any], metric: Metric, peak_gpu_mb: float | None) -> dict[str, Any]:
+    """What others measured with the recipe beside ours, None where we have none; `difference` is ours minus theirs."""
+
+    def beside(theirs: float | None, ours: float | None) -> dict[str, float | None]:
+        difference = None if theirs is None or ours is None else ours - theirs
+        return {"published": theirs, "got": ours, "difference": difference}
+
+    trace = published.per_epoch
+    ours = [*out[f"{metric.name}_per_epoch"], *[None] * len(trace)]
+    return {
+        "source": published.source,
+        f"{metric.name}_per_epoch": [beside(value, own) for value, own in zip(trace, ours, strict=False)],
+        "best_epoch_index": beside(published.best_epoch, out["best_epoch_index"]),
+        "peak_gpu_mb": beside(published.peak_gpu_mb, peak_gpu_mb),
+    }
 
 
 def _invocation(ws: Settings, program_name: str, name: str, checkpoint: str) -> str:
@@ -275,6 +320,7 @@ def _formal(
         "recommended_ckpt": checkpoint if better else initial,
         "checkpoint_comparisons_to_pretrained": _tensors(ws, checkpoint, initial),
         "finetuned_ckpt_matches_pretrained_weights": same,
+        "finetuned_ckpt_changed": not same,
         f"formal_pretrained_{named}": _mean(theirs, found, cases),
         f"formal_finetuned_{named}": _mean(ours, found, cases),
         "formal_improvement_over_pretrained": gain,

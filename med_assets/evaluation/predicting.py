@@ -15,6 +15,7 @@ from typing import Any
 from med_assets import program
 from med_assets.catalog import Case
 from med_assets.errors import DiskFull, MedAssetsError, OutOfMemory, RemoteFailed
+from med_assets.evaluation.costs import record_prediction_peak
 from med_assets.launch import jobs
 from med_assets.launch.follow import finish
 from med_assets.launch.training import Launch
@@ -98,7 +99,9 @@ def _predict(
             return failed
         _prepare_job(ws, program_name, checkpoint, job, {key: folders[key] for key in folders if key in missing})
         launch(job)
-        failed |= _failed(job)
+        result = _result(job)
+        failed |= result["failed"]
+        record_prediction_peak(ws, program_name, checkpoint, result.get("peak_memory", {}))
         missing -= _adopt(ws, job) | failed.keys()
         # It has ended. A folder in which none was started now may be that of one that runs, and stays.
         shutil.rmtree(job, ignore_errors=True)
@@ -118,8 +121,8 @@ def _prepare_job(ws: Settings, program_name: str, checkpoint: str, job: Path, mi
     write_json(job / "cases.json", [{"prediction": key, "folder": str(path)} for key, path in missing.items()])
 
 
-def _failed(job: Path) -> dict[str, str]:
-    """By key the cases that failed in a job that ended. Raises OutOfMemory if that ended it, and MedAssetsError without a result."""
+def _result(job: Path) -> dict[str, Any]:
+    """The result of a job that ended. Raises OutOfMemory if that ended it, and MedAssetsError without a result."""
     path = job / jobs.RESULT
     result: dict[str, Any] = read_json(path) if path.is_file() else {"status": "no result"}
     if result["status"] == "out_of_memory":
@@ -129,7 +132,7 @@ def _failed(job: Path) -> dict[str, str]:
         raise MedAssetsError(
             f"expected a completed prediction, got {result['status']}; see log.txt in its job folder, and start it again"
         )
-    return dict(result["failed"])
+    return result
 
 
 def _adopt(ws: Settings, job: Path) -> set[str]:

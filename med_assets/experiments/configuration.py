@@ -163,6 +163,18 @@ class Targets(Settings):
     host_gib: float | None = Field(default=None, gt=0, description="most memory of the training process, GiB")
 
 
+class Published(Settings):
+    """What others measured with this recipe, to stand beside our own numbers; nothing is refused by it."""
+
+    source: str = Field(description="where the numbers are from")
+    per_epoch: tuple[float, ...] = Field(
+        default=(),
+        description="the program's training metric of each epoch, from that of the initial weights on, its unit",
+    )
+    best_epoch: int | None = Field(default=None, ge=0, description="the best epoch, 0 for the initial weights")
+    peak_gpu_mb: float | None = Field(default=None, gt=0, description="most memory of the accelerator, MiB")
+
+
 class Thermal(Settings):
     """Pauses for a machine with weak cooling."""
 
@@ -316,6 +328,11 @@ class Experiment(Settings):
     expected: dict[str, float] = Field(
         default_factory=dict,
         description="by field of the fine-tuning record: the least value that others reached with this recipe, unit of the field",
+        json_schema_extra=NO_EFFECT,
+    )
+    published: Published | None = Field(
+        default=None,
+        description="what others measured with this recipe, beside ours in the fine-tuning record; nothing unless given",
         json_schema_extra=NO_EFFECT,
     )
     targets: Targets = Field(

@@ -7,6 +7,9 @@ from pathlib import Path
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 """Files of a job folder: the log of its process, its result once it is done, and the lock held while it is started."""
 
+EXIT_STATUS = "exit_status"
+"""File of a job folder with the exit status of its supervisor, once that has ended."""
+
 KIND = "kind"
 """File of a job folder with its kind; one without it is a training, as those of earlier versions are."""
 
@@ -51,3 +54,9 @@ def tail(job: Path) -> str:
     """The end of a job's log."""
     path = job / LOG
     return "\n".join(path.read_text(errors="replace").splitlines()[-TAIL_LINES:]) if path.is_file() else ""
+
+
+def exit_status(job: Path) -> int | None:
+    """The exit status of a job's process; None while it runs, where it was killed, and of a job without a supervisor."""
+    path = job / EXIT_STATUS
+    return int(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -23,6 +23,7 @@ from med_assets.errors import (
 from med_assets.experiments import weights
 from med_assets.experiments.configuration import RELEASED, Experiment, from_json, load, load_all
 from med_assets.launch import jobs
+from med_assets.launch.endings import Ending
 from med_assets.launch.follow import finish
 from med_assets.launch.runs import record_run
 from med_assets.records import Checkpoint, EpochMetric
@@ -393,6 +394,7 @@ def _publish(
     with ws.store.create(key) as folder:
         for name in (*PUBLISHED, *(name for name in SOMETIMES if (job / name).is_file())):
             shutil.copyfile(job / name, folder / name)
+        Ending.of(job, ws.home).write(folder)
         record = provenance() | {
             **({"git_commit": ", ".join(result["git_commits"])} if result.get("git_commits") else {}),
             # Of the process that trained, which may have run on another machine.

@@ -3,6 +3,7 @@
 It reads facts and infers nothing from pixels, so that changed expectations or limits audit again and prepare nothing.
 """
 
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -82,6 +83,15 @@ def audited(
                 else replace(before, warnings=(*before.warnings, text))
             )
     return found
+
+
+GOT = re.compile(r", got (\w+) = ")
+"""Where a text of `audited` names its fact."""
+
+
+def facts_flagged(text: str) -> set[str]:
+    """The facts that a reason or the warnings of an audited case name, as `audited` writes them."""
+    return set(GOT.findall(text))
 
 
 @versioned("1")

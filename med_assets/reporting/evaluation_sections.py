@@ -83,3 +83,6 @@ def fine_tuning(facts: ReportFacts) -> Iterable[Section]:
     table = finetuning.table(facts.ws, facts.name)
     if not table.empty:
         yield Section("Fine-tuning", finetuning.ABOUT, table)
+    published = finetuning.published_table(facts.ws, facts.name)
+    if not published.empty:
+        yield Section("Published runs", finetuning.PUBLISHED, published)

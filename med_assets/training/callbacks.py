@@ -13,7 +13,6 @@ import io
 import json
 import math
 import random
-import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from med_assets.errors import BelowReference
 from med_assets.storage.files import replacing, write_text
 from med_assets.training.heartbeat import BEAT_EVERY_S, Beats
+from med_assets.training.peak_memory import measured_peak, reset_peak
 from med_assets.training.ranks import rank, rank_and_size
 from med_assets.training.task import Task
 
@@ -153,7 +153,7 @@ class PeakMemory(Callback):
         self.peaks: dict[str, dict[str, float]] = {}
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._reset()
+        reset_peak()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._take("train")
@@ -165,22 +165,10 @@ class PeakMemory(Callback):
         self._take("train")
 
     def _take(self, phase: str) -> None:
-        now = {name: value for name, value in self.measured().items() if value is not None}
+        now = measured_peak()
         known = self.peaks.get(phase, {})
         self.peaks[phase] = {name: max(value, known.get(name, 0.0)) for name, value in now.items()}
-        self._reset()
-
-    @staticmethod
-    def _reset() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-
-    @staticmethod
-    def measured() -> dict[str, float | None]:
-        """Return `peak_host_mb` and `peak_accelerator_mb` since the last reset, MiB; the latter None without CUDA."""
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
-        return {"peak_host_mb": round(host, 1), "peak_accelerator_mb": gpu and round(gpu, 1)}
+        reset_peak()
 
 
 def epoch_of(trainer: Any) -> int:

@@ -26,13 +26,14 @@ from med_assets.storage.provenance import git_state, packages
 from med_assets.storage.versions import part_of
 from med_assets.training import accelerator
 from med_assets.training.accelerator import Plan
-from med_assets.training.callbacks import Heartbeat, History, PeakMemory, save_tensors
+from med_assets.training.callbacks import Heartbeat, History, save_tensors
 from med_assets.training.checkpoints import FOLDER, Checkpoints
 from med_assets.training.events import EVENTS, events, note
 from med_assets.training.failures import ending
 from med_assets.training.fit import fit
 from med_assets.training.hardware import hardware
 from med_assets.training.initial import INITIAL, start_from
+from med_assets.training.peak_memory import peak_memory
 from med_assets.training.ranks import rank
 from med_assets.training.stopping import StopRequest
 from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build, used
@@ -189,7 +190,7 @@ def _classified(job: Path, key: str, error: BaseException, experiment: Experimen
                 f"{accelerator.change(plan, experiment)}"
             )
         note(job, "out_of_memory", message=message)
-        failed = {"status": "out_of_memory", "job_key": key, "message": message, **tried, **PeakMemory.measured()}
+        failed = {"status": "out_of_memory", "job_key": key, "message": message, **tried, **peak_memory()}
         write_json(job / "result.json", failed)
         raise OutOfMemory(message) from error
     if isinstance(ends, AcceleratorFailed):

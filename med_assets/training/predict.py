@@ -2,7 +2,7 @@
 
 In: `program` (a name), `experiment.json` of the checkpoint, `checkpoint` (its folder), `cases.json` ([{prediction, folder}]; a
 relative folder is relative to the job, `prediction` is a key). Out: `predictions/`, a store with an artifact for each prediction; at the
-end `result.json` with the reasons of the cases that failed, by key. A prediction that is there is not made again: a job goes on.
+end `result.json` with the reasons of the cases that failed, by key, and the most memory that the job took. A prediction that is there is not made again: a job goes on.
 
 It imports no Lightning, which would double the time that a process takes to start.
 """
@@ -22,6 +22,7 @@ from med_assets.storage.versions import part_of
 from med_assets.training.events import note
 from med_assets.training.failures import ending
 from med_assets.training.heartbeat import Beats
+from med_assets.training.peak_memory import measured_peak
 from med_assets.training.stopping import StopRequest
 
 SAY_EVERY_S = 1.0
@@ -56,7 +57,7 @@ def run(job: Path) -> dict[str, Any]:
         raise
     finally:
         heartbeat.stop("end")
-    result = {"status": "completed", "failed": failed}
+    result = {"status": "completed", "failed": failed, "peak_memory": measured_peak()}
     write_json(job / RESULT, result)
     return result
 

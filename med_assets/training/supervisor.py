@@ -25,9 +25,9 @@ from types import FrameType
 from typing import Any
 
 from med_assets.errors import ConfigurationError
-from med_assets.launch.jobs import kind
+from med_assets.launch.jobs import EXIT_STATUS, kind
 from med_assets.storage import preloaded
-from med_assets.storage.files import read_json, write_json
+from med_assets.storage.files import read_json, write_json, write_text
 from med_assets.training import status
 from med_assets.training.diagnostics import diagnostics
 from med_assets.training.events import note
@@ -57,19 +57,26 @@ class Supervisor:
         self._told_to_stop = False
 
     def run(self) -> int:
-        """Return the exit status of the training, as in `status`. Raises ConfigurationError for a job that is in use."""
+        """Return the exit status of the training, as in `status`, which the job's folder keeps. Raises ConfigurationError for a job
+        that is in use."""
         with only_one(self.job) as lock, self._signals():
-            for left in range(self.restarts, -1, -1):
-                ended, code = self._attempt(lock)
-                if ended is None or left == 0:
-                    return code
-                note(self.job, "restart", after=ended, left=left - 1)
-                print(
-                    f"{kind(self.job)} {ended}; it goes on from what it saved last, {left - 1} restarts left",
-                    file=sys.stderr,
-                )
-                # A training that was to start over has started over.
-                self.resume = "auto"
+            (self.job / EXIT_STATUS).unlink(missing_ok=True)
+            code = self._attempts(lock)
+            write_text(self.job / EXIT_STATUS, f"{code}\n")
+            return code
+
+    def _attempts(self, lock: int) -> int:
+        for left in range(self.restarts, -1, -1):
+            ended, code = self._attempt(lock)
+            if ended is None or left == 0:
+                return code
+            note(self.job, "restart", after=ended, left=left - 1)
+            print(
+                f"{kind(self.job)} {ended}; it goes on from what it saved last, {left - 1} restarts left",
+                file=sys.stderr,
+            )
+            # A training that was to start over has started over.
+            self.resume = "auto"
         raise AssertionError("unreachable: the last attempt returns")
 
     def command(self) -> list[str]:

@@ -106,6 +106,16 @@ class LungCt(Program):
         "exposure": Fact(str, "", "what the foundation model has seen of the case: unseen, selected or trained"),
     }
 
+    audit_sections = {  # noqa: RUF012 - read only
+        "label_coverage": (
+            "target_present", "classes", "labels_without_class", "target_ml", "target_components", "target_network_voxels",
+            "overlap_voxels",
+        ),
+        "spacing": ("spacing_xy_mm", "spacing_z_mm"),
+        "orientation": ("orientation", "label_drift_mm"),
+        "intensity": ("hu_min", "hu_max", "target_hu_median"),
+    }  # fmt: skip
+
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         return around_series(instances, "CT", LABEL_KINDS, one_label(LABEL_KINDS), "CT with a SEG or RTSTRUCT")
 

@@ -14,6 +14,7 @@ import torch
 
 from med_assets import program
 from med_assets.errors import AcceleratorFailed, DiskFull, MedAssetsError, OutOfMemory, TrainingStopped
+from med_assets.evaluation.costs import prediction_peak
 from med_assets.evaluation.predicting import predict_cases
 from med_assets.evaluation.scoring import score_cases
 from med_assets.launch import jobs
@@ -97,6 +98,7 @@ def test_a_bad_case_fails_alone_and_what_is_stored_starts_no_process(workspace: 
     scores, counts, failures = score_cases(workspace, P, model, cases, launch)
     assert (launch.jobs, counts) == ([3, 1], {"new": 2, "reused": 0}), "what failed is tried again"
     assert (set(scores), set(failures)) == ({"c0", "c2"}, {"c1"})
+    assert prediction_peak(workspace, P, model)["peak_host_mb"] > 50, "a process with torch takes more"
     good = [cases[0], cases[2]]
     assert predict_cases(workspace, P, model, good, launch).new == frozenset()
     assert score_cases(workspace, P, model, good, launch)[1] == {"new": 0, "reused": 2}

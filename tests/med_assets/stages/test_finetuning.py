@@ -6,6 +6,8 @@ import pytest
 
 from med_assets.evaluation import finetuning
 from med_assets.evaluation.checks import fine_tuning
+from med_assets.evaluation.costs import record_prediction_peak
+from med_assets.launch.endings import Ending
 from med_assets.metrics.bootstrap import Interval
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
@@ -86,6 +88,54 @@ def test_published_numbers_are_held_against_ours(ws: Workspace) -> None:
     }
     assert record.output["sanity_recovery_demonstrated"] is False
     assert "expected formal_improvement_over_pretrained of at least 2, got 1" in fine_tuning(ws, P, "grad_loss").reason
+
+
+def test_the_trace_of_a_published_run_stands_beside_ours(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(5.0))
+    published = "+published={source: a paper, per_epoch: [5.5, 4.0, 4.2, 4.1], best_epoch: 1, peak_gpu_mb: 1000}"
+    tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.5, 3.2], overrides=(published,))
+    record = finetuning.finetuning(ws, P, "grad_loss", tuned)
+    assert record is not None
+    run = record.output["published_run"]
+    assert isinstance(run, dict)
+    assert [epoch["got"] for epoch in run["val_mae_gy_per_epoch"]] == [5.0, 4.5, 3.2, None]
+    assert [epoch["difference"] for epoch in run["val_mae_gy_per_epoch"]] == [-0.5, 0.5, pytest.approx(-1.0), None]
+    assert run["best_epoch_index"] == {"published": 1, "got": 2, "difference": 1}
+    assert run["peak_gpu_mb"] == {"published": 1000, "got": None, "difference": None}
+    table = finetuning.published_table(ws, P)
+    assert table["what"].tolist()[:2] == ["val_mae_gy, epoch 0", "val_mae_gy, epoch 1"]
+    assert table["ours"].tolist()[:2] == [5.0, 4.5]
+
+
+def test_that_the_weights_changed_is_a_check_of_the_recipe(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(4.0), weights="same")
+    expected = ("+expected.finetuned_ckpt_changed=1",)
+    same = model(ws, "grad_loss", constant(3.0), weights="same", initial=first, overrides=expected)
+    record = finetuning.finetuning(ws, P, "grad_loss", same)
+    assert record is not None
+    assert [(check.field, check.got, check.passed) for check in record.checks] == [
+        ("finetuned_ckpt_changed", 0.0, False)
+    ]
+    assert "expected finetuned_ckpt_changed of at least 1, got 0" in fine_tuning(ws, P, "grad_loss").reason
+    other = model(ws, "grad_loss", constant(3.0), weights="other", initial=first, overrides=expected)
+    record = finetuning.finetuning(ws, P, "grad_loss", other)
+    assert record is not None
+    assert [(check.got, check.passed) for check in record.checks] == [(1.0, True)]
+
+
+def test_the_record_says_how_training_ended_and_what_memory_predicting_took(ws: Workspace) -> None:
+    first = model(ws, "baseline", constant(5.0))
+    tuned = model(ws, "grad_loss", constant(4.0), initial=first, history=[5.0, 4.0])
+    finetuning.finetuning(ws, P, "grad_loss", tuned)
+    before = read_json(finetuning.record_path(ws, P, "grad_loss"))["runtime"]
+    assert (before["return_code"], before["log_tail"], before["phase_peak_host_mb"]) == (None, [], {})
+    Ending(75, ("epoch 1", "saved")).write(ws.store.fetch(tuned))
+    record_prediction_peak(ws, P, tuned, {"peak_host_mb": 800.0, "peak_accelerator_mb": 2000.0})
+    finetuning.finetuning(ws, P, "grad_loss", tuned)
+    runtime = read_json(finetuning.record_path(ws, P, "grad_loss"))["runtime"]
+    assert (runtime["return_code"], runtime["log_tail"]) == (75, ["epoch 1", "saved"])
+    assert (runtime["phase_peak_gpu_mb"], runtime["peak_gpu_mb"]) == ({"evaluate": 2000.0}, 2000.0)
+    assert runtime["phase_peak_host_mb"] == {"evaluate": 800.0}
 
 
 def test_random_weights_have_no_record(ws: Workspace) -> None:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from med_assets.errors import ConfigurationError
+from med_assets.launch.jobs import exit_status
 from med_assets.training import status, supervisor
 from med_assets.training.events import events
 from med_assets.training.supervisor import Supervisor, only_one, oom_kills
@@ -58,6 +59,7 @@ def happened(job: Path) -> list[str]:
 
 def test_a_training_that_ends_well_is_started_once(tmp_path: Path) -> None:
     assert of(tmp_path, "beat(1)", "never").run() == status.DONE
+    assert exit_status(tmp_path) == status.DONE
     assert starts(tmp_path) == ["never"]
 
 

@@ -10,6 +10,7 @@ from med_assets.capabilities import HeldOutWarnings
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.dataset.checks import held_out
+from med_assets.evaluation.data_audit import data_audit
 from med_assets.landing import batches
 from med_assets.preparation.checks import audit
 from med_assets.preparation.stage import pictured, quarantine_picture
@@ -73,6 +74,17 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_good_ones_beside_t
     assert found["skipped_by_reason"] == {"audit_failed": 2, "label_grid_mismatch": 1, "several_labels": 1}
     assert found["label_kinds"] == {"RTSTRUCT": 1, "SEG": 2}
     assert found["ranges"]["labels_without_class"] == [0, 0, 1]
+    recorded = data_audit(workspace, P).fields()
+    assert (recorded["pairs"], recorded["skipped"]) == (3, found["skipped_by_reason"])
+    assert recorded["label_coverage"]["target_present"] == {
+        "unit": "", "values": {"true": 3}, "unknown": 0, "flagged": 0, "refused": 1,
+    }  # fmt: skip
+    assert recorded["label_coverage"]["labels_without_class"]["flagged"] == 1
+    assert recorded["label_coverage"]["target_ml"]["refused"] == 1
+    assert recorded["intensity"]["hu_min"]["refused"] == 1
+    assert recorded["intensity"]["hu_min"]["values"]["greatest"] <= -500
+    assert recorded["spacing"]["spacing_z_mm"]["unit"] == "mm"
+    assert recorded["orientation"]["orientation"]["values"] == {"LPS": 3}
     outcome = audit(workspace, P, batch)
     assert (outcome.passed, outcome.severity) == (False, "warn")
     assert "every label's name has a class" in outcome.reason
