@@ -7,24 +7,16 @@ from numpy.typing import NDArray
 
 from med_assets.errors import MedAssetsError
 from med_assets.metrics.boxes import box_of
+from med_assets.metrics.lesions import HIT, LESION, match_lesions
 from med_assets.metrics.score import Score
 
 Mask = NDArray[np.bool_]
-
-HIT_IOU = 0.1
-"""IoU above which a lesion counts as found: PI-CAI (Saha et al., Lancet Oncol 2024; picai_eval `min_overlap`) and
-nnDetection (Baumgartner et al., MICCAI 2021) use 0.1, which forgives a loose outline but not a chance touch."""
 
 MANY = 100_000
 """Surface points above which distances are read from a map of the whole box."""
 
 _OVERLAP_EMPTY = "undefined where both masks are empty, 0 where one is"
 _SURFACE = "both masks on the scored grid"
-_LESION = "a lesion is a 26-connected component of any size"
-_HIT = (
-    f"it is found when its IoU with the union of the predicted components that touch it is above {HIT_IOU:g} (the "
-    "threshold of PI-CAI and nnDetection)"
-)
 
 
 def segmentation_scores(
@@ -185,26 +177,19 @@ def _volumes(truth: Mask, prediction: Mask, voxel_ml: float, subject: str) -> It
 
 
 def _lesions(truth: Mask, prediction: Mask, subject: str) -> Iterator[Score]:
-    from scipy.ndimage import label
-
-    (lesions, n), (components, m) = (label(mask, np.ones((3, 3, 3))) for mask in (truth, prediction))
-    overlap = truth & prediction
-    pairs, shared = np.unique(np.stack([lesions[overlap], components[overlap]]), axis=1, return_counts=True)
-    sizes = np.bincount(components[prediction], minlength=m + 1)
-    inside = np.bincount(pairs[0], shared, n + 1)
-    union = np.bincount(lesions[truth], minlength=n + 1) + np.bincount(pairs[0], sizes[pairs[1]], n + 1) - inside
-    found = inside > HIT_IOU * union
-    false = m - np.unique(pairs[1][found[pairs[0]]]).size
+    matched = match_lesions(truth, prediction)
+    n, m, false = len(matched.lesions), matched.components, len(matched.false_voxels)
+    found = sum(lesion.found for lesion in matched.lesions)
     yield Score(
-        "lesions", subject, float(m), "1", f"predicted lesions beside the true ones; {_LESION}", float(n), float(m)
+        "lesions", subject, float(m), "1", f"predicted lesions beside the true ones; {LESION}", float(n), float(m)
     )
     yield Score(
-        "lesion_sensitivity", subject, int(found.sum()) / n if n else None, "1",
-        f"share of the true lesions that are found: {_LESION}; {_HIT}; undefined without a true lesion", n=n,
+        "lesion_sensitivity", subject, found / n if n else None, "1",
+        f"share of the true lesions that are found: {LESION}; {HIT}; undefined without a true lesion", n=n,
     )  # fmt: skip
     yield Score(
         "false_positives_per_scan", subject, float(false), "1",
-        f"predicted components that touch no lesion that is found: {_LESION}; {_HIT}; counted in scans without a "
+        f"predicted components that touch no lesion that is found: {LESION}; {HIT}; counted in scans without a "
         "true lesion too", n=m,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from med_assets.dicom.label_rows import LabelRow
 from med_assets.dicom.tolerances import TiltPolicy
 from med_assets.errors import ConfigurationError
 from med_assets.intake.grouping import around_series, one_label
-from med_assets.metrics.ranges import SHARE
+from med_assets.metrics.ranges import POSITIVE, SHARE
 from med_assets.program import (
     CasePredictor,
     Fact,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
-    from med_assets.records import CaseVersion, PreparedCase
+    from med_assets.records import CaseScore, CaseVersion, PreparedCase
     from med_assets.settings import Settings, Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -56,10 +56,18 @@ class LungCt(Program):
     primary_metric = Metric(
         "dice", "target", "1", False, "formal Dice of the target, on the scanner's own grid", range=SHARE
     )
-    # Dice hardly falls when a small lesion is missed, so that is guarded. HD95 is not: it is undefined where nothing was
+    # Dice hardly falls when a small lesion is missed, or a small false one is added, so both are guarded. HD95 is not: it is undefined where nothing was
     # predicted, and a guard would pass over the worst cases.
     guarded_metrics = (
-        Metric("lesion_sensitivity", "target", "1", False, "share of lesions that the prediction touches", range=SHARE),
+        Metric("lesion_sensitivity", "target", "1", False, "share of lesions that the prediction finds", range=SHARE),
+        Metric(
+            "false_positives_per_scan",
+            "target",
+            "1",
+            True,
+            "predicted components that touch no lesion that is found",
+            range=POSITIVE,
+        ),
     )
     training_metric = Metric(
         "val_dice", "target", "1", False, "Dice on the grid of training, by whole volumes", range=SHARE
@@ -256,12 +264,17 @@ class LungCt(Program):
 
         return TargetPredictor(checkpoint)
 
-    @versioned("2")
+    @versioned("3")
     def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
         from med_assets.programs.lung_ct.scorer import score
 
         return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
+
+    def pooled(self, scores: Sequence["CaseScore"]) -> list["Score"]:
+        from med_assets.programs.lung_ct.lesion_sizes import pooled
+
+        return pooled(scores)
 
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.lung_ct.scorer import facts

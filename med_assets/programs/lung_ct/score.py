@@ -11,6 +11,7 @@ from med_assets.programs.lung_ct.dice import dice_on_grid
 from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
 from med_assets.programs.lung_ct.experiment import Inference
 from med_assets.programs.lung_ct.labels import UNLABELLED
+from med_assets.programs.lung_ct.lesion_sizes import Bands, scores_by_size
 from med_assets.programs.lung_ct.prepared import PreparedCase
 
 SUBJECT = "target"
@@ -29,15 +30,19 @@ def score_case(
 ) -> list[Score]:
     """Score a predicted mask, bool (z, y, x) on the scanner's grid, and that (x, y, z) on the training grid.
 
-    The formal rows are those of `segmentation_scores`, which raises for a mask on another grid; then comes
+    The formal rows are those of `segmentation_scores`, which raises for a mask on another grid, then those by size of lesion; then comes
     `dice_training_grid`. Each convention ends with the class, the grid and how the volume was predicted.
     """
     origin = f"class {case.target_id} ({case.target}); predicted by class prompt in {inference.text()}, logit above 0"
     truth = np.asarray(case.truth)
-    formal: Iterable[Score] = segmentation_scores(
-        truth == case.target_id, prediction, case.geometry.spacing_mm, SUBJECT,
-        surface_tolerance_mm=settings.surface_tolerance_mm, valid=truth != UNLABELLED,
-    )  # fmt: skip
+    labelled, spacing_mm = truth != UNLABELLED, case.geometry.spacing_mm
+    formal: Iterable[Score] = [
+        *segmentation_scores(
+            truth == case.target_id, prediction, spacing_mm, SUBJECT,
+            surface_tolerance_mm=settings.surface_tolerance_mm, valid=labelled,
+        ),
+        *scores_by_size(truth == case.target_id, prediction & labelled, spacing_mm, Bands(settings.band_ends_mm)),
+    ]  # fmt: skip
     there = "on the scanner's grid, labels resampled by nearest neighbour"
     scores = [replace(one, convention=f"{one.convention}; {there}; {origin}") for one in formal]
     return [*scores, _on_training_grid(case, on_training_grid, origin)]

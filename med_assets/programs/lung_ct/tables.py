@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from med_assets.program import ReportTable
+from med_assets.programs.lung_ct import lesion_sizes
 from med_assets.programs.lung_ct.score import TRAINING_GRID_DICE
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ SHOWN = 50
 
 def tables(rows: "pd.DataFrame") -> list[ReportTable]:
     """All tables of the program."""
-    return [per_case(rows), lesions(rows)]
+    return [per_case(rows), lesions(rows), lesion_sizes.table(rows)]
 
 
 def per_case(rows: "pd.DataFrame") -> ReportTable:

@@ -7,10 +7,11 @@ import pytest
 
 from med_assets.metrics.bootstrap import mean_with_interval, resampled_counts
 from med_assets.metrics.classification import auroc, class_scores, confusion, one_versus_rest
+from med_assets.metrics.lesions import HIT_IOU
 from med_assets.metrics.multiple import holm
 from med_assets.metrics.paired_test import Design, Resamples, _p_of_flips, one_sided_p
 from med_assets.metrics.power_law import PowerLaw, fit
-from med_assets.metrics.segmentation import HIT_IOU, segmentation_scores
+from med_assets.metrics.segmentation import segmentation_scores
 from med_assets.metrics.segmentation_2d import scores_2d
 
 MICE = (94.0, 197.0, 16.0, 38.0, 99.0, 141.0, 23.0)

@@ -25,7 +25,10 @@ INFERENCE = Inference(window=(32, 32, 32), overlap=0.25, mode="constant", paddin
 
 def scored(case: PreparedCase, prediction: np.ndarray, on_grid: np.ndarray | None = None) -> dict[str, Score]:
     on_grid = case.label == 23 if on_grid is None else on_grid
-    return {one.metric: one for one in score_case(case, prediction, on_grid, INFERENCE, EvaluationSettings())}
+    return {
+        one.metric: one
+        for one in score_case(case, prediction, on_grid, INFERENCE, EvaluationSettings.for_profile("full"))
+    }
 
 
 def test_the_formal_dice_and_that_of_the_training_grid_are_two_metrics(case: PreparedCase) -> None:
@@ -34,7 +37,7 @@ def test_the_formal_dice_and_that_of_the_training_grid_are_two_metrics(case: Pre
     found = scored(case, half)
     assert found["dice"].value == pytest.approx(2 * half.sum() / (half.sum() + truth.sum()))
     assert found["dice_training_grid"].value == 1.0
-    assert {one.subject for one in found.values()} == {"target"}
+    assert {one.subject for name, one in found.items() if not name.endswith("_by_size")} == {"target"}
     for one in found.values():
         assert "windows of 32x32x32 voxels, overlap 0.25, constant blending" in one.convention
     assert "on the scanner's grid" in found["dice"].convention
@@ -63,7 +66,7 @@ def kept(tmp_path: Path) -> tuple[Path, list[Score]]:
     save(tmp_path / "checkpoint")
     (tmp_path / "kept").mkdir()
     TargetPredictor(tmp_path / "checkpoint").predict(tmp_path / "prepared", tmp_path / "kept")
-    return tmp_path, score(tmp_path / "prepared", tmp_path / "kept", EvaluationSettings())
+    return tmp_path, score(tmp_path / "prepared", tmp_path / "kept", EvaluationSettings.for_profile("full"))
 
 
 def test_the_mask_that_is_kept_is_the_one_that_is_scored(kept: tuple[Path, list[Score]]) -> None:
@@ -90,7 +93,7 @@ def test_the_tables_show_both_dices_and_count_lesions(tmp_path: Path, case: Prep
     healthy = PreparedCase.open(write_prepared(tmp_path / "healthy", tumours=0))
     truth = np.asarray(case.truth) == 23
     parts = [
-        to_frame(score_case(one, mask, one.label == 23, INFERENCE, EvaluationSettings())).assign(
+        to_frame(score_case(one, mask, one.label == 23, INFERENCE, EvaluationSettings.for_profile("full"))).assign(
             case_id=one.case_id, patient_id=one.case_id
         )
         for one, mask in ((healthy, np.zeros_like(truth)), (case, truth))
