@@ -41,6 +41,17 @@ class RemoteKeys(Protocol):
 
 
 @runtime_checkable
+class PlainImages(Protocol):
+    """Predicts image files that are no DICOM, such as NIfTI or PNG, which say nothing but the image itself."""
+
+    plain_suffixes: tuple[str, ...]
+    """How names of such files end, in lower case."""
+
+    def write_plain_image(self, image: Path, folder: Path, patient_id: str) -> None:
+        """Write an image as the DICOM of a case without label, of a patient of that id. Raises CaseRejected."""
+
+
+@runtime_checkable
 class ConfigurationErrors(Protocol):
     """Has configuration files of its own, which `doctor` checks."""
 

@@ -19,7 +19,10 @@ from med_assets.storage.s3.bucket import Location, location
 
 PURPOSES = ("production", "demo")
 
-SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", *bucket.SECRETS)
+SERVE_TOKEN = "MED_ASSETS_SERVE_TOKEN"
+"""Variable with the token that requests to `med-assets serve` need."""
+
+SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", SERVE_TOKEN, *bucket.SECRETS)
 """Variables that other processes are started without: they need none, and Slurm would keep them on disk."""
 
 
@@ -192,8 +195,6 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "settle_s": float(environ.get("MED_ASSETS_SETTLE_S", "30")),
         "launcher": launcher,
         "options": {
-            name: value
-            for name, value in environ.items()
-            if name.startswith("MED_ASSETS_") and name != "MED_ASSETS_PSEUDONYM_KEY"
+            name: value for name, value in environ.items() if name.startswith("MED_ASSETS_") and name not in SECRETS
         },
     }

@@ -140,3 +140,35 @@ def card(kind: str, subject: tuple[str, str | None], version: str | None) -> Non
         if version:
             raise ConfigurationError("expected --version with the card of a dataset, got that of a model")
         show(f"model card of {program}", stages.model_card(workspace(), program, experiment))
+
+
+@SECTION.command()
+@program
+@click.option(
+    "--host", type=Value("HOST"), default="127.0.0.1", help="address to bind to; another machine needs a token"
+)
+@click.option("--port", type=Value("PORT", int), default=8123, help="0 for any that is free")
+@click.option("--waiting", type=Value("N", int), default=4, help="uploads that wait beside the one that is predicted")
+@click.option("--max-mb", type=Value("MB", int), default=2000, help="largest upload")
+@click.option(
+    "--timeout",
+    type=Value("SECONDS", int),
+    default=600,
+    help="longest that an upload, its prediction with the waiting, and its answer take, each",
+)
+def serve(program: str, host: str, port: int, waiting: int, max_mb: int, timeout: int) -> None:
+    """Answer predictions over HTTP with the champion, until Ctrl-C.
+
+    POST /predict takes what `predict` takes in a folder: a DICOM file, an archive of a case, or an image file. GET /health,
+    /ready and /metrics are for whoever watches. MED_ASSETS_SERVE_TOKEN is the token that requests need, if any.
+    """
+    from med_assets.serving.server import serve as run
+    from med_assets.serving.service import Limits
+
+    if not 0 <= port < 1 << 16:
+        raise ConfigurationError(f"expected --port from 0 to 65535, got {port}")
+    if waiting < 0 or min(max_mb, timeout) < 1:
+        raise ConfigurationError(
+            f"expected --waiting of 0 or more, --max-mb and --timeout of 1 or more, got {waiting}, {max_mb} and {timeout}"
+        )
+    run(workspace(), program, host, port, Limits(waiting, max_mb * 1_000_000, float(timeout)))

@@ -11,16 +11,17 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
-from med_assets.capabilities import PredictionFacts
+from med_assets.capabilities import PlainImages, PredictionFacts
 from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
 from med_assets.evaluation.prediction import Predicted, model_of
-from med_assets.intake.reader import Readers
+from med_assets.intake.plain_images import PlainImage, write_plain_image
+from med_assets.intake.reader import PREPARATION_LIMITS, Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation, StoredCase, Task
 from med_assets.intake.workers import Workers, side_by_side
 from med_assets.launch.training import NamedModel
 from med_assets.preparation.audit import Audited, audited
 from med_assets.preparation.expectations import INDEX, import_ahead
-from med_assets.records import CaseVersion
+from med_assets.records import CaseVersion, Champion, Checkpoint
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, replacing, walk
 from med_assets.storage.scratch import remove_abandoned, scratch
@@ -52,6 +53,27 @@ class Written:
 
 Write = Callable[[str, Predicted, Path], Written]
 """Writes files of a predicted case, by its id, into a folder. Raises CaseRejected for one that it can't write."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint that is ready to predict: the experiment that it was trained in, its key, and what predicts."""
+
+    experiment: str
+    checkpoint: str
+    predictor: program.CasePredictor
+
+
+def load_model(
+    ws: Workspace, program_name: str, recorded: Champion | Checkpoint | NamedModel, cache: Path
+) -> LoadedModel:
+    """Load a recorded checkpoint whose bytes are checked; `cache` is a folder for what a model keeps of cases.
+
+    Raises ArtifactCorrupt, ArtifactMissing, CheckpointMismatch.
+    """
+    ws.store.verify(recorded.checkpoint)
+    predictor = program.get(program_name).predictor(ws.store.fetch(recorded.checkpoint), cache)
+    return LoadedModel(recorded.experiment, recorded.checkpoint, predictor)
 
 
 @dataclass(frozen=True)
@@ -99,18 +121,37 @@ def predict_all(
             )
     ws.store.verify(model.checkpoint)
     remove_abandoned(ws.home)
+
+    def load(work_folder: Path) -> LoadedModel:
+        return load_model(ws, program_name, model, work_folder)
+
+    return predict_cases(ws, program_name, folder, out, load, write, relink=relink)
+
+
+def predict_cases(
+    ws: Workspace,
+    program_name: str,
+    folder: Path,
+    out: Path,
+    load: Callable[[Path], LoadedModel],
+    write: Write,
+    *,
+    relink: bool = False,
+) -> list[Outcome]:
+    """Read, de-identify, prepare, audit and predict every case in a folder, and `write` it into a folder of its own below `out`.
+
+    `load` gives the model, once a case is ready for it; its folder is gone afterwards, with all else that was made of the files.
+    """
     with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as work_folder:
         found = _prepared(ws, program_name, _cases(ws, program_name, folder, Path(work_folder)))
-        if any(isinstance(one, Ready) for one in found):
-            # What a model keeps of cases goes with them.
-            predictor = program.get(program_name).predictor(ws.store.fetch(model.checkpoint), Path(work_folder))
-        outcomes = [
-            one if isinstance(one, Outcome) else _predicted(one, predictor, model.checkpoint, out, write)
-            for one in found
-        ]
-        if relink:
-            outcomes = _relinked(ws, folder, out, outcomes)
-    return outcomes
+        model = load(Path(work_folder)) if any(isinstance(one, Ready) for one in found) else None
+        outcomes = []
+        for one in found:
+            if isinstance(one, Ready):
+                assert model is not None
+                one = _predicted(one, model, out, write)
+            outcomes.append(one)
+        return _relinked(ws, folder, out, outcomes) if relink else outcomes
 
 
 def write_table(outcomes: list[Outcome], out: Path, name: str, done: str) -> Path:
@@ -135,24 +176,63 @@ def table(outcomes: list[Outcome], out: Path, done: str) -> pd.DataFrame:
 
 
 def _cases(ws: Workspace, program_name: str, folder: Path, work_folder: Path) -> list[StoredCase | Outcome]:
-    """The de-identified cases of a folder, each in a folder of its own below `work_folder`, and what makes no case."""
+    """The de-identified cases of a folder, each in a folder of its own below `work_folder`, and what makes no case.
+
+    An image file that the program takes in, such as NIfTI, becomes DICOM first, and then passes what DICOM passes.
+    """
     kept: dict[CaseVersion, StoredCase] = {}
     results: dict[str, CaseVersion] = {}
+    files = sorted(walk(folder))
+    plain, refused = _plain_images(ws, program_name, files, work_folder)
+    others = [path for path in files if path not in plain]
 
     def keep(case: StoredCase) -> None:
         kept[case.case] = replace(case, folder=case.folder.rename(work_folder / f"raw-{len(kept)}"))
 
-    def read(workers: Workers, files: Path) -> list[CaseVersion]:
-        task = Task(ws, program_name, "", "files", files, tuple(sorted(walk(files))), Path())
+    def read(workers: Workers, entry: tuple[Path | None, Sequence[Path]]) -> list[CaseVersion]:
+        task = Task(ws, program_name, "", "files", entry[0], tuple(entry[1]), Path())
         return workers.read(task, keep, results).cases
 
+    entries: list[tuple[Path | None, Sequence[Path]]] = [
+        (written, sorted(walk(written))) for written in plain.values() if written is not None
+    ]
+    if others or not plain:
+        entries.insert(0, (None if plain else folder, others))
     try:
-        (cases,) = side_by_side(ws, [folder], read, "reading", "folders", shared=True)
+        found = side_by_side(ws, entries, read, "reading", "folders", shared=True)
     except CaseRejected as rejected:
-        return [Outcome("files", str(rejected))]
+        return [Outcome("files", str(rejected)), *refused]
+    cases = [case for of_entry in found for case in of_entry]
     ids = {case.case_id for case in kept}
-    refused = [Outcome(case.case_id, case.reason or "") for case in cases if case.case_id not in ids]
+    refused += [Outcome(case.case_id, case.reason or "") for case in cases if case.case_id not in ids]
     return [*(kept[case] for case in cases if case in kept), *refused]
+
+
+def _plain_images(
+    ws: Workspace, program_name: str, files: Sequence[Path], work_folder: Path
+) -> tuple[dict[Path, Path | None], list[Outcome]]:
+    """By image file that the program takes in the folder with its DICOM, None for one that is refused, and these refusals."""
+    chosen = program.get(program_name)
+    if not isinstance(chosen, PlainImages):
+        return {}, []
+    images = [path for path in files if path.name.lower().endswith(chosen.plain_suffixes) and path.is_file()]
+
+    def write(workers: Workers, numbered: tuple[int, Path]) -> Path | Outcome:
+        number, image = numbered
+        written = work_folder / f"plain-{number}"
+        shutil.rmtree(written, ignore_errors=True)  # of a process that ended
+        written.mkdir()
+        try:
+            with workers.borrow() as readers:
+                task = PlainImage(program_name, image, written)
+                readers.call(partial(write_plain_image, task), f"image {number}", PREPARATION_LIMITS * ws.intake_file_s)
+            return written
+        except CaseRejected as rejected:
+            return Outcome(f"image-{number}", str(rejected))
+
+    made = side_by_side(ws, list(enumerate(images)), write, "converting", "images")
+    written = {image: one if isinstance(one, Path) else None for image, one in zip(images, made, strict=True)}
+    return written, [one for one in made if isinstance(one, Outcome)]
 
 
 def _prepared(ws: Workspace, program_name: str, found: Sequence[StoredCase | Outcome]) -> list[Ready | Outcome]:
@@ -182,24 +262,27 @@ def _prepare(ws: Workspace, program_name: str, workers: Workers, case: StoredCas
         return Outcome(case_id, str(rejected))
 
 
-def write_files(ws: Workspace, program_name: str, case_id: str, predicted: Predicted, out: Path) -> Written:
-    """Write the files for viewers and planning systems, and the pictures."""
+def write_files(
+    ws: Workspace, program_name: str, case_id: str, predicted: Predicted, out: Path, *, pictures: bool = True
+) -> Written:
+    """Write the files for viewers and planning systems, and the pictures unless they are not wanted."""
     chosen = program.get(program_name)
     paths = chosen.write_prediction(predicted.raw, predicted.prepared, predicted.kept, out, predicted.checkpoint)
-    pictures = chosen.report_images(ws, predicted.prepared, predicted.kept, out)
+    if pictures:
+        paths = [*paths, *chosen.report_images(ws, predicted.prepared, predicted.kept, out)]
     if not isinstance(chosen, PredictionFacts):
-        return Written((*paths, *pictures), {})
-    return Written((*paths, *pictures), chosen.prediction_facts(ws, predicted.prepared, predicted.kept))
+        return Written(tuple(paths), {})
+    return Written(tuple(paths), chosen.prediction_facts(ws, predicted.prepared, predicted.kept))
 
 
-def _predicted(ready: Ready, predictor: program.CasePredictor, checkpoint: str, out: Path, write: Write) -> Outcome:
+def _predicted(ready: Ready, model: LoadedModel, out: Path, write: Write) -> Outcome:
     case_id, stored = ready.case.case.case_id, ready.case.folder
-    predicted = Predicted(checkpoint, stored, stored.with_suffix(ARRAYS), stored.with_suffix(PREDICTED))
+    predicted = Predicted(model.checkpoint, stored, stored.with_suffix(ARRAYS), stored.with_suffix(PREDICTED))
     if ready.audit.errors:
         return Outcome(case_id, "; ".join(ready.audit.errors))
     try:
         predicted.kept.mkdir()
-        predictor.predict(predicted.prepared, predicted.kept)
+        model.predictor.predict(predicted.prepared, predicted.kept)
         written = write(case_id, predicted, out / case_id)
     except DiskFull:  # no fault of the case
         raise

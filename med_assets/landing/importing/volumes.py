@@ -207,14 +207,7 @@ def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> list[LabelR
                 f"expected a label of the image's {_by(ct.array.shape)} voxels (z, y, x), got {_by(labels.array.shape)}; export "
                 "the label that was drawn on this image: labels are not resampled",
             )
-        identity = Identity(
-            patient_id=one.patient_id,
-            study_uid=derived_uid("volume study", one.patient_id),
-            frame_of_reference_uid=derived_uid("volume frame of reference", one.patient_id),
-            trial=one.trial,
-        )
-        intercept = CT_INTERCEPT_HU if ct.array.min() >= CT_INTERCEPT_HU else DEEP_INTERCEPT_HU
-        write_ct(folder / "CT", ct, identity, identity.uid("CT series"), intercept_hu=intercept)
+        _write_ct(folder, ct, one.patient_id, one.trial)
         source = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted((folder / "CT").iterdir())]
     try:
         write_seg(folder / "SEG.dcm", masks, labels.geometry, source, values=masks.values_of)
@@ -229,6 +222,22 @@ def write_pair(folder: Path, one: Pair, names: Mapping[int, str]) -> list[LabelR
             f"expected slices that a segmentation can refer to, got {type(error).__name__} from one; copy them again",
         ) from error
     return masks.rows(float(np.prod(labels.geometry.spacing_mm)) / 1000)
+
+
+def write_image(folder: Path, image: Path, patient_id: str) -> None:
+    """Write an image without label as CT/ in `folder`. Raises CaseRejected as `read_volume` does, and not_hounsfield."""
+    _write_ct(folder, _hounsfield(read_volume(image)), patient_id)
+
+
+def _write_ct(folder: Path, ct: Volume, patient_id: str, trial: tuple[str, str] | None = None) -> None:
+    identity = Identity(
+        patient_id=patient_id,
+        study_uid=derived_uid("volume study", patient_id),
+        frame_of_reference_uid=derived_uid("volume frame of reference", patient_id),
+        trial=trial,
+    )
+    intercept = CT_INTERCEPT_HU if ct.array.min() >= CT_INTERCEPT_HU else DEEP_INTERCEPT_HU
+    write_ct(folder / "CT", ct, identity, identity.uid("CT series"), intercept_hu=intercept)
 
 
 def _hounsfield(volume: Volume) -> Volume:

@@ -68,6 +68,7 @@ class BreastUs(Program):
         "was trained on the machines of its data sets; another machine, depth or preset is another picture",
         "the teacher's mistakes are taught to the student",
     )
+    plain_suffixes = (".png",)
     facts = {  # noqa: RUF012 - read only
         "rows": Fact(int, "count", "rows of what shows tissue"),
         "columns": Fact(int, "count", "columns of what shows tissue"),
@@ -104,6 +105,11 @@ class BreastUs(Program):
             else:
                 read_segments_2d(ds)
         return any(one.modality != "US" for one in case.instances)
+
+    def write_plain_image(self, image: Path, folder: Path, patient_id: str) -> None:
+        from med_assets.programs.breast_us.importer import write_image
+
+        write_image(folder, image, patient_id)
 
     def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         from med_assets.programs.breast_us.vocabulary import vocabulary

@@ -258,6 +258,12 @@ def _write(
     write_segmentation_2d(folder / "seg.dcm", mask, label, image)
 
 
+def write_image(folder: Path, image: Path, patient_id: str) -> None:
+    """Write a picture without mask as us.dcm in `folder`; nobody calibrated it. Raises CaseRejected("unreadable_image")."""
+    identity = Identity(patient_id, derived_uid("breast ultrasound", patient_id), frame_of_reference_uid="")
+    write_us(folder / "us.dcm", _picture(image, "L"), identity)
+
+
 def _picture(path: Path, mode: str) -> np.ndarray:
     """Pixels of a picture, in a mode of Pillow's: "L" is grey, "RGB" is colour. Raises CaseRejected.
 

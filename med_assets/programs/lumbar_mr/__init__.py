@@ -72,6 +72,7 @@ class LumbarMr(Program):
         "uncertainty also rises for artefacts, implants, scoliosis and a cut field of view, not for transitions alone",
         "learns where its annotators set the points, which differ by some millimetres",
     )
+    plain_suffixes = (".nii.gz", ".nii", ".nrrd")
     facts = {  # noqa: RUF012 - read only
         "slices": Fact(int, "count", "slices of the series"),
         "rows": Fact(int, "count", "rows of a slice"),
@@ -122,6 +123,11 @@ class LumbarMr(Program):
             verify_label(points, slices, "MR series")
             read_levels(load(points), slices[0].frame_of_reference_uid)
         return len(slices) < len(case.instances)
+
+    def write_plain_image(self, image: Path, folder: Path, patient_id: str) -> None:
+        from med_assets.programs.lumbar_mr.importer import write_image
+
+        write_image(folder, image, patient_id)
 
     def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         from med_assets.programs.lumbar_mr.levels import vocabulary

@@ -30,6 +30,7 @@ from med_assets.errors import CaseRejected
 from med_assets.landing.importing.bounds import MAX_VOXELS, require_members, unpacked_xz
 from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier
 from med_assets.landing.importing.report import ImportReport
+from med_assets.landing.importing.volume_files import read_volume
 
 SUFFIXES = (".npz.xz", ".npz")
 BODIES = {1: "L1", 2: "L2", 3: "L3", 4: "L4", 5: "L5"}
@@ -113,6 +114,41 @@ def write_case(folder: Path, image: np.ndarray, label: np.ndarray, name: str) ->
         write_points(folder / "points.dcm", named, identity, series, list(zip(uids, places, strict=True)))
     except ValueError as error:
         raise CaseRejected("values_out_of_range", f"{error}") from error
+
+
+def write_image(folder: Path, image: Path, patient_id: str) -> None:
+    """Write a volume without points as MR/ in `folder`, a sagittal series: its sender says that it is T2-weighted.
+
+    Voxels are reordered and flipped alone. Raises CaseRejected as `read_volume` does, and values_out_of_range.
+    """
+    volume = sagittal(read_volume(image))
+    identity = Identity(
+        patient_id=patient_id,
+        study_uid=derived_uid("lumbar T2 study", patient_id),
+        frame_of_reference_uid=derived_uid("lumbar T2 frame of reference", patient_id),
+    )
+    try:
+        write_mr(folder / "MR", volume, identity, identity.uid("MR series"), description="Sagittal T2")
+    except ValueError as error:
+        raise CaseRejected("values_out_of_range", f"{error}") from error
+
+
+def sagittal(volume: Volume) -> Volume:
+    """The same voxels with slices from left to right, rows from head to feet and columns from front to back.
+
+    `volume` is on DICOM's axes as `read_volume` gives them, (z, y, x) towards superior, posterior and left.
+    """
+    grid = volume.geometry
+    (dz, dy, dx), (z, y, x) = grid.spacing_mm, np.array(grid.direction)
+    nz, ny, nx = grid.shape
+    corner = grid.to_points(np.array([[nz - 1, 0, nx - 1]]))[0]
+    turned = Geometry(
+        (nx, nz, ny),
+        (dx, dz, dy),
+        tuple(corner.tolist()),
+        (tuple((-x).tolist()), tuple((-z).tolist()), tuple(y.tolist())),
+    )
+    return Volume(np.ascontiguousarray(volume.array[::-1, :, ::-1].transpose(2, 0, 1)), turned)
 
 
 def sagittal_geometry(shape: tuple[int, ...]) -> Geometry:

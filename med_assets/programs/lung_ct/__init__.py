@@ -85,6 +85,7 @@ class LungCt(Program):
         "the foundation model has seen public data sets: scores on cases it has seen are too high",
         "lesions of a few voxels can vanish on the network's grid",
     )
+    plain_suffixes = (".nii.gz", ".nii", ".nrrd")
     facts = {  # noqa: RUF012 - read only
         "slices": Fact(int, "count", "slices of the CT series"),
         "spacing_z_mm": Fact(float, "mm", "distance of neighbouring slice positions"),
@@ -168,6 +169,11 @@ class LungCt(Program):
         if min(x, y, z) <= 0:
             raise ConfigurationError(f"{where}: spacing_mm.{ws.profile}: expected spacings above 0 mm, got {(x, y, z)}")
         return x, y, z
+
+    def write_plain_image(self, image: Path, folder: Path, patient_id: str) -> None:
+        from med_assets.landing.importing.volumes import write_image
+
+        write_image(folder, image, patient_id)
 
     def roi_vocabulary(self, ws: "Settings") -> "Vocabulary":
         from med_assets.programs.lung_ct.labels import vocabulary

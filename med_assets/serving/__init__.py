@@ -1,0 +1,1 @@
+"""The champion behind HTTP: a warm model, a bounded queue, and nothing kept of what was sent."""
