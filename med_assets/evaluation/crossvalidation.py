@@ -22,7 +22,8 @@ from med_assets.evaluation.aggregates import aggregate, side_by_side
 from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases
 from med_assets.experiments.configuration import RELEASED, Experiment
 from med_assets.launch.training import Launch, experiment, in_order, trained
-from med_assets.records import Fold, FoldScore
+from med_assets.records import FoldScore
+from med_assets.requested_records import Fold
 from med_assets.settings import Settings
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult

@@ -25,7 +25,8 @@ from med_assets.experiments.configuration import Experiment
 from med_assets.launch.training import Launch, experiment, learning_cases, trained
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.power_law import PowerLaw, fit
-from med_assets.records import CaseScore, CurvePoint, CurveScore
+from med_assets.records import CaseScore
+from med_assets.requested_records import CurvePoint, CurveScore
 from med_assets.settings import Settings
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.result import StageResult

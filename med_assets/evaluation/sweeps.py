@@ -30,7 +30,8 @@ from med_assets.experiments.configuration import Experiment
 from med_assets.launch.training import Launch, NamedModel, experiment, learning_cases, trained
 from med_assets.metrics.bootstrap import Interval
 from med_assets.program import Metric
-from med_assets.records import CaseScore, SweepScore
+from med_assets.records import CaseScore
+from med_assets.requested_records import SweepScore
 from med_assets.settings import Settings
 from med_assets.storage.files import digest, read_json
 from med_assets.storage.names import escaped

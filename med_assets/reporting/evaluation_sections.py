@@ -8,9 +8,10 @@ from med_assets.evaluation import analysis, crossvalidation, finetuning, sweeps
 from med_assets.evaluation import learning_curves as curves
 from med_assets.evaluation import targets as target_comparisons
 from med_assets.evaluation.analyse import artifact_key, read_tables
-from med_assets.records import AnalysisResult, CurvePoint, Fold, FoldScore
+from med_assets.records import AnalysisResult, FoldScore
 from med_assets.reporting.html import Section
 from med_assets.reporting.report_facts import ReportFacts
+from med_assets.requested_records import CurvePoint, Fold
 
 
 def cross_validations(facts: ReportFacts) -> Iterable[Section]:

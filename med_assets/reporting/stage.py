@@ -8,10 +8,11 @@ from med_assets.evaluation import analyse, learning_curves, sweeps
 from med_assets.evaluation.aggregates import Aggregate, aggregate, cell
 from med_assets.program import Metric
 from med_assets.promotion.rules import TOO_FEW
-from med_assets.records import AggregateScore, Champion, Checkpoint, DatasetCase, Fold, Threshold
+from med_assets.records import AggregateScore, Champion, Checkpoint, DatasetCase, Threshold
 from med_assets.reporting.html import Highlight, render_report
 from med_assets.reporting.report_facts import ReportFacts, ShownModel, gather, report_path
 from med_assets.reporting.sections import SECTIONS
+from med_assets.requested_records import Fold
 from med_assets.settings import Settings
 from med_assets.storage.files import digest, file_sha256
 from med_assets.storage.provenance import provenance

@@ -16,14 +16,11 @@ from med_assets.records import (
     CaseVersion,
     Champion,
     Checkpoint,
-    CurvePoint,
-    CurveScore,
     DatasetCase,
     Drift,
     EpochMetric,
     ExperimentEntry,
     Failure,
-    Fold,
     FoldScore,
     MonitoredScore,
     PreparedCase,
@@ -31,13 +28,13 @@ from med_assets.records import (
     ReaderDecision,
     RunScore,
     SplitAssignment,
-    SweepScore,
     Threshold,
     TrainingRun,
     Verdict,
     Withdrawal,
 )
 from med_assets.reporting.notebooks import stop_kernel
+from med_assets.requested_records import CurvePoint, CurveScore, Fold, SweepScore
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
 from med_assets.storage.lake import Lake

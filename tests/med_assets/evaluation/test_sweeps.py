@@ -11,10 +11,11 @@ from med_assets.cli.command_line import cli
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.sweeps import Field, combinations, fields_of, recorded, split_values, sweep_id
 from med_assets.launch.jobs import Kind, kind
-from med_assets.records import DatasetCase, SplitAssignment, SweepScore
+from med_assets.records import DatasetCase, SplitAssignment
 from med_assets.reporting.evaluation_sections import swept
 from med_assets.reporting.html import Section
 from med_assets.reporting.report_facts import gather
+from med_assets.requested_records import SweepScore
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, read_json
 from med_assets.training import job as training

@@ -13,12 +13,13 @@ from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.launch import runs, training
-from med_assets.records import Checkpoint, ExperimentEntry, SweepScore
+from med_assets.records import Checkpoint, ExperimentEntry
 from med_assets.reporting.experiment_facts import gather
 from med_assets.reporting.index import PAGE
 from med_assets.reporting.notebook import SECTIONS, cells
 from med_assets.reporting.notebooks import Cell, stop_kernel, write_notebook
 from med_assets.reporting.run_status import STALE, run_statuses
+from med_assets.requested_records import SweepScore
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
 from tests.med_assets.stages.builders import P
