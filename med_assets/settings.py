@@ -19,6 +19,9 @@ from med_assets.storage.s3.bucket import Location, location
 
 PURPOSES = ("production", "demo")
 
+OCR_POLICIES = ("off", "blank", "quarantine")
+"""What intake does with text that is found in pixels: it is not looked for, blanked, or its case is quarantined."""
+
 SERVE_TOKEN = "MED_ASSETS_SERVE_TOKEN"
 """Variable with the token that requests to `med-assets serve` need."""
 
@@ -52,6 +55,8 @@ class Settings:
     purpose: str = "production"
     profile: str = "full"
     settle_s: float = 30.0
+    ocr: str = "off"
+    """One of OCR_POLICIES."""
     launcher: str = "local"
     landing_location: Location | None = None
     """Bucket and prefix of the landing zone, if it is not the folder `landing`."""
@@ -167,6 +172,9 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
     launcher = environ.get("MED_ASSETS_LAUNCHER", "local")
     if launcher not in LAUNCHERS:
         raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {tuple(LAUNCHERS)}, got {launcher!r}")
+    ocr = environ.get("MED_ASSETS_OCR", "off")
+    if ocr not in OCR_POLICIES:
+        raise ConfigurationError(f"expected MED_ASSETS_OCR to be one of {OCR_POLICIES}, got {ocr!r}")
     home = Path(environ.get("MED_ASSETS_HOME", ".med_assets")).absolute()
     landing_location, landing = Settings._landing(
         environ.get("MED_ASSETS_LANDING", str(home / "landing")), "MED_ASSETS_LANDING", home
@@ -194,6 +202,7 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "profile": environ.get("MED_ASSETS_PROFILE", "full"),
         "settle_s": float(environ.get("MED_ASSETS_SETTLE_S", "30")),
         "launcher": launcher,
+        "ocr": ocr,
         "options": {
             name: value for name, value in environ.items() if name.startswith("MED_ASSETS_") and name not in SECRETS
         },

@@ -87,7 +87,7 @@ METHODS = (
 """DeidentificationMethodCodeSequence, context group 7050 of PS3.16."""
 
 CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
-"""The same of an ultrasound image whose pixels outside of the regions of tissue were blanked."""
+"""The same of an image in which text was found and blanked, or all outside of the regions of tissue of ultrasound was."""
 
 
 @part_of("deidentification.profile.profile")
@@ -140,9 +140,11 @@ class Deidentifier:
         """The value that a text element of the closed vocabulary keeps; empty for one that may not stay."""
         return known_value(keyword, value, self._vocabulary.texts)
 
-    def apply(self, ds: Dataset) -> Dataset:
+    def apply(self, ds: Dataset, *, text_blanked: bool = False) -> Dataset:
         """A de-identified copy of `ds` with fixed file meta; pixels keep their values, and nothing but these (`clean_pixels`). In
         ultrasound all outside of the regions of tissue is blanked.
+
+        `text_blanked` says that text was blanked in the pixels before, which the object then declares.
 
         Elements of a dataset that is not decoded yet are taken over, encoded as they are stored, from an earlier object of the same
         patient that had them too.
@@ -152,19 +154,18 @@ class Deidentifier:
         undecodable_pixels, unsafe_pixel_stream. The input is not changed; its values must be in memory.
         """
         with disable_value_validation():  # its warnings quote the values
-            return self._apply(ds)
+            return self._apply(ds, text_blanked)
 
-    def _apply(self, ds: Dataset) -> Dataset:
-        methods: tuple[tuple[str, str], ...] = METHODS
+    def _apply(self, ds: Dataset, blanked: bool) -> Dataset:
         elements = in_order(ds)  # before some are decoded
         refuse_unsafe(ds)
         received = _transfer_syntax(ds)
         require_syntax(received)
         lossy = lost_values(ds)  # before text is blanked, which leaves the pixels uncompressed
         if text(ds, "SOPClassUID") in USUALLY_BURNED_IN:
-            ds, blanked = without_burnt_in_text(ds)
-            elements = in_order(ds)
-            methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
+            ds, beside_tissue = without_burnt_in_text(ds)
+            elements, blanked = in_order(ds), blanked or beside_tissue
+        methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
         patient_id = _clean(text(ds, "PatientID"))
         if not patient_id:
             raise CaseRejected(

@@ -145,7 +145,7 @@ def clean_pixels(ds: Dataset, syntax: UID) -> Pixels | None:
     element = ds.get_item("PixelData") if "PixelData" in ds else None
     if element is None or text(ds, "SOPClassUID") not in PIXEL_CLASSES:
         return None
-    layout = _layout(ds)
+    layout = pixel_layout(ds)
     _require_overlays_outside(ds, layout)
     raw = element.value
     if not isinstance(raw, bytes | bytearray) or not raw:
@@ -190,7 +190,7 @@ def _read_layout(ds: Dataset) -> Layout:
     return Layout(rows, columns, samples, frames, allocated, stored, high, bool(representation), photometric)
 
 
-_layout = Facts(_read_layout, *_LAYOUT, "NumberOfFrames", "PhotometricInterpretation")
+pixel_layout = Facts(_read_layout, *_LAYOUT, "NumberOfFrames", "PhotometricInterpretation")
 """The layout of an object's pixels. Raises CaseRejected("malformed_element")."""
 
 
@@ -371,7 +371,7 @@ def normalise_pixels(ds: Dataset) -> None:
         return
     raw = ds.get_item("PixelData").value
     if isinstance(raw, bytes) and raw:
-        layout = _layout(ds)
+        layout = pixel_layout(ds)
         _require_decodable_size(len(raw), layout, syntax)
         frames = _frames(raw, layout.frames, rle=syntax == uids.RLELossless)
         if syntax != uids.RLELossless:
@@ -381,7 +381,7 @@ def normalise_pixels(ds: Dataset) -> None:
 
 def _inflate(ds: Dataset) -> None:
     """Put native pixels in place of frames that were deflated one by one (PS3.5, A.4.13; RFC 1951)."""
-    layout = _layout(ds)
+    layout = pixel_layout(ds)
     raw = ds.get_item("PixelData").value
     fragments = list(_items(raw))[1:] if isinstance(raw, bytes) else []
     streams = [b"".join(fragments)] if layout.frames == 1 else fragments[: layout.frames]

@@ -6,16 +6,16 @@ pixel is. DICOM PS3.3, C.8.5.5.
 
 from __future__ import annotations
 
-from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
+from pydicom.uid import UltrasoundImageStorage
 
+from med_assets.dicom.blanking import PIXEL_GROUP, Box, black_of, put_pixels, stored_pixels, without_pixels
 from med_assets.dicom.burned_in_text import declares_text, text_in_pixels
-from med_assets.dicom.elements import decoding, number, text
+from med_assets.dicom.elements import number, text
 from med_assets.dicom.objects import SYNTHETIC_IMAGE_TYPE, Identity, item, new_object, save, set_pixels
 from med_assets.errors import CaseRejected
 
@@ -26,16 +26,11 @@ TISSUE = 1
 
 CORNERS = ("RegionLocationMinX0", "RegionLocationMaxX1", "RegionLocationMinY0", "RegionLocationMaxY1")
 
-PIXEL_GROUP = 0x7FE0
-
 FAINT = 16
 """Grey levels that differ from black by no more are no text: lossy compression leaves such a haze around the picture."""
 
 CENTIMETRE = 3
 """PhysicalUnitsXDirection of lengths."""
-
-Box = tuple[slice, slice]
-"""Rows and columns of a region."""
 
 
 def tissue_regions(ds: Dataset) -> list[tuple[Box, Dataset]]:
@@ -84,12 +79,8 @@ def without_burnt_in_text(ds: Dataset) -> tuple[Dataset, bool]:
     outside = np.ones((int(ds.Rows), int(ds.Columns)), bool)
     for box, _ in regions:
         outside[box] = False
-    clean = Dataset()
-    clean.update({element.tag: copy(element) for element in ds if element.tag.group != PIXEL_GROUP})
-    clean.file_meta = ds.file_meta.__class__()
-    clean.file_meta.update(dict(ds.file_meta.items()))
-    clean.BurnedInAnnotation = "NO"
-    black, frames = _black(ds), np.array(_pixels(ds)).reshape(-1, *outside.shape, int(ds.SamplesPerPixel))
+    clean = without_pixels(ds)
+    black, frames = black_of(ds), stored_pixels(ds)
     contrast = np.abs(frames[:, outside].astype(np.int64) - black)
     if declares_text(ds) and not (contrast > FAINT).any():
         raise text_in_pixels("and none outside of the regions of tissue, so that it is within them")
@@ -97,39 +88,8 @@ def without_burnt_in_text(ds: Dataset) -> tuple[Dataset, bool]:
         clean.update({element.tag: element for element in ds if element.tag.group == PIXEL_GROUP})
         return clean, False
     frames[:, outside] = black
-    clean.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    if frames.shape[-1] == 3:
-        clean.PhotometricInterpretation, clean.PlanarConfiguration = "RGB", 0
-    data = frames.tobytes()
-    clean.PixelData = data + b"\0" * (len(data) % 2)
-    clean["PixelData"].VR = "OB" if frames.dtype.itemsize == 1 else "OW"
+    put_pixels(clean, frames)
     return clean, True
-
-
-def _black(ds: Dataset) -> int:
-    """The stored value of black: the darkest entry of a palette, the highest value where pixels are inverted, else 0."""
-    kind = text(ds, "PhotometricInterpretation")
-    if kind == "MONOCHROME1":
-        return 2 ** int(ds.BitsStored) - 1
-    if kind != "PALETTE COLOR":
-        return 0
-    channels = []
-    for colour in ("Red", "Green", "Blue"):
-        entries, first, bits = (int(value) for value in ds[f"{colour}PaletteColorLookupTableDescriptor"].value)
-        raw = ds[f"{colour}PaletteColorLookupTableData"].value
-        width = np.uint8 if bits == 8 and len(raw) < 2 * entries else np.uint16
-        channels.append(np.frombuffer(raw, width)[:entries].astype(np.int64))
-    return first + int(np.sum(channels, axis=0).argmin())
-
-
-def _pixels(ds: Dataset) -> np.ndarray:
-    """Stored pixels, decompressed, colours as RGB."""
-    from pydicom.pixels import pixel_array
-
-    if "PixelData" not in ds:
-        raise CaseRejected("truncated_file", "Expected pixel data; got none: the file was cut or stripped. Send again.")
-    with decoding(text(ds.file_meta, "TransferSyntaxUID")):
-        return np.asarray(pixel_array(ds))
 
 
 def read_us_image(ds: Dataset) -> np.ndarray:
@@ -143,13 +103,10 @@ def read_us_image(ds: Dataset) -> np.ndarray:
         raise CaseRejected("several_frames", "Expected one image; got a clip. Send the frame that was outlined.")
     if int(ds.get("BitsAllocated") or 0) != 8 or text(ds, "PhotometricInterpretation") == "PALETTE COLOR":
         raise CaseRejected("unusual_pixels", "Expected 8-bit grey or RGB pixels; got others. Export as 8-bit grey.")
-    pixels = _pixels(ds)
-    if pixels.shape[:2] != (int(ds.Rows), int(ds.Columns)):
-        raise CaseRejected(
-            "undecodable_pixels",
-            f"Expected {ds.Rows} x {ds.Columns} pixels; got {pixels.shape} from decoding. Export again.",
-        )
-    if pixels.ndim == 3:
+    pixels = stored_pixels(ds)[0]
+    if pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    else:
         pixels = np.rint(pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
     return 255 - pixels if text(ds, "PhotometricInterpretation") == "MONOCHROME1" else pixels
 

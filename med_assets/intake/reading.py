@@ -542,20 +542,26 @@ class EntryReader:
     ) -> tuple[Content, dict[str, str]]:
         """Write the de-identified files of a case to `folder`, and return what they are, and the SHA-256 of each by name."""
         from med_assets.deidentification.residual import identifying_values, residual_phi
+        from med_assets.deidentification.text_in_pixels import TextInPixels
         from med_assets.dicom.discover import load
         from med_assets.dicom.elements import text
         from med_assets.dicom.encoded import to_parts
         from med_assets.dicom.repeated import Repeated
         from med_assets.dicom.write import is_synthetic
 
+        search = TextInPixels.of(self.task.ws, self.task.program, self.task.batch, key.removeprefix("case "))
         datasets, known, repeated = [], set(), Repeated[frozenset[str]]()
-        for instance in case.instances:
+        for position, instance in enumerate(case.instances):
             self._step(key, instance.path.stat().st_size / BYTES_PER_S)
             ds = load(instance)
             if instance.parsed is not None:
                 instance.parsed.drop()
             known |= set(identifying_values(ds, repeated))
-            datasets.append(self.deidentifier.apply(ds))
+            n_boxes = 0
+            if search is not None:
+                found = search.cleaned(ds, position, lambda: self._step(key, 0.0))
+                ds, n_boxes = found.ds, found.boxes
+            datasets.append(self.deidentifier.apply(ds, text_blanked=n_boxes > 0))
         self._step(key, together_s)
         for ds in datasets:
             self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too

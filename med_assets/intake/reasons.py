@@ -426,6 +426,12 @@ _ALL = (
         "export the image without annotations",
     ),
     Reason(
+        "text_found_in_pixels",
+        "identity",
+        "with `MED_ASSETS_OCR=quarantine`, what looks like text was found in the pixels",
+        "see the picture beside the batch's manifest; mask the text and send the image again, or take it in with `MED_ASSETS_OCR=blank`",
+    ),
+    Reason(
         "overlay_in_pixels",
         "identity",
         "an overlay shares bits with the values of the pixels, so that neither can be distinguished from the other",

@@ -177,9 +177,17 @@ class _Intake:
             return None
         chosen = programs.get(self.program)
         versions = (chosen.code_versions["intake"], version_of(profile))
-        made_of = digest(self.program, versions, sorted(chosen.roi_vocabulary(self.ws)), found)
+        made_of = digest(self.program, versions, sorted(chosen.roi_vocabulary(self.ws)), found, *self._text_search())
         # File names can identify patients and short ones can be guessed, so the key is keyed like every pseudonym.
         return f"intake/{hmac.new(self.ws.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]}"
+
+    def _text_search(self) -> tuple[str, ...]:
+        """What makes a difference where text is looked for in pixels; empty where it is not."""
+        if self.ws.ocr == "off":
+            return ()
+        from med_assets.dicom.text_detection import find_text
+
+        return self.ws.ocr, version_of(find_text)
 
 
 def files_table(ws: Settings, program: str, batch: str) -> Path:
@@ -273,7 +281,14 @@ def _keep_failures(path: Path, failures: list["Failure"]) -> None:
 
 
 def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
-    """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them."""
+    """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them.
+
+    Raises ConfigurationError where text is to be looked for in pixels and the extra `ocr` is not installed.
+    """
+    if ws.ocr != "off":
+        from med_assets.dicom.text_detection import require_detector
+
+        require_detector()
     remove_abandoned(ws.home)
     catalog = Catalog(ws, program_name)
     listed = batches.manifest(ws, program_name, batch)
