@@ -69,8 +69,10 @@ def test_text_is_found_where_it_is_and_nowhere_else(tissue: np.ndarray) -> None:
     found = find_text(with_text(tissue))
     assert len(found) == 1
     rows, columns = found[0]
-    assert rows.start <= 124 and rows.stop >= 140 and rows.stop - rows.start < 50
-    assert columns.start <= 42 and 230 < columns.stop < 300
+    assert rows.start <= 124 < 140 <= rows.stop
+    assert rows.stop - rows.start < 50
+    assert columns.start <= 42
+    assert 230 < columns.stop < 300
     assert find_text(tissue) == []
 
 
