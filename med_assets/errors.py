@@ -10,7 +10,7 @@ MedAssetsError
 ├── LaunchFailed          a launcher could not start a training, or it ended without a result
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── ReaderFailed          the process that reads files of the landing zone does not start
-├── RemoteFailed          the S3 endpoint does not do what it was asked, after all retries
+├── RemoteFailed          an S3 endpoint or the server of a download does not do what it was asked, after all retries
 ├── DiskFull              no space to write; what was there before is whole
 ├── ScoringFailed         no case of an evaluation could be scored
 ├── BelowReference        the initial weights of a training score below their reference
@@ -80,7 +80,7 @@ class ReaderFailed(MedAssetsError):
 
 
 class RemoteFailed(MedAssetsError):
-    """The S3 endpoint does not do what it was asked, after all retries; nothing is lost, the same command goes on."""
+    """An S3 endpoint or the server of a download does not do what it was asked, after all retries; nothing is lost, the same command goes on."""
 
 
 class DiskFull(MedAssetsError):

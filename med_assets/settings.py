@@ -25,7 +25,10 @@ OCR_POLICIES = ("off", "blank", "quarantine")
 SERVE_TOKEN = "MED_ASSETS_SERVE_TOKEN"
 """Variable with the token that requests to `med-assets serve` need."""
 
-SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", SERVE_TOKEN, *bucket.SECRETS)
+FETCH_SECRETS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "HF_TOKEN")
+"""Variables with the credentials of `med-assets fetch`."""
+
+SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", SERVE_TOKEN, *bucket.SECRETS, *FETCH_SECRETS)
 """Variables that other processes are started without: they need none, and Slurm would keep them on disk."""
 
 

@@ -19,6 +19,7 @@ from med_assets.cli.commands import (
     launcher,
     one_of,
     overrides,
+    program,
     show,
     show_tables,
     table,
@@ -268,3 +269,43 @@ def weights(
         print(" ".join(map(str, tokens(file, prompt))))
     else:
         describe(file, experiment, overrides)
+
+
+@SECTION.command()
+@program
+@click.argument("name", type=Value("NAME"), required=False, help="the file to download; without it they are listed")
+def fetch(program: str, name: str | None) -> None:
+    """Download a published file of weights or data that a program names, or list them.
+
+    Read and accept its licence on the page of its host first. Credentials come from the environment: KAGGLE_API_TOKEN, or KAGGLE_USERNAME and
+    KAGGLE_KEY; HF_TOKEN where Hugging Face asks for one. What an ended call left is gone on from.
+    """
+    from med_assets.experiments import fetching
+    from med_assets.settings import Settings
+
+    ws = Settings.from_env()
+    if name is None:
+        print(
+            table(
+                {
+                    "name": each.name,
+                    "what": each.kind,
+                    "place": str(each.path.relative_to(ws.home)),
+                    "state": each.state,
+                    "SHA-256": each.sha256 or "not known",
+                    "fetched from": fetching.page(each.release.hosted) if each.release.hosted else "a person gets it",
+                    "source": each.release.source,
+                }
+                for each in fetching.sources(ws, program).values()
+            )
+        )
+        return
+    found = fetching.fetch(ws, program, name)
+    stated = fetching.sources(ws, program)[name].release.sha256
+    how = "was there" if found.existed else f"downloaded, {found.resumed_at} bytes of it earlier"
+    print(f"{found.path}: {how}; {found.size_bytes} bytes, SHA-256 {found.sha256}")
+    print(
+        "it is the hash that its publisher states"
+        if stated
+        else "its publisher's hash is not known; this one is written beside the file"
+    )

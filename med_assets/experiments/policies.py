@@ -4,9 +4,9 @@ They stand in `conf/<program>/_program.yaml`, one section each; an unknown field
 """
 
 from datetime import time
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from med_assets import program
 from med_assets.errors import ConfigurationError
@@ -140,12 +140,41 @@ class LearningCurve(Settings):
         return sizes
 
 
-class Release(Settings):
-    """One file of weights that others released."""
+class Hosted(Settings):
+    """Where a file is published, for `med-assets fetch`."""
 
-    file: str = Field(description="path under MED_ASSETS_HOME/weights")
+    host: Literal["kaggle_dataset", "kaggle_competition", "hugging_face"] = Field(description="who publishes it")
+    repository: str = Field(
+        pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
+        description="OWNER/NAME of a data set or model, or the name of a competition",
+    )
+    file: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$",
+        description="path of the file there; none takes all files as one archive",
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_host(self) -> Self:
+        competition = self.host == "kaggle_competition"
+        if competition == ("/" in self.repository):
+            raise ValueError(
+                f"expected {'the name' if competition else 'OWNER/NAME'} of a {self.host}, got {self.repository!r}"
+            )
+        if self.host == "hugging_face" and self.file is None:
+            raise ValueError("expected a file of a repository of hugging_face, got none")
+        return self
+
+
+class Release(Settings):
+    """One file that others published: weights, or data."""
+
+    file: str = Field(description="path under MED_ASSETS_HOME/weights, or of data under MED_ASSETS_HOME/downloads")
     source: str = Field(description="where a person gets it, and under which licence")
     sha256: str | None = Field(default=None, description="64 hex digits of the file, where its publisher tells them")
+    hosted: Hosted | None = Field(
+        default=None, description="where `med-assets fetch` finds it; none where a person must"
+    )
 
 
 class Cohort(Settings):
@@ -180,6 +209,7 @@ class Policies(Settings):
     monitoring: Monitoring = Field(default_factory=Monitoring, description="how the champion is watched")
     splits: Any = Field(default=None, description="how patients are split")
     released: dict[str, Release] = Field(default_factory=dict, description="weights that others released, by name")
+    data: dict[str, Release] = Field(default_factory=dict, description="data that others published, by name")
     learning_curve: LearningCurve | None = Field(
         default=None, description="the learning curve that is an asset of the program; none unless given"
     )
