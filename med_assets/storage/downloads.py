@@ -254,6 +254,10 @@ def _begin(answer: Any, part: _Part, start: int) -> int | None:
     tag = answer.headers.get("ETag")
     part.begin(answer.headers.get("Last-Modified") if tag is None or tag.startswith("W/") else tag)
     length = answer.headers.get("Content-Length", "")
+    if not length.isdecimal() and not answer.chunked:
+        raise ConfigurationError(
+            f"expected the length of the file from {urlsplit(answer.url).hostname}, got none: a part would look like the whole"
+        )
     return int(length) if length.isdecimal() else None
 
 
@@ -276,8 +280,9 @@ def _write(answer: IO[bytes], path: Path, total: int | None) -> None:
                 if total:
                     elapsed = time.monotonic() - started
                     report(Progress(f"download of {path.stem}", "MB", done // 10**6, total // 10**6, elapsed))
-        except http.client.IncompleteRead as error:
+        except http.client.IncompleteRead as error:  # of an answer in chunks
             stream.write(error.partial)
+            raise _Unfinished("the connection ended within a chunk") from error
         finally:
             stream.flush()
             os.fsync(stream.fileno())

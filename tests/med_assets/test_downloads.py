@@ -30,6 +30,8 @@ class Published:
     content: bytes = CONTENT
     tag: str | None = '"v1"'
     kind: str = "application/octet-stream"
+    framing: str = "length"
+    """How an answer says where it ends: its length, chunks, or none."""
     drop_after: list[int] = field(default_factory=list)
     """Bytes of each answer, in order, after which the connection is dropped."""
     statuses: list[int] = field(default_factory=list)
@@ -59,13 +61,17 @@ class Handler(BaseHTTPRequestHandler):
         start = 0 if whole else int(asked.removeprefix("bytes=").rstrip("-"))
         body = does.content[start:]
         self.send_response(200 if whole else 206)
-        self.send_header("Content-Length", str(len(body)))
+        if does.framing != "none":
+            chunks = does.framing == "chunks"
+            self.send_header(*(("Transfer-Encoding", "chunked") if chunks else ("Content-Length", str(len(body)))))
         self.send_header("Content-Type", does.kind)
         if does.tag:
             self.send_header("ETag", does.tag)
         if not whole:
             self.send_header("Content-Range", f"bytes {start}-{len(does.content) - 1}/{len(does.content)}")
         self.end_headers()
+        if does.framing == "chunks":
+            body = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
         self.wfile.write(body[: does.drop_after.pop(0)] if does.drop_after else body)
         self.close_connection = True
         return None
@@ -149,6 +155,18 @@ def test_a_file_that_changed_or_says_no_version_is_started_over(
 
     found = download(f"{server.url}/file", tmp_path / "file.bin", {}, "", wait=change)
     assert found.path.read_bytes() == CONTENT[::-1]
+
+
+def test_an_answer_in_chunks_that_ends_early_is_not_taken_for_the_file(server: Server, tmp_path: Path) -> None:
+    server.does.framing, server.does.drop_after = "chunks", [600_000]
+    assert get(server, tmp_path / "file.bin").sha256 == SHA256
+    assert len(server.does.requests) == 2
+
+
+def test_an_answer_that_does_not_say_where_it_ends_is_refused(server: Server, tmp_path: Path) -> None:
+    server.does.framing = "none"
+    with pytest.raises(ConfigurationError, match="expected the length of the file"):
+        get(server, tmp_path / "file.bin")
 
 
 def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: Path) -> None:
