@@ -31,9 +31,11 @@ def of_prepared_cases(program_name: str) -> str:
 
 
 def of_evaluation(program_name: str) -> str:
-    """Code version of an evaluation: that of the scores, and of the thresholds where it fits some."""
+    """Code version of an evaluation: that of the scores, of the thresholds where it fits some, and of the declared subgroups."""
     screens = isinstance(program.get(program_name), Screens)
-    return of_screening(program_name) if screens else of_stage(program_name, "evaluate")
+    scores = of_screening(program_name) if screens else of_stage(program_name, "evaluate")
+    declared_groups = policies.of(program_name).subgroups.model_dump(mode="json")
+    return f"{scores}-{digest(declared('med_assets.evaluation.subgroups', 'subgroup_scores'), declared_groups)}"
 
 
 def of_screening(program_name: str) -> str:
@@ -80,7 +82,9 @@ def of_report() -> str:
 def of_gate(program_name: str) -> str:
     """Code version of the champion: the rule that promotes, and its policy in configuration."""
     found = policies.of(program_name)
-    policy = digest(found.promotion.model_dump(mode="json"), bool(found.demo and found.demo.promote_by_mean))
+    groups = [found.subgroups.facts] if found.promotion.worst_subgroup else []
+    by_mean = bool(found.demo and found.demo.promote_by_mean)
+    policy = digest(found.promotion.model_dump(mode="json"), by_mean, *groups)
     return f"{declared('med_assets.promotion.stage', 'champion')}-{policy}"
 
 
@@ -90,8 +94,9 @@ def of_predictions(program_name: str) -> str:
 
 
 def of_monitoring(program_name: str) -> str:
-    """Code version of monitoring: that of the scores, and the policy for limits and drift."""
-    policy = policies.of(program_name).monitoring.model_dump(mode="json")
+    """Code version of monitoring: that of the scores, and the policies for limits, drift and subgroups."""
+    found = policies.of(program_name)
+    policy = [each.model_dump(mode="json") for each in (found.monitoring, found.subgroups)]
     return f"{of_stage(program_name, 'evaluate')}-{digest(policy)}"
 
 

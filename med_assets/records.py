@@ -268,6 +268,18 @@ class AggregateScore(Record):
 
 
 @record
+class SubgroupScore(AggregateScore):
+    """A metric of one checkpoint over the cases of a split that belong to a declared subgroup; without a value for few patients."""
+
+    TABLE = "evaluation_subgroups"
+    fact: str = column("fact that declares the subgroup")
+    subgroup: str = column("value or band of it; `unknown` for cases without the fact")
+    n_cases: int = column("cases of the subgroup in the split", "count")
+    n_patients: int = column("patients of these with a value", "count")
+    note: str | None = column("why there is no score; empty where there is one")
+
+
+@record
 class RunScore(Record):
     """A deciding metric of a training run as it was last evaluated."""
 
@@ -434,6 +446,7 @@ class Drift(Record):
     PARTITION = ("batch",)
     batch: str = column("intake batch, or all cases since training")
     checkpoint: str = column("key of the champion's checkpoint")
+    subgroup: str | None = column("declared subgroup of both sides, such as `device = A`; empty for all cases")
     fact: str = column("fact")
     unit: str = column("unit of the fact")
     convention: str = column("definition of the distance")
@@ -491,8 +504,9 @@ class ExperimentEntry(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    CaseVersion, IdentityScan, PreparedCase, BatchAudit, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore, FoldScore,
-    Fold, CurvePoint, CurveScore, SweepScore, Threshold, ReaderDecision, Failure, Prediction, Champion, PromotedScore, Verdict, Checkpoint, AnalysisResult,
+    CaseVersion, IdentityScan, PreparedCase, BatchAudit, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore,
+    FoldScore, Fold, CurvePoint, CurveScore, SweepScore, Threshold, ReaderDecision, Failure, Prediction, Champion, PromotedScore, Verdict,
+    Checkpoint, AnalysisResult, SubgroupScore,
     TrainingRun, RunScore, ExperimentEntry, Drift, MonitoredScore,
 )  # fmt: skip
 """All records that have a table; the facts of cases have tables with the columns that each program states."""

@@ -18,7 +18,7 @@ from med_assets.cli.commands import (
     workspace,
 )
 from med_assets.errors import ConfigurationError
-from med_assets.records import Champion
+from med_assets.records import Champion, SubgroupScore
 from med_assets.storage import names
 
 SECTION = Section("Models of a program")
@@ -36,6 +36,37 @@ def leaderboard(program: str) -> None:
     ws = workspace()
     result, champion = stages.leaderboard(ws, program), Catalog(ws, program).champion()
     show_tables(board(ws, program, champion).tables if champion else result.tables)
+
+
+@SECTION.command()
+@click.argument(
+    "subject", type=PROGRAM_OR_EXPERIMENT, help="program, for the model of its report; or PROGRAM/EXPERIMENT"
+)
+def subgroups(subject: tuple[str, str | None]) -> None:
+    """Show the deciding scores of each declared subgroup, such as a device or a band of sizes, with n and intervals.
+
+    `subgroups` of `conf/PROGRAM/_program.yaml` declares them; what is shown is that of the last evaluation. The table
+    `evaluation_subgroups` has further metrics.
+    """
+    from med_assets.catalog import Catalog
+    from med_assets.evaluation.subgroups import subgroup_table
+    from med_assets.program import get
+    from med_assets.promotion.champions import shown
+
+    program, experiment = subject
+    ws = workspace()
+    model, champion = shown(ws, program) if experiment is None else (None, False)
+    name = experiment or (model.experiment if model else None)
+    rows = Catalog(ws, program).rows(SubgroupScore, name) if name else []
+    if not rows:
+        raise ConfigurationError(
+            f"expected scores by subgroup of {program}/{name or 'an experiment'}, got none; declare subgroups in conf/{program}/_program.yaml "
+            f"and run `med-assets evaluate {program}/{name or 'EXPERIMENT'}`"
+        )
+    what = "the champion" if champion else "the best candidate" if model else "the experiment"
+    print(f"{what} {name}, {rows[0].checkpoint}")
+    deciding = {(metric.name, metric.subject) for metric in get(program).deciding_metrics}
+    print(table(subgroup_table(rows, deciding)))
 
 
 @SECTION.command()

@@ -1,6 +1,6 @@
 """Scores over the cases of a split: means with intervals over patients, and how they are shown."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -62,18 +62,22 @@ def by_class(program_name: str) -> set[tuple[str, str]]:
 
 
 @part_of("evaluate")
-def aggregate(program_name: str, scores: Sequence[CaseScore]) -> list[Aggregate]:
+def aggregate(
+    program_name: str, scores: Sequence[CaseScore], only: Collection[tuple[str, str]] | None = None
+) -> list[Aggregate]:
     """Aggregate scores by split, metric and subject: the mean over cases with its interval over patients.
 
-    What a program pools over all cases of a split comes after these.
+    What a program pools over all cases of a split comes after these. `only` names the metrics with their subjects that are wanted.
     """
     groups: dict[tuple[str, str, str], list[CaseScore]] = {}
     classed = by_class(program_name)
     for score in scores:
-        groups.setdefault((score.split, score.metric, score.subject), []).append(score)
+        if only is None or (score.metric, score.subject) in only:
+            groups.setdefault((score.split, score.metric, score.subject), []).append(score)
+    pooled = _pooled(program_name, scores)
     return [
         *(_mean(members, (metric, subject) in classed) for (_, metric, subject), members in sorted(groups.items())),
-        *_pooled(program_name, scores),
+        *(one for one in pooled if only is None or (one.metric, one.subject) in only),
     ]
 
 

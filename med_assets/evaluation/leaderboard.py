@@ -15,7 +15,7 @@ from med_assets.evaluation.line import Line
 from med_assets.evaluation.replicates import SPREAD, champion_label, replicates, spread
 from med_assets.evaluation.scoring import recorded_scores
 from med_assets.program import Metric
-from med_assets.records import AggregateScore, CaseScore, Champion, RunScore
+from med_assets.records import AggregateScore, CaseScore, Champion, RunScore, SubgroupScore
 from med_assets.settings import Settings
 from med_assets.storage.escaping import csv, markdown
 from med_assets.storage.files import digest, write_text
@@ -98,7 +98,9 @@ def leaderboard(ws: Settings, program_name: str) -> StageResult:
     primary = program.get(program_name).primary_metric
     return StageResult(
         # Covers every score: what reads the scores of all experiments depends on the leaderboard alone.
-        data_version=digest(found.rows, catalog.content(AggregateScore), catalog.content(CaseScore)),
+        data_version=digest(
+            found.rows, *(catalog.content(each) for each in (AggregateScore, CaseScore, SubgroupScore))
+        ),
         counts={"experiments": len(found.lines)},
         summary={"sorted_by": f"{primary.name} on validation", "interval": INTERVAL},
         tables=dict(found.tables),

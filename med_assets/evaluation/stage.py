@@ -10,10 +10,11 @@ from med_assets.evaluation.aggregates import INTERVAL, aggregate, side_by_side
 from med_assets.evaluation.costs import checkpoint_facts
 from med_assets.evaluation.finetuning import finetuning
 from med_assets.evaluation.scoring import HELD_OUT, demand_scores, record_failures, scores_of
+from med_assets.evaluation.subgroups import subgroup_scores, subgroup_table
 from med_assets.experiments.configuration import from_json
 from med_assets.launch.runs import record_run, record_scores
 from med_assets.launch.training import Launch, checkpoint_of, stored_checkpoint
-from med_assets.records import AggregateScore, CaseScore, Checkpoint
+from med_assets.records import AggregateScore, CaseScore, Checkpoint, SubgroupScore
 from med_assets.settings import Settings
 from med_assets.storage.files import digest, replacing
 from med_assets.storage.provenance import git_state
@@ -54,6 +55,19 @@ def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None =
     ]
     catalog.replace(CaseScore, scores, name)
     catalog.replace(AggregateScore, aggregates, name)
+    by_subgroup = [
+        SubgroupScore(
+            program=program_name,
+            experiment=name,
+            checkpoint=checkpoint,
+            **asdict(one),
+            dataset_version=version,
+            code_version=chosen.code_versions["evaluate"],
+            git_commit=git_state(),
+        )
+        for one in subgroup_scores(program_name, scores, {case.case_id: case.facts for case in catalog.described()})
+    ]
+    catalog.replace(SubgroupScore, by_subgroup, name)
     record_scores(ws, program_name, name, checkpoint, aggregates)
     record = finetuning(ws, program_name, name, checkpoint, launch)
     write_predictions(ws, program_name, name, scores)
@@ -74,7 +88,8 @@ def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None =
         | ({} if scores else {"note": NO_CASE})
         | ({"fine_tuning": record.output} if record else {})
         | ({"cost": costs} if costs else {}),
-        tables={"scores": side_by_side(aggregates, deciding)},
+        tables={"scores": side_by_side(aggregates, deciding)}
+        | ({"subgroups": subgroup_table(by_subgroup)} if by_subgroup else {}),
         images={image.stem: image for image, _ in pictures},
     )
 

@@ -4,6 +4,7 @@ They stand in `conf/<program>/_program.yaml`, one section each; an unknown field
 """
 
 from datetime import time
+from math import isfinite
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -12,6 +13,25 @@ from med_assets import program
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Settings, names
 from med_assets.preparation.audit import AuditPolicy
+
+
+class WorstSubgroup(Settings):
+    """What a challenger must show in the declared subgroup where it shows least; see `promotion.subgroup_guard`."""
+
+    min_patients: int = Field(
+        default=10,
+        ge=6,
+        description="least patients of a subgroup with a validation case that both models scored, count; smaller ones guard nothing",
+    )
+    margins: dict[str, float] = Field(
+        min_length=1,
+        description="by deciding metric: in every subgroup it must be shown to be worse by less than this, unit of that metric",
+    )
+
+    @field_validator("margins")
+    @classmethod
+    def _no_margin_is_negative(cls, margins: dict[str, float]) -> dict[str, float]:
+        return _margins(margins)
 
 
 class Promotion(Settings):
@@ -39,13 +59,43 @@ class Promotion(Settings):
         ge=0,
         description="mean difference up to which a model is called neither improved nor regressed, unit of the primary metric",
     )
+    worst_subgroup: WorstSubgroup | None = Field(
+        default=None,
+        description="what it must show in each subgroup of `subgroups.facts`; null: subgroups guard nothing",
+    )
 
     @field_validator("guard_margins")
     @classmethod
     def _no_margin_is_negative(cls, margins: dict[str, float]) -> dict[str, float]:
-        if wrong := {name: margin for name, margin in margins.items() if not 0 <= margin < float("inf")}:
-            raise ValueError(f"expected margins of at least 0, got {wrong}")
-        return margins
+        return _margins(margins)
+
+
+def _margins(margins: dict[str, float]) -> dict[str, float]:
+    if wrong := {name: margin for name, margin in margins.items() if not 0 <= margin < float("inf")}:
+        raise ValueError(f"expected margins of at least 0, got {wrong}")
+    return margins
+
+
+class Subgroups(Settings):
+    """Which facts of a case declare subgroups, whose scores are told apart. Cases without the fact are a group of their own."""
+
+    min_patients: int = Field(
+        default=5,
+        ge=2,
+        description="fewer patients than this have a number and no score: it would be noise, and tell of single patients; count",
+    )
+    facts: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict,
+        description="by fact: of a number the limits of its bands, unit of the fact, where a band holds its lower limit; [] for words",
+    )
+
+    @field_validator("facts")
+    @classmethod
+    def _limits_ascend(cls, facts: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for name, limits in facts.items():
+            if list(limits) != sorted(set(limits)) or not all(map(isfinite, limits)):
+                raise ValueError(f"{name}: expected different limits in ascending order, got {list(limits)}")
+        return facts
 
 
 class Evaluation(Settings):
@@ -206,6 +256,7 @@ class Policies(Settings):
     promotion: Promotion = Field(default_factory=Promotion, description="when a model is promoted")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="what is scored for whom")
     retraining: Retraining = Field(default_factory=Retraining, description="when training starts by itself")
+    subgroups: Subgroups = Field(default_factory=Subgroups, description="whose scores are told apart")
     monitoring: Monitoring = Field(default_factory=Monitoring, description="how the champion is watched")
     splits: Any = Field(default=None, description="how patients are split")
     released: dict[str, Release] = Field(default_factory=dict, description="weights that others released, by name")
@@ -239,7 +290,33 @@ def of(program_name: str) -> Policies:
         raise ConfigurationError(
             f"{where}: promotion.guard_margins: expected guarded metrics of {program_name} ({sorted(guarded)}), got {unknown}"
         )
+    _check_subgroups(program_name, found, where)
     return found
+
+
+def _check_subgroups(program_name: str, found: Policies, where: str) -> None:
+    """Raise ConfigurationError for subgroups that the facts of the program cannot have, and for a guard without any."""
+    chosen, declared = program.get(program_name), found.subgroups.facts
+    known = {name: fact for name, fact in chosen.facts.items() if not fact.of_one_case}
+    if unknown := sorted(declared.keys() - known):
+        raise ConfigurationError(
+            f"{where}: subgroups.facts: expected facts that cases share ({', '.join(sorted(known))}), got {unknown}"
+        )
+    for name, limits in declared.items():
+        if (known[name].type in (int, float)) != bool(limits):
+            wanted = "[] for words" if limits else f"limits of its bands, {known[name].unit}"
+            raise ConfigurationError(f"{where}: subgroups.facts.{name}: expected {wanted}, got {list(limits)}")
+    if (guard := found.promotion.worst_subgroup) is None:
+        return
+    deciding = {metric.name for metric in chosen.deciding_metrics}
+    if unknown := sorted(guard.margins.keys() - deciding):
+        raise ConfigurationError(
+            f"{where}: promotion.worst_subgroup.margins: expected deciding metrics of {program_name} ({sorted(deciding)}), got {unknown}"
+        )
+    if not declared:
+        raise ConfigurationError(
+            f"{where}: promotion.worst_subgroup: expected subgroups.facts that it guards, got none"
+        )
 
 
 def learning_curve_of(program_name: str) -> str | None:

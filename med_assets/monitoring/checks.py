@@ -33,7 +33,7 @@ def in_control(ws: Settings, program_name: str) -> CheckOutcome:
 
 
 def drift(ws: Settings, program_name: str) -> CheckOutcome:
-    """Neither the newest batch nor the cases since training drift from the champion's training set in any fact."""
+    """Neither the newest batch nor the cases since training, or a declared subgroup of these, drift from the champion's training set in any fact."""
     catalog = Catalog(ws, program_name)
     champion = catalog.champion()
     rows = newest(catalog, champion.checkpoint) if champion else []
@@ -46,7 +46,7 @@ def drift(ws: Settings, program_name: str) -> CheckOutcome:
     }
     if drifted:
         text = "; ".join(
-            f"{row.batch}: {row.fact} {row.found} {row.unit} (n = {row.n}), in training {row.reference} "
+            f"{row.batch}{f', {row.subgroup}' if row.subgroup else ''}: {row.fact} {row.found} {row.unit} (n = {row.n}), in training {row.reference} "
             f"(n = {row.n_reference}), distance {row.distance:.2f}, adjusted p {row.p_adjusted:.2g}"
             for row in drifted
         )

@@ -2,14 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from med_assets import program
 from med_assets.catalog import Catalog, FactValue, accepted
+from med_assets.evaluation.subgroups import subgroups
 from med_assets.experiments import policies
 from med_assets.experiments.policies import Monitoring
 from med_assets.metrics.bootstrap import SEED
@@ -41,6 +42,30 @@ def _facts(catalog: Catalog) -> pd.DataFrame:
     return frame.assign(first_batch=first).drop_duplicates("case_id", keep="last")
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Facts of the training cases of a checkpoint, and of the new cases that are compared with them, a row per case."""
+
+    reference: pd.DataFrame
+    new: pd.DataFrame
+
+    def of(self, cases: Collection[str]) -> "Sides":
+        """Those of these cases."""
+        return Sides(*(side[side["case_id"].isin(cases)] for side in (self.reference, self.new)))
+
+
+def _sides(ws: Settings, program_name: str, checkpoint: str, batch: str) -> Sides:
+    frame = _facts(Catalog(ws, program_name))
+    trained = {case.case_id for case in cases_used_by(ws.store, checkpoint) if case.split == "train"}
+    known = frame["case_id"].isin(trained)
+    reference = frame[known]
+    if batch == POOLED:
+        new = frame[frame["first_batch"] > max(reference["first_batch"], default="")]
+    else:
+        new = frame[~known & (frame["batch"] == batch)]
+    return Sides(reference, new)
+
+
 def drift_rows(ws: Settings, program_name: str, checkpoint: str, batch: str) -> list[Drift]:
     """Compare a batch, or with POOLED all cases since training, with the training cases of a checkpoint; a row per fact.
 
@@ -50,21 +75,38 @@ def drift_rows(ws: Settings, program_name: str, checkpoint: str, batch: str) -> 
     at least `drift_distance`, and undefined, as are distance and p, with fewer than `drift_min_cases` values on a side. Facts
     whose values are of one case each, such as hashes, and words that are the same in all cases are left out.
     """
-    rule, facts = policies.of(program_name).monitoring, program.get(program_name).facts
-    frame = _facts(Catalog(ws, program_name))
-    trained = {case.case_id for case in cases_used_by(ws.store, checkpoint) if case.split == "train"}
-    known = frame["case_id"].isin(trained)
-    reference = frame[known]
-    if batch == POOLED:
-        new = frame[frame["first_batch"] > max(reference["first_batch"], default="")]
-    else:
-        new = frame[~known & (frame["batch"] == batch)]
+    return _adjusted(program_name, _rows(program_name, checkpoint, batch, _sides(ws, program_name, checkpoint, batch)))
+
+
+def subgroup_drift_rows(ws: Settings, program_name: str, checkpoint: str) -> list[Drift]:
+    """Compare, within each declared subgroup, all cases since training with the training cases of a checkpoint.
+
+    As `drift_rows` does; the fact that declares a subgroup is left out of it, and so are subgroups of which a side has fewer than
+    `drift_min_cases` cases. p is adjusted over all facts of all subgroups together.
+    """
+    least, sides = policies.of(program_name).monitoring.drift_min_cases, _sides(ws, program_name, checkpoint, POOLED)
+    facts = {
+        str(row["case_id"]): {str(name): value for name, value in row.items()}
+        for side in (sides.reference, sides.new)
+        for row in side.to_dict("records")
+    }
     rows: list[Drift] = []
-    for name, fact in facts.items():
+    for subgroup, members in subgroups(program_name, facts).items():
+        own = sides.of(members)
+        if min(len(own.reference), len(own.new)) >= least:
+            found = _rows(program_name, checkpoint, POOLED, own)
+            rows += [replace(row, subgroup=str(subgroup)) for row in found if row.fact != subgroup.fact]
+    return _adjusted(program_name, rows)
+
+
+def _rows(program_name: str, checkpoint: str, batch: str, both: Sides) -> list[Drift]:
+    """A row per fact, with its own p."""
+    rule, rows = policies.of(program_name).monitoring, []
+    for name, fact in program.get(program_name).facts.items():
         if fact.of_one_case:
             continue
         number = fact.type in (float, int)
-        sides = [[value for value in side[name] if not _missing(value)] for side in (reference, new)]
+        sides = [[value for value in side[name] if not _missing(value)] for side in (both.reference, both.new)]
         if fact.type is str and sides[0] and len({value for side in sides for value in side}) == 1:
             continue
         enough = min(map(len, sides)) >= rule.drift_min_cases
@@ -74,6 +116,7 @@ def drift_rows(ws: Settings, program_name: str, checkpoint: str, batch: str) -> 
                 program=program_name,
                 batch=batch,
                 checkpoint=checkpoint,
+                subgroup=None,
                 fact=name,
                 unit=fact.unit,
                 convention=KS if number else SHARES,
@@ -87,6 +130,12 @@ def drift_rows(ws: Settings, program_name: str, checkpoint: str, batch: str) -> 
                 drifted=None,
             )
         )
+    return rows
+
+
+def _adjusted(program_name: str, rows: Sequence[Drift]) -> list[Drift]:
+    """The rows of one comparison with p adjusted over them, and whether each drifted."""
+    rule = policies.of(program_name).monitoring
     return [_with_finding(row, p, rule) for row, p in zip(rows, holm([row.p for row in rows]), strict=True)]
 
 
@@ -151,10 +200,19 @@ def drift_table(ws: Settings, program_name: str) -> pd.DataFrame:
     catalog = Catalog(ws, program_name)
     champion = catalog.champion()
     rows = newest(catalog, champion.checkpoint) if champion else []
-    rows.sort(key=lambda row: (row.batch != POOLED, row.p_adjusted is None, row.p_adjusted or 0.0, row.fact))
+    rows.sort(
+        key=lambda row: (
+            row.batch != POOLED,
+            row.subgroup or "",
+            row.p_adjusted is None,
+            row.p_adjusted or 0.0,
+            row.fact,
+        )
+    )
     table = [
         {
             "cases": row.batch.replace("_", " ") if row.batch == POOLED else row.batch,
+            "subgroup": row.subgroup or "all",
             "fact": f"{row.fact} ({row.unit})" if row.unit else row.fact,
             "training": f"{row.reference} n = {row.n_reference}".strip(),
             "new": f"{row.found} n = {row.n}".strip(),
@@ -164,7 +222,9 @@ def drift_table(ws: Settings, program_name: str) -> pd.DataFrame:
         }
         for row in rows
     ]
-    return pd.DataFrame(table, columns=["cases", "fact", "training", "new", "distance", "p, adjusted", "drifted"])
+    return pd.DataFrame(
+        table, columns=["cases", "subgroup", "fact", "training", "new", "distance", "p, adjusted", "drifted"]
+    )
 
 
 def drifted_facts(ws: Settings, program_name: str) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ from med_assets.catalog import Catalog, accepted
 from med_assets.evaluation.aggregates import INTERVAL, cell
 from med_assets.evaluation.predicting import PredictedCases
 from med_assets.evaluation.scoring import demand_scores, predict_unscored, record_failures, score_keys, score_predicted
+from med_assets.evaluation.subgroups import subgroups
 from med_assets.experiments import policies
 from med_assets.launch.training import Launch, stored_checkpoint
 from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval
-from med_assets.monitoring.drift import POOLED, drift_rows, drift_table
+from med_assets.monitoring.drift import POOLED, drift_rows, drift_table, subgroup_drift_rows
 from med_assets.program import Metric
 from med_assets.records import Champion, Drift, MonitoredScore, PreparedCase
 from med_assets.settings import Settings
@@ -116,7 +117,8 @@ def monitor(
         written.append([batch, rows])
     record_failures(ws, program_name, "monitoring", champion.experiment, champion.checkpoint, failures)
     demand_scores(scored, failures, program_name)
-    catalog.replace(Drift, drift_rows(ws, program_name, champion.checkpoint, POOLED), POOLED)
+    since_training = drift_rows(ws, program_name, champion.checkpoint, POOLED)
+    catalog.replace(Drift, [*since_training, *subgroup_drift_rows(ws, program_name, champion.checkpoint)], POOLED)
     return StageResult(
         data_version=digest(champion.checkpoint, written),
         counts=counts | {"failed": len(failures), "batches": len(chosen)},
@@ -127,7 +129,11 @@ def monitor(
             "control": LIMITS_RULE,
             "failures": failures,
         },
-        tables={"batches": trend_table(ws, program_name), "drift": drift_table(ws, program_name)},
+        tables={
+            "batches": trend_table(ws, program_name),
+            "subgroups": monitored_subgroups(ws, program_name),
+            "drift": drift_table(ws, program_name),
+        },
         images=plot_trends(ws, program_name),
     )
 
@@ -203,6 +209,24 @@ def headline(ws: Settings, program_name: str) -> dict[str, str]:
         text = cell(values)
         found[metric.name] = f"{text}{metric.after}" if text else "undefined: no case that the champion has not seen"
     return found
+
+
+def monitored_subgroups(ws: Settings, program_name: str) -> pd.DataFrame:
+    """For people: by declared subgroup the champion's means over all monitored cases that it has not seen."""
+    catalog, least = Catalog(ws, program_name), policies.of(program_name).subgroups.min_patients
+    scores = _unseen(catalog)
+    by_batch = {(row.batch, row.case_id): row.values for row in catalog.facts()}
+    facts = {one.score.case_id: by_batch.get((one.score.batch, one.score.case_id), {}) for one in scores}
+    rows = []
+    for subgroup, members in subgroups(program_name, facts).items():
+        entry = {"fact": subgroup.fact, "subgroup": subgroup.label, "cases": str(len(members))}
+        for metric in program.get(program_name).deciding_metrics:
+            own = [one for one in _of(scores, metric) if one.score.case_id in members]
+            patients = len({one.patient_id for one in own})
+            few = f"too few: {patients} of at least {least} patients"
+            entry[metric.label] = few if patients < least else cell(_mean(own, metric))
+        rows.append(entry)
+    return pd.DataFrame(rows)
 
 
 def trend(ws: Settings, program_name: str) -> dict[str, list[Point]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from med_assets.evaluation.comparison import Comparison
 from med_assets.experiments.policies import Promotion
+from med_assets.promotion.subgroup_guard import SubgroupGuard
 from med_assets.records import Verdict
 
 
@@ -19,6 +20,7 @@ class Contest:
     against: str = ""
     primary: Comparison | None = None
     guards: tuple[Comparison, ...] = ()
+    subgroups: tuple[SubgroupGuard, ...] = ()
 
     def too_few(self, policy: Promotion) -> bool:
         """Whether fewer patients than the policy asks for have a case that both models scored."""

@@ -1,6 +1,6 @@
 """The promotion gate: what a challenger must show on the validation cases before it becomes the champion."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -9,6 +9,7 @@ from med_assets import program
 from med_assets.catalog import Case, Catalog
 from med_assets.errors import ArtifactMissing, ConfigurationError
 from med_assets.evaluation.comparison import SPLIT, ScoredModel, compare, scored_model
+from med_assets.evaluation.subgroups import Subgroup, subgroups
 from med_assets.experiments import policies
 from med_assets.experiments.configured import configuration_changed
 from med_assets.experiments.policies import Promotion
@@ -16,6 +17,7 @@ from med_assets.metrics.multiple import holm
 from med_assets.promotion.champions import candidates, rolled_back
 from med_assets.promotion.contest import Contest
 from med_assets.promotion.rules import BY_MEAN, RULES, TOO_FEW
+from med_assets.promotion.subgroup_guard import subgroup_guards
 from med_assets.records import AggregateScore, Verdict
 from med_assets.settings import Settings
 
@@ -54,6 +56,7 @@ def _contest(
     row: AggregateScore,
     reference: ScoredModel | None,
     cases: Sequence[Case],
+    groups: Mapping[Subgroup, Sequence[Case]],
     challengers: int,
 ) -> Contest:
     """Labels and numbers of one of so many challengers, and what speaks against its promotion whatever its numbers."""
@@ -116,13 +119,14 @@ def _contest(
         compare(ours, reference, cases, metric, -rule.guard_margins.get(metric.name, 0.0))
         for metric in chosen.guarded_metrics
     )
+    by_subgroup = subgroup_guards(program_name, rule.worst_subgroup, ours, reference, groups)
     found = primary.difference
     verdict = replace(
         verdict,
         improved=found.mean is not None and found.mean < -rule.tolerance,
         regressed=found.mean is not None and found.mean > rule.tolerance,
         matches_reference=same,
-        reason=f"better than {against} in {primary}",
+        reason="; ".join([f"better than {against} in {primary}", *map(str, by_subgroup)]),
         mean=found.mean,
         low=found.low,
         high=found.high,
@@ -130,9 +134,16 @@ def _contest(
         n_patients=found.n_patients,
         p=found.p,
         detectable=found.detectable,
-        guards="; ".join(map(str, guards)),
+        guards="; ".join(map(str, (*guards, *by_subgroup))),
     )
-    return Contest(verdict, tuple(objections), against, primary, guards)
+    return Contest(verdict, tuple(objections), against, primary, guards, by_subgroup)
+
+
+def _by_subgroup(catalog: Catalog, cases: Sequence[Case]) -> dict[Subgroup, list[Case]]:
+    """The deciding cases by declared subgroup."""
+    facts = {case.case_id: case.facts for case in catalog.described()}
+    members = subgroups(catalog.program, {case.case_id: facts.get(case.case_id, {}) for case in cases})
+    return {group: [case for case in cases if case.case_id in ids] for group, ids in members.items()}
 
 
 def _named(reference: ScoredModel, challenger: str) -> str:
@@ -166,14 +177,16 @@ def decide(ws: Settings, program_name: str, named: str | None = None) -> list[Ve
     back, held = rolled_back(ws, program_name), champion.checkpoint if champion else None
     challengers = [row for row in rows if row.checkpoint != held]
     n = len(challengers)
-    weighed = _weigh([_contest(ws, program_name, rule, row, reference, cases, n) for row in challengers], rule, by_mean)
+    groups = _by_subgroup(catalog, cases) if rule.worst_subgroup and reference else {}
+    asked = [_contest(ws, program_name, rule, row, reference, cases, groups, n) for row in challengers]
+    weighed = _weigh(asked, rule, by_mean)
     contests = {contest.verdict.challenger: contest for contest in weighed}
     verdicts: list[Verdict] = []
     eligible: list[tuple[int, bool]] = []
     """Places among the verdicts of those that can be promoted, and whether nothing speaks against them."""
     champion_leads = False
     for index, row in enumerate(rows):
-        contest = contests.get(row.experiment) or _contest(ws, program_name, rule, row, None, cases, n)
+        contest = contests.get(row.experiment) or _contest(ws, program_name, rule, row, None, cases, {}, n)
         verdict, objections = contest.verdict, list(contest.objections)
         if reference is None and chosen.baseline:
             objections.append(f"expected the baseline {chosen.baseline} trained, to compare with; train it first")

@@ -52,6 +52,34 @@ def guards_kept(policy: Promotion, contest: Contest) -> Iterable[str]:
             yield f"guarded metric {each}: may be worse by more than the margin of {margin:g}{each.metric.after}"
 
 
+def subgroups_kept(policy: Promotion, contest: Contest) -> Iterable[str]:
+    """It is shown in every declared subgroup of enough patients to be worse by less than the margin."""
+    for each in contest.subgroups:
+        after = each.metric.after
+        if (worst := each.least_shown) is None:
+            yield (
+                f"{each.metric.name} is guarded in the worst subgroup of at least {each.min_patients} patients, and none has as many; "
+                "declare larger ones, or lower promotion.worst_subgroup.min_patients"
+            )
+            continue
+        found = worst.comparison.difference
+        if found.identical and found.n:
+            continue
+        if found.p is None:
+            yield f"worst subgroup {worst} has too few cases to be tested"
+        elif found.p > ALPHA:
+            yield f"worst subgroup {worst}: may be worse by more than the margin of {each.margin:g}{after}"
+
+
+def subgroup_means_kept(policy: Promotion, contest: Contest) -> Iterable[str]:
+    """Its mean is in no declared subgroup of enough patients worse by more than the margin."""
+    for each in contest.subgroups:
+        worst = each.worst_mean
+        mean = worst.comparison.difference.mean if worst else None
+        if worst and (mean is None or mean > each.margin):
+            yield f"worst subgroup {worst}: worse by more than the margin of {each.margin:g}{each.metric.after}"
+
+
 def better_mean(policy: Promotion, contest: Contest) -> Iterable[str]:
     """Its mean is better by more than the margin."""
     primary = contest.primary
@@ -74,6 +102,7 @@ RULES: tuple[Rule, ...] = (
     cases_scored,
     shown_better,
     guards_kept,
+    subgroups_kept,
 )
 """What a challenger must pass, in the order in which its objections are listed."""
 
@@ -81,5 +110,6 @@ BY_MEAN: tuple[Rule, ...] = (
     cases_scored,
     better_mean,
     guard_means_kept,
+    subgroup_means_kept,
 )
 """The same in a demo with fewer patients than the policy asks for."""

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from med_assets.capabilities import ReportTables, Screens
 from med_assets.evaluation.aggregates import INTERVAL, aggregate, side_by_side
+from med_assets.evaluation.subgroups import UNKNOWN, subgroup_scores, subgroup_table
+from med_assets.experiments import policies
 from med_assets.monitoring.drift import drift_table
-from med_assets.monitoring.stage import LIMITS_RULE, headline, plot_trends, trend_table
+from med_assets.monitoring.stage import LIMITS_RULE, headline, monitored_subgroups, plot_trends, trend_table
 from med_assets.records import Champion
 from med_assets.reporting.dataset_card import dataset_card_path
 from med_assets.reporting.html import Section, model_card
 from med_assets.reporting.model_card import AS_JSON, README, model_card_folder
 from med_assets.reporting.pictures import plot_all_cases, plot_typical_cases
 from med_assets.reporting.report_facts import ReportFacts, ShownModel, not_evaluated
+from med_assets.reporting.subgroup_plots import plot_subgroups
 from med_assets.screening.stage import recorded_screening
 
 
@@ -72,6 +75,33 @@ def all_scores(facts: ReportFacts) -> Iterable[Section]:
     if facts.shown is not None:
         table = side_by_side(aggregate(facts.name, facts.shown.recorded.rows))
         yield Section("All scores", f"Mean over cases. {INTERVAL}.", table, folded=True)
+
+
+def subgroups(facts: ReportFacts) -> Iterable[Section]:
+    """The scores of each declared subgroup, with a figure of the primary metric."""
+    if (shown := facts.shown) is None:
+        return
+    rows = subgroup_scores(facts.name, shown.recorded.rows, {case.case_id: case.facts for case in facts.cases})
+    if not rows:
+        return
+    metric, least = facts.program.primary_metric, policies.of(facts.name).subgroups.min_patients
+    text = (
+        f"Declared in `subgroups` of `conf/{facts.name}/_program.yaml`; cases without the fact are the subgroup {UNKNOWN}. Mean over cases. "
+        f"{INTERVAL}. A subgroup of fewer than {least} patients has no score: it would be noise, and tell of single patients. Intervals "
+        "of several subgroups are not corrected for their number."
+    )
+    plotted = [
+        row for row in rows if (row.split, row.metric, row.subject) == (shown.split, metric.name, metric.subject)
+    ]
+    images, captions = [], []
+    if any(row.mean is not None for row in plotted):
+        path = facts.folder / "plots" / "subgroups.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.append(plot_subgroups(path, plotted, metric=metric, split=shown.split))
+        captions.append(
+            f"{metric.name} of {shown.experiment} by subgroup of the split {shown.split}: mean and 95 % interval."
+        )
+    yield Section("Subgroups", text, subgroup_table(rows), images, captions)
 
 
 def definitions(facts: ReportFacts) -> Iterable[Section]:
@@ -148,10 +178,15 @@ def monitoring(facts: ReportFacts) -> Iterable[Section]:
     means = "; ".join(f"{metric}: {mean}" for metric, mean in headline(facts.ws, facts.name).items())
     text = f"On cases that the champion has not seen, {means}.\n\n{LIMITS_RULE}."
     yield Section("Monitoring", text, table, images, shown_with_run=True)
+    by_subgroup = monitored_subgroups(facts.ws, facts.name)
+    if not by_subgroup.empty:
+        text = f"The champion on all monitored cases that it has not seen, by declared subgroup. {INTERVAL}."
+        yield Section("Monitoring by subgroup", text, by_subgroup, folded=True)
     drifted = drift_table(facts.ws, facts.name)
     if not drifted.empty:
         text = (
             "Facts of new cases against those of the champion's training cases: numbers by the two-sample "
-            "Kolmogorov-Smirnov distance, the rest by the distance of their shares; p adjusted over the facts by Holm's method."
+            "Kolmogorov-Smirnov distance, the rest by the distance of their shares; p adjusted over the facts by Holm's method, "
+            "those of all subgroups together."
         )
         yield Section("Drift", text, drifted, folded=True)

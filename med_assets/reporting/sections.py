@@ -62,6 +62,7 @@ SECTIONS: tuple[Callable[[ReportFacts], Iterable[Section]], ...] = (
     model_sections.model,
     model_sections.held_out_cases,
     model_sections.program_tables,
+    model_sections.subgroups,
     model_sections.all_scores,
     model_sections.definitions,
     model_sections.card,

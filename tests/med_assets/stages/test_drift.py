@@ -97,7 +97,7 @@ def test_a_small_batch_is_undefined_until_several_are_pooled(ws: Workspace) -> N
         found = arrive(ws, f"b{number}", 4, number, spacing=6.0)
         assert found["spacing_z_mm"]["distance"] is None
         assert found["spacing_z_mm"]["drifted"] is None
-    pooled = {row["fact"]: row for row in ws.lake.rows("drift", f"{P}/{POOLED}")}
+    pooled = {row["fact"]: row for row in ws.lake.rows("drift", f"{P}/{POOLED}") if row["subgroup"] is None}
     assert (pooled["spacing_z_mm"]["n"], pooled["spacing_z_mm"]["drifted"]) == (20, True)
     assert pooled["hu_min"]["drifted"] is None, "a fact that no case has is undefined, not unchanged"
 
@@ -169,3 +169,34 @@ def test_words_of_one_case_and_words_that_are_the_same_in_all_are_no_drift(ws: W
     compared = {row.fact for row in drift_rows(ws, P, checkpoint, "b2")}
     assert compared.isdisjoint({"structures_missing", "rois_unusable"})
     assert "structures_expected_missing" in compared
+
+
+def test_drift_that_only_a_subgroup_has_is_found_in_it_and_the_check_names_it(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path, monkeypatch, subgroups={"min_patients": 5, "facts": {"prescription_in_plan": []}})
+    names = [f"b2-{number}" for number in range(40)]
+    cases(ws, {"train": names}, batch="b2")
+    usual, moved = measured(names, 2), measured(names, 3, spacing=5.0)
+    stated = {
+        name: (moved if usual[name]["prescription_in_plan"] else usual)[name]
+        | {"prescription_in_plan": usual[name]["prescription_in_plan"]}
+        for name in names
+    }
+    facts(ws, stated, "b2")
+    for name in names:
+        score(ws, ws.lake.rows("champions", P)[-1]["checkpoint"], name, 4.0)
+    result = stages.monitor(ws, P, ["b2"])
+    rows = ws.lake.rows("drift", f"{P}/{POOLED}")
+    found = {(row["subgroup"], row["fact"]): row["drifted"] for row in rows}
+    assert found["prescription_in_plan = yes", "spacing_z_mm"] is True
+    assert found["prescription_in_plan = no", "spacing_z_mm"] is False
+    assert ("prescription_in_plan = yes", "prescription_in_plan") not in found
+    assert {row["subgroup"] for row in ws.lake.rows("drift", f"{P}/b2")} == {None}
+    outcome = drift(ws, P)
+    assert not outcome.passed
+    assert f"{POOLED}, prescription_in_plan = yes: spacing_z_mm" in outcome.reason
+    n_stated = sum(bool(values["prescription_in_plan"]) for values in stated.values())
+    table = result.tables["subgroups"].set_index("subgroup")
+    assert table.loc["yes", "cases"] == str(n_stated)
+    assert f"4.00 (n = {n_stated})" in str(table.loc["yes", "openkbp_dose_score (Gy)"])
