@@ -31,11 +31,16 @@ def of_prepared_cases(program_name: str) -> str:
 
 
 def of_evaluation(program_name: str) -> str:
-    """Code version of an evaluation: that of the scores, of the thresholds where it fits some, and of the declared subgroups."""
+    """Code version of an evaluation: that of the scores, of the thresholds where it fits some, of the declared subgroups, and of confidence."""
     screens = isinstance(program.get(program_name), Screens)
     scores = of_screening(program_name) if screens else of_stage(program_name, "evaluate")
-    declared_groups = policies.of(program_name).subgroups.model_dump(mode="json")
-    return f"{scores}-{digest(declared('med_assets.evaluation.subgroups', 'subgroup_scores'), declared_groups)}"
+    found = policies.of(program_name)
+    policy = [each.model_dump(mode="json") for each in (found.subgroups, found.confidence)]
+    code = [
+        declared("med_assets.evaluation.subgroups", "subgroup_scores"),
+        declared("med_assets.evaluation.confidence", "evaluate_confidence"),
+    ]
+    return f"{scores}-{digest(code, policy)}"
 
 
 def of_screening(program_name: str) -> str:
@@ -89,8 +94,10 @@ def of_gate(program_name: str) -> str:
 
 
 def of_predictions(program_name: str) -> str:
-    """Code version of predictions for cases without a label: that of predicting."""
-    return program.get(program_name).code_versions["predict"]
+    """Code version of predictions for cases without a label: that of predicting, and what flags them."""
+    policy = policies.of(program_name).confidence.model_dump(mode="json")
+    flagged = digest(declared("med_assets.evaluation.confidence", "evaluate_confidence"), policy)
+    return f"{program.get(program_name).code_versions['predict']}-{flagged}"
 
 
 def of_monitoring(program_name: str) -> str:

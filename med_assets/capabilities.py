@@ -233,6 +233,17 @@ class PlanPages(Protocol):
         """Write `page`, a PDF, of one case and its scores; returns what a table of all cases says of it, by name with unit."""
 
 
+@runtime_checkable
+class PredictionConfidence(Protocol):
+    """Says how sure a stored prediction is of its case as a whole; nothing is predicted again."""
+
+    confidence_definition: str
+    """What the measure is; a higher value is surer."""
+
+    def confidence(self, prepared: Path, predicted: Path) -> float | None:
+        """The measure, None where it is undefined. Its version is that of what is measured."""
+
+
 # -- reports
 
 

@@ -332,6 +332,47 @@ class Threshold(Record):
 
 
 @record
+class Calibration(Record):
+    """How the confidence of one checkpoint was calibrated on validation cases, and from where on a case is far from training."""
+
+    TABLE = "confidence"
+    PARTITION = ("experiment",)
+    experiment: str = column("experiment")
+    checkpoint: str = column("key of the checkpoint")
+    definition: str = column("definition of the measure of confidence; higher is surer")
+    metric: str = column("metric that says whether a prediction is acceptable")
+    acceptable: float | None = column("value from which it is", "unit of the metric")
+    n: int = column("validation cases with a measure and a value of the metric", "count")
+    n_acceptable: int = column("of these acceptable", "count")
+    slope: float | None = column("slope of the logistic curve; empty where uncalibrated", "1 / measure")
+    intercept: float | None = column("its intercept; empty where uncalibrated", "1")
+    note: str = column("how it was calibrated, or why it was not")
+    n_train: int = column("training cases with facts", "count")
+    distance_limit: float | None = column("distance from which a case is far from them; empty where undefined", "SD")
+    dataset_version: str = column("version of the dataset")
+    code_version: str = column("version of the code")
+
+
+@record
+class CaseConfidence(Record):
+    """How far the prediction of one case by one checkpoint is to be trusted."""
+
+    TABLE = "confidence_cases"
+    PARTITION = ("experiment",)
+    experiment: str = column("experiment")
+    checkpoint: str = column("key of the checkpoint")
+    case_id: str = column("case")
+    patient_id: str = column("pseudonym of the patient")
+    split: str = column("split of the patient")
+    confidence: float | None = column("measure of confidence; empty where it is undefined")
+    probability: float | None = column(
+        "calibrated probability that the prediction is acceptable; empty where uncalibrated", "1"
+    )
+    distance: float | None = column("distance from the training cases; empty where undefined", "SD")
+    flags: str = column("why not to trust it; empty for no reason")
+
+
+@record
 class Failure(Record):
     """A case that a stage could not predict or score."""
 
@@ -477,6 +518,11 @@ class Prediction(Record):
     status: str = column("predicted or failed")
     error: str = column("exception; empty for none")
     measured: str = column("facts of the prediction, as JSON; empty where it failed")
+    confidence: float | None = column("measure of confidence; empty where it is undefined")
+    probability: float | None = column(
+        "calibrated probability that the prediction is acceptable; empty where uncalibrated", "1"
+    )
+    flags: str | None = column("why not to trust it; empty for no reason")
     folder: str = column("folder of its files, relative to the home; empty where it failed")
 
 
@@ -506,7 +552,7 @@ class ExperimentEntry(Record):
 RECORDS: tuple[type[Record], ...] = (
     CaseVersion, IdentityScan, PreparedCase, BatchAudit, DatasetCase, Withdrawal, SplitAssignment, EpochMetric, CaseScore, AggregateScore,
     FoldScore, Fold, CurvePoint, CurveScore, SweepScore, Threshold, ReaderDecision, Failure, Prediction, Champion, PromotedScore, Verdict,
-    Checkpoint, AnalysisResult, SubgroupScore,
+    Checkpoint, AnalysisResult, SubgroupScore, Calibration, CaseConfidence,
     TrainingRun, RunScore, ExperimentEntry, Drift, MonitoredScore,
 )  # fmt: skip
 """All records that have a table; the facts of cases have tables with the columns that each program states."""

@@ -151,7 +151,8 @@ def predict(
         raise ConfigurationError("--launcher is of cases in the home: a folder is predicted by this command itself")
     found = stages.predict_folder(ws, program, Path(case), model, out, relink=relink)
     for one in found:
-        print(f"{one.case_id}: {one.reason or ', '.join(f'{name} {value}' for name, value in one.measured.items())}")
+        measured = ", ".join(f"{name} {value}" for name, value in one.measured.items() if value != "")
+        print(f"{one.case_id}: {one.reason or measured}")
         for text in (*(f"to check: {warning}" for warning in one.warnings), *map(str, one.paths)):
             print(f"  {text}")
     if not any(one.paths for one in found):

@@ -15,7 +15,7 @@ from med_assets.evaluation.line import Line
 from med_assets.evaluation.replicates import SPREAD, champion_label, replicates, spread
 from med_assets.evaluation.scoring import recorded_scores
 from med_assets.program import Metric
-from med_assets.records import AggregateScore, CaseScore, Champion, RunScore, SubgroupScore
+from med_assets.records import AggregateScore, Calibration, CaseConfidence, CaseScore, Champion, RunScore, SubgroupScore
 from med_assets.settings import Settings
 from med_assets.storage.escaping import csv, markdown
 from med_assets.storage.files import digest, write_text
@@ -99,7 +99,11 @@ def leaderboard(ws: Settings, program_name: str) -> StageResult:
     return StageResult(
         # Covers every score: what reads the scores of all experiments depends on the leaderboard alone.
         data_version=digest(
-            found.rows, *(catalog.content(each) for each in (AggregateScore, CaseScore, SubgroupScore))
+            found.rows,
+            *(
+                catalog.content(each)
+                for each in (AggregateScore, CaseScore, SubgroupScore, Calibration, CaseConfidence)
+            ),
         ),
         counts={"experiments": len(found.lines)},
         summary={"sorted_by": f"{primary.name} on validation", "interval": INTERVAL},

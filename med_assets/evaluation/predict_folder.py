@@ -13,6 +13,7 @@ import pandas as pd
 from med_assets import program
 from med_assets.capabilities import PlainImages, PredictionFacts
 from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
+from med_assets.evaluation.confidence import Trusting
 from med_assets.evaluation.prediction import Predicted, model_of
 from med_assets.intake.plain_images import PlainImage, write_plain_image
 from med_assets.intake.reader import PREPARATION_LIMITS, Readers
@@ -57,11 +58,12 @@ Write = Callable[[str, Predicted, Path], Written]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint that is ready to predict: the experiment that it was trained in, its key, and what predicts."""
+    """A checkpoint that is ready to predict: the experiment that it was trained in, its key, what predicts, and what says how far to trust it."""
 
     experiment: str
     checkpoint: str
     predictor: program.CasePredictor
+    trusting: Trusting
 
 
 def load_model(
@@ -73,7 +75,8 @@ def load_model(
     """
     ws.store.verify(recorded.checkpoint)
     predictor = program.get(program_name).predictor(ws.store.fetch(recorded.checkpoint), cache)
-    return LoadedModel(recorded.experiment, recorded.checkpoint, predictor)
+    trusting = Trusting.of(ws, program_name, recorded.experiment, recorded.checkpoint)
+    return LoadedModel(recorded.experiment, recorded.checkpoint, predictor, trusting)
 
 
 @dataclass(frozen=True)
@@ -284,13 +287,14 @@ def _predicted(ready: Ready, model: LoadedModel, out: Path, write: Write) -> Out
         predicted.kept.mkdir()
         model.predictor.predict(predicted.prepared, predicted.kept)
         written = write(case_id, predicted, out / case_id)
+        sure = model.trusting.of_case(predicted.prepared, predicted.kept, ready.facts)
     except DiskFull:  # no fault of the case
         raise
     except CaseRejected as rejected:
         return Outcome(case_id, str(rejected))
     except Exception as error:  # one bad case never stops the others
         return Outcome(case_id, f"predicting failed with {type(error).__name__}: {error}")
-    return Outcome(case_id, "", written.paths, written.measured, ready.audit.warnings)
+    return Outcome(case_id, "", written.paths, {**written.measured, **sure.measured}, ready.audit.warnings)
 
 
 def _relinked(ws: Workspace, folder: Path, out: Path, outcomes: list[Outcome]) -> list[Outcome]:

@@ -16,6 +16,7 @@ from med_assets.capabilities import PredictionFacts
 from med_assets.catalog import Catalog
 from med_assets.dataset.stage import unlabelled
 from med_assets.errors import DiskFull, RemoteFailed
+from med_assets.evaluation.confidence import Trusting
 from med_assets.evaluation.predicting import predict_cases, prediction_key
 from med_assets.launch.training import Launch
 from med_assets.records import Champion, Prediction, PreparedCase
@@ -102,6 +103,8 @@ def predictions(
     predicted = predict_cases(ws, program_name, champion.checkpoint, cases, launch)
     new = sum(case.artifact in predicted.new for case in cases)
     counts = {"new": new, "reused": sum(case.artifact in predicted.keys for case in cases) - new}
+    trusting = Trusting.of(ws, program_name, champion.experiment, champion.checkpoint)
+    facts = {(row.case_id, row.version): row.values for batch in wanted for row in catalog.facts(batch)}
     rows: list[Prediction] = []
     images: dict[str, Path] = {}
     for batch in wanted:
@@ -122,7 +125,16 @@ def predictions(
                 else:
                     measured = chosen.prediction_facts(ws, *folders) if isinstance(chosen, PredictionFacts) else {}
                     folder = out.relative_to(ws.home).as_posix()
-                    row = replace(row, status=PREDICTED, folder=folder, measured=json.dumps(measured))
+                    sure = trusting.of_case(*folders, facts.get((case_id, one.case.version), {}))
+                    row = replace(
+                        row,
+                        status=PREDICTED,
+                        folder=folder,
+                        measured=json.dumps(measured),
+                        confidence=sure.confidence,
+                        probability=sure.probability,
+                        flags=sure.flags,
+                    )
                     if len(images) < PICTURED:
                         pictures = chosen.report_images(ws, *folders, out)
                         images |= {f"{case_id} {picture.stem}": picture for picture in pictures[:1]}
@@ -138,6 +150,8 @@ def predictions(
             "checkpoint": champion.checkpoint,
             "cases": len(rows),
             "synthetic": sum(row.synthetic for row in rows),
+            "flagged": sum(bool(row.flags) for row in rows),
+            "confidence": trusting.note,
             "failures": failed,
         },
         tables={"predictions": table(rows)},
@@ -161,6 +175,9 @@ def _failed(champion: Champion, expected: Expected, error: str) -> Prediction:
         status=FAILED,
         error=error,
         measured="",
+        confidence=None,
+        probability=None,
+        flags=None,
         folder="",
     )
 
@@ -171,6 +188,11 @@ def table(rows: Sequence[Prediction]) -> pd.DataFrame:
         [
             {"case": row.case_id, "batch": row.batch, "model": row.experiment, "status": row.status}
             | (json.loads(row.measured) if row.measured else {})
+            | {
+                "confidence": row.confidence,
+                "probability of acceptable": row.probability,
+                "do not trust": row.flags or "",
+            }
             | {"files": row.folder, "error": row.error}
             for row in rows
         ]

@@ -7,6 +7,7 @@ from med_assets import program
 from med_assets.capabilities import PredictionTable
 from med_assets.catalog import Catalog
 from med_assets.evaluation.aggregates import INTERVAL, aggregate, side_by_side
+from med_assets.evaluation.confidence import confidence_table, curves, evaluate_confidence
 from med_assets.evaluation.costs import checkpoint_facts
 from med_assets.evaluation.finetuning import finetuning
 from med_assets.evaluation.scoring import HELD_OUT, demand_scores, record_failures, scores_of
@@ -68,6 +69,8 @@ def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None =
         for one in subgroup_scores(program_name, scores, {case.case_id: case.facts for case in catalog.described()})
     ]
     catalog.replace(SubgroupScore, by_subgroup, name)
+    calibration, trusted = evaluate_confidence(ws, program_name, name, checkpoint, scores)
+    sorted_by = curves(program_name, scores, trusted)
     record_scores(ws, program_name, name, checkpoint, aggregates)
     record = finetuning(ws, program_name, name, checkpoint, launch)
     write_predictions(ws, program_name, name, scores)
@@ -86,10 +89,12 @@ def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None =
         counts=counts | {"failed": len(failures)},
         summary={"checkpoint": checkpoint, "dataset_version": version, "failures": failures, "interval": INTERVAL}
         | ({} if scores else {"note": NO_CASE})
+        | {"confidence": calibration.note}
         | ({"fine_tuning": record.output} if record else {})
         | ({"cost": costs} if costs else {}),
         tables={"scores": side_by_side(aggregates, deciding)}
-        | ({"subgroups": subgroup_table(by_subgroup)} if by_subgroup else {}),
+        | ({"subgroups": subgroup_table(by_subgroup)} if by_subgroup else {})
+        | ({"confidence": confidence_table(trusted, sorted_by)} if sorted_by else {}),
         images={image.stem: image for image, _ in pictures},
     )
 

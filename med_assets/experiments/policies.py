@@ -144,6 +144,34 @@ class Retraining(Settings):
         return start <= now < end if start < end else now >= start or now < end
 
 
+class Confidence(Settings):
+    """When a prediction is not to be trusted: how sure the model is of the case, and how far the case is from those it was trained on."""
+
+    acceptable: float | None = Field(
+        default=None,
+        description="value of the primary metric from which a prediction is acceptable, unit of that metric; null: confidence is not calibrated",
+    )
+    min_cases: int = Field(
+        default=20, ge=10, description="fewer validation cases than this leave confidence uncalibrated, count"
+    )
+    flag_below: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="calibrated probability of being acceptable below which a prediction is flagged, 0 to 1",
+    )
+    facts: tuple[str, ...] = Field(
+        default=(),
+        description="numbers of the image, known without a label, that tell how far a case is from the training cases",
+    )
+    flag_share: float = Field(
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="share of cases like those of training that are flagged as far from them, 0 to 0.5",
+    )
+
+
 class Monitoring(Settings):
     """How the champion and the cases that reach it are watched, batch by batch."""
 
@@ -257,6 +285,7 @@ class Policies(Settings):
     evaluation: Evaluation = Field(default_factory=Evaluation, description="what is scored for whom")
     retraining: Retraining = Field(default_factory=Retraining, description="when training starts by itself")
     subgroups: Subgroups = Field(default_factory=Subgroups, description="whose scores are told apart")
+    confidence: Confidence = Field(default_factory=Confidence, description="when a prediction is not to be trusted")
     monitoring: Monitoring = Field(default_factory=Monitoring, description="how the champion is watched")
     splits: Any = Field(default=None, description="how patients are split")
     released: dict[str, Release] = Field(default_factory=dict, description="weights that others released, by name")
@@ -291,6 +320,12 @@ def of(program_name: str) -> Policies:
             f"{where}: promotion.guard_margins: expected guarded metrics of {program_name} ({sorted(guarded)}), got {unknown}"
         )
     _check_subgroups(program_name, found, where)
+    facts = program.get(program_name).facts
+    numbers = sorted(name for name, fact in facts.items() if fact.type in (int, float) and not fact.of_one_case)
+    if unknown := sorted(set(found.confidence.facts) - set(numbers)):
+        raise ConfigurationError(
+            f"{where}: confidence.facts: expected numbers among the facts ({', '.join(numbers)}), got {unknown}"
+        )
     return found
 
 

@@ -6,7 +6,7 @@ from med_assets.evaluation.aggregates import INTERVAL
 from med_assets.evaluation.replicates import SPREAD
 from med_assets.promotion.gate import decision_table
 from med_assets.records import Failure
-from med_assets.reporting import data_sections, evaluation_sections, model_sections
+from med_assets.reporting import confidence_sections, data_sections, evaluation_sections, model_sections
 from med_assets.reporting.html import Section
 from med_assets.reporting.index import links
 from med_assets.reporting.report_facts import ReportFacts
@@ -63,6 +63,7 @@ SECTIONS: tuple[Callable[[ReportFacts], Iterable[Section]], ...] = (
     model_sections.held_out_cases,
     model_sections.program_tables,
     model_sections.subgroups,
+    confidence_sections.confidence,
     model_sections.all_scores,
     model_sections.definitions,
     model_sections.card,

@@ -1,5 +1,6 @@
 """Cases that came without a label, in every program: predicted as they arrive, never learned from, and scored once a label comes."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -260,6 +261,9 @@ def test_a_folder_is_predicted_by_one_command_and_nothing_of_it_is_kept(
     table = (tmp_path / "out" / "predictions.csv").read_text()
     assert table.count("predicted,") == 2
     assert "not_dicom" in table or "DICOM" in table
+    rows = [row for row in csv.DictReader(table.splitlines()) if row["status"] == "predicted"]
+    assert all(float(row["confidence"]) <= 1 for row in rows), "each program says how sure it is of each case"
+    assert [row["probability of acceptable"] for row in rows] == ["", ""], "this champion was not calibrated"
     assert {path for path in workspace.home.rglob("*") if path.is_file()} - before <= _locks(workspace)
     assert not workspace.lake.rows("raw_cases", name)
 

@@ -186,6 +186,15 @@ class BreastUs(Program):
 
         return export_network(checkpoint, out)
 
+    confidence_definition = "mean probability of the pixels inside the predicted lesion; where none is predicted 1 - the highest probability of all"
+
+    @versioned("1")
+    def confidence(self, prepared: Path, predicted: Path) -> float | None:
+        from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
+        from med_assets.programs.breast_us.scorer import confidence
+
+        return confidence(predicted, EvaluationSettings().threshold)
+
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.breast_us.scorer import facts
 

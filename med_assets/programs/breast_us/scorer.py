@@ -54,6 +54,13 @@ def facts(prepared: Path, predicted: Path, threshold: float) -> dict[str, float 
     }
 
 
+def confidence(predicted: Path, threshold: float) -> float:
+    """The mean probability inside the predicted lesion; without one how far the highest probability is from 1."""
+    probability = read_probability(predicted)
+    inside = probability[probability > threshold]
+    return float(inside.mean(dtype=np.float64)) if inside.size else 1 - float(probability.max())
+
+
 def read_probability(predicted: Path) -> np.ndarray:
     """Return the probability that `LesionPredictor.predict` kept, float32 (rows, columns), to a part in 2000."""
     return np.load(predicted / PROBABILITY).astype(np.float32)

@@ -191,6 +191,16 @@ class LumbarMr(Program):
 
         return score(prepared, predicted, EvaluationSettings.for_profile(ws.profile))
 
+    confidence_definition = (
+        "highest probability of the heat map of the least certain level; 0 where a level is not found"
+    )
+
+    @versioned("1")
+    def confidence(self, prepared: Path, predicted: Path) -> float | None:
+        from med_assets.programs.lumbar_mr.scorer import confidence
+
+        return confidence(predicted)
+
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.lumbar_mr.scorer import facts
 

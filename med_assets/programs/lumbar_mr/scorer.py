@@ -62,6 +62,13 @@ def facts(predicted: Path) -> dict[str, float | str | None]:
     return {"levels found": " ".join(found) or "none", **least, "warning": count_warning(kept["uncertainty"])}
 
 
+def confidence(predicted: Path) -> float:
+    """The confidence of the least certain level; 0 where one has none."""
+    kept = read_json(predicted / SUMMARY)
+    missing = any(point is None for point in kept["points"].values())
+    return 0.0 if missing else least_certain(kept["uncertainty"], "confidence") or 0.0
+
+
 def count_warning(table: Table) -> str:
     """Return the warning that the count of levels may be shifted, with the levels that say so, or nothing."""
     shifted = shifted_levels(table)

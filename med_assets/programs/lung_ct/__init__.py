@@ -282,6 +282,14 @@ class LungCt(Program):
 
         return pooled(scores)
 
+    confidence_definition = "mean probability of the voxels inside the predicted target; where none is predicted 1 - the highest probability of all"
+
+    @versioned("1")
+    def confidence(self, prepared: Path, predicted: Path) -> float | None:
+        from med_assets.programs.lung_ct.scorer import confidence
+
+        return confidence(predicted)
+
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.lung_ct.scorer import facts
 

@@ -82,6 +82,13 @@ def facts(predicted: Path) -> dict[str, float | str | None]:
     }
 
 
+def confidence(predicted: Path) -> float | None:
+    """The mean probability inside the prediction; of an empty one how far the highest probability is from 1."""
+    kept = read_json(predicted / SUMMARY)
+    inside = kept["mean_probability_inside"]
+    return 1 - float(kept["highest_probability"]) if inside is None else float(inside)
+
+
 def read_prediction(predicted: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Return the mask that `TargetPredictor.predict` kept, bool (z, y, x) of the shape of the CT."""
     return _unpacked(predicted / PREDICTION, shape)

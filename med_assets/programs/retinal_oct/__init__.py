@@ -225,6 +225,14 @@ class RetinalOct(Program):
 
         return score(prepared, predicted)
 
+    confidence_definition = "highest probability of a class (softmax)"
+
+    @versioned("1")
+    def confidence(self, prepared: Path, predicted: Path) -> float | None:
+        from med_assets.programs.retinal_oct.scorer import confidence
+
+        return confidence(predicted)
+
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.retinal_oct.scorer import facts
 

@@ -153,6 +153,12 @@ def facts(predicted: Path) -> dict[str, float | str | None]:
     return {"class": str(kept["class"]), **chances}
 
 
+def confidence(predicted: Path) -> float | None:
+    """The highest probability of a class; None where no class was predicted."""
+    chances = read_json(predicted / PREDICTION).get("probabilities")
+    return max(map(float, chances.values())) if chances else None
+
+
 def score(prepared: Path, predicted: Path) -> list[Score]:
     """Score what was kept of a prediction. Raises NoTruth for a case whose class nobody stated."""
     case, kept = PreparedCase.open(prepared), read_json(predicted / PREDICTION)

@@ -264,6 +264,17 @@ class RtDose(Program):
 
         return score(prepared, predicted, self.site(ws), EvaluationSettings.for_profile(ws.profile, self.site(ws)))
 
+    confidence_definition = (
+        "1 - relative distance of the mean predicted dose of the main target from the prescription, since every plan gives it that; "
+        "undefined without the target"
+    )
+
+    @versioned("1")
+    def confidence(self, prepared: Path, predicted: Path) -> float | None:
+        from med_assets.programs.rt_dose.scorer import confidence
+
+        return confidence(prepared, predicted)
+
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.rt_dose.scorer import facts
 

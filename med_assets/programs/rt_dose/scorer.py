@@ -10,7 +10,7 @@ from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
 from med_assets.programs.rt_dose.predict import load_predictor
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import score_case
-from med_assets.programs.rt_dose.site import Site
+from med_assets.programs.rt_dose.site import Site, load_site
 from med_assets.training.accelerator import inference_device
 
 PREDICTION = "prediction_gy.npy"
@@ -31,6 +31,16 @@ def facts(prepared: Path, predicted: Path) -> dict[str, float | str | None]:
     case, dose = PreparedCase.open(prepared), np.load(predicted / PREDICTION)
     means = {f"mean of {name}, Gy": float(dose[case.mask(name)].mean()) for name in case.present}
     return {"prescription, Gy": case.prescription_gy, "highest dose, Gy": float(dose.max()), **means}
+
+
+def confidence(prepared: Path, predicted: Path) -> float | None:
+    """How near the mean predicted dose of the site's main target is to the prescription, 1 at most; None without that target."""
+    case = PreparedCase.open(prepared)
+    target = load_site(case.site).main_target
+    if target not in case.present:
+        return None
+    dose = np.load(predicted / PREDICTION)[case.mask(target)]
+    return 1 - abs(float(dose.mean(dtype=np.float64)) / case.prescription_gy - 1)
 
 
 def score(prepared: Path, predicted: Path, site: Site, settings: EvaluationSettings) -> list[Score]:
