@@ -31,7 +31,6 @@ from med_assets.records import (
     RunScore,
     SplitAssignment,
     SubgroupScore,
-    SweepScore,
     Threshold,
     TrainingRun,
     Verdict,
