@@ -7,7 +7,7 @@ has none.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from med_assets.catalog import Case
     from med_assets.dicom.label_rows import LabelRow
     from med_assets.evaluation.analysis import Analysis
+    from med_assets.experiments.bundles import BundleConfiguration, ReadBundle
     from med_assets.experiments.configuration import Experiment
     from med_assets.landing.bucket import RemoteFiles
     from med_assets.metrics.score import Score
@@ -153,6 +154,22 @@ class ExportsModel(Protocol):
 
     def export_model(self, checkpoint: Path, out: Path) -> list[Path]:
         """Write a checkpoint's network; returns the paths. Raises ConfigurationError where there is no way."""
+
+
+@runtime_checkable
+class ReadsBundles(Protocol):
+    """Reads MONAI bundles of its task into experiments."""
+
+    def read_bundle(self, configuration: "BundleConfiguration", metadata: Mapping[str, Any]) -> "ReadBundle":
+        """The fields of an experiment, and what came of each entry. Raises ConfigurationError for a bundle of another task."""
+
+
+@runtime_checkable
+class WritesBundles(Protocol):
+    """Writes its models as bundles that MONAI runs."""
+
+    def write_bundle(self, ws: "Settings", model: str, checkpoint: Path, out: Path) -> list[Path]:
+        """Write the checkpoint in a folder, known by the key `model`, as a bundle; returns the paths."""
 
 
 @runtime_checkable

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.experiments.bundles import BundleConfiguration, ReadBundle
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
@@ -309,6 +310,21 @@ class LungCt(Program):
         from med_assets.programs.lung_ct.export import write_prediction
 
         return write_prediction(raw, prepared, predicted, out, model)
+
+    def write_bundle(self, ws: "Settings", model: str, checkpoint: Path, out: Path) -> list[Path]:
+        from med_assets.programs.lung_ct.bundle_out import About, write_bundle
+        from med_assets.programs.lung_ct.labels import name_of
+
+        target = self.target(ws)
+        about = About(self.title, self.intended_use, self.not_for, model, name_of(target))
+        return write_bundle(checkpoint, out, self.spacing_mm(ws), target, about)
+
+    def read_bundle(self, configuration: "BundleConfiguration", metadata: Mapping[str, Any]) -> "ReadBundle":
+        from med_assets.programs.lung_ct.bundle_in import read_bundle
+
+        return read_bundle(
+            configuration, metadata, read_yaml(conf_folder(self.name) / PREPARATION)["spacing_mm"]["full"]
+        )
 
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
         from med_assets.programs.lung_ct.phantom import write_case
