@@ -261,6 +261,17 @@ class PredictionConfidence(Protocol):
         """The measure, None where it is undefined. Its version is that of what is measured."""
 
 
+@runtime_checkable
+class Measurements(Protocol):
+    """Writes what it measures of a prediction as a DICOM structured report."""
+
+    def write_measurements(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        """Write a report under `out`, beside what `write_prediction` wrote there, and return its path.
+
+        Empty where nothing can be measured, such as an area on pixels that nobody calibrated.
+        """
+
+
 # -- reports
 
 

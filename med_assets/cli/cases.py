@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from med_assets.capabilities import RequiredStructures
+from med_assets.capabilities import Measurements, RequiredStructures
 from med_assets.cli import stages
 from med_assets.cli.commands import (
     Section,
@@ -114,20 +114,25 @@ def explain(case: str) -> None:
 @click.option(
     "--relink", is_flag=True, help="of a folder: write its patients and UIDs into the DICOM instead of pseudonyms"
 )
+@click.option("--sr", is_flag=True, help="of one case or folder: write measurements as DICOM SR too (TID 1500)")
 @model()
 @click.option("--out", type=Value("FOLDER", Path), help="folder to write to, of one case or folder")
 @launcher
 def predict(
-    program: str, case: str | None, relink: bool, model: str | None, out: Path | None, launcher: str | None
+    program: str, case: str | None, relink: bool, sr: bool, model: str | None, out: Path | None, launcher: str | None
 ) -> None:
     """Predict all cases without a label, one case, or every case in a folder, and write DICOM and NIfTI for viewers and planning systems.
 
     Fails when none of those asked for could be predicted.
     """
+    from med_assets.program import get
+
     ws = workspace()
+    if sr and not isinstance(get(program), Measurements):
+        raise ConfigurationError(f"expected --sr with a program that measures something, got {program}; leave it out")
     if case is None:
-        if out or model or relink:
-            raise ConfigurationError("--out, --model and --relink are of one case or folder: name it")
+        if out or model or relink or sr:
+            raise ConfigurationError("--out, --model, --relink and --sr are of one case or folder: name it")
         result = stages.predictions(ws, program, launch=launch(ws, launcher))
         show("predictions", result)
         if len(result.tables.get("predictions", ())):
@@ -144,12 +149,12 @@ def predict(
             raise ConfigurationError(
                 "--relink needs the original files: give the folder with them in place of a case id"
             )
-        for written in stages.predict(ws, program, case, model, out, launch(ws, launcher)):
+        for written in stages.predict(ws, program, case, model, out, launch(ws, launcher), report=sr):
             print(written)
         return
     if launcher:
         raise ConfigurationError("--launcher is of cases in the home: a folder is predicted by this command itself")
-    found = stages.predict_folder(ws, program, Path(case), model, out, relink=relink)
+    found = stages.predict_folder(ws, program, Path(case), model, out, relink=relink, report=sr)
     for one in found:
         measured = ", ".join(f"{name} {value}" for name, value in one.measured.items() if value != "")
         print(f"{one.case_id}: {one.reason or measured}")

@@ -142,7 +142,7 @@ def _segmentation(
         algorithm = highdicom.AlgorithmIdentificationSequence(name=made_by, family=family, version=__version__)
     kind = SegmentAlgorithmTypeValues.MANUAL if algorithm is None else SegmentAlgorithmTypeValues.AUTOMATIC
     descriptions = [
-        SegmentDescription(key, label, *_coded(label), algorithm_type=kind, algorithm_identification=algorithm)
+        SegmentDescription(key, label, *coded(label), algorithm_type=kind, algorithm_identification=algorithm)
         for key, label in enumerate(labels, start=1)
     ]
     affine = geometry.affine()
@@ -226,7 +226,7 @@ def plain_source(source: Dataset) -> Dataset:
     return plain
 
 
-def _coded(label: str) -> tuple[Any, Any]:
+def coded(label: str) -> tuple[Any, Any]:
     """Category and type of a label: abnormal structures by their words, organs by the standard's list, else a tissue."""
     from pydicom.sr.codedict import codes
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from med_assets import program
-from med_assets.capabilities import PlainImages, PredictionFacts
+from med_assets.capabilities import Measurements, PlainImages, PredictionFacts
 from med_assets.errors import CaseRejected, ConfigurationError, DiskFull
 from med_assets.evaluation.confidence import Trusting
 from med_assets.evaluation.prediction import Predicted, model_of
@@ -89,16 +89,26 @@ class Ready:
 
 
 def predict_folder(
-    ws: Workspace, program_name: str, folder: Path, experiment: str | None, out: Path, *, relink: bool = False
+    ws: Workspace,
+    program_name: str,
+    folder: Path,
+    experiment: str | None,
+    out: Path,
+    *,
+    relink: bool = False,
+    report: bool = False,
 ) -> list[Outcome]:
     """Predict every case in a folder with the champion, or the model of an experiment; results lie below `out` by case.
 
-    Labels beside the images are not looked at. `relink` gives the written DICOM the patient, study and UIDs of the files
-    instead of pseudonyms, so that a clinic's own systems take them. Raises ConfigurationError for a folder that is not there,
-    for one of the landing zone or the home, and where there is no model.
+    Labels beside the images are not looked at. `report` adds measurements as DICOM SR, where the program has some. `relink`
+    gives the written DICOM the patient, study and UIDs of the files instead of pseudonyms, so that a clinic's own systems take
+    them. Raises ConfigurationError for a folder that is not there, for one of the landing zone or the home, and where there is
+    no model.
     """
     model = model_of(ws, program_name, experiment)
-    outcomes = predict_all(ws, program_name, folder, model, out, partial(write_files, ws, program_name), relink=relink)
+    outcomes = predict_all(
+        ws, program_name, folder, model, out, partial(write_files, ws, program_name, report=report), relink=relink
+    )
     write_table(outcomes, out, TABLE, "predicted")
     return outcomes
 
@@ -266,11 +276,21 @@ def _prepare(ws: Workspace, program_name: str, workers: Workers, case: StoredCas
 
 
 def write_files(
-    ws: Workspace, program_name: str, case_id: str, predicted: Predicted, out: Path, *, pictures: bool = True
+    ws: Workspace,
+    program_name: str,
+    case_id: str,
+    predicted: Predicted,
+    out: Path,
+    *,
+    pictures: bool = True,
+    report: bool = False,
 ) -> Written:
-    """Write the files for viewers and planning systems, and the pictures unless they are not wanted."""
-    chosen = program.get(program_name)
-    paths = chosen.write_prediction(predicted.raw, predicted.prepared, predicted.kept, out, predicted.checkpoint)
+    """Write the files for viewers and planning systems, with `report` the measurements as DICOM SR, and the pictures unless they
+    are not wanted."""
+    chosen, given = program.get(program_name), (predicted.raw, predicted.prepared, predicted.kept, out)
+    paths = chosen.write_prediction(*given, predicted.checkpoint)
+    if report and isinstance(chosen, Measurements):
+        paths = [*paths, *chosen.write_measurements(*given, predicted.checkpoint)]
     if pictures:
         paths = [*paths, *chosen.report_images(ws, predicted.prepared, predicted.kept, out)]
     if not isinstance(chosen, PredictionFacts):

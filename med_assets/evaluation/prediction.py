@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
-from med_assets.capabilities import DebugImages
+from med_assets.capabilities import DebugImages, Measurements
 from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.predicting import predict_cases
@@ -23,15 +23,25 @@ class Predicted:
 
 
 def predict(
-    ws: Settings, program_name: str, case: str, experiment: str | None, out: Path, launch: Launch | None = None
+    ws: Settings,
+    program_name: str,
+    case: str,
+    experiment: str | None,
+    out: Path,
+    launch: Launch | None = None,
+    *,
+    report: bool = False,
 ) -> list[Path]:
     """Predict an accepted case (its id or the first characters of it) with the champion, or the model of an experiment.
 
-    A prediction that was made before is taken from the store. Raises ConfigurationError when no or several cases
+    A prediction that was made before is taken from the store. `report` adds measurements as DICOM SR, where the program has
+    some. Raises ConfigurationError when no or several cases
     match, when there is no champion, MedAssetsError when the case can't be predicted, and what the launch does.
     """
     found = _predicted(ws, program_name, case, experiment, launch)
-    return program.get(program_name).write_prediction(found.raw, found.prepared, found.kept, out, found.checkpoint)
+    chosen, given = program.get(program_name), (found.raw, found.prepared, found.kept, out, found.checkpoint)
+    written = chosen.write_prediction(*given)
+    return [*written, *(chosen.write_measurements(*given) if report and isinstance(chosen, Measurements) else ())]
 
 
 def debug(ws: Settings, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:

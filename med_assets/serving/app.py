@@ -158,8 +158,7 @@ async def _predict(service: Service, request: Request) -> Response:
 async def _answered(service: Service, request: Request, visit: Visit) -> Response:
     """Receive, predict and answer; where this raises nothing, the visit ends here or with the response."""
     await _within(service, "an upload", _receive(request, visit, service.limits.upload_bytes))
-    pictures = request.query_params.get("pictures", "false") == "true"
-    answer = await _within(service, "a prediction", _waited(request, visit, pictures))
+    answer = await _within(service, "a prediction", _waited(request, visit))
     headers = {"med-assets-experiment": answer.experiment, "med-assets-checkpoint": answer.checkpoint}
     if answer.any_predicted and "application/json" not in request.headers.get("accept", ""):
         return PackedAnswer(visit, answer, headers)
@@ -210,9 +209,10 @@ async def _receive(request: Request, visit: Visit, most: int) -> None:
     part.rename(visit.uploads / f"upload{suffix_of(head)}")
 
 
-async def _waited(request: Request, visit: Visit, pictures: bool) -> Answer:
+async def _waited(request: Request, visit: Visit) -> Answer:
     """The answer to what was uploaded; where the client goes away its prediction is called off. Raises ClientDisconnect."""
-    job = asyncio.wrap_future(visit.predict(pictures=pictures))
+    pictures, report = (request.query_params.get(name) == "true" for name in ("pictures", "sr"))
+    job = asyncio.wrap_future(visit.predict(pictures=pictures, report=report))
     job.add_done_callback(lambda done: done.cancelled() or done.exception())  # else asyncio logs what nobody waited for
     while not (await asyncio.wait({job}, timeout=TICK_S))[0]:
         if await request.is_disconnected():

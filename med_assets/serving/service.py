@@ -80,9 +80,9 @@ class Visit:
         """Folder that the upload is written to."""
         return self.folder / "upload"
 
-    def predict(self, *, pictures: bool) -> "Future[Answer]":
+    def predict(self, *, pictures: bool, report: bool) -> "Future[Answer]":
         """Start or queue the prediction of what was uploaded."""
-        self.job = self.service.thread.submit(self.service.answer, self.folder, pictures)
+        self.job = self.service.thread.submit(self.service.answer, self.folder, pictures, report)
         return self.job
 
     def end(self) -> None:
@@ -154,13 +154,13 @@ class Service:
         with self._lock:
             self._places -= 1
 
-    def answer(self, folder: Path, pictures: bool) -> Answer:
+    def answer(self, folder: Path, pictures: bool, report: bool) -> Answer:
         """Predict what lies in the folder of a visit. Raises NotReady, DiskFull, ReaderFailed."""
         model = self.model.current()
         started = time.monotonic()
         out = folder / "out"
         try:
-            write = partial(write_files, self.ws, self.program, pictures=pictures)
+            write = partial(write_files, self.ws, self.program, pictures=pictures, report=report)
             outcomes = predict_cases(self.ws, self.program, folder / "upload", out, lambda _: model, write)
         finally:
             self.model.forget_cases()

@@ -12,7 +12,7 @@ GZIP, PNG, NRRD, ZIP = b"\x1f\x8b", b"\x89PNG\r\n\x1a\n", b"NRRD000", b"PK"
 
 
 def suffix_of(head: bytes) -> str:
-    """How the name of the file should end that begins with `head`, HEAD_BYTES or all of it; `.dcm` where nothing else is known.
+    """How the name of a file should end whose first bytes are `head`, HEAD_BYTES or all of it; `.dcm` where nothing else is known.
 
     Whether it is what it seems is for those to find who read it.
     """

@@ -221,6 +221,11 @@ class BreastUs(Program):
 
         return write_prediction(raw, prepared, predicted, out, model, EvaluationSettings().threshold)
 
+    def write_measurements(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.breast_us.export import write_measurements
+
+        return write_measurements(raw, prepared, out, model)
+
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
         from med_assets.programs.breast_us.phantom import write_case
 

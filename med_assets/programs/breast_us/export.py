@@ -7,6 +7,7 @@ import numpy as np
 
 from med_assets.dicom.objects import stored
 from med_assets.dicom.segmentation_2d import write_segmentation_2d
+from med_assets.dicom.sr_write import SQUARE_MILLIMETRE, Finding, OfSegment, Quantity, code_of, write_report
 from med_assets.errors import ConfigurationError
 from med_assets.launch.jobs import ADAPTERS
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
@@ -19,6 +20,8 @@ ONNX_TOLERANCE = 1e-3
 """Largest difference of a logit between torch and ONNX Runtime; both round differently."""
 
 OPSET = 18
+
+SEGMENTATION, REPORT = "predicted_lesion.dcm", "predicted_measurements.dcm"
 
 
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str, threshold: float) -> list[Path]:
@@ -34,11 +37,31 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     inside = read_probability(predicted) > threshold
     mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     out.mkdir(parents=True, exist_ok=True)
-    segmentation, picture = out / "predicted_lesion.dcm", out / "predicted_lesion.png"
+    segmentation, picture = out / SEGMENTATION, out / "predicted_lesion.png"
     label = "lesion" if mask.any() else NORMAL
     write_segmentation_2d(segmentation, mask, label, stored(raw)["US"][0], made_by=model, synthetic=case.synthetic)
     Image.fromarray(mask.astype(np.uint8) * 255).save(picture)
     return [segmentation, picture]
+
+
+def write_measurements(raw: Path, prepared: Path, out: Path, model: str) -> list[Path]:
+    """Write predicted_measurements.dcm, the area of the segment of predicted_lesion.dcm in `out`; nothing on pixels that nobody calibrated."""
+    from pydicom import dcmread
+    from pydicom.sr.codedict import codes
+
+    case = PreparedCase.open(prepared)
+    if case.pixel_mm is None:
+        return []
+    seg, image = dcmread(out / SEGMENTATION), stored(raw)["US"][0]
+    (segment,) = seg.SegmentSequence
+    pixels = int(np.count_nonzero(seg.pixel_array))
+    area = Quantity(codes.SCT.Area, pixels * case.pixel_mm[0] * case.pixel_mm[1], SQUARE_MILLIMETRE)
+    kind = code_of(segment, "SegmentedPropertyTypeCodeSequence")
+    finding = Finding(str(segment.SegmentLabel), kind, OfSegment(seg, 1, frame=1), (area,), site=codes.SCT.Breast)
+    procedure = codes.SCT.UltrasonographyOfBreast
+    path = out / REPORT
+    write_report(path, [finding], procedure, [image, seg], made_by=model, synthetic=case.synthetic)
+    return [path]
 
 
 def export_network(checkpoint: Path, out: Path) -> list[Path]:

@@ -233,6 +233,11 @@ class LumbarMr(Program):
 
         return write_prediction(raw, prepared, predicted, out, model)
 
+    def write_measurements(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.lumbar_mr.export import write_measurements
+
+        return write_measurements(raw, prepared, predicted, out, model)
+
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
         from med_assets.programs.lumbar_mr.phantom import write_case
 

@@ -326,6 +326,11 @@ class LungCt(Program):
             configuration, metadata, read_yaml(conf_folder(self.name) / PREPARATION)["spacing_mm"]["full"]
         )
 
+    def write_measurements(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.lung_ct.export import write_measurements
+
+        return write_measurements(raw, prepared, predicted, out, model)
+
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
         from med_assets.programs.lung_ct.phantom import write_case
 

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+from pydicom import dcmread
 
 from med_assets.dicom.objects import identity_of, stored
 from med_assets.dicom.seg_write import write_seg
+from med_assets.dicom.sr_write import MILLILITRE, Finding, OfSegment, Quantity, code_of, write_report
 from med_assets.dicom.write import write_predicted_masks
 from med_assets.preparation.nifti import write_nifti
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.scorer import read_prediction
+
+SEGMENTATION, REPORT = "predicted_target.dcm", "predicted_measurements.dcm"
 
 
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
@@ -21,7 +25,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     case = PreparedCase.open(prepared)
     prediction = read_prediction(predicted, case.ct.shape)
     out.mkdir(parents=True, exist_ok=True)
-    segmentation, contours = out / "predicted_target.dcm", out / "predicted_contours.dcm"
+    segmentation, contours = out / SEGMENTATION, out / "predicted_contours.dcm"
     slices, masks = stored(raw)["CT"], {case.target: prediction}
     write_seg(
         segmentation,
@@ -39,3 +43,22 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
         contours,
         *(write_nifti(out / f"{name}.nii.gz", array, case.geometry) for name, array in images.items()),
     ]
+
+
+def write_measurements(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+    """Write predicted_measurements.dcm, the volume of the segment of predicted_target.dcm in `out`, which is 0 ml where it is empty."""
+    from pydicom.sr.codedict import codes
+
+    case = PreparedCase.open(prepared)
+    voxels = int(np.count_nonzero(read_prediction(predicted, case.ct.shape)))
+    seg, slices = dcmread(out / SEGMENTATION), stored(raw)["CT"]
+    (segment,) = seg.SegmentSequence
+    volume = Quantity(
+        codes.SCT.Volume, voxels * float(np.prod(case.geometry.spacing_mm)) / 1000, MILLILITRE,
+        codes.DCM.SumOfSegmentedVoxelMethodForVolume,
+    )  # fmt: skip
+    finding = Finding(case.target, code_of(segment, "SegmentedPropertyTypeCodeSequence"), OfSegment(seg, 1), (volume,))
+    procedure = codes.LN.CTUnspecifiedBodyRegion
+    path = out / REPORT
+    write_report(path, [finding], procedure, [*slices, seg], made_by=model, synthetic=case.synthetic)
+    return [path]

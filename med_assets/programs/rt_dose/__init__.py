@@ -314,6 +314,11 @@ class RtDose(Program):
 
         return ANALYSES
 
+    def write_measurements(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+        from med_assets.programs.rt_dose.export import write_measurements
+
+        return write_measurements(raw, prepared, predicted, out, model)
+
     def write_phantoms(self, folder: Path, n: int, seed: int) -> None:
         from med_assets.programs.rt_dose.phantom import write_case
 

@@ -6,12 +6,16 @@ import numpy as np
 
 from med_assets.dicom.geometry import Geometry, Volume
 from med_assets.dicom.objects import identity_of, stored
+from med_assets.dicom.seg_write import coded
+from med_assets.dicom.sr_write import GRAY, MILLILITRE, Finding, OfImages, Quantity, write_report
 from med_assets.dicom.write import write_rtdose, write_rtplan
 from med_assets.metrics.dvh import cumulative_dvh
 from med_assets.preparation.nifti import write_nifti
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.scorer import PREDICTION
 from med_assets.storage.files import write_text
+
+DOSE, REPORT = "predicted_dose.dcm", "predicted_measurements.dcm"
 
 DVH_STEP_GY = 0.1
 """Step between the doses of a DVH that is written, Gy."""
@@ -30,7 +34,7 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     geometry = Geometry.from_dict(case.geometry)
     prediction = np.load(predicted / PREDICTION)
     out.mkdir(parents=True, exist_ok=True)
-    dose, plan, objects = out / "predicted_dose.dcm", out / "predicted_plan.dcm", []
+    dose, plan, objects = out / DOSE, out / "predicted_plan.dcm", []
     if "RTPLAN" in files:
         plan_uid = str(files["RTPLAN"][0].SOPInstanceUID)
     else:
@@ -52,6 +56,38 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
         write_dvh(out / "dvh.csv", case, prediction),
         *(write_nifti(out / f"{name}.nii.gz", np.asarray(array), geometry) for name, array in images.items()),
     ]
+
+
+def write_measurements(raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
+    """Write predicted_measurements.dcm: volume, and least, greatest, mean and median of the predicted dose of each structure.
+
+    They are those of the voxels of the prepared case, as the DVH's without a plan. Nothing where no structure has voxels.
+    """
+    from pydicom import dcmread
+    from pydicom.sr.codedict import codes
+
+    case, prediction = PreparedCase.open(prepared), np.load(predicted / PREDICTION)
+    files, dose = stored(raw), dcmread(out / DOSE)
+    voxel_ml, findings = float(np.prod(case.spacing_mm)) / 1000, []
+    for name in case.present:
+        gy = prediction[case.mask(name)]
+        if not gy.size:
+            continue
+        kind = codes.SCT.PlanningTargetVolume if name.startswith("PTV") else coded(name)[1]
+        quantities = (
+            Quantity(codes.SCT.Volume, gy.size * voxel_ml, MILLILITRE),
+            Quantity(codes.DCM.MinimumAbsorbedRadiationDose, float(gy.min()), GRAY),
+            Quantity(codes.DCM.MaximumAbsorbedRadiationDose, float(gy.max()), GRAY),
+            Quantity(codes.DCM.MeanAbsorbedRadiationDose, float(gy.mean()), GRAY),
+            Quantity(codes.DCM.MedianAbsorbedRadiationDose, float(np.median(gy)), GRAY),
+        )
+        findings.append(Finding(name, kind, OfImages((dose,)), quantities))
+    if not findings:
+        return []
+    path, evidence = out / REPORT, [*files["CT"], *files["RTSTRUCT"], dose]
+    procedure = codes.LN.CTUnspecifiedBodyRegion
+    write_report(path, findings, procedure, evidence, made_by=model, synthetic=case.synthetic)
+    return [path]
 
 
 def write_dvh(path: Path, case: PreparedCase, predicted_gy: np.ndarray) -> Path:
