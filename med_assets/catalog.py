@@ -124,6 +124,12 @@ def query_tables(ws: Settings, sql: str) -> "pd.DataFrame":
     return ws.lake.query(sql)
 
 
+def texts_of(ws: Settings, of: type[Record]) -> set[str]:
+    """The values in all text columns of a table, of all programs, whether or not they are in use."""
+    columns = ws.lake.columns(of.TABLE)
+    return {text for each in of.columns() if each.type is str for text in columns[each.name] if text}
+
+
 def export_tables(ws: Settings) -> None:
     """Write `catalog.duckdb`, a copy of the tables of all programs for any DuckDB client."""
     ws.lake.write_catalog(ws.home / "catalog.duckdb")

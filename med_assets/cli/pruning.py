@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
-from med_assets.catalog import Catalog, usable
+from med_assets.catalog import Catalog, texts_of, usable
 from med_assets.errors import ArtifactMissing, ConfigurationError, LaunchFailed
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.scoring import score_keys
@@ -41,7 +41,7 @@ JOB = "job"
 """Kind of the folder of a training or prediction, with its log."""
 
 ASIDE = "pruned-"
-"""What the folder begins with into which a job is moved to be removed."""
+"""Start of the name of the folder into which a job is moved to be removed."""
 
 DAY_S = 86400.0
 
@@ -138,10 +138,7 @@ def _named_by_tables(ws: Settings) -> set[str]:
     for of in RECORDS:
         if of in HISTORY:
             continue
-        columns = ws.lake.columns(of.TABLE)
-        for column in of.columns():
-            if column.type is str:
-                keys |= {text for text in columns[column.name] if names.ARTIFACT.fits(text)}
+        keys |= {text for text in texts_of(ws, of) if names.ARTIFACT.fits(text)}
     return keys
 
 

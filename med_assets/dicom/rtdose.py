@@ -10,6 +10,9 @@ from med_assets.dicom.elements import decoded, image_axes, number, numbers, text
 from med_assets.dicom.geometry import Geometry, Volume, placed
 from med_assets.errors import CaseRejected
 
+PLAN, BEAM = "PLAN", "BEAM"
+"""DoseSummationType of the dose of a whole plan, and of that of one beam or several."""
+
 OFFSET_TOLERANCE_MM = 0.01
 """How far the first frame offset may be from 0 (offsets) or from the position's z (absolute heights)."""
 
@@ -26,14 +29,14 @@ SNAP_DECIMALS = 6
 """Decimals of a voxel kept of sampling positions, so that rounding can't push an edge voxel out of the grid."""
 
 
-def read_dose(dataset: Dataset) -> Volume:
-    """Return the physical dose of a whole plan as float32 Gy on its own grid, canonical as a CT's.
+def read_dose(dataset: Dataset, summation: str = PLAN) -> Volume:
+    """Return the physical dose of a whole plan, or of what `summation` says, as float32 Gy on its own grid, canonical as a CT's.
 
     Raises `CaseRejected`: "wrong_modality", "relative_dose", "not_physical_dose", "dose_not_plan_sum",
     "missing_dose_scaling", "nan_dose", "negative_dose", "empty_dose", "single_slice", "missing_geometry" and the other
     geometry codes of `read_ct_series`, "truncated_file", "undecodable_pixels".
     """
-    _require_plan_dose(dataset)
+    _require_physical_dose(dataset, summation)
     axes = image_axes(dataset)
     frames = int(number(dataset, "NumberOfFrames") or 1)
     if frames < 2:
@@ -113,7 +116,7 @@ def resample(volume: Volume, geometry: Geometry, order: int = 1, outside: float 
     return resampled
 
 
-def _require_plan_dose(dataset: Dataset) -> None:
+def _require_physical_dose(dataset: Dataset, wanted: str) -> None:
     if text(dataset, "Modality") != "RTDOSE":
         raise CaseRejected("wrong_modality", "Expected an RTDOSE; got another modality. Send the plan's dose.")
     units = text(dataset, "DoseUnits").upper()
@@ -126,12 +129,14 @@ def _require_plan_dose(dataset: Dataset) -> None:
     if text(dataset, "DoseType").upper() not in ("PHYSICAL", ""):
         raise CaseRejected("not_physical_dose", "Expected DoseType PHYSICAL; got another. Export the physical dose.")
     summation = text(dataset, "DoseSummationType").upper()
-    if summation != "PLAN":
-        known = summation if summation in ("BEAM", "FRACTION", "CONTROL_POINT", "MULTI_PLAN", "BRACHY") else "another"
+    if summation != wanted:
+        known = (
+            summation if summation in (PLAN, BEAM, "FRACTION", "CONTROL_POINT", "MULTI_PLAN", "BRACHY") else "another"
+        )
         raise CaseRejected(
             "dose_not_plan_sum",
-            f"Expected DoseSummationType PLAN; got {known}. Parts are not added here, since one may be missing: export "
-            "the dose of the whole plan.",
+            f"Expected DoseSummationType {wanted}; got {known}. Parts are added only when the doses of all beams of the plan come together: "
+            "export the dose of the whole plan.",
         )
 
 

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from med_assets.capabilities import ModelOfPage
+    from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
     from med_assets.evaluation.analysis import Analysis
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
-    from med_assets.records import CaseScore
+    from med_assets.records import CaseScore, CaseVersion, PreparedCase
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -43,7 +44,7 @@ PHANTOM_SHAPE, PHANTOM_MM = (32, 48, 48), (6.0, 6.5, 6.5)
 SCORED_BY = frozenset({"limits", "criteria", "gamma"})
 """Fields of a site that scores depend on, and preparing does not."""
 
-SEVERAL = {"RTSTRUCT": "several_structure_sets", "RTPLAN": "several_plans", "RTDOSE": "several_doses"}
+SEVERAL = {"RTSTRUCT": "several_structure_sets", "RTPLAN": "several_plans"}
 
 
 def _parts(slices: list["Instance"], others: Others, alone: bool) -> Picked:
@@ -64,7 +65,7 @@ def _parts(slices: list["Instance"], others: Others, alone: bool) -> Picked:
             text = (
                 f"expected one {modality} for the CT series of {len(slices)} slices, got none; export it with the plan"
             )
-        elif len(linked) > 1 and not code:
+        elif len(linked) > 1 and not code and modality != "RTDOSE":  # of several doses it is seen as they are read
             code = SEVERAL[modality]
             text = f"expected one {modality} for the CT series, got {len(linked)}; send the one that was treated"
     return parts, code, text
@@ -147,6 +148,21 @@ class RtDose(Program):
         "prescription_gy": Fact(float, "Gy", "prescription used for normalising"),
         "prescription_in_plan": Fact(bool, "", "whether the plan states it (else the site's default)"),
         "fractions": Fact(int, "count", "fractions planned"),
+        "beams": Fact(int, "count", "treatment beams of the plan, arcs among them"),
+        "arcs": Fact(int, "count", "beams whose gantry turns"),
+        "gantry_deg": Fact(
+            str, "deg", "gantry angle of each beam, of an arc start, stop and direction", of_one_case=True
+        ),
+        "collimator_deg": Fact(str, "deg", "collimator angle of each beam where it starts", of_one_case=True),
+        "couch_deg": Fact(str, "deg", "couch angle of each beam where it starts", of_one_case=True),
+        "energy": Fact(str, "", "nominal energies of the beams"),
+        "control_points": Fact(int, "count", "control points of all beams"),
+        "meterset_mu": Fact(float, "MU", "monitor units of a fraction, all beams"),
+        "mu_per_gy": Fact(float, "MU/Gy", "monitor units of a fraction / its prescribed dose"),
+        "mlc_leaf_pairs": Fact(int, "count", "leaf pairs of the collimator"),
+        "mean_aperture_cm2": Fact(
+            float, "cm2", "area that leaves and jaws leave open, in the isocentre plane, mean over the monitor units"
+        ),
         "dose_max_gy": Fact(float, "Gy", "highest dose"),
         "dose_max_ratio": Fact(float, "1", "highest dose / prescription"),
         "target_mean_ratio": Fact(float, "1", "mean dose of the main target / prescription"),
@@ -182,32 +198,35 @@ class RtDose(Program):
     def group(self, instances: Sequence["Instance"]) -> tuple[list[RawCase], list[Refusal]]:
         return around_series(instances, "CT", PARTS, _parts, "CT, RTSTRUCT, RTPLAN and RTDOSE")
 
-    @versioned("3")
+    @versioned("4")
     def verify(self, case: RawCase) -> bool:
         from med_assets.dicom.discover import describe, load
         from med_assets.dicom.geometry import check_ct_series
+        from med_assets.dicom.plan_dose import read_plan_dose
         from med_assets.dicom.references import verify_chain
-        from med_assets.dicom.rtdose import read_dose
 
-        first = {}
+        first, doses = {}, []
         for instance in case.instances:
-            if instance.modality != "CT":
+            if instance.modality == "RTDOSE":
+                doses.append(load(instance))
+            elif instance.modality != "CT":
                 first[instance.modality] = load(instance)
         slices = [one for one in case.instances if one.modality == "CT"]
         # Pixels are read once before anything is stored, so that broken files are refused at intake; the CT comes first,
         # since a lost slice also breaks the chain, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
         images, structures = [load(one) for one in slices], first["RTSTRUCT"]
         check_ct_series(images, describe(structures).referenced_sops, TiltPolicy(resample=True), structures)
-        verify_chain(first.get("RTPLAN"), first["RTSTRUCT"], first.get("RTDOSE"), slices)
-        if "RTDOSE" in first:
-            read_dose(first["RTDOSE"])
-        return "RTDOSE" in first
+        for dose in doses or [None]:
+            verify_chain(first.get("RTPLAN"), first["RTSTRUCT"], dose, slices)
+        if doses:
+            read_plan_dose(doses, first.get("RTPLAN"))
+        return bool(doses)
 
     def settings(self, ws: "Settings") -> dict[str, Any]:
         site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY})
         return site | {"resample_tilt": tilt_policy(ws, self.name).resample}
 
-    @versioned("5")
+    @versioned("6")
     def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.rt_dose.prepare import prepare_case
 
@@ -303,6 +322,13 @@ class RtDose(Program):
         from med_assets.programs.rt_dose.export import write_prediction
 
         return write_prediction(raw, prepared, predicted, out, model)
+
+    def data_tables(
+        self, cases: Sequence["Case"], refused: Sequence["CaseVersion | PreparedCase"]
+    ) -> list[ReportTable]:
+        from med_assets.programs.rt_dose.tables import beams
+
+        return beams(cases)
 
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.rt_dose.tables import dvh_errors, gamma_rates, limits

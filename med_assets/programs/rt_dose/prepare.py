@@ -5,6 +5,7 @@ that is absent stays absent, and what would need a guess is a rejection.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,11 @@ from med_assets.programs.rt_dose.structures import draw_structures, leave_out_un
 from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
+    from med_assets.dicom.rtbeams import Beam
     from med_assets.dicom.tolerances import TiltPolicy
+
+CONTROL_POINTS = "control_points.npy"
+"""File of a case whose plan has beams: the rows of `dicom.rtbeams.control_point_table`. No network reads it."""
 
 BODY_THRESHOLD_HU = -300.0
 """Where no ROI outlines the patient, the body is the largest region above this with its holes filled."""
@@ -119,7 +124,9 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     from med_assets.dicom.discover import describe
     from med_assets.dicom.geometry import read_ct_series, whole_hu
     from med_assets.dicom.objects import is_synthetic, stored
-    from med_assets.dicom.rtdose import read_dose, resample
+    from med_assets.dicom.plan_dose import read_plan_dose
+    from med_assets.dicom.rtbeams import control_point_table, read_beams
+    from med_assets.dicom.rtdose import resample
     from med_assets.dicom.rtplan import read_plan
     from med_assets.dicom.rtstruct import read_structure_set
 
@@ -130,6 +137,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
     drawn = draw_structures(read_structure_set(files["RTSTRUCT"][0]), site, ct.geometry, frame)
     body = drawn.body
     planned = read_plan(files["RTPLAN"][0]) if "RTPLAN" in files else None
+    beams_planned = read_beams(files["RTPLAN"][0]) if "RTPLAN" in files else ()
     prescription = (planned and planned.prescription_gy) or site.default_prescription_gy
     if prescription is None:
         raise CaseRejected(
@@ -138,7 +146,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         )
     dose, covered = None, np.ones(ct.array.shape, bool)
     if "RTDOSE" in files:
-        dose = np.asarray(resample(read_dose(files["RTDOSE"][0]), ct.geometry, outside=np.nan), dtype=np.float32)
+        whole = read_plan_dose(files["RTDOSE"], files["RTPLAN"][0] if "RTPLAN" in files else None)
+        dose = np.asarray(resample(whole, ct.geometry, outside=np.nan), dtype=np.float32)
         covered = np.isfinite(dose)
         dose[~covered] = 0.0
     leave_out_uncovered(drawn, covered, site)
@@ -168,6 +177,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         "beams": beams.astype(np.float16),
     }.items():
         np.save(out / f"{name}.npy", np.ascontiguousarray(array))
+    if beams_planned:
+        np.save(out / CONTROL_POINTS, control_point_table(beams_planned))
     geometry = ct.geometry.to_dict() | {
         "shape": list(hu.shape),
         "origin_mm": [float(value) for value in ct.geometry.to_points(np.array([[axis.start for axis in kept]]))[0]],
@@ -221,9 +232,22 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         "prescription_gy": float(prescription),
         "prescription_in_plan": planned is not None and planned.prescription_gy is not None,
         "fractions": planned and planned.fractions,
+        **_beam_facts(beams_planned, prescription, planned and planned.fractions),
         "sdf_sign_agreement": min(agreement),
         **of_dose,
     }
+
+
+def _beam_facts(beams: "Sequence[Beam]", prescription_gy: float, fractions: int | None) -> dict[str, Any]:
+    """The facts of a plan's beams; none of a plan without."""
+    from med_assets.dicom.rtbeams import BeamFacts
+
+    found = BeamFacts.of(beams)
+    if found is None:
+        return {}
+    given = found.meterset_mu
+    per_gy = None if given is None or not fractions else given / (prescription_gy / fractions)
+    return {**asdict(found), "mu_per_gy": per_gy}
 
 
 def _truth(

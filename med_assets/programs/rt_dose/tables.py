@@ -1,5 +1,6 @@
 """Tables of the report: clinical limits, DVH errors and gamma rates of one model over the cases of one split."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from med_assets.metrics.bootstrap import SEED, mean_with_interval
@@ -8,8 +9,21 @@ from med_assets.program import ReportTable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from med_assets.catalog import Case
+
 SHOWN_DVH = ("D99", "D95", "D1", "Dmean", "D0.1cc")
 """DVH criteria of the table; all others are in the folded table of all scores and in the lake."""
+
+BEAM_FACTS = {
+    "beams": "treatment beams",
+    "arcs": "arcs among them",
+    "control_points": "control points",
+    "meterset_mu": "monitor units of a fraction",
+    "mu_per_gy": "monitor units / prescribed dose of a fraction, MU/Gy",
+    "mlc_leaf_pairs": "leaf pairs",
+    "mean_aperture_cm2": "mean open area, cm2",
+}
+"""Facts that the table of beams sums up, and what it calls them."""
 
 
 def limits(rows: "pd.DataFrame") -> ReportTable:
@@ -85,3 +99,22 @@ def with_interval(group: "pd.DataFrame") -> str:
     if found.low is None or found.high is None:
         return f"{found.mean:.2f}"
     return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def beams(cases: "Sequence[Case]") -> list[ReportTable]:
+    """What the plans of the dataset are like: median and range of each measure of their beams; no table where no plan has beams."""
+    import pandas as pd
+
+    rows = []
+    for name, fact in BEAM_FACTS.items():
+        values = [float(value) for case in cases if isinstance(value := case.facts.get(name), int | float)]
+        if values:
+            column = pd.Series(values)
+            shown = {"median": column.median(), "lowest": column.min(), "highest": column.max()}
+            rows.append(
+                {"measure": fact, **{key: f"{value:.4g}" for key, value in shown.items()}, "cases": len(values)}
+            )
+    if not rows:
+        return []
+    text = "Treatment beams of the plans, as their RTPLAN states them; angles, energies and the rest are facts of each case, leaf positions in its control_points.npy."
+    return [ReportTable("Beams", text, pd.DataFrame(rows))]

@@ -10,10 +10,14 @@ import pytest
 import scipy.ndimage
 from scipy.ndimage import distance_transform_edt
 
+from med_assets.catalog import Case
+from med_assets.programs.rt_dose import RtDose
 from med_assets.programs.rt_dose.phantom import write_case
-from med_assets.programs.rt_dose.prepare import prepare_case, signed_distance
+from med_assets.programs.rt_dose.prepare import CONTROL_POINTS, prepare_case, signed_distance
 from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
 from med_assets.programs.rt_dose.site import load_site
+from med_assets.programs.rt_dose.tables import beams as beams_table
+from tests.med_assets.dicom.test_rtbeams import OPEN, arc, plan
 
 
 @pytest.mark.parametrize("spacing_mm", [(3.0, 2.5, 2.5), (2.5, 1.6, 1.6), (5.0, 5.0, 5.0)])
@@ -56,3 +60,47 @@ def test_a_case_is_read_once_and_each_structure_it_has_costs_two_distance_transf
     assert len(sizes) == 2 * facts["structures_present"] <= 2 * len(site.structures)
     whole = np.load(out / "ct.npy", mmap_mode="r").size
     assert sum(sizes[1::2]) < whole  # those within structures take the boxes of the structures
+
+
+def test_the_beams_of_a_plan_are_facts_and_its_control_points_an_array_that_no_network_reads(tmp_path: Path) -> None:
+    write_case(tmp_path / "sent", 1, shape=(24, 40, 40), spacing_mm=(8.0, 8.0, 8.0))
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number, path in enumerate(sorted(path for path in (tmp_path / "sent").rglob("*") if path.is_file())):
+        ds = pydicom.dcmread(path)
+        if ds.Modality == "RTPLAN":
+            beams = plan(arc(1, 181, 179, "CW", [OPEN, OPEN]), metersets={1: 500})
+            ds.BeamSequence = beams.BeamSequence
+            ds.FractionGroupSequence[0].ReferencedBeamSequence = beams.FractionGroupSequence[0].ReferencedBeamSequence
+        ds.save_as(raw / f"{number:04d}.dcm")
+    with_beams, without = tmp_path / "with", tmp_path / "without"
+    for out in (with_beams, without):
+        out.mkdir()
+    site = load_site("prostate_sib")
+    facts = prepare_case("case", raw, with_beams, site)
+    assert (facts["beams"], facts["arcs"], facts["meterset_mu"], facts["mlc_leaf_pairs"]) == (1, 1, 500, 3)
+    assert facts["mu_per_gy"] == pytest.approx(500 / (70 / 28))
+    assert facts["mean_aperture_cm2"] == pytest.approx(8)
+    assert set(facts) <= set(RtDose.facts)
+    assert np.load(with_beams / CONTROL_POINTS).shape == (2, 15)
+    (plan_file,) = [
+        path for path in raw.iterdir() if pydicom.dcmread(path, stop_before_pixels=True).Modality == "RTPLAN"
+    ]
+    ds = pydicom.dcmread(plan_file)
+    del ds.BeamSequence
+    ds.save_as(plan_file)
+    assert "beams" not in prepare_case("case", raw, without, site), "of a plan without beams they are undefined"
+    assert not (without / CONTROL_POINTS).exists()
+    for name in RtDose.inputs:
+        assert (with_beams / name).read_bytes() == (without / name).read_bytes()
+
+
+def test_the_table_of_beams_has_median_and_range_of_the_cases_that_state_them() -> None:
+    facts = [{"beams": 2, "meterset_mu": 400.0}, {"beams": 4, "meterset_mu": None}, {}]
+    cases = [Case("rt_dose", f"c{n}", "p", "v", "h", "a", None, False, facts=one) for n, one in enumerate(facts)]
+    (table,) = beams_table(cases)
+    assert table.rows.to_dict("records") == [
+        {"measure": "treatment beams", "median": "3", "lowest": "2", "highest": "4", "cases": 2},
+        {"measure": "monitor units of a fraction", "median": "400", "lowest": "400", "highest": "400", "cases": 1},
+    ]
+    assert beams_table(cases[2:]) == []
