@@ -55,7 +55,9 @@ def _sum_of_beams(doses: Sequence[Dataset], plan: Dataset) -> Volume:
     first, *rest = volumes
     if any(not volume.geometry.same_grid(first.geometry) for volume in rest):
         raise _incomplete("the doses of all beams on one grid", "several grids")
-    total = np.sum([volume.array for volume in volumes], axis=0, dtype=np.float64)
+    total = np.zeros(first.array.shape)
+    for volume in volumes:
+        total += volume.array
     return replace(first, array=total.astype(np.float32))
 
 

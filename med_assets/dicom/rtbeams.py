@@ -121,10 +121,10 @@ def read_beams(plan: Dataset) -> tuple[Beam, ...]:
 
 def _beam(beam: Dataset, metersets: Mapping[int, float | None]) -> Beam:
     named = number(beam, "BeamNumber")
-    kinds = [
-        (kind, numbers(device, "LeafPositionBoundaries"))
+    kinds: list[tuple[str | None, NDArray[np.float64] | None]] = [
+        (named_kind, numbers(device, "LeafPositionBoundaries"))
         for device in _items(beam, "BeamLimitingDeviceSequence")
-        if (kind := text(device, "RTBeamLimitingDeviceType").upper()).startswith("MLC")
+        if (named_kind := text(device, "RTBeamLimitingDeviceType").upper()).startswith("MLC")
     ]
     kind, boundaries = kinds[0] if len(kinds) == 1 else (None, None)
     if kind not in LEAVES or boundaries is None or len(boundaries) < 2 or (np.diff(boundaries) <= 0).any():

@@ -24,6 +24,7 @@ from med_assets.storage.versions import versioned
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pydicom.dataset import Dataset
 
     from med_assets.capabilities import ModelOfPage
     from med_assets.catalog import Case
@@ -205,7 +206,8 @@ class RtDose(Program):
         from med_assets.dicom.plan_dose import read_plan_dose
         from med_assets.dicom.references import verify_chain
 
-        first, doses = {}, []
+        first: dict[str, Dataset] = {}
+        doses: list[Dataset] = []
         for instance in case.instances:
             if instance.modality == "RTDOSE":
                 doses.append(load(instance))
@@ -216,8 +218,10 @@ class RtDose(Program):
         # since a lost slice also breaks the chain, and that it is lost is the better answer. Whether a tilted one is used, preparation says.
         images, structures = [load(one) for one in slices], first["RTSTRUCT"]
         check_ct_series(images, describe(structures).referenced_sops, TiltPolicy(resample=True), structures)
-        for dose in doses or [None]:
+        for dose in doses:
             verify_chain(first.get("RTPLAN"), first["RTSTRUCT"], dose, slices)
+        if not doses:
+            verify_chain(first.get("RTPLAN"), first["RTSTRUCT"], None, slices)
         if doses:
             read_plan_dose(doses, first.get("RTPLAN"))
         return bool(doses)

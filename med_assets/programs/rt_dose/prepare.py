@@ -146,8 +146,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         )
     dose, covered = None, np.ones(ct.array.shape, bool)
     if "RTDOSE" in files:
-        whole = read_plan_dose(files["RTDOSE"], files["RTPLAN"][0] if "RTPLAN" in files else None)
-        dose = np.asarray(resample(whole, ct.geometry, outside=np.nan), dtype=np.float32)
+        of_plan = read_plan_dose(files["RTDOSE"], files["RTPLAN"][0] if "RTPLAN" in files else None)
+        dose = np.asarray(resample(of_plan, ct.geometry, outside=np.nan), dtype=np.float32)
         covered = np.isfinite(dose)
         dose[~covered] = 0.0
     leave_out_uncovered(drawn, covered, site)
@@ -232,7 +232,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         "prescription_gy": float(prescription),
         "prescription_in_plan": planned is not None and planned.prescription_gy is not None,
         "fractions": planned and planned.fractions,
-        **_beam_facts(beams_planned, prescription, planned and planned.fractions),
+        **_beam_facts(beams_planned, prescription, planned.fractions if planned else None),
         "sdf_sign_agreement": min(agreement),
         **of_dose,
     }
