@@ -1,4 +1,4 @@
-"""Commands of the home and the machine: query, verify, prune, doctor."""
+"""Commands of the home and the machine: query, verify, prune, audit-trail, doctor."""
 
 import click
 
@@ -91,6 +91,19 @@ def prune(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
     print(f"removed {len(removed)}, {sum(one.bytes for one in removed) / 1e6:.1f} MB")
     print(f"missing now: {', '.join(lost)}" if lost else "all artifacts that the tables name are there as before")
     return int(bool(lost))
+
+
+@SECTION.command()
+@click.option("--elements", is_flag=True, help="of each batch the elements by rule, outcome and keyword too")
+def audit_trail(elements: bool) -> int:
+    """Verify the signed chain of what intake did and people decided, and print it.
+
+    Fails when an entry was changed, is missing or stands in another place, and says which.
+    """
+    from med_assets.cli import trail
+
+    ws = workspace()
+    return trail.show(ws, elements=elements)
 
 
 @SECTION.command()

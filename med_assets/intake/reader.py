@@ -318,7 +318,9 @@ class Readers:
     def _keep(self, kind: str, values: Any, keep: Keep, division: Division, number: int) -> None:
         """Keep what came of a case."""
         if kind == "case":
-            stored = StoredCase(CaseVersion.of(values["case"]), Path(values["folder"]), values["hashes"])
+            stored = StoredCase(
+                CaseVersion.of(values["case"]), Path(values["folder"]), values["hashes"], values["counts"]
+            )
             keep(stored)
             row = stored.case
         else:

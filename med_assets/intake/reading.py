@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from med_assets.deidentification.deidentify import Deidentifier
+    from med_assets.deidentification.tally import Counts
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.parsing import Parsed
 
@@ -183,11 +184,12 @@ class Step:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """An accepted case, and the folder with its de-identified files, which is to become its artifact, with SHA-256 by name."""
+    """An accepted case, and the folder with its de-identified files, which is to become its artifact, SHA-256 by name, counts of a `Tally`."""
 
     case: CaseVersion
     folder: Path
     hashes: Mapping[str, str]
+    counts: "Counts" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -348,11 +350,10 @@ class EntryReader:
         in_case = {
             one.path: self._case_id(case.patient_id, case.identity_uid) for case in cases for one in case.instances
         }
+        codes = " or ".join(sorted({one.code for one in refusals})) or "in no case"
         for one in instances:
             if one.parsed is not None and one.path not in in_case:
                 one.parsed.drop()
-        codes = " or ".join(sorted({one.code for one in refusals})) or "in no case"
-        for one in instances:
             self._outcome(one.path, packed, f"case {in_case[one.path]}" if one.path in in_case else codes)
         repeats = Counter(code for code, _ in refused)
         for refused_case in refusals:
@@ -463,7 +464,6 @@ class EntryReader:
         self._step(f"file {key}", size_of(path) / BYTES_PER_S)
 
     def _is_archive(self, path: Path) -> bool:
-
         try:
             self._before_file(path)
             return archives.is_archive(path, self.shelf.start)
@@ -516,7 +516,7 @@ class EntryReader:
             self._step(f"case {case_id}", together_s)
             labelled = programs.get(self.task.program).verify(case)
             with disk_full_guard(self.task.ws.home):
-                content, hashes = self._write(case, folder, f"case {case_id}", together_s)
+                content, hashes, counts = self._write(case, folder, f"case {case_id}", together_s)
         except CaseRejected as rejected:
             return self._refuse(case_id, rejected.code, rejected.message, n, patient_id=patient)
         except DiskFull:  # no fault of the case
@@ -535,13 +535,14 @@ class EntryReader:
             program=self.task.program, batch=self.task.batch, case_id=case_id, patient_id=patient, n_instances=n,
             status=Status.OK if labelled else Status.TO_PREDICT, reason_code=None, reason=None, **asdict(content),
         )  # fmt: skip
-        return StoredCase(accepted, folder, hashes)
+        return StoredCase(accepted, folder, hashes, counts)
 
     def _write(
         self, case: programs.RawCase, folder: Path, key: str, together_s: float
-    ) -> tuple[Content, dict[str, str]]:
-        """Write the de-identified files of a case to `folder`, and return what they are, and the SHA-256 of each by name."""
+    ) -> "tuple[Content, dict[str, str], Counts]":
+        """Write the de-identified files of a case to `folder`; what they are, SHA-256 of each by name, what was done to elements."""
         from med_assets.deidentification.residual import identifying_values, residual_phi
+        from med_assets.deidentification.tally import Tally
         from med_assets.deidentification.text_in_pixels import TextInPixels
         from med_assets.dicom.discover import load
         from med_assets.dicom.elements import text
@@ -550,18 +551,19 @@ class EntryReader:
         from med_assets.dicom.write import is_synthetic
 
         search = TextInPixels.of(self.task.ws, self.task.program, self.task.batch, key.removeprefix("case "))
-        datasets, known, repeated = [], set(), Repeated[frozenset[str]]()
+        tally, datasets, known, repeated = Tally(), [], set(), Repeated[frozenset[str]]()
         for position, instance in enumerate(case.instances):
             self._step(key, instance.path.stat().st_size / BYTES_PER_S)
             ds = load(instance)
             if instance.parsed is not None:
                 instance.parsed.drop()
             known |= set(identifying_values(ds, repeated))
-            n_boxes = 0
+            received, n_boxes = ds, 0
             if search is not None:
                 found = search.cleaned(ds, position, lambda: self._step(key, 0.0))
                 ds, n_boxes = found.ds, found.boxes
             datasets.append(self.deidentifier.apply(ds, text_blanked=n_boxes > 0))
+            tally.add(received, datasets[-1])
         self._step(key, together_s)
         for ds in datasets:
             self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
@@ -583,10 +585,9 @@ class EntryReader:
                     sha256.update(part)
                     stream.write(part)
             hashes[name] = sha256.hexdigest()
-        version = digest(list(hashes.values()))
+        version, parts = digest(list(hashes.values())), list(map(_object_hash, datasets))
         images = [text(ds, "Modality") in IMAGES for ds in datasets]
         given = {text(ds, "ClinicalTrialSiteID") for ds, image in zip(datasets, images, strict=True) if image}
-        parts = [_object_hash(ds) for ds in datasets]
         written = Content(
             version,
             digest(sorted(filter(None, parts))),
@@ -595,4 +596,4 @@ class EntryReader:
             next(iter(given - {""}), None) if len(given) == 1 else None,
             any(is_synthetic(ds) for ds in datasets),
         )
-        return written, hashes
+        return written, hashes, tally.counts()

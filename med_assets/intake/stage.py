@@ -6,7 +6,7 @@ import hmac
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from med_assets.storage.scratch import remove_abandoned, scratch
 from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
+    from med_assets.deidentification.tally import Counts
     from med_assets.storage.s3.staging import Failure
 
 NOT_FETCHED = "not_fetched"
@@ -65,6 +66,8 @@ class _Entry:
     rows: list[CaseVersion] = field(default_factory=list)
     files: list[FileLine] = field(default_factory=list)
     failures: list["Failure"] = field(default_factory=list)
+    counts: dict[str, "Counts"] = field(default_factory=dict)
+    """What de-identification did to elements, by artifact."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class _Intake:
 
     cases: dict[str, dict[str, CaseVersion]] = field(default_factory=dict)
     """By entry what came of its cases until a process ended, see `Workers.read`."""
+
+    counts: dict[str, "Counts"] = field(default_factory=dict)
+    """What de-identification did to elements of the cases that were read, by artifact."""
 
     def refuse(self, case_id: str, code: str, message: str, n: int) -> CaseVersion:
         return refusal(self.program, self.batch, case_id, code, message, n)
@@ -118,7 +124,8 @@ class _Intake:
                 earlier = [["", "taken in by an earlier version"]]
                 outcomes_of = {file: kept.get(self._file_token(file), earlier) for file, _ in hashes}
                 lines = [FileLine.read(file, *outcome) for file, found in outcomes_of.items() for outcome in found]
-                return _Entry(cases, lines)
+                counts = read_json(folder / "counts.json") if (folder / "counts.json").is_file() else {}
+                return _Entry(cases, lines, counts=counts)
             store.remove(key)
         with disk_full_guard(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as fetched:
             with self.fetching:
@@ -135,6 +142,7 @@ class _Intake:
             found = [FileLine.read(files.names[file.path], file.member, file.outcome) for file in result.files]
             empty = [FileLine(name, "", str(case.reason_code), "entry") for case in result.cases]
             key = key or self._entry_key(landing.hashes(self.program, name))
+        counts = {case.artifact: self.counts[case.artifact] for case in result.cases if case.artifact in self.counts}
         if key and not any(case.reason_code in NOT_FINAL for case in result.cases):
             outcomes: dict[str, list[tuple[str, str]]] = {}
             for line in found:
@@ -142,11 +150,13 @@ class _Intake:
             with store.create(key) as folder:
                 write_json(folder / "rows.json", [replace(case, batch="").row() for case in result.cases])
                 write_json(folder / "files.json", outcomes)
-        return _Entry(result.cases, found or empty)
+                write_json(folder / "counts.json", counts)
+        return _Entry(result.cases, found or empty, counts=counts)
 
     def _keep(self, stored: StoredCase) -> None:
         """Make the files of an accepted case an artifact."""
         key = stored.case.artifact
+        self.counts[key] = stored.counts
         if not self.ws.store.has(key):
             files = sorted(stored.folder.iterdir())
             hashes = stored.hashes if stored.hashes.keys() == {path.name for path in files} else None
@@ -280,6 +290,23 @@ def _keep_failures(path: Path, failures: list["Failure"]) -> None:
         write_failures(path, failures)
 
 
+def _record(
+    ws: Workspace, program_name: str, batch: str, rows: Sequence[CaseVersion], counts: Mapping[str, "Counts"]
+) -> None:
+    """Say in the audit trail what was removed, kept and changed of a batch."""
+    from med_assets.deidentification import audit_trail
+    from med_assets.deidentification.profile import profile
+
+    cases = {
+        row.case_id: {
+            "status": str(row.status), "reason": row.reason_code, "version": row.version, "elements": counts.get(row.artifact, {}),
+        }
+        for row in rows
+    }  # fmt: skip
+    content = {"profile": version_of(profile), "ocr": ws.ocr, "cases": cases}
+    audit_trail.record(ws, audit_trail.Kind.BATCH, program_name, batch, content)
+
+
 def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them.
 
@@ -297,6 +324,7 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     earlier = catalog.case_versions(batch)
     others = [row for row in catalog.case_versions() if row.batch < batch]
     rows: list[CaseVersion] = []
+    counts: dict[str, Counts] | None = None
     present: dict[str, bool] = {}
     n_files: dict[str, int] = {}
     for name, fingerprint in listed.items():
@@ -326,9 +354,12 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         _write_files(files_table(ws, program_name, batch), [line for entry in entries for line in entry.files])
         rows = [row for entry in entries for row in entry.rows]
         rows = _without_duplicates(_one_row_per_case(rows), usable(others))
+        counts = {artifact: of for entry in entries for artifact, of in entry.counts.items()}
     else:
         rows = earlier
     catalog.replace(CaseVersion, rows, batch)
+    if counts is not None:
+        _record(ws, program_name, batch, rows, counts)
     seen = {row.version for row in accepted([*earlier, *others])}
     older = {row.case_id: row.version for row in accepted(others)}
     labels = []

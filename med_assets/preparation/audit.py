@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from med_assets import program
 from med_assets.catalog import Catalog, FactValue
+from med_assets.deidentification import audit_trail
 from med_assets.errors import ConfigurationError
 from med_assets.preparation.expectations import INDEX, LOSSLESS, Expectation, run_suite
 from med_assets.records import USABLE, BatchAudit, PreparedCase, Status
@@ -152,6 +153,7 @@ def accept_batch(ws: Settings, program_name: str, batch: str, reason: str) -> Ba
         )
     found = replace(found, held_back=False, accepted_because=reason.strip())
     catalog.replace(BatchAudit, [found], batch)
+    audit_trail.record(ws, audit_trail.Kind.ACCEPTED, program_name, batch, {"reason": reason.strip()})
     return found
 
 

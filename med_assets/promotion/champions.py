@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from med_assets import program
 from med_assets.catalog import Catalog
+from med_assets.deidentification import audit_trail
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.comparison import SPLIT
 from med_assets.records import AggregateScore, Champion, Checkpoint
@@ -84,6 +85,7 @@ def crown(ws: Settings, model: Champion | Checkpoint, action: str, reason: str) 
         reason=reason,
     )
     Catalog(ws, model.program).append(Champion, [row])
+    audit_trail.record(ws, audit_trail.Kind.CHAMPION, row.program, row.checkpoint, row.row())
 
 
 def now() -> str:

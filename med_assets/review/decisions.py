@@ -9,6 +9,7 @@ import pandas as pd
 from med_assets.catalog import Catalog, frame
 from med_assets.dataset.reader_decisions import current_versions
 from med_assets.dataset.stage import withdraw
+from med_assets.deidentification import audit_trail
 from med_assets.errors import ConfigurationError
 from med_assets.records import ReaderDecision
 from med_assets.screening.contract import Decision
@@ -68,6 +69,8 @@ def record(ws: Settings, program_name: str, path: Path) -> pd.DataFrame:
     ]
     for row in rows:
         Catalog(ws, program_name).append(ReaderDecision, [row], row.case_id)
+        content = {"version": row.version, "decision": row.decision, "read_at": row.read_at}
+        audit_trail.record(ws, audit_trail.Kind.DECISION, program_name, row.case_id, content)
         if known[row.decision].withdraws:
             withdraw(ws, program_name, row.case_id, f"read as {row.decision}")
     return frame(ReaderDecision, rows)[["case_id", "decision", "note"]]
