@@ -173,6 +173,19 @@ class WritesBundles(Protocol):
 
 
 @runtime_checkable
+class ExportsPipeline(Protocol):
+    """Writes networks together with what stands before and after them, and measures what it wrote."""
+
+    def export_pipeline(
+        self, ws: "Settings", checkpoint: Path, out: Path, cases: Sequence["Case"], quantise: bool
+    ) -> tuple[list[Path], list[dict[str, str]]]:
+        """Write a checkpoint's pipeline, in 8 bits too if asked, and measure it on cases; returns paths and a table.
+
+        Raises ConfigurationError where there is no way.
+        """
+
+
+@runtime_checkable
 class ModelCosts(Protocol):
     """Measures what a model costs."""
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from med_assets.capabilities import ExportsModel
+from med_assets.capabilities import ExportsModel, ExportsPipeline
 from med_assets.cli import stages
 from med_assets.cli.commands import (
     EXPERIMENT,
@@ -228,19 +228,34 @@ def score(
 @SECTION.command()
 @experiment
 @click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
-def export(experiment: tuple[str, str], out: Path) -> None:
+@click.option(
+    "--pipeline",
+    is_flag=True,
+    help="write one file from pixels to result instead, check it against torch, and measure it on the validation cases",
+)
+@click.option("--quantise", is_flag=True, help="write the pipeline in 8 bits too, and measure what that costs")
+def export(experiment: tuple[str, str], out: Path, pipeline: bool, quantise: bool) -> None:
     """Write the network of an experiment for other runtimes, as ONNX."""
     from med_assets import program
+    from med_assets.catalog import Catalog
     from med_assets.launch.training import checkpoint_of, stored_checkpoint
 
     ws, (name, chosen) = workspace(), experiment
-    exports = program.get(name)
-    if not isinstance(exports, ExportsModel):
-        raise ConfigurationError(f"expected a program whose models can be exported, got {name}, which has no export")
+    exports, whole = program.get(name), pipeline or quantise
+    if not isinstance(exports, ExportsPipeline if whole else ExportsModel):
+        raise ConfigurationError(
+            f"expected a program whose models can be exported{' as a pipeline' if whole else ''}, got {name}, which has no such export"
+        )
     model = checkpoint_of(ws, name, chosen)
     folder = stored_checkpoint(ws, name, model)
     ws.store.verify(model.checkpoint)
-    for written in exports.export_model(folder, out):
+    if isinstance(exports, ExportsPipeline) and whole:
+        paths, rows = exports.export_pipeline(ws, folder, out, Catalog(ws, name).cases("val"), quantise)
+        print(table(rows))
+    else:
+        assert isinstance(exports, ExportsModel)
+        paths = exports.export_model(folder, out)
+    for written in paths:
         print(written)
 
 

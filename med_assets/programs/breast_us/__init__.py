@@ -195,6 +195,14 @@ class BreastUs(Program):
 
         return confidence(predicted, EvaluationSettings().threshold)
 
+    def export_pipeline(
+        self, ws: "Settings", checkpoint: Path, out: Path, cases: Sequence["Case"], quantise: bool
+    ) -> tuple[list[Path], list[dict[str, str]]]:
+        from med_assets.programs.breast_us.pipeline import export_pipeline
+
+        prepared = [(case.patient_id, ws.store.fetch(case.artifact)) for case in cases]
+        return export_pipeline(checkpoint, out, prepared, quantise)
+
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.breast_us.scorer import facts
 

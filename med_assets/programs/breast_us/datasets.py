@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from med_assets.errors import CaseRejected, ConfigurationError
-from med_assets.experiments.configuration import Settings
 from med_assets.landing.importing.folders import existing, identifier
 from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import read_yaml
@@ -31,7 +30,11 @@ Label = Literal[Lesion, "normal"]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Table(Settings):
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Table(_Frozen):
     """A CSV file with a row for each image."""
 
     file: str = Field(description="path of the file below the folder of the data set")
@@ -47,7 +50,7 @@ class Table(Settings):
         return file
 
 
-class FolderDataset(Settings):
+class FolderDataset(_Frozen):
     """`conf/breast_us/datasets/<name>.yaml`. Patterns are regular expressions of a file's path below the folder, case aside."""
 
     name: str = Field(
