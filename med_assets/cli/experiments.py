@@ -242,19 +242,19 @@ def export(experiment: tuple[str, str], out: Path, pipeline: bool, quantise: boo
 
     ws, (name, chosen) = workspace(), experiment
     exports, whole = program.get(name), pipeline or quantise
-    if not isinstance(exports, ExportsPipeline if whole else ExportsModel):
-        raise ConfigurationError(
-            f"expected a program whose models can be exported{' as a pipeline' if whole else ''}, got {name}, which has no such export"
-        )
     model = checkpoint_of(ws, name, chosen)
     folder = stored_checkpoint(ws, name, model)
     ws.store.verify(model.checkpoint)
-    if isinstance(exports, ExportsPipeline) and whole:
+    if whole and isinstance(exports, ExportsPipeline):
         paths, rows = exports.export_pipeline(ws, folder, out, Catalog(ws, name).cases("val"), quantise)
         print(table(rows))
-    else:
-        assert isinstance(exports, ExportsModel)
+    elif not whole and isinstance(exports, ExportsModel):
         paths = exports.export_model(folder, out)
+    else:
+        raise ConfigurationError(
+            f"expected a program whose models can be exported{' as a pipeline' if whole else ''}, got {name}, which has no "
+            "such export"
+        )
     for written in paths:
         print(written)
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from med_assets.errors import ConfigurationError
-from med_assets.metrics.bootstrap import SEED, mean_with_interval, paired_difference
+from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.ranges import SHARE
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.export import OPSET
@@ -234,19 +235,17 @@ def _measured(
         scored = [score_case(case, answer, settings) for (_, case), answer in zip(opened, answers, strict=True)]
         dice = [next(one.value for one in scores if one.metric == "dice") for scores in scored]
         mean = mean_with_interval(dice, SEED, groups=patients)
-        difference = apart = None
+        difference, apart = Interval(None, None, None, 0), None
         if what == "torch":
             truth, baseline = answers, dice
         else:
             difference = paired_difference(dice, baseline, SEED, groups=patients, bounds=SHARE)
             apart = max((float(np.abs(a - b).max()) for a, b in zip(answers, truth, strict=True)), default=None)
-        p50, p95 = _latency_ms(lambda ask=ask: ask(timed))  # type: ignore[misc]  # a default that binds the loop's variable
-        rows.append(
-            Measured(
-                what, path.stat().st_size / 1e6, mean.mean, mean.n, difference and difference.mean,
-                difference and difference.low, difference and difference.high, apart, p50, p95,
-            ).shown(timed.shape)
+        p50, p95 = _latency_ms(partial(ask, timed))
+        measured = Measured(
+            what, path.stat().st_size / 1e6, mean.mean, mean.n, difference.mean, difference.low, difference.high, apart, p50, p95
         )  # fmt: skip
+        rows.append(measured.shown(timed.shape))
     return rows
 
 

@@ -33,9 +33,18 @@ def test_the_resize_of_the_file_is_that_of_predictions(shape: tuple[int, int]) -
     assert (found - as_image(grey, 32)[0]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["sam_lora", "segformer", "sam3"])
-def test_every_large_network_is_one_file_that_answers_as_torch(name: str, tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "checkpoint", name)
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("sam_lora", ("network.depth=2", "network.global_blocks=[1]")),
+        ("segformer", ()),
+        ("sam3", ("network.depth=1", "network.global_blocks=[0]")),
+    ],
+)
+def test_every_large_network_is_one_file_that_answers_as_torch(
+    name: str, overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = checkpoint(tmp_path / "checkpoint", name, *overrides)
     ((path,), rows) = export_pipeline(folder, tmp_path / "out", [], quantise=False)
     assert [row["model"] for row in rows] == ["torch", FILE]
     import onnxruntime
@@ -50,7 +59,7 @@ def test_every_large_network_is_one_file_that_answers_as_torch(name: str, tmp_pa
 
 
 def test_the_student_in_8_bits_is_smaller_and_its_difference_is_measured(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "checkpoint", "tinyusfm", "input_px=32")
+    folder = checkpoint(tmp_path / "checkpoint", "tinyusfm", "input_px=32", "network.depth=4", "network.taps=[0,1,2,3]")
     cases = [("a", write_prepared(tmp_path / "a", 1)), ("b", write_prepared(tmp_path / "b", 2)),
              ("c", write_prepared(tmp_path / "c", 3, kind="normal"))]  # fmt: skip
     paths, rows = export_pipeline(folder, tmp_path / "out", cases, quantise=True)
