@@ -7,7 +7,7 @@ has none.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,6 +183,22 @@ class ExportsPipeline(Protocol):
 
         Raises ConfigurationError where there is no way.
         """
+
+
+@runtime_checkable
+class PlotsFeatures(Protocol):
+    """Shows what layers of a network make of many cases."""
+
+    def plot_features(
+        self,
+        ws: "Settings",
+        checkpoint: Path,
+        cases: Sequence["Case"],
+        layers: Sequence[str],
+        methods: Sequence[Literal["pca", "tsne", "umap"]],
+        out: Path,
+    ) -> list[Path]:
+        """Write pictures and coordinates of the cases, with their facts, for each layer and method; returns the paths."""
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from med_assets.capabilities import ExportsModel, ExportsPipeline
+from med_assets.capabilities import ExportsModel, ExportsPipeline, PlotsFeatures
 from med_assets.cli import stages
 from med_assets.cli.commands import (
     EXPERIMENT,
@@ -256,6 +256,50 @@ def export(experiment: tuple[str, str], out: Path, pipeline: bool, quantise: boo
             "such export"
         )
     for written in paths:
+        print(written)
+
+
+@SECTION.command()
+@experiment
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
+@click.option(
+    "--layer",
+    "layers",
+    type=Value("NAME"),
+    cls=Several,
+    multiple=True,
+    help="modules of the network, such as net.backbone.blocks.3; by default its features",
+)
+@click.option(
+    "--method",
+    "methods",
+    type=one_of("pca", "tsne", "umap"),
+    cls=Several,
+    multiple=True,
+    help="how they become a plane; by default tsne",
+)
+@click.option("--split", type=one_of("train", "val", "test", "external"), default="val", help="whose cases are shown")
+def features(
+    experiment: tuple[str, str],
+    out: Path,
+    layers: tuple[str, ...],
+    methods: tuple[Literal["pca", "tsne", "umap"], ...],
+    split: str,
+) -> None:
+    """Plot the features of chosen layers of a network: a point for each case of a split, and a table of their places."""
+    from med_assets import program
+    from med_assets.catalog import Catalog
+    from med_assets.launch.training import checkpoint_of, stored_checkpoint
+
+    ws, (name, chosen) = workspace(), experiment
+    plots = program.get(name)
+    if not isinstance(plots, PlotsFeatures):
+        raise ConfigurationError(f"expected a program whose features can be shown, got {name}, which has none")
+    model = checkpoint_of(ws, name, chosen)
+    folder = stored_checkpoint(ws, name, model)
+    ws.store.verify(model.checkpoint)
+    cases = [case for case in Catalog(ws, name).described() if case.split == split]
+    for written in plots.plot_features(ws, folder, cases, layers or ("features",), methods or ("tsne",), out):
         print(written)
 
 

@@ -91,6 +91,14 @@ class Schedule(Settings):
     batch: int = Field(ge=1, description="patches per step, over all devices and pieces, count")
     val_every: int = Field(ge=1, description="validate after each so many epochs, count")
     patience: int = Field(ge=1, description="stop after so many validations without improvement, count")
+    min_delta: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="improvement is a fall of the monitored value by more than this since the last improvement, unit of that value; the "
+        "lowest value is published all the same",
+        json_schema_extra=CAME_LATER,
+    )
     fallbacks: tuple[MemoryPlan, ...] = Field(
         default=(),
         description="memory plans to try, in this order, when the whole batch at once does not fit into memory",
@@ -269,7 +277,13 @@ class Runtime(Settings):
     devices: int = Field(
         default=1,
         ge=1,
-        description="devices, or on a CPU processes, that share each batch, count",
+        description="devices, or on a CPU processes, that share each batch, count; or a list of the numbers of GPUs, such as [0, 2]",
+        json_schema_extra=NO_EFFECT,
+    )
+    device_ids: tuple[int, ...] = Field(
+        default=(),
+        description="numbers of the GPUs to use, among those that CUDA_VISIBLE_DEVICES leaves visible, as many as `devices`; those with "
+        "most free memory unless given",
         json_schema_extra=NO_EFFECT,
     )
     compile: bool = Field(
@@ -300,6 +314,21 @@ class Runtime(Settings):
         description="where epochs are sent beside the history of the job: MLflow, W&B, both or none",
         json_schema_extra=NO_EFFECT,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_listed_devices(cls, content: Any) -> Any:
+        """Take a list as `devices` for the numbers of the GPUs, and their count."""
+        if isinstance(content, dict) and isinstance(content.get("devices"), list | tuple):
+            return {**content, "devices": len(content["devices"]), "device_ids": content["devices"]}
+        return content
+
+    @model_validator(mode="after")
+    def _lists_each_device_once(self) -> Self:
+        ids = self.device_ids
+        if ids and (len(set(ids)) != len(ids) or min(ids) < 0 or len(ids) != self.devices):
+            raise ValueError(f"expected {self.devices} different numbers of GPUs from 0 on in devices, got {list(ids)}")
+        return self
 
 
 class Experiment(Settings):

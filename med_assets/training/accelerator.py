@@ -146,10 +146,11 @@ def needed(probe: Probe, at: Experiment, accelerator: str, *, averaged: bool, wo
     return int(states + saved + (workers * WORKER if accelerator == "cpu" else CUDA_FIXED))
 
 
-def free_devices(accelerator: str, count: int) -> list[Device]:
-    """Return the `count` devices with the most free memory; on a CPU, the host that many times.
+def free_devices(accelerator: str, count: int, ids: Sequence[int] = ()) -> list[Device]:
+    """Return the `count` devices with the most free memory, or those of the given numbers; on a CPU, the host that many times.
 
-    `accelerator` is auto, cpu, gpu, cuda or mps. Raises ConfigurationError when it asks for what is not there.
+    `accelerator` is auto, cpu, gpu, cuda or mps. Torch counts the devices that CUDA_VISIBLE_DEVICES leaves visible, from 0. The
+    fullest comes last. Raises ConfigurationError when it asks for what is not there.
     """
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigurationError(
@@ -159,8 +160,18 @@ def free_devices(accelerator: str, count: int) -> list[Device]:
         there = torch.cuda.device_count()
         if count > there:
             raise ConfigurationError(f"runtime.devices={count}, but there are {there}; ask for at most that many")
-        found = [Device(f"cuda:{index}", index, torch.cuda.mem_get_info(index)[0]) for index in range(there)]
+        if strangers := sorted(set(ids) - set(range(there))):
+            raise ConfigurationError(
+                f"expected numbers of GPUs from 0 to {there - 1} in runtime.devices, got {strangers}; they count what "
+                "CUDA_VISIBLE_DEVICES leaves visible"
+            )
+        chosen = ids or range(there)
+        found = [Device(f"cuda:{index}", index, torch.cuda.mem_get_info(index)[0]) for index in chosen]
         return sorted(found, key=lambda device: (-device.free, device.index))[:count]
+    if ids:
+        raise ConfigurationError(
+            f"runtime.devices={list(ids)} names GPUs, and this training would run without one; give a count instead"
+        )
     name = "mps" if accelerator == "mps" else "cpu"
     return [Device(name, 0, free_host())] * count
 
@@ -195,7 +206,7 @@ def plan(job: Path, experiment: Experiment, probe: Probe, *, began: bool) -> Pla
     another.
     """
     listed, runtime = memory_plans(experiment), experiment.runtime
-    devices = free_devices(runtime.accelerator, runtime.devices)
+    devices = free_devices(runtime.accelerator, runtime.devices, runtime.device_ids)
     accelerator = devices[0].name.partition(":")[0]
     # On a CPU all processes take from the same memory.
     free = devices[-1].free // (len(devices) if accelerator == "cpu" else 1)

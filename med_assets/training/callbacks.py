@@ -225,11 +225,16 @@ class History(Callback):
 
 
 class BestEpoch(Callback):
-    """Saves the weights of the epoch with the lowest monitored value; stops after `patience` validations without."""
+    """Saves the weights of the epoch with the lowest monitored value; stops after `patience` validations without a gain.
 
-    def __init__(self, path_of: Callable[[int], Path], task: Task, patience: int) -> None:
-        self.path_of, self.task, self.patience = path_of, task, patience
+    A gain is a value more than `min_delta` below that of the gain before it. The lowest value is the best epoch, whether it was a
+    gain or not.
+    """
+
+    def __init__(self, path_of: Callable[[int], Path], task: Task, patience: int, min_delta: float = 0.0) -> None:
+        self.path_of, self.task, self.patience, self.min_delta = path_of, task, patience, min_delta
         self.best: float | None = None
+        self.gained: float | None = None
         self.epoch: int | None = None
         self.waited = 0
 
@@ -244,19 +249,23 @@ class BestEpoch(Callback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         value = pl_module.epoch_metrics.get(self.task.monitor)
-        if value is not None and math.isfinite(value) and (self.best is None or value < self.best):
-            self.best, self.epoch, self.waited = value, epoch_of(trainer), 0
+        finite = value is not None and math.isfinite(value)
+        if finite and (self.best is None or value < self.best):
+            self.best, self.epoch = value, epoch_of(trainer)
             if rank() == 0:
                 save_tensors(self.path_of(self.epoch), self.task.weights())
+        if finite and (self.gained is None or value < self.gained - self.min_delta):
+            self.gained, self.waited = value, 0
         else:
             self.waited += 1
             trainer.should_stop = trainer.should_stop or self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "epoch": self.epoch, "waited": self.waited}
+        return {"best": self.best, "epoch": self.epoch, "waited": self.waited, "gained": self.gained}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.epoch, self.waited = state_dict["best"], state_dict["epoch"], state_dict["waited"]
+        self.gained = state_dict.get("gained", self.best)  # every best was a gain before min_delta was there
 
 
 def save_tensors(path: Path, weights: dict[str, torch.Tensor]) -> None:

@@ -68,7 +68,8 @@ def fit(
     if found is not None:
         sampler.start_at(found.epoch, found.batches * task.train.batch_size)
     history = callbacks.History(job / "history.csv", experiment.schedule.reference)
-    best = callbacks.BestEpoch(checkpoints.best_path, task, experiment.schedule.patience)
+    schedule = experiment.schedule
+    best = callbacks.BestEpoch(checkpoints.best_path, task, schedule.patience, schedule.min_delta)
     memory = callbacks.PeakMemory()
     speed = Speed(
         plan.flops_per_item * math.prod(plan.patch or [1]),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
+    from med_assets.programs.breast_us.feature_planes import Method
     from med_assets.records import CaseScore, CaseVersion, PreparedCase
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
@@ -202,6 +203,28 @@ class BreastUs(Program):
 
         prepared = [(case.patient_id, ws.store.fetch(case.artifact)) for case in cases]
         return export_pipeline(checkpoint, out, prepared, quantise)
+
+    def plot_features(
+        self,
+        ws: "Settings",
+        checkpoint: Path,
+        cases: Sequence["Case"],
+        layers: Sequence[str],
+        methods: "Sequence[Method]",
+        out: Path,
+    ) -> list[Path]:
+        from med_assets.programs.breast_us.feature_planes import Image, plot_features
+
+        images = [
+            Image(
+                case.case_id,
+                str(case.facts.get("label") or "no label"),
+                str(case.facts.get("dataset") or "unknown"),
+                ws.store.fetch(case.artifact),
+            )
+            for case in cases
+        ]
+        return plot_features(checkpoint, images, layers, methods, out)
 
     def prediction_facts(self, ws: "Settings", prepared: Path, predicted: Path) -> Mapping[str, float | str | None]:
         from med_assets.programs.breast_us.scorer import facts

@@ -75,9 +75,27 @@ def feature_plane(path: Path, features: NDArray[Any], labels: Sequence[str], dat
 
     The colour is the label, the marker the data set.
     """
+    plane, share = principal_plane(features)
+    axes = f"first component ({share[0]:.0%} of the variance)", f"second component ({share[1]:.0%})"
+    return scatter(path, plane, labels, datasets, "Features of the images", axes)
+
+
+def principal_plane(features: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The first two principal components (n, 2) of features (n, channels), and the share of the variance of each component."""
     centred = np.asarray(features, np.float64) - np.mean(features, axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    plane, share = (u * s)[:, :2], s**2 / max(float((s**2).sum()), 1e-12)
+    return (u * s)[:, :2], s**2 / max(float((s**2).sum()), 1e-12)
+
+
+def scatter(
+    path: Path,
+    plane: NDArray[Any],
+    labels: Sequence[str],
+    datasets: Sequence[str],
+    title: str,
+    axes: tuple[str, str],
+) -> Path:
+    """Plot a point (n, 2) for each of n images: the colour is the label, the marker the data set."""
     kinds, sets = sorted(set(labels)), sorted(set(datasets))
     with figure(path, 5.6, 4.2) as fig:
         axis = fig.subplots()
@@ -94,10 +112,7 @@ def feature_plane(path: Path, features: NDArray[Any], labels: Sequence[str], dat
                         s=22,
                         label=shown,
                     )
-        axis.set(
-            title="Features of the images", xlabel=f"first component ({share[0]:.0%} of the variance)",
-            ylabel=f"second component ({share[1]:.0%})",
-        )  # fmt: skip
+        axis.set(title=title, xlabel=axes[0], ylabel=axes[1])
         axis.legend(fontsize=8)
     return path
 

@@ -28,7 +28,9 @@ def experiment(*overrides: str) -> Experiment:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, mib: float) -> None:
-    monkeypatch.setattr(accelerator, "free_devices", lambda kind, count: [Device("cpu", 0, int(mib * MIB))] * count)
+    monkeypatch.setattr(
+        accelerator, "free_devices", lambda kind, count, ids: [Device("cpu", 0, int(mib * MIB))] * count
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,29 @@ def test_devices_are_taken_by_their_free_memory(monkeypatch: pytest.MonkeyPatch)
     assert free_devices("cpu", 1)[0].name == "cpu"
     with pytest.raises(ConfigurationError, match=r"runtime\.devices=4, but there are 3"):
         free_devices("gpu", 4)
+
+
+def test_gpus_are_chosen_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: ((MIB * 5000, MIB * 9000, MIB * 4000)[index], 80))
+    chosen = experiment("runtime.devices=[0,2]", "runtime.accelerator=gpu")
+    assert (chosen.runtime.devices, chosen.runtime.device_ids) == (2, (0, 2))
+    assert experiments.from_json("rt_dose", chosen.to_json()) == chosen
+    found = plan(tmp_path, chosen, PROBE, began=False)
+    assert (found.devices, found.processes, found.free_mb) == ([0, 2], 2, 4000.0)
+    with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES"):
+        free_devices("gpu", 1, (3,))
+    for listed in ("[0,0]", "[-1]", "[]"):
+        with pytest.raises(ConfigurationError, match="devices"):
+            experiment(f"runtime.devices={listed}")
+    assert experiment("runtime.devices=[0,2]").hash() == experiment().hash()
+
+
+def test_a_training_without_a_gpu_refuses_numbers_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="give a count"):
+        free_devices("auto", 1, (0,))
 
 
 def test_without_a_gpu_auto_is_the_cpu_and_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

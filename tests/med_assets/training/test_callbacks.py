@@ -48,6 +48,18 @@ def test_training_stops_when_patience_ends(best: BestEpoch) -> None:
     assert validated(best, [1.0, 2.0, 1.0]).should_stop
 
 
+def test_only_a_gain_above_min_delta_is_waited_for_and_the_lowest_value_is_the_best(best: BestEpoch) -> None:
+    best.min_delta = 0.1
+    trainer = validated(best, [1.0, 0.95, 0.85, 0.8, 0.79])
+    assert (best.best, best.epoch, best.waited, trainer.should_stop) == (0.79, 5, 2, True)
+    again = BestEpoch(best.path_of, best.task, 2, 0.1)
+    again.load_state_dict(best.state_dict())
+    assert (again.gained, again.waited) == (0.85, 2)
+    former = {name: value for name, value in best.state_dict().items() if name != "gained"}
+    again.load_state_dict(former)
+    assert again.gained == 0.79
+
+
 def test_a_training_that_had_stopped_stays_stopped_when_resumed(best: BestEpoch) -> None:
     best.load_state_dict({"best": 1.0, "epoch": 0, "waited": 2})
     trainer = SimpleNamespace(should_stop=False)
