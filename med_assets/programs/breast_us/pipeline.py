@@ -198,11 +198,14 @@ def _demand_equal(predictor: Predictor, path: Path) -> None:
 
 
 def _quantise(path: Path, quantised: Path) -> None:
-    """Weights of matrix products and convolutions in 8 bits; activations are scaled as they come, so that no data is needed."""
+    """Weights of matrix products in 8 bits; activations are scaled as they come, so that no data is needed.
+
+    Convolutions stay as they are: of the full TinyUSFM they took 87 ms of a core in 8 bits, 38 ms so, and 47 ms with nothing in 8 bits.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quiet_log():
-        quantize_dynamic(path, quantised, weight_type=QuantType.QInt8)
+        quantize_dynamic(path, quantised, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
 
 
 @contextmanager
