@@ -26,8 +26,9 @@ def of_stage(program_name: str, stage: str) -> str:
 
 
 def of_prepared_cases(program_name: str) -> str:
-    """Code version of prepared cases: that of preparing, and that of the audit with its expectations and policy."""
-    return f"{of_stage(program_name, 'prepare')}-{audit.version(Settings.from_env(), program_name)}"
+    """Code version of prepared cases: that of preparing, of the origin of images, and of the audit with its expectations and policy."""
+    origin = declared("med_assets.dicom.origin", "origin_of")
+    return f"{of_stage(program_name, 'prepare')}.{origin}-{audit.version(Settings.from_env(), program_name)}"
 
 
 def of_evaluation(program_name: str) -> str:

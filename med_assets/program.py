@@ -69,6 +69,10 @@ class Fact:
 COMMON_FACTS = {
     "lossy": Fact(bool, "", "whether an image was compressed with loss, as its header, transfer syntax or stream says"),
     "lossy_ratio": Fact(float, "1", "greatest ratio of a compression with loss that an image states"),
+    "manufacturer": Fact(
+        str, "", "manufacturer of the device that made the images, of a closed list, where it is stated"
+    ),
+    "manufacturer_model": Fact(str, "", "model of that device, of a closed list, where it is stated"),
 }
 """Facts that every program has; the preparation stage measures them, and holds them against its own expectations."""
 

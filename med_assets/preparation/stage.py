@@ -1,7 +1,7 @@
 """Preparation: stored DICOM of a batch becomes arrays and measured facts; cases that fail the audit are quarantined."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,11 @@ from med_assets.preparation import audit
 from med_assets.preparation.expectations import import_ahead
 from med_assets.records import BatchAudit, CaseVersion, PreparedCase, Status
 from med_assets.settings import Settings, Workspace
-from med_assets.storage.files import digest, read_json, replacing
+from med_assets.storage.files import digest, read_json, replacing, write_json
 from med_assets.storage.result import StageResult, tally
+from med_assets.storage.versions import declared
+
+ORIGIN_FILE = "origin.json"
 
 RAW_MISSING = "expected the case's stored DICOM, got nothing, as it is no longer in the store; `med-assets verify` says how to get it back"
 
@@ -64,6 +67,20 @@ def pictured(ws: Settings, cases: Iterable[CaseVersion | PreparedCase]) -> list[
     return [case for case in cases if case.status == Status.QUARANTINED and quarantine_picture(ws, case).is_file()]
 
 
+def origin(ws: Settings, raw: str) -> Mapping[str, FactValue]:
+    """Facts of what made the images of a stored case, read once; none where the case is no longer in the store."""
+    key = "origin/" + digest(raw, declared("med_assets.dicom.origin", "origin_of"))
+    if not ws.store.has(key):
+        if not ws.store.has(raw):
+            return {}
+        from med_assets.dicom.origin import origin_of
+
+        with ws.store.create(key) as folder:
+            write_json(folder / ORIGIN_FILE, asdict(origin_of(ws.store.fetch(raw))))
+    found: dict[str, FactValue] = read_json(ws.store.fetch(key) / ORIGIN_FILE)
+    return found
+
+
 def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Prepare and audit the accepted cases of one batch; work already in the store is not done again."""
     catalog = Catalog(ws, program_name)
@@ -71,6 +88,7 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     facts: dict[str, dict[str, FactValue]] = {}
     labels = []
     to_prepare = usable(catalog.case_versions(batch))
+    raw_artifacts = {raw.case_id: raw.artifact for raw in to_prepare}
     work = partial(_prepare_case, ws, program_name)
     if to_prepare:
         import_ahead()
@@ -79,26 +97,27 @@ def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
         cases.append(case)
         labels.append(label)
         if case.status != Status.QUARANTINED:
-            facts[case.case_id] = {name: measured.get(name) for name in program.get(program_name).facts}
+            found = {**measured, **origin(ws, raw_artifacts[case.case_id])}
+            facts[case.case_id] = {name: found.get(name) for name in program.get(program_name).facts}
     versions = {case.case_id: case.version for case in cases}
     cases = audit.audit_cases(ws, program_name, cases, facts)
     rejected = sum(case.status == Status.QUARANTINED for case in cases)
     warned = [{"case_id": case.case_id, "warning": text} for case in cases for text in case.warning_lines]
     kept = [CaseFacts(batch, case_id, versions[case_id], values) for case_id, values in facts.items()]
     catalog.replace_facts(kept, batch)
-    found = audit.audit_batch(ws, program_name, batch, cases)
-    catalog.replace(BatchAudit, [found], batch)
+    batch_audit = audit.audit_batch(ws, program_name, batch, cases)
+    catalog.replace(BatchAudit, [batch_audit], batch)
     catalog.replace(PreparedCase, cases, batch)
     return StageResult(
         data_version=digest(
             [[case.case_id, case.version, case.status, case.artifact, case.reason_code] for case in cases],
-            *(["held back"] if found.held_back else []),
+            *(["held back"] if batch_audit.held_back else []),
         ),
         counts=tally(labels) | {"quarantined": rejected},
         summary={
             "cases": len(cases),
             "accepted": len(cases) - rejected,
-            "quarantined of the batch": f"{found.n_quarantined} of {found.n_cases}",
+            "quarantined of the batch": f"{batch_audit.n_quarantined} of {batch_audit.n_cases}",
             "accepted with audit warnings": len({row["case_id"] for row in warned}),
         },
         tables={

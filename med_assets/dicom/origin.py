@@ -1,0 +1,40 @@
+"""What stored images of a case say of the machine that made them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+
+from med_assets.dicom.elements import quietly, text
+from med_assets.storage.versions import versioned
+
+DERIVED = frozenset({"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "SR"})
+"""Modalities of objects that people and planning systems make of images; what made them is not the scanner."""
+
+NOT_KEPT = frozenset({"", "REMOVED"})
+"""Values in place of one that de-identification does not let through."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Manufacturer and model of the device that made the images, None where an image does not state them or they were not kept."""
+
+    manufacturer: str | None
+    manufacturer_model: str | None
+
+
+@versioned("1")
+def origin_of(folder: Path) -> Origin:
+    """Return the origin that the first image of a stored, de-identified case states (PS3.3 C.7.5.1)."""
+    for path in sorted(folder.glob("*.dcm")):
+        with quietly():
+            ds = dcmread(
+                path, stop_before_pixels=True, specific_tags=["Modality", "Manufacturer", "ManufacturerModelName"]
+            )
+            if text(ds, "Modality") not in DERIVED:
+                return Origin(*(_kept(text(ds, name)) for name in ("Manufacturer", "ManufacturerModelName")))
+    return Origin(None, None)
+
+
+def _kept(value: str) -> str | None:
+    return None if value.strip() in NOT_KEPT else value.strip()
