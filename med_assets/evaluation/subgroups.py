@@ -86,7 +86,7 @@ def _one_of_each_band(limits: Sequence[float]) -> list[float]:
 
 
 def reported_metrics(program_name: str) -> list[tuple[str, str]]:
-    """Metric and subject of the scores that are told apart by subgroup: those that decide, then what the leaderboard shows beside."""
+    """Metric and subject of the scores that are reported by subgroup: those that decide, then what the leaderboard shows beside."""
     chosen = program.get(program_name)
     return [*((metric.name, metric.subject) for metric in chosen.deciding_metrics), *chosen.further_metrics]
 

@@ -77,7 +77,7 @@ def _margins(margins: dict[str, float]) -> dict[str, float]:
 
 
 class Subgroups(Settings):
-    """Which facts of a case declare subgroups, whose scores are told apart. Cases without the fact are a group of their own."""
+    """Which facts of a case declare subgroups, whose scores are reported separately. Cases without the fact are a group of their own."""
 
     min_patients: int = Field(
         default=5,
@@ -284,7 +284,7 @@ class Policies(Settings):
     promotion: Promotion = Field(default_factory=Promotion, description="when a model is promoted")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="what is scored for whom")
     retraining: Retraining = Field(default_factory=Retraining, description="when training starts by itself")
-    subgroups: Subgroups = Field(default_factory=Subgroups, description="whose scores are told apart")
+    subgroups: Subgroups = Field(default_factory=Subgroups, description="whose scores are reported separately")
     confidence: Confidence = Field(default_factory=Confidence, description="when a prediction is not to be trusted")
     monitoring: Monitoring = Field(default_factory=Monitoring, description="how the champion is watched")
     splits: Any = Field(default=None, description="how patients are split")

@@ -102,9 +102,9 @@ def test_code_versions_of_assets(name: str) -> None:
     assert versions.of_stage(name, "evaluate") == evaluate
     flagged = digest(V["evaluation.confidence.evaluate_confidence"], written.confidence.model_dump(mode="json"))
     assert versions.of_predictions(name) == f"{V[f'{name}/predict']}-{flagged}"
-    told_apart = [V["evaluation.subgroups.subgroup_scores"], V["evaluation.confidence.evaluate_confidence"]]
+    by_subgroup = [V["evaluation.subgroups.subgroup_scores"], V["evaluation.confidence.evaluate_confidence"]]
     of_cases = [each.model_dump(mode="json") for each in (written.subgroups, written.confidence)]
-    assert versions.of_evaluation(name).endswith(f"-{digest(told_apart, of_cases)}")
+    assert versions.of_evaluation(name).endswith(f"-{digest(by_subgroup, of_cases)}")
     assert versions.of_training(name, experiment).startswith(f"{V[f'{name}/train']}-{experiment.hash()[:16]}")
     assert versions.of_experiments(name) == f"{record}-{evaluate}"
     policy = digest(written.promotion.model_dump(mode="json"), by_mean)
