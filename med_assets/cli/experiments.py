@@ -303,6 +303,40 @@ def features(
         print(written)
 
 
+@SECTION.command("score-file")
+@experiment
+@click.argument("file", type=Value("FILE", Path), help="weights from elsewhere: a state dict of torch, or safetensors")
+@click.option("--split", type=one_of("train", "val", "test", "external"), default="val", help="whose cases are scored")
+@click.option("--out", type=Value("CSV", Path), help="write the scores of every case here")
+@click.option("--set", "overrides", type=OVERRIDE, multiple=True, help="override of the experiment: network.lora=none")
+def score_file(
+    experiment: tuple[str, str], file: Path, split: str, out: Path | None, overrides: tuple[str, ...]
+) -> int:
+    """Score a file of weights from elsewhere in the network of an experiment, under the hash of the file.
+
+    Nothing is recorded, and no leaderboard shows it. A file that does not fill the whole network is refused.
+    """
+    from med_assets import program
+    from med_assets.catalog import frame
+    from med_assets.evaluation.aggregates import side_by_side
+    from med_assets.evaluation.foreign import score_file as scored
+    from med_assets.records import CaseScore
+
+    ws, (name, chosen) = workspace(), experiment
+    found = scored(ws, name, chosen, file, split, overrides)
+    if out is not None:
+        out.write_text(csv(frame(CaseScore, found.scores)))
+    print(table(side_by_side(found.aggregates, [metric.name for metric in program.get(name).deciding_metrics])))
+    print(f"SHA-256 {found.sha256}: {found.tensors} tensors, the whole network of {name}/{chosen}")
+    print(
+        "scored here and recorded nowhere. Whether patients of this split were in its training is not known: compare it with own "
+        "models on cases that its authors can't have had"
+    )
+    if found.failures:
+        print(table({"not scored": case, "reason": reason} for case, reason in found.failures.items()))
+    return int(bool(found.failures))
+
+
 @SECTION.command()
 @click.argument("file", type=Value("FILE", Path), required=False, help="weights, or tokenizer.json with --prompt")
 @click.option("--experiment", type=EXPERIMENT, help="try it in this one instead of the one that takes such files")
