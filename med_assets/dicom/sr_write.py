@@ -157,7 +157,7 @@ def _group(finding: Finding, series_uid: str, made_by: str) -> Any:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    given = {
+    given: dict[str, Any] = {
         "tracking_identifier": sr.TrackingIdentifier(
             uid=derived_uid(series_uid, "tracking", finding.label), identifier=finding.label
         ),
