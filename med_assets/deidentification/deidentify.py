@@ -299,6 +299,9 @@ class _Walk:
             return _with(element, items) if items else None
         if action is Action.SOURCE_VALUE:
             return _same(element) if SOURCE_VALUE.match(str(element.value)) else None
+        if action is Action.OWN_VOCABULARY:
+            own = self.keys.text(element.keyword, str(element.value))
+            return _with(element, own) if own else None
         if action is Action.EMPTY and element.VR == "SQ":
             return _with(element, [])
         if action is Action.KEEP:

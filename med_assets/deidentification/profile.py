@@ -32,6 +32,7 @@ class Action(Enum):
     EMPTY = "emptied (a type 2 element: it must be there, its value need not); a sequence keeps no item"
     PSEUDONYM = "replaced by the keyed pseudonym of the patient"
     VOCABULARY = "kept when the value is in KNOWN_VALUES or one of the program's own, otherwise emptied"
+    OWN_VOCABULARY = "kept when the value is one of the program's own, otherwise removed"
     STRUCTURE = "kept when it is in the structure vocabulary, otherwise UNRECOGNISED_<k>"
     FIXED = "replaced by the text in FIXED_VALUES"
     STAND_IN = "removed; where a multi-frame object needs it, the text in REQUIRED_TEXTS stands for it"
@@ -177,9 +178,23 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
     "ClinicalTrialSiteName": frozenset(),
     "ClinicalTrialSeriesID": frozenset(),
     "AdmittingDiagnosesDescription": frozenset(),
+    "PatientAge": frozenset(),
 }  # fmt: skip
 """Text elements that may stay, with every value that may in every program; a program has more in `Vocabulary.texts`. The trial
-elements carry a published data set's own split, site and protocol, the diagnosis its study group: of a closed list, never free text."""
+elements carry a published data set's own split, site and protocol, the diagnosis its study group: of a closed list, never free text. An age
+stays in programs that have a use for it alone, and up to AGE_CAP."""
+
+OWN_ALONE = frozenset({"PatientAge"})
+"""Of these the ones that are removed in a program which has no values of its own for them, where the others are emptied."""
+
+AGE_CAP = 90
+"""Years from which on all ages are one category, as 45 CFR 164.514(b)(2)(i)(C) (HIPAA, Safe Harbor) demands of what is not to identify anyone."""
+
+
+def ages(least: int) -> frozenset[str]:
+    """The ages that may stay, as DICOM writes them, from `least` years to AGE_CAP, which stands for all ages from there on."""
+    return frozenset(f"{years:03d}Y" for years in range(least, AGE_CAP + 1))
+
 
 REQUIRED_TEXTS: dict[str, str] = {
     "ContentTime": "000000", "Manufacturer": REMOVED, "ManufacturerModelName": REMOVED, "DeviceSerialNumber": REMOVED,
@@ -245,7 +260,8 @@ def profile() -> dict[int, Action]:
     """Return what happens to each allowed element, by tag. Its version is part of what makes an intake's result."""
     groups = [
         (" ".join(dict.fromkeys([*_KEEP.split(), *CODE_TERMS])), Action.KEEP), (_UID, Action.UID), (_DATE, Action.DATE), (_EMPTY, Action.EMPTY),
-        (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(KNOWN_VALUES), Action.VOCABULARY),
+        (_NESTED, Action.NESTED), (_CODED, Action.CODED), (" ".join(sorted(KNOWN_VALUES.keys() - OWN_ALONE)), Action.VOCABULARY),
+        (" ".join(sorted(OWN_ALONE)), Action.OWN_VOCABULARY),
         (" ".join(FIXED_VALUES), Action.FIXED), ("PixelData", Action.PIXELS),
         ("PatientID PatientName ClinicalTrialSubjectID", Action.PSEUDONYM), ("ROIName SegmentLabel", Action.STRUCTURE),
         ("SegmentDescription", Action.SOURCE_VALUE), ("DeviceSerialNumber", Action.STAND_IN),

@@ -80,7 +80,7 @@ class RetinalOct(Program):
     not_for = "Diagnosis or screening of diabetes. The groups are of treatment, not of retinal findings."
     limitations = (
         "learns from one protocol of one device; another device is another domain",
-        "the classes follow from treatment, so age and duration of disease may be what is seen",
+        "the classes follow from treatment, so age and duration of disease may be what is seen: facts_alone is what age, site and eye say without the volume",
         "a participant has one labelled scan, of one eye",
     )
     facts = {  # noqa: RUF012 - read only
@@ -98,6 +98,7 @@ class RetinalOct(Program):
         "device": Fact(str, "", "model of the device"),
         "study_group": Fact(str, "", "class of the participant"),
         "site": Fact(str, "", "clinical site"),
+        "age_years": Fact(int, "years", "age of the participant, 90 for 90 and older; nothing where it is not stated"),
         "protocol": Fact(str, "", "protocol of the scan"),
         "intensity_low": Fact(float, "1", "0.1 percentile of the intensities as stored"),
         "intensity_median": Fact(float, "1", "median of the intensities as stored"),
@@ -144,7 +145,7 @@ class RetinalOct(Program):
     def settings(self, ws: "Settings") -> dict[str, Any]:
         return {"size": list(self.size(ws))}
 
-    @versioned("4")
+    @versioned("5")
     def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.retinal_oct.prepare import prepare_case
 

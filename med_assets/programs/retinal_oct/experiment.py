@@ -86,6 +86,17 @@ class Neighbours(Settings):
     )
 
 
+class OfFacts(Settings):
+    """Logistic regression on what is known of a case beside its volume: what a model of volumes must be better than."""
+
+    facts: tuple[Literal["age", "site", "laterality"], ...] = Field(
+        min_length=1, description="facts that it is given; one that a case does not state is a value of its own"
+    )
+    penalty: float = Field(
+        gt=0, description="half the weight of the squared coefficients beside the mean loss of a case, dimensionless"
+    )
+
+
 class Head(Settings):
     """What makes classes of the tokens."""
 
@@ -119,6 +130,12 @@ class Learning(Settings):
     neighbours: Neighbours | None = Field(
         default=None,
         description="classify by nearest neighbours on the frozen encoder in place of a head; null trains the head",
+        json_schema_extra=CAME_LATER,
+    )
+
+    of_facts: OfFacts | None = Field(
+        default=None,
+        description="classify by logistic regression on facts of the case, without its volume; null learns from volumes",
         json_schema_extra=CAME_LATER,
     )
 
@@ -184,6 +201,10 @@ class RetinalExperiment(Experiment):
                 raise ValueError(
                     f"expected head.attention.heads that divide network.hidden {self.network.hidden}, got {attention.heads}"
                 )
+        if self.learning.of_facts is not None and (self.learning.neighbours is not None or self.initial != "random"):
+            raise ValueError(
+                "expected learning.neighbours of null and initial of random with learning.of_facts, which looks at no volume"
+            )
         if self.learning.neighbours is not None and (attention is not None or self.learning.unfreeze_at is not None):
             raise ValueError(
                 "expected learning.unfreeze_at and head.attention of null with learning.neighbours, which trains nothing"

@@ -2,7 +2,7 @@
 
 `participants.tsv` is the source of truth: who has an OCT (`retinal_oct`), the class (`study_group`), the split
 (`recommended_split`) and the site. Files are found through `manifest.tsv` alone, never by listing or by the form of an id.
-Each chosen OPT object is copied with class, split, site and protocol set in it, so that from here on DICOM says all; NIfTI
+Each chosen OPT object is copied with class, split, site, protocol and age set in it, so that from here on DICOM says all; NIfTI
 and NumPy arrays (B-scan, depth, along the B-scan) become OPT objects, the spacing of arrays being that of the manifest.
 """
 
@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from med_assets.deidentification.profile import AGE_CAP
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.bucket import S3Landing
 from med_assets.landing.importing.bounds import require_volume
 from med_assets.landing.importing.folders import CaseFolders, content_of, identifier, may_exist
 from med_assets.landing.importing.report import ImportReport
 from med_assets.programs.retinal_oct.cohort import Cohort, View, cohort
+from med_assets.programs.retinal_oct.vocabulary import YOUNGEST
 from med_assets.storage.escaping import csv
 from med_assets.storage.files import write_text
 from med_assets.storage.s3.staging import Wanted
@@ -234,6 +236,8 @@ def write_participant(
             n for n, group in rules.classes.items() if group == person["study_group"]
         ),
     }
+    if age := age_text(str(person.get("age", ""))):
+        labels["PatientAge"] = age
     for view, row in picked:
         if (key := _key(row)) not in paths:
             failures[key] = absent.get(key, "it was not fetched")
@@ -245,6 +249,13 @@ def write_participant(
         except CaseRejected as error:
             failures[key] = f"{error.code}: {error.message}"
     return failures
+
+
+def age_text(years: str) -> str:
+    """An age in years as PatientAge has it, of AGE_CAP for all from there on; empty for what is no age of an adult in whole years."""
+    if not (years.isascii() and years.isdigit() and int(years) >= YOUNGEST):
+        return ""
+    return f"{min(int(years), AGE_CAP):03d}Y"
 
 
 def _key(row: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from med_assets.experiments.configuration import Experiment
 from med_assets.metrics.classification import class_scores, confusion
 from med_assets.programs.retinal_oct.embeddings import FOLDER, EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
+from med_assets.programs.retinal_oct.facts import fit_facts, logits_of_facts
 from med_assets.programs.retinal_oct.jepa import Jepa
 from med_assets.programs.retinal_oct.neighbours import vote
 from med_assets.programs.retinal_oct.network import ClassHead, Classifier, build_encoder, embed, read_encoder
@@ -315,6 +316,8 @@ def task(experiment: Experiment, cases: Sequence[TrainingCase]) -> Task | Closed
             *loaders, EPOCHS_LEFT, lambda: published(jepa, experiment),
             initial_tensors=own, reads=lambda content: read_encoder(content, experiment.network), left_out=left_out,
         )  # fmt: skip
+    if experiment.learning.of_facts is not None:
+        return ClosedForm(MONITOR, lambda _: regression(experiment, train, val), left_out)
     if experiment.learning.neighbours is not None:
         return neighbours_task(experiment, train, val, left_out)
     dataset = VolumeDataset(train, experiment)
@@ -380,6 +383,18 @@ def neighbours_task(
         selects=True,
         device=device,
     )
+
+
+def regression(
+    experiment: RetinalExperiment, train: Sequence[PreparedCase], val: Sequence[PreparedCase]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return the logistic regression on facts of the training cases, and what validation measures of it."""
+    settings = experiment.learning.of_facts
+    assert settings is not None
+    how = weights_of(train, experiment.learning.class_weights)
+    weights = fit_facts(train, settings, how)
+    logits = logits_of_facts(val, settings, weights).numpy()
+    return weights, validation_metrics([case.label for case in val], logits)
 
 
 def published(jepa: Jepa, experiment: RetinalExperiment) -> dict[str, Tensor]:

@@ -45,6 +45,15 @@ def read_labels(ds: "Dataset") -> dict[str, str]:
     return found
 
 
+def read_age(ds: "Dataset") -> int | None:
+    """Return the age of the participant, years, 90 for 90 and older; None where the object states none that may stay."""
+    from med_assets.deidentification.profile import known_value
+    from med_assets.dicom.elements import text
+
+    age = known_value("PatientAge", text(ds, "PatientAge"), TEXTS)
+    return int(age.removesuffix("Y")) if age else None
+
+
 def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dict[str, Any]:
     """Write the prepared arrays of the case under `raw` to `out` and return its facts.
 
@@ -63,8 +72,10 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
     low, high = np.percentile(middle, SHOWN)
     np.save(out / "image.npy", seen.image)
     np.save(out / "bscan.npy", (np.clip((middle - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8))
+    age_years = read_age(ds)
     place = {"case_id": case_id, "laterality": scan.laterality, "spacing_mm": list(scan.spacing_mm)}
-    write_json(out / "case.json", {**place, "protocol": labels["protocol"], "synthetic": is_synthetic(ds)})
+    beside = {"protocol": labels["protocol"], "age_years": age_years, "clinical_site": labels["site"]}
+    write_json(out / "case.json", {**place, **beside, "synthetic": is_synthetic(ds)})
     if labels["study_group"]:
         write_json(out / TRUTH, {"study_group": labels["study_group"], "site": labels["site"]})
     ends = percentiles(scan.array, (0.1, 50, 99.9))
@@ -81,6 +92,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
         "device": str(ds.get("ManufacturerModelName") or ""),
         "protocol": labels["protocol"],
         "site": labels["site"] or None,
+        "age_years": age_years,
         "study_group": labels["study_group"] or None,
         "intensity_low": ends[0],
         "intensity_median": ends[1],

@@ -18,7 +18,8 @@ from med_assets.programs.retinal_oct.vocabulary import CLASSES
 class PreparedCase:
     """One case ready for training and scoring. `spacing_mm` is that of the volume as it was stored.
 
-    `stated_label` is the class, 0 to 3, None for a case to predict; `protocol` is empty where nobody stated it.
+    `stated_label` is the class, 0 to 3, None for a case to predict; `protocol` and `clinical_site` are empty and `age_years` is None where nobody stated
+    it, or it was prepared before these were kept.
     """
 
     case_id: str
@@ -30,6 +31,8 @@ class PreparedCase:
     synthetic: bool
     image: np.ndarray
     bscan: np.ndarray
+    age_years: int | None = None
+    clinical_site: str = ""
 
     @classmethod
     def open(cls, folder: Path, size: Sequence[int] | None = None) -> Self:
@@ -46,6 +49,8 @@ class PreparedCase:
                 laterality=str(facts["laterality"]),
                 spacing_mm=(frame, depth, lateral),
                 synthetic=bool(facts["synthetic"]),
+                age_years=None if facts.get("age_years") is None else int(facts["age_years"]),
+                clinical_site=str(facts.get("clinical_site", "")),
                 image=image,
                 bscan=bscan,
             )

@@ -11,6 +11,7 @@ from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
+from med_assets.programs.retinal_oct.facts import columns, logits_of_facts
 from med_assets.programs.retinal_oct.neighbours import vote
 from med_assets.programs.retinal_oct.network import Classifier, build_encoder
 from med_assets.programs.retinal_oct.prepared import PreparedCase
@@ -30,6 +31,8 @@ def load_predictor(checkpoint: Path, embeddings: Path) -> CasePredictor:
     experiment.demand_known_inputs()
     if experiment.mode == "pretrain":
         return PretrainPredictor(experiment, weights)
+    if experiment.learning.of_facts is not None:
+        return FactsPredictor(experiment, weights)
     if experiment.learning.neighbours is not None:
         return NeighbourPredictor(experiment, weights, EmbeddingCache(embeddings))
     return ClassPredictor(experiment, weights, EmbeddingCache(embeddings))
@@ -44,7 +47,7 @@ class ClassPredictor(CasePredictor):
     """Predicts the class of the volumes of the experiment's protocols, and of those that state none; not of others."""
 
     how = ""
-    """What the convention of its scores says beside the transform and the encoder."""
+    """How it predicts, in the convention of its scores; empty for a head on an encoder."""
 
     def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor], cache: EmbeddingCache) -> None:
         self.experiment, self.cache = experiment, cache
@@ -63,6 +66,7 @@ class ClassPredictor(CasePredictor):
         chances /= chances.sum()
         trained = "frozen" if experiment.probe_only else "fine-tuned"
         size = " x ".join(map(str, experiment.network.size))
+        how = self.how or f"z-score, {size}; {trained} encoder"
         write_json(
             out / PREDICTION,
             {
@@ -71,7 +75,7 @@ class ClassPredictor(CasePredictor):
                 "logits": dict(zip(CLASSES, map(float, logits), strict=True)),
                 "protocol": case.protocol,
                 "trained_on": list(experiment.protocols),
-                "how": f"z-score, {size}; {trained} encoder{self.how}",
+                "how": how,
             },
         )
 
@@ -101,7 +105,8 @@ class NeighbourPredictor(ClassPredictor):
             {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
         )
         self.encoder.to(inference_device()).eval()
-        self.how = f", {int(self.votes['k'])} nearest neighbours"
+        size = " x ".join(map(str, experiment.network.size))
+        self.how = f"z-score, {size}; frozen encoder, {int(self.votes['k'])} nearest neighbours"
 
     def logits(self, case: PreparedCase) -> np.ndarray:
         """Logarithms of the classes' shares of the votes."""
@@ -109,6 +114,25 @@ class NeighbourPredictor(ClassPredictor):
         assert settings is not None
         embedding = self.cache.of(self.encoder, self.experiment.network, [case], 1)
         return np.asarray(vote(embedding, self.votes, settings.temperature)[0].numpy())
+
+
+class FactsPredictor(ClassPredictor):
+    """Predicts the class that facts of the case make likely, and looks at no volume."""
+
+    def __init__(self, experiment: RetinalExperiment, weights: dict[str, torch.Tensor]) -> None:
+        settings = experiment.learning.of_facts
+        assert settings is not None
+        self.experiment, self.settings, self.fitted = experiment, settings, weights
+        one, names = torch.tensor(0.0), columns(settings)
+        expected = {
+            "coefficients": torch.empty(len(names), len(CLASSES)), "intercept": torch.empty(len(CLASSES)), "age_mean": one, "age_std": one,
+        }  # fmt: skip
+        demand_fit(expected, weights, "the weights of the checkpoint", "load it with its own experiment")
+        self.how = f"logistic regression on {', '.join(settings.facts)}; no volume"
+
+    def logits(self, case: PreparedCase) -> np.ndarray:
+        """The logits of the classes of a case, (class)."""
+        return np.asarray(logits_of_facts([case], self.settings, self.fitted)[0].numpy())
 
 
 class PretrainPredictor(CasePredictor):

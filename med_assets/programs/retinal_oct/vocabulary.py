@@ -1,9 +1,13 @@
 """What may pass de-identification in OCT of the retina: texts of AI-READI, as the importer writes them, and the devices."""
 
+from med_assets.deidentification.profile import ages
 from med_assets.dicom.structure_names import Vocabulary
 
 CLASSES = ("healthy", "prediabetes", "oral medication", "insulin")
 """Classes 0 to 3, as AdmittingDiagnosesDescription carries them."""
+
+YOUNGEST = 18
+"""Least age that is kept, years: participants are adults."""
 
 _DATASETS = frozenset({"AI-READI"})
 
@@ -16,10 +20,13 @@ TEXTS = {
         "triton_macula_12x12", "cirrus_macula",
     }),
     "AdmittingDiagnosesDescription": frozenset(CLASSES),
+    "PatientAge": ages(YOUNGEST),
     "Manufacturer": frozenset({"Heidelberg Engineering", "Topcon", "Carl Zeiss Meditec", "Heidelberg", "Zeiss"}),
     "ManufacturerModelName": frozenset({"Spectralis", "Maestro2", "Triton", "Cirrus"}),
 }  # fmt: skip
-"""Values by keyword: site, protocol and study group of a participant, and the device."""
+"""Values by keyword: site, protocol, study group and age of a participant, and the device."""
+
+SITES = tuple(sorted(TEXTS["ClinicalTrialSiteName"]))
 
 
 def vocabulary() -> Vocabulary:

@@ -51,7 +51,7 @@ def write_prepared(
     np.save(folder / "bscan.npy", (volume[0] * 80).astype(np.uint8))
     facts = {
         "case_id": folder.name, "study_group": CLASSES[label], "protocol": protocol, "site": "UW", "laterality": "R",
-        "spacing_mm": [0.1, 0.01, 0.1], "synthetic": True,
+        "spacing_mm": [0.1, 0.01, 0.1], "synthetic": True, "age_years": 50 + seed % 40, "clinical_site": "UW",
     }  # fmt: skip
     (folder / "case.json").write_text(json.dumps(facts | dict(changes or {})))
     (folder / "truth.json").write_text("{}")
