@@ -27,7 +27,7 @@ from med_assets.cli.commands import (
 )
 from med_assets.cli.weights import describe, tokens
 from med_assets.errors import ConfigurationError
-from med_assets.records import AggregateScore
+from med_assets.records import AggregateScore, CaseScore
 from med_assets.storage.escaping import csv
 
 SECTION = Section("Experiments")
@@ -320,7 +320,6 @@ def score_file(
     from med_assets.catalog import frame
     from med_assets.evaluation.aggregates import side_by_side
     from med_assets.evaluation.foreign import score_file as scored
-    from med_assets.records import CaseScore
 
     ws, (name, chosen) = workspace(), experiment
     found = scored(ws, name, chosen, file, split, overrides)

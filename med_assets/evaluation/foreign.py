@@ -19,6 +19,7 @@ from med_assets.records import CaseScore
 from med_assets.settings import Settings
 from med_assets.storage.files import file_sha256, write_text
 from med_assets.storage.scratch import scratch
+from med_assets.training.reading import open_weights
 
 if TYPE_CHECKING:
     from med_assets.experiments.configuration import Experiment
@@ -69,7 +70,6 @@ def _write_checkpoint(program_name: str, chosen: "Experiment", file: Path, folde
 
     from med_assets.training.callbacks import save_tensors
     from med_assets.training.initial import state_dict
-    from med_assets.training.reading import open_weights
     from med_assets.training.released import take, trial
     from med_assets.training.tensors import compare, demand_values
 
