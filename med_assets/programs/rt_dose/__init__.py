@@ -45,6 +45,9 @@ PHANTOM_SHAPE, PHANTOM_MM = (32, 48, 48), (6.0, 6.5, 6.5)
 SCORED_BY = frozenset({"limits", "criteria", "gamma"})
 """Fields of a site that scores depend on, and preparing does not."""
 
+AUDITED_BY = frozenset({"target_mean_ratio", "dose_max_ratio"})
+"""Fields of a site that the audit depends on alone."""
+
 SEVERAL = {"RTSTRUCT": "several_structure_sets", "RTPLAN": "several_plans"}
 
 
@@ -227,7 +230,7 @@ class RtDose(Program):
         return bool(doses)
 
     def settings(self, ws: "Settings") -> dict[str, Any]:
-        site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY})
+        site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY, *AUDITED_BY})
         return site | {"resample_tilt": tilt_policy(ws, self.name).resample}
 
     @versioned("6")

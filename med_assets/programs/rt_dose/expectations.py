@@ -31,8 +31,16 @@ def expectations(site: Site) -> tuple[Expectation, ...]:
             f"a prescription within 50% of the site's {prescribed:g} Gy",
             "warn",
         ),
-        between("target_mean_ratio", 0.85, 1.15, "mean dose of the main target within 15% of the prescription"),
-        between("dose_max_ratio", 0.9, 1.4, "a highest dose of 90% to 140% of the prescription"),
+        between(
+            "target_mean_ratio",
+            *site.target_mean_ratio,
+            f"a mean dose of the main target of {_range(site.target_mean_ratio)} of the prescription",
+        ),
+        between(
+            "dose_max_ratio",
+            *site.dose_max_ratio,
+            f"a highest dose of {_range(site.dose_max_ratio)} of the prescription",
+        ),
         between("dose_outside_ratio", None, 0.9, "less dose outside the targets than inside"),
         between(
             "sdf_sign_agreement", 0.95, None, "signed distances agree in sign with masks in at least 95% of voxels"
@@ -63,3 +71,7 @@ def expectations(site: Site) -> tuple[Expectation, ...]:
             "the plan states its prescription",
         ),
     )
+
+
+def _range(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.0%} to {bounds[1]:.0%}"

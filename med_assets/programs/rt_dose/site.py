@@ -139,6 +139,16 @@ class Site(_Frozen):
         description="share of the body that the dose grid covers at least, else a warning",
         json_schema_extra=PRESENTATION,
     )
+    target_mean_ratio: tuple[float, float] = Field(
+        default=(0.85, 1.15),
+        description="mean dose of the main target / prescription of an acceptable plan, lowest and highest",
+        json_schema_extra=PRESENTATION,
+    )
+    dose_max_ratio: tuple[float, float] = Field(
+        default=(0.9, 1.4),
+        description="highest dose / prescription of an acceptable plan, lowest and highest",
+        json_schema_extra=PRESENTATION,
+    )
     oars: tuple[str, ...] = Field(description="organs at risk among the structures")
     left_right: tuple[tuple[str, str], ...] = Field(
         description="pairs that swap when a patient is mirrored left to right"

@@ -4,12 +4,50 @@ import pytest
 from pydantic import ValidationError
 
 from med_assets.errors import ConfigurationError
-from med_assets.programs.rt_dose.site import Site, load_site, site_names
+from med_assets.experiments.configuration import load
+from med_assets.programs.rt_dose.expectations import expectations
+from med_assets.programs.rt_dose.site import CONSTRAINT_COUNT, Site, load_site, site_names
 
 
 @pytest.mark.parametrize("name", site_names())
 def test_every_site_loads_and_is_named_after_its_file(name: str) -> None:
     assert load_site(name).name == name
+
+
+@pytest.mark.parametrize("name", site_names())
+def test_the_constraints_of_every_site_are_its_limits_and_experiments_are_composed_with_it(name: str) -> None:
+    site = load_site(name)
+    found = site.constraints(site.structures, site.targets[site.main_target])
+    assert len(found) == CONSTRAINT_COUNT
+    assert max(found) <= 1.3, "all are of order one"
+    assert load("rt_dose", "baseline", [f"site={name}"], profile="demo").site == site
+
+
+@pytest.mark.parametrize(
+    ("name", "structure", "metric", "value", "unit"),
+    [
+        ("prostate_60", "Rectum", "V95%Rx", 15.0, "%"),
+        ("prostate_60", "Bowel", "V68%Rx", 17.0, "cc"),
+        ("lung_sbrt", "SpinalCord", "D0.035cc", 26.0, "Gy"),
+        ("lung_sbrt", "Trachea", "D4cc", 15.6, "Gy"),
+        ("breast", "Lung_Ipsi", "V8", 15.0, "%"),
+        ("breast", "Heart", "V7", 5.0, "%"),
+    ],
+)
+def test_a_template_has_the_limit_of_its_published_source(
+    name: str, structure: str, metric: str, value: float, unit: str
+) -> None:
+    (limit,) = [one for one in load_site(name).limits if (one.structure, one.metric) == (structure, metric)]
+    assert (limit.bound, limit.value, limit.unit) == ("max", value, unit)
+
+
+def test_a_stereotactic_plan_may_be_hotter_than_others() -> None:
+    bounds = {
+        name: next(one.kwargs for one in expectations(load_site(name)) if one.column == "dose_max_ratio")
+        for name in ("prostate_sib", "lung_sbrt")
+    }
+    assert bounds["prostate_sib"] != bounds["lung_sbrt"]
+    assert load_site("lung_sbrt").dose_max_ratio[1] >= 1 / 0.6, "60 % is the lowest prescription isodose of RTOG 0915"
 
 
 def test_the_prostate_network_sees_nine_channels_in_the_published_order() -> None:
@@ -31,7 +69,7 @@ def test_mirroring_swaps_left_and_right_only() -> None:
 
 
 def test_an_unknown_site_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigurationError, match="head_neck, prostate_sib"):
+    with pytest.raises(ConfigurationError, match="breast, head_neck, lung_sbrt, prostate_60, prostate_sib"):
         load_site("elbow")
 
 
