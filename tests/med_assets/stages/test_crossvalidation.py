@@ -130,6 +130,19 @@ def test_what_an_experiment_starts_from_is_trained_in_each_fold_and_has_not_seen
     assert stages.crossval(ws, P, "dvh_aware", ["initial=baseline"], launch).counts["reused"] == 6
 
 
+def test_a_teacher_is_trained_in_each_fold_too_and_has_not_seen_it(
+    ws: Workspace, launch: Callable[[Path], None], scored: list[tuple[str, list[str]]]
+) -> None:
+    result = stages.crossval(ws, P, "dvh_aware", ["+teacher=baseline"], launch)
+    assert (result.counts["new"], len(scored)) == (6, 3)
+    for checkpoint, held_out in scored:
+        teacher = read_json(ws.store.fetch(checkpoint) / "provenance.json")["teacher"]
+        made = read_json(ws.store.fetch(teacher) / "provenance.json")
+        assert {case["case_id"] for case in made["cases"]} == set(PEOPLE) - set(held_out)
+    with pytest.raises(ConfigurationError, match="of the champion for baseline"):
+        stages.crossval(ws, P, "baseline", ["+teacher=dvh_aware", "initial=champion"])
+
+
 def test_patients_are_dealt_out_so_that_folds_have_all_classes_alike() -> None:
     classes = {f"p{number}": "abbccccccc"[number % 10] for number in range(57)}
     parts = deal(classes, 5, "any")
