@@ -58,6 +58,7 @@ def _label(text: str) -> tuple[int, str]:
 @click.option(
     "--limit", type=Value("N", int), help="all but openkbp, msd, datalist, pair: only the first N, for a trial run"
 )
+@click.option("--endplates", is_flag=True, help="lumbar-t2: the ends of endplates as points too, for analyse lumbar_mr")
 @click.option("--external", is_flag=True, help="breast ultrasound: an external test set, which is never trained on")
 @click.option("--val-fold", type=Value("K", int), default=0, help="msd, datalist: fold that is validation")
 @click.option(
@@ -80,6 +81,7 @@ def import_cases(
     dest: Path,
     patients: tuple[str, ...],
     limit: int | None,
+    endplates: bool,
     external: bool,
     val_fold: int,
     labels: tuple[tuple[int, str], ...],
@@ -114,7 +116,7 @@ def import_cases(
         case "openkbp":
             report = openkbp.import_patients(folder, dest, only)
         case "lumbar-t2":
-            report = lumbar_t2.import_cases(folder, dest, only, limit)
+            report = lumbar_t2.import_cases(folder, dest, only, limit, endplates=endplates)
         case "rsna-lumbar":
             report = rsna_lumbar.import_studies(folder, dest, only, limit)
         case "ai-readi" if remote is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.evaluation.analysis import Analysis
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
@@ -222,6 +223,11 @@ class LumbarMr(Program):
         from med_assets.programs.lumbar_mr.tables import separation, tables
 
         return [*tables(rows), separation(rows), false_alarms(rows, risk(ws))]
+
+    def analyses(self) -> "Sequence[Analysis]":
+        from med_assets.programs.lumbar_mr.analyses import ANALYSES
+
+        return ANALYSES
 
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.lumbar_mr.tables import tables

@@ -31,6 +31,7 @@ from med_assets.landing.importing.bounds import MAX_VOXELS, require_members, unp
 from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier
 from med_assets.landing.importing.report import ImportReport
 from med_assets.landing.importing.volume_files import read_volume
+from med_assets.programs.lumbar_mr.levels import corner
 
 SUFFIXES = (".npz.xz", ".npz")
 BODIES = {1: "L1", 2: "L2", 3: "L3", 4: "L4", 5: "L5"}
@@ -46,8 +47,12 @@ LEAST_VOXELS = 1000
 """Fewer voxels than this, 1 ml, are no vertebral body."""
 
 
-def import_cases(src: Path, dest: Path, cases: Collection[str] | None = None, limit: int | None = None) -> ImportReport:
+def import_cases(
+    src: Path, dest: Path, cases: Collection[str] | None = None, limit: int | None = None, *, endplates: bool = False
+) -> ImportReport:
     """Write dest/<case>/ with MR/ and points.dcm for each archive in `src`; `cases` and `limit` say which, in order of names.
+
+    With `endplates` the ends of the endplates of L1 to L5 are points too.
 
     A folder appears only when complete, one of the same content is left alone, and a case that can't be used is reported
     as skipped. The same input gives the same bytes.
@@ -60,9 +65,14 @@ def import_cases(src: Path, dest: Path, cases: Collection[str] | None = None, li
     for name in chosen:
 
         def write(part: Path, name: str = name) -> None:
-            write_case(part, *read_case(found[name]), name)
+            write_case(part, *read_case(found[name]), name, endplates=endplates)
 
-        made.write(identifier(name), found[name], partial(content_of, [found[name]]), write)
+        made.write(
+            identifier(name),
+            found[name],
+            partial(content_of, [found[name]], *(["endplates"] if endplates else [])),
+            write,
+        )
     return made.report()
 
 
@@ -93,14 +103,14 @@ def read_case(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return image, label
 
 
-def write_case(folder: Path, image: np.ndarray, label: np.ndarray, name: str) -> None:
+def write_case(folder: Path, image: np.ndarray, label: np.ndarray, name: str, *, endplates: bool = False) -> None:
     """Write one case as MR/ and points.dcm in a new `folder`.
 
     Raises CaseRejected: missing_body, no_endplate, values_out_of_range.
     """
     geometry = sagittal_geometry(image.shape)
-    points = geometry.to_points(np.array([(s, y, x) for y, x, s in level_points(label).values()]))
-    named = dict(zip(LEVEL_NAMES, points, strict=True))
+    placed = level_points(label) | (endplate_points(label) if endplates else {})
+    named = dict(zip(placed, geometry.to_points(np.array([(s, y, x) for y, x, s in placed.values()])), strict=True))
     identity = Identity(
         patient_id=identifier(f"LumbarT2-{name}"),
         study_uid=derived_uid("lumbar T2 study", name),
@@ -195,6 +205,29 @@ def level_points(label: np.ndarray) -> dict[str, np.ndarray]:
     ]
     points["L5/S1"] = middles[5] + axis * (float(np.median(lowest)) + float(np.mean(discs)) / 2)
     return points
+
+
+def endplate_points(label: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the ends of the endplates of L1 to L5, (head-feet, front-back, left-right) in voxels of 1 mm.
+
+    In the slice of 1 mm through the middle of a body, each is the voxel of the body that lies furthest towards that corner, along
+    its axis and across it, as shares of the body's extent.
+    """
+    found = {}
+    for body, name in BODIES.items():
+        mask = label == body
+        axis = body_axis(mask)
+        middle = np.argwhere(mask).mean(axis=0)
+        slice_index = int(np.rint(middle[2]))
+        voxels = np.argwhere(mask[:, :, slice_index])
+        down = axis[:2] / np.linalg.norm(axis[:2])
+        back = np.array([-down[1], down[0]])
+        along, across = ((voxels - middle[:2]) @ direction for direction in (down, back))
+        for plate, downwards in (("upper", -1), ("lower", 1)):
+            for end, backwards in (("front", -1), ("back", 1)):
+                far = downwards * along / np.ptp(along) + backwards * across / np.ptp(across)
+                found[corner(name, plate, end)] = np.array([*voxels[far.argmax()], slice_index], float)
+    return found
 
 
 def body_axis(mask: np.ndarray) -> np.ndarray:

@@ -17,7 +17,21 @@ UNKNOWN = "unknown"
 ANATOMY_ROIS = {anatomy: f"LSTV {anatomy}" for anatomy in ANATOMIES}
 """Name of the point that states the anatomy; LSTV is a lumbosacral transitional vertebra."""
 
+VERTEBRAE = ("L1", "L2", "L3", "L4", "L5", "S1")
+"""The vertebrae whose endplates can be marked, from head to feet."""
+
+ENDPLATES, CORNERS = ("upper", "lower"), ("front", "back")
+
+
+def corner(vertebra: str, endplate: str, end: str) -> str:
+    """Name of the point at one end of an endplate, such as "L5 upper front"."""
+    return f"{vertebra} {endplate} {end}"
+
+
+CORNER_ROIS = tuple(corner(v, plate, end) for v in VERTEBRAE for plate in ENDPLATES for end in CORNERS)
+"""Names of the points at the ends of endplates in the middle sagittal slice, which only `morphometrics` reads."""
+
 
 def vocabulary() -> Vocabulary:
     """Every ROI name that means something here, and so may pass de-identification."""
-    return Vocabulary(frozenset((*ROI_NAMES.values(), *ANATOMY_ROIS.values())))
+    return Vocabulary(frozenset((*ROI_NAMES.values(), *ANATOMY_ROIS.values(), *CORNER_ROIS)))

@@ -13,7 +13,7 @@ from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.lumbar_mr.grouping import sagittal_t2
-from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, LEVELS, ROI_NAMES, UNKNOWN
+from med_assets.programs.lumbar_mr.levels import ANATOMY_ROIS, CORNER_ROIS, LEVELS, ROI_NAMES, UNKNOWN
 from med_assets.programs.lumbar_mr.transforms import network_input, to_eight_bit
 from med_assets.storage.files import write_json
 
@@ -66,6 +66,7 @@ def read_levels(dataset: "Dataset", frame: str = "") -> Levels:
 
     levels = {normalise(name): level for level, name in ROI_NAMES.items()}
     anatomies = {normalise(name): anatomy for anatomy, name in ANATOMY_ROIS.items()}
+    corners = set(map(normalise, CORNER_ROIS))
     point_set = read_points(dataset)
     placed: dict[str, list[np.ndarray]] = {}
     stated, others = set(), 0
@@ -78,7 +79,7 @@ def read_levels(dataset: "Dataset", frame: str = "") -> Levels:
             stated.add(anatomies[known])
         elif known in levels:
             placed.setdefault(levels[known], []).append(point.position_mm)
-        else:
+        elif known not in corners:
             others += 1
     found = {}
     for level, positions in placed.items():
@@ -102,6 +103,8 @@ def read_levels(dataset: "Dataset", frame: str = "") -> Levels:
     marked = []
     for point in sorted(point_set.points, key=lambda one: one.number):
         known = normalise(point.name)
+        if known in corners:  # of no level: they are measured, not learned
+            continue
         means = known in anatomies or known in levels
         used = not (point.frame and frame and point.frame != frame) and levels.get(known, "") in ("", *found)
         name = ANATOMY_ROIS[anatomies[known]] if known in anatomies else _called(point.name, "", levels)

@@ -12,7 +12,17 @@ from med_assets.dicom.geometry import SAGITTAL, canonical, read_mr_series
 from med_assets.dicom.rtstruct import read_points
 from med_assets.errors import CaseRejected
 from med_assets.programs.lumbar_mr import LumbarMr
-from med_assets.programs.lumbar_mr.importer import LEVEL_NAMES, body_axis, import_cases, level_points, read_case
+from med_assets.programs.lumbar_mr.importer import (
+    LEVEL_NAMES,
+    body_axis,
+    endplate_points,
+    import_cases,
+    level_points,
+    read_case,
+)
+from med_assets.programs.lumbar_mr.levels import corner
+from med_assets.programs.lumbar_mr.morphometrics import corners_of, measure
+from med_assets.programs.lumbar_mr.prepare import read_levels
 
 SHAPE = (200, 120, 61)
 BODY, DISC = 26.0, 8.0
@@ -50,6 +60,39 @@ def test_points_are_midway_between_bodies_and_half_a_disc_below_l5(lean: float) 
     assert tuple(found) == LEVEL_NAMES
     for name in LEVEL_NAMES:
         assert np.linalg.norm(found[name] - truth[name]) < 1.0, name
+
+
+@pytest.mark.parametrize("lean", [0.0, 12.0, -15.0])
+def test_the_ends_of_endplates_are_the_corners_of_the_bodies(lean: float) -> None:
+    label, truth = spine(lean)
+    down = (truth["L2/L3"] - truth["L1/L2"]) / (BODY + DISC)
+    back = np.array([-down[1], down[0], 0.0])
+    found = endplate_points(label)
+    assert len(found) == 20
+    for number, name in enumerate(LEVEL_NAMES[:4], start=1):
+        upper = truth[name] + down * DISC / 2
+        for end, side in (("front", -17), ("back", 17)):
+            assert np.linalg.norm(found[corner(f"L{number + 1}", "upper", end)] - (upper + back * side)) < 2.0
+    measured = measure(found)
+    # A leaning block of voxels has corners that are off by one or two, in discs of 8 mm and endplates of 34 mm.
+    assert measured["disc height L4/L5"].value == pytest.approx(DISC + 1, abs=2.0)
+    assert measured["disc-height ratio L4/L5"].value == pytest.approx(1.0, abs=0.2)
+    assert measured["squareness L5"].value == pytest.approx(1.0, abs=0.06)
+    assert measured["squareness S1"].value is None
+
+
+def test_endplates_come_as_points_where_they_are_asked_for(tmp_path: Path) -> None:
+    label, _ = spine()
+    (tmp_path / "source").mkdir()
+    np.savez(tmp_path / "source" / "case_01.npz", image=image(label), label=label)
+    assert import_cases(tmp_path / "source", tmp_path / "out", endplates=False).imported == ("case_01",)
+    assert import_cases(tmp_path / "source", tmp_path / "out", endplates=True).updated == ("case_01",)
+    marked = pydicom.dcmread(tmp_path / "out" / "case_01" / "points.dcm")
+    assert len(read_points(marked).points) == 25
+    ratio = measure(corners_of(marked))["disc-height ratio L4/L5"].value
+    assert ratio == pytest.approx(1.0, abs=0.01)
+    levels = read_levels(marked)
+    assert (len(levels.points), levels.others, len(levels.marked)) == (5, 0, 5)
 
 
 def test_the_axis_of_a_wedged_body_is_the_mean_of_its_endplates_normals() -> None:
