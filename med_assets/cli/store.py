@@ -1,8 +1,10 @@
-"""Commands of the home and the machine: query, verify, prune, audit-trail, doctor."""
+"""Commands of the home and the machine: query, verify, prune, audit-trail, deid-key, deid-score, doctor."""
+
+from pathlib import Path
 
 import click
 
-from med_assets.cli.commands import Section, Value, one_of, table, workspace
+from med_assets.cli.commands import Section, Value, one_of, program, table, workspace
 from med_assets.errors import ConfigurationError
 from med_assets.storage.escaping import csv
 
@@ -104,6 +106,65 @@ def audit_trail(elements: bool) -> int:
 
     ws = workspace()
     return trail.show(ws, elements=elements)
+
+
+@SECTION.command()
+@program
+@click.argument("dest", type=Value("DEST", Path), help="new folder for the key")
+@click.option("-n", "--number", type=Value("N", int), default=2, help="how many cases")
+def deid_key(program: str, dest: Path, number: int) -> None:
+    """Write synthetic cases with planted identity, and the answer key that deid-score reads."""
+    from med_assets.deidentification.answer_key import ANSWERS, ORIGINALS, write_key
+    from med_assets.program import get
+
+    if dest.exists():
+        raise ConfigurationError("expected a folder that does not exist yet, got one that does; name another")
+    get(program).write_phantoms(dest / ORIGINALS, number, 1)
+    print(f"wrote {write_key(dest)} checks to {ANSWERS} and {number} case(s) to {ORIGINALS}")
+
+
+@SECTION.command()
+@click.argument("key", type=Value("KEY", Path), help="folder of the key, as deid-key wrote it")
+@click.argument(
+    "deidentified",
+    type=Value("FOLDER", Path),
+    help="folder of the de-identified objects, such as store/raw of the home",
+)
+@click.option(
+    "--uids", type=Value("FILE", Path), help="CSV id_old,id_new of another tool; by default the UIDs of this home"
+)
+@click.option("--patients", type=Value("FILE", Path), help="the same of patient ids")
+def deid_score(key: Path, deidentified: Path, uids: Path | None, patients: Path | None) -> None:
+    """Score a folder of de-identified objects by an answer key, and write what the scorer of MIDI-B reads.
+
+    The score tells what was removed and what was kept: a strict allow-list loses points for descriptions.
+    """
+    from pydicom.datadict import keyword_for_tag
+
+    from med_assets.deidentification import score as scoring
+    from med_assets.deidentification.answer_key import ANSWERS, read_key
+
+    if (uids is None) != (patients is None):
+        raise ConfigurationError("expected --uids and --patients together, got one of them")
+    answers = read_key(key / ANSWERS)
+    mapping = (
+        scoring.read_mapping(uids, patients) if uids and patients else scoring.mapping_of(answers, workspace().key)
+    )
+    found = scoring.score(answers, deidentified, mapping)
+    print(
+        table(
+            {
+                "check": str(one.check), "n": one.n, "passed": one.passed,
+                "share": f"{one.passed / one.n:.2%}", "95 % interval": f"{one.low:.2%} to {one.high:.2%}",
+            }
+            for one in found.shares
+        )
+    )  # fmt: skip
+    for (check, tag), n in sorted(found.failed.items()):
+        print(f"failed: {check} of {keyword_for_tag(tag) or f'{tag:08x}'}, {n} times")
+    if found.missing:
+        print(f"missing: {found.missing} objects of the key")
+    print(f"for the scorer of MIDI-B: {scoring.write_for_scorer(key, deidentified, mapping)}")
 
 
 @SECTION.command()

@@ -14,7 +14,7 @@ from med_assets.deidentification.profile import ALLOWED, Action
 
 
 class Outcome(StrEnum):
-    """What became of an element."""
+    """What de-identification made of an element."""
 
     KEPT = "kept"
     CHANGED = "changed"
