@@ -14,7 +14,7 @@ from med_assets.storage.record import Record
 
 R = TypeVar("R", bound=Record)
 
-DERIVED = ("analysis", "intake", "measure", "prepared", "raw", "scan", "score", "thresholds")
+DERIVED = ("analysis", "confidence", "intake", "measure", "origin", "prepared", "raw", "scan", "score", "thresholds")
 """Kinds of artifacts that can be made again, as long as what they are made of is there; a training costs more."""
 
 KINDS = (*DERIVED, "checkpoint")
@@ -83,6 +83,7 @@ def _remedy(ws: Settings, key: str, damaged: dict[str, str]) -> tuple[bool, str]
         return False, "restore it from a backup; else delete its folder in the store, train again and promote again"
     commands = {
         "analysis": "`med-assets analyse`",
+        "confidence": "`med-assets evaluate`",
         "score": "`med-assets evaluate` or `monitor`",
         "thresholds": "`med-assets thresholds`",
     }

@@ -10,6 +10,7 @@ import pytest
 from med_assets import program
 from med_assets.capabilities import PredictionConfidence
 from med_assets.catalog import Catalog
+from med_assets.cli.integrity import examine, remove_damaged
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.confidence import (
     Trusting,
@@ -185,3 +186,18 @@ def test_confidence_is_recorded_by_case_without_a_prediction_too_and_curves_are_
     assert Trusting.of(workspace, P, "mean_dose", checkpoint).calibration == found
     other = Trusting.of(workspace, P, "baseline", checkpoint)
     assert other.note.startswith("uncalibrated: the checkpoint was not evaluated")
+
+
+@pytest.mark.parametrize(("kind", "remedy"), [("confidence", "med-assets evaluate"), ("origin", "the next command")])
+def test_a_kept_measure_that_is_damaged_is_found_and_can_be_made_again(
+    workspace: Workspace, kind: str, remedy: str
+) -> None:
+    with workspace.store.create(f"{kind}/0123456789abcdef") as folder:
+        write_json(folder / "kept.json", {"value": 0.5})
+    assert examine(workspace) == []
+    (workspace.store.fetch(f"{kind}/0123456789abcdef") / "kept.json").write_text("else")
+    [damage] = examine(workspace)
+    assert (damage.state, damage.again) == ("corrupt", True)
+    assert remedy in damage.remedy
+    assert remove_damaged(workspace, [damage]) == [damage]
+    assert not workspace.store.has(damage.key)
