@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from med_assets.catalog import Case
     from med_assets.dicom.label_rows import LabelRow
     from med_assets.evaluation.analysis import Analysis
+    from med_assets.evaluation.points import Points, Uncorrected
     from med_assets.experiments.bundles import BundleConfiguration, ReadBundle
     from med_assets.experiments.configuration import Experiment
     from med_assets.landing.bucket import RemoteFiles
@@ -207,6 +208,14 @@ class ModelCosts(Protocol):
 
     def checkpoint_facts(self, ws: "Settings", checkpoint: Path) -> Mapping[str, float]:
         """Costs by name with unit, such as parameters; measured once per checkpoint."""
+
+
+@runtime_checkable
+class CorrectsByPoints(Protocol):
+    """Corrects what a model predicts of one case by points that a person sets."""
+
+    def correct(self, ws: "Settings", prediction: "Uncorrected", points: "Points", out: Path) -> list[Path]:
+        """Write the files of the corrected prediction; returns the paths. Raises ConfigurationError for a point or a model that can't be used."""
 
 
 # -- scores

@@ -16,6 +16,7 @@ from med_assets.cli.commands import (
     launch,
     launcher,
     model,
+    one_of,
     program,
     reason,
     show,
@@ -162,6 +163,44 @@ def predict(
             print(f"  {text}")
     if not any(one.paths for one in found):
         raise SystemExit(1)
+
+
+@SECTION.command()
+@program
+@case()
+@click.option("--inside", type=Value("A,B,C"), multiple=True, help="a point inside of what is to be segmented")
+@click.option("--outside", type=Value("A,B,C"), multiple=True, help="a point that is not in it")
+@click.option(
+    "--space",
+    type=one_of("patient", "nifti", "voxel"),
+    default="patient",
+    help="what the numbers are: mm of DICOM (left, posterior, superior), mm of NIfTI (right, anterior, superior), or column, row and slice from 0",
+)
+@click.option(
+    "--class", "class_name", type=Value("NAME"), help="class to correct; the target of the workspace by default"
+)
+@model()
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
+def correct(
+    program: str,
+    case: str,
+    inside: tuple[str, ...],
+    outside: tuple[str, ...],
+    space: str,
+    class_name: str | None,
+    model: str | None,
+    out: Path,
+) -> None:
+    """Predict one case and correct it by points that a person sets: each adds or removes what it lies in.
+
+    Nothing in the home is changed. Needs a model whose point branch was trained.
+    """
+    from med_assets.evaluation.points import Point, Points, Space
+
+    set_points = [Point.of(text, inside=kind) for kind, texts in ((True, inside), (False, outside)) for text in texts]
+    points = Points(tuple(set_points), Space(space), class_name)
+    for written in stages.correct(workspace(), program, case, points, model, out):
+        print(written)
 
 
 @SECTION.command("plan-qa")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from med_assets.evaluation.learning_curves import learning_curve
     from med_assets.evaluation.plan_qa import plan_qa
     from med_assets.evaluation.predict_folder import predict_folder
-    from med_assets.evaluation.prediction import debug, predict
+    from med_assets.evaluation.prediction import correct, debug, predict
     from med_assets.evaluation.predictions import predictions
     from med_assets.evaluation.stage import evaluate
     from med_assets.evaluation.sweeps import sweep
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from med_assets.storage.result import StageResult
 
 __all__ = [
-    "StageResult", "accept_batch", "accept_scores", "analyse", "champion", "crossval", "dataset", "dataset_card", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
+    "StageResult", "accept_batch", "accept_scores", "analyse", "champion", "correct", "crossval", "dataset", "dataset_card", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
     "learning_curve", "model_card", "monitor", "plan_qa", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "sweep", "thresholds", "train",
     "up_to_date", "withdraw",
 ]  # fmt: skip
@@ -49,6 +49,7 @@ MODULES = {
     "accept_scores": "med_assets.promotion.regression",
     "analyse": "med_assets.evaluation.analyse",
     "champion": "med_assets.promotion.stage",
+    "correct": "med_assets.evaluation.prediction",
     "crossval": "med_assets.evaluation.crossvalidation",
     "dataset": "med_assets.dataset.stage",
     "dataset_card": "med_assets.reporting.dataset_card",

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
-from med_assets.capabilities import DebugImages, Measurements
+from med_assets.capabilities import CorrectsByPoints, DebugImages, Measurements
 from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.evaluation.points import Points, Uncorrected
 from med_assets.evaluation.predicting import predict_cases
 from med_assets.launch.training import Launch, NamedModel, checkpoint_of, stored_checkpoint
+from med_assets.records import PreparedCase
 from med_assets.settings import Settings
 
 
@@ -53,6 +55,26 @@ def debug(ws: Settings, program_name: str, case: str, experiment: str | None, ou
     return chosen.debug_images(ws, ws.store.fetch(found.checkpoint), found.prepared, found.kept, out)
 
 
+def correct(
+    ws: Settings, program_name: str, case: str, points: Points, experiment: str | None, out: Path
+) -> list[Path]:
+    """Write the files of an accepted case, predicted by the champion or the model of an experiment and corrected by points.
+
+    It is computed by this process, and nothing of it is kept in the home. Raises ConfigurationError as `predict`, and for points, a class or
+    a model that can't be used.
+    """
+    chosen = program.get(program_name)
+    if not isinstance(chosen, CorrectsByPoints):
+        raise ConfigurationError(
+            f"expected a program whose predictions points correct, got {program_name}, which has none"
+        )
+    found, model = _accepted(ws, program_name, case), model_of(ws, program_name, experiment)
+    stored_checkpoint(ws, program_name, model)
+    ws.store.verify(model.checkpoint)
+    uncorrected = Uncorrected(model.checkpoint, ws.store.fetch(found.raw), ws.store.fetch(found.row.artifact))
+    return chosen.correct(ws, uncorrected, points, out)
+
+
 def model_of(ws: Settings, program_name: str, experiment: str | None) -> NamedModel:
     """The model of an experiment, or the champion. Raises ConfigurationError where there is none."""
     if experiment:
@@ -64,9 +86,16 @@ def model_of(ws: Settings, program_name: str, experiment: str | None) -> NamedMo
     return NamedModel(champion.experiment, champion.checkpoint)
 
 
-def _predicted(
-    ws: Settings, program_name: str, case: str, experiment: str | None, launch: Launch | None = None
-) -> Predicted:
+@dataclass(frozen=True)
+class _Accepted:
+    """An accepted case: its row, and the key of its DICOM."""
+
+    row: PreparedCase
+    raw: str
+
+
+def _accepted(ws: Settings, program_name: str, case: str) -> _Accepted:
+    """The accepted case whose id starts with these characters, as it was sent last. Raises ConfigurationError."""
     catalog = Catalog(ws, program_name)
     prepared = {
         row.case_id: row
@@ -77,13 +106,20 @@ def _predicted(
         raise ConfigurationError(
             f"expected one accepted case whose id starts with {case!r}, got {len(prepared)}; see `med-assets cases {program_name}`"
         )
-    model = model_of(ws, program_name, experiment)
     ((case_id, row),) = prepared.items()
     raw = next(each.artifact for each in usable(catalog.case_versions(row.batch)) if each.case_id == case_id)
+    return _Accepted(row, raw)
+
+
+def _predicted(
+    ws: Settings, program_name: str, case: str, experiment: str | None, launch: Launch | None = None
+) -> Predicted:
+    found, model = _accepted(ws, program_name, case), model_of(ws, program_name, experiment)
+    row = found.row
     stored_checkpoint(ws, program_name, model)
     ws.store.verify(model.checkpoint)
     predicted = predict_cases(ws, program_name, model.checkpoint, [row], launch)
     if predicted.failures:
-        raise MedAssetsError(f"case {case_id} could not be predicted: {predicted.failures[row.artifact]}")
-    folders = (ws.store.fetch(key) for key in (raw, row.artifact, predicted.keys[row.artifact]))
+        raise MedAssetsError(f"case {row.case_id} could not be predicted: {predicted.failures[row.artifact]}")
+    folders = (ws.store.fetch(key) for key in (found.raw, row.artifact, predicted.keys[row.artifact]))
     return Predicted(model.checkpoint, *folders)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.evaluation.points import Points, Uncorrected
     from med_assets.experiments.bundles import BundleConfiguration, ReadBundle
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
@@ -310,6 +311,13 @@ class LungCt(Program):
         from med_assets.programs.lung_ct.export import write_prediction
 
         return write_prediction(raw, prepared, predicted, out, model)
+
+    def correct(self, ws: "Settings", prediction: "Uncorrected", points: "Points", out: Path) -> list[Path]:
+        from med_assets.programs.lung_ct.correction import write_corrected
+        from med_assets.programs.lung_ct.labels import resolve
+
+        class_id = self.target(ws) if points.class_name is None else resolve(points.class_name)
+        return write_corrected(ws, prediction, points, class_id, out)
 
     def write_bundle(self, ws: "Settings", model: str, checkpoint: Path, out: Path) -> list[Path]:
         from med_assets.programs.lung_ct.bundle_out import About, write_bundle

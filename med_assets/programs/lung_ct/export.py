@@ -23,10 +23,14 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     `raw` is the case's de-identified DICOM. All files are on the grid of the CT.
     """
     case = PreparedCase.open(prepared)
-    prediction = read_prediction(predicted, case.ct.shape)
+    return write_mask(raw, case, read_prediction(predicted, case.ct.shape), case.target, out, model)
+
+
+def write_mask(raw: Path, case: PreparedCase, prediction: np.ndarray, name: str, out: Path, model: str) -> list[Path]:
+    """Write the files of `write_prediction` of a mask, bool (z, y, x) on the grid of the CT, of the class `name`; return the paths."""
     out.mkdir(parents=True, exist_ok=True)
     segmentation, contours = out / SEGMENTATION, out / "predicted_contours.dcm"
-    slices, masks = stored(raw)["CT"], {case.target: prediction}
+    slices, masks = stored(raw)["CT"], {name: prediction}
     write_seg(
         segmentation,
         masks,

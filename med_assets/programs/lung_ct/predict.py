@@ -47,13 +47,13 @@ class Predictor:
 
     def __init__(self, experiment: LungExperiment, weights: Mapping[str, Tensor], device: str = "cpu") -> None:
         self.experiment = experiment
-        self._network = build_network(experiment.network)
-        load_weights(self._network, weights)
-        self._network.to(device)
+        self.network = build_network(experiment.network)
+        load_weights(self.network, weights)
+        self.network.to(device)
 
     def __call__(self, image: Any, classes: Sequence[int]) -> np.ndarray:
         """Return the logits, float32 (class, x, y, z)."""
-        return predict_logits(self._network, image, classes, self.experiment.inference)
+        return predict_logits(self.network, image, classes, self.experiment.inference)
 
 
 def load_predictor(checkpoint_folder: Path, device: str = "cpu") -> Predictor:
