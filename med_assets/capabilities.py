@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from med_assets.dicom.label_rows import LabelRow
     from med_assets.evaluation.analysis import Analysis
     from med_assets.evaluation.points import Points, Uncorrected
+    from med_assets.evaluation.prompts import Prompts
     from med_assets.experiments.bundles import BundleConfiguration, ReadBundle
     from med_assets.experiments.configuration import Experiment
     from med_assets.landing.bucket import RemoteFiles
@@ -200,6 +201,16 @@ class PlotsFeatures(Protocol):
         out: Path,
     ) -> list[Path]:
         """Write pictures and coordinates of the cases, with their facts, for each layer and method; returns the paths."""
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """Predicts an image from what a person shows in it."""
+
+    def outline(
+        self, ws: "Settings", checkpoint: Path, raw: Path, prepared: Path, prompts: "Prompts", out: Path, model: str
+    ) -> list[Path]:
+        """Write the files of the prediction; returns the paths. Raises ConfigurationError for a model or a point that can't be used."""
 
 
 @runtime_checkable

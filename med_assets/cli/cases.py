@@ -11,6 +11,7 @@ from med_assets.capabilities import Measurements, RequiredStructures
 from med_assets.cli import stages
 from med_assets.cli.commands import (
     Section,
+    Several,
     Value,
     case,
     launch,
@@ -24,6 +25,7 @@ from med_assets.cli.commands import (
     workspace,
 )
 from med_assets.errors import ConfigurationError
+from med_assets.evaluation.prompts import Prompts, numbers_of
 from med_assets.records import PreparedCase, ReaderDecision, Status
 from med_assets.storage import names
 
@@ -288,3 +290,38 @@ def withdraw(program: str, case: str, reason: str) -> None:
     stages.withdraw(ws, program, case, reason)
     show("dataset", stages.dataset(ws, program))
     print("models trained with this case stay as they are; train again to leave it out of them")
+
+
+@SECTION.command("outline")
+@program
+@case()
+@click.option("--inside", type=Value("COLUMN,ROW"), cls=Several, multiple=True, help="points in the lesion")
+@click.option("--outside", type=Value("COLUMN,ROW"), cls=Several, multiple=True, help="points that are not in it")
+@click.option(
+    "--box", type=Value("BOX"), help="first column, first row, last column and last row of a box around it, with commas"
+)
+@model()
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
+def outline_case(
+    program: str,
+    case: str,
+    inside: tuple[str, ...],
+    outside: tuple[str, ...],
+    box: str | None,
+    model: str | None,
+    out: Path,
+) -> None:
+    """Outline a lesion from points and a box that a person sets, in columns and rows of the whole picture from 0.
+
+    Nothing in the home is changed. Needs a model that takes prompts: of breast_us those of SAM.
+    """
+    from med_assets.evaluation.prediction import outline
+
+    points = [
+        tuple((column, row) for column, row in (numbers_of(text, 2) for text in texts)) for texts in (inside, outside)
+    ]
+    corners = None if box is None else numbers_of(box, 4)
+    around = None if corners is None else (corners[0], corners[1], corners[2], corners[3])
+    prompts = Prompts(points[0], points[1], around)
+    for written in outline(workspace(), program, case, prompts, model, out):
+        print(written)

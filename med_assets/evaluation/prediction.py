@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
-from med_assets.capabilities import CorrectsByPoints, DebugImages, Measurements
+from med_assets.capabilities import CorrectsByPoints, DebugImages, Measurements, Prompted
 from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.points import Points, Uncorrected
 from med_assets.evaluation.predicting import predict_cases
+from med_assets.evaluation.prompts import Prompts
 from med_assets.launch.training import Launch, NamedModel, checkpoint_of, stored_checkpoint
 from med_assets.records import PreparedCase
 from med_assets.settings import Settings
@@ -123,3 +124,20 @@ def _predicted(
         raise MedAssetsError(f"case {row.case_id} could not be predicted: {predicted.failures[row.artifact]}")
     folders = (ws.store.fetch(key) for key in (found.raw, row.artifact, predicted.keys[row.artifact]))
     return Predicted(model.checkpoint, *folders)
+
+
+def outline(
+    ws: Settings, program_name: str, case: str, prompts: Prompts, experiment: str | None, out: Path
+) -> list[Path]:
+    """Write the files of an accepted case, predicted from a person's points and box; nothing of it is kept in the home.
+
+    Raises ConfigurationError as `predict`, and for a program, a model or a point that can't be used.
+    """
+    chosen = program.get(program_name)
+    if not isinstance(chosen, Prompted):
+        raise ConfigurationError(f"expected a program whose models take points and boxes, got {program_name}")
+    found, model = _accepted(ws, program_name, case), model_of(ws, program_name, experiment)
+    checkpoint = stored_checkpoint(ws, program_name, model)
+    ws.store.verify(model.checkpoint)
+    raw, prepared = ws.store.fetch(found.raw), ws.store.fetch(found.row.artifact)
+    return chosen.outline(ws, checkpoint, raw, prepared, prompts, out, model.checkpoint)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from med_assets.catalog import Case
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.structure_names import Vocabulary
+    from med_assets.evaluation.prompts import Prompts
     from med_assets.experiments.configuration import Experiment
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
@@ -203,6 +204,13 @@ class BreastUs(Program):
 
         prepared = [(case.patient_id, ws.store.fetch(case.artifact)) for case in cases]
         return export_pipeline(checkpoint, out, prepared, quantise)
+
+    def outline(
+        self, ws: "Settings", checkpoint: Path, raw: Path, prepared: Path, prompts: "Prompts", out: Path, model: str
+    ) -> list[Path]:
+        from med_assets.programs.breast_us.prompted import outline
+
+        return outline(checkpoint, raw, prepared, prompts, out, model)
 
     def plot_features(
         self,

@@ -56,8 +56,12 @@ class Segmenter(nn.Module):
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (b, 1, side, side) and features (b, channels, height, width)."""
-        found: tuple[Tensor, Tensor] = self.net((images.expand(-1, 3, -1, -1) - self.mean) / self.deviation)
+        found: tuple[Tensor, Tensor] = self.net(self.scaled(images))
         return found
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Return grey images (b, 1, side, side) in 0..1 as the family's own colours (b, 3, side, side)."""
+        return (images.expand(-1, 3, -1, -1) - self.mean) / self.deviation
 
     def forward(self, images: Tensor) -> Tensor:
         return self.both(images)[0]

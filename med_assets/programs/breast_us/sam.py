@@ -66,6 +66,22 @@ class SamSeg(nn.Module):
         classes = self._masks(features, images.shape[-2:], others=True)
         return classes.logsumexp(1, keepdim=True) - first, features
 
+    def prompted(self, images: Tensor, points: Tensor, inside: Tensor, box: Tensor | None) -> Tensor:
+        """Logits (1, 1, side, side) of one image (1, 3, side, side) under a person's points and box.
+
+        `points` are (n, 2) as x and y of the network's image, pixels from 0 at the middle of the first, `inside` (n,) 1 or 0, `box`
+        (4,) its first and last x and y in the order x, y, x, y. Either may be absent: no points, or None.
+        """
+        features = self.sam.vision_encoder(images).last_hidden_state
+        found = self.sam(
+            image_embeddings=features,
+            input_points=points[None, None] if len(points) else None,
+            input_labels=inside[None, None] if len(points) else None,
+            input_boxes=None if box is None else box[None, None],
+            multimask_output=False,
+        )
+        return functional.interpolate(found.pred_masks[:, 0], images.shape[-2:], mode="bilinear")
+
     def _masks(self, features: Tensor, size: torch.Size, others: bool) -> Tensor:
         """The first mask (b, 1, *size), or all others (b, n, *size)."""
         masks = self.sam(image_embeddings=features, multimask_output=others).pred_masks[:, 0]
