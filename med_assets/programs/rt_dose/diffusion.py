@@ -1,6 +1,6 @@
 """Denoising diffusion of the dose (Ho et al., arXiv 2006.11239), sampled by DDIM (Song et al., arXiv 2010.02502).
 
-The network estimates the noise in a dose, or the velocity (Salimans and Ho, arXiv 2202.00512), given CT, signed distances and
+The network estimates the noise in a dose, the velocity (Salimans and Ho, arXiv 2202.00512), or a rectified flow (Liu et al., arXiv 2209.03003), given CT, signed distances and
 constraints. A whole volume is sampled at once: at
 each step its noise is estimated by overlapping windows and blended, and the next step starts from the one whole volume.
 """
@@ -59,14 +59,63 @@ class DoseDenoiser(nn.Module):
         return noise
 
 
+class RectifiedFlow:
+    """Straight lines from dose to noise (Liu et al., arXiv 2209.03003): at the share t of the way (1 - t) dose + t noise.
+
+    The network estimates noise - dose, and a sample goes back in equal steps (Euler). Times are those of MONAI's schedulers: t is
+    (time + 1) / train_steps, so that the last one is noise alone.
+    """
+
+    prediction_type = "flow"
+
+    def __init__(self, train_steps: int, clamp: tuple[float, float]) -> None:
+        self.num_train_timesteps, self.clamp, self.steps = train_steps, clamp, 1
+
+    def set_timesteps(self, steps: int) -> None:
+        """Sample in this many steps."""
+        self.steps = steps
+
+    def share(self, time: Tensor) -> Tensor:
+        """Return how far on the way to noise the times (batch,) are, (batch, 1, 1, 1, 1)."""
+        return ((time + 1) / self.num_train_timesteps).view(-1, 1, 1, 1, 1)
+
+    def add_noise(self, dose: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Return what is between dose and noise at the times (batch,)."""
+        share = self.share(time)
+        return (1 - share) * dose + share * noise
+
+    def step(self, flow: Tensor, time: int, noisy: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sample one step nearer to the dose, and the dose that the flow leads to, held in the range of the schedule."""
+        share = (time + 1) / self.num_train_timesteps
+        dose = (noisy - share * flow).clamp(*self.clamp)
+        return noisy - (noisy - dose) / share / self.steps, dose
+
+
 def schedule(diffusion: Diffusion) -> Any:
-    """Return MONAI's DDIM scheduler with the cosine schedule, which also adds noise to training doses."""
+    """Return MONAI's DDIM scheduler with the cosine schedule, or the straight lines of a flow; both add noise to training doses."""
     from monai.networks.schedulers import DDIMScheduler
 
+    clamp = (0.0, HIGHEST) if diffusion.bounded else CLAMP
+    if diffusion.prediction == "flow":
+        return RectifiedFlow(diffusion.train_steps, clamp)
     return DDIMScheduler(
         diffusion.train_steps, schedule="cosine", prediction_type=diffusion.prediction,
-        clip_sample_min=CLAMP[0], clip_sample_max=CLAMP[1],
+        clip_sample_min=clamp[0], clip_sample_max=clamp[1],
     )  # fmt: skip
+
+
+def noise_by_region(noise: Tensor, image: Tensor, experiment: DoseExperiment) -> Tensor:
+    """Return noise (batch, 1, z, y, x) scaled by the distance to the nearest target, as `diffusion.far_noise` says.
+
+    `image` is the input (batch, channels, z, y, x), whose channels from the second on are signed distances in units of 50 mm.
+    """
+    far = experiment.diffusion.far_noise
+    if far == 1.0:
+        return noise
+    site = experiment.site
+    channels = [1 + site.structures.index(name) for name in site.targets]
+    nearest = image[:, channels].amin(dim=1, keepdim=True).clamp(0.0, 1.0)
+    return noise * (1 - (1 - far) * nearest)
 
 
 def noise_loss(
@@ -80,6 +129,8 @@ def noise_loss(
     time = (batch["time"] * scheduler.num_train_timesteps).long().clamp(max=scheduler.num_train_timesteps - 1)
     noisy = scheduler.add_noise(dose, noise, time)
     found = network(noisy, batch["input"], batch["constraints"], time).float()
+    if isinstance(scheduler, RectifiedFlow):
+        return _loss(found, noise - dose, noisy - scheduler.share(time) * found, batch["valid"], losses)
     signal = scheduler.alphas_cumprod[time].view(-1, 1, 1, 1, 1)
     if scheduler.prediction_type == "epsilon":
         wanted, estimate = noise, (noisy - (1 - signal).sqrt() * found) / signal.sqrt()
@@ -87,9 +138,15 @@ def noise_loss(
         wanted, estimate = (
             scheduler.get_velocity(dose, noise, time), signal.sqrt() * noisy - (1 - signal).sqrt() * found
         )  # fmt: skip
-    terms = {"mse": mean_within((found - wanted) ** 2, batch["valid"])}
+    return _loss(found, wanted, estimate, batch["valid"], losses)
+
+
+def _loss(
+    found: Tensor, wanted: Tensor, estimate: Tensor, valid: Tensor, losses: Losses
+) -> tuple[Tensor, dict[str, Tensor]]:
+    terms = {"mse": mean_within((found - wanted) ** 2, valid)}
     if losses.negative:
-        terms["negative"] = mean_within(nn.functional.relu(-estimate.clamp(*CLAMP)), batch["valid"])
+        terms["negative"] = mean_within(nn.functional.relu(-estimate.clamp(*CLAMP)), valid)
     return torch.stack([getattr(losses, name) * value for name, value in terms.items()]).sum(), terms
 
 
@@ -123,7 +180,8 @@ def samples(
     from med_assets.programs.rt_dose.predict import Volume
 
     volume, scheduler = Volume.of(case, experiment, next(network.parameters()).device), schedule(experiment.diffusion)
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(volume.image.device)
+    if not isinstance(scheduler, RectifiedFlow):
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(volume.image.device)
 
     def estimate(noisy: Tensor, time: int) -> Tensor:
         def window(stacked: Tensor) -> Tensor:
@@ -139,7 +197,9 @@ def samples(
             # On the CPU, so that a sample is the same noise on every device.
             generator = torch.Generator().manual_seed(seed_of(case.case_id, number))
             start = torch.randn(volume.image[:, :1].shape, generator=generator).to(volume.image.device)
-            found.append(volume.cropped(denoise(start, steps, scheduler, estimate)))
+            start = noise_by_region(start, volume.image, experiment)
+            sample = volume.cropped(denoise(start, steps, scheduler, estimate))
+            found.append(np.where(case.body, sample, np.float32(0)) if experiment.diffusion.bounded else sample)
     return found
 
 

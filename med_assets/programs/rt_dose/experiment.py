@@ -204,10 +204,19 @@ class Diffusion(Settings):
         default=(1, 2, 4, 4), min_length=2, max_length=POOLINGS + 1,
         description="channels of each level in units of base_channels, which sets how often the network halves its input",
     )  # fmt: skip
-    prediction: Literal["epsilon", "v_prediction"] = Field(
+    prediction: Literal["epsilon", "v_prediction", "flow"] = Field(
         default="epsilon",
-        description="what the network estimates: the noise, or the velocity, which tells the dose where there is only noise too",
+        description="what the network estimates: the noise; the velocity, which tells the dose where there is only noise too; or the flow, "
+        "noise minus dose along a straight line between them (rectified flow)",
     )
+    far_noise: float = Field(
+        default=1.0, ge=0, le=1, json_schema_extra=CAME_LATER,
+        description="noise at 50 mm or more from all targets / that within them, linear in the distance between, 0 to 1",
+    )  # fmt: skip
+    bounded: bool = Field(
+        default=False, json_schema_extra=CAME_LATER,
+        description="hold the dose that each step of a sample estimates between 0 and 1.5 times the prescription, and no dose outside the body",
+    )  # fmt: skip
     train_steps: int = Field(default=1000, ge=1, description="steps of the noise schedule (cosine), count")
     steps: int = Field(default=50, ge=1, description="steps of a sample, a divisor of train_steps, count")
     ensemble: int = Field(default=1, ge=1, description="samples averaged to a prediction, count")

@@ -67,7 +67,8 @@ class DoseModule(PatchModule):
         if self.resident is not None:
             batch = self.resident.batch(batch["key"])
         if self.noise is not None:
-            return diffusion.noise_loss(self.network, batch, self.noise, self.experiment.losses)
+            noise = diffusion.noise_by_region(batch["noise"], batch["input"], self.experiment)
+            return diffusion.noise_loss(self.network, {**batch, "noise": noise}, self.noise, self.experiment.losses)
         weight = self.experiment.losses.rough
         if weight and isinstance(self.network, Cascade):
             rough, final = self.network.stages(batch["input"], batch["constraints"])

@@ -8,7 +8,14 @@ import torch
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import configuration as experiments
-from med_assets.programs.rt_dose.diffusion import DoseDenoiser, denoise, noise_loss, samples, schedule
+from med_assets.programs.rt_dose.diffusion import (
+    DoseDenoiser,
+    denoise,
+    noise_by_region,
+    noise_loss,
+    samples,
+    schedule,
+)
 from med_assets.programs.rt_dose.experiment import Diffusion, DoseExperiment, Inference
 from med_assets.programs.rt_dose.patches import PatchDataset
 from med_assets.programs.rt_dose.prepared import PreparedCase
@@ -149,6 +156,74 @@ def test_how_a_batch_is_cut_changes_neither_noise_nor_loss(case: PreparedCase) -
         return noise_loss(Silent(), batch, schedule(experiment.diffusion), experiment.losses)[0]
 
     torch.testing.assert_close(loss(items), (loss(items[:1]) + loss(items[1:2]) + 2 * loss(items[2:])) / 4)
+
+
+class KnowingFlow(torch.nn.Module):
+    """Stands for a network that knows the dose, here the CT channel, and so tells the way from it to what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.times: list[int] = []
+
+    def forward(
+        self, noisy: torch.Tensor, image: torch.Tensor, constraints: torch.Tensor, time: torch.Tensor
+    ) -> torch.Tensor:
+        self.times += [int(time[0])] if int(time[0]) not in self.times else []
+        return (noisy - image[:, :1]) / ((time + 1) / 1000).view(-1, 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_network_that_knows_the_flow_gets_the_dose_back(case: PreparedCase, steps: int) -> None:
+    network = KnowingFlow()
+    (found,) = samples(network, case, setting(Diffusion(prediction="flow")), steps, 1)
+    np.testing.assert_allclose(found, case.input()[0], atol=1e-5)
+    assert network.times == [999 - step * (1000 // steps) for step in range(steps)]
+
+
+def test_steps_of_a_flow_are_those_worked_out_by_hand() -> None:
+    scheduler = schedule(Diffusion(prediction="flow"))
+    flows = iter((0.4, -0.2))
+    found = denoise(
+        torch.full((1, 1, 1, 1, 1), 0.9), 2, scheduler, lambda dose, time: torch.full_like(dose, next(flows))
+    )
+    assert float(found) == pytest.approx(0.9 - 0.5 * 0.4 + 0.5 * 0.2)
+
+
+def test_a_flow_is_learned_along_the_straight_line() -> None:
+    experiment = loaded("diffusion.prediction=flow")
+    scheduler = schedule(experiment.diffusion)
+    batch = {name: torch.zeros(1, channels, 1, 1, 1) for name, channels in (("target", 1), ("input", 9))}
+    batch |= {"target": torch.full((1, 1, 1, 1, 1), 0.5), "noise": torch.full((1, 1, 1, 1, 1), -2.0)}
+    batch["valid"] = torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)
+    batch |= {"constraints": torch.zeros(1, 13), "time": torch.tensor([0.499])}
+    total, terms = noise_loss(Silent(), batch, scheduler, experiment.losses)
+    assert float(terms["mse"]) == pytest.approx(2.5**2)
+    assert float(terms["negative"]) == pytest.approx(0.75), "the estimate is what lies half way: 0.25 - 1"
+    assert float(total) == pytest.approx(2.5**2 + 0.1 * 0.75)
+
+
+def test_noise_is_whole_in_targets_and_less_the_further_away() -> None:
+    experiment = loaded("diffusion.far_noise=0.2")
+    image = torch.ones(1, 9, 1, 1, 4)
+    image[0, 2, 0, 0] = torch.tensor([-0.3, 0.0, 0.5, 1.0])  # the second target; the first is nowhere near
+    found = noise_by_region(torch.ones(1, 1, 1, 1, 4), image, experiment)
+    torch.testing.assert_close(found.flatten(), torch.tensor([1.0, 1.0, 0.6, 0.2]))
+    whole = torch.ones(1, 1, 1, 1, 4)
+    assert noise_by_region(whole, image, loaded()) is whole
+
+
+def test_a_bounded_sample_has_no_dose_outside_the_body_and_none_below_0_at_any_step(case: PreparedCase) -> None:
+    network, diffusion = disturbed(DoseDenoiser(9, 8, SMALL)), SMALL.model_copy(update={"prediction": "flow"})
+    free, bounded = (
+        samples(network, case, setting(diffusion.model_copy(update={"bounded": wanted})), 2, 1)[0]
+        for wanted in (False, True)
+    )
+    outside = ~np.asarray(case.body)
+    assert free[outside].max() > 0
+    assert bounded[outside].max() == 0
+    assert 0 <= bounded.min() <= bounded.max() <= 1.5
+    assert list(schedule(Diffusion(bounded=True)).clip_sample_values) == [0.0, 1.5]
 
 
 def loaded(*overrides: str) -> DoseExperiment:

@@ -27,9 +27,11 @@ DIFFUSION = ("diffusion.widths=[1,1,1]", "diffusion.val_steps=2", "diffusion.ste
 DEEP = ("patches.size=[32,32,32]", "patches.per_epoch=2", "schedule.epochs=1")
 
 
-@pytest.mark.parametrize("name", ["attention_unet", "deeper_unet"])
-def test_each_network_trains_and_predicts_a_whole_case(name: str, tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", name, (*FEW, *DEEP))
+@pytest.mark.parametrize(
+    ("name", "overrides"), [("attention_unet", DEEP), ("deeper_unet", DEEP), ("flow_bounded", DIFFUSION)]
+)
+def test_each_network_trains_and_predicts_a_whole_case(name: str, overrides: tuple[str, ...], tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", name, (*FEW, *overrides))
     assert run(job)["status"] == "completed"
     dose = load_predictor(job)(PreparedCase.open(job / "cases" / "case2"))
     assert dose.shape == (32, 32, 32)
