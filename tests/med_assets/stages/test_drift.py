@@ -133,7 +133,7 @@ def test_only_words_that_many_cases_share_are_compared() -> None:
         f"{name}.{fact}"
         for name in program.registered()
         for fact, spec in program.get(name).facts.items()
-        if spec.type is str and not spec.of_one_case
+        if spec.type is str and not spec.of_one_case and fact not in program.COMMON_FACTS
     }
     assert compared == {
         "breast_us.label",
@@ -150,9 +150,12 @@ def test_only_words_that_many_cases_share_are_compared() -> None:
         "retinal_oct.study_group",
         "retinal_oct.site",
         "retinal_oct.protocol",
+        "rt_dose.energy",
         "rt_dose.structures_missing",
         "rt_dose.structures_expected_missing",
     }
+    words = {name for name, spec in program.COMMON_FACTS.items() if spec.type is str and not spec.of_one_case}
+    assert words == {"manufacturer", "manufacturer_model"}
 
 
 def test_words_of_one_case_and_words_that_are_the_same_in_all_are_no_drift(ws: Workspace) -> None:
