@@ -321,6 +321,27 @@ class Measurements(Protocol):
         """
 
 
+@runtime_checkable
+class SegmentationTask(Protocol):
+    """Segments one structure, and exchanges images and masks with other frameworks as files."""
+
+    channel: str
+    """Name of the image's channel, such as CT, by which nnU-Net chooses how to normalise."""
+    label_name: str
+    """Name of the label, whose value is 1."""
+    file_ending: str
+    """Ending of image and label files."""
+
+    def write_image_and_label(self, prepared: Path, image: Path, label: Path | None) -> None:
+        """Write image, and label unless that is None, of a prepared case on the grid that is scored."""
+
+    def keep_mask(self, prepared: Path, mask: Path, out: Path) -> None:
+        """Keep a label file under `out` as this program's `CasePredictor` keeps a prediction.
+
+        Raises CaseRejected for one that is not on the grid of the case, or that has other values than 0 and 1.
+        """
+
+
 # -- reports
 
 

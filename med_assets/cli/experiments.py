@@ -401,3 +401,31 @@ def fetch(program: str, name: str | None) -> None:
         if stated
         else "its publisher's hash is not known; this one is written beside the file"
     )
+
+
+@SECTION.command("export-dataset")
+@program
+@click.argument("dest", type=Value("DEST", Path), help="folder that gets the folder of the dataset")
+@click.option(
+    "--layout", type=one_of("nnunet", "totalsegmentator"), default="nnunet", help="layout of folders and names"
+)
+@click.option("--id", "number", type=Value("N", int), default=501, help="nnunet: id of the dataset, 1 to 999")
+def export_dataset(program: str, dest: Path, layout: str, number: int) -> None:
+    """Write the images and labels of a segmentation program with our splits, in the layout of nnU-Net v2 or TotalSegmentator."""
+    from med_assets.evaluation.segmentation_files import write_dataset
+
+    written = write_dataset(workspace(), program, dest, number, layout)
+    print(f"{written.folder}: {', '.join(f'{n} {split}' for split, n in written.cases.items())}")
+
+
+@SECTION.command("import-predictions")
+@experiment
+@click.argument("folder", type=Value("FOLDER", Path), help="label files named by case, or CASE/segmentations/LABEL")
+def import_predictions(experiment: tuple[str, str], folder: Path) -> None:
+    """Score predictions of another framework, such as nnU-Net, as one more experiment of the leaderboard; it can't be promoted."""
+    from med_assets.evaluation.segmentation_files import import_predictions as run
+
+    found = run(workspace(), *experiment, folder)
+    print(f"{'/'.join(experiment)}: {found.scored} cases scored ({found.key})")
+    if found.left_out:
+        print(table({"left out": name, "reason": reason} for name, reason in found.left_out.items()))

@@ -10,6 +10,7 @@ from med_assets.catalog import Catalog
 from med_assets.deidentification import audit_trail
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.comparison import SPLIT
+from med_assets.evaluation.segmentation_files import IMPORTED
 from med_assets.records import AggregateScore, Champion, Checkpoint
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
@@ -54,7 +55,7 @@ def rolled_back(ws: Settings, program_name: str) -> dict[str, Champion]:
 
 
 def candidates(ws: Settings, program_name: str) -> list[AggregateScore]:
-    """The evaluated experiments, the baseline aside, best first by the mean of the primary metric on the deciding split."""
+    """The evaluated experiments, the baseline and imported predictions aside, best first by the mean of the primary metric on the deciding split."""
     chosen = program.get(program_name)
     metric, sign = chosen.primary_metric, 1 if chosen.primary_metric.lower_is_better else -1
     rows = [
@@ -63,6 +64,7 @@ def candidates(ws: Settings, program_name: str) -> list[AggregateScore]:
         if (row.split, row.metric, row.subject) == (SPLIT, metric.name, metric.subject)
         and row.mean is not None
         and row.experiment != chosen.baseline
+        and not row.checkpoint.startswith(IMPORTED)
     ]
     return sorted(rows, key=lambda row: (sign * (row.mean or 0.0), row.experiment))
 

@@ -9,6 +9,7 @@ from med_assets import program
 from med_assets.catalog import Case, Catalog
 from med_assets.errors import ArtifactMissing, ConfigurationError
 from med_assets.evaluation.comparison import SPLIT, ScoredModel, compare, scored_model
+from med_assets.evaluation.segmentation_files import IMPORTED
 from med_assets.evaluation.subgroups import Subgroup, subgroups
 from med_assets.experiments import policies
 from med_assets.experiments.configured import configuration_changed
@@ -166,6 +167,10 @@ def decide(ws: Settings, program_name: str, named: str | None = None) -> list[Ve
     chosen, policy, catalog = program.get(program_name), policies.of(program_name), Catalog(ws, program_name)
     rule, by_mean = policy.promotion, ws.purpose == "demo" and bool(policy.demo and policy.demo.promote_by_mean)
     rows, champion = candidates(ws, program_name), catalog.champion()
+    if named is not None and any(row.checkpoint.startswith(IMPORTED) for row in catalog.rows(AggregateScore, named)):
+        raise ConfigurationError(
+            f"expected an experiment with a model, got {named}, whose predictions were imported: there is nothing to promote"
+        )
     if named is not None and named not in [row.experiment for row in rows]:
         raise ConfigurationError(
             f"expected an evaluated experiment of {program_name} other than the baseline "

@@ -70,6 +70,7 @@ class BreastUs(Program):
         "was trained on the machines of its data sets; another machine, depth or preset is another picture",
         "the teacher's mistakes are taught to the student",
     )
+    channel, label_name, file_ending = "ultrasound", "lesion", ".png"
     plain_suffixes = (".png",)
     facts = {  # noqa: RUF012 - read only
         "rows": Fact(int, "count", "rows of what shows tissue"),
@@ -259,6 +260,16 @@ class BreastUs(Program):
         from med_assets.programs.breast_us.export import write_prediction
 
         return write_prediction(raw, prepared, predicted, out, model, EvaluationSettings().threshold)
+
+    def write_image_and_label(self, prepared: Path, image: Path, label: Path | None) -> None:
+        from med_assets.programs.breast_us.exchange import write_image_and_label
+
+        write_image_and_label(prepared, image, label)
+
+    def keep_mask(self, prepared: Path, mask: Path, out: Path) -> None:
+        from med_assets.programs.breast_us.exchange import keep_mask
+
+        keep_mask(prepared, mask, out)
 
     def write_measurements(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.breast_us.export import write_measurements

@@ -87,6 +87,7 @@ class LungCt(Program):
         "the foundation model has seen public data sets: scores on cases it has seen are too high",
         "lesions of a few voxels can vanish on the network's grid",
     )
+    channel, label_name, file_ending = "CT", "target", ".nii.gz"
     plain_suffixes = (".nii.gz", ".nii", ".nrrd")
     facts = {  # noqa: RUF012 - read only
         "slices": Fact(int, "count", "slices of the CT series"),
@@ -333,6 +334,16 @@ class LungCt(Program):
         return read_bundle(
             configuration, metadata, read_yaml(conf_folder(self.name) / PREPARATION)["spacing_mm"]["full"]
         )
+
+    def write_image_and_label(self, prepared: Path, image: Path, label: Path | None) -> None:
+        from med_assets.programs.lung_ct.exchange import write_image_and_label
+
+        write_image_and_label(prepared, image, label)
+
+    def keep_mask(self, prepared: Path, mask: Path, out: Path) -> None:
+        from med_assets.programs.lung_ct.exchange import keep_mask
+
+        keep_mask(prepared, mask, out)
 
     def write_measurements(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.lung_ct.export import write_measurements

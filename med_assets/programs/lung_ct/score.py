@@ -25,15 +25,17 @@ def score_case(
     case: PreparedCase,
     prediction: np.ndarray,
     on_training_grid: np.ndarray,
-    inference: Inference,
+    inference: Inference | None,
     settings: EvaluationSettings,
 ) -> list[Score]:
     """Score a predicted mask, bool (z, y, x) on the scanner's grid, and that (x, y, z) on the training grid.
 
     The formal rows are those of `segmentation_scores`, which raises for a mask on another grid, then those by size of lesion; then comes
-    `dice_training_grid`. Each convention ends with the class, the grid and how the volume was predicted.
+    `dice_training_grid`. Each convention ends with the class, the grid and how the volume was predicted; `inference` is None for a mask
+    that another framework made.
     """
-    origin = f"class {case.target_id} ({case.target}); predicted by class prompt in {inference.text()}, logit above 0"
+    how = "imported" if inference is None else f"predicted by class prompt in {inference.text()}, logit above 0"
+    origin = f"class {case.target_id} ({case.target}); {how}"
     truth = np.asarray(case.truth)
     labelled, spacing_mm = truth != UNLABELLED, case.geometry.spacing_mm
     formal: Iterable[Score] = [

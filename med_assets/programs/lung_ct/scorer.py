@@ -48,7 +48,8 @@ class TargetPredictor(CasePredictor):
 def score(prepared: Path, predicted: Path, settings: EvaluationSettings) -> list[Score]:
     """Score what `TargetPredictor.predict` kept, on the scanner's grid. Raises NoTruth for a case to predict."""
     case = PreparedCase.open(prepared)
-    inference = Inference.model_validate(read_json(predicted / SUMMARY)["inference"])
+    stated = read_json(predicted / SUMMARY)["inference"]
+    inference = None if stated is None else Inference.model_validate(stated)
     prediction, on_training_grid = (
         _unpacked(predicted / name, shape)
         for name, shape in ((PREDICTION, case.ct.shape), (ON_TRAINING_GRID, case.image.shape))
