@@ -162,7 +162,8 @@ def import_predictions(ws: Settings, program_name: str, name: str, folder: Path)
 
 def _wanted(ws: Settings, program_name: str, files: Collection[str]) -> dict[str, Case]:
     """The cases to score, by id. Raises ConfigurationError where a split lacks some."""
-    cases, wanted = Catalog(ws, program_name).cases(), {}
+    wanted: dict[str, Case] = {}
+    cases = Catalog(ws, program_name).cases()
     for split in evaluated_splits(program_name):
         members = {case.case_id: case for case in cases if case.split == split}
         missing = sorted(members.keys() - set(files))

@@ -96,7 +96,7 @@ def test_pictures_go_out_with_our_splits_and_come_back_as_an_experiment_that_is_
     assert cli.main(["promote", name, "--experiment", "nnunet_2d"]) == 1
     assert "imported" in capsys.readouterr().err
     assert stages.champion(ws, name).summary["champion"] is None
-    assert "nnunet_2d" in Path(str(stages.report(ws, name).summary["path"])).read_text()
+    assert "nnunet_2d" in (ws.home / str(stages.report(ws, name).summary["path"])).read_text()
     stages.index(ws, name)
     again = import_predictions(ws, name, "nnunet_2d", predictions)
     assert again.key == row.checkpoint
