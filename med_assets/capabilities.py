@@ -264,6 +264,18 @@ class PredictionFacts(Protocol):
         """What a prediction says and how sure it is, by name with unit."""
 
 
+EDITED = "constraints.json"
+"""File beside a prediction with the constraints that were edited, in their own units."""
+
+
+@runtime_checkable
+class EditsConstraints(Protocol):
+    """Predicts under planning constraints that a person edits."""
+
+    def edit_constraints(self, ws: "Settings", prepared: Path, out: Path, edits: Sequence[str]) -> None:
+        """Fill `out`, an empty folder, with a prepared case whose constraints are as texts NAME=VALUE say, and EDITED. Raises ConfigurationError."""
+
+
 @dataclass(frozen=True)
 class UsualError:
     """How far a model is from the reference in one metric and subject: the mean of the absolute values over n validation cases."""

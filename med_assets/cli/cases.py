@@ -205,6 +205,23 @@ def correct(
         print(written)
 
 
+@SECTION.command("what-if")
+@program
+@case()
+@click.argument(
+    "constraints", type=Value("NAME=VALUE"), nargs=-1, required=True, help="planning constraints, as 'rectum V50=0.4'"
+)
+@model()
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
+def what_if(program: str, case: str, constraints: tuple[str, ...], model: str | None, out: Path) -> None:
+    """Predict one case under other planning constraints than those of its site, and write what `predict` writes.
+
+    Nothing of it is kept in the home; constraints.json beside the prediction says what was edited.
+    """
+    for written in stages.predict_edited(workspace(), program, case, model, out, constraints):
+        print(written)
+
+
 @SECTION.command("plan-qa")
 @program
 @click.argument(

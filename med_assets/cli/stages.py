@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from med_assets.evaluation.learning_curves import learning_curve
     from med_assets.evaluation.plan_qa import plan_qa
     from med_assets.evaluation.predict_folder import predict_folder
-    from med_assets.evaluation.prediction import correct, debug, predict
+    from med_assets.evaluation.prediction import correct, debug, predict, predict_edited
     from med_assets.evaluation.predictions import predictions
     from med_assets.evaluation.stage import evaluate
     from med_assets.evaluation.sweeps import sweep
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "StageResult", "accept_batch", "accept_scores", "analyse", "champion", "correct", "crossval", "dataset", "dataset_card", "debug", "decisions_of", "evaluate", "experiments", "index", "intake", "leaderboard",
-    "learning_curve", "model_card", "monitor", "plan_qa", "predict", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "sweep", "thresholds", "train",
+    "learning_curve", "model_card", "monitor", "plan_qa", "predict", "predict_edited", "predict_folder", "predictions", "prepare", "record", "record_experiment", "report", "rollback", "screening", "splits", "sweep", "thresholds", "train",
     "up_to_date", "withdraw",
 ]  # fmt: skip
 
@@ -65,6 +65,7 @@ MODULES = {
     "monitor": "med_assets.monitoring.stage",
     "plan_qa": "med_assets.evaluation.plan_qa",
     "predict": "med_assets.evaluation.prediction",
+    "predict_edited": "med_assets.evaluation.prediction",
     "predict_folder": "med_assets.evaluation.predict_folder",
     "predictions": "med_assets.evaluation.predictions",
     "prepare": "med_assets.preparation.stage",

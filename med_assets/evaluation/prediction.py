@@ -1,10 +1,13 @@
 """One case predicted by one model, written as files for viewers and planning systems."""
 
+import shutil
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
-from med_assets.capabilities import CorrectsByPoints, DebugImages, Measurements, Prompted
+from med_assets.capabilities import EDITED, CorrectsByPoints, DebugImages, EditsConstraints, Measurements, Prompted
 from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.points import Points, Uncorrected
@@ -13,6 +16,7 @@ from med_assets.evaluation.prompts import Prompts
 from med_assets.launch.training import Launch, NamedModel, checkpoint_of, stored_checkpoint
 from med_assets.records import PreparedCase
 from med_assets.settings import Settings
+from med_assets.storage.scratch import scratch
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,29 @@ def predict(
     chosen, given = program.get(program_name), (found.raw, found.prepared, found.kept, out, found.checkpoint)
     written = chosen.write_prediction(*given)
     return [*written, *(chosen.write_measurements(*given) if report and isinstance(chosen, Measurements) else ())]
+
+
+def predict_edited(
+    ws: Settings, program_name: str, case: str, experiment: str | None, out: Path, edits: Sequence[str]
+) -> list[Path]:
+    """Predict a case as `predict` does, under constraints that texts NAME=VALUE edit, in this process; nothing of it is kept in the store.
+
+    Raises what `predict` does, and ConfigurationError for constraints that the program doesn't have.
+    """
+    chosen = program.get(program_name)
+    if not isinstance(chosen, EditsConstraints):
+        raise ConfigurationError(f"expected a program with planning constraints, such as rt_dose, got {program_name}")
+    found, model = _accepted(ws, program_name, case), model_of(ws, program_name, experiment)
+    checkpoint = stored_checkpoint(ws, program_name, model)
+    ws.store.verify(model.checkpoint)
+    with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as folder:
+        edited, kept = Path(folder) / "edited", Path(folder) / "kept"
+        edited.mkdir()
+        kept.mkdir()
+        chosen.edit_constraints(ws, ws.store.fetch(found.row.artifact), edited, edits)
+        chosen.predictor(checkpoint, Path(folder)).predict(edited, kept)
+        written = chosen.write_prediction(ws.store.fetch(found.raw), edited, kept, out, model.checkpoint)
+        return [*written, Path(shutil.copyfile(edited / EDITED, out / EDITED))]
 
 
 def debug(ws: Settings, program_name: str, case: str, experiment: str | None, out: Path) -> list[Path]:

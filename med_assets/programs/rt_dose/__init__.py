@@ -312,6 +312,11 @@ class RtDose(Program):
 
         return plot(prepared, predicted, out, EvaluationSettings.for_profile(ws.profile, self.site(ws)))
 
+    def edit_constraints(self, ws: "Settings", prepared: Path, out: Path, edits: Sequence[str]) -> None:
+        from med_assets.programs.rt_dose.edited import edit_constraints
+
+        edit_constraints(prepared, out, self.site(ws), edits)
+
     def plan_page(
         self,
         ws: "Settings",
