@@ -182,19 +182,10 @@ KNOWN_VALUES: dict[str, frozenset[str]] = {
 }  # fmt: skip
 """Text elements that may stay, with every value that may in every program; a program has more in `Vocabulary.texts`. The trial
 elements carry a published data set's own split, site and protocol, the diagnosis its study group: of a closed list, never free text. An age
-stays in programs that have a use for it alone, and up to AGE_CAP."""
+stays in programs that have a use for it alone, and up to ages.AGE_CAP."""
 
 OWN_ALONE = frozenset({"PatientAge"})
 """Of these the ones that are removed in a program which has no values of its own for them, where the others are emptied."""
-
-AGE_CAP = 90
-"""Years from which on all ages are one category, as 45 CFR 164.514(b)(2)(i)(C) (HIPAA, Safe Harbor) demands of what is not to identify anyone."""
-
-
-def ages(least: int) -> frozenset[str]:
-    """The ages that may stay, as DICOM writes them, from `least` years to AGE_CAP, which stands for all ages from there on."""
-    return frozenset(f"{years:03d}Y" for years in range(least, AGE_CAP + 1))
-
 
 REQUIRED_TEXTS: dict[str, str] = {
     "ContentTime": "000000", "Manufacturer": REMOVED, "ManufacturerModelName": REMOVED, "DeviceSerialNumber": REMOVED,

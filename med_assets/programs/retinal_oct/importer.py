@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from med_assets.deidentification.profile import AGE_CAP
+from med_assets.deidentification.ages import AGE_CAP
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.bucket import S3Landing
 from med_assets.landing.importing.bounds import require_volume

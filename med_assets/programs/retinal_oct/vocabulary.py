@@ -1,6 +1,6 @@
 """What may pass de-identification in OCT of the retina: texts of AI-READI, as the importer writes them, and the devices."""
 
-from med_assets.deidentification.profile import ages
+from med_assets.deidentification.ages import ages
 from med_assets.dicom.structure_names import Vocabulary
 
 CLASSES = ("healthy", "prediabetes", "oral medication", "insulin")

@@ -10,8 +10,8 @@ import pydicom
 import pytest
 import torch
 
+from med_assets.deidentification.ages import AGE_CAP, ages
 from med_assets.deidentification.deidentify import Deidentifier
-from med_assets.deidentification.profile import AGE_CAP, ages
 from med_assets.deidentification.residual import residual_phi
 from med_assets.dicom.encoded import to_bytes
 from med_assets.errors import CheckpointMismatch, ConfigurationError
