@@ -41,7 +41,6 @@ MESSAGE_CHARS = 300
 
 ENVIRONMENT = {
     "MLFLOW_ALLOW_FILE_STORE": "true",  # `file:` is refused without it since 3.17, in favour of sqlite
-    "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HTTP_TIMEOUT_S),
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(HTTP_RETRIES),
     "WANDB_ERROR_REPORTING": "false",
