@@ -28,7 +28,7 @@ from med_assets.settings import Workspace
 
 EXPERIMENTS = {"breast_us": "tinyusfm", "rt_dose": "mean_dose"}
 CLIENTS = (1, 2, 4)
-CASES = 6
+CASES = 12
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 600.0
 
