@@ -65,7 +65,7 @@ test: setup  ## Types and the tests of every feature, style and import contracts
 test-fast: setup  ## The tests that are marked neither slow nor drill
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not drill'
 
-drills: setup  ## Kills at random, a real daemon, a real Slurm where it is installed, and the fuzzer with N (500) mutated files
+drills: setup  ## Kills at random, a real daemon, UMAP, a real Slurm where it is installed, and the fuzzer with N (500) mutated files
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m drill
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz -n $(or $(N),500) --seed $(or $(SEED),0)
 

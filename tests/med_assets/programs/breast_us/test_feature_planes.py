@@ -30,7 +30,8 @@ def clusters() -> np.ndarray:
     return (np.random.default_rng(0).normal(0, 0.1, (16, 6)) + 5 * GROUPS[:, None]).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+# UMAP is compiled by numba when it is first used, which takes a minute.
+@pytest.mark.parametrize("method", ["pca", "tsne", pytest.param("umap", marks=pytest.mark.drill)])
 def test_every_method_keeps_groups_apart_and_repeats_itself(clusters: np.ndarray, method: str) -> None:
     plane = project(clusters, method)  # type: ignore[arg-type]  # one of the three names
     assert plane.shape == (16, 2)
