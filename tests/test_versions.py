@@ -1,6 +1,6 @@
 """Code versions: every change of the code that one covers is noticed, and answered by a new version or a reason why results are the same."""
 
-import importlib
+import pkgutil
 import re
 import shutil
 from pathlib import Path
@@ -40,8 +40,7 @@ def test_the_source_says_what_the_running_code_does(code: Code) -> None:
         running |= {f"{name}/{stage}": version for stage, version in program.get(name).code_versions.items()}
     for name in code.versions:
         if "/" not in name:
-            module, _, function = f"med_assets.{name}".rpartition(".")
-            running[name] = version_of(getattr(importlib.import_module(module), function))
+            running[name] = version_of(pkgutil.resolve_name(f"med_assets.{name}"))
     assert {name: one.version for name, one in code.versions.items()} == running
 
 
