@@ -102,7 +102,7 @@ class TextInPixels:
         if self.quarantine:
             raise CaseRejected(
                 "text_found_in_pixels",
-                f"expected pixels without text, found what looks like text in {len(blanked)} places of image {position}; see the "
+                f"expected pixels without text, got what looks like text in {len(blanked)} places of image {position}; see the "
                 f"picture {self.case_id}-{position:04d}.png beside the batch's manifest, mask the text and send the image again, "
                 "or take it in with MED_ASSETS_OCR=blank",
             )

@@ -370,6 +370,18 @@ _ALL = (
         "the label does not lie on the image's voxels; labels are not resampled",
         "send the label that was drawn on this image",
     ),
+    Reason(
+        "not_a_mask",
+        "segmentation",
+        "a predicted label of another framework has other values than 0 and 1",
+        "write the class of the exported dataset as 1, and all else as 0",
+    ),
+    Reason(
+        "unreadable_mask",
+        "segmentation",
+        "a predicted label of another framework can't be read",
+        "write it again in the format of the exported labels",
+    ),
     # Programs and audit
     Reason(
         "audit_failed",

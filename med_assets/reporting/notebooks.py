@@ -104,8 +104,8 @@ class _Kernel:
         atexit.register(self.stop)
 
     def enter(self, folder: Path) -> None:
-        """Forget everything, and work in a folder."""
-        code = f"get_ipython().reset(new_session=False)\nimport os\nos.chdir({str(folder)!r})\ndel os"
+        """Work in a folder, and forget everything. The folder comes first: that of the notebook before may be gone."""
+        code = f"import os\nos.chdir({str(folder)!r})\nget_ipython().reset(new_session=False)"
         self.client.execute_interactive(code, silent=True, store_history=False, timeout=CELL_TIMEOUT_S)
 
     def stop(self) -> None:
