@@ -69,7 +69,7 @@ ELSEWHERE = {
 TORCH_DECAY = 0.01
 """Weight decay of torch.optim.AdamW where none is given."""
 
-SEED = re.compile(r"\$?monai\.utils\.set_determinism\(seed=(\d+)\)", re.ASCII)
+SET_DETERMINISM = re.compile(r"\$?monai\.utils\.set_determinism\(seed=(\d+)\)", re.ASCII)
 RELEASED = re.compile(r"(?:\$?monai\.networks\.nets\.)?vista3d132(?:\(in_channels=(?:1|@input_channels)\))?", re.ASCII)
 """The entry `network_def` of the released architecture, as a call or as a component; it is compared and not executed."""
 
@@ -247,7 +247,7 @@ class _Reader:
 
     def _seed(self) -> None:
         try:
-            found = [SEED.fullmatch(str(text)) for text in self.entries.content["initialize"]]
+            found = [SET_DETERMINISM.fullmatch(str(text)) for text in self.entries.content["initialize"]]
         except (KeyError, TypeError):
             return
         seeds = [int(one[1]) for one in found if one]

@@ -202,7 +202,9 @@ def test_asked_to_stop_it_ends_at_a_case_and_goes_on(workspace: Workspace, monke
         run(job)
     with pytest.raises(TrainingStopped, match="after case 2 of 3"):
         run(job)
-    assert run(job) == {"status": "completed", "failed": {}}
+    done = run(job)
+    assert (done["status"], done["failed"]) == ("completed", {})
+    assert done["peak_memory"]["peak_host_mb"] > 0
     assert len(LocalStore(job / jobs.PREDICTIONS).keys("prediction")) == len(set(of_case)) == len(of_case) == 3
 
 

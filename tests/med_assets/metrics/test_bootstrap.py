@@ -75,4 +75,5 @@ def test_one_seed_is_stated_once_for_all_intervals() -> None:
     private = re.compile(r"^\w*SEED\w* = ", re.MULTILINE)
     owners = [path for path in package.rglob("*.py") if private.search(path.read_text())]
     # The natural variability of plans, an analysis of its own, draws two independent sets of patients with its own seeds.
-    assert {path.name for path in owners} == {"bootstrap.py", "spread.py"}
+    # A plane of features by t-SNE or UMAP has no interval.
+    assert {path.name for path in owners} == {"bootstrap.py", "spread.py", "feature_planes.py"}
