@@ -48,10 +48,13 @@ process gets its own."""
 
 NOT_OF_THE_PROCESS = frozenset(
     {"PWD", "OLDPWD", "SHLVL", "_", "LINES", "COLUMNS"}
-    | {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "CUBLAS_WORKSPACE_CONFIG"}
+    | {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "CUBLAS_WORKSPACE_CONFIG", "_MLFLOW_TELEMETRY_SESSION_ID"}
 )
-"""Variables of shells and terminals, and those that scikit-learn and MONAI set in whatever imports them: libraries read these when their
-first threads or CUDA start, which is in the process itself."""
+"""Variables of shells and terminals, and those that scikit-learn, MONAI and MLflow set in whatever imports them: libraries read these
+when their first threads or CUDA start, which is in the process itself, or never."""
+
+SEARCHED = "LD_LIBRARY_PATH"
+"""OpenCV, which MONAI imports, adds a folder to it that need not exist; folders that are there count."""
 
 LIMITS = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
 
@@ -94,8 +97,9 @@ def _surroundings(environment: Mapping[str, str]) -> dict[str, object]:
         "variables": {
             name: text
             for name, text in environment.items()
-            if not name.startswith(NOT_READ_BY_IMPORTS) and name not in NOT_OF_THE_PROCESS
+            if not name.startswith(NOT_READ_BY_IMPORTS) and name not in {*NOT_OF_THE_PROCESS, SEARCHED}
         },
+        "libraries": [name for name in environment.get(SEARCHED, "").split(":") if name and os.path.isdir(name)],
         "limits": {name: list(resource.getrlimit(getattr(resource, name))) for name in LIMITS},
         "cores": sorted(os.sched_getaffinity(0)),
         "niceness": os.nice(0),

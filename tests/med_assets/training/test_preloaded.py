@@ -31,7 +31,10 @@ def train(job: Path) -> preloaded.Process:
 @pytest.mark.slow
 def test_a_forked_training_gives_the_bytes_of_an_ordinary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forked, ordinary = (write_job(tmp_path / name, overrides=TINY) for name in ("forked", "ordinary"))
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in a process that has imported MONAI
+    # As in a process that has imported MONAI, and with it OpenCV and MLflow.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path / 'no such folder'}:")
+    monkeypatch.setenv("_MLFLOW_TELEMETRY_SESSION_ID", "0" * 32)
     process = train(forked)
     monkeypatch.delenv(preloaded.VARIABLE)
     assert isinstance(train(ordinary), subprocess.Popen)
