@@ -140,8 +140,10 @@ def export_pipeline(
 def _write(predictor: Predictor, threshold: float, path: Path) -> None:
     pipeline = WholePipeline(predictor, threshold).eval()
     rows, columns = (torch.export.Dim(name, min=16, max=16384) for name in ("rows", "columns"))
-    # The kernels of a CPU lay attention out in a way that the exporter can't decompose.
-    with warnings.catch_warnings(), sdpa_kernel([SDPBackend.MATH]):
+    # The kernels of a CPU lay attention out in a way that the exporter can't decompose. Layouts that torch keeps from an earlier export of
+    # this process may be theirs.
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with warnings.catch_warnings(), sdpa_kernel([SDPBackend.MATH]), uncached:
         warnings.simplefilter("ignore")  # of the exporter, about itself
         try:
             program = torch.onnx.export(

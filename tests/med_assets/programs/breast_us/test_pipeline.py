@@ -8,6 +8,7 @@ import torch
 
 from med_assets.errors import ConfigurationError
 from med_assets.programs.breast_us import pipeline
+from med_assets.programs.breast_us.export import export_onnx
 from med_assets.programs.breast_us.images import as_image
 from med_assets.programs.breast_us.network import Segmenter
 from med_assets.programs.breast_us.pipeline import FILE, QUANTISED, TOLERANCE, export_pipeline
@@ -73,6 +74,12 @@ def test_the_student_in_8_bits_is_smaller_and_its_difference_is_measured(tmp_pat
     assert 0 < float(by_model[QUANTISED]["largest difference of a probability"]) < 0.2
     assert all(0 < float(row["p50 (ms)"]) <= float(row["p95 (ms)"]) for row in rows)
     assert {row["timed"] for row in rows} == {"30 runs, 1 thread, 64 x 80 pixels"}
+
+
+def test_an_earlier_export_of_the_network_alone_in_this_process_changes_nothing(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoint", "tinyusfm", *TINY)
+    export_onnx(folder, tmp_path / "alone")
+    assert [path.name for path in export_pipeline(folder, tmp_path / "out", [], quantise=False)[0]] == [FILE]
 
 
 def test_a_file_that_does_not_answer_as_torch_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
