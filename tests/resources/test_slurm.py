@@ -238,7 +238,7 @@ def test_a_requeued_job_goes_on_as_the_same_job(
 
 
 def test_the_wall_clock_limit_stops_requeues_and_resumes(slurm_cluster: Cluster, tmp_path: Path) -> None:
-    job = job_of(tmp_path / "job", INTERRUPTED_ONCE, time_min=1, stop_before_limit_s=50)
+    job = job_of(tmp_path / "job", INTERRUPTED_ONCE, time_min=1, stop_before_limit_s=25)
     with dg.DagsterInstance.ephemeral() as instance:
         done = run(job, instance)
         assert done.success
