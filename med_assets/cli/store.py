@@ -97,15 +97,21 @@ def prune(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
 
 @SECTION.command()
 @click.option("--elements", is_flag=True, help="of each batch the elements by rule, outcome and keyword too")
-def audit_trail(elements: bool) -> int:
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="append an entry, marked as written afterwards, for each row of a decision that has none",
+)
+def audit_trail(elements: bool, complete: bool) -> int:
     """Verify the signed chain of what intake did and people decided, and print it.
 
-    Fails when an entry was changed, is missing or stands in another place, and says which.
+    Fails when an entry was changed, is missing or stands in another place, when a decision in the tables has no entry or
+    an entry no row, and says which.
     """
     from med_assets.cli import trail
 
     ws = workspace()
-    return trail.show(ws, elements=elements)
+    return trail.show(ws, elements=elements, completed=complete)
 
 
 @SECTION.command()

@@ -4,15 +4,25 @@ from collections import Counter
 from collections.abc import Iterator
 
 from med_assets.deidentification.audit_trail import Broken, Entry, Kind, entries, verify
+from med_assets.deidentification.audited_rows import Unmatched, append_waiting, complete, unmatched
 from med_assets.deidentification.tally import Counts, totals
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Workspace
 from med_assets.storage.escaping import visible
 
 
-def show(ws: Workspace, *, elements: bool) -> int:
-    """Print every entry that can be read and what is broken; returns 1 where anything is, else 0."""
-    broken = verify(ws)
+def show(ws: Workspace, *, elements: bool, completed: bool = False) -> int:
+    """Print every entry that can be read, what is broken, and which rows and entries lack each other; returns 1 where any is, else 0.
+
+    An entry that a killed process left waiting is appended first; with `completed` all rows without an entry get one.
+    """
+    if append_waiting(ws):
+        print("the entry of a decision whose process was killed is now in the chain")
+    broken, strays = verify(ws), list[Unmatched]()
+    try:
+        strays = complete(ws) if completed else unmatched(ws)
+    except ConfigurationError:
+        print("rows and entries were not compared, since an entry can't be read")
     n = 0
     try:
         for entry in entries(ws):
@@ -23,14 +33,29 @@ def show(ws: Workspace, *, elements: bool) -> int:
         print(error)
     for each in broken:
         print(line_about(each))
-    if not broken:
+    for stray in strays:
+        print(line_about_stray(stray))
+    if not broken and not strays:
         print(f"{n} entries, each as it was written and in its place" if n else "no entries yet")
-    return int(bool(broken))
+    return int(bool(broken or strays))
 
 
 def line_about(broken: Broken) -> str:
     """A line about a broken entry."""
     return f"broken: entry {broken.number}: {broken.reason}"
+
+
+def line_about_stray(stray: Unmatched) -> str:
+    """A line about a row without an entry, or an entry without a row, and what to do."""
+    about = f"{stray.kind} {stray.program} {stray.subject}"
+    if stray.number is not None:
+        return visible(
+            f"entry without row: entry {stray.number}: {about}: the tables no longer say this; restore them from a backup"
+        )
+    return visible(
+        f"row without entry: {about}: the tables say this and the chain does not; find out who wrote it, then run "
+        "med-assets audit-trail --complete"
+    )
 
 
 def lines(entry: Entry, *, elements: bool) -> Iterator[str]:

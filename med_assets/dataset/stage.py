@@ -10,7 +10,8 @@ from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
 from med_assets.catalog import Catalog, Dataset, accepted, export_tables, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign, split_policy
-from med_assets.deidentification import audit_trail
+from med_assets.deidentification.audit_trail import Kind
+from med_assets.deidentification.audited_rows import write_row
 from med_assets.deidentification.scan import Scan
 from med_assets.records import BatchAudit, CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
 from med_assets.settings import Settings
@@ -26,9 +27,7 @@ MAX_PICTURED = 6
 
 def withdraw(ws: Settings, program_name: str, case_id: str, reason: str) -> None:
     """Take a case out of the dataset for good; its rows and artifacts stay for those who ask what happened."""
-    row = Withdrawal(program=program_name, case_id=case_id, reason=reason)
-    Catalog(ws, program_name).replace(Withdrawal, [row], case_id)
-    audit_trail.record(ws, audit_trail.Kind.WITHDRAWAL, program_name, case_id, {"reason": reason})
+    write_row(ws, Kind.WITHDRAWAL, Withdrawal(program=program_name, case_id=case_id, reason=reason))
 
 
 @versioned("2")

@@ -27,6 +27,9 @@ FIRST = "0" * 64
 HEAD = "head.json"
 """Number and hash of the last entry, signed: without it, entries that were removed from the end would not be missed."""
 
+LOCK = "audit"
+"""Lock of the chain: one process at a time appends, and writes the rows that have an entry."""
+
 MAX_PERSON_CHARS = 64
 
 
@@ -89,43 +92,50 @@ def person() -> str:
 def record(ws: Settings, kind: Kind, program: str, subject: str, content: Mapping[str, Any]) -> None:
     """Append an entry, unless the last one of this kind and subject says the same: a step that is done again records nothing.
 
-    Of several processes each appends after the other; a process that is killed leaves a whole entry or none. Raises
-    ConfigurationError for a home without a key.
+    Of several processes each appends after the other; a process that is killed leaves a whole entry or none. What belongs
+    to a row of a table is recorded by `audited_rows` instead. Raises ConfigurationError for a home without a key.
     """
-    key, about, says = _key(ws), digest(str(kind), program, subject), digest(dict(content))
-    with alone(ws, "audit"):
-        paths = _paths(ws)
-        same = [path for path in paths if path.stem.split("-")[1] == about]
-        if same and same[-1].stem.split("-")[2] == says:
-            return
-        entry = Entry(
-            number=int(paths[-1].stem[:8]) + 1 if paths else 1,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-            kind=str(kind),
-            program=program,
-            subject=subject,
-            person=person(),
-            content=content,
-            previous=_hash_of(paths[-1]) if paths else FIRST,
-        )
-        entry = replace(entry, hash=entry.expected_hash())
-        entry = replace(entry, signature=_signed(key, entry.hash))
-        write_json(trail(ws) / f"{entry.number:08d}-{about}-{says}.json", asdict(entry))
-        signature = _signed(key, f"head {entry.number} {entry.hash}")
-        write_json(trail(ws) / HEAD, {"number": entry.number, "hash": entry.hash, "signature": signature})
+    signing_key(ws)
+    with alone(ws, LOCK):
+        append(ws, draft(kind, program, subject, content))
+
+
+def draft(kind: Kind, program: str, subject: str, content: Mapping[str, Any]) -> Entry:
+    """An entry of this time and person, without its place in the chain."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Entry(
+        number=0, at=at, kind=str(kind), program=program, subject=subject, person=person(), content=content, previous=""
+    )
+
+
+def append(ws: Settings, entry: Entry) -> None:
+    """Give a draft its place at the end of the chain, as `record` says. The caller holds LOCK."""
+    key = signing_key(ws)
+    about, says = digest(entry.kind, entry.program, entry.subject), digest(dict(entry.content))
+    paths = _paths(ws)
+    same = [path for path in paths if path.stem.split("-")[1] == about]
+    if same and same[-1].stem.split("-")[2] == says:
+        return
+    number, previous = (int(paths[-1].stem[:8]) + 1, _hash_of(paths[-1])) if paths else (1, FIRST)
+    entry = replace(entry, number=number, previous=previous)
+    entry = replace(entry, hash=entry.expected_hash())
+    entry = replace(entry, signature=signed(key, entry.hash))
+    write_json(trail(ws) / f"{entry.number:08d}-{about}-{says}.json", asdict(entry))
+    signature = signed(key, f"head {entry.number} {entry.hash}")
+    write_json(trail(ws) / HEAD, {"number": entry.number, "hash": entry.hash, "signature": signature})
 
 
 def entries(ws: Settings) -> Iterator[Entry]:
     """The entries, oldest first. Raises ConfigurationError for a file that is none."""
-    return map(_read, _paths(ws))
+    return map(read_entry, _paths(ws))
 
 
 def verify(ws: Workspace) -> list[Broken]:
     """Every entry that was changed, is missing, stands in another place, or is not signed with this home's key; none if all are right."""
-    key, broken, previous, expected = _key(ws), list[Broken](), FIRST, 1
+    key, broken, previous, expected = signing_key(ws), list[Broken](), FIRST, 1
     for path in _paths(ws):
         try:
-            entry = _read(path)
+            entry = read_entry(path)
         except ConfigurationError:
             broken.append(Broken(expected, "its file can't be read as an entry"))
             previous, expected = "", expected + 1
@@ -136,7 +146,7 @@ def verify(ws: Workspace) -> list[Broken]:
             broken.append(Broken(entry.number, "it stands in another place than it was written to"))
         if entry.hash != entry.expected_hash():
             broken.append(Broken(entry.number, "it was changed: its content does not have its hash"))
-        elif not hmac.compare_digest(entry.signature, _signed(key, entry.hash)):
+        elif not hmac.compare_digest(entry.signature, signed(key, entry.hash)):
             broken.append(Broken(entry.number, "it is not signed with the key of this home"))
         if entry.number == expected and previous and entry.previous != previous:
             broken.append(Broken(entry.number, "it does not follow the entry before it"))
@@ -151,7 +161,7 @@ def _missing_at_end(ws: Settings, key: bytes, n: int, last: str) -> list[Broken]
         return [Broken(n, "the head of the chain is missing, so that later entries may be too")] if n > 1 else []
     head = read_json(path)
     number, of = int(head.get("number", 0)), str(head.get("hash", ""))
-    if not hmac.compare_digest(str(head.get("signature", "")), _signed(key, f"head {number} {of}")):
+    if not hmac.compare_digest(str(head.get("signature", "")), signed(key, f"head {number} {of}")):
         return [Broken(n, "the head of the chain is not signed with the key of this home")]
     if number > n:
         return [Broken(missing, "it is missing") for missing in range(n + 1, number + 1)]
@@ -167,12 +177,13 @@ def _paths(ws: Settings) -> list[Path]:
 def _hash_of(path: Path) -> str:
     """Hash of an entry; that of its file where it can't be read, which stops no work, and `verify` says so."""
     try:
-        return _read(path).hash
+        return read_entry(path).hash
     except ConfigurationError:
         return file_sha256(path)
 
 
-def _read(path: Path) -> Entry:
+def read_entry(path: Path) -> Entry:
+    """The entry in a file. Raises ConfigurationError for a file that is none."""
     try:
         return Entry(**read_json(path))
     except (ValueError, TypeError, OSError):
@@ -181,12 +192,13 @@ def _read(path: Path) -> Entry:
         ) from None
 
 
-def _key(ws: Settings) -> bytes:
-    """The key of signatures, from which that of the pseudonyms can't be computed."""
+def signing_key(ws: Settings) -> bytes:
+    """The key of signatures, from which that of the pseudonyms can't be computed. Raises ConfigurationError for a home without a key."""
     if not isinstance(ws, Workspace):
         raise ConfigurationError("expected a home with its key, which signs the audit trail, got one without")
     return hmac.new(ws.key, b"audit trail\0signatures", hashlib.sha256).digest()
 
 
-def _signed(key: bytes, text: str) -> str:
+def signed(key: bytes, text: str) -> str:
+    """Signature of a text, in hexadecimal digits."""
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

@@ -357,9 +357,11 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         counts = {artifact: of for entry in entries for artifact, of in entry.counts.items()}
     else:
         rows = earlier
-    catalog.replace(CaseVersion, rows, batch)
-    if counts is not None:
+    if (
+        counts is not None
+    ):  # before the rows: a batch whose rows are there has its entry, whenever the process is killed
         _record(ws, program_name, batch, rows, counts)
+    catalog.replace(CaseVersion, rows, batch)
     seen = {row.version for row in accepted([*earlier, *others])}
     older = {row.case_id: row.version for row in accepted(others)}
     labels = []

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from med_assets import program
 from med_assets.catalog import Catalog, FactValue
-from med_assets.deidentification import audit_trail
+from med_assets.deidentification.audit_trail import Kind
+from med_assets.deidentification.audited_rows import write_row
 from med_assets.errors import ConfigurationError
 from med_assets.preparation.expectations import INDEX, LOSSLESS, Expectation, run_suite
 from med_assets.records import USABLE, BatchAudit, PreparedCase, Status
@@ -152,8 +153,7 @@ def accept_batch(ws: Settings, program_name: str, batch: str, reason: str) -> Ba
             f"expected a batch of {program_name} that was audited, got {batch}; held back are {known}"
         )
     found = replace(found, held_back=False, accepted_because=reason.strip())
-    catalog.replace(BatchAudit, [found], batch)
-    audit_trail.record(ws, audit_trail.Kind.ACCEPTED, program_name, batch, {"reason": reason.strip()})
+    write_row(ws, Kind.ACCEPTED, found)
     return found
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from med_assets import program
 from med_assets.catalog import Catalog
-from med_assets.deidentification import audit_trail
+from med_assets.deidentification.audit_trail import Kind
+from med_assets.deidentification.audited_rows import write_row
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.comparison import SPLIT
 from med_assets.evaluation.segmentation_files import IMPORTED
@@ -86,8 +87,7 @@ def crown(ws: Settings, model: Champion | Checkpoint, action: str, reason: str) 
         action=action,
         reason=reason,
     )
-    Catalog(ws, model.program).append(Champion, [row])
-    audit_trail.record(ws, audit_trail.Kind.CHAMPION, row.program, row.checkpoint, row.row())
+    write_row(ws, Kind.CHAMPION, row)
 
 
 def now() -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from med_assets.catalog import Catalog, frame
+from med_assets.catalog import frame
 from med_assets.dataset.reader_decisions import current_versions
 from med_assets.dataset.stage import withdraw
-from med_assets.deidentification import audit_trail
+from med_assets.deidentification.audit_trail import Kind
+from med_assets.deidentification.audited_rows import write_row
 from med_assets.errors import ConfigurationError
 from med_assets.records import ReaderDecision
 from med_assets.screening.contract import Decision
@@ -68,9 +69,7 @@ def record(ws: Settings, program_name: str, path: Path) -> pd.DataFrame:
         for case, answer in sorted(answers.items())
     ]
     for row in rows:
-        Catalog(ws, program_name).append(ReaderDecision, [row], row.case_id)
-        content = {"version": row.version, "decision": row.decision, "read_at": row.read_at}
-        audit_trail.record(ws, audit_trail.Kind.DECISION, program_name, row.case_id, content)
+        write_row(ws, Kind.DECISION, row)
         if known[row.decision].withdraws:
             withdraw(ws, program_name, row.case_id, f"read as {row.decision}")
     return frame(ReaderDecision, rows)[["case_id", "decision", "note"]]

@@ -1,0 +1,172 @@
+"""Rows of tables that say what a person decided, each written together with its entry in the audit trail.
+
+The entry is first written beside the chain, signed; then the row is written, and then the entry is appended. A process
+that is killed leaves neither a row nor an entry, or a row whose entry waits: the next that records anything appends it.
+"""
+
+import hmac
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from med_assets import program as programs
+from med_assets.catalog import Catalog
+from med_assets.deidentification.audit_trail import (
+    LOCK,
+    Entry,
+    Kind,
+    append,
+    draft,
+    entries,
+    read_entry,
+    signed,
+    signing_key,
+    trail,
+)
+from med_assets.errors import ConfigurationError
+from med_assets.records import BatchAudit, Champion, ReaderDecision, Withdrawal
+from med_assets.settings import Settings
+from med_assets.storage.files import write_json
+from med_assets.storage.locks import alone
+from med_assets.storage.record import Record
+
+WAITING = "waiting.json"
+"""The entry whose row is being written."""
+
+COMPLETED = "completed"
+"""Marks the content of an entry that was written for a row which had none."""
+
+
+@dataclass(frozen=True)
+class _Audited:
+    """A table whose rows have entries: the field that is the subject, and the content of an entry by the field that it is taken from.
+
+    The rows of a `history` are all kept; of other tables a subject has one row, and its last entry counts.
+    """
+
+    record: type[Record]
+    subject: str
+    fields: Mapping[str, str]
+    history: bool
+
+    def content(self, row: Record) -> dict[str, Any]:
+        """What an entry says of a row; empty for a row in which nobody decided anything."""
+        found = {name: getattr(row, of) for name, of in self.fields.items()}
+        return {} if None in found.values() else found
+
+    def rows(self, catalog: Catalog, subject: str | None = None) -> list[Record]:
+        """The rows of a subject, or all."""
+        under = (subject,) if subject is not None and self.record.PARTITION else ()
+        rows = [row for row in catalog.rows(self.record, *under) if self.content(row)]
+        return rows if subject is None else [row for row in rows if getattr(row, self.subject) == subject]
+
+
+AUDITED: Mapping[Kind, _Audited] = {
+    Kind.DECISION: _Audited(
+        ReaderDecision, "case_id", {name: name for name in ("version", "decision", "read_at")}, True
+    ),
+    Kind.CHAMPION: _Audited(Champion, "checkpoint", {each.name: each.name for each in Champion.columns()}, True),
+    Kind.WITHDRAWAL: _Audited(Withdrawal, "case_id", {"reason": "reason"}, False),
+    Kind.ACCEPTED: _Audited(BatchAudit, "batch", {"reason": "accepted_because"}, False),
+}
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A row without an entry, or an entry (of a `number`) without a row."""
+
+    kind: Kind
+    program: str
+    subject: str
+    number: int | None
+    content: Mapping[str, Any]
+
+
+def write_row(ws: Settings, kind: Kind, row: Record) -> None:
+    """Write a row of a table of AUDITED and its entry: both, whenever the process is killed, or neither.
+
+    Of a table that is a history the row is added to those that are there, else it takes the place of its subject's.
+    Raises ConfigurationError for a home without a key; nothing is written then.
+    """
+    of, key = AUDITED[kind], signing_key(ws)
+    if not (content := of.content(row)):
+        raise ConfigurationError(f"expected a row in which {', '.join(of.fields.values())} are set, got an empty one")
+    entry = draft(kind, row.program, getattr(row, of.subject), content)
+    with alone(ws, LOCK):
+        _append_waiting(ws)
+        entry = replace(entry, hash=entry.expected_hash())
+        write_json(trail(ws) / WAITING, asdict(replace(entry, signature=signed(key, f"waiting {entry.hash}"))))
+        catalog = Catalog(ws, row.program)
+        partition = [getattr(row, name) for name in of.record.PARTITION]
+        if of.history:
+            catalog.append(of.record, [row], *partition)
+        else:
+            catalog.replace(of.record, [row], *partition)
+        append(ws, entry)
+        (trail(ws) / WAITING).unlink()
+
+
+def append_waiting(ws: Settings) -> bool:
+    """Append the entry of a row whose process was killed before it did; returns whether there was one."""
+    with alone(ws, LOCK):
+        return _append_waiting(ws)
+
+
+def _append_waiting(ws: Settings) -> bool:
+    path, key = trail(ws) / WAITING, signing_key(ws)
+    if not path.is_file():
+        return False
+    try:
+        entry = read_entry(path)
+        valid = entry.hash == entry.expected_hash()
+        valid = valid and hmac.compare_digest(entry.signature, signed(key, f"waiting {entry.hash}"))
+    except ConfigurationError:
+        valid = False
+    # What med_assets did not write is not signed by it: its row, if there is one, is among those without an entry.
+    written = valid and _has_row(ws, entry)
+    if written:
+        append(ws, entry)
+    path.unlink()
+    return written
+
+
+def _has_row(ws: Settings, entry: Entry) -> bool:
+    of = AUDITED[Kind(entry.kind)]
+    rows = of.rows(Catalog(ws, entry.program), entry.subject)
+    return any(of.content(row) == entry.content for row in rows)
+
+
+def unmatched(ws: Settings) -> list[Unmatched]:
+    """Every row without an entry and every entry without a row, by program and kind."""
+    with alone(ws, LOCK):
+        found = list(entries(ws))
+        names = sorted({*programs.REGISTRY, *(entry.program for entry in found)})
+        return [each for name in names for kind in AUDITED for each in _unmatched(ws, name, kind, found)]
+
+
+def _unmatched(ws: Settings, program: str, kind: Kind, found: list[Entry]) -> Iterator[Unmatched]:
+    of = AUDITED[kind]
+    own = [entry for entry in found if (entry.program, entry.kind) == (program, kind)]
+    if not of.history:
+        own = list({entry.subject: entry for entry in own}.values())
+    rows = of.rows(Catalog(ws, program))
+    said = [(getattr(row, of.subject), of.content(row)) for row in rows]
+    contents = [(entry.subject, {name: entry.content.get(name) for name in of.fields}) for entry in own]
+    for entry, content in zip(own, contents, strict=True):
+        if content not in said:
+            yield Unmatched(kind, program, entry.subject, entry.number, entry.content)
+    for row in said:
+        if row not in contents:
+            yield Unmatched(kind, program, row[0], None, row[1])
+
+
+def complete(ws: Settings) -> list[Unmatched]:
+    """Append an entry for every row without one, marked as written afterwards; returns what still does not match."""
+    for each in unmatched(ws):
+        if each.number is None:
+            with alone(ws, LOCK):
+                append(
+                    ws,
+                    draft(each.kind, each.program, each.subject, {**each.content, COMPLETED: "its row had no entry"}),
+                )
+    return unmatched(ws)
