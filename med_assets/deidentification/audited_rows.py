@@ -150,12 +150,12 @@ def _unmatched(ws: Settings, program: str, kind: Kind, found: list[Entry]) -> It
     if not of.history:
         own = list({entry.subject: entry for entry in own}.values())
     rows = of.rows(Catalog(ws, program))
-    said = [(getattr(row, of.subject), of.content(row)) for row in rows]
+    stated = [(getattr(row, of.subject), of.content(row)) for row in rows]
     contents = [(entry.subject, {name: entry.content.get(name) for name in of.fields}) for entry in own]
     for entry, content in zip(own, contents, strict=True):
-        if content not in said:
+        if content not in stated:
             yield Unmatched(kind, program, entry.subject, entry.number, entry.content)
-    for row in said:
+    for row in stated:
         if row not in contents:
             yield Unmatched(kind, program, row[0], None, row[1])
 
