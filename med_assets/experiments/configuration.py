@@ -184,10 +184,24 @@ class Published(Settings):
 
 
 class Thermal(Settings):
-    """Pauses for a machine with weak cooling."""
+    """Pauses for a machine with weak cooling: by the clock, by the temperature of its GPUs, or both."""
 
-    every_s: float = Field(gt=0, description="work between two pauses, s")
+    every_s: float | None = Field(
+        default=None, gt=0, description="work between two pauses, s; none by the clock unless given"
+    )
+    above_c: float | None = Field(
+        default=None,
+        gt=0,
+        le=120,
+        description="temperature of the hottest GPU in use from which pauses are made until it is lower, deg C; none unless given",
+    )
     pause_s: float = Field(gt=0, description="length of a pause, s")
+
+    @model_validator(mode="after")
+    def _has_a_reason(self) -> Self:
+        if self.every_s is None and self.above_c is None:
+            raise ValueError("expected `every_s` or `above_c`, got neither: say when to pause, or leave `thermal` out")
+        return self
 
 
 class Tracking(Settings):

@@ -29,6 +29,7 @@ from med_assets.training.heartbeat import BEAT_EVERY_S, Beats
 from med_assets.training.peak_memory import measured_peak, reset_peak
 from med_assets.training.ranks import rank, rank_and_size
 from med_assets.training.task import Task
+from med_assets.training.temperature import Thermometer
 
 
 class Heartbeat(Beats, Callback):
@@ -45,19 +46,48 @@ class Heartbeat(Beats, Callback):
 
 
 class ThermalPause(Callback):
-    """Rests for `pause_s` after each `every_s` of work, so that a machine with weak cooling stays within its limits."""
+    """Rests, so that a machine with weak cooling stays within its limits.
 
-    def __init__(self, every_s: float, pause_s: float, heartbeat: Heartbeat) -> None:
+    It rests for `pause_s` after each `every_s` of work, and, with `above_c`, while the hottest GPU in use is at least that hot.
+    """
+
+    def __init__(
+        self,
+        every_s: float | None,
+        pause_s: float,
+        heartbeat: Heartbeat,
+        above_c: float | None = None,
+        thermometer: Thermometer | None = None,
+    ) -> None:
         self.every_s, self.pause_s, self.heartbeat = every_s, pause_s, heartbeat
+        self.above_c = above_c
+        self.thermometer = (thermometer or Thermometer()) if above_c is not None else None
         self.pauses = 0
         self._since = time.monotonic()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._since = time.monotonic()
+        if self.thermometer is not None:
+            self.thermometer.start()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.thermometer is not None:
+            self.thermometer.stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        if time.monotonic() - self._since < self.every_s:
-            return
+        due = self.every_s is not None and time.monotonic() - self._since >= self.every_s
+        while due or self._hot():
+            self._pause()
+            due = False
+
+    def _hot(self) -> bool:
+        read = None if self.thermometer is None else self.thermometer.hottest_c
+        return self.above_c is not None and read is not None and read >= self.above_c
+
+    def _pause(self) -> None:
         until = time.monotonic() + self.pause_s
         while (left := until - time.monotonic()) > 0:
             # Beating all the while, or a long pause would look like a hang.

@@ -1,25 +1,23 @@
-"""What a training that hangs is doing: the state of its processes, memory of the machine, and what nvidia-smi says of the GPUs.
+"""What a training that hangs is doing: its processes, memory of the machine, what nvidia-smi says of the GPUs, and what the kernel logged.
 
 Nothing here waits for what may hang itself, and no command line, path or host name is written.
 """
 
 import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 
 import psutil
 
-GPU_WAIT_S = 10.0
-"""Longest wait for nvidia-smi, s: it does not return when the driver hangs."""
+from med_assets.training.kernel_log import recent
+from med_assets.training.nvidia_smi import NoAnswer, ask
 
 GPU_FIELDS = "index,name,utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,pstate"
 """What is asked of nvidia-smi for each GPU."""
 
 
 def diagnostics(pid: int, nvidia_smi: str | None = None) -> str:
-    """Return the state of a process and of all below it, memory and GPUs, as lines of text; `nvidia_smi` is that program unless it is found."""
-    return "\n".join([*_processes(pid), *_memory(), *_gpus(nvidia_smi or shutil.which("nvidia-smi"))])
+    """Return the state of a process and of all below it, memory, GPUs and the kernel's log, as lines of text; `nvidia_smi` is that program unless it is found."""
+    return "\n".join([*_processes(pid), *_memory(), *_gpus(nvidia_smi or shutil.which("nvidia-smi")), *_kernel()])
 
 
 def _processes(pid: int) -> Iterator[str]:
@@ -50,25 +48,15 @@ def _memory() -> Iterator[str]:
 
 
 def _gpus(program: str | None) -> Iterator[str]:
-    if program is None:
-        yield "GPU: there is no nvidia-smi"
-        return
-    command = [program, f"--query-gpu={GPU_FIELDS}", "--format=csv"]
     try:
-        asked = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    except OSError as error:
-        yield f"GPU: nvidia-smi does not start ({error.strerror})"
-        return
-    try:
-        text, _ = asked.communicate(timeout=GPU_WAIT_S)
-    except subprocess.TimeoutExpired:
-        asked.kill()
-        if asked.stdout is not None:
-            asked.stdout.close()
-        # Not waited for any longer: a process that waits for the driver can't be killed before that answers.
-        with suppress(subprocess.TimeoutExpired):
-            asked.wait(1.0)
-        yield f"GPU: nvidia-smi did not answer within {GPU_WAIT_S:g} s, as when the driver hangs"
+        lines = ask(program, GPU_FIELDS, header=True)
+    except NoAnswer as error:
+        yield f"GPU: {error}"
         return
     yield "GPU:"
-    yield from (f"  {line}" for line in text.decode(errors="replace").splitlines())
+    yield from (f"  {line}" for line in lines)
+
+
+def _kernel() -> Iterator[str]:
+    yield "kernel:"
+    yield from (f"  {line}" for line in recent())

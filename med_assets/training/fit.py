@@ -89,8 +89,8 @@ def fit(
     ]
     if experiment.optimiser.ema:
         used.append(callbacks.MovingAverage(experiment.optimiser.ema))
-    if runtime.thermal is not None:
-        used.append(callbacks.ThermalPause(runtime.thermal.every_s, runtime.thermal.pause_s, heartbeat))
+    if (thermal := runtime.thermal) is not None:
+        used.append(callbacks.ThermalPause(thermal.every_s, thermal.pause_s, heartbeat, thermal.above_c))
     used.append(SaveCheckpoints(checkpoints, best, heartbeat, runtime.save_every_s, stop))
     # Tips of Lightning, one of them an advertisement; warnings and errors still pass.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

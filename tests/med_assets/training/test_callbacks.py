@@ -3,14 +3,17 @@
 import json
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from med_assets.errors import TrainingDiverged
+from med_assets.experiments.configuration import Thermal
 from med_assets.training.callbacks import (
     BestEpoch,
     Heartbeat,
@@ -22,6 +25,7 @@ from med_assets.training.callbacks import (
 )
 from med_assets.training.divergence import SKIPPED_IN_A_ROW, StopAtNan
 from med_assets.training.task import Task
+from med_assets.training.temperature import Thermometer, hottest
 
 
 @pytest.fixture
@@ -115,6 +119,65 @@ def test_a_thermal_pause_is_no_hang(tmp_path: Path, capfd: pytest.CaptureFixture
     heartbeat.stop("end")
     assert pause.pauses == 1
     assert not capfd.readouterr().err
+
+
+def test_a_training_rests_while_a_gpu_is_hot(tmp_path: Path) -> None:
+    smi = tmp_path / "nvidia-smi"
+    temperature = tmp_path / "temperature"
+    temperature.write_text("70")
+    smi.write_text(f'#!/bin/sh\nread t < "{temperature}"\necho "GPU-1, 40"\necho "GPU-2, $t"\n')
+    smi.chmod(0o700)
+    thermometer = Thermometer(str(smi), every_s=0.02)
+    pause = ThermalPause(None, 0.05, Heartbeat(tmp_path / "heartbeat.json", hang_after_s=60), 83.0, thermometer)
+
+    def read(value: float) -> None:
+        temperature.with_suffix(".new").write_text(f"{value:g}\n")
+        temperature.with_suffix(".new").replace(temperature)
+        while thermometer.hottest_c != value:
+            time.sleep(0.01)
+
+    pause.on_train_start(None, None)
+    read(82)
+    pause.on_train_batch_end(None)
+    assert pause.pauses == 0
+    read(83)
+    with ThreadPoolExecutor(1) as pool:
+        step = pool.submit(pause.on_train_batch_end, None)
+        while pause.pauses < 2:
+            assert not step.done()
+            time.sleep(0.01)
+        read(60)
+        step.result()
+    pause.on_train_end(None, None)
+    pause.heartbeat.stop("end")
+
+
+def test_the_hottest_gpu_is_one_that_the_training_may_use() -> None:
+    lines = ["GPU-a, 50", "GPU-b, 90", "GPU-c, [N/A]"]
+    assert hottest(lines, frozenset({"GPU-a", "GPU-c"})) == 50
+    assert hottest(lines, frozenset()) == 90
+    with pytest.raises(ValueError, match="temperature"):
+        hottest(["GPU-c, [N/A]"], frozenset())
+
+
+def test_a_temperature_that_is_not_known_is_said_once_and_makes_no_pause(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    thermometer = Thermometer(str(tmp_path / "none"), every_s=0.01)
+    pause = ThermalPause(None, 5.0, Heartbeat(tmp_path / "heartbeat.json", hang_after_s=60), 10.0, thermometer)
+    pause.on_train_start(None, None)
+    time.sleep(0.1)
+    pause.on_train_batch_end(None)
+    pause.on_exception(None, None, RuntimeError())
+    pause.heartbeat.stop("end")
+    assert pause.pauses == 0
+    assert capfd.readouterr().err.count("temperature of the GPU is not known: nvidia-smi does not start") == 1
+
+
+def test_pauses_need_a_reason() -> None:
+    with pytest.raises(ValidationError, match="every_s"):
+        Thermal(pause_s=10)
+    assert Thermal(pause_s=10, above_c=83).every_s is None
 
 
 def test_random_numbers_of_a_step_depend_on_the_step_and_not_on_what_came_before() -> None:
