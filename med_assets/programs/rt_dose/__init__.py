@@ -283,7 +283,7 @@ class RtDose(Program):
 
         return DosePredictor(checkpoint)
 
-    @versioned("2")
+    @versioned("3")
     def score(self, ws: "Settings", prepared: Path, predicted: Path) -> list["Score"]:
         from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
         from med_assets.programs.rt_dose.scorer import score
@@ -343,9 +343,9 @@ class RtDose(Program):
         return beams(cases)
 
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
-        from med_assets.programs.rt_dose.tables import dvh_errors, gamma_rates, limits
+        from med_assets.programs.rt_dose.tables import dvh_errors, falloff, gamma_rates, limits
 
-        return [limits(rows), dvh_errors(rows), gamma_rates(rows)]
+        return [limits(rows), dvh_errors(rows), gamma_rates(rows), falloff(rows)]
 
     def analyses(self) -> "Sequence[Analysis]":
         from med_assets.programs.rt_dose.analyses import ANALYSES

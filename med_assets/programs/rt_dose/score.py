@@ -1,4 +1,4 @@
-"""Scores of one predicted dose: errors, DVH, clinical limits, gamma and the OpenKBP terms, each with its definition."""
+"""Scores of one predicted dose: errors, DVH, clinical limits, gamma, the OpenKBP terms and the falloff, each with its definition."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.metrics import dose as dose_metrics
-from med_assets.metrics.boxes import box_of
 from med_assets.metrics.dvh import RELIABLE_VOXELS, conformity_index
 from med_assets.metrics.dvh_criteria import Criterion
 from med_assets.metrics.gamma import gamma_rates
+from med_assets.metrics.margins import grow
 from med_assets.metrics.score import Score
 from med_assets.programs.rt_dose.doses import Doses
 from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
+from med_assets.programs.rt_dose.falloff import falloff
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.site import Limit, Site, conformity_share
 
@@ -236,19 +237,6 @@ def gamma_regions(
     return {"body": body, "ptv_margin": near, "oars": organs & body & ~near, "elsewhere": body & ~near & ~organs}
 
 
-def grow(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
-    """Return a mask (z, y, x) grown by a Euclidean margin: voxels whose centre is within it of a centre inside."""
-    from scipy.ndimage import distance_transform_edt
-
-    grown, box = np.zeros_like(mask), box_of(mask)
-    if box is None:
-        return grown
-    reach = [int(np.ceil(margin_mm / step)) + 1 for step in spacing_mm]
-    cut = tuple(slice(max(0, side.start - more), side.stop + more) for side, more in zip(box, reach, strict=True))
-    grown[cut] = distance_transform_edt(~mask[cut], sampling=spacing_mm) <= margin_mm
-    return grown
-
-
 def _minus(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
 
@@ -259,5 +247,6 @@ METRICS: tuple[Callable[[Doses], Iterable[Score]], ...] = (
     limits,
     openkbp,
     gamma,
+    falloff,
 )
 """What is measured of a predicted dose, in the order of the rows."""

@@ -89,6 +89,40 @@ def gamma_rates(rows: "pd.DataFrame") -> ReportTable:
     return ReportTable("Gamma", text, pd.DataFrame(table, columns=["criterion", "region", "cases", "passing, %"]))
 
 
+FALLOFF = ("gradient_measure", "R50", "gradient_mae", "gradient_mean_error", "steep_gradients")
+"""Metrics of the table of the falloff, with the errors of the layer in which dose builds up."""
+
+
+def falloff(rows: "pd.DataFrame") -> ReportTable:
+    """How predicted doses fall off beside the planned ones, with intervals."""
+    import pandas as pd
+
+    found = rows[rows["metric"].isin(FALLOFF) | rows["subject"].str.startswith("build_up_")]
+    table = [
+        {
+            "metric": f"{metric}, {group['unit'].iloc[0]}",
+            "region": str(subject),
+            "planned": _mean(group["truth"]),
+            "predicted": _mean(group["prediction"]),
+            "error": with_interval(group),
+            "cases": int(group["value"].notna().sum()),
+            "definition": str(group["convention"].iloc[0]),
+        }
+        for (metric, subject), group in found.groupby(["metric", "subject"], sort=False)
+    ]
+    text = (
+        "A dose with the right volumes can still fall off as no beam makes it: too slowly, too steeply, or with spots. Mean over cases; in brackets "
+        "the 95 % bootstrap interval of the error over patients."
+    )
+    columns = ["metric", "region", "planned", "predicted", "error", "cases", "definition"]
+    return ReportTable("Falloff and build-up", text, pd.DataFrame(table, columns=columns))
+
+
+def _mean(values: "pd.Series") -> str:
+    defined = values.dropna().astype(float)
+    return f"{defined.mean():.3g}" if len(defined) else ""
+
+
 def with_interval(group: "pd.DataFrame") -> str:
     import pandas as pd
 

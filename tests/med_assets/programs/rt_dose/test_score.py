@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.metrics.gamma_settings import GammaSettings
+from med_assets.metrics.margins import grow
 from med_assets.metrics.score import Score
 from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
 from med_assets.programs.rt_dose.prepared import PreparedCase
-from med_assets.programs.rt_dose.score import gamma_regions, grow, score_case
+from med_assets.programs.rt_dose.score import gamma_regions, score_case
 from med_assets.programs.rt_dose.site import Site, load_site
 
 SPACING_MM = (4.0, 5.0, 5.0)
