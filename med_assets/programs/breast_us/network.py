@@ -80,7 +80,7 @@ class SegFormerSeg(nn.Module):
                 depths=list(network.depths),
                 hidden_sizes=list(network.dims),
                 decoder_hidden_size=network.decoder,
-                num_labels=1,  # type: ignore[call-arg]  # a field of its base class
+                num_labels=1,
             )
         )
 

@@ -28,23 +28,15 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
 
     `rows` have experiment, patient_id, subject and value, those of one gamma convention and one split. Undefined is None.
     """
-    found = []
+    found: list[tuple[str, str, float | None, float | None, float | None, int]] = []
     for (experiment, region), group in rows.groupby(["experiment", "subject"], sort=True):
         values = [None if pd.isna(value) else float(value) for value in group["value"]]
         one = mean_with_interval(values, SEED, groups=list(group["patient_id"]))
-        found.append([experiment, region, one.mean, one.low, one.high, one.n])
-    table = pd.DataFrame(found, columns=COLUMNS)
-    body = {row["experiment"]: row["mean"] for row in table.to_dict("records") if row["region"] == "body"}
+        found.append((str(experiment), str(region), one.mean, one.low, one.high, one.n))
+    body = {experiment: mean for experiment, region, mean, *_ in found if region == "body"}
     indices = {region: index for index, region in enumerate(REGIONS)}
-    order = sorted(
-        table.index,
-        key=lambda one: (
-            -(body.get(table.loc[one, "experiment"]) or -1.0),
-            str(table.loc[one, "experiment"]),
-            indices.get(str(table.loc[one, "region"]), len(indices)),
-        ),
-    )
-    return table.loc[order].reset_index(drop=True)
+    found.sort(key=lambda row: (-(body.get(row[0]) or -1.0), row[0], indices.get(row[1], len(indices))))
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
