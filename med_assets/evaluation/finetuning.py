@@ -21,7 +21,8 @@ from med_assets.evaluation.comparison import SPLIT, Comparison, ScoredModel, com
 from med_assets.evaluation.costs import prediction_peak
 from med_assets.evaluation.data_audit import data_audit
 from med_assets.experiments import policies
-from med_assets.experiments.configuration import Published, from_json, names, with_present_names
+from med_assets.experiments.configuration import from_json, names, with_present_names
+from med_assets.experiments.parts import Published
 from med_assets.launch.endings import Ending
 from med_assets.launch.runs import command_of
 from med_assets.launch.training import Launch, NamedModel

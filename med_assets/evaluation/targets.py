@@ -9,7 +9,8 @@ import pandas as pd
 from med_assets.catalog import Catalog
 from med_assets.evaluation.aggregates import cell
 from med_assets.evaluation.scoring import HELD_OUT
-from med_assets.experiments.configuration import Target, Targets, with_present_names
+from med_assets.experiments.configuration import with_present_names
+from med_assets.experiments.parts import Target, Targets
 from med_assets.launch.training import usable
 from med_assets.records import AggregateScore
 from med_assets.settings import Settings

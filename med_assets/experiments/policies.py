@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from med_assets import program
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.configuration import Settings, names
+from med_assets.experiments.configuration import names
+from med_assets.experiments.parts import Settings
 from med_assets.preparation.audit import AuditPolicy
 
 

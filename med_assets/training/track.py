@@ -21,7 +21,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from med_assets.experiments.configuration import Experiment, Tracking, from_json, result_fields
+from med_assets.experiments.configuration import Experiment, from_json, result_fields
+from med_assets.experiments.parts import Tracking
 from med_assets.launch.jobs import RESULT
 from med_assets.storage.files import keep_private, read_json, write_json
 from med_assets.training.events import events

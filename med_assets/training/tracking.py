@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from med_assets.experiments.configuration import Tracking
+from med_assets.experiments.parts import Tracking
 from med_assets.training.ranks import rank
 
 RUNS = "tracking.json"

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments.configuration import CAME_LATER, RELEASED, Experiment, Settings
+from med_assets.experiments.configuration import RELEASED, Experiment
+from med_assets.experiments.parts import CAME_LATER, Settings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from med_assets.experiments.configuration import NO_EFFECT, Experiment, Settings
+from med_assets.experiments.configuration import Experiment
+from med_assets.experiments.parts import NO_EFFECT, Settings
 
 Widths = Annotated[tuple[int, int, int, int, int], Field(description="channels at five scales, count")]
 Share = Annotated[float, Field(ge=0, lt=1)]

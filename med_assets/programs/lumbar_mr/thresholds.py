@@ -13,7 +13,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
-from med_assets.experiments.configuration import Settings
+from med_assets.experiments.parts import Settings
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.measures import ALL, MEASURES, TRANSITIONAL, Table
 from med_assets.storage.conf import conf_folder

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments.configuration import NO_EFFECT, MemoryPlan, PatchExperiment, Settings
+from med_assets.experiments.configuration import MemoryPlan, PatchExperiment
+from med_assets.experiments.parts import NO_EFFECT, Settings
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (x, y, z) of the training grid")]
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from med_assets.catalog import Case
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.configuration import Settings
+from med_assets.experiments.parts import Settings
 from med_assets.programs.retinal_oct.vocabulary import CLASSES, TEXTS
 from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import read_yaml

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.experiments.configuration import CAME_LATER, NO_EFFECT, Experiment, Settings
+from med_assets.experiments.configuration import Experiment
+from med_assets.experiments.parts import CAME_LATER, NO_EFFECT, Settings
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 
 INPUT_SCALING = "after_resize"

@@ -4,15 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from med_assets.experiments.configuration import (
-    CAME_LATER,
-    NO_EFFECT,
-    RELEASED,
-    Experiment,
-    MemoryPlan,
-    PatchExperiment,
-    Settings,
-)
+from med_assets.experiments.configuration import RELEASED, Experiment, MemoryPlan, PatchExperiment
+from med_assets.experiments.parts import CAME_LATER, NO_EFFECT, Settings
 from med_assets.programs.rt_dose.site import Site
 
 Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (z, y, x)")]

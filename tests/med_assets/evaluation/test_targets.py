@@ -8,7 +8,8 @@ import pytest
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.aggregates import Aggregate
 from med_assets.evaluation.targets import compare, table
-from med_assets.experiments.configuration import Target, Targets, load
+from med_assets.experiments.configuration import load
+from med_assets.experiments.parts import Target, Targets
 from med_assets.records import AggregateScore
 
 TARGETS = Targets(

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from med_assets.errors import TrainingDiverged
-from med_assets.experiments.configuration import Thermal
+from med_assets.experiments.parts import Thermal
 from med_assets.training.callbacks import (
     BestEpoch,
     Heartbeat,

@@ -16,7 +16,7 @@ import torch
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import configuration as experiments
-from med_assets.experiments.configuration import Tracking
+from med_assets.experiments.parts import Tracking
 from med_assets.storage.files import read_yaml
 from med_assets.training import track
 from med_assets.training.callbacks import History
