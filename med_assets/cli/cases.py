@@ -42,7 +42,7 @@ SECTION = Section("Cases")
 def cases(program: str, quarantined: bool) -> None:
     """List cases with their state, split and reason for quarantine."""
     from med_assets.catalog import Catalog
-    from med_assets.cli.explain import batches_by_version
+    from med_assets.review.explain import batches_by_version
 
     catalog = Catalog(workspace(), program)
     assignments = catalog.assignments()
@@ -101,7 +101,7 @@ def _state(case: "CaseVersion | PreparedCase", counts: str | None, accepted_in: 
 @case()
 def explain(case: str) -> None:
     """Explain what happened to one case, from file to model."""
-    from med_assets.cli.explain import explain_case
+    from med_assets.review.explain import explain_case
 
     print(explain_case(workspace(), case))
 
@@ -286,6 +286,41 @@ def audit_queue(
     show("screened", result)
     for rows in result.tables.values():
         print(table(rows[["rank", "risk", "case_id"]]))
+
+
+@SECTION.command()
+@click.option(
+    "--host",
+    type=Value("HOST"),
+    default="127.0.0.1",
+    help="address to bind to; another machine needs readers who log in",
+)
+@click.option("--port", type=Value("PORT", int), default=3001, help="0 for any that is free")
+@click.option(
+    "--reader", type=Value("NAME"), help="who reads, where nobody logs in; MED_ASSETS_PERSON or the account by default"
+)
+def review(host: str, port: int, reader: str | None) -> None:
+    """Show the review page of all programs in the browser, until Ctrl-C: cases with facts, scores and history.
+
+    Only this machine reaches it unless readers log in (`med-assets review-login`) or a reverse proxy names them.
+    """
+    from med_assets.review.server import review as run
+
+    run(workspace(), host, port, reader)
+
+
+@SECTION.command("review-login")
+@click.argument("reader", type=Value("NAME"), help="name under which what the reader decides is recorded")
+def review_login(reader: str) -> None:
+    """Set the password of a reader of the review page, asked for twice; only its hash is kept.
+
+    A page that runs knows it when it is started again.
+    """
+    from med_assets.review.access import reader_name, write_login
+
+    name = reader_name(reader)
+    password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    print(f"{name} can log in; the hash is in {write_login(workspace(), name, password).name}")
 
 
 @SECTION.command()

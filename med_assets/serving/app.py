@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from med_assets.errors import DiskFull, MedAssetsError
+from med_assets.serving.binding import LOCAL_NAMES, is_addressed_to
 from med_assets.serving.metrics import CONTENT_TYPE
 from med_assets.serving.model import LOADING, NotReady
 from med_assets.serving.service import ARCHIVE, POLL_S, Answer, Busy, Service, Visit, refusal
@@ -22,9 +23,6 @@ from med_assets.serving.uploads import HEAD_BYTES, suffix_of
 
 OPEN_PATHS = ("/health", "/ready")
 """Paths that need no token: they say nothing of a case."""
-
-LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
-"""Names of this machine that a request may be addressed to where no token is needed: a page of a browser can't pass as one."""
 
 TICK_S = 0.5
 """Seconds between two looks whether a client that waits is still there."""
@@ -65,9 +63,9 @@ class Guard:
             if allowed or path in OPEN_PATHS:
                 return None
             return Refused(401, "expected the token as Authorization: Bearer ...", {"www-authenticate": "Bearer"})
-        host = headers.get("host", "")
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        return None if name in self.names else Refused(421, "expected a request to this machine's own name")
+        if is_addressed_to(self.names, headers.get("host", "")):
+            return None
+        return Refused(421, "expected a request to this machine's own name")
 
 
 class PackedAnswer(FileResponse):

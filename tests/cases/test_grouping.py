@@ -12,10 +12,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from med_assets import program
-from med_assets.cli.explain import explain_case
 from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.dicom.discover import describe
 from med_assets.intake.grouping import group_by_patient
+from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from tests.invented import Study, ct, ingest, item, mr, plan_case, rtstruct, segmentation_2d, uid, us, volume_seg, write
 

@@ -10,7 +10,6 @@ import pydicom
 import pytest
 
 from med_assets import program
-from med_assets.cli.explain import explain_case
 from med_assets.cli.main import main
 from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.residual import residual_phi
@@ -27,6 +26,7 @@ from med_assets.programs.lung_ct.classes import relabelling
 from med_assets.programs.lung_ct.experiment import Labels
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.rt_dose.experiment import DoseExperiment
+from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from med_assets.training.job import run
 from tests.invented import (

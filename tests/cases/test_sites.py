@@ -13,7 +13,6 @@ import yaml
 from med_assets import program
 from med_assets.cli import doctor
 from med_assets.cli import main as cli
-from med_assets.cli.explain import explain_case
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import load
 from med_assets.intake import reader
@@ -25,6 +24,7 @@ from med_assets.programs.rt_dose.patches import cut
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import score_case
 from med_assets.programs.rt_dose.site import Site, load_site, stand_in
+from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from med_assets.storage.conf import conf_folder
 from tests.cases.test_contours import P, Rois, facts, plan, prepared, rt_dose_voxels

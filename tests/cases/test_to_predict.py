@@ -20,7 +20,6 @@ from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.cli import main as cli
 from med_assets.cli import stages
-from med_assets.cli.explain import explain_case
 from med_assets.dataset.stage import unlabelled
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.predictions import folder_of, waiting
@@ -31,6 +30,7 @@ from med_assets.intake.reading import Preparation
 from med_assets.launch.training import of_workspace
 from med_assets.preparation import audit
 from med_assets.preparation.expectations import AuditResult, Expectation
+from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, folder_hashes, write_json, write_text
 from med_assets.training.callbacks import save_tensors

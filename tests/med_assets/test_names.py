@@ -10,7 +10,6 @@ import pytest
 from assets import intake, run
 from med_assets import program
 from med_assets.cli import stages
-from med_assets.cli.explain import find_case
 from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analysis
@@ -18,6 +17,7 @@ from med_assets.experiments import configuration as experiments
 from med_assets.landing import batches
 from med_assets.launch import training
 from med_assets.programs.rt_dose.site import load_site
+from med_assets.review.explain import find_case
 from med_assets.settings import Workspace
 from med_assets.storage import names
 from med_assets.storage.conf import CONF_VARIABLE, conf_folder

@@ -16,11 +16,11 @@ import pytest
 from assets import demo
 from med_assets import program
 from med_assets.cli import stages
-from med_assets.cli.explain import explain_case
 from med_assets.cli.main import main
 from med_assets.errors import LandingUnreadable
 from med_assets.landing import batches
 from med_assets.landing.bucket import RemoteFiles
+from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from med_assets.storage.s3 import bucket, local
 from med_assets.storage.s3.bucket import Location

@@ -209,6 +209,16 @@ def _models(catalog: Catalog, case_id: str) -> list[str]:
     return ["scored by models:", *lines] if lines else ["no model was scored on it"]
 
 
+def history(catalog: Catalog, case_id: str) -> list[str]:
+    """What happened to a case as lines, without its facts: arrivals, labels, whether it is in the dataset, and models scored on it."""
+    return [
+        *_arrivals(catalog, case_id),
+        *_labels(catalog, case_id),
+        *_membership(catalog, case_id),
+        *_models(catalog, case_id),
+    ]
+
+
 def explain_case(ws: Workspace, start: str) -> str:
     """The story of the case whose id starts so, as lines for a person."""
     name, case_id = find_case(ws, start)
