@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,33 +39,51 @@ def write_segmentation_2d(
     `made_by` names the model of a predicted mask; without it the segment is declared manual. Raises ValueError for a mask of
     another size than the image.
     """
+    write_segments_2d(path, np.asarray(mask, bool), [label], source, made_by=made_by, synthetic=synthetic)
+
+
+def write_segments_2d(
+    path: Path,
+    classes: np.ndarray,
+    labels: Sequence[str],
+    source: Dataset,
+    *,
+    made_by: str | None = None,
+    synthetic: bool = False,
+) -> None:
+    """Write a segment and a frame for each label, in their order, as `write_segmentation_2d`.
+
+    `classes` (rows, columns) is the number of each pixel's label from 1, or 0. Raises ValueError for another size than the image's.
+    """
     import highdicom
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
 
     from med_assets.dicom.seg_write import plain_source
 
-    mask = np.asarray(mask, bool)
-    if mask.shape != (source.Rows, source.Columns):
-        raise ValueError(f"expected a mask of the image's {source.Rows} x {source.Columns} pixels, got {mask.shape}")
+    if classes.shape != (source.Rows, source.Columns):
+        raise ValueError(f"expected a mask of the image's {source.Rows} x {source.Columns} pixels, got {classes.shape}")
     algorithm = None
     if made_by is not None:
         family = codes.DCM.ArtificialIntelligence
         algorithm = highdicom.AlgorithmIdentificationSequence(name=made_by, family=family, version=__version__)
     kind = SegmentAlgorithmTypeValues.MANUAL if algorithm is None else SegmentAlgorithmTypeValues.AUTOMATIC
-    description = SegmentDescription(
-        1, label, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, algorithm_type=kind,
-        algorithm_identification=algorithm,
-    )  # fmt: skip
+    descriptions = [
+        SegmentDescription(
+            number, label, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, algorithm_type=kind,
+            algorithm_identification=algorithm,
+        )
+        for number, label in enumerate(labels, start=1)
+    ]  # fmt: skip
     series_uid = derived_uid(text(source, "SOPInstanceUID"), "SEG series", made_by or "")
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # below that it names the original's UIDs
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name.*")
         ds = highdicom.seg.Segmentation(
             source_images=[plain_source(source)],
-            pixel_array=mask[None].astype(np.uint8),
+            pixel_array=classes[None].astype(np.uint8),
             segmentation_type=SegmentationTypeValues.BINARY,
-            segment_descriptions=[description],
+            segment_descriptions=descriptions,
             series_instance_uid=series_uid,
             series_number=200 if made_by else 100,
             sop_instance_uid=derived_uid(series_uid, "SEG"),

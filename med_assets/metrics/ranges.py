@@ -39,13 +39,14 @@ PERCENT = Range(0.0, 100.0)
 
 RANGES = {
     "accuracy|auroc|balanced_accuracy|boundary_f|calibration_error|confidence|correct_negative|dice|dice_training_grid": SHARE,
+    "class_(dice|probability)": SHARE,
     "(dice|sensitivity)_by_size(_pooled)?|dice_with_normals|f1|found|image_correct|image_sensitivity|image_specificity|iou|lesion_sensitivity": SHARE,
     "lesion_touched|macro_f1|normal_recognised|pixel_accuracy|probability|second_peak_share|sensitivity": SHARE,
     "specificity|surface_dice|transitional|weighted_f1|within_.*mm": SHARE,
     "gamma_.*|limits_agreement": PERCENT,
     "weighted_kappa": AGREEMENT,
     "brier": Range(0.0, 2.0),
-    "augmented_divergence|augmented_spread|entropy|false_positives_(per_scan|by_size)|hd95(_mm|_px)?|lesions|level_entropy": POSITIVE,
+    "augmented_divergence|augmented_spread|class_confusion|entropy|false_positives_(per_scan|by_size)|hd95(_mm|_px)?|lesions|level_entropy": POSITIVE,
     "limit_.*|localisation_error(_3d)?|log_loss|mae|openkbp_.*|prediction_error|region_entropy": POSITIVE,
     "second_peak_distance|slice_spread|spatial_entropy|volume": POSITIVE,
     "dvh_.*|excess_entropy|logit|mean_error|volume_error": ANY,

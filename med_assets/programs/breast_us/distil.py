@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from med_assets.errors import ConfigurationError
-from med_assets.programs.breast_us.experiment import Distil
+from med_assets.experiments.configuration import from_json
+from med_assets.programs.breast_us.experiment import BreastExperiment, Distil
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.storage.artifacts import LocalStore
 from med_assets.storage.files import digest
@@ -28,6 +29,17 @@ LOGIT, FEATURE = "teacher_logit", "teacher_feature"
 def answer_key(teacher: Teacher, version: str) -> str:
     """Key of a teacher's answer to an image, by the version of its prepared content."""
     return f"answer/{digest(teacher.key, version, version_of(answers))}"
+
+
+def demand_classes(teacher: Teacher, experiment: BreastExperiment) -> None:
+    """Raise ConfigurationError unless the teacher tells the student's classes apart, in the same order."""
+    of = from_json("breast_us", (teacher.folder / "experiment.json").read_text(encoding="utf-8"))
+    assert isinstance(of, BreastExperiment)
+    if of.classes != experiment.classes:
+        theirs, wanted = (", ".join(one) or "lesion alone" for one in (of.classes, experiment.classes))
+        raise ConfigurationError(
+            f"expected a teacher of the student's classes ({wanted}), got one of {theirs}; give both the same `classes`"
+        )
 
 
 @versioned("1")
@@ -75,7 +87,13 @@ class Adapter(nn.Module):
 
 
 def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the mean over pixels of KL(teacher || student) of two classes, [0, logit] / T, times T^2. Hinton et al. 2015."""
+    """Return the mean over pixels of KL(teacher || student), softened by T, times T^2, of logits (b, outputs, h, w). Hinton et al. 2015.
+
+    One logit is that of two classes, [0, logit].
+    """
+    if student.shape[1] > 1:
+        sure, like = (functional.log_softmax(one / temperature, dim=1) for one in (teacher, student))
+        return (sure.exp() * (sure - like)).sum(1).mean() * temperature**2
     t, s = teacher / temperature, student / temperature
     p = torch.sigmoid(t)
     divergence = p * (functional.logsigmoid(t) - functional.logsigmoid(s))

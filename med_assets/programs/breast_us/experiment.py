@@ -225,10 +225,19 @@ class Distil(Settings):
         return self
 
 
+ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9 _-]{0,31}$")]
+
+
 class BreastExperiment(Experiment):
     """An ultrasound experiment."""
 
     network: Network = Field(description="what segments")
+    classes: tuple[ClassName, ...] = Field(
+        default=(),
+        description="classes that pixels are told apart by beside the background, such as [benign, malignant]; none is one class, the lesion. "
+        "Images whose pixels are not known by these classes are left out of the training and have no score by class",
+        json_schema_extra=CAME_LATER,
+    )
     input_px: int = Field(ge=16, description="side of the network's image, pixels")
     scaling: Literal["unit", "half", "imagenet"] = Field(
         description="grey values: 0 to 1, -1 to 1, or by ImageNet's mean and standard deviation"
@@ -259,6 +268,33 @@ class BreastExperiment(Experiment):
         return (self.adapters.removeprefix(RELEASED),) if self.adapters else ()
 
     @model_validator(mode="after")
+    def _tells_classes_apart(self) -> Self:
+        if not self.classes:
+            return self
+        if len(set(self.classes)) < len(self.classes) or {"normal", "background", "lesion"} & set(self.classes):
+            raise ValueError(
+                f"expected each class once, and none of normal, background and lesion, got {', '.join(self.classes)}"
+            )
+        if isinstance(self.network, Sam3):
+            raise ValueError(
+                "expected a network with an output for each class, got sam3, whose text asks for one thing"
+            )
+        if isinstance(self.network, Sam) and (self.network.answer, self.network.multimask_outputs) != (
+            "classes",
+            len(self.classes),
+        ):
+            raise ValueError(
+                f"expected network.answer classes and network.multimask_outputs {len(self.classes)}, a mask for each class beside the "
+                f"background, got {self.network.answer} and {self.network.multimask_outputs}"
+            )
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """Logits of a pixel: one for the lesion, or one for the background and one for each class."""
+        return 1 + len(self.classes) if self.classes else 1
+
+    @model_validator(mode="after")
     def _has_a_teacher_to_learn_from(self) -> Self:
         if (self.teacher is None) != (self.distil is None):
             raise ValueError("expected teacher and distil together, got one without the other")
@@ -280,6 +316,9 @@ class BreastExperiment(Experiment):
             return None
         if before.scaling != self.scaling:
             return f"its images were scaled as {before.scaling}, and those of this experiment are as {self.scaling}"
+        if before.classes != self.classes:
+            of, wanted = (", ".join(one.classes) or "lesion alone" for one in (before, self))
+            return f"its classes are {of}, and those of this experiment are {wanted}"
         mine, other = self.network, before.network
         if isinstance(mine, TinyUsfm) and isinstance(other, TinyUsfm) and mine.top_down != other.top_down:
             return "one of the two adds the levels of its head top-down, and the other does not (network.top_down)"

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.objects import stored
-from med_assets.dicom.segmentation_2d import write_segmentation_2d
+from med_assets.dicom.segmentation_2d import write_segmentation_2d, write_segments_2d
 from med_assets.dicom.sr_write import SQUARE_MILLIMETRE, Finding, OfSegment, Quantity, code_of, write_report
 from med_assets.errors import ConfigurationError
 from med_assets.launch.jobs import ADAPTERS
+from med_assets.programs.breast_us.classes import class_map
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
 from med_assets.programs.breast_us.prepared import PreparedCase
-from med_assets.programs.breast_us.scorer import read_probability
+from med_assets.programs.breast_us.scorer import read_classes, read_probability
 from med_assets.programs.breast_us.vocabulary import NORMAL
 from med_assets.storage.files import replacing
 
@@ -27,25 +28,34 @@ SEGMENTATION, REPORT = "predicted_lesion.dcm", "predicted_measurements.dcm"
 def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, model: str, threshold: float) -> list[Path]:
     """Write predicted_lesion.dcm, a SEG of the case's own image, and the mask as PNG on the machine's whole picture.
 
-    Where nothing is predicted the SEG holds an empty mask and says so.
+    Where nothing is predicted the SEG holds an empty mask and says so. Of a network of several classes the SEG has a segment for each
+    class that is called somewhere, and the PNG the union of them.
     """
     from PIL import Image
 
     case = PreparedCase.open(prepared)
-    mask = np.zeros(case.full_shape, bool)
+    several = read_classes(predicted)
+    inside = read_probability(predicted) > threshold if several is None else class_map(several[0], threshold)
+    mask = np.zeros(case.full_shape, inside.dtype)
     top, left = case.corner
-    inside = read_probability(predicted) > threshold
     mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     out.mkdir(parents=True, exist_ok=True)
     segmentation, picture = out / SEGMENTATION, out / "predicted_lesion.png"
-    label = "lesion" if mask.any() else NORMAL
-    write_segmentation_2d(segmentation, mask, label, stored(raw)["US"][0], made_by=model, synthetic=case.synthetic)
-    Image.fromarray(mask.astype(np.uint8) * 255).save(picture)
+    source = stored(raw)["US"][0]
+    if several is None or not mask.any():
+        label = "lesion" if mask.any() else NORMAL
+        write_segmentation_2d(segmentation, mask > 0, label, source, made_by=model, synthetic=case.synthetic)
+    else:
+        called = [number for number in range(1, 1 + len(several[1])) if (mask == number).any()]
+        numbered = np.searchsorted([0, *called], mask)
+        names = [several[1][number - 1] for number in called]
+        write_segments_2d(segmentation, numbered, names, source, made_by=model, synthetic=case.synthetic)
+    Image.fromarray((mask > 0).astype(np.uint8) * 255).save(picture)
     return [segmentation, picture]
 
 
 def write_measurements(raw: Path, prepared: Path, out: Path, model: str) -> list[Path]:
-    """Write predicted_measurements.dcm, the area of the segment of predicted_lesion.dcm in `out`; nothing on pixels that nobody calibrated."""
+    """Write predicted_measurements.dcm, the area of each segment of predicted_lesion.dcm in `out`; nothing on pixels that nobody calibrated."""
     from pydicom import dcmread
     from pydicom.sr.codedict import codes
 
@@ -53,14 +63,17 @@ def write_measurements(raw: Path, prepared: Path, out: Path, model: str) -> list
     if case.pixel_mm is None:
         return []
     seg, image = dcmread(out / SEGMENTATION), stored(raw)["US"][0]
-    (segment,) = seg.SegmentSequence
-    pixels = int(np.count_nonzero(seg.pixel_array))
-    area = Quantity(codes.SCT.Area, pixels * case.pixel_mm[0] * case.pixel_mm[1], SQUARE_MILLIMETRE)
-    kind = code_of(segment, "SegmentedPropertyTypeCodeSequence")
-    finding = Finding(str(segment.SegmentLabel), kind, OfSegment(seg, 1, frame=1), (area,), site=codes.SCT.Breast)
+    planes = seg.pixel_array.reshape(-1, int(seg.Rows), int(seg.Columns))
+    findings = []
+    for number, (segment, plane) in enumerate(zip(seg.SegmentSequence, planes, strict=True), start=1):
+        pixels = int(np.count_nonzero(plane))
+        area = Quantity(codes.SCT.Area, pixels * case.pixel_mm[0] * case.pixel_mm[1], SQUARE_MILLIMETRE)
+        kind = code_of(segment, "SegmentedPropertyTypeCodeSequence")
+        of_segment = OfSegment(seg, number, frame=number)
+        findings.append(Finding(str(segment.SegmentLabel), kind, of_segment, (area,), site=codes.SCT.Breast))
     procedure = codes.SCT.UltrasonographyOfBreast
     path = out / REPORT
-    write_report(path, [finding], procedure, [image, seg], made_by=model, synthetic=case.synthetic)
+    write_report(path, findings, procedure, [image, seg], made_by=model, synthetic=case.synthetic)
     return [path]
 
 
@@ -84,8 +97,9 @@ def export_network(checkpoint: Path, out: Path) -> list[Path]:
 
 
 def export_onnx(checkpoint: Path, out: Path) -> list[Path]:
-    """Write `model.onnx`: `image` (1, 1, side, side) in 0..1 to `logits` of that shape; returns its path.
+    """Write `model.onnx`: `image` (1, 1, side, side) in 0..1 to `logits` (1, outputs, side, side); returns its path.
 
+    Of several classes the outputs are the background and the classes, whose names are in the file's metadata.
     The file is kept only if ONNX Runtime gives the logits of torch within ONNX_TOLERANCE. Raises ConfigurationError otherwise,
     and for a family that can't be exported.
     """
@@ -102,10 +116,14 @@ def export_onnx(checkpoint: Path, out: Path) -> list[Path]:
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         try:
-            torch.onnx.export(
+            program = torch.onnx.export(
                 network, (images[0],), str(temporary), input_names=["image"], output_names=["logits"], opset_version=OPSET,
                 dynamo=True, external_data=False, verbose=False,
             )  # fmt: skip
+            if classes := predictor.experiment.classes:
+                assert program is not None
+                program.model.metadata_props["classes"] = ", ".join(("background", *classes))
+                program.save(str(temporary), external_data=False)
         except Exception as error:  # the exporter raises what it likes
             raise ConfigurationError(
                 f"expected a network that torch can export, {predictor.experiment.network.kind} failed with "

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from med_assets.programs.breast_us.classes import truth_of
 from med_assets.programs.breast_us.experiment import Augment, BreastExperiment
 from med_assets.programs.breast_us.prepared import PreparedCase
 
@@ -23,7 +24,7 @@ def as_image(grey: Any, side: int) -> Tensor:
 
 
 def as_mask(truth: Any, side: int) -> Tensor:
-    """Return a mask (rows, columns) by nearest neighbour as float32 (1, side, side)."""
+    """Return a mask, or the class of each pixel, (rows, columns) by nearest neighbour as float32 (1, side, side)."""
     mask = torch.from_numpy(np.array(truth, np.float32))[None, None]
     return functional.interpolate(mask, (side, side), mode="nearest-exact")[0]
 
@@ -51,7 +52,7 @@ class ImageDataset(Dataset[Maps]):
         epoch, position = key
         number, side = int(self.order(epoch)[position]), self.experiment.input_px
         case = self.cases[number]
-        maps = {"image": as_image(case.image, side), "mask": as_mask(case.truth, side)}
+        maps = {"image": as_image(case.image, side), "mask": as_mask(truth_of(case, self.experiment.classes), side)}
         if self.extra is not None:
             maps |= self.extra(number)
         rng = np.random.default_rng([self.experiment.seed, epoch, 1 + position])

@@ -1,6 +1,7 @@
 """The ultrasound training task: loss, learning rates, distillation, and Dice on the validation images."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from med_assets.dataset.splits import hash_fraction
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Experiment
 from med_assets.programs.breast_us import distil, samed
+from med_assets.programs.breast_us.classes import truth_of, why_not
 from med_assets.programs.breast_us.experiment import BreastExperiment, Loss, Part, Sam
 from med_assets.programs.breast_us.images import ImageDataset, as_mask
 from med_assets.programs.breast_us.network import Segmenter, layer_of, released
@@ -28,8 +30,12 @@ DICE = "val_dice"
 """Training-time Dice: mean over the validation images with a lesion of 2 |T and P| / (|T| + |P|) on the network's image, where the
 logit is above 0."""
 
+CLASS_DICE = "val_class_dice"
+"""Of an experiment of several classes, the same of each class in the image's true mask, a pixel being of the class with the highest logit;
+the mean over these classes, and over the images."""
+
 MONITOR = "val_dice_loss"
-"""1 - DICE: lower is better, so it picks the best epoch."""
+"""1 - DICE, of several classes 1 - CLASS_DICE: lower is better, so it picks the best epoch."""
 
 NORMALS = "val_normal_recognised"
 """Share of the validation images without a lesion on which nothing is predicted."""
@@ -62,12 +68,18 @@ class BreastModule(PatchModule):
     def measured(self, case: PreparedCase) -> dict[str, float]:
         """Return the Dice of one image with a lesion, else whether nothing was predicted."""
         side = self.experiment.input_px
-        truth = as_mask(case.truth, side) > 0.5
-        predicted = both_of(self.network, case.image, side)[0] > 0
+        true_classes = as_mask(truth_of(case, self.experiment.classes), side)
+        logits = both_of(self.network, case.image, side)[0]
+        called = logits.argmax(0, keepdim=True) if self.experiment.classes else logits > 0
+        truth, predicted = true_classes > 0.5, called > 0
         if not truth.any():
             return {NORMALS: float(not predicted.any())}
-        dice = 2 * float((truth & predicted).sum()) / float(truth.sum() + predicted.sum())
-        return {DICE: dice, MONITOR: 1 - dice}
+        dice = _dice(truth, predicted)
+        if not self.experiment.classes:
+            return {DICE: dice, MONITOR: 1 - dice}
+        each = [_dice(true_classes == one, called == one) for one in true_classes[truth].unique()]
+        by_class = sum(each) / len(each)
+        return {DICE: dice, CLASS_DICE: by_class, MONITOR: 1 - by_class}
 
     def configure_optimizers(self) -> Any:
         """AdamW; one factor for all groups, which leaves the ratio between them as it is, stepped per batch."""
@@ -123,11 +135,18 @@ class BreastModule(PatchModule):
         self._plateau.update(checkpoint["plateau"])
 
 
-def mask_loss(logits: Tensor, mask: Tensor, settings: Loss) -> Tensor:
-    """Return the mix of cross entropy and Dice of logits and masks (b, 1, h, w), both over the whole batch.
+def _dice(truth: Tensor, predicted: Tensor) -> float:
+    return 2 * float((truth & predicted).sum()) / float(truth.sum() + predicted.sum())
 
-    Dice is (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s), so that a batch of normals has a gradient too.
+
+def mask_loss(logits: Tensor, mask: Tensor, settings: Loss) -> Tensor:
+    """Return the mix of cross entropy and Dice of logits (b, outputs, h, w) and masks (b, 1, h, w), both over the whole batch.
+
+    Dice is (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s), so that a batch of normals has a gradient too. Of several outputs a mask holds
+    the number of each pixel's class, the cross entropy is that of the softmax, and Dice is the mean over the classes, background aside.
     """
+    if logits.shape[1] > 1:
+        return _loss_of_classes(logits, mask[:, 0].long(), settings)
     weight = torch.as_tensor(settings.pos_weight, device=logits.device)
     bce = functional.binary_cross_entropy_with_logits(logits, mask, pos_weight=weight)
     probability = torch.sigmoid(logits)
@@ -135,6 +154,17 @@ def mask_loss(logits: Tensor, mask: Tensor, settings: Loss) -> Tensor:
     sizes = probability.square().sum() + mask.square().sum()
     dice = (2 * both + settings.smooth) / (sizes + settings.smooth)
     return settings.bce * bce + settings.dice * (1 - dice)
+
+
+def _loss_of_classes(logits: Tensor, classes: Tensor, settings: Loss) -> Tensor:
+    weights = torch.where(classes > 0, settings.pos_weight, 1.0)
+    entropy = (functional.cross_entropy(logits, classes, reduction="none") * weights).mean()
+    probability = logits.softmax(1)[:, 1:]
+    truth = functional.one_hot(classes, logits.shape[1]).movedim(-1, 1)[:, 1:].to(probability)
+    over = (0, 2, 3)
+    sizes = probability.square().sum(over) + truth.sum(over)
+    dice = (2 * (probability * truth).sum(over) + settings.smooth) / (sizes + settings.smooth)
+    return settings.bce * entropy + settings.dice * (1 - dice).mean()
 
 
 def lr_factor(name: str, experiment: BreastExperiment) -> float:
@@ -155,7 +185,10 @@ def in_part(patient_id: str, part: Part) -> bool:
 def chosen_cases(
     cases: Sequence[TrainingCase], experiment: BreastExperiment
 ) -> list[tuple[TrainingCase, PreparedCase]]:
-    """Return the training cases that an experiment uses. Raises ConfigurationError where that is none, or a data set is missing."""
+    """Return the training cases that an experiment uses. Raises ConfigurationError where that is none, or a data set is missing.
+
+    Images whose pixels are not known by the experiment's classes are not used, and how many, and why, is printed.
+    """
     data = experiment.data
     opened = [(case, PreparedCase.open(case.folder)) for case in cases if case.split == "train"]
     if absent := sorted(set(data.datasets) - {prepared.dataset for _, prepared in opened}):
@@ -167,7 +200,12 @@ def chosen_cases(
         if (not data.datasets or prepared.dataset in data.datasets)
         and (data.normals or prepared.truth.any())
         and in_part(case.patient_id, data.part)
+        and not why_not(prepared, experiment.classes)
     ]
+    reasons = Counter(why_not(prepared, experiment.classes) for _, prepared in opened)
+    for reason, n in sorted(reasons.items()):
+        if reason:
+            print(f"{n} training images are left out: {reason}", flush=True)
     if not found:
         raise ConfigurationError(
             f"expected training images in part {data.part.take} of data sets {list(data.datasets) or 'all'}, got none of "
@@ -185,18 +223,21 @@ def task(
     """Return what the training process runs for an experiment of this program. Raises ConfigurationError."""
     assert isinstance(experiment, BreastExperiment)
     train = [] if experiment.untrained else chosen_cases(cases, experiment)
-    val = [PreparedCase.open(case.folder) for case in cases if case.split == "val"]
+    opened = [(case, PreparedCase.open(case.folder)) for case in cases if case.split == "val"]
+    known = [(case, prepared) for case, prepared in opened if not why_not(prepared, experiment.classes)]
+    val = [prepared for _, prepared in known]
     scored = any(case.truth.any() for case in val)
-    kept = {case.case_id for case, _ in train} | {case.case_id for case in cases if case.split == "val" and scored}
+    kept = {case.case_id for case, _ in train} | {case.case_id for case, _ in known if scored}
     left_out = tuple(case.case_id for case in cases if case.case_id not in kept)
     if not scored and not experiment.untrained:
         raise ConfigurationError(
-            f"expected a validation image with a lesion, got none among {len(val)}: {DICE} would be undefined in every epoch; "
+            f"expected a validation image with {' or '.join(experiment.classes) or 'a lesion'}, got none among {len(val)}: {DICE} would be undefined in every epoch; "
             "take in more images"
         )
     extra, channels = None, None
     if experiment.distil is not None and train:
         assert teacher is not None
+        distil.demand_classes(teacher, experiment)
         folders = distil.answers(teacher, [case for case, _ in train])
         wanted = [distil.LOGIT, *([distil.FEATURE] if experiment.distil.feature or experiment.distil.attention else [])]
 

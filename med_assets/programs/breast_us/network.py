@@ -1,4 +1,7 @@
-"""The networks of all families behind one face: grey images in, logits and a map of features out."""
+"""The networks of all families behind one face: grey images in, logits and a map of features out.
+
+A pixel has one logit, that of a lesion, or for an experiment of several classes one for the background and one for each class.
+"""
 
 import re
 from collections.abc import Callable
@@ -42,7 +45,7 @@ SEGFORMER_CLASSES = "net.segformer.decode_head.classifier."
 
 
 class Segmenter(nn.Module):
-    """Grey images (b, 1, side, side) in 0..1 to logits (b, 1, side, side); `both` returns the features too."""
+    """Grey images (b, 1, side, side) in 0..1 to logits (b, outputs, side, side); `both` returns the features too."""
 
     mean: Tensor
     deviation: Tensor
@@ -55,7 +58,7 @@ class Segmenter(nn.Module):
         self.net = _net(experiment)
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (b, 1, side, side) and features (b, channels, height, width)."""
+        """Return logits (b, outputs, side, side) and features (b, channels, height, width)."""
         found: tuple[Tensor, Tensor] = self.net(self.scaled(images))
         return found
 
@@ -70,7 +73,7 @@ class Segmenter(nn.Module):
 class SegFormerSeg(nn.Module):
     """SegFormer of transformers: logits at a quarter of the size, taken up; features of its last stage."""
 
-    def __init__(self, network: SegFormer) -> None:
+    def __init__(self, network: SegFormer, outputs: int = 1) -> None:
         from transformers.models.segformer.configuration_segformer import SegformerConfig
         from transformers.models.segformer.modeling_segformer import SegformerForSemanticSegmentation
 
@@ -80,7 +83,7 @@ class SegFormerSeg(nn.Module):
                 depths=list(network.depths),
                 hidden_sizes=list(network.dims),
                 decoder_hidden_size=network.decoder,
-                num_labels=1,
+                num_labels=outputs,
             )
         )
 
@@ -94,13 +97,13 @@ def _net(experiment: BreastExperiment) -> nn.Module:
         case TinyUsfm() as network:
             from med_assets.programs.breast_us.tinyusfm import TinyUsfmSeg
 
-            return TinyUsfmSeg(network, experiment.input_px)
+            return TinyUsfmSeg(network, experiment.input_px, experiment.outputs)
         case Sam() as network:
             from med_assets.programs.breast_us.sam import SamSeg
 
-            return SamSeg(network, experiment.input_px)
+            return SamSeg(network, experiment.input_px, several=bool(experiment.classes))
         case SegFormer() as network:
-            return SegFormerSeg(network)
+            return SegFormerSeg(network, experiment.outputs)
         case Sam3() as network:
             from med_assets.programs.breast_us.sam3 import Sam3Seg
 

@@ -55,6 +55,48 @@ def case_picture(
     return path
 
 
+def class_picture(
+    path: Path, image: NDArray[Any], truth: NDArray[Any] | None, called: NDArray[Any], chances: NDArray[Any], classes: Sequence[str]
+) -> Path:  # fmt: skip
+    """Plot an image with the class called at each pixel (rows, columns) and the true outline, and the probability of each class."""
+    with figure(path, 3.2 * (1 + len(classes)), 3.5) as fig:
+        axes = fig.subplots(1, 1 + len(classes))
+        axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
+        if truth is not None and np.any(truth):
+            edge = np.arange(-1, truth.shape[1] + 1), np.arange(-1, truth.shape[0] + 1)
+            axes[0].contour(*edge, np.pad(np.asarray(truth) > 0, 1), levels=[0.5], colors=[TRUE_COLOUR], linewidths=1.2)
+        for number, name in enumerate(classes, start=1):
+            where = np.ma.masked_where(called != number, np.ones(called.shape))
+            axes[0].imshow(where, cmap=single_colour(number - 1), vmin=0, vmax=1, alpha=0.55)
+            axes[number].imshow(chances[number], cmap="viridis", vmin=0, vmax=1, aspect="auto")
+            _plain(axes[number], f"probability of {name}")
+        axes[0].set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+        present = [name for number, name in enumerate(classes, start=1) if (called == number).any()]
+        _plain(axes[0], f"{'' if truth is None else 'true: outline, '}called: {', '.join(present) or 'nothing'}")
+    return path
+
+
+def single_colour(number: int) -> Any:
+    """A colour map of one colour."""
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap([colour(number)])
+
+
+def confusion_picture(path: Path, pairs: Sequence[tuple[str, str]], classes: Sequence[str]) -> Path:
+    """Plot how many images of each true class (rows) are called each class (columns), of pairs of true and called class."""
+    counts = np.array([[pairs.count((true, called)) for called in classes] for true in classes])
+    with figure(path, 1.6 + 1.1 * len(classes), 1.4 + 0.9 * len(classes)) as fig:
+        axis = fig.subplots()
+        axis.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1.4)
+        for (row, column), count in np.ndenumerate(counts):
+            axis.text(column, row, str(count), ha="center", va="center", color=INK)
+        axis.grid(False)
+        axis.set(xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes)
+        axis.set(xlabel="called", ylabel="true")
+    return path
+
+
 def gallery(path: Path, rows: Mapping[str, Sequence[tuple[str, Mapping[str, NDArray[Any]]]]]) -> Path:
     """Plot a row of outlined images for each title, each image with its caption; entries hold image, truth, prediction."""
     most = max(len(entries) for entries in rows.values())

@@ -24,9 +24,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from med_assets.errors import ConfigurationError
 from med_assets.metrics.bootstrap import SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.ranges import SHARE
+from med_assets.programs.breast_us.classes import of_lesion
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.export import OPSET
-from med_assets.programs.breast_us.predict import Predictor, load_predictor, on_pixels
+from med_assets.programs.breast_us.predict import Predictor, load_predictor, probabilities
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.score import score_case
 from med_assets.storage.files import replacing
@@ -83,19 +84,28 @@ class Measured:
 
 
 class WholePipeline(nn.Module):
-    """Grey values uint8 (rows, columns) to the probability of a lesion float32 and whether it is above the threshold, uint8."""
+    """Grey values uint8 (rows, columns) to the probability of a lesion float32 and whether it is above the threshold, uint8.
+
+    Of a network of several classes the probability is that of any of them, and a third output has those of the background and of each
+    class, float32 (1 + classes, rows, columns).
+    """
 
     def __init__(self, predictor: Predictor, threshold: float) -> None:
         super().__init__()
         self.network, self.side = predictor.network, predictor.experiment.input_px
         self.threshold = threshold
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         rows, columns = image.shape
         small = _shrinking(rows, self.side) @ (image.float() / 255) @ _shrinking(columns, self.side).T
         logits = self.network(small[None, None])
-        probability = torch.sigmoid(functional.interpolate(logits, (rows, columns), mode="bilinear")[0, 0])
-        return probability, (probability > self.threshold).to(torch.uint8)
+        taken = functional.interpolate(logits, (rows, columns), mode="bilinear")[0]
+        if len(taken) == 1:
+            probability = torch.sigmoid(taken[0])
+            return probability, (probability > self.threshold).to(torch.uint8)
+        chances = taken.softmax(0)
+        probability = chances[1:].sum(0)
+        return probability, (probability > self.threshold).to(torch.uint8), chances
 
 
 def _shrinking(size: int, side: int) -> Tensor:
@@ -138,7 +148,7 @@ def export_pipeline(
 
 
 def _write(predictor: Predictor, threshold: float, path: Path) -> None:
-    pipeline = WholePipeline(predictor, threshold).eval()
+    pipeline, classes = WholePipeline(predictor, threshold).eval(), predictor.experiment.classes
     rows, columns = (torch.export.Dim(name, min=16, max=16384) for name in ("rows", "columns"))
     # The kernels of a CPU lay attention out in a way that the exporter can't decompose. Layouts that torch keeps from an earlier export of
     # this process may be theirs.
@@ -148,7 +158,7 @@ def _write(predictor: Predictor, threshold: float, path: Path) -> None:
         try:
             program = torch.onnx.export(
                 pipeline, (torch.zeros(TRIED[0], dtype=torch.uint8),), input_names=["image"],
-                output_names=["probability", "mask"], opset_version=OPSET, dynamo=True, verbose=False,
+                output_names=["probability", "mask", *(["classes"] if classes else [])], opset_version=OPSET, dynamo=True, verbose=False,
                 dynamic_shapes={"image": {0: rows, 1: columns}},
             )  # fmt: skip
             assert program is not None
@@ -160,6 +170,8 @@ def _write(predictor: Predictor, threshold: float, path: Path) -> None:
                 probability="of a lesion at each of these pixels",
                 mask=f"1 where the probability is above {threshold:g}",
             )
+            if classes:
+                program.model.metadata_props["classes"] = ", ".join(("background", *classes))
             program.save(str(path), external_data=False)
         except Exception as error:  # the exporter raises what it likes
             raise ConfigurationError(
@@ -170,8 +182,8 @@ def _write(predictor: Predictor, threshold: float, path: Path) -> None:
 
 def _by_torch(predictor: Predictor, image: np.ndarray) -> np.ndarray:
     """The probability as every prediction of med_assets is computed."""
-    logits = on_pixels(predictor.both(image)[0], image.shape).astype(np.float64)
-    return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+    chances = probabilities(predictor.both(image)[0], image.shape)
+    return np.asarray(of_lesion(chances) if len(chances) > 1 else chances[0], np.float32)
 
 
 def _session(path: Path) -> Any:
@@ -189,10 +201,14 @@ def _by_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _demand_equal(predictor: Predictor, path: Path) -> None:
-    ask, numbers = _by_file(path), np.random.default_rng(0)
+    ask, session, numbers = _by_file(path), _session(path), np.random.default_rng(0)
     for shape in TRIED:
         image = numbers.integers(0, 256, shape, np.uint8)
         largest = float(np.abs(_by_torch(predictor, image) - ask(image)).max())
+        if predictor.experiment.classes:
+            (chances,) = session.run(["classes"], {"image": image})
+            wanted = probabilities(predictor.both(image)[0], image.shape)
+            largest = max(largest, float(np.abs(wanted - chances).max()))
         if not largest <= TOLERANCE:
             raise ConfigurationError(
                 f"expected ONNX Runtime to give torch's probabilities within {TOLERANCE:g}, got {largest:g}; nothing was written"

@@ -16,7 +16,7 @@ from med_assets.training.tensors import load_weights, read_checkpoint
 
 
 def both_of(network: nn.Module, grey: Any, side: int) -> tuple[Tensor, Tensor]:
-    """Return logits (1, side, side) and features (channels, height, width) of grey values 0 to 255 (rows, columns), on the host.
+    """Return logits (outputs, side, side) and features (channels, height, width) of grey values 0 to 255 (rows, columns), on the host.
 
     The network is in evaluation mode meanwhile.
     """
@@ -32,6 +32,18 @@ def on_pixels(logits: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     return functional.interpolate(logits[None], (rows, columns), mode="bilinear")[0, 0].numpy()
 
 
+def probabilities(logits: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Return probabilities at the image's own pixels, float64, of logits (outputs, side, side).
+
+    Of one logit that of a lesion (1, rows, columns), of several those of the background and each class (outputs, rows, columns).
+    """
+    if len(logits) == 1:
+        return 1 / (1 + np.exp(-on_pixels(logits, shape).astype(np.float64)))[None]
+    rows, columns = shape
+    taken = functional.interpolate(logits[None].double(), (rows, columns), mode="bilinear")[0]
+    return np.asarray(taken.softmax(0).numpy())
+
+
 class Predictor:
     """A loaded checkpoint."""
 
@@ -42,7 +54,7 @@ class Predictor:
         self.network.to(device)
 
     def both(self, grey: Any) -> tuple[Tensor, Tensor]:
-        """Return logits (1, side, side) and features (channels, height, width) of grey values (rows, columns)."""
+        """Return logits (outputs, side, side) and features (channels, height, width) of grey values (rows, columns)."""
         return both_of(self.network, grey, self.experiment.input_px)
 
 

@@ -46,11 +46,14 @@ class LoraLinear(nn.Module):
 
 
 class SamSeg(nn.Module):
-    """Images (b, 3, side, side) to logits (b, 1, side, side) and image embeddings (b, decoder_dim, tokens, tokens)."""
+    """Images (b, 3, side, side) to logits (b, 1, side, side) and image embeddings (b, decoder_dim, tokens, tokens).
 
-    def __init__(self, network: Sam, side: int) -> None:
+    With `several` the logits are all masks, that of the background first, as SAMed has them: (b, 1 + classes, side, side).
+    """
+
+    def __init__(self, network: Sam, side: int, several: bool = False) -> None:
         super().__init__()
-        self.answer = network.answer
+        self.answer, self.several = network.answer, several
         self.sam = _sam(network, side)
         _begin(self.sam)
         if network.lora != "none":
@@ -64,6 +67,8 @@ class SamSeg(nn.Module):
         if self.answer == "first":
             return first, features
         classes = self._masks(features, images.shape[-2:], others=True)
+        if self.several:
+            return torch.cat([first, classes], dim=1), features
         return classes.logsumexp(1, keepdim=True) - first, features
 
     def prompted(self, images: Tensor, points: Tensor, inside: Tensor, box: Tensor | None) -> Tensor:

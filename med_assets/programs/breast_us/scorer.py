@@ -7,16 +7,28 @@ import numpy as np
 
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor, Predicted
+from med_assets.programs.breast_us.classes import class_map, class_of_image, of_lesion
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
-from med_assets.programs.breast_us.pictures import case_picture, disagreement, feature_plane, gallery
-from med_assets.programs.breast_us.predict import load_predictor, on_pixels
+from med_assets.programs.breast_us.pictures import (
+    case_picture,
+    class_picture,
+    confusion_picture,
+    disagreement,
+    feature_plane,
+    gallery,
+)
+from med_assets.programs.breast_us.predict import load_predictor, probabilities
 from med_assets.programs.breast_us.prepared import PreparedCase
-from med_assets.programs.breast_us.score import score_case
+from med_assets.programs.breast_us.score import score_case, score_classes
+from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 
 PROBABILITY, FEATURES, STRENGTH = "probability.npy", "features.npy", "strength.npy"
 """Probability at each pixel, float16; the mean of each feature over the image, float32; and the strength of the features at
 each place of their map, float32: the root mean square over channels."""
+
+CHANCES, CLASSES = "classes.npy", "classes.json"
+"""Of a network of several classes alone: probabilities of the background and of each class at each pixel, float16, and the classes' names."""
 
 SHOWN = 6
 """Images in each row of a gallery."""
@@ -31,26 +43,37 @@ class LesionPredictor(CasePredictor):
     def predict(self, prepared: Path, out: Path) -> None:
         case = PreparedCase.open(prepared)
         logits, features = self.predictor.both(case.image)
-        probability = 1 / (1 + np.exp(-on_pixels(logits, case.image.shape).astype(np.float64)))
-        np.save(out / PROBABILITY, probability.astype(np.float16))
+        chances, classes = probabilities(logits, case.image.shape), self.predictor.experiment.classes
+        if classes:
+            np.save(out / CHANCES, chances.astype(np.float16))
+            write_json(out / CLASSES, list(classes))
+        np.save(out / PROBABILITY, (of_lesion(chances) if classes else chances[0]).astype(np.float16))
         np.save(out / FEATURES, features.mean((1, 2)).numpy())
         np.save(out / STRENGTH, features.square().mean(0).sqrt().numpy())
 
 
 def score(prepared: Path, predicted: Path, settings: EvaluationSettings) -> list[Score]:
     """Score what `LesionPredictor.predict` kept. Raises NoTruth for a case to predict."""
-    return score_case(PreparedCase.open(prepared), read_probability(predicted).astype(np.float64), settings)
+    case = PreparedCase.open(prepared)
+    found = score_case(case, read_probability(predicted).astype(np.float64), settings)
+    if (several := read_classes(predicted)) is not None:
+        found += score_classes(case, *several, settings)
+    return found
 
 
 def facts(prepared: Path, predicted: Path, threshold: float) -> dict[str, float | str | None]:
     """Size of the predicted lesion, and how sure the model is of it."""
     pixel, probability = PreparedCase.open(prepared).pixel_mm, read_probability(predicted)
     n = int(np.count_nonzero(probability > threshold))
+    several = read_classes(predicted)
+    chances = {} if several is None else zip(several[1], class_of_image(several[0], threshold), strict=True)
+    of_classes = {f"probability of {name}": float(chance) for name, chance in dict(chances).items()}
     return {
         "lesion, pixels": float(n),
         "lesion, mm2": None if pixel is None else n * pixel[0] * pixel[1],
         "highest probability": float(probability.max()),
         "pixels between 0.1 and 0.9, share": float(np.mean((probability > 0.1) & (probability < 0.9))),
+        **of_classes,
     }
 
 
@@ -66,17 +89,31 @@ def read_probability(predicted: Path) -> np.ndarray:
     return np.load(predicted / PROBABILITY).astype(np.float32)
 
 
+def read_classes(predicted: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Return probabilities float32 (1 + classes, rows, columns) and the classes' names; None of a network of one class."""
+    if not (predicted / CLASSES).is_file():
+        return None
+    return np.load(predicted / CHANCES).astype(np.float32), tuple(read_json(predicted / CLASSES))
+
+
 def plot(prepared: Path, predicted: Path, out: Path, threshold: float) -> list[Path]:
     """Outlines, probability and features of one case, as a PNG file under `out`."""
     case, probability = PreparedCase.open(prepared), read_probability(predicted)
     out.mkdir(parents=True, exist_ok=True)
-    return [
+    drawn = [
         case_picture(
             out / f"{case.case_id}_lesion.png", np.asarray(case.image), np.asarray(case.truth) if case.labelled else None,
             probability > threshold, probability, np.load(predicted / STRENGTH),
             f"case {case.case_id}" + (f", {case.label}" if case.labelled else ""),
         )
     ]  # fmt: skip
+    if (several := read_classes(predicted)) is not None:
+        chances, classes = several
+        called = class_map(chances, threshold)
+        truth = np.asarray(case.truth) if case.labelled else None
+        path = out / f"{case.case_id}_classes.png"
+        drawn.append(class_picture(path, np.asarray(case.image), truth, called, chances, classes))
+    return drawn
 
 
 def model_images(cases: Sequence[Predicted], out: Path, metric: str, threshold: float) -> list[tuple[Path, str]]:
@@ -100,6 +137,16 @@ def model_images(cases: Sequence[Predicted], out: Path, metric: str, threshold: 
         labels, sets = ([str(one.row.facts[name]) for one in cases] for name in ("label", "dataset"))
         caption = "Mean features of the held-out images, principal components; colour by label, marker by data set"
         drawn.append((feature_plane(out / "features.png", features, labels, sets), caption))
+    called = [
+        (str(one.row.facts["label"]), read[1][int(class_of_image(read[0], threshold).argmax())], read[1])
+        for one in cases
+        if (read := read_classes(one.predicted)) is not None and str(one.row.facts["label"]) in read[1]
+    ]
+    if called:
+        path = confusion_picture(out / "confusion.png", [(true, as_) for true, as_, _ in called], called[0][2])
+        drawn.append(
+            (path, f"True and most probable class of {len(called)} held-out images with a lesion of a known class")
+        )
     taught = [one for one in cases if one.teacher is not None]
     if taught:
         differing = []

@@ -123,12 +123,12 @@ class Backbone(nn.Module):
 
 
 class Head(nn.Module):
-    """Two convolutions per level, all levels summed at the size of the largest, and one logit a place.
+    """Two convolutions per level, all levels summed at the size of the largest, and the logits of each place.
 
     With `top_down` each level is added to the next finer one between its two convolutions, the coarsest first.
     """
 
-    def __init__(self, network: TinyUsfm) -> None:
+    def __init__(self, network: TinyUsfm, outputs: int = 1) -> None:
         super().__init__()
         neck, width = network.neck, network.head
         self.levels = nn.ModuleList(
@@ -140,7 +140,7 @@ class Head(nn.Module):
         )  # fmt: skip
         self.top_down = network.top_down
         self.dropout = nn.Dropout2d(network.dropout)
-        self.classifier = nn.Conv2d(width, 1, 1)
+        self.classifier = nn.Conv2d(width, outputs, 1)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         size = levels[0].shape[-2:]
@@ -156,13 +156,13 @@ class Head(nn.Module):
 
 
 class TinyUsfmSeg(nn.Module):
-    """The whole network: images (b, 3, side, side) to logits (b, 1, side, side) and features (b, neck, tokens, tokens)."""
+    """The whole network: images (b, 3, side, side) to logits (b, outputs, side, side) and features (b, neck, tokens, tokens)."""
 
-    def __init__(self, network: TinyUsfm, side: int) -> None:
+    def __init__(self, network: TinyUsfm, side: int, outputs: int = 1) -> None:
         super().__init__()
         self.backbone = Backbone(network, side)
         self.neck = nn.ModuleList(nn.Conv2d(network.dim, network.neck, 1) for _ in RESCALE)
-        self.head = Head(network)
+        self.head = Head(network, outputs)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         maps = [lateral(level) for lateral, level in zip(self.neck, self.backbone(images), strict=True)]
