@@ -35,8 +35,11 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
 
     case = PreparedCase.open(prepared)
     several = read_classes(predicted)
-    inside = read_probability(predicted) > threshold if several is None else class_map(several[0], threshold)
-    mask = np.zeros(case.full_shape, inside.dtype)
+    if several is None:
+        inside = (read_probability(predicted) > threshold).astype(np.uint8)
+    else:
+        inside = class_map(several[0], threshold)
+    mask = np.zeros(case.full_shape, np.uint8)
     top, left = case.corner
     mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     out.mkdir(parents=True, exist_ok=True)

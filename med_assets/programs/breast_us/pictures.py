@@ -68,7 +68,7 @@ def class_picture(
         for number, name in enumerate(classes, start=1):
             where = np.ma.masked_where(called != number, np.ones(called.shape))
             axes[0].imshow(where, cmap=single_colour(number - 1), vmin=0, vmax=1, alpha=0.55)
-            axes[number].imshow(chances[number], cmap="viridis", vmin=0, vmax=1, aspect="auto")
+            axes[number].imshow(chances[number], cmap="viridis", vmin=0, vmax=1)
             _plain(axes[number], f"probability of {name}")
         axes[0].set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
         present = [name for number, name in enumerate(classes, start=1) if (called == number).any()]
