@@ -13,6 +13,12 @@ Voxels = Annotated[tuple[int, int, int], Field(description="voxels along (z, y, 
 POOLINGS = 4
 """Times that every network halves its input, so that patch sides are multiples of 2 ** POOLINGS; `levels` may be more."""
 
+SWIN_LEAST_SIDE = 32
+"""The transformer halves its input five times."""
+
+SWIN_HEADS = 12
+"""Its widths are divided among heads of attention, the most of which are 24 on eight times the first width: 12 fits all its levels."""
+
 PROBE_SIDE = 32
 """Longest side of the patch that memory is measured with, voxels: a step of it takes a second on a CPU."""
 
@@ -20,9 +26,9 @@ PROBE_SIDE = 32
 class Network(Settings):
     """What predicts the dose."""
 
-    kind: Literal["unet", "residual", "cascade", "ddpm", "mean_dose"] = Field(
-        description="unet, residual and cascade predict the dose at once, ddpm by denoising; mean_dose is the mean of the "
-        "training doses"
+    kind: Literal["unet", "residual", "cascade", "swin", "ddpm", "mean_dose"] = Field(
+        description="unet, residual, cascade and swin (a transformer) predict the dose at once, ddpm by denoising; mean_dose is the mean of "
+        "the training doses"
     )
     base_channels: int = Field(ge=8, multiple_of=8, description="channels of the first level of the network, count")
     levels: int = Field(
@@ -61,6 +67,8 @@ class Network(Settings):
         """What the sides of a patch are multiples of, voxels."""
         if self.kind in ("residual", "cascade"):
             return self.stem * 2 ** (len(self.widths) - 1)
+        if self.kind == "swin":
+            return SWIN_LEAST_SIDE
         return int(2**self.levels)
 
     @model_validator(mode="after")
@@ -71,6 +79,10 @@ class Network(Settings):
             )
         if odd := [width for width in self.widths if width < 1 or width % 8]:
             raise ValueError(f"widths must be multiples of 8, found {odd}")
+        if self.kind == "swin" and self.base_channels % SWIN_HEADS:
+            raise ValueError(
+                f"swin needs base_channels that are a multiple of {SWIN_HEADS}, found {self.base_channels}"
+            )
         return self
 
 

@@ -24,11 +24,13 @@ torch.set_num_threads(1)
 
 FEW = (*TINY, "patches.per_epoch=4", "schedule.epochs=2", "losses.perceptual_stride=16")
 DIFFUSION = ("diffusion.widths=[1,1,1]", "diffusion.val_steps=2", "diffusion.steps=4")
+SWIN = ("network.base_channels=24", "inference.window=[32,32,32]")
 DEEP = ("patches.size=[32,32,32]", "patches.per_epoch=2", "schedule.epochs=1")
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides"), [("attention_unet", DEEP), ("deeper_unet", DEEP), ("flow_bounded", DIFFUSION)]
+    ("name", "overrides"),
+    [("attention_unet", DEEP), ("deeper_unet", DEEP), ("flow_bounded", DIFFUSION), ("swin_unetr", (*DEEP, *SWIN))],
 )
 def test_each_network_trains_and_predicts_a_whole_case(name: str, overrides: tuple[str, ...], tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", name, (*FEW, *overrides))
