@@ -152,6 +152,9 @@ class RtDose(Program):
         "prescription_gy": Fact(float, "Gy", "prescription used for normalising"),
         "prescription_in_plan": Fact(bool, "", "whether the plan states it (else the site's default)"),
         "fractions": Fact(int, "count", "fractions planned"),
+        "constraints_stated": Fact(
+            int, "count", "planning constraints that the plan states itself, which come before those of the site"
+        ),
         "beams": Fact(int, "count", "treatment beams of the plan, arcs among them"),
         "arcs": Fact(int, "count", "beams whose gantry turns"),
         "gantry_deg": Fact(
@@ -233,7 +236,7 @@ class RtDose(Program):
         site = self.site(ws).model_dump(mode="json", exclude={"title", *SCORED_BY, *AUDITED_BY})
         return site | {"resample_tilt": tilt_policy(ws, self.name).resample}
 
-    @versioned("6")
+    @versioned("7")
     def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:
         from med_assets.programs.rt_dose.prepare import prepare_case
 

@@ -168,6 +168,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
             sdf[index] = signed_distance(masks[name], spacing)
     present = [name for name in site.structures if name in masks and masks[name].any()]
     missing = missing_structures(site, present, drawn.excluded)
+    numbers = {int(row.value): row.maps_to for row in drawn.rois if row.maps_to in present}
+    stated = site.stated_by(planned, numbers, prescription) if planned else {}
     beams = plan(hu, body, _levels(masks, site), _organs(masks, site), spacing, site.beam_plan)
     for name, array in {
         "ct": whole_hu(hu),
@@ -194,7 +196,8 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
             "present": present,
             "prescription_gy": prescription,
             "fractions": planned and planned.fractions,
-            "constraints": site.constraints(present, prescription),
+            "constraints": site.constraints(present, prescription, stated),
+            "constraints_stated": stated,
             "synthetic": any(is_synthetic(ds) for group in files.values() for ds in group),
         },
     )
@@ -232,6 +235,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, site: Site, tilt: "TiltPoli
         "prescription_gy": float(prescription),
         "prescription_in_plan": planned is not None and planned.prescription_gy is not None,
         "fractions": planned and planned.fractions,
+        "constraints_stated": len(stated),
         **_beam_facts(beams_planned, prescription, planned.fractions if planned else None),
         "sdf_sign_agreement": min(agreement),
         **of_dose,

@@ -6,9 +6,9 @@ used years later with the channel order it was trained with, whatever the file s
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
@@ -22,6 +22,9 @@ from med_assets.storage.conf import conf_folder
 from med_assets.storage.files import digest, read_yaml
 from med_assets.storage.names import OPTION
 
+if TYPE_CHECKING:
+    from med_assets.dicom.rtplan import OrganLimit, Plan
+
 PRESENTATION: JsonDict = {"affects_result": False}
 """Marks a field that changes no weight of a network, so that it stays out of the hash of an experiment."""
 
@@ -30,6 +33,9 @@ CONSTRAINT_COUNT = 13
 
 VOLUME_SCALE_CC = 500.0
 """Volumes in the constraint vector are divided by this, so that all entries are of order one."""
+
+SAME_LEVEL_GY = 0.05
+"""Difference of two dose levels that a plan and a site may write of the same one, Gy."""
 
 BODY, DOSE_MASK = "body", "dose_mask"
 """What the outline of the patient and the region that may receive dose are called beside the structures of a site."""
@@ -89,6 +95,42 @@ class Constraint(_Frozen):
         description="fraction is used as it is, dose_gy is divided by the prescription, volume_cc by 500"
     )
     value: float = Field(description="the number, in the unit that `kind` says")
+    structures: tuple[str, ...] = Field(
+        default=(),
+        description="organs whose limit in the plan of a case comes before `value`; the strictest of several",
+        json_schema_extra=PRESENTATION,
+    )
+    metric: str | None = Field(
+        default=None,
+        description="what that limit is of: Dmax (Gy), or Vx or Vx%Rx (the share of the organ)",
+        json_schema_extra=PRESENTATION,
+    )
+
+    @model_validator(mode="after")
+    def _a_plan_can_state_it(self) -> Self:
+        if bool(self.structures) != (self.metric is not None):
+            raise ValueError(f"{self.meaning}: expected structures and metric together, got one without the other")
+        if self.metric is not None:
+            kind = Criterion.parse(self.metric).kind
+            fits = {"max": "dose_gy", "volume_at_dose": "fraction", "volume_at_share": "fraction"}.get(kind)
+            if fits != self.kind:
+                raise ValueError(
+                    f"{self.meaning}: expected metric Dmax of kind dose_gy, or Vx or Vx%Rx of kind fraction, which a plan can state, got "
+                    f"{self.metric} of kind {self.kind}"
+                )
+        return self
+
+    def stated(self, limits: Sequence["OrganLimit"], prescription_gy: float) -> float | None:
+        """Return the strictest value that limits of its organs state, in the unit of `kind`; None where none does."""
+        criterion = Criterion.parse(self.metric or "Dmax")
+        if criterion.kind == "max":
+            found = [one.any_part_gy for one in limits if one.any_part_gy is not None]
+            return min(found, default=None)
+        level = criterion.amount or 0.0
+        if criterion.kind == "volume_at_share":
+            level *= prescription_gy / 100
+        same = [one for one in limits if one.dose_gy is not None and abs(one.dose_gy - level) <= SAME_LEVEL_GY]
+        return min((one.percent / 100 for one in same if one.percent is not None), default=None)
 
 
 class VolumeObjective(_Frozen):
@@ -229,6 +271,7 @@ class Site(_Frozen):
             "preferred": set(self.preferred),
             "criteria": set(self.criteria),
             "limits": {limit.structure for limit in self.limits},
+            "constraint_limits": {name for limit in self.constraint_limits for name in limit.structures},
             "dvh_volumes": {objective.structure for objective in self.dvh_volumes},
             "dvh_means": set(self.dvh_means),
         }
@@ -316,14 +359,36 @@ class Site(_Frozen):
         """The target with the highest prescribed dose."""
         return max(self.targets, key=lambda name: self.targets[name])
 
-    def constraints(self, present: tuple[str, ...] | list[str], prescription_gy: float) -> list[float]:
-        """Return the 13 dimensionless planning constraints of a case.
+    def constraints(
+        self, present: Sequence[str], prescription_gy: float, stated: Mapping[str, float] | None = None
+    ) -> list[float]:
+        """Return the 13 dimensionless planning constraints of a case; `stated` holds those of its own plan, see `stated_by`.
 
         Target levels are divided by the prescription, 0 when the target is absent; limits are scaled by their kind.
         """
-        levels = [gy / prescription_gy if name in present else 0.0 for name, gy in self.constraint_targets]
+        own = stated or {}
+        levels = [
+            own.get(name, gy) / prescription_gy if name in present else 0.0 for name, gy in self.constraint_targets
+        ]
         scale = {"fraction": 1.0, "dose_gy": prescription_gy, "volume_cc": VOLUME_SCALE_CC}
-        return levels + [limit.value / scale[limit.kind] for limit in self.constraint_limits]
+        limits = self.constraint_limits
+        return levels + [own.get(limit.meaning, limit.value) / scale[limit.kind] for limit in limits]
+
+    def stated_by(self, plan: "Plan", structures: Mapping[int, str], prescription_gy: float) -> dict[str, float]:
+        """Return the constraints that a plan states itself: levels of targets, Gy, by name, and limits, in the unit of their kind, by meaning.
+
+        `structures` are the site's by the ROI number that the plan names.
+        """
+        own: dict[str, float] = {}
+        names = {name for name, _ in self.constraint_targets}
+        for roi, gy in plan.target_prescriptions:
+            if roi is not None and (name := structures.get(roi)) in names:
+                own[name] = max(gy, own.get(name, 0.0))
+        for limit in self.constraint_limits:
+            of_it = [one for one in plan.organ_limits if structures.get(one.roi_number) in limit.structures]
+            if of_it and (value := limit.stated(of_it, prescription_gy)) is not None:
+                own[limit.meaning] = value
+        return own
 
     def mirrored(self) -> tuple[int, ...]:
         """Return for each structure the index of the one that takes its place when x is flipped."""

@@ -5,7 +5,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from med_assets.dicom.rtplan import Plan, read_plan
+from med_assets.dicom.rtplan import OrganLimit, Plan, read_plan
 from med_assets.errors import CaseRejected
 
 
@@ -39,6 +39,29 @@ def test_the_prescription_is_the_highest_target_dose():
 def test_fractions_of_all_groups_count_and_one_unknown_makes_the_sum_unknown():
     assert read_plan(rtplan((1, "70"), fractions=(25, 10))).fractions == 35
     assert read_plan(rtplan((1, "70"), fractions=(25, None))).fractions is None
+
+
+def organ(roi, **values):
+    item = Dataset()
+    item.DoseReferenceType = "ORGAN_AT_RISK"
+    if roi is not None:
+        item.ReferencedROINumber = roi
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def test_limits_of_organs_are_those_that_name_their_roi_and_can_be_limits():
+    ds = rtplan((1, "70"))
+    ds.DoseReferenceSequence += [
+        organ(4, OrganAtRiskMaximumDose="50", OrganAtRiskOverdoseVolumeFraction="40"),
+        organ(4, OrganAtRiskLimitDose="72.5"),
+        organ(None, OrganAtRiskLimitDose="72.5"),
+        organ(5, OrganAtRiskMaximumDose="50"),
+        organ(6, OrganAtRiskLimitDose="7250", OrganAtRiskMaximumDose="50", OrganAtRiskOverdoseVolumeFraction="101"),
+    ]
+    assert read_plan(ds).organ_limits == (OrganLimit(4, None, 50.0, 40.0), OrganLimit(4, 72.5, None, None))
+    assert read_plan(ds).prescription_gy == 70.0
 
 
 def test_what_a_plan_does_not_say_is_none():

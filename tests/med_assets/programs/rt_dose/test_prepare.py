@@ -11,13 +11,17 @@ import scipy.ndimage
 from scipy.ndimage import distance_transform_edt
 
 from med_assets.catalog import Case
+from med_assets.experiments.configuration import load
 from med_assets.programs.rt_dose import RtDose
+from med_assets.programs.rt_dose.experiment import DoseExperiment
+from med_assets.programs.rt_dose.patches import PatchDataset
 from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.programs.rt_dose.prepare import CONTROL_POINTS, prepare_case, signed_distance
-from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE
+from med_assets.programs.rt_dose.prepared import SDF_CLIP_MM, SDF_SCALE, PreparedCase
 from med_assets.programs.rt_dose.site import load_site
 from med_assets.programs.rt_dose.tables import beams as beams_table
 from tests.med_assets.dicom.test_rtbeams import OPEN, arc, plan
+from tests.med_assets.dicom.test_rtplan import organ
 
 
 @pytest.mark.parametrize("spacing_mm", [(3.0, 2.5, 2.5), (2.5, 1.6, 1.6), (5.0, 5.0, 5.0)])
@@ -93,6 +97,42 @@ def test_the_beams_of_a_plan_are_facts_and_its_control_points_an_array_that_no_n
     assert not (without / CONTROL_POINTS).exists()
     for name in RtDose.inputs:
         assert (with_beams / name).read_bytes() == (without / name).read_bytes()
+
+
+def test_limits_that_a_plan_states_come_before_those_of_the_site_and_reach_the_network(tmp_path: Path) -> None:
+    write_case(tmp_path / "sent", 1, shape=(24, 40, 40), spacing_mm=(8.0, 8.0, 8.0))
+    raw, site = tmp_path / "raw", load_site("prostate_sib")
+    raw.mkdir()
+    sent = sorted(path for path in (tmp_path / "sent").rglob("*") if path.is_file())
+    stored = [path.rename(raw / f"{number:04d}.dcm") for number, path in enumerate(sent)]
+    files = {pydicom.dcmread(path, stop_before_pixels=True).Modality: path for path in stored}
+    rois = pydicom.dcmread(files["RTSTRUCT"]).StructureSetROISequence
+    match = site.match([str(one.ROIName) for one in rois])
+    numbers = {name: int(rois[index].ROINumber) for name, index in match.found.items()}
+    found = {}
+    for name in ("site", "plan"):
+        ds = pydicom.dcmread(files["RTPLAN"])
+        if name == "plan":
+            ds.DoseReferenceSequence += [
+                organ(numbers["Rectum"], OrganAtRiskMaximumDose="50.0", OrganAtRiskOverdoseVolumeFraction="33"),
+                organ(numbers["Rectum"], OrganAtRiskLimitDose="72.8"),
+                organ(numbers["Femur_L"], OrganAtRiskMaximumDose="50", OrganAtRiskOverdoseVolumeFraction="5"),
+                organ(numbers["Femur_R"], OrganAtRiskMaximumDose="50", OrganAtRiskOverdoseVolumeFraction="3"),
+                organ(numbers["Bladder"], OrganAtRiskMaximumDose="55", OrganAtRiskOverdoseVolumeFraction="30"),
+            ]
+            ds.save_as(files["RTPLAN"])
+        out = tmp_path / name
+        out.mkdir()
+        stated = prepare_case("case", raw, out, site)["constraints_stated"]
+        found[name] = (stated, PreparedCase.open(out).constraints)
+    own, of_site = found["plan"][1], found["site"][1]
+    assert found["plan"][0] == found["site"][0] + 3, "a limit at 55 Gy has no place in the site's vector"
+    changed = {place: own[place] for place in range(len(own)) if own[place] != of_site[place]}
+    assert changed == pytest.approx({3: 0.33, 6: 72.8 / 70, 10: 0.03})
+    experiment = load("rt_dose", "baseline", profile="demo")
+    assert isinstance(experiment, DoseExperiment)
+    patches = PatchDataset([PreparedCase.open(tmp_path / "plan")], site, experiment.patches, 0)
+    assert patches[0, 0]["constraints"].tolist() == pytest.approx(own)
 
 
 def test_the_table_of_beams_has_median_and_range_of_the_cases_that_state_them() -> None:
