@@ -165,7 +165,8 @@ class Reception:
         self._ended(event.assoc, properly=False)
         if event.assoc.requestor.primitive is None:
             # A connection that asked for nothing, such as a check of health, would count as an association for NEGOTIATION_S.
-            event.assoc.dul.to_user_queue.put(None)
+            queue: Any = event.assoc.dul.to_user_queue
+            queue.put(None)  # what a wait that timed out gives too
 
     def _ended(self, assoc: "Association", *, properly: bool) -> None:
         with self._lock:
