@@ -20,6 +20,8 @@ def of_stage(program_name: str, stage: str) -> str:
     chosen, ws = program.get(program_name), Settings.from_env()
     configured = {"prepare": chosen.settings, "evaluate": chosen.evaluation_settings}.get(stage)
     version = chosen.code_versions[stage]
+    if stage == "intake" and (profile := ws.deidentification_of(program_name)) != "strict":
+        version = f"{version}-{profile} {declared('med_assets.deidentification.research', 'research')}"
     if stage == "evaluate":
         version = f"{chosen.code_versions['predict']}.{version}"
     return f"{version}-{digest(configured(ws))}" if configured else version

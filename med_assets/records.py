@@ -41,6 +41,9 @@ class CaseVersion(Record):
     status: str = column("ok, to predict, quarantined or note")
     reason_code: str | None = column("code of the reason")
     reason: str | None = column("why it was refused, and what to do")
+    deidentified_by: str | None = column(
+        "profile of de-identification and its version; empty unless accepted, and of rows of an earlier version, which had the strict one alone"
+    )
 
 
 @record

@@ -1,7 +1,7 @@
 """Where things are and under which key: read from the environment once, in one place."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,9 @@ PURPOSES = ("production", "demo")
 
 OCR_POLICIES = ("off", "blank", "quarantine")
 """What intake does with text that is found in pixels: it is not looked for, blanked, or its case is quarantined."""
+
+DEIDENTIFICATION = ("strict", "research")
+"""Profiles of de-identification, see `deidentification.profiles`."""
 
 SERVE_TOKEN = "MED_ASSETS_SERVE_TOKEN"
 """Variable with the token that requests to `med-assets serve` need."""
@@ -60,6 +63,8 @@ class Settings:
     settle_s: float = 30.0
     ocr: str = "off"
     """One of OCR_POLICIES."""
+    deidentification: str = "strict"
+    """One of DEIDENTIFICATION, for programs that have no setting of their own."""
     launcher: str = "local"
     landing_location: Location | None = None
     """Bucket and prefix of the landing zone, if it is not the folder `landing`."""
@@ -82,6 +87,11 @@ class Settings:
     def option(self, program: str, name: str, default: str) -> str:
         """A program's own setting, e.g. MED_ASSETS_RT_DOSE_SITE for ("rt_dose", "site")."""
         return self.options.get(f"MED_ASSETS_{program}_{name}".upper(), default)
+
+    def deidentification_of(self, program: str) -> str:
+        """The profile of de-identification of a program, one of DEIDENTIFICATION. Raises ConfigurationError."""
+        chosen = self.option(program, "deidentification", self.deidentification)
+        return _one_of(f"MED_ASSETS_{program}_DEIDENTIFICATION".upper(), chosen, DEIDENTIFICATION)
 
     @cached_property
     def store(self) -> ArtifactStore:
@@ -167,17 +177,19 @@ class Workspace(Settings):
         return cls(**settings, key=key.encode())
 
 
+def _one_of(variable: str, value: str, allowed: Collection[str]) -> str:
+    """The value of a variable. Raises ConfigurationError for one that is not allowed."""
+    if value not in allowed:
+        raise ConfigurationError(f"expected {variable} to be one of {tuple(allowed)}, got {value!r}")
+    return value
+
+
 def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
     """The fields of Settings that the environment describes. Raises ConfigurationError."""
-    purpose = environ.get("MED_ASSETS_PURPOSE", "production")
-    if purpose not in PURPOSES:
-        raise ConfigurationError(f"expected MED_ASSETS_PURPOSE to be one of {PURPOSES}, got {purpose!r}")
-    launcher = environ.get("MED_ASSETS_LAUNCHER", "local")
-    if launcher not in LAUNCHERS:
-        raise ConfigurationError(f"expected MED_ASSETS_LAUNCHER to be one of {tuple(LAUNCHERS)}, got {launcher!r}")
-    ocr = environ.get("MED_ASSETS_OCR", "off")
-    if ocr not in OCR_POLICIES:
-        raise ConfigurationError(f"expected MED_ASSETS_OCR to be one of {OCR_POLICIES}, got {ocr!r}")
+
+    def choice(variable: str, default: str, allowed: Collection[str]) -> str:
+        return _one_of(variable, environ.get(variable, default), allowed)
+
     home = Path(environ.get("MED_ASSETS_HOME", ".med_assets")).absolute()
     landing_location, landing = Settings._landing(
         environ.get("MED_ASSETS_LANDING", str(home / "landing")), "MED_ASSETS_LANDING", home
@@ -201,11 +213,12 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "intake_file_s": float(environ.get("MED_ASSETS_INTAKE_FILE_S", "60")),
         "intake_memory_gb": float(environ.get("MED_ASSETS_INTAKE_MEMORY_GB", MEMORY_SHARE * memory_gb())),
         "workers": int(workers) if workers else None,
-        "purpose": purpose,
+        "purpose": choice("MED_ASSETS_PURPOSE", "production", PURPOSES),
         "profile": environ.get("MED_ASSETS_PROFILE", "full"),
         "settle_s": float(environ.get("MED_ASSETS_SETTLE_S", "30")),
-        "launcher": launcher,
-        "ocr": ocr,
+        "launcher": choice("MED_ASSETS_LAUNCHER", "local", LAUNCHERS),
+        "ocr": choice("MED_ASSETS_OCR", "off", OCR_POLICIES),
+        "deidentification": choice("MED_ASSETS_DEIDENTIFICATION", "strict", DEIDENTIFICATION),
         "options": {
             name: value for name, value in environ.items() if name.startswith("MED_ASSETS_") and name not in SECRETS
         },

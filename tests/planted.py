@@ -72,6 +72,8 @@ def text(ds: Dataset) -> None:
         "LUTExplanation", "TextString", "UnformattedTextValue", "ReasonForStudy",
     ):  # fmt: skip
         setattr(ds, keyword, MARKER)
+    ds.StudyDescription, ds.SeriesDescription = f"CT CHEST {MARKER}", f"T2 AXIAL {' '.join(PERSON)}"
+    ds.EthnicGroup = ds.SmokingStatus = ds.Occupation = ds.ContrastBolusRoute = ds.ConvolutionKernel = MARKER
     ds.SpecificCharacterSet = "ISO_IR 100"
     ds.OtherPatientNames = "^".join(PERSON)
     ds.PersonName = " ".join(reversed(PERSON))

@@ -118,7 +118,10 @@ def audit_trail(elements: bool, complete: bool) -> int:
 @program
 @click.argument("dest", type=Value("DEST", Path), help="new folder for the key")
 @click.option("-n", "--number", type=Value("N", int), default=2, help="how many cases")
-def deid_key(program: str, dest: Path, number: int) -> None:
+@click.option(
+    "--characteristics", is_flag=True, help="ask for sex, age and weight too, as the profile research keeps them"
+)
+def deid_key(program: str, dest: Path, number: int, characteristics: bool) -> None:
     """Write synthetic cases with planted identity, and the answer key that deid-score reads."""
     from med_assets.deidentification.answer_key import ANSWERS, ORIGINALS, write_key
     from med_assets.program import get
@@ -126,7 +129,9 @@ def deid_key(program: str, dest: Path, number: int) -> None:
     if dest.exists():
         raise ConfigurationError("expected a folder that does not exist yet, got one that does; name another")
     get(program).write_phantoms(dest / ORIGINALS, number, 1)
-    print(f"wrote {write_key(dest)} checks to {ANSWERS} and {number} case(s) to {ORIGINALS}")
+    print(
+        f"wrote {write_key(dest, characteristics=characteristics)} checks to {ANSWERS} and {number} case(s) to {ORIGINALS}"
+    )
 
 
 @SECTION.command()

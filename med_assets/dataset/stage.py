@@ -21,6 +21,9 @@ from med_assets.storage.memo import Memo
 from med_assets.storage.result import StageResult, tally
 from med_assets.storage.versions import versioned
 
+BEFORE_PROFILES = "strict"
+"""Profile of cases that were taken in before there was another."""
+
 MAX_PICTURED = 6
 """Findings between cases that are shown as pictures; all are in the table."""
 
@@ -145,12 +148,44 @@ def _data_tables(ws: Settings, program_name: str) -> list[program.ReportTable]:
 
 
 def findings(ws: Settings, program_name: str) -> list[program.Finding]:
-    """What the program finds wrong between the cases of the dataset, the blocking first."""
-    chosen = program.get(program_name)
-    if not isinstance(chosen, DatasetFindings):
-        return []
-    found = chosen.dataset_findings(ws, Catalog(ws, program_name).described())
+    """What is wrong between the cases of the dataset, in every program and in this one alone, the blocking first."""
+    chosen, found = program.get(program_name), mixed_profiles(ws, program_name)
+    if isinstance(chosen, DatasetFindings):
+        found += chosen.dataset_findings(ws, Catalog(ws, program_name).described())
     return sorted(found, key=lambda finding: (not finding.blocking, finding.cases))
+
+
+def profiles_of_cases(ws: Settings, program_name: str) -> dict[str, str]:
+    """The profile of de-identification of each case of the dataset, as name and version, by case."""
+    catalog = Catalog(ws, program_name)
+    rows = catalog.frame(CaseVersion, columns=("case_id", "version", "deidentified_by"))
+    stated = {
+        (case, version): profile
+        for case, version, profile in zip(rows["case_id"], rows["version"], rows["deidentified_by"], strict=True)
+        if isinstance(profile, str)
+    }
+    return {case.case_id: stated.get((case.case_id, case.version), BEFORE_PROFILES) for case in catalog.dataset().cases}
+
+
+def mixed_profiles(ws: Settings, program_name: str) -> list[program.Finding]:
+    """A blocking finding where cases of the dataset were de-identified by different profiles: what one keeps and the other does not would tell them apart."""
+    by_name: dict[str, list[str]] = {}
+    for case, profile in profiles_of_cases(ws, program_name).items():
+        by_name.setdefault(profile.partition(" ")[0], []).append(case)
+    if len(by_name) < 2:
+        return []
+    numbers = ", ".join(f"{len(cases)} by {name}" for name, cases in sorted(by_name.items()))
+    other = [
+        case
+        for name, cases in sorted(by_name.items())
+        if name != ws.deidentification_of(program_name)
+        for case in cases
+    ]
+    text = (
+        f"cases of one dataset were de-identified by different profiles: {numbers}. Take the batches of the {len(other)} that do not have "
+        f"the present profile in again (med-assets ingest {program_name} --batch BATCH), or withdraw these cases"
+    )
+    return [program.Finding("mixed_profiles", text, tuple(sorted(other)), blocking=True)]
 
 
 def finding_pictures(ws: Settings, program_name: str, found: Sequence[program.Finding]) -> dict[str, Path]:

@@ -7,7 +7,7 @@ instance and, as JSON, its checks. Values are written between angle brackets the
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,6 +71,9 @@ DESCRIPTIONS = {
 }
 """Descriptions: words of the examination, which should stay, and a name, which must go."""
 
+CHARACTERISTICS = {"PatientSex": "F", "PatientAge": "094Y", "PatientWeight": "83.4", "EthnicGroup": "Inventian"}
+"""What the profile `research` keeps of a patient: the sex as it is, an age and a weight of a band, the ethnic group not at all."""
+
 PLANTED_DATES = {"StudyDate": "20190304", "SeriesDate": "20190304", "ContentDate": "20190305"}
 PRIVATE_GROUP, PRIVATE_CREATOR = 0x0029, "PLANTED PRIVATE"
 
@@ -101,8 +104,10 @@ RETAINED_TEXTS = (
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 
 
-def write_key(folder: Path) -> int:
+def write_key(folder: Path, *, characteristics: bool = False) -> int:
     """Plant identity into the phantoms of `folder / ORIGINALS`, and write the answers beside it; returns how many checks there are.
+
+    With `characteristics` the key asks for those of the patient too, as the profile `research` keeps them.
 
     Raises ConfigurationError where there are no DICOM files.
     """
@@ -112,9 +117,9 @@ def write_key(folder: Path) -> int:
             ds = dcmread(path)
         except InvalidDicomError:
             continue
-        _plant(ds)
+        _plant(ds, CHARACTERISTICS if characteristics else {})
         ds.save_as(path, enforce_file_format=True)
-        answers += _answers(ds)
+        answers += _answers(ds, characteristics=characteristics)
     if not answers:
         raise ConfigurationError(
             f"expected DICOM files in the folder {ORIGINALS}, got none; write phantoms there first"
@@ -155,15 +160,15 @@ def pixel_digest(pixels: np.ndarray) -> str:
     return hashlib.md5(np.ascontiguousarray(pixels).tobytes(), usedforsecurity=False).hexdigest()
 
 
-def _plant(ds: Dataset) -> None:
-    for keyword, value in (PLANTED | PLANTED_DATES).items():
+def _plant(ds: Dataset, more: Mapping[str, str]) -> None:
+    for keyword, value in {**PLANTED, **PLANTED_DATES, **more}.items():
         setattr(ds, keyword, value)
     for keyword, (words, name) in DESCRIPTIONS.items():
         setattr(ds, keyword, f"{words} {name}")
     ds.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True).add_new(0x01, "LO", PLANTED["PatientName"])
 
 
-def _answers(ds: Dataset) -> Iterator[Answer]:
+def _answers(ds: Dataset, *, characteristics: bool) -> Iterator[Answer]:
     def answer(tag: int, check: Check, asked: str | None = None) -> Answer:
         value = "" if tag == 0x7FE00010 else str(ds[tag].value).strip() if tag in ds else ""
         study, series, instance = (text(ds, keyword) for keyword in UIDS[:3])
@@ -174,6 +179,12 @@ def _answers(ds: Dataset) -> Iterator[Answer]:
     for keyword, (words, name) in DESCRIPTIONS.items():
         yield answer(_tag(keyword), Check.TEXT_REMOVED, name)
         yield answer(_tag(keyword), Check.TEXT_RETAINED, words)
+    if characteristics:
+        yield answer(_tag("PatientSex"), Check.TEXT_RETAINED)
+        for keyword in ("PatientAge", "PatientWeight"):
+            yield answer(_tag(keyword), Check.TAG_RETAINED)
+        for keyword in ("PatientAge", "EthnicGroup"):
+            yield answer(_tag(keyword), Check.TEXT_REMOVED)
     for keyword in PLANTED_DATES:
         yield answer(_tag(keyword), Check.DATE_SHIFTED)
     for keyword in RETAINED_TAGS:

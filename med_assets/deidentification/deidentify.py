@@ -25,12 +25,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
+from med_assets.deidentification.clinical_words import clinical, words
 from med_assets.deidentification.codes import standard_code
 from med_assets.deidentification.object_policy import refuse_unsafe
 from med_assets.deidentification.profile import (
-    ALLOWED,
     ENUMERATED,
-    FIXED_VALUES,
     KNOWN_VALUES,
     REMOVED,
     REQUIRED_TEXTS,
@@ -40,6 +39,8 @@ from med_assets.deidentification.profile import (
     known_value,
     registered,
 )
+from med_assets.deidentification.profiles import STRICT, Profile
+from med_assets.deidentification.research import DESCRIPTIONS, ROUNDED, whole_years
 from med_assets.dicom.compression import lost_values
 from med_assets.dicom.element_values import decimals, read_element, values
 from med_assets.dicom.elements import identifier, text
@@ -79,13 +80,6 @@ IMPLEMENTATION_UID = "2.25.143202918847170297421270129330160311973"
 IMPLEMENTATION_VERSION = "MED_ASSETS_1"
 """Written as ImplementationVersionName."""
 
-METHODS = (
-    ("113100", "Basic Application Confidentiality Profile"),
-    ("113105", "Clean Descriptors Option"),
-    ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
-)
-"""DeidentificationMethodCodeSequence, context group 7050 of PS3.16."""
-
 CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 """The same of an image in which text was found and blanked, or all outside of the regions of tissue of ultrasound was."""
 
@@ -95,14 +89,14 @@ class Deidentifier:
     """De-identifies objects of any number of patients under one key: same key and input, same output, on any machine.
 
     `roi_vocabulary` holds structure names that may stay, e.g. the synonyms of a site; a Vocabulary says how they are compared, and
-    which texts of other elements may stay beside KNOWN_VALUES.
+    which texts of other elements may stay beside KNOWN_VALUES. `profile` says what happens to each element.
     """
 
-    def __init__(self, key: bytes, roi_vocabulary: Collection[str] = ()) -> None:
+    def __init__(self, key: bytes, roi_vocabulary: Collection[str] = (), profile: Profile = STRICT) -> None:
         """Raises ConfigurationError when the key is empty, and for texts of an element that the profile does not let through."""
         if not key:
             raise ConfigurationError("expected a pseudonym key, got an empty one; set MED_ASSETS_PSEUDONYM_KEY")
-        self._key = bytes(key)
+        self._key, self.profile = bytes(key), profile
         self.elements: Repeated[DataElement | RawDataElement | None] = Repeated()
         self._identified: Repeated[bool] = Repeated()
         self._declared: tuple[Any, dict[BaseTag, DataElement | RawDataElement]] | None = None
@@ -111,6 +105,8 @@ class Deidentifier:
             raise ConfigurationError(
                 f"expected a program's texts for elements among {sorted(KNOWN_VALUES)}, got {other}"
             )
+        own = self._vocabulary.texts
+        self._texts = {**own, **{name: terms | own.get(name, frozenset()) for name, terms in profile.texts.items()}}
 
     def character_set(self, syntax: UID) -> RawDataElement:
         """SpecificCharacterSet of what is stored."""
@@ -138,7 +134,7 @@ class Deidentifier:
 
     def text(self, keyword: str, value: str) -> str:
         """The value that a text element of the closed vocabulary keeps; empty for one that may not stay."""
-        return known_value(keyword, value, self._vocabulary.texts)
+        return known_value(keyword, value, self._texts)
 
     def apply(self, ds: Dataset, *, text_blanked: bool = False) -> Dataset:
         """A de-identified copy of `ds` with fixed file meta; pixels keep their values, and nothing but these (`clean_pixels`). In
@@ -165,7 +161,7 @@ class Deidentifier:
         if text(ds, "SOPClassUID") in USUALLY_BURNED_IN:
             ds, beside_tissue = without_burnt_in_text(ds)
             elements, blanked = in_order(ds), blanked or beside_tissue
-        methods = (*METHODS, CLEAN_PIXELS) if blanked else METHODS
+        methods = (*self.profile.options, CLEAN_PIXELS) if blanked else self.profile.options
         patient_id = _clean(text(ds, "PatientID"))
         if not patient_id:
             raise CaseRejected(
@@ -177,6 +173,7 @@ class Deidentifier:
         walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id), received)
         out = walk.object(ds, elements)
         self.without_identifiers(out, _own_identifiers(ds))
+        self._without_words(out, _own_names(ds))
         if "PerFrameFunctionalGroupsSequence" in out:
             _fill_required(ds, out)
         for declared in self._declarations(walk.pseudonym, methods, received).values():
@@ -202,7 +199,7 @@ class Deidentifier:
             declared.PatientID = declared.PatientName = pseudonym
             declared.PatientIdentityRemoved = "YES"
             declared.LongitudinalTemporalInformationModified = "MODIFIED"
-            declared.DeidentificationMethod = FIXED_VALUES["DeidentificationMethod"]
+            declared.DeidentificationMethod = self.profile.method
             declared.DeidentificationMethodCodeSequence = [
                 code_item(value, "DCM", meaning) for value, meaning in methods
             ]
@@ -210,10 +207,12 @@ class Deidentifier:
         return self._declared[1]
 
     def without_identifiers(self, ds: Dataset, known: Collection[str]) -> None:
-        """Empty, in place, numbers that senders assign (SENDER_NUMBERS) and shifted dates that equal a `known` identifier.
+        """Empty, in place, numbers that senders assign (SENDER_NUMBERS) and shifted dates that equal a `known` identifier, and drop
+        the words of descriptions that do.
 
         All other numbers are counts and measures: one that equals an identifier does so by chance, and stays.
         """
+        self._without_words(ds, known)
         numbers = frozenset(
             text for text in known if len(text) >= MIN_NUMBER_DIGITS and text.isascii() and text.isdigit()
         )
@@ -224,6 +223,16 @@ class Deidentifier:
         have = self._identified.each(ds, asked, around, lambda stored: _has_number(ds, stored.tag, numbers))
         for tag in [stored.tag for stored, has in zip(asked, have, strict=True) if has]:
             _empty_number(ds, tag, numbers)
+
+    def _without_words(self, ds: Dataset, known: Collection[str]) -> None:
+        """Drop, in place, the words of descriptions that are one of `known`."""
+        for keyword in DESCRIPTIONS if self.profile.keeps_descriptions else ():
+            if not (description := text(ds, keyword)):
+                continue
+            folded = {each.strip().casefold() for each in known}
+            kept = " ".join(word for word in words(description) if word.casefold() not in folded)
+            if kept != description:
+                setattr(ds, keyword, kept)
 
     def _digest(self, domain: str, text: str) -> bytes:
         return hmac.new(self._key, f"{domain}\0{text}".encode(), hashlib.sha256).digest()
@@ -253,7 +262,7 @@ class _Walk:
         repeated = self.keys.elements
         out: dict[BaseTag, DataElement | RawDataElement] = {_CHARACTER_SET: self.keys.character_set(self.syntax)}
         around = repeated.surroundings(ds, self.pseudonym, self.days, self.syntax)
-        kept = [stored for tag, stored in elements if ALLOWED.get(tag) not in _APART]
+        kept = [stored for tag, stored in elements if self.keys.profile.actions.get(tag) not in _APART]
         for element in repeated.each(ds, kept, around, partial(self._stored, ds), self._numbered_none):
             if element is not None and element.tag != _CHARACTER_SET:
                 out[tag_of(element.tag)] = element
@@ -264,7 +273,7 @@ class _Walk:
         return self.unrecognised == self.before
 
     def _stored(self, ds: Dataset, stored: DataElement | RawDataElement) -> DataElement | RawDataElement | None:
-        self.before, action = self.unrecognised, ALLOWED[stored.tag]
+        self.before, action = self.unrecognised, self.keys.profile.actions[stored.tag]
         if (written := self._undecoded(stored, action)) is not None:
             return written
         element = self.element(read_element(ds, stored.tag), action)
@@ -283,8 +292,8 @@ class _Walk:
     def dataset(self, ds: Dataset) -> Dataset:
         out: dict[BaseTag, DataElement | RawDataElement] = {}
         for tag, stored in in_order(ds):
-            action = ALLOWED.get(tag)
-            if action is None or action in _APART:
+            action = self.keys.profile.actions.get(tag)
+            if action is None or action in _APART or action is Action.WORDS:
                 continue
             element = self._undecoded(stored, action) or self.element(read_element(ds, tag), action)
             if element is not None:
@@ -302,6 +311,9 @@ class _Walk:
         if action is Action.OWN_VOCABULARY:
             own = self.keys.text(element.keyword, str(element.value))
             return _with(element, own) if own else None
+        if action in _REWRITTEN:
+            kept = _REWRITTEN[action](element)
+            return _with(element, kept) if kept else None
         if action is Action.EMPTY and element.VR == "SQ":
             return _with(element, [])
         if action is Action.KEEP:
@@ -311,7 +323,7 @@ class _Walk:
             Action.DATE: self._date,
             Action.EMPTY: lambda _: "",
             Action.PSEUDONYM: lambda _: self.pseudonym,
-            Action.FIXED: lambda _: FIXED_VALUES[element.keyword],
+            Action.FIXED: lambda _: self.keys.profile.fixed(element.keyword),
             Action.VOCABULARY: lambda text: self.keys.text(element.keyword, text),
             Action.STRUCTURE: self._structure,
         }
@@ -339,13 +351,28 @@ class _Walk:
         return f"UNRECOGNISED_{self.unrecognised}"
 
 
+def _rounded(element: DataElement) -> str:
+    try:
+        return ROUNDED[element.keyword].rounded(float(element.value))
+    except (TypeError, ValueError):
+        return ""
+
+
+_REWRITTEN: dict[Action, Callable[[DataElement], str]] = {
+    Action.AGE: lambda element: whole_years(str(element.value)),
+    Action.WORDS: lambda element: clinical(str(element.value)),
+    Action.ROUNDED: _rounded,
+}
+"""Elements of which a part stays, if any; else they are removed."""
+
+
 def _may_identify(tag: BaseTag) -> bool:
-    return tag in _SENDER_TAGS or ALLOWED.get(tag) in (Action.NESTED, Action.DATE)
+    return tag in _SENDER_TAGS or STRICT.actions.get(tag) in (Action.NESTED, Action.DATE)
 
 
 def _has_number(ds: Dataset, tag: BaseTag, numbers: frozenset[str]) -> bool:
     """Whether an element is one of `numbers`, or has an item with such an element at any depth."""
-    if ALLOWED.get(tag) is Action.NESTED:
+    if STRICT.actions.get(tag) is Action.NESTED:
         return any(
             _has_number(item, inner, numbers)
             for item in ds[tag].value or ()
@@ -356,7 +383,7 @@ def _has_number(ds: Dataset, tag: BaseTag, numbers: frozenset[str]) -> bool:
 
 
 def _empty_number(ds: Dataset, tag: BaseTag, numbers: frozenset[str]) -> None:
-    if ALLOWED.get(tag) is not Action.NESTED:
+    if STRICT.actions.get(tag) is not Action.NESTED:
         ds[tag] = DataElement(tag, ds[tag].VR, None)
         return
     for item in ds[tag].value or ():
@@ -372,6 +399,19 @@ def _fill_required(source: Dataset, out: Dataset) -> None:
         if source.get(keyword) and not out.get(keyword):
             setattr(out, keyword, value)
 
+
+PERSONS = (
+    "PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ReferringPhysicianName", "RequestingPhysician",
+    "PerformingPhysicianName", "OperatorsName", "NameOfPhysiciansReadingStudy", "PhysiciansOfRecord", "ConsultingPhysicianName",
+    "ResponsiblePerson",
+)  # fmt: skip
+"""Elements with names of persons, none of which is a word of a description that stays; intake looks at those of all objects of a case."""
+
+_own_names = Facts(
+    lambda ds: [word for keyword in PERSONS for value in values(ds.get(keyword)) for word in words(str(value))],
+    *PERSONS,
+)
+"""The words of the names of PERSONS that an object has."""
 
 _own_identifiers = Facts(
     lambda ds: [_clean(value) for keyword in IDENTIFIERS for value in values(ds.get(keyword))], *IDENTIFIERS

@@ -1,5 +1,5 @@
-"""The confidentiality profile: which DICOM elements may stay, and what is done to each. Data, no code that touches
-a dataset.
+"""The strict confidentiality profile: which DICOM elements may stay, and what is done to each. Data, no code that touches
+a dataset. What the profile `research` keeps beyond it is in `research`.
 
 It is an allow-list, stricter than the Basic Application Level Confidentiality Profile of DICOM PS3.15 (table
 E.1-1), which lists what to remove and lets everything else through. Here an element that is not named is
@@ -32,13 +32,18 @@ class Action(Enum):
     EMPTY = "emptied (a type 2 element: it must be there, its value need not); a sequence keeps no item"
     PSEUDONYM = "replaced by the keyed pseudonym of the patient"
     VOCABULARY = "kept when the value is in KNOWN_VALUES or one of the program's own, otherwise emptied"
-    OWN_VOCABULARY = "kept when the value is one of the program's own, otherwise removed"
+    OWN_VOCABULARY = "kept when the value is one of the program's or the profile's own, otherwise removed"
     STRUCTURE = "kept when it is in the structure vocabulary, otherwise UNRECOGNISED_<k>"
     FIXED = "replaced by the text in FIXED_VALUES"
     STAND_IN = "removed; where a multi-frame object needs it, the text in REQUIRED_TEXTS stands for it"
     NESTED = "kept, each item treated by these same rules"
     PIXELS = "rebuilt at the top level of an image (pixel_data.py), removed elsewhere"
     SOURCE_VALUE = "kept when it is in the form of SOURCE_VALUE, otherwise removed"
+    AGE = "kept in whole years, of ages.AGE_CAP for all ages from there on; removed where it is no age"
+    ROUNDED = "rounded and capped as research.ROUNDED says; removed where no person has such a value"
+    WORDS = (
+        "its clinical words are kept (clinical_words.py) that are no name of a person of the case; all else is dropped"
+    )
     CODED = "kept when its code is in the standard's own dictionaries, with the dictionary's meaning"
 
 
@@ -232,7 +237,7 @@ FILE_META = frozenset({
 
 def known_value(keyword: str, text: str, more: Mapping[str, frozenset[str]] = MappingProxyType({})) -> str:
     """The value of KNOWN_VALUES, or of a program's own, `more`, that `text` is, compared without case and surrounding blanks; empty for any other."""
-    terms = KNOWN_VALUES[keyword] | more.get(keyword, frozenset())
+    terms = KNOWN_VALUES.get(keyword, frozenset()) | more.get(keyword, frozenset())
     return text if text in terms else _spellings(terms).get(text.strip().casefold(), "")
 
 
@@ -274,6 +279,13 @@ def code_term(keyword: str, text: str) -> str | None:
     term = text.strip(" \0").upper()
     return term if not term or term in CODE_TERMS[keyword] else None
 
+
+METHODS = (
+    ("113100", "Basic Application Confidentiality Profile"),
+    ("113105", "Clean Descriptors Option"),
+    ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+)
+"""DeidentificationMethodCodeSequence, context group 7050 of PS3.16."""
 
 FIXED_VALUES = {
     "StructureSetLabel": "STRUCTURES",

@@ -19,11 +19,11 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import RLELossless
 
+from med_assets.deidentification.clinical_words import clinical, words
 from med_assets.deidentification.codes import CODE_ELEMENTS, standard_codes
 from med_assets.deidentification.deidentify import IDENTIFIERS, IMPLEMENTATION_VERSION, MIN_NUMBER_DIGITS
 from med_assets.deidentification.known_bytes import KnownBytes
 from med_assets.deidentification.profile import (
-    ALLOWED,
     CODE_TERMS,
     FILE_META,
     FIXED_VALUES,
@@ -34,6 +34,8 @@ from med_assets.deidentification.profile import (
     Action,
     registered,
 )
+from med_assets.deidentification.profiles import STRICT, Profile, declared_profile
+from med_assets.deidentification.research import DESCRIPTIONS
 from med_assets.dicom.element_values import decimals, read_element, values
 from med_assets.dicom.elements import text
 from med_assets.dicom.repeated import Repeated, in_order
@@ -95,15 +97,16 @@ def residual_phi(
     *,
     known: Collection[str] = (),
     roi_vocabulary: Collection[str] | None = None,
+    profile: Profile | None = None,
 ) -> list[Finding]:
     """What is left of identity in stored objects: sorted distinct findings, empty when there is none.
 
     `source` is a folder (searched to its depth, file and folder names included), or files and datasets. `known` are
     strings that identify these patients, e.g. from `identifying_values`; those that are too short are left out.
     With `roi_vocabulary`, structure names outside it are findings, and its `texts` are none; without, only `known` is looked for
-    in structure names.
+    in structure names. Each object is held against the profile that it names, and has to name `profile` where that is given.
     """
-    scan = _Scan(known, roi_vocabulary)
+    scan = _Scan(known, roi_vocabulary, profile)
     found: set[Finding] = set()
     for name, ds in _objects(source):
         found.update(scan.name(name))
@@ -159,7 +162,10 @@ def _readable(ds: Dataset, tags: Iterable[BaseTag]) -> Iterator[DataElement]:
 
 
 class _Scan:
-    def __init__(self, known: Collection[str], roi_vocabulary: Collection[str] | None) -> None:
+    def __init__(
+        self, known: Collection[str], roi_vocabulary: Collection[str] | None, profile: Profile | None = None
+    ) -> None:
+        self._demanded = profile
         self._known = frozenset(text.strip().casefold() for text in known if _can_identify(text.strip()))
         self._parts = frozenset(text for text in self._known if len(text) >= MIN_PART_CHARS)
         self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_PART_CHARS)
@@ -169,7 +175,15 @@ class _Scan:
         self._reasons: dict[tuple[BaseTag, str, str], tuple[str, ...]] = {}
         self._structures = None if roi_vocabulary is None else Vocabulary.of(roi_vocabulary)
         texts = self._structures.texts if self._structures is not None else {}
-        self._closed = _CLOSED | {keyword: _CLOSED[keyword] | terms for keyword, terms in texts.items()}
+        self._vocabulary_texts = texts
+        self._use(STRICT)
+
+    def _use(self, profile: Profile) -> None:
+        """Hold what follows against a profile."""
+        self._profile = profile
+        closed = {keyword: _CLOSED.get(keyword, frozenset()) | terms for keyword, terms in profile.closed.items()}
+        closed |= {name: closed.get(name, _CLOSED[name]) | terms for name, terms in self._vocabulary_texts.items()}
+        self._closed = _CLOSED | closed | {"DeidentificationMethod": frozenset({profile.method})}
 
     def name(self, name: str) -> Iterator[Finding]:
         parts = [part.partition(".")[0] for part in Path(name).parts]
@@ -186,7 +200,10 @@ class _Scan:
         ):
             yield from found
         self._run_length = text(meta, "TransferSyntaxUID") == RLELossless
-        around = self._repeated.surroundings(ds, self._run_length, text(ds, "SOPClassUID"))
+        profile = self._demanded or declared_profile(ds)
+        if profile is not self._profile:
+            self._use(profile)
+        around = self._repeated.surroundings(ds, self._run_length, text(ds, "SOPClassUID"), profile.label)
         elements = [stored for _, stored in in_order(ds)]
         for found in self._repeated.each(ds, elements, around, lambda stored: tuple(self._element(ds, stored.tag))):
             yield from found
@@ -210,7 +227,9 @@ class _Scan:
 
     def _element(self, ds: Dataset, tag: BaseTag, path: str = "") -> Iterator[Finding]:
         """What is wrong with an element; `path` leads to the item that it is in."""
-        action = ALLOWED.get(tag)
+        action = self._profile.actions.get(tag)
+        if action is Action.WORDS and path:
+            action = None
         if action is Action.KEEP and decimals(ds.get_item(tag)) is not None and tag not in _DECIMALS_THAT_IDENTIFY:
             return  # numbers, which meet digits of identifiers by chance
         try:
@@ -239,7 +258,7 @@ class _Scan:
 
     def _texts(self, element: DataElement, action: Action | None) -> tuple[str, ...]:
         """What is wrong with a text, which is the same in most slices of a series."""
-        key = (element.tag, element.VR, str(element.value))
+        key = (element.tag, f"{element.VR} {self._profile.label}", str(element.value))
         reasons = self._reasons.get(key)
         if reasons is None:
             reasons = self._reasons[key] = tuple(self._value(element, action))
@@ -259,11 +278,13 @@ class _Scan:
         """False: not let through; True: from a closed vocabulary; None: of the right form, but could hold a name."""
         terms, form = self._closed.get(_keyword(element.tag)), _FORMS.get(action)
         structure = action is Action.STRUCTURE and self._structures is not None
-        if terms is None and form is None and not structure:
+        if terms is None and form is None and not structure and action is not Action.WORDS:
             return None  # before the text of megabytes of pixels is made
         texts = [str(value) for value in values(element.value) if value not in ("", b"")]
         if terms is not None:
             return all(text in terms for text in texts)
+        if action is Action.WORDS:
+            return None if all(text == clinical(text) for text in texts) else False
         if action is Action.STRUCTURE and self._structures is not None:
             return all(_STRUCTURE.match(t) or t in self._structures for t in texts)
         if form is None or all(form.match(text) or (action is Action.UID and registered(text)) for text in texts):
@@ -296,6 +317,8 @@ class _Scan:
         """The same of an element of the right form: in a number, a UID or a date digits meet digits by chance."""
         if isinstance(element.value, bytes) or _keyword(element.tag) in STRUCTURES:
             return self._contains_known(element)
+        if _keyword(element.tag) in DESCRIPTIONS:
+            return any(word.casefold() in self._known for word in words(str(element.value)))
         if element.VR not in _TEXT and _keyword(element.tag) not in SENDER_NUMBERS:
             return False
         return any(str(value).casefold() in self._known for value in values(element.value))

@@ -10,7 +10,8 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from med_assets.deidentification.profile import ALLOWED, Action
+from med_assets.deidentification.profile import Action
+from med_assets.deidentification.profiles import STRICT, Profile
 
 
 class Outcome(StrEnum):
@@ -36,12 +37,13 @@ Counts = Mapping[str, Mapping[str, Mapping[str, int]]]
 class Tally:
     """Counts over the objects of one case. A sequence counts as one element, which is changed where an item is treated."""
 
+    profile: Profile = STRICT
     n: Counter[tuple[str, Outcome, str]] = field(default_factory=Counter)
 
     def add(self, before: Dataset, after: Dataset) -> None:
         """Count the elements of an object as it was received and as it is stored."""
         for tag, stored in before.items():
-            action = ALLOWED.get(tag)
+            action = self.profile.actions.get(tag)
             rule = NOT_ALLOWED if action is None else action.name.lower()
             self.n[rule, _outcome(stored, action, after), _name(tag)] += 1
         for tag in after.keys() - before.keys():

@@ -489,6 +489,7 @@ def _serve(connection: Connection) -> None:
     """Read entries until the other end is closed."""
     from med_assets.deidentification import residual  # noqa: F401 - imported before the first step's time runs
     from med_assets.deidentification.deidentify import Deidentifier
+    from med_assets.deidentification.profiles import profile_of
     from med_assets.dicom import discover, write  # noqa: F401 - imported before the first step's time runs
     from med_assets.dicom.elements import quietly
     from med_assets.program import get
@@ -535,7 +536,8 @@ def _serve(connection: Connection) -> None:
             with quietly():  # warnings of pydicom quote values
                 whole = task.task if isinstance(task, Help) else task
                 vocabulary = get(whole.program).roi_vocabulary(whole.ws)
-                entry = EntryReader(whole, Deidentifier(whole.ws.key, vocabulary), report, orders)
+                keys = Deidentifier(whole.ws.key, vocabulary, profile_of(whole.ws, whole.program))
+                entry = EntryReader(whole, keys, report, orders)
                 for message in entry.help(helped()) if isinstance(task, Help) else entry.messages():
                     if isinstance(message, StoredCase):
                         answer("case", asdict(message))

@@ -214,7 +214,7 @@ def refusal(
     """What is refused, or of which a note is kept: no content."""
     return CaseVersion(
         program=program, batch=batch, case_id=case_id, patient_id=patient_id, n_instances=n_instances, status=status,
-        reason_code=code, reason=message, **asdict(Content()),
+        reason_code=code, reason=message, deidentified_by=None, **asdict(Content()),
     )  # fmt: skip
 
 
@@ -533,7 +533,8 @@ class EntryReader:
                     one.parsed.drop()
         accepted = CaseVersion(
             program=self.task.program, batch=self.task.batch, case_id=case_id, patient_id=patient, n_instances=n,
-            status=Status.OK if labelled else Status.TO_PREDICT, reason_code=None, reason=None, **asdict(content),
+            status=Status.OK if labelled else Status.TO_PREDICT, reason_code=None, reason=None,
+            deidentified_by=self.deidentifier.profile.label, **asdict(content),
         )  # fmt: skip
         return StoredCase(accepted, folder, hashes, counts)
 
@@ -551,7 +552,8 @@ class EntryReader:
         from med_assets.dicom.write import is_synthetic
 
         search = TextInPixels.of(self.task.ws, self.task.program, self.task.batch, key.removeprefix("case "))
-        tally, datasets, known, repeated = Tally(), [], set(), Repeated[frozenset[str]]()
+        profile = self.deidentifier.profile
+        tally, datasets, known, repeated = Tally(profile), [], set(), Repeated[frozenset[str]]()
         for position, instance in enumerate(case.instances):
             self._step(key, instance.path.stat().st_size / BYTES_PER_S)
             ds = load(instance)
@@ -569,7 +571,7 @@ class EntryReader:
             self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
         datasets.sort(key=lambda ds: text(ds, "SOPInstanceUID"))
         vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
-        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary)
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=profile)
         if leaks:
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(

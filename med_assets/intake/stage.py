@@ -187,9 +187,17 @@ class _Intake:
             return None
         chosen = programs.get(self.program)
         versions = (chosen.code_versions["intake"], version_of(profile))
-        made_of = digest(self.program, versions, sorted(chosen.roi_vocabulary(self.ws)), found, *self._text_search())
+        more = (*self._text_search(), *self._other_profile())
+        made_of = digest(self.program, versions, sorted(chosen.roi_vocabulary(self.ws)), found, *more)
         # File names can identify patients and short ones can be guessed, so the key is keyed like every pseudonym.
         return f"intake/{hmac.new(self.ws.key, made_of.encode(), hashlib.sha256).hexdigest()[:16]}"
+
+    def _other_profile(self) -> tuple[str, ...]:
+        """The profile of de-identification, where it is not the strict one."""
+        from med_assets.deidentification.profiles import STRICT, profile_of
+
+        chosen = profile_of(self.ws, self.program)
+        return () if chosen is STRICT else (chosen.label,)
 
     def _text_search(self) -> tuple[str, ...]:
         """What makes a difference where text is looked for in pixels; empty where it is not."""
@@ -295,7 +303,7 @@ def _record(
 ) -> None:
     """Say in the audit trail what was removed, kept and changed of a batch."""
     from med_assets.deidentification import audit_trail
-    from med_assets.deidentification.profile import profile
+    from med_assets.deidentification.profiles import profile_of
 
     cases = {
         row.case_id: {
@@ -303,7 +311,7 @@ def _record(
         }
         for row in rows
     }  # fmt: skip
-    content = {"profile": version_of(profile), "ocr": ws.ocr, "cases": cases}
+    content = {"profile": profile_of(ws, program_name).label, "ocr": ws.ocr, "cases": cases}
     audit_trail.record(ws, audit_trail.Kind.BATCH, program_name, batch, content)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from med_assets import program
 from med_assets.catalog import Catalog, Dataset
+from med_assets.dataset.stage import profiles_of_cases
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.reporting.card_tables import CardTable, card_tables
 from med_assets.reporting.card_words import ABSENT, FILE, CardWords, Contact, card_words
@@ -22,7 +23,6 @@ from med_assets.storage.escaping import csv
 from med_assets.storage.files import digest, file_sha256, replacing, write_text
 from med_assets.storage.locks import alone
 from med_assets.storage.result import StageResult
-from med_assets.storage.versions import version_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -59,13 +59,19 @@ def written_versions(ws: Settings, program_name: str) -> list[str]:
     return sorted(path.parent.name for path in cards_folder(ws, program_name).glob(f"dataset/*/{CARD}"))
 
 
-def deidentification() -> str:
-    """What was done to the cases at intake, in a sentence or two."""
-    from med_assets.deidentification.profile import profile
+def deidentification(ws: Settings, program_name: str) -> str:
+    """What was done to the cases of the dataset at intake, in a sentence or two."""
+    from med_assets.deidentification.profiles import RESEARCH, STRICT
 
+    used = sorted(set(profiles_of_cases(ws, program_name).values())) or [STRICT.label]
+    kept = (
+        " Sex, age in whole years up to 90, rounded height and weight, and clinical words of descriptions stay."
+        if any(each.startswith(RESEARCH.name) for each in used)
+        else ""
+    )
     return (
-        f"De-identified at intake by an allow-list of DICOM elements (profile version {version_of(profile)} of med_assets, stricter than the "
-        "Basic Application Level Confidentiality Profile of DICOM PS3.15): patient ids and UIDs are replaced by keyed hashes, dates are "
+        f"De-identified at intake by an allow-list of DICOM elements (profile {', '.join(used)} of med_assets, stricter than the "
+        f"Basic Application Level Confidentiality Profile of DICOM PS3.15).{kept} Patient ids and UIDs are replaced by keyed hashes, dates are "
         "shifted by a number of days that is fixed per patient, names, free text and private elements are removed. No case is in the "
         "dataset in whose stored files the residual scan found identity. Text burnt into pixels, and what images show of a body, stay."
     )
@@ -207,7 +213,7 @@ def _metadata(
                 f"Prepared from DICOM by med_assets, version {chosen.code_versions['prepare']} of the code that prepares {program_name}, "
                 f"settings {digest(chosen.settings(ws))}"
             ],
-            personal_sensitive_information=[deidentification()],
+            personal_sensitive_information=[deidentification(ws, program_name)],
         ).to_json()
     return content | {"conformsTo": list(CONFORMS_TO)}
 

@@ -170,7 +170,7 @@ def gather_card(ws: Settings, program_name: str, name: str | None) -> ModelCard:
         out_of_scope=_both(chosen.not_for, words.model.out_of_scope),
         limitations=(*chosen.limitations, *words.model.limitations),
         owners=tuple(chosen.owners),
-        deidentification=deidentification(),
+        deidentification=deidentification(ws, program_name),
         dataset_version_now=catalog.dataset().version,
         initial_weights=_initial(program_name, configured, run),
         training={

@@ -102,11 +102,16 @@ def materialized(ws: Workspace, program: str, batch: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("program", "profile"),
+    [*((program, "strict") for program in PROGRAMS), *((program, "research") for program in PROGRAMS)],
+)
 def test_nothing_planted_is_left_by_the_command_line_with_debug_and_by_dagster(
-    program: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    program: str, profile: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(workspace.home / "dagster"))
+    monkeypatch.setenv("MED_ASSETS_DEIDENTIFICATION", profile)
+    workspace = Workspace.from_env()
     drop(workspace, program, f"{MARKER}-A", 3, packed=False)
     assert main(["--debug", "ingest", program, "--now"]) == 0
     first = workspace.lake.rows("raw_cases", program)
@@ -119,6 +124,7 @@ def test_nothing_planted_is_left_by_the_command_line_with_debug_and_by_dagster(
     rows = workspace.lake.rows("raw_cases", program)
     before, after = (sum(row["status"] == "ok" for row in some) for some in (first, rows))
     assert 0 < before == after - before, rows
+    assert {row["deidentified_by"].partition(" ")[0] for row in rows if row["status"] == "ok"} == {profile}
     assert {row["status"] for row in workspace.lake.rows("prepared_cases", program)} == {"ok"}
     assert not any(is_planted(str(row).encode()) for row in rows)
     everything_printed(capfd)

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.misc import is_dicom
 
 from med_assets import program as programs
 from med_assets.deidentification.answer_key import ANSWERS, ORIGINALS, PLANTED, Answer, Check, read_key, write_key
 from med_assets.deidentification.deidentify import Deidentifier
+from med_assets.deidentification.profiles import PROFILES
 from med_assets.deidentification.score import Score, mapping_of, read_mapping, score, write_for_scorer
 from med_assets.errors import ConfigurationError
 
@@ -59,6 +61,26 @@ def test_all_but_descriptions_passes_for_the_allow_list(key: Path) -> None:
     assert by_check.keys() & {Check.PIXELS_HIDDEN, Check.PIXELS_RETAINED}
     assert found.missing == 0
     assert all(one.low <= one.passed / one.n <= one.high for one in found.shares)
+
+
+def test_all_passes_for_the_profile_research_also_of_the_patients_characteristics(tmp_path: Path) -> None:
+    programs.get("retinal_oct").write_phantoms(tmp_path / ORIGINALS, 1, 1)
+    write_key(tmp_path, characteristics=True)
+    for profile in PROFILES.values():
+        (tmp_path / profile.name).mkdir()
+        for number, path in enumerate(
+            path for path in sorted((tmp_path / ORIGINALS).rglob("*")) if path.is_file() and is_dicom(path)
+        ):
+            clean = Deidentifier(KEY, profile=profile).apply(dcmread(path))
+            clean.save_as(tmp_path / profile.name / f"{number}.dcm", enforce_file_format=True)
+    assert scored(tmp_path, tmp_path / "research").failed == {}
+    failed = {(check, keyword_for_tag(tag)) for check, tag in scored(tmp_path, tmp_path / "strict").failed}
+    assert failed >= {
+        (Check.TEXT_RETAINED, "PatientSex"),
+        (Check.TAG_RETAINED, "PatientAge"),
+        (Check.TEXT_RETAINED, "StudyDescription"),
+    }
+    assert not {check for check, _ in failed} - {Check.TEXT_RETAINED, Check.TAG_RETAINED}
 
 
 def test_what_was_not_de_identified_fails(key: Path) -> None:
