@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PUSH_MODEL, PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
+"""The SOP class of storage commitment and its only instance."""
+
 REQUEST, ALL_COMMITTED, SOME_FAILED = 1, 1, 2
 """Action type of a request, and event types of its report."""
 
@@ -81,27 +84,21 @@ def _deliver(report: "Dataset", assoc: "Association", node: Node) -> None:
 
 
 def _send(report: "Dataset", assoc: "Association") -> bool:
-    from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-        StorageCommitmentPushModel,
-        StorageCommitmentPushModelInstance,
-    )
-
     kind = SOME_FAILED if "FailedSOPSequence" in report else ALL_COMMITTED
-    status, _ = assoc.send_n_event_report(report, kind, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+    status, _ = assoc.send_n_event_report(report, kind, PUSH_MODEL, PUSH_MODEL_INSTANCE)
     return status is not None and status.get("Status") == SUCCESS
 
 
 def _send_anew(report: "Dataset", assoc: "Association", node: Node) -> bool:
     from pynetdicom import build_role
     from pynetdicom.ae import ApplicationEntity
-    from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
     if node.port is None:
         return False
     request: Any = assoc.requestor.primitive
     entity = ApplicationEntity(ae_title=str(request.called_ae_title).strip())
-    entity.add_requested_context(StorageCommitmentPushModel)
-    role = build_role(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+    entity.add_requested_context(PUSH_MODEL)
+    role = build_role(PUSH_MODEL, scu_role=False, scp_role=True)
     own = entity.associate(node.host, node.port, ae_title=node.ae_title, ext_neg=[role])
     if not own.is_established:
         return False

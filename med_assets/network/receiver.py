@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from med_assets.dicom.sop_classes import SUPPORTED_CLASSES
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.folder import LocalLanding
-from med_assets.network.commitment import commit
+from med_assets.network.commitment import PUSH_MODEL, commit
 from med_assets.network.configuration import (
     Network,
     Receiver,
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from pynetdicom.transport import ThreadedAssociationServer
 
 log = logging.getLogger(__name__)
+
+VERIFICATION = "1.2.840.10008.1.1"
+"""The SOP class of C-ECHO."""
 
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 UNSUPPORTED_CLASS, NOT_AUTHORISED, PROCESSING_FAILURE = 0x0122, 0x0124, 0x0110
@@ -219,7 +222,6 @@ def _listen(
     from pynetdicom import AllStoragePresentationContexts, evt
     from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
     from pynetdicom.ae import ApplicationEntity
-    from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
     entity = ApplicationEntity(ae_title=next(iter(receiver.ae_titles)))
     entity.maximum_associations = receiver.max_associations
@@ -229,7 +231,7 @@ def _listen(
     syntaxes = [syntax for syntax in ALL_TRANSFER_SYNTAXES if syntax not in NOT_STORABLE]
     for stored in {str(each.abstract_syntax) for each in AllStoragePresentationContexts} | SUPPORTED_CLASSES:
         entity.add_supported_context(stored, syntaxes)  # also those that are refused, so that the peer gets a status
-    for served in (Verification, StorageCommitmentPushModel):
+    for served in (VERIFICATION, PUSH_MODEL):
         entity.add_supported_context(served)
     handlers: list[Any] = [
         (evt.EVT_REQUESTED, reception.requested),
