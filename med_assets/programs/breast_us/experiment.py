@@ -45,6 +45,33 @@ class TinyUsfm(Settings):
         return self
 
 
+class Usfm(Settings):
+    """USFM's encoder, a vision transformer as BEiT's, with the neck and the head of TinyUSFM."""
+
+    kind: Literal["usfm"] = Field(description="the family")
+    dim: int = Field(ge=4, description="channels of a token, count")
+    depth: int = Field(ge=1, description="blocks, count")
+    heads: int = Field(ge=1, description="attention heads, count")
+    patch: int = Field(ge=1, description="side of a token, pixels")
+    taps: tuple[int, int, int, int] = Field(
+        description="blocks, from 0, whose outputs are the four levels of the pyramid"
+    )
+    neck: int = Field(ge=1, description="channels of each level, count")
+    head: int = Field(ge=1, description="channels of the head, count")
+    drop_path: Probability = Field(description="share of paths dropped in the last block, rising from 0 in the first")
+    dropout: Probability = Field(description="share of channels dropped before the last convolution")
+    top_down: bool = Field(default=True, description="whether each level of the head is added to the next finer one")
+    layer_scale: float = Field(gt=0, description="initial scale of the channels of each branch")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.dim % self.heads or not all(0 <= tap < self.depth for tap in self.taps):
+            raise ValueError(
+                f"expected dim divisible by heads and taps below depth, got {self.dim}/{self.heads}, {self.taps}"
+            )
+        return self
+
+
 class Sam(Settings):
     """SAM without prompts, adapted by LoRA."""
 
@@ -128,7 +155,7 @@ class Sam3(Settings):
         return self
 
 
-Network = Annotated[TinyUsfm | Sam | SegFormer | Sam3, Field(discriminator="kind")]
+Network = Annotated[TinyUsfm | Usfm | Sam | SegFormer | Sam3, Field(discriminator="kind")]
 
 
 class Part(Settings):
@@ -234,7 +261,7 @@ class BreastExperiment(Experiment):
     network: Network = Field(description="what segments")
     classes: tuple[ClassName, ...] = Field(
         default=(),
-        description="classes that pixels are told apart by beside the background, such as [benign, malignant]; none is one class, the lesion. "
+        description="classes that pixels are distinguished by beside the background, such as [benign, malignant]; none is one class, the lesion. "
         "Images whose pixels are not known by these classes are left out of the training and have no score by class",
         json_schema_extra=CAME_LATER,
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from med_assets.errors import CheckpointMismatch
-from med_assets.programs.breast_us.experiment import BreastExperiment, Sam, Sam3, SegFormer, TinyUsfm
+from med_assets.programs.breast_us.experiment import BreastExperiment, Sam, Sam3, SegFormer, TinyUsfm, Usfm
 from med_assets.training.tensors import demand_fit
 
 SCALING = {
@@ -94,6 +94,12 @@ class SegFormerSeg(nn.Module):
 
 def _net(experiment: BreastExperiment) -> nn.Module:
     match experiment.network:
+        case Usfm() as network:
+            from med_assets.programs.breast_us.tinyusfm import TinyUsfmSeg
+            from med_assets.programs.breast_us.usfm import UsfmBackbone
+
+            side = experiment.input_px
+            return TinyUsfmSeg(network, side, experiment.outputs, UsfmBackbone(network, side))
         case TinyUsfm() as network:
             from med_assets.programs.breast_us.tinyusfm import TinyUsfmSeg
 
@@ -118,12 +124,14 @@ def released(
     What no release can have, such as a new head or adapters, is taken from `own`; every other tensor must be there and fit, and
     none may be left over, else the file is refused with CheckpointMismatch. `adapters` (an adapter-only file) are put onto it.
     """
-    from med_assets.programs.breast_us import sam, sam3, sam_names, samed, tinyusfm
+    from med_assets.programs.breast_us import sam, sam3, sam_names, samed, tinyusfm, usfm
 
     def named(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[str], bool]]:
         match experiment.network:
             case TinyUsfm():
                 return tinyusfm.from_release(found, own)
+            case Usfm() as network:
+                return usfm.from_release(found, network.depth), lambda name: not name.startswith("net.backbone.")
             case Sam():
                 if samed.is_adapter_file(found):
                     raise CheckpointMismatch(
@@ -159,7 +167,7 @@ def begins_anew(network: object, name: str) -> bool:
     from med_assets.programs.breast_us import sam
 
     match network:
-        case TinyUsfm():
+        case TinyUsfm() | Usfm():
             return not name.startswith("net.backbone.")
         case Sam():
             return sam.is_new(name)
@@ -182,7 +190,7 @@ def layer_of(name: str, experiment: BreastExperiment) -> int:
         depth, blocks = 4, "stages."
     else:
         encoders = ("net.backbone.", "net.sam.vision_encoder.", "net.sam3.vision_encoder.backbone.")
-        depth, blocks = network.depth, "blocks." if isinstance(network, TinyUsfm) else "layers."
+        depth, blocks = network.depth, "blocks." if isinstance(network, TinyUsfm | Usfm) else "layers."
     encoder = next((one for one in encoders if name.startswith(one)), None)
     if encoder is None or "neck." in name or name.removeprefix(encoder).startswith(("norm.", "layer_norm.")):
         return 0

@@ -67,7 +67,7 @@ def pooled(scores: Sequence[CaseScore]) -> list[Score]:
 
 
 def _of_classes(scores: Sequence[CaseScore]) -> list[Score]:
-    """How well the classes of lesions are told apart, image by image; nothing where no model of several classes was scored."""
+    """how well the classes of lesions are distinguished, image by image; nothing where no model of several classes was scored."""
     from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED
     from med_assets.metrics.classification import classification_scores, confusion
 

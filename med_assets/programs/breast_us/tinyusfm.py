@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from med_assets.programs.breast_us.experiment import TinyUsfm
+from med_assets.programs.breast_us.experiment import TinyUsfm, Usfm
 
 RESCALE = (4.0, 2.0, 1.0, 0.5)
 """Size of each level of the pyramid, in tokens."""
@@ -48,14 +48,16 @@ class Block(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self._kept(self.attn(self.norm1(tokens)))
-        return tokens + self._kept(self.mlp(self.norm2(tokens)))
+        tokens = tokens + kept_paths(self.attn(self.norm1(tokens)), self.drop_path, self.training)
+        return tokens + kept_paths(self.mlp(self.norm2(tokens)), self.drop_path, self.training)
 
-    def _kept(self, branch: Tensor) -> Tensor:
-        if not self.training or not self.drop_path:
-            return branch
-        stay = 1 - self.drop_path
-        return branch * torch.rand(len(branch), 1, 1, device=branch.device).lt(stay) / stay
+
+def kept_paths(branch: Tensor, drop_path: float, training: bool) -> Tensor:
+    """Return a branch (b, tokens, dim) that in training is left out of an image with a probability, and greater where it stays."""
+    if not training or not drop_path:
+        return branch
+    stay = 1 - drop_path
+    return branch * torch.rand(len(branch), 1, 1, device=branch.device).lt(stay) / stay
 
 
 class Attention(nn.Module):
@@ -96,7 +98,13 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch, patch)
 
 
-class Backbone(nn.Module):
+class Encoder(nn.Module):
+    """Gives the tokens of four blocks as maps (b, dim, side, side) of images."""
+
+    side: int
+
+
+class Backbone(Encoder):
     """Vision transformer with a class token and learnt positions; returns the tokens of the tapped blocks as maps."""
 
     def __init__(self, network: TinyUsfm, side: int) -> None:
@@ -128,7 +136,7 @@ class Head(nn.Module):
     With `top_down` each level is added to the next finer one between its two convolutions, the coarsest first.
     """
 
-    def __init__(self, network: TinyUsfm, outputs: int = 1) -> None:
+    def __init__(self, network: TinyUsfm | Usfm, outputs: int = 1) -> None:
         super().__init__()
         neck, width = network.neck, network.head
         self.levels = nn.ModuleList(
@@ -156,11 +164,17 @@ class Head(nn.Module):
 
 
 class TinyUsfmSeg(nn.Module):
-    """The whole network: images (b, 3, side, side) to logits (b, outputs, side, side) and features (b, neck, tokens, tokens)."""
+    """The whole network: images (b, 3, side, side) to logits (b, outputs, side, side) and features (b, neck, tokens, tokens).
 
-    def __init__(self, network: TinyUsfm, side: int, outputs: int = 1) -> None:
+    Neck and head are those of TinyUSFM whichever `encoder` feeds them, its own unless given.
+    """
+
+    def __init__(self, network: TinyUsfm | Usfm, side: int, outputs: int = 1, encoder: Encoder | None = None) -> None:
         super().__init__()
-        self.backbone = Backbone(network, side)
+        if encoder is None:
+            assert isinstance(network, TinyUsfm)
+            encoder = Backbone(network, side)
+        self.backbone = encoder
         self.neck = nn.ModuleList(nn.Conv2d(network.dim, network.neck, 1) for _ in RESCALE)
         self.head = Head(network, outputs)
 
