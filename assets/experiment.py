@@ -23,7 +23,9 @@ def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
     @dg.asset(
         **attributes(
             keys.experiment_key(program, experiment, "checkpoint"),
-            f"Weights of experiment {experiment}, trained in a process of its own that outlives this one and resumes.",
+            f"Checkpoints of {' and '.join(configured.members)}, whose predictions are averaged as those of {experiment}; nothing is trained."
+            if configured.members
+            else f"Weights of experiment {experiment}, trained in a process of its own that outlives this one and resumes.",
             versions.of_training(program, configured),
             {"pytorch", "lightning"},
         ),

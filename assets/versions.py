@@ -112,6 +112,9 @@ def of_monitoring(program_name: str) -> str:
 
 def of_training(program_name: str, experiment: Experiment) -> str:
     """Code version of a checkpoint: the code that trains, the hash of the experiment, and its initial weights."""
-    version = f"{program.get(program_name).code_versions['train']}-{experiment.hash()[:16]}"
+    code = program.get(program_name).code_versions["train"]
+    if experiment.members:
+        code = declared("med_assets.training.ensemble", "load_model")
+    version = f"{code}-{experiment.hash()[:16]}"
     version = version if experiment.initial == "random" else f"{version}-{experiment.initial}"
     return f"{version}-{experiment.teacher}" if experiment.teacher else version

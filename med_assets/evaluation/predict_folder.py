@@ -19,6 +19,7 @@ from med_assets.intake.plain_images import PlainImage, write_plain_image
 from med_assets.intake.reader import PREPARATION_LIMITS, Readers
 from med_assets.intake.reading import FACTS_FILE, Preparation, StoredCase, Task
 from med_assets.intake.workers import Workers, side_by_side
+from med_assets.launch.ensembles import model_folder, verify_model
 from med_assets.launch.training import NamedModel
 from med_assets.preparation.audit import Audited, audited
 from med_assets.preparation.expectations import INDEX, import_ahead
@@ -26,6 +27,7 @@ from med_assets.records import CaseVersion, Champion, Checkpoint
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, replacing, walk
 from med_assets.storage.scratch import remove_abandoned, scratch
+from med_assets.training import ensemble
 
 TABLE = "predictions.csv"
 
@@ -62,7 +64,7 @@ class LoadedModel:
 
     experiment: str
     checkpoint: str
-    predictor: program.CasePredictor
+    predictor: program.CasePredictor | ensemble.EnsemblePredictor
     trusting: Trusting
 
 
@@ -73,8 +75,8 @@ def load_model(
 
     Raises ArtifactCorrupt, ArtifactMissing, CheckpointMismatch.
     """
-    ws.store.verify(recorded.checkpoint)
-    predictor = program.get(program_name).predictor(ws.store.fetch(recorded.checkpoint), cache)
+    verify_model(ws, recorded.checkpoint)
+    predictor = ensemble.load_model(program_name, model_folder(ws, recorded.checkpoint), cache)
     trusting = Trusting.of(ws, program_name, recorded.experiment, recorded.checkpoint)
     return LoadedModel(recorded.experiment, recorded.checkpoint, predictor, trusting)
 
@@ -132,7 +134,7 @@ def predict_all(
             raise ConfigurationError(
                 "expected an output folder outside of the home and the landing zone; choose another"
             )
-    ws.store.verify(model.checkpoint)
+    verify_model(ws, model.checkpoint)
     remove_abandoned(ws.home)
 
     def load(work_folder: Path) -> LoadedModel:

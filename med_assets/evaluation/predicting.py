@@ -17,6 +17,7 @@ from med_assets.catalog import Case
 from med_assets.errors import DiskFull, MedAssetsError, OutOfMemory, RemoteFailed
 from med_assets.evaluation.costs import record_prediction_peak
 from med_assets.launch import jobs
+from med_assets.launch.ensembles import model_folder
 from med_assets.launch.follow import finish
 from med_assets.launch.training import Launch
 from med_assets.records import DatasetCase, PreparedCase
@@ -113,7 +114,7 @@ def _predict(
 def _prepare_job(ws: Settings, program_name: str, checkpoint: str, job: Path, missing: Mapping[str, Path]) -> None:
     job.mkdir(parents=True, exist_ok=True)
     (job / jobs.RESULT).unlink(missing_ok=True)
-    model = ws.store.fetch(checkpoint)
+    model = model_folder(ws, checkpoint)
     write_text(job / "program", program_name + "\n")
     write_text(job / jobs.KIND, jobs.Kind.PREDICTION + "\n")
     write_text(job / jobs.CHECKPOINT, f"{model}\n")

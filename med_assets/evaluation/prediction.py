@@ -13,6 +13,7 @@ from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.points import Points, Uncorrected
 from med_assets.evaluation.predicting import predict_cases
 from med_assets.evaluation.prompts import Prompts
+from med_assets.launch.ensembles import verify_model
 from med_assets.launch.training import Launch, NamedModel, checkpoint_of, stored_checkpoint
 from med_assets.records import PreparedCase
 from med_assets.settings import Settings
@@ -58,18 +59,20 @@ def predict_edited(
 
     Raises what `predict` does, and ConfigurationError for constraints that the program doesn't have.
     """
+    from med_assets.training.ensemble import load_model
+
     chosen = program.get(program_name)
     if not isinstance(chosen, EditsConstraints):
         raise ConfigurationError(f"expected a program with planning constraints, such as rt_dose, got {program_name}")
     found, model = _accepted(ws, program_name, case), model_of(ws, program_name, experiment)
     checkpoint = stored_checkpoint(ws, program_name, model)
-    ws.store.verify(model.checkpoint)
+    verify_model(ws, model.checkpoint)
     with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as folder:
         edited, kept = Path(folder) / "edited", Path(folder) / "kept"
         edited.mkdir()
         kept.mkdir()
         chosen.edit_constraints(ws, ws.store.fetch(found.row.artifact), edited, edits)
-        chosen.predictor(checkpoint, Path(folder)).predict(edited, kept)
+        load_model(program_name, checkpoint, Path(folder)).predict(edited, kept)
         written = chosen.write_prediction(ws.store.fetch(found.raw), edited, kept, out, model.checkpoint)
         return [*written, Path(shutil.copyfile(edited / EDITED, out / EDITED))]
 

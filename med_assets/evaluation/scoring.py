@@ -14,6 +14,7 @@ from med_assets.experiments import policies
 from med_assets.intake.reader import CRASHED, RetryAlone
 from med_assets.intake.reading import OUT_OF_MEMORY
 from med_assets.intake.workers import Workers, side_by_side, workers_of
+from med_assets.launch.ensembles import verify_model
 from med_assets.launch.training import Launch, NamedModel, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.records import CaseScore, Failure
@@ -197,7 +198,7 @@ def scores_of(
     """
     model = NamedModel(name, checkpoint)
     cases = _held_out(ws, program_name, model, evaluated_splits(program_name))
-    ws.store.verify(checkpoint)
+    verify_model(ws, checkpoint)
     scores, counts, failures = score_cases(ws, program_name, checkpoint, cases, launch)
     return case_scores(ws, program_name, model, cases, scores), counts, failures
 

@@ -42,32 +42,15 @@ def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None =
     record_failures(ws, program_name, "evaluation", name, checkpoint, failures)
     demand_scores(scores, failures, program_name)
     version = catalog.dataset().version
-    aggregates = [
-        AggregateScore(
-            program=program_name,
-            experiment=name,
-            checkpoint=checkpoint,
-            **asdict(one),
-            dataset_version=version,
-            code_version=chosen.code_versions["evaluate"],
-            git_commit=git_state(),
-        )
-        for one in aggregate(program_name, scores)
-    ]
+    origin = {
+        "program": program_name, "experiment": name, "checkpoint": checkpoint, "dataset_version": version,
+        "code_version": chosen.code_versions["evaluate"], "git_commit": git_state(),
+    }  # fmt: skip
+    aggregates = [AggregateScore.of(asdict(one) | origin) for one in aggregate(program_name, scores)]
     catalog.replace(CaseScore, scores, name)
     catalog.replace(AggregateScore, aggregates, name)
-    by_subgroup = [
-        SubgroupScore(
-            program=program_name,
-            experiment=name,
-            checkpoint=checkpoint,
-            **asdict(one),
-            dataset_version=version,
-            code_version=chosen.code_versions["evaluate"],
-            git_commit=git_state(),
-        )
-        for one in subgroup_scores(program_name, scores, {case.case_id: case.facts for case in catalog.described()})
-    ]
+    facts = {case.case_id: case.facts for case in catalog.described()}
+    by_subgroup = [SubgroupScore.of(asdict(one) | origin) for one in subgroup_scores(program_name, scores, facts)]
     catalog.replace(SubgroupScore, by_subgroup, name)
     calibration, trusted = evaluate_confidence(ws, program_name, name, checkpoint, scores)
     sorted_by = curves(program_name, scores, trusted)

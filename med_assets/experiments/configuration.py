@@ -17,7 +17,16 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_vali
 
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.composition import FORMER_NAMES, PRESENT_NAMES, compose, state_of
-from med_assets.experiments.parts import CAME_LATER, NO_EFFECT, Published, Settings, Targets, Thermal, Tracking
+from med_assets.experiments.parts import (
+    CAME_LATER,
+    NO_EFFECT,
+    Prediction,
+    Published,
+    Settings,
+    Targets,
+    Thermal,
+    Tracking,
+)
 from med_assets.launch.configuration import Launch
 from med_assets.storage.conf import conf_folder
 from med_assets.storage.names import EXPERIMENT
@@ -222,6 +231,15 @@ class Experiment(Settings):
         description="another experiment of the program whose checkpoint this one is distilled from; it is part of the checkpoint's key",
         json_schema_extra=NO_EFFECT,
     )
+    members: tuple[str, ...] = Field(
+        default=(),
+        description="other experiments of the program whose predictions are averaged in place of a training; of the other fields of such an "
+        "ensemble `prediction` alone has an effect",
+        json_schema_extra=CAME_LATER,
+    )
+    prediction: Prediction = Field(
+        default=Prediction(), description="how an ensemble predicts cases", json_schema_extra=CAME_LATER
+    )
     expected: dict[str, float] = Field(
         default_factory=dict,
         description="by field of the fine-tuning record: the least value that others reached with this recipe, unit of the field",
@@ -248,7 +266,28 @@ class Experiment(Settings):
         """Return the names of the experiments whose checkpoints this one is made from."""
         given = self.initial in INITIAL_WEIGHTS or self.initial.startswith(RELEASED)
         needed = [] if given else [self.initial]
-        return tuple(dict.fromkeys([*needed, *([self.teacher] if self.teacher else [])]))
+        return tuple(dict.fromkeys([*needed, *([self.teacher] if self.teacher else []), *self.members]))
+
+    @model_validator(mode="after")
+    def _is_trained_or_has_members(self) -> Self:
+        if self.prediction.augmentations and not self.members:
+            raise ValueError(
+                "expected members with prediction.augmentations, got none: name the trained experiment, even if it is one"
+            )
+        if self.members and (self.teacher or self.initial != "random" or len(set(self.members)) < len(self.members)):
+            raise ValueError(
+                f"expected different members, no teacher and initial of random, as nothing is trained; got {list(self.members)}, "
+                f"{self.teacher!r} and {self.initial!r}"
+            )
+        return self
+
+    def objection_to_member(self, member: "Experiment") -> str | None:
+        """Return why predictions of another experiment of the program can't be averaged, None if they can; a program may have reasons."""
+        return None
+
+    def objection_to_augmentation(self, augmentation: str) -> str | None:
+        """Return why it can't predict cases that are changed so, None if it can; a program says which changes keep the sense of a case."""
+        return f"{self.program} predicts no changed cases"
 
     def objection_to(self, before: "Experiment") -> str | None:
         """Return why this experiment can't start from the weights of another one of its program, though all tensors fit; None if it can.
@@ -447,6 +486,10 @@ def _loaded(
         raise ConfigurationError(
             f"{program}/{name}: expected initial to be {', '.join(INITIAL_WEIGHTS)}, {RELEASED}NAME or another experiment "
             f"({', '.join(others) or 'there is none'}), got {found.initial!r}"
+        )
+    if unknown := sorted(set(found.members) - set(others)):
+        raise ConfigurationError(
+            f"{program}/{name}: expected members to be other experiments ({', '.join(others) or 'there is none'}), got {unknown}"
         )
     if found.teacher is not None and found.teacher not in others:
         raise ConfigurationError(

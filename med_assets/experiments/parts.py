@@ -86,6 +86,16 @@ class Published(Settings):
     peak_gpu_mb: float | None = Field(default=None, gt=0, description="most memory of the accelerator, MiB")
 
 
+class Prediction(Settings):
+    """How cases are predicted."""
+
+    augmentations: tuple[Literal["flip_x", "flip_y", "flip_z"], ...] = Field(
+        default=(),
+        description="changed copies of a case that are predicted beside it, changed back and averaged: the patient or the image mirrored "
+        "left to right (flip_x), front to back or along the depth (flip_y), head to feet or along the frames (flip_z); none unless given",
+    )
+
+
 class Thermal(Settings):
     """Pauses for a machine with weak cooling: by the clock, by the temperature of its GPUs, or both."""
 

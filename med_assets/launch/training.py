@@ -24,6 +24,7 @@ from med_assets.experiments import weights
 from med_assets.experiments.configuration import RELEASED, Experiment, from_json, load, load_all
 from med_assets.launch import jobs
 from med_assets.launch.endings import Ending
+from med_assets.launch.ensembles import model_folder, published
 from med_assets.launch.follow import finish
 from med_assets.launch.runs import record_run
 from med_assets.records import Checkpoint, EpochMetric
@@ -272,6 +273,10 @@ def trained(
 
     `sources` are checkpoints that it is made from, by experiment, in place of the recorded ones. `launch`, `resume` and what is raised are those of `train`.
     """
+    if chosen.members:
+        return published(
+            ws, program_name, chosen, {name: _source(ws, program_name, name, sources) for name in chosen.members}
+        )
     initial = initial_checkpoint(ws, program_name, chosen, sources)
     teacher = teacher_checkpoint(ws, program_name, chosen, sources)
     files = files_of(ws, program_name, chosen)
@@ -322,6 +327,7 @@ def train(
             "weights_sha256": record["weights_sha256"],
             "initial": record.get("initial") or "random",
             **({"teacher": record["teacher"]} if record.get("teacher") else {}),
+            **({"members": ", ".join(record["members"])} if record.get("members") else {}),
             "cases": {split: sum(case["split"] == split for case in record["cases"]) for split in LEARNING},
             "result": {name: value for name, value in result.items() if name not in LISTS},
             "git_commit": record["git_commit"],
@@ -482,4 +488,4 @@ def stored_checkpoint(ws: Settings, program_name: str, model: Model) -> Path:
             f"expected {what} of {named}, {key}, in the store, found nothing; restore it from a backup of the home, or "
             f"`med-assets train {named}` makes it again where its cases and code are the same{other}"
         )
-    return ws.store.fetch(key)
+    return model_folder(ws, key)

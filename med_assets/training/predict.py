@@ -7,7 +7,6 @@ end `result.json` with the reasons of the cases that failed, by key, and the mos
 It imports no Lightning, which would double the time that a process takes to start.
 """
 
-import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from med_assets.launch.jobs import CHECKPOINT, PREDICTIONS, RESULT
 from med_assets.storage.artifacts import LocalStore
 from med_assets.storage.files import read_json, write_json
 from med_assets.storage.versions import part_of
+from med_assets.training.ensemble import load_model
 from med_assets.training.events import note
 from med_assets.training.failures import ending
 from med_assets.training.heartbeat import Beats
@@ -94,8 +94,5 @@ def _predict(job: Path, program: str, heartbeat: Beats, stop: StopRequest) -> di
 
 
 def _load(job: Path, program: str) -> Predict:
-    # Imported by name, as tasks are: see training.task.build.
-    contract = importlib.import_module("med_assets.program")
     checkpoint = job / (job / CHECKPOINT).read_text(encoding="utf-8").strip()
-    predict: Predict = contract.get(program).predictor(checkpoint, job.parent).predict
-    return predict
+    return load_model(program, checkpoint, job.parent).predict

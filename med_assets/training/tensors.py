@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from med_assets.errors import CheckpointMismatch
 from med_assets.experiments.configuration import Experiment, from_json
+from med_assets.training.members import members_of
 from med_assets.training.reading import open_weights
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ def read_checkpoint(program: str, folder: Path) -> "tuple[Experiment, dict[str, 
     """Read `experiment.json` and `weights.pt` of a checkpoint folder. Raises CheckpointMismatch when one is missing."""
 
     paths = {name: folder / name for name in ("experiment.json", "weights.pt")}
+    if members := members_of(folder):
+        named = ", ".join(member.experiment for member in members)
+        raise CheckpointMismatch(
+            f"expected a checkpoint with weights of its own, got an ensemble, whose members are {named}; do this with one of them"
+        )
     if missing := [name for name, path in paths.items() if not path.is_file()]:
         raise CheckpointMismatch(
             f"a checkpoint folder holds experiment.json and weights.pt; missing: {', '.join(missing)}"

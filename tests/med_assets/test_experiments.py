@@ -18,7 +18,7 @@ NAMES = experiments.names("rt_dose")
 
 def test_files_that_start_with_an_underscore_are_no_experiments() -> None:
     assert NAMES == (
-        "adversarial", "attention_unet", "baseline", "cascade", "combined", "ddpm", "deeper_unet", "dvh_aware", "flow", "flow_bounded", "grad_loss",
+        "adversarial", "attention_unet", "baseline", "cascade", "combined", "ddpm", "deeper_unet", "dvh_aware", "ensemble", "flow", "flow_bounded", "grad_loss",
         "grad_vgg", "mean_dose", "residual", "residual_beams", "residual_beams_dvh", "structure_weighted", "swin_unetr",
     )  # fmt: skip
 

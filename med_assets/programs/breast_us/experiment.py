@@ -338,6 +338,15 @@ class BreastExperiment(Experiment):
     def fixed_steps(self) -> bool:
         return self.data.per_epoch is not None
 
+    def objection_to_member(self, member: Experiment) -> str | None:
+        assert isinstance(member, BreastExperiment)
+        return None if member.classes == self.classes else f"its classes are {member.classes}, not {self.classes}"
+
+    def objection_to_augmentation(self, augmentation: str) -> str | None:
+        return (
+            None if augmentation == "flip_x" else "the probe is above, and shadows lie below; flip_x mirrors the image"
+        )
+
     def objection_to(self, before: Experiment) -> str | None:
         if not isinstance(before, BreastExperiment) or before.network.kind != self.network.kind:
             return None

@@ -22,6 +22,7 @@ from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.score import score_case, score_classes
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
+from med_assets.training.ensemble import AS_IT_IS, Output, Space
 
 PROBABILITY, FEATURES, STRENGTH = "probability.npy", "features.npy", "strength.npy"
 """Probability at each pixel, float16; the mean of each feature over the image, float32; and the strength of the features at
@@ -41,9 +42,20 @@ class LesionPredictor(CasePredictor):
         self.predictor = load_predictor(checkpoint, inference_device())
 
     def predict(self, prepared: Path, out: Path) -> None:
+        self.keep(prepared, self.infer(prepared), out)
+
+    def infer(self, prepared: Path, augmentation: str = AS_IT_IS, like: Output | None = None) -> Output:
+        """The probabilities of a lesion, or of the background and each class, at the image's own pixels."""
         case = PreparedCase.open(prepared)
-        logits, features = self.predictor.both(case.image)
-        chances, classes = probabilities(logits, case.image.shape), self.predictor.experiment.classes
+        mirrored = augmentation != AS_IT_IS
+        logits, features = self.predictor.both(np.asarray(case.image)[:, ::-1] if mirrored else case.image)
+        chances = probabilities(logits, case.image.shape)
+        return Output(Space.PROBABILITIES, chances[..., ::-1] if mirrored else chances, own=features)
+
+    def keep(self, prepared: Path, output: Output, out: Path) -> None:
+        """Keep probabilities, and what sums up the features."""
+        chances, features, classes = output.values, output.own, self.predictor.experiment.classes
+        assert chances is not None
         if classes:
             np.save(out / CHANCES, chances.astype(np.float16))
             write_json(out / CLASSES, list(classes))

@@ -115,6 +115,15 @@ class LumbarExperiment(Experiment):
             )
         return None
 
+    def objection_to_member(self, member: Experiment) -> str | None:
+        assert isinstance(member, LumbarExperiment)
+        return "it has no heat maps of slices" if member.network.kind == "mean_position" else None
+
+    def objection_to_augmentation(self, augmentation: str) -> str | None:
+        if augmentation == "flip_x":
+            return "a network sees one sagittal slice at a time, which is the same in a patient's mirror image"
+        return "levels are counted from one end, and a spine has a front; see inference.views for small changes"
+
     def text(self) -> str:
         """What a score's convention says of how a case was predicted."""
         if self.network.kind == "mean_position":

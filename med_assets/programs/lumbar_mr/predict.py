@@ -69,23 +69,33 @@ def richest(masses: np.ndarray, places_mm: np.ndarray, reach_mm: float) -> int:
     return int(best[len(best) // 2])
 
 
-def predict_case(network: nn.Module, case: PreparedCase, experiment: LumbarExperiment, *, views: bool) -> Prediction:
+def predict_case(
+    network: nn.Module,
+    case: PreparedCase,
+    experiment: LumbarExperiment,
+    *,
+    views: bool,
+    like: Prediction | None = None,
+) -> Prediction:
     """Predict a case; `views` says whether augmented views are predicted too. The network is in evaluation mode meanwhile.
 
+    The slices are those of `like`, the prediction of another network, where it is given.
     The middle is the experiment's `slices.middle`. The model's own: of the slices each `search_mm`, the one around which,
     within `combine_mm`, the probabilities of all levels and pixels have the largest sum.
     """
     with inferring(network):
-        return _predict(network, case, experiment, views)
+        return _predict(network, case, experiment, views, like)
 
 
-def _predict(network: nn.Module, case: PreparedCase, experiment: LumbarExperiment, views: bool) -> Prediction:
+def _predict(
+    network: nn.Module, case: PreparedCase, experiment: LumbarExperiment, views: bool, like: Prediction | None
+) -> Prediction:
     settings, batch = experiment.slices, experiment.inference.batch
-    middle = case.shape[0] // 2
-    if settings.middle == "model":
+    middle = case.shape[0] // 2 if like is None else like.middle
+    if settings.middle == "model" and like is None:
         looked_at, masses = _masses(network, case, experiment)
         middle = int(looked_at[richest(masses, looked_at * case.slice_mm, settings.combine_mm)])
-    chosen = spread(case, middle, settings)
+    chosen = spread(case, middle, settings) if like is None else like.slices
     images = as_images(case.input[list(chosen)])
     single = probabilities(network, images, batch)
     heats = single.mean(dim=0).numpy()
@@ -156,10 +166,12 @@ class Predictor:
                 f"a mean position has the tensors {', '.join(mean_position.KEYS)}; found {sorted(weights)[:SHOWN]}"
             )
 
-    def __call__(self, case: PreparedCase) -> Prediction:
-        """Predict one case, with its augmented views."""
+    def __call__(
+        self, case: PreparedCase, like: Prediction | None = None, experiment: LumbarExperiment | None = None
+    ) -> Prediction:
+        """Predict one case, with its augmented views: on the slices of `like`, and as another `experiment` says, where they are given."""
         if self.network is not None:
-            return predict_case(self.network, case, self.experiment, views=True)
+            return predict_case(self.network, case, experiment or self.experiment, views=True, like=like)
         heats, points = mean_position.place(self._weights, case)
         none = np.zeros((0, *heats.shape), np.float32)
         return Prediction(heats, none, (), none, points, case.shape[0] // 2)

@@ -1,5 +1,6 @@
 """A loaded Point Net applied to prepared cases: the maps and measures that are kept, and their scores."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,30 @@ import numpy as np
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
 from med_assets.programs.lumbar_mr.evaluation_settings import EvaluationSettings
+from med_assets.programs.lumbar_mr.experiment import LumbarExperiment
 from med_assets.programs.lumbar_mr.maps import map_pixel_mm
 from med_assets.programs.lumbar_mr.measures import PUBLISHED, Table
-from med_assets.programs.lumbar_mr.predict import Prediction, load_predictor
+from med_assets.programs.lumbar_mr.predict import Prediction, level_points, load_predictor
 from med_assets.programs.lumbar_mr.prepared import Point, PreparedCase
 from med_assets.programs.lumbar_mr.score import score_case
 from med_assets.programs.lumbar_mr.uncertainty import least_certain, measure, shifted_levels
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
+from med_assets.training.ensemble import AS_IT_IS, Output, Space
 
 HEATS, SLICE_HEATS = "heats.npy", "slice_heats.npy"
 """Combined maps (level, 160, 160) and those of each slice (slice, level, 160, 160), float16."""
 
 SUMMARY = "prediction.json"
 """Points, slices, uncertainty by level and measure, and how the case was predicted."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """The prediction of one model, and the experiment that says how it is made."""
+
+    prediction: Prediction
+    experiment: LumbarExperiment
 
 
 class LevelPredictor(CasePredictor):
@@ -31,9 +42,24 @@ class LevelPredictor(CasePredictor):
         self.predictor = load_predictor(checkpoint, inference_device())
 
     def predict(self, prepared: Path, out: Path) -> None:
+        self.keep(prepared, self.infer(prepared), out)
+
+    def infer(self, prepared: Path, augmentation: str = AS_IT_IS, like: Output | None = None) -> Output:
+        """The maps of the levels; the first of several models chooses slices, views and how points are found."""
         case = PreparedCase.open(prepared)
-        found = self.predictor(case)
-        experiment = self.predictor.experiment
+        found = self.predictor(case, *((like.own.prediction, like.own.experiment) if like else ()))
+        further = {"slices": found.slice_heats, "views": found.view_heats}
+        return Output(Space.HEAT_MAPS, found.heats, further, own=Located(found, self.predictor.experiment))
+
+    def keep(self, prepared: Path, output: Output, out: Path) -> None:
+        """Keep maps, points and measures."""
+        case, found, experiment = PreparedCase.open(prepared), output.own.prediction, output.own.experiment
+        if output.averaged > 1:
+            assert output.values is not None
+            heats, slices = output.values, output.further["slices"]
+            points = level_points(heats, slices, found.slices, case, experiment.inference)
+            views = output.further["views"]
+            found = replace(found, heats=heats, slice_heats=slices, view_heats=views, points=points)
         table = measure(
             found.heats, found.slice_heats, found.view_heats, map_pixel_mm(case), experiment.inference.found_above
         )

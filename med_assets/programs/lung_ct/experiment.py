@@ -175,6 +175,13 @@ class LungExperiment(PatchExperiment):
                 raise ValueError(f"schedule.fallbacks: patch must be multiples of {self.network.factor}, found {sides}")
         return self
 
+    def objection_to_augmentation(self, augmentation: str) -> str | None:
+        return (
+            None
+            if augmentation == "flip_x"
+            else "the front is no back, and the head no foot; flip_x is the patient in a mirror"
+        )
+
     def probe(self) -> Self:
         side = max(PROBE_SIDE, self.network.factor)
         return self.at(MemoryPlan(batch=1, patch=tuple(min(own, side) for own in self.patches.size)))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from med_assets.errors import CaseRejected
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
 from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
@@ -14,6 +15,7 @@ from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import score_case
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
+from med_assets.training.ensemble import AS_IT_IS, Output, Space
 
 PREDICTION = "prediction.npy"
 """The predicted mask on the scanner's grid, eight voxels to a byte in C order."""
@@ -32,12 +34,33 @@ class TargetPredictor(CasePredictor):
         self.predictor = load_predictor(checkpoint, inference_device())
 
     def predict(self, prepared: Path, out: Path) -> None:
-        from med_assets.programs.lung_ct.transforms import forward, to_scanner_grid
+        self.keep(prepared, self.infer(prepared), out)
+
+    def infer(self, prepared: Path, augmentation: str = AS_IT_IS, like: Output | None = None) -> Output:
+        """The logits of the target on the network's grid. Raises CaseRejected for a class with a side that is to be mirrored."""
+        from med_assets.programs.lung_ct.transforms import forward
 
         case = PreparedCase.open(prepared)
         # The image is made again, equal to the stored one, since only a traced one knows the way back.
-        image = forward(np.asarray(case.ct), case.geometry, case.spacing_mm)
-        (logits,) = self.predictor(image[0].numpy(), [case.target_id])
+        image = like.own if like else forward(np.asarray(case.ct), case.geometry, case.spacing_mm)
+        array = image[0].numpy()
+        if augmentation == AS_IT_IS:
+            (logits,) = self.predictor(array, [case.target_id])
+            return Output(Space.LOGITS, logits, own=image)
+        if {"left", "right"} & set(case.target.lower().replace("_", " ").split()):
+            raise CaseRejected(
+                "augmentation",
+                f"expected a class without a side to predict with {augmentation}, got {case.target}: a mirror changes sides",
+            )
+        (logits,) = self.predictor(np.ascontiguousarray(array[::-1]), [case.target_id])
+        return Output(Space.LOGITS, np.ascontiguousarray(logits[::-1]), own=image)
+
+    def keep(self, prepared: Path, output: Output, out: Path) -> None:
+        """Keep the mask that logits above 0 are, on both grids, and what sums them up."""
+        from med_assets.programs.lung_ct.transforms import to_scanner_grid
+
+        case, image, logits = PreparedCase.open(prepared), output.own, output.values
+        assert logits is not None
         prediction = to_scanner_grid((logits > 0).astype(np.uint8), image).astype(bool)
         inference = self.predictor.experiment.inference
         np.save(out / PREDICTION, np.packbits(prediction))

@@ -228,6 +228,23 @@ class RetinalExperiment(Experiment):
             )
         return None
 
+    def objection_to_member(self, member: Experiment) -> str | None:
+        assert isinstance(member, RetinalExperiment)
+        if member.mode != "classify":
+            return "it predicts no class"
+        return (
+            None
+            if member.protocols == self.protocols
+            else f"it is of the protocols {list(member.protocols)}, not {list(self.protocols)}"
+        )
+
+    def objection_to_augmentation(self, augmentation: str) -> str | None:
+        if self.learning.of_facts is not None:
+            return "learning.of_facts looks at no volume, and at the side of the eye"
+        if augmentation == "flip_x":
+            return None
+        return "depth has a front, and so have frames; flip_x mirrors the width, as training does"
+
     def demand_known_inputs(self) -> None:
         """Raise CheckpointMismatch for a checkpoint of inputs that are no longer prepared."""
         if self.input_scaling != INPUT_SCALING:

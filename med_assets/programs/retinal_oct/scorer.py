@@ -1,6 +1,7 @@
 """A loaded checkpoint applied to prepared cases: the prediction that is kept, and its scores."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from med_assets.programs.retinal_oct.score import ALL, BALANCED, LOG_LOSS, score
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
+from med_assets.training.ensemble import AS_IT_IS, Output, Space
 from med_assets.training.tensors import demand_fit, load_weights, read_checkpoint
 
 PREDICTION = "prediction.json"
@@ -56,17 +58,29 @@ class ClassPredictor(CasePredictor):
         self.network.to(inference_device()).eval()
 
     def predict(self, prepared: Path, out: Path) -> None:
-        experiment = self.experiment
+        self.keep(prepared, self.infer(prepared), out)
+
+    def infer(self, prepared: Path, augmentation: str = AS_IT_IS, like: Output | None = None) -> Output:
+        """The logits of the classes; no values for a volume of another protocol."""
+        case = PreparedCase.open(prepared, self.experiment.network.size)
+        if case.protocol and case.protocol not in self.experiment.protocols:
+            return Output(Space.CLASS_LOGITS, None)
+        mirrored = replace(case, image=np.ascontiguousarray(case.image[..., ::-1]))
+        return Output(Space.CLASS_LOGITS, self.logits(case if augmentation == AS_IT_IS else mirrored))
+
+    def keep(self, prepared: Path, output: Output, out: Path) -> None:
+        """Keep the class, the probabilities and the logits."""
+        experiment, logits = self.experiment, output.values
         case = PreparedCase.open(prepared, experiment.network.size)
-        if case.protocol and case.protocol not in experiment.protocols:
+        if logits is None:
             write_json(out / PREDICTION, {"protocol": case.protocol})
             return
-        logits = self.logits(case)
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
         trained = "frozen" if experiment.probe_only else "fine-tuned"
         size = " x ".join(map(str, experiment.network.size))
         how = self.how or f"z-score, {size}; {trained} encoder"
+        how += f", mean of {output.averaged} predictions" if output.averaged > 1 else ""
         write_json(
             out / PREDICTION,
             {

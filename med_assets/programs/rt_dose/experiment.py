@@ -308,6 +308,19 @@ class DoseExperiment(PatchExperiment):
             f"{', '.join(before.site.structures)}"
         )
 
+    def objection_to_member(self, member: Experiment) -> str | None:
+        assert isinstance(member, DoseExperiment)
+        if member.site.structures == self.site.structures:
+            return None
+        return f"it is of the site {member.site.name}, and this experiment of {self.site.name}"
+
+    def objection_to_augmentation(self, augmentation: str) -> str | None:
+        if augmentation != "flip_x":
+            return "a patient lies on the back, and the head is no foot; flip_x is the patient in a mirror"
+        if self.network.kind in ("ddpm", "mean_dose"):
+            return f"network.kind {self.network.kind} does not predict the mirrored patient"
+        return "inference.flips averages with the mirrored patient already" if self.inference.flips else None
+
     def released_files(self) -> tuple[str, ...]:
         wanted = self.losses.perceptual_weights
         return (wanted.removeprefix(RELEASED),) if self.losses.perceptual and wanted.startswith(RELEASED) else ()

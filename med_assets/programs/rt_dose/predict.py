@@ -112,23 +112,31 @@ def predict_volume(network: nn.Module, volume: Volume) -> np.ndarray:
 
 
 def predict_case(
-    network: nn.Module, case: PreparedCase, experiment: DoseExperiment, *, validating: bool = False
+    network: nn.Module,
+    case: PreparedCase,
+    experiment: DoseExperiment,
+    *,
+    validating: bool = False,
+    mirrored: bool = False,
 ) -> np.ndarray:
     """Return dose / prescription, float32 (z, y, x), at least 0, as the experiment's kind of network predicts it.
 
     With `inference.flips` it is the mean with the prediction of the mirrored patient; a network that was trained on the
-    error in the body gives no dose outside it. While `validating` in training, a
-    diffusion model takes fewer steps.
+    error in the body gives no dose outside it. While `validating` in training, a diffusion model takes fewer steps. `mirrored` is the dose
+    of the mirrored patient alone, mirrored back, which a diffusion model does not give.
     """
     if experiment.network.kind == "ddpm":
         return diffusion.predict_dose(network, case, experiment, validating=validating)
     device = next(network.parameters()).device
-    dose = predict_volume(network, Volume.of(case, experiment, device))
+    seen = Volume.of(case, experiment, device, mirrored=mirrored)
+    dose = predict_volume(network, seen)
     if experiment.inference.flips:
         # The box around the body is mirrored with the patient, not about the middle of the volume.
-        other = Volume.of(case, experiment, device, mirrored=True)
+        other = Volume.of(case, experiment, device, mirrored=not mirrored)
         box = other.box
         dose[box] = (dose[box] + predict_volume(network, other)[box][..., ::-1]) / 2
+    if mirrored:
+        dose[seen.box] = dose[seen.box][..., ::-1].copy()
     if experiment.losses.body_only:
         # Nothing was learned of what lies outside.
         dose[~np.asarray(case.body)] = 0.0
@@ -151,8 +159,8 @@ class Predictor:
                 f"a mean dose has the tensors {', '.join(mean_dose.KEYS)}; found {sorted(weights)[:SHOWN]}"
             )
 
-    def __call__(self, prepared: PreparedCase) -> np.ndarray:
-        """Predict the dose of a case in Gy. Raises ConfigurationError when its structures are not those of training."""
+    def __call__(self, prepared: PreparedCase, *, mirrored: bool = False) -> np.ndarray:
+        """Predict the dose of a case in Gy, or that of the mirrored patient mirrored back. Raises ConfigurationError when its structures are not those of training."""
         site = self.experiment.site
         if prepared.structures != site.structures:
             raise ConfigurationError(
@@ -162,7 +170,7 @@ class Predictor:
         if self.network is None:
             dose = mean_dose.predict(self._weights, prepared, site)
         else:
-            dose = predict_case(self.network, prepared, self.experiment)
+            dose = predict_case(self.network, prepared, self.experiment, mirrored=mirrored)
         return np.clip(dose, 0.0, None) * np.float32(prepared.prescription_gy)
 
 

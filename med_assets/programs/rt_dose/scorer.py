@@ -12,6 +12,7 @@ from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import score_case
 from med_assets.programs.rt_dose.site import Site, load_site
 from med_assets.training.accelerator import inference_device
+from med_assets.training.ensemble import AS_IT_IS, Output, Space
 
 PREDICTION = "prediction_gy.npy"
 
@@ -23,7 +24,17 @@ class DosePredictor(CasePredictor):
         self.predictor = load_predictor(checkpoint, inference_device())
 
     def predict(self, prepared: Path, out: Path) -> None:
-        np.save(out / PREDICTION, self.predictor(PreparedCase.open(prepared)))
+        self.keep(prepared, self.infer(prepared), out)
+
+    def infer(self, prepared: Path, augmentation: str = AS_IT_IS, like: Output | None = None) -> Output:
+        """The dose of a case in Gy, or of its mirror image mirrored back."""
+        dose = self.predictor(PreparedCase.open(prepared), mirrored=augmentation != AS_IT_IS)
+        return Output(Space.DOSE_GY, dose)
+
+    def keep(self, prepared: Path, output: Output, out: Path) -> None:
+        """Keep a dose."""
+        assert output.values is not None
+        np.save(out / PREDICTION, output.values)
 
 
 def facts(prepared: Path, predicted: Path) -> dict[str, float | str | None]:
