@@ -552,8 +552,7 @@ class EntryReader:
         from med_assets.dicom.write import is_synthetic
 
         search = TextInPixels.of(self.task.ws, self.task.program, self.task.batch, key.removeprefix("case "))
-        profile = self.deidentifier.profile
-        tally, datasets, known, repeated = Tally(profile), [], set(), Repeated[frozenset[str]]()
+        tally, datasets, known, repeated = Tally(self.deidentifier.profile), [], set(), Repeated[frozenset[str]]()
         for position, instance in enumerate(case.instances):
             self._step(key, instance.path.stat().st_size / BYTES_PER_S)
             ds = load(instance)
@@ -571,7 +570,7 @@ class EntryReader:
             self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
         datasets.sort(key=lambda ds: text(ds, "SOPInstanceUID"))
         vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
-        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=profile)
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=tally.profile)
         if leaks:
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(
