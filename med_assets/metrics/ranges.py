@@ -36,6 +36,7 @@ AGREEMENT = Range(-1.0, 1.0)
 POSITIVE = Range(0.0, None)
 SHARE = Range(0.0, 1.0)
 PERCENT = Range(0.0, 100.0)
+DIFFERENCE_OF_PERCENT = PERCENT.of_differences()
 
 RANGES = {
     "accuracy|auroc|balanced_accuracy|boundary_f|calibration_error|confidence|correct_negative|dice|dice_training_grid": SHARE,
@@ -47,9 +48,10 @@ RANGES = {
     "weighted_kappa": AGREEMENT,
     "brier": Range(0.0, 2.0),
     "augmented_divergence|augmented_spread|class_confusion|entropy|false_positives_(per_scan|by_size)|hd95(_mm|_px)?|lesions|level_entropy": POSITIVE,
-    "limit_.*|localisation_error(_3d)?|log_loss|mae|openkbp_.*|prediction_error|region_entropy": POSITIVE,
+    "gradient_mae|limit_.*|localisation_error(_3d)?|log_loss|mae|openkbp_.*|prediction_error|region_entropy": POSITIVE,
     "second_peak_distance|slice_spread|spatial_entropy|volume": POSITIVE,
-    "dvh_.*|excess_entropy|logit|mean_error|volume_error": ANY,
+    "steep_gradients": DIFFERENCE_OF_PERCENT,
+    "R50|dvh_.*|excess_entropy|gradient_me(asure|an_error)|logit|mean_error|volume_error": ANY,
 }
 """The range of each metric, by a regular expression of its whole name."""
 
