@@ -4,7 +4,7 @@ No other module names a table or a partition. A record's class stands for its ta
 fields, in order, for a partition: `catalog.rows(CaseVersion, batch)`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from med_assets.records import (
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.lake import Lake
-from med_assets.storage.record import Record
+from med_assets.storage.record import Record, RowOfColumns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,8 +107,7 @@ def frame(of: type[Record], rows: Iterable[Record]) -> "pd.DataFrame":
     """Records as a data frame with all columns of their table."""
     import pandas as pd
 
-    found = list(rows)
-    return pd.DataFrame({each.name: [getattr(row, each.name) for row in found] for each in of.columns()})
+    return pd.DataFrame(of.to_columns(list(rows)))
 
 
 def reasons(cases: Iterable[CaseVersion | PreparedCase]) -> "pd.DataFrame":
@@ -154,9 +153,12 @@ class Catalog:
         # The rows of a checkpoint lie under the hash of its key, "checkpoint/HASH".
         return "/".join((self.program, *(value.removeprefix("checkpoint/") for value in values)))
 
-    def rows(self, of: type[R], *under: str) -> list[R]:
-        """Records in the order of their partitions and rows; `under` gives values of the first fields of `PARTITION`."""
-        return of.of_columns(self._lake.columns(of.TABLE, self._partition(of, under, whole=False)))
+    def rows(self, of: type[R], *under: str, where: Mapping[str, Collection[str]] | None = None) -> list[R]:
+        """Records in the order of their partitions and rows; `under` gives values of the first fields of `PARTITION`.
+
+        `where` leaves those whose fields of these names have one of these texts.
+        """
+        return of.of_columns(self._lake.columns(of.TABLE, self._partition(of, under, whole=False), where))
 
     def frame(self, of: type[Record], *under: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
         """The same as a data frame with the types of the columns, of all or of these."""
@@ -181,7 +183,7 @@ class Catalog:
     def _checked(self, of: type[R], rows: Iterable[R], key: Sequence[str]) -> dict[str, list[Any]]:
         """Values by column of records that are whole and belong to a partition. Raises ConfigurationError."""
         partition, found = self._partition(of, key, whole=True), list(rows)
-        columns = {each.name: [getattr(row, each.name) for row in found] for each in of.columns()}
+        columns = of.to_columns(found)
         if empty := [each.name for each in of.columns() if not each.nullable and None in columns[each.name]]:
             raise ConfigurationError(f"{of.__name__}: expected values of {', '.join(empty)}, got none")
         wanted = {"program": self.program, **dict(zip(of.PARTITION, key, strict=True))}
@@ -229,15 +231,14 @@ class Catalog:
         return f"{self.program}_facts"
 
     @property
-    def _fact_names(self) -> list[str]:
-        return [name for name in self._lake.tables[self._facts_table] if name not in FACT_KEYS]
+    def _fact_names(self) -> dict[str, None]:
+        return {name: None for name in self._lake.tables[self._facts_table] if name not in FACT_KEYS}
 
     def facts(self, batch: str | None = None) -> list[CaseFacts]:
         """The facts of all prepared cases, or of those of a batch."""
         columns = self._lake.columns(self._facts_table, "/".join(filter(None, (self.program, batch))))
-        values = {name: columns[name] for name in self._fact_names}
-        keys = zip(columns["batch"], columns["case_id"], columns["version"], strict=True)
-        return [CaseFacts(*key, {name: of[row] for name, of in values.items()}) for row, key in enumerate(keys)]
+        keys, names = zip(columns["batch"], columns["case_id"], columns["version"], strict=True), self._fact_names
+        return [CaseFacts(*key, RowOfColumns(columns, names, row)) for row, key in enumerate(keys)]
 
     def facts_frame(self, batch: str | None = None) -> "pd.DataFrame":
         """The facts as a data frame: program, batch, case_id, version, and a column per fact."""
@@ -276,8 +277,8 @@ class Catalog:
 
     def quarantined(self, batch: str | None = None) -> list[CaseVersion | PreparedCase]:
         """Everything that intake or preparation refused, of all batches or one."""
-        rows: list[CaseVersion | PreparedCase] = [*self.case_versions(batch), *self.prepared(batch)]
-        return [row for row in rows if row.status == Status.QUARANTINED]
+        under, where = [batch] if batch else [], {"status": [Status.QUARANTINED]}
+        return [*self.rows(CaseVersion, *under, where=where), *self.rows(PreparedCase, *under, where=where)]
 
     def audit(self, batch: str) -> BatchAudit | None:
         """The audit of a batch as a whole; None before it was prepared."""
@@ -285,9 +286,13 @@ class Catalog:
 
     def raw_artifacts(self) -> dict[tuple[str, str], str]:
         """Key of the de-identified files by batch and case, of all usable cases."""
-        found = self.frame(CaseVersion, columns=("batch", "case_id", "artifact", "status"))
-        found = found[found["status"].isin(USABLE)]
+        found = self._lake.columns(CaseVersion.TABLE, self.program, {"status": USABLE})
         return dict(zip(zip(found["batch"], found["case_id"], strict=True), found["artifact"], strict=True))
+
+    def accepted(self) -> list[tuple[str, DatasetCase]]:
+        """Every case that preparation accepted in any batch, with the batch, oldest first: also of those that the audit holds back."""
+        columns = self._lake.columns(PreparedCase.TABLE, self.program, {"status": [Status.OK]})
+        return list(zip(columns["batch"], DatasetCase.of_columns(columns), strict=True))
 
     def withdrawn(self) -> frozenset[str]:
         """Ids of the cases that were taken out of the dataset for good."""
@@ -303,11 +308,15 @@ class Catalog:
 
     def described(self) -> list[Case]:
         """All cases of the dataset with split, fold and facts."""
-        facts, assignments = {(row.case_id, row.version): row.values for row in self.facts()}, self.assignments()
-        unknown: Mapping[str, FactValue] = dict.fromkeys(self._fact_names)
+        return self.described_as(self.dataset(), self.assignments())
+
+    def described_as(self, dataset: Dataset, assignments: Mapping[str, SplitAssignment]) -> list[Case]:
+        """All cases of a dataset with their split and fold in these assignments by patient, and their facts."""
+        facts = {(row.case_id, row.version): row.values for row in self.facts()}
+        unknown: Mapping[str, FactValue] = self._fact_names
         return [
             self._case(case, assignments.get(case.patient_id), facts.get((case.case_id, case.version), unknown))
-            for case in self.dataset().cases
+            for case in dataset.cases
         ]
 
     def cases(self, *splits: str) -> list[Case]:
@@ -323,10 +332,17 @@ class Catalog:
         case: DatasetCase, assignment: SplitAssignment | None, facts: Mapping[str, FactValue] | None = None
     ) -> Case:
         return Case(
-            **case.row(),
+            case.program,
+            case.case_id,
+            case.patient_id,
+            case.version,
+            case.content_hash,
+            case.artifact,
+            case.given_split,
+            case.synthetic,
             split=assignment.split if assignment else None,
             fold=assignment.fold if assignment else None,
-            facts=facts or {},
+            facts={} if facts is None else facts,
         )
 
     def checkpoint(self, experiment: str) -> Checkpoint | None:

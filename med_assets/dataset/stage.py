@@ -1,5 +1,6 @@
 """The dataset's manifest and the split of its patients."""
 
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.locks import alone
 from med_assets.storage.memo import Memo
+from med_assets.storage.memory import without_collecting
 from med_assets.storage.result import StageResult, tally
 from med_assets.storage.versions import versioned
 
@@ -47,52 +49,60 @@ def dataset(ws: Settings, program_name: str) -> StageResult:
         return _dataset(ws, program_name)
 
 
-def _dataset(ws: Settings, program_name: str) -> StageResult:
-    catalog = Catalog(ws, program_name)
-    withdrawn = catalog.withdrawn()
-    latest: dict[str, PreparedCase] = {}
-    superseded = 0
-    held_back = catalog.held_back()
-    admitted = [case for case in catalog.prepared() if case.batch not in held_back]
-    for case in sorted(accepted(admitted), key=lambda case: case.batch):
+@dataclass(frozen=True)
+class _Candidate:
+    """An accepted case, with its batch and the key of its de-identified files, which is None where it has none."""
+
+    batch: str
+    case: DatasetCase
+    raw: str | None
+
+
+def _candidates(catalog: Catalog) -> tuple[dict[str, _Candidate], Counter[str]]:
+    """The newest accepted version of each case by id, without batches that are held back; and counts of what was left out."""
+    held_back, raw = catalog.held_back(), catalog.raw_artifacts()
+    latest: dict[str, _Candidate] = {}
+    counts = Counter({"superseded": 0, "batches_held_back": len(held_back)})
+    for batch, case in catalog.accepted():
+        if batch in held_back:
+            continue
         earlier = latest.get(case.case_id)
-        superseded += earlier is not None and earlier.version != case.version
-        latest[case.case_id] = case
-    raw, scan = catalog.raw_artifacts(), Scan(ws, program_name)
-    stored = {case.case_id: raw.get((case.batch, case.case_id)) for case in latest.values()}
-    findings = scan.findings([(latest[case_id].batch, artifact) for case_id, artifact in stored.items() if artifact])
-    identified = {case_id for case_id, artifact in stored.items() if artifact in findings}
-    before = {case.case_id: case.artifact for case in catalog.dataset().cases}
-    duplicates = _duplicates(latest, before)
-    found = Dataset(
-        tuple(
-            DatasetCase.of(latest[case_id].row())
-            for case_id in sorted(latest)
-            if case_id not in withdrawn | identified | duplicates
+        counts["superseded"] += earlier is not None and earlier.case.version != case.version
+        latest[case.case_id] = _Candidate(batch, case, raw.get((batch, case.case_id)))
+    return latest, counts
+
+
+def _dataset(ws: Settings, program_name: str) -> StageResult:
+    catalog, scan = Catalog(ws, program_name), Scan(ws, program_name)
+    with without_collecting():
+        latest, counts = _candidates(catalog)
+    findings = scan.findings([(one.batch, one.raw) for one in latest.values() if one.raw])
+    with without_collecting():
+        withdrawn = catalog.withdrawn()
+        identified = {case_id for case_id, one in latest.items() if one.raw in findings}
+        before = {case.case_id: case.artifact for case in catalog.dataset().cases}
+        duplicates = _duplicates(latest, before)
+        left_out = withdrawn | identified | duplicates
+        found = Dataset(tuple(latest[case_id].case for case_id in sorted(latest) if case_id not in left_out))
+        catalog.replace(DatasetCase, found.cases)
+        export_tables(ws)
+        return StageResult(
+            data_version=found.version,
+            counts=tally("reused" if before.get(case.case_id) == case.artifact else "new" for case in found.cases)
+            | {
+                "superseded": counts["superseded"],
+                "withdrawn": len(withdrawn),
+                "identified": len(identified),
+                "duplicates": len(duplicates),
+                "batches_held_back": counts["batches_held_back"],
+            },
+            summary={
+                "cases": len(found),
+                "patients": len({case.patient_id for case in found.cases}),
+                "synthetic": len(found.synthetic),
+            },
+            tables={"cases": frame(DatasetCase, found.cases)},
         )
-    )
-    catalog.replace(DatasetCase, found.cases)
-    export_tables(ws)
-    return StageResult(
-        data_version=found.version,
-        counts=tally("reused" if before.get(case.case_id) == case.artifact else "new" for case in found.cases)
-        | {
-            "superseded": superseded,
-            "withdrawn": len(withdrawn),
-            "identified": len(identified),
-            "duplicates": len(duplicates),
-            "batches_held_back": len(held_back),
-        },
-        summary={
-            "cases": len(found),
-            "patients": len({case.patient_id for case in found.cases}),
-            "synthetic": len(found.synthetic),
-        },
-        tables={
-            **{table.title: table.rows for table in _data_tables(ws, program_name)},
-            "cases": frame(DatasetCase, found.cases),
-        },
-    )
 
 
 def unlabelled(ws: Settings, program_name: str) -> list[PreparedCase]:
@@ -137,14 +147,6 @@ def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:
 
     stamps = [catalog.stamp(table, batch) for table in (CaseVersion, PreparedCase, BatchAudit)]
     return _batches.get((catalog.ws.home, catalog.program, batch, *stamps), read)
-
-
-def _data_tables(ws: Settings, program_name: str) -> list[program.ReportTable]:
-    chosen = program.get(program_name)
-    if not isinstance(chosen, DataTables):
-        return []
-    catalog = Catalog(ws, program_name)
-    return chosen.data_tables(catalog.described(), catalog.quarantined())
 
 
 def findings(ws: Settings, program_name: str) -> list[program.Finding]:
@@ -198,17 +200,17 @@ def finding_pictures(ws: Settings, program_name: str, found: Sequence[program.Fi
     return pictures
 
 
-def _duplicates(latest: Mapping[str, PreparedCase], present: Container[str]) -> set[str]:
+def _duplicates(latest: Mapping[str, _Candidate], present: Container[str]) -> set[str]:
     """Cases whose images and contours another case has too, all but the one that counts."""
     owner: dict[str, str] = {}
     for case_id in sorted(latest, key=lambda case_id: (case_id not in present, latest[case_id].batch, case_id)):
-        owner.setdefault(latest[case_id].content_hash, case_id)
-    return {case_id for case_id, case in latest.items() if owner[case.content_hash] != case_id}
+        owner.setdefault(latest[case_id].case.content_hash, case_id)
+    return {case_id for case_id, one in latest.items() if owner[one.case.content_hash] != case_id}
 
 
 def splits(ws: Settings, program_name: str) -> StageResult:
     """Assign new patients; what was assigned before stays where it is, also when another process assigns at once."""
-    with alone(ws, f"dataset-{program_name}"):
+    with alone(ws, f"dataset-{program_name}"), without_collecting():
         return _splits(ws, program_name)
 
 
@@ -222,6 +224,8 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
     fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
     rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
     catalog.replace(SplitAssignment, rows)
+    described = catalog.described_as(cases, {row.patient_id: row for row in rows})
+    tables = chosen.data_tables(described, catalog.quarantined()) if isinstance(chosen, DataTables) else []
     present = {case.patient_id for case in cases.cases}
     sizes = pd.Series([row.split for row in rows if row.patient_id in present], dtype=str).value_counts().to_dict()
     return StageResult(
@@ -230,7 +234,7 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
         counts=tally("reused" if row.patient_id in earlier else "new" for row in rows),
         summary={"patients_per_split": sizes, "unassigned": problems},
         tables={
-            **{table.title: table.rows for table in _data_tables(ws, program_name)},
+            **{table.title: table.rows for table in tables},
             "splits": frame(SplitAssignment, rows),
         },
     )

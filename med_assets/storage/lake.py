@@ -7,7 +7,7 @@ without a lock, since each writes its own files. Every table has a fixed schema,
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,34 @@ def _values(column: "pa.ChunkedArray") -> list[Any]:
     if column.null_count == 0 or pa.types.is_string(column.type):
         return list(column.to_numpy().tolist())
     return list(column.to_pylist())
+
+
+def _rows_with(table: "pa.Table", column: str, texts: Collection[str]) -> "pa.Table":
+    """The rows in which a column has one of some texts."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(table[column], pa.array(sorted(texts), pa.string())))
+
+
+class Columns(Mapping[str, list[Any]]):
+    """Values by column of rows that were read; those of a column are converted when they are first asked for."""
+
+    def __init__(self, table: "pa.Table") -> None:
+        self._table, self._converted = table, dict[str, list[Any]]()
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._converted:
+            if name not in self._table.column_names:
+                raise KeyError(name)
+            self._converted[name] = _values(self._table[name])
+        return self._converted[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.column_names)
+
+    def __len__(self) -> int:
+        return int(self._table.num_columns)
 
 
 class Lake:
@@ -124,13 +152,16 @@ class Lake:
         copy = self.root.parent / "tmp" / "tables" / f"{'/'.join(filter(None, (table, prefix.rstrip('/'))))}{SUFFIX}"
         return read_together(files, self._schema(table), copy)
 
-    def columns(self, table: str, prefix: str = "") -> dict[str, list[Any]]:
+    def columns(self, table: str, prefix: str = "", where: Mapping[str, Collection[str]] | None = None) -> "Columns":
         """Values of each column of the table, in the order of the partitions under a prefix and of their rows.
 
-        A column that a partition lacks, since an earlier version wrote it, is None in its rows.
+        `where` leaves the rows in which each of these columns has one of these texts. A column that a partition lacks, since an
+        earlier version wrote it, is None in its rows.
         """
         found = self._table(table, self.partitions(table, prefix), prefix)
-        return {name: _values(found[name]) for name in found.column_names}
+        for name, texts in (where or {}).items():
+            found = _rows_with(found, name, texts)
+        return Columns(found)
 
     def rows(self, table: str, prefix: str = "") -> list[dict[str, Any]]:
         """The same as dictionaries, one per row."""
@@ -169,7 +200,8 @@ class Lake:
         with replacing(path) as temporary, tempfile.TemporaryDirectory() as plain:
             # DuckDB takes what follows a question mark in a path for options, so it writes to a path without one.
             made = Path(plain) / "catalog.duckdb"
-            with duckdb.connect(str(made)) as connection:
+            # One thread: tables are small, and starting others takes longer than they save.
+            with duckdb.connect(str(made), config={"threads": 1}) as connection:
                 for table in sorted(self.tables):
                     if not (partitions := self.partitions(table)):
                         continue

@@ -6,13 +6,16 @@ A field states what it means, its unit and whether it can be empty (`| None`); t
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 T = TypeVar("T", bound="Record")
+V = TypeVar("V")
 
 TYPES: tuple[type, ...] = (str, float, int, bool)
 """Types that a column can have."""
@@ -69,13 +72,31 @@ class Record:
     @classmethod
     def of_columns(cls, columns: Mapping[str, Sequence[Any]]) -> list[Self]:
         """Make the records whose values these are, by column; columns that the record lacks are left out."""
-        names = [each.name for each in cls.columns()]
-        rows = zip(*(columns[name] for name in names), strict=True)
-        return [cls(**dict(zip(names, values, strict=True))) for values in rows]
+        given = {each.name: columns[each.name] for each in cls.columns()}
+        n_rows = len(given["program"])
+        if uneven := [name for name, values in given.items() if len(values) != n_rows]:
+            raise ValueError(
+                f"{cls.__name__}: expected {n_rows} values of each column, got others of {', '.join(uneven)}"
+            )
+        # A table has tens of thousands of rows: slots are filled column by column, several times as fast as by `__init__`.
+        rows = [cls.__new__(cls) for _ in range(n_rows)]
+        for name, values in given.items():
+            deque(map(getattr(cls, name).__set__, rows, values), maxlen=0)
+        return rows
+
+    @classmethod
+    def to_columns(cls, rows: Sequence["Record"]) -> dict[str, list[Any]]:
+        """The values of records by column."""
+        return {each.name: list(map(attrgetter(each.name), rows)) for each in cls.columns()}
 
     def row(self) -> dict[str, Any]:
         """The values by column."""
-        return {each.name: getattr(self, each.name) for each in self.columns()}
+        return {name: getattr(self, name) for name in _names(typing.cast(typing.Any, type(self)))}
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in _columns(cls))
 
 
 @cache
@@ -92,3 +113,34 @@ def _columns(cls: Any) -> tuple[Column, ...]:
         meta = each.metadata
         out.append(Column(each.name, kind, meta["meaning"], meta["unit"], type(None) in kinds))
     return tuple(out)
+
+
+class RowOfColumns(Mapping[str, V]):
+    """Some columns of one row of a table that is held by columns: making one for each of many rows copies no value."""
+
+    __slots__ = ("_columns", "_names", "_row")
+
+    def __init__(self, columns: Mapping[str, Sequence[V]], names: Collection[str], row: int) -> None:
+        self._columns, self._names, self._row = columns, names, row
+
+    def __getitem__(self, name: str) -> V:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._columns[name][self._row]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a column, or `default` for one that is not of the row: that of `Mapping` takes twice as long."""
+        return self._columns[name][self._row] if name in self._names else default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __reduce__(self) -> tuple[type[dict[str, V]], tuple[dict[str, V]]]:
+        """Go to another process as a dictionary of this row alone."""
+        return dict, (dict(self),)

@@ -141,7 +141,8 @@ def beams(cases: "Sequence[Case]") -> list[ReportTable]:
 
     rows = []
     for name, fact in BEAM_FACTS.items():
-        values = [float(value) for case in cases if isinstance(value := case.facts.get(name), int | float)]
+        given = [case.facts.get(name) for case in cases]
+        values = [float(value) for value in given if isinstance(value, (int, float))]
         if values:
             column = pd.Series(values)
             shown = {"median": column.median(), "lowest": column.min(), "highest": column.max()}

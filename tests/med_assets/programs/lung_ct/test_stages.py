@@ -113,7 +113,7 @@ def test_the_seed_s_split_of_task06_can_be_fixed_and_says_what_the_foundation_mo
     assert outcome.reason.startswith(
         "2 of 3 val cases were in the foundation model's own training (1 selected, 1 trained)"
     )
-    result = stages.dataset(ws, P)
+    result = stages.splits(ws, P)
     exposures = result.tables["Pretraining exposure"].set_index("split")
     assert exposures.loc["val"].to_dict() == {"unseen": 1, "selected": 1, "trained": 1}
     assert result.tables["Data audit"].set_index("what").loc["accepted", "cases"] == 4
