@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.program import Finding, Predicted, ReportTable
     from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
+    from med_assets.review.viewing.contract import View
     from med_assets.screening.contract import Screening
     from med_assets.settings import Settings
 
@@ -351,6 +352,20 @@ class SegmentationTask(Protocol):
         """Keep a label file under `out` as this program's `CasePredictor` keeps a prediction.
 
         Raises CaseRejected for one that is not on the grid of the case, or that has other values than 0 and 1.
+        """
+
+
+# -- pages
+
+
+@runtime_checkable
+class Viewable(Protocol):
+    """Shows its cases in the browser."""
+
+    def views(self, ws: "Settings", prepared: Path, predicted: Path | None) -> "Sequence[View]":
+        """Pictures of a prepared case that can be scrolled through, with what a model predicted of it where there is a prediction.
+
+        Arrays are memory maps, or computed when a layer is first read. Raises ArtifactCorrupt.
         """
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.metrics.boxes import box_of
+from med_assets.review.viewing.style import structure_colour
 
 BODY_HU = -300
 """CT number above which a voxel is shown as body."""
@@ -46,13 +47,7 @@ class Panel:
 
 def outline(number: int, on_dark: bool) -> str:
     """Return a structure's line colour: one hue per structure, light on the CT and deep on the difference map."""
-    pairs = (
-        ("#3DF59B", "#00875A"), ("#5CC8FF", "#0072B2"), ("#FF8AE2", "#B0398F"), ("#FFD84D", "#A67C00"),
-        ("#FF9F6B", "#C2410C"), ("#D3C4FF", "#6D4BC3"), ("#B7E35F", "#5B7F12"), ("#FFFFFF", "#30343a"),
-        ("#8FE9E6", "#0F8B8D"), ("#E6BE9C", "#8C564B"),
-    )  # fmt: skip
-    light, deep = pairs[number % len(pairs)]
-    return light if on_dark else deep
+    return structure_colour(number, light=on_dark)
 
 
 def letters(axis: Any, edges: tuple[str, str, str, str], tone: str, halo: str | None = None) -> None:

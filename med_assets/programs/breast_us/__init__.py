@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from med_assets.preparation.expectations import Expectation
     from med_assets.programs.breast_us.feature_planes import Method
     from med_assets.records import CaseScore, CaseVersion, PreparedCase
+    from med_assets.review.viewing.contract import View
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -254,6 +255,11 @@ class BreastUs(Program):
         from med_assets.programs.breast_us.tables import tables
 
         return tables(rows)
+
+    def views(self, ws: "Settings", prepared: Path, predicted: Path | None) -> "Sequence[View]":
+        from med_assets.programs.breast_us.views import views
+
+        return views(prepared, predicted, self._threshold(ws))
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings

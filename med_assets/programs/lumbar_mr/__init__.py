@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseVersion, PreparedCase
+    from med_assets.review.viewing.contract import View
     from med_assets.screening.contract import Screening
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
@@ -233,6 +234,11 @@ class LumbarMr(Program):
         from med_assets.programs.lumbar_mr.tables import tables
 
         return tables(rows)
+
+    def views(self, ws: "Settings", prepared: Path, predicted: Path | None) -> "Sequence[View]":
+        from med_assets.programs.lumbar_mr.views import views
+
+        return views(prepared, predicted)
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.lumbar_mr.export import write_prediction

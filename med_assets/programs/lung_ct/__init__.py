@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseScore, CaseVersion, PreparedCase
+    from med_assets.review.viewing.contract import View
     from med_assets.settings import Settings, Workspace
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -302,6 +303,11 @@ class LungCt(Program):
         from med_assets.programs.lung_ct.scorer import plot
 
         return plot(prepared, predicted, out)
+
+    def views(self, ws: "Settings", prepared: Path, predicted: Path | None) -> "Sequence[View]":
+        from med_assets.programs.lung_ct.views import views
+
+        return views(prepared, predicted)
 
     def report_tables(self, rows: "pd.DataFrame") -> list[ReportTable]:
         from med_assets.programs.lung_ct.tables import tables

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseScore, CaseVersion, EpochMetric, PreparedCase
+    from med_assets.review.viewing.contract import View
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -253,6 +254,11 @@ class RetinalOct(Program):
         from med_assets.programs.retinal_oct.pictures import plot_confusion
 
         return plot_confusion(scores, split, path)
+
+    def views(self, ws: "Settings", prepared: Path, predicted: Path | None) -> "Sequence[View]":
+        from med_assets.programs.retinal_oct.views import views
+
+        return views(prepared, predicted)
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.retinal_oct.export import write_prediction

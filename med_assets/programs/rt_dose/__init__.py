@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from med_assets.metrics.score import Score
     from med_assets.preparation.expectations import Expectation
     from med_assets.records import CaseScore, CaseVersion, PreparedCase
+    from med_assets.review.viewing.contract import View
     from med_assets.settings import Settings
     from med_assets.training.task import ClosedForm, Task, TrainingCase
 
@@ -332,6 +333,11 @@ class RtDose(Program):
         from med_assets.programs.rt_dose.plan_page import write_page
 
         return write_page(prepared, predicted, scores, self.site(ws), model, page)
+
+    def views(self, ws: "Settings", prepared: Path, predicted: Path | None) -> "Sequence[View]":
+        from med_assets.programs.rt_dose.views import views
+
+        return views(prepared, predicted)
 
     def write_prediction(self, raw: Path, prepared: Path, predicted: Path, out: Path, model: str) -> list[Path]:
         from med_assets.programs.rt_dose.export import write_prediction

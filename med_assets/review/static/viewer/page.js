@@ -1,0 +1,44 @@
+// Fills each element with the attribute data-view by a viewer of what its address describes; those of one data-link move together.
+
+import { Viewer } from "./viewer.js";
+
+const viewers = [];
+let last = null;
+
+async function fill(holder) {
+  const answer = await fetch(holder.dataset.view);
+  const found = await answer.json();
+  if (!answer.ok) {
+    holder.textContent = found.error ?? `The server answered ${answer.status}.`;
+    holder.dataset.state = "failed";
+    return;
+  }
+  holder.replaceChildren();
+  for (const view of found.views) {
+    if (found.views.length > 1) holder.append(Object.assign(document.createElement("h3"), { textContent: view.title }));
+    const root = holder.appendChild(document.createElement("div"));
+    root.className = "viewer";
+    root.dataset.name = view.name;
+    const peers = viewers.filter((one) => holder.dataset.link && one.link === holder.dataset.link && one.view.name === view.name);
+    const viewer = new Viewer(root, view, peers);
+    viewer.link = holder.dataset.link;
+    for (const peer of peers) peer.peers.push(viewer);
+    root.addEventListener("focusin", () => (last = viewer));
+    root.addEventListener("pointerdown", () => (last = viewer));
+    viewers.push(viewer);
+    last ??= viewer;
+  }
+}
+
+document.addEventListener("keydown", (event) => {
+  const typed = event.target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]");
+  if (typed || event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented || last === null) return;
+  if (last.key(event)) event.preventDefault();
+});
+
+for (const holder of document.querySelectorAll("[data-view]")) {
+  fill(holder).catch((error) => {
+    holder.textContent = error.message;
+    holder.dataset.state = "failed";
+  });
+}

@@ -1,0 +1,83 @@
+"""The HTTP routes of the viewer: what a case consists of, single slices, and whole layers as NIfTI."""
+
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from med_assets.errors import ArtifactCorrupt
+from med_assets.review.viewing.cases import Cases, OpenCase, UnknownCase, models_of
+from med_assets.review.viewing.contract import Layer, View
+from med_assets.review.viewing.description import describe
+from med_assets.review.viewing.nifti import header, voxels
+from med_assets.review.viewing.responses import JsonResponse, VoxelResponse, kept_headers, unchanged
+from med_assets.settings import Settings
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def viewer_routes(ws: Settings) -> list[Route]:
+    """Routes that only read, below /PROGRAM/cases/CASE."""
+    cases = Cases(ws)
+
+    def opened(request: Request) -> OpenCase:
+        path = request.path_params
+        return cases.open(path["program"], path["case"], request.query_params.get("model"))
+
+    def view(request: Request) -> Response:
+        case = opened(request)
+        return JsonResponse(
+            describe(case, models_of(ws, case.program, case.case)), headers={"cache-control": "no-store"}
+        )
+
+    def layer_of(request: Request) -> tuple[OpenCase, View, Layer]:
+        case = opened(request)
+        return (case, *case.view_of(request.path_params["layer"]))
+
+    def volume(request: Request) -> Response:
+        case, view, layer = layer_of(request)
+        headers = kept_headers(request, case.key, f"{case.key}-{layer.name}")
+        if unchanged(request, headers):
+            return Response(None, 304, headers)
+        name = f"{case.program}_{case.case.case_id}_{layer.name}.nii"
+        body = voxels(layer, view.grid).data.cast("B")
+        disposition = {"content-disposition": f'attachment; filename="{name}"'}
+        return VoxelResponse(request, header(layer, view.grid), body, headers | disposition)
+
+    def one_slice(request: Request) -> Response:
+        case, view, layer = layer_of(request)
+        axis, index = request.path_params["axis"], request.path_params["index"]
+        if axis > 2 or index >= view.grid.shape[axis]:
+            raise UnknownCase(
+                f"expected an axis from 0 to 2 and one of its slices in {view.grid.shape}, got {axis} and {index}"
+            )
+        headers = kept_headers(request, case.key, f"{case.key}-{layer.name}-{axis}-{index}")
+        if unchanged(request, headers):
+            return Response(None, 304, headers)
+        array = layer.read().take(index, axis)
+        body = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        return VoxelResponse(request, b"", body.data.cast("B"), headers)
+
+    base = "/{program}/cases/{case}"
+    return [
+        Route(f"{base}/view.json", _answering(view)),
+        Route(f"{base}/layers/{{layer}}.nii", _answering(volume)),
+        Route(f"{base}/layers/{{layer}}/{{axis:int}}/{{index:int}}", _answering(one_slice)),
+    ]
+
+
+def _answering(respond: Callable[[Request], Response]) -> Handler:
+    """A handler that runs `respond` on a thread, and answers 404 for what there is not and 409 for what is damaged."""
+
+    async def handler(request: Request) -> Response:
+        try:
+            return await run_in_threadpool(respond, request)
+        except UnknownCase as unknown:
+            return JsonResponse({"error": str(unknown)}, 404)
+        except ArtifactCorrupt as corrupt:
+            return JsonResponse({"error": str(corrupt)}, 409)
+
+    return handler
