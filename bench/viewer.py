@@ -19,7 +19,7 @@ from bench.common import KEY, show, workspace
 from med_assets.catalog import Catalog
 from med_assets.dicom.geometry import Geometry
 from med_assets.evaluation.predicting import prediction_key
-from med_assets.programs.lung_ct.scorer import PREDICTION
+from med_assets.programs.lung_ct.kept import PREDICTION
 from med_assets.records import Checkpoint, PreparedCase, Status
 from med_assets.settings import Workspace
 from med_assets.storage.files import write_json

@@ -21,13 +21,14 @@ from med_assets.review import pages
 from med_assets.review.access import Access
 from med_assets.review.gate import Gate
 from med_assets.review.site import Site, refused
+from med_assets.review.viewing import routes as viewing
 from med_assets.serving.binding import LOCAL_NAMES
 from med_assets.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
 """Scripts and styles, which the installed package has beside this module."""
 
-ROUTES: tuple[Callable[[Site], Sequence[BaseRoute]], ...] = (pages.routes,)
+ROUTES: tuple[Callable[[Site], Sequence[BaseRoute]], ...] = (pages.routes, viewing.routes)
 """The pages, in the order in which a path is looked for."""
 
 

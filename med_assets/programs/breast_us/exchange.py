@@ -6,8 +6,8 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.preparation.nifti import demand_mask
+from med_assets.programs.breast_us.kept import PROBABILITY
 from med_assets.programs.breast_us.prepared import PreparedCase
-from med_assets.programs.breast_us.scorer import PROBABILITY
 
 
 def write_image_and_label(prepared: Path, image: Path, label: Path | None) -> None:

@@ -12,8 +12,8 @@ from med_assets.errors import ConfigurationError
 from med_assets.launch.jobs import ADAPTERS
 from med_assets.programs.breast_us.classes import class_map
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
+from med_assets.programs.breast_us.kept import read_classes, read_probability
 from med_assets.programs.breast_us.prepared import PreparedCase
-from med_assets.programs.breast_us.scorer import read_classes, read_probability
 from med_assets.programs.breast_us.vocabulary import NORMAL
 from med_assets.storage.files import replacing
 

@@ -11,10 +11,10 @@ from med_assets.evaluation.prompts import Prompts
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.export import write_prediction
 from med_assets.programs.breast_us.images import as_image
+from med_assets.programs.breast_us.kept import PROBABILITY
 from med_assets.programs.breast_us.predict import Predictor, load_predictor, on_pixels
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.sam import SamSeg
-from med_assets.programs.breast_us.scorer import PROBABILITY
 from med_assets.training.accelerator import inference_device
 from med_assets.training.inference import inferring
 

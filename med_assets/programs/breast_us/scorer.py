@@ -9,6 +9,15 @@ from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor, Predicted
 from med_assets.programs.breast_us.classes import class_map, class_of_image, of_lesion
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
+from med_assets.programs.breast_us.kept import (
+    CHANCES,
+    CLASSES,
+    FEATURES,
+    PROBABILITY,
+    STRENGTH,
+    read_classes,
+    read_probability,
+)
 from med_assets.programs.breast_us.pictures import (
     case_picture,
     class_picture,
@@ -20,16 +29,9 @@ from med_assets.programs.breast_us.pictures import (
 from med_assets.programs.breast_us.predict import load_predictor, probabilities
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.score import score_case, score_classes
-from med_assets.storage.files import read_json, write_json
+from med_assets.storage.files import write_json
 from med_assets.training.accelerator import inference_device
 from med_assets.training.ensemble import AS_IT_IS, Output, Space
-
-PROBABILITY, FEATURES, STRENGTH = "probability.npy", "features.npy", "strength.npy"
-"""Probability at each pixel, float16; the mean of each feature over the image, float32; and the strength of the features at
-each place of their map, float32: the root mean square over channels."""
-
-CHANCES, CLASSES = "classes.npy", "classes.json"
-"""Of a network of several classes alone: probabilities of the background and of each class at each pixel, float16, and the classes' names."""
 
 SHOWN = 6
 """Images in each row of a gallery."""
@@ -94,18 +96,6 @@ def confidence(predicted: Path, threshold: float) -> float:
     probability = read_probability(predicted)
     inside = probability[probability > threshold]
     return float(inside.mean(dtype=np.float64)) if inside.size else 1 - float(probability.max())
-
-
-def read_probability(predicted: Path) -> np.ndarray:
-    """Return the probability that `LesionPredictor.predict` kept, float32 (rows, columns), to a part in 2000."""
-    return np.load(predicted / PROBABILITY).astype(np.float32)
-
-
-def read_classes(predicted: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
-    """Return probabilities float32 (1 + classes, rows, columns) and the classes' names; None of a network of one class."""
-    if not (predicted / CLASSES).is_file():
-        return None
-    return np.load(predicted / CHANCES).astype(np.float32), tuple(read_json(predicted / CLASSES))
 
 
 def plot(prepared: Path, predicted: Path, out: Path, threshold: float) -> list[Path]:

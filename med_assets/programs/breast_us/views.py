@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from med_assets.programs.breast_us.kept import read_probability
 from med_assets.programs.breast_us.prepared import PreparedCase
-from med_assets.programs.breast_us.scorer import read_probability
 from med_assets.review.viewing.contract import (
     IMAGE,
     Grid,

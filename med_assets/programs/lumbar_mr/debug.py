@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from med_assets.programs.lumbar_mr.kept import read_prediction
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.pictures import FAINT, plot
 from med_assets.programs.lumbar_mr.predict import level_masses, load_predictor
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
-from med_assets.programs.lumbar_mr.scorer import read_prediction
 from med_assets.reporting.style import COLOURS, figure
 
 COLUMNS = 7

@@ -10,10 +10,10 @@ from med_assets.dicom.objects import identity_of, stored
 from med_assets.dicom.sr_write import MILLIMETRE, Finding, OfPoint, Quantity, write_report
 from med_assets.dicom.write import write_points
 from med_assets.preparation.nifti import write_nifti
+from med_assets.programs.lumbar_mr.kept import SUMMARY, read_prediction
 from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
 from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
-from med_assets.programs.lumbar_mr.scorer import SUMMARY, read_prediction
 from med_assets.storage.files import read_json
 
 

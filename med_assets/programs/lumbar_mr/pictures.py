@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from med_assets.programs.lumbar_mr.kept import read_prediction
 from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
 from med_assets.programs.lumbar_mr.measures import MEASURES
 from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
-from med_assets.programs.lumbar_mr.scorer import read_prediction
 from med_assets.programs.lumbar_mr.studies import anatomies
 from med_assets.programs.lumbar_mr.tables import values
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, Thresholds

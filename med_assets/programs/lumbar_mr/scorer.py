@@ -10,6 +10,7 @@ from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
 from med_assets.programs.lumbar_mr.evaluation_settings import EvaluationSettings
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment
+from med_assets.programs.lumbar_mr.kept import HEATS, SLICE_HEATS, SUMMARY
 from med_assets.programs.lumbar_mr.maps import map_pixel_mm
 from med_assets.programs.lumbar_mr.measures import PUBLISHED, Table
 from med_assets.programs.lumbar_mr.predict import Prediction, level_points, load_predictor
@@ -19,12 +20,6 @@ from med_assets.programs.lumbar_mr.uncertainty import least_certain, measure, sh
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 from med_assets.training.ensemble import AS_IT_IS, Output, Space
-
-HEATS, SLICE_HEATS = "heats.npy", "slice_heats.npy"
-"""Combined maps (level, 160, 160) and those of each slice (slice, level, 160, 160), float16."""
-
-SUMMARY = "prediction.json"
-"""Points, slices, uncertainty by level and measure, and how the case was predicted."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +113,3 @@ def summary(case: PreparedCase, found: Prediction) -> dict[str, Any]:
         "middle": found.middle,
         "slices": list(found.slices),
     }
-
-
-def read_prediction(predicted: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Return what `LevelPredictor.predict` kept: the summary, the combined maps and those of single slices, float32."""
-    heats, singles = (np.load(predicted / name).astype(np.float32) for name in (HEATS, SLICE_HEATS))
-    return dict(read_json(predicted / SUMMARY)), heats, singles

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from med_assets.programs.lumbar_mr.kept import read_prediction
 from med_assets.programs.lumbar_mr.levels import LEVELS, ROI_NAMES
 from med_assets.programs.lumbar_mr.network_inputs import INPUT_PIXELS
 from med_assets.programs.lumbar_mr.peaks import peaks
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
-from med_assets.programs.lumbar_mr.scorer import read_prediction
 from med_assets.programs.lumbar_mr.transforms import from_input, to_input
 from med_assets.review.viewing.contract import (
     AXIAL,
@@ -54,7 +54,7 @@ def views(prepared: Path, predicted: Path | None) -> list[View]:
         layers += _map_layers(case, kept, heats, slice_heats)
         markers += _markers(case, kept, heats)
         tables = (_measures(kept),)
-        start = int(kept["middle"])
+        start = start if any(case.levels.values()) else int(kept["middle"])
     _, rows, columns = case.shape
     note = f"Anatomy by the label: {case.lstv}."
     return [

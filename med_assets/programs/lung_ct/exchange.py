@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.preparation.nifti import read_mask_on, write_nifti
+from med_assets.programs.lung_ct.kept import ON_TRAINING_GRID, PREDICTION, SUMMARY
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from med_assets.programs.lung_ct.scorer import ON_TRAINING_GRID, PREDICTION, SUMMARY
 from med_assets.storage.files import write_json
 
 

@@ -10,8 +10,8 @@ from med_assets.dicom.seg_write import write_seg
 from med_assets.dicom.sr_write import MILLILITRE, Finding, OfSegment, Quantity, code_of, write_report
 from med_assets.dicom.write import write_predicted_masks
 from med_assets.preparation.nifti import write_nifti
+from med_assets.programs.lung_ct.kept import read_prediction
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from med_assets.programs.lung_ct.scorer import read_prediction
 
 SEGMENTATION, REPORT = "predicted_target.dcm", "predicted_measurements.dcm"
 

@@ -10,21 +10,13 @@ from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor
 from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
 from med_assets.programs.lung_ct.experiment import Inference
+from med_assets.programs.lung_ct.kept import ON_TRAINING_GRID, PREDICTION, SUMMARY, read_prediction, unpacked
 from med_assets.programs.lung_ct.predict import load_predictor
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import score_case
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 from med_assets.training.ensemble import AS_IT_IS, Output, Space
-
-PREDICTION = "prediction.npy"
-"""The predicted mask on the scanner's grid, eight voxels to a byte in C order."""
-
-ON_TRAINING_GRID = "training_grid.npy"
-"""The same on the network's grid, (x, y, z)."""
-
-SUMMARY = "prediction.json"
-"""Class, volume, probabilities and how the volume was predicted."""
 
 
 class TargetPredictor(CasePredictor):
@@ -74,7 +66,7 @@ def score(prepared: Path, predicted: Path, settings: EvaluationSettings) -> list
     stated = read_json(predicted / SUMMARY)["inference"]
     inference = None if stated is None else Inference.model_validate(stated)
     prediction, on_training_grid = (
-        _unpacked(predicted / name, shape)
+        unpacked(predicted / name, shape)
         for name, shape in ((PREDICTION, case.ct.shape), (ON_TRAINING_GRID, case.image.shape))
     )
     return score_case(case, prediction, on_training_grid, inference, settings)
@@ -111,15 +103,6 @@ def confidence(predicted: Path) -> float | None:
     kept = read_json(predicted / SUMMARY)
     inside = kept["mean_probability_inside"]
     return 1 - float(kept["highest_probability"]) if inside is None else float(inside)
-
-
-def read_prediction(predicted: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the mask that `TargetPredictor.predict` kept, bool (z, y, x) of the shape of the CT."""
-    return _unpacked(predicted / PREDICTION, shape)
-
-
-def _unpacked(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    return np.unpackbits(np.load(path), count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
 def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from med_assets.programs.lung_ct.kept import read_prediction
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from med_assets.programs.lung_ct.scorer import read_prediction
 from med_assets.review.viewing.contract import Grid, Kind, Layer, Mask, Role, View, Window, centre_of, middle_of
 from med_assets.review.viewing.style import LABEL_COLOUR, PREDICTION_COLOUR, structure_colour
 
@@ -33,7 +33,14 @@ def views(prepared: Path, predicted: Path | None) -> list[View]:
     if prediction is not None:
         masks.append(Mask(PREDICTION_BIT, f"{case.target}, prediction", PREDICTION_COLOUR, Role.PREDICTION))
     masks += [
-        Mask(FIRST_CLASS_BIT + place, case.names[number], structure_colour(place), Role.STRUCTURE)
+        Mask(
+            FIRST_CLASS_BIT + place,
+            case.names[number],
+            structure_colour(place + 1),
+            Role.STRUCTURE,
+            filled=False,
+            shown=False,
+        )
         for place, number in enumerate(drawn)
     ]
 

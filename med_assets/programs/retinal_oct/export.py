@@ -16,7 +16,7 @@ def write_prediction(prepared: Path, predicted: Path, out: Path, model: str) -> 
     A class is no image, so there is nothing that DICOM viewers would show. Raises MedAssetsError for a case that the model
     does not classify.
     """
-    from med_assets.programs.retinal_oct.scorer import PREDICTION
+    from med_assets.programs.retinal_oct.kept import PREDICTION
 
     case = PreparedCase.open(prepared)
     path = predicted / PREDICTION

@@ -13,7 +13,7 @@ from med_assets.records import CaseScore
 
 def plot(prepared: Path, predicted: Path, out: Path) -> list[Path]:
     """Plot one case as a PNG file under `out`."""
-    from med_assets.programs.retinal_oct.scorer import PREDICTION
+    from med_assets.programs.retinal_oct.kept import PREDICTION
     from med_assets.reporting.style import COLOURS, INK, figure
 
     case = PreparedCase.open(prepared)

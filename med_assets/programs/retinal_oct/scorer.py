@@ -13,6 +13,7 @@ from med_assets.program import CasePredictor
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.facts import columns, logits_of_facts
+from med_assets.programs.retinal_oct.kept import PREDICTION
 from med_assets.programs.retinal_oct.neighbours import vote
 from med_assets.programs.retinal_oct.network import Classifier, build_encoder
 from med_assets.programs.retinal_oct.prepared import PreparedCase
@@ -22,8 +23,6 @@ from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
 from med_assets.training.ensemble import AS_IT_IS, Output, Space
 from med_assets.training.tensors import demand_fit, load_weights, read_checkpoint
-
-PREDICTION = "prediction.json"
 
 
 def load_predictor(checkpoint: Path, embeddings: Path) -> CasePredictor:

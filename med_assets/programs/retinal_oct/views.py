@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from med_assets.programs.retinal_oct.kept import PREDICTION
 from med_assets.programs.retinal_oct.prepared import PreparedCase
-from med_assets.programs.retinal_oct.scorer import PREDICTION
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.review.viewing.contract import B_SCAN, EN_FACE, Grid, Kind, Layer, Table, View, Window, centre_of
 from med_assets.storage.files import read_json

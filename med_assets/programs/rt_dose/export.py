@@ -11,8 +11,8 @@ from med_assets.dicom.sr_write import GRAY, MILLILITRE, Finding, OfImages, Quant
 from med_assets.dicom.write import write_rtdose, write_rtplan
 from med_assets.metrics.dvh import cumulative_dvh
 from med_assets.preparation.nifti import write_nifti
+from med_assets.programs.rt_dose.kept import PREDICTION
 from med_assets.programs.rt_dose.prepared import PreparedCase
-from med_assets.programs.rt_dose.scorer import PREDICTION
 from med_assets.storage.files import write_text
 
 DOSE, REPORT = "predicted_dose.dcm", "predicted_measurements.dcm"

@@ -60,7 +60,7 @@ def model_errors(
 ) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """Moments of predicted minus planned dose by experiment, as (patient, moments) of each case that the experiment was scored on."""
     from med_assets.evaluation.predicting import prediction_key
-    from med_assets.programs.rt_dose.scorer import PREDICTION
+    from med_assets.programs.rt_dose.kept import PREDICTION
 
     rows = Catalog(ws, "rt_dose").frame(CaseScore)
     scored = rows[rows["split"] == "val"][["experiment", "checkpoint", "case_id"]].drop_duplicates()

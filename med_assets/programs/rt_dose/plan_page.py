@@ -10,8 +10,8 @@ import numpy as np
 
 from med_assets.capabilities import ModelOfPage
 from med_assets.metrics.score import Score
+from med_assets.programs.rt_dose.kept import PREDICTION
 from med_assets.programs.rt_dose.prepared import PreparedCase
-from med_assets.programs.rt_dose.scorer import PREDICTION
 from med_assets.programs.rt_dose.site import Site
 from med_assets.reporting.dose_plots import dvh_lines, plot_dose
 from med_assets.reporting.style import INK, MUTED, RULE, page

@@ -9,8 +9,9 @@ import numpy as np
 from med_assets.dicom.geometry import Geometry
 from med_assets.metrics.dvh import cumulative_dvh
 from med_assets.metrics.dvh_criteria import Criterion
+from med_assets.preparation.prepared import reading_fields
+from med_assets.programs.rt_dose.kept import PREDICTION
 from med_assets.programs.rt_dose.prepared import PreparedCase
-from med_assets.programs.rt_dose.scorer import PREDICTION
 from med_assets.programs.rt_dose.site import Limit, Site, load_site
 from med_assets.review.viewing.contract import (
     Chart,
@@ -59,7 +60,8 @@ def views(prepared: Path, predicted: Path | None) -> list[View]:
         doses[PLANNED] = case.planned_dose
     if predicted is not None:
         doses[PREDICTED] = np.load(predicted / PREDICTION, mmap_mode="r")
-    grid = Grid.of(Geometry.from_dict(case.geometry))
+    with reading_fields():
+        grid = Grid.of(Geometry.from_dict(case.geometry))
     structures = tuple(
         Mask(site.structures.index(name), name, structure_colour(place), Role.STRUCTURE, filled=False)
         for place, name in enumerate(case.present)

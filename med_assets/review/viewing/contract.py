@@ -59,6 +59,7 @@ class Mask:
     colour: str
     role: Role
     filled: bool = True
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,15 +171,12 @@ class View:
 
 
 def middle_of(mask: np.ndarray) -> tuple[int, int, int] | None:
-    """The middle of the slices along each axis that a mask (z, y, x) has voxels in; None for an empty one."""
-    found = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        inside = np.flatnonzero(mask.any(axis=others))
-        if not len(inside):
-            return None
-        found.append(int(inside[len(inside) // 2]))
-    z, y, x = found
+    """The middle of a mask (z, y, x) in the slice where it is largest; None for an empty one."""
+    areas = np.count_nonzero(mask, axis=(1, 2))
+    z = int(areas.argmax())
+    if not areas[z]:
+        return None
+    y, x = (int(values[len(values) // 2]) for values in (np.sort(axis) for axis in np.nonzero(mask[z])))
     return z, y, x
 
 

@@ -6,22 +6,22 @@ import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from med_assets.errors import ArtifactCorrupt
+from med_assets.review.site import Site
 from med_assets.review.viewing.cases import Cases, OpenCase, UnknownCase, models_of
 from med_assets.review.viewing.contract import Layer, View
 from med_assets.review.viewing.description import describe
 from med_assets.review.viewing.nifti import header, voxels
 from med_assets.review.viewing.responses import JsonResponse, VoxelResponse, kept_headers, unchanged
-from med_assets.settings import Settings
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def viewer_routes(ws: Settings) -> list[Route]:
+def routes(site: Site) -> list[BaseRoute]:
     """Routes that only read, below /PROGRAM/cases/CASE."""
-    cases = Cases(ws)
+    ws, cases = site.ws, Cases(site.ws)
 
     def opened(request: Request) -> OpenCase:
         path = request.path_params

@@ -15,10 +15,10 @@ from med_assets.errors import ConfigurationError
 from med_assets.evaluation.plan_qa import PAGE, TABLE
 from med_assets.evaluation.scoring import score_key
 from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
+from med_assets.programs.rt_dose.kept import PREDICTION
 from med_assets.programs.rt_dose.plan_page import write_page
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import score_case
-from med_assets.programs.rt_dose.scorer import PREDICTION
 from med_assets.programs.rt_dose.site import load_site
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json

@@ -5,8 +5,23 @@ import { Viewer } from "./viewer.js";
 const viewers = [];
 let last = null;
 
+// Links to the case under each model, and without one.
+function controls(found) {
+  const line = Object.assign(document.createElement("p"), { className: "viewer-links" });
+  line.append("Prediction of:");
+  const link = (words, model, current) => {
+    const made = line.appendChild(document.createElement(current ? "strong" : "a"));
+    made.textContent = words;
+    if (!current) made.href = `?model=${encodeURIComponent(model)}`;
+  };
+  for (const model of found.models) link(model, model, model === found.model);
+  link(found.models.length ? "none" : "no model yet", "none", found.model === "");
+  return line;
+}
+
 async function fill(holder) {
-  const answer = await fetch(holder.dataset.view);
+  const model = holder.dataset.controls ? new URLSearchParams(location.search).get("model") : null;
+  const answer = await fetch(holder.dataset.view + (model === null ? "" : `?model=${encodeURIComponent(model)}`));
   const found = await answer.json();
   if (!answer.ok) {
     holder.textContent = found.error ?? `The server answered ${answer.status}.`;
@@ -14,6 +29,7 @@ async function fill(holder) {
     return;
   }
   holder.replaceChildren();
+  if (holder.dataset.controls) holder.append(controls(found));
   for (const view of found.views) {
     if (found.views.length > 1) holder.append(Object.assign(document.createElement("h3"), { textContent: view.title }));
     const root = holder.appendChild(document.createElement("div"));

@@ -5,7 +5,7 @@ import { isoline, outline } from "./contours.js";
 const BACKGROUND = "#000";
 const LETTER = "#ffe08a";
 export const DIFFERENCE = { missed: "#ff4dd2", added: "#ffb000", both: "#3df59b" };
-const NEAR_MM = 12; // a point shows on slices as near as this, faintly where it is not on the slice itself
+const NEAR_MM = 20; // a point shows on slices as near as this, faintly where it is not on the slice itself
 
 export class Plane {
   constructor(viewer, description, canvas) {
@@ -317,7 +317,7 @@ export function rgb(colour) {
 
 // Blue, green, yellow, red; nothing at the lowest value.
 function heat(share) {
-  if (share <= 0.02) return [0, 0, 0, 0];
+  if (share <= 0.05) return [0, 0, 0, 0];
   const stops = [[48, 64, 200], [0, 160, 190], [60, 200, 90], [250, 220, 60], [255, 140, 30], [220, 30, 40]];
   const place = share * (stops.length - 1);
   const number = Math.min(Math.floor(place), stops.length - 2);

@@ -30,6 +30,9 @@ export class Viewer {
     this.windows = this.image.windows;
     this.window = { ...this.windows[0] };
     this.layers.filter((layer) => !layer.shown).forEach((layer) => this.off.add(layer.name));
+    for (const layer of this.layers) {
+      layer.masks.filter((mask) => !mask.shown).forEach((mask) => this.off.add(`${layer.name}/${mask.bit}`));
+    }
     this.pending = false;
     this._build();
     root.viewer = this;
@@ -45,7 +48,7 @@ export class Viewer {
   }
 
   overlayState() {
-    return JSON.stringify([this.hidden, this.difference, this.percent, [...this.off].sort()]);
+    return JSON.stringify([this.hidden, this.difference, [...this.off].sort()]);
   }
 
   isShown(layer, mask) {
@@ -211,12 +214,8 @@ export class Viewer {
         const name = `${layer.name}/${mask.bit}`;
         check(name, mask.name, mask.colour).addEventListener("change", () => this.toggle(name));
       }
-      for (const level of layer.levels) {
-        const chip = group.appendChild(element("span", { className: "viewer-legend", title: layer.title }));
-        chip.append(level.text);
-        chip.style.borderBottomColor = level.colour;
-      }
     }
+    this._buildLevels(group);
     for (const role of new Set(this.view.markers.map((marker) => marker.role))) {
       check(`points/${role}`, `points: ${role}`).addEventListener("change", () => this.toggle(`points/${role}`));
     }
@@ -242,6 +241,30 @@ export class Viewer {
     list.append(element("dt", { textContent: "mouse" }), element("dd", {
       textContent: "wheel: slices; Ctrl and wheel: zoom; drag: crosshair; right: window; middle or Alt: move; double click: one plane alone",
     }));
+  }
+
+  // Isodoses are the same for all doses: one legend, in percent of the prescription or in the unit of the layer.
+  _buildLevels(group) {
+    const layer = this.layers.find((one) => one.levels.length > 1);
+    if (!layer) return;
+    const legend = group.appendChild(element("span"));
+    const chips = layer.levels.map((level) => {
+      const chip = legend.appendChild(element("span", { className: "viewer-legend" }));
+      chip.style.borderBottomColor = level.colour;
+      return chip;
+    });
+    const button = group.appendChild(element("button", { type: "button", title: `percent of the prescription, or ${layer.unit}` }));
+    const write = () => {
+      layer.levels.forEach((level, number) => {
+        chips[number].textContent = this.percent ? level.text : `${+level.value.toPrecision(3)} ${layer.unit}`;
+      });
+      button.textContent = this.percent ? `in ${layer.unit}` : "in %";
+    };
+    button.addEventListener("click", () => {
+      this.percent = !this.percent;
+      write();
+    });
+    write();
   }
 
   _buildBelow() {

@@ -11,12 +11,13 @@ from matplotlib.image import imread
 from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lumbar_mr import studies, tables
 from med_assets.programs.lumbar_mr.evaluation_settings import EvaluationSettings
+from med_assets.programs.lumbar_mr.kept import read_prediction
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.measures import MEASURES
 from med_assets.programs.lumbar_mr.pictures import plot
 from med_assets.programs.lumbar_mr.prepared import PreparedCase
 from med_assets.programs.lumbar_mr.score import score_case
-from med_assets.programs.lumbar_mr.scorer import LevelPredictor, facts, read_prediction, score
+from med_assets.programs.lumbar_mr.scorer import LevelPredictor, facts, score
 from med_assets.programs.lumbar_mr.thresholds import RiskSettings, fit, tables_of, with_anatomy
 from med_assets.storage.files import write_json
 from med_assets.training.job import run

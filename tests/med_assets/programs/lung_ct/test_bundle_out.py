@@ -12,8 +12,9 @@ import torch
 
 from med_assets.preparation.nifti import write_nifti
 from med_assets.programs.lung_ct.bundle_out import About, write_bundle
+from med_assets.programs.lung_ct.kept import read_prediction
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from med_assets.programs.lung_ct.scorer import TargetPredictor, read_prediction
+from med_assets.programs.lung_ct.scorer import TargetPredictor
 from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 from tests.med_assets.programs.lung_ct.test_predict import save
 

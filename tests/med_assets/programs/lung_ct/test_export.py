@@ -10,9 +10,9 @@ import pytest
 from med_assets.dicom.geometry import Geometry
 from med_assets.dicom.seg import place, read_segments
 from med_assets.programs.lung_ct.export import write_prediction
+from med_assets.programs.lung_ct.kept import PREDICTION
 from med_assets.programs.lung_ct.prepare import prepare_case
 from med_assets.programs.lung_ct.prepared import PreparedCase
-from med_assets.programs.lung_ct.scorer import PREDICTION
 from tests.med_assets.programs.lung_ct.builders import write_case
 
 

@@ -11,9 +11,10 @@ import torch
 from med_assets.metrics.score import Score, to_frame
 from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
 from med_assets.programs.lung_ct.experiment import Inference
+from med_assets.programs.lung_ct.kept import read_prediction
 from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import score_case
-from med_assets.programs.lung_ct.scorer import TargetPredictor, plot, read_prediction, score
+from med_assets.programs.lung_ct.scorer import TargetPredictor, plot, score
 from med_assets.programs.lung_ct.tables import lesions, per_case
 from tests.med_assets.programs.lung_ct.prepared_builders import write_prepared
 from tests.med_assets.programs.lung_ct.test_predict import save

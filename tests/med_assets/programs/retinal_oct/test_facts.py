@@ -18,10 +18,11 @@ from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.programs.retinal_oct.experiment import OfFacts
 from med_assets.programs.retinal_oct.facts import columns, features_of, fit_facts, logits_of_facts
 from med_assets.programs.retinal_oct.importer import age_text, import_participants
+from med_assets.programs.retinal_oct.kept import PREDICTION
 from med_assets.programs.retinal_oct.phantom import SCANNERS, people, write_dataset
 from med_assets.programs.retinal_oct.prepare import prepare_case, read_age
 from med_assets.programs.retinal_oct.prepared import PreparedCase
-from med_assets.programs.retinal_oct.scorer import PREDICTION, load_predictor
+from med_assets.programs.retinal_oct.scorer import load_predictor
 from med_assets.programs.retinal_oct.vocabulary import CLASSES, vocabulary
 from med_assets.training.job import run
 from tests.med_assets.programs.retinal_oct.builders import TINY, write_job, write_prepared

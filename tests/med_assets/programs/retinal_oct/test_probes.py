@@ -12,10 +12,11 @@ from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.experiments.configuration import result_fields
 from med_assets.programs.retinal_oct.embeddings import FOLDER, EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import Attention
+from med_assets.programs.retinal_oct.kept import PREDICTION
 from med_assets.programs.retinal_oct.neighbours import vote
 from med_assets.programs.retinal_oct.network import AttentionPool, build_encoder, embed, embed_cells, tokens
 from med_assets.programs.retinal_oct.prepared import PreparedCase
-from med_assets.programs.retinal_oct.scorer import PREDICTION, load_predictor
+from med_assets.programs.retinal_oct.scorer import load_predictor
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.training.job import run
 from tests.med_assets.programs.retinal_oct.builders import TINY, write_job, write_prepared

@@ -11,12 +11,13 @@ from med_assets.errors import ArtifactCorrupt, CheckpointMismatch
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.export import write_prediction
+from med_assets.programs.retinal_oct.kept import PREDICTION
 from med_assets.programs.retinal_oct.lit import task
 from med_assets.programs.retinal_oct.network import Classifier, build_encoder
 from med_assets.programs.retinal_oct.network_inputs import TOLERANCE
 from med_assets.programs.retinal_oct.prepare import percentiles
 from med_assets.programs.retinal_oct.prepared import PreparedCase
-from med_assets.programs.retinal_oct.scorer import PREDICTION, load_predictor
+from med_assets.programs.retinal_oct.scorer import load_predictor
 from med_assets.programs.retinal_oct.transforms import check_input, network_input
 from med_assets.programs.retinal_oct.volumes import VolumeDataset
 from med_assets.training.task import TrainingCase

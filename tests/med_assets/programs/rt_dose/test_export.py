@@ -15,8 +15,8 @@ from med_assets.dicom.references import verify_chain
 from med_assets.dicom.rtdose import read_dose
 from med_assets.errors import ConfigurationError
 from med_assets.programs.rt_dose.export import write_prediction
+from med_assets.programs.rt_dose.kept import PREDICTION
 from med_assets.programs.rt_dose.prepared import PreparedCase
-from med_assets.programs.rt_dose.scorer import PREDICTION
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P, drop, ingest
 

@@ -1,0 +1,3 @@
+"""What is kept of a prediction."""
+
+PREDICTION = "prediction.json"

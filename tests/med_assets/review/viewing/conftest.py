@@ -1,0 +1,50 @@
+"""Chromium without a window, driven by Playwright: tests with it skip where one of both is missing, and fail where NEEDS_CHROMIUM is set."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NEEDED = "NEEDS_CHROMIUM"
+"""Set where a missing Chromium is a failure."""
+
+PATIENCE_MS = 30_000
+
+
+@pytest.fixture(scope="session")
+def chromium() -> "Iterator[Browser]":
+    """A browser for all tests of a session."""
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get(NEEDED):
+            pytest.fail(f"expected chromium, since {NEEDED} is set, got none")
+        pytest.skip("expected chromium, got none; install Debian's package chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: "Browser") -> "Iterator[Callable[[str], Page]]":
+    """Opens an address and waits until all viewers on it are complete; what the browser complains of fails the test."""
+    complaints: list[str] = []
+    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+
+    def opened(address: str) -> "Page":
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto(address)
+        page.wait_for_selector('.viewer[data-state="complete"]', timeout=PATIENCE_MS)
+        return page
+
+    yield opened
+    context.close()
+    assert complaints == []
