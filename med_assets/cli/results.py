@@ -193,11 +193,9 @@ def serve(program: str, host: str, port: int, waiting: int, max_mb: int, timeout
     POST /predict takes what `predict` takes in a folder: a DICOM file, an archive of a case, or an image file. GET /health,
     /ready and /metrics are for whoever watches. MED_ASSETS_SERVE_TOKEN is the token that requests need, if any.
     """
-    from med_assets.serving.binding import checked_port
     from med_assets.serving.server import serve as run
     from med_assets.serving.service import Limits
 
-    checked_port(port)
     if waiting < 0 or min(max_mb, timeout) < 1:
         raise ConfigurationError(
             f"expected --waiting of 0 or more, --max-mb and --timeout of 1 or more, got {waiting}, {max_mb} and {timeout}"

@@ -12,9 +12,8 @@ GRACEFUL_S = 10
 
 def review(ws: Workspace, host: str, port: int, reader: str | None) -> None:
     """Show the review page of a home until a signal ends it. Raises ConfigurationError."""
-    checked_port(port)
     access = access_of(ws, host, reader or person())
-    listener = bound(host, port)
+    listener = bound(host, checked_port(port))
     print(f"review on http://{bracketed(host)}:{listener.getsockname()[1]} ({_readers(access)})", flush=True)
     run(application(ws, access, names_of(host)), listener, GRACEFUL_S)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from med_assets.deidentification.keys import key_weakness
 from med_assets.errors import ConfigurationError
 from med_assets.serving.app import application
-from med_assets.serving.binding import bound, bracketed, is_loopback, names_of, run
+from med_assets.serving.binding import bound, bracketed, checked_port, is_loopback, names_of, run
 from med_assets.serving.service import Limits, Service
 from med_assets.settings import SERVE_TOKEN, Workspace
 
@@ -36,7 +36,7 @@ def serve(ws: Workspace, program_name: str, host: str, port: int, limits: Limits
     Raises ConfigurationError.
     """
     token = token_of(host)
-    listener = bound(host, port)
+    listener = bound(host, checked_port(port))
     service = Service(ws, program_name, limits)
     needs = "a token" if token else "no token"
     print(
