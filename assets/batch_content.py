@@ -22,14 +22,14 @@ _scores: Memo[str] = Memo()
 
 
 def prepared_cases(catalog: Catalog) -> str:
-    """Version of the newest usable version of every case that was not withdrawn, without batches that are held back."""
+    """Version of the newest usable version of every case that nobody withdrew or excluded, without batches that are held back."""
     newest: dict[str, list[object]] = {}
     for batch in catalog.batches():
         stamps = [catalog.stamp(table, batch) for table in (PreparedCase, BatchAudit)]
         key = catalog.ws.home, catalog.program, batch, *stamps
         newest |= _cases.get(key, partial(_cases_of, catalog, batch))
-    withdrawn = {case_id for (case_id,) in catalog.keys(Withdrawal)}
-    return digest(sorted(item for item in newest.items() if item[0] not in withdrawn))
+    left_out = {case_id for (case_id,) in catalog.keys(Withdrawal)} | catalog.excluded()
+    return digest(sorted(item for item in newest.items() if item[0] not in left_out))
 
 
 def _cases_of(catalog: Catalog, batch: str) -> dict[str, list[object]]:

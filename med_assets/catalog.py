@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from med_assets.errors import ConfigurationError
 from med_assets.records import (
+    ACCEPT,
+    EXCLUDE,
     USABLE,
     BatchAudit,
     CaseVersion,
@@ -19,6 +21,7 @@ from med_assets.records import (
     Checkpoint,
     DatasetCase,
     PreparedCase,
+    ReaderDecision,
     SplitAssignment,
     Status,
     Withdrawal,
@@ -297,6 +300,15 @@ class Catalog:
     def withdrawn(self) -> frozenset[str]:
         """Ids of the cases that were taken out of the dataset for good."""
         return frozenset(row.case_id for row in self.rows(Withdrawal))
+
+    def excluded(self) -> frozenset[str]:
+        """Ids of the cases that readers excluded: the newest decision to accept or exclude is to exclude, whatever was sent since."""
+        newest = {row.case_id: row.decision for row in self.rows(ReaderDecision) if row.decision in (ACCEPT, EXCLUDE)}
+        return frozenset(case_id for case_id, decision in newest.items() if decision == EXCLUDE)
+
+    def left_out(self) -> frozenset[str]:
+        """Ids of the cases that people keep out of the dataset, for good or until a reader accepts them."""
+        return self.withdrawn() | self.excluded()
 
     def dataset(self) -> Dataset:
         """The dataset as it was last written."""

@@ -143,17 +143,22 @@ class SplitAssignment(Record):
     assigned_by: str = column("hashed, given or fixed")
 
 
+ACCEPT, EXCLUDE, COMMENT = "accept", "exclude", "comment"
+"""Decisions that readers have in every program: of accept and exclude the newest of a case counts; a comment decides nothing."""
+
+
 @record
 class ReaderDecision(Record):
-    """What a person decided about a case."""
+    """What a person decided about a case; all decisions are kept, in their order."""
 
     TABLE = "reads"
     PARTITION = ("case_id",)
     case_id: str = column("case")
     version: str = column("version of the case that was read")
-    decision: str = column("one of the program's decisions")
-    note: str = column("what the reader wrote")
+    decision: str = column("accept, exclude, comment, or one of the program's answers")
+    note: str = column("what the reader wrote; of an exclusion the reason")
     read_at: str = column("time, UTC")
+    reader: str | None = column("who decided; empty where an earlier version recorded it")
 
 
 @record

@@ -7,12 +7,21 @@ import dagster as dg
 
 from assets import batch_content, keys
 from med_assets.catalog import Catalog
-from med_assets.records import BatchAudit, CaseVersion, Champion, Checkpoint, MonitoredScore, PreparedCase, Withdrawal
+from med_assets.records import (
+    BatchAudit,
+    CaseVersion,
+    Champion,
+    Checkpoint,
+    MonitoredScore,
+    PreparedCase,
+    ReaderDecision,
+    Withdrawal,
+)
 from med_assets.settings import Workspace
 from sensors import runs
 from sensors.current import DATA, Materialization, Situation
 
-WATCHED = (CaseVersion, PreparedCase, BatchAudit, Withdrawal, MonitoredScore, Checkpoint, Champion)
+WATCHED = (CaseVersion, PreparedCase, BatchAudit, Withdrawal, ReaderDecision, MonitoredScore, Checkpoint, Champion)
 """Tables that decide what is current, some of which people change on the command line."""
 
 SAME_TIME_S = 2.0

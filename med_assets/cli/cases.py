@@ -26,7 +26,7 @@ from med_assets.cli.commands import (
 )
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.prompts import Prompts, numbers_of
-from med_assets.records import PreparedCase, ReaderDecision, Status
+from med_assets.records import COMMENT, PreparedCase, ReaderDecision, Status
 from med_assets.storage import names
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def cases(program: str, quarantined: bool) -> None:
     catalog = Catalog(workspace(), program)
     assignments = catalog.assignments()
     included = {case.case_id: case.version for case in catalog.dataset().cases}
-    decisions = {row.case_id: row.decision for row in catalog.rows(ReaderDecision)}
+    decisions = {row.case_id: row.decision for row in catalog.rows(ReaderDecision) if row.decision != COMMENT}
     newest: dict[str, CaseVersion | PreparedCase] = {
         case.case_id: case for case in sorted(catalog.case_versions(), key=lambda case: case.batch)
     }
@@ -261,17 +261,26 @@ def debug(program: str, case: str, model: str | None, out: Path) -> None:
 @SECTION.command()
 @program
 @click.option("--read", type=Value("FILE", Path), help="record the column decision of this CSV")
+@click.option("--reader", type=Value("NAME"), help="who read; MED_ASSETS_PERSON or the account by default")
 @model("the one of the report")
 @click.option("--top", type=Value("N", int), default=60, help="cases in the queue")
 @click.option("--limit", type=Value("N", int), help="only the first N cases by id, for a trial run")
 @launcher
 def audit_queue(
-    program: str, read: Path | None, model: str | None, top: int, limit: int | None, launcher: str | None
+    program: str,
+    read: Path | None,
+    reader: str | None,
+    model: str | None,
+    top: int,
+    limit: int | None,
+    launcher: str | None,
 ) -> None:
     """Write all cases by risk, and the queue for readers, as CSV; or record the decisions of readers."""
     ws = workspace()
     if read is not None:
-        found = stages.record(ws, program, read)
+        from med_assets.review.access import reader_name
+
+        found = stages.record(ws, program, read, reader_name(reader) if reader else "")
         print(table(found))
         answers = stages.decisions_of(program)
         if any(answers[answer].withdraws for answer in found["decision"]):
@@ -300,13 +309,46 @@ def audit_queue(
     "--reader", type=Value("NAME"), help="who reads, where nobody logs in; MED_ASSETS_PERSON or the account by default"
 )
 def review(host: str, port: int, reader: str | None) -> None:
-    """Show the review page of all programs in the browser, until Ctrl-C: cases with facts, scores and history.
+    """Show the review page of all programs in the browser, until Ctrl-C: worklists, cases, decisions of readers.
 
     Only this machine reaches it unless readers log in (`med-assets review-login`) or a reverse proxy names them.
     """
     from med_assets.review.server import review as run
 
     run(workspace(), host, port, reader)
+
+
+@SECTION.command()
+@program
+@case("case id, in full")
+@click.argument(
+    "decision", type=Value("DECISION"), help="accept, exclude, comment, or an answer of the program's screening"
+)
+@click.option("--note", type=Value("TEXT"), default="", show_default=False, help="of an exclusion the reason")
+@click.option("--reader", type=Value("NAME"), help="who decides; MED_ASSETS_PERSON or the account by default")
+def decide(program: str, case: str, decision: str, note: str, reader: str | None) -> None:
+    """Record what a reader decides about a case, as the review page does.
+
+    An excluded case stays out of the dataset until one accepts it; no earlier decision is overwritten.
+    """
+    from med_assets.review.access import reader_name
+    from med_assets.review.decisions import decide as record_decision
+
+    ws = workspace()
+    recorded = record_decision(ws, program, case, decision, note, reader_name(reader) if reader else "")
+    print(f"{recorded.row.case_id}: {recorded.row.decision}, by {recorded.row.reader}")
+    if recorded.changes_dataset:
+        show("dataset", stages.dataset(ws, program))
+
+
+@SECTION.command()
+@program
+def agreement(program: str) -> None:
+    """Show how far the readers of a program agree: Cohen's kappa of two, Fleiss' of more, with n and intervals."""
+    from med_assets.catalog import Catalog
+    from med_assets.review.agreement import agreement_table, agreements, readings
+
+    print(table(agreement_table(agreements(readings(Catalog(workspace(), program))))))
 
 
 @SECTION.command("review-login")

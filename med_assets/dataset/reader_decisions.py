@@ -7,19 +7,21 @@ from med_assets import program
 from med_assets.capabilities import Screens
 from med_assets.catalog import Catalog
 from med_assets.dataset.stage import unlabelled
-from med_assets.records import CaseScore, DatasetCase, PreparedCase, ReaderDecision
+from med_assets.records import ACCEPT, COMMENT, EXCLUDE, CaseScore, DatasetCase, PreparedCase, ReaderDecision
 from med_assets.settings import Settings
 
 S = TypeVar("S", bound=CaseScore)
 
 
 def decided(ws: Settings, program_name: str) -> dict[str, str]:
-    """The newest decision by case that was made on the images that the case has now, in the dataset or among those to predict.
+    """The newest answer by case that was given on the images that the case has now, in the dataset or among those to predict.
 
+    That a case was accepted, excluded or commented on is no answer.
     A case that was prepared, labelled or sent anew with the same pixels and positions keeps its decision; one with other images is read again.
     """
     catalog = Catalog(ws, program_name)
-    if not (decisions := catalog.rows(ReaderDecision)):
+    decisions = [row for row in catalog.rows(ReaderDecision) if row.decision not in (ACCEPT, EXCLUDE, COMMENT)]
+    if not decisions:
         return {}
     images = {(row.case_id, row.version): row.images_hash for row in catalog.case_versions() if row.images_hash}
     versions = current_versions(ws, program_name)

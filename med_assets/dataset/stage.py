@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,17 @@ from med_assets.dataset.splits import SplitPolicy, assign, split_policy
 from med_assets.deidentification.audit_trail import Kind
 from med_assets.deidentification.audited_rows import write_row
 from med_assets.deidentification.scan import Scan
-from med_assets.records import BatchAudit, CaseVersion, DatasetCase, PreparedCase, SplitAssignment, Withdrawal
+from med_assets.records import (
+    ACCEPT,
+    EXCLUDE,
+    BatchAudit,
+    CaseVersion,
+    DatasetCase,
+    PreparedCase,
+    ReaderDecision,
+    SplitAssignment,
+    Withdrawal,
+)
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
 from med_assets.storage.locks import alone
@@ -37,7 +48,7 @@ def withdraw(ws: Settings, program_name: str, case_id: str, reason: str) -> None
 
 @versioned("2")
 def dataset(ws: Settings, program_name: str) -> StageResult:
-    """Write the manifest: the newest accepted version of every case that was not withdrawn, sorted by case.
+    """Write the manifest: the newest accepted version of every case that nobody withdrew or excluded, sorted by case.
 
     Batches that the audit holds back are not in it. A case in whose stored files the scan found anything that may identify a patient is left out, whatever its batch's gate
     has stopped so far: another batch may have started this run. Of cases with the same images and contours, which batches
@@ -78,11 +89,11 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
         latest, counts = _candidates(catalog)
     findings = scan.findings([(one.batch, one.raw) for one in latest.values() if one.raw])
     with without_collecting():
-        withdrawn = catalog.withdrawn()
+        withdrawn, excluded = catalog.withdrawn(), catalog.excluded()
         identified = {case_id for case_id, one in latest.items() if one.raw in findings}
         before = {case.case_id: case.artifact for case in catalog.dataset().cases}
         duplicates = _duplicates(latest, before)
-        left_out = withdrawn | identified | duplicates
+        left_out = withdrawn | excluded | identified | duplicates
         found = Dataset(tuple(latest[case_id].case for case_id in sorted(latest) if case_id not in left_out))
         catalog.replace(DatasetCase, found.cases)
         export_tables(ws)
@@ -92,6 +103,7 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
             | {
                 "superseded": counts["superseded"],
                 "withdrawn": len(withdrawn),
+                "excluded": len(excluded - withdrawn),
                 "identified": len(identified),
                 "duplicates": len(duplicates),
                 "batches_held_back": counts["batches_held_back"],
@@ -108,12 +120,12 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
 def unlabelled(ws: Settings, program_name: str) -> list[PreparedCase]:
     """The cases to predict: the newest version of each that never came with a label.
 
-    What was withdrawn, may hold identity or came in a batch that is held back is left out, as are copies of cases of the dataset.
+    What people withdrew or excluded, may hold identity or came in a batch that is held back is left out, as are copies of cases of the dataset.
     """
     catalog = Catalog(ws, program_name)
     batches = [_cases_of(catalog, batch) for batch in catalog.batches()]
     latest = {case.case_id: (case, one.raw[case.case_id]) for one in batches for case in one.unlabelled}
-    left_out = catalog.withdrawn().union(*(one.labelled for one in batches))
+    left_out = catalog.left_out().union(*(one.labelled for one in batches))
     stored = [(case.batch, raw) for case, raw in latest.values() if case.case_id not in left_out]
     identified = Scan(ws, program_name).findings(stored)
     return [
@@ -254,4 +266,22 @@ def up_to_date(ws: Settings, program_name: str) -> bool:
         return True
     if made is None or assigned is None or made[0] < max(inputs) or assigned[0] < made[0]:
         return False
+    if _decided_since(catalog, made[0]):
+        return False
     return {case.patient_id for case in catalog.dataset().cases} <= catalog.assignments().keys()
+
+
+def _decided_since(catalog: Catalog, time_ns: int) -> bool:
+    """Whether a reader excluded a case, or accepted an excluded one, at or after a time; other decisions change no dataset."""
+    since = datetime.fromtimestamp(time_ns // 10**9, UTC).isoformat(timespec="seconds")
+    for key in catalog.keys(ReaderDecision):
+        stamp = catalog.stamp(ReaderDecision, *key)
+        if stamp is None or stamp[0] < time_ns:
+            continue
+        excluded = False
+        for row in catalog.rows(ReaderDecision, *key):
+            after = row.decision == EXCLUDE if row.decision in (ACCEPT, EXCLUDE) else excluded
+            if after != excluded and row.read_at >= since:
+                return True
+            excluded = after
+    return False

@@ -6,7 +6,7 @@ that is killed leaves neither a row nor an entry, or a row whose entry waits: th
 
 import hmac
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from med_assets import program as programs
@@ -48,11 +48,19 @@ class _Audited:
     subject: str
     fields: Mapping[str, str]
     history: bool
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """Further fields of an entry, which it lacks where the row has no value of them: those that earlier versions did not record."""
 
     def content(self, row: Record) -> dict[str, Any]:
         """What an entry says of a row; empty for a row in which nobody decided anything."""
         found = {name: getattr(row, of) for name, of in self.fields.items()}
-        return {} if None in found.values() else found
+        more = {name: value for name, of in self.optional.items() if (value := getattr(row, of)) is not None}
+        return {} if None in found.values() else found | more
+
+    def stated_in(self, entry: Entry) -> dict[str, Any]:
+        """What an entry says of its row."""
+        more = {name: entry.content[name] for name in self.optional if name in entry.content}
+        return {name: entry.content.get(name) for name in self.fields} | more
 
     def rows(self, catalog: Catalog, subject: str | None = None) -> list[Record]:
         """The rows of a subject, or all."""
@@ -63,7 +71,11 @@ class _Audited:
 
 AUDITED: Mapping[Kind, _Audited] = {
     Kind.DECISION: _Audited(
-        ReaderDecision, "case_id", {name: name for name in ("version", "decision", "read_at")}, True
+        ReaderDecision,
+        "case_id",
+        {name: name for name in ("version", "decision", "read_at")},
+        True,
+        {"reader": "reader"},
     ),
     Kind.CHAMPION: _Audited(Champion, "checkpoint", {each.name: each.name for each in Champion.columns()}, True),
     Kind.WITHDRAWAL: _Audited(Withdrawal, "case_id", {"reason": "reason"}, False),
@@ -82,9 +94,10 @@ class Unmatched:
     content: Mapping[str, Any]
 
 
-def write_row(ws: Settings, kind: Kind, row: Record) -> None:
+def write_row(ws: Settings, kind: Kind, row: Record, by: str = "") -> None:
     """Write a row of a table of AUDITED and its entry: both, whenever the process is killed, or neither.
 
+    `by` is who decided, where that is not whoever runs this process.
     Of a table that is a history the row is added to those that are there, else it takes the place of its subject's.
     Raises ConfigurationError for a home without a key; nothing is written then.
     """
@@ -92,6 +105,7 @@ def write_row(ws: Settings, kind: Kind, row: Record) -> None:
     if not (content := of.content(row)):
         raise ConfigurationError(f"expected a row in which {', '.join(of.fields.values())} are set, got an empty one")
     entry = draft(kind, row.program, getattr(row, of.subject), content)
+    entry = replace(entry, person=by or entry.person)
     with alone(ws, LOCK):
         _append_waiting(ws)
         entry = replace(entry, hash=entry.expected_hash())
@@ -151,7 +165,7 @@ def _unmatched(ws: Settings, program: str, kind: Kind, found: list[Entry]) -> It
         own = list({entry.subject: entry for entry in own}.values())
     rows = of.rows(Catalog(ws, program))
     stated = [(getattr(row, of.subject), of.content(row)) for row in rows]
-    contents = [(entry.subject, {name: entry.content.get(name) for name in of.fields}) for entry in own]
+    contents = [(entry.subject, of.stated_in(entry)) for entry in own]
     for entry, content in zip(own, contents, strict=True):
         if content not in stated:
             yield Unmatched(kind, program, entry.subject, entry.number, entry.content)

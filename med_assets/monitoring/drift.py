@@ -29,12 +29,12 @@ PERMUTATIONS = 4999
 
 
 def _facts(catalog: Catalog) -> pd.DataFrame:
-    """Facts of every accepted case that was not withdrawn, in its newest version, with the batches that hold it and its first."""
+    """Facts of every accepted case that nobody withdrew or excluded, in its newest version, with the batches that hold it and its first."""
     good = {(case.batch, case.case_id) for case in accepted(catalog.admitted())}
-    withdrawn = catalog.withdrawn()
+    left_out = catalog.left_out()
     frame = catalog.facts_frame().sort_values("batch", kind="stable")
     kept = [
-        (batch, case) in good and case not in withdrawn
+        (batch, case) in good and case not in left_out
         for batch, case in zip(frame["batch"], frame["case_id"], strict=True)
     ]
     frame = frame[np.array(kept, bool)]

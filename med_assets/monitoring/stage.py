@@ -176,14 +176,14 @@ def _unseen(catalog: Catalog) -> list[UnseenScore]:
     patients, newest = {}, {}
     for case in sorted(accepted(catalog.admitted()), key=lambda case: case.batch):
         patients[case.case_id], newest[case.case_id] = case.patient_id, case.batch
-    withdrawn = catalog.withdrawn()
+    left_out = catalog.left_out()
     return [
         UnseenScore(row, patients[row.case_id])
         for row in sorted(catalog.rows(MonitoredScore), key=lambda row: row.batch)
         if row.checkpoint == champion.checkpoint
         and not row.seen_in_training
         and row.value is not None
-        and row.case_id not in withdrawn
+        and row.case_id not in left_out
         and newest.get(row.case_id) == row.batch
     ]
 

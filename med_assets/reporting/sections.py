@@ -6,7 +6,13 @@ from med_assets.evaluation.aggregates import INTERVAL
 from med_assets.evaluation.replicates import SPREAD
 from med_assets.promotion.gate import decision_table
 from med_assets.records import Failure
-from med_assets.reporting import confidence_sections, data_sections, evaluation_sections, model_sections
+from med_assets.reporting import (
+    confidence_sections,
+    data_sections,
+    evaluation_sections,
+    model_sections,
+    review_sections,
+)
 from med_assets.reporting.html import Section
 from med_assets.reporting.index import links
 from med_assets.reporting.report_facts import ReportFacts
@@ -78,6 +84,8 @@ SECTIONS: tuple[Callable[[ReportFacts], Iterable[Section]], ...] = (
     decisions,
     model_sections.monitoring,
     data_sections.cases,
+    review_sections.reader_decisions,
+    review_sections.agreement,
     data_sections.program_tables,
     data_sections.held_out_warnings,
     data_sections.between_cases,

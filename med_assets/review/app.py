@@ -5,7 +5,8 @@ To add pages, write a module with a function `routes(site: Site) -> list[BaseRou
 those without the token, which a form holds as the field `token` and a script as the header `X-Review-Token`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -17,7 +18,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from med_assets.errors import MedAssetsError
-from med_assets.review import pages
+from med_assets.review import pages, worklist_pages
 from med_assets.review.access import Access
 from med_assets.review.gate import Gate
 from med_assets.review.site import Site, refused
@@ -28,7 +29,7 @@ from med_assets.settings import Settings
 STATIC = Path(__file__).parent / "static"
 """Scripts and styles, which the installed package has beside this module."""
 
-ROUTES: tuple[Callable[[Site], Sequence[BaseRoute]], ...] = (pages.routes, viewing.routes)
+ROUTES: tuple[Callable[[Site], Sequence[BaseRoute]], ...] = (pages.routes, worklist_pages.routes, viewing.routes)
 """The pages, in the order in which a path is looked for."""
 
 
@@ -43,7 +44,13 @@ def application(ws: Settings, access: Access, names: Sequence[str] = LOCAL_NAMES
     def med_assets_error(request: Request, error: Exception) -> Response:
         return refused(site, request, 409, str(error))
 
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        site.datasets.close()
+
     return Starlette(
+        lifespan=lifespan,
         routes=[
             *(route for routes in ROUTES for route in routes(site)),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),

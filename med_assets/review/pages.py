@@ -15,6 +15,7 @@ from med_assets.records import CaseVersion, Status
 from med_assets.review.access import is_login
 from med_assets.review.case_facts import case_facts
 from med_assets.review.site import Site, case_of, form, session_of
+from med_assets.review.worklist_pages import around
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def routes(site: Site) -> list[BaseRoute]:
         facts = case_facts(catalog, case_id)
         if facts is None:
             raise HTTPException(404, "there is no such case")
-        return site.page(request, "case.html", case=facts)
+        return site.page(request, "case.html", case=facts, more=around(site, request, catalog, case_id))
 
     def login_page(request: Request) -> Response:
         return site.page(request, "login.html", next=_local_path(request), failed=False)
@@ -61,7 +62,7 @@ def routes(site: Site) -> list[BaseRoute]:
 
     def logout(request: Request) -> Response:
         site.sessions.end(session_of(request))
-        request.scope["state"]["session"] = site.sessions.start("")
+        request.scope["state"]["session"] = site.sessions.start(site.access.reader)
         return RedirectResponse("/login" if site.access.logins is not None else "/", 303)
 
     return [

@@ -1,6 +1,7 @@
 """What all pages of the review share: templates, the reader of a request, forms, and answers for people."""
 
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.review.access import Access, Session, Sessions
+from med_assets.review.datasets import Datasets
 from med_assets.settings import Settings
 from med_assets.storage import names
 from med_assets.storage.escaping import visible
@@ -32,8 +34,14 @@ class Site:
     ws: Settings
     access: Access
     sessions: Sessions = field(default_factory=Sessions)
+    datasets: Datasets = field(init=False)
+    decided: Counter[str] = field(default_factory=Counter)
+    """Decisions of each program that this process recorded."""
     assets_version: str = field(default_factory=lambda: secrets.token_hex(4))
     """Part of the addresses of scripts and styles, so that a browser fetches those of this process."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "datasets", Datasets(self.ws))
 
     @cached_property
     def templates(self) -> "Environment":
@@ -47,8 +55,16 @@ class Site:
         environment.globals |= {"static": lambda path: f"/static/{path}?v={self.assets_version}", "case_url": case_url}
         return environment
 
-    def page(self, request: Request, template: str, /, status: int = 200, **shown: object) -> HTMLResponse:
-        """A template with what it shows, the reader, and the token of the session."""
+    def page(
+        self,
+        request: Request,
+        template: str,
+        status: int = 200,
+        *,
+        more: Mapping[str, object] | None = None,
+        **shown: object,
+    ) -> HTMLResponse:
+        """A template with what it shows, `more` of it by name, the reader, and the token of the session."""
         session = session_of(request)
         context = {
             "reader": session.reader,
@@ -56,7 +72,7 @@ class Site:
             "access": self.access,
             "programs": program.registered(),
         }
-        return HTMLResponse(self.templates.get_template(template).render(context | shown), status)
+        return HTMLResponse(self.templates.get_template(template).render({**context, **shown, **(more or {})}), status)
 
     def catalog(self, request: Request) -> Catalog:
         """The catalog of the program that the path of a request names. Raises HTTPException for one that there is not."""

@@ -1,7 +1,8 @@
 """All cases by risk under one model: the table, and the queue that a person reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from med_assets.evaluation.scoring import record_failures, score_cases, stored_s
 from med_assets.launch.training import Launch, checkpoint_of, stored_checkpoint
 from med_assets.metrics.score import Score
 from med_assets.promotion.champions import shown
-from med_assets.records import CaseScore, Champion, Checkpoint, DatasetCase, PreparedCase, Threshold
+from med_assets.records import CaseScore, Champion, Checkpoint, DatasetCase, PreparedCase, ReaderDecision, Threshold
 from med_assets.review.decisions import DECISION, NOTE
 from med_assets.screening.contract import RISK, Screened
 from med_assets.screening.thresholds import record_of, screening_of
@@ -130,7 +131,8 @@ def screening(
 ) -> StageResult:
     """Write the table of all cases, the first to be read first, and the queue of the `top` cases that nobody read yet.
 
-    The queue has a column for the decision and one for a note, see `review.decisions.record`. Without a model nothing is written.
+    The queue has a column for the decision and one for a note, see `review.decisions.record`. What readers entered in the file that is there and
+    was not recorded yet stays in it. Without a model nothing is written.
     With a `limit` it is a trial: its files are in a folder of their own, and its failures are in the result alone, so that
     files and tables of the full run stay as they are. Raises ConfigurationError where no case could be predicted.
     """
@@ -151,12 +153,14 @@ def screening(
     decisions = decided(ws, program_name)
     table["read"] = table["case_id"].map(decisions)
     table["checkpoint"] = model.checkpoint
-    queue = table[table["read"].isna()].head(top).drop(columns="read").assign(**{DECISION: "", NOTE: ""})
-    folder = folder_of(ws, program_name, trial)
-    for name, rows in ((TABLE, table), (QUEUE, queue)):
+    unread = table[table["read"].isna()].drop(columns="read").assign(**{DECISION: "", NOTE: ""})
+    queue, folder = unread.head(top), folder_of(ws, program_name, trial)
+    recorded = {(row.case_id, row.decision) for row in Catalog(ws, program_name).rows(ReaderDecision)}
+    written, kept_apart = with_entries(folder / QUEUE, unread, top, recorded)
+    for name, rows in ((TABLE, table), (QUEUE, written)):
         write_text(folder / name, csv(rows))
     return StageResult(
-        data_version=digest(file_sha256(folder / TABLE), file_sha256(folder / QUEUE)),
+        data_version=digest(file_sha256(folder / TABLE), csv(queue)),
         counts=counts | {"cases": len(table), "failed": len(failures), "read": len(decisions)},
         summary={
             "checkpoint": model.checkpoint,
@@ -166,6 +170,41 @@ def screening(
             "failures": failures,
             "table": str((folder / TABLE).relative_to(ws.home)),
             "queue": str((folder / QUEUE).relative_to(ws.home)),
-        },
+            "entries_kept": int((written[DECISION].ne("") | written[NOTE].ne("")).sum()),
+        }
+        | ({"earlier_queue": kept_apart.name} if kept_apart else {}),
         tables={"queue": queue},
     )
+
+
+def with_entries(
+    path: Path, unread: pd.DataFrame, top: int, recorded: Collection[tuple[str, str]]
+) -> tuple[pd.DataFrame, Path | None]:
+    """The first `top` unread cases with what readers entered in the queue at `path`, and all other cases that it has an entry of.
+
+    Entries whose case and decision are `recorded` are left out. A queue that can't be read any more, as a spreadsheet may leave one, is
+    kept beside the new one, under the name that is returned.
+    """
+    if not path.is_file():
+        return unread.head(top), None
+    try:
+        earlier = pd.read_csv(path, dtype=str, keep_default_na=False)
+        decisions = earlier[DECISION].str.strip().str.lower()
+        is_recorded = [pair in recorded for pair in zip(earlier["case_id"], decisions, strict=True)]
+        entered = earlier[
+            (decisions.ne("") | earlier[NOTE].str.strip().ne("")) & ~pd.Series(is_recorded, earlier.index)
+        ]
+    except (OSError, ValueError, KeyError):
+        free = next(other for n in count(1) if not (other := path.with_name(f"{path.stem}-{n}{path.suffix}")).exists())
+        path.rename(free)
+        return unread.head(top), free
+    entries = entered.drop_duplicates("case_id", keep="last").set_index("case_id")
+    filled = unread.copy()
+    for name in (DECISION, NOTE):
+        kept = dict(entries[name])
+        filled[name] = [kept.get(case, "") for case in filled["case_id"]]
+    below = filled.iloc[top:]
+    others = (
+        entries[~entries.index.isin(filled["case_id"])].reset_index().reindex(columns=filled.columns, fill_value="")
+    )
+    return pd.concat([filled.head(top), below[below["case_id"].isin(entries.index)], others]), None

@@ -169,7 +169,7 @@ def test_a_name_that_is_not_this_machine_s_gets_nothing(workspace: Workspace, ho
     ],
 )  # fmt: skip
 def test_no_path_leads_out_of_what_is_served(workspace: Workspace, path: str) -> None:
-    answer = client(workspace).get(path)
+    answer = client(workspace).get(path, follow_redirects=True)
     assert answer.status_code == 404
     assert "import" not in answer.text
 

@@ -322,3 +322,34 @@ def test_the_overview_is_plotted_where_levels_are_not_found(tmp_path: Path) -> N
     rows.loc[rows["metric"] == "entropy", "value"] = None
     path = plot_overview(rows, risk_settings(), tmp_path / "overview.png")
     assert path.stat().st_size > 1000
+
+
+def test_a_queue_made_anew_keeps_what_readers_entered_in_it(ws: Workspace) -> None:
+    stages.screening(ws, P, EXPERIMENT, top=3)
+    path = folder_of(ws, P) / QUEUE
+    first = pd.read_csv(path, dtype=str, keep_default_na=False)
+    recorded, open_decision, open_note = first["case_id"]
+    first.loc[0, "decision"] = "normal"
+    first.loc[1, ["decision", "note"]] = ["Sacralised", "=see, L5"]
+    first.loc[2, "note"] = "ask"
+    first.loc[3, ["case_id", "decision"]] = ["left-the-table", "normal"]
+    first.fillna("").to_csv(path, index=False)
+    entered = ws.home / "recorded.csv"
+    first[:1].to_csv(entered, index=False)
+    stages.record(ws, P, entered)
+    untouched = stages.screening(ws, P, EXPERIMENT, top=3)
+    again = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("case_id")
+    assert recorded not in again.index
+    assert again.loc[open_decision, "decision"] == "Sacralised"
+    assert again.loc[open_decision, "note"] == "'=see, L5", "which no spreadsheet computes"
+    assert again.loc[open_note, "note"] == "ask"
+    assert again.loc["left-the-table", "decision"] == "normal"
+    assert untouched.summary["entries_kept"] == 3
+    assert len(again) == 4
+    one = stages.screening(ws, P, EXPERIMENT, top=1)
+    again = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("case_id")
+    assert {open_decision, open_note, "left-the-table"} <= set(again.index)
+    path.write_bytes(b"\x00\xff no table")
+    broken = stages.screening(ws, P, EXPERIMENT, top=1)
+    assert broken.data_version == one.data_version, "what readers enter is no part of the result"
+    assert (folder_of(ws, P) / str(broken.summary["earlier_queue"])).read_bytes() == b"\x00\xff no table"

@@ -1,0 +1,129 @@
+// The keyboard of the worklist and of the page of a case, and decisions without loading the page anew.
+"use strict";
+
+const token = document.querySelector('meta[name="review-token"]').content;
+const list = document.getElementById("worklist");
+const casePage = document.getElementById("case");
+const noteDialog = document.getElementById("note-dialog");
+const helpDialog = document.getElementById("help-dialog");
+const note = document.getElementById("note");
+const answer = document.getElementById("answer");
+let chosen = 0;
+
+function rows() {
+  return list ? Array.from(list.querySelectorAll("tr[data-case]")) : [];
+}
+
+function choose(place) {
+  const all = rows();
+  chosen = Math.max(0, Math.min(place, all.length - 1));
+  all.forEach((row, i) => row.toggleAttribute("aria-current", i === chosen));
+  if (all[chosen]) all[chosen].scrollIntoView({ block: "nearest" });
+}
+
+function current() {
+  if (casePage) return casePage.dataset.case;
+  const row = rows()[chosen];
+  return row ? row.dataset.case : "";
+}
+
+function say(text, bad) {
+  const notice = document.getElementById("notice");
+  notice.textContent = text;
+  notice.className = text ? (bad ? "refusal" : "notice") : "";
+}
+
+async function reload() {
+  if (!list) { location.reload(); return; }
+  const before = current();
+  const answered = await fetch(location.href, { headers: { "X-Partial": "true" } });
+  if (!answered.ok) { say(await answered.text(), true); return; }
+  const text = new DOMParser().parseFromString(await answered.text(), "text/html");
+  list.replaceChildren(...text.body.childNodes);
+  const place = rows().findIndex((row) => row.dataset.case === before);
+  choose(place < 0 ? chosen : place);
+}
+
+async function decide(decision, text) {
+  const id = current();
+  if (!id) return;
+  const program = (casePage || list).dataset.program;
+  const answered = await fetch(`/${encodeURIComponent(program)}/cases/${encodeURIComponent(id)}/decisions`, {
+    method: "POST",
+    headers: { "X-Partial": "true", "X-Review-Token": token },
+    body: new URLSearchParams({ decision: decision, note: text }),
+  });
+  if (!answered.ok) { say(await answered.text(), true); return; }
+  await reload();
+}
+
+const TITLES = { exclude: ["Exclude", "Reason"], read: ["Read", "Note"], comment: ["Comment", "Text"] };
+let asking = "";
+
+function ask(kind) {
+  if (!current()) return;
+  asking = kind;
+  document.getElementById("note-title").textContent = `${TITLES[kind][0]} ${current()}`;
+  document.getElementById("note-label").textContent = TITLES[kind][1];
+  document.getElementById("answer-label").hidden = kind !== "read";
+  note.required = kind !== "read";
+  note.value = "";
+  noteDialog.returnValue = "";
+  noteDialog.showModal();
+  (kind === "read" ? answer : note).focus();
+}
+
+noteDialog.addEventListener("close", () => {
+  if (noteDialog.returnValue === "ok") decide(asking === "read" ? answer.value : asking, note.value);
+});
+
+// In a list of answers Enter records, as it does in the field of the note.
+answer.addEventListener("keydown", (event) => {
+  if (event.key === "Enter") { event.preventDefault(); noteDialog.close("ok"); }
+});
+
+function go(selector) {
+  const link = document.querySelector(selector);
+  if (link) location.href = link.href;
+}
+
+const KEYS = {
+  j: () => (casePage ? go("a[rel=next]") : choose(chosen + 1)),
+  k: () => (casePage ? go("a[rel=prev]") : choose(chosen - 1)),
+  ArrowDown: () => list && choose(chosen + 1),
+  ArrowUp: () => list && choose(chosen - 1),
+  Enter: () => { const row = rows()[chosen]; if (row) location.href = row.dataset.url; },
+  u: () => go("a[rel=up]"),
+  n: () => list && go("a[rel=next]"),
+  p: () => list && go("a[rel=prev]"),
+  a: () => decide("accept", ""),
+  e: () => ask("exclude"),
+  r: () => (answer.options.length ? ask("read") : say("This program has no findings to choose from.", true)),
+  c: () => ask("comment"),
+  "/": () => { const field = document.querySelector("input[type=search]"); if (field) field.focus(); },
+  "?": () => helpDialog.showModal(),
+};
+
+document.addEventListener("keydown", (event) => {
+  const inField = event.target.closest("input, select, textarea, [contenteditable]");
+  if (event.key === "Escape" && inField) inField.blur();
+  if (inField || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.key === "Enter" && event.target.closest("a, button")) return;
+  // The arrows of the page of a case belong to its viewer.
+  if (casePage && event.key.startsWith("Arrow")) return;
+  const action = KEYS[event.key];
+  if (action) { event.preventDefault(); action(); }
+});
+
+for (const button of document.querySelectorAll("button[data-decision]")) {
+  button.addEventListener("click", () => (button.dataset.decision === "accept" ? decide("accept", "") : ask(button.dataset.decision)));
+}
+if (list) {
+  list.addEventListener("click", (event) => {
+    const row = event.target.closest("tr[data-case]");
+    if (row && !event.target.closest("a")) choose(rows().indexOf(row));
+  });
+  for (const field of document.querySelectorAll("#filters select")) field.addEventListener("change", () => field.form.submit());
+  const from = new URLSearchParams(location.hash.slice(1)).get("case");
+  choose(Math.max(0, rows().findIndex((row) => row.dataset.case === from)));
+}
