@@ -104,13 +104,14 @@ const KEYS = {
   "?": () => helpDialog.showModal(),
 };
 
+// On the page of a case these belong to its viewer.
+if (casePage) for (const key of ["n", "p", "Enter", "ArrowDown", "ArrowUp"]) delete KEYS[key];
+
 document.addEventListener("keydown", (event) => {
   const inField = event.target.closest("input, select, textarea, [contenteditable]");
   if (event.key === "Escape" && inField) inField.blur();
   if (inField || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.key === "Enter" && event.target.closest("a, button")) return;
-  // The arrows of the page of a case belong to its viewer.
-  if (casePage && event.key.startsWith("Arrow")) return;
   const action = KEYS[event.key];
   if (action) { event.preventDefault(); action(); }
 });

@@ -46,6 +46,7 @@ def add_cases(ws: Settings, program_name: str, cases: list[CaseRow], batch: str 
             status=case.status,
             reason_code="geometry" if case.reason else None,
             reason=case.reason,
+            deidentified_by="strict",
         )
         for case in cases
     ]
