@@ -50,10 +50,11 @@ def write_segments_2d(
     *,
     made_by: str | None = None,
     synthetic: bool = False,
+    organs: bool = False,
 ) -> None:
     """Write a segment and a frame for each label, in their order, as `write_segmentation_2d`.
 
-    `classes` (rows, columns) is the number of each pixel's label from 1, or 0. Raises ValueError for another size than the image's.
+    `classes` (rows, columns) is the number of each pixel's label from 1, or 0; `organs` says that the labels are organs. Raises ValueError for another size than the image's.
     """
     import highdicom
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
@@ -68,9 +69,12 @@ def write_segments_2d(
         family = codes.DCM.ArtificialIntelligence
         algorithm = highdicom.AlgorithmIdentificationSequence(name=made_by, family=family, version=__version__)
     kind = SegmentAlgorithmTypeValues.MANUAL if algorithm is None else SegmentAlgorithmTypeValues.AUTOMATIC
+    coded = codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion
+    if organs:
+        coded = codes.SCT.AnatomicalStructure, codes.SCT.Organ
     descriptions = [
         SegmentDescription(
-            number, label, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, algorithm_type=kind,
+            number, label, *coded, algorithm_type=kind,
             algorithm_identification=algorithm,
         )
         for number, label in enumerate(labels, start=1)

@@ -77,7 +77,9 @@ class BreastUs(Program):
         "rows": Fact(int, "count", "rows of what shows tissue"),
         "columns": Fact(int, "count", "columns of what shows tissue"),
         "pixel_mm": Fact(float, "mm", "width of a pixel, where the image is calibrated"),
-        "label": Fact(str, "", "benign, malignant, normal, or lesion where the source says no more"),
+        "label": Fact(
+            str, "", "benign, malignant, normal, or lesion where the source says no more; organs where it names organs"
+        ),
         "dataset": Fact(str, "", "data set that the image comes from"),
         "lesion_pixels": Fact(int, "count", "pixels of all masks of the image, united"),
         "lesion_share": Fact(float, "1", "share of the picture that they cover"),
@@ -121,7 +123,10 @@ class BreastUs(Program):
         return vocabulary()
 
     def settings(self, ws: "Settings") -> dict[str, Any]:
-        return {}
+        from med_assets.programs.breast_us.datasets import organ_names
+
+        names = sorted(organ_names())
+        return {"organs": names} if names else {}
 
     @versioned("4")
     def prepare(self, ws: "Settings", case_id: str, raw: Path, out: Path) -> dict[str, Any]:

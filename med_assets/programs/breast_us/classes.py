@@ -22,8 +22,14 @@ KINDS_OF_LESION = ("benign", "malignant")
 def why_not(case: "PreparedCase", classes: Sequence[str]) -> str:
     """Return why an image's pixels are not known by these classes; empty where they are. No classes are those of lesion or none.
 
-    Raises NoTruth for a case to predict.
+    The pixels of an image of organs are known by the organs that its data set names, all or some of them. Raises NoTruth for a case to
+    predict.
     """
+    if case.organs:
+        missing = [name for name in classes if name not in case.organs]
+        if classes and not missing:
+            return ""
+        return f"its mask names organs, not {', '.join(missing) or 'lesions'}"
     if not classes or case.label in classes or (case.label == NORMAL and set(classes) <= set(KINDS_OF_LESION)):
         return ""
     return f"its label is {case.label}, none of {', '.join(classes)}"
@@ -32,7 +38,15 @@ def why_not(case: "PreparedCase", classes: Sequence[str]) -> str:
 def truth_of(case: "PreparedCase", classes: Sequence[str]) -> NDArray[np.uint8]:
     """Return the class of each pixel, uint8 (rows, columns), of an image for which `why_not` has nothing to say."""
     mask = np.asarray(case.truth, np.uint8)
+    if case.organs:
+        numbers = [0, *(1 + classes.index(name) if name in classes else 0 for name in case.organs)]
+        return np.array(numbers, np.uint8)[mask]
     return mask * np.uint8(classes.index(case.label) + 1) if case.label in classes else mask
+
+
+def are_organs(classes: Sequence[str]) -> bool:
+    """Whether classes are organs, which an image may have several of, and not kinds of a lesion."""
+    return bool(classes) and not set(classes) <= set(KINDS_OF_LESION)
 
 
 def of_lesion(chances: NDArray[np.floating]) -> NDArray[np.floating]:

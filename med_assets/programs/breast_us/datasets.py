@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.importing.folders import existing, identifier
 from med_assets.storage.conf import conf_folder
@@ -22,10 +23,14 @@ FOLDER = "datasets"
 PICTURE = r"\.(?:png|bmp|tiff?|jpe?g)"
 """Endings of pictures that are looked for unless a pattern says otherwise."""
 
+NOT_ORGANS = ("benign", "malignant", "normal", "lesion", "background", "organs")
+"""Names that mean something else here."""
+
 OTHER_FILES = "other files"
 """In place of a name, where files are reported that are neither image nor mask."""
 
 Lesion = Literal["benign", "malignant", "lesion"]
+Organ = Annotated[str, Field(pattern=r"^[a-z][a-z0-9 _-]{0,31}$")]
 Label = Literal[Lesion, "normal"]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -73,6 +78,10 @@ class FolderDataset(_Frozen):
         default=None,
         description="what each grey value of a mask above 0 is; without it a mask has one value above 0, whatever that is",
     )
+    organs: dict[int, Organ] | None = Field(
+        default=None,
+        description="names of organs by the grey value of a mask above 0: the set is one of organs, and not of lesions",
+    )
     labels: dict[str, Label] | None = Field(
         default=None, description="what each value of the group `label` or of the table's label is"
     )
@@ -118,6 +127,19 @@ class FolderDataset(_Frozen):
             raise ValueError("expected `values` or `labels`, got both: which of the two names the lesion?")
         if self.values is not None and (not self.values or not all(0 < value < 256 for value in self.values)):
             raise ValueError(f"expected values of 1 to 255, got {sorted(self.values)}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_of_organs_or_of_lesions(self) -> Self:
+        if self.organs is None:
+            return self
+        if self.values is not None or self.says_label or self.lesion != "lesion" or self.empty != "refused":
+            raise ValueError("expected `organs` without values, labels, lesion and empty, which are about lesions")
+        names = list(self.organs.values())
+        if not names or not all(0 < value < 256 for value in self.organs) or len(set(names)) < len(names):
+            raise ValueError(f"expected a name of its own for each value of 1 to 255, got {self.organs}")
+        if taken := sorted({normalise(name) for name in names} & {normalise(name) for name in NOT_ORGANS}):
+            raise ValueError(f"expected names of organs, got {', '.join(taken)}")
         return self
 
     @property
@@ -169,6 +191,11 @@ def load(name: str) -> FolderDataset:
 def dataset_names() -> frozenset[str]:
     """The names that images of these data sets carry, which intake keeps."""
     return frozenset(load(name).name for name in known())
+
+
+def organ_names() -> frozenset[str]:
+    """The names of organs that data sets declare, which intake keeps as labels of segments."""
+    return frozenset(organ for name in known() for organ in (load(name).organs or {}).values())
 
 
 def images_of(described: FolderDataset, src: Path) -> tuple[list[FolderImage], dict[str, str]]:
@@ -274,6 +301,31 @@ def _described(
         text = "expected whose image it is, got nothing; complete the table or the names"
         problem = CaseRejected("missing_patient_id", text)
     return replace(listed, label=label, patient=stated["patient"] or None, problem=problem)
+
+
+def organs_of(described: FolderDataset, greys: Iterator[np.ndarray]) -> np.ndarray:
+    """Return the number of each pixel's organ, from 1 in the order of `organs`, uint8 (rows, columns).
+
+    `greys` are as for `mask_and_label`. Raises CaseRejected: unclear_mask, empty_mask.
+    """
+    assert described.organs is not None
+    numbered: np.ndarray | None = None
+    for grey in greys:
+        if unknown := set(np.unique(grey).tolist()) - {0, *described.organs}:
+            raise CaseRejected(
+                "unclear_mask",
+                f"expected a mask with the values of `organs`, got {len(unknown)} other(s), such as {min(unknown)}; name each, and "
+                "save masks in a format without loss",
+            )
+        found = np.zeros(grey.shape, np.uint8)
+        for number, value in enumerate(described.organs, start=1):
+            found[grey == value] = number
+        if numbered is not None and ((numbered > 0) & (found > 0) & (numbered != found)).any():
+            raise CaseRejected("unclear_mask", "expected masks that agree, got pixels of two organs; say which counts")
+        numbered = found if numbered is None else np.maximum(numbered, found)
+    if numbered is None or not numbered.any():
+        raise CaseRejected("empty_mask", "expected an organ in the mask, got none; outline it, or leave the image out")
+    return numbered
 
 
 def mask_and_label(described: FolderDataset, image: FolderImage, greys: Iterator[np.ndarray]) -> tuple[np.ndarray, str]:

@@ -10,7 +10,7 @@ from med_assets.dicom.segmentation_2d import write_segmentation_2d, write_segmen
 from med_assets.dicom.sr_write import SQUARE_MILLIMETRE, Finding, OfSegment, Quantity, code_of, write_report
 from med_assets.errors import ConfigurationError
 from med_assets.launch.jobs import ADAPTERS
-from med_assets.programs.breast_us.classes import class_map
+from med_assets.programs.breast_us.classes import are_organs, class_map
 from med_assets.programs.breast_us.experiment import BreastExperiment, Sam
 from med_assets.programs.breast_us.kept import read_classes, read_probability
 from med_assets.programs.breast_us.prepared import PreparedCase
@@ -45,14 +45,16 @@ def write_prediction(raw: Path, prepared: Path, predicted: Path, out: Path, mode
     out.mkdir(parents=True, exist_ok=True)
     segmentation, picture = out / SEGMENTATION, out / "predicted_lesion.png"
     source = stored(raw)["US"][0]
-    if several is None or not mask.any():
+    organs = several is not None and are_organs(several[1])
+    if several is None or not (mask.any() or organs):
         label = "lesion" if mask.any() else NORMAL
         write_segmentation_2d(segmentation, mask > 0, label, source, made_by=model, synthetic=case.synthetic)
     else:
-        called = [number for number in range(1, 1 + len(several[1])) if (mask == number).any()]
+        # An organ that is not called has an empty segment, since it was looked for.
+        called = [number for number in range(1, 1 + len(several[1])) if organs or (mask == number).any()]
         numbered = np.searchsorted([0, *called], mask)
         names = [several[1][number - 1] for number in called]
-        write_segments_2d(segmentation, numbered, names, source, made_by=model, synthetic=case.synthetic)
+        write_segments_2d(segmentation, numbered, names, source, made_by=model, synthetic=case.synthetic, organs=organs)
     Image.fromarray((mask > 0).astype(np.uint8) * 255).save(picture)
     return [segmentation, picture]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.dicom.objects import Identity, derived_uid
-from med_assets.dicom.segmentation_2d import write_segmentation_2d
+from med_assets.dicom.segmentation_2d import write_segmentation_2d, write_segments_2d
 from med_assets.dicom.ultrasound import write_us
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.importing.bounds import MAX_PICTURE_PIXELS
@@ -45,8 +45,8 @@ class Source:
     masks: tuple[Path, ...]
     label: str | None
     patient: str | None
-    read: "Callable[[Source], tuple[np.ndarray, np.ndarray, str]] | None" = None
-    """Gives grey pixels, mask and label, or raises CaseRejected; `read_pair` unless given."""
+    read: "Callable[[Source], tuple[np.ndarray, np.ndarray, str | tuple[str, ...]]] | None" = None
+    """Gives grey pixels, mask and label, or the number of each pixel's organ and their names, or raises CaseRejected; `read_pair` unless given."""
 
 
 def busi(src: Path) -> Iterator[Source]:
@@ -146,7 +146,8 @@ def import_folder(name: str, src: Path, dest: Path, limit: int | None = None, ex
         Source(one.key, one.image, one.masks, one.label, one.patient, partial(_read_described, described, one))
         for one in listed[:limit]
     ]
-    asked = (described.values, described.lesion, described.empty, described.pixel_mm)
+    organs = () if described.organs is None else (tuple(described.organs.items()),)
+    asked = (described.values, described.lesion, described.empty, described.pixel_mm, *organs)
     report = _import(name, described.name, sources, dest, external or described.external, described.size_mm, asked)
     notes = (f"licence of {described.name}: {described.licence}", *report.notes)
     return replace(report, notes=notes, skipped=report.skipped | left_out)
@@ -182,13 +183,15 @@ def _import(
 
 def _read_described(
     described: datasets.FolderDataset, listed: datasets.FolderImage, source: Source
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return what `read_pair` does, by the rules of a data set's file. Raises CaseRejected, with the problem of the image too."""
+) -> tuple[np.ndarray, np.ndarray, str | tuple[str, ...]]:
+    """Return what `read_pair` does, or organs, by the rules of a data set's file. Raises CaseRejected, with the problem of the image too."""
     if listed.problem is not None:
         raise listed.problem
     pixels = _picture(source.image, "L")
     _demand_masks(source)
     greys = (_same_size(_picture(path, "L"), pixels.shape) for path in source.masks)
+    if described.organs is not None:
+        return pixels, datasets.organs_of(described, greys), tuple(described.organs.values())
     return pixels, *datasets.mask_and_label(described, listed, greys)
 
 
@@ -255,7 +258,10 @@ def _write(
         trial=(dataset, "external" if external else ""),
     )
     image = write_us(folder / "us.dcm", pixels, identity, pixel_mm=pixel_mm)
-    write_segmentation_2d(folder / "seg.dcm", mask, label, image)
+    if isinstance(label, str):
+        write_segmentation_2d(folder / "seg.dcm", mask, label, image)
+    else:
+        write_segments_2d(folder / "seg.dcm", mask, label, image, organs=True)
 
 
 def write_image(folder: Path, image: Path, patient_id: str) -> None:

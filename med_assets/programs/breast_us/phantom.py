@@ -20,6 +20,12 @@ KINDS = ("benign", "malignant", "benign", "malignant", "normal")
 SHAPE = (96, 120)
 """Default size of what shows tissue, rows and columns."""
 
+ORGANS = ("gland", "muscle")
+"""Organs of the phantoms of organs, in the order of their values in a mask, from 1: gland, and what lies below it."""
+
+GLAND = 2
+"""Layer of the gland, counted from 0 for skin."""
+
 WIDTH_MM = 40.0
 """Width of what shows tissue."""
 
@@ -42,7 +48,7 @@ def phantom(seed: int, shape: tuple[int, int] = SHAPE, kind: str | None = None) 
     """Return the picture of a seed; `kind` is benign, malignant or normal, by the seed unless given."""
     kind = kind or KINDS[seed % len(KINDS)]
     rng = np.random.default_rng([seed, 2004])
-    echo, depth = _layers(rng, shape)
+    echo, depth, _ = _layers(rng, shape)
     mask = np.zeros(shape, bool)
     if kind != "normal":
         mask, below = _lesion(rng, shape, kind)
@@ -62,18 +68,22 @@ def phantom(seed: int, shape: tuple[int, int] = SHAPE, kind: str | None = None) 
     return Phantom(pixels, np.pad(mask, ((top, bottom), (left, right))), kind, region, (dx, dx))
 
 
-def _layers(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean echo of each pixel, and its depth 0 to 1."""
+def _layers(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean echo of each pixel, its depth 0 to 1, and the number of its layer, from 0 for skin."""
     from scipy.ndimage import gaussian_filter1d
 
     rows, columns = shape
     depth = np.linspace(0, 1, rows)[:, None] * np.ones(columns)
-    echo = np.full(shape, 0.9)
-    for limit, level in ((0.05, 0.35), (0.25, 0.55), (0.7, 0.3), (0.8, 0.6), (0.86, 0.25)):
+    echo, layer = np.full(shape, 0.9), np.zeros(shape, int)
+    for number, (limit, level) in enumerate(
+        ((0.05, 0.35), (0.25, 0.55), (0.7, 0.3), (0.8, 0.6), (0.86, 0.25)), start=1
+    ):
         wave = gaussian_filter1d(rng.normal(0, 1, columns), columns / 8, mode="wrap")
         edge = limit + rng.normal(0, 0.02) + 0.03 * wave / (np.abs(wave).max() + 1e-9)
-        echo[depth > edge[None]] = level * rng.uniform(0.85, 1.15)
-    return echo, depth
+        deeper = depth > edge[None]
+        echo[deeper] = level * rng.uniform(0.85, 1.15)
+        layer[deeper] = number
+    return echo, depth, layer
 
 
 def _lesion(rng: np.random.Generator, shape: tuple[int, int], kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -158,4 +168,23 @@ def write_busi(folder: Path, n: int, seed: int = 0, shape: tuple[int, int] = SHA
         for index, piece in enumerate(parts):
             suffix = f"_mask_{index}" if index else "_mask"
             Image.fromarray(piece.astype(np.uint8) * 255).save(folder / made.kind / f"{name}{suffix}.png")
+    return folder
+
+
+def organs(seed: int, shape: tuple[int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
+    """Return a picture without lesion and border, uint8 (rows, columns), and the number of each pixel's organ, see ORGANS."""
+    rng = np.random.default_rng([seed, 2005])
+    echo, depth, layer = _layers(rng, shape)
+    numbers = np.where(layer == GLAND, 1, np.where(layer > GLAND, 2, 0)).astype(np.uint8)
+    return _speckled(rng, echo, depth), numbers
+
+
+def write_organs(folder: Path, n: int, seed: int = 0, shape: tuple[int, int] = SHAPE) -> Path:
+    """Write `n` pictures as images/<seed>.png, and their organs as masks/<seed>.png with the values of ORGANS."""
+    from PIL import Image
+
+    for number in range(seed, seed + n):
+        for kind, pixels in zip(("images", "masks"), organs(number, shape), strict=True):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{number:04d}.png")
     return folder

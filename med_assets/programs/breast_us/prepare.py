@@ -14,7 +14,7 @@ from med_assets.dicom.structure_names import normalise
 from med_assets.errors import CaseRejected
 from med_assets.preparation.prepared import TRUTH
 from med_assets.programs.breast_us.similarity import dhash
-from med_assets.programs.breast_us.vocabulary import LABELS, NORMAL
+from med_assets.programs.breast_us.vocabulary import LABELS, NORMAL, ORGANS
 from med_assets.storage.files import write_json
 
 if TYPE_CHECKING:
@@ -34,14 +34,7 @@ def united(segments: Sequence["Segment2D"], shape: tuple[int, int]) -> tuple[str
 
     Raises CaseRejected: mask_size_mismatch, unknown_label, two_labels, empty_mask, lesion_in_normal.
     """
-    sizes = {one.mask.shape for one in segments} - {shape}
-    if sizes:
-        got = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
-        raise CaseRejected(
-            "mask_size_mismatch",
-            f"expected a mask of the image's {shape[0]} x {shape[1]} pixels, got {got}; send the mask that was drawn on this "
-            "image: masks are not resized",
-        )
+    _demand_sizes(segments, shape)
     known = {normalise(label): label for label in LABELS}
     if unknown := [n for n, one in enumerate(segments, start=1) if normalise(one.label) not in known]:
         raise CaseRejected(
@@ -66,6 +59,37 @@ def united(segments: Sequence["Segment2D"], shape: tuple[int, int]) -> tuple[str
             f"expected a lesion in the mask of an image labelled {labels[0]}, got none; outline it, or label the segment {NORMAL}",
         )
     return labels[0], mask
+
+
+def numbered(segments: Sequence["Segment2D"], shape: tuple[int, int]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names of an image's organs and the number of each pixel's, from 1, uint8 (rows, columns).
+
+    Raises CaseRejected: mask_size_mismatch, two_labels, unclear_mask, empty_mask.
+    """
+    _demand_sizes(segments, shape)
+    names = tuple(one.label for one in segments)
+    if len({normalise(name) for name in names}) < len(names):
+        raise CaseRejected("two_labels", "expected one segment for each organ, got two of one; unite them")
+    found = np.zeros(shape, np.uint8)
+    for number, one in enumerate(segments, start=1):
+        if (found[one.mask] > 0).any():
+            raise CaseRejected(
+                "unclear_mask", "expected organs that do not overlap, got pixels of two; say which counts"
+            )
+        found[one.mask] = number
+    if not found.any():
+        raise CaseRejected("empty_mask", "expected an organ in the mask, got none; outline it, or leave the image out")
+    return names, found
+
+
+def _demand_sizes(segments: Sequence["Segment2D"], shape: tuple[int, int]) -> None:
+    if sizes := {one.mask.shape for one in segments} - {shape}:
+        got = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
+        raise CaseRejected(
+            "mask_size_mismatch",
+            f"expected a mask of the image's {shape[0]} x {shape[1]} pixels, got {got}; send the mask that was drawn on this "
+            "image: masks are not resized",
+        )
 
 
 def box_of_tissue(ds: "Dataset") -> tuple[slice, slice]:
@@ -99,9 +123,16 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
     if "SEG" in files:
         by_file = [read_segments_2d(ds) for ds in files["SEG"]]
         segments = [one for of_file in by_file for one in of_file]
-        label, mask = united(segments, (picture.shape[0], picture.shape[1]))
-        of_lesion = _truth(label, mask, box, pixel, out)
-        write_rows(out, _rows(by_file, label, int(mask.sum()), pixel))
+        shape = (picture.shape[0], picture.shape[1])
+        organs = {normalise(name) for name in settings.get("organs", ())}
+        if segments and all(normalise(one.label) in organs for one in segments):
+            names, mask = numbered(segments, shape)
+            of_lesion = _organs(names, mask, box, out)
+            write_rows(out, _rows(by_file, "", 0, pixel))
+        else:
+            label, mask = united(segments, shape)
+            of_lesion = _truth(label, mask, box, pixel, out)
+            write_rows(out, _rows(by_file, label, int(mask.sum()), pixel))
     if min(image.shape) < LEAST_SIDE:
         raise CaseRejected(
             "too_small", f"expected {LEAST_SIDE} x {LEAST_SIDE} pixels of tissue or more, got {image.shape}"
@@ -136,16 +167,16 @@ def prepare_case(case_id: str, raw: Path, out: Path, settings: Mapping[str, Any]
 def _rows(
     by_file: Sequence[Sequence["Segment2D"]], label: str, united_pixels: int, pixel: tuple[float, float] | None
 ) -> list[LabelRow]:
-    """The segments of each mask file, whose pixels are united where there are several."""
+    """The segments of each mask file, whose pixels are united where there are several; without a label each is its own organ."""
     n = sum(map(len, by_file))
-    counts_as = label if n == 1 else f"{label}: {united_pixels} pixels of {n} masks united"
+    counts_as = label if n == 1 or not label else f"{label}: {united_pixels} pixels of {n} masks united"
     rows = []
     for number, of_file in enumerate(by_file, start=1):
         for one in of_file:
             pixels = int(one.mask.sum())
             area = "-" if pixel is None else f"{pixels * pixel[0] * pixel[1]:.2f}"
             measured: dict[str, Shown] = {"mask": f"{number} of {len(by_file)}", "pixels": pixels, "mm2": area}
-            rows.append(LabelRow(one.number, one.label, maps_to=counts_as, measured=measured))
+            rows.append(LabelRow(one.number, one.label, maps_to=counts_as or one.label, measured=measured))
     return rows
 
 
@@ -155,13 +186,7 @@ def _truth(
     """Write the mask within the region of tissue and its label, and return their facts. Raises CaseRejected."""
     from scipy.ndimage import label as components
 
-    truth = mask[box]
-    if truth.sum() < mask.sum():
-        raise CaseRejected(
-            "mask_outside_tissue",
-            f"expected the mask within the region of tissue, got {int(mask.sum() - truth.sum())} pixels outside of it; check "
-            "the regions of the image, or the mask",
-        )
+    truth = _within(mask, box)
     np.save(out / "truth.npy", truth.astype(np.uint8))
     write_json(out / TRUTH, {"label": label})
     edge = truth.copy()
@@ -174,3 +199,21 @@ def _truth(
         "lesion_components": int(components(truth, np.ones((3, 3)))[1]),
         "lesion_at_edge": bool(edge.any()),
     }
+
+
+def _within(mask: np.ndarray, box: tuple[slice, slice]) -> np.ndarray:
+    """The mask within the region of tissue. Raises CaseRejected("mask_outside_tissue")."""
+    truth = mask[box]
+    if outside := int(np.count_nonzero(mask) - np.count_nonzero(truth)):
+        raise CaseRejected(
+            "mask_outside_tissue",
+            f"expected the mask within the region of tissue, got {outside} pixels outside of it; check the regions of the image, or the mask",
+        )
+    return truth
+
+
+def _organs(names: tuple[str, ...], mask: np.ndarray, box: tuple[slice, slice], out: Path) -> dict[str, Any]:
+    """Write the numbers of organs within the region of tissue and their names, and return the facts. Raises CaseRejected."""
+    np.save(out / "truth.npy", np.ascontiguousarray(_within(mask, box)))
+    write_json(out / TRUTH, {"label": ORGANS, "organs": list(names)})
+    return {"label": ORGANS}

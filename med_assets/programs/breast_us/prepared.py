@@ -1,4 +1,4 @@
-"""A prepared case on disk: `image.npy` and `truth.npy`, uint8 (rows, columns), grey values and 0 or 1, on the pixels of the machine
+"""A prepared case on disk: `image.npy` and `truth.npy`, uint8 (rows, columns), grey values and 0 or 1 (or the numbers of organs), on the pixels of the machine
 within its region of tissue; `case.json` and `truth.json` say the rest. A case to predict has no `truth.npy` and `truth.json`.
 """
 
@@ -31,6 +31,8 @@ class PreparedCase:
     image: np.ndarray
     stated_label: str | None = None
     stated_truth: np.ndarray | None = None
+    organs: tuple[str, ...] = ()
+    """Names of the organs that the mask numbers from 1; none where it is a lesion's."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -59,6 +61,7 @@ class PreparedCase:
             image=arrays["image"],
             stated_label=facts.get("label"),
             stated_truth=arrays.get("truth"),
+            organs=tuple(map(str, facts.get("organs", ()))),
         )
 
     @property
@@ -68,10 +71,10 @@ class PreparedCase:
 
     @property
     def label(self) -> str:
-        """What the source says of the image: benign, malignant, normal, or lesion where it says no more. Raises NoTruth."""
+        """What the source says of the image: benign, malignant, normal, or lesion where it says no more; organs. Raises NoTruth."""
         return known(self.stated_label, self.case_id)
 
     @property
     def truth(self) -> np.ndarray:
-        """The mask, 0 or 1 (rows, columns). Raises NoTruth for a case to predict."""
+        """The mask, 0 or 1, or the number of an organ (rows, columns). Raises NoTruth for a case to predict."""
         return known(self.stated_truth, self.case_id)

@@ -7,7 +7,7 @@ import numpy as np
 
 from med_assets.metrics.score import PooledScore, Score
 from med_assets.metrics.segmentation_2d import scores_2d
-from med_assets.programs.breast_us.classes import class_map, class_of_image, truth_of, why_not
+from med_assets.programs.breast_us.classes import are_organs, class_map, class_of_image, truth_of, why_not
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.records import CaseScore
@@ -27,6 +27,11 @@ def score_case(case: PreparedCase, probability: np.ndarray, settings: Evaluation
     scores = scores_2d(
         truth, probability > settings.threshold, SUBJECT, pixel_mm=case.pixel_mm, probability=probability
     )
+    if case.organs:
+        no_lesion = "undefined for an image whose mask names organs"
+        return [
+            replace(one, value=None, n=None, convention=f"{one.convention}; {suffix}; {no_lesion}") for one in scores
+        ]
     return [replace(one, convention=f"{one.convention}; {suffix}") for one in scores]
 
 
@@ -51,6 +56,8 @@ def score_classes(
                 n=None if t is None else int(np.count_nonzero(t | p)),
             )
         )  # fmt: skip
+        if are_organs(classes):
+            continue
         found.append(
             Score(
                 CLASS_PROBABILITY, name, float(of_image[number - 1]) if named else None, "1",

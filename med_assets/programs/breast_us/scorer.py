@@ -7,7 +7,7 @@ import numpy as np
 
 from med_assets.metrics.score import Score
 from med_assets.program import CasePredictor, Predicted
-from med_assets.programs.breast_us.classes import class_map, class_of_image, of_lesion
+from med_assets.programs.breast_us.classes import are_organs, class_map, class_of_image, of_lesion
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.kept import (
     CHANCES,
@@ -79,9 +79,14 @@ def facts(prepared: Path, predicted: Path, threshold: float) -> dict[str, float 
     """Size of the predicted lesion, and how sure the model is of it."""
     pixel, probability = PreparedCase.open(prepared).pixel_mm, read_probability(predicted)
     n = int(np.count_nonzero(probability > threshold))
-    several = read_classes(predicted)
-    chances = {} if several is None else zip(several[1], class_of_image(several[0], threshold), strict=True)
-    of_classes = {f"probability of {name}": float(chance) for name, chance in dict(chances).items()}
+    of_classes: dict[str, float | str | None] = {}
+    if (several := read_classes(predicted)) is not None:
+        chances, names = several
+        if are_organs(names):
+            called = class_map(chances, threshold)
+            return {f"{name}, pixels": float((called == number).sum()) for number, name in enumerate(names, start=1)}
+        of_image = class_of_image(chances, threshold)
+        of_classes = {f"probability of {name}": float(chance) for name, chance in zip(names, of_image, strict=True)}
     return {
         "lesion, pixels": float(n),
         "lesion, mm2": None if pixel is None else n * pixel[0] * pixel[1],
