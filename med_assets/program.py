@@ -73,6 +73,14 @@ COMMON_FACTS = {
         str, "", "manufacturer of the device that made the images, of a closed list, where it is stated"
     ),
     "manufacturer_model": Fact(str, "", "model of that device, of a closed list, where it is stated"),
+    "sex": Fact(
+        str, "", "sex of the patient, M, F or O, where it is stated and the profile of de-identification keeps it"
+    ),
+    "age_years": Fact(
+        int,
+        "years",
+        "age of the patient, 90 for 90 and older, where it is stated and the profile of de-identification keeps it",
+    ),
 }
 """Facts that every program has; the preparation stage measures them, and holds them against its own expectations."""
 

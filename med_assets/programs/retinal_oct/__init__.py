@@ -99,7 +99,6 @@ class RetinalOct(Program):
         "device": Fact(str, "", "model of the device"),
         "study_group": Fact(str, "", "class of the participant"),
         "site": Fact(str, "", "clinical site"),
-        "age_years": Fact(int, "years", "age of the participant, 90 for 90 and older; nothing where it is not stated"),
         "protocol": Fact(str, "", "protocol of the scan"),
         "intensity_low": Fact(float, "1", "0.1 percentile of the intensities as stored"),
         "intensity_median": Fact(float, "1", "median of the intensities as stored"),

@@ -90,7 +90,7 @@ class Neighbours(Settings):
 class OfFacts(Settings):
     """Logistic regression on what is known of a case beside its volume: what a model of volumes must be better than."""
 
-    facts: tuple[Literal["age", "site", "laterality"], ...] = Field(
+    facts: tuple[Literal["age", "sex", "site", "laterality"], ...] = Field(
         min_length=1, description="facts that it is given; one that a case does not state is a value of its own"
     )
     penalty: float = Field(

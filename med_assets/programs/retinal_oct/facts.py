@@ -11,6 +11,8 @@ from med_assets.programs.retinal_oct.vocabulary import CLASSES, SITES
 
 EYES = ("L", "R")
 
+SEXES = ("F", "M")
+
 STEPS = 200
 """Most steps of L-BFGS; the problem is convex and has some ten coefficients for each class."""
 
@@ -19,6 +21,7 @@ def columns(settings: OfFacts) -> tuple[str, ...]:
     """Names of the features, in their order."""
     names = {
         "age": ("age", "age not stated"),
+        "sex": tuple(f"sex {name}" for name in SEXES),
         "site": tuple(f"site {name}" for name in SITES),
         "laterality": tuple(f"eye {name}" for name in EYES),
     }
@@ -28,14 +31,15 @@ def columns(settings: OfFacts) -> tuple[str, ...]:
 def features_of(cases: Sequence[PreparedCase], settings: OfFacts, age_mean: Tensor, age_std: Tensor) -> Tensor:
     """Return the features (case, feature) of cases, in double precision.
 
-    An age is less the mean over the standard deviation of the training cases, and 0 with a mark of its own where it is not stated; a site or
-    eye that is not stated has no mark.
+    An age is less the mean over the standard deviation of the training cases, and 0 with a mark of its own where it is not stated; a sex, site or
+    eye that is not stated, or another one, has no mark.
     """
     rows = []
     for case in cases:
         age = case.age_years
         values = {
             "age": (0.0 if age is None else (age - float(age_mean)) / float(age_std), float(age is None)),
+            "sex": tuple(float(case.sex == name) for name in SEXES),
             "site": tuple(float(case.clinical_site == name) for name in SITES),
             "laterality": tuple(float(case.laterality == name) for name in EYES),
         }

@@ -54,6 +54,13 @@ def read_age(ds: "Dataset") -> int | None:
     return int(age.removesuffix("Y")) if age else None
 
 
+def read_sex(ds: "Dataset") -> str | None:
+    """Return the sex of the participant, M, F or O; None where the object states none that may stay."""
+    from med_assets.dicom.elements import text
+
+    return text(ds, "PatientSex") or None
+
+
 def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dict[str, Any]:
     """Write the prepared arrays of the case under `raw` to `out` and return its facts.
 
@@ -75,6 +82,7 @@ def prepare_case(case_id: str, raw: Path, out: Path, size: Sequence[int]) -> dic
     age_years = read_age(ds)
     place = {"case_id": case_id, "laterality": scan.laterality, "spacing_mm": list(scan.spacing_mm)}
     beside = {"protocol": labels["protocol"], "age_years": age_years, "clinical_site": labels["site"]}
+    beside |= {"sex": sex} if (sex := read_sex(ds)) else {}
     write_json(out / "case.json", {**place, **beside, "synthetic": is_synthetic(ds)})
     if labels["study_group"]:
         write_json(out / TRUTH, {"study_group": labels["study_group"], "site": labels["site"]})

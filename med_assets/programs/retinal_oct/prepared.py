@@ -18,7 +18,7 @@ from med_assets.programs.retinal_oct.vocabulary import CLASSES
 class PreparedCase:
     """One case ready for training and scoring. `spacing_mm` is that of the volume as it was stored.
 
-    `stated_label` is the class, 0 to 3, None for a case to predict; `protocol` and `clinical_site` are empty and `age_years` is None where nobody stated
+    `stated_label` is the class, 0 to 3, None for a case to predict; `protocol` and `clinical_site` are empty, `age_years` and `sex` are None where nobody stated
     it, or it was prepared before these were kept.
     """
 
@@ -33,6 +33,7 @@ class PreparedCase:
     bscan: np.ndarray
     age_years: int | None = None
     clinical_site: str = ""
+    sex: str | None = None
 
     @classmethod
     def open(cls, folder: Path, size: Sequence[int] | None = None) -> Self:
@@ -51,6 +52,7 @@ class PreparedCase:
                 synthetic=bool(facts["synthetic"]),
                 age_years=None if facts.get("age_years") is None else int(facts["age_years"]),
                 clinical_site=str(facts.get("clinical_site", "")),
+                sex=facts.get("sex"),
                 image=image,
                 bscan=bscan,
             )

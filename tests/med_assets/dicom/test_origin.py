@@ -30,10 +30,18 @@ def test_the_origin_is_that_of_the_first_image_and_not_of_what_was_drawn_on_it(t
     assert origin_of(tmp_path) == Origin("SIEMENS", "med_assets phantom")
 
 
-@pytest.mark.parametrize("elements", [{}, {"Manufacturer": "", "ManufacturerModelName": "REMOVED"}])
+def test_sex_and_age_are_those_of_the_first_image_in_whole_years(tmp_path: Path) -> None:
+    write(tmp_path / "a.dcm", "SEG", PatientSex="M")
+    write(tmp_path / "b.dcm", "CT", PatientSex="F", PatientAge="007Y")
+    assert origin_of(tmp_path) == Origin(sex="F", age_years=7)
+
+
+@pytest.mark.parametrize(
+    "elements", [{}, {"Manufacturer": "", "ManufacturerModelName": "REMOVED", "PatientSex": "", "PatientAge": ""}]
+)
 def test_what_is_not_stated_or_was_not_kept_is_unknown(tmp_path: Path, elements: dict[str, str]) -> None:
     write(tmp_path / "a.dcm", "CT", **elements)
-    assert origin_of(tmp_path) == Origin(None, None)
+    assert origin_of(tmp_path) == Origin()
 
 
 def test_the_manufacturer_is_a_fact_of_every_case_and_is_read_once(workspace: Workspace) -> None:

@@ -155,7 +155,7 @@ def test_only_words_that_many_cases_share_are_compared() -> None:
         "rt_dose.structures_expected_missing",
     }
     words = {name for name, spec in program.COMMON_FACTS.items() if spec.type is str and not spec.of_one_case}
-    assert words == {"manufacturer", "manufacturer_model"}
+    assert words == {"manufacturer", "manufacturer_model", "sex"}
 
 
 def test_words_of_one_case_and_words_that_are_the_same_in_all_are_no_drift(ws: Workspace) -> None:

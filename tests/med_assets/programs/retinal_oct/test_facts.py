@@ -12,6 +12,7 @@ import torch
 
 from med_assets.deidentification.ages import AGE_CAP, ages
 from med_assets.deidentification.deidentify import Deidentifier
+from med_assets.deidentification.profiles import PROFILES
 from med_assets.deidentification.residual import residual_phi
 from med_assets.dicom.encoded import to_bytes
 from med_assets.errors import CheckpointMismatch, ConfigurationError
@@ -124,6 +125,31 @@ def test_age_that_tells_the_classes_is_used_and_what_is_not_stated_is_no_number(
     assert columns(without) == ("site UAB", "site UCSD", "site UW")
     again = fit_facts(some, ALL, torch.ones(4))
     assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_sex_is_a_fact_of_the_baseline_where_the_profile_research_keeps_it(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", people(1, 0), SCANNERS[:1])
+    import_participants(tmp_path / "data", tmp_path / "landing")
+    (landed,) = map(pydicom.dcmread, sorted((tmp_path / "landing").rglob("labelled.dcm")))
+    landed.PatientSex, landed.PatientAge = "F", "097Y"
+    found = {}
+    for profile in PROFILES.values():
+        clean = Deidentifier(b"key", vocabulary(), profile).apply(landed)
+        assert residual_phi([clean], roi_vocabulary=vocabulary(), profile=profile) == []
+        raw, out = tmp_path / profile.name / "raw", tmp_path / profile.name / "out"
+        raw.mkdir(parents=True)
+        out.mkdir()
+        (raw / "0.dcm").write_bytes(to_bytes(clean))
+        prepare_case("c", raw, out, (4, 16, 16))
+        found[profile.name] = PreparedCase.open(out)
+        assert ("sex" in json.loads((out / "case.json").read_text())) == (profile.name == "research")
+    assert (found["strict"].sex, found["strict"].age_years) == (None, None)
+    assert (found["research"].sex, found["research"].age_years) == ("F", 90)
+    both = OfFacts(facts=("age", "sex"), penalty=0.01)
+    assert columns(both) == ("age", "age not stated", "sex F", "sex M")
+    zero, one = torch.zeros(()), torch.ones(())
+    rows = features_of([found["research"], found["strict"]], both, zero, one).tolist()
+    assert rows == [[90.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
 
 
 def test_the_experiment_is_trained_and_predicts_without_a_volume(tmp_path: Path) -> None:
