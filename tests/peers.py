@@ -1,5 +1,8 @@
 """Peers of a DICOM network for tests: our receiver as a process, DCMTK's tools, and senders that count what is acknowledged."""
 
+import io
+import ipaddress
+import json
 import os
 import re
 import shutil
@@ -8,9 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +235,96 @@ def wait_for(what: Any, seconds: float = PATIENCE_S) -> Any:
         assert time.monotonic() < until, "it did not come to be"
         time.sleep(0.02)
     return found
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    """An Orthanc that runs: its ports, and its REST API."""
+
+    dicom_port: int
+    http_port: int
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """GET, or POST of JSON or bytes; the answer as JSON or bytes."""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=data)
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            content = answer.read()
+            return json.loads(content) if "json" in answer.headers.get("Content-Type", "") else content
+
+    def upload(self, instances: Sequence[Dataset]) -> None:
+        """Put instances into it by its REST API."""
+        for ds in instances:
+            stream = io.BytesIO()
+            ds.save_as(stream, enforce_file_format=True)
+            self.ask("/instances", stream.getvalue())
+
+    def node(self, **more: Any) -> dict[str, Any]:
+        """What network.yaml says of it."""
+        web = f"http://127.0.0.1:{self.http_port}/dicom-web"
+        return {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": self.dicom_port, "dicomweb": web, **more}
+
+
+@contextmanager
+def orthanc_of(folder: Path, modalities: Mapping[str, tuple[str, int]]) -> Iterator[Orthanc]:
+    """An Orthanc with its DICOMweb plugin on free ports, which knows these peers of this machine by name, title and port."""
+    found = Orthanc(free_port(), free_port())
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+        "DicomAet": "ORTHANC",
+        "DicomPort": found.dicom_port,
+        "HttpPort": found.http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAlwaysAllowFind": True,
+        "DicomAlwaysAllowMove": True,
+        "DicomAlwaysAllowGet": True,
+        "DicomModalities": {name: [title, "127.0.0.1", port] for name, (title, port) in modalities.items()},
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        "StorageCommitmentReportsSize": 10,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    command = [program_of("Orthanc", "orthanc orthanc-dicomweb"), str(folder / "orthanc.json")]
+    with (folder / "orthanc.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: listens(found.http_port) and listens(found.dicom_port))
+        yield found
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+def write_certificates(folder: Path) -> None:
+    """Two self-signed certificates of 127.0.0.1 with their keys: own.pem and own.key, other.pem and other.key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("own", "other"):
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+            .sign(key, hashes.SHA256())
+        )
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )

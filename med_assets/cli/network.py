@@ -1,8 +1,25 @@
-"""Commands that speak DICOM with other nodes: receive."""
+"""Commands that speak DICOM with other nodes: receive, retrieve."""
 
-from med_assets.cli.commands import Section
+from dataclasses import asdict
+from datetime import date
+
+import click
+
+from med_assets.cli.commands import Section, Value, one_of, program, table, workspace
+from med_assets.errors import ConfigurationError
+from med_assets.storage import names
 
 SECTION = Section("DICOM over the network")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"expected a day such as 2024-01-31, got {names.escaped(text)}") from None
+
+
+DAY, NODE = Value("DAY", _day), Value("NODE")
 
 
 @SECTION.command()
@@ -17,3 +34,53 @@ def receive() -> None:
     from med_assets.settings import Settings
 
     run(Settings.from_env())
+
+
+@SECTION.command()
+@program
+@click.option("--from", "node", type=NODE, required=True, help="node of network.yaml that is asked")
+@click.option("--since", type=DAY, help="studies of this day or later")
+@click.option("--until", type=DAY, help="studies of this day or earlier")
+@click.option("--description", type=Value("TEXT"), help="studies whose description contains this")
+@click.option("--modality", type=Value("MODALITY"), help="studies with a series of this modality, such as CT")
+@click.option("--accession", type=Value("NUMBER"), help="the study of this accession number")
+@click.option(
+    "--by",
+    type=one_of("web", "move", "get"),
+    help="DICOMweb, C-MOVE to our own receiver, or C-GET; by default web where the node has dicomweb, else move",
+)
+@click.option("--limit", type=Value("N", int), help="only the first N studies that the node names")
+@click.option("--per-minute", type=Value("N", int), default=0, help="most instances per minute, 0 for no limit")
+@click.option("--again", is_flag=True, help="also series that came before and are no longer in the landing zone")
+@click.option("--dry-run", is_flag=True, help="only list what would be asked for")
+def retrieve(
+    program: str,
+    node: str,
+    since: date | None,
+    until: date | None,
+    description: str | None,
+    modality: str | None,
+    accession: str | None,
+    by: str | None,
+    limit: int | None,
+    per_minute: int,
+    again: bool,
+    dry_run: bool,
+) -> int:
+    """Bring studies of a node, such as a PACS, into the landing zone: those of the program's modalities that are not here.
+
+    The list shows a keyed hash for each study and nothing of the patient. The same command goes on where it was interrupted.
+    Fails when an instance did not come.
+    """
+    from med_assets.network.retrieve import Asked, Retrieval
+
+    if per_minute < 0 or (limit is not None and limit < 1):
+        raise ConfigurationError("expected --per-minute of 0 or more and --limit of 1 or more, got less")
+    retrieval = Retrieval(workspace(), program, node, by)
+    plan = retrieval.plan(Asked(since, until, description, modality, accession), limit, again=again)
+    print(table(asdict(line) for line in retrieval.listed(plan)))
+    if dry_run:
+        return 0
+    done = retrieval.run(plan, per_minute)
+    print(f"retrieved {done.instances} instances, {done.series} series whole; {done.failed} instances did not come")
+    return int(done.failed > 0)

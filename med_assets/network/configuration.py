@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,6 +18,9 @@ NETWORK_FILE = "network.yaml"
 """Name of the file in the home, unless MED_ASSETS_NETWORK names another."""
 
 INSTALL = "pip install 'med-assets[dicom-network]'"
+
+OWN_TITLE = "MED_ASSETS"
+"""AE title of this machine where the receiver has none for a program."""
 
 AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 """One to sixteen characters of ASCII without backslash and control characters. DICOM PS3.5 6.2, AE."""
@@ -80,12 +84,39 @@ class Receiver(Part):
         return titles
 
 
+class NodeTls(Part):
+    """TLS towards a node: files in PEM form; relative paths are relative to the configuration file."""
+
+    ca: Path = Field(description="certificates of the authorities that its certificate must be of")
+    certificate: Path | None = Field(
+        default=None, description="certificate of this machine, where the node asks for one"
+    )
+    key: Path | None = Field(default=None, description="its private key")
+
+
 class Node(Part):
     """A peer: its AE title, and its address, which an association from it must come from."""
 
     ae_title: AeTitle
     host: str = Field(description="name or address; associations that come from another one are rejected")
     port: int | None = Field(default=None, ge=1, le=65535, description="port that it listens to, where it is called")
+    dicomweb: str | None = Field(
+        default=None, description="address of its DICOMweb services, such as https://pacs/dicom-web"
+    )
+    authorization: Path | None = Field(
+        default=None,
+        description="file with the value of the header Authorization for DICOMweb, which its owner alone can read",
+    )
+    tls: NodeTls | None = Field(
+        default=None, description="TLS of associations with it; without, the network is trusted"
+    )
+
+    @field_validator("dicomweb")
+    @classmethod
+    def _is_http(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", address):
+            raise ValueError(f"expected http(s)://host/path without user, query and fragment, got {address!r}")
+        return address.rstrip("/") if address else None
 
     def addresses(self) -> frozenset[str]:
         """All addresses of the host, empty where its name has none now."""
@@ -117,8 +148,16 @@ class Network(Part):
     def node(self, name: str) -> Node:
         """The node of a name. Raises ConfigurationError."""
         if name not in self.nodes:
-            raise ConfigurationError(f"expected one of the nodes {', '.join(sorted(self.nodes)) or 'of the file'}")
+            known = ", ".join(sorted(self.nodes)) or "none"
+            raise ConfigurationError(
+                f"expected one of the nodes of {NETWORK_FILE}, which are: {known}; got another name"
+            )
         return self.nodes[name]
+
+    def own_title(self, program: str) -> str:
+        """The AE title of this machine for a program."""
+        titles = self.receiver.ae_titles if self.receiver else {}
+        return next((title for title, name in titles.items() if name == program), OWN_TITLE)
 
 
 def plain_address(text: str) -> str:
@@ -146,11 +185,23 @@ def load_network(ws: Settings) -> Network:
         network = Network.model_validate({} if content is None else content)
     except ValidationError as error:
         raise ConfigurationError(f"{path.name}: {_first_fault(error)}") from None
-    tls = network.receiver.tls if network.receiver else None
-    for file in (tls.certificate, tls.key, tls.ca) if tls else ():
-        if file is not None and not (path.parent / file).is_file():
-            raise ConfigurationError(f"{path.name}: receiver.tls: expected a file, got {file.name}, which is not there")
+    for where, file in _files(network):
+        if not (path.parent / file).is_file():
+            raise ConfigurationError(f"{path.name}: {where}: expected a file, got {file.name}, which is not there")
     return network
+
+
+def _files(network: Network) -> Iterator[tuple[str, Path]]:
+    """Files that the configuration names, each with the field."""
+    parts: dict[str, Tls | NodeTls | None] = {"receiver.tls": network.receiver.tls if network.receiver else None}
+    parts |= {f"nodes.{name}.tls": node.tls for name, node in network.nodes.items()}
+    for where, tls in parts.items():
+        yield from ((where, file) for file in (tls.certificate, tls.key, tls.ca) if file) if tls else ()
+    yield from (
+        (f"nodes.{name}.authorization", node.authorization)
+        for name, node in network.nodes.items()
+        if node.authorization
+    )
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -2,12 +2,13 @@
 
 Below a program's landing folder:
 
-    .receiving/.tmp/...                 instances that are being written, never acknowledged
-    .receiving/<study UID>/<UID>.dcm    acknowledged instances of studies that may still grow
+    .receiving/.tmp/...                       instances that are being written, never acknowledged
+    .receiving/<study UID>/<UID>.dcm          acknowledged instances of studies that may still grow
     .conflicts/<study UID>/<UID>.<hash>.dcm   another content under the UID of an instance that is there
-    <study UID>/<UID>.dcm               settled: an entry that intake sees
+    <study UID>/<UID>.dcm                     settled: an entry that intake sees
 
-Names with a dot in front are none of intake's. All are on one disk, so that each move is a rename.
+Names with a dot in front are none of intake's. All are on one disk, so that each move is a rename. What is retrieved by this machine
+itself has `.retrieving` in place of `.receiving`, so that it works beside a receiver.
 """
 
 import fcntl
@@ -27,7 +28,7 @@ from pathlib import Path
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.storage.files import HASH_CHARS, NO_ROOM, file_sha256, sync
 
-RECEIVING, CONFLICTS, TEMPORARY, LOCK = ".receiving", ".conflicts", ".tmp", ".lock"
+RECEIVING, RETRIEVING, CONFLICTS, TEMPORARY, LOCK = ".receiving", ".retrieving", ".conflicts", ".tmp", ".lock"
 
 SUFFIX = ".dcm"
 
@@ -95,12 +96,12 @@ def identifiers_of(path: Path) -> Identifiers:
 
 
 class Inbox:
-    """What one receiver takes for one program; no other process has the same folder at the same time."""
+    """What one process takes for one program; no other one takes by the same way (`growing`) at the same time."""
 
-    def __init__(self, folder: Path, min_free_bytes: float, quiet_s: float) -> None:
-        """Take the folder, which is made where it is not there. Raises ConfigurationError where another receiver has it."""
+    def __init__(self, folder: Path, min_free_bytes: float, quiet_s: float, growing: str = RECEIVING) -> None:
+        """Take the folder, which is made where it is not there. Raises ConfigurationError where another process has it."""
         self.folder, self.min_free_bytes, self.quiet_s = folder, min_free_bytes, quiet_s
-        self.receiving, self.temporary = folder / RECEIVING, folder / RECEIVING / TEMPORARY
+        self.receiving, self.temporary = folder / growing, folder / growing / TEMPORARY
         self.temporary.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.receiving / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -108,7 +109,8 @@ class Inbox:
         except BlockingIOError:
             os.close(self._lock)
             raise ConfigurationError(
-                f"expected one receiver for {folder.name}, got a second; another `med-assets receive` runs on this landing zone"
+                f"expected one process that takes for {folder.name}, got a second; another one with the same command runs on this "
+                "landing zone"
             ) from None
         self._stripes = [threading.Lock() for _ in range(STRIPES)]
         self._open: dict[str, _Open] = {}
@@ -126,7 +128,7 @@ class Inbox:
         """Settle what an earlier process had acknowledged and remove what it had not; returns the number of studies."""
         for path in self.temporary.iterdir():
             path.unlink()
-        return sum(self.settle(path.name) for path in self._studies(self.receiving))
+        return sum(self.settle(path.name) for path in studies_in(self.receiving))
 
     @contextmanager
     def written(self, content: bytes) -> Iterator[Path]:
@@ -145,17 +147,17 @@ class Inbox:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    def store(self, content: bytes, sop_class: str, instance: str, sender: int) -> Outcome:
+    def store(self, content: bytes, sop_class: str | None, instance: str, sender: int) -> Outcome:
         """Keep an instance; when this returns, it is on the disk and stays there whatever happens.
 
-        `sop_class` and `instance` are what the peer calls it. Raises CaseRejected.
+        `sop_class` (None where it does not say) and `instance` are what the peer calls it. Raises CaseRejected.
         """
         if not self.has_space():
             return Outcome.NO_SPACE
         try:
             with self.written(content) as path:
                 found = identifiers_of(path)
-                if (found.sop_class, found.instance) != (sop_class, instance):
+                if found.instance != instance or sop_class not in (None, found.sop_class):
                     raise CaseRejected(
                         "mismatch",
                         "Expected the SOP class and instance that the request names; got others in the dataset.",
@@ -221,50 +223,71 @@ class Inbox:
                 self._open.pop(study, None)
             if not growing.is_dir():
                 return False
-            if not settled.exists():
+            try:
                 growing.rename(settled)
-            else:
-                for path in sorted(growing.iterdir()):
-                    there = settled / path.name
-                    if not there.exists():
-                        path.rename(there)
-                    elif self._compare(path, there, study) is Outcome.REPEATED:
-                        path.unlink()
-                sync(settled)
-                growing.rmdir()
+            except OSError:  # it has an entry, which this joins
+                self._join(growing, settled)
             sync(self.receiving)
             sync(self.folder)
             return True
 
-    def instances(self) -> set[str]:
-        """UIDs of all instances that are here and acknowledged."""
-        return {
-            name.removesuffix(SUFFIX)
-            for parent in (self.receiving, self.folder)
-            for study in self._studies(parent)
-            for name in _names(study)
-            if name.endswith(SUFFIX)
-        }
+    def _join(self, growing: Path, settled: Path) -> None:
+        for path in sorted(growing.iterdir()):
+            there = settled / path.name
+            try:
+                os.link(path, there)  # which replaces nothing, also when another process does the same
+            except FileExistsError:
+                if self._compare(path, there, settled.name) is Outcome.CONFLICT:
+                    continue  # it was moved
+            path.unlink()
+        sync(settled)
+        growing.rmdir()
 
     def holds(self, uids: Collection[str]) -> set[str]:
         """Those of these instances that are here and on the disk."""
-        return set(uids) & self.instances()
+        return set(uids) & instances_in(self.folder)
 
     def conflicts(self) -> int:
         """Number of instances that came with another content than the one under their UID."""
-        return sum(len(_names(study)) for study in self._studies(self.folder / CONFLICTS))
-
-    @staticmethod
-    def _studies(parent: Path) -> list[Path]:
-        """Folders of studies, which alone are named by a UID."""
-        if not parent.is_dir():
-            return []
-        return [path for path in parent.iterdir() if UID.fullmatch(path.name) and path.is_dir()]
+        return sum(len(_names(study)) for study in studies_in(self.folder / CONFLICTS))
 
     @contextmanager
     def _stripe(self, study: str) -> Iterator[None]:
         with self._stripes[hash(study) % STRIPES]:
             yield
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a receiver runs on a program's landing folder."""
+    try:
+        handle = os.open(folder / RECEIVING / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def studies_in(parent: Path) -> list[Path]:
+    """Folders of studies, which alone are named by a UID."""
+    if not parent.is_dir():
+        return []
+    return [path for path in parent.iterdir() if UID.fullmatch(path.name) and path.is_dir()]
+
+
+def instances_in(folder: Path) -> set[str]:
+    """UIDs of all instances that are acknowledged below a program's landing folder."""
+    return {
+        name.removesuffix(SUFFIX)
+        for parent in (folder / RECEIVING, folder / RETRIEVING, folder)  # as they move, so that none is missed
+        for study in studies_in(parent)
+        for name in _names(study)
+        if name.endswith(SUFFIX)
+    }
 
 
 def _names(folder: Path) -> list[str]:

@@ -10,6 +10,8 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,10 +255,9 @@ def _listen(
     return entity, server
 
 
-def receive(ws: Settings) -> None:
-    """Take what peers send until a signal ends it. Raises ConfigurationError."""
-    require_pynetdicom()
-    network = load_network(ws)
+@contextmanager
+def listening(ws: Settings, network: Network) -> Iterator[tuple[dict[str, Inbox], str]]:
+    """Take what peers send while the block runs; yields inboxes by program and the address. Raises ConfigurationError."""
     receiver = network.receiver
     if receiver is None:
         raise ConfigurationError(f"expected the part `receiver` in {network_file(ws).name}, got none")
@@ -269,19 +270,27 @@ def receive(ws: Settings) -> None:
             log.info("%s: %d studies of an earlier process settled", name, n_settled)
         if n_conflicts:
             log.warning("%s: %d instances in .conflicts, with another content under a known UID", name, n_conflicts)
-    reception = Reception(network, receiver, inboxes)
-    entity, server = _listen(receiver, reception, context)
+    entity, server = _listen(receiver, Reception(network, receiver, inboxes), context)
     assert server.socket is not None
     host, port = server.socket.getsockname()[:2]
-    titles = ", ".join(f"{title} for {name}" for title, name in receiver.ae_titles.items())
-    print(f"receiving on {host}:{port} ({'TLS' if context else 'no TLS'}): {titles}", flush=True)
     try:
-        _settle_until_interrupted(inboxes)
+        yield inboxes, f"{host}:{port} ({'TLS' if context else 'no TLS'})"
     finally:
         entity.shutdown()
         for inbox in inboxes.values():
             inbox.recover()
             inbox.close()
+
+
+def receive(ws: Settings) -> None:
+    """Take what peers send until a signal ends it. Raises ConfigurationError."""
+    require_pynetdicom()
+    network = load_network(ws)
+    with listening(ws, network) as (inboxes, address):
+        assert network.receiver is not None
+        titles = ", ".join(f"{title} for {name}" for title, name in network.receiver.ae_titles.items())
+        print(f"receiving on {address}: {titles}", flush=True)
+        _settle_until_interrupted(inboxes)
 
 
 def _settle_until_interrupted(inboxes: dict[str, Inbox]) -> None:
@@ -296,10 +305,16 @@ def _settle_until_interrupted(inboxes: dict[str, Inbox]) -> None:
                 log.warning("%s: %s", name, "instances are taken again" if space else "no instance is taken: disk full")
 
 
-def _inbox(ws: Settings, program: str, receiver: Receiver) -> Inbox:
+def landing_folder(ws: Settings, program: str) -> Path:
+    """The landing folder of a program that takes from the network. Raises ConfigurationError where it is a bucket."""
     landing = ws.landing_zone(program)
     if not isinstance(landing, LocalLanding):
         raise ConfigurationError(
-            f"expected a folder as the landing zone of {program}, got {landing.title(program)}; a receiver writes to a folder alone"
+            f"expected a folder as the landing zone of {program}, got {landing.title(program)}; what comes over the network is "
+            "written to a folder alone"
         )
-    return Inbox(landing.folder(program), receiver.min_free_gb * 1e9, receiver.quiet_s)
+    return landing.folder(program)
+
+
+def _inbox(ws: Settings, program: str, receiver: Receiver) -> Inbox:
+    return Inbox(landing_folder(ws, program), receiver.min_free_gb * 1e9, receiver.quiet_s)

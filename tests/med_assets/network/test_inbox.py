@@ -8,7 +8,7 @@ import pytest
 from pydicom import Dataset
 
 from med_assets.errors import CaseRejected, ConfigurationError
-from med_assets.network.inbox import RECEIVING, TEMPORARY, Inbox, Outcome
+from med_assets.network.inbox import RECEIVING, RETRIEVING, TEMPORARY, Inbox, Outcome, instances_in
 from tests.peers import CT_SOP, small_study
 
 
@@ -58,7 +58,7 @@ def test_a_study_settles_when_the_last_of_its_senders_ends(inbox: Inbox) -> None
     assert inbox.ended(2, properly=False) == 0
     assert inbox.ended(3, properly=True) == 1
     assert files(inbox) == sorted(f"{ds.StudyInstanceUID}/{ds.SOPInstanceUID}.dcm" for ds in (first, second))
-    assert inbox.instances() == {first.SOPInstanceUID, second.SOPInstanceUID}
+    assert instances_in(inbox.folder) == {first.SOPInstanceUID, second.SOPInstanceUID}
 
 
 def test_what_comes_later_joins_the_entry_and_what_is_there_is_known(inbox: Inbox) -> None:
@@ -96,6 +96,18 @@ def test_settling_that_was_killed_in_the_middle_overwrites_nothing(inbox: Inbox)
     inbox.settle(ds.StudyInstanceUID)
     assert (entry / f"{ds.SOPInstanceUID}.dcm").read_bytes() == b"another"
     assert inbox.conflicts() == 1
+
+
+def test_a_process_that_retrieves_works_beside_the_receiver(inbox: Inbox) -> None:
+    first, second = small_study("beside")
+    other = Inbox(inbox.folder, 0, 60, RETRIEVING)
+    for one in (inbox, other):
+        store(one, first)
+    store(other, second)
+    inbox.settle(first.StudyInstanceUID)
+    other.settle(first.StudyInstanceUID)
+    other.close()
+    assert files(inbox) == sorted(f"{ds.StudyInstanceUID}/{ds.SOPInstanceUID}.dcm" for ds in (first, second))
 
 
 def test_a_second_receiver_on_the_same_folder_is_refused(inbox: Inbox) -> None:

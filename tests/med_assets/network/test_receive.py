@@ -32,6 +32,7 @@ from tests.peers import (
     landed,
     listens,
     no_open_sockets,
+    orthanc_of,
     receiver_of,
     run_dcmtk,
     send,
@@ -39,6 +40,7 @@ from tests.peers import (
     start_receiver,
     unsettled,
     wait_for,
+    write_certificates,
 )
 
 OUT_OF_RESOURCES, UNSUPPORTED, NOT_UNDERSTOOD = 0xA700, 0x0122, 0xC000
@@ -265,3 +267,40 @@ def test_a_receiver_that_is_killed_twice_loses_nothing_acknowledged_and_has_noth
 @pytest.mark.drill
 def test_500_studies_by_four_associations_and_ten_kills(workspace: Workspace) -> None:
     kill_while_sending(workspace.home, 500, 10, 11)
+
+
+def test_orthanc_sends_a_study_and_has_it_committed(workspace: Workspace, tmp_path: Path) -> None:
+    port = free_port()
+    study = small_study("orthanc", 3)
+    with orthanc_of(tmp_path / "orthanc", {"us": (CALLED, port)}) as orthanc:
+        describe_network(workspace.home, nodes={"pacs": orthanc.node()}, port=port)
+        orthanc.upload(study)
+        with receiver_of(workspace.home):
+            ids = orthanc.ask("/instances")
+            sent = orthanc.ask(
+                "/modalities/us/store", {"Resources": ids, "StorageCommitment": True, "Synchronous": True}
+            )
+            assert (sent["InstancesCount"], sent["FailedInstancesCount"]) == (3, 0)
+            report = f"/storage-commitment/{sent['StorageCommitmentTransactionUID']}"
+            wait_for(lambda: orthanc.ask(report)["Status"] != "Pending", 20)
+            answer = orthanc.ask(report)
+    assert answer["Status"] == "Success"
+    assert len(answer["Success"]) == 3
+    assert names(landed(workspace.home)) == sorted(ds.SOPInstanceUID for ds in study)
+
+
+def test_tls_needs_a_certificate_of_the_authority(workspace: Workspace) -> None:
+    write_certificates(workspace.home)
+    tls = {"certificate": "own.pem", "key": "own.key", "ca": "own.pem"}
+    describe_network(workspace.home, tls=tls)
+    folder = workspace.home
+    with receiver_of(workspace.home) as running:
+        assert "(TLS)" in running.log.read_text()
+        words = ("-aet", CALLING, "-aec", CALLED)
+        peer = ("127.0.0.1", running.port)
+        plain = run_dcmtk("echoscu", "-ta", 3, "-td", 3, *words, *peer)
+        assert plain.returncode != 0
+        own = ("+tls", folder / "own.key", folder / "own.pem", "+cf", folder / "own.pem", "-pw")
+        assert run_dcmtk("echoscu", *own, *words, *peer).returncode == 0
+        stranger = ("+tls", folder / "other.key", folder / "other.pem", "+cf", folder / "own.pem", "-pw")
+        assert run_dcmtk("echoscu", *stranger, *words, *peer).returncode != 0
