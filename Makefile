@@ -54,7 +54,7 @@ openkbp: setup  ## OpenKBP: import SRC=folder (all, or PATIENTS="pt_1 ..."), the
 	DAGSTER_HOME=$(abspath $(or $(OPENKBP_HOME),.med_assets_openkbp))/dagster $(BIN)/python -m assets.run rt_dose $(or $(EXPERIMENTS),mean_dose baseline residual residual_beams residual_beams_dvh cascade) $(OVERRIDES)
 
 # The demo leaves its settings in demo.env of its home, so that only a home made by the demo is opened with the demo's key.
-ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedules running
+ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedules running, and the review page on http://localhost:3001
 	umask 077; mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
 	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; umask 077; $(BIN)/python -m resources.ui
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from assets import checks, keys
 from assets.metadata import metadata, value
 from med_assets import program
+from med_assets.review.address import review_url
 from med_assets.storage import names, progress
 from med_assets.storage.provenance import provenance
 
@@ -88,8 +89,11 @@ def materialized(
     """
     code_version = context.assets_def.get_asset_spec().code_version
     origin = {"code_version": code_version, "data_version": result.data_version, **provenance()}
+    page = review_url(context.assets_def.key.path[0])
     return dg.MaterializeResult(
-        metadata=metadata(result) | {f"provenance/{name}": value(content) for name, content in origin.items()},
+        metadata=metadata(result)
+        | ({"review": dg.MetadataValue.url(page)} if page else {})
+        | {f"provenance/{name}": value(content) for name, content in origin.items()},
         data_version=dg.DataVersion(result.data_version),
         tags=read,
         check_results=[checks.result(name, outcome) for name, outcome in outcomes.items()],

@@ -1,4 +1,4 @@
-"""`python -m resources.ui`: Dagster with web page and daemon, once for each DAGSTER_HOME.
+"""`python -m resources.ui`: Dagster with web page and daemon, once for each DAGSTER_HOME, and the review page beside it.
 
 Two daemons on one instance each warn about the other all the time and request the same work twice. So whoever starts Dagster
 here holds a lock for as long as it runs; a second start says so in one line and ends.
@@ -13,15 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from med_assets.review.address import PORT, REVIEW_URL
+
 LOCK = "ui.lock"
 """File of DAGSTER_HOME that the running Dagster holds; it has the process's id."""
+
+REVIEW_END_S = 15
+"""Seconds that the review page has to finish what it writes."""
 
 STOPPING = "ui.stopping"
 """File of DAGSTER_HOME that is there while Dagster is being stopped: ticks that wait then end, for which Dagster would wait."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `dagster dev` for the workspace of this folder, or end with status 1 where one runs already."""
+    """Run `dagster dev` for the workspace of this folder and the review page, or end with status 1 where they run already.
+
+    Where MED_ASSETS_REVIEW_URL is set the review page is somewhere else, and none is started.
+    """
     home = os.environ.get("DAGSTER_HOME", "")
     if not home:
         sys.exit("ui: expected DAGSTER_HOME to name the folder of the Dagster instance; `make ui` sets it")
@@ -53,11 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Dagster holds the lock too, so that it stays held when this process is killed.
     dagster = subprocess.Popen(["dagster", "dev", "-w", "workspace.yaml", *chosen], pass_fds=[lock])
     started.append(dagster)
+    if REVIEW_URL not in os.environ:
+        # It prints its address, or in one line why there is none; Dagster goes on without it.
+        started.append(subprocess.Popen(["med-assets", "review", "--port", str(PORT)]))
     if stopping.exists():
-        dagster.terminate()
+        for process in started:
+            process.terminate()
     os.ftruncate(lock, 0)
     os.write(lock, f"{dagster.pid}\n".encode())
     status = dagster.wait()
+    for review in started[1:]:
+        review.terminate()
+        try:
+            review.wait(REVIEW_END_S)
+        except subprocess.TimeoutExpired:
+            review.kill()
+            review.wait()
     stopping.unlink(missing_ok=True)
     sys.exit(status)
 

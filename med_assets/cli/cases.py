@@ -27,6 +27,7 @@ from med_assets.cli.commands import (
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.prompts import Prompts, numbers_of
 from med_assets.records import COMMENT, PreparedCase, ReaderDecision, Status
+from med_assets.review.address import PORT
 from med_assets.storage import names
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ def audit_queue(
     default="127.0.0.1",
     help="address to bind to; another machine needs readers who log in",
 )
-@click.option("--port", type=Value("PORT", int), default=3001, help="0 for any that is free")
+@click.option("--port", type=Value("PORT", int), default=PORT, help="0 for any that is free")
 @click.option(
     "--reader", type=Value("NAME"), help="who reads, where nobody logs in; MED_ASSETS_PERSON or the account by default"
 )

@@ -13,6 +13,7 @@ from med_assets.evaluation.scoring import HELD_OUT
 from med_assets.preparation.stage import pictured, quarantine_picture
 from med_assets.reporting.html import Section
 from med_assets.reporting.report_facts import ReportFacts
+from med_assets.review.address import review_url
 
 MAX_PICTURES = 12
 """Pictures of quarantined cases in the report, the newest; all are beside it."""
@@ -21,7 +22,9 @@ MAX_PICTURES = 12
 def cases(facts: ReportFacts) -> Iterable[Section]:
     """Cases and patients by split, with links to the DICOM of the held-out cases."""
     text = f"{len(facts.cases)} accepted cases, {len(facts.refused)} refused. The links lead to the de-identified DICOM of held-out cases."
-    yield Section("Cases", text, _counts(facts), links=_case_links(facts))
+    page = review_url(facts.name)
+    review = {"Look through these cases in the browser (med-assets review)": page} if page else {}
+    yield Section("Cases", text, _counts(facts), links=review | _case_links(facts))
 
 
 def _counts(facts: ReportFacts) -> pd.DataFrame:

@@ -38,7 +38,7 @@ def synthetic_parts(ws: Settings, program_name: str) -> dict[str, int]:
     return {part: n for part, n in found.items() if n}
 
 
-@versioned("10")
+@versioned("11")
 def report(ws: Settings, program_name: str) -> StageResult:
     """Write `reports/<program>/report.html` from what is recorded, and return its path, plots and hash.
 

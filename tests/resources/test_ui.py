@@ -35,6 +35,9 @@ def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path:
     program = tools / "dagster"
     program.write_text('#!/bin/sh\necho "$@"\nexec sleep 600\n')
     program.chmod(0o755)
+    review = tools / "med-assets"
+    review.write_text(f'#!/bin/sh\necho "$@ $$" >> {tmp_path / "reviews"}\nexec sleep 600\n')
+    review.chmod(0o755)
     home, other = tmp_path / "dagster", tmp_path / "other"
     first = start(home, tools)
     try:
@@ -59,5 +62,11 @@ def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path:
     third = start(home, tools)
     assert third.stdout is not None
     assert third.stdout.readline() == "dev -w workspace.yaml\n"
+    end = time.monotonic() + 60
+    while len(lines := (tmp_path / "reviews").read_text().splitlines()) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
     third.terminate()
     third.communicate()
+    assert [line.rpartition(" ")[0] for line in lines] == ["review --port 3001"] * 3
+    assert not [line for line in lines if Path("/proc", line.rpartition(" ")[2]).exists()], "it ends with Dagster"

@@ -34,27 +34,44 @@ function say(text, bad) {
 }
 
 async function reload() {
-  if (!list) { location.reload(); return; }
-  const before = current();
-  const answered = await fetch(location.href, { headers: { "X-Partial": "true" } });
+  const answered = await fetch(location.href, { headers: list ? { "X-Partial": "true" } : {} });
   if (!answered.ok) { say(await answered.text(), true); return; }
   const text = new DOMParser().parseFromString(await answered.text(), "text/html");
+  if (!list) {
+    // All but the viewer, which keeps what it shows.
+    for (const part of document.querySelectorAll("[data-live]")) part.replaceWith(text.getElementById(part.id));
+    return;
+  }
+  const before = current(); // which keys may have moved since the decision
   list.replaceChildren(...text.body.childNodes);
   const place = rows().findIndex((row) => row.dataset.case === before);
   choose(place < 0 ? chosen : place);
 }
 
-async function decide(decision, text) {
+let recording = Promise.resolve(true);
+
+function decide(decision, text) {
   const id = current();
-  if (!id) return;
+  if (id) recording = recording.then(() => record(id, decision, text)).catch((error) => say(error.message, true));
+}
+
+// Returns whether it was recorded.
+async function record(id, decision, text) {
   const program = (casePage || list).dataset.program;
   const answered = await fetch(`/${encodeURIComponent(program)}/cases/${encodeURIComponent(id)}/decisions`, {
     method: "POST",
     headers: { "X-Partial": "true", "X-Review-Token": token },
     body: new URLSearchParams({ decision: decision, note: text }),
   });
-  if (!answered.ok) { say(await answered.text(), true); return; }
+  if (!answered.ok) { say(await answered.text(), true); return false; }
   await reload();
+  return true;
+}
+
+// A page is left once what was decided on it is recorded; where it was refused the message stays.
+async function leave(address) {
+  if ((await recording) !== false) location.href = address;
+  recording = Promise.resolve(true);
 }
 
 const TITLES = { exclude: ["Exclude", "Reason"], read: ["Read", "Note"], comment: ["Comment", "Text"] };
@@ -84,7 +101,7 @@ answer.addEventListener("keydown", (event) => {
 
 function go(selector) {
   const link = document.querySelector(selector);
-  if (link) location.href = link.href;
+  if (link) leave(link.href);
 }
 
 const KEYS = {
@@ -92,7 +109,7 @@ const KEYS = {
   k: () => (casePage ? go("a[rel=prev]") : choose(chosen - 1)),
   ArrowDown: () => list && choose(chosen + 1),
   ArrowUp: () => list && choose(chosen - 1),
-  Enter: () => { const row = rows()[chosen]; if (row) location.href = row.dataset.url; },
+  Enter: () => { const row = rows()[chosen]; if (row) leave(row.dataset.url); },
   u: () => go("a[rel=up]"),
   n: () => list && go("a[rel=next]"),
   p: () => list && go("a[rel=prev]"),
@@ -116,9 +133,12 @@ document.addEventListener("keydown", (event) => {
   if (action) { event.preventDefault(); action(); }
 });
 
-for (const button of document.querySelectorAll("button[data-decision]")) {
-  button.addEventListener("click", () => (button.dataset.decision === "accept" ? decide("accept", "") : ask(button.dataset.decision)));
-}
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-decision]");
+  if (!button) return;
+  if (button.dataset.decision === "accept") decide("accept", "");
+  else ask(button.dataset.decision);
+});
 if (list) {
   list.addEventListener("click", (event) => {
     const row = event.target.closest("tr[data-case]");
@@ -128,3 +148,4 @@ if (list) {
   const from = new URLSearchParams(location.hash.slice(1)).get("case");
   choose(Math.max(0, rows().findIndex((row) => row.dataset.case === from)));
 }
+document.body.dataset.keys = "ready";
