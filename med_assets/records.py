@@ -36,6 +36,9 @@ class CaseVersion(Record):
     images_hash: str | None = column("hash of pixels and positions alone")
     artifact: str = column("key of the de-identified files in the store; empty unless accepted")
     given_split: str | None = column("split that the sender gave")
+    parent: str | None = column(
+        "version of the case that a label which came alone corrects; empty unless it is a correction"
+    )
     n_instances: int = column("DICOM objects or files", "count")
     synthetic: bool = column("whether it is marked as synthetic")
     status: str = column("ok, to predict, quarantined or note")

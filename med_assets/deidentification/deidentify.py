@@ -108,6 +108,21 @@ class Deidentifier:
         own = self._vocabulary.texts
         self._texts = {**own, **{name: terms | own.get(name, frozenset()) for name, terms in profile.texts.items()}}
 
+    @property
+    def key(self) -> bytes:
+        """The key of all pseudonyms."""
+        return self._key
+
+    @property
+    def stand_ins(self) -> frozenset[str]:
+        """Pseudonyms and UIDs of objects that are given, which identify nobody and may stay: none of those that a sender assigned."""
+        return frozenset()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Names of structures, and texts, that may stay."""
+        return self._vocabulary
+
     def character_set(self, syntax: UID) -> RawDataElement:
         """SpecificCharacterSet of what is stored."""
         return stored_text(_CHARACTER_SET, "CS", CHARACTER_SET, syntax)

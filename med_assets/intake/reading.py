@@ -4,7 +4,6 @@ This runs in a process of its own (`med_assets.intake.reader`), which a file may
 so that whoever watches knows what was being read. What ended an earlier process is refused without being read again.
 """
 
-import hashlib
 import json
 import os
 import resource
@@ -12,14 +11,14 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from med_assets import program as programs
 from med_assets.dicom import archives
-from med_assets.dicom.sop_classes import MODALITIES
 from med_assets.errors import CaseRejected, DiskFull
+from med_assets.intake.contents import Content, store_objects
 from med_assets.intake.grouping import group_by_patient
 from med_assets.intake.parts import (
     CASES,
@@ -44,12 +43,11 @@ from med_assets.storage.files import digest, disk_full_guard, write_json
 from med_assets.storage.versions import part_of
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
-
     from med_assets.deidentification.deidentify import Deidentifier
     from med_assets.deidentification.tally import Counts
     from med_assets.dicom.discover import Instance
     from med_assets.dicom.parsing import Parsed
+    from med_assets.intake.corrections import Corrected
 
 OUT_OF_MEMORY = "out_of_memory"
 """Reason of a case that takes more memory than reading may use."""
@@ -66,9 +64,6 @@ UNPACKED = "unpacked, "
 FACTS_FILE = "facts.json"
 """What preparation measured, in the folder of a prepared case."""
 
-IMAGES = frozenset(name for name, kind in MODALITIES.items() if not kind.derived)
-"""Modalities of the images of cases; the other objects of a case are labels, plans and doses."""
-
 BYTES_PER_S, PACKED_BYTES_PER_S = 10e6, 1e6
 """The slowest reading of a file, and unpacking of an archive, that is still expected."""
 
@@ -77,18 +72,6 @@ KEPT_SHARE = 0.125
 
 FILES_PER_LIMIT = 50
 """Files of a case that are worked on together within the time limit of one file."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """What the stored files of a case are: hashes, key of the artifact, and what their headers say of the whole case."""
-
-    version: str = ""
-    content_hash: str = ""
-    images_hash: str = ""
-    artifact: str = ""
-    given_split: str | None = None
-    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,61 +211,14 @@ def where(error: BaseException) -> str:
     )
 
 
-def content_hash(datasets: list["Dataset"]) -> str:
-    """Hash of pixels, positions and contours alone: equal for the same images under another name or other UIDs.
-
-    Of an object with frames, each frame's position counts, and in a segmentation the number of its segment.
-    """
-    return digest(sorted(filter(None, map(_object_hash, datasets))))
-
-
-def _object_hash(ds: "Dataset") -> str | None:
-    """What an object adds to the content hash; None where it has neither pixels nor contours."""
-    contours = [
-        [_numbers(contour, "ContourData") for contour in getattr(roi, "ContourSequence", [])]
-        for roi in getattr(ds, "ROIContourSequence", [])
-    ]
-    position = _numbers(ds, "ImagePositionPatient")
-    frames = [
-        _frame_place(one)
-        for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-        for one in ds.get(keyword) or ()
-    ]
-    if "PixelData" not in ds and not contours:
-        return None
-    content = [ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours]
-    return digest(*content, frames) if frames else digest(*content)
-
-
-def _frame_place(groups: "Dataset") -> list[list[float]]:
-    """Where a frame lies (or all of them, in the shared groups), and which segment it shows."""
-    names = (
-        ("PlanePositionSequence", "ImagePositionPatient"),
-        ("PlaneOrientationSequence", "ImageOrientationPatient"),
-        ("PixelMeasuresSequence", "PixelSpacing"),
-        ("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
+def _why(refusals: Sequence[programs.Refusal]) -> tuple[str, str]:
+    """Code and message of why a corrected case can't be put together."""
+    if refusals:
+        return refusals[0].code, refusals[0].message
+    return (
+        "no_case_to_correct",
+        "expected a label that makes one case with the stored images, got none; send it with its images",
     )
-    return [
-        [number for one in groups.get(sequence) or () for number in _numbers(one, keyword)]
-        for sequence, keyword in names
-    ]
-
-
-def _numbers(ds: "Dataset", keyword: str) -> list[float]:
-    """The numbers of an element, none where it is absent or empty. Raises CaseRejected("malformed_element") for other text."""
-    from med_assets.dicom.element_values import decimals
-
-    if keyword in ds and (text := decimals(ds.get_item(keyword))) is not None:
-        return [float(number) for number in text.split(b"\\")]
-    value = ds.get(keyword)
-    if value is None or value == "":
-        return []
-    try:
-        return [float(number) for number in ([value] if isinstance(value, int | float | str) else value)]
-    except (TypeError, ValueError):
-        raise CaseRejected(
-            "malformed_element", f"expected numbers in {keyword}, got text that is none; export the object again"
-        ) from None
 
 
 @part_of("intake")
@@ -346,12 +282,15 @@ class EntryReader:
                 f"{len(instances)} objects; they are stored nowhere. Nothing to do"
             )
             yield self._refuse(f"{token}-{TRAILING}", TRAILING, message, 0, status=Status.NOTE)
-        cases, refusals = self._grouped(instances)
+        corrected = self._corrections(instances)
+        labels = [one for one in instances if one.path in corrected]
+        others = [one for one in instances if one.path not in corrected]
+        cases, refusals = self._grouped(others) if others or not labels else ([], [])
         in_case = {
             one.path: self._case_id(case.patient_id, case.identity_uid) for case in cases for one in case.instances
         }
         codes = " or ".join(sorted({one.code for one in refusals})) or "in no case"
-        for one in instances:
+        for one in others:
             if one.parsed is not None and one.path not in in_case:
                 one.parsed.drop()
             self._outcome(one.path, packed, f"case {in_case[one.path]}" if one.path in in_case else codes)
@@ -375,8 +314,15 @@ class EntryReader:
             }
             for case in cases
         )
-        for number in self._parts(CASES, [self._part(case) for case in cases], contents):
-            yield self._case(cases[number], number)
+        parts = [*(Part(self._key([one]), FILE_S) for one in labels), *map(self._part, cases)]
+        for number in self._parts(CASES, parts, chain(({"label": one.row()} for one in labels), contents)):
+            if number >= len(labels):
+                yield self._case(cases[number - len(labels)], number)
+                continue
+            made = self._correction(labels[number], corrected[labels[number].path])
+            outcome = f"case {made.case.case_id}" if isinstance(made, StoredCase) else str(made.reason_code)
+            self._outcome(labels[number].path, packed, outcome)
+            yield made
 
     def help(self, orders: Iterable[tuple[str, int]]) -> Iterator[CaseVersion | StoredCase | None]:
         """Work on parts of an entry that another process reads; what the headers of files are lies in the folder to work in."""
@@ -384,6 +330,10 @@ class EntryReader:
 
         for kind, number in orders:
             content = json.loads(self._handed(kind, number).read_text())
+            if kind == CASES and "label" in content:
+                label = self._instance(content["label"])
+                yield self._correction(label, self._corrections([label])[label.path])
+                continue
             if kind == CASES:
                 case = programs.RawCase(
                     content["patient_id"], content["identity_uid"], tuple(map(self._instance, content["files"]))
@@ -444,13 +394,17 @@ class EntryReader:
 
     def _part(self, case: programs.RawCase) -> Part:
         """The part of the work on the entry that is a case."""
-        scratch, folder, names, n_bytes = self.task.scratch, self.task.folder, [], 0
-        for path in (one.path for one in case.instances):
+        key = digest(self._case_id(case.patient_id, case.identity_uid), self._key(case.instances))
+        n_bytes = sum(size_of(one.path) for one in case.instances)
+        return Part(key, FILE_S * len(case.instances) + S_PER_BYTE * n_bytes)
+
+    def _key(self, instances: Iterable["Instance"]) -> str:
+        """What is the same for the same files of the entry in each attempt."""
+        scratch, folder, names = self.task.scratch, self.task.folder, []
+        for path in (one.path for one in instances):
             root = scratch if path.is_relative_to(scratch) else folder or path.parent
             names.append(os.fsencode(path.relative_to(root)).hex())
-            n_bytes += size_of(path)
-        key = digest(self._case_id(case.patient_id, case.identity_uid), names)
-        return Part(key, FILE_S * len(names) + S_PER_BYTE * n_bytes)
+        return digest(names)
 
     def _step(self, key: str, more_s: float) -> None:
         """Announce a step that may take the time limit of one file and `more_s` seconds; raises CaseRejected if it is refused."""
@@ -538,18 +492,83 @@ class EntryReader:
         )  # fmt: skip
         return StoredCase(accepted, folder, hashes, counts)
 
+    def _corrections(self, instances: list["Instance"]) -> "dict[Path, Corrected | CaseRejected]":
+        """By path what labels that came alone correct."""
+        from med_assets.intake import corrections
+
+        if not corrections.are_labels_alone(instances):
+            return {}
+        self._step("grouping", self.task.ws.intake_file_s)
+        return corrections.find(self.task.ws, self.task.program, self.task.batch, self.deidentifier, instances)
+
+    def _correction(self, label: "Instance", corrected: "Corrected | CaseRejected") -> CaseVersion | StoredCase:
+        """A new version of a stored case: the stored objects, and a label that came alone in the place of the old one."""
+        from med_assets.deidentification.residual import identifying_values
+        from med_assets.deidentification.tally import Tally
+        from med_assets.dicom import discover
+        from med_assets.dicom.encoded import to_parts
+        from med_assets.dicom.repeated import Repeated
+        from med_assets.intake import corrections
+
+        if isinstance(corrected, CaseRejected):
+            pseudonym = self.deidentifier.pseudonym(label.patient_id)
+            token = f"{self.task.token}-{corrected.code}"
+            return self._refuse(token, corrected.code, corrected.message, 1, patient_id=pseudonym)
+        parent, chosen = corrected.parent, programs.get(self.task.program)
+        key, tally = f"case {parent.case_id}", Tally(self.deidentifier.profile)
+        folder = self.task.scratch / f"corrected-{digest(str(label.path))[:8]}"
+        more_s = self.task.ws.intake_file_s * (len(corrected.kept) // FILES_PER_LIMIT)
+        try:
+            self._step(key, more_s)
+            received = discover.load(label)
+            keys = corrections.deidentifier_for(self.deidentifier, label, corrected)
+            ds = keys.apply(received)
+            tally.add(received, ds)
+            known = set(identifying_values(received, Repeated[frozenset[str]]())) - keys.stand_ins
+            self.deidentifier.without_identifiers(ds, known)
+            corrections.take_the_place(ds, corrected)
+            path = folder.with_suffix(".dcm")
+            with disk_full_guard(self.task.ws.home), path.open("wb") as stream:
+                for part in to_parts(ds):
+                    stream.write(part)
+            new = discover.scan_file(path)
+            if isinstance(new, discover.Rejection):
+                raise CaseRejected(new.code, new.message)
+            cases, refusals = chosen.group(corrections.whole(corrected, new))
+            if len(cases) != 1 or refusals:
+                raise CaseRejected(*_why(refusals))
+            labelled = chosen.verify(cases[0])
+            datasets = [ds if one.path == path else discover.load(one) for one in cases[0].instances]
+            with disk_full_guard(self.task.ws.home):
+                content, hashes = store_objects(
+                    datasets, known, folder, chosen.roi_vocabulary(self.task.ws), self.deidentifier.profile
+                )
+        except CaseRejected as rejected:
+            return self._refuse(parent.case_id, rejected.code, rejected.message, 1, patient_id=parent.patient_id)
+        except DiskFull:  # no fault of the case
+            raise
+        except Exception as error:  # one bad case never stops a batch
+            message = f"reading this correction failed with {where(error)}; please report this place in the code"
+            return self._refuse(parent.case_id, UNREADABLE, message, 1, patient_id=parent.patient_id)
+        finally:
+            if label.parsed is not None:
+                label.parsed.drop()
+        accepted = CaseVersion(
+            program=self.task.program, batch=self.task.batch, case_id=parent.case_id, patient_id=parent.patient_id, n_instances=1,
+            status=Status.OK if labelled else Status.TO_PREDICT, reason_code=None, reason=None,
+            deidentified_by=self.deidentifier.profile.label, **asdict(replace(content, parent=parent.version)),
+        )  # fmt: skip
+        return StoredCase(accepted, folder, hashes, tally.counts())
+
     def _write(
         self, case: programs.RawCase, folder: Path, key: str, together_s: float
     ) -> "tuple[Content, dict[str, str], Counts]":
         """Write the de-identified files of a case to `folder`; what they are, SHA-256 of each by name, what was done to elements."""
-        from med_assets.deidentification.residual import identifying_values, residual_phi
+        from med_assets.deidentification.residual import identifying_values
         from med_assets.deidentification.tally import Tally
         from med_assets.deidentification.text_in_pixels import TextInPixels
         from med_assets.dicom.discover import load
-        from med_assets.dicom.elements import text
-        from med_assets.dicom.encoded import to_parts
         from med_assets.dicom.repeated import Repeated
-        from med_assets.dicom.write import is_synthetic
 
         search = TextInPixels.of(self.task.ws, self.task.program, self.task.batch, key.removeprefix("case "))
         tally, datasets, known, repeated = Tally(self.deidentifier.profile), [], set(), Repeated[frozenset[str]]()
@@ -568,33 +587,5 @@ class EntryReader:
         self._step(key, together_s)
         for ds in datasets:
             self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
-        datasets.sort(key=lambda ds: text(ds, "SOPInstanceUID"))
         vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
-        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=tally.profile)
-        if leaks:
-            tags = sorted({str(leak.tag) for leak in leaks})
-            raise CaseRejected(
-                "residual_phi",
-                f"expected no identity after de-identification, got some in {tags}; nothing was stored, report the tags",
-            )
-        folder.mkdir(parents=True)
-        hashes = {}
-        for number, ds in enumerate(datasets):
-            name, sha256 = f"{number:04d}.dcm", hashlib.sha256()
-            with (folder / name).open("wb") as stream:
-                for part in to_parts(ds):
-                    sha256.update(part)
-                    stream.write(part)
-            hashes[name] = sha256.hexdigest()
-        version, parts = digest(list(hashes.values())), list(map(_object_hash, datasets))
-        images = [text(ds, "Modality") in IMAGES for ds in datasets]
-        given = {text(ds, "ClinicalTrialSiteID") for ds, image in zip(datasets, images, strict=True) if image}
-        written = Content(
-            version,
-            digest(sorted(filter(None, parts))),
-            digest(sorted(part for part, image in zip(parts, images, strict=True) if part and image)),
-            f"raw/{version}",
-            next(iter(given - {""}), None) if len(given) == 1 else None,
-            any(is_synthetic(ds) for ds in datasets),
-        )
-        return written, hashes, tally.counts()
+        return *store_objects(datasets, known, folder, vocabulary, self.deidentifier.profile), tally.counts()

@@ -156,6 +156,24 @@ _ALL = (
     ),
     Reason("unsupported_sop_class", "file", "an object of a kind that is not stored", "leave it out"),
     # Cases
+    Reason(
+        "no_case_to_correct",
+        "case",
+        "a segmentation or structure set came alone and refers to no stored image of its patient",
+        "send it with its images, or draw it on the images that are stored",
+    ),
+    Reason(
+        "other_profile",
+        "case",
+        "a segmentation or structure set came alone, and its case is stored with another profile of de-identification",
+        "send it with its images",
+    ),
+    Reason(
+        "several_cases_corrected",
+        "case",
+        "a segmentation or structure set came alone and refers to several stored cases alike",
+        "send it with its images",
+    ),
     Reason("no_ct", "case", "there is no CT series", "send the CT with the other objects"),
     Reason("zero_slices", "case", "a series has no slices", "send the whole series"),
     Reason("single_slice", "case", "a series has one slice, so its spacing is unknown", "send the whole series"),

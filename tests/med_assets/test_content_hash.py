@@ -6,7 +6,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from med_assets.errors import CaseRejected
-from med_assets.intake.reading import content_hash
+from med_assets.intake.contents import content_hash
 
 
 def frame(position: object = (1.0, 2.0, 3.0)) -> Dataset:

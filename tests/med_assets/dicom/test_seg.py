@@ -20,7 +20,7 @@ from med_assets.dicom.seg import Segment, Segments, agreement, place, read_segme
 from med_assets.dicom.seg_write import write_seg
 from med_assets.dicom.write import Identity, derived_uid, is_synthetic, write_ct
 from med_assets.errors import CaseRejected
-from med_assets.intake.reading import content_hash
+from med_assets.intake.contents import content_hash
 
 KEY = b"a key of the tests, thirty-two b"
 VOCABULARY = ("lung tumor", "Heart", "left lung upper lobe")
