@@ -146,8 +146,9 @@ class SplitAssignment(Record):
     assigned_by: str = column("hashed, given or fixed")
 
 
-ACCEPT, EXCLUDE, COMMENT = "accept", "exclude", "comment"
-"""Decisions that readers have in every program: of accept and exclude the newest of a case counts; a comment decides nothing."""
+ACCEPT, EXCLUDE, COMMENT, CORRECT = "accept", "exclude", "comment", "correct"
+"""Decisions that readers have in every program: of accept and exclude the newest of a case counts; a comment decides nothing, and a correction is
+a new version of the case that intake makes."""
 
 
 @record
@@ -158,7 +159,7 @@ class ReaderDecision(Record):
     PARTITION = ("case_id",)
     case_id: str = column("case")
     version: str = column("version of the case that was read")
-    decision: str = column("accept, exclude, comment, or one of the program's answers")
+    decision: str = column("accept, exclude, comment, correct, or one of the program's answers")
     note: str = column("what the reader wrote; of an exclusion the reason")
     read_at: str = column("time, UTC")
     reader: str | None = column("who decided; empty where an earlier version recorded it")

@@ -366,6 +366,36 @@ def review_login(reader: str) -> None:
     print(f"{name} can log in; the hash is in {write_login(workspace(), name, password).name}")
 
 
+@SECTION.command("submit-correction")
+@program
+@case("case id, in full")
+@click.argument("label", type=Value("FILE", Path))
+@click.option("--note", type=Value("TEXT"), default="", help="what was corrected, without identity")
+@click.option("--reader", type=Value("NAME"), help="who corrected it; MED_ASSETS_PERSON or the account by default")
+def submit_correction(program: str, case: str, label: Path, note: str, reader: str | None) -> None:
+    """Submit a corrected segmentation or structure set of a case.
+
+    It goes to the landing zone, and the next `ingest` makes a new version of the case of it. The split stays.
+    """
+    from med_assets.review.access import reader_name
+    from med_assets.review.corrections import submit
+
+    submitted = submit(workspace(), program, case, label, note, reader_name(reader) if reader else "")
+    print(f"{submitted.entry} lies in the landing zone and corrects version {submitted.decision.version}")
+    print(f"next: med-assets ingest {program}")
+
+
+@SECTION.command("export-case")
+@program
+@case("case id, in full")
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to, empty or not there")
+def export_case(program: str, case: str, out: Path) -> None:
+    """Write the stored, de-identified DICOM files of a case, to look at or to correct them elsewhere."""
+    from med_assets.review.corrections import export_case
+
+    print(f"{len(export_case(workspace(), program, case, out))} files in {out}")
+
+
 @SECTION.command()
 @program
 @case("case id, in full")

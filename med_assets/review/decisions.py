@@ -15,7 +15,7 @@ from med_assets.dataset.stage import withdraw
 from med_assets.deidentification.audit_trail import Kind, person
 from med_assets.deidentification.audited_rows import write_row
 from med_assets.errors import ConfigurationError
-from med_assets.records import ACCEPT, COMMENT, EXCLUDE, USABLE, ReaderDecision
+from med_assets.records import ACCEPT, COMMENT, CORRECT, EXCLUDE, USABLE, ReaderDecision
 from med_assets.screening.contract import Decision
 from med_assets.screening.thresholds import screening_of
 from med_assets.settings import Settings
@@ -30,6 +30,7 @@ COMMON: Mapping[str, Decision] = {
     ACCEPT: Decision("the case is fit for the dataset; brings an excluded one in again"),
     EXCLUDE: Decision("the case stays out of the dataset until it is accepted; needs a reason"),
     COMMENT: Decision("a remark, which decides nothing"),
+    CORRECT: Decision("a corrected label was submitted, which intake makes a new version of"),
 }
 """What readers decide in every program."""
 

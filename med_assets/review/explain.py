@@ -1,7 +1,7 @@
 """What happened to one case, from file to model, read from the tables alone."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import pandas as pd
@@ -14,12 +14,14 @@ from med_assets.intake.original_names import original_roi_names
 from med_assets.intake.reasons import remedy
 from med_assets.preparation.labels import label_rows
 from med_assets.records import (
+    CORRECT,
     USABLE,
     CaseScore,
     CaseVersion,
     MonitoredScore,
     Prediction,
     PreparedCase,
+    ReaderDecision,
     Status,
     Withdrawal,
 )
@@ -70,9 +72,12 @@ def _outcome(case: CaseVersion | PreparedCase) -> str:
 def _arrivals(catalog: Catalog, case_id: str) -> list[str]:
     lines = []
     prepared = {(case.batch, case.version): case for case in _of(catalog.prepared(), case_id)}
+    corrections = [row for row in catalog.rows(ReaderDecision, case_id) if row.decision == CORRECT]
     for case in _of(catalog.case_versions(), case_id):
         arrived = f"{case.n_instances} DICOM instances, version {case.version or '-'}"
         lines.append(f"batch {case.batch}: {arrived}, {_outcome(case)}")
+        if case.parent:
+            lines.append(f"  a label that came alone: corrects version {case.parent}{_by(corrections, case.parent)}")
         if case.synthetic:
             lines.append("  marked synthetic in the data")
         lines += [f"  note ({note.reason_code}): {note.reason}" for note in _notes(catalog, case)]
@@ -83,6 +88,14 @@ def _arrivals(catalog: Catalog, case_id: str) -> list[str]:
         elif case.status in USABLE:
             lines.append("  not prepared yet")
     return lines
+
+
+def _by(corrections: Sequence[ReaderDecision], parent: str) -> str:
+    """Who submitted corrections of a version, and what they wrote."""
+    found = [
+        f"{row.reader or 'somebody'} at {row.read_at} ({row.note})" for row in corrections if row.version == parent
+    ]
+    return f", submitted by {'; '.join(found)}" if found else ""
 
 
 def _notes(catalog: Catalog, case: CaseVersion) -> list[CaseVersion]:

@@ -10,7 +10,10 @@ from pydicom.uid import generate_uid
 
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
-from med_assets.records import CaseVersion
+from med_assets.errors import ConfigurationError
+from med_assets.records import CaseVersion, ReaderDecision
+from med_assets.review.corrections import export_case, submit
+from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P, drop, edit, files, ingest, intake, take
 
@@ -163,3 +166,41 @@ def test_two_corrections_of_a_case_in_one_batch_are_ambiguous(
     assert [row.reason_code for row in versions(ws, batch)] == ["two_versions"]
     [case] = [one for one in Catalog(ws, P).dataset().cases if one.case_id == before.case_id]
     assert case.version == before.version
+
+
+def test_a_reader_submits_a_correction_of_an_exported_case_and_is_recorded_with_it(
+    sent: tuple[Workspace, CaseVersion, dict[str, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ws, before, _ = sent
+    exported = export_case(ws, P, before.case_id, tmp_path / "exported")
+    [struct] = [path for path in exported if pydicom.dcmread(path, stop_before_pixels=True).Modality == "RTSTRUCT"]
+    edit(struct, moved)
+    submitted = submit(ws, P, before.case_id, struct, "rectum redrawn", "reader two")
+    again = submit(ws, P, before.case_id, struct, "rectum redrawn", "reader two")
+    assert again.entry == submitted.entry
+    batch = ingest(ws)
+    [after] = versions(ws, batch)
+    assert (after.parent, submitted.decision.version) == (before.version, before.version)
+    assert submitted.decision.reader == "reader two"
+    story = explain_case(ws, before.case_id)
+    assert f"corrects version {before.version}, submitted by reader two" in story
+    assert "rectum redrawn" in story
+    assert [path.name for path in (ws.landing / P).iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_is_no_label_of_the_case_is_not_submitted(
+    sent: tuple[Workspace, CaseVersion, dict[str, Path]], tmp_path: Path
+) -> None:
+    ws, before, objects = sent
+    [other] = [row for row in Catalog(ws, P).dataset().cases if row.case_id != before.case_id]
+    (tmp_path / "text.dcm").write_text("no DICOM")
+    for label, case_id, expected in (
+        (objects["CT"], before.case_id, "RTSTRUCT or SEG"),
+        (tmp_path / "text.dcm", before.case_id, "can't be read"),
+        (objects["RTSTRUCT"], other.case_id, f"got one of case {before.case_id}"),
+        (tmp_path / "none.dcm", before.case_id, "got none"),
+    ):
+        with pytest.raises(ConfigurationError, match=expected):
+            submit(ws, P, case_id, label)
+    assert not list((ws.landing / P).glob("correction-*"))
+    assert Catalog(ws, P).rows(ReaderDecision) == []
