@@ -6,7 +6,7 @@ process that reads has started before.
 
 A second table has CPU seconds per file of the whole intake of a CT of 160 slices, alone and with its plan (RTSTRUCT, RTPLAN,
 RTDOSE), and of a CT with a segmentation, of the process that reads and the one that watches together, beside dcm2niix and reading
-and hashing the bytes. A third one has what each phase of the process that reads takes of it.
+and hashing the bytes; a segmentation or dose is one file with a frame for each of its images. A third one has what each phase of the process that reads takes of it.
 """
 
 import cProfile
@@ -26,6 +26,7 @@ from pathlib import Path
 import dcm2niix
 import numpy as np
 import psutil
+import pydicom
 
 from bench.common import clock, show, workspace
 from med_assets.cli import stages
@@ -92,6 +93,12 @@ def take_in(program: str, case: Path, folder: Path) -> None:
     stages.intake(ws, program, batches.take(ws, program, batches.untaken(ws, program), 0.0))
 
 
+def images_of(files: list[Path]) -> int:
+    """Images in DICOM files: a file without pixels counts as one, and one of many frames as so many."""
+    headers = [pydicom.dcmread(path, specific_tags=["NumberOfFrames"], stop_before_pixels=True) for path in files]
+    return sum(int(header.get("NumberOfFrames") or 1) for header in headers)
+
+
 def hash_files(files: list[Path], _: Path) -> None:
     """Read and hash the bytes."""
     for path in files:
@@ -144,12 +151,17 @@ def processor_time() -> None:
             converted = best_cpu_s(partial(convert, series))
             hashed = best_cpu_s(partial(hash_files, files))
             n = len(files)
-            rows.append((label, n, 1000 * whole / n, n / whole, whole / converted, whole / hashed))
+            images = images_of(files)
+            rows.append(
+                (label, n, images, 1000 * whole / n, n / whole, images / whole, whole / converted, whole / hashed)
+            )
         header = (
             "what",
             "files",
+            "slices and frames",
             "ms of CPU per file",
             "files/s of CPU",
+            "slices and frames/s of CPU",
             "times dcm2niix of its CT",
             "times reading and hashing",
         )

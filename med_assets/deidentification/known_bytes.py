@@ -131,9 +131,9 @@ class _Hashes:
         self._factor = self._kind(0x9E3779B97F4A7C15 >> 64 - 8 * n_bytes | 1)
         self._shift = self._kind(8 * n_bytes - _TABLE_BITS)
         self._table = np.zeros(1 << _TABLE_BITS, bool)
-        self._known = np.array([int.from_bytes(string, "little") for string in strings], self._kind)
-        self._table[self._hash(self._known)] = True
-        self._known &= self._case
+        known = np.array([int.from_bytes(string, "little") for string in strings], self._kind)
+        self._table[self._hash(known)] = True
+        self._folded = frozenset((known & self._case).tolist())
 
     def _hash(self, words: np.ndarray) -> np.ndarray:
         hashed = words & self._case
@@ -148,7 +148,7 @@ class _Hashes:
     def has_any(self, words: np.ndarray) -> bool:
         """Whether one of `words` is one of the strings, but for the case of letters."""
         alike = words[self.may_have(words)]
-        return bool(np.isin(alike & self._case, self._known).any())
+        return not self._folded.isdisjoint((alike & self._case).tolist())
 
 
 def _forms(text: str) -> set[bytes]:
