@@ -215,6 +215,14 @@ class Prompted(Protocol):
 
 
 @runtime_checkable
+class PredictsLoops(Protocol):
+    """Predicts the frames of a cine loop, one after another."""
+
+    def predict_loop(self, ws: "Settings", checkpoint: Path, loop: Path, out: Path, masks: bool) -> list[Path]:
+        """Write what is measured of each frame, and with `masks` the mask of each; returns the paths. Raises CaseRejected."""
+
+
+@runtime_checkable
 class ModelCosts(Protocol):
     """Measures what a model costs."""
 

@@ -450,3 +450,20 @@ def outline_case(
     prompts = Prompts(points[0], points[1], around)
     for written in outline(workspace(), program, case, prompts, model, out):
         print(written)
+
+
+@SECTION.command("predict-loop")
+@program
+@click.argument("loop", type=Value("FILE", Path))
+@model()
+@click.option("--masks", is_flag=True, help="write the mask of each frame too, as PNG of the whole picture")
+@click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")
+def predict_loop_of(program: str, loop: Path, model: str | None, masks: bool, out: Path) -> None:
+    """Predict each frame of a cine loop, a multi-frame DICOM: area over time, and how alike frames that follow each other are.
+
+    Frames are decoded one by one. Nothing in the home is changed. Of breast_us alone.
+    """
+    from med_assets.evaluation.prediction import predict_loop
+
+    for written in predict_loop(workspace(), program, loop, model, out, masks):
+        print(written)

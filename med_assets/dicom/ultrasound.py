@@ -97,16 +97,25 @@ def read_us_image(ds: Dataset) -> np.ndarray:
 
     Raises CaseRejected: wrong_modality, several_frames, unusual_pixels, truncated_file, undecodable_pixels.
     """
+    if text(ds, "Modality") == "US" and int(number(ds, "NumberOfFrames") or 1) != 1:
+        raise CaseRejected("several_frames", "Expected one image; got a clip. Send the frame that was outlined.")
+    require_grey_or_colour(ds)
+    return grey_values(ds, stored_pixels(ds)[0])
+
+
+def require_grey_or_colour(ds: Dataset) -> None:
+    """Raise CaseRejected("wrong_modality" or "unusual_pixels") unless an object is ultrasound of 8-bit grey or RGB pixels."""
     if text(ds, "Modality") != "US":
         raise CaseRejected("wrong_modality", "Expected an ultrasound image; got another modality. Send the image.")
-    if int(number(ds, "NumberOfFrames") or 1) != 1:
-        raise CaseRejected("several_frames", "Expected one image; got a clip. Send the frame that was outlined.")
     if int(ds.get("BitsAllocated") or 0) != 8 or text(ds, "PhotometricInterpretation") == "PALETTE COLOR":
         raise CaseRejected("unusual_pixels", "Expected 8-bit grey or RGB pixels; got others. Export as 8-bit grey.")
-    pixels = stored_pixels(ds)[0]
-    if pixels.shape[-1] == 1:
+
+
+def grey_values(ds: Dataset, pixels: np.ndarray) -> np.ndarray:
+    """Return a decoded frame (rows, columns) or (rows, columns, samples) as grey values, see `read_us_image`."""
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    else:
+    elif pixels.ndim == 3:
         pixels = np.rint(pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
     return 255 - pixels if text(ds, "PhotometricInterpretation") == "MONOCHROME1" else pixels
 
@@ -140,16 +149,31 @@ def write_us(
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise ValueError(f"expected uint8 pixels (rows, columns), got {pixels.dtype} {pixels.shape}")
-    ds = new_object(identity, UltrasoundImageStorage, "US", identity.uid("US series"), identity.uid("US", frame))
-    # An image has no place in the patient, so it belongs to no frame of reference.
-    del ds.FrameOfReferenceUID, ds.PositionReferenceIndicator
-    ds.ImageType = ["DERIVED", "SECONDARY", SYNTHETIC_IMAGE_TYPE if identity.synthetic else "ABDOMINAL"]
-    ds.SeriesNumber, ds.InstanceNumber, ds.PatientOrientation, ds.Laterality = 1, 1, "", ""
+    ds = us_object(pixels.shape, identity, UltrasoundImageStorage, pixel_mm, region, frame)
     ds.BurnedInAnnotation = "YES" if burnt_in else "NO"
     set_pixels(ds, pixels)
     if len(ds.PixelData) % 2:
         ds.PixelData += b"\0"
-    rows, columns = region or (slice(0, pixels.shape[0]), slice(0, pixels.shape[1]))
+    save(ds, path)
+    return ds
+
+
+def us_object(
+    shape: tuple[int, ...],
+    identity: Identity,
+    sop_class: str,
+    pixel_mm: tuple[float, float] | None,
+    region: Box | None,
+    frame: str,
+) -> Dataset:
+    """Return an ultrasound object without pixels, of pictures of a shape (rows, columns); see `write_us`."""
+    ds = new_object(identity, sop_class, "US", identity.uid("US series"), identity.uid("US", frame))
+    # An image has no place in the patient, so it belongs to no frame of reference.
+    del ds.FrameOfReferenceUID, ds.PositionReferenceIndicator
+    ds.ImageType = ["DERIVED", "SECONDARY", SYNTHETIC_IMAGE_TYPE if identity.synthetic else "ABDOMINAL"]
+    ds.SeriesNumber, ds.InstanceNumber, ds.PatientOrientation, ds.Laterality = 1, 1, "", ""
+    ds.BurnedInAnnotation = "NO"
+    rows, columns = region or (slice(0, shape[0]), slice(0, shape[1]))
     values: dict[str, Any] = {
         "RegionSpatialFormat": TISSUE, "RegionDataType": 1, "RegionFlags": 0,
         "RegionLocationMinX0": columns.start, "RegionLocationMinY0": rows.start,
@@ -159,5 +183,4 @@ def write_us(
     dy, dx = pixel_mm or (10.0, 10.0)
     values |= {"PhysicalDeltaX": dx / 10, "PhysicalDeltaY": dy / 10}
     setattr(ds, REGIONS, [item(**values)])
-    save(ds, path)
     return ds

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
-from med_assets.capabilities import EDITED, CorrectsByPoints, DebugImages, EditsConstraints, Measurements, Prompted
+from med_assets.capabilities import (
+    EDITED,
+    CorrectsByPoints,
+    DebugImages,
+    EditsConstraints,
+    Measurements,
+    PredictsLoops,
+    Prompted,
+)
 from med_assets.catalog import Catalog, usable
 from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.evaluation.points import Points, Uncorrected
@@ -171,3 +179,19 @@ def outline(
     ws.store.verify(model.checkpoint)
     raw, prepared = ws.store.fetch(found.raw), ws.store.fetch(found.row.artifact)
     return chosen.outline(ws, checkpoint, raw, prepared, prompts, out, model.checkpoint)
+
+
+def predict_loop(
+    ws: Settings, program_name: str, loop: Path, experiment: str | None, out: Path, masks: bool = False
+) -> list[Path]:
+    """Write what a model predicts of each frame of a cine loop; nothing of it is kept in the home.
+
+    Raises ConfigurationError as `predict`, and for a program that predicts no loops, CaseRejected for a file that is none.
+    """
+    chosen = program.get(program_name)
+    if not isinstance(chosen, PredictsLoops):
+        raise ConfigurationError(f"expected a program that predicts cine loops, got {program_name}")
+    model = model_of(ws, program_name, experiment)
+    checkpoint = stored_checkpoint(ws, program_name, model)
+    ws.store.verify(model.checkpoint)
+    return chosen.predict_loop(ws, checkpoint, loop, out, masks)

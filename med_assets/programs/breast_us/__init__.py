@@ -219,6 +219,11 @@ class BreastUs(Program):
 
         return outline(checkpoint, raw, prepared, prompts, out, model)
 
+    def predict_loop(self, ws: "Settings", checkpoint: Path, loop: Path, out: Path, masks: bool) -> list[Path]:
+        from med_assets.programs.breast_us.loop import predict_loop
+
+        return predict_loop(checkpoint, loop, out, self._threshold(ws), masks)
+
     def plot_features(
         self,
         ws: "Settings",

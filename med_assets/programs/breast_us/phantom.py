@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from med_assets.dicom.loops import write_us_loop
 from med_assets.dicom.objects import Identity, derived_uid
 from med_assets.dicom.segmentation_2d import write_segmentation_2d
 from med_assets.dicom.ultrasound import Box, write_us
@@ -188,3 +189,19 @@ def write_organs(folder: Path, n: int, seed: int = 0, shape: tuple[int, int] = S
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / kind / f"{number:04d}.png")
     return folder
+
+
+def write_loop(path: Path, seed: int, n: int, *, frame_ms: float = 40.0, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    """Write a loop of `n` frames in which a phantom moves from side to side; return the masks, bool (frames, rows, columns)."""
+    made = phantom(seed, shape)
+    shifts = [round(3 * np.sin(2 * np.pi * number / n)) for number in range(n)]
+    pixels, masks = (np.repeat(array[None], n, axis=0) for array in (made.pixels, made.mask))
+    for number, shift in enumerate(shifts):
+        for moving, still in ((pixels, made.pixels), (masks, made.mask)):
+            moving[number][made.region] = np.roll(still[made.region], shift, axis=1)
+    identity = Identity(
+        patient_id=f"BREAST-PHANTOM-{seed:04d}", patient_name="Phantom^Breast", study_uid=derived_uid("breast loop", str(seed)),
+        frame_of_reference_uid="", study_date="20240301", synthetic=True,
+    )  # fmt: skip
+    write_us_loop(path, pixels, identity, frame_ms=frame_ms, pixel_mm=made.pixel_mm, region=made.region)
+    return masks
