@@ -359,6 +359,12 @@ class Calibration(Record):
     slope: float | None = column("slope of the logistic curve; empty where uncalibrated", "1 / measure")
     intercept: float | None = column("its intercept; empty where uncalibrated", "1")
     note: str = column("how it was calibrated, or why it was not")
+    agreement_definition: str | None = column(
+        "definition of the agreement of several predictions of a case; empty for a model that makes one"
+    )
+    agreement_slope: float | None = column("slope of its logistic curve; empty where uncalibrated", "1 / measure")
+    agreement_intercept: float | None = column("intercept of that; empty where uncalibrated", "1")
+    agreement_note: str | None = column("how agreement was calibrated, or why it was not")
     n_train: int = column("training cases with facts", "count")
     distance_limit: float | None = column("distance from which a case is far from them; empty where undefined", "SD")
     dataset_version: str = column("version of the dataset")
@@ -379,6 +385,12 @@ class CaseConfidence(Record):
     confidence: float | None = column("measure of confidence; empty where it is undefined")
     probability: float | None = column(
         "calibrated probability that the prediction is acceptable; empty where uncalibrated", "1"
+    )
+    agreement: float | None = column(
+        "agreement of several predictions of the case; empty for a model that makes one", "as the definition says"
+    )
+    agreement_probability: float | None = column(
+        "calibrated probability, by the agreement, that the prediction is acceptable; empty where uncalibrated", "1"
     )
     distance: float | None = column("distance from the training cases; empty where undefined", "SD")
     flags: str = column("why not to trust it; empty for no reason")

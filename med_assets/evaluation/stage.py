@@ -54,6 +54,7 @@ def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None =
     catalog.replace(SubgroupScore, by_subgroup, name)
     calibration, trusted = evaluate_confidence(ws, program_name, name, checkpoint, scores)
     sorted_by = curves(program_name, scores, trusted)
+    by_agreement = curves(program_name, scores, trusted, "agreement")
     record_scores(ws, program_name, name, checkpoint, aggregates)
     record = finetuning(ws, program_name, name, checkpoint, launch)
     write_predictions(ws, program_name, name, scores)
@@ -77,7 +78,7 @@ def evaluate(ws: Settings, program_name: str, name: str, launch: Launch | None =
         | ({"cost": costs} if costs else {}),
         tables={"scores": side_by_side(aggregates, deciding)}
         | ({"subgroups": subgroup_table(by_subgroup)} if by_subgroup else {})
-        | ({"confidence": confidence_table(trusted, sorted_by)} if sorted_by else {}),
+        | ({"confidence": confidence_table(trusted, sorted_by, by_agreement)} if sorted_by else {}),
         images={image.stem: image for image, _ in pictures},
     )
 

@@ -1,6 +1,6 @@
 """Checkpoints of experiments with members: nothing is trained, and what is published names the checkpoints of the members."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,7 @@ def published(ws: Settings, program_name: str, chosen: Experiment, checkpoints: 
         members.append(Member(name, checkpoints[name], record["weights_sha256"]))
         records.append(record)
     keys = [member.checkpoint for member in members]
-    settings = chosen.prediction.model_dump(mode="json")
-    key = "checkpoint/" + digest(
-        "ensemble", program_name, keys, settings, declared("med_assets.training.ensemble", "load_model")
-    )
+    key = ensemble_key(program_name, chosen, keys)
     if ws.store.has(key):
         return key, False
     cases = _united(records)
@@ -45,10 +42,21 @@ def published(ws: Settings, program_name: str, chosen: Experiment, checkpoints: 
             "initial": None,
             "members": keys,
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "weights_sha256": digest([member.weights_sha256 for member in members], settings),
+            "weights_sha256": digest([member.weights_sha256 for member in members], _settings(chosen)),
         }
         write_json(folder / "provenance.json", record)
     return key, True
+
+
+def ensemble_key(program_name: str, chosen: Experiment, members: Sequence[str]) -> str:
+    """Key of an ensemble: the checkpoints of its members in their order, how it predicts, and the code that averages."""
+    code = declared("med_assets.training.ensemble", "load_model")
+    return "checkpoint/" + digest("ensemble", program_name, list(members), _settings(chosen), code)
+
+
+def _settings(chosen: Experiment) -> dict[str, Any]:
+    """What an ensemble depends on beside its members."""
+    return chosen.prediction.model_dump(mode="json")
 
 
 def model_folder(ws: Settings, checkpoint: str) -> Path:

@@ -21,10 +21,16 @@ def confidence(facts: ReportFacts) -> Iterable[Section]:
         return
     calibration, metric = known[0], facts.program.primary_metric
     found = curves(facts.name, shown.recorded.rows, rows)
+    agreed = curves(facts.name, shown.recorded.rows, rows, "agreement")
     limit = (
         ""
         if calibration.acceptable is None
         else f" A prediction is acceptable from {metric.name} {calibration.acceptable:g}{metric.after}."
+    )
+    apart = (
+        ""
+        if calibration.agreement_definition is None
+        else f" Agreement: {calibration.agreement_definition}; {calibration.agreement_note}."
     )
     far = (
         f"A case is out of distribution beyond the distance of {calibration.distance_limit:.3g} SD from its nearest training cases."
@@ -32,7 +38,7 @@ def confidence(facts: ReportFacts) -> Iterable[Section]:
         else f"Whether a case is out of distribution is undefined: {calibration.n_train} training cases with facts are too few."
     )
     text = (
-        f"Confidence: {calibration.definition}. {calibration.note[0].upper()}{calibration.note[1:]}.{limit} {far}\n\nAURC: area under the "
+        f"Confidence: {calibration.definition}. {calibration.note[0].upper()}{calibration.note[1:]}.{apart}{limit} {far}\n\nAURC: area under the "
         "risk-coverage curve, the mean loss of the k surest cases, averaged over k, with its 95 % interval over patients; below the mean loss the confidence "
         "sorts the cases. The validation cases were calibrated on; the other splits took no part."
     )
@@ -40,9 +46,13 @@ def confidence(facts: ReportFacts) -> Iterable[Section]:
     if found:
         path = facts.folder / "plots" / "risk_coverage.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        images.append(plot_risk_coverage(path, found, metric=metric))
+        images.append(
+            plot_risk_coverage(
+                path, found | {f"{split}, agreement": curve for split, curve in agreed.items()}, metric=metric
+            )
+        )
         captions.append(f"Mean loss of {shown.experiment} over the share of cases that it is surest of.")
-    yield Section("Confidence", text, confidence_table(rows, found), images, captions)
+    yield Section("Confidence", text, confidence_table(rows, found, agreed), images, captions)
     if flagged := [row for row in rows if row.flags]:
         table = pd.DataFrame([{"case": row.case_id, "split": row.split, "do not trust": row.flags} for row in flagged])
         yield Section(

@@ -8,6 +8,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Experiment
 from med_assets.experiments.configured import composed_as
 from med_assets.launch import runs
+from med_assets.launch.ensembles import ensemble_key
 from med_assets.launch.training import (
     LEARNING,
     checkpoint_key,
@@ -135,6 +136,11 @@ def _stale(ws: Settings, program_name: str, run: TrainingRun, configured: Experi
         found.append("the learning cases changed")
     if found:
         return tuple(found)
+    if chosen.members:
+        catalog = Catalog(ws, program_name)
+        members = [row.checkpoint for one in chosen.members if (row := catalog.checkpoint(one))]
+        same = ensemble_key(program_name, chosen, members) == run.checkpoint
+        return () if same else ("a member was trained anew, or the code that averages changed",)
     try:
         # The initial weights of an experiment from the champion change with every promotion, and that is no reason.
         initial = run.initial if chosen.initial == "champion" else initial_checkpoint(ws, program_name, chosen)

@@ -2,8 +2,7 @@
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,7 +10,9 @@ import numpy as np
 
 from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.experiments.configuration import from_json
+from med_assets.metrics.spread import AGREEMENT, Agreement, Space, Spread
 from med_assets.storage.artifacts import LocalStore
+from med_assets.storage.files import write_json
 from med_assets.storage.versions import versioned
 from med_assets.training.members import members_of
 
@@ -20,21 +21,6 @@ if TYPE_CHECKING:
 
 AS_IT_IS = ""
 """In place of an augmentation: the case itself."""
-
-
-class Space(StrEnum):
-    """What the numbers of an output are, which says how they are averaged."""
-
-    LOGITS = "logits"
-    """Logits of one structure at each element: probabilities are averaged."""
-    CLASS_LOGITS = "class logits"
-    """Logits of classes along the first axis: probabilities are averaged."""
-    PROBABILITIES = "probabilities"
-    """Of one structure, a first axis of 1, or of the background and of each class along the first axis."""
-    HEAT_MAPS = "heat maps"
-    """Probabilities of each level along the first axis."""
-    DOSE_GY = "dose"
-    """Gy."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +77,15 @@ def as_output(space: Space, mean: np.ndarray, like: np.ndarray) -> np.ndarray:
     return mean.astype(like.dtype)
 
 
-def average(outputs: Iterator[Output]) -> Output:
-    """Return the mean of outputs, each let go before the next is computed. Raises CheckpointMismatch for arrays of different shapes."""
+def average(outputs: Iterator[Output]) -> tuple[Output, Agreement | None]:
+    """Return the mean of outputs and how far they agree, each let go before the next is computed. Raises CheckpointMismatch for arrays of different shapes."""
     first = next(outputs)
     if first.values is None:
-        return first
+        return first, None
     arrays = {"values": first.values, **first.further}
     sums = {name: probabilities(first.space, array) for name, array in arrays.items()}
-    count = 1
+    spread = Spread(first.space)
+    spread.add(sums["values"])
     for output in outputs:
         found = {} if output.values is None else {"values": output.values, **output.further}
         shapes = [{name: array.shape for name, array in each.items()} for each in (arrays, found)]
@@ -107,11 +94,11 @@ def average(outputs: Iterator[Output]) -> Output:
                 f"expected outputs of all members alike, {first.space} of {shapes[0]}, got {output.space} of {shapes[1] or 'nothing'}; "
                 "name members that predict the same"
             )
-        for name, array in found.items():
-            sums[name] += probabilities(first.space, array)
-        count += 1
-    means = {name: as_output(first.space, total / count, arrays[name]) for name, total in sums.items()}
-    return replace(first, values=means.pop("values"), further=means, averaged=count)
+        exact = {name: probabilities(first.space, array) for name, array in found.items()}
+        spread.add(exact["values"])
+        sums = {name: total + exact[name] for name, total in sums.items()}
+    means = {name: as_output(first.space, total / spread.n, arrays[name]) for name, total in sums.items()}
+    return replace(first, values=means.pop("values"), further=means, averaged=spread.n), spread.agreement()
 
 
 class EnsemblePredictor:
@@ -121,8 +108,11 @@ class EnsemblePredictor:
         self.members, self.augmentations = tuple(members), (AS_IT_IS, *augmentations)
 
     def predict(self, prepared: Path, out: Path) -> None:
-        """Predict one prepared case, and keep it as the first member keeps one of its own."""
-        self.members[0].keep(prepared, average(self._outputs(prepared)), out)
+        """Predict one prepared case, and keep it as the first member keeps one of its own, with how far the predictions agree."""
+        output, agreement = average(self._outputs(prepared))
+        self.members[0].keep(prepared, output, out)
+        if agreement is not None:
+            write_json(out / AGREEMENT, asdict(agreement))
 
     def _outputs(self, prepared: Path) -> Iterator[Output]:
         first: Output | None = None
@@ -133,7 +123,7 @@ class EnsemblePredictor:
                 yield output
 
 
-@versioned("1")
+@versioned("2")
 def load_model(program_name: str, checkpoint: Path, cache: Path) -> "CasePredictor | EnsemblePredictor":
     """Load the checkpoint in a folder of a store, with its members where it is an ensemble; `cache` is as that of `Program.predictor`.
 

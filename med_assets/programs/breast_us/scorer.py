@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.metrics.score import Score
+from med_assets.metrics.spread import Space
 from med_assets.program import CasePredictor, Predicted
 from med_assets.programs.breast_us.classes import are_organs, class_map, class_of_image, of_lesion
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
@@ -31,7 +32,7 @@ from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.score import score_case, score_classes
 from med_assets.storage.files import write_json
 from med_assets.training.accelerator import inference_device
-from med_assets.training.ensemble import AS_IT_IS, Output, Space
+from med_assets.training.ensemble import AS_IT_IS, Output
 
 SHOWN = 6
 """Images in each row of a gallery."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from med_assets.metrics.score import Score
+from med_assets.metrics.spread import Space
 from med_assets.program import CasePredictor
 from med_assets.programs.lumbar_mr.evaluation_settings import EvaluationSettings
 from med_assets.programs.lumbar_mr.experiment import LumbarExperiment
@@ -19,7 +20,7 @@ from med_assets.programs.lumbar_mr.score import score_case
 from med_assets.programs.lumbar_mr.uncertainty import least_certain, measure, shifted_levels
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
-from med_assets.training.ensemble import AS_IT_IS, Output, Space
+from med_assets.training.ensemble import AS_IT_IS, Output
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 
 from med_assets.errors import CaseRejected
 from med_assets.metrics.score import Score
+from med_assets.metrics.spread import Space
 from med_assets.program import CasePredictor
 from med_assets.programs.lung_ct.evaluation_settings import EvaluationSettings
 from med_assets.programs.lung_ct.experiment import Inference
@@ -16,7 +17,7 @@ from med_assets.programs.lung_ct.prepared import PreparedCase
 from med_assets.programs.lung_ct.score import score_case
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
-from med_assets.training.ensemble import AS_IT_IS, Output, Space
+from med_assets.training.ensemble import AS_IT_IS, Output
 
 
 class TargetPredictor(CasePredictor):

@@ -9,6 +9,7 @@ import torch
 
 from med_assets.errors import CheckpointMismatch
 from med_assets.metrics.score import Score
+from med_assets.metrics.spread import Space
 from med_assets.program import CasePredictor
 from med_assets.programs.retinal_oct.embeddings import EmbeddingCache
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
@@ -21,7 +22,7 @@ from med_assets.programs.retinal_oct.score import ALL, BALANCED, LOG_LOSS, score
 from med_assets.programs.retinal_oct.vocabulary import CLASSES
 from med_assets.storage.files import read_json, write_json
 from med_assets.training.accelerator import inference_device
-from med_assets.training.ensemble import AS_IT_IS, Output, Space
+from med_assets.training.ensemble import AS_IT_IS, Output
 from med_assets.training.tensors import demand_fit, load_weights, read_checkpoint
 
 

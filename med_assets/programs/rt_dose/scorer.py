@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from med_assets.metrics.score import Score
+from med_assets.metrics.spread import Space
 from med_assets.program import CasePredictor
 from med_assets.programs.rt_dose.evaluation_settings import EvaluationSettings
 from med_assets.programs.rt_dose.kept import PREDICTION
@@ -13,7 +14,7 @@ from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.score import score_case
 from med_assets.programs.rt_dose.site import Site, load_site
 from med_assets.training.accelerator import inference_device
-from med_assets.training.ensemble import AS_IT_IS, Output, Space
+from med_assets.training.ensemble import AS_IT_IS, Output
 
 
 class DosePredictor(CasePredictor):

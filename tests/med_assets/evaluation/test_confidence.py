@@ -22,6 +22,7 @@ from med_assets.evaluation.confidence import (
 )
 from med_assets.evaluation.novelty import Reference
 from med_assets.experiments import policies
+from med_assets.metrics.spread import Agreement
 from med_assets.records import Calibration, CaseConfidence, CaseScore
 from med_assets.settings import Workspace
 from med_assets.storage.files import write_json
@@ -161,6 +162,40 @@ def test_the_measures_of_classes_levels_and_masks_are_read_from_what_was_predict
     assert of("breast_us") == pytest.approx(0.8, abs=1e-3)
     np.save(tmp_path / "probability.npy", np.array([[0.1, 0.3]], np.float16))
     assert of("breast_us") == pytest.approx(0.7, abs=1e-3)
+
+
+def test_agreement_is_calibrated_beside_the_confidence_and_flags_by_itself() -> None:
+    val, values = scores(30), measured(30)
+    agreed = {name: Agreement(3, 100 * float(value or 0), "Dice", {}) for name, value in values.items()}
+    alone, both = made(val, values), calibrate(P, "e", "c", val, values, NONE, "d", agreed)
+    assert (both.slope, both.intercept, both.note) == (alone.slope, alone.intercept, alone.note)
+    assert (alone.agreement_definition, alone.agreement_slope, alone.agreement_note) == (None, None, None)
+    assert both.agreement_definition == "Dice"
+    assert both.agreement_slope is not None
+    low, high = Agreement(3, 5.0, "Dice", {}), Agreement(3, 95.0, "Dice", {})
+    apart = trust(both, None, P, 0.95, {}, low)
+    assert apart.flags.startswith("low agreement: acceptable with a probability of ")
+    assert apart.measured["agreement of predictions"] == 5.0
+    assert trust(both, None, P, 0.95, {}, high).flags == ""
+    assert trust(both, None, P, 0.05, {}, high).flags.startswith("low confidence")
+    assert "agreement of predictions" not in trust(both, None, P, 0.95, {}).measured
+    # Test cases take no part in it either.
+    other = scores(30, "test", good_from=0, prefix="x")
+    more = agreed | {name: Agreement(3, -float(value or 0), "Dice", {}) for name, value in measured(30, "x").items()}
+    assert calibrate(P, "e", "c", [*val, *other], values, NONE, "d", more) == both
+
+
+def test_agreement_has_a_curve_and_columns_of_its_own() -> None:
+    val = scores(30)
+    keys = {"program": P, "experiment": "e", "checkpoint": "c", "split": "val", "flags": ""}
+    rows = [
+        CaseConfidence.of(keys | {"case_id": score.case_id, "patient_id": score.patient_id, "confidence": 0.5, "agreement": place / 30})
+        for place, score in enumerate(val)
+    ]  # fmt: skip
+    by_confidence, by_agreement = curves(P, val, rows), curves(P, val, rows, "agreement")
+    assert (by_agreement["val"].aurc.mean or 0) < (by_confidence["val"].aurc.mean or 0), "agreement sorts these cases"
+    assert {"AURC", "AURC by agreement", "low agreement"} <= set(confidence_table(rows, by_confidence, by_agreement))
+    assert "AURC by agreement" not in confidence_table(rows, by_confidence)
 
 
 def test_facts_that_are_no_numbers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,22 +15,25 @@ from med_assets.cli import stages
 from med_assets.cli.main import main
 from med_assets.cli.pruning import examine
 from med_assets.errors import CheckpointMismatch, ConfigurationError
+from med_assets.evaluation.confidence import agreement_in
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
 from med_assets.launch import jobs
 from med_assets.launch.training import Launch, checkpoint_of
+from med_assets.metrics.spread import Space
 from med_assets.programs.breast_us.phantom import write_case
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.network import Classifier
 from med_assets.programs.rt_dose.experiment import DoseExperiment
 from med_assets.programs.rt_dose.predict import build_network
-from med_assets.records import AggregateScore, Checkpoint
+from med_assets.records import AggregateScore, Calibration, CaseConfidence, Checkpoint
+from med_assets.reporting.run_status import RunStatus, run_statuses
 from med_assets.settings import Workspace
 from med_assets.storage.artifacts import LocalStore
 from med_assets.storage.files import digest, read_json, write_json, write_text
 from med_assets.training import predict
 from med_assets.training.callbacks import save_tensors
-from med_assets.training.ensemble import Output, Space, average, load_model
+from med_assets.training.ensemble import Output, average, load_model, probabilities
 from med_assets.training.members import Member, write_members
 from med_assets.training.released import trial
 from tests.invented import ingest
@@ -129,7 +132,12 @@ def test_an_ensemble_keeps_the_mean_of_what_its_members_predict(tmp_path: Path, 
     else:
         np.testing.assert_allclose(mean_kept(name, [both]), mean_kept(name, singles), atol=2e-3)
     assert not np.allclose(mean_kept(name, singles[:1]), mean_kept(name, singles[1:]), atol=1e-4), "the members differ"
+    apart = agreement_in(both)
+    assert apart is not None
+    assert apart.n == 2
+    assert apart.agreement < (0 if name == "rt_dose" else 1 - 1e-9)
     one = predicted(store, name, ensemble(store, name, keys[:1]), prepared, tmp_path / "one" / "p")
+    assert agreement_in(one) is None, "one prediction agrees with nothing"
     np.testing.assert_allclose(mean_kept(name, [one]), mean_kept(name, singles[:1]), atol=2e-3)
 
 
@@ -156,18 +164,21 @@ def test_with_its_mirror_image_a_mirrored_case_has_the_mirrored_prediction(tmp_p
 
 
 def test_probabilities_are_averaged_and_not_logits() -> None:
+    def mean(space: Space, *outputs: np.ndarray) -> np.ndarray:
+        found, _ = average(iter([Output(space, each) for each in outputs]))
+        assert found.averaged == len(outputs)
+        assert found.values is not None
+        assert found.values.dtype == outputs[0].dtype
+        return probabilities(space, found.values)
+
     logits = np.array([0.0, 4.0], np.float32)
-    mean = average(iter([Output(Space.LOGITS, logits), Output(Space.LOGITS, -3 * logits)]))
-    assert (mean.averaged, mean.values.dtype) == (2, np.float32)  # type: ignore[union-attr]  # it has values
     exact = (1 / (1 + math.exp(-4)) + 1 / (1 + math.exp(12))) / 2
-    assert 1 / (1 + np.exp(-mean.values)) == pytest.approx([0.5, exact], abs=1e-6)  # type: ignore[operator]  # as above
-    found = average(
-        iter([Output(Space.CLASS_LOGITS, np.log([0.2, 0.8])), Output(Space.CLASS_LOGITS, np.log([0.6, 0.4]))])
-    )
-    assert np.exp(found.values) == pytest.approx([0.4, 0.6])  # type: ignore[arg-type]  # as above
+    assert mean(Space.LOGITS, logits, -3 * logits) == pytest.approx([0.5, exact], abs=1e-6)
+    assert mean(Space.CLASS_LOGITS, np.log([0.2, 0.8]), np.log([0.6, 0.4])) == pytest.approx([0.4, 0.6])
+    assert mean(Space.DOSE_GY, np.array([60.0]), np.array([66.0])) == pytest.approx([63.0])
     with pytest.raises(CheckpointMismatch, match="expected outputs of all members alike"):
         average(iter([Output(Space.DOSE_GY, np.zeros(3)), Output(Space.DOSE_GY, np.zeros(4))]))
-    assert average(iter([Output(Space.CLASS_LOGITS, None)])).values is None
+    assert average(iter([Output(Space.CLASS_LOGITS, None)])) == (Output(Space.CLASS_LOGITS, None), None)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +215,13 @@ def test_each_program_says_which_changes_keep_the_sense_of_a_case(
 # -- through the stages
 
 
+def run_status_of(ws: Workspace) -> RunStatus:
+    """The status of the newest run of the ensemble."""
+    return next(one for one in run_statuses(ws, P) if one.experiment == "ensemble")
+
+
 def weights_at_once(job: Path) -> None:
-    """Run a job in this process: a training ends with the weights that it begins with."""
+    """Run a job in this process: a training ends with its first weights."""
     if (job / jobs.KIND).is_file():
         predict.run(job)
         return
@@ -252,17 +268,27 @@ def test_an_ensemble_is_made_of_its_members_checkpoints_and_goes_through_all_sta
     assert stages.train(ws, P, "ensemble", (), launch).counts == {"new": 0, "reused": 1}
     assert not [one for one in examine(ws, 0.0) if one.name in named and not one.kept], "prune keeps the members"
     assert all(catalog.rows(AggregateScore, name) for name in rows)
+    sure = catalog.rows(CaseConfidence, "ensemble")
+    assert sure
+    assert all(row.agreement is not None and 0 <= row.agreement <= 1 for row in sure)
+    assert {row.agreement for row in catalog.rows(CaseConfidence, "tinyusfm")} == {None}
+    (calibration,) = catalog.rows(Calibration, "ensemble")
+    assert "Dice of each two" in str(calibration.agreement_definition)
+    assert str(calibration.agreement_note).startswith("uncalibrated: ")
     assert "ensemble" in stages.leaderboard(ws, P).tables["leaderboard"].to_string()
 
+    assert run_status_of(ws).stale == ()
     images = tmp_path / "images"
     write_case(images, 99)
     assert main(["predict", P, str(images), "--model", "ensemble", "--out", str(tmp_path / "out")]) == 0
     assert list((tmp_path / "out").rglob("*.dcm"))
+    assert "agreement of predictions" in (tmp_path / "out" / "predictions.csv").read_text()
     capfd.readouterr()
     assert main(["export", f"{P}/ensemble", "--out", str(tmp_path / "export")]) == 1
     assert "got an ensemble, whose members are tinyusfm, segformer" in capfd.readouterr().err
 
     # A member that is trained anew makes another ensemble.
     stages.train(ws, P, "tinyusfm", ("seed=7",), launch)
+    assert run_status_of(ws).stale == ("a member was trained anew, or the code that averages changed",)
     assert stages.train(ws, P, "ensemble", (), launch).counts["new"] == 1
     assert checkpoint_of(ws, P, "ensemble").checkpoint != rows["ensemble"].checkpoint
