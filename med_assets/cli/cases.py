@@ -369,7 +369,7 @@ def review_login(reader: str) -> None:
 @SECTION.command("submit-correction")
 @program
 @case("case id, in full")
-@click.argument("label", type=Value("FILE", Path))
+@click.argument("label", type=Value("FILE", Path), help="corrected DICOM SEG or RTSTRUCT")
 @click.option("--note", type=Value("TEXT"), default="", help="what was corrected, without identity")
 @click.option("--reader", type=Value("NAME"), help="who corrected it; MED_ASSETS_PERSON or the account by default")
 def submit_correction(program: str, case: str, label: Path, note: str, reader: str | None) -> None:
