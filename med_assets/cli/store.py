@@ -6,9 +6,13 @@ import click
 
 from med_assets.cli.commands import Section, Value, one_of, program, table, workspace
 from med_assets.errors import ConfigurationError
+from med_assets.settings import DEIDENTIFICATION
 from med_assets.storage.escaping import csv
 
 SECTION = Section("Home and machine")
+
+FEW_VALUES = 4
+"""More values that may stay are counted in the table of rules, and listed as CSV."""
 
 
 @SECTION.command()
@@ -112,6 +116,38 @@ def audit_trail(elements: bool, complete: bool) -> int:
 
     ws = workspace()
     return trail.show(ws, elements=elements, completed=complete)
+
+
+@SECTION.command()
+@click.argument("profile", type=one_of(*DEIDENTIFICATION), help="profile of de-identification")
+@click.option("--more", is_flag=True, help="only what it keeps beyond the strict profile")
+@click.option("--csv", "as_csv", is_flag=True, help="as CSV, with all values that may stay")
+def deid_rules(profile: str, more: bool, as_csv: bool) -> None:
+    """Print the rules of a profile: each element that may stay, what happens to it, and which values it may have.
+
+    Every element that has no rule is removed.
+    """
+    import pandas as pd
+
+    from med_assets.deidentification.profile import Action
+    from med_assets.deidentification.profiles import PROFILES
+    from med_assets.deidentification.rules import beyond_strict, rules
+
+    chosen = PROFILES[profile]
+    rows = [
+        {
+            "tag": rule.tag, "element": rule.keyword, "VR": rule.vr, "rule": rule.action.name.lower(),
+            "values": "|".join(rule.values) if as_csv or len(rule.values) <= FEW_VALUES else f"{len(rule.values)} values",
+        }
+        for rule in (beyond_strict(chosen) if more else rules(chosen))
+    ]  # fmt: skip
+    if as_csv:
+        print(csv(pd.DataFrame(rows)), end="")
+        return
+    print(table(rows))
+    for action in sorted({row["rule"] for row in rows}):
+        print(f"{action}: {Action[action.upper()].value}")
+    print(f"profile {chosen.label}: {len(rows)} rules; every other element is removed")
 
 
 @SECTION.command()

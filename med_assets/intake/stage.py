@@ -118,7 +118,8 @@ class _Intake:
         key = self._entry_key(hashes)
         if hashes is not None and key and store.has(key):
             folder = store.fetch(key)
-            cases = [CaseVersion.of({**row, "batch": self.batch}) for row in read_json(folder / "rows.json")]
+            rows = read_json(folder / "rows.json")
+            cases = [self._of_earlier_version(CaseVersion.of({**row, "batch": self.batch})) for row in rows]
             if all(store.has(case.artifact) for case in usable(cases)):
                 kept = read_json(folder / "files.json") if (folder / "files.json").is_file() else {}
                 earlier = [["", "taken in by an earlier version"]]
@@ -152,6 +153,14 @@ class _Intake:
                 write_json(folder / "files.json", outcomes)
                 write_json(folder / "counts.json", counts)
         return _Entry(result.cases, found or empty, counts=counts)
+
+    def _of_earlier_version(self, case: CaseVersion) -> CaseVersion:
+        """An accepted case that was kept before its profile was, which is the present one: it is part of the key."""
+        from med_assets.deidentification.profiles import profile_of
+
+        if case.deidentified_by is not None or case.status not in USABLE:
+            return case
+        return replace(case, deidentified_by=profile_of(self.ws, self.program).label)
 
     def _keep(self, stored: StoredCase) -> None:
         """Make the files of an accepted case an artifact."""

@@ -65,6 +65,7 @@ class CaseFacts:
             "DICOM instances": str(newest.n_instances),
             "content hash": newest.content_hash,
             "de-identified files": newest.artifact,
+            "profile of de-identification": newest.deidentified_by or "",
             "prepared arrays": prepared.artifact if prepared else "",
             "split that its sender gave": newest.given_split or "",
         }

@@ -80,6 +80,8 @@ def _arrivals(catalog: Catalog, case_id: str) -> list[str]:
             lines.append(f"  a label that came alone: corrects version {case.parent}{_by(corrections, case.parent)}")
         if case.synthetic:
             lines.append("  marked synthetic in the data")
+        if case.deidentified_by:
+            lines.append(f"  de-identified by the profile {case.deidentified_by}")
         lines += [f"  note ({note.reason_code}): {note.reason}" for note in _notes(catalog, case)]
         after = prepared.get((case.batch, case.version))
         if after:
