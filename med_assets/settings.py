@@ -137,6 +137,12 @@ class Settings:
         return Lake(self.home / "lake", {**records.tables(), **program.fact_tables()})
 
     @property
+    def links(self) -> Path | None:
+        """Folder of the table of links, which MED_ASSETS_LINKS names; None where the site keeps none."""
+        folder = self.options.get("MED_ASSETS_LINKS")
+        return Path(folder).absolute() if folder else None
+
+    @property
     def reports(self) -> Path:
         """Folder of HTML reports."""
         return self.home / "reports"

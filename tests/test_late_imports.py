@@ -9,7 +9,7 @@ HEAVY = {
     "numpy", "scipy", "pandas", "pyarrow", "duckdb", "skimage", "sklearn", "torch", "lightning", "monai", "transformers", "tokenizers",
     "safetensors", "onnx", "onnxruntime", "pymedphys", "numba",
     # files and pictures
-    "pydicom", "pynetdicom", "rapidocr", "highdicom", "nibabel", "nrrd", "rle", "PIL", "matplotlib", "jinja2", "nbformat", "nbclient", "jupyter_client",
+    "pydicom", "pynetdicom", "cryptography", "rapidocr", "highdicom", "nibabel", "nrrd", "rle", "PIL", "matplotlib", "jinja2", "nbformat", "nbclient", "jupyter_client",
     # the world outside
     "tqdm", "boto3", "botocore", "s3transfer", "moto", "werkzeug", "great_expectations", "huggingface_hub", "mlcroissant", "umap", "mlflow", "wandb",
     # what `med-assets --help` does without

@@ -1,4 +1,4 @@
-"""Commands that speak DICOM with other nodes: receive, retrieve."""
+"""Commands that speak DICOM with other nodes, and give results back to original studies: receive, retrieve, link."""
 
 from dataclasses import asdict
 from datetime import date
@@ -84,3 +84,40 @@ def retrieve(
     done = retrieval.run(plan, per_minute)
     print(f"retrieved {done.instances} instances, {done.series} series whole; {done.failed} instances did not come")
     return int(done.failed > 0)
+
+
+@SECTION.command()
+@click.argument("case", type=Value("CASE", names.CASE.check), required=False, help="case id, or its first characters")
+@click.option("--study", type=Value("UID"), help="original or pseudonymous Study Instance UID")
+def link(case: str | None, study: str | None) -> None:
+    """Show which original patient and studies stand behind a case, or which cases are of a study.
+
+    Only where MED_ASSETS_LINKS keeps links, and only for who has the key. Every use is recorded in the audit trail with the person.
+    """
+    from med_assets.deidentification.deidentify import Deidentifier
+    from med_assets.deidentification.links import LinkTable, record_use
+    from med_assets.review.explain import find_case
+
+    if (case is None) == (study is None):
+        raise ConfigurationError("expected a case, or --study with a UID, and not both")
+    ws = workspace()
+    links, pseudonyms = LinkTable(ws), Deidentifier(ws.key)
+    if study is not None:
+        pseudonym, found = links.of_study(study)
+        record_use(ws, "", pseudonym, "study to cases")
+        print(table({"program": each.program, "case": each.case_id} for each in found))
+        print(f"pseudonym of the study: {pseudonym}")
+        return
+    program, case_id = find_case(ws, str(case))
+    record_use(ws, program, case_id, "case to study")
+    linked = links.get(program, case_id)
+    if linked is None:
+        raise ConfigurationError(
+            "expected a link of this case, got none: it was taken in while links were off, or its files came in no form that has them; "
+            "take its batch in again with `med-assets ingest PROGRAM --batch BATCH`"
+        )
+    for header in linked.headers:
+        print(f"study {header.study}, here {pseudonyms.uid(header.study)}")
+        for keyword, value in header.texts.items():
+            if value:
+                print(f"  {keyword}: {value}")

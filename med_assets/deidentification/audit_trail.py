@@ -41,6 +41,7 @@ class Kind(StrEnum):
     DECISION = "reader decision"
     WITHDRAWAL = "withdrawal"
     ACCEPTED = "batch accepted"
+    LINK = "link"
 
 
 @dataclass(frozen=True)

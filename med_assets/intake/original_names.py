@@ -4,8 +4,7 @@ import csv
 import tempfile
 from pathlib import Path
 
-from med_assets.dicom.archives import expand, is_archive
-from med_assets.errors import MedAssetsError
+from med_assets.intake.original_files import original_files
 from med_assets.intake.reader import Readers
 from med_assets.intake.stage import files_table
 from med_assets.settings import Workspace
@@ -27,18 +26,5 @@ def original_roi_names(ws: Workspace, program_name: str, batch: str, case_id: st
     for row in rows:
         members.setdefault(row["file"], []).append(row["member"])
     with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as folder, Readers(ws) as readers:
-        work = Path(folder)
-        there = ws.landing_zone(program_name).originals(program_name, list(members), work / "fetched")
-        paths: list[Path] = []
-        for number, (name, path) in enumerate(there.items()):
-            paths += _members(path, members[name], work / str(number)) if any(members[name]) else [path]
+        paths = original_files(ws, program_name, members, Path(folder))
         return next((list(row["roi_names"]) for row in readers.originals(paths) if row["roi_names"]), [])
-
-
-def _members(archive: Path, names: list[str], out: Path) -> list[Path]:
-    try:
-        if is_archive(archive):
-            expand(archive, out)
-    except (MedAssetsError, OSError):  # what intake read may be gone or replaced since
-        return []
-    return [out / name for name in names if (out / name).is_file()]

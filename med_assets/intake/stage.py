@@ -324,6 +324,16 @@ def _record(
     audit_trail.record(ws, audit_trail.Kind.BATCH, program_name, batch, content)
 
 
+def _files_by_case(rows: Sequence[CaseVersion], entries: Sequence[_Entry]) -> dict[str, dict[str, list[str]]]:
+    """Names and members of the original files of each case that can be used."""
+    found: dict[str, dict[str, list[str]]] = {row.case_id: {} for row in rows if row.status in USABLE}
+    for line in (line for entry in entries for line in entry.files):
+        case_id = line.outcome.removeprefix("case ")
+        if line.outcome.startswith("case ") and case_id in found:
+            found[case_id].setdefault(line.file, []).append(line.member)
+    return found
+
+
 def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them.
 
@@ -371,6 +381,10 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         _write_files(files_table(ws, program_name, batch), [line for entry in entries for line in entry.files])
         rows = [row for entry in entries for row in entry.rows]
         rows = _without_duplicates(_one_row_per_case(rows), usable(others))
+        if ws.links is not None:
+            from med_assets.intake.linking import add_links
+
+            add_links(ws, program_name, _files_by_case(rows, entries))
         counts = {artifact: of for entry in entries for artifact, of in entry.counts.items()}
     else:
         rows = earlier
