@@ -11,7 +11,9 @@ from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.settings import Workspace
+from med_assets.storage.conf import conf_folder
 from tests.med_assets.stages.builders import P, drop
+from tests.med_assets.stages.models import configure
 
 EXPERIMENTS = ("baseline",)
 SHORT = ("schedule.epochs=1", "patches.per_epoch=2", "patches.size=[16,32,32]", "inference.window=[16,32,32]")
@@ -46,6 +48,10 @@ def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoin
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(workspace.home / "dagster"))
+    configure(tmp_path, monkeypatch)
+    for path in conf_folder(P).glob("[a-z]*.yaml"):
+        if path.stem not in ("mean_dose", *EXPERIMENTS):
+            path.unlink()
     for seed in SEEDS:
         drop(workspace, seed)
     run.materialize(workspace, P, EXPERIMENTS, SHORT)

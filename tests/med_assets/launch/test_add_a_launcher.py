@@ -47,15 +47,16 @@ def test_a_launcher_of_the_page_trains_by_command_and_through_the_graph(
         with workspace.store.create(row["artifact"]) as folder:
             shutil.copytree(write_case(tmp_path / "made" / row["case_id"], seed), folder, dirs_exist_ok=True)
 
-    asked = ("launch.launcher=copied", "+launch.copies=night")
-    command = ("-m", "med_assets.cli", "train", f"{P}/baseline", *TINY, "schedule.epochs=1", *asked)
-    done = tree.python(*command)
-    assert done.returncode == 0, done.stderr
+    asked = " ".join((f"med-assets train {P}/baseline", *TINY, "schedule.epochs=1", "launch.launcher=copied"))
+    train, refused = f"{asked} +launch.copies=night", f"{asked} +launch.copies=../elsewhere"
+    done = tree.try_med_assets(train, train, refused)
+    counts = [line for line in done.stdout.splitlines() if "reused" in line]
+    assert ["1 new, 0 reused" in counts[0], "0 new, 1 reused" in counts[1], len(counts)] == [True, True, 2], done.stderr
     assert "training started as shell " in done.stderr
-    assert "1 new, 0 reused" in done.stdout
+    assert done.returncode == 1
+    assert "launch.copies" in done.stderr
     (copy,) = (workspace.home / "tmp" / "night").iterdir()
     assert (workspace.jobs / copy.name / "weights.pt").read_bytes() == (copy / "weights.pt").read_bytes()
-    assert "0 new, 1 reused" in tree.python(*command).stdout
 
     done = tree.python("-c", THROUGH_THE_GRAPH, MED_ASSETS_LAUNCHER="copied")
     assert done.returncode == 0, done.stderr
@@ -63,7 +64,3 @@ def test_a_launcher_of_the_page_trains_by_command_and_through_the_graph(
     assert seen["new"] == 1
     assert seen["training"].startswith("shell ")
     assert len(list((workspace.home / "tmp" / "copies").iterdir())) == 1
-
-    refused = tree.python(*command[:-1], "+launch.copies=../elsewhere")
-    assert refused.returncode == 1
-    assert "launch.copies" in refused.stderr

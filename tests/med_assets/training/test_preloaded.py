@@ -28,7 +28,7 @@ def train(job: Path) -> preloaded.Process:
     return process
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_forked_training_gives_the_bytes_of_an_ordinary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forked, ordinary = (write_job(tmp_path / name, overrides=TINY) for name in ("forked", "ordinary"))
     # As in a process that has imported MONAI, and with it OpenCV and MLflow.

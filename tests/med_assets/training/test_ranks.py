@@ -65,7 +65,7 @@ def start(job: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_two_processes_stopped_and_resumed_make_one_result_and_it_is_that_of_one_process(tmp_path: Path) -> None:
     overrides = (*TINY, "patches.per_epoch=20", "schedule.epochs=2", "schedule.val_every=2", "runtime.save_every_s=0")
     jobs = []

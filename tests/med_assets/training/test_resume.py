@@ -22,8 +22,8 @@ from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
 torch.set_num_threads(1)
 
-KILLS, FEW_KILLS = 12, 4
-"""Deaths in a drill, for each program, and in a plain test, for one: the trainer is the same."""
+KILLS = 12
+"""Deaths of the training of each program."""
 SEED = 20261121
 
 # Imports torch once, then trains in forked children. Each child dies by SIGKILL, with no warning, at one of the points
@@ -116,14 +116,9 @@ def assert_same(whole: Path, broken: Path) -> None:
         assert_equal(first, second, file)
 
 
-@pytest.mark.parametrize(
-    ("name", "kills"),
-    [
-        pytest.param("rt_dose", FEW_KILLS, marks=pytest.mark.slow),
-        *(pytest.param(name, KILLS, marks=pytest.mark.drill) for name in program.registered()),
-    ],
-)
-def test_killed_at_random_points_and_resumed_gives_the_same_bits(name: str, kills: int, tmp_path: Path) -> None:
+@pytest.mark.drill
+@pytest.mark.parametrize("name", program.registered())
+def test_killed_at_random_points_and_resumed_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     builders = builders_of(name)
     # Validation in the second and fourth epoch of five only, so that an epoch without one is resumed too; patience so
     # short that early stopping has a state worth keeping.
@@ -133,11 +128,11 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bits(name: str, kill
     )  # fmt: skip
     whole, broken = (builders.write_job(tmp_path / job, overrides=overrides) for job in ("whole", "broken"))
     done = subprocess.run(
-        [sys.executable, "-c", KILLING, str(whole), str(broken), str(kills), str(SEED)],
+        [sys.executable, "-c", KILLING, str(whole), str(broken), str(KILLS), str(SEED)],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.splitlines()[-1]) == kills
+    assert int(done.stdout.splitlines()[-1]) == KILLS
     assert_same(whole, broken)
     results = [json.loads((job / "result.json").read_text()) for job in (whole, broken)]
     assert [result["resumed"] for result in results] == [False, True]
