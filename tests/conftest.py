@@ -21,6 +21,7 @@ from dagster._core.storage.defs_state.base import DefsStateStorage
 from hypothesis import HealthCheck, settings
 
 from med_assets.launch.jobs import PRELOADED
+from med_assets.reporting import style
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
 
@@ -45,6 +46,10 @@ if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the pare
 
 # The user's cache is neither read nor filled; that of the tests outlives them, since each file of it is named by what made it.
 os.environ["MED_ASSETS_CACHE"] = str(REPOSITORY / ".pytest_cache" / "med_assets")
+
+RESOLUTIONS = {name: getattr(style, name) for name in ("DPI", "PUBLICATION_DPI", "PDF_RASTER_DPI")}
+for _name in RESOLUTIONS:  # half of what a stage costs over a small phantom is the pixels of its pictures
+    setattr(style, _name, 60)
 
 DRILL_FIXTURES = {"slurm_cluster"}
 
@@ -72,6 +77,13 @@ def no_state_of_a_closed_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     closed when the garbage collector comes by, so what the variable then goes back to may belong to an instance that is gone.
     """
     monkeypatch.setattr(DefsStateStorage, "get", classmethod(lambda cls: None))
+
+
+@pytest.fixture
+def full_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures as users get them; those of other tests are small."""
+    for name, dpi in RESOLUTIONS.items():
+        monkeypatch.setattr(style, name, dpi)
 
 
 def settings_of(home: Path) -> dict[str, str]:

@@ -15,6 +15,8 @@ from med_assets.reporting.gamma_plots import plot_gamma
 from med_assets.reporting.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training, plot_trend
 from med_assets.reporting.style import figure, publication
 
+pytestmark = pytest.mark.usefixtures("full_resolution")
+
 SHAPE = (10, 14, 16)
 
 
