@@ -150,6 +150,9 @@ ACCEPT, EXCLUDE, COMMENT, CORRECT = "accept", "exclude", "comment", "correct"
 """Decisions that readers have in every program: of accept and exclude the newest of a case counts; a comment decides nothing, and a correction is
 a new version of the case that intake makes."""
 
+COMMON_DECISIONS = (ACCEPT, EXCLUDE, COMMENT, CORRECT)
+"""Decisions that are no answer to the question of a program."""
+
 
 @record
 class ReaderDecision(Record):

@@ -7,7 +7,7 @@ from med_assets import program
 from med_assets.capabilities import Screens
 from med_assets.catalog import Catalog
 from med_assets.dataset.stage import unlabelled
-from med_assets.records import ACCEPT, COMMENT, EXCLUDE, CaseScore, DatasetCase, PreparedCase, ReaderDecision
+from med_assets.records import COMMON_DECISIONS, CaseScore, DatasetCase, PreparedCase, ReaderDecision
 from med_assets.settings import Settings
 
 S = TypeVar("S", bound=CaseScore)
@@ -20,7 +20,7 @@ def decided(ws: Settings, program_name: str) -> dict[str, str]:
     A case that was prepared, labelled or sent anew with the same pixels and positions keeps its decision; one with other images is read again.
     """
     catalog = Catalog(ws, program_name)
-    decisions = [row for row in catalog.rows(ReaderDecision) if row.decision not in (ACCEPT, EXCLUDE, COMMENT)]
+    decisions = [row for row in catalog.rows(ReaderDecision) if row.decision not in COMMON_DECISIONS]
     if not decisions:
         return {}
     images = {(row.case_id, row.version): row.images_hash for row in catalog.case_versions() if row.images_hash}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from med_assets.catalog import Catalog
 from med_assets.metrics.agreement import Agreement, kappa
-from med_assets.records import ACCEPT, COMMENT, EXCLUDE, ReaderDecision
+from med_assets.records import ACCEPT, COMMENT, CORRECT, EXCLUDE, CaseVersion, ReaderDecision
 
 USE, FINDING = "accept or exclude", "finding"
 """The two questions that readers answer."""
@@ -41,12 +41,14 @@ class ReaderAgreement:
 
 def readings(catalog: Catalog) -> list[Reading]:
     """What readers answered, newest first for each of them; decisions without a reader, of earlier versions, are left out."""
-    sent = {(row.case_id, row.version): row for row in catalog.case_versions()}
+    decisions = catalog.rows(ReaderDecision)
+    read = sorted({row.case_id for row in decisions})
+    sent = {(row.case_id, row.version): row for row in catalog.rows(CaseVersion, where={"case_id": read})}
     answers: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
     patients: dict[str, str] = {}
-    for row in catalog.rows(ReaderDecision):
+    for row in decisions:
         version = sent.get((row.case_id, row.version))
-        if row.reader is None or row.decision == COMMENT or version is None:
+        if row.reader is None or row.decision in (COMMENT, CORRECT) or version is None:
             continue
         question = USE if row.decision in (ACCEPT, EXCLUDE) else FINDING
         answers[question, row.case_id, version.images_hash or row.version][row.reader] = row.decision

@@ -74,11 +74,12 @@ class CaseFacts:
 
 def case_facts(catalog: Catalog, case_id: str) -> CaseFacts | None:
     """All that the page of a case shows; None for a case that is unknown."""
-    versions = sorted((row for row in catalog.case_versions() if row.case_id == case_id), key=lambda row: row.batch)
+    of_case = {"case_id": [case_id]}
+    versions = sorted(catalog.rows(CaseVersion, where=of_case), key=lambda row: row.batch)
     if not versions:
         return None
-    prepared = [row for row in catalog.prepared(versions[-1].batch) if row.case_id == case_id]
-    member = next((row for row in catalog.dataset().cases if row.case_id == case_id), None)
+    prepared = catalog.rows(PreparedCase, versions[-1].batch, where=of_case)
+    member = next(iter(catalog.rows(DatasetCase, where=of_case)), None)
     model, _ = shown(catalog.ws, catalog.program)
     return CaseFacts(
         program=catalog.program,
@@ -87,7 +88,7 @@ def case_facts(catalog: Catalog, case_id: str) -> CaseFacts | None:
         versions=versions,
         prepared=prepared[-1] if prepared else None,
         member=member,
-        assignment=catalog.assignments().get(versions[-1].patient_id),
+        assignment=next(iter(catalog.rows(SplitAssignment, where={"patient_id": [versions[-1].patient_id]})), None),
         facts=_facts(catalog, case_id),
         scores=_scores(catalog, case_id, model.experiment if model else ""),
         model=model.experiment if model else "",
@@ -105,7 +106,7 @@ def _facts(catalog: Catalog, case_id: str) -> list[FactLine]:
 
 def _scores(catalog: Catalog, case_id: str, model: str) -> list[ScoreLine]:
     """The scores of a case, those of `model` first."""
-    rows = [row for row in catalog.rows(CaseScore) if row.case_id == case_id]
+    rows = catalog.rows(CaseScore, where={"case_id": [case_id]})
     rows.sort(key=lambda row: (row.experiment != model, row.experiment))
     return [
         ScoreLine(

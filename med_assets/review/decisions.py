@@ -15,7 +15,7 @@ from med_assets.dataset.stage import withdraw
 from med_assets.deidentification.audit_trail import Kind, person
 from med_assets.deidentification.audited_rows import write_row
 from med_assets.errors import ConfigurationError
-from med_assets.records import ACCEPT, COMMENT, CORRECT, EXCLUDE, USABLE, ReaderDecision
+from med_assets.records import ACCEPT, COMMENT, CORRECT, EXCLUDE, USABLE, CaseVersion, DatasetCase, ReaderDecision
 from med_assets.screening.contract import Decision
 from med_assets.screening.thresholds import screening_of
 from med_assets.settings import Settings
@@ -68,8 +68,7 @@ def decide(ws: Settings, program_name: str, case_id: str, decision: str, note: s
         raise ConfigurationError(f"expected a note of at most {MAX_NOTE_CHARS} characters, got {len(text)}")
     catalog = Catalog(ws, program_name)
     version = _version_read(catalog, case_id, is_comment=decision == COMMENT)
-    before = catalog.rows(ReaderDecision, case_id)
-    return _write(ws, _row(program_name, case_id, version, decision, text, reader or person()), before, known[decision])
+    return _write(ws, _row(program_name, case_id, version, decision, text, reader or person()), known[decision])
 
 
 def _row(program_name: str, case_id: str, version: str, decision: str, note: str, reader: str) -> ReaderDecision:
@@ -84,12 +83,14 @@ def _row(program_name: str, case_id: str, version: str, decision: str, note: str
     )
 
 
-def _write(ws: Settings, row: ReaderDecision, before: Sequence[ReaderDecision], answer: Decision) -> Recorded:
+def _write(ws: Settings, row: ReaderDecision, answer: Decision) -> Recorded:
     write_row(ws, Kind.DECISION, row, by=row.reader or "")
     if answer.withdraws:
         withdraw(ws, row.program, row.case_id, f"read as {row.decision}")
-    was_excluded = is_excluded(before)
-    return Recorded(row, answer.withdraws or is_excluded([*before, row]) != was_excluded)
+    # Read after it was written: another reader may have decided since this one began.
+    rows = Catalog(ws, row.program).rows(ReaderDecision, row.case_id)
+    place = max(n for n, each in enumerate(rows) if each == row)
+    return Recorded(row, answer.withdraws or is_excluded(rows[:place]) != is_excluded(rows[: place + 1]))
 
 
 def is_excluded(decisions: Sequence[ReaderDecision]) -> bool:
@@ -100,10 +101,11 @@ def is_excluded(decisions: Sequence[ReaderDecision]) -> bool:
 
 def _version_read(catalog: Catalog, case_id: str, *, is_comment: bool) -> str:
     """The version of a case that its reader sees: that of the dataset, else the newest that can be used. Raises ConfigurationError."""
-    member = next((row.version for row in catalog.dataset().cases if row.case_id == case_id), None)
+    of_case = {"case_id": [case_id]}
+    member = next((row.version for row in catalog.rows(DatasetCase, where=of_case)), None)
     if member is not None:
         return member
-    sent = sorted((row for row in catalog.case_versions() if row.case_id == case_id), key=lambda row: row.batch)
+    sent = sorted(catalog.rows(CaseVersion, where=of_case), key=lambda row: row.batch)
     if not sent:
         raise ConfigurationError(
             f"expected the id of a case of {catalog.program}, got one that is unknown; see `med-assets cases {catalog.program}`"
@@ -150,5 +152,5 @@ def record(ws: Settings, program_name: str, path: Path, reader: str = "") -> pd.
         for case, answer in sorted(answers.items())
     ]
     for row in rows:
-        _write(ws, row, [], known[row.decision])
+        _write(ws, row, known[row.decision])
     return frame(ReaderDecision, rows)[["case_id", "decision", "note"]]

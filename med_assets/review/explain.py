@@ -1,8 +1,7 @@
 """What happened to one case, from file to model, read from the tables alone."""
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -15,26 +14,22 @@ from med_assets.intake.reasons import remedy
 from med_assets.preparation.labels import label_rows
 from med_assets.records import (
     CORRECT,
+    EXCLUDE,
     USABLE,
     CaseScore,
     CaseVersion,
+    DatasetCase,
     MonitoredScore,
     Prediction,
     PreparedCase,
     ReaderDecision,
+    SplitAssignment,
     Status,
     Withdrawal,
 )
+from med_assets.review.decisions import is_excluded
 from med_assets.settings import Settings, Workspace
 from med_assets.storage import names
-
-
-class _OfCase(Protocol):
-    @property
-    def case_id(self) -> str: ...
-
-
-C = TypeVar("C", bound=_OfCase)
 
 
 def find_case(ws: Settings, start: str) -> tuple[str, str]:
@@ -56,10 +51,6 @@ def find_case(ws: Settings, start: str) -> tuple[str, str]:
     return found[0]
 
 
-def _of(rows: Iterable[C], case_id: str) -> list[C]:
-    return [row for row in rows if row.case_id == case_id]
-
-
 def _outcome(case: CaseVersion | PreparedCase) -> str:
     if case.status in USABLE:
         return "accepted" if case.status == Status.OK else "accepted without a label, to be predicted"
@@ -71,9 +62,9 @@ def _outcome(case: CaseVersion | PreparedCase) -> str:
 
 def _arrivals(catalog: Catalog, case_id: str) -> list[str]:
     lines = []
-    prepared = {(case.batch, case.version): case for case in _of(catalog.prepared(), case_id)}
+    prepared = {(case.batch, case.version): case for case in catalog.rows(PreparedCase, where={"case_id": [case_id]})}
     corrections = [row for row in catalog.rows(ReaderDecision, case_id) if row.decision == CORRECT]
-    for case in _of(catalog.case_versions(), case_id):
+    for case in catalog.rows(CaseVersion, where={"case_id": [case_id]}):
         arrived = f"{case.n_instances} DICOM instances, version {case.version or '-'}"
         lines.append(f"batch {case.batch}: {arrived}, {_outcome(case)}")
         if case.parent:
@@ -107,7 +98,7 @@ def _notes(catalog: Catalog, case: CaseVersion) -> list[CaseVersion]:
 
 
 def _facts(catalog: Catalog, case_id: str) -> list[str]:
-    found = _of(catalog.facts(), case_id)
+    found = [row for row in catalog.facts() if row.case_id == case_id]
     if not found:
         return []
     specs = program.get(catalog.program).facts
@@ -117,7 +108,11 @@ def _facts(catalog: Catalog, case_id: str) -> list[str]:
 def _labels(catalog: Catalog, case_id: str) -> list[str]:
     """The labels of the newest version that was prepared, as its source has them; of one that is still in the store."""
     store = catalog.ws.store
-    kept = [case.artifact for case in _of(catalog.prepared(), case_id) if case.artifact and store.has(case.artifact)]
+    kept = [
+        case.artifact
+        for case in catalog.rows(PreparedCase, where={"case_id": [case_id]})
+        if case.artifact and store.has(case.artifact)
+    ]
     rows = label_rows(catalog.program, store.fetch(kept[-1])) if kept else []
     frame = pd.DataFrame([row.shown() for row in rows])
     lines = frame.to_string(index=False, na_rep="-").splitlines() if rows else []
@@ -132,14 +127,14 @@ def batches_by_version(catalog: Catalog) -> dict[tuple[str, str], str]:
 
 def _newest(catalog: Catalog, case_id: str) -> CaseVersion | PreparedCase:
     """What came last of a case, as prepared where it came so far."""
-    sent = _of(catalog.case_versions(), case_id)[-1]
-    prepared = _of(catalog.prepared(sent.batch), case_id)
+    sent = catalog.rows(CaseVersion, where={"case_id": [case_id]})[-1]
+    prepared = catalog.rows(PreparedCase, sent.batch, where={"case_id": [case_id]})
     return prepared[-1] if prepared and sent.status in USABLE else sent
 
 
 def _roi_names(ws: Workspace, catalog: Catalog, case_id: str) -> list[str]:
     """Names of the original structure set that mean nothing here, with proposals; they may identify a patient and go no further."""
-    name, sent = catalog.program, _of(catalog.case_versions(), case_id)
+    name, sent = catalog.program, catalog.rows(CaseVersion, where={"case_id": [case_id]})
     chosen = program.get(name)
     if not sent or not isinstance(chosen, RequiredStructures):
         return []
@@ -155,7 +150,11 @@ def _roi_names(ws: Workspace, catalog: Catalog, case_id: str) -> list[str]:
 
 def _held_back(catalog: Catalog, case_id: str) -> list[str]:
     """Why an accepted case is not in the dataset: the audit holds its batch back."""
-    audits = [audit for case in accepted(_of(catalog.prepared(), case_id)) if (audit := catalog.audit(case.batch))]
+    audits = [
+        audit
+        for case in accepted(catalog.rows(PreparedCase, where={"case_id": [case_id]}))
+        if (audit := catalog.audit(case.batch))
+    ]
     return [
         f"not in the dataset: of its batch {audit.batch} {audit.n_quarantined} of {audit.n_cases} cases are quarantined, more than "
         f"a share of {audit.max_quarantined_share:g}; `med-assets accept-batch {catalog.program} {audit.batch} --reason TEXT` lets it in"
@@ -166,9 +165,15 @@ def _held_back(catalog: Catalog, case_id: str) -> list[str]:
 
 def _membership(catalog: Catalog, case_id: str) -> list[str]:
     withdrawn = catalog.rows(Withdrawal, case_id)
-    member = _of(catalog.dataset().cases, case_id)
+    member = catalog.rows(DatasetCase, where={"case_id": [case_id]})
     if withdrawn:
         return [f"withdrawn: {withdrawn[-1].reason}"]
+    decisions = catalog.rows(ReaderDecision, case_id)
+    if is_excluded(decisions):
+        last = next(row for row in reversed(decisions) if row.decision == EXCLUDE)
+        return [
+            f"excluded by {last.reader or 'a reader'} at {last.read_at}: {last.note}; `med-assets decide {catalog.program} {case_id} accept` lets it in again"
+        ]
     if not member:
         return _prediction(catalog, case_id) or _held_back(catalog, case_id) or ["not in the dataset"]
     version = member[0].version
@@ -180,7 +185,8 @@ def _membership(catalog: Catalog, case_id: str) -> list[str]:
             f"  what came last, in batch {newest.batch}, is quarantined and changed nothing: version {version} of batch {counts} "
             "counts, for training and evaluation, until a correction is accepted or the case is withdrawn"
         )
-    assignment = catalog.assignments().get(member[0].patient_id)
+    of_patient = catalog.rows(SplitAssignment, where={"patient_id": [member[0].patient_id]})
+    assignment = of_patient[0] if of_patient else None
     if assignment is None:
         return [*lines, "its patient has no split yet"]
     return [
@@ -193,7 +199,7 @@ def _prediction(catalog: Catalog, case_id: str) -> list[str]:
     """What the champion says of a case to predict; nothing for other cases."""
     if _newest(catalog, case_id).status != Status.TO_PREDICT:
         return []
-    made = _of(catalog.rows(Prediction), case_id)
+    made = catalog.rows(Prediction, where={"case_id": [case_id]})
     if not made:
         return [
             f"in no dataset, since it has no label; it waits for the champion: `med-assets predict {catalog.program}`"
@@ -212,11 +218,11 @@ def _models(catalog: Catalog, case_id: str) -> list[str]:
     primary = program.get(catalog.program).primary_metric
     deciding = primary.name, primary.subject
     lines = []
-    for score in _of(catalog.rows(CaseScore), case_id):
+    for score in catalog.rows(CaseScore, where={"case_id": [case_id]}):
         if (score.metric, score.subject) == deciding:
             value = "undefined" if score.value is None else f"{score.value:.3f} {score.unit}"
             lines.append(f"  {score.experiment} ({score.checkpoint}): {primary.name} {primary.subject} {value}")
-    for watched in _of(catalog.rows(MonitoredScore), case_id):
+    for watched in catalog.rows(MonitoredScore, where={"case_id": [case_id]}):
         if (watched.metric, watched.subject) == deciding and watched.value is not None:
             seen = "seen in training" if watched.seen_in_training else "not seen in training"
             text = f"{primary.name} {primary.subject} {watched.value:.3f} {watched.unit}"

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from med_assets import program
 from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError
+from med_assets.records import CORRECT
 from med_assets.review.agreement import agreements, readings
 from med_assets.review.decisions import COMMON, answers_of, decide
 from med_assets.review.site import Site, case_of, case_url, form, is_partial, reader_of, refused
@@ -84,6 +85,10 @@ def routes(site: Site) -> list[BaseRoute]:
 def _decided(site: Site, request: Request, catalog: Catalog, case_id: str, given: Mapping[str, str]) -> Response:
     """Record a decision; the page of the case follows, or for a script an answer without text."""
     decision, note = given.get("decision", ""), given.get("note", "")
+    if decision == CORRECT:
+        return refused(
+            site, request, 422, "expected a corrected label with a correction; a decision alone corrects nothing"
+        )
     try:
         recorded = decide(site.ws, catalog.program, case_id, decision, note, reader_of(request))
     except ConfigurationError as error:

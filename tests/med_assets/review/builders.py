@@ -31,22 +31,24 @@ def add_cases(ws: Settings, program_name: str, cases: list[CaseRow], batch: str 
     """Write the tables of one batch and what follows from them; each case is of a patient of its own."""
     catalog = Catalog(ws, program_name)
     versions = [
-        CaseVersion(
-            program=program_name,
-            batch=batch,
-            case_id=case.case_id,
-            patient_id=f"p{case.case_id}",
-            version=f"v{case.case_id}",
-            content_hash=f"c{case.case_id}",
-            images_hash=f"i{case.case_id}",
-            artifact="" if case.status == Status.QUARANTINED else f"raw/{case.case_id}",
-            given_split=None,
-            n_instances=12,
-            synthetic=True,
-            status=case.status,
-            reason_code="geometry" if case.reason else None,
-            reason=case.reason,
-            deidentified_by="strict",
+        CaseVersion.of(
+            {
+                "program": program_name,
+                "batch": batch,
+                "case_id": case.case_id,
+                "patient_id": f"p{case.case_id}",
+                "version": f"v{case.case_id}",
+                "content_hash": f"c{case.case_id}",
+                "images_hash": f"i{case.case_id}",
+                "artifact": "" if case.status == Status.QUARANTINED else f"raw/{case.case_id}",
+                "given_split": None,
+                "n_instances": 12,
+                "synthetic": True,
+                "status": case.status,
+                "reason_code": "geometry" if case.reason else None,
+                "reason": case.reason,
+                "deidentified_by": "strict",
+            }
         )
         for case in cases
     ]

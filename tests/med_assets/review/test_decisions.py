@@ -15,6 +15,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.promotion.champions import rollback
 from med_assets.records import CaseVersion, Champion, ReaderDecision, Status
 from med_assets.review.decisions import MAX_NOTE_CHARS, decide
+from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from tests.med_assets.review.builders import BATCH, CaseRow, add_cases, client, send_again, token_of
 
@@ -55,6 +56,7 @@ def test_an_exclusion_changes_the_dataset_and_what_depends_on_it_and_an_acceptan
     result = dataset(ws, P)
     splits(ws, P)
     assert cases_of(ws) == ["a2"]
+    assert "excluded by reader two at " in explain_case(ws, "a1")
     assert result.counts["excluded"] == 1
     assert result.data_version != before.version
     assert Catalog(ws, OTHER).dataset() == other
@@ -184,6 +186,7 @@ def test_a_browser_decides_and_the_dataset_follows(ws: Workspace) -> None:
         assert "<i>motion" not in page
         script = {"x-review-token": token, "x-partial": "true"}
         assert browser.post(path, data={"decision": "accept"}, headers=script).status_code == 204
+        assert browser.post(path, data={"decision": "correct", "note": "x"}, headers=script).status_code == 422
         answer = browser.post(path, data={"decision": "exclude", "note": " "}, headers=script)
         assert (answer.status_code, answer.text) == (422, "expected a reason with exclude, got none")
         assert (
@@ -204,6 +207,7 @@ def test_the_same_images_are_needed_for_an_answer_and_not_for_an_exclusion(
     decide(workspace, OTHER, "a1", "sacralised", "", "Ana")
     decide(workspace, OTHER, "a1", "comment", "sure", "Ana")
     decide(workspace, OTHER, "a1", "accept", "", "Ben")
+    decide(workspace, OTHER, "a1", "correct", "label of L4", "Ben")
     assert decided(workspace, OTHER) == {"a1": "sacralised"}
     path = tmp_path / "queue.csv"
     path.write_text("case_id,decision,note\na2,normal,\n")
