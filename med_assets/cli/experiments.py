@@ -410,11 +410,16 @@ def fetch(program: str, name: str | None) -> None:
     "--layout", type=one_of("nnunet", "totalsegmentator"), default="nnunet", help="layout of folders and names"
 )
 @click.option("--id", "number", type=Value("N", int), default=501, help="nnunet: id of the dataset, 1 to 999")
-def export_dataset(program: str, dest: Path, layout: str, number: int) -> None:
+@click.option(
+    "--folds",
+    is_flag=True,
+    help="divide the training cases by our folds, for models that are averaged; validation cases go out without labels",
+)
+def export_dataset(program: str, dest: Path, layout: str, number: int, folds: bool) -> None:
     """Write the images and labels of a segmentation program with our splits, in the layout of nnU-Net v2 or TotalSegmentator."""
     from med_assets.evaluation.segmentation_files import write_dataset
 
-    written = write_dataset(workspace(), program, dest, number, layout)
+    written = write_dataset(workspace(), program, dest, number, layout, folds=folds)
     print(f"{written.folder}: {', '.join(f'{n} {split}' for split, n in written.cases.items())}")
 
 

@@ -6,7 +6,7 @@ within the fold too. It is done on request: it costs a training per fold, and no
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from med_assets.dataset.splits import SPLITS, hash_fraction, split_policy
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.aggregates import aggregate, side_by_side
 from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases
-from med_assets.experiments.configuration import RELEASED, Experiment
+from med_assets.experiments.configuration import Experiment
 from med_assets.launch.training import Launch, experiment, in_order, trained
 from med_assets.records import FoldScore
 from med_assets.requested_records import Fold
@@ -118,45 +118,40 @@ def learning(
     return sorted(found, key=lambda case: case.case_id)
 
 
-def demand_untaught(chosen: Experiment, whom: str) -> None:
-    """Raise ConfigurationError for an experiment whose initial weights or teacher are of the program and have learned of `whom`."""
-    if chosen.initial != "random" and not chosen.initial.startswith(RELEASED):
-        raise ConfigurationError(
-            f"{chosen.program}/{chosen.name}: expected an experiment with random or released initial weights, got "
-            f"{chosen.initial!r}, which was trained on {whom}"
-        )
-    if chosen.teacher:
-        raise ConfigurationError(
-            f"{chosen.program}/{chosen.name}: its teacher {chosen.teacher} was trained on {whom}; take {chosen.teacher}, or an "
-            "experiment without teacher"
-        )
-
-
 def sources_of(ws: Settings, program_name: str, chosen: Experiment) -> list[str]:
     """The experiments that one is made from, each after those that it is made from itself.
 
-    Raises ConfigurationError where one of them starts from the champion, which has seen patients of every fold.
+    Raises ConfigurationError where one of them starts from the champion, which has seen all patients.
     """
     found = in_order(ws, program_name, chosen.needs())
     for one in (*(experiment(ws, program_name, name) for name in found), chosen):
         if one.initial == "champion":
             raise ConfigurationError(
-                f"{program_name}/{chosen.name}: expected initial weights that are trained anew in each fold, got those of the champion for "
-                f"{one.name}, which was trained on patients of other folds; name the champion's experiment as initial"
+                f"{program_name}/{chosen.name}: expected initial weights that are trained anew on the patients of a fold or of a size alone, got "
+                f"those of the champion for {one.name}, which was trained on others too; name the champion's experiment as initial"
             )
     return found
 
 
 def trained_within(
-    ws: Settings, program_name: str, chosen: Experiment, cases: Sequence[Case], launch: Launch | None = None
+    ws: Settings,
+    program_name: str,
+    chosen: Experiment,
+    cases: Sequence[Case],
+    launch: Launch | None = None,
+    changed: Callable[[Experiment], Experiment] = lambda one: one,
 ) -> tuple[str, list[bool]]:
-    """Key of a checkpoint that has seen these cases alone, and so have those that it is made from; of each of them whether it was made now."""
+    """Key of a checkpoint that has seen these cases alone, and so have those that it is made from; of each of them whether it was made now.
+
+    `changed` says how each experiment is trained, its own schedule unless given.
+    """
     made: dict[str, str] = {}
     fresh: list[bool] = []
     for name in sources_of(ws, program_name, chosen):
-        made[name], new = trained(ws, program_name, experiment(ws, program_name, name), cases, launch, sources=made)
+        source = changed(experiment(ws, program_name, name))
+        made[name], new = trained(ws, program_name, source, cases, launch, sources=made)
         fresh.append(new)
-    key, new = trained(ws, program_name, chosen, cases, launch, sources=made)
+    key, new = trained(ws, program_name, changed(chosen), cases, launch, sources=made)
     return key, [*fresh, new]
 
 

@@ -18,11 +18,11 @@ from med_assets.catalog import Case, Catalog
 from med_assets.dataset.reader_decisions import with_reader_decisions
 from med_assets.dataset.splits import hash_fraction
 from med_assets.errors import ConfigurationError
-from med_assets.evaluation.crossvalidation import demand_untaught
+from med_assets.evaluation.crossvalidation import sources_of, trained_within
 from med_assets.evaluation.scoring import demand_scores, record_failures, score_cases
 from med_assets.experiments import policies
 from med_assets.experiments.configuration import Experiment
-from med_assets.launch.training import Launch, experiment, learning_cases, trained
+from med_assets.launch.training import Launch, experiment, learning_cases
 from med_assets.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, Interval, mean_with_interval, paired_difference
 from med_assets.metrics.power_law import PowerLaw, fit
 from med_assets.records import CaseScore
@@ -128,11 +128,11 @@ def learning_curve(
 ) -> StageResult:
     """Train and score an experiment on nested sets of patients; what the same inputs gave before is reused, also after an interruption.
 
-    Raises ConfigurationError for sizes that there are no patients for, and for an experiment whose initial weights are of the program and
-    have seen all patients.
+    What it is made from, such as initial weights of another experiment, a teacher or members, is trained on the same patients. Raises
+    ConfigurationError for sizes that there are no patients for, and for initial weights of the champion, which has seen all patients.
     """
     chosen = experiment(ws, program_name, name, overrides)
-    demand_untaught(chosen, "all training patients")
+    sources_of(ws, program_name, chosen)
     learning = learning_cases(ws, program_name)
     patients = len({case.patient_id for case in learning if case.split == "train"})
     wanted, times = plan(program_name, name, sizes, repeats, patients)
@@ -146,9 +146,10 @@ def learning_curve(
     table: list[CurvePoint] = []
     scores: list[CurveScore] = []
     for one in sets:
-        sized = in_as_many_steps(chosen, one.n_train, most)
-        key, fresh = trained(ws, program_name, sized, one.cases, launch)
-        counts["new" if fresh else "reused"] += 1
+        changed = partial(in_as_many_steps, n_train=one.n_train, most=most)
+        key, fresh = trained_within(ws, program_name, chosen, one.cases, launch, changed)
+        counts["new"] += sum(fresh)
+        counts["reused"] += len(fresh) - sum(fresh)
         result = read_json(ws.store.fetch(key) / "result.json")
         scored, _, failed = score_cases(ws, program_name, key, val, launch)
         failures |= failed
@@ -194,7 +195,7 @@ def learning_curve(
                 n_val=len(val),
                 n_failed=len(failed),
                 checkpoint=key,
-                experiment_hash=sized.hash(),
+                experiment_hash=changed(chosen).hash(),
                 dataset_version=version,
                 synthetic=any(case.synthetic for case in one.cases),
                 steps=result.get("steps"),

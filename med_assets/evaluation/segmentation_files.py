@@ -4,7 +4,7 @@ nnU-Net v2, documentation/dataset_format.md: `imagesTr/CASE_0000.ENDING`, `label
 what it reads from its preprocessed folder. Folders as TotalSegmentator has them: `CASE/ct.nii.gz`, `CASE/segmentations/LABEL.nii.gz`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,10 +60,14 @@ def task_of(program_name: str) -> SegmentationTask:
     return chosen
 
 
-def write_dataset(ws: Settings, program_name: str, dest: Path, number: int, layout: str = NNUNET) -> Written:
+def write_dataset(
+    ws: Settings, program_name: str, dest: Path, number: int, layout: str = NNUNET, *, folds: bool = False
+) -> Written:
     """Write the dataset with our splits; case names are pseudonyms. `number` is nnU-Net's id of the dataset, 1 to 999.
 
-    Raises ConfigurationError where there is no case, or something is at the folder already.
+    With `folds` the training cases are divided by our folds of patients, for a cross-validation whose models are averaged, and validation
+    cases are written as test cases are, without labels: no model is to have seen one. Raises ConfigurationError where there is no case, or
+    something is at the folder already, and for `folds` where the training cases are of fewer than two.
     """
     task, cases = task_of(program_name), Catalog(ws, program_name).cases()
     if not 1 <= number <= MAX_ID:
@@ -79,19 +83,21 @@ def write_dataset(ws: Settings, program_name: str, dest: Path, number: int, layo
     folder = dest / (f"Dataset{number:03d}_{program_name}" if layout == NNUNET else program_name)
     if folder.exists():
         raise ConfigurationError(f"expected a folder that is not there yet, got {folder.name} in the destination")
+    by_split = {split: sorted(case.case_id for case in cases if case.split == split) for split in ("train", "val")}
+    divisions = _folds([case for case in cases if case.split == "train"]) if folds else [by_split]
+    held_back = (*HELD_BACK, SPLIT) if folds else HELD_BACK
     for case in cases:
-        image, label = _places(task, folder, case, layout)
+        image, label = _places(task, folder, case, layout, held_back)
         image.parent.mkdir(parents=True, exist_ok=True)
         if label is not None:
             label.parent.mkdir(parents=True, exist_ok=True)
         task.write_image_and_label(ws.store.fetch(case.artifact), image, label)
-    by_split = {split: sorted(case.case_id for case in cases if case.split == split) for split in ("train", "val")}
-    write_json(folder / "splits_final.json", [by_split])
+    write_json(folder / "splits_final.json", divisions)
     if layout == NNUNET:
         described = {
             "channel_names": {"0": task.channel},
             "labels": {"background": 0, task.label_name: 1},
-            "numTraining": sum(map(len, by_split.values())),
+            "numTraining": sum(len(members) for members in divisions[0].values()),
             "file_ending": task.file_ending,
             "dataset_version": Catalog(ws, program_name).dataset().version,
         }
@@ -102,8 +108,25 @@ def write_dataset(ws: Settings, program_name: str, dest: Path, number: int, layo
     return Written(folder, counts)
 
 
-def _places(task: SegmentationTask, folder: Path, case: Case, layout: str) -> tuple[Path, Path | None]:
-    held_back, ending = case.split in HELD_BACK, task.file_ending
+def _folds(training: Sequence[Case]) -> list[dict[str, list[str]]]:
+    """Training and validation cases of each fold of a cross-validation within the training cases. Raises ConfigurationError."""
+    numbers = sorted({case.fold for case in training if case.fold is not None})
+    if len(numbers) < 2:
+        raise ConfigurationError(f"expected training patients in two folds or more, got {len(numbers)}; take in more")
+    return [
+        {
+            "train": sorted(case.case_id for case in training if case.fold != number),
+            "val": sorted(case.case_id for case in training if case.fold == number),
+        }
+        for number in numbers
+    ]
+
+
+def _places(
+    task: SegmentationTask, folder: Path, case: Case, layout: str, splits: Collection[str]
+) -> tuple[Path, Path | None]:
+    """Where image and label go; a case of the splits that are held back has no label."""
+    held_back, ending = case.split in splits, task.file_ending
     if layout == TOTALSEGMENTATOR:
         label = folder / case.case_id / "segmentations" / f"{task.label_name}{ending}"
         return folder / case.case_id / f"ct{ending}", None if held_back else label

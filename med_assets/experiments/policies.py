@@ -205,7 +205,7 @@ class Monitoring(Settings):
 class LearningCurve(Settings):
     """Which experiment is trained on ever more patients, and on how many; it is costly, so that a person starts it."""
 
-    experiment: str = Field(description="experiment with random or released initial weights")
+    experiment: str = Field(description="experiment with any initial weights but those of the champion")
     sizes: tuple[int, ...] = Field(
         min_length=2, description="training patients, count; those above the present number wait for more patients"
     )

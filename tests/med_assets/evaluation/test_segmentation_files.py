@@ -108,6 +108,33 @@ def test_pictures_go_out_with_our_splits_and_come_back_as_an_experiment_that_is_
         import_predictions(ws, name, "tinyusfm", predictions)
 
 
+def test_the_folds_of_a_cross_validation_are_those_of_our_patients_and_hold_no_validation_case(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    name, ws = "breast_us", workspace
+    splits = dataset(ws, name, 7)
+    for fold in (1, 3):
+        rows = [{**row, "fold": fold if row["split"] == "train" else 0} for row in ws.lake.rows("splits", name)]
+        ws.lake.write("splits", name, rows)
+        if fold == 1:
+            with pytest.raises(ConfigurationError, match="two folds or more, got 1"):
+                write_dataset(ws, name, tmp_path, 7, folds=True)
+    rows = ws.lake.rows("splits", name)
+    known = [row["patient_id"] for row in rows if row["split"] == "train"]
+    first = set(known[:2])
+    ws.lake.write("splits", name, [{**row, "fold": 1 if row["patient_id"] in first else row["fold"]} for row in rows])
+    folder = write_dataset(ws, name, tmp_path, 7, folds=True).folder
+    folds = json.loads((folder / "splits_final.json").read_text())
+    assert len(folds) == 2
+    of_first = {case.case_id for case in Catalog(ws, name).cases("train") if case.patient_id in first}
+    assert [set(fold["val"]) for fold in folds] == [of_first, set(splits["train"]) - of_first]
+    assert all(sorted(fold["train"] + fold["val"]) == sorted(splits["train"]) for fold in folds)
+    assert {path.stem for path in (folder / "labelsTr").iterdir()} == set(splits["train"])
+    held_back = {path.name.removesuffix("_0000.png") for path in (folder / "imagesTs").iterdir()}
+    assert held_back == {*splits["val"], *splits["test"]}
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == len(splits["train"])
+
+
 def test_volumes_go_out_in_both_layouts_and_a_mask_of_another_grid_is_refused_alone(
     workspace: Workspace, tmp_path: Path
 ) -> None:

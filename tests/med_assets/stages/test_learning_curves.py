@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from med_assets.catalog import Case
+from med_assets.catalog import Case, Catalog
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import learning_curves as stage
@@ -16,6 +16,7 @@ from med_assets.metrics.score import Score
 from med_assets.reporting.evaluation_sections import learning_curves
 from med_assets.reporting.html import Section
 from med_assets.reporting.report_facts import gather
+from med_assets.requested_records import CurvePoint
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json
 from tests.med_assets.stages import models
@@ -124,6 +125,22 @@ def test_two_sizes_give_a_difference_but_no_prediction(ws: Workspace, launch: Ca
     assert shown[1].startswith("-1.650")
 
 
+def test_initial_weights_and_members_are_trained_on_the_patients_of_a_size_alone(
+    ws: Workspace, launch: Callable[[Path], None]
+) -> None:
+    result = stages.learning_curve(ws, P, "baseline", [2, 8], overrides=["initial=deeper_unet"], launch=launch)
+    assert result.counts["new"] == 4, "the initial weights and the experiment, of each size"
+    assert stages.learning_curve(ws, P, "ensemble", [2, 8], launch=launch).counts["new"] == 6, "deeper_unet was trained"
+    for name in ("baseline", "ensemble"):
+        for point in Catalog(ws, P).rows(CurvePoint, name):
+            made = read_json(ws.store.fetch(point.checkpoint) / "provenance.json")
+            learned = {case["case_id"] for case in made["cases"] if case["split"] == "train"}
+            assert len(learned) == point.n_patients
+            for key in made.get("members") or [made["initial"]]:
+                before = read_json(ws.store.fetch(key) / "provenance.json")["cases"]
+                assert {case["case_id"] for case in before if case["split"] == "train"} == learned
+
+
 def test_an_interrupted_curve_goes_on_with_the_sizes_that_are_missing(
     ws: Workspace, launch: Callable[[Path], None]
 ) -> None:
@@ -145,7 +162,7 @@ def test_written_sizes_wait_for_patients_and_given_ones_are_refused(
         stages.learning_curve(ws, P, "baseline", [2, 9])
     with pytest.raises(ConfigurationError, match="expected the sizes to try, got none; give --sizes"):
         stages.learning_curve(ws, P, "grad_loss")
-    with pytest.raises(ConfigurationError, match="got 'champion', which was trained on all training patients"):
+    with pytest.raises(ConfigurationError, match="got those of the champion for baseline"):
         stages.learning_curve(ws, P, "baseline", overrides=["initial=champion"])
 
 
