@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from med_assets.errors import MedAssetsError
-from med_assets.review import pages, worklist_pages
+from med_assets.review import correction_pages, pages, worklist_pages
 from med_assets.review.access import Access
 from med_assets.review.gate import Gate
 from med_assets.review.site import Site, refused
@@ -29,7 +29,12 @@ from med_assets.settings import Settings
 STATIC = Path(__file__).parent / "static"
 """Scripts and styles, which the installed package has beside this module."""
 
-ROUTES: tuple[Callable[[Site], Sequence[BaseRoute]], ...] = (pages.routes, worklist_pages.routes, viewing.routes)
+ROUTES: tuple[Callable[[Site], Sequence[BaseRoute]], ...] = (
+    pages.routes,
+    worklist_pages.routes,
+    correction_pages.routes,
+    viewing.routes,
+)
 """The pages, in the order in which a path is looked for."""
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 
 from med_assets import program as programs
 from med_assets.catalog import Catalog, usable
-from med_assets.deidentification.audit_trail import person
 from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.profiles import profile_of
 from med_assets.dicom.discover import Rejection, scan_file
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.intake.corrections import LABELS, Corrected, find
 from med_assets.landing.folder import LocalLanding
-from med_assets.records import CORRECT, ReaderDecision
-from med_assets.review.decisions import decide
-from med_assets.settings import Workspace
+from med_assets.records import ReaderDecision
+from med_assets.review.decisions import record_correction
+from med_assets.settings import Settings, Workspace
 from med_assets.storage.files import sync
 
 MAX_LABEL_BYTES = 512 * 2**20
@@ -55,7 +54,7 @@ def submit(ws: Workspace, program_name: str, case_id: str, label: Path, note: st
     _require_label_of(ws, program_name, case_id, label)
     with label.open("rb") as stream:
         entry = f"{ENTRY}{hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
-    recorded = decide(ws, program_name, case_id, CORRECT, note or "corrected label", reader or person())
+    recorded = record_correction(ws, program_name, case_id, note, reader)
     target = zone.folder(program_name) / entry
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +67,7 @@ def submit(ws: Workspace, program_name: str, case_id: str, label: Path, note: st
             sync(whole / "label.dcm")
             whole.rename(target)
         sync(target.parent)
-    return Submitted(entry, recorded.row)
+    return Submitted(entry, recorded)
 
 
 def _require_label_of(ws: Workspace, program_name: str, case_id: str, label: Path) -> None:
@@ -98,13 +97,18 @@ def export_case(ws: Workspace, program_name: str, case_id: str, out: Path) -> li
 
     Raises ConfigurationError for an unknown case, one that is quarantined, and a folder that holds something.
     """
+    stored = stored_files(ws, program_name, case_id)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigurationError(f"expected a folder that is empty or not there, got {out.name}, which holds something")
+    out.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(path, out / path.name)) for path in stored]
+
+
+def stored_files(ws: Settings, program_name: str, case_id: str) -> list[Path]:
+    """Return the stored, de-identified DICOM files of the newest version of a case that can be used. Raises ConfigurationError where there is none."""
     sent = [row for row in usable(Catalog(ws, program_name).case_versions()) if row.case_id == case_id]
     if not sent:
         raise ConfigurationError(
             f"expected the id of a case of {program_name} that can be used, got none; see `med-assets cases {program_name}`"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigurationError(f"expected a folder that is empty or not there, got {out.name}, which holds something")
-    out.mkdir(parents=True, exist_ok=True)
-    stored = ws.store.fetch(max(sent, key=lambda row: row.batch).artifact)
-    return [Path(shutil.copyfile(path, out / path.name)) for path in sorted(stored.glob("*.dcm"))]
+    return sorted(ws.store.fetch(max(sent, key=lambda row: row.batch).artifact).glob("*.dcm"))

@@ -30,7 +30,6 @@ COMMON: Mapping[str, Decision] = {
     ACCEPT: Decision("the case is fit for the dataset; brings an excluded one in again"),
     EXCLUDE: Decision("the case stays out of the dataset until it is accepted; needs a reason"),
     COMMENT: Decision("a remark, which decides nothing"),
-    CORRECT: Decision("a corrected label was submitted, which intake makes a new version of"),
 }
 """What readers decide in every program."""
 
@@ -69,6 +68,16 @@ def decide(ws: Settings, program_name: str, case_id: str, decision: str, note: s
     catalog = Catalog(ws, program_name)
     version = _version_read(catalog, case_id, is_comment=decision == COMMENT)
     return _write(ws, _row(program_name, case_id, version, decision, text, reader or person()), known[decision])
+
+
+def record_correction(ws: Settings, program_name: str, case_id: str, note: str, reader: str = "") -> ReaderDecision:
+    """Record who submitted a corrected label of a case, and of which version. Raises ConfigurationError as `decide` does."""
+    if len(text := note.strip()) > MAX_NOTE_CHARS:
+        raise ConfigurationError(f"expected a note of at most {MAX_NOTE_CHARS} characters, got {len(text)}")
+    version = _version_read(Catalog(ws, program_name), case_id, is_comment=False)
+    row = _row(program_name, case_id, version, CORRECT, text, reader or person())
+    write_row(ws, Kind.DECISION, row, by=row.reader or "")
+    return row
 
 
 def _row(program_name: str, case_id: str, version: str, decision: str, note: str, reader: str) -> ReaderDecision:

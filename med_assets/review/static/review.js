@@ -148,4 +148,20 @@ if (list) {
   const from = new URLSearchParams(location.hash.slice(1)).get("case");
   choose(Math.max(0, rows().findIndex((row) => row.dataset.case === from)));
 }
+const correction = document.getElementById("correction");
+if (correction) correction.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const note = new URLSearchParams({ note: correction.elements.note.value });
+  const program = encodeURIComponent(casePage.dataset.program), id = encodeURIComponent(casePage.dataset.case);
+  try {
+    const answered = await fetch(`/${program}/cases/${id}/correction?${note}`, {
+      method: "POST",
+      headers: { "X-Partial": "true", "X-Review-Token": token },
+      body: correction.elements.label.files[0],
+    });
+    const text = await answered.text();
+    if (answered.ok) { correction.reset(); await reload(); }
+    say(text, !answered.ok);
+  } catch (error) { say(error.message, true); }
+});
 document.body.dataset.keys = "ready";
