@@ -454,7 +454,7 @@ def outline_case(
 
 @SECTION.command("predict-loop")
 @program
-@click.argument("loop", type=Value("FILE", Path))
+@click.argument("loop", type=Value("FILE", Path), help="multi-frame DICOM of ultrasound")
 @model()
 @click.option("--masks", is_flag=True, help="write the mask of each frame too, as PNG of the whole picture")
 @click.option("--out", type=Value("FOLDER", Path), required=True, help="folder to write to")

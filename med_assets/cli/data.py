@@ -18,7 +18,7 @@ from med_assets.storage.s3.bucket import location
 SECTION = Section("Cases from files")
 
 SOURCES = (
-    "openkbp", "msd", "datalist", "pair", "lumbar-t2", "rsna-lumbar", "ai-readi", "busi", "busbra", "bus-uclm", "folder",
+    "openkbp", "msd", "datalist", "pair", "lumbar-t2", "rsna-lumbar", "ai-readi", "busi", "busbra", "bus-uclm", "folder", "cine",
 )  # fmt: skip
 VOLUMES = ("msd", "datalist", "pair")
 """Sources of image and label volumes; a case of them that is skipped fails the command."""
@@ -37,7 +37,7 @@ def _label(text: str) -> tuple[int, str]:
     type=Value("SOURCE", known=lambda: SOURCES),
     help=f"what to read, one of {', '.join(SOURCES)}: OpenKBP, a task of the Medical Segmentation Decathlon, "
     "a MONAI datalist, one image and its label, lumbar T2 volumes with labelled bodies, RSNA 2024 lumbar spine, retinal OCT of AI-READI, or breast ultrasound of "
-    "BUSI, BUSBRA, BUS-UCLM or a folder of images and masks that a file of conf/breast_us/datasets describes",
+    "BUSI, BUSBRA, BUS-UCLM, a folder of images and masks that a file of conf/breast_us/datasets describes, or cine loops as DICOM",
 )
 @click.argument(
     "src",
@@ -60,6 +60,12 @@ def _label(text: str) -> tuple[int, str]:
 )
 @click.option("--endplates", is_flag=True, help="lumbar-t2: the ends of endplates as points too, for analyse lumbar_mr")
 @click.option("--external", is_flag=True, help="breast ultrasound: an external test set, which is never trained on")
+@click.option(
+    "--frames-per-loop",
+    type=Value("N", int),
+    default=5,
+    help="cine: evenly spaced frames taken of a loop that no SEG is of; of others all frames with a segment are",
+)
 @click.option("--val-fold", type=Value("K", int), default=0, help="msd, datalist: fold that is validation")
 @click.option(
     "--names",
@@ -83,6 +89,7 @@ def import_cases(
     limit: int | None,
     endplates: bool,
     external: bool,
+    frames_per_loop: int,
     val_fold: int,
     labels: tuple[tuple[int, str], ...],
     name: str | None,
@@ -95,6 +102,7 @@ def import_cases(
     from med_assets.landing.bucket import S3Landing
     from med_assets.landing.importing import volumes
     from med_assets.programs.breast_us import importer as breast
+    from med_assets.programs.breast_us import importer_cine as cine
     from med_assets.programs.lumbar_mr import importer as lumbar_t2
     from med_assets.programs.lumbar_mr import importer_rsna as rsna_lumbar
     from med_assets.programs.retinal_oct import importer as ai_readi
@@ -137,6 +145,8 @@ def import_cases(
                     "expected --name with a file of conf/breast_us/datasets for a folder, got none"
                 )
             report = breast.import_folder(name, folder, dest, limit, external)
+        case "cine":
+            report = cine.import_loops(folder, dest, frames_per_loop, limit)
         case _:
             report = breast.import_images(source, folder, dest, limit, external)
     if report.labels:

@@ -5,19 +5,22 @@ Frames are numbered from 1, as in ReferencedFrameNumber. DICOM PS3.3, C.7.6.5 (C
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import UltrasoundMultiFrameImageStorage
+from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
-from med_assets.dicom.blanking import Box
+from med_assets.dicom.blanking import PIXEL_GROUP, Box
 from med_assets.dicom.discover import load
 from med_assets.dicom.elements import decoding, number, text
-from med_assets.dicom.objects import Identity, save, set_pixels
+from med_assets.dicom.objects import Identity, derived_uid, save, set_pixels
+from med_assets.dicom.seg import frame_segment, segment_coding, stored_frames
+from med_assets.dicom.segmentation_2d import Segment2D
 from med_assets.dicom.ultrasound import grey_values, require_grey_or_colour, us_object
 from med_assets.errors import CaseRejected
 
@@ -36,15 +39,16 @@ class Loop:
     n_frames: int
     times_s: tuple[float, ...] | None
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """Decode one frame after another to grey values 0 to 255, uint8 (rows, columns).
+    def frames(self, numbers: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+        """Decode one frame after another to grey values 0 to 255, uint8 (rows, columns); those of these numbers, or all.
 
         Raises CaseRejected: truncated_file, undecodable_pixels.
         """
         from pydicom.pixels import iter_pixels
 
-        decoded = iter_pixels(self.dataset)
-        for _ in range(self.n_frames):
+        wanted = range(1, self.n_frames + 1) if numbers is None else numbers
+        decoded = iter_pixels(self.dataset, indices=[number - 1 for number in wanted])
+        for _ in wanted:
             with decoding(text(self.dataset.file_meta, "TransferSyntaxUID")):
                 frame = next(decoded)
             yield grey_values(self.dataset, np.asarray(frame))
@@ -95,3 +99,76 @@ def write_us_loop(
     ds.PixelData += b"\0" * (len(ds.PixelData) % 2)
     save(ds, path)
     return ds
+
+
+CINE = frozenset({
+    "NumberOfFrames", "FrameIncrementPointer", "FrameTime", "FrameTimeVector", "FrameDelay", "CineRate", "RecommendedDisplayFrameRate",
+    "ActualFrameDuration", "EffectiveDuration", "StartTrim", "StopTrim", "PreferredPlaybackSequencing", "RepresentativeFrameNumber",
+})  # fmt: skip
+"""Keywords of what only a loop has."""
+
+
+def key_frames(n_frames: int, wanted: int) -> list[int]:
+    """Return the numbers, from 1, of `wanted` frames that are evenly spaced, each in the middle of its part; all of a shorter loop."""
+    if n_frames <= wanted:
+        return list(range(1, n_frames + 1))
+    return [int((part + 0.5) * n_frames / wanted) + 1 for part in range(wanted)]
+
+
+def single_image(loop: Loop, frame: int, pixels: np.ndarray) -> Dataset:
+    """Return one frame as an Ultrasound Image of its own, grey, with all that the loop says of patient, study and regions."""
+    whole = loop.dataset
+    ds = Dataset()
+    ds.update(
+        {
+            element.tag: copy(element)
+            for element in whole
+            if element.keyword not in CINE and element.tag.group != PIXEL_GROUP and element.keyword not in COLOUR
+        }
+    )
+    uid = derived_uid(text(whole, "SOPInstanceUID"), "frame", str(frame))
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.InstanceNumber = UltrasoundImageStorage, uid, frame
+    ds.ImageType = ["DERIVED", *list(whole.get("ImageType") or ["", "SECONDARY"])[1:]]
+    set_pixels(ds, pixels)
+    ds.PixelData += b"\0" * (len(ds.PixelData) % 2)
+    return ds
+
+
+COLOUR = frozenset(
+    {"PlanarConfiguration", "SmallestImagePixelValue", "LargestImagePixelValue", "LossyImageCompression"}
+)
+"""Keywords that describe the loop's own pixels, whose frames are written as grey."""
+
+
+def masks_of_frames(seg: Dataset, loop_uid: str) -> dict[int, list[Segment2D]]:
+    """Return by number of a loop's frame the segments that a SEG has on it, of each the union of the frames of one segment.
+
+    A frame of the SEG says by ReferencedFrameNumber which frame of the loop it is of; one that says none is of no use here. Raises
+    CaseRejected as `read_segments_2d` does.
+    """
+    coding = segment_coding(seg)
+    frames = list(seg.get("PerFrameFunctionalGroupsSequence") or ())
+    shared = next(iter(seg.get("SharedFunctionalGroupsSequence") or ()), Dataset())
+    size = (int(number(seg, "Rows") or 0), int(number(seg, "Columns") or 0))
+    found: dict[int, dict[int, np.ndarray]] = {}
+    for frame, plane in zip(frames, stored_frames(seg, len(frames), size), strict=True):
+        in_file = None if coding.kind == "LABELMAP" else frame_segment(frame, shared)
+        for of in _referenced_frames(frame, loop_uid):
+            masks = found.setdefault(of, {})
+            for key, mask in coding.masks(plane, in_file):
+                masks[key] = masks.get(key, np.zeros(size, bool)) | mask
+    return {
+        of: [Segment2D(key, coding.labels[key], masks[key]) for key in sorted(masks)]
+        for of, masks in sorted(found.items())
+    }
+
+
+def _referenced_frames(frame: Dataset, loop_uid: str) -> list[int]:
+    """Numbers of the loop's frames that a frame of a SEG is derived from."""
+    numbers: list[int] = []
+    for derivation in frame.get("DerivationImageSequence") or ():
+        for source in derivation.get("SourceImageSequence") or ():
+            if text(source, "ReferencedSOPInstanceUID") == loop_uid and "ReferencedFrameNumber" in source:
+                value = source.ReferencedFrameNumber
+                numbers += [int(one) for one in (value if not isinstance(value, str | int) else [value])]
+    return numbers
