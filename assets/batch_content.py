@@ -28,8 +28,13 @@ def prepared_cases(catalog: Catalog) -> str:
         stamps = [catalog.stamp(table, batch) for table in (PreparedCase, BatchAudit)]
         key = catalog.ws.home, catalog.program, batch, *stamps
         newest |= _cases.get(key, partial(_cases_of, catalog, batch))
-    left_out = {case_id for (case_id,) in catalog.keys(Withdrawal)} | catalog.excluded()
-    return digest(sorted(item for item in newest.items() if item[0] not in left_out))
+    changes = catalog.exclusion_changes()
+    left_out = {case_id for (case_id,) in catalog.keys(Withdrawal)} | {
+        case_id for case_id, n in changes.items() if n % 2
+    }
+    found = sorted(item for item in newest.items() if item[0] not in left_out)
+    # A case that is let in again makes the cases what they once were; a run for that is another than the one that was.
+    return digest(found, sorted(changes.items())) if changes else digest(found)
 
 
 def _cases_of(catalog: Catalog, batch: str) -> dict[str, list[object]]:

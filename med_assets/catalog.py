@@ -303,8 +303,16 @@ class Catalog:
 
     def excluded(self) -> frozenset[str]:
         """Ids of the cases that readers excluded: the newest decision to accept or exclude is to exclude, whatever was sent since."""
-        newest = {row.case_id: row.decision for row in self.rows(ReaderDecision) if row.decision in (ACCEPT, EXCLUDE)}
-        return frozenset(case_id for case_id, decision in newest.items() if decision == EXCLUDE)
+        return frozenset(case_id for case_id, n in self.exclusion_changes().items() if n % 2)
+
+    def exclusion_changes(self) -> dict[str, int]:
+        """How often readers took a case out of the dataset or let it in again, of each case that they ever excluded: an odd number for those that are out."""
+        changes: dict[str, int] = {}
+        for row in self.rows(ReaderDecision, where={"decision": (ACCEPT, EXCLUDE)}):
+            n = changes.get(row.case_id, 0)
+            if (row.decision == EXCLUDE) != bool(n % 2):
+                changes[row.case_id] = n + 1
+        return changes
 
     def left_out(self) -> frozenset[str]:
         """Ids of the cases that people keep out of the dataset, for good or until a reader accepts them."""

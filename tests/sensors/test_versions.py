@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from assets import batch_content, jobs, keys
+from med_assets.review.decisions import decide
 from med_assets.settings import Workspace
 from sensors import observe, runs
 from sensors.update import update_sensor
@@ -256,6 +257,19 @@ def test_a_new_batch_starts_one_run_and_the_same_cases_once_more_start_none(grap
     assert graph.settle() == [["dataset", "report", "splits"]]
     graph.arrive("2026-01-03T00-00-00_000003", "c")
     assert graph.settle() == []
+
+
+def test_an_exclusion_by_a_reader_starts_one_run_and_so_does_its_end_and_a_comment_none(graph: Graph) -> None:
+    decide(graph.ws, P, "a", "comment", "a clip", "Ana")
+    decide(graph.ws, P, "b", "accept", "", "Ana")
+    assert graph.settle() == []
+    decide(graph.ws, P, "a", "exclude", "motion", "Ana")
+    (after,) = graph.settle()
+    assert {"dataset", "splits"} <= set(after) <= {"dataset", "splits", "report"}, "no batch, champion or monitoring"
+    decide(graph.ws, P, "a", "exclude", "motion", "Ben")
+    assert graph.settle() == []
+    decide(graph.ws, P, "a", "accept", "", "Ben")
+    assert graph.settle() == [after]
 
 
 def test_a_batch_under_other_code_is_prepared_again(graph: Graph) -> None:
