@@ -4,13 +4,15 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from med_assets.errors import ArtifactCorrupt
 from med_assets.review.site import Site
-from med_assets.review.viewing.cases import Cases, OpenCase, UnknownCase, models_of
+from med_assets.review.viewing.cases import Cases, OpenCase, UnknownCase, models_of, viewable_program
+from med_assets.review.viewing.compare import Comparer, experiments_of
 from med_assets.review.viewing.contract import Layer, View
 from med_assets.review.viewing.description import describe
 from med_assets.review.viewing.nifti import header, voxels
@@ -21,7 +23,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def routes(site: Site) -> list[BaseRoute]:
     """Routes that only read, below /PROGRAM/cases/CASE."""
-    ws, cases = site.ws, Cases(site.ws)
+    ws, cases, comparer = site.ws, Cases(site.ws), Comparer(site.ws)
 
     def opened(request: Request) -> OpenCase:
         path = request.path_params
@@ -61,8 +63,35 @@ def routes(site: Site) -> list[BaseRoute]:
         body = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         return VoxelResponse(request, b"", body.data.cast("B"), headers)
 
+    def compare(request: Request) -> Response:
+        name = site.catalog(request).program
+        viewable_program(name)
+        known = experiments_of(ws, name)
+        usual = dict(zip("ab", known, strict=False))
+        first, second = (request.query_params.get(field) or usual.get(field, "") for field in "ab")
+        comparison = comparer.compare(name, first, second) if first and second else None
+        return site.page(
+            request,
+            "compare.html",
+            program_name=name,
+            experiments=known,
+            first=first,
+            second=second,
+            comparison=comparison,
+        )
+
+    def compare_case(request: Request) -> Response:
+        path, (first, second) = request.path_params, (request.query_params.get(field, "") for field in "ab")
+        for model in (first, second):
+            cases.open(path["program"], path["case"], model)
+        return site.page(
+            request, "case_compare.html", program_name=path["program"], case_id=path["case"], first=first, second=second
+        )
+
     base = "/{program}/cases/{case}"
     return [
+        Route("/{program}/compare", _page(compare)),
+        Route(f"{base}/compare", _page(compare_case)),
         Route(f"{base}/view.json", _answering(view)),
         Route(f"{base}/layers/{{layer}}.nii", _answering(volume)),
         Route(f"{base}/layers/{{layer}}/{{axis:int}}/{{index:int}}", _answering(one_slice)),
@@ -79,5 +108,17 @@ def _answering(respond: Callable[[Request], Response]) -> Handler:
             return JsonResponse({"error": str(unknown)}, 404)
         except ArtifactCorrupt as corrupt:
             return JsonResponse({"error": str(corrupt)}, 409)
+
+    return handler
+
+
+def _page(respond: Callable[[Request], Response]) -> Handler:
+    """The same for a page that people read."""
+
+    async def handler(request: Request) -> Response:
+        try:
+            return await run_in_threadpool(respond, request)
+        except UnknownCase as unknown:
+            raise HTTPException(404, str(unknown)) from None
 
     return handler

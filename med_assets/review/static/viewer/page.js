@@ -16,6 +16,13 @@ function controls(found) {
   };
   for (const model of found.models) link(model, model, model === found.model);
   link(found.models.length ? "none" : "no model yet", "none", found.model === "");
+  if (found.models.length > 1) {
+    const other = found.models.find((model) => model !== found.model);
+    const pair = line.appendChild(document.createElement("a"));
+    pair.textContent = "two side by side";
+    const first = found.model || found.models.find((model) => model !== other);
+    pair.href = `${location.pathname}/compare?a=${encodeURIComponent(first)}&b=${encodeURIComponent(other)}`;
+  }
   return line;
 }
 

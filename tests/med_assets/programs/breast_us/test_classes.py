@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from med_assets.dicom.segmentation_2d import read_segments_2d
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import load
-from med_assets.programs.breast_us import distil, scorer
+from med_assets.programs.breast_us import distil, kept, scorer
 from med_assets.programs.breast_us.classes import class_map, class_of_image, truth_of
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.experiment import BreastExperiment
@@ -196,10 +196,10 @@ def test_a_model_of_classes_is_trained_predicts_scores_draws_and_writes_a_segmen
     out = tmp_path / "out"
     out.mkdir()
     scorer.LesionPredictor(model).predict(case, out)
-    chances, classes = scorer.read_classes(out) or pytest.fail("expected classes")
+    chances, classes = kept.read_classes(out) or pytest.fail("expected classes")
     assert classes == BOTH
     assert chances.sum(0) == pytest.approx(1, abs=2e-3)
-    assert scorer.read_probability(out) == pytest.approx(chances[1:].sum(0), abs=2e-3)
+    assert kept.read_probability(out) == pytest.approx(chances[1:].sum(0), abs=2e-3)
     scores = scorer.score(case, out, EvaluationSettings())
     assert {"dice", "class_dice", "class_probability"} <= {one.metric for one in scores}
     assert {"probability of benign", "probability of malignant"} <= set(scorer.facts(case, out, 0.5))
@@ -267,9 +267,9 @@ def test_a_prediction_is_written_with_a_segment_and_an_area_for_each_class(tmp_p
     benign[10:20, 10:15], malignant[30:40, 30:50] = 0.9, 0.8
     predicted = tmp_path / "predicted"
     predicted.mkdir()
-    np.save(predicted / scorer.PROBABILITY, (benign + malignant).astype(np.float16))
-    np.save(predicted / scorer.CHANCES, chances_of(benign, malignant).astype(np.float16))
-    (predicted / scorer.CLASSES).write_text('["benign", "malignant"]')
+    np.save(predicted / kept.PROBABILITY, (benign + malignant).astype(np.float16))
+    np.save(predicted / kept.CHANCES, chances_of(benign, malignant).astype(np.float16))
+    (predicted / kept.CLASSES).write_text('["benign", "malignant"]')
     path, _ = write_prediction(raw, prepared, predicted, out, "a model", 0.5)
     found = {one.label: int(one.mask.sum()) for one in read_segments_2d(dcmread(path))}
     assert found == {"benign": 50, "malignant": 200}

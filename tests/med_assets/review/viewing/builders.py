@@ -5,7 +5,7 @@ import json
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +23,21 @@ from tests.med_assets.programs.rt_dose.builders import write_case as write_dose
 from tests.med_assets.review.builders import CaseRow, add_cases
 
 
-def add_case(ws: Settings, program_name: str, write: Callable[[Path], object], case_id: str = "a1") -> str:
-    """A case whose prepared files `write` puts into a folder of the case's name; the key of the artifact."""
-    key, folder = f"prepared/{case_id}", ws.home / "written" / program_name / case_id
-    write(folder)
-    with ws.store.create(key) as artifact:
-        shutil.copytree(folder, artifact, dirs_exist_ok=True)
-    add_cases(ws, program_name, [CaseRow(case_id)])
+def add_case(ws: Settings, program_name: str, write: Callable[[Path], object]) -> str:
+    """The case a1, whose prepared files `write` puts into a folder of its name; the key of the artifact."""
+    (key,) = add_several(ws, program_name, {"a1": write})
     return key
+
+
+def add_several(ws: Settings, program_name: str, cases: Mapping[str, Callable[[Path], object]]) -> list[str]:
+    """Cases by their ids, each with what writes its prepared files; the keys of the artifacts."""
+    for case_id, write in cases.items():
+        folder = ws.home / "written" / program_name / case_id
+        write(folder)
+        with ws.store.create(f"prepared/{case_id}") as artifact:
+            shutil.copytree(folder, artifact, dirs_exist_ok=True)
+    add_cases(ws, program_name, [CaseRow(case_id) for case_id in cases])
+    return [f"prepared/{case_id}" for case_id in cases]
 
 
 def add_prediction(
