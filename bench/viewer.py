@@ -20,7 +20,7 @@ from med_assets.catalog import Catalog
 from med_assets.dicom.geometry import Geometry
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.programs.lung_ct.kept import PREDICTION
-from med_assets.records import Checkpoint, PreparedCase, Status
+from med_assets.records import CaseVersion, Checkpoint, PreparedCase, Status
 from med_assets.settings import Workspace
 from med_assets.storage.files import write_json
 
@@ -68,11 +68,13 @@ def write_case(ws: Workspace) -> None:
         write_json(folder / "truth.json", {"names": {str(TARGET_ID): TARGET}})
     catalog = Catalog(ws, "lung_ct")
     batch = "2026-01-31T09-30-00_0a1b2c"
-    prepared = PreparedCase(
-        program="lung_ct", batch=batch, case_id=CASE, patient_id="bench", version="v", content_hash="c", artifact=artifact,
-        given_split=None, synthetic=True, status=Status.OK, reason_code=None, reason=None, warnings=None,
+    version = CaseVersion(
+        program="lung_ct", batch=batch, case_id=CASE, patient_id="bench", version="v", content_hash="c", images_hash="i",
+        artifact=artifact, given_split=None, n_instances=SHAPE[0], synthetic=True, status=Status.OK, reason_code=None, reason=None,
+        deidentified_by=None,
     )  # fmt: skip
-    catalog.replace(PreparedCase, [prepared], batch)
+    catalog.replace(CaseVersion, [version], batch)
+    catalog.replace(PreparedCase, [PreparedCase.of(version.row() | {"warnings": None})], batch)
     checkpoint = Checkpoint(
         program="lung_ct", experiment="foundation", checkpoint=CHECKPOINT, experiment_hash="h", dataset_version="d", n_train=1,
         n_val=1, synthetic=True, weights_sha256="w", git_commit=None,
@@ -109,6 +111,7 @@ def measure(address: str, repeats: int) -> dict[str, list[float]]:
         for _ in range(repeats):
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_page(viewport={"width": 1500, "height": 1000})
+            page.goto(address)  # a reader comes from a list
             page.goto(f"{address}/lung_ct/cases/{CASE}", wait_until="commit")
             page.wait_for_selector('.viewer[data-state="complete"]', timeout=60_000)
             root = page.locator(".viewer")

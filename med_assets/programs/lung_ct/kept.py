@@ -21,4 +21,4 @@ def read_prediction(predicted: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def unpacked(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Return a mask that was kept eight voxels to a byte, bool."""
-    return np.unpackbits(np.load(path), count=int(np.prod(shape))).reshape(shape).astype(bool)
+    return np.unpackbits(np.load(path), count=int(np.prod(shape))).reshape(shape).view(bool)

@@ -1,5 +1,7 @@
 """A case in the browser: the CT on the scanner's grid, the labelled and the predicted target, and the other classes."""
 
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ def views(prepared: Path, predicted: Path | None) -> list[View]:
     """The CT with the masks that there are."""
     case = PreparedCase.open(prepared)
     truth = case.truths.get("truth")
-    prediction = None if predicted is None else read_prediction(predicted, case.ct.shape)
+    prediction = None if predicted is None else cache(partial(read_prediction, predicted, case.ct.shape))
     others = [number for number in sorted(case.names) if number != case.target_id] if truth is not None else []
     drawn, left_out = others[: BITS - FIRST_CLASS_BIT], others[BITS - FIRST_CLASS_BIT :]
     masks = []
@@ -44,23 +46,29 @@ def views(prepared: Path, predicted: Path | None) -> list[View]:
         for place, number in enumerate(drawn)
     ]
 
-    def bits() -> np.ndarray:
-        found = np.zeros(case.ct.shape, np.uint8)
+    def bits(part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        found = np.zeros(part(case.ct).shape, np.uint8)
         if truth is not None:
-            found |= (truth == case.target_id).view(np.uint8)
+            classes = part(truth)
+            found |= (classes == case.target_id).view(np.uint8)
             for place, number in enumerate(drawn):
-                found |= (truth == number).view(np.uint8) << np.uint8(FIRST_CLASS_BIT + place)
+                found |= (classes == number).view(np.uint8) << np.uint8(FIRST_CLASS_BIT + place)
         if prediction is not None:
-            found |= prediction.view(np.uint8) << np.uint8(PREDICTION_BIT)
+            found |= part(prediction()).view(np.uint8) << np.uint8(PREDICTION_BIT)
         return found
 
     ct = Layer("ct", "CT", Kind.IMAGE, "int16", lambda: case.ct, unit="HU", windows=WINDOWS)
     layers = [ct]
     if masks:
-        layers.append(Layer("masks", "masks", Kind.MASKS, "uint8", bits, masks=tuple(masks)))
+        layers.append(
+            Layer(
+                "masks", "masks", Kind.MASKS, "uint8", lambda: bits(lambda whole: whole), masks=tuple(masks),
+                cut=lambda axis, index: bits(lambda whole: whole.take(index, axis)),
+            )
+        )  # fmt: skip
     start = None if truth is None else middle_of(truth == case.target_id)
     if start is None and prediction is not None:
-        start = middle_of(prediction)
+        start = middle_of(prediction())
     grid = Grid.of(case.geometry)
     note = f"Not displayed: {', '.join(case.names[number] for number in left_out)}." if left_out else ""
     return [View("ct", "CT", grid, tuple(layers), start or centre_of(grid.shape), note=note)]

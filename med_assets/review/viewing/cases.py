@@ -1,5 +1,6 @@
 """A case of the home as the viewer needs it: its arrays, the models that predicted it, and its views, of which the last few are kept open."""
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from med_assets import program
 from med_assets.capabilities import Viewable
 from med_assets.catalog import Catalog, usable
-from med_assets.errors import ArtifactMissing, ConfigurationError
+from med_assets.errors import ArtifactMissing, ConfigurationError, MedAssetsError
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.records import Checkpoint, PreparedCase
 from med_assets.review.viewing.contract import Layer, View
@@ -24,6 +25,9 @@ FORMAT = 1
 
 KEPT_OPEN = 4
 """Cases whose views stay open; what a layer computed is kept with them."""
+
+
+log = logging.getLogger(__name__)
 
 
 class UnknownCase(ConfigurationError):
@@ -145,6 +149,17 @@ class Cases:
             raise UnknownCase(str(missing)) from None
         views = viewable_program(program_name).views(self.ws, prepared, predicted)
         return OpenCase(program_name, case, model, key, [_reading_once(view) for view in views])
+
+
+def warm_up(ws: Settings) -> None:
+    """Open one case of each program, so that the first that a reader opens waits for no module to be loaded."""
+    cases = Cases(ws)
+    for name in program.registered():
+        for case in usable(Catalog(ws, name).prepared())[-1:]:
+            try:
+                cases.open(name, case.case_id, None)
+            except (MedAssetsError, OSError) as error:  # who opens the case gets the message
+                log.info("%s: case %s can't be displayed: %s", name, case.case_id, type(error).__name__)
 
 
 def _reading_once(view: View) -> View:

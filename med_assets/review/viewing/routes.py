@@ -59,7 +59,7 @@ def routes(site: Site) -> list[BaseRoute]:
         headers = kept_headers(request, case.key, f"{case.key}-{layer.name}-{axis}-{index}")
         if unchanged(request, headers):
             return Response(None, 304, headers)
-        array = layer.read().take(index, axis)
+        array = layer.slice(axis, index)
         body = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         return VoxelResponse(request, b"", body.data.cast("B"), headers)
 

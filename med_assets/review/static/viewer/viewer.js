@@ -19,7 +19,7 @@ export class Viewer {
     this.spacing = view.spacing_mm;
     this.cursor = [...view.start];
     this.zoom = 1;
-    this.opacity = 0.6;
+    this.opacity = 0.45;
     this.crosshair = true;
     this.hidden = false;
     this.difference = false;
