@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from med_assets.dicom.elements import quietly
 from med_assets.errors import CaseRejected, DiskFull, RemoteFailed
 from med_assets.landing.importing.report import ImportReport
 from med_assets.storage.files import digest, file_sha256, read_json, write_json
@@ -107,6 +106,8 @@ class CaseFolders:
         is one of an earlier version: it stays where it holds the very files that would be written. Whatever fails skips this
         case alone.
         """
+        from med_assets.dicom.elements import quietly
+
         folder, record = self.dest / name, self.dest / RECORDS / f"{name}.json"
         part = self.dest / f".{name}.part"
         try:

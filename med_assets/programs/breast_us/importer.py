@@ -27,7 +27,7 @@ from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.landing.importing.bounds import MAX_PICTURE_PIXELS
 from med_assets.landing.importing.folders import CaseFolders, content_of, existing, identifier
 from med_assets.landing.importing.report import ImportReport
-from med_assets.programs.breast_us import datasets
+from med_assets.programs.breast_us import dataset_masks, datasets
 
 LESIONS = ("benign", "malignant")
 NORMAL = "normal"
@@ -191,8 +191,8 @@ def _read_described(
     _demand_masks(source)
     greys = (_same_size(_picture(path, "L"), pixels.shape) for path in source.masks)
     if described.organs is not None:
-        return pixels, datasets.organs_of(described, greys), tuple(described.organs.values())
-    return pixels, *datasets.mask_and_label(described, listed, greys)
+        return pixels, dataset_masks.organs_of(described, greys), tuple(described.organs.values())
+    return pixels, *dataset_masks.mask_and_label(described, listed, greys)
 
 
 def read_pair(source: Source) -> tuple[np.ndarray, np.ndarray, str]:

@@ -14,7 +14,7 @@ from med_assets.dicom.segmentation_2d import read_segments_2d
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.experiments.configuration import load
 from med_assets.program import fact_table
-from med_assets.programs.breast_us import datasets, scorer
+from med_assets.programs.breast_us import dataset_masks, datasets, scorer
 from med_assets.programs.breast_us.classes import truth_of, why_not
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.experiment import BreastExperiment
@@ -101,9 +101,9 @@ def test_values_that_nobody_named_and_masks_that_disagree_are_left_out(described
     one[:2], other[1:3] = 1, 2
     for masks, reason in (((one * 7,), "unclear_mask"), ((one, other), "unclear_mask"), ((one * 0,), "empty_mask")):
         with pytest.raises(CaseRejected) as found:
-            datasets.organs_of(layers, iter(masks))
+            dataset_masks.organs_of(layers, iter(masks))
         assert found.value.code == reason
-    assert datasets.organs_of(layers, iter((one, np.where(one > 0, 0, other)))).max() == 2
+    assert dataset_masks.organs_of(layers, iter((one, np.where(one > 0, 0, other)))).max() == 2
 
 
 def tiny(*classes: str) -> BreastExperiment:
