@@ -42,8 +42,8 @@ def import_loops(src: Path, dest: Path, frames_per_loop: int, limit: int | None 
     for loop in loops[:limit]:
         name = loop.path.relative_to(src).with_suffix("").as_posix().replace("/", "-")
         _import(made, name, loop, segs[loop.sop_instance_uid], frames_per_loop)
-    for one in found.rejected:
-        made.skipped[identifier(one.path.relative_to(src).as_posix())] = f"{one.code}: {one.message}"
+    for unread in found.rejected:
+        made.skipped[identifier(unread.path.relative_to(src).as_posix())] = f"{unread.code}: {unread.message}"
     return made.report()
 
 
