@@ -117,7 +117,7 @@ class SegFormer(Settings):
 
 
 class Sam3(Settings):
-    """SAM3 asked by text, in the simple mode: its semantic output alone is trained and used, no boxes and no queries."""
+    """SAM3 asked by text: its semantic output alone, or its instances, with the losses of its authors."""
 
     kind: Literal["sam3"] = Field(description="the family")
     dim: int = Field(ge=8, description="channels of the image encoder, count")
@@ -140,6 +140,12 @@ class Sam3(Settings):
         default="transformers",
         description="whose function it is: official appends the geometry encoder's own token to the text, as the released model "
         "always does; transformers leaves it out, as checkpoints that don't state it",
+    )
+    answer: Literal["semantic", "instances"] = Field(
+        default="semantic",
+        description="what is trained and used: the semantic output by `loss`, or boxes, scores and masks of queries by the losses of SAM3 itself, "
+        "the lesion being the union of the instances",
+        json_schema_extra=CAME_LATER,
     )
     text_dim: int = Field(ge=8, description="channels of the text encoder, count")
     text_layers: int = Field(ge=1, description="layers of the text encoder, count")
@@ -325,6 +331,10 @@ class BreastExperiment(Experiment):
     def _has_a_teacher_to_learn_from(self) -> Self:
         if (self.teacher is None) != (self.distil is None):
             raise ValueError("expected teacher and distil together, got one without the other")
+        if self.distil is not None and isinstance(self.network, Sam3) and self.network.answer == "instances":
+            raise ValueError(
+                "expected a student that learns pixels, got sam3 with network.answer instances, which can teach one"
+            )
         return self
 
     @model_validator(mode="after")
@@ -360,6 +370,8 @@ class BreastExperiment(Experiment):
             return "one of the two adds the levels of its head top-down, and the other does not (network.top_down)"
         if isinstance(mine, Sam3) and isinstance(other, Sam3) and mine.of != other.of:
             return f"its SAM3 is the one of {other.of}, and that of this experiment of {mine.of} (network.of)"
+        if isinstance(mine, Sam3) and isinstance(other, Sam3) and mine.answer != other.answer:
+            return f"its SAM3 answers by {other.answer}, and that of this experiment by {mine.answer} (network.answer)"
         return None
 
 

@@ -16,11 +16,12 @@ from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import Experiment
 from med_assets.programs.breast_us import distil, samed
 from med_assets.programs.breast_us.classes import truth_of, why_not
-from med_assets.programs.breast_us.experiment import BreastExperiment, Loss, Part, Sam
+from med_assets.programs.breast_us.experiment import BreastExperiment, Loss, Part, Sam, Sam3
 from med_assets.programs.breast_us.images import ImageDataset, as_mask
 from med_assets.programs.breast_us.network import Segmenter, layer_of, released
 from med_assets.programs.breast_us.predict import both_of
 from med_assets.programs.breast_us.prepared import PreparedCase
+from med_assets.programs.breast_us.sam3_losses import native_loss
 from med_assets.training.initial import state_dict
 from med_assets.training.module import PatchModule, case_loader, patch_loader
 from med_assets.training.reading import open_weights
@@ -56,6 +57,9 @@ class BreastModule(PatchModule):
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch of images and its terms."""
         assert isinstance(self.network, Segmenter)
+        network = self.experiment.network
+        if isinstance(network, Sam3) and network.answer == "instances":
+            return native_loss(self.network.outputs(batch["image"]), batch["mask"])
         settings, found = self.experiment.distil, self.network.both(batch["image"])
         task = mask_loss(found[0].float(), batch["mask"], self.experiment.loss)
         if settings is None:

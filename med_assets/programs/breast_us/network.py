@@ -5,6 +5,7 @@ A pixel has one logit, that of a lesion, or for an experiment of several classes
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,13 @@ class Segmenter(nn.Module):
         """Return logits (b, outputs, side, side) and features (b, channels, height, width)."""
         found: tuple[Tensor, Tensor] = self.net(self.scaled(images))
         return found
+
+    def outputs(self, images: Tensor) -> Any:
+        """Return all outputs of transformers' Sam3Model, of a network that is one."""
+        from med_assets.programs.breast_us.sam3 import Sam3Seg
+
+        assert isinstance(self.net, Sam3Seg)
+        return self.net.asked_of(self.scaled(images))[0]
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return grey images (b, 1, side, side) in 0..1 as the family's own colours (b, 3, side, side)."""

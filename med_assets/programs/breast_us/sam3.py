@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from med_assets.programs.breast_us.experiment import Sam3
+from med_assets.programs.breast_us.sam3_losses import united
 
 BLOCK = r"(\d+)\."
 
@@ -92,7 +93,7 @@ ASIDE = re.compile(
 
 
 class Sam3Seg(nn.Module):
-    """SAM3 of transformers asked by one text: its semantic logits, taken up; features of the image encoder's last level."""
+    """SAM3 of transformers asked by one text: its semantic logits, or those of its instances, taken up; features of the image encoder's last level."""
 
     prompt: Tensor
 
@@ -128,11 +129,18 @@ class Sam3Seg(nn.Module):
             mask_decoder_config={"hidden_size": width, "num_attention_heads": heads},
         )  # fmt: skip
         self.sam3, self.official = Sam3Model(config), network.of == "official"
+        self.by_instances = network.answer == "instances"
         self.register_buffer("prompt", torch.tensor([[begin, *network.prompt, end]]), persistent=False)
         for name, parameter in self.sam3.named_parameters():
             parameter.requires_grad_(not (network.frozen and name.startswith(network.frozen)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found, features = self.asked_of(images)
+        answer = united(found) if self.by_instances else found.semantic_seg
+        return functional.interpolate(answer, images.shape[-2:], mode="bilinear"), features
+
+    def asked_of(self, images: Tensor) -> tuple[Any, Tensor]:
+        """Return all outputs of Sam3Model (boxes, scores, presence and masks of queries, semantic output), and the features."""
         vision = self.sam3.get_vision_features(images)
         asked = self.prompt.expand(len(images), -1)
         known = torch.ones_like(asked)
@@ -142,8 +150,7 @@ class Sam3Seg(nn.Module):
             text.pooler_output = torch.cat([text.pooler_output, token], dim=1)
             known = torch.cat([known, known[:, :1]], dim=1)
         found = self.sam3(vision_embeds=vision, text_embeds=text, attention_mask=known)
-        logits = functional.interpolate(found.semantic_seg, images.shape[-2:], mode="bilinear")
-        return logits, vision.fpn_hidden_states[-1]
+        return found, vision.fpn_hidden_states[-1]
 
     def _token(self, vision: Any) -> Tensor:
         """The geometry encoder's own token (b, 1, width), which stands alone where no box is asked for."""
