@@ -8,6 +8,7 @@ import pytest
 import resources
 from assets import checks, data, keys
 from assets.factory import attributes, batches, materialized
+from med_assets.review.address import REVIEW_URL
 from med_assets.storage.result import CheckOutcome, StageResult
 from resources.phi_safe_errors import phi_safe
 
@@ -34,6 +35,23 @@ def test_the_data_version_is_the_hash_that_the_stage_returns_and_provenance_is_s
     assert made.metadata["count/new"].value == 1
     assert {"provenance/git_commit", "provenance/code_version", "provenance/data_version"} <= made.metadata.keys()
     assert made.metadata["provenance/code_version"].value == "1-abc"
+
+
+@pytest.mark.parametrize(("setting", "address"), [(None, "http://127.0.0.1:3001/rt_dose/"), ("", None)])
+def test_an_asset_links_to_the_review_of_its_program(
+    monkeypatch: pytest.MonkeyPatch, setting: str | None, address: str | None
+) -> None:
+    monkeypatch.delenv(REVIEW_URL, raising=False)
+    if setting is not None:
+        monkeypatch.setenv(REVIEW_URL, setting)
+
+    @dg.asset(**COMMON)
+    def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return materialized(context, StageResult("v"))
+
+    (event,) = dg.materialize([asset]).get_asset_materialization_events()
+    shown = event.materialization.metadata.get("review")
+    assert (None if shown is None else shown.value) == address
 
 
 @pytest.mark.parametrize(

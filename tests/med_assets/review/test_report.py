@@ -42,3 +42,4 @@ def test_the_report_names_the_cases_that_left_or_entered_by_whom_when_and_why(wo
     page = report_path(workspace, P).read_text()
     assert "<h2>Reader decisions</h2>" in page
     assert "motion &lt;b&gt;" in page
+    assert f'href="http://127.0.0.1:3001/{P}/"' in page
