@@ -17,7 +17,6 @@ from med_assets.programs.rt_dose.networks import BaselineUNet3D
 from med_assets.programs.rt_dose.patches import mirrored_input
 from med_assets.programs.rt_dose.prepared import PreparedCase
 from med_assets.programs.rt_dose.resenc import Cascade, ResidualUNet3D
-from med_assets.programs.rt_dose.swin import SwinDose
 from med_assets.training.inference import inferring
 from med_assets.training.tensors import SHOWN, load_weights, read_checkpoint
 
@@ -30,6 +29,8 @@ def build_network(experiment: DoseExperiment) -> nn.Module:
     if network.kind == "unet":
         return BaselineUNet3D(channels, network.base_channels, network.levels, attention=network.attention)
     if network.kind == "swin":
+        from med_assets.programs.rt_dose.swin import SwinDose  # all of MONAI, seconds that no other network needs
+
         return SwinDose(channels, network.base_channels)
     family = {"residual": ResidualUNet3D, "cascade": Cascade}[network.kind]
     return family(channels, network.widths, network.blocks, network.stem)
