@@ -67,7 +67,8 @@ def free_port() -> int:
 
 def describe_network(home: Path, *, nodes: Mapping[str, Mapping[str, Any]] | None = None, **receiver: Any) -> None:
     """Write network.yaml: a receiver of lung_ct that takes from SENDER and from these nodes on this machine."""
-    known = {"sender": {"ae_title": CALLING, "host": "127.0.0.1"}, **(nodes or {})}
+    nodes = {name: {key: value for key, value in of.items() if value is not None} for name, of in (nodes or {}).items()}
+    known = {"sender": {"ae_title": CALLING, "host": "127.0.0.1"}, **nodes}
     settings = {
         "port": 0,
         "ae_titles": {CALLED: "lung_ct"},

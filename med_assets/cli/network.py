@@ -1,13 +1,20 @@
-"""Commands that speak DICOM with other nodes, and give results back to original studies: receive, retrieve, link."""
+"""Commands that speak DICOM with other nodes, and give results back to original studies: receive, retrieve, link, send."""
 
+import tempfile
 from dataclasses import asdict
 from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from med_assets.cli.commands import Section, Value, one_of, program, table, workspace
+from med_assets.cli.commands import Section, Value, launch, launcher, model, one_of, program, table, workspace
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
+
+if TYPE_CHECKING:
+    from med_assets.network.send import Sender
+    from med_assets.settings import Workspace
 
 SECTION = Section("DICOM over the network")
 
@@ -121,3 +128,57 @@ def link(case: str | None, study: str | None) -> None:
         for keyword, value in header.texts.items():
             if value:
                 print(f"  {keyword}: {value}")
+
+
+@SECTION.command()
+@click.argument("case", type=Value("CASE", names.CASE.check), required=False, help="case id, or its first characters")
+@click.option("--to", "node", type=NODE, help="node of network.yaml that gets the results")
+@model()
+@click.option("--queue", is_flag=True, help="only show what waits to be sent")
+@click.option("--retry", is_flag=True, help="send what waits and is due, such as from a timer")
+@launcher
+def send(case: str | None, node: str | None, model: str | None, queue: bool, retry: bool, launcher: str | None) -> int:
+    """Send the prediction of a case to a node: SEG, RTSTRUCT or RTDOSE, and measurements as DICOM SR where the program has some.
+
+    A node with `relinked` gets them under the original patient and study, one with `research` under pseudonyms, and no other gets any.
+    What a node does not take stays in a queue on the disk, and is tried again by the next `send` or `send --retry`, with growing
+    pauses. Fails when something is left.
+    """
+    from med_assets.network.queue import Queue
+
+    if queue + retry + (case is not None) != 1 or (case is None) != (node is None):
+        raise ConfigurationError("expected CASE --to NODE, --queue or --retry, and only one of them")
+    ws = workspace()
+    if queue:
+        print(table(asdict(line) for line in Queue(ws).listed()))
+        return 0
+    from med_assets.network.send import Sender
+
+    sender = Sender(ws)
+    if case is not None and node is not None:
+        _enqueue(ws, sender, case, node, model, launcher)
+    due = list(sender.queue.due())
+    left = sender.send(due)
+    print(f"sent {sum(len(item.left) for item in due) - sum(len(item.left) for item in left)} objects")
+    if left:
+        print(table(asdict(line) for line in sender.queue.listed()))
+    return int(bool(left))
+
+
+def _enqueue(ws: "Workspace", sender: "Sender", case: str, node: str, model: str | None, launcher: str | None) -> None:
+    """Predict a case, unless that was done before, and put the objects of it into the queue."""
+    from med_assets.capabilities import Measurements
+    from med_assets.cli import stages
+    from med_assets.program import get
+    from med_assets.review.explain import find_case
+    from med_assets.storage.scratch import scratch
+
+    program, case_id = find_case(ws, case)
+    sender.check(node, program, case_id)
+    report = isinstance(get(program), Measurements)
+    with tempfile.TemporaryDirectory(dir=scratch(ws.home)) as folder:
+        written = stages.predict(ws, program, case_id, model, Path(folder), launch(ws, launcher), report=report)
+        objects = [path for path in written if path.suffix == ".dcm"]
+        if not objects:
+            raise ConfigurationError(f"expected a program that writes predictions as DICOM, got {program}")
+        sender.queue.add(node, program, case_id, objects)

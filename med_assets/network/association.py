@@ -18,6 +18,9 @@ FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 2, 3)
 
 SUCCESS, WARNINGS, PENDING = 0x0000, (0xB000, 0xB006, 0xB007), (0xFF00, 0xFF01)
 
+NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+"""Transfer syntaxes of messages, and of what comes by C-GET: explicit and implicit little endian."""
+
 ANSWER_S = 120.0
 """Seconds that a node has for its next answer; a PACS may take its images from tape."""
 

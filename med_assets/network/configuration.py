@@ -111,6 +111,12 @@ class Node(Part):
         default=None, description="TLS of associations with it; without, the network is trusted"
     )
 
+    research: bool = Field(default=False, description="whether it may get results, under pseudonyms")
+    relinked: bool = Field(
+        default=False,
+        description="whether it gets results under the original patient and study, through the table of links",
+    )
+
     @field_validator("dicomweb")
     @classmethod
     def _is_http(cls, address: str | None) -> str | None:

@@ -21,7 +21,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from med_assets.dicom.elements import text
 from med_assets.dicom.sop_classes import MODALITIES
 from med_assets.errors import CaseRejected, ConfigurationError, DiskFull, RemoteFailed
-from med_assets.network.association import FIND, GET, MOVE, PENDING, SUCCESS, Context, association, find, status_name
+from med_assets.network.association import (
+    FIND,
+    GET,
+    MOVE,
+    NATIVE,
+    PENDING,
+    SUCCESS,
+    Context,
+    association,
+    find,
+    status_name,
+)
 from med_assets.network.configuration import Network, Node, Receiver, load_network, network_file, require_pynetdicom
 from med_assets.network.dicomweb import Client
 from med_assets.network.inbox import RETRIEVING, Inbox, Outcome, instances_in, is_taken, require_uid
@@ -37,9 +48,6 @@ log = logging.getLogger(__name__)
 
 WAYS = ("web", "move", "get")
 """How instances come: WADO-RS, C-MOVE to our own receiver, or C-GET on the association that asks."""
-
-NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-"""Transfer syntaxes of messages, and of what comes by C-GET: explicit and implicit little endian."""
 
 PAGE = 200
 """Matches that a DICOMweb server is asked for at a time."""
