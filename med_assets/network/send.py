@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from med_assets.deidentification.links import LinkTable, record_use
+from med_assets.deidentification.relink import Origin
 from med_assets.errors import ConfigurationError, MedAssetsError, RemoteFailed
 from med_assets.network.association import SUCCESS, WARNINGS, association, status_name
 from med_assets.network.configuration import Node, load_network, network_file, require_pynetdicom
@@ -70,29 +72,32 @@ class Sender:
         try:
             node = self.network.node(item.node)
             require_allowed(item.node, node)
-            with tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as folder:
-                content = {name: self._content(node, item, name, Path(folder)) for name in item.left}
+            origin = self._origin(item) if node.relinked else None
+            content = {name: self._content(item, name, origin) for name in item.left}
             sent, error = self._transmit(node, item, content)
         except MedAssetsError as failure:
             return item.failed(str(failure), time.time())
         after = replace(item, sent=(*item.sent, *sent))
         return after.failed(error, time.time()) if after.left else after
 
-    def _content(self, node: Node, item: Item, name: str, folder: Path) -> bytes:
-        """The bytes that are sent. Raises ConfigurationError, CaseRejected."""
-        content = self.queue.path(item, name).read_bytes()
-        if not node.relinked:
-            return content
+    def _origin(self, item: Item) -> Origin:
+        """What gives the results of an item back to the original study; its use is on record. Raises ConfigurationError."""
         link = LinkTable(self.ws).get(item.program, item.case_id)
         if link is None:
             raise ConfigurationError("expected a link of this case, got none; it may have been removed since")
         record_use(self.ws, item.program, item.case_id, f"sent to {item.node}")
-        path = folder / "relinked.dcm"
-        path.write_bytes(content)
-        link.origin(self.ws.key).relink(path)
-        content = path.read_bytes()
-        path.unlink()
-        return content
+        return link.origin(self.ws.key)
+
+    def _content(self, item: Item, name: str, origin: Origin | None) -> bytes:
+        """The bytes of a file as they are sent. Raises CaseRejected."""
+        path = self.queue.path(item, name)
+        if origin is None:
+            return path.read_bytes()
+        with tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as folder:
+            relinked = Path(folder) / "relinked.dcm"
+            shutil.copyfile(path, relinked)
+            origin.relink(relinked)
+            return relinked.read_bytes()
 
     def _transmit(self, node: Node, item: Item, content: dict[str, bytes]) -> tuple[list[str], str]:
         """Names of files that the node has now, and why not the others. Raises RemoteFailed."""
