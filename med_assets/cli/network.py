@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from med_assets.capabilities import Measurements
+from med_assets.cli import stages
 from med_assets.cli.commands import Section, Value, launch, launcher, model, one_of, program, table, workspace
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
+from med_assets.storage.scratch import scratch
 
 if TYPE_CHECKING:
     from med_assets.network.send import Sender
@@ -167,11 +170,8 @@ def send(case: str | None, node: str | None, model: str | None, queue: bool, ret
 
 def _enqueue(ws: "Workspace", sender: "Sender", case: str, node: str, model: str | None, launcher: str | None) -> None:
     """Predict a case, unless that was done before, and put the objects of it into the queue."""
-    from med_assets.capabilities import Measurements
-    from med_assets.cli import stages
     from med_assets.program import get
     from med_assets.review.explain import find_case
-    from med_assets.storage.scratch import scratch
 
     program, case_id = find_case(ws, case)
     sender.check(node, program, case_id)
