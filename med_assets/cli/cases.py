@@ -55,12 +55,12 @@ def cases(program: str, quarantined: bool) -> None:
     for prepared in catalog.prepared():
         if prepared.version == newest.get(prepared.case_id, prepared).version:
             newest[prepared.case_id] = prepared
-    accepted_in = batches_by_version(catalog)
+    accepted_in, excluded = batches_by_version(catalog), catalog.excluded()
     absent = _missing(catalog)
     rows = [
         {
             "case_id": case_id,
-            "state": _state(case, included.get(case_id), accepted_in),
+            "state": "excluded" if case_id in excluded else _state(case, included.get(case_id), accepted_in),
             "split": assignments[case.patient_id].split
             if case_id in included and case.patient_id in assignments
             else "-",

@@ -40,8 +40,8 @@ def reader_decisions(facts: ReportFacts) -> Iterable[Section]:
     counts = pd.Series([row.decision for row in rows]).value_counts()
     text = (
         f"{len(rows)} decisions on {len({row.case_id for row in rows})} cases by {len({row.reader or '' for row in rows})} readers: "
-        f"{', '.join(f'{n} {decision}' for decision, n in counts.items())}. {len(out)} cases are excluded now: they are in no dataset, and in the scores "
-        f"of no model that was evaluated since. {len(out & scored)} of them are in the scores of this report, which follow with the next evaluation."
+        f"{', '.join(f'{n} {decision}' for decision, n in counts.items())}. Excluded now: {len(out)}; they are in no dataset, and in the scores of "
+        f"no model that is evaluated from then on. In the scores of this report, which follow with the next evaluation: {len(out & scored)} of them."
     )
     table = pd.DataFrame(
         [

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def test_a_decision_of_the_command_line_is_that_of_its_reader_and_writes_the_dat
     assert main(["decide", P, "a1", "exclude", "--note", "motion", "--reader", "reader two"]) == 0
     assert "a1: exclude, by reader two" in capsys.readouterr().out
     assert [case.case_id for case in Catalog(workspace, P).dataset().cases] == ["a2"]
+    assert main(["cases", P]) == 0
+    assert re.search(r"a1 +excluded", capsys.readouterr().out)
     assert main(["decide", P, "a1", "accept"]) == 0
     assert [case.case_id for case in Catalog(workspace, P).dataset().cases] == ["a1", "a2"]
     assert [row.reader for row in Catalog(workspace, P).rows(ReaderDecision)] == ["reader two", "reader one"]

@@ -34,7 +34,7 @@ def test_the_report_names_the_cases_that_left_or_entered_by_whom_when_and_why(wo
     ]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT.*", at) for at in moved["time"])
     assert "5 decisions on 3 cases by 2 readers" in section.text
-    assert "1 cases are excluded now" in section.text
+    assert "Excluded now: 1;" in section.text
     (agreed,) = agreement(gather(workspace, P))
     assert agreed.table is not None
     assert agreed.table["readers"].tolist() == ["Ana, Ben"]
