@@ -71,7 +71,7 @@ def write_case(ws: Workspace) -> None:
     version = CaseVersion(
         program="lung_ct", batch=batch, case_id=CASE, patient_id="bench", version="v", content_hash="c", images_hash="i",
         artifact=artifact, given_split=None, n_instances=SHAPE[0], synthetic=True, status=Status.OK, reason_code=None, reason=None,
-        deidentified_by=None,
+        deidentified_by=None, parent=None,
     )  # fmt: skip
     catalog.replace(CaseVersion, [version], batch)
     catalog.replace(PreparedCase, [PreparedCase.of(version.row() | {"warnings": None})], batch)
