@@ -188,7 +188,8 @@ class Deidentifier:
         walk = _Walk(self, self.pseudonym(patient_id), self.days(patient_id), received)
         out = walk.object(ds, elements)
         self.without_identifiers(out, _own_identifiers(ds))
-        self._without_words(out, _own_names(ds))
+        if self.profile.keeps_descriptions:
+            self._without_words(out, _own_names(ds))
         if "PerFrameFunctionalGroupsSequence" in out:
             _fill_required(ds, out)
         for declared in self._declarations(walk.pseudonym, methods, received).values():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pydicom.dataset import Dataset
 
@@ -34,7 +35,7 @@ class Profile:
         """Name and version."""
         return f"{self.name} {self.version}"
 
-    @property
+    @cached_property
     def keeps_descriptions(self) -> bool:
         """Whether words of descriptions stay."""
         return Action.WORDS in self.actions.values()
