@@ -12,9 +12,10 @@ from pydicom.datadict import tag_for_keyword
 
 from med_assets.deidentification.ages import AGE_CAP, ages
 from med_assets.deidentification.profile import Action, profile
-from med_assets.storage.versions import versioned
+from med_assets.storage.versions import part_of, versioned
 
 
+@part_of("deidentification.research.research")
 @dataclass(frozen=True)
 class Rounding:
     """A number is rounded to multiples of `step`, and what is beyond `least` or `most` becomes that; `possible` values alone stay at all."""
@@ -53,7 +54,7 @@ TEXTS: Mapping[str, frozenset[str]] = MappingProxyType({
     "PatientSex": frozenset({"M", "F", "O"}),
     "SmokingStatus": frozenset({"YES", "NO", "UNKNOWN"}),
     "ContrastBolusRoute": frozenset({"IV", "ORAL", "RECTAL", "INTRAVENOUS", "INTRA-ARTERIAL", "INTRATHECAL", "INTRA-ARTICULAR"}),
-    "ContrastBolusIngredient": frozenset({"IODINE", "GADOLINIUM", "CARBON DIOXIDE", "BARIUM"}),
+    "ContrastBolusIngredient": frozenset({"IODINE", "GADOLINIUM", "CARBON DIOXIDE", "BARIUM", "XENON"}),
     "ConvolutionKernel": frozenset({
         "STANDARD", "SOFT", "DETAIL", "LUNG", "BONE", "BONEPLUS", "EDGE", "CHEST", "ULTRA", "SMOOTH", "A", "B", "C", "D", "E", "L", "YA", "YB",
         "YC", "YD", *(f"B{n}{mode}" for n in (10, 19, 20, 22, 25, 26, 30, 31, 35, 36, 40, 41, 43, 45, 46, 50, 60, 70, 75, 80) for mode in "fs"),
@@ -85,6 +86,7 @@ def closed() -> dict[str, frozenset[str]]:
     return {**TEXTS, "PatientAge": ages(0), **{keyword: rule.values() for keyword, rule in ROUNDED.items()}}
 
 
+@part_of("deidentification.research.research")
 def whole_years(age: str) -> str:
     """An age as DICOM writes it (PS3.5, AS), in whole years and of AGE_CAP for all from there on; empty for what is no age."""
     number, unit = age.strip()[:-1], age.strip()[-1:]
