@@ -23,6 +23,7 @@ from med_assets.review.access import Access
 from med_assets.review.gate import Gate
 from med_assets.review.site import Site, refused
 from med_assets.review.viewing import routes as viewing
+from med_assets.review.viewing import trial_pages
 from med_assets.serving.binding import LOCAL_NAMES
 from med_assets.settings import Settings
 
@@ -34,6 +35,7 @@ ROUTES: tuple[Callable[[Site], Sequence[BaseRoute]], ...] = (
     worklist_pages.routes,
     correction_pages.routes,
     viewing.routes,
+    trial_pages.routes,
 )
 """The pages, in the order in which a path is looked for."""
 
@@ -53,6 +55,8 @@ def application(ws: Settings, access: Access, names: Sequence[str] = LOCAL_NAMES
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         site.datasets.close()
+        for close in site.closers:
+            close()
 
     return Starlette(
         lifespan=lifespan,

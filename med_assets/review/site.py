@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -37,6 +37,8 @@ class Site:
     datasets: Datasets = field(init=False)
     decided: Counter[str] = field(default_factory=Counter)
     """Decisions of each program that this process recorded."""
+    closers: list[Callable[[], None]] = field(default_factory=list)
+    """What routes want to be called when the server ends."""
     assets_version: str = field(default_factory=lambda: secrets.token_hex(4))
     """Part of the addresses of scripts and styles, so that a browser fetches those of this process."""
 

@@ -155,7 +155,7 @@ async def _predict(service: Service, request: Request) -> Response:
 
 async def _answered(service: Service, request: Request, visit: Visit) -> Response:
     """Receive, predict and answer; where this raises nothing, the visit ends here or with the response."""
-    await _within(service, "an upload", _receive(request, visit, service.limits.upload_bytes))
+    await _within(service, "an upload", receive(request, visit, service.limits.upload_bytes))
     answer = await _within(service, "a prediction", _waited(request, visit))
     headers = {"med-assets-experiment": answer.experiment, "med-assets-checkpoint": answer.checkpoint}
     if answer.any_predicted and "application/json" not in request.headers.get("accept", ""):
@@ -191,8 +191,8 @@ async def _within(service: Service, what: str, work: Awaitable[T]) -> T:
         raise Refused(status, f"expected {what} within {seconds:g} s (--timeout), got one that takes longer") from None
 
 
-async def _receive(request: Request, visit: Visit, most: int) -> None:
-    """Write the body of a request into the folder of its visit. Raises Refused, ClientDisconnect."""
+async def receive(request: Request, visit: Visit, most: int) -> None:
+    """Write the body of a request, of at most `most` bytes, into the folder of its visit. Raises Refused, ClientDisconnect."""
     part, head, n_bytes = visit.uploads / "part", b"", 0
     with part.open("wb") as stream:
         async for chunk in request.stream():

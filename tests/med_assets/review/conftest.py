@@ -31,20 +31,32 @@ def chromium() -> "Iterator[Browser]":
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def complaints_of() -> "Callable[[Page], list[str]]":
+    """Starts to collect the errors that a page reports, those against its Content-Security-Policy among them."""
+
+    def collect(page: "Page") -> list[str]:
+        found: list[str] = []
+        page.on("pageerror", lambda error: found.append(str(error)))
+        page.on("console", lambda message: found.append(message.text) if message.type == "error" else None)
+        return found
+
+    return collect
+
+
 @pytest.fixture
-def open_page(chromium: "Browser") -> "Iterator[Callable[[str], Page]]":
+def open_page(chromium: "Browser", complaints_of: "Callable[[Page], list[str]]") -> "Iterator[Callable[[str], Page]]":
     """Opens an address and waits until all viewers on it are complete; what the browser complains of fails the test."""
-    complaints: list[str] = []
+    complaints: list[list[str]] = []
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
 
     def opened(address: str) -> "Page":
         page = context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        complaints.append(complaints_of(page))
         page.goto(address)
         page.wait_for_selector('.viewer[data-state="complete"]', timeout=PATIENCE_MS)
         return page
 
     yield opened
     context.close()
-    assert complaints == []
+    assert [one for each in complaints for one in each] == []
