@@ -1,6 +1,7 @@
 """Laws and surroundings that every test has: few threads, no home of the user's, no settings of the user's."""
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -52,6 +53,15 @@ for _name in RESOLUTIONS:  # half of what a stage costs over a small phantom is 
     setattr(style, _name, 60)
 
 DRILL_FIXTURES = {"slurm_cluster"}
+
+
+gc.disable()  # nothing that collection imports is garbage, and looking for some takes a sixth of its time
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, and never look through the million objects of what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
