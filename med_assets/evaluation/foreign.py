@@ -49,6 +49,10 @@ def score_file(
     CheckpointMismatch for any other, ConfigurationError without a case with labels, and ScoringFailed where all cases fail.
     """
     chosen = experiment(ws, program_name, name, overrides)
+    if chosen.members:
+        raise ConfigurationError(
+            f"expected an experiment with one network, got an ensemble; name one of its members: {', '.join(chosen.members)}"
+        )
     cases = Catalog(ws, program_name).cases(split)
     if not cases:
         raise ConfigurationError(

@@ -74,6 +74,15 @@ def verify_model(ws: Settings, checkpoint: str) -> None:
         ws.store.verify(member.checkpoint)
 
 
+def demand_weights(ws: Settings, checkpoint: str, wanted: str) -> None:
+    """Raise ConfigurationError for an ensemble; `wanted` says what for a checkpoint with weights of its own is wanted."""
+    if members := members_of(ws.store.fetch(checkpoint)):
+        raise ConfigurationError(
+            f"expected a checkpoint with weights of its own for {wanted}, got an ensemble; name one of its members: "
+            f"{', '.join(member.experiment for member in members)}"
+        )
+
+
 def _demand_member(program_name: str, chosen: Experiment, folder: Path) -> None:
     """Raise ConfigurationError for a checkpoint that can't be a member."""
     member = from_json(program_name, (folder / "experiment.json").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ from med_assets.experiments import weights
 from med_assets.experiments.configuration import RELEASED, Experiment, from_json, load, load_all
 from med_assets.launch import jobs
 from med_assets.launch.endings import Ending
-from med_assets.launch.ensembles import model_folder, published
+from med_assets.launch.ensembles import demand_weights, model_folder, published
 from med_assets.launch.follow import finish
 from med_assets.launch.runs import record_run
 from med_assets.records import Checkpoint, EpochMetric
@@ -241,6 +241,7 @@ def _prepare_job(
             source = weights.released(ws, program_name, chosen.initial.removeprefix(RELEASED)).path
         else:
             ws.store.verify(initial)
+            demand_weights(ws, initial, f"{program_name}/{chosen.name} to start from")
             source = ws.store.fetch(initial) / "weights.pt"
             before = from_json(program_name, source.with_name("experiment.json").read_text(encoding="utf-8"))
             if objection := chosen.objection_to(before):
@@ -255,6 +256,7 @@ def _prepare_job(
             shutil.copyfile(file.path, temporary)
     if teacher:
         ws.store.verify(teacher)
+        demand_weights(ws, teacher, f"{program_name}/{chosen.name} to be distilled from")
         kept = {"key": teacher, "folder": str(ws.store.fetch(teacher)), "store": str(ws.home / "store")}
         write_json(job / jobs.TEACHER, kept)
     return job

@@ -16,6 +16,7 @@ from med_assets.cli.main import main
 from med_assets.cli.pruning import examine
 from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.evaluation.confidence import agreement_in
+from med_assets.evaluation.foreign import score_file
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
 from med_assets.launch import jobs
@@ -286,6 +287,15 @@ def test_an_ensemble_is_made_of_its_members_checkpoints_and_goes_through_all_sta
     capfd.readouterr()
     assert main(["export", f"{P}/ensemble", "--out", str(tmp_path / "export")]) == 1
     assert "got an ensemble, whose members are tinyusfm, segformer" in capfd.readouterr().err
+
+    for how in ("initial=ensemble", "teacher=ensemble"):
+        distil = (
+            ("+distil={task:0.5,logit:0.5,feature:0,attention:0,temperature:2}",) if how.startswith("teacher") else ()
+        )
+        with pytest.raises(ConfigurationError, match="got an ensemble; name one of its members: tinyusfm, segformer"):
+            stages.train(ws, P, "tinyusfm", (how, *distil), launch)
+    with pytest.raises(ConfigurationError, match="expected an experiment with one network, got an ensemble"):
+        score_file(ws, P, "ensemble", tmp_path / "any.pt", "val")
 
     # A member that is trained anew makes another ensemble.
     stages.train(ws, P, "tinyusfm", ("seed=7",), launch)
