@@ -17,12 +17,16 @@ from pynetdicom.sop_class import (
     StorageCommitmentPushModelInstance,
 )
 
+from med_assets.errors import RemoteFailed
 from med_assets.landing import batches
+from med_assets.network.association import association
+from med_assets.network.configuration import Node, NodeTls
 from med_assets.settings import Workspace
 from tests.invented import uid
 from tests.peers import (
     CALLED,
     CALLING,
+    CT_SOP,
     Running,
     conflicts,
     describe_network,
@@ -304,3 +308,13 @@ def test_tls_needs_a_certificate_of_the_authority(workspace: Workspace) -> None:
         assert run_dcmtk("echoscu", *own, *words, *peer).returncode == 0
         stranger = ("+tls", folder / "other.key", folder / "other.pem", "+cf", folder / "own.pem", "-pw")
         assert run_dcmtk("echoscu", *stranger, *words, *peer).returncode != 0
+
+        tls = {"ca": "own.pem", "certificate": "own.pem", "key": "own.key"}
+        node = Node(ae_title=CALLED, host="127.0.0.1", port=running.port, tls=NodeTls.model_validate(tls))
+        study = small_study("tls")
+        contexts = [(CT_SOP, (ExplicitVRLittleEndian,))]
+        with association(node, CALLING, contexts, folder) as assoc:
+            assert [assoc.send_c_store(ds).Status for ds in study] == [0, 0]
+        untrusted = node.model_copy(update={"tls": NodeTls.model_validate({**tls, "ca": "other.pem"})})
+        with pytest.raises(RemoteFailed), no_open_sockets(), association(untrusted, CALLING, contexts, folder):
+            pass
