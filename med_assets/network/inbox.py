@@ -13,6 +13,7 @@ itself has `.retrieving` in place of `.receiving`, so that it works beside a rec
 
 import fcntl
 import io
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.storage.files import HASH_CHARS, NO_ROOM, file_sha256, sync
 
 RECEIVING, RETRIEVING, CONFLICTS, TEMPORARY, LOCK = ".receiving", ".retrieving", ".conflicts", ".tmp", ".lock"
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".dcm"
 
@@ -215,20 +218,27 @@ class Inbox:
     def settle(self, study: str) -> bool:
         """Make what arrived of a study an entry of the landing zone, or a part of the one that it has; whether there was any.
 
-        A process that is killed within leaves each instance in one of both places; the next one goes on.
+        A process that is killed within leaves each instance in one of both places; the next one goes on. Where the landing zone
+        can't be written now, the study stays, and `settle_quiet` tries it again.
         """
         growing, settled = self.receiving / study, self.folder / study
         with self._stripe(study):
             with self._state:
                 self._open.pop(study, None)
-            if not growing.is_dir():
-                return False
             try:
-                growing.rename(settled)
-            except OSError:  # it has an entry, which this joins
-                self._join(growing, settled)
-            sync(self.receiving)
-            sync(self.folder)
+                if not growing.is_dir():
+                    return False
+                try:
+                    growing.rename(settled)
+                except OSError:  # it has an entry, which this joins
+                    self._join(growing, settled)
+                sync(self.receiving)
+                sync(self.folder)
+            except OSError as error:
+                log.warning("a study can't settle now: %s; it is tried again", type(error).__name__)
+                with self._state:
+                    self._open[study] = _Open()
+                return False
             return True
 
     def _join(self, growing: Path, settled: Path) -> None:

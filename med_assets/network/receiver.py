@@ -58,6 +58,8 @@ MAX_PDU_BYTES = 1 << 17
 
 TICK_S = 0.5
 
+NO_INSTANCES = "no instance is taken: disk full, or the landing zone is away"
+
 NOT_STORABLE = (
     "1.2.840.10008.1.2.4.94",
     "1.2.840.10008.1.2.4.95",
@@ -300,9 +302,13 @@ def _settle_until_interrupted(inboxes: dict[str, Inbox]) -> None:
         for name, inbox in inboxes.items():
             if n_settled := inbox.settle_quiet():
                 log.info("%s: %d studies settled, quiet for %g s", name, n_settled, inbox.quiet_s)
-            if (space := inbox.has_space()) != had_space[name]:
+            try:
+                space = inbox.has_space()
+            except OSError:  # such as a share that is away: instances are refused, and peers keep them
+                space = False
+            if space != had_space[name]:
                 had_space[name] = space
-                log.warning("%s: %s", name, "instances are taken again" if space else "no instance is taken: disk full")
+                log.warning("%s: %s", name, "instances are taken again" if space else NO_INSTANCES)
 
 
 def landing_folder(ws: Settings, program: str) -> Path:

@@ -98,6 +98,19 @@ def test_settling_that_was_killed_in_the_middle_overwrites_nothing(inbox: Inbox)
     assert inbox.conflicts() == 1
 
 
+def test_a_study_that_can_not_settle_now_is_tried_again(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, 0, 0)
+    (ds,) = small_study("blocked", 1)
+    store(inbox, ds)
+    (tmp_path / ds.StudyInstanceUID).write_bytes(b"a file where the entry belongs")
+    assert inbox.ended(1, properly=True) == 0
+    assert instances_in(tmp_path) == {ds.SOPInstanceUID}
+    (tmp_path / ds.StudyInstanceUID).unlink()
+    assert inbox.settle_quiet() == 1
+    assert files(inbox) == [f"{ds.StudyInstanceUID}/{ds.SOPInstanceUID}.dcm"]
+    inbox.close()
+
+
 def test_a_process_that_retrieves_works_beside_the_receiver(inbox: Inbox) -> None:
     first, second = small_study("beside")
     other = Inbox(inbox.folder, 0, 60, RETRIEVING)
