@@ -36,7 +36,7 @@ def test_keys_of_artifacts(name: str, workspace: Workspace) -> None:
     chosen = program.get(name)
     raw = CaseVersion(
         program=name, batch="b", case_id="c", patient_id="p", version="v", content_hash="h", images_hash=None, artifact="raw/1",
-        given_split=None, n_instances=1, synthetic=True, status="ok", reason_code=None, reason=None, deidentified_by=None,
+        given_split=None, n_instances=1, synthetic=True, status="ok", reason_code=None, reason=None, deidentified_by=None, parent=None,
     )  # fmt: skip
     assert prepared_key(workspace, name, raw) == "prepared/" + digest(
         "raw/1", "c", chosen.settings(workspace), V[f"{name}/prepare"]

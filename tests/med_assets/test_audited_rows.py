@@ -24,6 +24,7 @@ DECISION = ReaderDecision(
     decision="normal",
     note="a note",
     read_at="2026-11-29T10:00:00+00:00",
+    reader="reader one",
 )
 PROMOTION = Champion(
     program="rt_dose", experiment="unet", checkpoint="checkpoint/1", dataset_version="d", n_train=3,

@@ -28,7 +28,7 @@ def version(case_id: str, batch: str = "b1", status: str = "ok") -> CaseVersion:
     return CaseVersion(
         program=P, batch=batch, case_id=case_id, patient_id=f"p-{case_id}", version=f"v-{case_id}", content_hash="c",
         images_hash=None, artifact=f"raw/{case_id}", given_split="", n_instances=3, synthetic=True, status=status,
-        reason_code=None, reason=None, deidentified_by=None,
+        reason_code=None, reason=None, deidentified_by=None, parent=None,
     )  # fmt: skip
 
 
