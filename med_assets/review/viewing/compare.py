@@ -68,7 +68,8 @@ class Comparer:
 
     def __init__(self, ws: Settings) -> None:
         self.ws = ws
-        self._dice: OrderedDict[tuple[str, str], float | None] = OrderedDict()
+        self._dice: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._without_masks: set[str] = set()
 
     def compare(self, program_name: str, first: str, second: str) -> Comparison:
         """Two experiments on the cases whose prediction by both is in the store. Raises UnknownCase."""
@@ -104,15 +105,17 @@ class Comparer:
         """Dice of the predicted masks and whether there are such masks; None where the time is over."""
         key = (pair[0].prediction, pair[1].prediction)
         if key in self._dice:
-            return self._dice[key], self._dice[key] is not None
-        if time.monotonic() > end:
+            return self._dice[key], True
+        if program_name in self._without_masks or time.monotonic() > end:
             return None, False
-        found = [self._predicted_mask(program_name, case, model) for model in pair]
-        dice = None if found[0] is None or found[1] is None else dice_of(found[0], found[1])
-        self._dice[key] = dice
+        first, second = (self._predicted_mask(program_name, case, model) for model in pair)
+        if first is None or second is None:
+            self._without_masks.add(program_name)
+            return None, False
+        self._dice[key] = dice_of(first, second)
         if len(self._dice) > KEPT:
             self._dice.popitem(last=False)
-        return dice, dice is not None
+        return self._dice[key], True
 
     def _predicted_mask(self, program_name: str, case: PreparedCase, model: Model) -> np.ndarray | None:
         store = self.ws.store

@@ -80,7 +80,7 @@ function show(found) {
     for (const [name, value] of Object.entries(one.measured)) {
       const row = table.insertRow();
       row.insertCell().textContent = name;
-      row.insertCell().textContent = value === null ? "undefined" : typeof value === "number" ? +value.toPrecision(4) : value;
+      row.insertCell().textContent = value === null ? "undefined" : typeof value === "number" ? +value.toPrecision(4) : value || "–";
     }
     if (table.rows.length) section.append(table);
     for (const name of one.files.filter((path) => path.endsWith(".png"))) {
