@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 import assets
 import resources
@@ -19,6 +20,7 @@ from med_assets.storage.conf import conf_folder
 from sensors.update import update_sensor
 from tests.med_assets.stages.builders import P, drop, edit, files
 from tests.med_assets.stages.models import configure
+from tests.peers import CALLED, NEEDED, describe_network, free_port, landed, orthanc_of, receiver_of, wait_for
 from tests.sensors.builders import intake
 
 SEEDS = (6, 7, 8)
@@ -129,6 +131,36 @@ def correct_dose(case: Path, factor: float) -> None:
     edit(path, scaled)
 
 
+def kept_predictions(ws: Workspace) -> set[str]:
+    """Keys of the predictions in the store."""
+    return {path.name for path in (ws.home / "store" / "prediction").glob("*/*")}
+
+
+def send_corrected(ws: Workspace, case: Path, tmp_path: Path) -> None:
+    """Send the structure set of a case alone, corrected, from an Orthanc to a receiver; without Orthanc it is put where one would."""
+    (path,) = files(case, "RTSTRUCT")
+    ds = pydicom.dcmread(path)
+    names = {one.ROINumber: one.ROIName for one in ds.StructureSetROISequence}
+    (bladder,) = [roi for roi in ds.ROIContourSequence if "bla" in names[roi.ReferencedROINumber].lower()]
+    for contour in bladder.ContourSequence:
+        points = [float(value) for value in contour.ContourData]
+        contour.ContourData = [value + 16.0 * (number % 3 == 0) for number, value in enumerate(points)]
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    if shutil.which("Orthanc") is None and not os.environ.get(NEEDED):
+        folder = ws.landing / P / "corrected"
+        folder.mkdir()
+        ds.save_as(folder / "rtstruct.dcm", enforce_file_format=True)
+        return
+    port = free_port()
+    with orthanc_of(tmp_path / "orthanc", {"us": (CALLED, port)}) as orthanc:
+        describe_network(ws.home, nodes={"pacs": orthanc.node()}, port=port, ae_titles={CALLED: P})
+        orthanc.upload([ds])
+        with receiver_of(ws.home):
+            sent = orthanc.ask("/modalities/us/store", {"Resources": orthanc.ask("/instances"), "Synchronous": True})
+            assert (sent["InstancesCount"], sent["FailedInstancesCount"]) == (1, 0)
+            wait_for(lambda: any(ds.SOPInstanceUID in one.name for one in landed(ws.home, P)))
+
+
 def send_again(case: Path) -> None:
     """Copy the files of a case over themselves: the same bytes with other times."""
     for path in case.rglob("*"):
@@ -166,6 +198,20 @@ def test_a_change_reaches_the_report_in_two_runs_at_most_and_what_is_current_is_
         for row in workspace.lake.rows("raw_cases", P)
         if row["batch"] == max(one["batch"] for one in workspace.lake.rows("raw_cases", P))
     }
+
+    # A corrected structure set, sent by DICOM and alone, is a new version of its case, and that case alone is computed.
+    kept = kept_predictions(workspace)
+    verdict = clinic.version("champion")
+    send_corrected(workspace, workspace.landing / P / "export-8", tmp_path)
+    assert after("a corrected structure set") == [sorted(keys.DATA), follow]
+    newest = max(row.batch for row in Catalog(workspace, P).case_versions())
+    (corrected,) = Catalog(workspace, P).case_versions(newest)
+    assert (corrected.case_id, corrected.status) == (held_out, "ok")
+    assert corrected.parent is not None
+    assert len(Catalog(workspace, P).prepared(newest)) == 1
+    assert len(kept_predictions(workspace) - kept) == 1, "of the one model, for the one case"
+    assert clinic.version("champion") != verdict
+    assert workspace.lake.rows("splits", P) == splits
 
     # What a failed run did not come to is made when its input is there again; what has other inputs does not wait.
     row = workspace.lake.rows("checkpoints", f"{P}/mean_dose")[0]
@@ -220,6 +266,7 @@ def test_a_change_reaches_the_report_in_two_runs_at_most_and_what_is_current_is_
         assert set(made.values()) == {"another"}, "of all batches, in one run whose content is the same as before"
     assert clinic.counted == {
         "a corrected dose": 2,
+        "a corrected structure set": 2,
         "a dropped case": 2,
         "the same files once more": 1,
         "materializations by hand": 0,
