@@ -201,7 +201,7 @@ def test_a_change_reaches_the_report_in_two_runs_at_most_and_what_is_current_is_
 
     # A corrected structure set, sent by DICOM and alone, is a new version of its case, and that case alone is computed.
     kept = kept_predictions(workspace)
-    verdict = clinic.version("champion")
+    board = clinic.version("leaderboard")
     send_corrected(workspace, workspace.landing / P / "export-8", tmp_path)
     assert after("a corrected structure set") == [sorted(keys.DATA), follow]
     newest = max(row.batch for row in Catalog(workspace, P).case_versions())
@@ -210,7 +210,7 @@ def test_a_change_reaches_the_report_in_two_runs_at_most_and_what_is_current_is_
     assert corrected.parent is not None
     assert len(Catalog(workspace, P).prepared(newest)) == 1
     assert len(kept_predictions(workspace) - kept) == 1, "of the one model, for the one case"
-    assert clinic.version("champion") != verdict
+    assert clinic.version("leaderboard") != board
     assert workspace.lake.rows("splits", P) == splits
 
     # What a failed run did not come to is made when its input is there again; what has other inputs does not wait.
