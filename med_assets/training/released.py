@@ -42,6 +42,7 @@ FAMILIES = (
     Family("VISTA3D", "lung_ct", "foundation", "vista3d132", r"class_head\.class_embeddings", 872, "NVIDIA's own, at the source"),
     Family("Point Net", "lumbar_mr", "zero_shot", "point_net", r"^decoder\.block\.\d+\.conv1", 130, "of the Kaggle data set, at the source"),
     Family("OCT encoder", "retinal_oct", "finetune_multi_domain", "multi_domain", r"context_encoder|target_encoder", 1501, "none: ask the authors"),
+    Family("USFM", "breast_us", "usfm", "usfm", r"(?:^|\.)blocks\.\d+\.gamma_1$", 343, "CC BY-NC 4.0"),
     Family("TinyUSFM", "breast_us", "tinyusfm", "tinyusfm", r"(?:^|\.)cls_token$", 22, "Apache-2.0"),
     Family("SAM3", "breast_us", "sam3", "sam3", r"^detector(?:_model)?\.|^vision_encoder\.backbone\.|vision_backbone", 3440, "SAM License, at the source"),
     Family("SAM adapters (SAMed)", "breast_us", "sam_adapters", "samed", r"^w_a_\d{3}$", 3, "Apache-2.0", (

@@ -20,15 +20,20 @@ OF_CLASS = "mean probability of the class inside the predicted lesion, or over t
 """What the probability of a class is for an image, see `class_of_image`."""
 
 
-def score_case(case: PreparedCase, probability: np.ndarray, settings: EvaluationSettings) -> list[Score]:
-    """Score the probability of a lesion at each pixel (rows, columns); conventions end with the grid and the threshold."""
+def score_case(
+    case: PreparedCase, probability: np.ndarray, settings: EvaluationSettings, of_organs: bool = False
+) -> list[Score]:
+    """Score the probability of a lesion at each pixel (rows, columns); conventions end with the grid and the threshold.
+
+    All are undefined where the image's mask names organs, or the model predicts organs.
+    """
     truth = np.asarray(case.truth) > 0
     suffix = f"on the machine's own pixels, probability above {settings.threshold:g}"
     scores = scores_2d(
         truth, probability > settings.threshold, SUBJECT, pixel_mm=case.pixel_mm, probability=probability
     )
-    if case.organs:
-        no_lesion = "undefined for an image whose mask names organs"
+    if case.organs or of_organs:
+        no_lesion = "undefined for an image whose mask names organs, and for a model of organs"
         return [
             replace(one, value=None, n=None, convention=f"{one.convention}; {suffix}; {no_lesion}") for one in scores
         ]

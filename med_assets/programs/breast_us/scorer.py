@@ -70,8 +70,10 @@ class LesionPredictor(CasePredictor):
 def score(prepared: Path, predicted: Path, settings: EvaluationSettings) -> list[Score]:
     """Score what `LesionPredictor.predict` kept. Raises NoTruth for a case to predict."""
     case = PreparedCase.open(prepared)
-    found = score_case(case, read_probability(predicted).astype(np.float64), settings)
-    if (several := read_classes(predicted)) is not None:
+    several = read_classes(predicted)
+    of_organs = several is not None and are_organs(several[1])
+    found = score_case(case, read_probability(predicted).astype(np.float64), settings, of_organs)
+    if several is not None:
         found += score_classes(case, *several, settings)
     return found
 

@@ -30,7 +30,7 @@ def test_a_digest_is_of_known_numbers() -> None:
     assert digest(torch.tensor([[1.0, 2.0, 6.0]])) == "1x3: 3 2.6458 1 2 6"
 
 
-@pytest.mark.parametrize("title", ["VGG16", "OCT encoder", "SegFormer", "SAM3", "SAM", "SAM adapters (SAMed)"])
+@pytest.mark.parametrize("title", ["VGG16", "OCT encoder", "USFM", "SegFormer", "SAM3", "SAM", "SAM adapters (SAMed)"])
 def test_a_network_filled_by_the_recipe_computes_the_same_again(title: str) -> None:
     family = next(one for one in FAMILIES if one.title == title)
     found = [
@@ -44,6 +44,7 @@ def test_a_network_filled_by_the_recipe_computes_the_same_again(title: str) -> N
 LAYOUTS = {
     "VISTA3D": "class_head.class_embeddings.weight",
     "Point Net": "decoder.block.0.conv1.0.weight",
+    "USFM": "blocks.0.gamma_1",
     "TinyUSFM": "model.cls_token",
     "SAM3": "detector.backbone.vision_backbone.trunk.pos_embed",
     "SAM adapters (SAMed)": "w_a_000",
@@ -120,7 +121,7 @@ def test_tokens_of_a_prompt_come_from_the_tokenizer_file(tmp_path: Path, capsys:
     assert cli.main(["weights", str(tmp_path / "other"), "--prompt", "breast lesion"]) != 0
 
 
-def test_the_page_has_a_row_of_each_of_the_nine_kinds_and_counts_their_keys(
+def test_the_page_has_a_row_of_each_of_the_ten_kinds_and_counts_their_keys(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MED_ASSETS_HOME", str(tmp_path))
@@ -128,7 +129,7 @@ def test_the_page_has_a_row_of_each_of_the_nine_kinds_and_counts_their_keys(
     head, body = rows[0], rows[2:]
     counted = {row[0]: (row[head.index("released file opened")], row[head.index("keys expected")]) for row in body}
     assert counted == {
-        "VISTA3D": ("no", "259"), "Point Net": ("no", "395"), "OCT encoder": ("no", "149"), "TinyUSFM": ("no", "150"), "SAM3": ("no", "1468"),
+        "VISTA3D": ("no", "259"), "Point Net": ("no", "395"), "OCT encoder": ("no", "149"), "USFM": ("no", "195"), "TinyUSFM": ("no", "150"), "SAM3": ("no", "1468"),
         "SAM adapters (SAMed)": ("no", "125"), "SAM": ("no", "315"), "SegFormer": ("no", "378"), "VGG16": ("no", "14"),
     }  # fmt: skip
     assert {row[head.index("keys matched")] for row in body} == {"-"}

@@ -146,6 +146,10 @@ def test_a_network_learns_two_organs_and_each_is_scored_and_written(tmp_path: Pa
     assert set(by_organ) == set(ORGANS)
     assert all(value is not None and value > 0.4 for value in by_organ.values())
     assert {one.value for one in scores if one.subject == "lesion"} == {None}
+    lesion, other = write_prepared(tmp_path / "lesion", 7), tmp_path / "other"
+    other.mkdir()
+    scorer.LesionPredictor(model).predict(lesion, other)
+    assert {one.value for one in scorer.score(lesion, other, EvaluationSettings())} == {None}
     assert set(scorer.facts(case, out, 0.5)) == {"gland, pixels", "muscle, pixels"}
     assert [path.name for path in scorer.plot(case, out, tmp_path / "pictures", 0.5)] == [
         "case4_lesion.png", "case4_classes.png",
