@@ -74,13 +74,13 @@ def viewable_program(program_name: str) -> Viewable:
 
 
 def prepared_case(ws: Settings, program_name: str, case_id: str) -> PreparedCase:
-    """The usable case of this id as it was sent last. Raises UnknownCase."""
+    """The case of this id that was prepared last; one that the audit quarantined has arrays too. Raises UnknownCase."""
     viewable_program(program_name)
     try:
         names.CASE.check(case_id)
     except ConfigurationError as error:
         raise UnknownCase(str(error)) from None
-    found = [row for row in usable(Catalog(ws, program_name).prepared()) if row.case_id == case_id]
+    found = [row for row in Catalog(ws, program_name).prepared() if row.case_id == case_id and row.artifact]
     if not found:
         raise UnknownCase(f"expected a case of {program_name} with arrays to show, got {case_id!r}")
     return max(found, key=lambda row: row.batch)

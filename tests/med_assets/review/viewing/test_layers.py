@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from med_assets.catalog import Catalog
 from med_assets.dicom.geometry import Geometry
 from med_assets.programs.lung_ct.kept import PREDICTION
 from med_assets.programs.rt_dose.kept import PREDICTION as DOSE
+from med_assets.records import PreparedCase, Status
 from med_assets.review.app import STATIC
 from med_assets.review.viewing.contract import ANATOMICAL, Grid, middle_of
 from med_assets.review.viewing.planes import planes_of
@@ -170,6 +173,18 @@ def test_a_browser_keeps_what_an_address_with_its_key_names(browser: TestClient)
 )
 def test_what_there_is_not_is_not_found(browser: TestClient, path: str) -> None:
     assert browser.get(path).status_code == 404
+
+
+def test_a_case_that_the_audit_quarantined_is_displayed(browser: TestClient, workspace: Workspace) -> None:
+    catalog = Catalog(workspace, "lung_ct")
+    (row,) = catalog.prepared()
+    refused = replace(row, status=Status.QUARANTINED, reason_code="audit", reason="expected 48 slices")
+    catalog.replace(PreparedCase, [refused], row.batch)
+    assert browser.get(f"{CASE}/view.json").status_code == 200
+    assert f'data-view="{CASE}/view.json"' in browser.get(CASE).text
+    catalog.replace(PreparedCase, [replace(refused, artifact="")], row.batch)
+    assert browser.get(f"{CASE}/view.json").status_code == 404
+    assert "data-view" not in browser.get(CASE).text
 
 
 def test_a_damaged_case_says_so(browser: TestClient, workspace: Workspace) -> None:
