@@ -90,7 +90,7 @@ def test_the_index_tells_where_every_experiment_stands_and_what_code_made_it(ws:
     assert "`med-assets train rt_dose/dvh_aware`" in page
     assert "experiments.html" in (ws.reports / PAGE).read_text()
     not_trained = (ws.reports / PAGE).read_text().partition("Not trained: ")[2]
-    assert "dvh_aware, flow, flow_bounded, grad_loss" in not_trained
+    assert "dvh_aware, ensemble, flow, flow_bounded, grad_loss" in not_trained
     assert "baseline" not in not_trained.partition("\n")[0]
 
     # A run keeps what was true when it was trained, whatever happens to its checkpoint later.
