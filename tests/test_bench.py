@@ -1,8 +1,12 @@
 """The page of bench results keeps one section of each bench, the last; what benches count is counted here at small sizes."""
 
-import pytest
+from pathlib import Path
 
-from bench import rescan
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+
+from bench import intake, rescan
 from bench.results import page, section, sections
 
 
@@ -23,3 +27,15 @@ def test_a_section_is_replaced_and_the_others_stay() -> None:
 def test_a_listing_in_which_nothing_changed_opens_no_file_of_the_landing_zone(n: int) -> None:
     files, _, _, _, opened = rescan.measure(n)
     assert (files, opened) == (n, 0)
+
+
+def test_each_frame_of_a_file_counts_as_an_image_and_a_file_without_frames_as_one(tmp_path: Path) -> None:
+    for name, frames in (("seg", 7), ("slice", None)):
+        ds = Dataset()
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.SOPClassUID, ds.SOPInstanceUID = SegmentationStorage, f"1.2.3.{frames or 1}"
+        if frames:
+            ds.NumberOfFrames = frames
+        ds.save_as(tmp_path / name, enforce_file_format=True)
+    assert intake.images_of(sorted(tmp_path.iterdir())) == 8

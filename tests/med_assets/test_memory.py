@@ -1,5 +1,6 @@
 """Free memory is that of the machine, and what the control groups of the process leave."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,18 @@ def test_a_control_group_limits_what_is_free_and_files_that_it_holds_count_as_fr
     assert free_host() == 100 * MIB
     (tmp_path / "memory.stat").write_text(f"anon {MIB}\ninactive_file {50 * MIB}\n")
     assert free_host() == 150 * MIB
+
+
+def failing_block() -> None:
+    with memory.without_collecting():
+        with memory.without_collecting():
+            assert not gc.isenabled()
+        assert not gc.isenabled(), "the outer block has not ended"
+        raise ZeroDivisionError
+
+
+def test_garbage_is_looked_for_again_after_a_block_that_asked_for_none_also_where_it_failed() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        failing_block()
+    assert gc.isenabled()
