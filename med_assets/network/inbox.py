@@ -6,6 +6,7 @@ Below a program's landing folder:
     .receiving/<study UID>/<UID>.dcm          acknowledged instances of studies that may still grow
     .conflicts/<study UID>/<UID>.<hash>.dcm   another content under the UID of an instance that is there
     <study UID>/<UID>.dcm                     settled: an entry that intake sees
+    <study UID>-<UID>/<UID>.dcm               a label that came later than another one of its study: an entry of its own, see `_join`
 
 Names with a dot in front are none of intake's. All are on one disk, so that each move is a rename. What is retrieved by this machine
 itself has `.retrieving` in place of `.receiving`, so that it works beside a receiver.
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from med_assets.dicom.sop_classes import MODALITIES
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.storage.files import HASH_CHARS, NO_ROOM, file_sha256, sync
 
@@ -36,6 +38,12 @@ log = logging.getLogger(__name__)
 SUFFIX = ".dcm"
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+STUDY = re.compile(rf"{UID.pattern}(-{UID.pattern})?")
+"""Names of entries: a study, or a later label of one."""
+
+LABELS = {uid: modality for modality in ("SEG", "RTSTRUCT") for uid in MODALITIES[modality].classes}
+"""Modality by class of labels, of which the second of a study corrects the first."""
 
 MAX_UID_CHARS = 64
 
@@ -179,7 +187,9 @@ class Inbox:
                 study = self._open.setdefault(found.study, _Open())
                 study.senders.add(sender)
                 study.last_at = time.monotonic()
-            there = next((kept for kept in (settled / name, growing / name) if kept.is_file()), None)
+            apart = f"{found.study}-{found.instance}"
+            places = (settled, growing, self.folder / apart, self.receiving / apart)
+            there = next((place / name for place in places if (place / name).is_file()), None)
             if there is None:
                 _move(path, growing / name)
                 return Outcome.STORED
@@ -242,6 +252,17 @@ class Inbox:
             return True
 
     def _join(self, growing: Path, settled: Path) -> None:
+        """Add what came later of a study to its entry, but a label to a study that has one: beside it, nobody could say which counts.
+
+        Alone it is a correction, of which intake makes a new version of its case.
+        """
+        for path in self._corrections(growing, settled) if UID.fullmatch(settled.name) else ():
+            apart = growing.parent / f"{settled.name}-{path.stem}"
+            _move(path, apart / path.name)
+            try:
+                apart.rename(self.folder / apart.name)
+            except OSError:
+                self._join(apart, self.folder / apart.name)
         for path in sorted(growing.iterdir()):
             there = settled / path.name
             try:
@@ -252,6 +273,16 @@ class Inbox:
             path.unlink()
         sync(settled)
         growing.rmdir()
+
+    def _corrections(self, growing: Path, settled: Path) -> list[Path]:
+        """Labels among what came later of a study, where its entry has one of their class."""
+        later = {path: LABELS.get(identifiers_of(path).sop_class) for path in sorted(growing.iterdir())}
+        if not any(later.values()):
+            return []
+        known = {LABELS.get(identifiers_of(path).sop_class) for path in settled.iterdir() if path.suffix == SUFFIX} - {
+            None
+        }
+        return [path for path, kind in later.items() if kind in known and not (settled / path.name).exists()]
 
     def holds(self, uids: Collection[str]) -> set[str]:
         """Those of these instances that are here and on the disk."""
@@ -283,10 +314,10 @@ def is_taken(folder: Path) -> bool:
 
 
 def studies_in(parent: Path) -> list[Path]:
-    """Folders of studies, which alone are named by a UID."""
+    """Folders of studies and of their later labels, which alone are named by UIDs."""
     if not parent.is_dir():
         return []
-    return [path for path in parent.iterdir() if UID.fullmatch(path.name) and path.is_dir()]
+    return [path for path in parent.iterdir() if STUDY.fullmatch(path.name) and path.is_dir()]
 
 
 def instances_in(folder: Path) -> set[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import SegmentationStorage as SEGMENTATION
 
 from med_assets.errors import CaseRejected, ConfigurationError
 from med_assets.network.inbox import RECEIVING, RETRIEVING, TEMPORARY, Inbox, Outcome, instances_in
@@ -70,6 +71,36 @@ def test_what_comes_later_joins_the_entry_and_what_is_there_is_known(inbox: Inbo
     assert inbox.settle(second.StudyInstanceUID)
     assert not inbox.settle(second.StudyInstanceUID)
     assert len(files(inbox)) == 2
+
+
+def test_a_later_label_of_a_study_that_has_one_is_an_entry_of_its_own_and_the_first_joins(tmp_path: Path) -> None:
+    images = small_study("labels")
+    labels = small_study("labels", 5)[2:]
+    for k, ds in enumerate(labels):
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = SEGMENTATION
+        ds.Modality = "SEG"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k}"
+    study = images[0].StudyInstanceUID
+    one = Inbox(tmp_path / "landing", 0, 60)
+    for ds in images:
+        store(one, ds)
+    one.settle(study)
+    for k, ds in enumerate(labels):
+        assert one.store(content(ds), SEGMENTATION, ds.SOPInstanceUID, 2) is Outcome.STORED
+        if k == 1:  # a process that is killed before it settles
+            one.close()
+            one = Inbox(tmp_path / "landing", 0, 60)
+            assert one.recover() == 1
+        else:
+            assert one.settle(study)
+    expected = [f"{study}/{ds.SOPInstanceUID}.dcm" for ds in (*images, labels[0])]
+    expected += [f"{study}-1.2.3.{k}/1.2.3.{k}.dcm" for k in (1, 2)]
+    assert files(one) == sorted(expected)
+    assert one.store(content(labels[2]), SEGMENTATION, "1.2.3.2", 3) is Outcome.REPEATED
+    changed = content(labels[2]).replace(bytes([4, 1] * 16), bytes([5, 1] * 16))
+    assert one.store(changed, SEGMENTATION, "1.2.3.2", 3) is Outcome.CONFLICT
+    assert one.holds(["1.2.3.0", "1.2.3.1", "1.2.3.2"]) == {"1.2.3.0", "1.2.3.1", "1.2.3.2"}
+    one.close()
 
 
 def test_a_restart_settles_what_was_acknowledged_and_removes_what_was_not(tmp_path: Path) -> None:
