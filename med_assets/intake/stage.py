@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from med_assets.deidentification.tally import Counts
     from med_assets.storage.s3.staging import Failure
 
+WITHOUT_IMAGES = ("no_ct", "no_image", "no_case_to_correct", "other_profile", "several_cases_corrected")
+"""Reasons of a label whose images are not beside it: once they are stored, the same label sent again corrects their case."""
+
 NOT_FETCHED = "not_fetched"
 """Reason of an entry of a bucket of which an object is missing or did not come."""
 
@@ -144,7 +147,7 @@ class _Intake:
             empty = [FileLine(name, "", str(case.reason_code), "entry") for case in result.cases]
             key = key or self._entry_key(landing.hashes(self.program, name))
         counts = {case.artifact: self.counts[case.artifact] for case in result.cases if case.artifact in self.counts}
-        if key and not any(case.reason_code in NOT_FINAL for case in result.cases):
+        if key and not any(case.reason_code in (*NOT_FINAL, *WITHOUT_IMAGES) for case in result.cases):
             outcomes: dict[str, list[tuple[str, str]]] = {}
             for line in found:
                 outcomes.setdefault(self._file_token(line.file), []).append((line.member, line.outcome))

@@ -155,6 +155,20 @@ def test_a_label_of_no_stored_case_is_refused_with_what_to_do(
     assert len(Catalog(ws, P).dataset().cases) == 2
 
 
+def test_a_label_that_came_before_its_images_is_taken_when_it_is_sent_again(workspace: Workspace) -> None:
+    ws = workspace
+    folder = drop(ws, 1)
+    label = alone(ws, files(folder, "RTSTRUCT")[0])
+    shutil.move(folder, ws.home.parent / "later")
+    early, _ = intake(ws)
+    assert [row.reason_code for row in versions(ws, early)] == ["no_ct"]
+    shutil.move(ws.home.parent / "later", folder)
+    ingest(ws)
+    shutil.copytree(label.parent, ws.landing / P / "again")
+    batch, _ = intake(ws)
+    assert [(row.status, bool(row.parent)) for row in versions(ws, batch)] == [("ok", True)]
+
+
 def test_two_corrections_of_a_case_in_one_batch_are_ambiguous(
     sent: tuple[Workspace, CaseVersion, dict[str, Path]],
 ) -> None:
