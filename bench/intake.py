@@ -50,7 +50,7 @@ PHASES = {
     "identifying values": ("residual.py", "identifying_values"),
     "de-identifying": ("deidentify.py", "apply"),
     "scan for residual identity": ("residual.py", "residual_phi"),
-    "content hash": ("reading.py", "_object_hash"),
+    "content hash": ("contents.py", "object_hash"),
     "encoding": ("encoded.py", "to_parts"),
 }
 """Functions of the phases, each with all that it calls."""
