@@ -3,6 +3,7 @@
 import io
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydicom
 import pytest
@@ -17,7 +18,11 @@ from med_assets.records import CaseVersion, ReaderDecision
 from med_assets.review import correction_pages
 from med_assets.settings import Workspace
 from tests.med_assets.review.builders import client, token_of
+from tests.med_assets.review.viewing.builders import served
 from tests.med_assets.stages.builders import edit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 P = "breast_us"
 
@@ -80,6 +85,33 @@ def test_a_segmentation_that_was_downloaded_and_redrawn_is_a_new_version_with_it
     assert members[case.case_id] == after.version
     assert len(members) == 2
     assert "corrects version" in browser.get(address).text
+
+
+def test_a_reader_corrects_a_case_in_a_browser_and_the_dataset_changes(
+    home: tuple[Workspace, CaseVersion, TestClient], chromium: "Browser", tmp_path: Path
+) -> None:
+    ws, case, _ = home
+    context = chromium.new_context(accept_downloads=True)
+    with served(ws) as address:
+        page = context.new_page()
+        page.goto(f"{address}/{P}/cases/{case.case_id}")
+        page.locator("body[data-keys]").wait_for(state="attached")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download the case as DICOM").click()
+        zipfile.ZipFile(download.value.path()).extractall(tmp_path / "downloaded")
+        [seg] = [path for path in (tmp_path / "downloaded").rglob("*.dcm") if pydicom.dcmread(path).Modality == "SEG"]
+        edit(seg, redrawn)
+        page.locator("#correction input[type=file]").set_input_files(seg)
+        page.locator("#correction input[name=note]").fill("lower border")
+        page.get_by_role("button", name="Submit the correction").click()
+        page.get_by_text("lies in the landing zone").wait_for()
+        page.get_by_role("cell", name="correct", exact=True).wait_for()
+        [after] = taken(ws)
+        page.reload()
+        page.get_by_text(f"corrects version {case.version}").wait_for()
+    context.close()
+    assert (after.case_id, after.parent) == (case.case_id, case.version)
+    assert {one.version for one in Catalog(ws, P).dataset().cases if one.case_id == case.case_id} == {after.version}
 
 
 def test_uploads_need_the_token_and_are_bounded_and_of_this_case(
