@@ -14,6 +14,7 @@ from med_assets.landing.folder import Landing, LocalLanding
 from med_assets.launch.configuration import LAUNCHERS
 from med_assets.storage.artifacts import ArtifactStore, LocalStore
 from med_assets.storage.lake import Lake
+from med_assets.storage.names import DEIDENTIFICATION
 from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.bucket import Location, location
 
@@ -21,9 +22,6 @@ PURPOSES = ("production", "demo")
 
 OCR_POLICIES = ("off", "blank", "quarantine")
 """What intake does with text that is found in pixels: it is not looked for, blanked, or its case is quarantined."""
-
-DEIDENTIFICATION = ("strict", "research")
-"""Profiles of de-identification, see `deidentification.profiles`."""
 
 SERVE_TOKEN = "MED_ASSETS_SERVE_TOKEN"
 """Variable with the token that requests to `med-assets serve` need."""

@@ -40,10 +40,14 @@ CALLED, CALLING = "MED_ASSETS", "SENDER"
 CT_SOP = "1.2.840.10008.5.1.4.1.1.2"
 
 
+SYSTEM = ("/usr/bin", "/usr/local/bin", "/bin")
+"""Folders of programs of Debian, which may hold a Python too."""
+
+
 def program_of(name: str, package: str) -> str:
     """Path of a program of Debian; pynetdicom's own scripts have the names of DCMTK's and are none of them."""
-    own = str(Path(sys.executable).parent)
-    path = shutil.which(name, path=os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != own))
+    folders = [p for p in os.environ["PATH"].split(os.pathsep) if not Path(p, "python").exists() or p in SYSTEM]
+    path = shutil.which(name, path=os.pathsep.join(folders))
     if path is None and os.environ.get(NEEDED):
         pytest.fail(f"expected {name}, since {NEEDED} is set; on Debian, `apt-get install {package}` brings it")
     if path is None:

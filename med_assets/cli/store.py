@@ -6,8 +6,8 @@ import click
 
 from med_assets.cli.commands import Section, Value, one_of, program, table, workspace
 from med_assets.errors import ConfigurationError
-from med_assets.settings import DEIDENTIFICATION
 from med_assets.storage.escaping import csv
+from med_assets.storage.names import DEIDENTIFICATION
 
 SECTION = Section("Home and machine")
 

@@ -27,6 +27,7 @@ from med_assets.records import (
     Withdrawal,
 )
 from med_assets.settings import Settings
+from med_assets.storage import names
 from med_assets.storage.files import digest
 from med_assets.storage.locks import alone
 from med_assets.storage.memo import Memo
@@ -43,6 +44,7 @@ MAX_PICTURED = 6
 
 def withdraw(ws: Settings, program_name: str, case_id: str, reason: str) -> None:
     """Take a case out of the dataset for good; its rows and artifacts stay for those who ask what happened."""
+    names.CASE.check(case_id)
     write_row(ws, Kind.WITHDRAWAL, Withdrawal(program=program_name, case_id=case_id, reason=reason))
 
 

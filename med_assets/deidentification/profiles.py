@@ -10,7 +10,8 @@ from med_assets.deidentification.profile import ALLOWED, FIXED_VALUES, METHODS, 
 from med_assets.deidentification.research import TEXTS, closed, research
 from med_assets.dicom.elements import text
 from med_assets.dicom.undecoded import tag_of
-from med_assets.settings import DEIDENTIFICATION, Settings
+from med_assets.settings import Settings
+from med_assets.storage.names import DEIDENTIFICATION
 from med_assets.storage.versions import version_of
 
 

@@ -174,6 +174,8 @@ _ALL = (
         "a segmentation or structure set came alone and refers to several stored cases alike",
         "send it with its images",
     ),
+    Reason("mismatch", "file", "an instance is another one than the request that sent it names", "send it again"),
+    Reason("too_large", "file", "a loop has too many frames, or too large ones", "send a part of the loop"),
     Reason("no_ct", "case", "there is no CT series", "send the CT with the other objects"),
     Reason("zero_slices", "case", "a series has no slices", "send the whole series"),
     Reason("single_slice", "case", "a series has one slice, so its spacing is unknown", "send the whole series"),

@@ -13,6 +13,9 @@ from med_assets.errors import ConfigurationError
 MAX_CHARS, MAX_PARTITION = 100, 200
 """Longest name and partition: with the suffix of a file that is being written, either still is the name of a file."""
 
+DEIDENTIFICATION = ("strict", "research")
+"""Names of the profiles of de-identification, the default first; see `deidentification.profiles`."""
+
 SHOWN_CHARS = 40
 """How much of a refused name a message shows."""
 

@@ -39,6 +39,15 @@ def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path:
     review.write_text(f'#!/bin/sh\necho "$@ $$" >> {tmp_path / "reviews"}\nexec sleep 600\n')
     review.chmod(0o755)
     home, other = tmp_path / "dagster", tmp_path / "other"
+
+    def reviews(n: int) -> list[str]:
+        """The lines of the reviews that were started, once there are this many."""
+        end = time.monotonic() + 120
+        while not (tmp_path / "reviews").is_file() or len((tmp_path / "reviews").read_text().splitlines()) < n:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return (tmp_path / "reviews").read_text().splitlines()
+
     first = start(home, tools)
     try:
         assert first.stdout is not None
@@ -51,6 +60,7 @@ def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path:
         elsewhere = start(other, tools)
         assert elsewhere.stdout is not None
         assert elsewhere.stdout.readline() == "dev -w workspace.yaml\n"
+        reviews(2)  # which ends with it, and may not have been started yet
         elsewhere.terminate()
         elsewhere.communicate()
     finally:
@@ -62,10 +72,7 @@ def test_a_second_dagster_on_one_instance_says_so_in_one_line_and_ends(tmp_path:
     third = start(home, tools)
     assert third.stdout is not None
     assert third.stdout.readline() == "dev -w workspace.yaml\n"
-    end = time.monotonic() + 60
-    while len(lines := (tmp_path / "reviews").read_text().splitlines()) < 3:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    lines = reviews(3)
     third.terminate()
     third.communicate()
     assert [line.rpartition(" ")[0] for line in lines] == ["review --port 3001"] * 3

@@ -2,4 +2,12 @@
 
 from med_assets.intake.reasons import Reason
 
-REASONS = (Reason("no_tissue", "program", "a CT without values above 0 HU", "check rescale and modality"),)
+REASONS = (
+    Reason("no_tissue", "program", "a CT without values above 0 HU", "check rescale and modality"),
+    Reason(
+        "augmentation",
+        "program",
+        "a class with a side is not predicted in a mirror",
+        "take flip_x out of the experiment",
+    ),
+)

@@ -16,9 +16,9 @@ NEEDED = "NEEDS_CHROMIUM"
 PATIENCE_MS = 30_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> "Iterator[Browser]":
-    """A browser for all tests of a session."""
+    """A browser for the tests of a module: as long as Playwright runs, nothing else in this thread can run an event loop."""
     path = shutil.which("chromium")
     if path is None:
         if os.environ.get(NEEDED):

@@ -14,7 +14,7 @@ from med_assets.deidentification.audited_rows import unmatched
 from med_assets.errors import ConfigurationError
 from med_assets.promotion.champions import rollback
 from med_assets.records import CaseVersion, Champion, ReaderDecision, Status
-from med_assets.review.decisions import MAX_NOTE_CHARS, decide
+from med_assets.review.decisions import MAX_NOTE_CHARS, decide, record_correction
 from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from tests.med_assets.review.builders import BATCH, CaseRow, add_cases, client, send_again, token_of
@@ -207,7 +207,7 @@ def test_the_same_images_are_needed_for_an_answer_and_not_for_an_exclusion(
     decide(workspace, OTHER, "a1", "sacralised", "", "Ana")
     decide(workspace, OTHER, "a1", "comment", "sure", "Ana")
     decide(workspace, OTHER, "a1", "accept", "", "Ben")
-    decide(workspace, OTHER, "a1", "correct", "label of L4", "Ben")
+    record_correction(workspace, OTHER, "a1", "label of L4", "Ben")
     assert decided(workspace, OTHER) == {"a1": "sacralised"}
     path = tmp_path / "queue.csv"
     path.write_text("case_id,decision,note\na2,normal,\n")

@@ -18,7 +18,11 @@ def loaded(name: str, *overrides: str, profile: str = "full") -> LungExperiment:
 @pytest.mark.parametrize("name", experiments.names("lung_ct"))
 def test_each_experiment_begins_where_its_profile_says(name: str, profile: str) -> None:
     found = loaded(name, profile=profile)
-    begins = {"foundation": "released/vista3d132" if profile == "full" else "random", "from_scratch": "random"}
+    begins = {
+        "foundation": "released/vista3d132" if profile == "full" else "random",
+        "from_scratch": "random",
+        "ensemble": "random",
+    }
     assert found.initial == begins.get(name, "foundation")
     assert found.schedule.validate_first == (found.initial != "random")
     assert found.network.kind == ("vista3d132" if profile == "full" else "small")
