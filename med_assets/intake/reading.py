@@ -471,16 +471,8 @@ class EntryReader:
             labelled = programs.get(self.task.program).verify(case)
             with disk_full_guard(self.task.ws.home):
                 content, hashes, counts = self._write(case, folder, f"case {case_id}", together_s)
-        except CaseRejected as rejected:
-            return self._refuse(case_id, rejected.code, rejected.message, n, patient_id=patient)
-        except DiskFull:  # no fault of the case
-            raise
-        except MemoryError:
-            message = _beyond_memory(self.task.ws, "a case that can be read")
-            return self._refuse(case_id, OUT_OF_MEMORY, message, n, patient_id=patient)
-        except Exception as error:  # one bad case never stops a batch
-            message = f"reading this case failed with {where(error)}; please report this place in the code"
-            return self._refuse(case_id, UNREADABLE, message, n, patient_id=patient)
+        except Exception as error:
+            return self._refused(error, case_id, n, patient)
         finally:
             for one in case.instances:
                 if one.parsed is not None:
@@ -491,6 +483,19 @@ class EntryReader:
             deidentified_by=self.deidentifier.profile.label, **asdict(content),
         )  # fmt: skip
         return StoredCase(accepted, folder, hashes, counts)
+
+    def _refused(self, error: Exception, case_id: str, n: int, patient: str) -> CaseVersion:
+        """The refusal of a case that raised an error, since one bad case never stops a batch. Raises DiskFull, which is no fault of the case."""
+        if isinstance(error, DiskFull):
+            raise error
+        if isinstance(error, CaseRejected):
+            code, message = error.code, error.message
+        elif isinstance(error, MemoryError):
+            code, message = OUT_OF_MEMORY, _beyond_memory(self.task.ws, "a case that can be read")
+        else:
+            code = UNREADABLE
+            message = f"reading this case failed with {where(error)}; please report this place in the code"
+        return self._refuse(case_id, code, message, n, patient_id=patient)
 
     def _corrections(self, instances: list["Instance"]) -> "dict[Path, Corrected | CaseRejected]":
         """By path what labels that came alone correct."""
@@ -543,13 +548,8 @@ class EntryReader:
                 content, hashes = store_objects(
                     datasets, known, folder, chosen.roi_vocabulary(self.task.ws), self.deidentifier.profile
                 )
-        except CaseRejected as rejected:
-            return self._refuse(parent.case_id, rejected.code, rejected.message, 1, patient_id=parent.patient_id)
-        except DiskFull:  # no fault of the case
-            raise
-        except Exception as error:  # one bad case never stops a batch
-            message = f"reading this correction failed with {where(error)}; please report this place in the code"
-            return self._refuse(parent.case_id, UNREADABLE, message, 1, patient_id=parent.patient_id)
+        except Exception as error:
+            return self._refused(error, parent.case_id, 1, parent.patient_id)
         finally:
             if label.parsed is not None:
                 label.parsed.drop()

@@ -15,10 +15,9 @@ SUM_TOLERANCE = 1e-6
 """How far weights that must sum to 1 may be off."""
 
 
-class TinyUsfm(Settings):
-    """ViT with a feature pyramid head, as TinyUSFM_seg: the released size has 6 179 073 parameters."""
+class _Pyramid(Settings):
+    """A vision transformer whose blocks feed a feature pyramid with a head, as in TinyUSFM_seg."""
 
-    kind: Literal["tinyusfm"] = Field(description="the family")
     dim: int = Field(ge=4, description="channels of a token, count")
     depth: int = Field(ge=1, description="blocks, count")
     heads: int = Field(ge=1, description="attention heads, count")
@@ -30,46 +29,33 @@ class TinyUsfm(Settings):
     head: int = Field(ge=1, description="channels of the head, count")
     drop_path: Probability = Field(description="share of paths dropped in the last block, rising from 0 in the first")
     dropout: Probability = Field(description="share of channels dropped before the last convolution")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.dim % self.heads or not all(0 <= tap < self.depth for tap in self.taps):
+            raise ValueError(
+                f"expected dim divisible by heads and taps below depth, got {self.dim}/{self.heads}, {self.taps}"
+            )
+        return self
+
+
+class TinyUsfm(_Pyramid):
+    """ViT with a feature pyramid head, as TinyUSFM_seg: the released size has 6 179 073 parameters."""
+
+    kind: Literal["tinyusfm"] = Field(description="the family")
     top_down: bool = Field(
         default=False,
         description="whether each level of the head is added to the next finer one, as in TinyUSFM; checkpoints that don't state it "
         "were trained without",
     )
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.dim % self.heads or not all(0 <= tap < self.depth for tap in self.taps):
-            raise ValueError(
-                f"expected dim divisible by heads and taps below depth, got {self.dim}/{self.heads}, {self.taps}"
-            )
-        return self
 
-
-class Usfm(Settings):
+class Usfm(_Pyramid):
     """USFM's encoder, a vision transformer as BEiT's, with the neck and the head of TinyUSFM."""
 
     kind: Literal["usfm"] = Field(description="the family")
-    dim: int = Field(ge=4, description="channels of a token, count")
-    depth: int = Field(ge=1, description="blocks, count")
-    heads: int = Field(ge=1, description="attention heads, count")
-    patch: int = Field(ge=1, description="side of a token, pixels")
-    taps: tuple[int, int, int, int] = Field(
-        description="blocks, from 0, whose outputs are the four levels of the pyramid"
-    )
-    neck: int = Field(ge=1, description="channels of each level, count")
-    head: int = Field(ge=1, description="channels of the head, count")
-    drop_path: Probability = Field(description="share of paths dropped in the last block, rising from 0 in the first")
-    dropout: Probability = Field(description="share of channels dropped before the last convolution")
     top_down: bool = Field(default=True, description="whether each level of the head is added to the next finer one")
     layer_scale: float = Field(gt=0, description="initial scale of the channels of each branch")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.dim % self.heads or not all(0 <= tap < self.depth for tap in self.taps):
-            raise ValueError(
-                f"expected dim divisible by heads and taps below depth, got {self.dim}/{self.heads}, {self.taps}"
-            )
-        return self
 
 
 class Sam(Settings):

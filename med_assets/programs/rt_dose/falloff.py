@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.metrics.boxes import box_of
+from med_assets.metrics.dose import mean_absolute_error, mean_error
 from med_assets.metrics.margins import grow
 from med_assets.metrics.score import Score
 from med_assets.programs.rt_dose.doses import Doses
@@ -45,19 +46,26 @@ def falloff(doses: Doses) -> Iterator[Score]:
     )  # fmt: skip
     yield from _gradients(doses)
     layer = build_up_layer(doses.body, doses.prepared.spacing_mm)
-    difference = doses.prediction[layer] - doses.truth[layer]
-    convention = f"over the voxels of the body within {BUILD_UP_MM:g} mm of a voxel outside it"
-    yield Score(
-        "mae",
-        BUILD_UP,
-        _mean(np.abs(difference)),
-        "Gy",
-        f"mean of |predicted - planned| {convention}",
-        n=difference.size,
-    )
-    yield Score(
-        "mean_error", BUILD_UP, _mean(difference), "Gy", f"mean of predicted - planned {convention}", n=difference.size
-    )
+    yield from _errors(
+        ("mae", "mean_error"), BUILD_UP, "Gy", doses.prediction, doses.truth, layer,
+        f"over the voxels of the body within {BUILD_UP_MM:g} mm of a voxel outside it",
+    )  # fmt: skip
+
+
+def _errors(
+    names: tuple[str, str],
+    subject: str,
+    unit: str,
+    predicted: NDArray[np.floating],
+    planned: NDArray[np.floating],
+    region: NDArray[np.bool_],
+    where: str,
+) -> Iterator[Score]:
+    """Mean absolute and mean error of two arrays in a region, under these names."""
+    absolute, signed = (error(predicted, planned, region) for error in (mean_absolute_error, mean_error))
+    n = int(np.count_nonzero(region))
+    yield Score(names[0], subject, absolute, unit, f"mean of |predicted - planned| {where}", n=n)
+    yield Score(names[1], subject, signed, unit, f"mean of predicted - planned {where}", n=n)
 
 
 def _gradients(doses: Doses) -> Iterator[Score]:
@@ -70,18 +78,10 @@ def _gradients(doses: Doses) -> Iterator[Score]:
     planned, predicted = (gradient_magnitude(dose, spacing) for dose in (doses.truth, doses.prediction))
     targets = np.logical_or.reduce([doses.masks[name] for name in doses.site.targets])
     shell = grow(targets, PENUMBRA_MM, spacing) & inner & ~targets
-    difference = (predicted - planned)[shell]
-    where = (
-        f"over the voxels outside all targets and within {PENUMBRA_MM:g} mm of one, whose six neighbours are in the body; the gradient by central "
-        "differences"
-    )
-    yield Score(
-        "gradient_mae", PENUMBRA, _mean(np.abs(difference)), "Gy/mm",
-        f"mean of | |gradient of predicted| - |gradient of planned| | {where}", n=difference.size,
-    )  # fmt: skip
-    yield Score(
-        "gradient_mean_error", PENUMBRA, _mean(difference), "Gy/mm",
-        f"mean of |gradient of predicted| - |gradient of planned| {where}; below zero the predicted dose falls off too slowly", n=difference.size,
+    yield from _errors(
+        ("gradient_mae", "gradient_mean_error"), PENUMBRA, "Gy/mm", predicted, planned, shell,
+        f"of the magnitude of the gradient by central differences, over the voxels outside all targets and within {PENUMBRA_MM:g} mm of one, "
+        "whose six neighbours are in the body; a mean below zero falls off too slowly",
     )  # fmt: skip
     count = int(np.count_nonzero(inner))
     steepest = float(np.percentile(planned[inner], STEEP_PERCENTILE)) if count else 0.0
@@ -135,10 +135,6 @@ def build_up_layer(body: NDArray[np.bool_], spacing_mm: tuple[float, float, floa
     cut = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
     layer[cut] = body[cut] & (distance_transform_edt(body[cut], sampling=spacing_mm) <= BUILD_UP_MM)
     return layer
-
-
-def _mean(values: NDArray[np.floating]) -> float | None:
-    return float(np.mean(values, dtype=np.float64)) if values.size else None
 
 
 def _minus(sides: list[float | None]) -> float | None:
