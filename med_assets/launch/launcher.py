@@ -2,6 +2,9 @@
 
 A job is a folder and a command; the folder is the truth, so that a job outlives whoever started it. A launcher starts the command, finds
 it again by what it recorded in the folder, says how it is, and cancels it. What is common to all is in `follow`.
+
+A job is a training, a prediction, or a stage of the graph (`med-assets run STAGE ...`). Where jobs see no folder of this machine, as
+on a cluster of containers, only stages can be jobs: their folder is that of whoever asks, and the bucket of the home has what both need.
 """
 
 from abc import ABC, abstractmethod
@@ -68,9 +71,28 @@ class Launcher(ABC):
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
 
+    @property
+    def shares_folder(self) -> bool:
+        """Whether jobs see the folders of this machine under the same paths: that of the job, the home, the Python environment.
+
+        Where they do not, `stage_runs` is the only caller, and
+
+        - the job's folder is this machine's own. A launcher keeps its record there, and finds a job that another machine started
+          by `job.name`, which is the same on all machines of a home and differs between homes;
+        - the command begins with `med-assets`, which the PATH has where it runs, and names no path;
+        - `env` is what the job must have beside what is there: settings, no place of this machine and no secret. The pseudonym key, the
+          credentials of the bucket and MED_ASSETS_HOME, a folder for scratch, must be where it runs;
+        - the job's log and result go through the bucket, and are in the folder (LOG, RESULT of `jobs`) before each call of `state`. So a launcher
+          looks for RESULT as any other, and needs no log.
+        """
+        return True
+
     @abstractmethod
     def submit(self, job: Path, command: Sequence[str], env: Mapping[str, str]) -> Handle:
-        """Start a job's command, or return the job that runs already. Raises LaunchFailed when it can't be started."""
+        """Start a job's command, or return the job that runs already. Raises LaunchFailed when it can't be started.
+
+        A command that ends with `training.status.REQUEUE` was asked to stop and goes on when it is started again.
+        """
 
     @abstractmethod
     def find(self, job: Path) -> Handle | None:
