@@ -10,7 +10,7 @@ from typing import Any
 from med_assets.cli.doctor import BAD, GOOD, WARN, Finding
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Settings
-from med_assets.storage.s3 import bucket
+from med_assets.storage.s3 import bucket, conditional
 from med_assets.storage.s3.bucket import Location, code_of, explain
 
 MAX_SKEW_S = 300.0
@@ -63,11 +63,15 @@ def _location(client: Any, label: str, location: Location, written: bool) -> Ite
             client.get_object(Bucket=location.bucket, Key=item["Key"], Range="bytes=0-0")["Body"].read()
         if written:
             doing = "written"
-            probe = location.key(f".doctor-{secrets.token_hex(4)}")
-            client.put_object(Bucket=location.bucket, Key=probe, Body=b"written by med-assets doctor")
+            probe = f".doctor-{secrets.token_hex(4)}"
+            client.put_object(Bucket=location.bucket, Key=location.key(probe), Body=b"written by med-assets doctor")
+            lacking = conditional.shortfall(client, location, probe)
             doing = "emptied"
-            client.delete_object(Bucket=location.bucket, Key=probe)
+            client.delete_object(Bucket=location.bucket, Key=location.key(probe))
             yield Finding(GOOD, label, f"{location} can be written")
+            if lacking is not None:
+                what, _, advice = conditional.REFUSAL.format(got=lacking).partition("; ")
+                yield Finding(BAD, label, what, advice)
     except (BotoCoreError, ClientError) as error:
         if code_of(error) == "InvalidRange":  # an empty object
             return

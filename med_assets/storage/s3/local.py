@@ -1,15 +1,18 @@
 """An S3 endpoint on this machine, for the demo, the tests and the benchmarks: `python -m med_assets.storage.s3.local --help`.
 
 It is moto's server, a development dependency that `make setup` installs; it keeps everything in memory and forgets it at its end.
+moto looks at the condition of a write (If-None-Match, If-Match) and writes in two steps, between which another thread may write; here
+writes are one after the other, so that of several writers one is the first, as on Amazon S3.
 """
 
 import argparse
+import io
 import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,8 @@ def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
         from werkzeug.serving import make_server
     except ImportError as error:
         raise ConfigurationError(f"a local S3 endpoint needs moto ({error}); install it with `make setup`") from error
-    server = make_server("127.0.0.1", port, DomainDispatcherApplication(create_backend_app), threaded=True)
+    application = _one_write_at_a_time(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", port, application, threaded=True)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request, with its key
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -40,6 +44,21 @@ def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _one_write_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """A WSGI application whose requests that change something are answered one after the other."""
+    writing = threading.Lock()
+
+    def serve(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return application(environ, start_response)
+        # The body first: a slow client keeps nobody waiting.
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        with writing:
+            return list(application(environ, start_response))
+
+    return serve
 
 
 def upload(folder: Path, location: Location, client: Any) -> int:

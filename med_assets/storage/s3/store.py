@@ -25,12 +25,9 @@ from med_assets.storage.progress import bar as progress_bar
 from med_assets.storage.s3 import bucket, checksums
 from med_assets.storage.s3.body import body, head
 from med_assets.storage.s3.bucket import THREADS, Location, code_of, in_words
+from med_assets.storage.s3.conditional import ABSENT, EXISTS
 from med_assets.storage.s3.index import pages
 from med_assets.storage.s3.staging import Staging, Wanted, counted
-
-ABSENT = ("NoSuchKey", "NotFound")
-EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")
-"""What a server answers to a write that must not replace anything: somebody else was first."""
 
 
 class S3Store:

@@ -36,6 +36,8 @@ class Faults:
     shifted_date: str | None = None
     message: str = "made by a test"
     lies_about_length: bool = False
+    ignored_headers: set[str] = field(default_factory=set)
+    """Headers of requests that do not get to the server, as on one that does not know them."""
     seen: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     bodies: list[tuple[str, int]] = field(default_factory=list)
@@ -103,7 +105,8 @@ def _handler(upstream: str, faults: Faults) -> type[BaseHTTPRequestHandler]:
             if fault == "hanging":
                 time.sleep(faults.hang_s)
             connection = http.client.HTTPConnection(upstream)
-            connection.request(self.command, self.path, content, dict(self.headers.items()))
+            headers = {name: value for name, value in self.headers.items() if name not in faults.ignored_headers}
+            connection.request(self.command, self.path, content, headers)
             reply = connection.getresponse()
             body = reply.read()
             connection.close()

@@ -81,3 +81,10 @@ def test_a_bucket_that_can_be_read_and_not_written(checked, faults: Faults) -> N
 def test_with_no_bucket_configured_it_says_how_to(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "s3"]) == 0
     assert "MED_ASSETS_STORE" in capsys.readouterr().out
+
+
+def test_a_server_that_ignores_conditions_of_writes_is_bad_for_a_store(checked, faults: Faults) -> None:
+    faults.ignored_headers = {"If-None-Match"}
+    status, text = checked()
+    assert status == 1
+    assert "although the condition If-None-Match does not hold" in " ".join(text.split())
