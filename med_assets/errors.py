@@ -11,6 +11,8 @@ MedAssetsError
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── ReaderFailed          the process that reads files of the landing zone does not start
 ├── RemoteFailed          an S3 endpoint or the server of a download does not do what it was asked, after all retries
+├── LockHeld              a lock that was not to be waited for is held by another process
+├── LockLost              a lock that this process held went to another machine; nothing was overwritten
 ├── DiskFull              no space to write; what was there before is whole
 ├── ScoringFailed         no case of an evaluation could be scored
 ├── BelowReference        the initial weights of a training score below their reference
@@ -81,6 +83,14 @@ class ReaderFailed(MedAssetsError):
 
 class RemoteFailed(MedAssetsError):
     """An S3 endpoint or the server of a download does not do what it was asked, after all retries; nothing is lost, the same command goes on."""
+
+
+class LockHeld(MedAssetsError):
+    """Another process holds the lock, and this one was not to wait; the message has who and since when."""
+
+
+class LockLost(MedAssetsError):
+    """This process was paused, or without the network, for so long that another took its lock over; what it was about to write was not written."""
 
 
 class DiskFull(MedAssetsError):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from med_assets import program, records
 from med_assets.deidentification.keys import MIN_KEY_CHARS, key_weakness, published
@@ -17,6 +17,9 @@ from med_assets.storage.lake import Lake
 from med_assets.storage.names import DEIDENTIFICATION
 from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.bucket import Location, location
+
+if TYPE_CHECKING:
+    from med_assets.storage.s3.lease import Leases
 
 PURPOSES = ("production", "demo")
 
@@ -100,6 +103,15 @@ class Settings:
         from med_assets.storage.s3.store import S3Store
 
         return S3Store(self.store_location, local)
+
+    @cached_property
+    def leases(self) -> "Leases | None":
+        """The locks that the machines of a shared home have in common; None in the home of one machine."""
+        if self.store_location is None:
+            return None
+        from med_assets.storage.s3.lease import Leases
+
+        return Leases(self.store_location)
 
     def landing_zone(self, program: str) -> Landing:
         """Where cases of a program arrive: the folder `landing` or a bucket, as MED_ASSETS_LANDING or its own setting says."""

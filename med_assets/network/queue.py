@@ -16,7 +16,7 @@ from pathlib import Path
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Settings
 from med_assets.storage.files import read_json, sync, sync_all, write_json
-from med_assets.storage.locks import alone
+from med_assets.storage.locks import alone_here
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 6 * 3600.0
 """Seconds until the second attempt, which double with each further one, up to the longest."""
@@ -75,7 +75,7 @@ class Queue:
         """Put copies of files into the queue; they are on the disk when this returns."""
         if not files:
             raise ConfigurationError("expected results to send, got none")
-        with alone(self.ws, "network-queue"):
+        with alone_here(self.ws, "network-queue"):
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
             item = Item(f"{stamp}-{secrets.token_hex(3)}", node, program, case_id, tuple(path.name for path in files))
             folder, final = self.folder / f".{item.id}", self.folder / item.id

@@ -18,7 +18,7 @@ from med_assets.network.configuration import Node, load_network, network_file, r
 from med_assets.network.dicomweb import Client
 from med_assets.network.queue import Item, Queue
 from med_assets.settings import Workspace
-from med_assets.storage.locks import alone
+from med_assets.storage.locks import alone_here
 from med_assets.storage.scratch import scratch
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Sender:
     def send(self, items: Sequence[Item]) -> list[Item]:
         """Try each item once; returns those of which something is left, which stay in the queue."""
         left = []
-        with alone(self.ws, "network-send"):
+        with alone_here(self.ws, "network-send"):
             present = {item.id for item in self.queue.items()}
             for item in (one for one in items if one.id in present):
                 after = self._attempt(item)

@@ -17,7 +17,7 @@ from med_assets.serving.binding import is_loopback
 from med_assets.settings import Settings
 from med_assets.storage.escaping import visible
 from med_assets.storage.files import write_text
-from med_assets.storage.locks import alone
+from med_assets.storage.locks import alone_here
 
 PROXY_HEADER = "MED_ASSETS_REVIEW_PROXY_HEADER"
 """Variable with the name of the header in which a reverse proxy names the reader, such as X-Remote-User."""
@@ -129,7 +129,7 @@ def read_logins(path: Path) -> dict[str, HashedPassword]:
 def write_login(ws: Settings, reader: str, password: str, environ: Mapping[str, str] = os.environ) -> Path:
     """Set the password of a reader, whose earlier one no longer holds; returns the file, which only its owner can read."""
     path, name, hashed = logins_path(ws, environ), reader_name(reader), HashedPassword.of(password)
-    with alone(ws, "review-logins"):
+    with alone_here(ws, "review-logins"):
         logins = read_logins(path) | {name: hashed}
         write_text(path, "".join(f"{one}:{known.written()}\n" for one, known in sorted(logins.items())))
         path.chmod(0o600)

@@ -83,12 +83,18 @@ def code_of(error: BaseException) -> str:
     return ALIKE.get(type(error).__name__, type(error).__name__)
 
 
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that a server refused a request with; None where it did not answer."""
+    reply = getattr(error, "response", None)
+    return reply.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(reply, Mapping) else None
+
+
 def explain(error: BaseException) -> str:
     """What went wrong in words, without a name, key or secret."""
     code = code_of(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{code}: {error.strerror}, on this machine"
-    status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+    status = status_of(error)
     known = MEANING.get(code) or (f"the server answered with status {status}" if status else "the request failed")
     return f"{code}: {known}"
 

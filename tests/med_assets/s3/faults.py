@@ -27,6 +27,8 @@ class Faults:
     truncated: float = 0.0
     hanging: float = 0.0
     corrupt: float = 0.0
+    lost: float = 0.0
+    """Requests that the server answers, and whose reply does not come."""
     hang_s: float = 2.0
     missing: set[str] = field(default_factory=set)
     always: tuple[int, str] | None = None
@@ -49,7 +51,7 @@ class Faults:
             self.seen[request] += 1
             text = f"{self.seed} {request} {self.seen[request]}"
         point = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
-        for name in ("failing", "truncated", "hanging", "corrupt"):
+        for name in ("failing", "truncated", "hanging", "corrupt", "lost"):
             if point < (share := getattr(self, name)):
                 return name
             point -= share
@@ -110,6 +112,9 @@ def _handler(upstream: str, faults: Faults) -> type[BaseHTTPRequestHandler]:
             reply = connection.getresponse()
             body = reply.read()
             connection.close()
+            if fault == "lost":
+                self._error(500, "InternalError")
+                return
             is_body = self.command == "GET" and key and reply.status in (200, 206)
             if is_body:
                 with faults.lock:
