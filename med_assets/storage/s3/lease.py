@@ -7,7 +7,6 @@ A holder renews its object, which gives it another ETag each time. Whoever waits
 compared, nothing is listed or deleted. A holder may be paused at any time: what it writes is guarded by `Lease.check` right before.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -15,17 +14,17 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from med_assets.errors import ConfigurationError, LockHeld, LockLost, MedAssetsError, RemoteFailed
+from med_assets.errors import ArtifactCorrupt, LockHeld, LockLost, MedAssetsError, RemoteFailed
 from med_assets.storage.files import canonical_json
-from med_assets.storage.s3 import bucket
-from med_assets.storage.s3.body import BROKEN, pause
-from med_assets.storage.s3.bucket import Location, Refused, code_of, in_words, status_of
+from med_assets.storage.s3 import bucket, conditional
+from med_assets.storage.s3.body import pause
+from med_assets.storage.s3.bucket import ATTEMPTS, Location
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +32,15 @@ LEASE_S = 30.0
 """A lock that was not renewed for so long is taken over, s."""
 
 RENEWALS = 6
-"""Renewals within that time; also as many requests may take that long."""
+"""Renewals within that time; a request may take as long as the time between two."""
+
+SHORTEST_TIMEOUT_S = 0.5
+
+RENEWAL_ATTEMPTS, TIMES = 2, 3
+"""Tries of a renewal before it is begun again, and how often a check or a release begins again: they must not take as long as other requests may."""
 
 SURE = 0.75
 """Share of `lease_s` after its last renewal for which a holder need not ask whether it still has the lock."""
-
-ATTEMPTS = 6
-"""Tries of one request, as elsewhere."""
 
 MESSAGE_S = 5.0
 """A wait of so long says who holds the lock, s."""
@@ -47,12 +48,8 @@ MESSAGE_S = 5.0
 FIRST_POLL_S, LONGEST_POLL_S = 0.05, 1.0
 """Time between two looks of a waiter, which doubles up to the longest, s."""
 
-ABSENT = ("NoSuchKey", "NotFound")
-REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
-"""What a server answers to a conditional write when the object is another by now, or is being written."""
-
-PASSING = 429, 408
-"""Statuses below 500 that may be gone at the next try."""
+NOBODY = "nobody"
+"""Stands for the holder of a free lock."""
 
 
 def clock() -> float:
@@ -69,41 +66,32 @@ class Holder:
     by: str
     since: str
 
+    @classmethod
+    def new(cls, by: str) -> Self:
+        """Whoever takes or releases a lock now."""
+        return cls(secrets.token_hex(8), 0, by, datetime.now(UTC).isoformat(timespec="seconds"))
+
     def content(self) -> bytes:
-        """The bytes of the object, with their hash: a reader knows a damaged reply."""
-        fields = asdict(self)
-        return canonical_json({**fields, "sha256": _hash(fields)}).encode()
+        """The bytes of the object."""
+        return canonical_json(asdict(self)).encode()
 
     @classmethod
     def parse(cls, content: bytes) -> Self:
-        """The reverse of `content`. Raises ValueError for bytes that were damaged."""
+        """The reverse of `content`. Raises ValueError for other bytes."""
         fields = json.loads(content)
-        if not isinstance(fields, dict) or fields.pop("sha256", "") != _hash(fields):
-            raise ValueError("not the content of a lock")
+        if not isinstance(fields, dict) or fields.keys() != {"token", "renewal", "by", "since"}:
+            raise ValueError("expected the content of a lock, got other JSON")
         return cls(**fields)
 
     @property
     def free(self) -> bool:
         """Whether anybody may take the lock."""
-        return self.token.startswith(FREE)
-
-
-FREE = "free-"
-"""Start of the token of a lock that nobody holds; what follows is random, so that its ETag is never that of an earlier release."""
-
-
-def _hash(fields: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(fields).encode()).hexdigest()
+        return self.by == NOBODY
 
 
 def this_process() -> str:
     """How people find the holder of a lock."""
     return f"{platform.node()}, process {os.getpid()}"
-
-
-def now() -> str:
-    """The present time for people, UTC; no time is compared with another machine's."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Leases:
@@ -112,73 +100,54 @@ class Leases:
     def __init__(self, location: Location, lease_s: float = LEASE_S) -> None:
         self.location, self.lease_s = location, lease_s
         self._etags: dict[str, str] = {}
-        self._clients: dict[int, Any] = {}
+        self._clients: dict[tuple[int, int], Any] = {}
 
     def __reduce__(self) -> tuple[type["Leases"], tuple[Location, float]]:
         return type(self), (self.location, self.lease_s)
 
-    @property
-    def client(self) -> Any:
-        """A client of this process whose requests end in time for the next; raises ConfigurationError when the environment lacks something."""
-        if (known := self._clients.get(os.getpid())) is not None:
-            return known
-        timeout_s = max(self.lease_s / RENEWALS, 0.5)
-        if asked := os.environ.get("MED_ASSETS_S3_TIMEOUT_S"):
-            timeout_s = min(timeout_s, float(asked))
-        retries = {"mode": "standard", "total_max_attempts": 1}
-        client = bucket.client(connect_timeout=timeout_s, read_timeout=timeout_s, retries=retries)
-        self._clients = {os.getpid(): client}  # a forked process must not use its parent's connections
-        return client
+    def _client(self, attempts: int) -> Any:
+        """A client of this process whose requests end in time for the next.
 
-    def _key(self, name: str) -> str:
-        return self.location.key(f"locks/{name}.json")
+        Raises ConfigurationError when the environment lacks something, or the server has no conditional writes.
+        """
+        which = os.getpid(), attempts  # a forked process must not use its parent's connections
+        if which not in self._clients:
+            timeout_s = max(self.lease_s / RENEWALS, SHORTEST_TIMEOUT_S)
+            if asked := os.environ.get("MED_ASSETS_S3_TIMEOUT_S"):
+                timeout_s = min(timeout_s, float(asked))
+            retries = {"mode": "standard", "total_max_attempts": attempts}
+            client = bucket.client(connect_timeout=timeout_s, read_timeout=timeout_s, retries=retries)
+            conditional.require(client, self.location)
+            self._clients[which] = client
+        return self._clients[which]
 
     def holder(self, name: str) -> tuple[Holder, str] | None:
-        """Who holds a lock, or held it last, with the ETag of its object; None for a lock that nobody ever took."""
-        for attempt in range(ATTEMPTS):
-            try:
-                reply = self.client.get_object(Bucket=self.location.bucket, Key=self._key(name))
-                return Holder.parse(reply["Body"].read()), str(reply["ETag"])
-            except (ValueError, TypeError):
-                pass  # damaged
-            except Exception as error:
-                if code_of(error) in ABSENT:
-                    return None
-                if attempt == ATTEMPTS - 1 or not _passes(error):
-                    raise
-            pause(attempt)
-        raise Refused("Corrupt")
+        """Who holds a lock, or released it last, with the ETag of its object; None for a lock that nobody ever took."""
+        found = conditional.get(self._client(ATTEMPTS), self.location, _object(name))
+        if found is None:
+            return None
+        try:
+            return Holder.parse(found.content), found.etag
+        except (ValueError, TypeError):
+            raise ArtifactCorrupt(
+                f"expected who holds the lock in {self.location}/{_object(name)}, got something else; remove that object"
+            ) from None
 
     def write(self, name: str, holder: Holder, etag: str | None, attempts: int = ATTEMPTS) -> str | None:
-        """Write a lock's object where its ETag is still this one; the new ETag, or None when another write was first.
-
-        A reply that was lost is no failure: what lies there then is what was to be written.
-        """
-        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-        request = {"Bucket": self.location.bucket, "Key": self._key(name), "Body": holder.content(), **condition}
-        for attempt in range(attempts):
-            try:
-                return str(self.client.put_object(**request)["ETag"])
-            except Exception as error:
-                code = code_of(error)
-                if code in REFUSED or (etag is not None and code in ABSENT):
-                    present = self.holder(name)
-                    return present[1] if present is not None and present[0] == holder else None
-                if code == "NotImplemented":
-                    raise ConfigurationError(
-                        "expected a server with conditional writes (If-Match and If-None-Match of PUT), which locks between machines need, got one "
-                        "without; `med-assets doctor s3` looks at it"
-                    ) from None
-                if attempt == attempts - 1 or not _passes(error):
-                    raise
-            pause(attempt)
-        raise ValueError(f"expected at least one attempt, got {attempts}")
+        """Write a lock's object where its ETag is still this one, None for none; the new ETag, or None when another write was first."""
+        client, content = self._client(attempts), holder.content()
+        if etag is not None:
+            return conditional.put_over(client, self.location, _object(name), content, etag)
+        if conditional.put_new(client, self.location, _object(name), content) is not None:
+            return None
+        # What was just written has an ETag that only the server knows.
+        found = conditional.get(client, self.location, _object(name))
+        return found.etag if found is not None and found.content == content else None
 
     @contextmanager
     def hold(self, name: str, *, wait: bool = True) -> Iterator["Lease"]:
         """Hold a lock for the length of a block. Raises LockHeld when another has it and `wait` is False, RemoteFailed, ConfigurationError."""
-        with in_words(f"taking the lock {name}"):
-            lease = self._take(name, wait)
+        lease = self._take(name, wait)
         try:
             yield lease
         finally:
@@ -187,7 +156,7 @@ class Leases:
     def _take(self, name: str, wait: bool) -> "Lease":
         began = seen_at = time.monotonic()
         seen, poll_s, silent = "", FIRST_POLL_S, True
-        own = Holder(secrets.token_hex(8), 0, this_process(), now())
+        own = Holder.new(this_process())
         while True:
             # The ETag of our own last release saves a request; the condition finds out where it is another by now.
             etag = self._etags.pop(name, None)
@@ -252,15 +221,14 @@ class Lease:
         reason = "another process holds it by now"
         if not self._taken:
             try:
-                with in_words(f"renewing the lock {self.name}"):
-                    self._attempt(ATTEMPTS)
+                _several_times(self._attempt)
             except RemoteFailed as error:
                 raise LockLost(
                     f"expected to hold the lock {self.name} still, which was not renewed for {clock() - self._renewed_at:.0f} s "
                     f"({error}); nothing was written, give the same command again"
                 ) from error
         if self._taken:
-            with suppress(Exception):  # only the message is poorer
+            with suppress(MedAssetsError):  # only the message is poorer
                 if (present := self._leases.holder(self.name)) is not None and not present[0].free:
                     reason = f"{present[0].by} holds it since {present[0].since}"
             raise LockLost(
@@ -268,7 +236,7 @@ class Lease:
                 "nothing was written, give the same command again"
             )
 
-    def _attempt(self, attempts: int) -> None:
+    def _attempt(self) -> None:
         """Renew once; whoever finds that another wrote marks the lock as taken."""
         with self._mutex:
             if self._taken or self._over.is_set():
@@ -276,7 +244,7 @@ class Lease:
             if self._next is None:
                 self._next = replace(self._holder, renewal=self._holder.renewal + 1), clock()
             holder, sent_at = self._next
-            etag = self._leases.write(self.name, holder, self._etag, attempts)
+            etag = self._leases.write(self.name, holder, self._etag, RENEWAL_ATTEMPTS)
             self._next = None
             if etag is None:
                 self._taken = True
@@ -287,8 +255,8 @@ class Lease:
         every_s = self._leases.lease_s / RENEWALS
         while not self._over.wait(every_s) and not self._taken:
             # A renewal that failed is sent again: as long as nobody took the lock over, it is held, however late.
-            with suppress(MedAssetsError), in_words(f"renewing the lock {self.name}"):
-                self._attempt(1)
+            with suppress(MedAssetsError):
+                self._attempt()
         if self._taken:
             log.warning("the lock %s was taken over by another process while this one was held up", self.name)
 
@@ -299,23 +267,33 @@ class Lease:
         with self._mutex:
             self._over.set()
         self._thread.join()
-        free = Holder(FREE + secrets.token_hex(8), 0, "nobody", now())
         if self._taken:
             return
-        with suppress(MedAssetsError), in_words(f"releasing the lock {self.name}"):
-            written = self._leases.write(self.name, free, self._etag)
-            if written is None and self._next is not None and (present := self._leases.holder(self.name)) is not None:
-                # A renewal was written, and its reply lost.
-                if present[0] == self._next[0]:
-                    written = self._leases.write(self.name, free, present[1])
-            if written is not None:
-                self._leases.remember(self.name, written)
+        with suppress(MedAssetsError):
+            _several_times(self._release)
+
+    def _release(self) -> None:
+        free = Holder.new(NOBODY)
+        written = self._leases.write(self.name, free, self._etag, RENEWAL_ATTEMPTS)
+        if written is None and self._next is not None:
+            present = self._leases.holder(self.name)
+            if present is not None and present[0] == self._next[0]:  # a renewal was written, and its reply lost
+                written = self._leases.write(self.name, free, present[1], RENEWAL_ATTEMPTS)
+        if written is not None:
+            self._leases.remember(self.name, written)
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether a request that failed so may succeed at the next try: a damaged reply, a connection that broke off, a server's error."""
-    if (status := status_of(error)) is not None:
-        return status >= 500 or status in PASSING
-    from botocore.exceptions import BotoCoreError, HTTPClientError
+def _object(name: str) -> str:
+    return f"locks/{name}.json"
 
-    return isinstance(error, HTTPClientError) or (isinstance(error, BotoCoreError) and code_of(error) in BROKEN)
+
+def _several_times(action: Callable[[], None]) -> None:
+    """Do what may fail until it does not, TIMES at most."""
+    for attempt in range(TIMES - 1):
+        try:
+            action()
+        except RemoteFailed:
+            pause(attempt)
+        else:
+            return
+    action()

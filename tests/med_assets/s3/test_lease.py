@@ -1,6 +1,5 @@
 """Locks that machines share, on a real S3 endpoint: one holder at a time, taken over from the dead, found out by the paused."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from med_assets.errors import ConfigurationError, LockHeld, LockLost, RemoteFailed
+from med_assets.errors import ArtifactCorrupt, ConfigurationError, LockHeld, LockLost, RemoteFailed
 from med_assets.settings import Settings
 from med_assets.storage.locks import alone, alone_here, demand_locks
 from med_assets.storage.s3.bucket import Location
-from med_assets.storage.s3.lease import Holder, Leases
+from med_assets.storage.s3.lease import Leases
 from tests.med_assets.s3.faults import Faults
 
 SHORT_S = 1.0
@@ -186,7 +185,7 @@ def test_without_the_network_a_holder_does_not_claim_its_lock(leases: Leases, fa
 
 @pytest.mark.parametrize("kind", ["failing", "truncated", "lost", "corrupt"])
 def test_a_bad_network_changes_nothing(leases: Leases, faults: Faults, good: Any, kind: str) -> None:
-    setattr(faults, kind, 0.3)
+    setattr(faults, kind, 0.2)
     bucket = leases.location.bucket
     good.put_object(Bucket=bucket, Key="number", Body=b"0")
 
@@ -204,16 +203,14 @@ def test_a_bad_network_changes_nothing(leases: Leases, faults: Faults, good: Any
 
 def test_a_refusal_is_an_error_at_once(leases: Leases, faults: Faults) -> None:
     faults.always = (403, "AccessDenied")
-    with pytest.raises(RemoteFailed, match="taking the lock x failed: AccessDenied"), leases.hold("x"):
+    with pytest.raises(RemoteFailed, match="AccessDenied"), leases.hold("x"):
         pass
-    assert faults.done["GET object"] == 1
+    assert faults.seen.total() == 1
 
 
 def test_a_server_without_conditional_writes_is_refused(leases: Leases, faults: Faults) -> None:
-    with leases.hold("x"):
-        pass
-    faults.always = (501, "NotImplemented")
-    with pytest.raises(ConfigurationError, match="conditional writes"), leases.hold("x"):
+    faults.ignored_headers = {"If-Match", "If-None-Match"}
+    with pytest.raises(ConfigurationError, match="writes under a condition"), leases.hold("x"):
         pass
 
 
@@ -227,13 +224,10 @@ def test_a_long_wait_says_who_holds_the_lock(
     assert f"process {os.getpid()} holds since 20" in caplog.text
 
 
-def test_a_damaged_content_is_known() -> None:
-    content = Holder("t", 3, "machine, process 1", "2026-01-01T00:00:00+00:00").content()
-    assert Holder.parse(content).renewal == 3
-    with pytest.raises(ValueError, match="not the content of a lock"):
-        Holder.parse(content.replace(b"process 1", b"process 2"))
-    with pytest.raises(ValueError, match="not the content of a lock"):
-        Holder.parse(json.dumps([1]).encode())
+def test_an_object_that_is_no_lock_says_so(leases: Leases, good: Any) -> None:
+    good.put_object(Bucket=leases.location.bucket, Key="home/locks/x.json", Body=b"[1]")
+    with pytest.raises(ArtifactCorrupt, match=r"home/locks/x.json, got something else"), leases.hold("x"):
+        pass
 
 
 def _machine(home: Path, bucket: str | None) -> Settings:
