@@ -123,11 +123,13 @@ class Settings:
                 else (self.landing_location, self.landing)
             )
             if location is None:
-                self._landing_zones[program] = LocalLanding(folder, self.home)
+                self._landing_zones[program] = LocalLanding(folder, self.home, self.store_location is not None)
             else:
                 from med_assets.landing.bucket import S3Landing
 
-                self._landing_zones[program] = S3Landing(location, self.home, self.settle_s, self.staging_gb * 1e9)
+                self._landing_zones[program] = S3Landing(
+                    location, self.home, self.settle_s, self.staging_gb * 1e9, shared=self.store_location is not None
+                )
         return self._landing_zones[program]
 
     @cached_property

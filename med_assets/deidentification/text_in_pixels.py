@@ -64,7 +64,9 @@ class TextInPixels:
         """The search that the settings ask for, None where they do not; pictures lie beside the manifest of the batch."""
         if ws.ocr == "off":
             return None
-        return cls(ws.ocr == "quarantine", ws.landing_zone(program).manifests / program / f"{batch}.text", case_id)
+        return cls(
+            ws.ocr == "quarantine", ws.landing_zone(program).manifests.beside(program) / f"{batch}.text", case_id
+        )
 
     def cleaned(self, ds: Dataset, position: int, before_frame: Callable[[], None]) -> Found:
         """Return the object itself where nothing is found, otherwise a copy in which the text of any frame is black in all frames.

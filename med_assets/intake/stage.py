@@ -222,7 +222,7 @@ class _Intake:
 
 def files_table(ws: Settings, program: str, batch: str) -> Path:
     """What came of each file of a batch, by its name, which can identify a patient: it lies with the batch's manifest."""
-    return ws.landing_zone(program).manifests / program / f"{batch}.files.csv"
+    return ws.landing_zone(program).manifests.beside(program) / f"{batch}.files.csv"
 
 
 def _write_files(path: Path, files: Sequence[FileLine]) -> None:
@@ -234,7 +234,7 @@ def _write_files(path: Path, files: Sequence[FileLine]) -> None:
 
 def failures_table(ws: Settings, program: str, batch: str) -> Path:
     """The objects of a batch that could not be fetched: keys can identify patients, so it lies with the batch's manifest."""
-    return ws.landing_zone(program).manifests / program / f"{batch}.failures.csv"
+    return ws.landing_zone(program).manifests.beside(program) / f"{batch}.failures.csv"
 
 
 def _one_row_per_case(rows: Sequence[CaseVersion]) -> list[CaseVersion]:

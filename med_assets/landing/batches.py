@@ -8,12 +8,12 @@ zone too, under `.batches/`, and only the batch's name goes further.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 
 from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError, LandingUnreadable
 from med_assets.landing.folder import Entry
+from med_assets.landing.manifests import Manifest, Manifests
 from med_assets.records import CaseVersion, PreparedCase
 from med_assets.settings import Settings
 from med_assets.storage import names
@@ -31,8 +31,8 @@ def landing_folder(ws: Settings, program: str) -> Path:
     return ws.landing / program
 
 
-def _manifests(ws: Settings, program: str) -> Path:
-    return ws.landing_zone(program).manifests / program
+def _manifests(ws: Settings, program: str) -> Manifests:
+    return ws.landing_zone(program).manifests
 
 
 def read_entry(ws: Settings, program: str, name: str) -> Entry | None:
@@ -91,9 +91,7 @@ def waiting(ws: Settings, program: str, now: float, seen: Survey | None = None) 
 
 def known(ws: Settings, program: str) -> list[str]:
     """Names of all batches taken so far, oldest first."""
-    folders = ws.landing_zone(program).manifest_folders
-    found = {path.stem for folder in folders for path in (folder / program).glob("*.json")}
-    return sorted(batch for batch in found if names.BATCH.fits(batch))
+    return [one.batch for one in _manifests(ws, program).of(program)]
 
 
 def unfinished(ws: Settings, program: str) -> list[str]:
@@ -129,24 +127,23 @@ _unreadable: Memo[bool] = Memo()
 def manifest(ws: Settings, program: str, batch: str) -> dict[str, str]:
     """Fingerprint by entry name of one batch."""
     names.BATCH.check(batch)
-    paths = [folder / program / f"{batch}.json" for folder in ws.landing_zone(program).manifest_folders]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
+    there = _manifests(ws, program).of(program)
+    if not (found := [one for one in there if one.batch == batch]):
+        there = _manifests(ws, program).of(program, now=True)
+        found = [one for one in there if one.batch == batch]
+    if not found:
         raise ConfigurationError(
-            f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}"
+            f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {[one.batch for one in there]}"
         )
-    status = path.stat()
-    return dict(_entries(path, status.st_mtime_ns, status.st_size))
-
-
-@lru_cache(maxsize=65536)
-def _entries(path: Path, mtime_ns: int, size: int) -> tuple[tuple[str, str], ...]:
-    """Entries of a manifest, read once as long as its time and size are these."""
-    return tuple(read_json(path)["entries"].items())
+    return dict(found[0].entries)
 
 
 def _taken(ws: Settings, program: str) -> set[tuple[str, str]]:
-    return {pair for batch in known(ws, program) for pair in manifest(ws, program, batch).items()}
+    return _pairs(_manifests(ws, program).of(program))
+
+
+def _pairs(manifests: Sequence[Manifest]) -> set[tuple[str, str]]:
+    return {pair for one in manifests for pair in one.entries.items()}
 
 
 def untaken(ws: Settings, program: str) -> list[Entry]:
@@ -170,7 +167,7 @@ def _mark(entry: Entry) -> str:
 
 def _first_seen(ws: Settings, program: str, marks: set[str], now: float) -> dict[str, float]:
     """When each of these was first seen, kept beside the manifests as long as there are any."""
-    path = _manifests(ws, program).with_suffix(".ahead.json")
+    path = _manifests(ws, program).beside(program).with_suffix(".ahead.json")
     before = read_json(path) if path.is_file() else {}
     seen = {mark: min(before.get(mark, now), now) for mark in marks}
     if not seen:
@@ -181,15 +178,25 @@ def _first_seen(ws: Settings, program: str, marks: set[str], now: float) -> dict
 
 
 def take(ws: Settings, program: str, chosen: Sequence[Entry], now: float) -> str:
-    """Make a batch of these entries and return its name, `<UTC time>_<hash of the content>`."""
+    """Make a batch of these entries and return its name, `<UTC time>_<hash of the content>`.
+
+    What another machine took since they were listed is left out; where that is all of them, its batch is returned.
+    """
     if not chosen:
         raise ConfigurationError("expected at least one entry to make a batch of, got none")
     listed = {entry.name: entry.fingerprint for entry in chosen}
-    moment, last = datetime.fromtimestamp(now, UTC).replace(microsecond=0), known(ws, program)[-1:]
-    if last:  # later batches sort after earlier ones, also within a second and after the clock went back
-        moment = max(
-            moment, datetime.strptime(last[0].split("_")[0], TIME_FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)
-        )
-    batch = f"{moment.strftime(TIME_FORMAT)}_{digest(listed)[:6]}"
-    write_json(_manifests(ws, program) / f"{batch}.json", {"entries": listed})
-    return batch
+    theirs: list[str] = []
+
+    def next_batch(known: Sequence[Manifest]) -> Manifest | None:
+        taken = _pairs(known)
+        if not (own := {name: mark for name, mark in listed.items() if (name, mark) not in taken}):
+            theirs.extend(one.batch for one in known if listed.items() & one.entries.items())
+            return None
+        moment = datetime.fromtimestamp(now, UTC).replace(microsecond=0)
+        if known:  # later batches sort after earlier ones, also within a second and after the clock went back
+            last = datetime.strptime(known[-1].batch.split("_")[0], TIME_FORMAT).replace(tzinfo=UTC)
+            moment = max(moment, last + timedelta(seconds=1))
+        return Manifest(f"{moment.strftime(TIME_FORMAT)}_{digest(own)[:6]}", own)
+
+    added = _manifests(ws, program).add(program, next_batch)
+    return added.batch if added else theirs[-1]

@@ -1,12 +1,14 @@
 """The landing zone as a bucket: `MED_ASSETS_LANDING=s3://bucket/prefix`, below it one "folder" per program.
 
-The originals stay in the bucket, and nothing is ever written to it. Which objects belong to which case the program says
+The originals stay in the bucket, and nothing is ever written to it but the manifests of batches where machines share a home: names can
+identify patients, so these lie where the originals do. Which objects belong to which case the program says
 (`capabilities.RemoteKeys`); unless it does, the first folder below the program's is an entry, as in a local landing zone.
 """
 
 import csv
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from typing import Any
 from med_assets.capabilities import RemoteKeys
 from med_assets.errors import LandingUnreadable, RemoteFailed
 from med_assets.landing.folder import Entry, Files, entry_name
+from med_assets.landing.manifests import FOLDER, LoggedManifests, ManifestFiles, Manifests
 from med_assets.storage.files import digest, replacing
-from med_assets.storage.s3 import bucket, index
+from med_assets.storage.s3 import bucket, conditional, index, log
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.index import RemoteObject
 from med_assets.storage.s3.staging import Failure, Staging, Wanted
@@ -52,15 +55,13 @@ class RemoteFiles:
 
 
 class S3Landing:
-    """One bucket and prefix; `home` keeps the index, the staging cache and the manifests of batches."""
+    """One bucket and prefix; `home` keeps the index and the staging cache, and the manifests of batches unless it is `shared`."""
 
-    def __init__(self, location: Location, home: Path, fresh_s: float, limit_bytes: float) -> None:
-        self.location, self.home, self.fresh_s, self.limit_bytes = (
-            location,
-            home,
-            max(fresh_s, LEAST_FRESH_S),
-            limit_bytes,
-        )
+    def __init__(
+        self, location: Location, home: Path, fresh_s: float, limit_bytes: float, *, shared: bool = False
+    ) -> None:
+        self.location, self.home, self.limit_bytes, self.shared = location, home, limit_bytes, shared
+        self.fresh_s = max(fresh_s, LEAST_FRESH_S)
         self._listings: dict[str, tuple[float, dict[str, RemoteObject]]] = {}
         self._grouped: dict[str, tuple[float, Members]] = {}
 
@@ -74,13 +75,13 @@ class S3Landing:
         """The cache of fetched objects."""
         return Staging(self.client, self.location.bucket, self.home / "staging", self.limit_bytes)
 
-    @property
-    def manifests(self) -> Path:
-        return self.home / "landing" / ".batches"
-
-    @property
-    def manifest_folders(self) -> tuple[Path, ...]:
-        return (self.manifests,)
+    @cached_property
+    def manifests(self) -> Manifests:
+        files = ManifestFiles(self.home / "landing" / FOLDER)
+        if not self.shared:
+            return files
+        cache = self.home / "staging" / "batches" / digest(str(self.location))
+        return LoggedManifests(str(self.location), lambda program: BucketLog(self, program), files, cache)
 
     def title(self, program: str) -> str:
         return f"{self.location}/{program}"
@@ -159,6 +160,47 @@ class S3Landing:
         wanted = [Wanted("", key) for key in keys.values() if key in listed]
         paths, _ = self.staging.fetch(wanted, scratch, listed)
         return {name: paths[key] for name, key in keys.items() if key in paths}
+
+
+class BucketLog:
+    """The log of a program's batches in a landing bucket, `.batches/PROGRAM/log`."""
+
+    def __init__(self, landing: S3Landing, program: str) -> None:
+        self.landing, self.at = (
+            landing,
+            Location(landing.location.bucket, landing.location.key(f"{FOLDER}/{program}/log")),
+        )
+        self.log = log.Log(landing.client, self.at)
+
+    def read(self, number: int) -> log.Entry | None:
+        with self._readable():
+            return self.log.read(number)
+
+    def newer(self, than: int) -> Iterator[log.Entry]:
+        with self._readable():
+            yield from self.log.newer(than)
+
+    def append(self, content: Mapping[str, Any], at: int) -> tuple[log.Entry, bool]:
+        folder = self.landing.location.key(FOLDER)
+        try:
+            conditional.require(self.landing.client, Location(self.at.bucket, folder))
+            return self.log.append(content, at)
+        except RemoteFailed as error:
+            message = (
+                f"expected to write the manifest of a batch to s3://{self.at.bucket}/{folder}, where machines that share a home keep "
+                f"them, since names of files can identify patients: {error}; allow s3:GetObject and s3:PutObject below it"
+            )
+        raise RemoteFailed(message)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except RemoteFailed as error:
+            message = f"the manifests of batches of {self.landing.title('')} can't be read: {error}; nothing is lost"
+        else:
+            return
+        raise LandingUnreadable(message)
 
 
 def by_folder(objects: Mapping[str, RemoteObject], program: str) -> list[tuple[str, str]]:

@@ -5,10 +5,12 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from med_assets.errors import LandingUnreadable
+from med_assets.landing.manifests import FOLDER, FolderLog, LoggedManifests, ManifestFiles, Manifests
 from med_assets.storage.files import digest, file_sha256, walk
 
 if TYPE_CHECKING:
@@ -49,13 +51,8 @@ class Landing(Protocol):
     """Where cases of all programs arrive; nothing is ever written there but the manifests of batches."""
 
     @property
-    def manifests(self) -> Path:
-        """Folder for the manifests of new batches."""
-        ...
-
-    @property
-    def manifest_folders(self) -> tuple[Path, ...]:
-        """Folders in which manifests of batches may lie."""
+    def manifests(self) -> Manifests:
+        """The manifests of its batches."""
         ...
 
     def title(self, program: str) -> str:
@@ -114,20 +111,21 @@ def _entry_of(item: os.DirEntry[str]) -> str | None:
 class LocalLanding:
     """The landing zone as a folder with one folder per program."""
 
-    def __init__(self, root: Path, home: Path) -> None:
-        self.root, self.home = root, home
+    def __init__(self, root: Path, home: Path, shared: bool = False) -> None:
+        self.root, self.home, self.shared = root, home, shared
 
-    @property
-    def manifests(self) -> Path:
-        """In the landing zone, or in the home where the landing zone can't be written to, such as a read-only share."""
-        own, other = self.manifest_folders
-        there = next(path for path in (own, *own.parents) if path.exists())
-        return own if os.access(there, os.W_OK) else other
+    @cached_property
+    def manifests(self) -> Manifests:
+        """In the landing zone, or in the home where the landing zone can't be written to, such as a read-only share.
 
-    @property
-    def manifest_folders(self) -> tuple[Path, Path]:
-        """Both, since a share may become writable, or read-only, after the first batch."""
-        return self.root / ".batches", self.home / "landing" / ".batches"
+        Both count, since a share may become writable, or read-only, after the first batch. Machines that share a home add to a log in
+        the landing zone.
+        """
+        own = self.root / FOLDER
+        files = ManifestFiles(own, self.home / "landing" / FOLDER)
+        if not self.shared:
+            return files
+        return LoggedManifests(str(own), lambda program: FolderLog(own / program / "log"), files, cache=None)
 
     def folder(self, program: str) -> Path:
         """Where cases of a program are dropped."""

@@ -1,0 +1,195 @@
+"""Machines that share a home take cases from one landing zone, a bucket or a folder, and nothing is taken twice."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from med_assets.errors import ConfigurationError, LandingUnreadable, RemoteFailed
+from med_assets.landing import batches, manifests
+from med_assets.landing.folder import Entry
+from med_assets.landing.manifests import FolderLog, LoggedManifests
+from med_assets.settings import Workspace
+from med_assets.storage.files import write_json
+from med_assets.storage.s3.bucket import Location
+from tests.med_assets.s3.faults import Faults
+from tests.med_assets.stages.builders import P
+
+AT = 1.75e9
+PATIENT = "MUSTERMANN^ERIKA"
+
+
+def entry(number: int) -> Entry:
+    """An entry of the landing zone, as a listing says."""
+    return Entry(f"{PATIENT}-{number}", f"{number:016x}", 0.0, 1)
+
+
+@pytest.fixture(params=["bucket", "folder"])
+def machine(
+    request: Any, workspace: Workspace, faults: Faults, name: str, tmp_path: Path
+) -> Callable[[str], Workspace]:
+    """Opens the home of a machine by its name; all share a store and a landing zone."""
+
+    def opened(machine_name: str) -> Workspace:
+        zone = Location(name, "landing") if request.param == "bucket" else None
+        return replace(
+            workspace,
+            home=tmp_path / machine_name,
+            landing=tmp_path / "mounted",
+            landing_location=zone,
+            store_location=Location(name, "site"),
+        )
+
+    return opened
+
+
+def forget() -> None:
+    """Start as a new process does, which has read nothing."""
+    manifests._logs.clear()
+
+
+def test_a_machine_knows_the_batch_that_another_took(machine: Callable[[str], Workspace]) -> None:
+    batch = batches.take(machine("a"), P, [entry(1), entry(2)], AT)
+    forget()
+    assert batches.known(machine("b"), P) == [batch]
+    assert batches.manifest(machine("b"), P, batch) == {f"{PATIENT}-{n}": f"{n:016x}" for n in (1, 2)}
+    assert batches.unfinished(machine("b"), P) == [batch]
+
+
+def test_what_another_machine_took_since_the_listing_is_left_out(machine: Callable[[str], Workspace]) -> None:
+    first = batches.take(machine("a"), P, [entry(1)], AT)
+    second = batches.take(machine("b"), P, [entry(1), entry(2)], AT)
+    assert batches.manifest(machine("a"), P, second) == {entry(2).name: entry(2).fingerprint}
+    assert batches.take(machine("a"), P, [entry(2)], AT + 60) == second
+    assert batches.known(machine("a"), P) == [first, second]
+
+
+def test_machines_that_take_at_the_same_time_take_each_entry_once_and_give_each_batch_a_name_of_its_own(
+    machine: Callable[[str], Workspace],
+) -> None:
+    everything = [entry(number) for number in range(12)]
+    machines = [machine(name) for name in "abcd"]
+    for number, ws in enumerate(machines):  # each machine has read for itself
+        zone = ws.landing_zone(P).manifests
+        assert isinstance(zone, LoggedManifests)
+        zone.where = f"{zone.where} of {number}"
+
+    def take_all(number: int) -> None:
+        for first in range(number, 12):
+            batches.take(machines[number], P, everything[first : first + 2], AT)
+        for one in everything:
+            batches.take(machines[number], P, [one], AT)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(take_all, range(4)))
+    forget()
+    found = {batch: batches.manifest(machine("e"), P, batch) for batch in batches.known(machine("e"), P)}
+    taken = [pair for entries in found.values() for pair in entries.items()]
+    assert sorted(taken) == sorted((one.name, one.fingerprint) for one in everything)
+    assert len({batch.split("_")[0] for batch in found}) == len(found)
+
+
+def test_a_manifest_that_one_machine_wrote_before_counts_and_is_shared(machine: Callable[[str], Workspace]) -> None:
+    ws, earlier = machine("a"), "2020-01-02T03-04-05_abcdef"
+    write_json(
+        ws.home / "landing" / ".batches" / P / f"{earlier}.json", {"entries": {entry(1).name: entry(1).fingerprint}}
+    )
+    assert batches.known(ws, P) == [earlier]
+    assert batches.take(ws, P, [entry(1)], AT) == earlier
+    assert batches.known(machine("b"), P) == []
+    kept = ws.landing_zone(P).manifests
+    assert isinstance(kept, LoggedManifests)
+    assert [kept.share_earlier(P), kept.share_earlier(P)] == [1, 0]
+    forget()
+    assert batches.manifest(machine("b"), P, earlier) == {entry(1).name: entry(1).fingerprint}
+
+
+def test_names_that_are_no_utf8_are_kept(machine: Callable[[str], Workspace]) -> None:
+    strange = Entry("M\udcfcller", "0" * 16, 0.0, 1)
+    batch = batches.take(machine("a"), P, [strange], AT)
+    forget()
+    assert list(batches.manifest(machine("b"), P, batch)) == [strange.name]
+
+
+@pytest.mark.parametrize("machine", ["bucket"], indirect=True)
+def test_a_copy_on_disk_saves_requests_and_is_dropped_when_the_log_is_another(
+    machine: Callable[[str], Workspace], faults: Faults, monkeypatch: pytest.MonkeyPatch, good: Any, name: str
+) -> None:
+    monkeypatch.setattr(manifests, "KEEP_EVERY", 2)
+    taken = [batches.take(machine("a"), P, [entry(number)], AT) for number in range(8)]
+    assert batches.known(machine("a"), P) == taken
+    forget()
+    faults.done.clear()
+    assert batches.known(machine("a"), P) == taken
+    assert faults.done["GET object"] <= 3
+    for item in good.list_objects_v2(Bucket=name, Prefix="landing/.batches/")["Contents"]:
+        good.delete_object(Bucket=name, Key=item["Key"])
+    forget()
+    assert batches.known(machine("a"), P) == []
+
+
+def test_faults_of_the_bucket_change_nothing(machine: Callable[[str], Workspace], faults: Faults) -> None:
+    faults.failing, faults.truncated, faults.corrupt = 0.1, 0.05, 0.05
+    taken = [batches.take(machine("a"), P, [entry(number)], AT) for number in range(15)]
+    forget()
+    assert batches.known(machine("b"), P) == taken
+    assert len(set(taken)) == 15
+
+
+@pytest.mark.parametrize("machine", ["bucket"], indirect=True)
+def test_a_landing_bucket_that_can_not_be_written_says_what_to_allow(
+    machine: Callable[[str], Workspace], faults: Faults
+) -> None:
+    ws = machine("a")
+    faults.read_only = True
+    with pytest.raises(RemoteFailed, match=r"allow s3:GetObject and s3:PutObject below it"):
+        batches.take(ws, P, [entry(1)], AT)
+    faults.read_only, faults.always = False, (403, "AccessDenied")
+    forget()
+    with pytest.raises(LandingUnreadable, match="manifests of batches"):
+        batches.known(ws, P)
+
+
+def test_what_is_no_manifest_in_the_log_is_an_error(machine: Callable[[str], Workspace], good: Any, name: str) -> None:
+    ws = machine("a")
+    if ws.landing_location:
+        key = f"landing/.batches/{P}/log/000000000001.json"
+        good.put_object(Bucket=name, Key=key, Body=json.dumps({"batch": "../x"}).encode())
+    else:
+        write_json(ws.landing / ".batches" / P / "log" / "000000000001.json", {"batch": "../x"})
+    with pytest.raises(LandingUnreadable, match="restore"):
+        batches.known(ws, P)
+
+
+@pytest.mark.parametrize("machine", ["folder"], indirect=True)
+def test_a_mounted_folder_that_can_not_be_written_says_what_to_allow(
+    machine: Callable[[str], Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws = machine("a")
+
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(
+        ConfigurationError, match="permission to write, or mount the folder from a file system that has hard links"
+    ):
+        batches.take(ws, P, [entry(1)], AT)
+    monkeypatch.undo()
+    assert not list((ws.landing / ".batches" / P / "log").iterdir())
+    batches.take(ws, P, [entry(1)], AT)
+
+
+def test_an_entry_of_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    log = FolderLog(tmp_path / "log")
+    assert log.append({"batch": "one"}, 1)[1]
+    there, ours = log.append({"batch": "two"}, 1)
+    assert (there.content["batch"], ours) == ("one", False)
+    assert [found.number for found in log.newer(0)] == [1]
+    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["000000000001.json"]
