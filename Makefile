@@ -7,7 +7,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TORCH := $(shell grep '^torch==' constraints.txt)
 
 export MED_ASSETS_HOME ?= .med_assets
 export DAGSTER_HOME ?= $(abspath $(MED_ASSETS_HOME))/dagster
@@ -25,12 +24,10 @@ help:  ## What can be made here
 
 setup: $(STAMP)  ## Make .venv and install everything (a few minutes the first time, nothing afterwards)
 
-# torch comes first and alone, so that a wheel for this machine (CPU or CUDA) is chosen before anything depends on it.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"expected Python 3.11 to 3.13, got {v[0]}.{v[1]}; run make with PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH) -c constraints.txt
-	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	sh deploy/install.sh $(BIN)/python dev
 	touch $@
 
 demo: export MED_ASSETS_PSEUDONYM_KEY := demo-key-for-synthetic-data-only

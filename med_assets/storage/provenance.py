@@ -14,6 +14,9 @@ from med_assets.storage.files import read_json
 DIRTY = "+dirty"
 """What a git state ends with when the working tree differed from the commit."""
 
+GIT_STATE = "git_state"
+"""File beside the package that holds the git state in an image, which has no checkout."""
+
 CODE_FOLDERS = ("med_assets/", "conf/")
 """Folders in which a file that git does not know changes results as one that differs does."""
 
@@ -22,7 +25,8 @@ LIBRARIES = ("torch", "monai", "lightning", "numpy", "pydicom", "pymedphys", "da
 
 @cache
 def git_state() -> str:
-    """Commit of the working tree, with `+dirty` when it is not all that results come from; `unknown` outside a git checkout.
+    """Commit of the working tree, with `+dirty` when it is not all that results come from; outside a git checkout what the
+    image was built from, and `unknown` where nothing says that.
 
     It is dirty when tracked files differ, and when code or configuration lies there that was never added.
     """
@@ -37,7 +41,8 @@ def state_of(root: Path) -> str:
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=normal"))
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        stated = root / GIT_STATE
+        return stated.read_text(encoding="utf-8").strip() if stated.is_file() else "unknown"
     changed = [line for line in status.splitlines() if not line.startswith("??") or line[3:].startswith(CODE_FOLDERS)]
     return commit.strip() + (DIRTY if changed else "")
 

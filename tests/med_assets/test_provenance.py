@@ -5,7 +5,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from med_assets.storage.provenance import DIRTY, state_of
+from med_assets.storage.provenance import DIRTY, GIT_STATE, state_of
 from med_assets.training.hardware import hardware, processor
 
 
@@ -16,6 +16,9 @@ def git(folder: Path, *words: str) -> str:
 
 def test_a_tree_is_dirty_when_a_file_differs_or_code_was_never_added(tmp_path: Path) -> None:
     assert state_of(tmp_path) == "unknown"
+    (tmp_path / GIT_STATE).write_text("1234abcd\n")
+    assert state_of(tmp_path) == "1234abcd", "an image has no checkout, and says what it was built from"
+    (tmp_path / GIT_STATE).unlink()
     git(tmp_path, "init", "--quiet")
     (tmp_path / "conf").mkdir()
     for name in ("notes.md", "conf/known.yaml"):
