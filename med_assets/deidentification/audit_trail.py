@@ -1,6 +1,6 @@
 """A chain of signed entries: what intake removed, kept and changed of each batch, and what people decided about cases and champions.
 
-Each entry is a file of its own below `audit/` of the home. It holds the hash of the entry before it and is signed with a key that
+Each entry is a file of its own below `audit/` of the home, or an object of the bucket that a shared home lies in. It holds the hash of the entry before it and is signed with a key that
 is derived from that of the pseudonyms, so that an entry which was changed, removed or moved is found, and which one.
 """
 
@@ -15,17 +15,15 @@ from getpass import getuser
 from pathlib import Path
 from typing import Any
 
+from med_assets.deidentification.chain import chain_of, file_name
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Settings, Workspace
 from med_assets.storage.escaping import visible
-from med_assets.storage.files import canonical_json, digest, file_sha256, read_json, write_json
+from med_assets.storage.files import canonical_json, digest, file_sha256, read_json
 from med_assets.storage.locks import alone
 
 FIRST = "0" * 64
 """Stands for the hash of what is before the first entry."""
-
-HEAD = "head.json"
-"""Number and hash of the last entry, signed: without it, entries that were removed from the end would not be missed."""
 
 LOCK = "audit"
 """Lock of the chain: one process at a time appends, and writes the rows that have an entry."""
@@ -76,11 +74,6 @@ class Broken:
     reason: str
 
 
-def trail(ws: Settings) -> Path:
-    """Folder of the entries."""
-    return ws.home / "audit"
-
-
 def person() -> str:
     """Who runs this process: MED_ASSETS_PERSON, else the name of the account."""
     try:
@@ -113,28 +106,31 @@ def append(ws: Settings, entry: Entry) -> None:
     """Give a draft its place at the end of the chain, as `record` says. The caller holds LOCK."""
     key = signing_key(ws)
     about, says = digest(entry.kind, entry.program, entry.subject), digest(dict(entry.content))
-    paths = _paths(ws)
-    same = [path for path in paths if path.stem.split("-")[1] == about]
-    if same and same[-1].stem.split("-")[2] == says:
-        return
-    number, previous = (int(paths[-1].stem[:8]) + 1, _hash_of(paths[-1])) if paths else (1, FIRST)
-    entry = replace(entry, number=number, previous=previous)
-    entry = replace(entry, hash=entry.expected_hash())
-    entry = replace(entry, signature=signed(key, entry.hash))
-    write_json(trail(ws) / f"{entry.number:08d}-{about}-{says}.json", asdict(entry))
+    chain = chain_of(ws)
+    while True:
+        paths = chain.paths()
+        same = [path for path in paths if path.stem.split("-")[1] == about]
+        if same and same[-1].stem.split("-")[2] == says:
+            return
+        number, previous = (int(paths[-1].stem[:8]) + 1, _hash_of(paths[-1])) if paths else (1, FIRST)
+        entry = replace(entry, number=number, previous=previous)
+        entry = replace(entry, hash=entry.expected_hash())
+        entry = replace(entry, signature=signed(key, entry.hash))
+        if chain.add(entry.number, file_name(entry.number, about, says), asdict(entry)):
+            break
     signature = signed(key, f"head {entry.number} {entry.hash}")
-    write_json(trail(ws) / HEAD, {"number": entry.number, "hash": entry.hash, "signature": signature})
+    chain.write_head({"number": entry.number, "hash": entry.hash, "signature": signature})
 
 
 def entries(ws: Settings) -> Iterator[Entry]:
     """The entries, oldest first. Raises ConfigurationError for a file that is none."""
-    return map(read_entry, _paths(ws))
+    return map(read_entry, chain_of(ws).paths())
 
 
 def verify(ws: Workspace) -> list[Broken]:
     """Every entry that was changed, is missing, stands in another place, or is not signed with this home's key; none if all are right."""
     key, broken, previous, expected = signing_key(ws), list[Broken](), FIRST, 1
-    for path in _paths(ws):
+    for path in chain_of(ws).paths(anew=True):
         try:
             entry = read_entry(path)
         except ConfigurationError:
@@ -157,10 +153,9 @@ def verify(ws: Workspace) -> list[Broken]:
 
 def _missing_at_end(ws: Settings, key: bytes, n: int, last: str) -> list[Broken]:
     """What the head knows of and is not there; a process killed between an entry and the head leaves the head one behind."""
-    path = trail(ws) / HEAD
-    if not path.is_file():
+    head = chain_of(ws).head()
+    if head is None:
         return [Broken(n, "the head of the chain is missing, so that later entries may be too")] if n > 1 else []
-    head = read_json(path)
     number, of = int(head.get("number", 0)), str(head.get("hash", ""))
     if not hmac.compare_digest(str(head.get("signature", "")), signed(key, f"head {number} {of}")):
         return [Broken(n, "the head of the chain is not signed with the key of this home")]
@@ -169,10 +164,6 @@ def _missing_at_end(ws: Settings, key: bytes, n: int, last: str) -> list[Broken]
     if number < n - 1 or (number == n and of != last):
         return [Broken(n, "the head of the chain names another last entry")]
     return []
-
-
-def _paths(ws: Settings) -> list[Path]:
-    return sorted(trail(ws).glob("[0-9]*-*-*.json"))
 
 
 def _hash_of(path: Path) -> str:
@@ -186,11 +177,16 @@ def _hash_of(path: Path) -> str:
 def read_entry(path: Path) -> Entry:
     """The entry in a file. Raises ConfigurationError for a file that is none."""
     try:
-        return Entry(**read_json(path))
+        return parse_entry(read_json(path))
     except (ValueError, TypeError, OSError):
         raise ConfigurationError(
             f"expected an entry of the audit trail in {path.name}, got something else; restore it from a backup"
         ) from None
+
+
+def parse_entry(content: Mapping[str, Any]) -> Entry:
+    """The entry whose fields these are. Raises TypeError for other fields."""
+    return Entry(**content)
 
 
 def signing_key(ws: Settings) -> bytes:

@@ -18,20 +18,16 @@ from med_assets.deidentification.audit_trail import (
     append,
     draft,
     entries,
-    read_entry,
+    parse_entry,
     signed,
     signing_key,
-    trail,
 )
+from med_assets.deidentification.chain import Chain, chain_of
 from med_assets.errors import ConfigurationError
 from med_assets.records import BatchAudit, Champion, ReaderDecision, Withdrawal
 from med_assets.settings import Settings
-from med_assets.storage.files import write_json
 from med_assets.storage.locks import alone
 from med_assets.storage.record import Record
-
-WAITING = "waiting.json"
-"""The entry whose row is being written."""
 
 COMPLETED = "completed"
 """Marks the content of an entry that was written for a row which had none."""
@@ -107,9 +103,10 @@ def write_row(ws: Settings, kind: Kind, row: Record, by: str = "") -> None:
     entry = draft(kind, row.program, getattr(row, of.subject), content)
     entry = replace(entry, person=by or entry.person)
     with alone(ws, LOCK):
-        _append_waiting(ws)
+        chain = chain_of(ws)
+        _append_waiting(ws, chain)
         entry = replace(entry, hash=entry.expected_hash())
-        write_json(trail(ws) / WAITING, asdict(replace(entry, signature=signed(key, f"waiting {entry.hash}"))))
+        chain.wait(asdict(replace(entry, signature=signed(key, f"waiting {entry.hash}"))))
         catalog = Catalog(ws, row.program)
         partition = [getattr(row, name) for name in of.record.PARTITION]
         if of.history:
@@ -117,30 +114,30 @@ def write_row(ws: Settings, kind: Kind, row: Record, by: str = "") -> None:
         else:
             catalog.replace(of.record, [row], *partition)
         append(ws, entry)
-        (trail(ws) / WAITING).unlink()
+        chain.wait(None)
 
 
 def append_waiting(ws: Settings) -> bool:
     """Append the entry of a row whose process was killed before it did; returns whether there was one."""
     with alone(ws, LOCK):
-        return _append_waiting(ws)
+        return _append_waiting(ws, chain_of(ws))
 
 
-def _append_waiting(ws: Settings) -> bool:
-    path, key = trail(ws) / WAITING, signing_key(ws)
-    if not path.is_file():
+def _append_waiting(ws: Settings, chain: Chain) -> bool:
+    key, content = signing_key(ws), chain.waiting()
+    if content is None:
         return False
     try:
-        entry = read_entry(path)
+        entry = parse_entry(content)
         valid = entry.hash == entry.expected_hash()
         valid = valid and hmac.compare_digest(entry.signature, signed(key, f"waiting {entry.hash}"))
-    except ConfigurationError:
+    except TypeError:
         valid = False
     # What med_assets did not write is not signed by it: its row, if there is one, is among those without an entry.
     written = valid and _has_row(ws, entry)
     if written:
         append(ws, entry)
-    path.unlink()
+    chain.wait(None)
     return written
 
 

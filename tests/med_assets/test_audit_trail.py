@@ -12,7 +12,8 @@ from med_assets import program as programs
 from med_assets.cli import stages
 from med_assets.cli.trail import show
 from med_assets.deidentification import audit_trail
-from med_assets.deidentification.audit_trail import HEAD, Kind, entries, record, trail, verify
+from med_assets.deidentification.audit_trail import Kind, entries, record, verify
+from med_assets.deidentification.chain import FOLDER, HEAD
 from med_assets.deidentification.tally import totals
 from med_assets.promotion.champions import PROMOTED, crown
 from med_assets.records import Checkpoint
@@ -21,7 +22,7 @@ from tests.invented import ingest
 
 
 def paths(ws: Workspace) -> list[Path]:
-    return sorted(trail(ws).glob("0*.json"))
+    return sorted((ws.home / FOLDER).glob("0*.json"))
 
 
 def filled(ws: Workspace, n: int = 4) -> Workspace:
@@ -94,7 +95,7 @@ def test_another_key_verifies_nothing(workspace: Workspace, monkeypatch: pytest.
 
 
 def test_a_crash_between_an_entry_and_the_head_is_no_damage(workspace: Workspace) -> None:
-    head = trail(filled(workspace, 2)) / HEAD
+    head = filled(workspace, 2).home / FOLDER / HEAD
     before = head.read_bytes()
     record(workspace, Kind.BATCH, "rt_dose", "batch-3", {"ocr": "off"})
     head.write_bytes(before)

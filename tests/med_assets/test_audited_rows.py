@@ -10,8 +10,9 @@ import pytest
 from med_assets.catalog import Catalog
 from med_assets.cli.trail import show
 from med_assets.deidentification import audited_rows
-from med_assets.deidentification.audit_trail import Kind, entries, record, trail, verify
-from med_assets.deidentification.audited_rows import COMPLETED, WAITING, append_waiting, complete, unmatched, write_row
+from med_assets.deidentification.audit_trail import Kind, entries, record, verify
+from med_assets.deidentification.audited_rows import COMPLETED, append_waiting, complete, unmatched, write_row
+from med_assets.deidentification.chain import FOLDER, WAITING
 from med_assets.errors import ConfigurationError
 from med_assets.records import BatchAudit, Champion, ReaderDecision, Withdrawal
 from med_assets.settings import Settings, Workspace
@@ -40,6 +41,7 @@ ROWS = {Kind.DECISION: DECISION, Kind.CHAMPION: PROMOTION, Kind.WITHDRAWAL: WITH
 KILLED = """
 import os, signal, sys
 from med_assets.deidentification import audit_trail, audited_rows
+from med_assets.deidentification.chain import WAITING
 from med_assets.settings import Workspace
 from tests.med_assets.test_audited_rows import ROWS
 kind, point = audit_trail.Kind(sys.argv[1]), int(sys.argv[2])
@@ -47,7 +49,7 @@ replaced, write = 0, os.replace
 def step(event, args):
     # Each file that is put in its place: the waiting entry, the row, the entry, the head; then the removal.
     global replaced
-    if event == "os.rename" or (event == "os.remove" and str(args[0]).endswith(audited_rows.WAITING)):
+    if event == "os.rename" or (event == "os.remove" and str(args[0]).endswith(WAITING)):
         if replaced == point:
             os.kill(os.getpid(), signal.SIGKILL)
         replaced += 1
@@ -77,7 +79,7 @@ def test_a_kill_at_any_step_leaves_row_and_entry_or_neither_after_the_next_recor
     append_waiting(workspace)
     found = [entry for entry in entries(workspace) if entry.kind == kind]
     assert len(found) == len(written)
-    assert not (trail(workspace) / WAITING).exists()
+    assert not (workspace.home / FOLDER / WAITING).exists()
     assert (verify(workspace), unmatched(workspace)) == ([], [])
     write_row(workspace, kind, row)  # the same command again
     assert rows(workspace, row)[-1] == row
@@ -111,7 +113,7 @@ def test_what_waits_without_a_signature_of_this_home_gets_no_entry(
     with pytest.raises(OSError, match="no space"):
         write_row(workspace, Kind.DECISION, DECISION)
     monkeypatch.undo()
-    path = trail(workspace) / WAITING
+    path = workspace.home / FOLDER / WAITING
     path.write_text(path.read_text().replace("normal", "wrong"))
     assert not append_waiting(workspace)
     assert list(entries(workspace)) == []

@@ -1,0 +1,263 @@
+"""Where the entries of the audit trail lie: files below `audit/` of the home, or objects of a log in the bucket of a shared home.
+
+    PREFIX/audit/log/000000000001.json     an entry, written once at its number with `If-None-Match: *`
+    PREFIX/audit/head.json                 number and hash of the last entry, signed
+    PREFIX/audit/waiting.json              the entry whose row is being written; `{}` when there is none
+
+What an entry says, and whether it is right, `audit_trail` knows; here are bytes under numbers.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from med_assets.errors import ConfigurationError, LockLost, RemoteFailed
+from med_assets.settings import Settings
+from med_assets.storage.files import canonical_json, digest, read_json, write_json
+from med_assets.storage.s3 import conditional
+from med_assets.storage.s3.bucket import Location
+from med_assets.storage.s3.log import WRITER, Entry, Log, side_by_side
+from med_assets.storage.s3.store import S3Store
+
+HEAD = "head.json"
+"""Number and hash of the last entry, signed: without it, entries that were removed from the end would not be missed."""
+
+WAITING = "waiting.json"
+"""The entry whose row is being written."""
+
+NONE = b"{}"
+"""Content of `waiting.json` when no entry waits."""
+
+FOLDER = "audit"
+"""Where the entries lie, in the home and in the bucket."""
+
+
+class Chain(Protocol):
+    """Entries by number, each as a file whose name is its number, a hash of what it is about, and one of what it says."""
+
+    def paths(self, *, anew: bool = False) -> list[Path]:
+        """The files, oldest first, up to now; `anew` trusts no copy of this machine. A file that can't be an entry is there too."""
+        ...
+
+    def add(self, number: int, name: str, content: Mapping[str, Any]) -> bool:
+        """Write an entry; False when another has its number by now."""
+        ...
+
+    def head(self) -> Mapping[str, Any] | None:
+        """The last head that was written. Raises ValueError for one that is no JSON."""
+        ...
+
+    def write_head(self, head: Mapping[str, Any]) -> None:
+        """Write the head, unless there is one of a later entry."""
+        ...
+
+    def waiting(self) -> Mapping[str, Any] | None:
+        """The entry whose row is being written, None for none; empty for what is no JSON."""
+        ...
+
+    def wait(self, content: Mapping[str, Any] | None) -> None:
+        """Write the entry whose row will be written next; None when there is none any more."""
+        ...
+
+
+def chain_of(ws: Settings) -> Chain:
+    """The chain of a home."""
+    if ws.store_location is None or not isinstance(ws.store, S3Store):
+        return FolderChain(ws.home / FOLDER)
+    where = Location(ws.store_location.bucket, ws.store_location.key(FOLDER))
+    return BucketChain(ws.store.client, where, ws.home / "tmp" / FOLDER / digest(str(where)))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*-*-*.json"))
+
+
+class FolderChain:
+    """Files of one machine; whoever adds holds the lock of the chain."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def paths(self, *, anew: bool = False) -> list[Path]:
+        return _files(self.folder)
+
+    def add(self, number: int, name: str, content: Mapping[str, Any]) -> bool:
+        write_json(self.folder / name, content)
+        return True
+
+    def head(self) -> Mapping[str, Any] | None:
+        path = self.folder / HEAD
+        return dict(read_json(path)) if path.is_file() else None
+
+    def write_head(self, head: Mapping[str, Any]) -> None:
+        write_json(self.folder / HEAD, head)
+
+    def waiting(self) -> Mapping[str, Any] | None:
+        path = self.folder / WAITING
+        if not path.is_file():
+            return None
+        try:
+            return dict(read_json(path))
+        except (ValueError, TypeError):
+            return {}
+
+    def wait(self, content: Mapping[str, Any] | None) -> None:
+        if content is None:
+            (self.folder / WAITING).unlink(missing_ok=True)
+        else:
+            write_json(self.folder / WAITING, content)
+
+
+class _AnyContent(Log):
+    """A log of which an entry that is no JSON is read as an empty one: the chain says which it is, and goes on."""
+
+    def _entry(self, number: int, content: bytes) -> Entry:
+        try:
+            return super()._entry(number, content)
+        except (RemoteFailed, TypeError):
+            return Entry(number, {})
+
+
+class BucketChain:
+    """Objects that machines share; `folder` is a copy on this machine, which may be deleted at any time.
+
+    Raises ConfigurationError for a server without conditional writes.
+    """
+
+    def __init__(self, client: Any, location: Location, folder: Path) -> None:
+        conditional.require(client, location)
+        self.client, self.location, self.folder = client, location, folder
+        self.log = _AnyContent(client, Location(location.bucket, location.key("log")))
+        self._checked = False
+        self._waiting_etag: str | None = None
+
+    def paths(self, *, anew: bool = False) -> list[Path]:
+        log, there = self.log, _files(self.folder)
+        if anew or (there and not self._same(log, there[-1])):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            there = []
+        last = int(there[-1].stem.split("-")[0]) if there else 0
+        for entry in self._from_start(log) if not there else log.newer(last):
+            self._copy(entry)
+        return _files(self.folder)
+
+    def _from_start(self, log: Log) -> Iterator[Entry]:
+        """All entries; one that was removed does not hide those after it."""
+        known = self._number(self.head() or {})
+        yield from (entry for entry in side_by_side(log.read, range(1, known + 1)) if entry is not None)
+        yield from log.newer(known)
+
+    def _same(self, log: Log, path: Path) -> bool:
+        """Whether the bucket has what the copy has as its last entry: it was not restored to an earlier state since."""
+        if self._checked:
+            return True
+        entry = log.read(int(path.stem.split("-")[0]))
+        self._checked = entry is not None and self._name(entry) == path.name
+        return self._checked
+
+    @staticmethod
+    def content(entry: Entry) -> dict[str, Any]:
+        """What was appended."""
+        return {name: value for name, value in entry.content.items() if name != WRITER}
+
+    def _name(self, entry: Entry) -> str:
+        content = self.content(entry)
+        says = content.get("content")
+        return file_name(
+            entry.number,
+            digest(*(content.get(name, "") for name in ("kind", "program", "subject"))),
+            digest(dict(says) if isinstance(says, Mapping) else says),
+        )
+
+    def _copy(self, entry: Entry) -> None:
+        write_json(self.folder / self._name(entry), self.content(entry), durable=False)
+
+    def add(self, number: int, name: str, content: Mapping[str, Any]) -> bool:
+        entry, added = self.log.append(content, number)
+        self._copy(entry)
+        return added
+
+    def head(self) -> Mapping[str, Any] | None:
+        found = conditional.get(self.client, self.location, HEAD)
+        return None if found is None else _parsed(found.content)
+
+    @staticmethod
+    def _number(head: Mapping[str, Any]) -> int:
+        number = head.get("number", 0)
+        return number if isinstance(number, int) else 0
+
+    def write_head(self, head: Mapping[str, Any]) -> None:
+        content = canonical_json(head).encode()
+        while True:
+            present = conditional.get(self.client, self.location, HEAD)
+            if present is None:
+                if conditional.put_new(self.client, self.location, HEAD, content) is None:
+                    return
+            elif (
+                self._number(_parsed(present.content)) >= self._number(head)
+                or conditional.put_over(self.client, self.location, HEAD, content, present.etag) is not None
+            ):
+                return
+
+    def waiting(self) -> Mapping[str, Any] | None:
+        found = conditional.get(self.client, self.location, WAITING)
+        self._waiting_etag = found.etag if found else None
+        return None if found is None or found.content == NONE else _parsed(found.content)
+
+    def wait(self, content: Mapping[str, Any] | None) -> None:
+        """Raises LockLost where another machine wrote since this one looked, which it does only after it took the lock over."""
+        text = NONE if content is None else canonical_json(content).encode()
+        if self._waiting_etag is None:
+            ours = conditional.put_new(self.client, self.location, WAITING, text) is None
+        else:
+            ours = conditional.put_over(self.client, self.location, WAITING, text, self._waiting_etag) is not None
+        if not ours and content is not None:  # what is done needs not wait, whoever wrote since
+            raise LockLost(
+                f"expected to be alone with the audit trail {self.location}, but another machine took its lock over, since this process "
+                "was paused or without network; nothing was written: give the same command again"
+            )
+        self.waiting()
+
+
+def file_name(number: int, about: str, says: str) -> str:
+    """Name of the file of an entry."""
+    return f"{number:08d}-{about}-{says}.json"
+
+
+def _parsed(content: bytes) -> Mapping[str, Any]:
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError):
+        return {}
+
+
+def share_chain(ws: Settings) -> int:
+    """Write the chain in this machine's files into that of the bucket; returns how many entries. What was ended before goes on.
+
+    Raises ConfigurationError where the bucket has other entries.
+    """
+    own, shared = FolderChain(ws.home / FOLDER), chain_of(ws)
+    if not isinstance(shared, BucketChain):
+        raise ConfigurationError(
+            "expected a shared home, whose MED_ASSETS_STORE names a bucket, got that of one machine"
+        )
+    log = shared.log
+
+    def write(path: Path) -> bool:
+        content, number = dict(read_json(path)), int(path.stem.split("-")[0])
+        entry, added = log.append(content, number)
+        return added or canonical_json(shared.content(entry)) == canonical_json(content)
+
+    paths = own.paths()
+    if not all(side_by_side(write, paths)):
+        raise ConfigurationError(
+            f"expected an audit trail in {shared.location} that goes on from this home's, got another one; two homes can't be one: "
+            "give MED_ASSETS_STORE an empty prefix"
+        )
+    if (head := own.head()) is not None:
+        shared.write_head(head)
+    if (waiting := own.waiting()) is not None and shared.waiting() is None:
+        shared.wait(waiting)
+    return len(paths)
