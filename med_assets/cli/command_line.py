@@ -6,11 +6,19 @@ import sys
 import click
 
 from med_assets import __version__
-from med_assets.cli import bundles, cases, data, network, results, store
+from med_assets.cli import bundles, cases, data, network, operations, results, store
 from med_assets.cli.commands import perhaps
 from med_assets.storage.names import escaped
 
-SECTIONS = (data.SECTION, network.SECTION, bundles.SECTION, results.SECTION, cases.SECTION, store.SECTION)
+SECTIONS = (
+    data.SECTION,
+    network.SECTION,
+    bundles.SECTION,
+    results.SECTION,
+    cases.SECTION,
+    store.SECTION,
+    operations.SECTION,
+)
 
 
 class CommandLine(click.Group):

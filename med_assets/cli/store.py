@@ -39,7 +39,7 @@ def verify(repair: bool) -> int:
 
     Fails when anything is.
     """
-    from med_assets.cli import integrity
+    from med_assets.operations import integrity
 
     ws = workspace()
     damages = integrity.examine(ws)
@@ -70,7 +70,7 @@ def prune(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
     That is finished jobs with their logs, checkpoints of earlier trainings that were never champion, and predictions, scores, analyses
     and prepared cases that no table and no kept checkpoint refers to. Fails when an artifact is missing afterwards that was there.
     """
-    from med_assets.cli import integrity, pruning
+    from med_assets.operations import integrity, pruning
 
     if days < 0:
         raise ConfigurationError(f"expected --days of 0 or more, got {days:g}")

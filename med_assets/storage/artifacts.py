@@ -37,6 +37,10 @@ class ArtifactStore(Protocol):
         """A local, read-only folder with the artifact's files; raises ArtifactMissing when absent."""
         ...
 
+    def files(self, key: str) -> AbstractContextManager[Path]:
+        """A context with a folder that has the artifact's files and is kept no longer: nothing is cached for it."""
+        ...
+
     def create(self, key: str, hashes: Mapping[str, str] | None = None) -> AbstractContextManager[Path]:
         """A context that yields a folder to fill; leaving it without an error publishes the artifact.
 
@@ -54,6 +58,10 @@ class ArtifactStore(Protocol):
 
     def keys(self, kind: str) -> list[str]:
         """Keys of one kind, sorted."""
+        ...
+
+    def all_keys(self) -> list[str]:
+        """Keys of all kinds, sorted."""
         ...
 
     def verify(self, key: str) -> None:
@@ -82,6 +90,10 @@ class LocalStore:
         if not self.has(key):
             raise ArtifactMissing(absent(key))
         return self._folder(key)
+
+    @contextmanager
+    def files(self, key: str) -> Iterator[Path]:
+        yield self.fetch(key)
 
     def _scratch(self, name: str) -> Path:
         folder = self.root / "tmp"
@@ -124,6 +136,10 @@ class LocalStore:
 
     def keys(self, kind: str) -> list[str]:
         return sorted(f"{kind}/{path.parent.name}" for path in (self.root / kind).glob(f"*/*/{MANIFEST}"))
+
+    def all_keys(self) -> list[str]:
+        kinds = sorted(path.name for path in self.root.glob("*") if path.is_dir() and path.name != "tmp")
+        return [key for kind in kinds for key in self.keys(kind)]
 
     def verify(self, key: str) -> None:
         folder = self.fetch(key)

@@ -74,6 +74,12 @@ BATCH = Kind(
     "such as 2026-01-31T09-30-00_0a1b2c",
     "`med-assets batches PROGRAM` lists those there are",
 )
+BACKUP = Kind(
+    "a backup",
+    BATCH.pattern,
+    "such as 2026-01-31T09-30-00_0a1b2c",
+    "`med-assets restore FROM --list` lists those there are",
+)
 CASE = Kind(
     "a case",
     re.compile(_WORDS),

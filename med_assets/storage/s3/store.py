@@ -21,13 +21,14 @@ from typing import Any
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
 from med_assets.storage.artifacts import LocalStore, absent
 from med_assets.storage.files import canonical_json, digest, folder_hashes
-from med_assets.storage.progress import bar as progress_bar
-from med_assets.storage.s3 import bucket, checksums
+from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.body import body, head
-from med_assets.storage.s3.bucket import THREADS, Location, code_of, in_words
+from med_assets.storage.s3.bucket import Location, code_of, in_words
 from med_assets.storage.s3.conditional import ABSENT, EXISTS
 from med_assets.storage.s3.index import pages
 from med_assets.storage.s3.staging import Staging, Wanted, counted
+from med_assets.storage.s3.uploads import upload
+from med_assets.storage.scratch import scratch
 
 
 class S3Store:
@@ -84,10 +85,10 @@ class S3Store:
     def _download(self, key: str, manifest: Mapping[str, Any], folder: Path) -> None:
         """Fetch all files into `folder`; raises RemoteFailed or ArtifactCorrupt."""
         names = {f"{manifest['folder']}/{name}": name for name in manifest["files"]}
-        with TemporaryDirectory(dir=folder.parent) as scratch:
-            staging = Staging(self.client, self.location.bucket, Path(scratch), limit_bytes=0)
+        with TemporaryDirectory(dir=folder.parent) as beside:
+            staging = Staging(self.client, self.location.bucket, Path(beside), limit_bytes=0)
             wanted = [Wanted("", name) for name in names]
-            paths, failures = staging.fetch(wanted, Path(scratch) / "files", progress=False)
+            paths, failures = staging.fetch(wanted, Path(beside) / "files", progress=False)
             if failures:
                 raise RemoteFailed(
                     f"artifact {key}: {len(failures)} of {len(names)} files did not come ({counted(failures)})"
@@ -101,6 +102,15 @@ class S3Store:
             raise ArtifactCorrupt(f"artifact {key}: the files in the bucket are not those that were written")
 
     @contextmanager
+    def files(self, key: str) -> Iterator[Path]:
+        if self.local.has(key):
+            yield self.local.fetch(key)
+            return
+        with TemporaryDirectory(dir=scratch(self.local.root.parent)) as folder:
+            self._download(key, self._manifest(key), Path(folder))
+            yield Path(folder)
+
+    @contextmanager
     def create(self, key: str, hashes: Mapping[str, str] | None = None) -> Iterator[Path]:
         with self.local.create(key) as folder:  # which reads the files: they may be another writer's
             yield folder
@@ -108,34 +118,17 @@ class S3Store:
             files = folder_hashes(folder) if hashes is None else dict(hashes)
             location = self.location.key(f"files/{key}/{secrets.token_hex(4)}")
             with in_words("writing to the store"):
-                self._upload(folder, location, files)
+                upload(
+                    self.client,
+                    self.location.bucket,
+                    {f"{location}/{name}": (folder / name, sha256) for name, sha256 in files.items()},
+                )
                 first = self._publish(key, {"folder": location, "files": files})
             if not first:
                 self._clear(location)
                 for path in folder.iterdir():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 self._download(key, self._manifest(key), folder)
-
-    def _upload(self, folder: Path, location: str, files: Mapping[str, str]) -> None:
-        from boto3.s3.transfer import TransferConfig
-        from s3transfer.manager import TransferManager
-
-        with (
-            TransferManager(self.client, TransferConfig(max_concurrency=THREADS)) as manager,
-            progress_bar("storing", "file", len(files)) as bar,
-        ):
-            tasks = [
-                manager.upload(
-                    str(folder / name),
-                    self.location.bucket,
-                    f"{location}/{name}",
-                    {"Metadata": {checksums.SHA256: sha256}},
-                )
-                for name, sha256 in files.items()
-            ]
-            for task in tasks:
-                task.result()
-                bar.update()
 
     def _publish(self, key: str, manifest: Mapping[str, Any]) -> bool:
         """Write the manifest unless there is one; False when another writer was first."""
@@ -166,16 +159,22 @@ class S3Store:
         return self.local.file_hashes(key) if self.local.has(key) else dict(self._manifest(key)["files"])
 
     def keys(self, kind: str) -> list[str]:
+        return self._keys(f"manifests/{kind}/")
+
+    def all_keys(self) -> list[str]:
+        return self._keys("manifests/")
+
+    def _keys(self, under: str) -> list[str]:
         start = self.location.key("manifests/")
         with in_words("listing the store"):
-            found = [one.key for one in pages(self.client, self.location, f"manifests/{kind}/")]
+            found = [one.key for one in pages(self.client, self.location, under)]
         return sorted(key.removeprefix(start).removesuffix(".json") for key in found)
 
     def verify(self, key: str) -> None:
         if self.local.has(key):
             self.local.verify(key)
-        with TemporaryDirectory() as scratch:
-            self._download(key, self._manifest(key), Path(scratch))
+        with TemporaryDirectory() as folder:
+            self._download(key, self._manifest(key), Path(folder))
 
     def remove(self, key: str) -> None:
         self.local.remove(key)

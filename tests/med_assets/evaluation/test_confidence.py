@@ -10,7 +10,6 @@ import pytest
 from med_assets import program
 from med_assets.capabilities import PredictionConfidence
 from med_assets.catalog import Catalog
-from med_assets.cli.integrity import examine, remove_damaged
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation.confidence import (
     Trusting,
@@ -23,6 +22,7 @@ from med_assets.evaluation.confidence import (
 from med_assets.evaluation.novelty import Reference
 from med_assets.experiments import policies
 from med_assets.metrics.spread import Agreement
+from med_assets.operations.integrity import examine, remove_damaged
 from med_assets.records import Calibration, CaseConfidence, CaseScore
 from med_assets.settings import Workspace
 from med_assets.storage.files import write_json

@@ -13,7 +13,6 @@ import torch
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.cli.main import main
-from med_assets.cli.pruning import examine
 from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.evaluation.confidence import agreement_in
 from med_assets.evaluation.foreign import score_file
@@ -22,6 +21,7 @@ from med_assets.experiments.configuration import Experiment
 from med_assets.launch import jobs
 from med_assets.launch.training import Launch, checkpoint_of
 from med_assets.metrics.spread import Space
+from med_assets.operations.pruning import examine
 from med_assets.programs.breast_us.phantom import write_case
 from med_assets.programs.retinal_oct.experiment import RetinalExperiment
 from med_assets.programs.retinal_oct.network import Classifier

@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from med_assets.catalog import Catalog
-from med_assets.cli import integrity, pruning
 from med_assets.cli import main as cli
 from med_assets.evaluation.scoring import score_key
 from med_assets.launch.local import PROCESS, started_s
+from med_assets.operations import integrity, pruning
 from med_assets.records import Champion, Checkpoint
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest, write_json, write_text

@@ -43,7 +43,7 @@ def examine(ws: Settings) -> list[Damage]:
 
 def missing(ws: Settings) -> list[str]:
     """Keys of the artifacts that a table names and the store has lost, sorted; nothing is read back."""
-    return sorted(key for key in _named(ws) if not ws.store.has(key))
+    return sorted(key for key in named(ws) if not ws.store.has(key))
 
 
 def remove_damaged(ws: Settings, damages: list[Damage]) -> list[Damage]:
@@ -59,7 +59,7 @@ def _rows(ws: Settings, of: type[R]) -> Iterator[R]:
         yield from Catalog(ws, name).rows(of)
 
 
-def _named(ws: Settings) -> set[str]:
+def named(ws: Settings) -> set[str]:
     """Keys of all artifacts that a table names."""
     found: set[str] = set()
     for name in program.registered():

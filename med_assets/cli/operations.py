@@ -1,0 +1,90 @@
+"""Commands of operations: backup, restore."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from med_assets.cli.commands import Section, Value, table, workspace
+from med_assets.storage import names
+
+SECTION = Section("Operations")
+
+BACKUP = Value("NAME", names.BACKUP.check)
+
+
+def place(help: str, metavar: str) -> Callable[..., Any]:
+    """The argument of a place of backups."""
+    return click.argument("place", type=Value(metavar), help=help)
+
+
+@SECTION.command()
+@place("folder outside of the home, or s3://bucket/prefix", "TO")
+@click.option("--verify", is_flag=True, help="make none, but read all backups there back")
+@click.option("--without-dagster", is_flag=True, help="leave out Dagster's records")
+def backup(place: str, verify: bool, without_dagster: bool) -> int:
+    """Copy the home to another place while work goes on: tables, artifacts, audit trail, reports, predictions and Dagster's records.
+
+    Only what no backup there has yet is copied. The secret key and logins are in no backup. Fails when something of the home is damaged.
+    """
+    from med_assets.operations import backup as backups
+    from med_assets.operations.destination import destination
+
+    to = destination(place, "TO")
+    if verify:
+        found, losses = backups.verify(to)
+        for loss in losses:
+            print(f"damaged: {loss.part} of {', '.join(loss.backups)}")
+        if losses:
+            print("the next backup writes again what the home still has")
+            return 1
+        print(f"all {len(found)} backups can be read back as they were written; the last is {found[-1].name}")
+        return 0
+    made = backups.make(workspace(), to, with_dagster=not without_dagster)
+    one = made.backup
+    print(
+        f"backup {one.name}: {one.n_artifacts} artifacts and {one.n_files} files, {one.bytes / 1e6:.1f} MB; copied {made.n_copied}, "
+        f"{made.copied_bytes / 1e6:.1f} MB"
+    )
+    for text in made.left_out:
+        print(f"not part of it: {text}")
+    print(
+        "not part of it: MED_ASSETS_PSEUDONYM_KEY and other secrets; keep them elsewhere, a home is of little use without its key"
+    )
+    for key in one.damaged:
+        print(f"damaged in the home, and so not part of it: {key}; `med-assets verify` says how to get it back")
+    for key in one.missing:
+        print(f"missing in the home: {key}; `med-assets verify` says how to get it back")
+    return int(bool(one.damaged or one.missing))
+
+
+@SECTION.command()
+@place("folder or s3://bucket/prefix with backups", "FROM")
+@click.option("--backup", type=BACKUP, help="this one; the last by default")
+@click.option("--list", "listed", is_flag=True, help="list the backups there, and restore nothing")
+def restore(place: str, backup: str | None, listed: bool) -> None:
+    """Restore a backup into an empty home, which then gives the same answers; a restore that was killed goes on."""
+    from med_assets.operations import backup as backups
+    from med_assets.operations.destination import destination
+    from med_assets.operations.restore import restore as restore_home
+
+    source = destination(place, "FROM")
+    if listed:
+        found = [backups.read_backup(source, name) for name in source.names()]
+        rows = [
+            {"backup": one.name, "artifacts": one.n_artifacts, "files": one.n_files, "MB": round(one.bytes / 1e6, 1)}
+            | {"damaged or missing": len(one.damaged) + len(one.missing), "of version": one.version}
+            for one in found
+        ]
+        print(table(rows))
+        return
+    restored = restore_home(workspace(), source, backup)
+    one = restored.backup
+    print(f"restored {one.name}: {one.n_artifacts} artifacts and {one.n_files} files, {one.bytes / 1e6:.1f} MB")
+    if restored.dump is not None:
+        print(
+            f"Dagster's PostgreSQL: make an empty database, then `pg_restore --no-owner --dbname=NAME {restored.dump}`"
+        )
+    print(
+        "set MED_ASSETS_PSEUDONYM_KEY to the key of that home, then run `med-assets verify` and `med-assets audit-trail`"
+    )
