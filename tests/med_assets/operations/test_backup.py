@@ -221,7 +221,7 @@ def test_tables_are_those_of_one_moment_while_others_write(
     ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process writes the same number to two partitions, one after the other: a backup never has them two apart."""
-    stop = threading.Event()
+    stop, begun = threading.Event(), threading.Event()
 
     def write() -> None:
         number = 0
@@ -230,10 +230,12 @@ def test_tables_are_those_of_one_moment_while_others_write(
             for partition in ("first", "second"):
                 rows = [{"program": P, "patient_id": str(number), "split": "train", "fold": 0, "assigned_by": "test"}]
                 ws.lake.write("splits", partition, rows)
+            begun.set()
             time.sleep(0.03)
 
     writer = threading.Thread(target=write)
     writer.start()
+    assert begun.wait(60)
     place = FolderDestination(tmp_path / "backups")
     try:
         made = [backup.make(ws, place).backup for _ in range(3)]
