@@ -57,6 +57,8 @@ ALIKE = {
     "404": "NoSuchKey",
     "403": "AccessDenied",
     "301": "PermanentRedirect",
+    "429": "SlowDown",
+    "TooManyRequests": "SlowDown",
     "ValueError": "InvalidEndpoint",
     "AllAccessDisabled": "AccessDenied",
     "Forbidden": "AccessDenied",
