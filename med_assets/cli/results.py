@@ -150,6 +150,30 @@ def report(program: str) -> None:
 
 
 @SECTION.command()
+@program
+@click.argument(
+    "case", nargs=-1, type=Value("CASE", names.CASE.check), help="cases whose exported predictions are to come too"
+)
+def pull(program: str, case: tuple[str, ...]) -> None:
+    """Bring the reports of a program here as the machines that share this home have them, and print where they are.
+
+    Stages and the review page do so by themselves; this is for whoever opens the files of a machine that runs neither.
+    """
+    from med_assets.storage.s3 import shared_files
+
+    ws = workspace()
+    if ws.store_location is None:
+        raise ConfigurationError(
+            "expected a home that machines share, got that of this machine alone, whose files are here; MED_ASSETS_STORE shares it"
+        )
+    shared_files.pull(ws, program)
+    shared_files.pull_predictions(ws, program, case)
+    for folder in (ws.reports / program, *(ws.predictions / program / each for each in case)):
+        n = sum(1 for _ in shared_files.files_below(folder))
+        print(f"{folder}: {n} files" if n else f"{folder}: nothing, no machine wrote any")
+
+
+@SECTION.command()
 @click.argument("kind", type=one_of("dataset", "model"), help="what the card is about: dataset or model")
 @click.argument("subject", type=PROGRAM_OR_EXPERIMENT, help="program; of a model its champion, or PROGRAM/EXPERIMENT")
 @click.option(

@@ -1,10 +1,16 @@
 """The stages of the graph as plain functions: what each asset does, with or without Dagster.
 
-A stage is imported when it is first asked for: a process needs the libraries of those alone that it runs.
+A stage is imported when it is first asked for: a process needs the libraries of those alone that it runs. In a shared home it finds the
+reports that other machines made, and they find its own.
 """
 
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from med_assets.settings import Settings
+from med_assets.storage.s3 import shared_files
 
 if TYPE_CHECKING:
     from med_assets.dataset.stage import dataset, splits, up_to_date, withdraw
@@ -89,4 +95,22 @@ def __getattr__(name: str) -> Any:
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, there = MODULES[name].partition(":")
-    return getattr(import_module(module), there or name)
+    found = getattr(import_module(module), there or name)
+    return found if isinstance(found, type) else _sharing(found)
+
+
+@cache
+def _sharing(stage: Callable[..., Any]) -> Callable[..., Any]:
+    """The stage, before which reports of other machines come here, and after which they can have what it wrote."""
+
+    @wraps(stage)
+    def run(*arguments: Any, **options: Any) -> Any:
+        ws, program = (*arguments, None, None)[:2]
+        if not isinstance(ws, Settings) or ws.store_location is None or not isinstance(program, str):
+            return stage(*arguments, **options)
+        shared_files.pull(ws, program)
+        result = stage(*arguments, **options)
+        shared_files.push(ws, program)
+        return result
+
+    return run

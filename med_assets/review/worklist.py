@@ -33,6 +33,7 @@ from med_assets.review.decisions import is_excluded
 from med_assets.screening.contract import RANK, RISK
 from med_assets.screening.stage import TABLE, folder_of
 from med_assets.storage.memo import Memo
+from med_assets.storage.s3.shared_files import refresh
 
 TOP = 60
 """Cases of each list that has an order, such as the worst scores."""
@@ -118,6 +119,7 @@ def worklist(catalog: Catalog, changes: int = 0) -> Worklist:
     `changes` is how many decisions this process wrote: the time of a folder may be too coarse to tell two of them apart.
     """
     home = catalog.ws.home, catalog.program
+    refresh(catalog.ws, catalog.program)
     screened = folder_of(catalog.ws, catalog.program) / TABLE
     stamps = [catalog.folder_stamp(table) for table in _SOURCES]
     time = screened.stat().st_mtime_ns if screened.is_file() else None

@@ -1,0 +1,370 @@
+"""Files for people that machines of a shared home have in common: reports, plots, records of experiments, exported predictions.
+
+    PREFIX/shared/reports/index/GROUP.json        names, hashes and sizes of the files of a group, written by compare-and-swap
+    PREFIX/shared/reports/files/SHA256            their bytes, named by content and never changed
+
+A machine writes files to its own folder, as it does without a bucket, and pushes those that changed when its stage is done; another pulls what
+is newer before it reads. Files that are pushed together appear together, since they are in one version of the index. What a machine deletes
+stays in the bucket.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from med_assets.errors import RemoteFailed
+from med_assets.storage.files import canonical_json, file_sha256, read_json, write_json
+from med_assets.storage.locks import alone_here
+from med_assets.storage.s3 import conditional
+from med_assets.storage.s3.bucket import THREADS, Location, in_words
+from med_assets.storage.s3.checksums import SHA256
+from med_assets.storage.s3.log import side_by_side
+from med_assets.storage.s3.staging import Staging, Wanted
+from med_assets.storage.scratch import scratch
+
+if TYPE_CHECKING:
+    from med_assets.settings import Settings
+
+TOP = "_"
+"""Group of the files that lie above all groups."""
+
+LAST = (".html", ".md")
+"""Endings of what refers to other files: it is put in its place after them."""
+
+FRESH_S = 10.0
+"""Seconds for which `refresh` asks no more."""
+
+SMALL_BYTES = 8 * 2**20
+"""Larger files go up in parts."""
+
+LOCK = "shared-files"
+"""Lock within a machine: one process at a time compares its folder with the bucket."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds."""
+
+    sha256: str
+    size: int
+
+    @property
+    def object(self) -> str:
+        """Name of the object below the prefix."""
+        return f"files/{self.sha256}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file of this machine when it was last as in the bucket."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+    @property
+    def content(self) -> Content:
+        """What it held."""
+        return Content(self.sha256, self.size)
+
+    def is_still(self, path: Path) -> bool:
+        """Whether the file was not written since."""
+        status = path.stat()
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+@dataclass
+class _Record:
+    """What this machine has of the bucket, by name; it may be lost at any time."""
+
+    path: Path
+    seen: dict[str, Seen] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "_Record":
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            return cls(path, {name: Seen(*each) for name, each in read_json(path).items()})
+        return cls(path)
+
+    def note(self, name: str, path: Path, content: Content) -> None:
+        """Remember that a file is as in the bucket, unless it is not any more."""
+        status = path.stat()
+        if status.st_size == content.size:
+            self.seen[name] = Seen(status.st_size, status.st_mtime_ns, content.sha256)
+
+    def write(self) -> None:
+        write_json(
+            self.path,
+            {name: [each.size, each.mtime_ns, each.sha256] for name, each in self.seen.items()},
+            durable=False,
+        )
+
+
+class SharedFiles:
+    """A folder of this machine and the prefix of a bucket that it shares.
+
+    `group_of` says by the name of a file, relative to the folder, to which group it belongs. Of a `whole` group the files of the last machine
+    that pushed any take the place of all earlier ones; else they are added.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        location: Location,
+        folder: Path,
+        tmp: Path,
+        group_of: Callable[[str], str],
+        *,
+        whole: bool = False,
+    ) -> None:
+        conditional.require(client, location)
+        self.client, self.location, self.folder, self.tmp = client, location, folder, tmp
+        self.group_of, self.whole = group_of, whole
+
+    def _record(self, group: str) -> _Record:
+        return _Record.read(self.tmp / f"{group.split('/')[0]}.json")
+
+    def push(self, paths: Iterable[Path]) -> list[str]:
+        """Let other machines have these files, as far as they changed since they were pushed or pulled; returns their names."""
+        by_record: dict[str, dict[str, Path]] = {}
+        for path in paths:
+            name = path.relative_to(self.folder).as_posix()
+            by_record.setdefault(self.group_of(name).split("/")[0], {})[name] = path
+        pushed = []
+        for which, files in by_record.items():
+            record = self._record(which)
+            changed = sorted(name for name, path in files.items() if not _as_seen(record.seen.get(name), path))
+            if not changed:
+                continue
+            contents = dict(zip(changed, side_by_side(self._upload, [files[name] for name in changed]), strict=True))
+            for group, names in self._by_group(files if self.whole else changed, {self.group_of(n) for n in changed}):
+                self._add(group, {name: contents.get(name) or record.seen[name].content for name in names})
+            for name, content in contents.items():
+                record.note(name, files[name], content)
+            record.write()
+            pushed += changed
+        return pushed
+
+    def _by_group(self, names: Iterable[str], groups: Collection[str]) -> list[tuple[str, list[str]]]:
+        """Those groups with those of the names that belong to them."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            if (group := self.group_of(name)) in groups:
+                found.setdefault(group, []).append(name)
+        return sorted(found.items())
+
+    def _upload(self, path: Path) -> Content:
+        """Write the bytes of a file to the bucket, unless they are there; of a file that is replaced meanwhile those of one version."""
+        with path.open("rb") as stream:
+            content = Content(hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
+            if not conditional.exists(self.client, self.location, content.object):
+                stream.seek(0)
+                if content.size <= SMALL_BYTES:
+                    conditional.put(self.client, self.location, content.object, stream.read())
+                else:
+                    self._upload_in_parts(stream, content)
+        return content
+
+    def _upload_in_parts(self, stream: BinaryIO, content: Content) -> None:
+        from boto3.s3.transfer import TransferConfig
+        from s3transfer.manager import TransferManager
+
+        with (
+            in_words("sharing files"),
+            TransferManager(self.client, TransferConfig(max_concurrency=THREADS)) as manager,
+        ):
+            key, extra = self.location.key(content.object), {"Metadata": {SHA256: content.sha256}}
+            manager.upload(stream, self.location.bucket, key, extra).result()
+
+    def index(self, group: str) -> dict[str, Content]:
+        """The files of a group as the bucket has them. Raises RemoteFailed."""
+        return self._index(group)[0]
+
+    def _index(self, group: str) -> tuple[dict[str, Content], str | None]:
+        found = conditional.get(self.client, self.location, f"index/{group}.json")
+        if found is None:
+            return {}, None
+        try:
+            files = {
+                _inside(name): Content(_hash(sha256), int(size))
+                for name, (sha256, size) in json.loads(found.content)["files"].items()
+            }
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise RemoteFailed(
+                f"expected an index of files in {self.location}/index/{group}.json, got something else; remove that object, and the next stage "
+                "that writes such files makes it again"
+            ) from None
+        return files, found.etag
+
+    def _add(self, group: str, new: Mapping[str, Content]) -> None:
+        name = f"index/{group}.json"
+        while True:
+            present, etag = self._index(group)
+            files = dict(new) if self.whole else {**present, **new}
+            if files == present:
+                return
+            listed = {each: [content.sha256, content.size] for each, content in sorted(files.items())}
+            text = canonical_json({"files": listed, "writer": secrets.token_hex(8)}).encode()
+            if etag is None:
+                written = conditional.put_new(self.client, self.location, name, text) is None
+            else:
+                written = conditional.put_over(self.client, self.location, name, text, etag) is not None
+            if written:
+                return
+
+    def pull(self, group: str) -> list[str]:
+        """Bring the files of a group here that are newer in the bucket; returns their names.
+
+        A file that was written here since it was last pushed stays as it is. Raises RemoteFailed, where nothing is changed.
+        """
+        files, record = self.index(group), self._record(group)
+        wanted = {
+            name: content for name, content in files.items() if self._is_newer(record.seen.get(name), name, content)
+        }
+        if wanted:
+            self._download(wanted, record)
+        gone = [
+            name for name in record.seen if self.whole and files and self.group_of(name) == group and name not in files
+        ]
+        for name in gone:
+            if _as_seen(record.seen.pop(name), self.folder / name):
+                (self.folder / name).unlink(missing_ok=True)
+        if wanted or gone:
+            record.write()
+        return sorted(wanted)
+
+    def _is_newer(self, seen: Seen | None, name: str, content: Content) -> bool:
+        path = self.folder / name
+        if not path.is_file():
+            return True
+        if seen is None:  # the record was lost: what differs was written here, or pulled by a process that was killed
+            return file_sha256(path) != content.sha256
+        return seen.sha256 != content.sha256 and seen.is_still(path)
+
+    def _download(self, wanted: Mapping[str, Content], record: _Record) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch(self.folder.parent)) as folder:
+            staging = Staging(self.client, self.location.bucket, Path(folder), limit_bytes=0)
+            keys = {name: self.location.key(content.object) for name, content in wanted.items()}
+            asked = [Wanted("", key) for key in dict.fromkeys(keys.values())]
+            paths, failures = staging.fetch(asked, Path(folder) / "files", progress=False)
+            damaged = [key for key, path in paths.items() if file_sha256(path) != key.rpartition("/")[2]]
+            if failures or damaged:
+                raise RemoteFailed(
+                    f"expected {len(asked)} files of {self.location}, got {len(paths) - len(damaged)}; "
+                    f"{failures[0].exception if failures else 'the others are not what was written'}; try again later"
+                )
+            for name in sorted(wanted, key=lambda name: (name.endswith(LAST), name)):
+                target = self.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy = Path(folder) / "copy"
+                copy.write_bytes(paths[keys[name]].read_bytes())  # two names may have one content
+                copy.replace(target)
+                record.note(name, target, wanted[name])
+
+
+def _as_seen(seen: Seen | None, path: Path) -> bool:
+    return seen is not None and path.is_file() and seen.is_still(path)
+
+
+def _hash(text: Any) -> str:
+    """A SHA-256 as it is. Raises ValueError for another text."""
+    if not (isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text)):
+        raise ValueError("expected a SHA-256")
+    return text
+
+
+def _inside(name: str) -> str:
+    """A name as it is. Raises ValueError for one that leads out of the folder."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or any(part in ("..", ".") or "\0" in part for part in parts):
+        raise ValueError("expected a name below the folder")
+    return name
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files below a folder that are written to their end; none where there is no folder."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file() and not path.is_symlink():
+                yield path
+
+
+def _by_program(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else TOP
+
+
+def _by_case(name: str) -> str:
+    return "/".join(name.split("/")[:2]) if name.count("/") > 1 else TOP
+
+
+def _shared(ws: "Settings", kind: str, folder: Path, group_of: Callable[[str], str], whole: bool) -> SharedFiles | None:
+    """Files of one kind; None in the home of one machine."""
+    from med_assets.storage.s3.store import S3Store
+
+    if ws.store_location is None or not isinstance(ws.store, S3Store):
+        return None
+    location = Location(ws.store_location.bucket, ws.store_location.key(f"shared/{kind}"))
+    return SharedFiles(ws.store.client, location, folder, ws.home / "tmp" / "shared" / kind, group_of, whole=whole)
+
+
+def reports(ws: "Settings") -> SharedFiles | None:
+    """What people read of all programs, a group for each; None in the home of one machine."""
+    return _shared(ws, "reports", ws.reports, _by_program, whole=False)
+
+
+def predictions(ws: "Settings") -> SharedFiles | None:
+    """Exported predictions, a group for each case; None in the home of one machine."""
+    return _shared(ws, "predictions", ws.predictions, _by_case, whole=True)
+
+
+def push(ws: "Settings", program: str) -> None:
+    """Let other machines have what changed among the reports and predictions of a program; nothing in the home of one machine."""
+    if (files := reports(ws)) is not None:
+        with alone_here(ws, LOCK):
+            above = (path for path in ws.reports.glob("[!.]*") if path.is_file())
+            files.push([*files_below(ws.reports / program), *above])
+    if (files := predictions(ws)) is not None:
+        with alone_here(ws, LOCK):
+            files.push(files_below(ws.predictions / program))
+
+
+def pull(ws: "Settings", program: str) -> None:
+    """Bring the reports of a program here that are newer in the bucket; nothing in the home of one machine."""
+    if (files := reports(ws)) is not None:
+        with alone_here(ws, LOCK):
+            files.pull(program)
+            files.pull(TOP)
+        _refreshed[str(ws.home), program] = time.monotonic()
+
+
+_refreshed: dict[tuple[str, str], float] = {}
+"""By home and program when this process pulled reports last."""
+
+
+def refresh(ws: "Settings", program: str) -> None:
+    """`pull`, at most every FRESH_S seconds, for what asks again and again."""
+    if (
+        ws.store_location is not None
+        and time.monotonic() - _refreshed.get((str(ws.home), program), -FRESH_S) >= FRESH_S
+    ):
+        pull(ws, program)
+
+
+def pull_predictions(ws: "Settings", program: str, case_ids: Iterable[str]) -> None:
+    """Bring the exported predictions of cases here; nothing in the home of one machine."""
+    if (files := predictions(ws)) is not None:
+        with alone_here(ws, LOCK):
+            for case_id in case_ids:
+                files.pull(f"{program}/{case_id}")
