@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from med_assets.errors import ConfigurationError
+from med_assets.errors import ConfigurationError, Conflict
 from med_assets.records import (
     ACCEPT,
     EXCLUDE,
@@ -137,6 +137,11 @@ def export_tables(ws: Settings) -> None:
     ws.lake.write_catalog(ws.home / "catalog.duckdb")
 
 
+def refresh_tables(ws: Settings) -> None:
+    """See from now on what other machines wrote to the tables of a shared home."""
+    ws.lake.refresh()
+
+
 class Catalog:
     """What is known of one program in a home."""
 
@@ -175,13 +180,22 @@ class Catalog:
         return self._lake.write_columns(of.TABLE, self._partition(of, key, whole=True), self._checked(of, rows, key))
 
     def append(self, of: type[R], rows: Iterable[R], *key: str) -> None:
-        """Write records after those that are there, which stay as an earlier version wrote them. The caller holds a lock.
+        """Write records after those that are there, which stay as an earlier version wrote them, whoever else appends meanwhile.
 
         What is raised is that of `replace`.
         """
-        partition = self._partition(of, key, whole=True)
-        earlier, added = self._lake.columns(of.TABLE, partition), self._checked(of, rows, key)
-        self._lake.write_columns(of.TABLE, partition, {name: earlier[name] + added[name] for name in added})
+        partition, added = self._partition(of, key, whole=True), self._checked(of, rows, key)
+        while True:
+            stamp = self._lake.stamp(of.TABLE, partition)
+            earlier = self._lake.columns(of.TABLE, partition)
+            try:
+                self._lake.write_columns(
+                    of.TABLE, partition, {name: earlier[name] + added[name] for name in added}, stamp
+                )
+            except Conflict:
+                self._lake.refresh()
+            else:
+                return
 
     def _checked(self, of: type[R], rows: Iterable[R], key: Sequence[str]) -> dict[str, list[Any]]:
         """Values by column of records that are whole and belong to a partition. Raises ConfigurationError."""
@@ -219,9 +233,14 @@ class Catalog:
         """Name of a partition below the folder of its table, for text that reads it without med_assets."""
         return self._partition(of, key, whole=True)
 
+    @property
+    def files(self) -> str:
+        """Folder of the files of partitions, by table, relative to the home."""
+        return self._lake.files.relative_to(self.ws.home).as_posix()
+
     def file(self, of: type[Record], *key: str) -> Path:
-        """The Parquet file of a partition, which need not be there."""
-        return self._lake.root / of.TABLE / f"{self.partition(of, *key)}.parquet"
+        """The Parquet file of a partition, or a copy of its object in a shared home; it need not be there."""
+        return self._lake.file(of.TABLE, self.partition(of, *key))
 
     def content(self, of: type[Record], *under: str) -> str:
         """Hash of the names and bytes of all partitions."""

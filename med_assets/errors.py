@@ -7,6 +7,7 @@ MedAssetsError
 ├── CheckpointMismatch    weights that do not fit the network they were asked for
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
 ├── ArtifactMissing       an artifact that a table names and the store does not hold
+├── Conflict              a partition of a table that another wrote since it was read, or a lock that was lost
 ├── LaunchFailed          a launcher could not start a training, or it ended without a result
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── ReaderFailed          the process that reads files of the landing zone does not start
@@ -63,6 +64,10 @@ class ArtifactCorrupt(MedAssetsError):
 
 class ArtifactMissing(MedAssetsError):
     """An artifact that was recorded is not in the store; a backup has it, or the step that makes it."""
+
+
+class Conflict(MedAssetsError):
+    """What a write rests on was changed by another since it was read; nothing of it was written, and it can be tried anew."""
 
 
 class LaunchFailed(MedAssetsError):

@@ -144,9 +144,13 @@ class Settings:
 
     @cached_property
     def lake(self) -> Lake:
-        """Tables of this home, those of the programs' facts included."""
+        """Tables of this home, those of the programs' facts included; in a shared home those of the bucket."""
+        folder, tables = self.home / "lake", {**records.tables(), **program.fact_tables()}
+        if self.store_location is None:
+            return Lake(folder, tables)
+        from med_assets.storage.s3.lake import S3Lake
 
-        return Lake(self.home / "lake", {**records.tables(), **program.fact_tables()})
+        return S3Lake(self.store_location, folder, tables)
 
     @property
     def links(self) -> Path | None:

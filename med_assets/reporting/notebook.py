@@ -32,12 +32,12 @@ import duckdb
 import pyarrow.parquet as pq
 
 # The folder of the lake is found from here upwards, so that the notebook runs wherever the home is.
-home = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "lake").is_dir())
+home = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "LAKE").is_dir())
 
 
 def table(name, partition):
     # A path within SQL would be a pattern.
-    duckdb.register(f"{name}/{partition}", pq.ParquetFile(home / "lake" / name / f"{partition}.parquet").read())
+    duckdb.register(f"{name}/{partition}", pq.ParquetFile(home / "LAKE" / name / f"{partition}.parquet").read())
     return f'"{name}/{partition}"'
 
 
@@ -50,7 +50,7 @@ def cells(facts: Facts) -> list[Cell]:
     writers = (
         _overview, _reproducibility, _dataset, _model, _training, _results, _analysis, _conclusions, _next_steps, _artifacts,
     )  # fmt: skip
-    found = [Cell(START, code=True)]
+    found = [Cell(START.replace("LAKE", facts.catalog.files), code=True)]
     for title, write in zip(SECTIONS, writers, strict=True):
         first, *others = write(facts)
         found += [Cell(f"## {title}\n\n{first.text}"), *others]
@@ -64,6 +64,7 @@ def _rows(facts: Facts, query: str, of: type[Record], *key: str) -> Cell:
 
 def _table_of(facts: Facts, of: type[Record], *key: str) -> str:
     """A partition of a table in the f-string of a query, by the function `table` of the first cell."""
+    facts.catalog.file(of, *key)  # which brings it to this machine in a shared home
     return f"{{table({of.TABLE!r}, {facts.catalog.partition(of, *key)!r})}}"
 
 

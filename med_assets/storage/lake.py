@@ -1,22 +1,26 @@
 """Tables: one Parquet file per (table, partition), replaced atomically, queried with DuckDB.
 
-A partition is a slash-separated string such as `rt_dose/2026-11-21T09-30-00_a1b2c3`. Several processes write at once
-without a lock, since each writes its own files. Every table has a fixed schema, so equal rows give equal bytes.
+A partition is a slash-separated string such as `rt_dose/2026-11-21T09-30-00_a1b2c3`. Several processes write at once, each its own
+files. Every table has a fixed schema, so equal rows give equal bytes. `med_assets.storage.s3.lake` keeps the same tables in a bucket.
 """
 
+import enum
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from med_assets.errors import ConfigurationError
+from med_assets.errors import ConfigurationError, Conflict
 from med_assets.storage import names
 from med_assets.storage.files import digest, file_sha256, replacing
 from med_assets.storage.query import query
 from med_assets.storage.scratch import scratch
-from med_assets.storage.together import read_together, stamp
+from med_assets.storage.together import Stamp, read_together, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +29,41 @@ if TYPE_CHECKING:
 
 SUFFIX = ".parquet"
 """Ending of the names of the files of partitions."""
+
+
+LOCK = ".lock"
+"""Name of the file that writers lock, in the folder of the tables."""
+
+
+class Anything(enum.Enum):
+    """The type of ANY."""
+
+    ANY = "any"
+
+
+ANY: Final = Anything.ANY
+"""What a writer expects that does not care what was in a partition before."""
+
+Expected = Stamp | None | Anything
+"""Stamp that a partition must have to be written, None for one that must not be there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A partition that is to be replaced by the rows whose values these are, by column, or taken away where there are none."""
+
+    table: str
+    partition: str
+    columns: Mapping[str, Sequence[Any]] | None
+    expected: Expected = ANY
+
+
+def conflict(table: str, partition: str) -> Conflict:
+    """What is raised when a partition is not as its writer expects."""
+    return Conflict(
+        f"table {table}, {partition.split('/')[0]}: expected a partition as it was read, and it has been written since; nothing of this "
+        "was written: read it again, and decide anew"
+    )
 
 
 def sql_name(identifier: str) -> str:
@@ -55,6 +94,13 @@ def _rows_with(table: "pa.Table", column: str, texts: Collection[str]) -> "pa.Ta
     import pyarrow.compute as pc
 
     return table.filter(pc.is_in(table[column], pa.array(sorted(texts), pa.string())))
+
+
+def write_parquet(table: "pa.Table", into: Any) -> None:
+    """Write rows to a file or stream, the same bytes for the same rows."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, into, compression="zstd")
 
 
 class Columns(Mapping[str, list[Any]]):
@@ -94,24 +140,74 @@ class Lake:
     def _path(self, table: str, partition: str) -> Path:
         return self.root / names.TABLE.check(table) / f"{names.PARTITION.check(partition)}.parquet"
 
-    def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    def _arrow(self, change: Change) -> "pa.Table | None":
+        """The rows of a change with the table's columns; None for one that takes the partition away. Raises ConfigurationError."""
+        import pyarrow as pa
+
+        table, columns, schema = change.table, change.columns, self._schema(change.table)
+        names.TABLE.check(table)
+        names.PARTITION.check(change.partition)
+        if columns is None:
+            return None
+        if extra := columns.keys() - set(schema.names):
+            raise ConfigurationError(f"table {table}: unknown columns {sorted(extra)}, expected {schema.names}")
+        return pa.Table.from_arrays([pa.array(columns[each.name], each.type) for each in schema], schema=schema)
+
+    def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]], expected: Expected = ANY) -> str:
         """Replace a partition by these rows, in their order; returns the SHA-256 of the file."""
         rows, schema = list(rows), self._schema(table)
         names_given = dict.fromkeys([*schema.names, *(key for row in rows for key in row)])
-        return self.write_columns(table, partition, {name: [row.get(name) for row in rows] for name in names_given})
+        columns = {name: [row.get(name) for row in rows] for name in names_given}
+        return self.write_columns(table, partition, columns, expected)
 
-    def write_columns(self, table: str, partition: str, columns: Mapping[str, Sequence[Any]]) -> str:
-        """Replace a partition by the rows whose values these are, by column; returns the SHA-256 of the file."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def write_columns(
+        self, table: str, partition: str, columns: Mapping[str, Sequence[Any]], expected: Expected = ANY
+    ) -> str:
+        """Replace a partition by the rows whose values these are, by column; returns the SHA-256 of the file.
 
-        schema, path = self._schema(table), self._path(table, partition)
-        if extra := columns.keys() - set(schema.names):
-            raise ConfigurationError(f"table {table}: unknown columns {sorted(extra)}, expected {schema.names}")
-        arrays = [pa.array(columns[each.name], each.type) for each in schema]
+        With a stamp that is `expected` only if the partition has it still. Raises Conflict where it has not.
+        """
+        return self.commit([Change(table, partition, columns, expected)])[0]
+
+    def remove(self, table: str, partition: str, expected: Expected = ANY) -> None:
+        """Take a partition away. Raises Conflict where it has not the stamp that is expected."""
+        self.commit([Change(table, partition, None, expected)])
+
+    def commit(self, changes: Sequence[Change]) -> list[str]:
+        """Write several partitions, none where one is not as expected; returns the SHA-256 of each file, empty where it was taken away.
+
+        Here they are replaced one after the other; in a shared home all at once. Raises Conflict.
+        """
+        tables = [self._arrow(change) for change in changes]
+        with self._writing(alone=any(change.expected is not ANY for change in changes)):
+            for change in changes:
+                if change.expected is not ANY and self.stamp(change.table, change.partition) != change.expected:
+                    raise conflict(change.table, change.partition)
+            return [self._replace(change, table) for change, table in zip(changes, tables, strict=True)]
+
+    def _replace(self, change: Change, table: "pa.Table | None") -> str:
+        path = self._path(change.table, change.partition)
+        if table is None:
+            path.unlink(missing_ok=True)
+            return ""
         with replacing(path) as temporary:
-            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd")
+            write_parquet(table, temporary)
         return file_sha256(path)
+
+    @contextmanager
+    def _writing(self, alone: bool) -> Iterator[None]:
+        """Let others write at the same time, or none: between a look at what is there and a write nobody may write."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            yield
+
+    def refresh(self) -> None:
+        """See from now on what others wrote; of a folder that is always seen."""
+
+    def snapshot(self) -> "Lake":
+        """The tables as they are now, to read several of them as of one moment; a folder has but the present."""
+        return self
 
     def has(self, table: str, partition: str) -> bool:
         """Whether the partition was ever written."""
@@ -145,12 +241,25 @@ class Lake:
         found = [name.removesuffix(SUFFIX) for name in sorted(found, key=lambda name: name.split("/"))]
         return [name for name in found if names.PARTITION.fits(name)]  # nor what a file manager left
 
-    def _table(self, table: str, partitions: Sequence[str], prefix: str = "") -> "pa.Table":
-        """Rows of partitions, which are all under a prefix, in their order and with the table's columns."""
+    def _read(self, table: str, prefix: str = "") -> "pa.Table":
+        """Rows of all partitions under a prefix, in the order of their names and with the table's columns."""
         root = self.root / table
-        files = {partition: f"{root}/{partition}{SUFFIX}" for partition in partitions}
-        copy = self.root.parent / "tmp" / "tables" / f"{'/'.join(filter(None, (table, prefix.rstrip('/'))))}{SUFFIX}"
-        return read_together(files, self._schema(table), copy)
+        files = {partition: f"{root}/{partition}{SUFFIX}" for partition in self.partitions(table, prefix)}
+        return read_together(files, self._schema(table), self._copy(self.root.parent / "tmp" / "tables", table, prefix))
+
+    @staticmethod
+    def _copy(folder: Path, table: str, prefix: str) -> Path:
+        """The file that holds the partitions under a prefix together."""
+        return folder / f"{'/'.join(filter(None, (table, prefix.rstrip('/'))))}{SUFFIX}"
+
+    @property
+    def files(self) -> Path:
+        """Folder of the files that `file` gives, by table and partition."""
+        return self.root
+
+    def file(self, table: str, partition: str) -> Path:
+        """The Parquet file of a partition, which need not be there."""
+        return self._path(table, partition)
 
     def columns(self, table: str, prefix: str = "", where: Mapping[str, Collection[str]] | None = None) -> "Columns":
         """Values of each column of the table, in the order of the partitions under a prefix and of their rows.
@@ -158,7 +267,7 @@ class Lake:
         `where` leaves the rows in which each of these columns has one of these texts. A column that a partition lacks, since an
         earlier version wrote it, is None in its rows.
         """
-        found = self._table(table, self.partitions(table, prefix), prefix)
+        found = self._read(table, prefix)
         for name, texts in (where or {}).items():
             found = _rows_with(found, name, texts)
         return Columns(found)
@@ -170,7 +279,7 @@ class Lake:
 
     def read(self, table: str, prefix: str = "", columns: Sequence[str] | None = None) -> "pd.DataFrame":
         """Rows of all partitions under a prefix as a data frame with the table's columns, or these of them."""
-        found = self._table(table, self.partitions(table, prefix), prefix)
+        found = self._read(table, prefix)
         return (found if columns is None else found.select(columns)).to_pandas()
 
     def version(self, table: str, prefix: str = "") -> str:
@@ -178,15 +287,14 @@ class Lake:
         found = self.partitions(table, prefix)
         return digest([[partition, file_sha256(self._path(table, partition))] for partition in found])
 
-    def remove(self, table: str, partition: str) -> None:
-        """Take a partition away."""
-        self._path(table, partition).unlink(missing_ok=True)
+    def _files(self, tables: Collection[str]) -> dict[str, list[str]]:
+        """Files of all partitions of each of these tables."""
+        return {table: [str(self._path(table, partition)) for partition in self.partitions(table)] for table in tables}
 
     def query(self, sql: str) -> "pd.DataFrame":
         """Run one SELECT over all tables; see `med_assets.storage.query`. Raises ConfigurationError."""
-        files = {
-            table: [str(self._path(table, partition)) for partition in self.partitions(table)] for table in self.tables
-        }
+        # A query that reads a table has its name in it.
+        files = self._files([table for table in self.tables if table.casefold() in sql.casefold()])
         try:
             spill = scratch(self.root.parent)
         except OSError:  # a home that can't be written is still read
@@ -199,13 +307,13 @@ class Lake:
 
         with replacing(path) as temporary, tempfile.TemporaryDirectory() as plain:
             # DuckDB takes what follows a question mark in a path for options, so it writes to a path without one.
-            made = Path(plain) / "catalog.duckdb"
+            made, tables = Path(plain) / "catalog.duckdb", self.snapshot()
             # One thread: tables are small, and starting others takes longer than they save.
             with duckdb.connect(str(made), config={"threads": 1}) as connection:
                 for table in sorted(self.tables):
-                    if not (partitions := self.partitions(table)):
+                    if not tables.partitions(table):
                         continue
-                    connection.register("source", self._table(table, partitions))
+                    connection.register("source", tables._read(table))
                     connection.execute(f"CREATE TABLE {sql_name(table)} AS SELECT * FROM source")
                     connection.unregister("source")
             shutil.copyfile(made, temporary)

@@ -2,11 +2,12 @@
 
 The files are what counts. The copy keeps the stamp of the file that the rows of each partition are of; a partition with
 another stamp is read from its file. When many have changed, a new copy replaces the old one. It may be removed at any time.
+In a shared home the stamps are those of the log of the tables, and a file is fetched when it is read.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,16 +34,29 @@ def stamp(path: str | Path) -> Stamp:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def read_together(files: Mapping[str, str], schema: "pa.Schema", copy: Path) -> "pa.Table":
+def stamps_of(files: Mapping[str, str]) -> dict[str, Stamp]:
+    """Stamps of the files of partitions. Raises FileNotFoundError."""
+    return {partition: stamp(path) for partition, path in files.items()}
+
+
+def read_together(
+    files: Mapping[str, str],
+    schema: "pa.Schema",
+    copy: Path,
+    stamps: Mapping[str, Stamp] | None = None,
+    fetch: Callable[[Sequence[str]], None] = lambda _: None,
+) -> "pa.Table":
     """Return the rows of partitions, given with their files, in their order and with the columns of `schema`.
 
-    A column that a partition lacks, since an earlier version wrote it, is empty in its rows.
+    A column that a partition lacks, since an earlier version wrote it, is empty in its rows. `stamps` are other ones than those of the
+    files; `fetch` brings the files of partitions that are about to be read.
     """
     import pyarrow as pa
 
     kept = _Copy.of(copy, schema) if len(files) >= CHANGED else _Copy.empty(schema)
-    stamps = {partition: stamp(path) for partition, path in files.items()}
-    changed = [partition for partition, found in stamps.items() if kept.stamps.get(partition) != found]
+    stamps = stamps_of(files) if stamps is None else stamps
+    changed = [partition for partition in files if kept.stamps.get(partition) != stamps[partition]]
+    fetch(changed)
     fresh = {partition: _read(files[partition], schema) for partition in changed}
     table = pa.concat_tables([schema.empty_table(), *_pieces(list(files), fresh, kept)])
     if len(changed) >= CHANGED:

@@ -172,6 +172,15 @@ def missing_credentials(environ: Mapping[str, str] = os.environ) -> list[str]:
     return [name for name in SECRETS[:2] if not environ.get(name)]
 
 
+VARIABLES = (*SECRETS, *ENDPOINTS, *REGIONS, "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS", "MED_ASSETS_S3_TIMEOUT_S")
+"""All that a client is made of."""
+
+
+def variables(environ: Mapping[str, str] = os.environ) -> tuple[tuple[str, str], ...]:
+    """Those of VARIABLES that are set: where they are the same, so is the client. They hold secrets."""
+    return tuple((name, environ[name]) for name in VARIABLES if name in environ)
+
+
 @cache
 def _session() -> Any:
     """One session: it reads the description of S3 once, which takes longer than all else about a client. It has no credentials."""

@@ -121,11 +121,11 @@ class Log:
 def milestones(newest: int) -> set[int]:
     """Numbers of the entries that `Log.newest` looks for and finds, which whoever removes old entries keeps: 9 per digit at most."""
     kept = {10**power for power in range(DIGITS) if 10**power <= newest}
-    start = 0
+    base = 0
     for step in (10**power for power in range(DIGITS - 1, -1, -1)):
-        digit = (newest - start) // step
-        kept |= {start + each * step for each in range(1, digit + 1)}
-        start += digit * step
+        digit = (newest - base) // step
+        kept |= {base + each * step for each in range(1, digit + 1)}
+        base += digit * step
     return kept
 
 

@@ -1,0 +1,243 @@
+"""Tables of a shared home: one immutable Parquet object per version of a partition, and a log of commits that says which is current.
+
+    PREFIX/tables/data/TABLE/PARTITION/HASH-TOKEN.parquet    the bytes of one version of a partition
+    PREFIX/tables/log/N.json, checkpoints/N.json.gz          see `med_assets.storage.s3.table_log`
+
+A commit is one object of the log, so it is seen whole or not at all. Objects are kept on this machine under their SHA-256 and are
+fetched once; many small partitions are read together as `med_assets.storage.together` does.
+"""
+
+import copy
+import hashlib
+import io
+import os
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from med_assets.errors import ArtifactCorrupt, ConfigurationError
+from med_assets.storage import names
+from med_assets.storage.files import digest, replacing
+from med_assets.storage.lake import ANY, SUFFIX, Change, Lake, conflict, write_parquet
+from med_assets.storage.s3 import bucket, conditional
+from med_assets.storage.s3.bucket import Location
+from med_assets.storage.s3.log import side_by_side
+from med_assets.storage.s3.table_log import Planned, TableLog, table_log
+from med_assets.storage.s3.table_state import Part, State
+from med_assets.storage.together import Stamp, read_together
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Wanted = tuple[str, str, Part]
+"""Table, partition and object."""
+
+
+class S3Lake(Lake):
+    """The tables of a shared home, read and written through a folder of this machine that may be deleted at any time."""
+
+    def __init__(self, location: Location, root: Path, tables: Mapping[str, Mapping[str, type]]) -> None:
+        """`location` is that of the home; `root` the folder that would hold the tables of a home of this machine alone."""
+        super().__init__(root, tables)
+        self.location = Location(location.bucket, location.key("tables"))
+        self._fixed: State | None = None
+
+    @cached_property
+    def folder(self) -> Path:
+        """Folder of what this machine keeps of the tables."""
+        return self.root.parent / "tmp" / "tables" / f"shared-{digest(bucket.endpoint(), str(self.location))}"
+
+    @property
+    def _log(self) -> TableLog:
+        return table_log(self.location, self.folder)
+
+    def _state(self) -> State:
+        if self._fixed is not None:
+            return self._fixed
+        state = self._log.state()
+        if state.number == 0 and (table := _local_table(self.root)) and (state := self._log.state(0.0)).number == 0:
+            raise ConfigurationError(
+                f"expected tables at {self.location}, got none, and this home has tables of its own (such as {table}); `med-assets share` "
+                "copies them there, and changes nothing here"
+            )
+        return state
+
+    # -- time
+
+    def refresh(self) -> None:
+        """See what others wrote until now; else what they wrote in the last half second may not be seen."""
+        self._log.refresh()
+
+    def snapshot(self) -> "S3Lake":
+        """The tables as they are now, and stay, whatever is written."""
+        fixed = copy.copy(self)
+        fixed._fixed = self._state()
+        return fixed
+
+    def at(self, number: int) -> "S3Lake":
+        """The tables as they were after a commit. Raises ConfigurationError for one that is not there, or not kept any more."""
+        fixed = copy.copy(self)
+        fixed._fixed = self._log.at(number)
+        return fixed
+
+    @property
+    def number(self) -> int:
+        """Number of the newest commit, 0 before the first."""
+        return self._state().number
+
+    # -- what there is
+
+    def has(self, table: str, partition: str) -> bool:
+        return self._part(self._state(), table, partition) is not None
+
+    def stamp(self, table: str, partition: str) -> Stamp | None:
+        """Time (ns) of the commit and its number, which change when a partition is written anew; None where it never was."""
+        part = self._part(self._state(), table, partition)
+        return None if part is None else part.stamp
+
+    def folder_stamp(self, table: str, prefix: str) -> int | None:
+        """Time (ns) of the newest commit that changed any partition of the prefix's program; None where none ever did."""
+        names.TABLE.check(table)
+        return self._state().table(table).touched.get(names.PARTITION.check(prefix).split("/")[0])
+
+    def partitions(self, table: str, prefix: str = "") -> list[str]:
+        """Partitions of a table that equal the prefix or lie under it, sorted."""
+        return self._state().table(names.TABLE.check(table)).under(prefix.rstrip("/"))
+
+    def version(self, table: str, prefix: str = "") -> str:
+        """Hash of all partitions under a prefix, names and bytes."""
+        found = self._state().table(names.TABLE.check(table))
+        return digest([[each, found.parts[each].sha256] for each in found.under(prefix.rstrip("/"))])
+
+    @staticmethod
+    def _part(state: State, table: str, partition: str) -> Part | None:
+        return state.part(names.TABLE.check(table), names.PARTITION.check(partition))
+
+    # -- reading
+
+    def _read(self, table: str, prefix: str = "") -> "pa.Table":
+        schema, found = self._schema(table), self._state().table(names.TABLE.check(table))
+        parts = {each: found.parts[each] for each in found.under(prefix.rstrip("/"))}
+        return read_together(
+            {each: str(self._path_of(part)) for each, part in parts.items()},
+            schema,
+            self._copy(self.folder / ("together" if self._fixed is None else "at"), table, prefix),
+            {each: part.stamp for each, part in parts.items()},
+            lambda changed: self._fetch((table, each, parts[each]) for each in changed),
+        )
+
+    def _files(self, tables: Collection[str]) -> dict[str, list[str]]:
+        state = self._state()
+        parts = {table: [(table, each, state.table(table).parts[each]) for each in state.table(table).ordered] for table in tables}  # fmt: skip
+        self._fetch(each for wanted in parts.values() for each in wanted)
+        return {table: [str(self._path_of(part)) for _, _, part in wanted] for table, wanted in parts.items()}
+
+    @property
+    def files(self) -> Path:
+        return self.folder / "files"
+
+    def file(self, table: str, partition: str) -> Path:
+        """A copy of a partition's object under its name, which is not there where the partition is not."""
+        path = self.files / names.TABLE.check(table) / f"{names.PARTITION.check(partition)}{SUFFIX}"
+        part = self._part(self._state(), table, partition)
+        if part is None:
+            path.unlink(missing_ok=True)
+            return path
+        self._fetch([(table, partition, part)])
+        with replacing(path, durable=False) as temporary:
+            temporary.write_bytes(self._path_of(part).read_bytes())
+        return path
+
+    def _path_of(self, part: Part) -> Path:
+        return self.folder / "data" / part.sha256[:2] / f"{part.sha256}{SUFFIX}"
+
+    def _fetch(self, wanted: Iterable[Wanted]) -> None:
+        """Bring the objects that are not on this machine. Raises RemoteFailed, and ArtifactCorrupt for one that is not what was written."""
+        side_by_side(self._fetch_one, [each for each in wanted if not _is_whole(self._path_of(each[2]), each[2])])
+
+    def _fetch_one(self, wanted: Wanted) -> None:
+        table, partition, part = wanted
+        found = conditional.get(self._log.client, self.location, part.name(table, partition))
+        if found is None or hashlib.sha256(found.content).hexdigest() != part.sha256:
+            state = "no object" if found is None else "an object with other bytes"
+            raise ArtifactCorrupt(
+                f"table {table}, {partition.split('/')[0]}: expected the bytes that were committed, got {state}; restore the bucket from "
+                "a backup, or write the partition again by the stage that makes it"
+            )
+        self._keep(part, found.content)
+
+    def _keep(self, part: Part, content: bytes) -> None:
+        with replacing(self._path_of(part), durable=False) as temporary:
+            temporary.write_bytes(content)
+
+    # -- writing
+
+    def commit(self, changes: Sequence[Change]) -> list[str]:
+        """Write several partitions at once, none where one is not as expected; returns the SHA-256 of each file, empty where it was taken away.
+
+        Writers of different partitions never fail. Raises Conflict, and LockLost where this thread lost a lock that it took.
+        """
+        if self._fixed is not None:
+            raise ConfigurationError("expected tables as they are now to write to, got those of an earlier commit")
+        tables, state = [self._arrow(change) for change in changes], self._state()
+        contents = [None if table is None else _bytes(table) for table in tables]
+        planned = [self._planned(state, change, content) for change, content in zip(changes, contents, strict=True)]
+        if stray := next((each for each in planned if not each.fits(state)), None):
+            raise conflict(stray.table, stray.partition)
+        self._write(state, planned, contents)
+        outcome = self._log.commit(planned)
+        if outcome.conflict is not None:
+            raise conflict(*outcome.conflict)
+        return [each.part.sha256 if each.part else "" for each in planned]
+
+    def _planned(self, state: State, change: Change, content: bytes | None) -> Planned:
+        expected = () if change.expected is ANY else (change.expected,)
+        if content is None:
+            return Planned(change.table, change.partition, None, expected)
+        sha256, there = hashlib.sha256(content).hexdigest(), state.part(change.table, change.partition)
+        token = there.token if there and there.sha256 == sha256 else secrets.token_hex(4)
+        return Planned(change.table, change.partition, Part(sha256, token, len(content), ()), expected)
+
+    def _write(self, state: State, planned: Sequence[Planned], contents: Sequence[bytes | None]) -> None:
+        """Put the objects that are not there; those that are current may be named again, since they are kept for days."""
+
+        def write(which: tuple[Planned, bytes, Part]) -> None:
+            change, content, part = which
+            conditional.put(self._log.client, self.location, part.name(change.table, change.partition), content)
+            self._keep(part, content)
+
+        fresh = [
+            (change, content, change.part)
+            for change, content in zip(planned, contents, strict=True)
+            if content is not None and change.part is not None and not _same(state, change)
+        ]
+        side_by_side(write, fresh)
+
+
+def _same(state: State, change: Planned) -> bool:
+    """Whether the object of a change is that of the partition already."""
+    there = state.part(change.table, change.partition)
+    return there is not None and change.part is not None and there.token == change.part.token
+
+
+def _bytes(table: "pa.Table") -> bytes:
+    stream = io.BytesIO()
+    write_parquet(table, stream)
+    return stream.getvalue()
+
+
+def _is_whole(path: Path, part: Part) -> bool:
+    try:
+        return path.stat().st_size == part.bytes
+    except FileNotFoundError:
+        return False
+
+
+def _local_table(root: Path) -> str:
+    """Name of a table that lies in a folder of this machine, empty where there is none."""
+    for folder, _, files in os.walk(root):
+        if any(name.endswith(SUFFIX) for name in files):
+            return Path(folder).relative_to(root).parts[0]
+    return ""

@@ -1,0 +1,427 @@
+"""The log of the tables of a shared home, as the processes of one machine follow it and write to it.
+
+    PREFIX/log/N.json                  a commit: which objects are the partitions that it writes, and which partitions it removes
+    PREFIX/checkpoints/N.json.gz       all tables after commit N
+    PREFIX/last.json                   number of a late checkpoint: a hint, which may be old or missing
+
+    FOLDER/state.json.gz               all tables as a process of this machine last knew them
+    FOLDER/log/N.json                  commits of this machine, for its other processes
+    FOLDER/queue/TOKEN.json, done/     commits that wait, and what became of them
+
+Whoever has the lock of the folder commits for all that wait, threads and processes, so that they never stand in each other's way and a
+commit is one request for all of them. Another machine may be first with a number; then the next is tried.
+"""
+
+import fcntl
+import json
+import os
+import random
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from threading import Lock, RLock
+from typing import Any
+
+from med_assets.errors import ConfigurationError, DiskFull, RemoteFailed
+from med_assets.storage.files import canonical_json, replacing
+from med_assets.storage.locks import demand_locks
+from med_assets.storage.s3 import bucket, conditional
+from med_assets.storage.s3.bucket import Location
+from med_assets.storage.s3.log import BLOCK, Entry, Log, side_by_side
+from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, Part, Stamp, State, entry_content, follows
+
+LOOK_S = 0.5
+"""Seconds within which commits of others need not be looked for."""
+
+FAR_BEHIND = 2 * BLOCK
+"""Commits behind which a checkpoint is looked for instead of reading them all."""
+
+TOKENS = 10_000
+"""Tokens of requests that a process remembers."""
+
+JITTER_S = 0.02
+"""Longest pause before the next number is tried."""
+
+WAITED_S = 5.0
+"""Seconds after which nobody but its own thread commits what waits: that thread may have lost a lock meanwhile, and looks."""
+
+LAST = "last.json"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A change of a partition whose object, if any, is written; `expected` is its stamp before, as a list of at most one value: none for any."""
+
+    table: str
+    partition: str
+    part: Part | None
+    expected: tuple[Stamp | None, ...] = ()
+
+    def plain(self) -> list[Any]:
+        """The change as JSON holds it."""
+        part = self.part and [self.part.sha256, self.part.token, self.part.bytes]
+        return [self.table, self.partition, part, self.expected]
+
+    @classmethod
+    def of(cls, plain: Sequence[Any]) -> "Planned":
+        """The reverse of `plain`."""
+        table, partition, part, expected = plain
+        object_of = None if part is None else Part(part[0], part[1], part[2], ())
+        return cls(table, partition, object_of, tuple(None if stamp is None else tuple(stamp) for stamp in expected))
+
+    def fits(self, state: State) -> bool:
+        """Whether the partition is as it is expected to be."""
+        return not self.expected or state.stamp(self.table, self.partition) == self.expected[0]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Changes that are committed together or not at all; `after` is the newest commit that its process knew."""
+
+    token: str
+    after: int
+    changes: tuple[Planned, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request: the commit it is in, or the partition that another had changed."""
+
+    number: int = 0
+    conflict: tuple[str, str] | None = None
+
+
+class TableLog:
+    """The log of one prefix, for all threads of a process. Methods raise RemoteFailed."""
+
+    def __init__(self, client: Any, location: Location, folder: Path) -> None:
+        self.client, self.location, self.folder = client, location, folder
+        self.log = Log(client, Location(location.bucket, location.key("log")))
+        self._state: State | None = None
+        self._looked_at = float("-inf")
+        self._tokens: dict[str, int] = {}
+        self._tokens_after = 0
+        self._waiting = 0
+        self._kept_at = 0
+        self._lock = RLock()
+
+    # -- reading
+
+    def state(self, max_age_s: float = LOOK_S) -> State:
+        """All tables as of now, or as they were at most so many seconds ago."""
+        with self._lock:
+            now = time.monotonic()
+            if self._state is None or now - self._looked_at >= max_age_s:
+                self._follow()
+                self._looked_at = now
+            return self._known
+
+    def refresh(self) -> None:
+        """Make the next reader look for commits of others."""
+        with self._lock:
+            self._looked_at = float("-inf")
+
+    def at(self, number: int) -> State:
+        """All tables as of a commit. Raises ConfigurationError for one that is not there, or not kept any more."""
+        newest = self.state(0.0)
+        if number == newest.number:
+            return newest
+        if not 0 < number < newest.number:
+            raise ConfigurationError(f"expected a commit from 1 to {newest.number}, got {number}")
+        state = self._checkpoint_before(number)
+        entries = list(self.log.newer(state.number, number - state.number))
+        if len(entries) != number - state.number:
+            raise ConfigurationError(f"expected a commit that is kept, got {number}, which is older; take a later one")
+        return state.after(entries)
+
+    @property
+    def _known(self) -> State:
+        """The state as this process knows it. The caller has the lock."""
+        if self._state is None:
+            self._state = self._kept() or self._checkpoint()
+            self._tokens, self._tokens_after, self._kept_at = {}, self._state.number, self._state.number
+        return self._state
+
+    def _follow(self) -> None:
+        """Apply all commits since, one request when there is none; from a checkpoint when they are many."""
+        while True:
+            entries = list(islice(self.log.newer(self._known.number), FAR_BEHIND))
+            self._apply(entries)
+            if len(entries) < FAR_BEHIND:
+                break
+            # A request that waits must see all commits from its own time on: one may be its own.
+            if not self._waiting and (later := self._hinted()) is not None and later.number > self._known.number:
+                self._state, self._tokens, self._tokens_after = later, {}, later.number
+        if self._known.number - self._kept_at >= CHECKPOINT_COMMITS // 2:
+            self._keep()
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        if not follows(entries[0], self._known):
+            raise RemoteFailed(
+                f"expected the log of the tables at {self.location} to go on after commit {self._known.number}, got another log; if the "
+                "bucket was emptied or restored, start all processes of med_assets again"
+            )
+        self._state = self._known.after(entries)
+        for entry in entries:
+            self._tokens |= dict.fromkeys(entry.content["requests"], entry.number)
+        while len(self._tokens) > TOKENS:
+            first = next(iter(self._tokens))
+            self._tokens_after = max(self._tokens_after, self._tokens.pop(first))
+
+    def _kept(self) -> State | None:
+        """The state that this machine kept, if it is one of this bucket still: a bucket may have been emptied, and written anew."""
+        try:
+            state = State.of((self.folder / "state.json.gz").read_bytes())
+        except (OSError, EOFError, ValueError, KeyError):
+            return None
+        entry = self.log.read(state.number)
+        return state if entry is not None and entry.writer == state.writer else None
+
+    def _keep(self) -> None:
+        """Keep the state on this machine; where it can't be written it is read from the bucket again."""
+        with suppress(OSError, DiskFull), replacing(self.folder / "state.json.gz", durable=False) as temporary:
+            temporary.write_bytes(self._known.content())
+        self._kept_at = self._known.number
+        for path in (self.folder / "log").glob("*.json"):
+            if path.stem.isdecimal() and int(path.stem) < self._kept_at - TOKENS:
+                path.unlink(missing_ok=True)
+
+    def _checkpoint(self) -> State:
+        """A late checkpoint, by the hint or without; the empty state where there is none."""
+        hinted = self._hinted()
+        if hinted is not None:
+            return hinted
+        newest = self.log.newest()
+        return self._checkpoint_before(newest) if newest else State()
+
+    def _hinted(self) -> State | None:
+        hint = conditional.get(self.client, self.location, LAST)
+        try:
+            return None if hint is None else self._read_checkpoint(int(json.loads(hint.content)["checkpoint"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _checkpoint_before(self, number: int) -> State:
+        """The latest checkpoint up to a commit, and the empty state where there is none."""
+        multiples = range(number // CHECKPOINT_COMMITS * CHECKPOINT_COMMITS, 0, -CHECKPOINT_COMMITS)
+        for first in range(0, len(multiples), BLOCK):
+            block = multiples[first : first + BLOCK]
+            there = side_by_side(
+                lambda each: conditional.exists(self.client, self.location, checkpoint_name(each)), block
+            )
+            for each, found in zip(block, there, strict=True):
+                if found and (state := self._read_checkpoint(each)) is not None:
+                    return state
+        return State()
+
+    def _read_checkpoint(self, number: int) -> State | None:
+        found = conditional.get(self.client, self.location, checkpoint_name(number))
+        return None if found is None else State.of(found.content)
+
+    # -- writing
+
+    def commit(self, changes: Sequence[Planned]) -> Outcome:
+        """Commit changes of partitions together, or none of them where one is not as expected.
+
+        Raises LockLost where this thread lost a lock that it took.
+        """
+        self._require()
+        with self._lock:
+            after = self.state().number
+            self._waiting += 1
+        request = Request(secrets.token_hex(8), after, tuple(changes))
+        due = None
+        try:
+            with self._queued(request), self._alone():
+                outcome = self._done(request.token)
+                if outcome is None:
+                    outcome, due = self._lead(request)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+        if due is not None:
+            self.write_checkpoint(due)
+        with self._lock:
+            if self._known.number < outcome.number:
+                self._follow_here()
+            if self._known.number < outcome.number:
+                self._follow()
+        return outcome
+
+    def write_checkpoint(self, state: State) -> None:
+        """Write a state for those that come new."""
+        conditional.put(self.client, self.location, checkpoint_name(state.number), state.content())
+        hint = canonical_json({"checkpoint": state.number}).encode()
+        conditional.put(self.client, self.location, LAST, hint)
+        with self._lock:
+            self._keep()
+
+    def _require(self) -> None:
+        """Refuse a server that ignores conditions; it is asked once per machine."""
+        shown = self.folder / "conditional-writes"
+        if not shown.exists():
+            conditional.require(self.client, self.location)
+            shown.parent.mkdir(parents=True, exist_ok=True)
+            shown.touch()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self.folder / "commit.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _queued(self, request: Request) -> Iterator[Path]:
+        """Let others commit a request; its file is locked as long as somebody waits for it."""
+        path = self.folder / "queue" / f"{request.token}.json"
+        for each in ("queue", "done", "log"):
+            (self.folder / each).mkdir(parents=True, exist_ok=True)
+        plain = {"after": request.after, "changes": [change.plain() for change in request.changes]}
+        new = path.with_suffix(".new")
+        with new.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            try:
+                stream.write(canonical_json(plain))
+                stream.flush()
+                new.rename(path)
+                yield path
+            finally:
+                new.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+
+    def _waiting_requests(self, own: Request) -> list[Request]:
+        """Own and other requests of this machine that can be one commit: none of two changes the same partition."""
+        found, taken = [own], {(change.table, change.partition) for change in own.changes}
+        for path in sorted((self.folder / "queue").glob("*.json")):
+            if path.stem == own.token:
+                continue
+            try:
+                with path.open() as stream:
+                    if not _locked(stream.fileno()):  # of a process that was killed
+                        path.unlink(missing_ok=True)
+                        continue
+                    if time.time() - os.fstat(stream.fileno()).st_mtime > WAITED_S:
+                        continue
+                    plain = json.load(stream)
+            except (FileNotFoundError, ValueError):
+                continue
+            changes = tuple(Planned.of(each) for each in plain["changes"])
+            wanted = {(change.table, change.partition) for change in changes}
+            # Of commits before those that this process saw one may be its own, whose committer was killed: it finds out itself.
+            if plain["after"] >= self._tokens_after and not wanted & taken:
+                found.append(Request(path.stem, plain["after"], changes))
+                taken |= wanted
+        return found
+
+    def _lead(self, own: Request) -> tuple[Outcome, State | None]:
+        """Commit own request and others that wait; the state when it is time for a checkpoint. The caller has the lock of the folder."""
+        with self._lock:
+            self._follow_here()
+            requests = self._waiting_requests(own)
+            outcomes: dict[str, Outcome] = {}
+            writer, began = secrets.token_hex(8), time.time()
+            while True:
+                for request in requests:
+                    if request.token in self._tokens:
+                        outcomes[request.token] = Outcome(self._tokens[request.token])
+                left = [request for request in requests if request.token not in outcomes]
+                for request in left:
+                    stray = next((change for change in request.changes if not change.fits(self._known)), None)
+                    if stray is not None:
+                        outcomes[request.token] = Outcome(conflict=(stray.table, stray.partition))
+                left = [request for request in left if request.token not in outcomes]
+                if not left:
+                    break
+                demand_locks()
+                if self._append(left, writer):
+                    break
+                if time.time() - began > WAITED_S:
+                    requests = [own]
+                time.sleep(random.random() * JITTER_S)
+            outcomes |= {request.token: Outcome(self._known.number) for request in left}
+            due = self._known if left and self._known.checkpoint_due else None
+        for token, outcome in outcomes.items():
+            if token != own.token:
+                self._tell(token, outcome)
+        return outcomes[own.token], due
+
+    def _append(self, requests: Sequence[Request], writer: str) -> bool:
+        """Try the next number; what another machine has committed there is applied."""
+        state = self._known
+        changes = [(change.table, change.partition, change.part) for request in requests for change in request.changes]
+        time_ns = max(time.time_ns(), state.time_ns + 1)
+        content = entry_content(state, changes, [request.token for request in requests], time_ns)
+        entry, ours = self.log.append(content, state.number + 1, writer)
+        self._apply([entry])
+        with suppress(OSError, DiskFull), replacing(self._here(entry.number), durable=False) as temporary:
+            temporary.write_text(canonical_json(dict(entry.content)))
+        return ours
+
+    def _here(self, number: int) -> Path:
+        return self.folder / "log" / Log.name(number)
+
+    def _follow_here(self) -> None:
+        """Apply what other processes of this machine committed."""
+        with suppress(FileNotFoundError, ValueError):
+            while True:
+                number = self._known.number + 1
+                entry = Entry(number, json.loads(self._here(number).read_bytes()))
+                if not follows(entry, self._known):  # of a bucket that was emptied since
+                    return
+                self._apply([entry])
+
+    def _tell(self, token: str, outcome: Outcome) -> None:
+        done = self.folder / "done" / f"{token}.json"
+        with replacing(done, durable=False) as temporary:
+            temporary.write_text(json.dumps({"number": outcome.number, "conflict": outcome.conflict}))
+        (self.folder / "queue" / f"{token}.json").unlink(missing_ok=True)
+
+    def _done(self, token: str) -> Outcome | None:
+        done = self.folder / "done" / f"{token}.json"
+        try:
+            plain = json.loads(done.read_bytes())
+        except FileNotFoundError:
+            return None
+        done.unlink(missing_ok=True)
+        conflict = plain["conflict"]
+        return Outcome(plain["number"], None if conflict is None else (conflict[0], conflict[1]))
+
+
+def checkpoint_name(number: int) -> str:
+    """Name of the object of a checkpoint below the prefix of the tables."""
+    return f"checkpoints/{Log.name(number)}.gz"
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether another has a file's lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+_logs: dict[tuple[int, tuple[tuple[str, str], ...], Location, Path], TableLog] = {}
+_opening = Lock()
+
+
+def table_log(location: Location, folder: Path) -> TableLog:
+    """The log of a prefix, one per process and folder: a state that was read once is not read again. Raises ConfigurationError."""
+    which = os.getpid(), bucket.variables(), location, folder
+    with _opening:
+        if which not in _logs:
+            _logs[which] = TableLog(bucket.client(), location, folder)
+        return _logs[which]
+
+
+def forget(folder: Path) -> None:
+    """Forget what this process knows of the logs that it follows below a folder, as a new process would."""
+    with _opening:
+        for which in [each for each in _logs if each[3].is_relative_to(folder)]:
+            del _logs[which]
