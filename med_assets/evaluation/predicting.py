@@ -4,7 +4,6 @@ Its key covers what the model sees of a case and none of its reader labels, so t
 arrives later and a new metric infer nothing. What is missing is predicted by a job, where the accelerator is, as training is.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from med_assets.launch.training import Launch
 from med_assets.records import DatasetCase, PreparedCase
 from med_assets.settings import Settings
 from med_assets.storage.artifacts import MANIFEST, LocalStore
-from med_assets.storage.files import digest, read_json, write_json, write_text
+from med_assets.storage.files import digest, link_or_copy, read_json, write_json, write_text
 from med_assets.storage.locks import alone
 from med_assets.storage.memo import Memo
 
@@ -144,15 +143,7 @@ def _adopt(ws: Settings, job: Path) -> set[str]:
         if not ws.store.has(key):
             with ws.store.create(key) as folder:
                 shutil.copytree(
-                    made.fetch(key), folder, dirs_exist_ok=True, copy_function=_link,
+                    made.fetch(key), folder, dirs_exist_ok=True, copy_function=link_or_copy,
                     ignore=shutil.ignore_patterns(MANIFEST),
                 )  # fmt: skip
     return set(keys)
-
-
-def _link(source: str, target: str) -> None:
-    """Link a file, which takes no space, or copy it where the store is another file system."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

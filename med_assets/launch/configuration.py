@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from med_assets.errors import ConfigurationError
+from med_assets.errors import ConfigurationError, LaunchFailed
 from med_assets.launch.launcher import Configuration, Launcher
 from med_assets.storage.files import read_json
 
@@ -116,3 +116,15 @@ def choose(job: Path, default: str, asked: str | None = None) -> Launcher:
         if (job / launcher_class(name).record).is_file() and (launcher := build(name, job)).find(job) is not None:
             return launcher
     return build(asked or launch_of(job).launcher or default, job)
+
+
+def runs(job: Path) -> bool:
+    """Whether any launcher runs the job, or it can't be known."""
+    for name in LAUNCHERS:
+        if (job / launcher_class(name).record).is_file():
+            try:
+                if build(name, job).find(job) is not None:
+                    return True
+            except (LaunchFailed, ConfigurationError):
+                return True
+    return False

@@ -7,6 +7,9 @@ from pathlib import Path
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 """Files of a job folder: the log of its process, its result once it is done, and the lock held while it is started."""
 
+FOLLOWED = "lock"
+"""File of a job folder whose lock is held by the process that follows the training and publishes its checkpoint."""
+
 EXIT_STATUS = "exit_status"
 """File of a job folder with the exit status of its supervisor, once that has ended."""
 

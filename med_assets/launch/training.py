@@ -1,7 +1,6 @@
 """Training: a job folder named by what goes in, the training process, and the published checkpoint."""
 
 import csv
-import fcntl
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +25,12 @@ from med_assets.launch import jobs
 from med_assets.launch.endings import Ending
 from med_assets.launch.ensembles import demand_weights, model_folder, published
 from med_assets.launch.follow import finish
+from med_assets.launch.mirror import mirrored, remove_state
 from med_assets.launch.runs import record_run
 from med_assets.records import Checkpoint, EpochMetric
 from med_assets.settings import Settings
 from med_assets.storage.files import digest, file_sha256, read_json, replacing, write_json, write_text
+from med_assets.storage.locks import alone
 from med_assets.storage.provenance import cases_used_by, provenance
 from med_assets.storage.result import StageResult
 
@@ -287,12 +288,13 @@ def trained(
     if ws.store.has(key):
         return key, False
     job = _prepare_job(ws, program_name, key, chosen, cases, initial, teacher, files)
-    with (job / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(ws, f"training-{job.name}", file=job / jobs.FOLLOWED):
         if ws.store.has(key):
             return key, False
-        (launch or partial(finish, default=ws.launcher, resume=resume))(job)
+        with mirrored(ws, job, resume):
+            (launch or partial(finish, default=ws.launcher, resume=resume))(job)
         _publish(ws, program_name, key, job, initial, teacher, read)
+        remove_state(ws, job)
     return key, True
 
 
@@ -308,7 +310,8 @@ def train(
 
     `resume` is about a job that was begun and not finished: `auto` goes on with it if there is one, `must` refuses to
     begin, `never` begins anew. `launch` replaces the launcher that the experiment or the workspace names, and `resume` then has no effect.
-    A job that another process is training is waited for. Raises TrainingStopped, OutOfMemory, ConfigurationError or MedAssetsError.
+    A job that another process is training is waited for, in a shared home also one of another machine; what a machine that died left of it is
+    gone on with. Raises TrainingStopped, OutOfMemory, ConfigurationError or MedAssetsError.
     """
     chosen = experiment(ws, program_name, name, overrides)
     cases = learning_cases(ws, program_name)

@@ -5,7 +5,6 @@ turn, such as initial weights, teachers and prepared cases; and what the kept ch
 De-identified files, tables and what people decided are never removed.
 """
 
-import fcntl
 import re
 import shutil
 import tempfile
@@ -17,16 +16,17 @@ from pathlib import Path
 
 from med_assets import program
 from med_assets.catalog import Catalog, texts_of, usable
-from med_assets.errors import ArtifactMissing, ConfigurationError, LaunchFailed
+from med_assets.errors import ArtifactMissing, ConfigurationError, LockHeld
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.scoring import score_keys
-from med_assets.launch.configuration import LAUNCHERS, build, launcher_class
+from med_assets.launch import jobs
+from med_assets.launch.configuration import runs
 from med_assets.records import RECORDS, ExperimentEntry, RunScore, TrainingRun
 from med_assets.settings import Settings
 from med_assets.storage import names
 from med_assets.storage.artifacts import MANIFEST
 from med_assets.storage.files import read_json
-from med_assets.storage.locks import alone
+from med_assets.storage.locks import alone, alone_here
 
 HISTORY = (ExperimentEntry, RunScore, TrainingRun)
 """Records of every run there ever was: that one names a checkpoint does not keep it."""
@@ -216,38 +216,26 @@ def _job(ws: Settings, job: Path, older_than_days: float, interrupted: bool) -> 
     why = ""
     if age_days < older_than_days:
         why = "too new"
-    elif _runs(job):
+    elif runs(job):
         why = "running"
     elif not (published or interrupted):
         why = "unfinished"
     return Stored(JOB, owner, job.name, job, _size(job), age_days, why)
 
 
-def _runs(job: Path) -> bool:
-    """Whether any launcher runs the job, or it can't be known."""
-    for name in LAUNCHERS:
-        if (job / launcher_class(name).record).is_file():
-            try:
-                if build(name, job).find(job) is not None:
-                    return True
-            except (LaunchFailed, ConfigurationError):
-                return True
-    return False
-
-
 def _remove_job(ws: Settings, job: Path) -> bool:
-    with (job / "lock").open("a") as lock:  # which leaves its time as it is
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if _runs(job):
-            return False
-        # By one rename, so that a kill in the middle leaves no half job where a whole one is looked for.
-        (ws.home / "tmp").mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=ws.home / "tmp", prefix=ASIDE))
-        job.rename(aside / job.name)
-        shutil.rmtree(aside)
+    try:
+        # The folder is this machine's; another that trains the same in a shared home has its own.
+        with alone_here(ws, f"training-{job.name}", wait=False, file=job / jobs.FOLLOWED):
+            if runs(job):
+                return False
+            # By one rename, so that a kill in the middle leaves no half job where a whole one is looked for.
+            (ws.home / "tmp").mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(dir=ws.home / "tmp", prefix=ASIDE))
+            job.rename(aside / job.name)
+            shutil.rmtree(aside)
+    except LockHeld:
+        return False
     return True
 
 

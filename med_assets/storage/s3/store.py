@@ -79,27 +79,25 @@ class S3Store:
         if not self.local.has(key):
             manifest = self._manifest(key)
             with self.local.create(key) as folder:
-                self._download(key, manifest, folder)
+                self.download(f"artifact {key}", manifest, folder)
         return self.local.fetch(key)
 
-    def _download(self, key: str, manifest: Mapping[str, Any], folder: Path) -> None:
-        """Fetch all files into `folder`; raises RemoteFailed or ArtifactCorrupt."""
+    def download(self, what: str, manifest: Mapping[str, Any], folder: Path) -> None:
+        """Fetch all files that a manifest names into `folder`; raises RemoteFailed or ArtifactCorrupt, which say `what` it is."""
         names = {f"{manifest['folder']}/{name}": name for name in manifest["files"]}
         with TemporaryDirectory(dir=folder.parent) as beside:
             staging = Staging(self.client, self.location.bucket, Path(beside), limit_bytes=0)
             wanted = [Wanted("", name) for name in names]
             paths, failures = staging.fetch(wanted, Path(beside) / "files", progress=False)
             if failures:
-                raise RemoteFailed(
-                    f"artifact {key}: {len(failures)} of {len(names)} files did not come ({counted(failures)})"
-                )
+                raise RemoteFailed(f"{what}: {len(failures)} of {len(names)} files did not come ({counted(failures)})")
             for remote, path in paths.items():
                 target = folder / names[remote]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.chmod(0o600)
                 path.rename(target)
         if folder_hashes(folder) != manifest["files"]:
-            raise ArtifactCorrupt(f"artifact {key}: the files in the bucket are not those that were written")
+            raise ArtifactCorrupt(f"{what}: the files in the bucket are not those that were written")
 
     @contextmanager
     def files(self, key: str) -> Iterator[Path]:
@@ -107,7 +105,7 @@ class S3Store:
             yield self.local.fetch(key)
             return
         with TemporaryDirectory(dir=scratch(self.local.root.parent)) as folder:
-            self._download(key, self._manifest(key), Path(folder))
+            self.download(f"artifact {key}", self._manifest(key), Path(folder))
             yield Path(folder)
 
     @contextmanager
@@ -125,10 +123,10 @@ class S3Store:
                 )
                 first = self._publish(key, {"folder": location, "files": files})
             if not first:
-                self._clear(location)
+                self.clear(location)
                 for path in folder.iterdir():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-                self._download(key, self._manifest(key), folder)
+                self.download(f"artifact {key}", self._manifest(key), folder)
 
     def _publish(self, key: str, manifest: Mapping[str, Any]) -> bool:
         """Write the manifest unless there is one; False when another writer was first."""
@@ -174,15 +172,16 @@ class S3Store:
         if self.local.has(key):
             self.local.verify(key)
         with TemporaryDirectory() as folder:
-            self._download(key, self._manifest(key), Path(folder))
+            self.download(f"artifact {key}", self._manifest(key), Path(folder))
 
     def remove(self, key: str) -> None:
         self.local.remove(key)
         with in_words("removing from the store"):
             self.client.delete_object(Bucket=self.location.bucket, Key=self._manifest_key(key))
-        self._clear(self.location.key(f"files/{key}"))
+        self.clear(self.location.key(f"files/{key}"))
 
-    def _clear(self, prefix: str) -> None:
+    def clear(self, prefix: str) -> None:
+        """Remove all objects whose keys start with a prefix, as far as a listing shows them."""
         with in_words("removing from the store"):
             for one in list(pages(self.client, Location(self.location.bucket, prefix))):
                 self.client.delete_object(Bucket=self.location.bucket, Key=one.key)

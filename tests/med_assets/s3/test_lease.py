@@ -28,7 +28,7 @@ from pathlib import Path
 from med_assets.errors import LockLost
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lease import Leases
-bucket, lease_s, said = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
+bucket, lease_s, answer = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
 with Leases(Location(bucket, "home"), lease_s).hold("x") as lease:
     print("held", flush=True)
     sys.stdin.readline()
@@ -54,7 +54,7 @@ def other(leases: Leases) -> Leases:
 def holder(leases: Leases, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock x, and checks it when a line comes."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, leases.location.bucket, str(leases.lease_s), str(tmp_path / "said")],
+        [sys.executable, "-c", HOLDER, leases.location.bucket, str(leases.lease_s), str(tmp_path / "answer")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -157,9 +157,9 @@ def test_a_paused_holder_finds_that_its_lock_is_gone(leases: Leases, holder: sub
         holder.send_signal(signal.SIGCONT)
         holder.stdin.write("check\n")
         holder.stdin.flush()
-        said = holder.stdout.readline()
-        assert said.startswith("lost expected to hold the lock x still")
-        assert f"process {os.getpid()} holds it since 20" in said
+        answer = holder.stdout.readline()
+        assert answer.startswith("lost expected to hold the lock x still")
+        assert f"process {os.getpid()} holds it since 20" in answer
 
 
 def test_a_paused_holder_whose_lock_nobody_wanted_has_it_still(leases: Leases, holder: subprocess.Popen[str]) -> None:
