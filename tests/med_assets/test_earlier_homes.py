@@ -1,15 +1,18 @@
-"""Homes that earlier versions wrote open as they are: no table needs a migration.
+"""Homes that earlier versions wrote open as they are: no table needs a migration, and work goes on from what is there.
 
-`homes/tables_before_records.zip` holds the tables of a home of three small phantoms, taken in, trained, evaluated and reported by the
+`homes/VERSION.zip` is a home of each released version, see `homes/make.py`. `homes/tables_before_records.zip` holds the tables of a home of three small phantoms, taken in, trained, evaluated and reported by the
 commit before tables became records.
 """
 
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from med_assets import __version__
 from med_assets.catalog import Catalog
+from med_assets.cli import stages
 from med_assets.cli.main import main
 from med_assets.promotion.champions import candidates
 from med_assets.records import (
@@ -24,6 +27,7 @@ from med_assets.records import (
     Verdict,
 )
 from med_assets.settings import Workspace
+from tests.med_assets.homes.unpacked import VERSIONS, unpack
 
 P = "rt_dose"
 
@@ -70,3 +74,51 @@ def test_what_is_written_now_stands_beside_it(catalog: Catalog, capsys: pytest.C
     assert case.case_id in capsys.readouterr().out
     assert main(["query", "select count(*) as n from audits"]) == 0
     assert "1" in capsys.readouterr().out
+
+
+@pytest.fixture(params=VERSIONS)
+def released(request: pytest.FixtureRequest, workspace: Workspace) -> Workspace:
+    """A home of each released version."""
+    unpack(request.param, workspace.home)
+    return workspace
+
+
+def test_there_is_a_home_of_each_released_version() -> None:
+    changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## \[(\d[\d.]*)\]", changelog, re.MULTILINE)) == set(VERSIONS)
+    assert __version__ in VERSIONS
+
+
+def test_a_home_of_each_released_version_is_whole_and_answers(
+    released: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog = Catalog(released, P)
+    for record in RECORDS:
+        required = [column.name for column in record.columns() if not column.nullable]
+        assert [row for row in catalog.rows(record) if None in [getattr(row, name) for name in required]] == []
+    assert {case.split for case in catalog.described()} == {"train", "val"}
+    for words in (["verify"], ["audit-trail"], ["cases", P], ["experiments", P], ["leaderboard", P]):
+        assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "all artifacts are as they were written" in shown
+    assert "3.82 (n = 1)" in shown
+    assert main(["query", "select avg(value) as mean from evaluation_cases where metric = 'openkbp_dose_score'"]) == 0
+    assert "3.8" in capsys.readouterr().out
+
+
+def test_the_next_stage_goes_on_from_a_home_of_each_released_version(released: Workspace) -> None:
+    """Scores are computed again from predictions that are there, cases are prepared again from stored DICOM, and no patient moves."""
+    catalog, store = Catalog(released, P), released.store
+    kept = {kind: store.keys(kind) for kind in ("raw", "intake", "prediction", "checkpoint")}
+    places = {patient: each.split for patient, each in catalog.assignments().items()}
+    (batch,) = catalog.batches()
+    evaluated = stages.evaluate(released, P, "mean_dose")
+    assert {kind: store.keys(kind) for kind in kept} == kept, "nothing is read, predicted or trained"
+    assert evaluated.summary["failures"] == {}
+    assert stages.dataset(released, P).counts["new"] == 0
+    prepared = stages.prepare(released, P, batch)
+    assert prepared.summary["accepted"] == 2
+    stages.dataset(released, P)
+    assert stages.splits(released, P).counts["new"] == 0
+    assert {patient: each.split for patient, each in catalog.assignments().items()} == places
+    assert {kind: store.keys(kind) for kind in kept} == kept

@@ -1,6 +1,6 @@
-"""Homes of released versions: `VERSION.zip` is what that version made of three small phantoms, taken in, trained, evaluated, promoted.
+"""Homes of released versions: `VERSION.zip` is what that version made of two small phantoms, one in training and one in validation.
 
-`make.py` beside it says how; landing zone, pictures and scratch are left out.
+`make.py` makes one.
 """
 
 import zipfile

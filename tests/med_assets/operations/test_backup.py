@@ -31,7 +31,7 @@ SECRET_FILES = {"review_logins": "a hash of a password", "demo.env": "export MED
 
 @pytest.fixture
 def ws(workspace: Workspace) -> Workspace:
-    """A home with three phantoms, a model, its scores and a report, Dagster's records and what a person put there."""
+    """A home with two phantoms, a model, its scores and a report, Dagster's records and what a person put there."""
     unpack("0.2.0", workspace.home)
     records = workspace.home / "dagster" / "history"
     records.mkdir(parents=True)
