@@ -21,6 +21,7 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.storage.tags import PRIORITY_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 import resources
@@ -59,7 +60,12 @@ def of_program(program: str, graph: Sequence[dg.AssetsDefinition]) -> list[Unres
             keys.job(program, name),
             selection=dg.AssetSelection.assets(*selected),
             description=descriptions[name],
-            tags={keys.PROGRAM_TAG: program},
+            tags={
+                keys.PROGRAM_TAG: program,
+                keys.JOB_TAG: keys.job(program, name),
+                keys.KIND_TAG: name,
+                PRIORITY_TAG: str(keys.PRIORITY[name]),
+            },
         )
         for name, selected in contents.items()
     ]

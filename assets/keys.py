@@ -51,6 +51,12 @@ INTAKE, UPDATE, RETRAIN, EVALUATION_BACKFILL = "intake", "update", "retrain", "e
 PROGRAM_TAG, STAGE_TAG, FOLLOWS_TAG = "med_assets/program", "med_assets/stage", "med_assets/follows"
 """Tags of assets. `FOLLOWS_TAG` has the value of `FOLLOWS`; an asset without it is not updated by itself."""
 
+JOB_TAG, KIND_TAG = "med_assets/job", "med_assets/kind"
+"""Tags of runs, beside `PROGRAM_TAG`: the job's name, and its kind. `deploy/dagster/dagster.yaml` limits how many runs of each go on."""
+
+PRIORITY = {INTAKE: 20, UPDATE: 10, EVALUATION_BACKFILL: 0, RETRAIN: 0}
+"""Which runs leave the queue first: cases that arrive, then what follows from them."""
+
 
 def key(program: str, stage: str) -> dg.AssetKey:
     """Key of an asset that a program has once, e.g. rt_dose/dataset."""

@@ -17,6 +17,7 @@ import dagster as dg
 
 import resources
 from assets import build_program, jobs, keys
+from assets.pools import make_pool
 from assets.recorded import report_checkpoints
 from med_assets import program
 from med_assets.capabilities import Screens
@@ -38,7 +39,9 @@ def instance_of(ws: Workspace) -> dg.DagsterInstance:
     settings = home / "dagster.yaml"
     if not settings.exists():
         shutil.copyfile(Path(resources.__file__).parent / "dagster.yaml", settings)
-    return dg.DagsterInstance.get()
+    instance = dg.DagsterInstance.get()
+    make_pool(instance)
+    return instance
 
 
 def _step(

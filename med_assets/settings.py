@@ -32,7 +32,7 @@ SERVE_TOKEN = "MED_ASSETS_SERVE_TOKEN"
 FETCH_SECRETS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "HF_TOKEN")
 """Variables with the credentials of `med-assets fetch`."""
 
-SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", SERVE_TOKEN, *bucket.SECRETS, *FETCH_SECRETS)
+SECRETS = ("MED_ASSETS_PSEUDONYM_KEY", SERVE_TOKEN, "PGPASSWORD", *bucket.SECRETS, *FETCH_SECRETS)
 """Variables that other processes are started without: they need none, and Slurm would keep them on disk."""
 
 

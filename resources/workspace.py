@@ -5,9 +5,13 @@ loads, and `dagster definitions validate` passes, without the pseudonym key. The
 field, since configuration is stored in the event log.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import dagster as dg
 
 from med_assets.settings import Workspace
+from resources import alive
 
 
 class WorkspaceResource(dg.ConfigurableResource):
@@ -16,3 +20,12 @@ class WorkspaceResource(dg.ConfigurableResource):
     def open(self) -> Workspace:
         """The workspace that the environment describes; raises ConfigurationError that says which variable and why."""
         return Workspace.from_env()
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["WorkspaceResource"]:
+        """What Dagster does around a run, or around a tick, which is none: a run gives signs of life."""
+        if context.run is None or context.instance is None:
+            yield self
+            return
+        with alive.beating(context.instance, context.run.run_id):
+            yield self

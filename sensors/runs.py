@@ -1,5 +1,6 @@
 """What is going on: questions to Dagster's record of runs and materializations."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,11 +8,13 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
+from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG
 
 from assets import keys
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
+from resources import alive
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -45,18 +48,14 @@ def unfinished(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     return list(instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)))
 
 
-def _worker_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether the process that executed a started run is surely gone from this machine.
+def _process_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the process that executes a started run is surely gone from this machine, the only one that uses the instance.
 
     Its pid is that of the run's first event. A pid is used again after a restart, so the process must have started before that
-    event. Only of runs that this machine's own launcher starts is anything known.
+    event.
     """
     import psutil
 
-    if run.status not in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
-        return False
-    if not isinstance(instance.run_launcher, DefaultRunLauncher):
-        return False
     logs = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_START, limit=1).records
     if not logs:
         return False
@@ -70,20 +69,61 @@ def _worker_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         return True
 
 
-def end_those_of_dead_workers(instance: dg.DagsterInstance) -> list[str]:
+_signs: dict[tuple[str, str], tuple[str | None, float]] = {}
+"""By instance and run the last sign of life that this process saw, and when it saw it first, by its own clock."""
+
+
+def _silent(
+    instance: dg.DagsterInstance, runs: Iterable[dg.DagsterRun], elapsed: Callable[[], float]
+) -> list[dg.DagsterRun]:
+    """Runs of any machine without a new sign of life for SILENT_S. Clocks of machines are not compared."""
+    runs = list(runs)
+    found, now, where = alive.signs(instance, [run.run_id for run in runs]), elapsed(), str(instance.root_directory)
+    before = dict(_signs)
+    _signs.clear()
+    for run in runs:
+        key, sign = (where, run.run_id), found.get(run.run_id)
+        seen = before.get(key)
+        _signs[key] = seen if seen and seen[0] == sign else (sign, now)
+    return [run for run in runs if now - _signs[where, run.run_id][1] > alive.SILENT_S]
+
+
+def end_those_of_dead_workers(instance: dg.DagsterInstance, elapsed: Callable[[], float] = time.monotonic) -> list[str]:
     """Mark runs as failed whose process died without a word, as in a power cut; returns their ids.
 
     They would stay "started" for ever, and everything that depends on their assets would wait for them. What they were
-    started for is tried again.
+    started for is tried again. Only of runs of Dagster's own launcher is anything known here; others look after theirs.
     """
-    ended = [run for run in unfinished(instance) if _worker_gone(instance, run)]
+    if not isinstance(instance.run_launcher, DefaultRunLauncher):
+        return []
+    started = [
+        run
+        for run in unfinished(instance)
+        if run.status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+    ]
+    if alive.shared(instance):
+        ended = _silent(instance, started, elapsed)
+    else:
+        ended = [run for run in started if _process_gone(instance, run)]
     for run in ended:
         instance.add_run_tags(run.run_id, {WORKER_GONE_TAG: "true"})
         instance.report_run_failed(
             run,
             "The process of this run is gone, as after a power cut or a kill. What it was started for is tried again.",
         )
+        if alive.shared(instance):
+            alive.forget(instance, run.run_id)
     return [run.run_id for run in ended]
+
+
+def _died(run: dg.DagsterRun) -> bool:
+    """Whether a run was ended from outside since its process died: by us, by the server that started it, or by Dagster's monitoring.
+
+    A run that fails by itself says why.
+    """
+    return WORKER_GONE_TAG in run.tags or (
+        run.status == dg.DagsterRunStatus.FAILURE and RUN_FAILURE_REASON_TAG not in run.tags
+    )
 
 
 _daemons: dict[str, list[str]] = {}
@@ -170,7 +210,7 @@ def tried(instance: dg.DagsterInstance, state: str, tag: str = STATE_TAG) -> boo
     A run whose process died does not count, unless that happened MAX_DEATHS times.
     """
     started = instance.get_runs(dg.RunsFilter(tags={tag: state}))
-    died = sum(WORKER_GONE_TAG in run.tags for run in started)
+    died = sum(map(_died, started))
     return len(started) > died or died >= MAX_DEATHS
 
 
@@ -198,7 +238,7 @@ def tries(instance: dg.DagsterInstance, state: str, tag: str) -> Tries:
     records = instance.get_run_records(dg.RunsFilter(tags={tag: state}))
     if not records:
         return Tries()
-    last, died = records[0], sum(WORKER_GONE_TAG in record.dagster_run.tags for record in records)
+    last, died = records[0], sum(_died(record.dagster_run) for record in records)
     failed = len(records) - died
     cancelled = any(record.dagster_run.status == dg.DagsterRunStatus.CANCELED for record in records)
     if cancelled or died >= MAX_DEATHS or failed >= MAX_TRIES:

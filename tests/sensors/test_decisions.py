@@ -5,6 +5,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import RunFailureReason
+from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG
 
 from assets import keys
 from med_assets.settings import Workspace
@@ -77,7 +79,8 @@ def test_a_batch_that_the_command_line_took_is_found_and_run_once(
     assert first.partition_key == batch
     (again,) = requests()  # its run died before it wrote anything
     assert again.partition_key == batch
-    instance.add_run(dg.DagsterRun(job_name="tried", status=dg.DagsterRunStatus.FAILURE, tags=dict(again.tags)))
+    reason = {RUN_FAILURE_REASON_TAG: RunFailureReason.STEP_FAILURE.value}
+    instance.add_run(dg.DagsterRun(job_name="tried", status=dg.DagsterRunStatus.FAILURE, tags={**again.tags, **reason}))
     assert requests() == []  # what failed is tried again when something changed, or by a person
     instance.report_runless_asset_event(dg.AssetMaterialization(keys.key(P, "prepared_cases"), partition=batch))
     for table in ("raw_cases", "prepared_cases"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import JobFailureData, RunFailureReason
 
 from med_assets.landing import batches
 from med_assets.settings import Workspace
@@ -71,7 +72,7 @@ def test_a_batch_that_lost_its_rows_is_taken_in_again_and_one_that_fails_is_trie
             )
         )
         assert not tick(instance).run_requests, "a run is going"
-        instance.report_run_failed(going)
+        instance.report_run_failed(going, "a step failed", JobFailureData(None, RunFailureReason.STEP_FAILURE))
         assert not tick(instance).run_requests, "tried"
         finish(ws)
         materialize(instance, batch)

@@ -56,6 +56,28 @@ def test_a_run_whose_process_was_killed_is_ended_and_its_state_tried_again(
     assert runs.end_those_of_dead_workers(instance) == []
 
 
+def test_a_run_that_the_server_of_the_code_ends_died_and_one_whose_step_fails_did_not(
+    instance: dg.DagsterInstance,
+) -> None:
+    @dg.asset
+    def broken() -> None:
+        raise ValueError("no")
+
+    assert not dg.materialize([broken], instance=instance, tags={runs.STATE_TAG: "fails"}, raise_on_error=False).success
+    assert runs.tried(instance, "fails")
+    assert runs.tries(instance, "fails", runs.STATE_TAG).next_at > time.time()
+    for _ in range(runs.MAX_DEATHS):
+        assert not runs.tried(instance, "dies")
+        assert runs.tries(instance, "dies", runs.STATE_TAG).next_at == 0.0
+        # What the server does with a run whose process is gone: it gives no reason.
+        tags = {runs.STATE_TAG: "dies"}
+        instance.report_run_failed(
+            instance.add_run(dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.STARTED, tags=tags))
+        )
+    assert runs.tried(instance, "dies")
+    assert runs.tries(instance, "dies", runs.STATE_TAG).over
+
+
 def test_two_daemons_on_one_instance_are_seen_and_a_restart_is_not(instance: dg.DagsterInstance) -> None:
     def beat(daemon: str) -> str | None:
         instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", daemon))
