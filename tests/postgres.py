@@ -74,8 +74,8 @@ def running(durable: bool = False) -> Iterator[Server]:
         done = subprocess.run(
             [*other, *map(str, words)], capture_output=True, text=True, check=False, cwd="/", env=environment
         )
-        said = log.read_text() if log.exists() else ""
-        assert done.returncode == 0, f"{words[0]}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{said[-2000:]}"
+        output = log.read_text() if log.exists() else ""
+        assert done.returncode == 0, f"{words[0]}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{output[-2000:]}"
 
     try:
         run(programs / "initdb", "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={password}", "-N")

@@ -123,7 +123,7 @@ def test_intakes_of_all_programs_together_are_limited(instance: dg.DagsterInstan
     assert _dequeued(instance) == queued[:4]
 
 
-def test_trainings_and_backfills_of_days_leave_room_for_intake_and_update(instance: dg.DagsterInstance) -> None:
+def test_trainings_and_backfills_of_days_keep_no_intake_and_no_update_waiting(instance: dg.DagsterInstance) -> None:
     long = [one for kind in (keys.RETRAIN, keys.EVALUATION_BACKFILL) for one in _queued(instance, "rt_dose", kind, 3)]
     _start(instance, [*long[:2], *long[3:5]])
     update, intake = (_queued(instance, "rt_dose", kind, 2) for kind in (keys.UPDATE, keys.INTAKE))
