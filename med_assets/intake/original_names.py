@@ -17,6 +17,7 @@ def original_roi_names(ws: Workspace, program_name: str, batch: str, case_id: st
     Empty where the files are gone, or the case has no structure set. Raises LandingUnreadable, ConfigurationError, and
     CaseRejected where reading them ends the process that reads.
     """
+    ws.landing_zone(program_name).manifests.fetch(program_name, batch)
     table = files_table(ws, program_name, batch)
     if not table.is_file():
         return []

@@ -382,6 +382,7 @@ def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         entries = [taken.get(name) or taking.refused(name, "entry_changed", gone) for name in present]
         _keep_failures(failures_table(ws, program_name, batch), [row for entry in entries for row in entry.failures])
         _write_files(files_table(ws, program_name, batch), [line for entry in entries for line in entry.files])
+        zone.manifests.keep(program_name, batch)
         rows = [row for entry in entries for row in entry.rows]
         rows = _without_duplicates(_one_row_per_case(rows), usable(others))
         if ws.links is not None:

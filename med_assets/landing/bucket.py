@@ -16,11 +16,12 @@ from typing import Any
 from med_assets.capabilities import RemoteKeys
 from med_assets.errors import LandingUnreadable, RemoteFailed
 from med_assets.landing.folder import Entry, Files, entry_name
-from med_assets.landing.manifests import FOLDER, LoggedManifests, ManifestFiles, Manifests
+from med_assets.landing.manifests import FOLDER, LoggedManifests, ManifestFiles, Manifests, batch_of
 from med_assets.storage.files import digest, replacing
 from med_assets.storage.s3 import bucket, conditional, index, log
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.index import RemoteObject
+from med_assets.storage.s3.shared_files import SharedFiles
 from med_assets.storage.s3.staging import Failure, Staging, Wanted
 
 ABSENT = "absent"
@@ -81,7 +82,18 @@ class S3Landing:
         if not self.shared:
             return files
         cache = self.home / "staging" / "batches" / digest(str(self.location))
-        return LoggedManifests(str(self.location), lambda program: BucketLog(self, program), files, cache)
+        return LoggedManifests(
+            str(self.location),
+            lambda program: BucketLog(self, program),
+            files,
+            cache,
+            lambda: self._beside(files.folder),
+        )
+
+    def _beside(self, folder: Path) -> SharedFiles:
+        """The files beside batches, which name objects as manifests do."""
+        location = Location(self.location.bucket, self.location.key(f"{FOLDER}/beside"))
+        return SharedFiles(self.client, location, folder, self.home, batch_of, whole=True)
 
     def title(self, program: str) -> str:
         return f"{self.location}/{program}"

@@ -22,6 +22,7 @@ from med_assets.errors import ConfigurationError, LandingUnreadable
 from med_assets.storage import names
 from med_assets.storage.files import canonical_json, read_json, sync, write_json
 from med_assets.storage.s3.log import WRITER, Entry, Log
+from med_assets.storage.s3.shared_files import SharedFiles, files_below
 
 FRESH_S = 0.5
 """Seconds for which a log that was read to its end is taken as it is, by whoever only reads."""
@@ -216,12 +217,18 @@ class LoggedManifests:
     """A log for the batches of each program, which machines share, and the files that one machine wrote before.
 
     `log` opens the log of a program. `where` says where the logs are. `cache` is a folder for copies of them, None where they are near.
+    `files` are those beside batches, None where all machines see the same folder.
     """
 
     def __init__(
-        self, where: str, log: Callable[[str], ManifestLog], earlier: ManifestFiles, cache: Path | None
+        self,
+        where: str,
+        log: Callable[[str], ManifestLog],
+        earlier: ManifestFiles,
+        cache: Path | None,
+        files: Callable[[], SharedFiles] | None = None,
     ) -> None:
-        self.where, self.log, self.earlier, self.cache = where, log, earlier, cache
+        self.where, self.log, self.earlier, self.cache, self.files = where, log, earlier, cache, files
 
     def of(self, program: str, *, now: bool = False) -> list[Manifest]:
         return self._with_earlier(program, self.logged(program, math.inf if now else time.monotonic() - FRESH_S))
@@ -286,10 +293,20 @@ class LoggedManifests:
         return self.earlier.beside(program)
 
     def keep(self, program: str, batch: str) -> None:
-        return
+        if self.files is not None:
+            found = [path for path in self.beside(program).glob(f"{batch}.*") if path.suffix != ".json"]
+            folders = [each for path in found if path.is_dir() for each in files_below(path)]
+            self.files().push([path for path in found if path.is_file()] + folders)
 
     def fetch(self, program: str, batch: str) -> None:
-        return
+        if self.files is not None:
+            self.files().pull(f"{program}/{batch}")
+
+
+def batch_of(name: str) -> str:
+    """Group of a file beside a batch by its name `PROGRAM/BATCH.more`."""
+    program, _, rest = name.partition("/")
+    return f"{program}/{rest.partition('.')[0]}"
 
 
 def content_of(manifest: Manifest) -> dict[str, Any]:

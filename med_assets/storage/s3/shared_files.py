@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from med_assets.errors import RemoteFailed
-from med_assets.storage.files import canonical_json, file_sha256, read_json, write_json
+from med_assets.storage.files import canonical_json, digest, file_sha256, read_json, write_json
 from med_assets.storage.locks import alone_here
 from med_assets.storage.s3 import conditional
 from med_assets.storage.s3.bucket import THREADS, Location, in_words
@@ -112,7 +112,7 @@ class _Record:
 class SharedFiles:
     """A folder of this machine and the prefix of a bucket that it shares.
 
-    `group_of` says by the name of a file, relative to the folder, to which group it belongs. Of a `whole` group the files of the last machine
+    The `home` of this machine keeps what it has of the bucket. `group_of` says by the name of a file, relative to the folder, to which group it belongs. Of a `whole` group the files of the last machine
     that pushed any take the place of all earlier ones; else they are added.
     """
 
@@ -121,17 +121,17 @@ class SharedFiles:
         client: Any,
         location: Location,
         folder: Path,
-        tmp: Path,
+        home: Path,
         group_of: Callable[[str], str],
         *,
         whole: bool = False,
     ) -> None:
         conditional.require(client, location)
-        self.client, self.location, self.folder, self.tmp = client, location, folder, tmp
+        self.client, self.location, self.folder, self.home = client, location, folder, home
         self.group_of, self.whole = group_of, whole
 
     def _record(self, group: str) -> _Record:
-        return _Record.read(self.tmp / f"{group.split('/')[0]}.json")
+        return _Record.read(self.home / "tmp" / "shared" / digest(str(self.location)) / f"{group.split('/')[0]}.json")
 
     def push(self, paths: Iterable[Path]) -> list[str]:
         """Let other machines have these files, as far as they changed since they were pushed or pulled; returns their names."""
@@ -251,8 +251,7 @@ class SharedFiles:
         return seen.sha256 != content.sha256 and seen.is_still(path)
 
     def _download(self, wanted: Mapping[str, Content], record: _Record) -> None:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=scratch(self.folder.parent)) as folder:
+        with tempfile.TemporaryDirectory(dir=scratch(self.home)) as folder:
             staging = Staging(self.client, self.location.bucket, Path(folder), limit_bytes=0)
             keys = {name: self.location.key(content.object) for name, content in wanted.items()}
             asked = [Wanted("", key) for key in dict.fromkeys(keys.values())]
@@ -316,7 +315,7 @@ def _shared(ws: "Settings", kind: str, folder: Path, group_of: Callable[[str], s
     if ws.store_location is None or not isinstance(ws.store, S3Store):
         return None
     location = Location(ws.store_location.bucket, ws.store_location.key(f"shared/{kind}"))
-    return SharedFiles(ws.store.client, location, folder, ws.home / "tmp" / "shared" / kind, group_of, whole=whole)
+    return SharedFiles(ws.store.client, location, folder, ws.home, group_of, whole=whole)
 
 
 def reports(ws: "Settings") -> SharedFiles | None:

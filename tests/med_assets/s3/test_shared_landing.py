@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,15 +12,20 @@ from typing import Any
 
 import pytest
 
+from med_assets.catalog import Catalog
+from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, LandingUnreadable, RemoteFailed
+from med_assets.intake.original_names import original_roi_names
+from med_assets.intake.stage import files_table
 from med_assets.landing import batches, manifests
 from med_assets.landing.folder import Entry
 from med_assets.landing.manifests import FolderLog, LoggedManifests
 from med_assets.settings import Workspace
 from med_assets.storage.files import write_json
+from med_assets.storage.s3 import local
 from med_assets.storage.s3.bucket import Location
 from tests.med_assets.s3.faults import Faults
-from tests.med_assets.stages.builders import P
+from tests.med_assets.stages.builders import P, phantom
 
 AT = 1.75e9
 PATIENT = "MUSTERMANN^ERIKA"
@@ -193,3 +199,24 @@ def test_an_entry_of_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert (there.content["batch"], ours) == ("one", False)
     assert [found.number for found in log.newer(0)] == [1]
     assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["000000000001.json"]
+
+
+@pytest.mark.parametrize("machine", ["bucket"], indirect=True)
+def test_a_batch_of_one_machine_is_taken_in_by_another_and_its_lists_of_files_are_seen_from_both(
+    machine: Callable[[str], Workspace], good: Any, name: str
+) -> None:
+    local.upload(phantom(1), Location(name, f"landing/{P}/{PATIENT}-1"), good)
+    a, b = machine("a"), machine("b")
+    batch = batches.take(a, P, batches.untaken(a, P), AT)
+    forget()
+    stages.intake(b, P, batch)
+    stages.intake(a, P, batch)
+    (row,) = Catalog(b, P).case_versions(batch)
+    assert (row.status, Catalog(a, P).case_versions(batch)) == ("ok", [row])
+    shutil.rmtree(a.home / "landing")
+    a.landing_zone(P).manifests.fetch(P, batch)
+    assert files_table(a, P, batch).read_text() == files_table(b, P, batch).read_text()
+    assert original_roi_names(a, P, batch, row.case_id)
+    store = [item["Key"] for item in good.list_objects_v2(Bucket=name, Prefix="site/")["Contents"]]
+    assert not [key for key in store if ".batches" in key or PATIENT in key]
+    assert not [key for key in store if PATIENT.encode() in good.get_object(Bucket=name, Key=key)["Body"].read()]
