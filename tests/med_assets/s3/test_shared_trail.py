@@ -2,21 +2,25 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from med_assets.catalog import Catalog, refresh_tables
 from med_assets.deidentification.audit_trail import Kind, append, draft, entries, record, signed, signing_key, verify
-from med_assets.deidentification.audited_rows import append_waiting
+from med_assets.deidentification.audited_rows import append_waiting, unmatched, write_row
 from med_assets.deidentification.chain import FOLDER, HEAD, chain_of, share_chain
-from med_assets.errors import ConfigurationError, LockLost
+from med_assets.errors import ConfigurationError, LockLost, MedAssetsError
+from med_assets.records import ReaderDecision
 from med_assets.settings import Workspace
 from med_assets.storage.s3.bucket import Location
+from med_assets.storage.s3.lease import Leases
 from tests.med_assets.s3.faults import Faults
 from tests.med_assets.stages.builders import P
-from tests.med_assets.test_audited_rows import PROMOTION
+from tests.med_assets.test_audited_rows import DECISION, PROMOTION
 
 
 @pytest.fixture
@@ -151,3 +155,50 @@ def test_the_chain_of_one_machine_goes_on_in_the_bucket(
     record(other, Kind.BATCH, P, "of another home", {})
     with pytest.raises(ConfigurationError, match="two homes"):
         share_chain(b)
+
+
+def test_a_decision_of_one_machine_is_seen_by_the_other_with_its_entry(machines: tuple[Workspace, Workspace]) -> None:
+    a, b = machines
+    later = replace(DECISION, decision="transitional", read_at="2026-11-29T11:00:00+00:00", reader="reader two")
+    write_row(a, Kind.DECISION, DECISION)
+    write_row(b, Kind.DECISION, later)
+    for ws in machines:
+        refresh_tables(ws)
+        assert Catalog(ws, DECISION.program).rows(ReaderDecision) == [DECISION, later]
+        assert unmatched(ws) == []
+    assert [entry.content["decision"] for entry in entries(a)] == ["normal", "transitional"]
+
+
+@pytest.mark.parametrize("point", range(1, 11))
+def test_a_machine_that_dies_at_any_write_to_the_bucket_leaves_row_and_entry_or_neither(
+    machines: tuple[Workspace, Workspace], faults: Faults, monkeypatch: pytest.MonkeyPatch, point: int
+) -> None:
+    a, b = machines
+    for ws in machines:
+        assert ws.store_location is not None
+        vars(ws)["leases"] = Leases(ws.store_location, 0.3)
+    write_row(a, Kind.DECISION, DECISION)
+    refresh_tables(b)
+    faults.done.clear()
+    count = faults.count
+
+    def die(what: str) -> int:
+        number = count(what)
+        if what == "PUT object" and number == point:
+            faults.always = (403, "AccessDenied")  # to all requests from here on, as if none were sent
+        return number
+
+    monkeypatch.setattr(faults, "count", die)
+    later = replace(DECISION, read_at="2026-11-29T11:00:00+00:00")
+    with suppress(MedAssetsError):
+        write_row(a, Kind.DECISION, later)
+    monkeypatch.setattr(faults, "count", count)
+    died, faults.always = faults.always is not None, None
+    append_waiting(b)
+    assert unmatched(b) == []
+    assert verify(b) == []
+    assert chain_of(b).waiting() is None
+    rows = Catalog(b, DECISION.program).rows(ReaderDecision)
+    assert len(rows) == len(list(entries(b)))
+    assert rows in ([DECISION], [DECISION, later])
+    assert died or len(rows) == 2
