@@ -6,7 +6,7 @@
 
     FOLDER/state.json.gz               all tables as a process of this machine last knew them
     FOLDER/log/N.json                  commits of this machine, for its other processes
-    FOLDER/queue/TOKEN.json, done/     commits that wait, and what became of them
+    FOLDER/queue/TOKEN.json, done/     commits that wait, and the outcomes of them
 
 Whoever has the lock of the folder commits for all that wait, threads and processes, so that they never stand in each other's way and a
 commit is one request for all of them. Another machine may be first with a number; then the next is tried.
@@ -89,7 +89,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request: the commit it is in, or the partition that another had changed."""
+    """The commit that a request is in, or the partition that another had changed."""
 
     number: int = 0
     conflict: tuple[str, str] | None = None
