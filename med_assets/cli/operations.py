@@ -1,4 +1,4 @@
-"""Commands of operations: backup, restore."""
+"""Commands of operations: backup, restore, share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -88,3 +88,31 @@ def restore(place: str, backup: str | None, listed: bool) -> None:
     print(
         "set MED_ASSETS_PSEUDONYM_KEY to the key of that home, then run `med-assets verify` and `med-assets audit-trail`"
     )
+
+
+@SECTION.command()
+@click.option("--yes", is_flag=True, help="copy; without this nothing is")
+def share(yes: bool) -> None:
+    """Copy the tables and artifacts of this home to the empty bucket that MED_ASSETS_STORE names, so that several machines share them.
+
+    Nothing of this home changes. A copy that was stopped goes on with what is missing.
+    """
+    from med_assets.operations import sharing
+
+    ws = workspace()
+    parts = sharing.share(ws, dry_run=not yes)
+    rows = [
+        {
+            "part": one.what,
+            "n": one.n,
+            "in the bucket": one.n_there if not yes else one.n,
+            "copied" if yes else "to copy": one.n - one.n_there,
+        }
+        | {"MB": round(one.bytes / 1e6, 1)}
+        for one in parts
+    ]
+    print(table(rows))
+    if yes:
+        print(f"{ws.store_location} holds this home now; give the same MED_ASSETS_STORE on each machine")
+    else:
+        print("nothing was copied; --yes copies it")

@@ -139,6 +139,11 @@ def _whole(reply: Mapping[str, Any], etag: str, content: bytes) -> bool:
         return False
     if stated := reply.get("Metadata", {}).get(SHA256):
         return bool(stated == hashlib.sha256(content).hexdigest())
+    return _is_of(reply, etag, content)
+
+
+def _is_of(reply: Mapping[str, Any], etag: str, content: bytes) -> bool:
+    """Whether an ETag is that of these bytes, as far as it says."""
     known = ETAG.fullmatch(etag)
     if known is None or known["parts"] or "kms" in str(reply.get("ServerSideEncryption", "")):
         return True
@@ -153,7 +158,10 @@ def _put(client: Any, location: Location, name: str, content: bytes, condition: 
         Metadata={SHA256: hashlib.sha256(content).hexdigest()},
         **condition,
     )
-    return str(reply["ETag"].strip('"'))
+    etag = str(reply["ETag"].strip('"'))
+    if not _is_of(reply, etag, content):
+        raise Refused("Corrupt")
+    return etag
 
 
 def _try(client: Any, location: Location, name: str, content: bytes, condition: Mapping[str, str]) -> str | None:

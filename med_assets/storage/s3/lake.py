@@ -187,9 +187,7 @@ class S3Lake(Lake):
         if stray := next((each for each in planned if not each.fits(state)), None):
             raise conflict(stray.table, stray.partition)
         self._write(state, planned, contents)
-        outcome = self._log.commit(planned)
-        if outcome.conflict is not None:
-            raise conflict(*outcome.conflict)
+        self.adopt(planned)
         return [each.part.sha256 if each.part else "" for each in planned]
 
     def _planned(self, state: State, change: Change, content: bytes | None) -> Planned:
@@ -202,18 +200,33 @@ class S3Lake(Lake):
 
     def _write(self, state: State, planned: Sequence[Planned], contents: Sequence[bytes | None]) -> None:
         """Put the objects that are not there; those that are current may be named again, since they are kept for days."""
-
-        def write(which: tuple[Planned, bytes, Part]) -> None:
-            change, content, part = which
-            conditional.put(self._log.client, self.location, part.name(change.table, change.partition), content)
-            self._keep(part, content)
-
         fresh = [
-            (change, content, change.part)
+            (change.table, change.partition, change.part, content)
             for change, content in zip(planned, contents, strict=True)
             if content is not None and change.part is not None and not _same(state, change)
         ]
-        side_by_side(write, fresh)
+        side_by_side(lambda each: self.write_object(*each), fresh)
+
+    # -- objects, for what moves tables as they are
+
+    def newest(self) -> State:
+        """Which object holds each partition now, without a look at the tables of this home itself."""
+        return self._log.state(0.0)
+
+    def has_object(self, table: str, partition: str, part: Part) -> bool:
+        """Whether the bucket has an object, named by a commit or not."""
+        return conditional.exists(self._log.client, self.location, part.name(table, partition))
+
+    def write_object(self, table: str, partition: str, part: Part, content: bytes) -> None:
+        """Put an object, which counts when a commit names it."""
+        conditional.put(self._log.client, self.location, part.name(table, partition), content)
+        self._keep(part, content)
+
+    def adopt(self, changes: Sequence[Planned]) -> None:
+        """Commit changes whose objects are there. Raises Conflict."""
+        outcome = self._log.commit(changes)
+        if outcome.conflict is not None:
+            raise conflict(*outcome.conflict)
 
 
 def _same(state: State, change: Planned) -> bool:

@@ -5,7 +5,7 @@
 
 An artifact is there when its manifest is. Each writer has a folder of its own, so two that make the same artifact at once
 never mix their files: the first manifest counts. The local store of the home is a cache: it holds only what the bucket has, and may be
-deleted at any time. The lake is not part of it and stays on this machine.
+deleted at any time.
 """
 
 import json
@@ -62,8 +62,10 @@ class S3Store:
         raise ArtifactMissing(absent(key))
 
     def has(self, key: str) -> bool:
-        if self.local.has(key):
-            return True
+        return self.local.has(key) or self.is_published(key)
+
+    def is_published(self, key: str) -> bool:
+        """Whether the bucket has the artifact, whatever is on this machine."""
         from botocore.exceptions import ClientError
 
         with in_words("reading the store"):
@@ -114,19 +116,25 @@ class S3Store:
             yield folder
             # Still inside: the local store, which `has` trusts, gets only what the bucket has.
             files = folder_hashes(folder) if hashes is None else dict(hashes)
-            location = self.location.key(f"files/{key}/{secrets.token_hex(4)}")
-            with in_words("writing to the store"):
-                upload(
-                    self.client,
-                    self.location.bucket,
-                    {f"{location}/{name}": (folder / name, sha256) for name, sha256 in files.items()},
-                )
-                first = self._publish(key, {"folder": location, "files": files})
-            if not first:
-                self.clear(location)
+            if not self._put(key, folder, files):
                 for path in folder.iterdir():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 self.download(f"artifact {key}", self._manifest(key), folder)
+
+    def publish(self, key: str) -> None:
+        """Put an artifact of this machine's store into the bucket, unless it is there."""
+        self._put(key, self.local.fetch(key), self.local.file_hashes(key))
+
+    def _put(self, key: str, folder: Path, files: Mapping[str, str]) -> bool:
+        """Write an artifact's files, then its manifest; False, and nothing is left, when another writer was first."""
+        location = self.location.key(f"files/{key}/{secrets.token_hex(4)}")
+        named = {f"{location}/{name}": (folder / name, sha256) for name, sha256 in files.items()}
+        with in_words("writing to the store"):
+            upload(self.client, self.location.bucket, named)
+            first = self._publish(key, {"folder": location, "files": files})
+        if not first:
+            self.clear(location)
+        return first
 
     def _publish(self, key: str, manifest: Mapping[str, Any]) -> bool:
         """Write the manifest unless there is one; False when another writer was first."""
