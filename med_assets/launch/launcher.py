@@ -79,7 +79,7 @@ class Launcher(ABC):
 
         - the job's folder is this machine's own. A launcher keeps its record there, and finds a job that another machine started
           by `job.name`, which is the same on all machines of a home and differs between homes;
-        - the command begins with `med-assets`, which the PATH has where it runs, and names no path;
+        - the first word of the command is `med-assets`, which the PATH has where it runs, and no word is a path;
         - `env` is what the job must have beside what is there: settings, no place of this machine and no secret. The pseudonym key, the
           credentials of the bucket and MED_ASSETS_HOME, a folder for scratch, must be where it runs;
         - the job's log and result go through the bucket, and are in the folder (LOG, RESULT of `jobs`) before each call of `state`. So a launcher
