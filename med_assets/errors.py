@@ -8,7 +8,8 @@ MedAssetsError
 ├── ArtifactCorrupt       stored bytes that no longer match their recorded hash
 ├── ArtifactMissing       an artifact that a table names and the store does not hold
 ├── Conflict              a partition of a table that another wrote since it was read, or a lock that was lost
-├── LaunchFailed          a launcher could not start a training, or it ended without a result
+├── LaunchFailed          a launcher could not start a training or a stage, or it ended without a result
+├── StageFailed           a stage that ran elsewhere ended with an error that is none of these; its log says more
 ├── LandingUnreadable     the landing folder, or an entry in it, can't be read now; nothing of it is taken or lost
 ├── ReaderFailed          the process that reads files of the landing zone does not start
 ├── RemoteFailed          an S3 endpoint or the server of a download does not do what it was asked, after all retries
@@ -72,6 +73,10 @@ class Conflict(MedAssetsError):
 
 class LaunchFailed(MedAssetsError):
     """A launcher does not answer or could not start a training, or the training ended without a result."""
+
+
+class StageFailed(MedAssetsError):
+    """A stage ended in another process with an error of a library; the message has its type and the places in the code."""
 
 
 class LandingUnreadable(MedAssetsError):

@@ -5,46 +5,15 @@ patients. Under `phi_safe` only the type of an unexpected error and the places i
 med_assets are written to be safe and pass with their message.
 """
 
-import logging
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar
 
 import dagster as dg
 
 from med_assets.errors import MedAssetsError
+from med_assets.storage.phi_safe import outline, silence
 
 T = TypeVar("T")
-TALKATIVE = ("pydicom", "pylibjpeg", "pydicom.pixels")
-"""Loggers that quote values of the files they read."""
-
-
-def outline(error: BaseException) -> str:
-    """Type of an error and the code it passed through, innermost last, without any value it carries."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = (
-        f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno} {frame.name}"
-        for frame in frames
-    )
-    return f"{type(error).__name__} at " + " > ".join(places)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in TALKATIVE]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
 
 
 def phi_safe(work: Callable[[], T]) -> T:
@@ -54,7 +23,7 @@ def phi_safe(work: Callable[[], T]) -> T:
     along, message and all. Raises dagster.Failure.
     """
     try:
-        with _silence():
+        with silence():
             return work()
     except (dg.Failure, dg.RetryRequested):
         raise

@@ -59,6 +59,14 @@ class CheckOutcome:
     images: dict[str, Path] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StageOutcome:
+    """What a stage of the graph gave: its result, and the outcomes of its asset's checks by name."""
+
+    result: StageResult
+    checks: dict[str, CheckOutcome] = field(default_factory=dict)
+
+
 def worst(outcomes: Mapping[str, CheckOutcome]) -> CheckOutcome:
     """Of the outcomes of one check by batch that which stops the most: a failure, then a warning, then a pass; it names its batch."""
     if len(outcomes) == 1:
