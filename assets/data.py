@@ -2,10 +2,11 @@
 
 import dagster as dg
 
-from assets import batch_content, keys, versions
+from assets import keys, versions
 from assets.checks import blocking, informing
-from assets.factory import attributes, materialized
-from med_assets.cli import stages
+from assets.factory import attributes, run_stage
+from med_assets.launch.stages import Stage
+from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
 
 
@@ -23,13 +24,10 @@ def dataset(program: str) -> dg.AssetsDefinition:
         deps=[keys.key(program, "prepared_cases")],
         check_specs=[blocking("synthetic_data", key, "No synthetic case is in a dataset for production.")],
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.dataset.checks import synthetic_data
-
-        ws = workspace.open()
-        read = batch_content.read(ws, program, "prepared_cases")
-        result = stages.dataset(ws, program)
-        return materialized(context, result, read, synthetic_data=synthetic_data(ws, program))
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return run_stage(context, workspace, launcher, Stage.DATASET, read=["prepared_cases"])
 
     return asset
 
@@ -60,16 +58,9 @@ def splits(program: str) -> dg.AssetsDefinition:
             ),
         ],
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.dataset.checks import between_cases, held_out, patient_leakage
-
-        ws = workspace.open()
-        return materialized(
-            context,
-            stages.splits(ws, program),
-            patient_leakage=patient_leakage(ws, program),
-            between_cases=between_cases(ws, program),
-            held_out=held_out(ws, program),
-        )
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return run_stage(context, workspace, launcher, Stage.SPLITS)
 
     return asset

@@ -1,16 +1,14 @@
 """P/checkpoint/<experiment> and P/evaluation/<experiment>: one pair for each file in conf/P; and P/learning_curve."""
 
-from functools import partial
-
 import dagster as dg
 
 from assets import keys, versions
 from assets.checks import informing
-from assets.factory import Overrides, attributes, logged, materialized
+from assets.factory import Overrides, attributes, run_stage
 from med_assets import program as programs
 from med_assets.capabilities import Screens
-from med_assets.cli import stages
 from med_assets.experiments.configuration import Experiment
+from med_assets.launch.stages import Stage
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
 
@@ -35,10 +33,7 @@ def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        launch = partial(launcher.run, context)
-        return materialized(
-            context, stages.train(workspace.open(), program, experiment, tuple(config.overrides), launch)
-        )
+        return run_stage(context, workspace, launcher, Stage.TRAIN, [experiment], config.overrides)
 
     return asset
 
@@ -59,11 +54,7 @@ def learning_curve(program: str, configured: Experiment) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        ws, launch = workspace.open(), partial(launcher.run, context)
-        overrides = tuple(config.overrides)
-        return materialized(
-            context, stages.learning_curve(ws, program, configured.name, overrides=overrides, launch=launch)
-        )
+        return run_stage(context, workspace, launcher, Stage.LEARNING_CURVE, [configured.name], config.overrides)
 
     return asset
 
@@ -95,16 +86,6 @@ def evaluation(program: str, configured: Experiment, code_version: str) -> dg.As
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        from med_assets.evaluation.checks import doubts, fine_tuning
-
-        ws = workspace.open()
-        with logged(context):
-            result = stages.evaluate(ws, program, experiment, partial(launcher.run, context))
-        if screens:
-            result = result.joined(stages.thresholds(ws, program, experiment))
-        outcomes = {"doubts": doubts(ws, program, experiment)}
-        if fine_tunes:
-            outcomes["fine_tuning"] = fine_tuning(ws, program, experiment)
-        return materialized(context, result, **outcomes)
+        return run_stage(context, workspace, launcher, Stage.EVALUATE, [experiment])
 
     return asset

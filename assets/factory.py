@@ -1,19 +1,23 @@
 """What all asset factories share: names, groups, owners and tags of an asset, and what it reports when it was materialized."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Set
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
 import dagster as dg
 from pydantic import Field
 
-from assets import checks, keys
+from assets import batch_content, checks, keys
 from assets.metadata import metadata, value
 from med_assets import program
+from med_assets.launch.stage_request import Request
+from med_assets.launch.stages import Stage
 from med_assets.review.address import review_url
-from med_assets.storage import names, progress
+from med_assets.storage import names
 from med_assets.storage.provenance import provenance
+from resources.launcher import LauncherResource
+from resources.workspace import WorkspaceResource
 
 if TYPE_CHECKING:
     from med_assets.storage.result import CheckOutcome, StageResult
@@ -71,9 +75,23 @@ def batches(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     return tuple(map(names.BATCH.check, context.partition_keys))
 
 
-def logged(context: dg.AssetExecutionContext) -> AbstractContextManager[None]:
-    """Log the progress of what is done in the block, a line every so many seconds."""
-    return progress.followed_by(progress.lines(context.log.info, progress.LINE_EVERY_S))
+def run_stage(
+    context: dg.AssetExecutionContext,
+    workspace: WorkspaceResource,
+    launcher: LauncherResource,
+    stage: Stage,
+    names: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    read: Sequence[str] = (),
+) -> dg.MaterializeResult:
+    """Run a stage of the asset's program with the checks of the asset, where the settings say, and report it.
+
+    `read` are the stages of `assets.batch_content` that an asset reads all batches of.
+    """
+    program, ws = context.assets_def.key.path[0], workspace.open()
+    version = {tag: text for each in read for tag, text in batch_content.read(ws, program, each).items()}
+    outcome = launcher.stage(context, ws, Request(stage, program, tuple(names), tuple(overrides)), version)
+    return materialized(context, outcome.result, version or None, **outcome.checks)
 
 
 def materialized(

@@ -1,14 +1,12 @@
 """P/raw_cases and P/prepared_cases: from files in the landing zone to measured, audited cases, batch by batch."""
 
-from functools import reduce
-
 import dagster as dg
 
 from assets import keys, versions
 from assets.checks import blocking
-from assets.factory import attributes, batches, logged, materialized, several_batches_in_a_run
-from med_assets.cli import stages
-from med_assets.storage.result import StageResult, worst
+from assets.factory import attributes, batches, run_stage, several_batches_in_a_run
+from med_assets.launch.stages import Stage
+from resources.launcher import LauncherResource
 from resources.phi_safe_errors import phi_safe
 from resources.workspace import WorkspaceResource
 
@@ -31,18 +29,12 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
         check_specs=[
             blocking("residual_phi", key, "No name, id, date or free text of a patient is left in what was stored.")
         ],
+        pool=keys.INTAKE_POOL,
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        def work() -> dg.MaterializeResult:
-            from med_assets.intake.checks import residual_phi
-
-            ws, taken = workspace.open(), batches(context)
-            with logged(context):
-                result = reduce(StageResult.added, [stages.intake(ws, program, one) for one in taken])
-            checked = worst({one: residual_phi(ws, program, one) for one in taken})
-            return materialized(context, result, residual_phi=checked)
-
-        return phi_safe(work)
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return phi_safe(lambda: run_stage(context, workspace, launcher, Stage.INTAKE, batches(context)))
 
     return asset
 
@@ -69,13 +61,11 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
                 "No more of the batch is quarantined than the policy of the program allows, and no accepted case has a warning.",
             )
         ],
+        pool=keys.INTAKE_POOL,
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.preparation.checks import audit
-
-        ws, taken = workspace.open(), batches(context)
-        with logged(context):
-            result = reduce(StageResult.added, [stages.prepare(ws, program, one) for one in taken])
-        return materialized(context, result, audit=worst({one: audit(ws, program, one) for one in taken}))
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return run_stage(context, workspace, launcher, Stage.PREPARE, batches(context))
 
     return asset

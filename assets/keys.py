@@ -7,6 +7,9 @@ import dagster as dg
 POOL = "gpu"
 """Pool of what trains or predicts; `dagster instance concurrency set gpu 1` lets one run at a time."""
 
+INTAKE_POOL = "intake"
+"""Pool of what takes batches in and prepares them."""
+
 DATA = ("raw_cases", "prepared_cases", "dataset", "splits")
 RESULTS = ("leaderboard", "champion", "monitoring", "predictions", "experiments", "report")
 PER_PROGRAM = (*DATA, *RESULTS)

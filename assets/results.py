@@ -4,15 +4,14 @@ The leaderboard's data version covers all evaluations, so that what reads them d
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import dagster as dg
 
-from assets import batch_content, keys, versions
+from assets import keys, versions
 from assets.checks import blocking, informing
-from assets.factory import attributes, batches, logged, materialized, several_batches_in_a_run
-from med_assets.cli import stages
+from assets.factory import attributes, batches, run_stage, several_batches_in_a_run
 from med_assets.evaluation.analysis import Analysis
+from med_assets.launch.stages import Stage
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
 
@@ -29,8 +28,10 @@ def leaderboard(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition
         ),
         deps=[keys.experiment_key(program, name, "evaluation") for name in experiments],
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        return materialized(context, stages.leaderboard(workspace.open(), program))
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return run_stage(context, workspace, launcher, Stage.LEADERBOARD)
 
     return asset
 
@@ -56,17 +57,10 @@ def champion(program: str) -> dg.AssetsDefinition:
             informing("challenger_accepted", key, "The gate did not refuse the last challenger."),
         ],
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.promotion.checks import challenger_accepted, champion_regression
-
-        ws = workspace.open()
-        result = stages.champion(ws, program)
-        return materialized(
-            context,
-            result,
-            champion_regression=champion_regression(ws, program),
-            challenger_accepted=challenger_accepted(ws, program),
-        )
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return run_stage(context, workspace, launcher, Stage.CHAMPION)
 
     return asset
 
@@ -95,12 +89,7 @@ def monitoring(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        from med_assets.monitoring.checks import drift, in_control
-
-        ws = workspace.open()
-        with logged(context):
-            result = stages.monitor(ws, program, batches(context), partial(launcher.run, context))
-        return materialized(context, result, in_control=in_control(ws, program), drift=drift(ws, program))
+        return run_stage(context, workspace, launcher, Stage.MONITORING, batches(context))
 
     return asset
 
@@ -125,8 +114,7 @@ def predictions(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        launch = partial(launcher.run, context)
-        return materialized(context, stages.predictions(workspace.open(), program, batches(context), launch))
+        return run_stage(context, workspace, launcher, Stage.PREDICTIONS, batches(context))
 
     return asset
 
@@ -152,11 +140,7 @@ def screening(program: str) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
-        ws, launch = workspace.open(), partial(launcher.run, context)
-        read = batch_content.read(ws, program, "prepared_cases")
-        with logged(context):
-            result = stages.screening(ws, program, launch=launch)
-        return materialized(context, result, read)
+        return run_stage(context, workspace, launcher, Stage.SCREENING, read=["prepared_cases"])
 
     return asset
 
@@ -175,8 +159,10 @@ def analysis(program: str, chosen: Analysis, experiments: Sequence[str]) -> dg.A
         deps=[dg.AssetKey([program, *parts]) for parts in chosen.inputs(experiments)],
         pool=keys.POOL if chosen.expensive else None,
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        return materialized(context, stages.analyse(workspace.open(), program, chosen.name))
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return run_stage(context, workspace, launcher, Stage.ANALYSE, [chosen.name])
 
     return asset
 
@@ -194,8 +180,10 @@ def experiments(program: str) -> dg.AssetsDefinition:
         ),
         deps=[keys.key(program, "splits"), keys.key(program, "leaderboard"), keys.key(program, "champion")],
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        return materialized(context, stages.experiments(workspace.open(), program))
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return run_stage(context, workspace, launcher, Stage.EXPERIMENTS)
 
     return asset
 
@@ -217,12 +205,9 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
             blocking("synthetic_report", key, "No synthetic case had a part in a report that is not marked synthetic.")
         ],
     )
-    def asset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from med_assets.reporting.checks import synthetic_report
-
-        ws = workspace.open()
-        shown = batch_content.read(ws, program, "monitoring")
-        result = stages.report(ws, program)
-        return materialized(context, result, shown, synthetic_report=synthetic_report(ws, program))
+    def asset(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
+    ) -> dg.MaterializeResult:
+        return run_stage(context, workspace, launcher, Stage.REPORT, read=["monitoring"])
 
     return asset

@@ -11,7 +11,7 @@ from med_assets import program, records
 from med_assets.deidentification.keys import MIN_KEY_CHARS, key_weakness, published
 from med_assets.errors import ConfigurationError
 from med_assets.landing.folder import Landing, LocalLanding
-from med_assets.launch.configuration import LAUNCHERS
+from med_assets.launch.configuration import IN_PROCESS, LAUNCHERS
 from med_assets.storage.artifacts import ArtifactStore, LocalStore
 from med_assets.storage.lake import Lake
 from med_assets.storage.names import DEIDENTIFICATION
@@ -67,6 +67,8 @@ class Settings:
     deidentification: str = "strict"
     """One of DEIDENTIFICATION, for programs that have no setting of their own."""
     launcher: str = "local"
+    stage_launcher: str = IN_PROCESS
+    """Launcher of the stages of the graph, for programs and stages that name none themselves."""
     landing_location: Location | None = None
     """Bucket and prefix of the landing zone, if it is not the folder `landing`."""
     store_location: Location | None = None
@@ -93,6 +95,16 @@ class Settings:
         """The profile of de-identification of a program, one of DEIDENTIFICATION. Raises ConfigurationError."""
         chosen = self.option(program, "deidentification", self.deidentification)
         return _one_of(f"MED_ASSETS_{program}_DEIDENTIFICATION".upper(), chosen, DEIDENTIFICATION)
+
+    def stage_launcher_of(self, program: str) -> str:
+        """The launcher of a program's stages, or `in_process`. Raises ConfigurationError."""
+        chosen = self.option(program, "stage_launcher", self.stage_launcher)
+        return _one_of(f"MED_ASSETS_{program}_STAGE_LAUNCHER".upper(), chosen, (IN_PROCESS, *LAUNCHERS))
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the stages that run in another process; each has one named by its id."""
+        return self.home / "tmp" / "runs"
 
     @cached_property
     def store(self) -> ArtifactStore:
@@ -239,6 +251,7 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "profile": environ.get("MED_ASSETS_PROFILE", "full"),
         "settle_s": float(environ.get("MED_ASSETS_SETTLE_S", "30")),
         "launcher": choice("MED_ASSETS_LAUNCHER", "local", LAUNCHERS),
+        "stage_launcher": choice("MED_ASSETS_STAGE_LAUNCHER", IN_PROCESS, (IN_PROCESS, *LAUNCHERS)),
         "ocr": choice("MED_ASSETS_OCR", "off", OCR_POLICIES),
         "deidentification": choice("MED_ASSETS_DEIDENTIFICATION", "strict", DEIDENTIFICATION),
         "options": {

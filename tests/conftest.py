@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and DRILL_FIXTURES & set(item.fixturenames):
             item.add_marker("drill")
     items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("drill")))
+
+
+@pytest.fixture(scope="module")
+def forked_commands() -> Iterator[None]:
+    """Processes of `med_assets.cli` that tests start are forked from a parent that has imported what stages use."""
+    from tests.docs_blocks import PRELOADED as COMMANDS
+
+    before = os.environ.get(preloaded.VARIABLE)
+    with preloaded.parents(COMMANDS, os.environ) as found:
+        os.environ.update(found)
+        yield
+    if before is not None:
+        os.environ[preloaded.VARIABLE] = before
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import sys
 import click
 
 from med_assets import __version__
-from med_assets.cli import bundles, cases, data, network, operations, results, store
+from med_assets.cli import bundles, cases, data, network, operations, results, running, store
 from med_assets.cli.commands import perhaps
 from med_assets.storage.names import escaped
 
@@ -15,6 +15,7 @@ SECTIONS = (
     network.SECTION,
     bundles.SECTION,
     results.SECTION,
+    running.SECTION,
     cases.SECTION,
     store.SECTION,
     operations.SECTION,

@@ -80,11 +80,15 @@ def promote(program: str, experiment: str | None) -> int:
     Fails when the one that was named is refused.
     """
     result = stages.champion(workspace(), program, experiment)
-    decision = result.summary["decision"]
+    show_champion(result)
+    return int(experiment is not None and bool(result.summary["decision"]["refused"]))
+
+
+def show_champion(result: stages.StageResult) -> None:
+    """Print the champion and the gate's decisions."""
     print(f"champion: {result.summary['champion'] or 'none'} ({result.summary['checkpoint'] or '-'})")
-    print(f"decision: {decision['reason']}")
+    print(f"decision: {result.summary['decision']['reason']}")
     print(table(result.tables["decisions"]))
-    return int(experiment is not None and bool(decision["refused"]))
 
 
 @SECTION.command()

@@ -13,6 +13,8 @@ from med_assets import program
 from med_assets.errors import ConfigurationError
 from med_assets.experiments.configuration import names
 from med_assets.experiments.parts import Settings
+from med_assets.launch.configuration import StageLaunch
+from med_assets.launch.stages import Stage
 from med_assets.preparation.audit import AuditPolicy
 
 
@@ -278,6 +280,12 @@ class Cohort(Settings):
     )
 
 
+class StagePolicy(Settings):
+    """How one stage of the graph runs."""
+
+    launch: StageLaunch = Field(default_factory=StageLaunch, description="where it runs and what it asks for")
+
+
 class Policies(Settings):
     """All sections of `_program.yaml`. Splits are read with the dataset."""
 
@@ -295,6 +303,9 @@ class Policies(Settings):
         default=None, description="the learning curve that is an asset of the program; none unless given"
     )
     demo: Cohort | None = Field(default=None, description="the synthetic patients of `make demo`")
+    stages: dict[Stage, StagePolicy] = Field(
+        default_factory=dict, description="how stages of the graph run, by stage; as the settings say unless given"
+    )
 
 
 def _window(text: str) -> tuple[time, time]:

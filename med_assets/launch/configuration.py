@@ -18,6 +18,9 @@ LAUNCHERS = {
 }
 """Launchers by name: module and class. A class is imported when it is first needed."""
 
+IN_PROCESS = "in_process"
+"""In place of a launcher: a stage runs in the process that asks for it."""
+
 
 def launcher_class(name: str) -> type[Launcher]:
     """Return a registered launcher. Raises ConfigurationError for a name that is not registered."""
@@ -52,9 +55,14 @@ class Launch(BaseModel):
     @field_validator("launcher")
     @classmethod
     def _is_registered(cls, name: str | None) -> str | None:
-        if name is not None and name not in LAUNCHERS:
-            raise ValueError(f"expected a launcher of {', '.join(LAUNCHERS)}, got {name!r}")
+        if name is not None and name not in (known := cls.known()):
+            raise ValueError(f"expected a launcher of {', '.join(known)}, got {name!r}")
         return name
+
+    @classmethod
+    def known(cls) -> tuple[str, ...]:
+        """Names that `launcher` may have."""
+        return tuple(LAUNCHERS)
 
     @model_validator(mode="before")
     @classmethod
@@ -83,6 +91,19 @@ class Launch(BaseModel):
             raise ConfigurationError(str(error)) from error
 
 
+class StageLaunch(Launch):
+    """Where a stage of the graph runs and what it asks for: `stages.STAGE.launch` of `_program.yaml`. It changes no result either."""
+
+    launcher: str | None = Field(
+        default=None,
+        description="name of the launcher, or in_process; none takes MED_ASSETS_STAGE_LAUNCHER",
+    )
+
+    @classmethod
+    def known(cls) -> tuple[str, ...]:
+        return (IN_PROCESS, *LAUNCHERS)
+
+
 def _configuration(name: str, given: Mapping[str, Any]) -> Configuration:
     """What a launcher takes of given fields. Raises ValueError that names the field."""
     fields = launcher_class(name).configuration_type.model_fields
@@ -104,27 +125,46 @@ def launch_of(job: Path) -> Launch:
 
 def build(name: str, job: Path) -> Launcher:
     """The launcher of this name, configured as a job asks for it. Raises ConfigurationError."""
-    return launcher_class(name)(launch_of(job).configuration(name))
+    return configured(name, launch_of(job))
+
+
+def configured(name: str, launch: Launch) -> Launcher:
+    """The launcher of this name, configured by a section. Raises ConfigurationError."""
+    return launcher_class(name)(launch.configuration(name))
+
+
+def running(job: Path, launch: Launch) -> Launcher | None:
+    """The launcher by whose record in its folder a job runs, None where there is none. Raises LaunchFailed where it can't be known."""
+    for name in LAUNCHERS:
+        if (job / launcher_class(name).record).is_file() and (launcher := configured(name, launch)).find(
+            job
+        ) is not None:
+            return launcher
+    return None
 
 
 def choose(job: Path, default: str, asked: str | None = None) -> Launcher:
     """The launcher of a job: the one where it runs already, else `asked`, else its experiment's, else `default`.
 
-    Raises ConfigurationError for a name that is not registered, and LaunchFailed where it can't be known whether the job runs.
+    Raises ConfigurationError for a name that is not registered or whose jobs see no folder of this machine, and LaunchFailed where it
+    can't be known whether the job runs.
     """
-    for name in LAUNCHERS:
-        if (job / launcher_class(name).record).is_file() and (launcher := build(name, job)).find(job) is not None:
-            return launcher
-    return build(asked or launch_of(job).launcher or default, job)
+    launch = launch_of(job)
+    if (launcher := running(job, launch)) is not None:
+        return launcher
+    name = asked or launch.launcher or default
+    launcher = configured(name, launch)
+    if not launcher.shares_folder:
+        raise ConfigurationError(
+            f"expected a launcher whose jobs see the folders of this machine, got {name}, which runs whole stages: set "
+            f"MED_ASSETS_STAGE_LAUNCHER={name}, or use `med-assets run STAGE ... --launcher {name}`"
+        )
+    return launcher
 
 
 def runs(job: Path) -> bool:
     """Whether any launcher runs the job, or it can't be known."""
-    for name in LAUNCHERS:
-        if (job / launcher_class(name).record).is_file():
-            try:
-                if build(name, job).find(job) is not None:
-                    return True
-            except (LaunchFailed, ConfigurationError):
-                return True
-    return False
+    try:
+        return running(job, launch_of(job)) is not None
+    except (LaunchFailed, ConfigurationError):
+        return True

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +86,12 @@ def follow(
     poll_s: float = 1.0,
     *,
     anew: bool = False,
+    refresh: Callable[[bool], None] = lambda last: None,
 ) -> Generator[Event]:
     """Submit or find a job and yield its events until it ends; `poll_s` is the time between two polls, s.
 
-    A job that has a result is not started, unless `anew` says that its command begins by putting that aside.
+    A job that has a result is not started, unless `anew` says that its command begins by putting that aside. `refresh` is called before each
+    poll, to fetch what the job wrote elsewhere into its folder, and with True once the job has ended.
     Whoever stops listening leaves the job running; called again, it follows the same job. Raises LaunchFailed when it can't be submitted.
     """
     if (job / RESULT).is_file() and not anew:
@@ -100,6 +102,7 @@ def follow(
     yield Submitted(handle)
     message = ""
     while True:
+        refresh(False)
         state = launcher.state(handle)
         if state.message != message:
             message = state.message
@@ -108,6 +111,8 @@ def follow(
         if state.phase is not Phase.RUNNING:
             break
         time.sleep(poll_s)
+    refresh(True)
+    yield from progress.new()
     yield Finished(state) if (job / RESULT).is_file() else Unfinished(state, jobs.tail(job))
 
 
@@ -196,11 +201,11 @@ def finish(
                         raise LaunchFailed(f"{event.state.message}; the end of its log:\n{event.log}")
         except KeyboardInterrupt:
             if handle is not None:
-                _interrupted(launcher, handle, poll_s)
+                end_interrupted(launcher, handle, poll_s)
             raise
 
 
-def _interrupted(launcher: Launcher, handle: Handle, poll_s: float) -> None:
+def end_interrupted(launcher: Launcher, handle: Handle, poll_s: float = 1.0) -> None:
     """Cancel and wait for the end of a job that ends with the command that started it; of others say that they go on."""
     if not (launcher.cancelled_by_ctrl_c and handle.started_here):
         print(f"{handle.title} goes on; the same command follows it again", file=sys.stderr)

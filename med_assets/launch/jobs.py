@@ -40,6 +40,7 @@ class Kind(StrEnum):
 
     TRAINING = "training"
     PREDICTION = "prediction"
+    STAGE = "stage"
 
 
 def kind(job: Path) -> Kind:

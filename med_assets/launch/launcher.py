@@ -67,6 +67,8 @@ class Launcher(ABC):
     """Whether Ctrl-C on the command line cancels the job that this command started; else it goes on."""
     starts_anew: ClassVar[bool] = False
     """Whether a command may say that it must start anew. Not where a requeued job runs the same command again."""
+    passes_secrets: ClassVar[bool] = False
+    """Whether `env` goes from one process of this user to the next and is kept nowhere, so that a stage finds its secrets in it."""
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import psutil
 
 from med_assets.launch import launcher
-from med_assets.launch.jobs import LOCK, LOG, RESULT, kind
+from med_assets.launch.jobs import LOCK, LOG, RESULT, Kind, kind
 from med_assets.launch.launcher import Handle, Phase, State
 from med_assets.storage import preloaded
 from med_assets.storage.files import write_json
@@ -57,6 +57,7 @@ class LocalLauncher(launcher.Launcher):
     record: ClassVar[str] = PROCESS
     cancelled_by_ctrl_c: ClassVar[bool] = True
     starts_anew: ClassVar[bool] = True
+    passes_secrets: ClassVar[bool] = True
 
     def __init__(self, configuration: launcher.Configuration | None = None) -> None:
         super().__init__(configuration or Configuration())
@@ -86,8 +87,9 @@ class LocalLauncher(launcher.Launcher):
         if (handle.job / RESULT).is_file():
             return State(Phase.ENDED, f"the {kind(handle.job)} {handle.title} has ended")
         code = child.returncode if child else None
-        # Lightning itself answers SIGTERM by leaving with 0.
-        if code is None or code <= 0 or code == status.REQUEUE:
+        # Lightning itself answers SIGTERM by leaving with 0, a command that is still importing with the number of the signal.
+        stopped = code is not None and code > status.SIGNALLED and kind(handle.job) is Kind.STAGE
+        if code is None or code <= 0 or code == status.REQUEUE or stopped:
             return State(Phase.RESUMABLE, f"the {kind(handle.job)} process was killed or asked to stop")
         return State(Phase.ENDED, f"the {kind(handle.job)} process ended with exit code {code} and no result")
 

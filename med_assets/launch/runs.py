@@ -14,8 +14,8 @@ from med_assets.settings import Settings
 from med_assets.storage.files import read_json
 from med_assets.storage.provenance import DIRTY
 
-PLACES = ("_LANDING", "_STORE", "_HOME", "_CONF")
-"""Ends of variables that say where things are: another place is the same training, and a place is nobody's business."""
+PLACES = ("_LANDING", "_STORE", "_HOME", "_CONF", "_LAUNCHER")
+"""Ends of variables that say where things are or run: another place is the same training, and a place is nobody's business."""
 
 
 def variables(ws: Settings, program_name: str) -> dict[str, str]:
