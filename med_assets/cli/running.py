@@ -11,9 +11,12 @@ import click
 
 from med_assets.cli.commands import Section, Value, launch, program, show, show_tables, table, workspace
 from med_assets.cli.results import show_champion
-from med_assets.errors import MedAssetsError
+from med_assets.errors import ConfigurationError, MedAssetsError
 from med_assets.launch.stages import Stage
 from med_assets.storage import progress
+from med_assets.storage.locks import alone
+from med_assets.storage.phi_safe import outline, silence
+from med_assets.training.status import REQUEUE
 
 if TYPE_CHECKING:
     from med_assets.launch.exchange import Reporter
@@ -141,8 +144,6 @@ def _run_for(request: "Request", to: str) -> int:
     from med_assets.launch.exchange import Reporter, read_submission
     from med_assets.launch.stage_request import split_name
     from med_assets.settings import Settings
-    from med_assets.storage.phi_safe import outline
-    from med_assets.training.status import REQUEUE
 
     # Without the key: where it is missing, whoever asked should read so.
     settings = Settings.from_env()
@@ -168,10 +169,7 @@ def _run_for(request: "Request", to: str) -> int:
 
 def _perform_for(request: "Request", reporter: "Reporter") -> None:
     from med_assets.cli.stage_work import perform
-    from med_assets.errors import ConfigurationError
     from med_assets.launch.stage_request import Basis
-    from med_assets.storage.locks import alone
-    from med_assets.storage.phi_safe import silence
 
     asked, ws = reporter.asked, workspace()
     if asked.request != request:

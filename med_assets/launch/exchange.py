@@ -33,6 +33,8 @@ from med_assets.launch.stage_request import Asked
 from med_assets.storage.files import replacing, write_json, write_text
 from med_assets.storage.outcome_files import read_error, read_outcome, write_error, write_outcome
 from med_assets.storage.result import StageOutcome
+from med_assets.storage.s3 import bucket
+from med_assets.storage.s3.bucket import Location, in_words
 
 if TYPE_CHECKING:
     from med_assets.settings import Settings
@@ -46,7 +48,7 @@ LOG_S = 2.0
 """Least time between two pieces of a log, s."""
 
 SILENT_S = 10 * HEARTBEAT_S
-"""A process without a heartbeat for so long is said to be silent, s; nothing else follows from it."""
+"""A process without a heartbeat for so long counts as silent, s; nothing else follows from it."""
 
 
 class Objects:
@@ -57,9 +59,6 @@ class Objects:
 
     @cached_property
     def _at(self) -> tuple[Any, Any]:
-        from med_assets.storage.s3 import bucket
-        from med_assets.storage.s3.bucket import Location
-
         home = self._ws.store_location
         if home is None:
             raise ConfigurationError(
@@ -83,8 +82,6 @@ class Objects:
 
     def remove(self, names: list[str]) -> None:
         """Remove objects, those that are not there too. Raises RemoteFailed."""
-        from med_assets.storage.s3.bucket import in_words
-
         client, at = self._at
         with in_words("removing from the bucket"):
             for name in names:

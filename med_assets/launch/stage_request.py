@@ -154,7 +154,7 @@ class Asked:
     token: str
     basis: Basis
     inputs: str = ""
-    """Version of what it reads, as whoever asked knows it; empty where it was not said."""
+    """Version of what it reads, as whoever asked knows it; empty where nobody knows."""
     through_bucket: bool = False
     """Whether log and result go through the bucket of the home, or lie in the folder that both sides see."""
 

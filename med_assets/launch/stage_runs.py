@@ -2,7 +2,7 @@
 
 A stage has an id made of what is asked (`stage_request`), so that whoever asks for the same finds it while it runs. A stage that was
 killed is asked for again: all stages reuse what is there. The result of a submission counts for those who asked while it ran and
-said the same about what it reads; who asks later gets a new one, since people decide things in between that no id has.
+knew of the same version of what it reads; who asks later gets a new one, since people decide things in between that no id has.
 
 dagster-k8s's Pipes client (dagster-k8s, Apache-2.0) was read again and not taken, nor dagster-slurm (1.22). Both need a Dagster run at one end for as
 long as the stage takes: their messages are read by the run that started it, so that a run which died leaves a job that

@@ -3,6 +3,7 @@
 Reading them back gives an equal outcome, with every number of the same type, and executes nothing.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -207,16 +208,12 @@ def _write_frame(frame: "pd.DataFrame", path: Path) -> dict[str, Any]:
 
 
 def _texts(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    import json
-
     import pandas as pd
 
     return pd.Series([json.dumps(encode(item)) for item in column], dtype="str")
 
 
 def _read_frame(path: Path, written: Mapping[str, Any]) -> "pd.DataFrame":
-    import json
-
     import pandas as pd
 
     stored = pd.read_parquet(path)

@@ -148,7 +148,7 @@ def test_a_job_that_runs_is_followed_and_asked_for_anew_where_it_read_other_inpu
         pytest.skip("the job ended before it was found")
     assert started == ([False] if inputs == "the same" else [False, True])
     assert outcome.result.counts["new"] == int(inputs == "the same")
-    for child in first._children.values():  # type: ignore[attr-defined]
+    for child in first._children.values():  # type: ignore[attr-defined]  # of the local launcher
         child.wait(10)
 
 
