@@ -129,8 +129,8 @@ def _run(ws: Workspace, names: Sequence[str]) -> None:
     _only_a_demo(ws)
     with instance_of(ws) as instance:
         # No GPU is used and all cases are small, so two programs need not wait for each other.
-        for pool in (keys.POOL, keys.INTAKE_POOL):
-            instance.event_log_storage.set_concurrency_slots(pool, side_by_side)
+        for name in (keys.POOL, keys.INTAKE_POOL):
+            instance.event_log_storage.set_concurrency_slots(name, side_by_side)
     with ThreadPoolExecutor(side_by_side) as pool:
         failed = [
             name for name, status in zip(names, pool.map(partial(_materialize, ws), names), strict=True) if status

@@ -222,8 +222,8 @@ def _sent(reporter: "Reporter") -> Iterator[None]:
     root = logging.getLogger()
     before = root.handlers[:]
     with ExitStack() as stack:
-        stack.enter_context(redirect_stderr(err))  # type: ignore[type-var]  # a text stream without a file
-        stack.enter_context(redirect_stdout(_Copied(sys.stdout, reporter)))  # type: ignore[type-var]  # as above
+        stack.enter_context(redirect_stderr(err))
+        stack.enter_context(redirect_stdout(_Copied(sys.stdout, reporter)))
         root.handlers[:] = [handler]
         try:
             yield
