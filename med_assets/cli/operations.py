@@ -1,14 +1,29 @@
 """Commands of operations: backup, restore, share."""
 
+
+@SECTION.command()
+"""Commands of operations: backup, restore, metrics."""
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from med_assets.cli.commands import Section, Value, table, workspace
+from med_assets.cli.commands import Section, Value, table
 from med_assets.storage import names
 
+if TYPE_CHECKING:
+    from med_assets.settings import Settings
+
 SECTION = Section("Operations")
+
+
+def _home() -> "Settings":
+    """The home that the environment names; none of these commands needs its key."""
+    from med_assets.settings import Settings
+
+    return Settings.from_env()
+
 
 BACKUP = Value("NAME", names.BACKUP.check)
 
@@ -40,7 +55,7 @@ def backup(place: str, verify: bool, without_dagster: bool) -> int:
             return 1
         print(f"all {len(found)} backups can be read back as they were written; the last is {found[-1].name}")
         return 0
-    made = backups.make(workspace(), to, with_dagster=not without_dagster)
+    made = backups.make(_home(), to, with_dagster=not without_dagster)
     one = made.backup
     print(
         f"backup {one.name}: {one.n_artifacts} artifacts and {one.n_files} files, {one.bytes / 1e6:.1f} MB; copied {made.n_copied}, "
@@ -78,7 +93,7 @@ def restore(place: str, backup: str | None, listed: bool) -> None:
         ]
         print(table(rows))
         return
-    restored = restore_home(workspace(), source, backup)
+    restored = restore_home(_home(), source, backup)
     one = restored.backup
     print(f"restored {one.name}: {one.n_artifacts} artifacts and {one.n_files} files, {one.bytes / 1e6:.1f} MB")
     if restored.dump is not None:
@@ -99,7 +114,7 @@ def share(yes: bool) -> None:
     """
     from med_assets.operations import sharing
 
-    ws = workspace()
+    ws = _home()
     parts = sharing.share(ws, dry_run=not yes)
     rows = [
         {
@@ -116,3 +131,30 @@ def share(yes: bool) -> None:
         print(f"{ws.store_location} holds this home now; give the same MED_ASSETS_STORE on each machine")
     else:
         print("nothing was copied; --yes copies it")
+
+
+@SECTION.command()
+@click.option("--host", type=Value("HOST"), default="127.0.0.1", help="address to bind to")
+@click.option("--port", type=Value("PORT", int), default=9464, help="0 for any that is free")
+@click.option(
+    "--dagster",
+    type=Value("URL"),
+    default="http://127.0.0.1:3000",
+    help="Dagster's webserver, asked for its runs; '' for none",
+)
+@click.option("--once", is_flag=True, help="print the metrics, and end")
+def metrics(host: str, port: int, dagster: str, once: bool) -> None:
+    """Answer GET /metrics in the text format of Prometheus: batches, cases, quarantine, trainings, disks, GPUs and runs of Dagster.
+
+    Labels are names of programs, experiments, reasons and states, and none that identifies a person.
+    """
+    from med_assets.operations.metrics import Collector
+    from med_assets.storage.exposition import text
+
+    collector = Collector(_home(), dagster)
+    if once:
+        print(text(collector.families()), end="")
+        return
+    from med_assets.operations.metrics_server import serve
+
+    serve(collector, host, port)

@@ -17,6 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from med_assets import __version__
+from med_assets.deidentification.audit_trail import LOCK
+from med_assets.deidentification.chain import FOLDER as TRAIL
+from med_assets.deidentification.chain import HEAD, WAITING, chain_of
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing, ConfigurationError
 from med_assets.experiments.weights import FOLDER as WEIGHTS
 from med_assets.operations import integrity
@@ -24,9 +27,11 @@ from med_assets.operations.dagster_records import collect, dagster_home
 from med_assets.operations.destination import DAMAGED, SHA256, Destination, damaged
 from med_assets.settings import Settings
 from med_assets.storage import names
-from med_assets.storage.files import canonical_json, digest, file_sha256, walk
-from med_assets.storage.locks import alone
+from med_assets.storage.files import canonical_json, digest, file_sha256, walk, write_json
+from med_assets.storage.locks import alone, alone_here
 from med_assets.storage.progress import bar as progress_bar
+from med_assets.storage.s3 import shared_files
+from med_assets.storage.s3.lake import S3Lake
 from med_assets.storage.scratch import scratch
 from med_assets.storage.snapshot import snapshot
 
@@ -37,7 +42,7 @@ T = TypeVar("T")
 
 FORMAT = 1
 
-AT_ONE_MOMENT = ("lake", "audit")
+AT_ONE_MOMENT = ("lake", TRAIL)
 AFTERWARDS = ("reports", "predictions", WEIGHTS)
 SETTINGS = ("network.yaml",)
 """What a person put into the home and is no secret."""
@@ -145,9 +150,10 @@ def make(ws: Settings, place: Destination, *, with_dagster: bool = True) -> Made
         # Dagster first: where it knows less than the tables it asks for work that is there already; more, and it would not ask.
         records = dagster_home(ws.home)
         left_out = collect(records, copy / DAGSTER) if with_dagster else ["Dagster's records, as asked for"]
-        snapshot({part: ws.home / part for part in AT_ONE_MOMENT}, copy)
+        _tables_and_trail(ws, copy)
         known = _known_artifacts(place) if not copies.lost else {}
-        artifacts, bad, missing = _artifacts(ws, replace(ws, home=copy), copies, known)
+        artifacts, bad, missing = _artifacts(ws, replace(ws, home=copy, store_location=None), copies, known)
+        _pull(ws)
         snapshot({part: ws.home / part for part in AFTERWARDS}, copy)
         for part in SETTINGS:
             if (ws.home / part).is_file():
@@ -167,6 +173,34 @@ def make(ws: Settings, place: Destination, *, with_dagster: bool = True) -> Made
         place.write(DAMAGED, json.dumps(sorted(copies.lost - copies.there)))
     place.write(name, json.dumps({**body, "hash": digest(body)}, indent=1))
     return Made(backup, copies.n, copies.bytes, (*left_out, *_left_out(ws)))
+
+
+def _tables_and_trail(ws: Settings, copy: Path) -> None:
+    """Put tables and audit trail, as they are at one moment, below a folder as a home of one machine has them."""
+    if not isinstance(ws.lake, S3Lake):
+        snapshot({part: ws.home / part for part in AT_ONE_MOMENT}, copy)
+        return
+    with alone(ws, LOCK):  # of entries and their rows
+        ws.lake.refresh()
+        tables, chain = ws.lake.snapshot(), chain_of(ws)
+        paths, head, waiting = chain.paths(anew=True), chain.head(), chain.waiting()
+        trail = copy / TRAIL
+        trail.mkdir()
+        for path in paths:
+            shutil.copyfile(path, trail / path.name)
+        for name, content in ((HEAD, head), (WAITING, waiting)):
+            if content:
+                write_json(trail / name, content)
+    tables.copy_to(copy / "lake")
+
+
+def _pull(ws: Settings) -> None:
+    """Bring reports and exported predictions of all machines of a shared home here."""
+    for files in (shared_files.reports(ws), shared_files.predictions(ws)):
+        if files is not None:
+            with alone_here(ws, shared_files.LOCK):
+                for group in files.groups():
+                    files.pull(group)
 
 
 def _left_out(ws: Settings) -> Iterator[str]:

@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from med_assets.errors import DiskFull, MedAssetsError
 from med_assets.serving.binding import LOCAL_NAMES, is_addressed_to
-from med_assets.serving.metrics import CONTENT_TYPE
 from med_assets.serving.model import LOADING, NotReady
 from med_assets.serving.service import ARCHIVE, POLL_S, Answer, Busy, Service, Visit, refusal
 from med_assets.serving.uploads import HEAD_BYTES, suffix_of
+from med_assets.storage.exposition import CONTENT_TYPE
 
 OPEN_PATHS = ("/health", "/ready")
 """Paths that need no token: they say nothing of a case."""

@@ -1,24 +1,15 @@
-"""Counts of a server in the text format of Prometheus; no label has a value that a client chose."""
+"""Counts of a server for Prometheus; no label has a value that a client chose."""
 
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from med_assets.storage.exposition import Family, Kind, Sample, text
 
 BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Upper bounds of the histogram of seconds."""
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """A value of now: its name, what it means, and its labels."""
-
-    name: str
-    meaning: str
-    value: float
-    labels: Mapping[str, str] = field(default_factory=dict)
+PREFIX = "med_assets_serve_"
 
 
 class Metrics:
@@ -59,12 +50,12 @@ class Metrics:
         with self._lock:
             return self._seconds / self._n if self._n else None
 
-    def text(self, gauges: Sequence[Gauge]) -> str:
+    def text(self, gauges: Sequence[Family]) -> str:
         """All counts, and these values of now."""
         with self._lock:
-            return "".join(f"{line}\n" for line in self._lines(gauges))
+            return text([*self._families(), *gauges])
 
-    def _lines(self, gauges: Sequence[Gauge]) -> Iterator[str]:
+    def _families(self) -> Iterator[Family]:
         counters: Sequence[tuple[str, str, Mapping[str, float], str]] = (
             ("answers_total", "answers to predictions by HTTP status", self._answers, "status"),
             ("cases_total", "cases in uploads by what came of them", self._cases, "status"),
@@ -73,26 +64,16 @@ class Metrics:
             ("model_load_failures_total", "models that could not be loaded", {"": self._failed_loads}, ""),
         )
         for name, meaning, values, label in counters:
-            yield from _head(name, meaning, "counter")
-            for key, value in sorted(values.items()):
-                yield _sample(name, value, {label: key} if label else {})
-        name = "prediction_seconds"
-        yield from _head(name, "seconds from reading an upload to its result, without those of waiting", "histogram")
-        for top, n in zip(BUCKETS_S, self._buckets, strict=True):
-            yield _sample(f"{name}_bucket", n, {"le": f"{top:g}"})
-        yield _sample(f"{name}_bucket", self._n, {"le": "+Inf"})
-        yield _sample(f"{name}_sum", self._seconds)
-        yield _sample(f"{name}_count", self._n)
-        for gauge in gauges:
-            yield from _head(gauge.name, gauge.meaning, "gauge")
-            yield _sample(gauge.name, gauge.value, gauge.labels)
-
-
-def _head(name: str, meaning: str, kind: str) -> Iterator[str]:
-    yield f"# HELP med_assets_serve_{name} {meaning}"
-    yield f"# TYPE med_assets_serve_{name} {kind}"
-
-
-def _sample(name: str, value: float, labels: Mapping[str, str] | None = None) -> str:
-    pairs = ",".join(f'{label}="{text}"' for label, text in (labels or {}).items())
-    return f"med_assets_serve_{name}{f'{{{pairs}}}' if pairs else ''} {value:g}"
+            samples = tuple(Sample(value, {label: key} if label else {}) for key, value in sorted(values.items()))
+            yield Family(f"{PREFIX}{name}", meaning, samples, Kind.COUNTER)
+        buckets = [(f"{top:g}", n) for top, n in zip(BUCKETS_S, self._buckets, strict=True)]
+        yield Family(
+            f"{PREFIX}prediction_seconds",
+            "seconds from reading an upload to its result, without those of waiting",
+            (
+                *(Sample(n, {"le": top}, "_bucket") for top, n in [*buckets, ("+Inf", self._n)]),
+                Sample(self._seconds, suffix="_sum"),
+                Sample(self._n, suffix="_count"),
+            ),
+            Kind.HISTOGRAM,
+        )

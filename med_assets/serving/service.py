@@ -16,9 +16,10 @@ from pathlib import Path
 from med_assets.evaluation.predict_folder import LoadedModel, Outcome, predict_cases, write_files
 from med_assets.intake.reader import start_ahead
 from med_assets.preparation.expectations import import_ahead
-from med_assets.serving.metrics import Gauge, Metrics
+from med_assets.serving.metrics import PREFIX, Metrics
 from med_assets.serving.model import ChampionModel
 from med_assets.settings import Workspace
+from med_assets.storage.exposition import Family, Sample, gauge
 from med_assets.storage.files import write_json
 from med_assets.storage.scratch import scratch
 
@@ -201,17 +202,18 @@ class Service:
         shutil.rmtree(out)
         return Answer(model.experiment, model.checkpoint, outcomes, text, archive)
 
-    def gauges(self) -> list[Gauge]:
+    def gauges(self) -> list[Family]:
         """The values of now."""
         loaded = self.model.loaded
-        found = [
-            Gauge("ready", "1 where the champion is loaded", float(loaded is not None)),
-            Gauge("places_taken", "uploads that are received, wait, are predicted or answered", self._places),
-            Gauge("places", "uploads that may be here at a time", self.limits.waiting + 1),
-        ]
+        values = (
+            ("ready", "1 where the champion is loaded", float(loaded is not None)),
+            ("places_taken", "uploads that are received, wait, are predicted or answered", self._places),
+            ("places", "uploads that may be here at a time", self.limits.waiting + 1),
+        )
+        found = [gauge(f"{PREFIX}{name}", meaning, value) for name, meaning, value in values]
         if loaded is not None:
             labels = {"program": self.program, "experiment": loaded.experiment, "checkpoint": loaded.checkpoint}
-            found.append(Gauge("model_info", "the model that predicts", 1, labels))
+            found.append(Family(f"{PREFIX}model_info", "the model that predicts", (Sample(1, labels),)))
         return found
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -149,6 +150,18 @@ class S3Lake(Lake):
         with replacing(path, durable=False) as temporary:
             temporary.write_bytes(self._path_of(part).read_bytes())
         return path
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy all partitions into a folder, as the tables of a home of one machine lie there."""
+        state = self._state()
+        wanted = [
+            (table, partition, part) for table, found in state.tables.items() for partition, part in found.parts.items()
+        ]
+        self._fetch(wanted)
+        for table, partition, part in wanted:
+            target = folder / names.TABLE.check(table) / f"{names.PARTITION.check(partition)}{SUFFIX}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._path_of(part), target)
 
     def _path_of(self, part: Part) -> Path:
         return self.folder / "data" / part.sha256[:2] / f"{part.sha256}{SUFFIX}"

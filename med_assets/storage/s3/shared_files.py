@@ -185,6 +185,14 @@ class SharedFiles:
             key, extra = self.location.key(content.object), {"Metadata": {SHA256: content.sha256}}
             manager.upload(stream, self.location.bucket, key, extra).result()
 
+    def groups(self) -> list[str]:
+        """The groups that a listing of the bucket shows, which may lack the newest."""
+        from med_assets.storage.s3.index import pages
+
+        with in_words("listing the bucket"):
+            found = [self.location.name(each.key) for each in pages(self.client, self.location, "index/")]
+        return [name.removeprefix("index/").removesuffix(".json") for name in found]
+
     def index(self, group: str) -> dict[str, Content]:
         """The files of a group as the bucket has them. Raises RemoteFailed."""
         return self._index(group)[0]
