@@ -1,8 +1,4 @@
-"""Commands of operations: backup, restore, share."""
-
-
-@SECTION.command()
-"""Commands of operations: backup, restore, metrics."""
+"""Commands of operations: backup, restore, share, metrics."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
