@@ -169,7 +169,32 @@ def _buckets() -> list[Finding]:
     return [] if findings[0].state == WARN or findings[0].subject == "settings" else findings
 
 
+def _site() -> list[Finding]:
+    """What machines that share a home need, where the settings are good and name a bucket for it."""
+    try:
+        ws = Settings.from_env()
+    except (ConfigurationError, ValueError):
+        return []
+    if ws.store_location is None:
+        return []
+    from med_assets.cli import doctor_site
+
+    try:
+        return list(doctor_site.examine(ws))
+    except ConfigurationError:  # credentials that are missing, which the bucket's findings name
+        return []
+
+
 def examine() -> list[Finding]:
     """All findings, in the order in which a person should act on them."""
     findings = [_python(), *(_package(name, BAD) for name in NEEDED), *(_package(name, WARN) for name in CODECS)]
-    return [*findings, _accelerator(), *_workspace(), *_buckets(), *_experiments(), *configurations(), _dagster_home()]
+    return [
+        *findings,
+        _accelerator(),
+        *_workspace(),
+        *_buckets(),
+        *_site(),
+        *_experiments(),
+        *configurations(),
+        _dagster_home(),
+    ]

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from med_assets.settings import Settings
-from med_assets.storage.s3 import shared_files
+from med_assets.storage.s3 import machines, shared_files
 
 if TYPE_CHECKING:
     from med_assets.dataset.stage import dataset, splits, up_to_date, withdraw
@@ -108,6 +108,7 @@ def _sharing(stage: Callable[..., Any]) -> Callable[..., Any]:
         ws, program = (*arguments, None, None)[:2]
         if not isinstance(ws, Settings) or ws.store_location is None or not isinstance(program, str):
             return stage(*arguments, **options)
+        machines.begin(ws)
         shared_files.pull(ws, program)
         result = stage(*arguments, **options)
         shared_files.push(ws, program)
