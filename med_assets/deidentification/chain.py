@@ -9,7 +9,8 @@ What an entry says, and whether it is right, `audit_trail` knows; here are bytes
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,11 +124,10 @@ class _AnyContent(Log):
 class BucketChain:
     """Objects that machines share; `folder` is a copy on this machine, which may be deleted at any time.
 
-    Raises ConfigurationError for a server without conditional writes.
+    Writing raises ConfigurationError for a server without conditional writes.
     """
 
     def __init__(self, client: Any, location: Location, folder: Path) -> None:
-        conditional.require(client, location)
         self.client, self.location, self.folder = client, location, folder
         self.log = _AnyContent(client, Location(location.bucket, location.key("log")))
         self._checked = False
@@ -145,7 +145,7 @@ class BucketChain:
 
     def _from_start(self, log: Log) -> Iterator[Entry]:
         """All entries; one that was removed does not hide those after it."""
-        known = self._number(self.head() or {})
+        known = self.number(self.head() or {})
         yield from (entry for entry in side_by_side(log.read, range(1, known + 1)) if entry is not None)
         yield from log.newer(known)
 
@@ -175,6 +175,7 @@ class BucketChain:
         write_json(self.folder / self._name(entry), self.content(entry), durable=False)
 
     def add(self, number: int, name: str, content: Mapping[str, Any]) -> bool:
+        conditional.require(self.client, self.location)
         entry, added = self.log.append(content, number)
         self._copy(entry)
         return added
@@ -184,7 +185,8 @@ class BucketChain:
         return None if found is None else _parsed(found.content)
 
     @staticmethod
-    def _number(head: Mapping[str, Any]) -> int:
+    def number(head: Mapping[str, Any]) -> int:
+        """Number of the last entry by a head."""
         number = head.get("number", 0)
         return number if isinstance(number, int) else 0
 
@@ -196,7 +198,7 @@ class BucketChain:
                 if conditional.put_new(self.client, self.location, HEAD, content) is None:
                     return
             elif (
-                self._number(_parsed(present.content)) >= self._number(head)
+                self.number(_parsed(present.content)) >= self.number(head)
                 or conditional.put_over(self.client, self.location, HEAD, content, present.etag) is not None
             ):
                 return
@@ -208,6 +210,7 @@ class BucketChain:
 
     def wait(self, content: Mapping[str, Any] | None) -> None:
         """Raises LockLost where another machine wrote since this one looked, which it does only after it took the lock over."""
+        conditional.require(self.client, self.location)
         text = NONE if content is None else canonical_json(content).encode()
         if self._waiting_etag is None:
             ours = conditional.put_new(self.client, self.location, WAITING, text) is None
@@ -233,25 +236,35 @@ def _parsed(content: bytes) -> Mapping[str, Any]:
         return {}
 
 
-def share_chain(ws: Settings) -> int:
-    """Write the chain in this machine's files into that of the bucket; returns how many entries. What was ended before goes on.
+@dataclass(frozen=True)
+class Share:
+    """The chain in this machine's files, of which the bucket has the first `n_there` entries."""
+
+    entries: Sequence[Path]
+    n_there: int
+
+
+def to_share(ws: Settings) -> Share:
+    """What `share_chain` would write. Raises ConfigurationError for the home of one machine."""
+    own, shared = _both(ws)
+    paths, head = own.paths(), shared.head()
+    return Share(paths, min(len(paths), shared.number(head)) if head else 0)
+
+
+def share_chain(ws: Settings) -> None:
+    """Write the chain in this machine's files into that of the bucket; what was ended before goes on.
 
     Raises ConfigurationError where the bucket has other entries.
     """
-    own, shared = FolderChain(ws.home / FOLDER), chain_of(ws)
-    if not isinstance(shared, BucketChain):
-        raise ConfigurationError(
-            "expected a shared home, whose MED_ASSETS_STORE names a bucket, got that of one machine"
-        )
-    log = shared.log
+    own, shared = _both(ws)
+    conditional.require(shared.client, shared.location)
 
     def write(path: Path) -> bool:
         content, number = dict(read_json(path)), int(path.stem.split("-")[0])
-        entry, added = log.append(content, number)
+        entry, added = shared.log.append(content, number)
         return added or canonical_json(shared.content(entry)) == canonical_json(content)
 
-    paths = own.paths()
-    if not all(side_by_side(write, paths)):
+    if not all(side_by_side(write, own.paths())):
         raise ConfigurationError(
             f"expected an audit trail in {shared.location} that goes on from this home's, got another one; two homes can't be one: "
             "give MED_ASSETS_STORE an empty prefix"
@@ -260,4 +273,12 @@ def share_chain(ws: Settings) -> int:
         shared.write_head(head)
     if (waiting := own.waiting()) is not None and shared.waiting() is None:
         shared.wait(waiting)
-    return len(paths)
+
+
+def _both(ws: Settings) -> tuple[FolderChain, BucketChain]:
+    shared = chain_of(ws)
+    if not isinstance(shared, BucketChain):
+        raise ConfigurationError(
+            "expected a shared home, whose MED_ASSETS_STORE names a bucket, got that of one machine"
+        )
+    return FolderChain(ws.home / FOLDER), shared

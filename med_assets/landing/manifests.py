@@ -277,17 +277,20 @@ class LoggedManifests:
                 return chosen
             time.sleep(AGAIN_S)  # another machine was first; a file server may show its entry a moment later
 
-    def share_earlier(self, program: str) -> int:
-        """Add to the log what lies in files of this machine alone; returns how many batches."""
+    def unshared(self, program: str) -> list[str]:
+        """Batches that lie in files of this machine alone."""
+        there = {one.batch for one in self.logged(program)}
+        return [one.batch for one in self.earlier.of(program) if one.batch not in there]
+
+    def share_earlier(self, program: str) -> None:
+        """Add those batches to the log."""
 
         def next_one(known: Sequence[Manifest]) -> Manifest | None:
             there = {one.batch for one in self.logged(program, -math.inf)}
             return next((one for one in self.earlier.of(program) if one.batch not in there), None)
 
-        count = 0
         while self.add(program, next_one) is not None:
-            count += 1
-        return count
+            pass
 
     def beside(self, program: str) -> Path:
         return self.earlier.beside(program)

@@ -126,7 +126,6 @@ class SharedFiles:
         *,
         whole: bool = False,
     ) -> None:
-        conditional.require(client, location)
         self.client, self.location, self.folder, self.home = client, location, folder, home
         self.group_of, self.whole = group_of, whole
 
@@ -135,6 +134,7 @@ class SharedFiles:
 
     def push(self, paths: Iterable[Path]) -> list[str]:
         """Let other machines have these files, as far as they changed since they were pushed or pulled; returns their names."""
+        conditional.require(self.client, self.location)
         by_record: dict[str, dict[str, Path]] = {}
         for path in paths:
             name = path.relative_to(self.folder).as_posix()
@@ -153,6 +153,15 @@ class SharedFiles:
             record.write()
             pushed += changed
         return pushed
+
+    def lacking(self, paths: Iterable[Path]) -> list[Path]:
+        """Those of some files that the bucket does not have as they are. Raises RemoteFailed."""
+        files = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        groups = sorted({self.group_of(name) for name in files})
+        there: dict[str, Content] = {}
+        for index in side_by_side(self.index, groups):
+            there |= index
+        return [path for name, path in files.items() if name not in there or file_sha256(path) != there[name].sha256]
 
     def _by_group(self, names: Iterable[str], groups: Collection[str]) -> list[tuple[str, list[str]]]:
         """Those groups with those of the names that belong to them."""
@@ -336,15 +345,17 @@ def predictions(ws: "Settings") -> SharedFiles | None:
     return _shared(ws, "predictions", ws.predictions, _by_case, whole=True)
 
 
+def files_of(files: SharedFiles, program: str) -> list[Path]:
+    """Files of this machine that belong to a program, or to all."""
+    return [*files_below(files.folder / program), *(path for path in files.folder.glob("[!.]*") if path.is_file())]
+
+
 def push(ws: "Settings", program: str) -> None:
     """Let other machines have what changed among the reports and predictions of a program; nothing in the home of one machine."""
-    if (files := reports(ws)) is not None:
-        with alone_here(ws, LOCK):
-            above = (path for path in ws.reports.glob("[!.]*") if path.is_file())
-            files.push([*files_below(ws.reports / program), *above])
-    if (files := predictions(ws)) is not None:
-        with alone_here(ws, LOCK):
-            files.push(files_below(ws.predictions / program))
+    for files in (reports(ws), predictions(ws)):
+        if files is not None:
+            with alone_here(ws, LOCK):
+                files.push(files_of(files, program))
 
 
 def pull(ws: "Settings", program: str) -> None:

@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 
 from med_assets.cli.main import main
+from med_assets.deidentification import audit_trail
 from med_assets.errors import ArtifactCorrupt, ConfigurationError, RemoteFailed
+from med_assets.landing import batches
+from med_assets.landing.folder import Entry
 from med_assets.operations import sharing
 from med_assets.settings import Workspace
-from med_assets.storage.files import folder_hashes
+from med_assets.storage.files import folder_hashes, write_text
+from med_assets.storage.s3 import shared_files
 from med_assets.storage.s3.lake import S3Lake
 from tests.med_assets.s3.faults import Faults
 
@@ -114,3 +118,34 @@ def test_faults_of_the_bucket_change_no_byte(
     two = another(shared, monkeypatch)
     two.store.verify("prepared/0123456789abcdef")
     assert two.lake.rows("withdrawals") == [{"program": P, "case_id": "c", "reason": "x"}]
+
+
+def test_audit_trail_manifests_reports_and_predictions_are_shared_too(
+    workspace: Workspace, faults: Faults, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MED_ASSETS_LANDING", f"s3://{name}/landing")
+    one = Workspace.from_env()
+    batch = batches.take(one, P, [Entry("MUSTERMANN^ERIKA", "0" * 16, 0.0, 1)], 1.75e9)
+    write_text(one.landing_zone(P).manifests.beside(P) / f"{batch}.files.csv", "file,member,outcome,kind")
+    audit_trail.record(one, audit_trail.Kind.BATCH, P, batch, {"cases": {}})
+    write_text(one.reports / P / "report.html", "a report")
+    write_text(one.predictions / P / "case1" / "dose.txt", "1 Gy")
+    before = folder_hashes(one.home)
+    monkeypatch.setenv("MED_ASSETS_STORE", f"s3://{name}/site")
+    for _ in range(2):
+        assert main(["share", "--yes"]) == 0
+    assert {path: text for path, text in folder_hashes(one.home).items() if not path.startswith("tmp/")} == before
+    two = another(one, monkeypatch)
+    assert batches.known(two, P) == [batch]
+    two.landing_zone(P).manifests.fetch(P, batch)
+    assert (two.home / "landing" / ".batches" / P / f"{batch}.files.csv").is_file()
+    assert [entry.subject for entry in audit_trail.entries(two)] == [batch]
+    assert audit_trail.verify(two) == []
+    shared_files.pull(two, P)
+    shared_files.pull_predictions(two, P, ["case1"])
+    assert (two.reports / P / "report.html").read_text() == "a report"
+    assert (two.predictions / P / "case1" / "dose.txt").read_text() == "1 Gy"
+    capsys.readouterr()
+    assert main(["share"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row for row in rows if "reports" in row]
