@@ -4,7 +4,7 @@ No other module names a table or a partition. A record's class stands for its ta
 fields, in order, for a partition: `catalog.rows(CaseVersion, batch)`.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +28,14 @@ from med_assets.records import (
 )
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
-from med_assets.storage.lake import Lake
+from med_assets.storage.lake import ANY, Anything, Expected, Lake
 from med_assets.storage.record import Record, RowOfColumns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 R = TypeVar("R", bound=Record)
+D = TypeVar("D")
 S = TypeVar("S", CaseVersion, PreparedCase)
 
 FACT_KEYS = ("program", "batch", "case_id", "version")
@@ -142,6 +143,15 @@ def refresh_tables(ws: Settings) -> None:
     ws.lake.refresh()
 
 
+def decided_anew(ws: Settings, decide: Callable[[], D]) -> D:
+    """What a decision comes to, which is made again as long as another writes what it was made on before it is written."""
+    while True:
+        try:
+            return decide()
+        except Conflict:
+            ws.lake.refresh()
+
+
 class Catalog:
     """What is known of one program in a home."""
 
@@ -172,27 +182,31 @@ class Catalog:
         """The same as a data frame with the types of the columns, of all or of these."""
         return self._lake.read(of.TABLE, self._partition(of, under, whole=False), columns)
 
-    def replace(self, of: type[R], rows: Iterable[R], *key: str) -> str:
+    def replace(self, of: type[R], rows: Iterable[R], *key: str, expected: Expected = ANY) -> str:
         """Write the records of a partition over those that were there; returns the SHA-256 of the file.
 
-        Raises ConfigurationError for an empty value in a column that cannot be empty, and for a record of another partition.
+        Raises ConfigurationError for an empty value in a column that cannot be empty, and for a record of another partition; Conflict where
+        the partition has not the stamp that is `expected`, so that somebody wrote it since.
         """
-        return self._lake.write_columns(of.TABLE, self._partition(of, key, whole=True), self._checked(of, rows, key))
+        columns = self._checked(of, rows, key)
+        return self._lake.write_columns(of.TABLE, self._partition(of, key, whole=True), columns, expected)
 
-    def append(self, of: type[R], rows: Iterable[R], *key: str) -> None:
+    def append(self, of: type[R], rows: Iterable[R], *key: str, expected: Expected = ANY) -> None:
         """Write records after those that are there, which stay as an earlier version wrote them, whoever else appends meanwhile.
 
-        What is raised is that of `replace`.
+        What is raised is that of `replace`: Conflict only where a stamp is `expected`, by who decided on what was there then.
         """
         partition, added = self._partition(of, key, whole=True), self._checked(of, rows, key)
         while True:
-            stamp = self._lake.stamp(of.TABLE, partition)
+            stamp = self._lake.stamp(of.TABLE, partition) if isinstance(expected, Anything) else expected
             earlier = self._lake.columns(of.TABLE, partition)
             try:
                 self._lake.write_columns(
                     of.TABLE, partition, {name: earlier[name] + added[name] for name in added}, stamp
                 )
             except Conflict:
+                if expected is not ANY:
+                    raise
                 self._lake.refresh()
             else:
                 return

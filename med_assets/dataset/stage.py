@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
-from med_assets.catalog import Catalog, Dataset, accepted, export_tables, frame, to_predict, usable
+from med_assets.catalog import Catalog, Dataset, accepted, decided_anew, export_tables, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign, split_policy
 from med_assets.deidentification.audit_trail import Kind
 from med_assets.deidentification.audited_rows import write_row
@@ -59,7 +60,7 @@ def dataset(ws: Settings, program_name: str) -> StageResult:
     Of several processes at once the last to write has read what all of them prepared.
     """
     with alone(ws, f"dataset-{program_name}"):
-        return _dataset(ws, program_name)
+        return decided_anew(ws, partial(_dataset, ws, program_name))
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def _candidates(catalog: Catalog) -> tuple[dict[str, _Candidate], Counter[str]]:
 
 def _dataset(ws: Settings, program_name: str) -> StageResult:
     catalog, scan = Catalog(ws, program_name), Scan(ws, program_name)
+    decided_on = catalog.stamp(DatasetCase)
     with without_collecting():
         latest, counts = _candidates(catalog)
     findings = scan.findings([(one.batch, one.raw) for one in latest.values() if one.raw])
@@ -97,7 +99,7 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
         duplicates = _duplicates(latest, before)
         left_out = withdrawn | excluded | identified | duplicates
         found = Dataset(tuple(latest[case_id].case for case_id in sorted(latest) if case_id not in left_out))
-        catalog.replace(DatasetCase, found.cases)
+        catalog.replace(DatasetCase, found.cases, expected=decided_on)
         export_tables(ws)
         return StageResult(
             data_version=found.version,
@@ -225,11 +227,12 @@ def _duplicates(latest: Mapping[str, _Candidate], present: Container[str]) -> se
 def splits(ws: Settings, program_name: str) -> StageResult:
     """Assign new patients; what was assigned before stays where it is, also when another process assigns at once."""
     with alone(ws, f"dataset-{program_name}"), without_collecting():
-        return _splits(ws, program_name)
+        return decided_anew(ws, partial(_splits, ws, program_name))
 
 
 def _splits(ws: Settings, program_name: str) -> StageResult:
     catalog = Catalog(ws, program_name)
+    decided_on = catalog.stamp(SplitAssignment)
     cases, earlier = catalog.dataset(), catalog.assignments()
     policy = split_policy(program_name)
     given = ws.option(program_name, "split_policy", policy.policy)
@@ -237,7 +240,7 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
     chosen = program.get(program_name)
     fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
     rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
-    catalog.replace(SplitAssignment, rows)
+    catalog.replace(SplitAssignment, rows, expected=decided_on)
     described = catalog.described_as(cases, {row.patient_id: row for row in rows})
     tables = chosen.data_tables(described, catalog.quarantined()) if isinstance(chosen, DataTables) else []
     present = {case.patient_id for case in cases.cases}

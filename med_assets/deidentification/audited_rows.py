@@ -26,6 +26,7 @@ from med_assets.deidentification.chain import Chain, chain_of
 from med_assets.errors import ConfigurationError
 from med_assets.records import BatchAudit, Champion, ReaderDecision, Withdrawal
 from med_assets.settings import Settings
+from med_assets.storage.lake import ANY, Expected
 from med_assets.storage.locks import alone
 from med_assets.storage.record import Record
 
@@ -90,12 +91,12 @@ class Unmatched:
     content: Mapping[str, Any]
 
 
-def write_row(ws: Settings, kind: Kind, row: Record, by: str = "") -> None:
+def write_row(ws: Settings, kind: Kind, row: Record, by: str = "", expected: Expected = ANY) -> None:
     """Write a row of a table of AUDITED and its entry: both, whenever the process is killed, or neither.
 
     `by` is who decided, where that is not whoever runs this process.
     Of a table that is a history the row is added to those that are there, else it takes the place of its subject's.
-    Raises ConfigurationError for a home without a key; nothing is written then.
+    Raises ConfigurationError for a home without a key, and Conflict where the rows have not the stamp that is `expected`; nothing is written then.
     """
     of, key = AUDITED[kind], signing_key(ws)
     if not (content := of.content(row)):
@@ -111,9 +112,9 @@ def write_row(ws: Settings, kind: Kind, row: Record, by: str = "") -> None:
         catalog = Catalog(ws, row.program)
         partition = [getattr(row, name) for name in of.record.PARTITION]
         if of.history:
-            catalog.append(of.record, [row], *partition)
+            catalog.append(of.record, [row], *partition, expected=expected)
         else:
-            catalog.replace(of.record, [row], *partition)
+            catalog.replace(of.record, [row], *partition, expected=expected)
         append(ws, entry)
         chain.wait(None)
 

@@ -15,6 +15,7 @@ from med_assets.evaluation.segmentation_files import IMPORTED
 from med_assets.records import AggregateScore, Champion, Checkpoint
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
+from med_assets.storage.lake import ANY, Expected
 from med_assets.storage.locks import alone
 
 PROMOTED, BY_NAME, ROLLED_BACK = "promoted", "promoted by name", "rolled back"
@@ -75,8 +76,11 @@ def best_candidate(ws: Settings, program_name: str) -> AggregateScore | None:
     return next(iter(candidates(ws, program_name)), None)
 
 
-def crown(ws: Settings, model: Champion | Checkpoint, action: str, reason: str) -> None:
-    """Make a checkpoint the champion, as a new row of the history. The caller holds the lock."""
+def crown(ws: Settings, model: Champion | Checkpoint, action: str, reason: str, decided_on: Expected = ANY) -> None:
+    """Make a checkpoint the champion, as a new row of the history. The caller holds the lock.
+
+    `decided_on` is the stamp of the history before it was read. Raises Conflict where another has written it since.
+    """
     row = Champion(
         program=model.program,
         experiment=model.experiment,
@@ -87,7 +91,7 @@ def crown(ws: Settings, model: Champion | Checkpoint, action: str, reason: str) 
         action=action,
         reason=reason,
     )
-    write_row(ws, Kind.CHAMPION, row)
+    write_row(ws, Kind.CHAMPION, row, expected=decided_on)
 
 
 def now() -> str:
@@ -105,6 +109,7 @@ def rollback(ws: Settings, program_name: str, reason: str, to: str | None = None
     if not reason.strip():
         raise ConfigurationError("expected a reason for the rollback, got none; it is kept with the history")
     with alone(ws, f"champion-{program_name}"):
+        decided_on = Catalog(ws, program_name).stamp(Champion)
         history, back = Catalog(ws, program_name).champions(), rolled_back(ws, program_name)
         present = history[-1].checkpoint if history else None
         earlier = [row for row in history if row.checkpoint != present]
@@ -126,5 +131,5 @@ def rollback(ws: Settings, program_name: str, reason: str, to: str | None = None
                 f"expected {chosen.checkpoint} in the store, got nothing; restore it from a backup, or name another with --to"
             )
         ws.store.verify(chosen.checkpoint)
-        crown(ws, chosen, ROLLED_BACK, reason.strip())
+        crown(ws, chosen, ROLLED_BACK, reason.strip(), decided_on)
     return Catalog(ws, program_name).champions()[-1]

@@ -159,9 +159,10 @@ def accept_scores(ws: Settings, program_name: str, reason: str) -> Champion:
         raise ConfigurationError("expected a reason why the scores are accepted, got none; it is kept with the history")
     catalog = Catalog(ws, program_name)
     with alone(ws, f"champion-{program_name}"):
+        decided_on = catalog.stamp(Champion)
         champion = catalog.champion()
         if champion is None:
             raise ConfigurationError(f"expected a champion of {program_name}, there is none yet")
         record_scores(ws, champion, anew=True)
-        crown(ws, champion, ACCEPTED, reason.strip())
+        crown(ws, champion, ACCEPTED, reason.strip(), decided_on)
     return catalog.champions()[-1]

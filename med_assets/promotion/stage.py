@@ -3,9 +3,10 @@ whose deciding scores are kept."""
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from med_assets import program
-from med_assets.catalog import Catalog
+from med_assets.catalog import Catalog, decided_anew
 from med_assets.errors import ArtifactMissing
 from med_assets.promotion.champions import BY_NAME, PROMOTED, crown, current, now, version
 from med_assets.promotion.gate import decide, deciding_verdict, decision_table
@@ -22,18 +23,8 @@ def champion(ws: Settings, program_name: str, named: str | None = None) -> Stage
     """Promote the best challenger, or the named one, if the gate lets it; every verdict that is new is kept."""
     catalog = Catalog(ws, program_name)
     with alone(ws, f"champion-{program_name}"):
-        verdicts = decide(ws, program_name, named)
-        history = catalog.rows(Verdict)
-        newest = {verdict.challenger: replace(verdict, decided_at=None) for verdict in history}
-        changed = [verdict for verdict in verdicts if verdict != newest.get(verdict.challenger)]
-        if changed or not history:
-            catalog.append(Verdict, [replace(verdict, decided_at=now()) for verdict in changed])
-        decision = deciding_verdict(verdicts)
+        verdicts, decision = decided_anew(ws, partial(_decide, ws, program_name, named))
         promoted = decision is not None and decision.promoted
-        if decision is not None and promoted:
-            [newest_checkpoint] = catalog.rows(Checkpoint, decision.challenger)
-            model = replace(newest_checkpoint, checkpoint=decision.checkpoint)
-            crown(ws, model, BY_NAME if named else PROMOTED, decision.reason or "")
         present = current(ws, program_name)
         if present is not None:
             with suppress(ArtifactMissing):  # the check of the champion says so
@@ -48,6 +39,27 @@ def champion(ws: Settings, program_name: str, named: str | None = None) -> Stage
         },
         tables={"history": catalog.frame(Champion), "decisions": decision_table(verdicts)},
     )
+
+
+def _decide(ws: Settings, program_name: str, named: str | None) -> tuple[list[Verdict], Verdict | None]:
+    """The verdicts, and the one that decides, whose challenger is the champion by now where it says so.
+
+    Raises Conflict where another machine made a champion meanwhile.
+    """
+    catalog = Catalog(ws, program_name)
+    decided_on = catalog.stamp(Champion)
+    verdicts = decide(ws, program_name, named)
+    history = catalog.rows(Verdict)
+    newest = {verdict.challenger: replace(verdict, decided_at=None) for verdict in history}
+    changed = [verdict for verdict in verdicts if verdict != newest.get(verdict.challenger)]
+    if changed or not history:
+        catalog.append(Verdict, [replace(verdict, decided_at=now()) for verdict in changed])
+    decision = deciding_verdict(verdicts)
+    if decision is not None and decision.promoted:
+        [newest_checkpoint] = catalog.rows(Checkpoint, decision.challenger)
+        model = replace(newest_checkpoint, checkpoint=decision.checkpoint)
+        crown(ws, model, BY_NAME if named else PROMOTED, decision.reason or "", decided_on)
+    return verdicts, decision
 
 
 def _shown(decision: Verdict) -> dict[str, str | float | int | bool | None]:

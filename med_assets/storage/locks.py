@@ -32,16 +32,26 @@ def alone(ws: "Settings", what: str, *, wait: bool = True, file: Path | None = N
     taken over `lease.LEASE_S` after its holder died. A block must not hold the same lock again. `file` is the file of the lock, where it is not
     one of the home's `tmp`. Raises LockHeld where another has it and `wait` is False, and RemoteFailed.
     """
-    with alone_here(ws, what, wait=wait, file=file):
-        if ws.leases is None:
+    with alone_here(ws, what, wait=wait, file=file), alone_among_machines(ws, what, wait=wait):
+        yield
+
+
+@contextmanager
+def alone_among_machines(ws: "Settings", what: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lease of a lock of a shared home; nothing in the home of one machine. Of one machine's processes each is one of those that wait.
+
+    What others wrote to the tables until now is seen in the block. What is raised is that of `alone`.
+    """
+    if ws.leases is None:
+        yield
+        return
+    with ws.leases.hold(what, wait=wait) as lease:
+        _leases().append(lease)
+        try:
+            ws.lake.refresh()
             yield
-            return
-        with ws.leases.hold(what, wait=wait) as lease:
-            _leases().append(lease)
-            try:
-                yield
-            finally:
-                _leases().remove(lease)
+        finally:
+            _leases().remove(lease)
 
 
 @contextmanager
