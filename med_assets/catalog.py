@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from med_assets.errors import ConfigurationError, Conflict
 from med_assets.records import (
@@ -33,6 +33,8 @@ from med_assets.storage.record import Record, RowOfColumns
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from med_assets.storage.s3.lake import S3Lake
 
 R = TypeVar("R", bound=Record)
 D = TypeVar("D")
@@ -131,6 +133,19 @@ def texts_of(ws: Settings, of: type[Record]) -> set[str]:
     """The values in all text columns of a table, of all programs, whether or not they are in use."""
     columns = ws.lake.columns(of.TABLE)
     return {text for each in of.columns() if each.type is str for text in columns[each.name] if text}
+
+
+def refresh_tables(ws: Settings) -> None:
+    """See what other machines of a shared home wrote until now."""
+    ws.lake.refresh()
+
+
+def shared_tables(ws: Settings) -> "S3Lake | None":
+    """The tables of a shared home as they are now, and stay; None in the home of one machine."""
+    if ws.store_location is None:
+        return None
+    ws.lake.refresh()
+    return cast("S3Lake", ws.lake.snapshot())
 
 
 def export_tables(ws: Settings) -> None:

@@ -7,6 +7,7 @@ import click
 
 from med_assets.cli.commands import Section, Value, table
 from med_assets.storage import names
+from med_assets.storage.exposition import text
 
 if TYPE_CHECKING:
     from med_assets.settings import Settings
@@ -145,7 +146,6 @@ def metrics(host: str, port: int, dagster: str, once: bool) -> None:
     Labels are names of programs, experiments, reasons and states, and none that identifies a person.
     """
     from med_assets.operations.metrics import Collector
-    from med_assets.storage.exposition import text
 
     collector = Collector(_home(), dagster)
     if once:

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from med_assets import __version__
+from med_assets.catalog import shared_tables
 from med_assets.deidentification.audit_trail import LOCK
 from med_assets.deidentification.chain import FOLDER as TRAIL
 from med_assets.deidentification.chain import HEAD, WAITING, chain_of
@@ -31,7 +32,6 @@ from med_assets.storage.files import canonical_json, digest, file_sha256, walk, 
 from med_assets.storage.locks import alone, alone_here
 from med_assets.storage.progress import bar as progress_bar
 from med_assets.storage.s3 import shared_files
-from med_assets.storage.s3.lake import S3Lake
 from med_assets.storage.scratch import scratch
 from med_assets.storage.snapshot import snapshot
 
@@ -177,12 +177,11 @@ def make(ws: Settings, place: Destination, *, with_dagster: bool = True) -> Made
 
 def _tables_and_trail(ws: Settings, copy: Path) -> None:
     """Put tables and audit trail, as they are at one moment, below a folder as a home of one machine has them."""
-    if not isinstance(ws.lake, S3Lake):
+    if ws.store_location is None:
         snapshot({part: ws.home / part for part in AT_ONE_MOMENT}, copy)
         return
     with alone(ws, LOCK):  # of entries and their rows
-        ws.lake.refresh()
-        tables, chain = ws.lake.snapshot(), chain_of(ws)
+        tables, chain = shared_tables(ws), chain_of(ws)
         paths, head, waiting = chain.paths(anew=True), chain.head(), chain.waiting()
         trail = copy / TRAIL
         trail.mkdir()
@@ -191,7 +190,8 @@ def _tables_and_trail(ws: Settings, copy: Path) -> None:
         for name, content in ((HEAD, head), (WAITING, waiting)):
             if content:
                 write_json(trail / name, content)
-    tables.copy_to(copy / "lake")
+    if tables is not None:
+        tables.copy_to(copy / "lake")
 
 
 def _pull(ws: Settings) -> None:

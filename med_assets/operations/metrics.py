@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from med_assets import program
-from med_assets.catalog import Catalog
+from med_assets.catalog import Catalog, refresh_tables
 from med_assets.errors import MedAssetsError
 from med_assets.landing import batches
 from med_assets.records import BatchAudit, CaseVersion, Champion, DatasetCase, PreparedCase, SplitAssignment
@@ -48,7 +48,7 @@ class Collector:
 
     def families(self) -> list[Family]:
         """All metrics as they are now."""
-        self.ws.lake.refresh()
+        refresh_tables(self.ws)
         found = [family for name in program.registered() for family in self._program(name)]
         found += [*trainings(self.ws), *disks(self.ws), *gpus()]
         if self.dagster_url:
