@@ -11,7 +11,7 @@ HEAVY = {
     # files and pictures
     "pydicom", "pynetdicom", "cryptography", "rapidocr", "highdicom", "nibabel", "nrrd", "rle", "PIL", "matplotlib", "jinja2", "nbformat", "nbclient", "jupyter_client",
     # the world outside
-    "tqdm", "boto3", "botocore", "s3transfer", "moto", "werkzeug", "great_expectations", "huggingface_hub", "mlcroissant", "umap", "mlflow", "wandb",
+    "tqdm", "boto3", "botocore", "s3transfer", "moto", "werkzeug", "great_expectations", "huggingface_hub", "mlcroissant", "umap", "mlflow", "wandb", "kubernetes", "urllib3",
     # what `med-assets --help` does without
     "click", "pydantic", "yaml", "hydra", "omegaconf", "psutil",
 }  # fmt: skip

@@ -13,7 +13,7 @@ from med_assets import program
 from med_assets.capabilities import ConfigurationErrors
 from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
 from med_assets.experiments import configuration as experiments
-from med_assets.launch.configuration import launcher_class
+from med_assets.launch.configuration import IN_PROCESS, launcher_class
 from med_assets.reporting.card_words import card_words
 from med_assets.settings import Settings, Workspace
 
@@ -82,7 +82,9 @@ def _workspace() -> Iterator[Finding]:
         yield Finding(BAD, "settings", str(error), "set the variable; docs/settings.md lists all of them")
         return
     yield Finding(GOOD, "settings", f"home {ws.home}, purpose {ws.purpose}, profile {ws.profile}")
-    yield from _launcher(ws.launcher)
+    for name in dict.fromkeys((ws.launcher, ws.stage_launcher, *map(ws.stage_launcher_of, program.registered()))):
+        if name != IN_PROCESS:
+            yield from _launcher(name)
     folders = [("home", ws.home)] + [("landing folder", ws.landing)] * (ws.landing_location is None)
     for label, folder in folders:
         yield _writable(label, folder)
@@ -100,7 +102,7 @@ def _launcher(name: str) -> Iterator[Finding]:
         if (found := launcher(launcher.configuration_type()).examine()) is not None:
             yield Finding(GOOD, "launcher", found)
     except LaunchFailed as error:
-        yield Finding(BAD, "launcher", str(error), f"trainings can't start with {name}; see its page in docs")
+        yield Finding(BAD, "launcher", str(error), f"trainings or stages can't start with {name}; see its page in docs")
 
 
 def _writable(label: str, folder: Path) -> Finding:

@@ -15,6 +15,7 @@ from med_assets.storage.files import read_json
 LAUNCHERS = {
     "local": "med_assets.launch.local:LocalLauncher",
     "slurm": "med_assets.launch.slurm:SlurmLauncher",
+    "kubernetes": "med_assets.launch.kubernetes:KubernetesLauncher",
 }
 """Launchers by name: module and class. A class is imported when it is first needed."""
 

@@ -196,7 +196,11 @@ def test_the_definition_for_apptainer_makes_the_same_image(instructions: list[In
     base = next(each.value for each in of(instructions, "ARG") if each.value.startswith("BASE="))
     assert made["header"] == ["Bootstrap: docker", f"From: {base.removeprefix('BASE=')}"]
     copied = {source for copy in of(instructions, "COPY") for source in copy.sources} - {"med_assets/__init__.py"}
-    assert dict(line.split() for line in made["files"]) == {path: f"/opt/med_assets/{path}" for path in copied}
+    dagster = {path: f"/opt/dagster/{Path(path).name}" for path in copied if path.startswith("deploy/dagster/")}
+    assert len(dagster) == 2
+    assert (
+        dict(line.split() for line in made["files"]) == {path: f"/opt/med_assets/{path}" for path in copied} | dagster
+    )
     arguments = {each.value for each in of(instructions, "ARG")} - {base}
     assert set(made["arguments"]) == arguments
     assert made["test"] == [of(instructions, "RUN")[-1].value]
