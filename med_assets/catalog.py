@@ -135,11 +135,6 @@ def texts_of(ws: Settings, of: type[Record]) -> set[str]:
     return {text for each in of.columns() if each.type is str for text in columns[each.name] if text}
 
 
-def refresh_tables(ws: Settings) -> None:
-    """See what other machines of a shared home wrote until now."""
-    ws.lake.refresh()
-
-
 def shared_tables(ws: Settings) -> "S3Lake | None":
     """The tables of a shared home as they are now, and stay; None in the home of one machine."""
     if ws.store_location is None:

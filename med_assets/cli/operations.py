@@ -58,8 +58,8 @@ def backup(place: str, verify: bool, without_dagster: bool) -> int:
         f"backup {one.name}: {one.n_artifacts} artifacts and {one.n_files} files, {one.bytes / 1e6:.1f} MB; copied {made.n_copied}, "
         f"{made.copied_bytes / 1e6:.1f} MB"
     )
-    for text in made.left_out:
-        print(f"not part of it: {text}")
+    for what in made.left_out:
+        print(f"not part of it: {what}")
     print(
         "not part of it: MED_ASSETS_PSEUDONYM_KEY and other secrets; keep them elsewhere, a home is of little use without its key"
     )
