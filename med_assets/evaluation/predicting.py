@@ -5,7 +5,9 @@ arrives later and a new metric infer nothing. What is missing is predicted by a 
 """
 
 import shutil
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +25,17 @@ from med_assets.records import DatasetCase, PreparedCase
 from med_assets.settings import Settings
 from med_assets.storage.artifacts import MANIFEST, LocalStore
 from med_assets.storage.files import digest, link_or_copy, read_json, write_json, write_text
-from med_assets.storage.locks import alone
+from med_assets.storage.locks import alone_among_machines, alone_here
 from med_assets.storage.memo import Memo
 
 PreparedArrays = Case | DatasetCase | PreparedCase
 """A case whose prepared arrays are in the store, under the key `artifact`."""
+
+ADOPT_S = 2.0
+"""Time between two looks for predictions that a running job has finished, in a shared home, s."""
+
+LOCK_CHARS = 3
+"""Characters of the hash of a request in the name of its lock."""
 
 _hashes: Memo[Mapping[str, str]] = Memo()
 """File hashes of prepared cases by home and key, of which sensors ask at each tick."""
@@ -78,8 +86,11 @@ def predict_cases(
             keys[prepared] = key
     failed: dict[str, str] = {}
     if folders:
-        # Callers of one checkpoint take turns: what one predicts the next has.
-        with alone(ws, f"predict-{checkpoint.replace('/', '-')}"):
+        # Callers of one checkpoint on this machine take turns: what one predicts the next has. Machines that are asked for the same cases do
+        # too, and those with other cases predict side by side. So few names leave few objects, and hardly ever let strangers wait.
+        name = f"predict-{checkpoint.replace('/', '-')}"
+        same = f"predict-{digest(checkpoint, sorted(folders))[:LOCK_CHARS]}"
+        with alone_here(ws, name), alone_among_machines(ws, same):
             failed = _predict(ws, program_name, checkpoint, folders, launch or partial(finish, default=ws.launcher))
     failures |= {prepared: failed[key] for prepared, key in keys.items() if key in failed}
     done = {prepared: key for prepared, key in keys.items() if key not in failed}
@@ -98,7 +109,8 @@ def _predict(
         if not missing:
             return failed
         _prepare_job(ws, program_name, checkpoint, job, {key: folders[key] for key in folders if key in missing})
-        launch(job)
+        with _adopting(ws, job):
+            launch(job)
         result = _result(job)
         failed |= result["failed"]
         record_prediction_peak(ws, program_name, checkpoint, result.get("peak_memory", {}))
@@ -135,12 +147,34 @@ def _result(job: Path) -> dict[str, Any]:
     return result
 
 
-def _adopt(ws: Settings, job: Path) -> set[str]:
-    """Put what a job has predicted into the store; its keys."""
+@contextmanager
+def _adopting(ws: Settings, job: Path) -> Iterator[None]:
+    """Put predictions into the bucket of a shared home as a job finishes them: when this machine dies, others have them."""
+    if ws.leases is None:
+        yield
+        return
+    over, known = threading.Event(), set[str]()
+
+    def run() -> None:
+        while not over.wait(ADOPT_S):
+            with suppress(MedAssetsError, OSError):  # what does not get there now does at the end, or says why
+                known.update(_adopt(ws, job, known))
+
+    thread = threading.Thread(target=run, name=f"predictions {job.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _adopt(ws: Settings, job: Path, known: Container[str] = ()) -> set[str]:
+    """Put what a job has predicted, but for what is known to be there, into the store; its keys."""
     made = LocalStore(job / jobs.PREDICTIONS)
     keys = made.keys("prediction")
     for key in keys:
-        if not ws.store.has(key):
+        if key not in known and not ws.store.has(key):
             with ws.store.create(key) as folder:
                 shutil.copytree(
                     made.fetch(key), folder, dirs_exist_ok=True, copy_function=link_or_copy,
