@@ -1,13 +1,16 @@
-"""The pool of trainings, where several machines share Dagster's record."""
+"""The pools of the graph, where several machines share Dagster's record."""
 
 import dagster as dg
 
 from assets import keys
 from resources import alive
 
+INTAKE_LIMIT = 4
+"""Batches of all programs that a site takes in or prepares at once, unless its pool is set otherwise; on one machine, one after the other."""
 
-def make_pool(instance: dg.DagsterInstance) -> None:
-    """Give the pool a limit of its own, that of the settings, where the record is a database and the pool has none yet.
+
+def make_pools(instance: dg.DagsterInstance) -> None:
+    """Give each pool a limit of its own, where the record is a database and the pool has none yet: for `gpu` that of the settings.
 
     Runs do so from the settings' default, with an insert and, where that fails, an update in the same transaction, which PostgreSQL
     refuses: of two runs that use the pool first, one would fail, and after a change of the default each would.
@@ -15,5 +18,8 @@ def make_pool(instance: dg.DagsterInstance) -> None:
     if not alive.shared(instance):
         return
     log = instance.event_log_storage
-    if not any(pool.name == keys.POOL and not pool.from_default for pool in log.get_pool_limits()):
-        log.set_concurrency_slots(keys.POOL, instance.global_op_concurrency_default_limit or 1)
+    own = {pool.name for pool in log.get_pool_limits() if not pool.from_default}
+    limits = {keys.POOL: instance.global_op_concurrency_default_limit or 1, keys.INTAKE_POOL: INTAKE_LIMIT}
+    for name, limit in limits.items():
+        if name not in own:
+            log.set_concurrency_slots(name, limit)

@@ -17,7 +17,7 @@ import dagster as dg
 
 import resources
 from assets import build_program, jobs, keys
-from assets.pools import make_pool
+from assets.pools import make_pools
 from assets.recorded import report_checkpoints
 from med_assets import program
 from med_assets.capabilities import Screens
@@ -40,7 +40,7 @@ def instance_of(ws: Workspace) -> dg.DagsterInstance:
     if not settings.exists():
         shutil.copyfile(Path(resources.__file__).parent / "dagster.yaml", settings)
     instance = dg.DagsterInstance.get()
-    make_pool(instance)
+    make_pools(instance)
     return instance
 
 

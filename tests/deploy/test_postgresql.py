@@ -17,7 +17,7 @@ from dagster._core.workspace.load import load_workspace_process_context_from_yam
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from assets import build_program, jobs, keys
-from assets.pools import make_pool
+from assets.pools import make_pools
 from resources import WorkspaceResource, alive
 from sensors import runs
 from tests import postgres
@@ -145,14 +145,14 @@ def _train(home: str, environment: Mapping[str, str], log: str) -> None:
             stream.write(f"{started} {time.time()}\n")
 
     with dg.DagsterInstance.get() as instance:
-        make_pool(instance)
+        make_pools(instance)
         assert dg.materialize([checkpoint], instance=instance).success
 
 
 def test_a_pool_holds_across_machines(
     database: Mapping[str, str], instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    make_pool(instance)
+    make_pools(instance)
     log, context = tmp_path / "log", multiprocessing.get_context("spawn")
     homes = [postgres.settings(tmp_path / name) for name in ("one", "other")]
     machines = [context.Process(target=_train, args=(str(home), {**database}, str(log))) for home in homes]
@@ -166,14 +166,15 @@ def test_a_pool_holds_across_machines(
     assert instance.event_log_storage.get_concurrency_info(keys.POOL).active_slot_count == 0
 
 
-def test_the_pool_gets_a_limit_once_and_keeps_that_of_a_person(instance: dg.DagsterInstance) -> None:
+def test_each_pool_gets_a_limit_once_and_keeps_that_of_a_person(instance: dg.DagsterInstance) -> None:
     log = instance.event_log_storage
-    for limit in (1, 1, 8):
-        if limit != 1:
-            log.set_concurrency_slots(keys.POOL, limit)
-        make_pool(instance)
-        (pool,) = log.get_pool_limits()
-        assert (pool.name, pool.limit, pool.from_default) == (keys.POOL, limit, False)
+    for gpu, intake in ((1, 4), (1, 4), (8, 2)):
+        if gpu != 1:
+            log.set_concurrency_slots(keys.POOL, gpu)
+            log.set_concurrency_slots(keys.INTAKE_POOL, intake)
+        make_pools(instance)
+        found = {pool.name: (pool.limit, pool.from_default) for pool in log.get_pool_limits()}
+        assert found == {keys.POOL: (gpu, False), keys.INTAKE_POOL: (intake, False)}
 
 
 def _run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED) -> dg.DagsterRun:
