@@ -1,4 +1,4 @@
-"""Commands of operations: backup, restore, share, metrics."""
+"""Commands of operations: backup, restore, share, locks, metrics."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from med_assets.cli.commands import Section, Value, table
+from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 from med_assets.storage.exposition import text
 
@@ -128,6 +129,30 @@ def share(yes: bool) -> None:
         print(f"{ws.store_location} holds this home now; give the same MED_ASSETS_STORE on each machine")
     else:
         print("nothing was copied; --yes copies it")
+
+
+@SECTION.command()
+def locks() -> None:
+    """List who holds the locks of a shared home, and the trainings that any of its machines can go on with.
+
+    A lock whose holder died is taken over by whoever waits for it, after 30 s; nobody needs to remove one.
+    """
+    from med_assets.storage.s3.states import states
+    from med_assets.storage.s3.store import S3Store
+
+    ws = _home()
+    if ws.leases is None or not isinstance(ws.store, S3Store):
+        raise ConfigurationError(
+            "expected a shared home, whose MED_ASSETS_STORE names a bucket, got that of one machine, whose locks end with their process"
+        )
+    held = [{"lock": name, "since": one.since, "held by": one.by} for name, one in ws.leases.held().items()]
+    print(table(held) if held else "no lock is held")
+    saved = [
+        {"job": name, "training": one.title, "step": one.step, "saved": one.at, "by": one.by}
+        for name, one in states(ws.store).items()
+    ]
+    if saved:
+        print(table(saved))
 
 
 @SECTION.command()

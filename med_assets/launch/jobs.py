@@ -4,6 +4,8 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 
+from med_assets.storage.files import read_json
+
 LOG, RESULT, LOCK = "log.txt", "result.json", "launch.lock"
 """Files of a job folder: the log of its process, its result once it is done, and the lock held while it is started."""
 
@@ -47,6 +49,12 @@ def kind(job: Path) -> Kind:
     """The kind of a job."""
     path = job / KIND
     return Kind(path.read_text(encoding="utf-8").strip()) if path.is_file() else Kind.TRAINING
+
+
+def title(job: Path) -> str:
+    """Program and experiment of a job, for people."""
+    program = (job / "program").read_text(encoding="utf-8").strip()
+    return f"{program}/{read_json(job / 'experiment.json').get('name', '')}"
 
 
 def command(job: Path, resume: str = "auto") -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from med_assets.errors import ArtifactCorrupt, LockLost, MedAssetsError
+from med_assets.launch import jobs
 from med_assets.launch.configuration import runs
 from med_assets.launch.follow import HISTORY
 from med_assets.launch.jobs import LOG, RESULT
@@ -184,5 +185,5 @@ class Mirror:
             if any(files[f"{CHECKPOINTS}/{name}"] != sha256 for name, sha256 in expected.items()):
                 return  # damaged on this disk, as the training finds out when it goes on
             self._busy = True
-            self.state.save(folder, files, step)
+            self.state.save(folder, files, step, jobs.title(self.job))
             self._copied = step

@@ -24,7 +24,8 @@ from med_assets.errors import ArtifactCorrupt, LockHeld, LockLost, MedAssetsErro
 from med_assets.storage.files import canonical_json
 from med_assets.storage.s3 import bucket, conditional
 from med_assets.storage.s3.body import pause
-from med_assets.storage.s3.bucket import ATTEMPTS, Location
+from med_assets.storage.s3.bucket import ATTEMPTS, Location, in_words
+from med_assets.storage.s3.index import pages
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ MESSAGE_S = 5.0
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.05, 1.0
 """Time between two looks of a waiter, which doubles up to the longest, s."""
+
+FOLDER, SUFFIX = "locks", ".json"
+"""Where the objects of locks lie, and the ending of their names."""
 
 NOBODY = "nobody"
 """Stands for the holder of a free lock."""
@@ -132,6 +136,17 @@ class Leases:
             raise ArtifactCorrupt(
                 f"expected who holds the lock in {self.location}/{_object(name)}, got something else; remove that object"
             ) from None
+
+    def held(self) -> dict[str, Holder]:
+        """Who holds the locks that are held, by name, as far as a listing shows them."""
+        with in_words("listing the locks"):
+            names = [one.key for one in pages(self._client(ATTEMPTS), self.location, f"{FOLDER}/")]
+        start = self.location.key(f"{FOLDER}/")
+        found = {}
+        for name in sorted(key.removeprefix(start).removesuffix(SUFFIX) for key in names):
+            if (known := self.holder(name)) is not None and not known[0].free:
+                found[name] = known[0]
+        return found
 
     def write(self, name: str, holder: Holder, etag: str | None, attempts: int = ATTEMPTS) -> str | None:
         """Write a lock's object where its ETag is still this one, None for none; the new ETag, or None when another write was first."""
@@ -284,7 +299,7 @@ class Lease:
 
 
 def _object(name: str) -> str:
-    return f"locks/{name}.json"
+    return f"{FOLDER}/{name}{SUFFIX}"
 
 
 def _several_times(action: Callable[[], None]) -> None:

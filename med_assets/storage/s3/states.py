@@ -19,18 +19,21 @@ from med_assets.errors import ArtifactCorrupt, LockLost
 from med_assets.storage.files import canonical_json
 from med_assets.storage.s3 import conditional
 from med_assets.storage.s3.bucket import in_words
+from med_assets.storage.s3.index import pages
 from med_assets.storage.s3.lease import this_process
 from med_assets.storage.s3.store import S3Store
 from med_assets.storage.s3.uploads import upload
 
-FOLDER = "jobs"
+FOLDER, MANIFEST = "jobs", "state.json"
+"""Where the states of jobs lie, and the object that names the files of one."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What `state.json` holds. `step` orders the states of a job; without files there is none yet."""
+    """What `state.json` holds. `step` orders the states of a job, `title` names it for people; without files there is none yet."""
 
     step: int = 0
+    title: str = ""
     folder: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     by: str = ""
@@ -52,6 +55,18 @@ class State:
         return replace(self, by=this_process(), at=now, token=secrets.token_hex(8))
 
 
+def states(store: S3Store) -> dict[str, State]:
+    """The states of jobs that have one, by the name of the job, as far as a listing shows them."""
+    start = store.location.key(f"{FOLDER}/")
+    with in_words("listing the states of jobs"):
+        keys = [one.key for one in pages(store.client, store.location, f"{FOLDER}/")]
+    names = sorted(
+        {key.removeprefix(start).removesuffix(f"/{MANIFEST}") for key in keys if key.endswith(f"/{MANIFEST}")}
+    )
+    found = {name: JobState(store, name).read() for name in names}
+    return {name: state for name, state in found.items() if state.files}
+
+
 class JobState:
     """The state of one job in the bucket of a store."""
 
@@ -63,7 +78,7 @@ class JobState:
 
     @property
     def _manifest(self) -> str:
-        return f"{FOLDER}/{self.name}/state.json"
+        return f"{FOLDER}/{self.name}/{MANIFEST}"
 
     def read(self) -> State:
         """The newest state; an empty one where nobody wrote any. Raises RemoteFailed, ArtifactCorrupt."""
@@ -92,7 +107,7 @@ class JobState:
         manifest = {"folder": self.state.folder, "files": self.state.files}
         self.store.download(f"state of job {self.name}", manifest, folder)
 
-    def save(self, folder: Path, files: Mapping[str, str], step: int) -> None:
+    def save(self, folder: Path, files: Mapping[str, str], step: int, title: str) -> None:
         """Write the files of a folder, by name and SHA-256, as the newest state, and remove those of the one before.
 
         Raises RemoteFailed, and LockLost when another process has claimed the state since; what it has is as it was.
@@ -102,7 +117,7 @@ class JobState:
         with in_words("saving the state of a job"):
             contents = {f"{key}/{name}": (folder / name, sha256) for name, sha256 in files.items()}
             upload(self.store.client, self.store.location.bucket, contents, shown=False)
-        if not self._written(State(step=step, folder=key, files=dict(files))):
+        if not self._written(State(step=step, title=title, folder=key, files=dict(files))):
             self.store.clear(key)
             raise LockLost(
                 f"expected to be the one process that runs job {self.name}, got that another took it over; this one saves its state no longer"

@@ -14,13 +14,15 @@ import psutil
 import pytest
 
 from med_assets.catalog import Case
+from med_assets.cli.main import main
 from med_assets.errors import ArtifactCorrupt
 from med_assets.experiments.configuration import load
 from med_assets.launch.mirror import mirrored, newest_step, remove_state
 from med_assets.launch.training import trained
-from med_assets.settings import Settings
+from med_assets.settings import Settings, Workspace
 from med_assets.storage.artifacts import ArtifactStore, LocalStore
 from med_assets.storage.files import file_sha256, read_json, write_json
+from med_assets.storage.locks import alone
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.states import JobState
 from med_assets.storage.s3.store import S3Store
@@ -135,6 +137,8 @@ def wait_until(condition: Any) -> None:
 def job_of(home: Path) -> Path:
     made = home / "tmp" / "jobs" / "0123456789abcdef"
     made.mkdir(parents=True)
+    (made / "program").write_text(f"{P}\n")
+    write_json(made / "experiment.json", {"name": "baseline"})
     return made
 
 
@@ -163,7 +167,7 @@ def test_the_newest_checkpoint_is_copied_and_another_machine_gets_all_of_it(
         assert newest_step(other) == (9, other / "checkpoints" / "step-00000009.json")
         for file in ("checkpoints/step-00000009.ckpt", "checkpoints/best-00001.pt", "history.csv", "log.txt"):
             assert (other / file).read_bytes() == (job / file).read_bytes()
-        assert sorted(path.name for path in other.iterdir()) == ["checkpoints", "history.csv", "log.txt"]
+        assert {path.name for path in other.iterdir()} == {path.name for path in job.iterdir()}
     remove_state(two, other)
     assert keys(good, name) == []
 
@@ -196,8 +200,7 @@ def test_what_is_newer_here_stays_and_never_discards_what_is_there(faults: Fault
         assert (other / "checkpoints" / "step-00000006.ckpt").read_text() == "own 6"
         assert not (other / "checkpoints" / "step-00000003.ckpt").exists()
     assert JobState(one.store, job.name).read().step == 6
-    shutil.rmtree(job)
-    job.mkdir()
+    shutil.rmtree(job / "checkpoints")
     with mirrored(one, job, "never"):
         assert newest_step(job) is None
     assert JobState(one.store, job.name).read().files == {}
@@ -233,7 +236,7 @@ def test_a_state_with_files_that_no_training_has_is_refused(faults: Faults, name
     assert isinstance(one.store, S3Store)
     state = JobState(one.store, job.name)
     state.claim()
-    state.save(folder, {"cases.json": file_sha256(folder / "cases.json")}, 3)
+    state.save(folder, {"cases.json": file_sha256(folder / "cases.json")}, 3, "title")
     with pytest.raises(ArtifactCorrupt, match="1 others"), mirrored(one, job):
         pass
     assert not (job / "cases.json").exists()
@@ -296,3 +299,28 @@ def test_another_machine_goes_on_with_the_training_of_one_that_was_killed_to_the
     whole = alone.store.fetch(train_on(alone.home, None)[0])
     assert (whole / "history.csv").read_bytes() == (resumed / "history.csv").read_bytes()
     assert file_sha256(whole / "weights.pt") == file_sha256(resumed / "weights.pt")
+
+
+def test_people_see_who_holds_a_lock_and_which_trainings_can_be_gone_on_with(
+    workspace: Workspace,
+    faults: Faults,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["locks"]) == 1
+    assert "expected a shared home" in capsys.readouterr().err
+    monkeypatch.setenv("MED_ASSETS_STORE", f"s3://{name}/home")
+    assert main(["locks"]) == 0
+    assert capsys.readouterr().out == "no lock is held\n"
+    one = settings(workspace.home, name)
+    job = job_of(one.home)
+    checkpoint(job, 3)
+    with mirrored(one, job), alone(one, "champion-rt_dose"):
+        pass
+    with alone(one, "dataset-rt_dose"):
+        assert main(["locks"]) == 0
+    locks, states = capsys.readouterr().out.splitlines()[1::2]
+    assert locks.startswith("dataset-rt_dose 20")
+    assert locks.endswith(f"process {os.getpid()}")
+    assert states.split()[:3] == [job.name, "rt_dose/baseline", "3"]
