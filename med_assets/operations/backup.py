@@ -136,7 +136,7 @@ class _Copies:
 
 def make(ws: Settings, place: Destination, *, with_dagster: bool = True) -> Made:
     """Make a backup. Raises ConfigurationError, DiskFull and RemoteFailed; there is no new backup then, and the same call goes on."""
-    if not ws.home.is_dir():
+    if ws.store_location is None and not ws.home.is_dir():
         raise ConfigurationError("expected a home, got a folder that does not exist; check MED_ASSETS_HOME")
     if place.is_within(ws):
         raise ConfigurationError(
@@ -205,7 +205,7 @@ def _pull(ws: Settings) -> None:
 
 def _left_out(ws: Settings) -> Iterator[str]:
     """What a home holds that is not part of a backup, and why."""
-    for path in sorted(ws.home.iterdir()):
+    for path in sorted(ws.home.iterdir()) if ws.home.is_dir() else ():
         if path.name in NOT_PART:
             yield NOT_PART[path.name]
         elif path.name not in SILENT and not path.name.startswith("."):

@@ -3,10 +3,12 @@
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
+from med_assets.deidentification.chain import FOLDER as TRAIL
+from med_assets.deidentification.chain import share_chain
 from med_assets.errors import ArtifactCorrupt, ConfigurationError, DiskFull
 from med_assets.operations.backup import (
     DAGSTER,
@@ -28,12 +30,18 @@ from med_assets.storage import names
 from med_assets.storage.files import read_json, sync_all, walk, write_json
 from med_assets.storage.locks import alone
 from med_assets.storage.progress import bar as progress_bar
+from med_assets.storage.s3 import shared_files
+from med_assets.storage.s3.lake import S3Lake
+from med_assets.storage.s3.sharing import share_tables
 from med_assets.storage.scratch import scratch
 
 MARK = "restoring.json"
 """Below `tmp` of a home: which backup is being restored into it."""
 
 LAST = "lake"
+
+SHARED = (LAST, TRAIL, "tmp", "store")
+"""What a machine of a shared home has no folder of."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def restore(
     with alone(ws, "restore"):
         going_on = mark.is_file() and read_json(mark).get("backup") == chosen.name
         records = dagster_home(ws.home, environ)
-        if going_on and _has_files(ws.home / LAST):  # all is there, and only the mark was left
+        if going_on and _has_tables(ws):  # all is there, and only the mark was left
             mark.unlink()
             return Restored(chosen, _dump(records))
         if not going_on:
@@ -79,7 +87,17 @@ def _dump(records: Path) -> Path | None:
     return records / DUMP if (records / DUMP).is_file() else None
 
 
+def _has_tables(ws: Settings) -> bool:
+    if ws.store_location is None:
+        return _has_files(ws.home / LAST)
+    return bool(S3Lake(ws.store_location, ws.home / LAST, {}).newest().number)
+
+
 def _check_empty(ws: Settings, records: Path) -> None:
+    if ws.store_location is not None and _has_tables(ws):
+        raise ConfigurationError(
+            f"expected an empty home to restore into, got one with tables at {ws.store_location}; give MED_ASSETS_STORE another prefix"
+        )
     found = [folder for folder in (ws.home / each for each in (*FOLDERS, "store")) if _has_files(folder)]
     if records not in found and _has_files(records):
         found.append(records)
@@ -173,7 +191,12 @@ def _files(ws: Settings, place: Destination, parts: list[Part], records: Path) -
         return
     written = list(walk(staged))
     sync_all([*written, *{path.parent for path in written}])
+    if ws.store_location is not None:
+        _share(replace(ws, home=staged))
     for path in sorted(staged.iterdir(), key=lambda path: path.name == LAST):
+        if ws.store_location is not None and path.name in SHARED:
+            shutil.rmtree(path)
+            continue
         target = records if path.name == DAGSTER else ws.home / path.name
         if path.is_dir():
             # What a call left that was killed between two of these, or an empty folder.
@@ -181,4 +204,14 @@ def _files(ws: Settings, place: Destination, parts: list[Part], records: Path) -
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, target)
     sync_all([ws.home])
-    staged.rmdir()
+    shutil.rmtree(staged)
+
+
+def _share(staged: Settings) -> None:
+    """Write audit trail, reports, predictions and, last, the tables of a folder to the bucket of a shared home."""
+    share_chain(staged)
+    for files in (shared_files.reports(staged), shared_files.predictions(staged)):
+        if files is not None and files.folder.is_dir():
+            files.push(shared_files.files_below(files.folder))
+    if staged.store_location is not None:
+        share_tables(S3Lake(staged.store_location, staged.home / LAST, {}), staged.home / LAST, dry_run=False)

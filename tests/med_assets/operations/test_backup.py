@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from med_assets.cli.main import main
+from med_assets.deidentification.audit_trail import Kind, record
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.operations import backup
 from med_assets.operations.destination import BucketDestination, Destination, FolderDestination, destination
@@ -22,8 +23,10 @@ from med_assets.operations.restore import restore
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes, write_text
 from med_assets.storage.s3.bucket import Location
+from med_assets.storage.s3.lease import Leases
 from tests.conftest import settings_of
 from tests.med_assets.homes.unpacked import unpack
+from tests.med_assets.s3.faults import Faults
 
 P = "rt_dose"
 SECRET_FILES = {"review_logins": "a hash of a password", "demo.env": "export MED_ASSETS_PSEUDONYM_KEY=secret"}
@@ -272,3 +275,42 @@ def test_a_place_within_the_home_and_one_without_backups_are_refused(ws: Workspa
     with pytest.raises(ConfigurationError, match="got none"):
         backup.verify(FolderDestination(tmp_path / "none"))
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
+
+
+def test_a_shared_home_is_backed_up_from_any_machine_and_restored_to_a_bucket_or_a_folder(
+    ws: Workspace,
+    faults: Faults,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record(ws, Kind.LINK, P, "a case", {"asked": "by a test"})
+    expected = content(ws.home)
+    before = answers(capsys)
+    monkeypatch.setenv("MED_ASSETS_STORE", f"s3://{name}/home")
+    assert main(["share", "--yes"]) == 0
+    another = other(tmp_path / "another machine", monkeypatch)
+    place = FolderDestination(tmp_path / "backups")
+    made = backup.make(another, place)
+    assert (made.backup.damaged, made.backup.missing) == ((), ())
+    assert backup.make(another, place).n_copied == 0
+    monkeypatch.setenv("MED_ASSETS_STORE", f"s3://{name}/restored")
+    restoring = other(tmp_path / "restoring machine", monkeypatch)
+    assert restoring.store_location is not None
+    assert killed("restore", place.root, 8) == -signal.SIGKILL
+    # The lock of the killed process is waited for a second in place of half a minute.
+    restoring.__dict__["leases"] = Leases(restoring.store_location, lease_s=1.0)
+    restore(restoring, place)
+    assert main(["verify"]) == 0
+    other(tmp_path / "third machine", monkeypatch)
+    assert answers(capsys) == before
+    assert main(["restore", str(place)]) == 1, "there are tables"
+    monkeypatch.delenv("MED_ASSETS_STORE")
+    new = other(tmp_path / "restored", monkeypatch)
+    restore(new, place)
+    kept = content(new.home)
+    assert {key: text for key, text in kept.items() if key.startswith(("lake/", "store/", "audit/"))} == {
+        key: text for key, text in expected.items() if key.startswith(("lake/", "store/", "audit/"))
+    }
+    assert answers(capsys) == before
