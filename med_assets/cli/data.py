@@ -207,6 +207,9 @@ def ingest(program: str, now: bool, batch: str | None) -> None:
         if chosen:
             todo.append(batches.take(ws, program, chosen, time.time()))
     for each in todo:
+        if not batch and batches.in_work(ws, program, each):
+            print(f"batch {each}: another machine takes it in")
+            continue
         print(f"batch {each}")
         show("taken in", stages.intake(ws, program, each))
         show("prepared", stages.prepare(ws, program, each))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from med_assets import program as programs
-from med_assets.catalog import Catalog, refresh_tables
+from med_assets.catalog import Catalog
 from med_assets.deidentification.audit_trail import (
     LOCK,
     Entry,
@@ -104,7 +104,6 @@ def write_row(ws: Settings, kind: Kind, row: Record, by: str = "", expected: Exp
     entry = draft(kind, row.program, getattr(row, of.subject), content)
     entry = replace(entry, person=by or entry.person)
     with alone(ws, LOCK):
-        refresh_tables(ws)
         chain = chain_of(ws)
         _append_waiting(ws, chain)
         entry = replace(entry, hash=entry.expected_hash())
@@ -122,7 +121,6 @@ def write_row(ws: Settings, kind: Kind, row: Record, by: str = "", expected: Exp
 def append_waiting(ws: Settings) -> bool:
     """Append the entry of a row whose process was killed before it did; returns whether there was one."""
     with alone(ws, LOCK):
-        refresh_tables(ws)
         return _append_waiting(ws, chain_of(ws))
 
 
@@ -153,7 +151,6 @@ def _has_row(ws: Settings, entry: Entry) -> bool:
 def unmatched(ws: Settings) -> list[Unmatched]:
     """Every row without an entry and every entry without a row, by program and kind."""
     with alone(ws, LOCK):
-        refresh_tables(ws)
         found = list(entries(ws))
         names = sorted({*programs.REGISTRY, *(entry.program for entry in found)})
         return [each for name in names for kind in AUDITED for each in _unmatched(ws, name, kind, found)]

@@ -340,8 +340,14 @@ def _files_by_case(rows: Sequence[CaseVersion], entries: Sequence[_Entry]) -> di
 def intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     """Take in one batch. Entries that changed or vanished since the batch was taken keep what was recorded of them.
 
-    Raises ConfigurationError where text is to be looked for in pixels and the extra `ocr` is not installed.
+    In a shared home a process that comes second waits, and finds what the first one stored. Raises ConfigurationError where text is to be looked
+    for in pixels and the extra `ocr` is not installed.
     """
+    with batches.alone_with(ws, program_name, batch):
+        return _intake(ws, program_name, batch)
+
+
+def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     if ws.ocr != "off":
         from med_assets.dicom.text_detection import require_detector
 

@@ -6,18 +6,20 @@ zone too, under `.batches/`, and only the batch's name goes further.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from med_assets.catalog import Catalog
-from med_assets.errors import ConfigurationError, LandingUnreadable
+from med_assets.errors import ConfigurationError, LandingUnreadable, LockHeld
 from med_assets.landing.folder import Entry
 from med_assets.landing.manifests import Manifest, Manifests
 from med_assets.records import CaseVersion, PreparedCase
 from med_assets.settings import Settings
 from med_assets.storage import names
 from med_assets.storage.files import digest, read_json, write_json
+from med_assets.storage.locks import alone_among_machines
 from med_assets.storage.memo import Memo
 
 TIME_FORMAT = "%Y-%m-%dT%H-%M-%S"
@@ -175,6 +177,20 @@ def _first_seen(ws: Settings, program: str, marks: set[str], now: float) -> dict
     elif seen != before:
         write_json(path, seen)
     return seen
+
+
+def alone_with(ws: Settings, program: str, batch: str, *, wait: bool = True) -> AbstractContextManager[None]:
+    """Work on a batch while no other process of a shared home does; what is raised is that of `locks.alone`."""
+    return alone_among_machines(ws, f"batch-{program}-{batch}", wait=wait)
+
+
+def in_work(ws: Settings, program: str, batch: str) -> bool:
+    """Whether another process of a shared home works on a batch now; never known of the home of one machine."""
+    try:
+        with alone_with(ws, program, batch, wait=False):
+            return False
+    except LockHeld:
+        return True
 
 
 def take(ws: Settings, program: str, chosen: Sequence[Entry], now: float) -> str:

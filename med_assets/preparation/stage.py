@@ -12,6 +12,7 @@ from med_assets.catalog import CaseFacts, Catalog, FactValue, reasons, usable
 from med_assets.errors import CaseRejected
 from med_assets.intake.reading import FACTS_FILE, Preparation
 from med_assets.intake.workers import Workers, side_by_side
+from med_assets.landing import batches
 from med_assets.preparation import audit
 from med_assets.preparation.expectations import import_ahead
 from med_assets.records import BatchAudit, CaseVersion, PreparedCase, Status
@@ -82,7 +83,15 @@ def origin(ws: Settings, raw: str) -> Mapping[str, FactValue]:
 
 
 def prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
-    """Prepare and audit the accepted cases of one batch; work already in the store is not done again."""
+    """Prepare and audit the accepted cases of one batch; work already in the store is not done again.
+
+    In a shared home a process that comes second waits, and finds what the first one stored.
+    """
+    with batches.alone_with(ws, program_name, batch):
+        return _prepare(ws, program_name, batch)
+
+
+def _prepare(ws: Workspace, program_name: str, batch: str) -> StageResult:
     catalog = Catalog(ws, program_name)
     cases: list[PreparedCase] = []
     facts: dict[str, dict[str, FactValue]] = {}

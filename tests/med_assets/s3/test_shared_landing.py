@@ -14,6 +14,7 @@ import pytest
 
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
+from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError, LandingUnreadable, RemoteFailed
 from med_assets.intake.original_names import original_roi_names
 from med_assets.intake.stage import files_table
@@ -222,3 +223,26 @@ def test_a_batch_of_one_machine_is_taken_in_by_another_and_its_lists_of_files_ar
     store = [item["Key"] for item in good.list_objects_v2(Bucket=name, Prefix="site/")["Contents"]]
     assert not [key for key in store if ".batches" in key or PATIENT in key]
     assert not [key for key in store if PATIENT.encode() in good.get_object(Bucket=name, Key=key)["Body"].read()]
+
+
+@pytest.mark.parametrize("machine", ["bucket"], indirect=True)
+def test_a_batch_that_another_machine_works_on_is_left_to_it_or_waited_for(
+    machine: Callable[[str], Workspace],
+    good: Any,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    local.upload(phantom(1), Location(name, f"landing/{P}/{PATIENT}-1"), good)
+    a, b = machine("a"), machine("b")
+    batch = batches.take(a, P, batches.untaken(a, P), AT)
+    monkeypatch.setenv("MED_ASSETS_LANDING", f"s3://{name}/landing")
+    monkeypatch.setenv("MED_ASSETS_STORE", f"s3://{name}/site")
+    with batches.alone_with(a, P, batch):
+        assert main(["ingest", P]) == 0
+    assert f"batch {batch}: another machine takes it in" in capsys.readouterr().out
+    assert Catalog(b, P).case_versions(batch) == []
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda ws: stages.intake(ws, P, batch), (a, b)))
+    assert sorted((each.counts["new"], each.counts["reused"]) for each in results) == [(0, 1), (1, 0)]
+    assert not batches.in_work(b, P, batch)
