@@ -44,44 +44,49 @@ def read_together(
     schema: "pa.Schema",
     copy: Path,
     stamps: Mapping[str, Stamp] | None = None,
-    fetch: Callable[[Sequence[str]], None] = lambda _: None,
+    fetch: Callable[[Sequence[str]], "Mapping[str, pa.Table]"] = lambda _: {},
 ) -> "pa.Table":
     """Return the rows of partitions, given with their files, in their order and with the columns of `schema`.
 
     A column that a partition lacks, since an earlier version wrote it, is empty in its rows. `stamps` are other ones than those of the
-    files; `fetch` brings the files of partitions that are about to be read.
+    files; `fetch` brings the files of partitions that are about to be read, or returns their rows.
     """
     import pyarrow as pa
 
-    kept = _Copy.of(copy, schema) if len(files) >= CHANGED else _Copy.empty(schema)
+    kept = Together.of(copy, schema) if len(files) >= CHANGED else Together.empty(schema)
     stamps = stamps_of(files) if stamps is None else stamps
     changed = [partition for partition in files if kept.stamps.get(partition) != stamps[partition]]
-    fetch(changed)
-    fresh = {partition: _read(files[partition], schema) for partition in changed}
+    fetched = fetch(changed)
+    fresh = {one: fetched[one] if one in fetched else _read(files[one], schema) for one in changed}
     table = pa.concat_tables([schema.empty_table(), *_pieces(list(files), fresh, kept)])
     if len(changed) >= CHANGED:
         rows = [len(fresh[one]) if one in fresh else kept.rows[one][1] for one in files]
         listed = [[partition, stamps[partition], n] for partition, n in zip(files, rows, strict=True)]
         with suppress(OSError, DiskFull):  # of a home that can't be written, or is full, the files are read
-            _write(table.combine_chunks(), listed, copy)
+            write_together(table.combine_chunks(), listed, copy)
     return table
 
 
 @dataclass(frozen=True, eq=False)
-class _Copy:
+class Together:
     """The rows of partitions together; `rows` says for each partition where they begin, and how many they are."""
 
     table: "pa.Table"
     stamps: Mapping[str, Stamp]
     rows: Mapping[str, tuple[int, int]]
 
+    def partition(self, name: str) -> "pa.Table":
+        """The rows of a partition."""
+        first, n = self.rows[name]
+        return self.table.slice(first, n)
+
     @classmethod
-    def empty(cls, schema: "pa.Schema") -> "_Copy":
+    def empty(cls, schema: "pa.Schema") -> "Together":
         """A copy of nothing."""
         return cls(schema.empty_table(), {}, {})
 
     @classmethod
-    def of(cls, path: Path, schema: "pa.Schema") -> "_Copy":
+    def of(cls, path: Path, schema: "pa.Schema") -> "Together":
         """The copy in a file; an empty one where there is none, or one of another schema or another format."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -101,7 +106,7 @@ class _Copy:
         return cls(table.replace_schema_metadata(None), stamps, rows)
 
 
-def _pieces(partitions: list[str], fresh: Mapping[str, "pa.Table"], kept: _Copy) -> "Iterator[pa.Table]":
+def _pieces(partitions: list[str], fresh: Mapping[str, "pa.Table"], kept: Together) -> "Iterator[pa.Table]":
     """The rows of partitions in their order; neighbours in the copy are one piece."""
     start = end = 0
     for partition in partitions:
@@ -128,7 +133,8 @@ def _read(path: str, schema: "pa.Schema") -> "pa.Table":
     return found.replace_schema_metadata(None)
 
 
-def _write(table: "pa.Table", listed: Sequence[object], copy: Path) -> None:
+def write_together(table: "pa.Table", listed: Sequence[object], copy: Path) -> None:
+    """Write rows of partitions to one file; `listed` are in their order name, stamp and number of rows of each."""
     import pyarrow.parquet as pq
 
     with replacing(copy, durable=False) as temporary:

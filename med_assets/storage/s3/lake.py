@@ -14,11 +14,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from med_assets.errors import ArtifactCorrupt, ConfigurationError
+from med_assets.errors import ArtifactCorrupt, ConfigurationError, MedAssetsError
 from med_assets.storage import names
 from med_assets.storage.files import digest, replacing
 from med_assets.storage.lake import ANY, SUFFIX, Change, Lake, conflict, write_parquet
@@ -26,11 +27,17 @@ from med_assets.storage.s3 import bucket, conditional
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.log import side_by_side
 from med_assets.storage.s3.table_log import Planned, TableLog, table_log
-from med_assets.storage.s3.table_state import Part, State
-from med_assets.storage.together import Stamp, read_together
+from med_assets.storage.s3.table_state import Part, State, TableState
+from med_assets.storage.together import Stamp, Together, read_together
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+PACKED = 64
+"""Partitions that are not on this machine from which on a pack is looked for, and partitions that change before there is one."""
+
+CHANGED_SHARE = 0.25
+"""Share of the partitions of a table and program that change before a pack is written again."""
 
 Wanted = tuple[str, str, Part]
 """Table, partition and object."""
@@ -119,15 +126,28 @@ class S3Lake(Lake):
     # -- reading
 
     def _read(self, table: str, prefix: str = "") -> "pa.Table":
-        schema, found = self._schema(table), self._state().table(names.TABLE.check(table))
+        return self._rows_of(self._state(), table, prefix)
+
+    def _rows_of(self, state: State, table: str, prefix: str) -> "pa.Table":
+        schema, found = self._schema(table), state.table(names.TABLE.check(table))
         parts = {each: found.parts[each] for each in found.under(prefix.rstrip("/"))}
         return read_together(
             {each: str(self._path_of(part)) for each, part in parts.items()},
             schema,
             self._copy(self.folder / ("together" if self._fixed is None else "at"), table, prefix),
             {each: part.stamp for each, part in parts.items()},
-            lambda changed: self._fetch((table, each, parts[each]) for each in changed),
+            lambda changed: self._fetch_rows(table, {each: parts[each] for each in changed}, schema),
         )
+
+    def _fetch_rows(self, table: str, parts: Mapping[str, Part], schema: "pa.Schema") -> "dict[str, pa.Table]":
+        """Bring the objects of partitions, or return the rows of those that a pack has, where many are not on this machine."""
+        absent = [each for each, part in parts.items() if not _is_whole(self._path_of(part), part)]
+        packed: dict[str, pa.Table] = {}
+        for name in {program_of(each) for each in absent} if len(absent) >= PACKED else ():
+            pack = self._pack(table, name, schema)
+            packed |= {each: pack.partition(each) for each in absent if pack.stamps.get(each) == parts[each].stamp}
+        self._fetch((table, each, parts[each]) for each in absent if each not in packed)
+        return packed
 
     def _files(self, tables: Collection[str]) -> dict[str, list[str]]:
         state = self._state()
@@ -197,11 +217,45 @@ class S3Lake(Lake):
         tables, state = [self._arrow(change) for change in changes], self._state()
         contents = [None if table is None else _bytes(table) for table in tables]
         planned = [self._planned(state, change, content) for change, content in zip(changes, contents, strict=True)]
-        if stray := next((each for each in planned if not each.fits(state)), None):
-            raise conflict(stray.table, stray.partition)
+        if not all(each.fits(state) for each in planned):
+            state = self.newest()
+            if stray := next((each for each in planned if not each.fits(state)), None):
+                raise conflict(stray.table, stray.partition)
         self._write(state, planned, contents)
         self.adopt(planned)
         return [each.part.sha256 if each.part else "" for each in planned]
+
+    # -- packs: all partitions of a table and program in one object, so that a new machine does not fetch them one by one
+
+    def _pack(self, table: str, name: str, schema: "pa.Schema") -> Together:
+        """The partitions that a pack has; none where there is no pack."""
+        path = self.folder / "packs" / table / f"{name}{SUFFIX}"
+        found = conditional.get(self._log.client, self.location, pack_name(table, name))
+        if found is None:
+            return Together.empty(schema)
+        with replacing(path, durable=False) as temporary:
+            temporary.write_bytes(found.content)
+        return Together.of(path, schema)
+
+    def _write_packs(self, state: State) -> None:
+        """Write the packs of tables and programs of which much has changed since; done with a checkpoint, and may be lost."""
+        packed = dict(self._log.hints().get("packs", {}))
+        fresh: dict[str, int] = {}
+        for table in sorted(self.tables.keys() & state.tables.keys()):
+            for name, stamps in _by_program(state.table(table)).items():
+                since = packed.get(f"{table}/{name}", 0)
+                changed = sum(stamp[1] > since for stamp in stamps)
+                if changed >= max(PACKED, len(stamps) * CHANGED_SHARE):
+                    self._write_pack(state, table, name)
+                    fresh[f"{table}/{name}"] = state.number
+        if fresh:
+            self._log.hint(packs={**packed, **fresh})
+
+    def _write_pack(self, state: State, table: str, name: str) -> None:
+        self._rows_of(state, table, name)  # which leaves a copy, but for the last few that changed
+        path = self._copy(self.folder / "together", table, name)
+        if path.is_file():
+            conditional.put(self._log.client, self.location, pack_name(table, name), path.read_bytes())
 
     def _planned(self, state: State, change: Change, content: bytes | None) -> Planned:
         expected = () if change.expected is ANY else (change.expected,)
@@ -240,6 +294,27 @@ class S3Lake(Lake):
         outcome = self._log.commit(changes)
         if outcome.conflict is not None:
             raise conflict(*outcome.conflict)
+        if outcome.checkpoint is not None:
+            with suppress(MedAssetsError):  # what was committed is; packs are written with a later checkpoint
+                self._write_packs(outcome.checkpoint)
+
+
+def pack_name(table: str, name: str) -> str:
+    """Name of the object with all partitions of a table and program, below the prefix of the tables."""
+    return f"packs/{table}/{name}{SUFFIX}"
+
+
+def program_of(partition: str) -> str:
+    """First word of a partition."""
+    return partition.split("/")[0]
+
+
+def _by_program(table: TableState) -> dict[str, list[Stamp]]:
+    """Stamps of the partitions of a table by program."""
+    found: dict[str, list[Stamp]] = {}
+    for partition, part in table.parts.items():
+        found.setdefault(program_of(partition), []).append(part.stamp)
+    return found
 
 
 def _same(state: State, change: Planned) -> bool:

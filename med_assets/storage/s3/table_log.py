@@ -18,10 +18,10 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
@@ -43,8 +43,8 @@ FAR_BEHIND = 2 * BLOCK
 TOKENS = 10_000
 """Tokens of requests that a process remembers."""
 
-JITTER_S = 0.02
-"""Longest pause before the next number is tried."""
+LONGEST_TURNS = 4
+"""The longest pause before the next number is tried is a random part of this power of two times the time that a try takes."""
 
 WAITED_S = 5.0
 """Seconds after which nobody but its own thread commits what waits: that thread may have lost a lock meanwhile, and looks."""
@@ -93,6 +93,8 @@ class Outcome:
 
     number: int = 0
     conflict: tuple[str, str] | None = None
+    checkpoint: State | None = None
+    """The state of which this call wrote a checkpoint."""
 
 
 class TableLog:
@@ -201,11 +203,8 @@ class TableLog:
         return self._checkpoint_before(newest) if newest else State()
 
     def _hinted(self) -> State | None:
-        hint = conditional.get(self.client, self.location, LAST)
-        try:
-            return None if hint is None else self._read_checkpoint(int(json.loads(hint.content)["checkpoint"]))
-        except (ValueError, KeyError, TypeError):
-            return None
+        number = self.hints().get("checkpoint")
+        return self._read_checkpoint(number) if isinstance(number, int) else None
 
     def _checkpoint_before(self, number: int) -> State:
         """The latest checkpoint up to a commit, and the empty state where there is none."""
@@ -252,15 +251,26 @@ class TableLog:
                 self._follow_here()
             if self._known.number < outcome.number:
                 self._follow()
-        return outcome
+        return replace(outcome, checkpoint=due)
 
     def write_checkpoint(self, state: State) -> None:
         """Write a state for those that come new."""
         conditional.put(self.client, self.location, checkpoint_name(state.number), state.content())
-        hint = canonical_json({"checkpoint": state.number}).encode()
-        conditional.put(self.client, self.location, LAST, hint)
+        self.hint(checkpoint=state.number)
         with self._lock:
             self._keep()
+
+    def hints(self) -> Mapping[str, Any]:
+        """What whoever wrote the last checkpoint left for others, which may be old; empty where there is nothing."""
+        found = conditional.get(self.client, self.location, LAST)
+        try:
+            return {} if found is None else dict(json.loads(found.content))
+        except (ValueError, TypeError):
+            return {}
+
+    def hint(self, **values: Any) -> None:
+        """Leave something for others, which may be lost."""
+        conditional.put(self.client, self.location, LAST, canonical_json({**self.hints(), **values}).encode())
 
     def _require(self) -> None:
         """Refuse a server that ignores conditions; it is asked once per machine."""
@@ -324,9 +334,11 @@ class TableLog:
         with self._lock:
             self._follow_here()
             requests = self._waiting_requests(own)
+            if self._known.number < max(request.after for request in requests):
+                self._follow()  # what one of them saw of another machine
             outcomes: dict[str, Outcome] = {}
             writer, began = secrets.token_hex(8), time.time()
-            while True:
+            for attempt in count():
                 for request in requests:
                     if request.token in self._tokens:
                         outcomes[request.token] = Outcome(self._tokens[request.token])
@@ -339,11 +351,14 @@ class TableLog:
                 if not left:
                     break
                 demand_locks()
+                asked = time.monotonic()
                 if self._append(left, writer):
                     break
                 if time.time() - began > WAITED_S:
                     requests = [own]
-                time.sleep(random.random() * JITTER_S)
+                # The more machines write at once, the longer: each of them has its turn.
+                time.sleep(random.random() * (time.monotonic() - asked) * 2 ** min(attempt, LONGEST_TURNS))
+                self._follow()
             outcomes |= {request.token: Outcome(self._known.number) for request in left}
             due = self._known if left and self._known.checkpoint_due else None
         for token, outcome in outcomes.items():

@@ -130,7 +130,7 @@ def test_a_home_with_tables_of_its_own_is_refused_until_the_bucket_has_some(
 def many(lake: S3Lake, n: int) -> None:
     """Commit partitions whose objects nobody reads, at once."""
     lake._log.commit(
-        [Planned("other", f"p/b{number:05d}", Part(f"{number:064x}", "0" * 8, 100, ())) for number in range(n)]
+        [Planned("unread", f"p/b{number:05d}", Part(f"{number:064x}", "0" * 8, 100, ())) for number in range(n)]
     )
 
 
@@ -145,19 +145,21 @@ def test_ten_thousand_partitions_cost_a_few_requests_to_open_and_two_to_commit(
     requests(faults)
     for number in range(5):
         write(lake, f"p/{number}", "again")
-    assert requests(faults) == {"PUT object": 10}
+    found = requests(faults)
+    assert found["PUT object"] == 10
+    assert found.total() <= 10 + 2  # a look at what others wrote, every half second
     entries = [good.head_object(Bucket=name, Key=f"home/tables/log/{number:012d}.json") for number in range(2, 134)]
     assert max(entry["ContentLength"] for entry in entries) < 1000
     checkpoints = good.list_objects_v2(Bucket=name, Prefix="home/tables/checkpoints/")["Contents"]
     assert len(checkpoints) <= 3
     assert sum(one["Size"] for one in checkpoints) / 128 < 30_000
     new = machine("two")
-    assert len(new.partitions("other", "p")) == 10_000
+    assert len(new.partitions("unread", "p")) == 10_000
     assert requests(faults).total() <= 8 + 5
     assert sorted(texts(new)) == sorted(["again"] * 5 + ["125", "126", "127", "118", "119"])
     requests(faults)
     restart(new)
-    assert len(new.partitions("other", "p")) == 10_000
+    assert len(new.partitions("unread", "p")) == 10_000
     assert requests(faults).total() <= 9
 
 
@@ -176,6 +178,22 @@ def test_a_partition_is_fetched_once_and_many_are_read_from_one_file_afterwards(
     shutil.rmtree(two.folder / "data")
     assert len(texts(two)) == 50
     assert sum("/data/" in key for key, _ in faults.bodies) == 1
+
+
+def test_a_new_machine_reads_many_partitions_from_a_pack_and_the_rest_one_by_one(
+    machine: Machine, faults: Faults
+) -> None:
+    one = machine("one")
+    one.commit([Change("notes", f"p/b{number:03d}", {"text": [str(number)]}) for number in range(200)])
+    for number in range(CHECKPOINT_COMMITS - 1):
+        write(one, f"p/b{number % 5:03d}", f"changed {number}")
+    write(one, "p/b199", "after the pack")
+    faults.bodies.clear()
+    new = machine("two")
+    assert texts(new, "p") == texts(one, "p")
+    objects = [key for key, _ in faults.bodies if "/data/" in key]
+    assert len(objects) <= 6
+    assert [key for key, _ in faults.bodies if "/packs/" in key] == ["home/tables/packs/notes/p.parquet"]
 
 
 def test_without_the_hint_and_without_what_the_machine_kept_the_same_is_found(
