@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from med_assets.deidentification.audit_trail import Kind
 from med_assets.deidentification.audited_rows import write_row
 from med_assets.deidentification.scan import Scan
 from med_assets.records import (
-    ACCEPT,
-    EXCLUDE,
     BatchAudit,
     CaseVersion,
     DatasetCase,
@@ -277,16 +274,13 @@ def up_to_date(ws: Settings, program_name: str) -> bool:
 
 
 def _decided_since(catalog: Catalog, time_ns: int) -> bool:
-    """Whether a reader excluded a case, or accepted an excluded one, at or after a time; other decisions change no dataset."""
-    since = datetime.fromtimestamp(time_ns // 10**9, UTC).isoformat(timespec="seconds")
-    for key in catalog.keys(ReaderDecision):
-        stamp = catalog.stamp(ReaderDecision, *key)
-        if stamp is None or stamp[0] < time_ns:
-            continue
-        excluded = False
-        for row in catalog.rows(ReaderDecision, *key):
-            after = row.decision == EXCLUDE if row.decision in (ACCEPT, EXCLUDE) else excluded
-            if after != excluded and row.read_at >= since:
+    """Whether readers decided, since a dataset was written at a time of the tables, who is in it: no machine's clock is asked."""
+    inside = {case.case_id for case in catalog.dataset().cases}
+    for case_id, n in catalog.exclusion_changes().items():
+        if n % 2 and case_id in inside:
+            return True
+        if n % 2 == 0 and case_id not in inside:
+            stamp = catalog.stamp(ReaderDecision, case_id)
+            if stamp is not None and stamp[0] >= time_ns:
                 return True
-            excluded = after
     return False
