@@ -1,6 +1,7 @@
 """Decisions of readers: what they do to the dataset, and that none is ever lost."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from med_assets.deidentification.audited_rows import unmatched
 from med_assets.errors import ConfigurationError
 from med_assets.promotion.champions import rollback
 from med_assets.records import CaseVersion, Champion, ReaderDecision, Status
+from med_assets.review import decisions
 from med_assets.review.decisions import MAX_NOTE_CHARS, decide, record_correction
 from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
@@ -65,6 +67,22 @@ def test_an_exclusion_changes_the_dataset_and_what_depends_on_it_and_an_acceptan
     assert dataset(ws, P).data_version == before.version
     assert prepared_cases(Catalog(ws, P)) != content, "the run that made this dataset once is not that of now"
     assert {row.patient_id for row in Catalog(ws, P).assignments().values()} >= {"pa1", "pa2"}
+
+
+def test_a_decision_of_a_machine_whose_clock_is_late_counts(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Late":
+            return cls(2001, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(decisions, "datetime", Late)
+    for decision in ("exclude", "accept"):
+        decide(ws, P, "a1", decision, "motion")
+        assert not up_to_date(ws, P)
+        dataset(ws, P)
+        splits(ws, P)
+        assert up_to_date(ws, P)
+    assert cases_of(ws) == ["a1", "a2"]
 
 
 def test_a_case_to_predict_that_is_excluded_is_not_predicted(ws: Workspace) -> None:
