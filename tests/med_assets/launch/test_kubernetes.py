@@ -1,20 +1,25 @@
 """The Kubernetes launcher against a small API server over HTTP, which plays what clusters do and can run Jobs as processes."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from med_assets.errors import ConfigurationError, LaunchFailed
 from med_assets.launch import kubernetes, kubernetes_jobs
+from med_assets.launch.configuration import StageLaunch
 from med_assets.launch.follow import Finished, Submitted, Unfinished, follow
 from med_assets.launch.jobs import LOG, RESULT
 from med_assets.launch.kubernetes import KubernetesLauncher
 from med_assets.launch.kubernetes_jobs import Configuration, job_name, load_cluster
 from med_assets.launch.launcher import Handle, Phase
+from med_assets.launch.stages import Stage
+from tests.docs_blocks import blocks
 from tests.kubernetes_api import NAMESPACE, Cluster, Fault, api_server, wait_until
 
 COMMAND = ["med-assets", "run", "dataset", "rt_dose", "--to", "0123456789abcdef/0123456789abcdef"]
@@ -442,6 +447,18 @@ def test_an_experiment_chooses_among_the_pools_of_the_operator_and_nothing_else(
         launcher(pool="tpu").submit(job, COMMAND, {})
     fields = set(Configuration.model_fields) - {"launcher"}
     assert fields == {"time_min", "memory_gb", "cpus", "gpus", "pool", "ask_s"}, "no image, secret, volume or command"
+
+
+def test_the_stages_of_the_page_are_what_a_program_may_say() -> None:
+    page = Path(__file__).parents[3] / "docs" / "kubernetes.md"
+    (block,) = [block for block in blocks(page) if block.language == "yaml"]
+    for stage, section in yaml.safe_load(block.text)["stages"].items():
+        assert stage in set(Stage)
+        asked = StageLaunch.model_validate(section["launch"]).configuration("kubernetes")
+        assert isinstance(asked, Configuration)
+        assert asked.memory_gb == 64
+    named = set(re.findall(r"`(?:launch\.)?(\w+)`", page.read_text()))
+    assert {*kubernetes_jobs.Cluster.model_fields, *Configuration.model_fields} - {"launcher"} <= named
 
 
 def test_a_name_that_kubernetes_can_not_have_is_hashed(tmp_path: Path) -> None:
